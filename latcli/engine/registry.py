@@ -1,0 +1,74 @@
+"""Names of attacks, detectors and classifiers and where each lives; imports none of them until asked.
+
+A row is `name: "module:attribute"`. Another package adds its own through an entry point in the group
+`latcli.attacks`, `latcli.detectors`, `latcli.classifiers` or `latcli.datasets`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
+
+from latcli.errors import LatcliError, UsageError
+
+Kind = Literal["attack", "detector", "classifier", "dataset"]
+
+BUILT_IN: dict[Kind, dict[str, str]] = {
+    "attack": {
+        "pgd": "latcli.engine.attacks.pgd:pgd",
+        "fgsm": "latcli.engine.attacks.fgsm:fgsm",
+    },
+    "detector": {
+        "yolo": "latcli.engine.detectors.yolo:YoloDetector",
+        "mobilenet": "latcli.engine.detectors.mobilenet:MobilenetDetector",
+        "cam": "latcli.engine.detectors.cam:CamDetector",
+        "none": "latcli.engine.detectors.none:NoDetector",
+    },
+    "classifier": {
+        "efficientnet_lite0": "latcli.engine.models.imagenet:efficientnet_lite0",
+        "inception_v3": "latcli.engine.models.imagenet:inception_v3",
+    },
+    "dataset": {},
+}
+
+
+def _plugins(kind: Kind) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=f"latcli.{kind}s")}
+
+
+def names(kind: Kind) -> list[str]:
+    """Every registered name of a kind, built-in ones first."""
+    built_in = BUILT_IN[kind]
+    return [*built_in, *sorted(name for name in _plugins(kind) if name not in built_in)]
+
+
+def load(kind: Kind, name: str) -> Any:
+    """The registered object of that kind and name.
+
+    Raises UsageError for an unknown name and LatcliError where a plug-in cannot be imported.
+    """
+    if name in BUILT_IN[kind]:
+        module, _, attribute = BUILT_IN[kind][name].partition(":")
+        return getattr(import_module(module), attribute)
+    plugin = _plugins(kind).get(name)
+    if plugin is None:
+        raise unknown_name(kind, name, names(kind))
+    try:
+        return plugin.load()
+    except (ImportError, AttributeError) as error:
+        raise LatcliError(
+            f"the {kind} '{name}' of plug-in {plugin.value} cannot be imported: {error}",
+            "reinstall the package it comes from, or choose a built-in one",
+        ) from error
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that is not among the known ones, with the nearest spelling as its hint."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    shown = ", ".join(known[:12]) + (" …" if len(known) > 12 else "")
+    return UsageError(f"there is no {what} called '{name}'", f"{hint}known: {shown}")

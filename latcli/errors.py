@@ -1,0 +1,65 @@
+"""Exit codes and the errors a user sees as two lines; must not import anything of latcli."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a process of latcli ends with."""
+
+    OK = 0
+    FAILURE = 1
+    USAGE = 2
+    NO_OBJECT = 3
+    NOT_FOOLED = 4
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class LatcliError(Exception):
+    """An error with a cause in the user's world: one line that says what, one hint that says what to do.
+
+    Anything else that is raised is a defect of latcli and is shown as such.
+    """
+
+    exit_code: ExitCode = ExitCode.FAILURE
+
+    def __init__(self, message: str, hint: str, exit_code: ExitCode | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        if exit_code is not None:
+            self.exit_code = exit_code
+
+
+class UsageError(LatcliError):
+    """An option or argument that cannot be meant as it stands."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ImageError(LatcliError):
+    """A file that should hold a photo or a mask and cannot be used as one."""
+
+
+class WeightsError(LatcliError):
+    """Weights that are missing, unreachable, or not what they say they are."""
+
+
+class NoObjectError(LatcliError):
+    """A detector that looked and found nothing."""
+
+    exit_code = ExitCode.NO_OBJECT
+
+
+class ContractError(LatcliError):
+    """An adversarial image that breaks the epsilon contract: a defect of the attack that made it."""
+
+
+class StoreError(LatcliError):
+    """A store that cannot be opened, read or written."""
+
+
+class Terminated(BaseException):
+    """Raised in the main thread by SIGTERM, so that a run is closed as carefully as on Ctrl-C."""
