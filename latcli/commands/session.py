@@ -1,0 +1,128 @@
+"""What one invocation runs in: its streams, its global options, and how it speaks; must not know any command."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
+
+from latcli.reporting.text import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+class Tick(Protocol):
+    """Tells a progress bar that so many more steps are done."""
+
+    def __call__(self, steps: int = 1, /) -> None:
+        """Move the bar on."""
+        ...
+
+
+class Result(Protocol):
+    """What a command's function returns."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that `--json` prints."""
+        ...
+
+
+@dataclass
+class Session:
+    """One invocation: results go to stdout, progress and messages to stderr.
+
+    `store` and `data` are folders; `device` is auto, cpu, cuda, cuda:N or mps; `precision` auto, fp32 or bf16;
+    `config` is the file that was named in place of the project's.
+    """
+
+    store: Path = Path("runs")
+    data: Path = Path("data")
+    device: str = "auto"
+    precision: Precision = "auto"
+    seed: int = 0
+    offline: bool = False
+    json: bool = False
+    quiet: bool = False
+    debug: bool = False
+    config: Path | None = None
+    stdout: TextIO = field(default_factory=lambda: sys.stdout)
+    stderr: TextIO = field(default_factory=lambda: sys.stderr)
+    _live: Console | None = field(default=None, init=False, repr=False)
+
+    @property
+    def stderr_is_terminal(self) -> bool:
+        """Whether a person may be watching stderr."""
+        return self.stderr.isatty()
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether a bar would be seen, and is wanted."""
+        return self.stderr_is_terminal and not self.quiet
+
+    def note(self, text: str) -> None:
+        """Say one line on stderr, unless quiet; above the progress bar where there is one."""
+        if self.quiet:
+            return
+        if self._live is not None:
+            self._live.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(printable(text), file=self.stderr, flush=True)
+
+    def print(self, result: RenderableType) -> None:
+        """Show something of rich's on stdout."""
+        from latcli.reporting.console import console_for
+
+        console_for(self.stdout).print(result)
+
+    def print_json(self, document: dict[str, Any]) -> None:
+        """Write the one JSON document of `--json` on stdout; what is no finite number becomes null."""
+        print(json.dumps(_finite(document), indent=2, allow_nan=False), file=self.stdout)
+
+    def show(self, result: Result, draw: Callable[[dict[str, Any]], RenderableType]) -> None:
+        """Write a command's result on stdout: as its JSON document under `--json`, else as `draw` draws that."""
+        if self.json:
+            self.print_json(result.to_json())
+        else:
+            self.print(draw(result.to_json()))
+
+    @contextmanager
+    def progress(self, description: str, total: int | None) -> Iterator[Tick]:
+        """Show a bar with the time left on stderr while the block runs; silent off a terminal or when quiet.
+
+        `total` is the number of steps, None where it is not known beforehand.
+        """
+        if not self.shows_progress or self._live is not None:
+            yield lambda steps=1, /: None
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        from latcli.reporting.console import console_for
+
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+        console = console_for(self.stderr)
+        with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=console, transient=True) as bar:
+            task = bar.add_task(printable(description), total=total)
+            self._live = console
+            try:
+                yield lambda steps=1, /: bar.advance(task, steps)
+            finally:
+                self._live = None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,160 @@
+"""How a process of latcli starts and ends: signals, two-line errors, exit codes; must not know any command."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import typer
+
+from latcli.cli_options import ORIGINS, Invocation, RefusedValue
+from latcli.errors import ExitCode, LatcliError, Terminated
+from latcli.reporting.text import printable
+
+_LAST_WORDS: dict[int, str] = {ExitCode.INTERRUPTED: "interrupted", ExitCode.TERMINATED: "terminated"}
+_SHOW_CURSOR = b"\x1b[?25h"
+
+
+def run(app: typer.Typer, arguments: list[str]) -> int:
+    """Run one command line and return its exit code; every error is told on stderr as `error: …` and `hint: …`.
+
+    An exception that is neither a LatcliError nor Typer's is a defect: it is left to the interpreter, which asks the
+    hook that is installed here to tell it and ends with exit code 1.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no letter of a file's name may end a run
+    invocation = Invocation(debug="--debug" in arguments)
+    sys.excepthook = lambda _type, error, _traceback: _tell_defect(error, invocation.debug)
+    code = _code_of(app, arguments, invocation)
+    if code in _LAST_WORDS:
+        print(_LAST_WORDS[code], file=sys.stderr)
+    return _after_flushing(code)
+
+
+def _code_of(app: typer.Typer, arguments: list[str], invocation: Invocation) -> int:
+    command = typer.main.get_command(app)
+    try:
+        with _signals_as_exceptions():
+            # Returns what the command returned, the code of a typer.Exit, or 130 after a KeyboardInterrupt.
+            code = command.main(arguments, prog_name="latcli", standalone_mode=False, obj=invocation)
+            return int(code or ExitCode.OK)
+    except LatcliError as error:
+        _complain(error.message, error.hint, error if invocation.debug else None)
+        return error.exit_code
+    except typer.TyperException as error:
+        hint = f"see '{_command_named(command, arguments)} --help'"
+        _complain(*_message_and_hint(error, hint), error if invocation.debug else None)
+        return error.exit_code
+    except typer.Abort as abort:
+        if abort.__cause__ is not None:  # Typer's guess at an EOFError that was no refused prompt
+            raise abort.__cause__ from None
+        return ExitCode.INTERRUPTED
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except Terminated:
+        return ExitCode.TERMINATED
+
+
+@contextmanager
+def _signals_as_exceptions() -> Iterator[None]:
+    """Turn the first Ctrl-C or SIGTERM into an exception that closes what is open; a second one ends at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def close(number: int, _frame: FrameType | None) -> None:
+        for caught in before:
+            signal.signal(caught, signal.SIG_DFL)
+        if os.isatty(2):
+            os.write(2, _SHOW_CURSOR)  # a progress bar hides it, and may not live to show it again
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+    # A signal that the caller had ignored, as nohup and a shell's & do, stays ignored.
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, close) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _command_named(command: Any, arguments: list[str]) -> str:
+    path = ["latcli"]
+    for word in arguments:
+        command = getattr(command, "commands", {}).get(word)
+        if command is None:
+            break
+        path.append(word)
+    return " ".join(path)
+
+
+def _message_and_hint(error: typer.TyperException, hint: str) -> tuple[str, str]:
+    """What Typer has to say about a command line, as one line each; `hint` is where to read more."""
+    if isinstance(error, RefusedValue):
+        return error.message, error.hint + _origin_of(error)
+    possibilities = getattr(error, "possibilities", None)
+    if possibilities:
+        return _tidy(error.message), f"did you mean {' or '.join(possibilities)}? {hint}"
+    message, _, suggestion = _tidy(error.format_message()).partition(". Did you mean ")
+    if suggestion:
+        hint = f"did you mean {suggestion} {hint}"
+    return message, hint + _origin_of(error)
+
+
+def _origin_of(error: typer.TyperException) -> str:
+    """Where a refused value was set, where that is not the command line itself."""
+    ctx, param = getattr(error, "ctx", None), getattr(error, "param", None)
+    if ctx is None or param is None:
+        return ""
+    source = ctx.get_parameter_source(param.name)
+    if source is not None and source.name == "DEFAULT_MAP":
+        return f" (it is set in {ctx.meta[ORIGINS][param.name]})"
+    if source is not None and source.name == "ENVIRONMENT":
+        return f" (it is set by {param.envvar} in the environment)"
+    return ""
+
+
+def _tidy(message: str) -> str:
+    message = " ".join(message.split()).rstrip(".")
+    return message[:1].lower() + message[1:]
+
+
+def _complain(message: str, hint: str, traced: BaseException | None) -> None:
+    if traced is not None:
+        for line in "".join(traceback.format_exception(traced)).splitlines():
+            print(printable(line), file=sys.stderr)
+    print(f"error: {printable(message)}\nhint: {printable(hint)}", file=sys.stderr)
+
+
+def _tell_defect(error: BaseException, debug: bool) -> None:
+    if isinstance(error, KeyboardInterrupt):
+        print(_LAST_WORDS[ExitCode.INTERRUPTED], file=sys.stderr)
+        return
+    first_line = str(error).strip().partition("\n")[0]
+    advice = "report it with the traceback" if debug else "rerun with --debug for the traceback, and report it"
+    message = f"unexpected {type(error).__name__}: {first_line}"
+    _complain(message, f"this is a defect of latcli: {advice}", error if debug else None)
+
+
+def _after_flushing(code: int) -> int:
+    """The exit code, once what was written to stdout has left; a reader that has gone away is no news to anyone."""
+    try:
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        _complain(f"cannot write the output: {error.strerror}", "make room, or write it elsewhere", None)
+    # What is left in the buffer would be written, and fail, once more when the interpreter ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code or ExitCode.FAILURE

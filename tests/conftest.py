@@ -1,0 +1,68 @@
+"""What tests share: a way to run latcli as its user does, and the real data where a machine has it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+# Before torch is imported anywhere: several test processes at once must not each take every core.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else str(os.cpu_count() or 1))
+
+ROOT = Path(__file__).parent.parent
+
+RunLatcli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Where libraries keep what they work out once, as matplotlib its fonts: outside the user's home."""
+    folder = tmp_path_factory.mktemp("caches")
+    return {"MPLCONFIGDIR": str(folder / "matplotlib"), "YOLO_CONFIG_DIR": str(folder / "ultralytics")}
+
+
+@pytest.fixture
+def latcli_environment(tmp_path: Path, caches: dict[str, str]) -> dict[str, str]:
+    """The environment of a user who has set nothing, with an empty home."""
+    home = tmp_path / "home"
+    home.mkdir()
+    dropped = {"XDG_CONFIG_HOME", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM", "TORCH_HOME", "GITHUB_ACTIONS"}
+    kept = {k: v for k, v in os.environ.items() if k not in dropped and not k.startswith("LATCLI_")}
+    return kept | caches | {"HOME": str(home)}
+
+
+@pytest.fixture
+def run_latcli(tmp_path: Path, latcli_environment: dict[str, str]) -> RunLatcli:
+    """Run `latcli ARGUMENTS` in a fresh process, in an empty folder; `environment` adds to a bare one."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+
+    def run(
+        *arguments: str | Path, cwd: Path = folder, environment: Mapping[str, str] | None = None, stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "latcli", *map(str, arguments)],
+            cwd=cwd,
+            env=latcli_environment | dict(environment or {}),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=300,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real photos and MNIST: LATCLI_TEST_DATA, or beside the repository. Skips where there is none."""
+    folder = Path(os.environ.get("LATCLI_TEST_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}: set LATCLI_TEST_DATA to a folder with photos/ and MNIST/")
+    return folder
