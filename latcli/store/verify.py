@@ -1,0 +1,84 @@
+"""Whether a run's files are still those that were recorded; must not repair, and must not read outside the folder."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from latcli.errors import StoreError
+from latcli.store.database import Store
+from latcli.store.files import artifact_path, is_temporary, sha256_of_file
+from latcli.store.records import RunRow
+
+Fault = Literal["missing", "changed", "unreadable", "outside", "stray"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a run's files.
+
+    `missing`, `changed` and `unreadable` speak for themselves; `outside` is a path that leads out of the run's folder
+    and was not followed; `stray` is a temporary file of a write that never ended. `name` is relative to the folder.
+    """
+
+    run: str
+    name: str
+    fault: Fault
+    detail: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a run's files were found to be; `checked` counts the artifacts looked at."""
+
+    run: str
+    checked: int
+    problems: tuple[Problem, ...]
+
+
+def verify_run(store: Store, run: RunRow) -> Verification:
+    """Compare every artifact of a run with its recorded size and sha256. Raises StoreError where the database fails."""
+    artifacts = store.rows_of(run.id, "artifacts")
+    problems = []
+    if not run.path.is_dir():
+        problems.append(Problem(run.id, ".", "missing", "the run's folder is gone"))
+    for row in artifacts:
+        found = _fault_of(run.path, row["name"], row["size"], row["sha256"])
+        if found is not None:
+            problems.append(Problem(run.id, row["name"], *found))
+    if run.status != "running":  # a run that is at work may have a write under way
+        problems += [
+            Problem(run.id, name, "stray", "a temporary file of a write that never ended") for name in _strays(run.path)
+        ]
+    return Verification(run.id, len(artifacts), tuple(problems))
+
+
+def _fault_of(folder: Path, name: str, size: int, sha256: str) -> tuple[Fault, str] | None:
+    try:
+        path = artifact_path(folder, name)
+    except StoreError:
+        return "outside", "it leads out of the run's folder, and was not followed"
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+            return "changed", "it is no longer a plain file"
+        if found.st_size != size:
+            return "changed", f"it has {found.st_size} bytes instead of {size}"
+        if sha256_of_file(path) != sha256:
+            return "changed", "its sha256 is another"
+    except (FileNotFoundError, NotADirectoryError):
+        return "missing", "it is gone"
+    except OSError as error:
+        return "unreadable", (error.strerror or str(error)).lower()
+    return None
+
+
+def _strays(folder: Path) -> Iterator[str]:
+    for parent, _, names in os.walk(folder, followlinks=False):
+        for name in sorted(names):
+            if is_temporary(name):
+                yield str((Path(parent) / name).relative_to(folder))
