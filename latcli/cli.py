@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, NoReturn
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
 from latcli import __version__, process
-from latcli.cli_options import complete_run, flag, with_session
+from latcli.cli_options import OUTPUT, WHERE, Epsilon, complete_run, flag, parsed_by, with_session
+from latcli.commands.parsing import parse_epsilon
 from latcli.commands.session import Session
 
 app = typer.Typer(
@@ -58,6 +60,112 @@ Run = Annotated[
     typer.Argument(metavar="RUN", help="The end of a run's id, or latest.", autocompletion=complete_run),
 ]
 Runs = Annotated[list[str], typer.Argument(metavar="RUN", help="Ends of ids, or latest.", autocompletion=complete_run)]
+
+
+_WHAT, _OBJECT, _SEARCH, _MODEL = "Photos and labels", "Where the object is", "Attack", "Classifier"
+
+
+def _option(panel: str, metavar: str, help: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, **more)
+
+
+@app.command(rich_help_panel="Main job")
+@with_session
+def attack(
+    session: Session,
+    photos: Annotated[
+        list[str], typer.Argument(metavar="PHOTO...", help="Photos, folders (searched recursively), - for stdin.")
+    ],
+    label: Annotated[str | None, _option(_WHAT, "NAME|INDEX", "The right class of all photos.")] = None,
+    labels: Annotated[Path | None, _option(_WHAT, "FILE", "Right classes from a CSV: file, and index or name.")] = None,
+    labels_from: Annotated[
+        Literal["folder"] | None, _option(_WHAT, "folder", "Right classes from the names of the photos' folders.")
+    ] = None,
+    detector: Annotated[str, _option(_OBJECT, "NAME", "auto, yolo, mobilenet, cam, none, or a plug-in's.")] = "auto",
+    detector_weights: Annotated[Path | None, _option(_OBJECT, "FILE", "The detector's weights.")] = None,
+    detector_confidence: Annotated[
+        float, _option(_OBJECT, "P", "Least confidence of a box (yolo, mobilenet).", min=0.0, max=1.0)
+    ] = 0.25,
+    cam_threshold: Annotated[
+        float, _option(_OBJECT, "SHARE", "Share of the map's peak that is object (cam).", min=0.0, max=0.99)
+    ] = 0.4,
+    boxes: Annotated[
+        Literal["all", "best"], _option(_OBJECT, "all|best", "All boxes that agree with the class, or one.")
+    ] = "all",
+    refine: Annotated[
+        Literal["none", "grabcut"], _option(_OBJECT, "none|grabcut", "Turn boxes into silhouettes.")
+    ] = "none",
+    on_miss: Annotated[
+        Literal["fail", "skip", "center"], _option(_OBJECT, "fail|skip|center", "Where no object is found.")
+    ] = "fail",
+    box: Annotated[list[str], _option(_OBJECT, "X0,Y0,X1,Y1", "The object, in pixels; may be repeated.")] = [],  # noqa: B006 (Typer only reads it)
+    mask: Annotated[
+        Path | None, _option(_OBJECT, "FILE|DIR", "A mask, white on the object; a folder: one named like each photo.")
+    ] = None,
+    center: Annotated[
+        float | None, _option(_OBJECT, "SHARE", "The middle of the photo, as a share of its sides: 0.25.")
+    ] = None,
+    epsilon: Epsilon = 8 / 255,
+    region: Annotated[
+        Literal["background", "foreground", "all", "random"],
+        _option(_SEARCH, "NAME", "What may change: background, foreground, all, or random (background, moved)."),
+    ] = "background",
+    attack: Annotated[str, _option(_SEARCH, "NAME", "pgd, fgsm, or a plug-in's.")] = "pgd",
+    steps: Annotated[int, _option(_SEARCH, "N", "Gradient steps.", min=1)] = 40,
+    step_size: Annotated[
+        float | None, _option(_SEARCH, "E", "First step, on epsilon's scale.", parser=parsed_by(parse_epsilon))
+    ] = None,
+    schedule: Annotated[
+        Literal["constant", "linear", "cosine"], _option(_SEARCH, "NAME", "How steps shrink: constant, linear, cosine.")
+    ] = "cosine",
+    restarts: Annotated[int, _option(_SEARCH, "N", "Random starts, of which the worst case is kept.", min=1)] = 1,
+    no_random_start: Annotated[
+        bool, flag("--no-random-start", help="Start at the photo itself.", panel=_SEARCH)
+    ] = False,
+    objective: Annotated[
+        Literal["ce", "margin"], _option(_SEARCH, "ce|margin", "Climb cross entropy or the logit margin.")
+    ] = "ce",
+    target: Annotated[str | None, _option(_SEARCH, "NAME|INDEX", "Push towards this class.")] = None,
+    stop: Annotated[
+        Literal["never", "top1", "top10"],
+        _option(_SEARCH, "WHEN", "never, or as soon as the class has left the top1 or top10."),
+    ] = "never",
+    norm: Annotated[Literal["linf", "l2"], _option(_SEARCH, "linf|l2", "l2 needs --radius as well.")] = "linf",
+    radius: Annotated[float | None, _option(_SEARCH, "R", "Radius of the l2 ball, cut with epsilon.")] = None,
+    at_model_resolution: Annotated[
+        bool, flag("--at-model-resolution", help="Resize the photo first, as in the paper.", panel=_SEARCH)
+    ] = False,
+    classifier: Annotated[
+        str, _option(_MODEL, "NAME", "efficientnet_lite0, inception_v3, torchvision:NAME, timm:NAME, module:function.")
+    ] = "efficientnet_lite0",
+    classifier_weights: Annotated[
+        Path | None, _option(_MODEL, "FILE", "Its weights: safetensors, or a PyTorch file without code.")
+    ] = None,
+    batch: Annotated[int, _option(WHERE, "N", "Photos attacked together.", min=1)] = 8,
+    no_figures: Annotated[
+        bool, flag("--no-figures", help="Do not draw the paper's Figure 1 of each photo.", panel=OUTPUT)
+    ] = False,
+    dry_run: Annotated[
+        bool, flag("--dry-run", help="Show object, share and cost; attack nothing.", panel=OUTPUT)
+    ] = False,
+    check_success: Annotated[
+        bool, flag("--check-success", help="Exit code 4 unless every photo is fooled.", panel=OUTPUT)
+    ] = False,
+) -> int:
+    """Fool a classifier by changing a photo's background alone, imperceptibly.
+
+    The object is found; everything outside it may change by at most epsilon.
+    The result is scored from the saved 8-bit file, and kept as a run.
+    """
+    given = dict(locals())
+    from latcli.commands.attack import AttackOptions, run
+    from latcli.reporting import tables
+
+    del given["session"]
+    lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    result = run(AttackOptions(**given | lists), session)
+    session.show(result, tables.attack)
+    return result.exit_code
 
 
 @app.command(rich_help_panel="Look around")

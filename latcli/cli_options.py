@@ -147,6 +147,7 @@ Epsilon = Annotated[
         metavar="E",
         parser=parsed_by(parse_epsilon),
         help="Largest change of a pixel: 8/255 or 0.031.",
+        show_default="8/255",
         rich_help_panel="Attack",
     ),
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from latcli.errors import UsageError
 
 
@@ -19,3 +21,21 @@ def parse_epsilon(text: str | float) -> float:
     if not 0 < value <= 1:  # also true of nan
         raise UsageError(f"epsilon '{text}' is not over 0 and at most 1", hint)
     return value
+
+
+def parse_box(text: str) -> tuple[float, float, float, float]:
+    """A rectangle in pixels from `x0,y0,x1,y1`: left, top, right, bottom, right and bottom exclusive.
+
+    Raises UsageError for anything but four finite numbers.
+    """
+    try:
+        x0, y0, x1, y1 = (float(part) for part in str(text).split(","))
+    except ValueError:
+        raise UsageError(
+            f"the box '{text}' is not four numbers", "a box is x0,y0,x1,y1 in pixels: 40,30,200,180"
+        ) from None
+    if not all(map(math.isfinite, (x0, y0, x1, y1))):
+        raise UsageError(
+            f"the box '{text}' is not four finite numbers", "a box is x0,y0,x1,y1 in pixels: 40,30,200,180"
+        )
+    return x0, y0, x1, y1

@@ -25,9 +25,7 @@ from latcli.errors import ImageError
 MAX_PIXELS = 150_000_000
 
 #: File endings that a folder is searched for.
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jfif"}
-)
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jfif"})
 
 _TRANSPARENT_MODES = {"RGBA", "LA", "PA", "La", "RGBa"}
 _SIXTEEN_BIT_MODES = {"I;16", "I;16L", "I;16B", "I;16N", "I"}
@@ -38,13 +36,14 @@ class Photo:
     """One decoded photo.
 
     `name` is its path as given; `levels_HWC` uint8 RGB, upright; `sha256` of the file's bytes; `notes` say in words
-    what was done to make it plain RGB (rotated, flattened, reduced).
+    what was done to make it plain RGB (rotated, flattened, reduced); `resized` where its pixels are not the file's.
     """
 
     name: str
     levels_HWC: np.ndarray
     sha256: str
     notes: tuple[str, ...] = ()
+    resized: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -66,9 +65,7 @@ def read_photo(path: Path) -> Photo:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise ImageError(
-            f"no such file: {path}", "check the path; folders are searched recursively"
-        ) from None
+        raise ImageError(f"no such file: {path}", "check the path; folders are searched recursively") from None
     except OSError as error:
         raise ImageError(f"cannot read {path}: {error.strerror or error}", "check its permissions") from error
     return decode_photo(data, str(path))
@@ -142,9 +139,7 @@ def _decode(data: bytes, name: str) -> tuple[Image.Image, list[str]]:
             frames = getattr(image, "n_frames", 1)
             image.load()
     except UnidentifiedImageError:
-        raise ImageError(
-            f"{name} is not an image that can be read", "JPEG, PNG, WebP, TIFF, BMP, GIF work"
-        ) from None
+        raise ImageError(f"{name} is not an image that can be read", "JPEG, PNG, WebP, TIFF, BMP, GIF work") from None
     except ImageError:
         raise
     except (
@@ -226,9 +221,7 @@ def find_photos(folder: Path) -> list[Path]:
     """
 
     def refuse(error: OSError) -> None:
-        raise ImageError(
-            f"cannot read the folder {error.filename}: {error.strerror}", "check its permissions"
-        )
+        raise ImageError(f"cannot read the folder {error.filename}: {error.strerror}", "check its permissions")
 
     found: list[Path] = []
     for parent, folders, files in os.walk(folder, onerror=refuse):

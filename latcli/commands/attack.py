@@ -1,0 +1,210 @@
+"""`latcli attack`: photos in, adversarial photos and a stored run out; must not know how a result is shown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from latcli.commands.attack_files import Keeper, box_rows, file_names
+from latcli.commands.attack_result import AttackResult, Failure, PlannedPhoto
+from latcli.commands.detection_cache import StoredDetections
+from latcli.commands.parsing import parse_box
+from latcli.commands.photo_inputs import LabelOf, PhotoSource, find_sources, labeller
+from latcli.commands.session import Session
+from latcli.engine import registry
+from latcli.engine.attacks.settings import AttackSettings, Norm, Objective, Schedule
+from latcli.engine.detectors.auto import open_detector
+from latcli.engine.detectors.base import Detector
+from latcli.engine.detectors.settings import DetectorSettings
+from latcli.engine.devices import open_device
+from latcli.engine.labels import parse_label
+from latcli.engine.localize import Region
+from latcli.engine.models.catalog import DEFAULT_CLASSIFIER, open_classifier
+from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.imagenet import ClassifierSource
+from latcli.engine.photos import Localization, Localized, OnMiss, PhotoAttacker, PhotoSettings, batches
+from latcli.errors import ContractError, LatcliError, NoObjectError, StoreError, WeightsError
+from latcli.store.database import Store
+
+Stop = Literal["never", "top1", "top10"]
+
+_STOP_RANKS: dict[Stop, int] = {"never": 0, "top1": 1, "top10": 10}
+
+
+@dataclass(frozen=True)
+class AttackOptions:
+    """Everything that `latcli attack` can be told, besides what a Session holds."""
+
+    photos: tuple[str, ...]
+    epsilon: float = 8 / 255
+    region: Region = "background"
+    classifier: str = DEFAULT_CLASSIFIER
+    classifier_weights: Path | None = None
+    detector: str = "auto"
+    detector_weights: Path | None = None
+    detector_confidence: float = 0.25
+    cam_threshold: float = 0.4
+    box: tuple[str, ...] = ()
+    mask: Path | None = None
+    center: float | None = None
+    boxes: Literal["all", "best"] = "all"
+    refine: Literal["none", "grabcut"] = "none"
+    on_miss: OnMiss = "fail"
+    label: str | None = None
+    labels: Path | None = None
+    labels_from: str | None = None
+    target: str | None = None
+    attack: str = "pgd"
+    steps: int = 40
+    step_size: float | None = None
+    schedule: Schedule = "cosine"
+    restarts: int = 1
+    no_random_start: bool = False
+    objective: Objective = "ce"
+    norm: Norm = "linf"
+    radius: float | None = None
+    stop: Stop = "never"
+    at_model_resolution: bool = False
+    batch: int = 8
+    no_figures: bool = False
+    dry_run: bool = False
+    check_success: bool = False
+
+    def localization(self) -> Localization:
+        """The part that says where the object is. Raises UsageError."""
+        boxes = tuple(parse_box(text) for text in self.box)
+        return Localization(boxes, self.mask, self.center, self.boxes, self.refine, self.on_miss)
+
+    def attack_settings(self) -> AttackSettings:
+        """The part that the search is told. Raises UsageError."""
+        return AttackSettings(
+            steps=self.steps,
+            step=None if self.step_size is None else self.step_size / (self.radius or self.epsilon),
+            schedule=self.schedule,
+            restarts=self.restarts,
+            random_start=not self.no_random_start,
+            objective=self.objective,
+            norm=self.norm,
+            radius=self.radius,
+            stop_rank=_STOP_RANKS[self.stop],
+        )
+
+    def config(self) -> dict[str, object]:
+        """All of it in plain values, as the run keeps it."""
+        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+    def protocol(self) -> dict[str, object]:
+        """What a reader must know of the attack to compare results."""
+        return {key: getattr(self, key) for key in ("epsilon", "norm", "steps", "restarts")}
+
+
+def run(options: AttackOptions, session: Session) -> AttackResult:
+    """Attack every photo, keep what comes of it, and say what happened.
+
+    Of several photos, one that fails is noted and the rest goes on; a photo on its own raises its LatcliError. Raises
+    UsageError, ImageError and WeightsError before a run is begun, StoreError and ContractError at any time.
+    """
+    settings = PhotoSettings(
+        epsilon=options.epsilon,
+        region=options.region,
+        localization=options.localization(),
+        attack=options.attack_settings(),
+        at_model_resolution=options.at_model_resolution,
+        precision=session.precision,
+        seed=session.seed,
+    )
+    attack = registry.load("attack", options.attack)
+    sources = find_sources(options.photos)
+    device = open_device(session.device)
+    weights = ClassifierSource(options.classifier_weights, session.offline, session.shows_progress)
+    classifier = open_classifier(options.classifier, weights, device)
+    label_of = labeller(classifier, options.label, options.labels, options.labels_from)
+    if options.target is not None:
+        settings = replace(settings, target=parse_label(options.target, classifier))
+    detector = _open_detector(options, session, classifier)
+    protocol = {"epsilon": options.epsilon, "region": options.region, **options.protocol()}
+    result = AttackResult(classifier.name, detector.name, protocol, options.dry_run, options.check_success)
+    with Store.open(session.store) as store:
+        attacker = PhotoAttacker(classifier, detector, attack, settings, StoredDetections(store))
+        photos = _localized(attacker, sources, label_of, result, session, options.on_miss)
+        if options.dry_run:
+            _plan(attacker, photos, result, options.steps * options.restarts)
+            return result
+        model = store.record_model(classifier.name, weights_sha256=classifier.fingerprint)
+        with store.start_run(
+            "attack", argv=sys.argv, config=options.config(), seed=session.seed, device=str(device), model=model
+        ) as stored:
+            result.run, result.dir = stored.id, stored.folder
+            keeper = Keeper(attacker, store, stored, options.protocol(), figures=not options.no_figures)
+            names = file_names([source.name for source in sources])
+            for batch in batches(photos, options.batch):
+                for attacked in attacker.attack_batch(batch):
+                    result.images.append(keeper.keep(attacked, names[attacked.localized.photo.name]))
+                stored.heartbeat()
+            stored.set_exit_code(result.exit_code)
+    return result
+
+
+def _localized(
+    attacker: PhotoAttacker,
+    sources: list[PhotoSource],
+    label_of: LabelOf,
+    result: AttackResult,
+    session: Session,
+    on_miss: OnMiss,
+) -> Iterator[Localized]:
+    """Photos ready for the attack, read one after the other; those that cannot be are noted in the result."""
+    with session.progress("photos", len(sources)) as tick:
+        for source in sources:
+            try:
+                yield attacker.localize(source.read(), label_of(source))
+            except (ContractError, StoreError, WeightsError):
+                raise  # no fault of this photo: the next one would meet the same
+            except LatcliError as error:
+                skipped = isinstance(error, NoObjectError) and on_miss == "skip"
+                if len(sources) == 1 and not skipped:
+                    raise
+                result.failures.append(Failure(source.name, error.message, error.hint, error.exit_code, skipped))
+                session.note(f"{'skipped' if skipped else 'error'}: {error.message}")
+            tick()
+
+
+def _plan(attacker: PhotoAttacker, photos: Iterator[Localized], result: AttackResult, passes: int) -> None:
+    for one in photos:
+        height, width = one.photo.size
+        result.planned.append(
+            PlannedPhoto(
+                image=one.photo.name,
+                label=one.label,
+                height=height,
+                width=width,
+                clean=one.clean,
+                how=one.how,
+                boxes=box_rows(one),
+                background_percent=100 * one.background_share,
+                visible_background_percent=100 * one.visible_share,
+                seconds=passes * attacker.seconds_a_step(one),
+            )
+        )
+
+
+def _open_detector(options: AttackOptions, session: Session, classifier: Classifier) -> Detector:
+    settings = DetectorSettings(
+        weights=options.detector_weights,
+        confidence=options.detector_confidence,
+        offline=session.offline,
+        device=classifier.device,
+        classifier=classifier,
+        threshold=options.cam_threshold,
+        progress=session.shows_progress,
+    )
+    if options.box or options.mask is not None or options.center is not None:
+        none: Detector = registry.load("detector", "none")(settings)  # nobody is asked, so nobody has to be there
+        return none
+    detector, why = open_detector(options.detector, settings)
+    if options.detector == "auto":
+        session.note(why)
+    return detector

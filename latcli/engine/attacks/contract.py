@@ -1,0 +1,70 @@
+"""The promise about every adversarial image, and its check; must not know how the image was made.
+
+Peers leak epsilon into protected pixels, so nothing leaves the engine on trust: a broken promise raises.
+
+Legend: B images, C channels, H, W pixels; levels are uint8.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from latcli.engine.attacks.settings import Attack, AttackSettings, Model
+from latcli.errors import ContractError
+
+#: What float32 addition may add to |x' - x| beyond epsilon: one unit in the last place of values below 1.
+ROUNDING = 2.0**-23
+
+
+def run_attack(
+    attack: Attack,
+    model: Model,
+    x_BCHW: torch.Tensor,
+    y_B: torch.Tensor,
+    eps_B1HW: torch.Tensor,
+    settings: AttackSettings,
+    seeds_B: torch.Tensor,
+) -> torch.Tensor:
+    """Run any attack and check what it returns. The only way in which the engine itself calls attacks.
+
+    See `Attack` for shapes. Raises ContractError.
+    """
+    adv_BCHW = attack(model, x_BCHW, y_B, eps_B1HW, settings, seeds_B).detach()
+    check_contract(x_BCHW, adv_BCHW, eps_B1HW, settings.radius)
+    return adv_BCHW
+
+
+def check_contract(
+    x_BCHW: torch.Tensor, adv_BCHW: torch.Tensor, eps_B1HW: torch.Tensor, radius: float | None = None
+) -> None:
+    """No NaN; in [0, 1]; |x' - x| <= E at every pixel; bit for bit unchanged where E = 0; inside the l2 radius.
+
+    Raises ContractError that says which promise broke and by how much.
+    """
+    if adv_BCHW.shape != x_BCHW.shape:
+        raise _broken(f"the shape became {tuple(adv_BCHW.shape)} from {tuple(x_BCHW.shape)}")
+    if not torch.isfinite(adv_BCHW).all():
+        raise _broken("it holds NaN or infinite values")
+    if adv_BCHW.min() < 0.0 or adv_BCHW.max() > 1.0:
+        raise _broken(f"values from {adv_BCHW.min():.6g} to {adv_BCHW.max():.6g} leave [0, 1]")
+    change_BCHW = (adv_BCHW - x_BCHW).abs()
+    excess = (change_BCHW - eps_B1HW).max()
+    if excess > ROUNDING:
+        raise _broken(f"a pixel changed by {excess:.3g} more than its epsilon")
+    if ((adv_BCHW != x_BCHW) & (eps_B1HW == 0)).any():
+        raise _broken("a protected pixel changed")
+    if radius is not None:
+        length = change_BCHW.double().flatten(1).norm(dim=1).max()
+        if length > radius * (1.0 + 1e-5):
+            raise _broken(f"the l2 change is {length:.6g}, above the radius {radius:g}")
+
+
+def allowed_levels(eps_1HW: torch.Tensor) -> torch.Tensor:
+    """How many whole 8-bit levels each pixel may move: uint8 (1, H, W), the epsilon matrix rounded down."""
+    return eps_1HW.add(ROUNDING).mul_(255.0).floor_().clamp_(0, 255).to(torch.uint8)
+
+
+def _broken(what: str) -> ContractError:
+    return ContractError(
+        f"the attack broke its contract: {what}", "this is a defect of the attack, not of your input; nothing was kept"
+    )

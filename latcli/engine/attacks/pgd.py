@@ -1,0 +1,124 @@
+"""Projected gradient descent inside an epsilon matrix; sees no box, no mask, no region name.
+
+Source: Algorithm 1 of the paper; Madry et al., ICLR'18. Legend: B images, C channels, H, W pixels; a small b is the
+part of the batch that is still under attack.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from latcli.engine.attacks.objectives import ObjectiveFunction, logit_margin, objective_for, reached
+from latcli.engine.attacks.settings import AttackSettings, Model, narrowed
+from latcli.engine.attacks.threat import Threat, threat_for
+from latcli.engine.noise import derive_seed
+
+
+def pgd(
+    model: Model,
+    x_BCHW: torch.Tensor,
+    y_B: torch.Tensor,
+    eps_B1HW: torch.Tensor,
+    settings: AttackSettings,
+    seeds_B: torch.Tensor,
+) -> torch.Tensor:
+    """Adversarial images by steepest ascent with projection; of several restarts each image keeps its worst.
+
+    See `Attack` for shapes. The last iterate is the result, as in the paper; with a stop rank an image rests at the
+    first iterate that meets it, and takes no part in further restarts.
+    """
+    if not settings.random_start and settings.restarts > 1:
+        settings = replace(settings, restarts=1)  # without chance all restarts are the same
+    adv_BCHW = _one_restart(model, x_BCHW, y_B, eps_B1HW, settings, seeds_B, restart=0)
+    for restart in range(1, settings.restarts):
+        open_b = _unfinished(model, adv_BCHW, y_B, settings)
+        if not len(open_b):
+            break
+        part = (narrowed(model, open_b), x_BCHW[open_b], y_B[open_b], eps_B1HW[open_b])
+        again_bCHW = _one_restart(*part, settings, seeds_B[open_b], restart)
+        worse_b = _is_worse(part[0], again_bCHW, adv_BCHW[open_b], part[2], settings)
+        adv_BCHW[open_b[worse_b]] = again_bCHW[worse_b]
+    return adv_BCHW
+
+
+def _one_restart(
+    model: Model,
+    x_BCHW: torch.Tensor,
+    y_B: torch.Tensor,
+    eps_B1HW: torch.Tensor,
+    settings: AttackSettings,
+    seeds_B: torch.Tensor,
+    restart: int,
+) -> torch.Tensor:
+    threat = threat_for(x_BCHW, eps_B1HW, settings)
+    start_BCHW = threat.random_start(restart_seeds(seeds_B, restart)) if settings.random_start else x_BCHW.clone()
+    if settings.stop_rank:
+        return _climb_until(model, start_BCHW, y_B, threat, settings)
+    objective = objective_for(settings)
+    adv_BCHW = start_BCHW
+    for index in range(settings.steps):
+        gradient_BCHW, _ = input_gradient(model, adv_BCHW, y_B, objective)
+        adv_BCHW = threat.move(adv_BCHW, gradient_BCHW, settings.step_at(index))
+    return adv_BCHW
+
+
+def _climb_until(
+    model: Model, adv_BCHW: torch.Tensor, y_B: torch.Tensor, threat: Threat, settings: AttackSettings
+) -> torch.Tensor:
+    """The same climb; an image leaves the batch at the first iterate that meets the stop rank."""
+    objective = objective_for(settings)
+    result_BCHW = adv_BCHW.clone()
+    open_b = torch.arange(len(y_B), device=y_B.device)
+    adv_bCHW, y_b = adv_BCHW, y_B
+    for index in range(settings.steps):
+        gradient_bCHW, logits_bK = input_gradient(model, adv_bCHW, y_b, objective)
+        done_b = reached(logits_bK, y_b, settings, settings.stop_rank)
+        if done_b.any():
+            kept_b = (~done_b).nonzero()[:, 0]
+            result_BCHW[open_b[done_b]] = adv_bCHW[done_b]
+            if not len(kept_b):
+                return result_BCHW
+            model, threat = narrowed(model, kept_b), threat.narrowed(kept_b)
+            open_b, adv_bCHW, y_b, gradient_bCHW = (t[kept_b] for t in (open_b, adv_bCHW, y_b, gradient_bCHW))
+        adv_bCHW = threat.move(adv_bCHW, gradient_bCHW, settings.step_at(index))
+    result_BCHW[open_b] = adv_bCHW
+    return result_BCHW
+
+
+def input_gradient(
+    model: Model, x_BCHW: torch.Tensor, y_B: torch.Tensor, objective: ObjectiveFunction
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradient of the objective with respect to the images alone, and the logits; weights get no gradient."""
+    with torch.enable_grad():
+        x_BCHW = x_BCHW.detach().requires_grad_()
+        logits_BK = model(x_BCHW)
+        (gradient_BCHW,) = torch.autograd.grad(objective(logits_BK, y_B).sum(), x_BCHW)
+    return gradient_BCHW, logits_BK.detach()
+
+
+def restart_seeds(seeds_B: torch.Tensor, restart: int) -> torch.Tensor:
+    """Seeds of a restart: as far apart as hashes are, whatever the images' own seeds."""
+    return seeds_B ^ derive_seed("restart", restart)
+
+
+@torch.no_grad()
+def _unfinished(model: Model, adv_BCHW: torch.Tensor, y_B: torch.Tensor, settings: AttackSettings) -> torch.Tensor:
+    everyone_B = torch.arange(len(y_B), device=y_B.device)
+    if not settings.stop_rank:
+        return everyone_B
+    return everyone_B[~reached(model(adv_BCHW), y_B, settings, settings.stop_rank)]
+
+
+@torch.no_grad()
+def _is_worse(
+    model: Model, new_BCHW: torch.Tensor, old_BCHW: torch.Tensor, y_B: torch.Tensor, settings: AttackSettings
+) -> torch.Tensor:
+    """Bool (B,): `new` is a worse case than `old`: it wins where old does not, or is further up the objective."""
+    objective, sign = objective_for(settings), -1.0 if settings.targeted else 1.0
+    logits_new_BK, logits_old_BK = model(new_BCHW), model(old_BCHW)
+    wins_new_B = sign * logit_margin(logits_new_BK, y_B) > 0
+    wins_old_B = sign * logit_margin(logits_old_BK, y_B) > 0
+    higher_B = objective(logits_new_BK, y_B) > objective(logits_old_BK, y_B)
+    return torch.where(wins_new_B == wins_old_B, higher_B, wins_new_B)

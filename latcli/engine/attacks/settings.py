@@ -1,0 +1,108 @@
+"""What an attack can be told, and the signature that every attack has; knows no particular attack.
+
+Legend: B images, C channels, H, W pixels, K classes. eps_B1HW is the epsilon matrix in [0, 1] image scale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args, runtime_checkable
+
+import torch
+
+from latcli.errors import UsageError
+
+Norm = Literal["linf", "l2"]
+Objective = Literal["ce", "margin"]
+Schedule = Literal["constant", "linear", "cosine"]
+
+NORMS: tuple[Norm, ...] = get_args(Norm)
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
+
+#: Images in [0, 1] to logits: model(x_BCHW) -> logits_BK.
+Model = Callable[[torch.Tensor], torch.Tensor]
+
+
+@runtime_checkable
+class Narrowable(Protocol):
+    """A model that treats each image of its batch in its own way, and can be cut down to some of them."""
+
+    def narrowed(self, kept_b: torch.Tensor) -> Model:
+        """The same model for the images whose positions are in `kept_b` (int64)."""
+        ...
+
+
+def narrowed(model: Model, kept_b: torch.Tensor) -> Model:
+    """`model` for a part of its batch; most models treat all images alike and need no change."""
+    return model.narrowed(kept_b) if isinstance(model, Narrowable) else model
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """How an attack searches; where it may search is the epsilon matrix alone.
+
+    steps: gradient steps of each restart. step: what the first step moves, as a share of each pixel's own epsilon (of
+    the radius for l2); schedule: how that share falls over the steps. A step of None means 2.5 / steps where it stays
+    constant (Madry et al., ICLR'18) and 10 / steps where it falls: large steps find the right corner of the box, small
+    ones settle in it. restarts: independent random starts, of which each image
+    keeps its worst. random_start: off starts at the image itself. objective: cross entropy or logit margin.
+    targeted: y_B names the class to reach instead of the class to leave. norm, radius: l2 adds a ball of that radius
+    (image scale, over all pixels and channels) to the box that the epsilon matrix gives. stop_rank: an image is left
+    alone once k classes stand above its label (or the target stands first), with `stop_margin` logits to spare;
+    0 means never.
+    """
+
+    steps: int = 40
+    step: float | None = None
+    schedule: Schedule = "cosine"
+    restarts: int = 1
+    random_start: bool = True
+    objective: Objective = "ce"
+    targeted: bool = False
+    norm: Norm = "linf"
+    radius: float | None = None
+    stop_rank: int = 0
+    stop_margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1:
+            raise UsageError("an attack needs at least one step and one restart", "try --steps 40 --restarts 1")
+        if self.step is not None and not self.step > 0:
+            raise UsageError(f"the step size is {self.step:g}, not above 0", "leave it out for the default")
+        if (self.norm == "l2") != (self.radius is not None):
+            raise UsageError("--norm l2 and --radius belong together", "for example --norm l2 --radius 4")
+        if self.radius is not None and not self.radius > 0:
+            raise UsageError(f"the radius is {self.radius:g}, not above 0", "for example --norm l2 --radius 4")
+
+    def step_at(self, index: int) -> float:
+        """The share of epsilon (or radius) that step `index` of `steps` moves."""
+        share = self.step or min(1.0, (2.5 if self.schedule == "constant" else 10.0) / self.steps)
+        progress = index / self.steps
+        if self.schedule == "linear":
+            return share * (1.0 - progress)
+        if self.schedule == "cosine":
+            return share * 0.5 * (1.0 + math.cos(math.pi * progress))
+        return share
+
+
+class Attack(Protocol):
+    """The one signature. Must not change the model: not its mode, not its weights, not their gradients.
+
+    x_BCHW float32 in [0, 1]; y_B int64: true labels, or target labels where settings.targeted; eps_B1HW >= 0;
+    seeds_B int64: one seed an image, from which alone its random numbers come. Returns x_adv_BCHW.
+    """
+
+    def __call__(
+        self,
+        model: Model,
+        x_BCHW: torch.Tensor,
+        y_B: torch.Tensor,
+        eps_B1HW: torch.Tensor,
+        settings: AttackSettings,
+        seeds_B: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return adversarial images that keep the contract."""
+        ...

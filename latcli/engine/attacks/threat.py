@@ -1,0 +1,118 @@
+"""Where an attack may go: the box that the epsilon matrix gives, alone or cut with an l2 ball.
+
+Knows x, epsilon and gradients; must not know models, labels or objectives.
+
+Legend: B images, C channels, H, W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from latcli.engine.attacks.settings import AttackSettings
+from latcli.engine.noise import uniform_noise
+
+
+class Threat(Protocol):
+    """A set of allowed images around x_BCHW, and how to start and to move inside it."""
+
+    def random_start(self, seeds_B: torch.Tensor) -> torch.Tensor:
+        """An allowed image for each seed."""
+        ...
+
+    def move(self, adv_BCHW: torch.Tensor, gradient_BCHW: torch.Tensor, share: float) -> torch.Tensor:
+        """One steepest-ascent step of `share` of the allowance, projected back."""
+        ...
+
+    def narrowed(self, kept_b: torch.Tensor) -> Threat:
+        """The same for a part of the batch."""
+        ...
+
+
+class LinfBox:
+    """|x' - x| <= E at every pixel, and [0, 1]: the paper's threat model."""
+
+    def __init__(self, x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor) -> None:
+        self.x_BCHW, self.eps_B1HW = x_BCHW, eps_B1HW
+        self.lo_BCHW = (x_BCHW - eps_B1HW).clamp_(0.0, 1.0)
+        self.hi_BCHW = (x_BCHW + eps_B1HW).clamp_(0.0, 1.0)
+
+    def random_start(self, seeds_B: torch.Tensor) -> torch.Tensor:
+        """x plus uniform noise of each pixel's own epsilon, as Madry et al. (ICLR'18) start."""
+        noise_BCHW = uniform_noise(seeds_B, self.x_BCHW.shape[1:]).mul_(2.0).sub_(1.0)  # type: ignore[arg-type]
+        return self.project_(noise_BCHW.mul_(self.eps_B1HW).add_(self.x_BCHW))
+
+    def move(self, adv_BCHW: torch.Tensor, gradient_BCHW: torch.Tensor, share: float) -> torch.Tensor:
+        """Each pixel moves by `share` of its own epsilon along the sign of its gradient."""
+        return self.project_(torch.addcmul(adv_BCHW, gradient_BCHW.sign_(), self.eps_B1HW, value=share))
+
+    def project_(self, adv_BCHW: torch.Tensor) -> torch.Tensor:
+        """Clamp into the box, in place."""
+        return torch.clamp(adv_BCHW, self.lo_BCHW, self.hi_BCHW, out=adv_BCHW)
+
+    def narrowed(self, kept_b: torch.Tensor) -> LinfBox:
+        """The box of some of the images."""
+        return LinfBox(self.x_BCHW[kept_b], self.eps_B1HW[kept_b])
+
+
+class L2BallInBox:
+    """||x' - x||_2 <= radius and, at every pixel, |x' - x| <= E and [0, 1]."""
+
+    def __init__(self, x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor, radius: float) -> None:
+        self.box = LinfBox(x_BCHW, eps_B1HW)
+        self.radius = radius
+        self.free_B1HW = (eps_B1HW > 0).to(x_BCHW.dtype)
+
+    def random_start(self, seeds_B: torch.Tensor) -> torch.Tensor:
+        """The box's random start, drawn into the ball."""
+        return self.project(self.box.random_start(seeds_B))
+
+    def move(self, adv_BCHW: torch.Tensor, gradient_BCHW: torch.Tensor, share: float) -> torch.Tensor:
+        """A step of length `share` of the radius along the gradient of the pixels that may change."""
+        gradient_BCHW = gradient_BCHW * self.free_B1HW
+        # Scaled by the largest entry first: squares of very small gradients vanish in float32.
+        gradient_BCHW = gradient_BCHW / gradient_BCHW.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-38)
+        length_B111 = gradient_BCHW.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
+        return self.project(adv_BCHW + gradient_BCHW * (share * self.radius / length_B111))
+
+    def project(self, adv_BCHW: torch.Tensor) -> torch.Tensor:
+        """The nearest allowed image.
+
+        The nearest point of a ball cut with a box that holds its center is clip(s (v - x)) + x for the largest
+        s <= 1 that keeps the norm (the problem's KKT conditions); its norm grows with s, so s is found by bisection.
+        """
+        x_BCHW = self.box.x_BCHW
+        delta_BCHW = adv_BCHW - x_BCHW
+        low_BCHW, high_BCHW = self.box.lo_BCHW - x_BCHW, self.box.hi_BCHW - x_BCHW
+
+        def clipped(scale_B: torch.Tensor) -> torch.Tensor:
+            return torch.clamp(delta_BCHW * scale_B[:, None, None, None], low_BCHW, high_BCHW)
+
+        scale_B = largest_scale(lambda s_B: clipped(s_B).flatten(1).norm(dim=1) <= self.radius, delta_BCHW)
+        return self.box.project_(clipped(scale_B).add_(x_BCHW))
+
+    def narrowed(self, kept_b: torch.Tensor) -> L2BallInBox:
+        """The set of some of the images."""
+        return L2BallInBox(self.box.x_BCHW[kept_b], self.box.eps_B1HW[kept_b], self.radius)
+
+
+def largest_scale(fits: Callable[[torch.Tensor], torch.Tensor], like_BCHW: torch.Tensor) -> torch.Tensor:
+    """The largest scale_B in [0, 1] for which `fits(scale_B)` holds, to 2^-24, given that it holds at 0."""
+    B, device = len(like_BCHW), like_BCHW.device
+    low_B, high_B = torch.zeros(B, device=device), torch.ones(B, device=device)
+    whole_B = fits(high_B)
+    for _ in range(24):
+        middle_B = (low_B + high_B) / 2
+        fit_B = fits(middle_B)
+        low_B, high_B = torch.where(fit_B, middle_B, low_B), torch.where(fit_B, high_B, middle_B)
+    return torch.where(whole_B, torch.ones_like(low_B), low_B)
+
+
+def threat_for(x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor, settings: AttackSettings) -> Threat:
+    """The allowed set that the settings name."""
+    if settings.radius is not None:
+        return L2BallInBox(x_BCHW, eps_B1HW, settings.radius)
+    return LinfBox(x_BCHW, eps_B1HW)

@@ -1,0 +1,195 @@
+"""Detector `yolo`: any detection or segmentation model of ultralytics; knows no classifier.
+
+Weights are only read in ultralytics' safe mode, which rebuilds known layer classes and runs nothing of the file.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from latcli.engine.detectors.base import Box, Detection, Target
+from latcli.engine.detectors.settings import WITHOUT_WEIGHTS, DetectorSettings, for_detector, scaled_corners
+from latcli.engine.downloads import kept_at, require_reachable
+from latcli.engine.images import Photo, sha256_of
+from latcli.engine.models.weights import DAMAGE_ERRORS, check_readable, unreadable
+from latcli.engine.vision import import_torchvision
+from latcli.errors import WeightsError
+
+#: What ultralytics itself takes when nothing is asked for: its smallest current detection model, 80 COCO classes.
+DEFAULT_WEIGHTS = "yolo26n.pt"
+
+_RELEASES = "https://github.com/ultralytics/assets/releases"
+#: Silhouettes of at most this many pixels in all are kept, the surest boxes first: half a gigabyte.
+_MAX_MASK_PIXELS = 500_000_000
+#: Read by ultralytics when it is imported: no question to a name server, no telemetry, no pip, no messages.
+_ENVIRONMENT = {"YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "0", "YOLO_VERBOSE": "0"}
+
+_lock = threading.RLock()
+
+
+class YoloDetector:
+    """A YOLO from a `.pt` file, an official name ("yolo26s.pt") or, by default, the official `yolo26n.pt`.
+
+    Segmentation weights give silhouettes at the photo's own size besides the boxes. Class names are the model's.
+    """
+
+    name = "yolo"
+    depends_on_target = False
+
+    def __init__(self, settings: DetectorSettings) -> None:
+        """Load the model. Raises WeightsError for weights that are missing, unreachable, damaged, unsafe or no YOLO."""
+        path = _find_weights(settings)
+        self._model = _load(path)
+        self._confidence = settings.confidence
+        self._device = settings.device
+        self.source = str(path)
+        self.fingerprint = f"yolo {sha256_of(path)[:16]} confidence={settings.confidence:g}"
+
+    def detect(self, photo: Photo, target: Target) -> Detection:
+        """Every object above the confidence, boxes inside the photo, by falling confidence."""
+        image = for_detector(photo)
+        with _visiting_ultralytics():
+            (found,) = self._model.predict(
+                image, conf=self._confidence, device=self._device, retina_masks=True, save=False, verbose=False
+            )
+        masks_NHW = None if found.masks is None else found.masks.data
+        room = _MAX_MASK_PIXELS // (photo.size[0] * photo.size[1])
+        boxes: list[Box] = []
+        silhouettes: list[torch.Tensor] = []
+        for row in found.boxes.conf.argsort(descending=True, stable=True).tolist():
+            inside = scaled_corners(found.boxes.xyxy[row].tolist(), image, photo)
+            if inside is None:
+                continue
+            segmentation = None
+            if masks_NHW is not None and len(silhouettes) < room:
+                segmentation = len(silhouettes)
+                silhouettes.append(_at_size(masks_NHW[row], photo.size))
+            kind = int(found.boxes.cls[row])
+            boxes.append(Box(*inside, float(found.boxes.conf[row]), found.names.get(kind, str(kind)), segmentation))
+        return Detection(tuple(boxes), torch.stack(silhouettes) if silhouettes else None)
+
+
+def weights_at_hand() -> Path | None:
+    """The default weights where they are on this machine: in the current folder or in torch's cache."""
+    return _at_hand(DEFAULT_WEIGHTS)
+
+
+def _at_hand(name: str) -> Path | None:
+    candidates = (Path(name), kept_at(f"{_RELEASES}/{name}"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _find_weights(settings: DetectorSettings) -> Path:
+    name = str(settings.weights or DEFAULT_WEIGHTS)
+    official = Path(name).name == name and (name == DEFAULT_WEIGHTS or name in _official_names())
+    path = (_at_hand(name) or _download(name, settings)) if official else Path(name)
+    check_readable(path)
+    if path.suffix.lower() != ".pt":
+        raise WeightsError(f"{path} is no YOLO weights file", "give a .pt file as ultralytics saves it")
+    return path
+
+
+def _official_names() -> frozenset[str]:
+    with _visiting_ultralytics():
+        from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+        return frozenset(GITHUB_ASSETS_NAMES)
+
+
+def _download(name: str, settings: DetectorSettings) -> Path:
+    what = f"the weights of detector yolo ({name})"
+    hint = f"get {name} from {_RELEASES} and give it with --detector-weights FILE, {WITHOUT_WEIGHTS}"
+    require_reachable(_RELEASES, what=what, hint=hint, offline=settings.offline)
+    path = kept_at(f"{_RELEASES}/{name}")
+    try:
+        # Its bar goes to standard output, where only results belong.
+        with _visiting_ultralytics(), redirect_stdout(sys.stderr):
+            from ultralytics.utils.downloads import attempt_download_asset
+
+            attempt_download_asset(str(path), retry=0, progress=settings.progress)
+    except (OSError, MemoryError) as error:  # MemoryError is its word for a full disk
+        raise WeightsError(f"the download of {what} failed: {error}", hint) from error
+    return path
+
+
+def _load(path: Path) -> Any:
+    path = path.absolute()
+    with _visiting_ultralytics():
+        from ultralytics import YOLO
+        from ultralytics.nn.tasks import BaseModel
+        from ultralytics.utils.checks import check_yolov5u_filename
+
+        # It would look for another name than the file has, and ask the network for it.
+        if (looked_for := check_yolov5u_filename(str(path).strip().replace("'", ""))) != str(path):
+            raise WeightsError(f"ultralytics looks for {path} as {looked_for}", "rename or copy the file")
+        try:
+            model = YOLO(str(path))
+        except DAMAGE_ERRORS as error:
+            # Its own words are many lines; the reason is what torch said before.
+            raise unreadable(path, error.__cause__ or error) from error
+    hint = "give detection weights such as yolo26n.pt, or segmentation weights such as yolo26n-seg.pt"
+    if not isinstance(model.model, BaseModel):  # any network passes for a detector otherwise
+        raise WeightsError(f"{path} holds a {type(model.model).__name__}, not a YOLO", hint)
+    if model.task not in {"detect", "segment"}:
+        raise WeightsError(f"{path} is a YOLO of the task '{model.task}', which finds no boxes of objects", hint)
+    return model
+
+
+def _at_size(mask_HW: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    if mask_HW.shape == size:
+        return mask_HW.bool().cpu()
+    enlarged_11HW = functional.interpolate(mask_HW[None, None].float(), size, mode="bilinear", align_corners=False)
+    return (enlarged_11HW[0, 0] > 0.5).cpu()
+
+
+@contextmanager
+def _visiting_ultralytics() -> Iterator[None]:
+    """Import and use ultralytics with its safe mode on, and without what it does to the process that hosts it.
+
+    It sets the number of torch's threads, OpenCV's and OpenMP's, sends telemetry, installs packages and prints.
+    """
+    with _lock:
+        environment, threads = dict(os.environ), torch.get_num_threads()
+        import cv2
+
+        cv2_threads = cv2.getNumThreads()
+        os.environ.update(_ENVIRONMENT)
+        try:
+            import_torchvision()
+            from ultralytics.nn import tasks
+            from ultralytics.utils import LOGGER, checks
+            from ultralytics.utils.events import events
+
+            with (
+                _set(tasks, "SAFE_LOAD", True),
+                _set(checks, "AUTOINSTALL", False),
+                _set(events, "enabled", False),
+                _set(LOGGER, "disabled", True),
+            ):
+                yield
+        finally:
+            for name in os.environ.keys() - environment.keys():
+                del os.environ[name]
+            os.environ.update(environment)
+            torch.set_num_threads(threads)
+            cv2.setNumThreads(cv2_threads)
+
+
+@contextmanager
+def _set(owner: object, name: str, value: bool) -> Iterator[None]:
+    # Fails where a later ultralytics has no such switch, rather than going on without its protection.
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)

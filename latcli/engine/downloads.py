@@ -1,0 +1,106 @@
+"""Gets weights that are not on this machine, or says within seconds that they cannot be had; knows no architecture.
+
+The transfer itself is torch's own (temporary file, check of the hash in the file's name, bar on stderr), and files land
+where torchvision looks for them: `torch.hub.get_dir()/checkpoints`.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import urlparse
+from urllib.request import Request, urlopen
+
+import torch
+
+from latcli.engine.models.weights import read_state_dict
+from latcli.errors import WeightsError
+
+#: How long a server may take to answer before weights count as out of reach.
+ANSWER_SECONDS = 4.0
+#: How long a transfer that has begun may stand still.
+_STALL_SECONDS = 20.0
+
+
+def kept_at(url: str) -> Path:
+    """Where the file of that URL is kept once it is here: torch's own cache, as torchvision uses it."""
+    return Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name)
+
+
+def reachable(url: str, timeout_s: float = ANSWER_SECONDS) -> bool:
+    """Whether the URL answers within the time, name resolution, proxies and redirects included."""
+    answers: list[bool] = []
+
+    def ask() -> None:
+        try:
+            with urlopen(Request(url, method="HEAD"), timeout=timeout_s):
+                answers.append(True)
+        except HTTPError as error:
+            answers.append(error.code in {405, 501})  # a server that has the file but no HEAD
+        except (OSError, HTTPException, ValueError):
+            answers.append(False)
+
+    # A thread, because resolving a name takes as long as it likes: no timeout applies to it.
+    thread = threading.Thread(target=ask, daemon=True, name="latcli-reachable")
+    thread.start()
+    thread.join(timeout_s)
+    return answers == [True]
+
+
+def require_reachable(url: str, *, what: str, offline: bool, hint: str | None = None) -> None:
+    """Raise WeightsError where `url` may not (`offline`) or cannot be asked for what `what` names."""
+    hint = hint or "check the connection, or choose weights that are on this machine"
+    if offline:
+        raise WeightsError(f"{what} are not on this machine, and --offline forbids to download them", hint)
+    if not reachable(url):
+        raise WeightsError(f"{what} are not on this machine, and {urlparse(url).netloc} does not answer", hint)
+
+
+def fetch(url: str, *, offline: bool, what: str | None = None, hint: str | None = None, progress: bool = False) -> Path:
+    """The file of that URL: from torch's cache, else downloaded into it.
+
+    `what` names the weights in the error ("the weights of …"), `hint` says how to get them by hand; both have a
+    default. `progress` shows a bar on stderr. Raises WeightsError, within seconds where nothing answers.
+    """
+    path = kept_at(url)
+    if path.is_file():
+        return path
+    what = what or f"the weights {path.name}"
+    hint = hint or f"get {url} elsewhere and put it at {path}"
+    require_reachable(url, what=what, hint=hint, offline=offline)
+    named = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    hash_prefix = named.group(1) if named else None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _stall_limit():
+            torch.hub.download_url_to_file(url, str(path), hash_prefix, progress=progress)
+    except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: the hash differs
+        raise WeightsError(f"the download of {what} from {url} failed: {error}", hint) from error
+    return path
+
+
+def torchvision_weights(
+    url: str, *, offline: bool, what: str | None = None, hint: str | None = None, progress: bool = False
+) -> dict[str, torch.Tensor]:
+    """The state dict behind a torchvision weights URL (`SomeModel_Weights.NAME.url`), read with `weights_only`.
+
+    Arguments and errors are those of `fetch` and of `read_state_dict`.
+    """
+    return read_state_dict(fetch(url, offline=offline, what=what, hint=hint, progress=progress))
+
+
+@contextmanager
+def _stall_limit() -> Iterator[None]:
+    # torch opens its connection without a timeout; the default for new sockets is the only way to give it one.
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_STALL_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,162 @@
+"""The spine: boxes, silhouettes, files or a center become a mask, a mask becomes the epsilon matrix.
+
+Pure tensor code; must not know detectors' models, classifiers or attacks.
+
+Legend: B photos, H height, W width. mask_1HW and mask_B1HW are float in [0, 1]: 1 is the object, 0 the background,
+values between are a soft edge. eps_B1HW is the epsilon matrix (the paper's epmatrix): the largest change allowed at
+each pixel, in [0, 1] image scale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+from latcli.engine.noise import derive_seed
+from latcli.errors import UsageError
+
+Region = Literal["background", "foreground", "all", "random"]
+REGIONS: tuple[Region, ...] = get_args(Region)
+
+Rectangle = tuple[float, float, float, float]
+
+
+def boxes_mask(boxes: Sequence[Rectangle], size: tuple[int, int]) -> torch.Tensor:
+    """mask_1HW with 1 on every pixel that a box touches.
+
+    `boxes` are (x0, y0, x1, y1) in pixels, right and bottom exclusive; parts outside the image are cut off.
+    `size` is (H, W). No box at all gives an empty mask: everything is background.
+    """
+    H, W = size
+    mask_1HW = torch.zeros(1, H, W)
+    for x0, y0, x1, y1 in boxes:
+        rows = slice(max(0, math.floor(y0)), min(H, math.ceil(y1)))
+        columns = slice(max(0, math.floor(x0)), min(W, math.ceil(x1)))
+        mask_1HW[:, rows, columns] = 1.0
+    return mask_1HW
+
+
+def user_boxes(boxes: Sequence[Rectangle], size: tuple[int, int]) -> list[Rectangle]:
+    """Boxes given by a person, checked against a photo of `size` (H, W).
+
+    Raises UsageError for a box that is empty or reaches outside the image.
+    """
+    H, W = size
+    for x0, y0, x1, y1 in boxes:
+        written = f"{x0:g},{y0:g},{x1:g},{y1:g}"
+        if not (x0 < x1 and y0 < y1):
+            raise UsageError(f"the box {written} is empty", "a box is x0,y0,x1,y1 with x0 < x1 and y0 < y1, in pixels")
+        if x0 < 0 or y0 < 0 or x1 > W or y1 > H:
+            raise UsageError(
+                f"the box {written} reaches outside the photo of {W}x{H} pixels", "boxes are in the photo's own pixels"
+            )
+    return list(boxes)
+
+
+def center_mask(size: tuple[int, int], share: float) -> torch.Tensor:
+    """mask_1HW of the paper's middle pixels: a centred rectangle whose sides are `share` of the image's.
+
+    Margins are whole pixels and equal on both sides, so a side is never shorter than asked: of 28 px, a share of 0.25
+    protects 8. Source: the paper's section 4 (the middle pixels stand for the object).
+    """
+    H, W = size
+    mask_1HW = torch.zeros(1, H, W)
+    rows, columns = _middle(H, share), _middle(W, share)
+    mask_1HW[:, rows, columns] = 1.0
+    return mask_1HW
+
+
+def _middle(side: int, share: float) -> slice:
+    margin = math.floor(side * (1.0 - share) / 2.0 + 1e-9)
+    return slice(margin, side - margin)
+
+
+def silhouettes_mask(segmentations_NHW: torch.Tensor) -> torch.Tensor:
+    """mask_1HW of the union of bool silhouettes."""
+    return segmentations_NHW.any(dim=0, keepdim=True).float()
+
+
+def grabcut_mask(levels_HWC: np.ndarray, boxes: Sequence[Rectangle], iterations: int = 5) -> torch.Tensor:
+    """mask_1HW of the objects' silhouettes inside their boxes, by GrabCut (Rother et al., SIGGRAPH'04; OpenCV).
+
+    A box in which GrabCut finds no object, or none but object, stays a box: there was no edge to follow. The same
+    photo gives the same mask. Large photos are segmented at 1 megapixel and the mask is enlarged.
+    """
+    import cv2
+
+    H, W = levels_HWC.shape[:2]
+    scale = min(1.0, math.sqrt(1_000_000 / (H * W)))
+    small = cv2.resize(levels_HWC, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else levels_HWC
+    union_HW = np.zeros((H, W), dtype=bool)
+    for box in boxes:
+        silhouette = _grabcut_one(small, tuple(scale * side for side in box), iterations)  # type: ignore[arg-type]
+        box_HW = boxes_mask([box], (H, W))[0].numpy() > 0
+        if silhouette is None:
+            union_HW |= box_HW
+            continue
+        full = cv2.resize(silhouette.astype(np.uint8), (W, H), interpolation=cv2.INTER_NEAREST) > 0
+        union_HW |= full & box_HW
+    return torch.from_numpy(union_HW.astype(np.float32))[None]
+
+
+def _grabcut_one(levels_HWC: np.ndarray, box: Rectangle, iterations: int) -> np.ndarray | None:
+    import cv2
+
+    H, W = levels_HWC.shape[:2]
+    x0, y0 = max(0, round(box[0])), max(0, round(box[1]))
+    x1, y1 = min(W, round(box[2])), min(H, round(box[3]))
+    if x1 - x0 < 3 or y1 - y0 < 3 or (x1 - x0) * (y1 - y0) >= H * W:
+        return None
+    labels_HW = np.zeros((H, W), dtype=np.uint8)
+    background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.setRNGSeed(0)  # its k-means starts at random
+    cv2.grabCut(
+        np.ascontiguousarray(levels_HWC[:, :, ::-1]),
+        labels_HW,
+        (x0, y0, x1 - x0, y1 - y0),
+        background,
+        foreground,
+        iterations,
+        cv2.GC_INIT_WITH_RECT,
+    )
+    silhouette = (labels_HW == cv2.GC_FGD) | (labels_HW == cv2.GC_PR_FGD)
+    share = silhouette[y0:y1, x0:x1].mean()
+    return silhouette if 0.01 < share < 0.99 else None
+
+
+def epsilon_matrix(
+    mask_B1HW: torch.Tensor, epsilon: float, region: Region = "background", seeds: Sequence[int] | None = None
+) -> torch.Tensor:
+    """eps_B1HW: what may change, and by how much. This is the whole threat model of an attack.
+
+    background: epsilon x (1 - mask), as in the paper's Algorithm 1; foreground: epsilon x mask; all: epsilon; random:
+    the background's own shape, moved by a random offset (it wraps round), so that its area is the same to the pixel.
+    `epsilon` in (0, 1]; `seeds`, one a photo, are needed for "random" alone.
+
+    Raises UsageError for an epsilon outside (0, 1] or an unknown region.
+    """
+    if not 0.0 < epsilon <= 1.0:
+        raise UsageError(f"epsilon is {epsilon:g}, not in (0, 1]", "it is in image scale: 8/255 or 0.031")
+    background_B1HW = 1.0 - mask_B1HW
+    if region == "background":
+        return background_B1HW.mul_(epsilon)
+    if region == "foreground":
+        return mask_B1HW * epsilon
+    if region == "all":
+        return torch.full_like(mask_B1HW, epsilon)
+    if region == "random":
+        if seeds is None or len(seeds) != len(mask_B1HW):
+            raise ValueError("region 'random' needs one seed a photo")
+        moved = [_rolled(one_1HW, seed) for one_1HW, seed in zip(background_B1HW, seeds, strict=True)]
+        return torch.stack(moved).mul_(epsilon)
+    raise UsageError(f"there is no region called '{region}'", f"known: {', '.join(REGIONS)}")
+
+
+def _rolled(mask_1HW: torch.Tensor, seed: int) -> torch.Tensor:
+    _, H, W = mask_1HW.shape
+    rows, columns = derive_seed(seed, "rows") % H, derive_seed(seed, "columns") % W
+    return torch.roll(mask_1HW, shifts=(rows, columns), dims=(1, 2))
