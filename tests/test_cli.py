@@ -135,6 +135,7 @@ def test_json_is_all_there_is_on_stdout(run_latcli: RunLatcli, store: Path, comm
     assert isinstance(json.loads(done.stdout), dict)
 
 
+@pytest.mark.slow
 def test_doctor_gives_json_of_its_own(run_latcli: RunLatcli) -> None:
     done = run_latcli("doctor", "--json", "--device", "cpu")
 
@@ -143,6 +144,7 @@ def test_doctor_gives_json_of_its_own(run_latcli: RunLatcli) -> None:
     assert json.loads(done.stdout)["ok"] is True
 
 
+@pytest.mark.slow
 def test_doctor_is_a_plain_table_in_a_pipe(run_latcli: RunLatcli) -> None:
     done = run_latcli("doctor", "--device", "cpu")
 
