@@ -168,6 +168,21 @@ def attack(
     return result.exit_code
 
 
+@app.command(rich_help_panel="Main job")
+@with_session
+def demo(session: Session) -> int:
+    """Fool two photos that installed packages carry; needs no network.
+
+    Shows the main job from end to end, where its pictures are, and what to try next.
+    """
+    from latcli.commands.demo import run
+    from latcli.reporting import tables
+
+    result = run(session)
+    session.show(result, tables.demo)
+    return result.exit_code
+
+
 @app.command(rich_help_panel="Look around")
 @with_session
 def doctor(session: Session) -> int:

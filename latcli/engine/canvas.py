@@ -89,26 +89,39 @@ def make_canvas(grids: Sequence[Grid], device: torch.device) -> Canvas:
 class CanvasView:
     """The model that an attack on a canvas climbs: round to 8 bits, read each photo as the classifier does, classify.
 
-    Rounding is inside, with a straight-through gradient, so that the attack sees what will be saved.
+    `rows_BhH` and `columns_BwW` read one photo each (see `Preprocessing.matrices`), with zeros where a photo does not
+    reach. Rounding is inside, with a straight-through gradient, so that the attack sees what will be saved.
     """
 
-    def __init__(
-        self, classify: Model, read: Callable[[torch.Tensor], torch.Tensor], sizes: Sequence[tuple[int, int]]
-    ) -> None:
-        self.classify, self.read, self.sizes = classify, read, tuple(sizes)
+    def __init__(self, classify: Model, rows_BhH: torch.Tensor, columns_BwW: torch.Tensor) -> None:
+        self.classify, self.rows_BhH, self.columns_BwW = classify, rows_BhH, columns_BwW
 
     def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """logits_BK of the photos on a canvas."""
-        saved_BCHW = x_BCHW + (x_BCHW.detach().mul(255.0).round_().div_(255.0) - x_BCHW.detach())
-        if len(set(self.sizes)) == 1:
-            h, w = self.sizes[0]
-            return self.classify(self.read(saved_BCHW[:, :, :h, :w]))
-        seen = [self.read(saved_BCHW[i : i + 1, :, :h, :w]) for i, (h, w) in enumerate(self.sizes)]
-        return self.classify(torch.cat(seen))
+        with torch.no_grad():
+            rounding_BCHW = x_BCHW.mul(255.0).round_().div_(255.0).sub_(x_BCHW)
+        read_BChW = self.rows_BhH[:, None] @ (x_BCHW + rounding_BCHW)
+        read_BChw = read_BChW @ self.columns_BwW.transpose(1, 2)[:, None]
+        return self.classify(read_BChw.clamp(0.0, 1.0))
 
     def narrowed(self, kept_b: torch.Tensor) -> CanvasView:
         """The view of some of the photos."""
-        return CanvasView(self.classify, self.read, [self.sizes[i] for i in kept_b.tolist()])
+        return CanvasView(self.classify, self.rows_BhH[kept_b], self.columns_BwW[kept_b])
+
+
+def make_view(
+    classify: Model, canvas: Canvas, matrices: Callable[[tuple[int, int]], tuple[torch.Tensor, torch.Tensor]]
+) -> CanvasView:
+    """The view of a canvas; `matrices` gives rows_hH and columns_wW for a photo of a size (H, W)."""
+    B, _, H, W = canvas.x_BCHW.shape
+    pairs = [matrices(size) for size in canvas.sizes]
+    rows_BhH = torch.zeros(B, len(pairs[0][0]), H)
+    columns_BwW = torch.zeros(B, len(pairs[0][1]), W)
+    for index, (rows_hH, columns_wW) in enumerate(pairs):
+        rows_BhH[index, :, : rows_hH.shape[1]] = rows_hH
+        columns_BwW[index, :, : columns_wW.shape[1]] = columns_wW
+    device = canvas.x_BCHW.device
+    return CanvasView(classify, rows_BhH.to(device), columns_BwW.to(device))
 
 
 def adversarial_levels(

@@ -10,14 +10,17 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from latcli.errors import ImageError
 
@@ -26,6 +29,40 @@ MAX_PIXELS = 150_000_000
 
 #: File endings that a folder is searched for.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jfif"})
+
+#: What PIL may take a file for. Of the rest, some would start other programs (EPS starts Ghostscript).
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "AVIF", "JPEG2000")
+
+#: What PIL's decoders raise on damaged files differs from format to format.
+_DAMAGE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+    RuntimeError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+
+#: The EXIF tag of the camera's orientation, and what turns the pixels upright.
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+#: PIL's own: ultralytics puts another in its place, which wants to install packages where a file is no image.
+_pil_open = Image.open
 
 _TRANSPARENT_MODES = {"RGBA", "LA", "PA", "La", "RGBa"}
 _SIXTEEN_BIT_MODES = {"I;16", "I;16L", "I;16B", "I;16N", "I"}
@@ -73,9 +110,10 @@ def read_photo(path: Path) -> Photo:
 
 def decode_photo(data: bytes, name: str) -> Photo:
     """Decode the bytes of an image file; `name` is what errors and results call it. Raises ImageError."""
-    image, notes = _decode(data, name)
-    image, more = _as_upright_rgb(image)
-    levels_HWC = np.array(image, dtype=np.uint8)
+    with _damage_as_errors(name):
+        image, notes = _decode(data, name)
+        image, more = _as_upright_rgb(image)
+        levels_HWC = np.array(image, dtype=np.uint8)
     return Photo(name, levels_HWC, hashlib.sha256(data).hexdigest(), (*notes, *more))
 
 
@@ -90,10 +128,11 @@ def read_mask(path: Path, size: tuple[int, int]) -> torch.Tensor:
         raise ImageError(
             f"cannot read the mask {path}: {error.strerror or error}", "give the path of a grey image"
         ) from error
-    image, _ = _decode(data, str(path))
-    if image.mode in _TRANSPARENT_MODES:
-        image = image.convert("RGBA").getchannel("A") if _is_blank(image) else image.convert("RGB")
-    grey_HW = _sixteen_bit_levels(image) if image.mode in _SIXTEEN_BIT_MODES else np.array(image.convert("L"))
+    with _damage_as_errors(str(path)):
+        image, _ = _decode(data, str(path))
+        if image.mode in _TRANSPARENT_MODES:
+            image = image.convert("RGBA").getchannel("A") if _is_blank(image) else image.convert("RGB")
+        grey_HW = _sixteen_bit_levels(image) if image.mode in _SIXTEEN_BIT_MODES else np.array(image.convert("L"))
     if grey_HW.shape != size:
         raise ImageError(
             f"the mask {path} is {grey_HW.shape[1]}x{grey_HW.shape[0]}, its photo {size[1]}x{size[0]}",
@@ -131,36 +170,31 @@ def to_levels(x_CHW: torch.Tensor) -> np.ndarray:
 def _decode(data: bytes, name: str) -> tuple[Image.Image, list[str]]:
     if not data:
         raise ImageError(f"{name} is empty (0 bytes)", "copy or download the file again")
+    image = _open_unlimited(data)
+    _check_size(image, name)
+    frames = getattr(image, "n_frames", 1)
+    image.load()
+    if image.mode == "F":
+        raise ImageError(f"{name} holds floating-point numbers, not levels", "save it with 8 or 16 bits a channel")
+    return image, [f"first of {frames} frames"] if frames > 1 else []
+
+
+@contextmanager
+def _damage_as_errors(name: str) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL's own size warning: the limit below is ours
-            image = _open_unlimited(data)
-            _check_size(image, name)
-            frames = getattr(image, "n_frames", 1)
-            image.load()
+            warnings.simplefilter("ignore")  # PIL warns of what is no harm; its size limit is replaced by ours
+            yield
     except UnidentifiedImageError:
         raise ImageError(f"{name} is not an image that can be read", "JPEG, PNG, WebP, TIFF, BMP, GIF work") from None
-    except ImageError:
-        raise
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        IndexError,
-        TypeError,
-        OverflowError,
-        MemoryError,
-    ) as error:
-        # What PIL's decoders raise on damaged files differs from format to format.
+    except _DAMAGE_ERRORS as error:
         raise ImageError(f"{name} is damaged: {error}", "copy or download the file again") from error
-    return image, [f"first of {frames} frames"] if frames > 1 else []
 
 
 def _open_unlimited(data: bytes) -> Image.Image:
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        return Image.open(io.BytesIO(data))
+        return _pil_open(io.BytesIO(data), formats=_FORMATS)
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
@@ -178,8 +212,9 @@ def _check_size(image: Image.Image, name: str) -> None:
 
 def _as_upright_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
     notes: list[str] = []
-    if image.getexif().get(0x0112, 1) != 1:
-        image = ImageOps.exif_transpose(image)
+    turn = _TURNS.get(_orientation(image))
+    if turn is not None:
+        image = image.transpose(turn)
         notes.append("rotated as the camera noted")
     if image.mode in _SIXTEEN_BIT_MODES:
         image = Image.fromarray(_sixteen_bit_levels(image))
@@ -191,6 +226,13 @@ def _as_upright_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
     elif image.mode == "CMYK":
         notes.append("CMYK turned into RGB")
     return image.convert("RGB"), notes
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except _DAMAGE_ERRORS:
+        return 1  # the pixels are there, only what was noted about them is not
 
 
 def _sixteen_bit_levels(image: Image.Image) -> np.ndarray:

@@ -22,7 +22,16 @@ from latcli.engine.attacks.contract import allowed_levels, run_attack
 from latcli.engine.attacks.objectives import objective_for
 from latcli.engine.attacks.pgd import input_gradient
 from latcli.engine.attacks.settings import Attack, AttackSettings, Model
-from latcli.engine.canvas import MAX_GRID_PIXELS, CanvasView, adversarial_levels, make_canvas, make_grid, measure_change
+from latcli.engine.canvas import (
+    MAX_GRID_PIXELS,
+    Canvas,
+    CanvasView,
+    adversarial_levels,
+    make_canvas,
+    make_grid,
+    make_view,
+    measure_change,
+)
 from latcli.engine.detectors.base import Box, Detection, Detector, Target
 from latcli.engine.detectors.choose import choose_boxes
 from latcli.engine.images import Photo, decode_png, encode_png, read_mask
@@ -98,9 +107,9 @@ class PhotoSettings:
 class Localized:
     """A photo, its label and clean prediction, the object's mask and what may change: ready to be attacked.
 
-    `allowed_HW` are whole levels (uint8); `mask_HW` is uint8, 255 on the object. `how` says in words where the mask
-    came from. `background_share` is the share of pixels that may change, `visible_share` the same of the pixels that
-    the classifier sees.
+    `mask_HW` is uint8, 255 on the object; `how` says in words where it came from. `background_share` is the share of
+    pixels that the epsilon matrix lets change, `visible_share` the same of those that the classifier sees; `allowed_HW`
+    are whole levels (uint8) for the latter, since a change that nobody sees would be pointless.
     """
 
     photo: Photo
@@ -167,9 +176,12 @@ class PhotoAttacker:
         seed = derive_seed(settings.seed, photo.sha256, "region")
         eps_1HW = localize.epsilon_matrix(mask_1HW[None], settings.epsilon, settings.region, [seed])[0]
         allowed_HW = allowed_levels(eps_1HW)[0].numpy()
-        background_share, visible_share = _free_shares(allowed_HW, self._window(photo))
+        background_share = float(np.count_nonzero(allowed_HW)) / allowed_HW.size
+        window = self._window(photo)
+        visible_share = float(np.count_nonzero(allowed_HW[window])) / allowed_HW[window].size
         if visible_share == 0.0:
             raise _nothing_to_change(photo, how, settings, background_share)
+        allowed_HW = _within(allowed_HW, window)
         mask_HW = mask_1HW[0].mul(255.0).round_().to(torch.uint8).numpy()
         return Localized(photo, label, clean, boxes, how, mask_HW, allowed_HW, background_share, visible_share)
 
@@ -191,7 +203,7 @@ class PhotoAttacker:
             )
         adv_BCHW = run_attack(
             self.attack,
-            CanvasView(self._gradient_model(), self._read, canvas.sizes),
+            self._view(canvas),
             canvas.x_BCHW,
             torch.tensor(wanted, device=self.device),
             canvas.eps_B1HW,
@@ -214,7 +226,7 @@ class PhotoAttacker:
         """Time of one gradient step on one photo, measured: the second of two, since the first one warms up."""
         grid = make_grid(localized.photo.levels_HWC, localized.allowed_HW)
         canvas = make_canvas([grid], self.device)
-        view = CanvasView(self._gradient_model(), self._read, canvas.sizes)
+        view = self._view(canvas)
         y_1 = torch.tensor([localized.label.index], device=self.device)
         for _ in range(2):
             start = time.perf_counter()
@@ -295,18 +307,17 @@ class PhotoAttacker:
             return slice(None), slice(None)
         return self.classifier.preprocessing.visible(photo.size)
 
-    def _read(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        return x_BCHW if self.settings.at_model_resolution else self.classifier.preprocessing.view(x_BCHW)
-
     def _score(self, images: Sequence[Image.Image], labels: Sequence[int | None]) -> list[Prediction]:
         read = square_to_unit if self.settings.at_model_resolution else self.classifier.preprocessing.read
         x_BChw = torch.stack([read(image.convert("RGB")) for image in images]).to(self.device)
         return predict(self.classifier, x_BChw, labels)
 
-    def _gradient_model(self) -> Model:
+    def _view(self, canvas: Canvas) -> CanvasView:
         if self._classify is None:
             self._classify = gradient_form(self.classifier, self.settings.precision)
-        return self._classify
+        if self.settings.at_model_resolution:
+            return make_view(self._classify, canvas, lambda size: (torch.eye(size[0]), torch.eye(size[1])))
+        return make_view(self._classify, canvas, self.classifier.preprocessing.matrices)
 
 
 def batches(photos: Iterable[Localized], most: int, pixels: int = MAX_GRID_PIXELS) -> Iterator[list[Localized]]:
@@ -328,9 +339,11 @@ def batches(photos: Iterable[Localized], most: int, pixels: int = MAX_GRID_PIXEL
         yield group
 
 
-def _free_shares(allowed_HW: np.ndarray, window: tuple[slice, slice]) -> tuple[float, float]:
-    free_HW = allowed_HW > 0
-    return float(free_HW.mean()), float(free_HW[window].mean())
+def _within(allowed_HW: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
+    """Nothing may change outside the window: no gradient comes from there, and a random start would stay as noise."""
+    inside_HW = np.zeros_like(allowed_HW)
+    inside_HW[window] = allowed_HW[window]
+    return inside_HW
 
 
 def _mask_file(mask: Path, photo: Photo) -> Path:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import PurePath
+import os
+from collections.abc import Mapping
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
-from rich.box import SIMPLE_HEAD
+from rich.box import Box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -15,13 +16,19 @@ from latcli.reporting.text import printable
 
 Side = Literal["clean", "adversarial"]
 
+#: Columns that a name gets.
+_NAME = 17
+
+#: Two rules and no frame; in letters that every stream takes, so that a terminal and a file show the same table.
+RULED = Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
+
 
 def attack(document: Mapping[str, Any]) -> RenderableType:
     """What `attack --json` gives: the paper's Tables 1 and 2, what failed, and where the pictures are."""
     if "planned" in document:
         parts: list[RenderableType] = [_plan(document)]
     elif document["images"]:
-        parts = [_photos(document, "clean"), _photos(document, "adversarial"), *_remarks(document)]
+        parts = [_photos(document, "clean"), "", _photos(document, "adversarial"), "", *_remarks(document)]
     else:
         parts = [Text("no photo was attacked")]
     for failure in document["failures"]:
@@ -29,6 +36,14 @@ def attack(document: Mapping[str, Any]) -> RenderableType:
     if document["run"] is not None:
         parts.append(_whereabouts(document))
     return Group(*parts)
+
+
+def demo(document: Mapping[str, Any]) -> RenderableType:
+    """What `demo --json` gives: the attack, each photo's picture, and what to try next."""
+    images = document["attack"]["images"]
+    lines = [f"  {_from_here(image['files']['figure'])}" for image in images]
+    lines += ["", "try next:", *(f"  {command}" for command in document["next"])]
+    return Group(attack(document["attack"]), Text("\n".join(map(printable, lines)), overflow="fold"))
 
 
 def _photos(document: Mapping[str, Any], side: Side) -> Table:
@@ -39,20 +54,20 @@ def _photos(document: Mapping[str, Any], side: Side) -> Table:
         "adversarial": f"Adversarial photos: {document['region']} altered by at most {_epsilon(document['epsilon'])}",
     }[side]
     table = _table(title, with_footer=n > 1)
-    _add_name_column(table, "class", f"{n} photos", 20)
+    table.add_column("class", f"{n} photos", no_wrap=True)
     if side == "adversarial":
-        table.add_column("altered", f"{document['summary']['altered_percent']:.1f} %", justify="right", no_wrap=True)
-    for heading, count in (("right?", "right"), ("top 5?", "top5"), ("top 10?", "top10")):
-        table.add_column(heading, f"{averages[count]}/{n}", justify="center", no_wrap=True)
-    _add_name_column(table, "guess", "", 20)
-    table.add_column("p(class)", confidence_text(averages["confidence"]), justify="right", no_wrap=True)
+        _add_number_column(table, "altered", f"{document['summary']['altered_percent']:.1f} %")
+    for heading, count in (("right?", "right"), ("top 5", "top5"), ("top 10", "top10")):
+        _add_number_column(table, heading, f"{averages[count]}/{n}")
+    table.add_column("guess", no_wrap=True)
+    _add_number_column(table, "p(class)", confidence_text(averages["confidence"]))
     for image in images:
-        cells: list[str | Text] = [_text(image["label"]["name"] + (" *" if _assumed(image) else ""))]
+        cells: list[str | Text] = [_text(image["label"]["name"], _NAME).append(" *" if _assumed(image) else "")]
         if side == "adversarial":
             cells.append(f"{image['altered_percent']:.1f} %")
         said = image[side]
         cells += ["yes" if said["rank"] <= rank else "no" for rank in (1, 5, 10)]
-        table.add_row(*cells, _text(said["prediction"]), confidence_text(said["confidence"]))
+        table.add_row(*cells, _text(said["prediction"], _NAME), confidence_text(said["confidence"]))
     return table
 
 
@@ -70,18 +85,18 @@ def _remarks(document: Mapping[str, Any]) -> list[RenderableType]:
 def _plan(document: Mapping[str, Any]) -> Table:
     planned = document["planned"]
     table = _table("Nothing was attacked; this is what would be", with_footer=len(planned) > 1)
-    _add_name_column(table, "photo", f"{len(planned)} photos", 16)
+    table.add_column("photo", f"{len(planned)} photos", no_wrap=True)
     table.add_column("size", no_wrap=True)
-    _add_name_column(table, "class", "", 14)
-    _add_name_column(table, "object from", "", 12)
-    table.add_column("may change", justify="right", no_wrap=True)
-    table.add_column("time", f"{sum(one['seconds'] for one in planned):.0f} s", justify="right", no_wrap=True)
+    table.add_column("class", no_wrap=True)
+    table.add_column("object from", no_wrap=True)
+    _add_number_column(table, "may change", "")
+    _add_number_column(table, "time", f"{sum(one['seconds'] for one in planned):.0f} s")
     for one in planned:
         table.add_row(
-            _text(PurePath(one["image"]).name),
+            _text(PurePath(one["image"]).name, _NAME),
             f"{one['width']}x{one['height']}",
-            _text(one["label"]["name"]),
-            _text(one["how"]),
+            _text(one["label"]["name"], _NAME),
+            _text(one["how"], _NAME),
             f"{one['background_percent']:.1f} %",
             f"{one['seconds']:.1f} s",
         )
@@ -91,20 +106,31 @@ def _plan(document: Mapping[str, Any]) -> Table:
 def _whereabouts(document: Mapping[str, Any]) -> Text:
     lines = [f"run {document['run']}"]
     if len(document["images"]) == 1:
-        lines += [f"  {kind}: {path}" for kind, path in document["images"][0]["files"].items()]
+        lines += [_from_here(path) for path in document["images"][0]["files"].values()]
     else:
-        lines.append(f"  pictures: {document['dir']}")
-    return Text("\n".join(map(printable, lines)), overflow="fold", no_wrap=True)
+        lines.append(f"pictures in {_from_here(document['dir'])}")
+    return Text("\n".join(map(printable, lines)), overflow="fold")
+
+
+def _from_here(path: str) -> str:
+    """A path as one would type it in the working directory."""
+    return os.path.relpath(path) if PurePath(path).is_relative_to(Path.cwd()) else path
 
 
 def _table(title: str, *, with_footer: bool) -> Table:
     return Table(
-        box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", show_footer=with_footer, pad_edge=False
+        box=RULED,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        show_footer=with_footer,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
     )
 
 
-def _add_name_column(table: Table, heading: str, footer: str, width: int) -> None:
-    table.add_column(heading, footer, overflow="ellipsis", no_wrap=True, max_width=width)
+def _add_number_column(table: Table, heading: str, footer: str) -> None:
+    table.add_column(heading, footer, justify="right", no_wrap=True, min_width=max(len(heading), len(footer)))
 
 
 def confidence_text(confidence: float) -> str:
@@ -121,5 +147,7 @@ def _assumed(image: Mapping[str, Any]) -> bool:
     return bool(image["label"]["source"] == "prediction")
 
 
-def _text(value: Sequence[str] | str) -> Text:
-    return Text(printable(str(value)))
+def _text(value: str, width: int) -> Text:
+    """A name cut to a column's width, in letters that every stream takes."""
+    shown = printable(value)
+    return Text(shown if len(shown) <= width else f"{shown[: width - 3]}...")

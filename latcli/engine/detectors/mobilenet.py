@@ -46,7 +46,7 @@ class MobilenetDetector:
     def detect(self, photo: Photo, target: Target) -> Detection:
         """Every COCO object above the confidence, boxes inside the photo, by falling confidence."""
         image = for_detector(photo)
-        x_CHW = to_unit(np.asarray(image)).to(self._device)
+        x_CHW = to_unit(np.array(image)).to(self._device)
         found = self._model([x_CHW])[0]
         boxes = []
         rows = zip(found["boxes"].tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True)

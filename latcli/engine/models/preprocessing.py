@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -48,21 +49,32 @@ class Preprocessing:
         """x_Chw in [0, 1] of an RGB photo: how every score of latcli is taken."""
         return square_to_unit(self.prepare(image))
 
-    def view(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """The same as `read`, differentiable: x_BCHW in [0, 1] at photo size to x_BChw.
+    def matrices(self, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """`read` as a linear map: rows_hH and columns_wW such that rows_hH @ x_HW @ columns_wW.T is what `read` gives.
 
-        Agrees with PIL's pipeline up to the 8-bit rounding that PIL does between and after its two passes.
+        `size` is (H, W). Antialiased resizing is separable and linear, so the crop costs nothing and the gradient is
+        the same product turned round. Agrees with PIL but for the 8-bit rounding that PIL does between and after its
+        passes, and for its clipping.
         """
-        top, left, height, width = self._window((x_BCHW.shape[2], x_BCHW.shape[3]))
-        resized = interpolate(x_BCHW, (height, width), mode=self.interpolation, antialias=True)
-        return resized[:, :, top : top + self.crop, left : left + self.crop].clamp(0.0, 1.0)
+        top, left, height, width = self._window(size)
+        rows_hH = _resize_matrix(size[0], height, self.interpolation)[top : top + self.crop]
+        columns_wW = _resize_matrix(size[1], width, self.interpolation)[left : left + self.crop]
+        return rows_hH, columns_wW
 
     def visible(self, size: tuple[int, int]) -> tuple[slice, slice]:
-        """The rows and columns of a photo of `size` (H, W) that reach the network; the rest is cropped away."""
-        H, W = size
+        """The rows and columns of a photo of `size` (H, W) that reach the network; the rest is cropped away.
+
+        The resize filter reaches a little across the crop's edge, and so do they.
+        """
         top, left, height, width = self._window(size)
-        rows = slice(int(top * H / height), math.ceil((top + self.crop) * H / height))
-        return rows, slice(int(left * W / width), math.ceil((left + self.crop) * W / width))
+        return self._reach(top, height, size[0]), self._reach(left, width, size[1])
+
+    def _reach(self, first: int, resized: int, side: int) -> slice:
+        scale = side / resized
+        margin = (2.0 if self.interpolation == "bicubic" else 1.0) * max(1.0, scale)
+        start = math.floor((first + 0.5) * scale - margin)
+        stop = math.ceil((first + self.crop - 0.5) * scale + margin)
+        return slice(max(0, start), min(side, stop))
 
     def _window(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
         """Top, left of the crop, and height, width of the resized photo, by torchvision's rounding rules."""
@@ -74,6 +86,14 @@ class Preprocessing:
         if max(height, width) > MAX_RESIZED_SIDE:
             raise ImageError(f"a photo of {W}x{H} pixels is too narrow to classify", "cut a squarer part out of it")
         return round((height - self.crop) / 2.0), round((width - self.crop) / 2.0), height, width
+
+
+@lru_cache(maxsize=16)
+def _resize_matrix(side: int, resized: int, interpolation: Interpolation) -> torch.Tensor:
+    """What PIL's and torch's antialiased filter does to one axis: (resized, side); each row sums to 1."""
+    # The filter itself is torch's: it is asked for the response to each single pixel.
+    impulses = torch.eye(side).view(1, 1, side, side)
+    return interpolate(impulses, (resized, side), mode=interpolation, antialias=True)[0, 0]
 
 
 def square_to_unit(image: Image.Image) -> torch.Tensor:
