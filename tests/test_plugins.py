@@ -1,0 +1,111 @@
+"""The two other ways in, as the docs tell them: every example in them is run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from conftest import ROOT, RunLatcli
+from PIL import Image
+
+from latcli.engine import registry
+from latcli.errors import LatcliError, UsageError
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The code blocks of a page of the docs."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def install(folder: Path, code: str, toml: str) -> None:
+    """A package as pip would leave it: modules, and the entry points of its metadata."""
+    modules = dict.fromkeys(re.findall(r'= "([\w.]+):', toml))
+    package = folder / "mypackage"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    for module in modules:
+        folder.joinpath(*module.split(".")).with_suffix(".py").write_text(code, encoding="utf-8")
+    metadata = folder / "mypackage-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: mypackage\nVersion: 1.0\n", encoding="utf-8")
+    groups = re.sub(r'\[project\.entry-points\."(.*?)"\]', r"[\1]", toml).replace('"', "")
+    (metadata / "entry_points.txt").write_text(groups, encoding="utf-8")
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Path:
+    folder = tmp_path / "site"
+    install(folder, "\n\n".join(blocks("plugins.md", "python")), blocks("plugins.md", "toml")[0])
+    return folder
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    noise = np.random.default_rng(0).integers(0, 200, (60, 80, 3), dtype=np.uint8)
+    noise[30:, 40:] += 55
+    Image.fromarray(noise).save(path)
+    return path
+
+
+def test_the_plug_ins_of_the_docs_do_the_main_job(plugin: Path, photo: Path, run_latcli: RunLatcli) -> None:
+    arguments = ["--attack", "signs", "--detector", "bright", "--classifier", "mine", "--json"]
+    done = run_latcli("attack", photo, *arguments, environment={"PYTHONPATH": str(plugin)})
+
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    (image,) = document["images"]
+    assert (document["classifier"], document["detector"]) == ("mine", "bright")
+    assert image["boxes"][0][:4] == [40, 30, 80, 60]
+    assert image["linf_inside"] == 0
+    assert 0 < image["linf_outside"] <= 8 / 255
+    assert image["label"]["name"] in {"cat", "dog", "hen", "bus"}
+
+
+def test_an_attack_that_leaks_is_caught_and_nothing_is_kept(plugin: Path, photo: Path, run_latcli: RunLatcli) -> None:
+    module = plugin / "mypackage" / "attacks.py"
+    module.write_text(module.read_text().replace("eps_B1HW * gradient_BCHW", "eps_B1HW.amax() * gradient_BCHW"))
+    arguments = ["--attack", "signs", "--detector", "bright", "--classifier", "mine"]
+    done = run_latcli("attack", photo, *arguments, environment={"PYTHONPATH": str(plugin)})
+
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: the attack broke its contract: .*\nhint: .*\n", done.stderr)
+    assert not list(photo.parent.rglob("*-adversarial.png"))
+
+
+def test_a_plug_in_that_cannot_be_imported_says_so(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (plugin / "mypackage" / "models.py").write_text("import a_module_that_is_not_there\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(plugin)
+    assert "mine" in registry.names("classifier")
+    with pytest.raises(LatcliError, match=r"mypackage\.models:mine cannot be imported: .*a_module_that_is_not_there"):
+        registry.load("classifier", "mine")
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_one() -> None:
+    with pytest.raises(UsageError) as raised:
+        registry.load("attack", "pdg")
+    assert "did you mean 'pgd'?" in raised.value.hint
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1], ids=["a photo", "tensors"])
+def test_the_library_examples_run(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg"), "photo.jpg")
+    names: dict[str, object] = {}
+    exec(blocks("library.md", "python")[number], names)
+
+    if number == 0:
+        assert Image.open("adversarial.png").size == (512, 600)
+        assert "became" in capsys.readouterr().out
+    else:
+        change_BCHW = (names["x_adv_BCHW"] - names["x_BCHW"]).abs()  # type: ignore[operator]
+        assert change_BCHW[:, :, 10:18, 10:18].max() == 0
+        assert 0.29 < change_BCHW.max() <= 0.3 + 2**-23
