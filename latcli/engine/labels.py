@@ -6,8 +6,9 @@ Knows class names and paths; must not know networks.
 from __future__ import annotations
 
 import csv
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -38,7 +39,7 @@ def parse_label(text: str, classes: Classes, source: str = "given") -> Label:
     Raises UsageError for a text that names no class, or several.
     """
     text = text.strip()
-    if re.fullmatch(r"\d+", text):
+    if re.fullmatch(r"\d{1,9}", text):
         index = int(text)
         if index >= len(classes.class_names):
             raise UsageError(
@@ -70,13 +71,13 @@ class LabelFile:
         self.path = path
         try:
             with path.open(newline="", encoding="utf-8-sig") as file:
-                rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
+                rows = [row for row in csv.reader(_without_nul(file)) if any(cell.strip() for cell in row)]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise UsageError(
                 f"cannot read the labels {path}: {error}", "a CSV with the columns file and index or name is needed"
             ) from error
         file_column, index_column, name_column, body = _columns(rows, path)
-        self._by_path: dict[Path, str] = {}
+        self._by_path: dict[str, str] = {}  # by real path; unlike Path.resolve it bears links that lead in circles
         self._by_name: dict[str, list[str]] = {}
         for number, row in enumerate(body, start=len(rows) - len(body) + 1):
             texts = [row[c].strip() for c in (index_column, name_column) if c is not None and c < len(row)]
@@ -84,12 +85,12 @@ class LabelFile:
             if file_column >= len(row) or text is None:
                 raise UsageError(f"{path}, row {number}: a file and a label are needed", "see the row above it")
             file_name = row[file_column].strip()
-            self._by_path[(path.parent / file_name).resolve()] = text
+            self._by_path[os.path.realpath(path.parent / file_name)] = text
             self._by_name.setdefault(Path(file_name).name, []).append(text)
 
     def label_of(self, photo: Path, classes: Classes) -> Label:
         """The label of one photo. Raises UsageError where the file names it not at all, or not uniquely."""
-        text = self._by_path.get(photo.resolve())
+        text = self._by_path.get(os.path.realpath(photo))
         if text is None:
             candidates = self._by_name.get(photo.name, [])
             if len(set(candidates)) > 1:
@@ -131,6 +132,13 @@ def _columns(rows: Sequence[Sequence[str]], path: Path) -> tuple[int, int | None
     if index_column is None and name_column is None:
         raise UsageError(f"the labels {path} have no column of classes", "call one of them 'index' or 'name'")
     return file_column, index_column, name_column, rows[1:]
+
+
+def _without_nul(lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        if "\0" in line:
+            raise csv.Error("it is a binary file")
+        yield line
 
 
 def _plain(name: str) -> str:
