@@ -91,6 +91,13 @@ def test_a_name_of_two_classes_is_refused_with_both_indices() -> None:
     assert "3 or 5" in error.hint
 
 
+def test_names_that_differ_in_case_alone_are_told_apart_by_it() -> None:
+    dog_and_wool = Plain(("Cardigan", "cardigan"))
+    assert parse_label("Cardigan", dog_and_wool).index == 0
+    assert parse_label("cardigan", dog_and_wool).index == 1
+    assert "0 or 1" in refusal("CARDIGAN", dog_and_wool).hint
+
+
 def test_a_classifier_without_wordnet_ids_knows_none() -> None:
     assert "no class called" in refusal("n00000000", Plain()).message
 

@@ -53,6 +53,8 @@ def parse_label(text: str, classes: Classes, source: str = "given") -> Label:
     found = [index for index, name in enumerate(classes.class_names) if _plain(name) == wanted]
     if not found:
         raise unknown_name("class", text, classes.class_names)
+    # Of two names that only case tells apart, as ImageNet's Cardigan (a dog) and cardigan, the one as written is meant.
+    found = [index for index in found if classes.class_names[index] == text] or found
     if len(found) > 1:
         places = " or ".join(map(str, found))
         raise UsageError(f"'{text}' is the name of {len(found)} classes", f"give the index instead: {places}")
