@@ -34,8 +34,9 @@ def boxes_mask(boxes: Sequence[Rectangle], size: tuple[int, int]) -> torch.Tenso
     H, W = size
     mask_1HW = torch.zeros(1, H, W)
     for x0, y0, x1, y1 in boxes:
-        rows = slice(max(0, math.floor(y0)), min(H, math.ceil(y1)))
-        columns = slice(max(0, math.floor(x0)), min(W, math.ceil(x1)))
+        # An end below 0 would count from the far side.
+        rows = slice(max(0, math.floor(y0)), max(0, math.ceil(y1)))
+        columns = slice(max(0, math.floor(x0)), max(0, math.ceil(x1)))
         mask_1HW[:, rows, columns] = 1.0
     return mask_1HW
 
