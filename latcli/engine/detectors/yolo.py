@@ -155,13 +155,14 @@ def _at_size(mask_HW: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 def _visiting_ultralytics() -> Iterator[None]:
     """Import and use ultralytics with its safe mode on, and without what it does to the process that hosts it.
 
-    It sets the number of torch's threads, OpenCV's and OpenMP's, sends telemetry, installs packages and prints.
+    It sets the number of torch's threads, OpenCV's and OpenMP's, sends telemetry, installs packages, prints, and what
+    one checkpoint may hold in safe mode it allows to every later one.
     """
     with _lock:
-        environment, threads = dict(os.environ), torch.get_num_threads()
         import cv2
 
-        cv2_threads = cv2.getNumThreads()
+        environment, threads, cv2_threads = dict(os.environ), torch.get_num_threads(), cv2.getNumThreads()
+        allowed = torch.serialization.get_safe_globals()
         os.environ.update(_ENVIRONMENT)
         try:
             import_torchvision()
@@ -182,6 +183,8 @@ def _visiting_ultralytics() -> Iterator[None]:
             os.environ.update(environment)
             torch.set_num_threads(threads)
             cv2.setNumThreads(cv2_threads)
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(allowed)
 
 
 @contextmanager

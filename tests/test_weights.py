@@ -1,0 +1,350 @@
+"""Weights files are read without running them, fitted strictly, and fetched or refused within seconds."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+from latcli.engine.downloads import fetch, kept_at, reachable, require_reachable, torchvision_weights
+from latcli.engine.models.weights import load_into, read_state_dict, state_dict_sha256
+from latcli.errors import ExitCode, WeightsError
+
+
+def _network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
+
+
+@pytest.fixture
+def state_dict() -> dict[str, torch.Tensor]:
+    return dict(_network().state_dict())
+
+
+def _assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+# Reading
+
+
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_torch_files_are_read_bare_and_wrapped(
+    state_dict: dict[str, torch.Tensor], tmp_path: Path, wrapper: str | None, legacy: bool
+) -> None:
+    content = OrderedDict(state_dict) if wrapper is None else {"epoch": 3, wrapper: state_dict}
+    torch.save(content, tmp_path / "file.pth", _use_new_zipfile_serialization=not legacy)
+    read = read_state_dict(tmp_path / "file.pth")
+    assert type(read) is dict
+    _assert_same(read, state_dict)
+
+
+def test_safetensors_are_read(state_dict: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    save_file(state_dict, tmp_path / "file.safetensors")
+    _assert_same(read_state_dict(tmp_path / "file.safetensors"), state_dict)
+
+
+class _Payload:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch '{self.marker}'",)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_that_would_run_code_does_not(
+    state_dict: dict[str, torch.Tensor], tmp_path: Path, legacy: bool
+) -> None:
+    marker, file = tmp_path / "ran", tmp_path / "evil.pth"
+    torch.save(state_dict | {"extra": _Payload(marker)}, file, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(WeightsError, match=r"wants to run code of its own \((posix|nt)\.system\)") as refused:
+        read_state_dict(file)
+    assert "state_dict()" in refused.value.hint
+    assert not marker.exists()
+    torch.load(file, weights_only=False)  # the file does what it is accused of
+    assert marker.exists()
+
+
+def test_a_whole_pickled_network_is_refused(tmp_path: Path) -> None:
+    torch.save(_network(), tmp_path / "network.pth")
+    with pytest.raises(WeightsError, match=r"torch\.nn\.modules\.container\.Sequential"):
+        read_state_dict(tmp_path / "network.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([torch.ones(1)], "of type list"),
+        (torch.ones(1), "of type Tensor"),
+        ({}, "an empty mapping"),
+        ({"epoch": 3}, "'epoch' is an object of type int"),
+        ({"state_dict": {"weight": torch.ones(1), "step": 4}}, "'step' is an object of type int"),
+        ({"optimizer": {"lr": 1}}, "a mapping that begins with 'lr'"),
+        ({1: torch.ones(1)}, "'1' is an object of type Tensor"),
+    ],
+)
+def test_what_is_no_state_dict_is_said(content: object, message: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "file.pth")
+    with pytest.raises(WeightsError, match="holds no state dict") as refused:
+        read_state_dict(tmp_path / "file.pth")
+    assert message in refused.value.message
+
+
+@pytest.mark.parametrize("name", ["missing.pth", "missing.safetensors"])
+def test_a_missing_file_is_said(name: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no such weights file") as refused:
+        read_state_dict(tmp_path / name)
+    assert refused.value.exit_code == ExitCode.FAILURE
+
+
+@pytest.mark.parametrize("name", ["file.pth", "file.safetensors"])
+def test_empty_files_and_folders_are_said(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(WeightsError, match="is empty"):
+        read_state_dict(tmp_path / name)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    with pytest.raises(WeightsError, match="cannot read"):
+        read_state_dict(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["file.pth", "legacy.pth", "file.safetensors"])
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.floats(0, 1), cut=st.booleans(), junk=st.binary(min_size=1, max_size=8))
+def test_damage_anywhere_gives_one_clear_line_or_weights(
+    name: str, where: float, cut: bool, junk: bytes, state_dict: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    if name.endswith(".safetensors"):
+        save_file(state_dict, path)
+    else:
+        torch.save(state_dict, path, _use_new_zipfile_serialization=name != "legacy.pth")
+    data = bytearray(path.read_bytes())
+    place = int(where * (len(data) - len(junk)))
+    data[place : None if cut else place + len(junk)] = junk
+    path.write_bytes(data)
+    outcome: object
+    try:
+        outcome = all(isinstance(value, torch.Tensor) for value in read_state_dict(path).values())
+    except WeightsError as error:
+        outcome = "\n" not in error.message + error.hint
+    assert outcome
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(min_size=1, max_size=300), ending=st.sampled_from([".pth", ".safetensors"]))
+def test_arbitrary_bytes_are_refused(content: bytes, ending: str, tmp_path: Path) -> None:
+    (tmp_path / f"file{ending}").write_bytes(content)
+    with pytest.raises(WeightsError):
+        read_state_dict(tmp_path / f"file{ending}")
+
+
+# Fitting
+
+
+def test_weights_that_fit_are_loaded(state_dict: dict[str, torch.Tensor]) -> None:
+    network = _network()
+    changed = {name: value + 1 for name, value in state_dict.items()}
+    load_into(network, changed, what="the weights")
+    _assert_same(dict(network.state_dict()), changed)
+
+
+def test_old_files_without_counters_fit(state_dict: dict[str, torch.Tensor]) -> None:
+    network = _network()
+    old = OrderedDict((name, value + 1) for name, value in state_dict.items() if "num_batches" not in name)
+    load_into(network, old, what="the weights")
+    assert torch.equal(network.state_dict()["0.weight"], old["0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"3.weight": None}, "3.weight missing"),
+        ({"4.weight": torch.ones(1)}, "4.weight unexpected"),
+        ({"3.weight": torch.ones(5, 16)}, "3.weight (5, 16) instead of (2, 16) of another shape"),
+        (dict.fromkeys(["0.weight", "0.bias", "1.weight", "1.bias", "3.bias"]), "and 2 more missing"),
+    ],
+)
+def test_weights_that_do_not_fit_are_said_and_change_nothing(
+    change: dict[str, torch.Tensor | None], message: str, state_dict: dict[str, torch.Tensor]
+) -> None:
+    network = _network()
+    changed = {name: value + 1 for name, value in state_dict.items()} | change
+    with pytest.raises(WeightsError) as refused:
+        load_into(network, {k: v for k, v in changed.items() if v is not None}, what="the weights in file.pth")
+    assert message in refused.value.message
+    assert refused.value.message.startswith("the weights in file.pth do not fit Sequential: ")
+    _assert_same(dict(network.state_dict()), state_dict)
+
+
+# Fingerprints
+
+
+def test_equal_weights_have_equal_hashes_whatever_the_file(state_dict: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    save_file(state_dict, tmp_path / "file.safetensors")
+    torch.save({"model": state_dict}, tmp_path / "file.pth")
+    hashes = {state_dict_sha256(read_state_dict(tmp_path / name)) for name in ("file.pth", "file.safetensors")}
+    assert hashes == {state_dict_sha256(dict(reversed(state_dict.items())))}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"b": torch.zeros(4)},
+        {"a": torch.tensor([0.0, 0, 0, 1e-30])},
+        {"a": torch.zeros(2, 2)},
+        {"a": torch.zeros(4, dtype=torch.int32)},
+        {"a": torch.zeros(4), "b": torch.zeros(0)},
+    ],
+    ids=["name", "value", "shape", "type", "entry"],
+)
+def test_different_weights_have_different_hashes(other: dict[str, torch.Tensor]) -> None:
+    assert state_dict_sha256({"a": torch.zeros(4)}) != state_dict_sha256(other)
+
+
+def test_hashes_take_every_type_and_layout() -> None:
+    values = torch.arange(6).reshape(2, 3)
+    for dtype in (torch.bfloat16, torch.float16, torch.bool, torch.int64):
+        one, transposed = values.to(dtype), values.t().contiguous().t().to(dtype)
+        assert state_dict_sha256({"a": one}) == state_dict_sha256({"a": transposed})
+    assert len(state_dict_sha256({"scalar": torch.tensor(1.0)})) == 64
+
+
+# Fetching
+
+
+class _Server(ThreadingHTTPServer):
+    files: dict[str, bytes]
+    asked: list[str]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+
+    def do_HEAD(self) -> None:
+        self._answer(b"")
+
+    def do_GET(self) -> None:
+        self._answer(self.server.files.get(self.path, b""))
+
+    def _answer(self, body: bytes) -> None:
+        self.server.asked.append(f"{self.command} {self.path}")
+        self.send_response(200 if self.path in self.server.files else 404)
+        self.send_header("Content-Length", str(len(self.server.files.get(self.path, b""))))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[_Server]:
+    """A server on this machine, and an empty cache of weights."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = _Server(("127.0.0.1", 0), _Handler)
+    server.files, server.asked = {}, []
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def _serve(server: _Server, content: bytes, stem: str = "net") -> str:
+    path = f"/{stem}-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    server.files[path] = content
+    return f"http://127.0.0.1:{server.server_port}{path}"
+
+
+def test_weights_are_downloaded_once_into_torchs_cache(
+    server: _Server, state_dict: dict[str, torch.Tensor], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(state_dict, tmp_path / "file.pth")
+    url = _serve(server, (tmp_path / "file.pth").read_bytes())
+    _assert_same(torchvision_weights(url, offline=False), state_dict)
+    assert kept_at(url).parent == tmp_path / "torch" / "hub" / "checkpoints"
+    asked = len(server.asked)
+    _assert_same(torchvision_weights(url, offline=True), state_dict)
+    assert len(server.asked) == asked
+    assert [file.name for file in kept_at(url).parent.iterdir()] == [kept_at(url).name]
+    assert tuple(capfd.readouterr()) == ("", "")
+
+
+def test_progress_goes_to_standard_error(server: _Server, capfd: pytest.CaptureFixture[str]) -> None:
+    fetch(_serve(server, b"x" * 10_000), offline=False, progress=True)
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert "100%" in shown.err
+
+
+def test_a_download_with_another_content_than_its_name_says_is_not_kept(server: _Server) -> None:
+    url = _serve(server, b"the real weights")
+    server.files[url.partition(str(server.server_port))[2]] = b"others"
+    with pytest.raises(WeightsError, match="invalid hash value"):
+        fetch(url, offline=False)
+    assert list(kept_at(url).parent.iterdir()) == []
+
+
+def test_a_file_the_server_does_not_have_is_not_asked_for_twice(server: _Server) -> None:
+    url = f"http://127.0.0.1:{server.server_port}/none-12345678.pth"
+    with pytest.raises(WeightsError, match=r"not on this machine, and 127\.0\.0\.1:\d+ does not answer") as refused:
+        fetch(url, offline=False)
+    assert refused.value.hint == f"get {url} elsewhere and put it at {kept_at(url)}"
+    assert server.asked == ["HEAD /none-12345678.pth"]
+
+
+def test_offline_asks_nobody(server: _Server) -> None:
+    url = _serve(server, b"weights")
+    with pytest.raises(WeightsError, match="--offline"):
+        fetch(url, offline=True)
+    with pytest.raises(WeightsError, match="the weights of X are not on this machine, and --offline") as refused:
+        require_reachable(url, what="the weights of X", hint="do this", offline=True)
+    assert refused.value.hint == "do this"
+    assert server.asked == []
+
+
+def test_a_cache_that_cannot_be_written_is_said(server: _Server, tmp_path: Path) -> None:
+    (tmp_path / "torch").write_text("a file where the folder should be")
+    with pytest.raises(WeightsError, match=r"the download of .* failed"):
+        fetch(_serve(server, b"weights"), offline=False)
+
+
+def test_a_server_that_takes_the_call_and_says_nothing_counts_as_out_of_reach() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert not reachable(f"http://127.0.0.1:{silent.getsockname()[1]}/x", timeout_s=0.2)
+
+
+def test_a_name_server_that_says_nothing_counts_as_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    forever = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: forever.wait(30) and [])
+    assert not reachable("http://weights.example/x", timeout_s=0.2)
+    forever.set()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "nonsense", "http://", "unknown://x/y"])
+def test_what_cannot_be_reached_is_not_reachable(url: str) -> None:
+    assert not reachable(url)
+
+
+def test_the_default_timeout_of_sockets_is_left_alone(server: _Server) -> None:
+    before = socket.getdefaulttimeout()
+    fetch(_serve(server, b"weights"), offline=False)
+    assert socket.getdefaulttimeout() == before
