@@ -59,7 +59,7 @@ class MobilenetDetector:
 def _default_weights(url: str, settings: DetectorSettings) -> Path:
     return fetch(
         url,
-        what="the weights of detector mobilenet (SSDLite320 MobileNetV3)",
+        what="the SSDLite weights",
         hint=f"get {url} and give it with --detector-weights FILE, {WITHOUT_WEIGHTS}",
         offline=settings.offline,
         progress=settings.progress,

@@ -106,7 +106,7 @@ def _official_names() -> frozenset[str]:
 
 
 def _download(name: str, settings: DetectorSettings) -> Path:
-    what = f"the weights of detector yolo ({name})"
+    what = f"the weights {name}"
     hint = f"get {name} from {_RELEASES} and give it with --detector-weights FILE, {WITHOUT_WEIGHTS}"
     require_reachable(_RELEASES, what=what, hint=hint, offline=settings.offline)
     path = kept_at(f"{_RELEASES}/{name}")
