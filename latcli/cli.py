@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -113,7 +114,10 @@ def attack(
     attack: Annotated[str, _option(_SEARCH, "NAME", "pgd, fgsm, or a plug-in's.")] = "pgd",
     steps: Annotated[int, _option(_SEARCH, "N", "Gradient steps.", min=1)] = 40,
     step_size: Annotated[
-        float | None, _option(_SEARCH, "E", "First step, on epsilon's scale.", parser=parsed_by(parse_epsilon))
+        float | None,
+        _option(
+            _SEARCH, "E", "First step, on epsilon's scale.", parser=parsed_by(partial(parse_epsilon, what="step size"))
+        ),
     ] = None,
     schedule: Annotated[
         Literal["constant", "linear", "cosine"], _option(_SEARCH, "NAME", "How steps shrink: constant, linear, cosine.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from tiny_model import CLASSES, CROP, RESIZE, TinyNet, blobs
 
 from latcli.engine.attacks.pgd import pgd
 from latcli.engine.attacks.settings import AttackSettings
@@ -19,35 +19,14 @@ from latcli.engine.detectors.base import Box, Detection, Target
 from latcli.engine.images import Photo, decode_photo, encode_png
 from latcli.engine.labels import Label
 from latcli.engine.models.classifier import Classifier
-from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.photos import Localization, Localized, PhotoAttacker, PhotoResult, PhotoSettings, batches
 from latcli.errors import ContractError, ExitCode, ImageError, LatcliError, NoObjectError, UsageError
 
-CLASSES = 16
-RESIZE, CROP = 24, 20
-
-
-class TinyNet(nn.Module):
-    """Colours and edges to 16 classes with fixed random weights."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Conv2d(3, 12, 3, padding=1, stride=2)
-        self.head = nn.Linear(12 * 25, CLASSES)
-        generator = torch.Generator().manual_seed(3)
-        for parameter in self.parameters():
-            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
-
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        spatial = torch.nn.functional.avg_pool2d(torch.relu(self.features(x_BCHW - 0.5)), 2)
-        return self.head(spatial.flatten(1))
-
-
-NAMES = [f"class {index}" for index in range(CLASSES)]
+NAMES = TinyNet.class_names
 
 
 def tiny_classifier() -> Classifier:
-    return Classifier("tiny", TinyNet(), Preprocessing(RESIZE, CROP, "bilinear"), NAMES, "tiny")
+    return Classifier("tiny", TinyNet(), TinyNet.preprocessing, NAMES, "tiny")
 
 
 class FakeDetector:
@@ -69,13 +48,7 @@ MIDDLE = Box(12, 10, 28, 26, 0.9, "thing")
 
 
 def photo_of(height: int = 40, width: int = 44, seed: int = 0) -> Photo:
-    """Soft blobs of colour, away from black and white."""
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(40, 216, (5, 5, 3), dtype=np.uint8))
-    return decode_photo(encode_png(np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))), f"{seed}.png")
-
-
-MakeAttacker = Callable[..., PhotoAttacker]
+    return decode_photo(encode_png(blobs(height, width, seed)), f"{seed}.png")
 
 
 def attacker_of(

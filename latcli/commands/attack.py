@@ -167,8 +167,9 @@ def _localized(
                 skipped = isinstance(error, NoObjectError) and on_miss == "skip"
                 if len(sources) == 1 and not skipped:
                     raise
-                result.failures.append(Failure(source.name, error.message, error.hint, error.exit_code, skipped))
-                session.note(f"{'skipped' if skipped else 'error'}: {error.message}")
+                message = error.message if source.name in error.message else f"{source.name}: {error.message}"
+                result.failures.append(Failure(source.name, message, error.hint, error.exit_code, skipped))
+                session.note(f"{'skipped' if skipped else 'error'}: {message}")
             tick()
 
 

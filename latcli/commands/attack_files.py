@@ -131,7 +131,8 @@ def file_names(photo_names: Sequence[str]) -> dict[str, str]:
     names = {}
     for photo_name in photo_names:
         last = re.split(r"[/\\]", photo_name)[-1]
-        stem = re.sub(r"[^\w.-]+", "_", printable(last.rpartition(".")[0] or last))[:80].lstrip("._") or "photo"
+        safe = re.sub(r"[^\w.-]+", "_", printable(last.rpartition(".")[0] or last))[:80].lstrip("._")
+        stem = safe.encode()[:200].decode(errors="ignore") or "photo"  # file systems count bytes
         name, number = stem, 1
         while name.casefold() in taken:
             number += 1

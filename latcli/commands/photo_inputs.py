@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,18 +45,25 @@ def find_sources(arguments: Sequence[str]) -> list[PhotoSource]:
     """
     if not arguments:
         raise UsageError("no photo was given", "name a photo, several, a folder, or - for standard input")
-    found: dict[Path, PhotoSource] = {}
+    found: dict[str, PhotoSource] = {}
     for argument in arguments:
-        path = Path(argument)
-        if argument == STDIN:
-            found[path] = PhotoSource(path)
-        elif path.is_dir():
-            found.update((photo.resolve(), PhotoSource(photo)) for photo in find_photos(path))
-        elif path.exists():
-            found[path.resolve()] = PhotoSource(path)
-        else:
-            raise ImageError(f"no such file: {argument}", "check the path; folders are searched recursively")
+        # By real path, so that no file is attacked twice; unlike Path.resolve it bears links that lead in circles.
+        found.update((STDIN if s.is_stdin else os.path.realpath(s.path), s) for s in _sources_below(argument))
     return list(found.values())
+
+
+def _sources_below(argument: str) -> list[PhotoSource]:
+    path = Path(argument)
+    if argument == STDIN:
+        return [PhotoSource(path)]
+    try:
+        if path.is_dir():
+            return [PhotoSource(photo) for photo in find_photos(path)]
+        if path.exists():
+            return [PhotoSource(path)]
+    except OSError as error:
+        raise ImageError(f"cannot read {argument}: {error.strerror}", "check the path and its permissions") from error
+    raise ImageError(f"no such file: {argument}", "check the path; folders are searched recursively")
 
 
 LabelOf = Callable[[PhotoSource], Label | None]
