@@ -53,7 +53,7 @@ def triptych(panels: Sequence[Panel], caption: str) -> bytes:
     grid = figure.add_gridspec(2, len(panels), height_ratios=(photo_inches, 0.24 * bars + 0.1))
     for column, panel in enumerate(panels):
         _draw_photo(figure.add_subplot(grid[0, column]), panel)
-        _draw_guesses(figure.add_subplot(grid[1, column]), panel.guesses)
+        _draw_guesses(figure.add_subplot(grid[1, column]), panel.guesses, bars)
     figure.supxlabel(_plain(caption), fontsize=8, color=_INK)
     buffer = io.BytesIO()
     # Without the version in its metadata the same result gives the same bytes.
@@ -78,14 +78,14 @@ def _draw_photo(axes: Axes, panel: Panel) -> None:
     axes.axis("off")
 
 
-def _draw_guesses(axes: Axes, guesses: Sequence[Guess]) -> None:
+def _draw_guesses(axes: Axes, guesses: Sequence[Guess], rows: int) -> None:
     places = range(len(guesses))
     axes.barh(places, [guess.confidence for guess in guesses], color=[_RIGHT if g.right else _WRONG for g in guesses])
     for place, guess in zip(places, guesses, strict=True):
         text = f"{_plain(guess.name)}  {guess.confidence:.3g}"
         axes.text(0.02, place, text, va="center", fontsize=7.5, color=_INK, clip_on=True)
     axes.set_xlim(0.0, 1.0)
-    axes.set_ylim(len(guesses) - 0.5, -0.5)
+    axes.set_ylim(rows - 0.5, -0.5)
     axes.set_yticks([])
     axes.set_xticks([0.0, 0.5, 1.0])
     axes.tick_params(labelsize=7, colors=_INK)
