@@ -132,6 +132,7 @@ def timm_classifier(name: str, source: ClassifierSource) -> Classifier:
 def _timm_pretrained(name: str, *, offline: bool) -> nn.Module:
     import timm
     from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
     from timm.models import get_pretrained_cfg
 
     config = get_pretrained_cfg(name)
@@ -139,10 +140,14 @@ def _timm_pretrained(name: str, *, offline: bool) -> nn.Module:
     cached = hub_id and any(
         isinstance(try_to_load_from_cache(hub_id, file), str) for file in ("model.safetensors", "pytorch_model.bin")
     )
+    what = f"the weights of timm's {name}"
+    hint = f"download {hub_id or name} elsewhere and give its weights with --classifier-weights FILE"
     if not cached:
-        hint = f"download {hub_id or name} elsewhere and give its weights with --classifier-weights FILE"
-        require_reachable(constants.ENDPOINT, what=f"the weights of timm's {name}", hint=hint, offline=offline)
-    net: nn.Module = timm.create_model(name, pretrained=True)
+        require_reachable(constants.ENDPOINT, what=what, hint=hint, offline=offline)
+    try:
+        net: nn.Module = timm.create_model(name, pretrained=True)
+    except (OSError, RuntimeError, HfHubHTTPError) as error:  # RuntimeError: timm knows of no weights
+        raise WeightsError(f"{what} cannot be had: {str(error).partition(chr(10))[0]}", hint) from error
     return net
 
 
