@@ -660,10 +660,11 @@ def test_a_signal_ends_the_run_and_keeps_what_is_finished(
     assert (process.returncode, stdout, stderr) == (code, "", f"{word}\n")
     shown = latcli("runs", "show", "latest", "--json").document
     assert (shown["status"], shown["exit_code"]) == ("interrupted", code)
-    assert 2 <= len(shown["images"]) < 60
+    assert 1 <= len(shown["images"]) < 60
     kept = {row["name"] for row in shown["artifacts"]}
     for image in shown["images"]:
-        assert f"{Path(image['image']).stem}-adversarial.png" in kept
+        stem = Path(image["image"]).stem
+        assert {f"{stem}-{kind}.png" for kind in ("adversarial", "mask", "difference", "figure")} <= kept
     assert latcli("runs", "verify").code == 0
     assert store_is_sound(here / "runs")
 
@@ -714,8 +715,10 @@ def on_a_small_disk(
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up_is_told_in_two_lines_and_what_is_finished_stays(here: Path, on_a_small_disk) -> None:  # type: ignore[no-untyped-def]
-    for seed in range(4):
-        save_photo(here / "photos" / f"{seed}.png", 160, 200 + 4000 * (seed == 3), seed)
+    for seed in range(3):
+        save_photo(here / "photos" / f"{seed}.png", seed=seed)
+    noise = np.random.default_rng(0).integers(0, 256, (800, 900, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(here / "photos" / "3.png")
     done = on_a_small_disk(
         "$LATCLI attack photos --classifier tiny_model:tiny --steps 1 --center 0.4 --no-figures --batch 1; code=$?; "
         "$LATCLI runs show latest --json; $LATCLI runs verify >&2; echo verified $? >&2; exit $code"
@@ -892,8 +895,8 @@ def test_memory_does_not_grow_with_the_number_of_photos(here: Path, latcli_envir
         return int(done.stderr.split()[-1]) / 1024
 
     few, many = peak_megabytes(20), peak_megabytes(60)
-    # Forty more photos hold 40 to 60 MB of levels, and three times that as tensors and PNGs.
-    assert many - few < 40, (few, many)
+    # Forty more photos that were kept would take 150 MB as they are read, and 200 MB with their results.
+    assert many - few < 80, (few, many)
 
 
 # The real classifier on real photos
@@ -921,7 +924,7 @@ def test_real_photos_are_fooled_by_their_backgrounds(run_latcli, here: Path) -> 
     assert document["classifier"] == "efficientnet_lite0"
     bus, officer = document["images"]
     assert bus["label"]["name"] == "minibus"
-    assert officer["label"]["name"] in {"military uniform", "suit", "bow tie", "Windsor tie"}
+    assert officer["label"]["name"] in {"academic gown", "military uniform"}
     for photo, image in zip(installed_photos(), (bus, officer), strict=True):
         assert image["fooled"]
         assert image["adversarial"]["confidence"] < image["clean"]["confidence"] / 100
