@@ -48,7 +48,7 @@ class CamDetector:
         """At most one box; none where the network has no evidence for the target anywhere in the photo."""
         H, W = photo.size
         map_uv = self.activation_map(photo, target.index)
-        grid_GG = interpolate(map_uv[None, None], (_GRID, _GRID), mode="bicubic", align_corners=False)[0, 0].numpy()
+        grid_GG = interpolate(map_uv[None, None], (_GRID, _GRID), mode="bilinear", align_corners=False)[0, 0].numpy()
         box = _largest_part(grid_GG, self.threshold)
         if box is None:
             return Detection(())
