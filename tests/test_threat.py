@@ -204,6 +204,14 @@ def test_an_l2_step_goes_along_the_gradient_of_the_free_pixels() -> None:
     assert torch.allclose(moved_BCHW - x_BCHW, expected, atol=1e-6)
 
 
+def test_values_at_the_end_of_their_box_do_not_use_up_an_l2_step() -> None:
+    x_BCHW = torch.tensor([0.0, 1.0, 0.5, 0.0]).view(1, 1, 1, 4)
+    eps_B1HW = torch.full((1, 1, 1, 4), 0.5)
+    gradient_BCHW = torch.tensor([-50.0, 70.0, -0.3, 0.4]).view(1, 1, 1, 4)
+    moved_BCHW = L2BallInBox(x_BCHW, eps_B1HW, 0.2).move(x_BCHW.clone(), gradient_BCHW, 0.5)
+    assert torch.allclose((moved_BCHW - x_BCHW).flatten(), torch.tensor([0.0, 0.0, -0.06, 0.08]), atol=1e-6)
+
+
 def test_an_l2_step_without_a_gradient_stays() -> None:
     x_BCHW, eps_B1HW = _random_problem()
     threat = L2BallInBox(x_BCHW, eps_B1HW, 0.5)

@@ -115,10 +115,16 @@ def _unfinished(model: Model, adv_BCHW: torch.Tensor, y_B: torch.Tensor, setting
 def _is_worse(
     model: Model, new_BCHW: torch.Tensor, old_BCHW: torch.Tensor, y_B: torch.Tensor, settings: AttackSettings
 ) -> torch.Tensor:
-    """Bool (B,): `new` is a worse case than `old`: it wins where old does not, or is further up the objective."""
-    objective, sign = objective_for(settings), -1.0 if settings.targeted else 1.0
+    """Bool (B,): `new` is a worse case than `old`: it achieves more, or as much and is further up the objective."""
+    objective = objective_for(settings)
     logits_new_BK, logits_old_BK = model(new_BCHW), model(old_BCHW)
-    wins_new_B = sign * logit_margin(logits_new_BK, y_B) > 0
-    wins_old_B = sign * logit_margin(logits_old_BK, y_B) > 0
+    more_B = _achieved(logits_new_BK, y_B, settings) - _achieved(logits_old_BK, y_B, settings)
     higher_B = objective(logits_new_BK, y_B) > objective(logits_old_BK, y_B)
-    return torch.where(wins_new_B == wins_old_B, higher_B, wins_new_B)
+    return torch.where(more_B == 0, higher_B, more_B > 0)
+
+
+def _achieved(logits_BK: torch.Tensor, y_B: torch.Tensor, settings: AttackSettings) -> torch.Tensor:
+    """Int (B,): 2 where the stop rank is met, 1 where the label (or what keeps from the target) is at least beaten."""
+    sign = -1.0 if settings.targeted else 1.0
+    wins_B = (sign * logit_margin(logits_BK, y_B) > 0).int()
+    return wins_B + reached(logits_BK, y_B, settings, settings.stop_rank).int() if settings.stop_rank else wins_B

@@ -12,6 +12,7 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 
+from latcli.engine.registry import unknown_name
 from latcli.errors import UsageError
 
 Norm = Literal["linf", "l2"]
@@ -68,14 +69,23 @@ class AttackSettings:
     stop_margin: float = 0.0
 
     def __post_init__(self) -> None:
+        for what, name, known in (
+            ("norm", self.norm, NORMS),
+            ("objective", self.objective, OBJECTIVES),
+            ("schedule", self.schedule, SCHEDULES),
+        ):
+            if name not in known:
+                raise unknown_name(what, name, known)
         if self.steps < 1 or self.restarts < 1:
             raise UsageError("an attack needs at least one step and one restart", "try --steps 40 --restarts 1")
-        if self.step is not None and not self.step > 0:
-            raise UsageError(f"the step size is {self.step:g}, not above 0", "leave it out for the default")
+        if self.step is not None and not 0 < self.step < math.inf:
+            raise UsageError(f"the step size is {self.step:g}, not a number above 0", "leave it out for the default")
         if (self.norm == "l2") != (self.radius is not None):
             raise UsageError("--norm l2 and --radius belong together", "for example --norm l2 --radius 4")
-        if self.radius is not None and not self.radius > 0:
-            raise UsageError(f"the radius is {self.radius:g}, not above 0", "for example --norm l2 --radius 4")
+        if self.radius is not None and not 0 < self.radius < math.inf:
+            raise UsageError(f"the radius is {self.radius:g}, not a number above 0", "for example --norm l2 --radius 4")
+        if self.stop_rank < 0 or not self.stop_margin >= 0:
+            raise UsageError("a stop rank and its margin are 0 or more", "a stop rank of 0 means never")
 
     def step_at(self, index: int) -> float:
         """The share of epsilon (or radius) that step `index` of `steps` moves."""

@@ -64,15 +64,16 @@ class L2BallInBox:
     def __init__(self, x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor, radius: float) -> None:
         self.box = LinfBox(x_BCHW, eps_B1HW)
         self.radius = radius
-        self.free_B1HW = (eps_B1HW > 0).to(x_BCHW.dtype)
 
     def random_start(self, seeds_B: torch.Tensor) -> torch.Tensor:
         """The box's random start, drawn into the ball."""
         return self.project(self.box.random_start(seeds_B))
 
     def move(self, adv_BCHW: torch.Tensor, gradient_BCHW: torch.Tensor, share: float) -> torch.Tensor:
-        """A step of length `share` of the radius along the gradient of the pixels that may change."""
-        gradient_BCHW = gradient_BCHW * self.free_B1HW
+        """A step of length `share` of the radius along the gradient of the values that can go where it points."""
+        # Values at the end of their box, and pixels that may not change at all, would use up the step's length.
+        up_BCHW, down_BCHW = adv_BCHW < self.box.hi_BCHW, adv_BCHW > self.box.lo_BCHW
+        gradient_BCHW = gradient_BCHW * torch.where(gradient_BCHW > 0, up_BCHW, down_BCHW)
         # Scaled by the largest entry first: squares of very small gradients vanish in float32.
         gradient_BCHW = gradient_BCHW / gradient_BCHW.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-38)
         length_B111 = l2_length(gradient_BCHW).clamp_min(1e-12)[:, None, None, None]
