@@ -37,14 +37,20 @@ class Grid:
     """A photo as an attack sees it: `levels_HWC` and `allowed_HW` (whole levels, uint8) on the attack's grid.
 
     `rows` and `columns` say for every row and column of the photo which one of the grid it belongs to; None where the
-    grid is the photo itself. `cell` is the number of pixels a cell has, on average.
+    grid is the photo itself.
     """
 
     levels_HWC: np.ndarray
     allowed_HW: np.ndarray
     rows: np.ndarray | None
     columns: np.ndarray | None
-    cell: float
+
+    @property
+    def cell_areas(self) -> np.ndarray:
+        """How many pixels of the photo each cell stands for: (H, W, 1), or (1, 1, 1) where all are alike."""
+        if self.rows is None or self.columns is None:
+            return np.ones((1, 1, 1))
+        return np.outer(np.bincount(self.rows), np.bincount(self.columns))[:, :, None].astype(np.float64)
 
 
 def make_grid(levels_HWC: np.ndarray, allowed_HW: np.ndarray, max_pixels: int = MAX_GRID_PIXELS) -> Grid:
@@ -56,13 +62,13 @@ def make_grid(levels_HWC: np.ndarray, allowed_HW: np.ndarray, max_pixels: int = 
     HH, WW = allowed_HW.shape
     factor = math.ceil(math.sqrt(HH * WW / max_pixels))
     if factor == 1:
-        return Grid(levels_HWC, allowed_HW, None, None, 1.0)
+        return Grid(levels_HWC, allowed_HW, None, None)
     H, W = math.ceil(HH / factor), math.ceil(WW / factor)
     rows, columns = np.arange(HH) * H // HH, np.arange(WW) * W // WW
     small_HWC = cv2.resize(levels_HWC, (W, H), interpolation=cv2.INTER_AREA)
     first_row, first_column = np.searchsorted(rows, np.arange(H)), np.searchsorted(columns, np.arange(W))
     strictest_HW = np.minimum.reduceat(np.minimum.reduceat(allowed_HW, first_row, axis=0), first_column, axis=1)
-    return Grid(small_HWC, strictest_HW, rows, columns, HH * WW / (H * W))
+    return Grid(small_HWC, strictest_HW, rows, columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +142,7 @@ def adversarial_levels(
     unit_hwC = adv_CHW[:, :h, :w].detach().cpu().permute(1, 2, 0).numpy()
     change_hwC = np.rint(unit_hwC * 255.0 - grid.levels_HWC).astype(np.int16)
     if radius is not None:
-        change_hwC = _inside_radius(unit_hwC * 255.0 - grid.levels_HWC, grid.cell, radius * 255.0)
+        change_hwC = _inside_radius(unit_hwC * 255.0 - grid.levels_HWC, grid.cell_areas, radius * 255.0)
     adversarial_HWC = np.empty_like(levels_HWC)
     for strip in _strips(len(levels_HWC)):
         if grid.rows is None or grid.columns is None:
@@ -150,13 +156,14 @@ def adversarial_levels(
     return adversarial_HWC
 
 
-def _inside_radius(change_hwC: np.ndarray, cell: float, radius_levels: float) -> np.ndarray:
+def _inside_radius(change_hwC: np.ndarray, areas_hw1: np.ndarray, radius_levels: float) -> np.ndarray:
     """Whole-level changes whose l2 norm keeps the radius: the change is scaled down until its rounding fits."""
     change = torch.from_numpy(change_hwC).double()[None]
+    areas = torch.from_numpy(areas_hw1)
 
     def fits(scale_1: torch.Tensor) -> torch.Tensor:
-        length: torch.Tensor = (change * float(scale_1)).round().norm()
-        return length[None] * math.sqrt(cell) <= radius_levels
+        squares: torch.Tensor = (change * float(scale_1)).round().square().mul(areas).sum()
+        return squares.sqrt()[None] <= radius_levels
 
     scale = float(largest_scale(fits, change))
     return np.rint(change_hwC.astype(np.float64) * scale).astype(np.int16)

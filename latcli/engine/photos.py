@@ -199,7 +199,7 @@ class PhotoAttacker:
         if settings.attack.radius is not None:
             # A change of one cell is a change of all its pixels.
             attack_settings = replace(
-                settings.attack, radius=settings.attack.radius / max(g.cell for g in grids) ** 0.5
+                settings.attack, radius=settings.attack.radius / max(float(grid.cell_areas.max()) for grid in grids) ** 0.5
             )
         adv_BCHW = run_attack(
             self.attack,

@@ -1,0 +1,218 @@
+"""Photos of any sizes as one batch, and exact levels back: nothing leaks between photos, cells or protected pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from latcli.engine.attacks.contract import allowed_levels, run_attack
+from latcli.engine.attacks.pgd import pgd
+from latcli.engine.attacks.settings import AttackSettings
+from latcli.engine.canvas import (
+    Grid,
+    adversarial_levels,
+    check_levels,
+    make_canvas,
+    make_grid,
+    make_view,
+    measure_change,
+)
+from latcli.engine.images import to_unit
+from latcli.engine.models.preprocessing import Preprocessing
+from latcli.errors import ContractError
+
+CPU = torch.device("cpu")
+PIPELINE = Preprocessing(20, 16, "bilinear")
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5)
+    ).requires_grad_(False)
+
+
+def levels_of(height: int, width: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def allowance_of(height: int, width: int, seed: int) -> np.ndarray:
+    """Soft: 0 to 8 levels, with a protected rectangle."""
+    allowed_HW = np.random.default_rng(seed).integers(0, 9, (height, width), dtype=np.uint8)
+    allowed_HW[height // 4 : height // 2, width // 4 : width // 2] = 0
+    return allowed_HW
+
+
+MIXED = [(40, 60), (61, 33), (20, 20), (35, 90)]
+
+
+def test_a_canvas_sees_each_photo_as_it_is_alone(network: nn.Module) -> None:
+    photos = [levels_of(*size, seed) for seed, size in enumerate(MIXED)]
+    grids = [make_grid(p, np.full(p.shape[:2], 8, np.uint8)) for p in photos]
+    canvas = make_canvas(grids, CPU)
+    logits_BK = make_view(network, canvas, PIPELINE.matrices)(canvas.x_BCHW)
+    for photo, logits_K in zip(photos, logits_BK, strict=True):
+        rows_hH, columns_wW = PIPELINE.matrices(photo.shape[:2])
+        alone_1Chw = (rows_hH @ to_unit(photo) @ columns_wW.T)[None]
+        torch.testing.assert_close(network(alone_1Chw)[0], logits_K, rtol=1e-5, atol=1e-5)
+
+
+def attacked(network: nn.Module, sizes: list[tuple[int, int]], seeds: list[int], **options: object) -> list[np.ndarray]:
+    photos = [levels_of(*size, seed) for size, seed in zip(sizes, seeds, strict=True)]
+    allowed = [allowance_of(*size, seed) for size, seed in zip(sizes, seeds, strict=True)]
+    grids = [make_grid(p, a) for p, a in zip(photos, allowed, strict=True)]
+    canvas = make_canvas(grids, CPU)
+    view = make_view(network, canvas, PIPELINE.matrices)
+    chosen = AttackSettings(steps=6, **options)  # type: ignore[arg-type]
+    y_B, seeds_B = torch.tensor(seeds) % 5, torch.tensor(seeds) + 100
+    adv_BCHW = run_attack(pgd, view, canvas.x_BCHW, y_B, canvas.eps_B1HW, chosen, seeds_B)
+    return [
+        adversarial_levels(p, a, g, x, chosen.radius)
+        for p, a, g, x in zip(photos, allowed, grids, adv_BCHW, strict=True)
+    ]
+
+
+def test_a_photo_comes_out_of_a_batch_as_it_does_alone(network: nn.Module) -> None:
+    together = attacked(network, MIXED, [0, 1, 2, 3])
+    for seed, (size, result) in enumerate(zip(MIXED, together, strict=True)):
+        (alone,) = attacked(network, [size], [seed])
+        # Sums in another order turn the sign of a gradient that is all but zero.
+        assert (alone != result).mean() < 0.01
+        assert (result != levels_of(*size, seed)).mean() > 0.3
+
+
+def test_a_narrowed_view_is_the_view_of_those_photos(network: nn.Module) -> None:
+    grids = [make_grid(levels_of(*size, 0), allowance_of(*size, 0)) for size in MIXED]
+    canvas = make_canvas(grids, CPU)
+    view = make_view(network, canvas, PIPELINE.matrices)
+    kept_b = torch.tensor([2, 0])
+    torch.testing.assert_close(view.narrowed(kept_b)(canvas.x_BCHW[kept_b]), view(canvas.x_BCHW)[kept_b])
+
+
+def test_the_view_sees_the_levels_that_will_be_saved_and_passes_gradients_straight() -> None:
+    canvas = make_canvas([make_grid(levels_of(16, 16, 0), np.full((16, 16), 8, np.uint8))], CPU)
+    seen: list[torch.Tensor] = []
+
+    def look(x_BCHW: torch.Tensor) -> torch.Tensor:
+        seen.append(x_BCHW.detach())
+        return x_BCHW.flatten(1)
+
+    x_BCHW = (canvas.x_BCHW + 0.3 / 255).requires_grad_()  # rounds back to the photo's own levels
+    view = make_view(look, canvas, lambda size: (torch.eye(size[0]), torch.eye(size[1])))
+    (gradient_BCHW,) = torch.autograd.grad(view(x_BCHW).sum(), x_BCHW)
+
+    torch.testing.assert_close(seen[0], canvas.x_BCHW, rtol=0, atol=1e-6)
+    inside = (canvas.x_BCHW > 0) & (canvas.x_BCHW < 1)
+    assert (gradient_BCHW[inside] == 1).all()
+
+
+@given(
+    height=st.integers(3, 70),
+    width=st.integers(3, 70),
+    pixels=st.integers(20, 1500),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=80, deadline=None)
+def test_a_large_photo_keeps_every_allowance(height: int, width: int, pixels: int, seed: int) -> None:
+    levels_HWC, allowed_HW = levels_of(height, width, seed), allowance_of(height, width, seed)
+    grid = make_grid(levels_HWC, allowed_HW, max_pixels=pixels)
+    h, w = grid.allowed_HW.shape
+    if grid.rows is not None and grid.columns is not None:
+        assert h * w <= pixels + h + w  # whole cells at the edges
+        for row in range(h):
+            for column in range(w):
+                cell = allowed_HW[np.ix_(grid.rows == row, grid.columns == column)]
+                assert grid.allowed_HW[row, column] == cell.min()
+    change_hw = np.random.default_rng(seed).integers(-1, 2, (h, w, 3)) * grid.allowed_HW[:, :, None].astype(int)
+    adv_Chw = to_unit(np.clip(grid.levels_HWC + change_hw, 0, 255).astype(np.uint8))
+
+    adversarial_HWC = adversarial_levels(levels_HWC, allowed_HW, grid, adv_Chw, None)
+
+    moved_HWC = np.abs(adversarial_HWC.astype(int) - levels_HWC)
+    assert (moved_HWC <= allowed_HW[:, :, None]).all()
+    assert (moved_HWC[allowed_HW == 0] == 0).all()
+    if grid.rows is None:
+        assert np.array_equal(adversarial_HWC, np.clip(levels_HWC + change_hw, 0, 255))
+
+
+def test_a_large_photo_changes_cell_by_cell() -> None:
+    levels_HWC, allowed_HW = np.full((64, 64, 3), 100, np.uint8), np.full((64, 64), 8, np.uint8)
+    allowed_HW[:32] = 0
+    grid = make_grid(levels_HWC, allowed_HW, max_pixels=256)
+    assert grid.allowed_HW.shape == (16, 16)
+    adversarial_HWC = adversarial_levels(levels_HWC, allowed_HW, grid, torch.full((3, 16, 16), 105 / 255), None)
+    assert (adversarial_HWC[:32] == 100).all()
+    assert (adversarial_HWC[32:] == 105).all()
+
+
+@pytest.mark.parametrize("radius", [0.05, 0.5, 2.0])
+@pytest.mark.parametrize("max_pixels", [10_000, 300])
+def test_the_l2_radius_holds_after_rounding_and_is_used(radius: float, max_pixels: int) -> None:
+    levels_HWC, allowed_HW = np.full((50, 60, 3), 120, np.uint8), np.full((50, 60), 30, np.uint8)
+    grid = make_grid(levels_HWC, allowed_HW, max_pixels)
+    h, w = grid.allowed_HW.shape
+    noise_Chw = np.random.default_rng(0).normal(0, 5 / 255, (3, h, w))
+    adv_Chw = torch.from_numpy(120 / 255 + noise_Chw).float().clamp(90 / 255, 150 / 255)
+
+    change = measure_change(levels_HWC, adversarial_levels(levels_HWC, allowed_HW, grid, adv_Chw, radius), allowed_HW)
+
+    assert change.l2 <= radius
+    assert change.l2 > 0.7 * radius
+
+
+def test_changes_are_measured_level_by_level() -> None:
+    levels_HWC, allowed_HW = levels_of(30, 40, 3), allowance_of(30, 40, 3)
+    other_HWC = levels_of(30, 40, 4)
+    other_HWC[:7] = levels_HWC[:7]
+    change_HWC = np.abs(other_HWC.astype(int) - levels_HWC)
+
+    change = measure_change(levels_HWC, other_HWC, allowed_HW)
+
+    assert change.altered == (change_HWC.max(axis=2) > 0).mean()
+    assert change.linf_inside == change_HWC[allowed_HW == 0].max() / 255
+    assert change.linf_outside == change_HWC[allowed_HW > 0].max() / 255
+    assert change.l2 == pytest.approx(np.sqrt((change_HWC**2).sum()) / 255)
+
+
+@pytest.mark.parametrize("protected", [True, False])
+def test_a_leak_of_one_level_is_caught(protected: bool) -> None:
+    levels_HWC, allowed_HW = np.full((700, 20, 3), 100, np.uint8), np.full((700, 20), 8, np.uint8)
+    allowed_HW[300:] = 0
+    good_HWC = levels_HWC + allowed_HW[:, :, None]
+    check_levels(levels_HWC, good_HWC, allowed_HW)
+    bad_HWC = good_HWC.copy()
+    bad_HWC[650 if protected else 10, 5, 1] += 1
+    with pytest.raises(ContractError, match="changed by 1 levels more"):
+        check_levels(levels_HWC, bad_HWC, allowed_HW)
+
+
+def test_too_long_a_change_is_caught() -> None:
+    levels_HWC, allowed_HW = np.full((10, 10, 3), 100, np.uint8), np.full((10, 10), 8, np.uint8)
+    with pytest.raises(ContractError, match="above the radius"):
+        check_levels(levels_HWC, levels_HWC + np.uint8(8), allowed_HW, radius=0.5)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "levels"),
+    [(8 / 255, 8), (0.0313725, 8), (0.031, 7), (1 / 255, 1), (0.0039, 0), (1.0, 255), (0.0, 0), (0.3, 76), (0.5, 127)],
+)
+def test_allowances_are_whole_levels_rounded_down(epsilon: float, levels: int) -> None:
+    assert allowed_levels(torch.full((1, 2, 2), epsilon)).unique().tolist() == [levels]
+
+
+def test_every_multiple_of_a_level_is_itself() -> None:
+    eps_1HW = (torch.arange(256, dtype=torch.float32) / 255).view(1, 16, 16)
+    assert allowed_levels(eps_1HW).flatten().tolist() == list(range(256))
+
+
+def test_a_photo_within_bounds_is_its_own_grid() -> None:
+    levels_HWC, allowed_HW = levels_of(20, 30, 0), allowance_of(20, 30, 0)
+    grid = make_grid(levels_HWC, allowed_HW, max_pixels=600)
+    assert isinstance(grid, Grid)
+    assert grid.levels_HWC is levels_HWC
+    assert (grid.rows, grid.columns, grid.cell_areas.item()) == (None, None, 1.0)
