@@ -26,6 +26,7 @@ from latcli.engine.canvas import (
     MAX_GRID_PIXELS,
     Canvas,
     CanvasView,
+    Grid,
     adversarial_levels,
     make_canvas,
     make_grid,
@@ -195,19 +196,13 @@ class PhotoAttacker:
         canvas = make_canvas(grids, self.device)
         wanted = [settings.target.index if settings.target else one.label.index for one in batch]
         seeds = [derive_seed(settings.seed, one.photo.sha256, "start") for one in batch]
-        attack_settings = settings.attack
-        if settings.attack.radius is not None:
-            # A change of one cell is a change of all its pixels.
-            attack_settings = replace(
-                settings.attack, radius=settings.attack.radius / max(float(grid.cell_areas.max()) for grid in grids) ** 0.5
-            )
         adv_BCHW = run_attack(
             self.attack,
             self._view(canvas),
             canvas.x_BCHW,
             torch.tensor(wanted, device=self.device),
             canvas.eps_B1HW,
-            attack_settings,
+            _on_grids(settings.attack, grids),
             torch.tensor(seeds, device=self.device),
         )
         levels = [
@@ -337,6 +332,13 @@ def batches(photos: Iterable[Localized], most: int, pixels: int = MAX_GRID_PIXEL
         height, width = taller, wider
     if group:
         yield group
+
+
+def _on_grids(settings: AttackSettings, grids: Sequence[Grid]) -> AttackSettings:
+    """The settings for an attack on grids: a cell that changes changes all its pixels, so the l2 radius shrinks."""
+    if settings.radius is None:
+        return settings
+    return replace(settings, radius=settings.radius / max(float(grid.cell_areas.max()) for grid in grids) ** 0.5)
 
 
 def _within(allowed_HW: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
