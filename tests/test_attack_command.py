@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import tiny_model
 from PIL import Image
+from rich.cells import cell_len
 from tiny_model import save_photo
 
 from latcli import process
@@ -230,7 +231,7 @@ def test_a_second_run_finds_its_detections_in_the_store(latcli: Latcli, here: Pa
 
 def is_plain(text: str) -> bool:
     """No line over 80 columns, and nothing that a terminal would act upon."""
-    return all(len(line) <= 80 for line in text.splitlines()) and not re.search(r"[^\n -~\u00a0-\U0010ffff]", text)
+    return all(cell_len(line) <= 80 for line in text.splitlines()) and not re.search(r"[^\n -~\u00a0-\U0010ffff]", text)
 
 
 @pytest.mark.parametrize("photos", [1, 3])

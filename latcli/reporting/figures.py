@@ -8,6 +8,7 @@ Legend: H height, W width, C = 3; levels are uint8.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,8 +57,10 @@ def triptych(panels: Sequence[Panel], caption: str) -> bytes:
         _draw_guesses(figure.add_subplot(grid[1, column]), panel.guesses, bars)
     figure.supxlabel(_plain(caption), fontsize=8, color=_INK)
     buffer = io.BytesIO()
-    # Without the version in its metadata the same result gives the same bytes.
-    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name may be of any language
+        # Without the version in its metadata the same result gives the same bytes.
+        figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
     return buffer.getvalue()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from rich.box import Box
+from rich.cells import cell_len, set_cell_size
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -16,8 +17,9 @@ from latcli.reporting.text import printable
 
 Side = Literal["clean", "adversarial"]
 
-#: Columns that a name gets.
+#: Columns that a name gets, and one of a plan, which has three.
 _NAME = 17
+_PLAN_NAME = 14
 
 #: Two rules and no frame; in letters that every stream takes, so that a terminal and a file show the same table.
 RULED = Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
@@ -93,10 +95,10 @@ def _plan(document: Mapping[str, Any]) -> Table:
     _add_number_column(table, "time", f"{sum(one['seconds'] for one in planned):.0f} s")
     for one in planned:
         table.add_row(
-            _text(PurePath(one["image"]).name, _NAME),
+            _text(PurePath(one["image"]).name, _PLAN_NAME),
             f"{one['width']}x{one['height']}",
-            _text(one["label"]["name"], _NAME),
-            _text(one["how"], _NAME),
+            _text(one["label"]["name"], _PLAN_NAME),
+            _text(one["how"], _PLAN_NAME),
             f"{one['background_percent']:.1f} %",
             f"{one['seconds']:.1f} s",
         )
@@ -148,6 +150,6 @@ def _assumed(image: Mapping[str, Any]) -> bool:
 
 
 def _text(value: str, width: int) -> Text:
-    """A name cut to a column's width, in letters that every stream takes."""
+    """A name cut to a column's width; letters of some languages take two columns each."""
     shown = printable(value)
-    return Text(shown if len(shown) <= width else f"{shown[: width - 3]}...")
+    return Text(shown if cell_len(shown) <= width else f"{set_cell_size(shown, width - 3)}...")
