@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+import warnings
 import zlib
 from pathlib import Path
 
@@ -414,6 +415,13 @@ def test_a_png_keeps_every_level_and_is_the_same_each_time(height: int, width: i
     data = encode_png(levels)
     assert data == encode_png(levels.copy())
     np.testing.assert_array_equal(np.asarray(decode_png(data)), levels)
+
+
+def test_a_large_png_of_ours_is_read_back_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decode_png(encode_png(np.asarray(noise()))).size == (32, 24)
 
 
 def test_a_png_is_the_same_in_another_process() -> None:

@@ -150,8 +150,8 @@ def encode_png(levels_HWC: np.ndarray) -> bytes:
 
 
 def decode_png(data: bytes) -> Image.Image:
-    """A PNG of ours, read back as any program would read it."""
-    image = Image.open(io.BytesIO(data))
+    """A PNG of ours, read back as any program would read it, but for PIL's warning of large ones."""
+    image = _open_unlimited(data)
     image.load()
     return image
 
