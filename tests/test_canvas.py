@@ -7,8 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
+from latcli.engine import canvas as canvas_module
 from latcli.engine.attacks.contract import allowed_levels, run_attack
 from latcli.engine.attacks.pgd import pgd
 from latcli.engine.attacks.settings import AttackSettings
@@ -60,6 +62,33 @@ def test_a_canvas_sees_each_photo_as_it_is_alone(network: nn.Module) -> None:
         rows_hH, columns_wW = PIPELINE.matrices(photo.shape[:2])
         alone_1Chw = (rows_hH @ to_unit(photo) @ columns_wW.T)[None]
         torch.testing.assert_close(network(alone_1Chw)[0], logits_K, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("contrast", [0.3, 1e5])  # the latter is black and white, where bicubic filters overshoot most
+@pytest.mark.parametrize("pipeline", [Preprocessing(20, 16, "bicubic"), PIPELINE], ids=str)
+def test_a_canvas_reads_photos_as_the_ordinary_pipeline_does(pipeline: Preprocessing, contrast: float) -> None:
+    photos = [levels_of(*size, seed) for seed, size in enumerate(MIXED)]
+    photos = [(128 + contrast * (p.astype(np.float64) - 128)).clip(0, 255).astype(np.uint8) for p in photos]
+    canvas = make_canvas([make_grid(p, np.full(p.shape[:2], 8, np.uint8)) for p in photos], CPU)
+    seen_BChw = make_view(lambda x_BCHW: x_BCHW, canvas, pipeline.matrices)(canvas.x_BCHW)
+    for photo, seen_Chw in zip(photos, seen_BChw, strict=True):
+        difference_Chw = 255 * (seen_Chw - pipeline.read(Image.fromarray(photo))).abs()
+        assert difference_Chw.max() < 1.2  # PIL rounds after each of its two passes
+        assert difference_Chw.mean() < 0.5  # so much where all weights are halves, which round the same way
+
+
+@pytest.mark.parametrize("level", [0, 255])
+def test_black_and_white_areas_keep_their_whole_gradient(level: int) -> None:
+    """Weights that add up to a little more than 1 must not count as overshooting."""
+    photo = np.full((61, 83, 3), level, np.uint8)
+    canvas = make_canvas([make_grid(photo, np.full(photo.shape[:2], 8, np.uint8))], CPU)
+    pipeline = Preprocessing(20, 16, "bicubic")
+    x_BCHW = canvas.x_BCHW.requires_grad_()
+    seen_BChw = make_view(lambda x_BCHW: x_BCHW, canvas, pipeline.matrices)(x_BCHW)
+    (gradient_BCHW,) = torch.autograd.grad(seen_BChw.sum(), x_BCHW)
+    rows_hH, columns_wW = pipeline.matrices((61, 83))
+    expected_HW = rows_hH.sum(dim=0)[:, None] * columns_wW.sum(dim=0)
+    torch.testing.assert_close(gradient_BCHW[0], expected_HW.expand(3, 61, 83))
 
 
 def attacked(network: nn.Module, sizes: list[tuple[int, int]], seeds: list[int], **options: object) -> list[np.ndarray]:
@@ -195,6 +224,16 @@ def test_too_long_a_change_is_caught() -> None:
     levels_HWC, allowed_HW = np.full((10, 10, 3), 100, np.uint8), np.full((10, 10), 8, np.uint8)
     with pytest.raises(ContractError, match="above the radius"):
         check_levels(levels_HWC, levels_HWC + np.uint8(8), allowed_HW, radius=0.5)
+
+
+def test_no_photo_is_returned_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels_HWC, allowed_HW = np.full((10, 10, 3), 100, np.uint8), np.full((10, 10), 8, np.uint8)
+    grid = make_grid(levels_HWC, allowed_HW)
+    monkeypatch.setattr(
+        canvas_module, "_inside_radius", lambda change, _areas, _radius: np.rint(change).astype(np.int16)
+    )
+    with pytest.raises(ContractError, match="above the radius"):
+        adversarial_levels(levels_HWC, allowed_HW, grid, torch.full((3, 10, 10), 108 / 255), 0.5)
 
 
 @pytest.mark.parametrize(

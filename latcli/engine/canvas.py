@@ -31,6 +31,9 @@ MAX_GRID_PIXELS = 4_000_000
 #: Rows of a large photo that are worked on at a time.
 _STRIP = 512
 
+#: What float32 sums of weights may miss 1 by.
+_SLACK = 1e-5
+
 
 @dataclass(frozen=True, eq=False)
 class Grid:
@@ -106,13 +109,18 @@ class CanvasView:
         """logits_BK of the photos on a canvas."""
         with torch.no_grad():
             rounding_BCHW = x_BCHW.mul(255.0).round_().div_(255.0).sub_(x_BCHW)
-        read_BChW = self.rows_BhH[:, None] @ (x_BCHW + rounding_BCHW)
-        read_BChw = read_BChW @ self.columns_BwW.transpose(1, 2)[:, None]
-        return self.classify(read_BChw.clamp(0.0, 1.0))
+        # As PIL does: columns first, and cut off after each pass what a bicubic filter overshoots.
+        read_BCHw = _cut_off((x_BCHW + rounding_BCHW) @ self.columns_BwW.transpose(1, 2)[:, None])
+        return self.classify(_cut_off(self.rows_BhH[:, None] @ read_BCHw))
 
     def narrowed(self, kept_b: torch.Tensor) -> CanvasView:
         """The view of some of the photos."""
         return CanvasView(self.classify, self.rows_BhH[kept_b], self.columns_BwW[kept_b])
+
+
+def _cut_off(x_BCHW: torch.Tensor) -> torch.Tensor:
+    """Clamped to [0, 1], but for rounding: weights add up to 1 and a little, and white areas must keep a gradient."""
+    return x_BCHW.clamp(-_SLACK, 1.0 + _SLACK)
 
 
 def make_view(

@@ -53,12 +53,12 @@ class Preprocessing:
         """`read` as a linear map: rows_hH and columns_wW such that rows_hH @ x_HW @ columns_wW.T is what `read` gives.
 
         `size` is (H, W). Antialiased resizing is separable and linear, so the crop costs nothing and the gradient is
-        the same product turned round. Agrees with PIL but for the 8-bit rounding that PIL does between and after its
-        passes, and for its clipping.
+        the same product turned round. PIL does the columns first, then the rows, and rounds to 8 bits and clips after
+        each; with the clipping, the two agree to about one level.
         """
         top, left, height, width = self._window(size)
-        rows_hH = _resize_matrix(size[0], height, self.interpolation)[top : top + self.crop]
-        columns_wW = _resize_matrix(size[1], width, self.interpolation)[left : left + self.crop]
+        rows_hH = _resize_matrix(size[0], height, top, self.crop, self.interpolation)
+        columns_wW = _resize_matrix(size[1], width, left, self.crop, self.interpolation)
         return rows_hH, columns_wW
 
     def visible(self, size: tuple[int, int]) -> tuple[slice, slice]:
@@ -67,14 +67,8 @@ class Preprocessing:
         The resize filter reaches a little across the crop's edge, and so do they.
         """
         top, left, height, width = self._window(size)
-        return self._reach(top, height, size[0]), self._reach(left, width, size[1])
-
-    def _reach(self, first: int, resized: int, side: int) -> slice:
-        scale = side / resized
-        margin = (2.0 if self.interpolation == "bicubic" else 1.0) * max(1.0, scale)
-        start = math.floor((first + 0.5) * scale - margin)
-        stop = math.ceil((first + self.crop - 0.5) * scale + margin)
-        return slice(max(0, start), min(side, stop))
+        rows = _reach(size[0], height, top, self.crop, self.interpolation)
+        return rows, _reach(size[1], width, left, self.crop, self.interpolation)
 
     def _window(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
         """Top, left of the crop, and height, width of the resized photo, by torchvision's rounding rules."""
@@ -88,12 +82,28 @@ class Preprocessing:
         return round((height - self.crop) / 2.0), round((width - self.crop) / 2.0), height, width
 
 
+def _reach(side: int, resized: int, first: int, count: int, interpolation: Interpolation) -> slice:
+    """The pixels of a side of `side` that `count` pixels from `first` on are made of, once it is `resized`."""
+    scale = side / resized
+    margin = (2.0 if interpolation == "bicubic" else 1.0) * max(1.0, scale)
+    start = math.floor((first + 0.5) * scale - margin)
+    stop = math.ceil((first + count - 0.5) * scale + margin)
+    return slice(max(0, start), min(side, stop))
+
+
 @lru_cache(maxsize=16)
-def _resize_matrix(side: int, resized: int, interpolation: Interpolation) -> torch.Tensor:
-    """What PIL's and torch's antialiased filter does to one axis: (resized, side); each row sums to 1."""
-    # The filter itself is torch's: it is asked for the response to each single pixel.
-    impulses = torch.eye(side).view(1, 1, side, side)
-    return interpolate(impulses, (resized, side), mode=interpolation, antialias=True)[0, 0]
+def _resize_matrix(side: int, resized: int, first: int, count: int, interpolation: Interpolation) -> torch.Tensor:
+    """What PIL's and torch's antialiased filter does to one axis, cropped: (count, side); each row sums to 1."""
+    # The filter itself is torch's: it is asked for the response to each single pixel within reach. Of a panorama
+    # that is a small part; asked for all pixels, it would take gigabytes.
+    within = _reach(side, resized, first, count, interpolation)
+    reach = within.stop - within.start
+    impulses = torch.zeros(side, reach)
+    impulses[within] = torch.eye(reach)
+    response = interpolate(impulses[None, None], (resized, reach), mode=interpolation, antialias=True)[0, 0]
+    matrix = torch.zeros(count, side)
+    matrix[:, within] = response[first : first + count]
+    return matrix
 
 
 def square_to_unit(image: Image.Image) -> torch.Tensor:
