@@ -64,6 +64,7 @@ Runs = Annotated[list[str], typer.Argument(metavar="RUN", help="Ends of ids, or 
 
 
 _WHAT, _OBJECT, _SEARCH, _MODEL = "Photos and labels", "Where the object is", "Attack", "Classifier"
+_LEARNT, _INNER, _UPDATE, _KEPT = "What is learnt", "Inner attack", "Update", "Checkpoints"
 
 
 def _option(panel: str, metavar: str, help: str, *names: str, **more: Any) -> Any:
@@ -140,7 +141,12 @@ def attack(
         bool, flag("--at-model-resolution", help="Resize the photo first, as in the paper.", panel=_SEARCH)
     ] = False,
     classifier: Annotated[
-        str, _option(_MODEL, "NAME", "efficientnet_lite0, inception_v3, torchvision:NAME, timm:NAME, module:function.")
+        str,
+        _option(
+            _MODEL,
+            "NAME",
+            "efficientnet_lite0, inception_v3, torchvision:NAME, timm:NAME, module:function, a training run.",
+        ),
     ] = "efficientnet_lite0",
     classifier_weights: Annotated[
         Path | None, _option(_MODEL, "FILE", "Its weights: safetensors, or a PyTorch file without code.")
@@ -170,6 +176,96 @@ def attack(
     result = run(AttackOptions(**given | lists), session)
     session.show(result, tables.attack)
     return result.exit_code
+
+
+@app.command(rich_help_panel="Main job")
+@with_session
+def train(
+    session: Session,
+    regime: Annotated[
+        Literal["natural", "standard", "background", "foreground", "random"] | None,
+        _option(_LEARNT, "NAME", "natural, standard, background, foreground, random.", show_default="background"),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        _option(_LEARNT, "NAME", "mnist, fashion-mnist, cifar10, mnist-5k, folder:PATH.", show_default="mnist"),
+    ] = None,
+    preset: Annotated[
+        Literal["quick", "standard", "paper"] | None,
+        _option(_LEARNT, "NAME", "quick, standard, paper: what is not said otherwise.", show_default="standard"),
+    ] = None,
+    architecture: Annotated[
+        str | None, _option(_LEARNT, "NAME", "paper-cnn, resnet18, or a plug-in's.", show_default="the data set's")
+    ] = None,
+    augment: Annotated[
+        Literal["none", "crop-flip"] | None,
+        _option(_LEARNT, "NAME", "none, crop-flip.", show_default="the data set's"),
+    ] = None,
+    center: Annotated[
+        float | None,
+        _option(_OBJECT, "SHARE", "The middle of the image, as a share of its sides.", show_default="the data set's"),
+    ] = None,
+    mask_from: Annotated[
+        Literal["center", "otsu"] | None,
+        _option(_OBJECT, "center|otsu", "The middle, or each image's silhouette.", show_default="center"),
+    ] = None,
+    epsilon: Annotated[
+        float | None,
+        _option(
+            _INNER,
+            "E",
+            "Largest change of a pixel: 0.3 or 8/255.",
+            parser=parsed_by(parse_epsilon),
+            show_default="the data set's",
+        ),
+    ] = None,
+    attack: Annotated[
+        Literal["pgd", "fgsm-rs", "n-fgsm", "free"] | None,
+        _option(_INNER, "NAME", "pgd, fgsm-rs, n-fgsm, free.", show_default="pgd"),
+    ] = None,
+    attack_steps: Annotated[
+        int | None, _option(_INNER, "N", "Gradient steps of pgd, updates a minibatch of free.", min=1)
+    ] = None,
+    step_size: Annotated[
+        float | None, _option(_INNER, "E", "Of a step, on epsilon's scale.", parser=parsed_by(parse_epsilon))
+    ] = None,
+    warm_up: Annotated[float | None, _option(_INNER, "SHARE", "Of the steps, while epsilon grows from 0.")] = None,
+    loss: Annotated[
+        Literal["ce", "trades"] | None, _option(_UPDATE, "ce|trades", "Cross entropy or TRADES.", show_default="ce")
+    ] = None,
+    beta: Annotated[float | None, _option(_UPDATE, "B", "Weight of TRADES' divergence.", show_default="6")] = None,
+    mix: Annotated[
+        float | None, _option(_UPDATE, "SHARE", "Of each minibatch stays natural.", show_default="0")
+    ] = None,
+    steps: Annotated[int | None, _option(_UPDATE, "N", "Minibatches in all.", min=1)] = None,
+    batch: Annotated[int | None, _option(_UPDATE, "N", "Images a minibatch.", min=1)] = None,
+    optimizer: Annotated[Literal["adamw", "sgd"] | None, _option(_UPDATE, "adamw|sgd", "What moves weights.")] = None,
+    schedule: Annotated[
+        Literal["one-cycle", "constant"] | None, _option(_UPDATE, "NAME", "Learning rate: one-cycle, constant.")
+    ] = None,
+    rate: Annotated[float | None, _option(_UPDATE, "R", "Peak of the learning rate.")] = None,
+    weight_decay: Annotated[float | None, _option(_UPDATE, "W", "Pull of the weights towards 0.")] = None,
+    average: Annotated[float | None, _option(_UPDATE, "D", "Decay of the weights' average; 0 for none.")] = None,
+    checkpoint_every: Annotated[
+        int | None, _option(_KEPT, "N", "Steps between checkpoints.", min=1, show_default="one a minute")
+    ] = None,
+    resume: Annotated[
+        str | None,
+        _option(_KEPT, "RUN", "Go on with a run that was cut off, as it was begun.", autocompletion=complete_run),
+    ] = None,
+) -> None:
+    """Train a small classifier on images whose background is under attack.
+
+    The paper's Algorithm 1. What is not said comes from the preset, then from the data set.
+    The model is kept as a run, whose id is a classifier's name for `latcli attack`.
+    """
+    given = dict(locals())
+    from latcli.commands.train import run
+    from latcli.commands.train_options import TrainOptions
+    from latcli.reporting import tables
+
+    del given["session"]
+    session.show(run(TrainOptions(**given), session), tables.train)
 
 
 @app.command(rich_help_panel="Main job")

@@ -14,6 +14,7 @@ from latcli.commands.detection_cache import StoredDetections
 from latcli.commands.parsing import parse_box
 from latcli.commands.photo_inputs import LabelOf, PhotoSource, find_sources, labeller
 from latcli.commands.session import Session
+from latcli.commands.trained import classifier_path
 from latcli.engine import registry
 from latcli.engine.attacks.settings import AttackSettings, Norm, Objective, Schedule
 from latcli.engine.detectors.auto import open_detector
@@ -120,7 +121,7 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
     sources = find_sources(options.photos)
     device = open_device(session.device)
     weights = ClassifierSource(options.classifier_weights, session.offline, session.shows_progress)
-    classifier = open_classifier(options.classifier, weights, device)
+    classifier = open_classifier(classifier_path(options.classifier, session.store), weights, device)
     label_of = labeller(classifier, options.label, options.labels, options.labels_from)
     if options.target is not None:
         settings = replace(settings, target=parse_label(options.target, classifier))

@@ -23,8 +23,8 @@ Precision = Literal["auto", "fp32", "bf16"]
 class Tick(Protocol):
     """Tells a progress bar that so many more steps are done."""
 
-    def __call__(self, steps: int = 1, /) -> None:
-        """Move the bar on."""
+    def __call__(self, steps: int = 1, /, *, text: str | None = None) -> None:
+        """Move the bar on; `text` replaces what stands before it."""
         ...
 
 
@@ -101,7 +101,7 @@ class Session:
         `total` is the number of steps, None where it is not known beforehand.
         """
         if not self.shows_progress or self._live is not None:
-            yield lambda steps=1, /: None
+            yield lambda steps=1, /, *, text=None: None
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -113,7 +113,9 @@ class Session:
             task = bar.add_task(printable(description), total=total)
             self._live = console
             try:
-                yield lambda steps=1, /: bar.advance(task, steps)
+                yield lambda steps=1, /, *, text=None: bar.update(
+                    task, advance=steps, description=None if text is None else printable(text)
+                )
             finally:
                 self._live = None
 

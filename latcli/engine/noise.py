@@ -48,3 +48,14 @@ def _splitmix64(z: torch.Tensor) -> torch.Tensor:
 def _shift_right(z: torch.Tensor, bits: int) -> torch.Tensor:
     # int64 shifts carry the sign along; the mask drops it.
     return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def item_seeds(seed: int, items_N: torch.Tensor) -> torch.Tensor:
+    """One int64 seed for each item's number (int64): a hash of `seed` and that number alone."""
+    key = torch.tensor(seed, dtype=torch.int64, device=items_N.device)
+    return _splitmix64(items_N * _GOLDEN + _splitmix64(key))
+
+
+def permutation(seed: int, size: int, device: torch.device) -> torch.Tensor:
+    """The numbers 0 to size - 1 in an order that depends on `seed` alone, int64, on `device`."""
+    return item_seeds(seed, torch.arange(size, device=device)).sort(stable=True).indices

@@ -1,7 +1,7 @@
-"""Names of attacks, detectors and classifiers and where each lives; imports none of them until asked.
+"""Names of attacks, detectors, classifiers, data sets and where each lives; imports none of them until asked.
 
 A row is `name: "module:attribute"`. Another package adds its own through an entry point in the group
-`latcli.attacks`, `latcli.detectors`, `latcli.classifiers` or `latcli.datasets`.
+`latcli.attacks`, `latcli.detectors`, `latcli.classifiers`, `latcli.datasets` or `latcli.architectures`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from latcli.errors import LatcliError, UsageError
 
-Kind = Literal["attack", "detector", "classifier", "dataset"]
+Kind = Literal["attack", "detector", "classifier", "dataset", "architecture"]
 
 BUILT_IN: dict[Kind, dict[str, str]] = {
     "attack": {
@@ -31,7 +31,16 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "efficientnet_lite0": "latcli.engine.models.imagenet:efficientnet_lite0",
         "inception_v3": "latcli.engine.models.imagenet:inception_v3",
     },
-    "dataset": {},
+    "dataset": {
+        "mnist": "latcli.engine.datasets.digits:mnist",
+        "fashion-mnist": "latcli.engine.datasets.digits:fashion_mnist",
+        "cifar10": "latcli.engine.datasets.cifar:cifar10",
+        "mnist-5k": "latcli.engine.datasets.mnist_5k:mnist_5k",
+    },
+    "architecture": {
+        "paper-cnn": "latcli.engine.models.small:paper_cnn",
+        "resnet18": "latcli.engine.models.small:resnet18",
+    },
 }
 
 

@@ -1,4 +1,4 @@
-"""Results of attacks as tables for a terminal, from their JSON documents; must not know store, engine or commands."""
+"""Results of commands as tables for a terminal, from their JSON documents; must not know store, engine or commands."""
 
 from __future__ import annotations
 
@@ -38,6 +38,26 @@ def attack(document: Mapping[str, Any]) -> RenderableType:
     if document["run"] is not None:
         parts.append(_whereabouts(document))
     return Group(*parts)
+
+
+def train(document: Mapping[str, Any]) -> RenderableType:
+    """What `train --json` gives: loss and accuracy on the test images, what to know of them, where the model is."""
+    title = f"{document['regime']} training on {document['dataset']}, {document['steps']:,} steps"
+    table = _table(printable(title), with_footer=False)
+    table.add_column("test images", no_wrap=True)
+    for heading in ("n", "loss", "accuracy"):
+        _add_number_column(table, heading, "")
+    for name, score in (("natural", document["final"]), (document["attack"], document["adversarial"])):
+        if score is not None:
+            accuracy = f"{100 * score['accuracy']:.2f} %"
+            table.add_row(_text(name, 50), f"{score['n']:,}", f"{score['loss']:.4f}", accuracy)
+    lines = [
+        *document["notes"],
+        f"{document['seconds']:.0f} s, {document['images_per_second']:,.0f} images/s, gradients in {document['form']}",
+        f"run {document['run']}",
+        _from_here(document["checkpoint"]),
+    ]
+    return Group(table, "", Text("\n".join(map(printable, lines)), overflow="fold"))
 
 
 def demo(document: Mapping[str, Any]) -> RenderableType:

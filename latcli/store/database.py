@@ -20,7 +20,7 @@ from latcli.store.files import LOCK, storage_error
 from latcli.store.migrations import apply, migrate, pending
 from latcli.store.provenance import Environment, host
 from latcli.store.records import CachedDetection, RunRow, RunTable, Status
-from latcli.store.run import RUN_ID, Run, mark_crashed, start
+from latcli.store.run import RUN_ID, Run, mark_crashed, reopen, start
 from latcli.store.values import columns, utc_now
 
 DATABASE = "latcli.db"
@@ -159,6 +159,14 @@ class Store:
             dataset=dataset,
             model=model,
         )
+
+    def resume_run(self, name: str, *, argv: list[str]) -> Run:
+        """Take up the run that `find_run` finds, with its folder, its numbers and its id; use it as a context manager.
+
+        What it was told and where it began stay as they were. Raises StoreError where a process is at work on it or its
+        folder is damaged, and UsageError for an unknown name.
+        """
+        return reopen(self, self.find_run(name), argv=argv)
 
     def insert_run(self, row: dict[str, object], environment: Environment) -> None:
         """Add a run's row and whatever it points to. Raises StoreError."""

@@ -20,7 +20,7 @@ from latcli.errors import ExitCode, LatcliError, StoreError, Terminated, UsageEr
 from latcli.store import locks
 from latcli.store.files import LOCK, LOG, RUN_JSON, artifact_path, storage_error, write_whole
 from latcli.store.provenance import Environment, environment, fingerprint, host
-from latcli.store.records import Status
+from latcli.store.records import RunRow, Status
 from latcli.store.values import columns, legible, plain, utc_now
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ _CRASHED = "the process ended without closing the run"
 _HEARTBEAT_SECONDS = 5.0
 _LARGEST_SEED = 2**63 - 1
 _TRIES = 64
+#: What is written anew when a run is taken up again.
+_REOPENED = ("status", "heartbeat", "finished", "exit_code", "error", "pid", "host")
 
 
 class Run:
@@ -102,6 +104,19 @@ class Run:
                     path.unlink()
             raise
         return path
+
+    def remove_artifact(self, name: str) -> None:
+        """Remove a file that `write_artifact` kept, and its row; nothing happens where there is none.
+
+        Raises StoreError where it cannot be removed.
+        """
+        path = artifact_path(self.folder, legible(name))
+        with self._store.writing() as db:
+            db.execute("DELETE FROM artifacts WHERE run = ? AND name = ?", [self.id, str(PurePosixPath(legible(name)))])
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(error, path) from error
 
     def record_attack(self, row: Mapping[str, object]) -> None:
         """Add what an attack did to one image: the columns of the table `attacks`, without `id` and `run`.
@@ -198,6 +213,40 @@ def start(
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return Run(store, document, folder, lock)
+
+
+def reopen(store: Store, row: RunRow, *, argv: list[str]) -> Run:
+    """Take up a run that has ended, one way or another, under its own id: see `Store.resume_run`."""
+    try:
+        lock = locks.acquire(row.path / LOCK)
+    except OSError as error:
+        raise storage_error(error, row.path) from error
+    if lock is None:
+        raise StoreError(f"the run {row.id} is at work in another process", "wait for its end, or stop it first")
+    try:
+        document = _read_json(row.path)
+        fresh = _first_row(row.path, row.command) | {"started": row.started, "argv": argv}
+        document |= {key: value for key, value in fresh.items() if key != "folder"}
+        _write_json(row.path, document)
+        with store.writing() as db:
+            db.table("runs").update(row.id, columns({key: document[key] for key in _REOPENED} | {"argv_json": argv}))
+    except BaseException:
+        lock.release()
+        raise
+    return Run(store, document, row.path, lock)
+
+
+def _read_json(folder: Path) -> dict[str, object]:
+    path = folder / RUN_JSON
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise storage_error(error, path) from error
+    except ValueError as error:
+        raise StoreError(f"{path} is damaged: {error}", "the run cannot be resumed; start a new one") from error
+    if not isinstance(document, dict) or "id" not in document:
+        raise StoreError(f"{path} is damaged", "the run cannot be resumed; start a new one")
+    return document
 
 
 def mark_crashed(store: Store, run_id: str) -> None:

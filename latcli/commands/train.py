@@ -1,0 +1,287 @@
+"""`latcli train`: a data set in, a trained classifier and a stored run out; must not know how a result is shown."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latcli.commands.session import Session
+from latcli.commands.signals import PendingSignal, postponed
+from latcli.commands.train_monitor import Monitor
+from latcli.commands.train_options import DEFAULT_PRESET, TrainOptions, check_unchanged, describe, resolve
+from latcli.commands.train_result import TrainResult
+from latcli.commands.trained import CHECKPOINT
+from latcli.engine import registry
+from latcli.engine.datasets.base import Dataset, DatasetSource
+from latcli.engine.datasets.catalog import DEFAULT_DATASET, open_dataset
+from latcli.engine.devices import open_device
+from latcli.engine.gradient_forms import Form, GradientForm, choose_form
+from latcli.engine.models.checkpoint import CheckpointInfo, pack_classifier
+from latcli.engine.models.weights import state_dict_sha256
+from latcli.engine.presets import PRESETS, Preset, PresetName
+from latcli.engine.scoring import Score, adversarial_score, natural_score
+from latcli.engine.training import Trainer, new_network, train
+from latcli.engine.training_settings import TrainSettings
+from latcli.engine.training_state import TrainingState, pack_state, read_state, restore
+from latcli.errors import UsageError
+from latcli.store.database import Store
+from latcli.store.records import RunRow
+from latcli.store.run import Run
+
+STATE = "state.safetensors"
+
+#: Without --checkpoint-every, the state is kept this often.
+_STATE_SECONDS = 60.0
+#: Numbers are recorded at about so many steps of a run.
+_MEASUREMENTS = 200
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that is settled before the first step; the same for a run that begins and one that goes on."""
+
+    dataset: Dataset
+    architecture: str
+    preset: PresetName
+    settings: TrainSettings
+    device: torch.device
+
+    def trainer(self, form: Form | None, session: Session) -> Trainer:
+        """A trainer with fresh weights, in a form that is given or found. Raises UsageError."""
+        make = registry.load("architecture", self.architecture)
+        net = new_network(make, self.dataset, self.settings.seed).to(self.device)
+        form = form or choose_form(net, self.dataset.image_shape, self.settings.batch, session.precision)
+        return Trainer(net, self.dataset, self.settings, form)
+
+
+def run(options: TrainOptions, session: Session) -> TrainResult:
+    """Train a classifier, or go on with a run that was cut off, and keep it.
+
+    Raises UsageError and LatcliError for options and data that are unusable, before a run is begun; WeightsError for a
+    state that is damaged or does not fit; DivergedError, ContractError and StoreError while it trains.
+    """
+    with Store.open(session.store) as store:
+        if options.resume is not None:
+            return _resume(store, options, session)
+        return _begin(store, options, session)
+
+
+def _begin(store: Store, options: TrainOptions, session: Session) -> TrainResult:
+    job = _job(options, session, seed=session.seed)
+    trainer = job.trainer(None, session)
+    dataset = store.record_dataset(job.dataset.name, fingerprint=job.dataset.fingerprint)
+    config: dict[str, object] = {
+        "dataset": options.dataset or DEFAULT_DATASET,
+        "architecture": job.architecture,
+        "preset": job.preset,
+        "precision": session.precision,
+        **job.settings.to_json(),
+        "notes": list(job.dataset.notes),
+    }
+    with store.start_run(
+        "train", argv=sys.argv, config=config, seed=job.settings.seed, device=str(job.device), dataset=dataset
+    ) as stored:
+        session.note(f"run {stored.id}")
+        stored.log(describe(job.preset, job.settings, job.dataset.name, job.architecture))
+        stored.log(f"gradients of the inner attack: {trainer.form}, {torch.get_num_threads()} threads")
+        for note in job.dataset.notes:
+            stored.log(note)
+        keeper = _Keeper(stored, trainer, job.architecture, options.checkpoint_every)
+        keeper.save()
+        return _train(store, stored, job, trainer, keeper, session)
+
+
+def _resume(store: Store, options: TrainOptions, session: Session) -> TrainResult:
+    row = store.find_run(str(options.resume))
+    _check_resumable(store, row)
+    said: dict[str, Any] = {} if session.precision == "auto" else {"precision": session.precision}
+    said |= {"seed": session.seed} if session.seed else {}
+    check_unchanged(options, said, row.config, row.id)
+    job = _job_of(row, session)
+    state = read_state(row.path / STATE) if (row.path / STATE).exists() else None
+    if state is not None:
+        _use_threads(state, job.device, session)
+    trainer = job.trainer(None if state is None else state.form, session)
+    if state is not None:
+        restore(trainer, state, job.architecture)
+    if row.device is not None and torch.device(row.device).type != job.device.type:
+        session.note(
+            f"begun on {row.device}, going on on {job.device}: the weights will differ from an undisturbed run"
+        )
+    with store.resume_run(row.id, argv=sys.argv) as stored:
+        line = f"resumed at step {trainer.done:,} of {job.settings.steps:,}"
+        session.note(f"run {stored.id} {line}")
+        stored.log(line)
+        keeper = _Keeper(stored, trainer, job.architecture, options.checkpoint_every)
+        return _train(store, stored, job, trainer, keeper, session, resumed_at=trainer.done)
+
+
+def _check_resumable(store: Store, row: RunRow) -> None:
+    if row.command != "train":
+        raise UsageError(f"{row.id} is a run of {row.command}, not of train", "`latcli runs list --command train`")
+    if row.status == "completed":
+        raise UsageError(f"{row.id} has come to its end already", f"its model is {row.path / CHECKPOINT}")
+    if row.status == "running" and store.is_alive(row.id):
+        raise UsageError(f"{row.id} is at work in another process", "wait for its end, or stop it first")
+
+
+def _job(options: TrainOptions, session: Session, *, seed: int) -> Job:
+    device = open_device(session.device)
+    preset_name = options.preset or DEFAULT_PRESET
+    dataset = _dataset(options.dataset or DEFAULT_DATASET, device, session)
+    settings = resolve(options, PRESETS[preset_name], dataset.defaults, seed)
+    architecture = options.architecture or dataset.defaults.architecture
+    session.note(describe(preset_name, settings, dataset.name, architecture))
+    return Job(dataset, architecture, preset_name, settings, device)
+
+
+def _job_of(row: RunRow, session: Session) -> Job:
+    """What a run was begun with, whatever the defaults are by now."""
+    settings = TrainSettings.from_json(row.config)
+    missing = [name for name in ("dataset", "architecture", "preset") if name not in row.config]
+    if missing:
+        raise UsageError(f"{row.id} does not say its {', '.join(missing)}", "it was written by another latcli")
+    device = open_device(session.device)
+    dataset = _dataset(row.config["dataset"], device, session)
+    return Job(dataset, row.config["architecture"], row.config["preset"], settings, device)
+
+
+def _dataset(name: str, device: torch.device, session: Session) -> Dataset:
+    dataset = open_dataset(name, DatasetSource(session.data, session.offline, session.shows_progress))
+    for note in dataset.notes:
+        session.note(f"note: {note}")
+    return dataset.to(device)
+
+
+def _use_threads(state: TrainingState, device: torch.device, session: Session) -> None:
+    """As many threads as before: the order in which a CPU adds depends on them."""
+    if device.type == "cpu" and torch.get_num_threads() != state.threads:
+        session.note(f"using {state.threads} threads, as the run did before")
+        torch.set_num_threads(state.threads)
+
+
+class _Keeper:
+    """Writes the state into the run now and then; the one before stays until the new one is whole."""
+
+    def __init__(self, stored: Run, trainer: Trainer, architecture: str, every: int | None) -> None:
+        self._stored, self._trainer, self._architecture, self._every = stored, trainer, architecture, every
+        self._saved_at, self._saved_step = time.monotonic(), trainer.done
+
+    def after_step(self, pending: PendingSignal) -> Callable[[int], None]:
+        """What to do after each step: keep the state when it is time, and let a signal through once it is kept."""
+
+        def keep(step: int) -> None:
+            if pending or self._is_due(step):
+                self.save()
+            pending.deliver()
+
+        return keep
+
+    def save(self) -> None:
+        """Keep the state now. Raises DivergedError, StoreError."""
+        self._stored.write_artifact(STATE, pack_state(self._trainer, self._architecture), "state")
+        self._saved_at, self._saved_step = time.monotonic(), self._trainer.done
+
+    def _is_due(self, step: int) -> bool:
+        if step == self._trainer.settings.steps:
+            return True
+        if self._every is not None:
+            return step - self._saved_step >= self._every
+        return time.monotonic() - self._saved_at >= _STATE_SECONDS
+
+
+def _train(
+    store: Store,
+    stored: Run,
+    job: Job,
+    trainer: Trainer,
+    keeper: _Keeper,
+    session: Session,
+    resumed_at: int | None = None,
+) -> TrainResult:
+    settings, first = job.settings, trainer.done
+    with session.progress("training", settings.steps) as tick, postponed() as pending:
+        tick(first)
+        monitor = Monitor(session, stored, tick, steps=settings.steps, done=first, batch=settings.batch)
+        train(
+            trainer,
+            on_step=monitor.on_step,
+            after_step=keeper.after_step(pending),
+            measure_every=max(1, settings.steps // _MEASUREMENTS),
+        )
+    seconds = monitor.seconds
+    final, adversarial = _scores(trainer, job, session)
+    checkpoint = _keep_model(store, stored, job, trainer)
+    _record_scores(stored, settings.steps, final, adversarial)
+    stored.remove_artifact(STATE)  # nothing is left to resume, and it is four times as large as the model
+    preset = PRESETS[job.preset]
+    return TrainResult(
+        run=stored.id,
+        dir=stored.folder,
+        checkpoint=checkpoint,
+        regime=settings.regime,
+        dataset=job.dataset.name,
+        architecture=job.architecture,
+        steps=settings.steps,
+        epsilon=settings.epsilon if settings.is_adversarial else None,
+        form=trainer.form,
+        final=final,
+        adversarial=adversarial,
+        attack=_attack_name(settings, preset) if adversarial else None,
+        resumed_at=resumed_at,
+        seconds=seconds,
+        images_per_second=monitor.images_per_second,
+        notes=job.dataset.notes,
+    )
+
+
+def _attack_name(settings: TrainSettings, preset: Preset) -> str:
+    return f"{settings.regime} attack, pgd-{preset.score_steps} at epsilon {settings.epsilon:.4g}"
+
+
+def _scores(trainer: Trainer, job: Job, session: Session) -> tuple[Score, Score | None]:
+    """On the test images, natural and under the regime's own attack, by the weights that are kept, in fp32."""
+    trainer.net.load_state_dict(trainer.weights())
+    net = trainer.net.eval()
+    data, preset = job.dataset, PRESETS[job.preset]
+    final = natural_score(net, data.x_test, data.y_test)
+    if not job.settings.is_adversarial:
+        return final, None
+    session.note(f"attacking {min(preset.score_images, len(data.y_test)):,} test images with pgd-{preset.score_steps}")
+    fast = GradientForm(net, trainer.form)
+    return final, adversarial_score(net, fast, data, job.settings, images=preset.score_images, steps=preset.score_steps)
+
+
+def _keep_model(store: Store, stored: Run, job: Job, trainer: Trainer) -> Path:
+    weights = trainer.weights()
+    info = CheckpointInfo(
+        architecture=job.architecture,
+        image_shape=job.dataset.image_shape,
+        class_names=job.dataset.class_names,
+        dataset=job.dataset.name,
+        dataset_fingerprint=job.dataset.fingerprint,
+        regime=job.settings.regime,
+        epsilon=job.settings.epsilon if job.settings.is_adversarial else 0.0,
+        steps=job.settings.steps,
+    )
+    path = stored.write_artifact(CHECKPOINT, pack_classifier(weights, info), "checkpoint")
+    store.record_model(
+        f"{job.architecture}-{job.settings.regime}",
+        architecture=job.architecture,
+        weights_sha256=state_dict_sha256(weights),
+        regime=job.settings.regime,
+        run=stored.id,
+    )
+    return path
+
+
+def _record_scores(stored: Run, step: int, final: Score, adversarial: Score | None) -> None:
+    scores = {"test": final} | ({"test_adversarial": adversarial} if adversarial else {})
+    values = [(f"{name}_{what}", step, getattr(s, what)) for name, s in scores.items() for what in ("loss", "accuracy")]
+    stored.record_metrics(values)

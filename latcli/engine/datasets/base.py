@@ -1,0 +1,107 @@
+"""What a data set is once it is in memory; must not know where it came from or what is done with it.
+
+Legend: N images, C channels, H, W pixels. Images are uint8, so that a set fits on the device that trains on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from latcli.errors import LatcliError
+
+Augmentation = Literal["none", "crop-flip"]
+
+
+@dataclass(frozen=True)
+class DatasetSource:
+    """Where data sets are looked for, and whether a missing one may be downloaded there.
+
+    `progress` shows a download on stderr.
+    """
+
+    folder: Path
+    offline: bool = False
+    progress: bool = False
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What training takes where the user says nothing.
+
+    epsilon in [0, 1] image scale; center: side of the protected middle as a share of the image's (the paper's middle
+    pixels, calibrated against its figures).
+    """
+
+    epsilon: float
+    center: float
+    architecture: str
+    augment: Augmentation = "none"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Two splits of labelled images: x uint8 (N, C, H, W), y int64 (N,) with values below len(class_names).
+
+    `fingerprint` is a sha256 of both splits' contents. `notes` are what a reader of results must know of it.
+    """
+
+    name: str
+    x_train: torch.Tensor
+    y_train: torch.Tensor
+    x_test: torch.Tensor
+    y_test: torch.Tensor
+    class_names: tuple[str, ...]
+    defaults: Defaults
+    fingerprint: str
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """C, H, W."""
+        _, C, H, W = self.x_train.shape
+        return C, H, W
+
+    def to(self, device: torch.device) -> Dataset:
+        """The same set, its tensors on `device`."""
+        tensors = {name: getattr(self, name).to(device) for name in ("x_train", "y_train", "x_test", "y_test")}
+        return replace(self, **tensors)
+
+
+def make_dataset(
+    name: str,
+    train: tuple[torch.Tensor, torch.Tensor],
+    test: tuple[torch.Tensor, torch.Tensor],
+    class_names: Sequence[str],
+    defaults: Defaults,
+    notes: Sequence[str] = (),
+) -> Dataset:
+    """A Dataset of its splits, each as (x_NCHW uint8, y_N int64), with its fingerprint.
+
+    Raises LatcliError where a split is empty, its labels do not belong to the classes, or the splits' images differ in
+    shape.
+    """
+    hint = "check the files that it was read from"
+    for split, (x_NCHW, y_N) in {"training": train, "test": test}.items():
+        if len(x_NCHW) == 0 or len(x_NCHW) != len(y_N):
+            raise LatcliError(f"the {split} part of {name} has {len(x_NCHW)} images and {len(y_N)} labels", hint)
+        if int(y_N.min()) < 0 or int(y_N.max()) >= len(class_names):
+            raise LatcliError(f"the {split} part of {name} has labels that are not 0 to {len(class_names) - 1}", hint)
+    if train[0].shape[1:] != test[0].shape[1:]:
+        sizes = " and ".join("x".join(map(str, x.shape[1:])) for x, _ in (train, test))
+        raise LatcliError(f"training and test images of {name} differ in shape: {sizes}", hint)
+    tensors = (*train, *test)
+    return Dataset(name, *tensors, tuple(class_names), defaults, _fingerprint(tensors, class_names), tuple(notes))
+
+
+def _fingerprint(tensors: Sequence[torch.Tensor], class_names: Sequence[str]) -> str:
+    digest = hashlib.sha256("\n".join(class_names).encode("utf-8", "backslashreplace"))
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,134 @@
+"""Trained networks as one safetensors file each, whose header says in JSON what the network is; knows no training.
+
+The header's entry `latcli` holds the JSON document, with `kind`, `format` and `digest` (a sha256 of the tensors) beside
+what the writer gives, so that tensors and description cannot be parted, and damage is noticed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from latcli.engine import registry
+from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.preprocessing import Preprocessing
+from latcli.engine.models.weights import check_readable, load_into, state_dict_sha256
+from latcli.errors import WeightsError
+
+_HEADER = "latcli"
+_FORMAT = 1
+_KIND = "classifier"
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint says of its network. `image_shape` is (C, H, W); `dataset_fingerprint` a sha256."""
+
+    architecture: str
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    dataset: str
+    dataset_fingerprint: str
+    regime: str
+    epsilon: float
+    steps: int
+
+
+class GreyInput(nn.Module):
+    """Lets a network of one channel read photos: three channels become their mean, which of grey ones is each."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """logits_BK of images with one channel or three."""
+        logits_BK: torch.Tensor = self.net(x_BCHW.mean(dim=1, keepdim=True) if x_BCHW.shape[1] == 3 else x_BCHW)
+        return logits_BK
+
+
+def pack(kind: str, tensors: Mapping[str, torch.Tensor], description: Mapping[str, Any]) -> bytes:
+    """The bytes of a file with these tensors and this JSON document."""
+    from safetensors.torch import save
+
+    on_cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    document = {"kind": kind, "format": _FORMAT, "digest": state_dict_sha256(on_cpu), **description}
+    return save(on_cpu, metadata={_HEADER: json.dumps(document)})
+
+
+def unpack(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors (on the CPU) and document of a file that `pack` made.
+
+    Raises WeightsError for one that is missing, truncated, altered, of another kind or of a newer latcli.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    check_readable(path)
+    hint = f"give a {kind} file that latcli wrote"
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(_HEADER)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        document = json.loads(header or "{}")
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise WeightsError(
+            f"{path} is truncated or damaged: {reason}", "copy it again from where it is whole"
+        ) from error
+    if not isinstance(document, dict) or document.get("kind") != kind:
+        found = document.get("kind", "no file of latcli") if isinstance(document, dict) else "no file of latcli"
+        raise WeightsError(f"{path} is no {kind} but {found}", hint)
+    if document.get("format") != _FORMAT:
+        raise WeightsError(
+            f"{path} has the format {document.get('format')}, not {_FORMAT}", "use the latcli that wrote it"
+        )
+    if document.get("digest") != state_dict_sha256(tensors):
+        raise WeightsError(f"{path} is damaged: its tensors are not those that were written", "copy it again")
+    return tensors, document
+
+
+def pack_classifier(state_dict: Mapping[str, torch.Tensor], info: CheckpointInfo) -> bytes:
+    """The bytes of a checkpoint that `open_checkpoint` reads."""
+    return pack(_KIND, state_dict, asdict(info))
+
+
+def read_info(path: Path) -> CheckpointInfo:
+    """What the checkpoint at `path` says of its network. Raises WeightsError as `unpack` does."""
+    return _info(unpack(path, _KIND)[1], path)
+
+
+def open_checkpoint(path: Path) -> Classifier:
+    """The classifier of a checkpoint: its network, class names and preprocessing, on the CPU.
+
+    It takes photos of three channels, whatever it was trained on. Raises WeightsError as `unpack` does, and where the
+    weights do not fit the architecture that the file names; UsageError for an unknown architecture.
+    """
+    state_dict, document = unpack(path, _KIND)
+    info = _info(document, path)
+    net: nn.Module = registry.load("architecture", info.architecture)(info.image_shape, len(info.class_names))
+    load_into(net, state_dict, what=f"the weights of {path}")
+    C, H, W = info.image_shape
+    side = min(H, W)
+    return Classifier(
+        str(path),
+        GreyInput(net) if C == 1 else net,
+        Preprocessing(side, side, "bilinear"),
+        info.class_names,
+        state_dict_sha256(state_dict),
+    )
+
+
+def _info(document: Mapping[str, Any], path: Path) -> CheckpointInfo:
+    fields = CheckpointInfo.__dataclass_fields__
+    missing = [name for name in fields if name not in document]
+    if missing:
+        raise WeightsError(f"{path} does not say its {', '.join(missing)}", "give a checkpoint that latcli wrote")
+    known = {name: document[name] for name in fields}
+    known |= {"image_shape": tuple(document["image_shape"]), "class_names": tuple(document["class_names"])}
+    return CheckpointInfo(**known)

@@ -1,0 +1,80 @@
+"""Loss and accuracy of a network on a data set, in fp32, natural and attacked; must not know how it was trained.
+
+Legend: B images, C channels, H, W pixels. Images are uint8 tensors on the network's device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from latcli.engine.attacks.contract import run_attack
+from latcli.engine.attacks.pgd import pgd
+from latcli.engine.attacks.settings import AttackSettings, Model
+from latcli.engine.datasets.base import Dataset
+from latcli.engine.noise import derive_seed, item_seeds
+from latcli.engine.regimes import masks, regime_epsilon
+from latcli.engine.training_settings import TrainSettings
+
+_BATCH = 250
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over n images: cross entropy, and the share (0 to 1) of right top guesses."""
+
+    n: int
+    loss: float
+    accuracy: float
+
+
+@torch.no_grad()
+def natural_score(net: nn.Module, x_NCHW: torch.Tensor, y_N: torch.Tensor) -> Score:
+    """The network's score on images as they are; it must be in evaluation mode."""
+    scores = [
+        _score(net, _unit(x_BCHW), y_B)
+        for x_BCHW, y_B in zip(torch.split(x_NCHW, _BATCH), torch.split(y_N, _BATCH), strict=True)
+    ]
+    return _mean(scores)
+
+
+def adversarial_score(
+    net: nn.Module, fast: Model, dataset: Dataset, settings: TrainSettings, *, images: int, steps: int
+) -> Score:
+    """The score under the regime's own attack: PGD of `steps` at the full epsilon, on `images` test images.
+
+    The images are every so many-th of the test set. They are sought on `fast`, checked against the contract and scored
+    on `net`. Raises ContractError.
+    """
+    count = min(images, len(dataset.y_test))
+    device = dataset.y_test.device
+    chosen_N = torch.arange(count, device=device) * len(dataset.y_test) // count
+    attack = AttackSettings(steps=steps, schedule="constant")
+    scores = []
+    for chosen_B in torch.split(chosen_N, _BATCH):
+        x_BCHW, y_B = _unit(dataset.x_test[chosen_B]), dataset.y_test[chosen_B]
+        seeds_B = item_seeds(derive_seed(settings.seed, "score"), chosen_B)
+        mask_B1HW = masks(x_BCHW, settings.mask_from, settings.center)
+        eps_B1HW = regime_epsilon(settings.regime, mask_B1HW, settings.epsilon, seeds_B)
+        adv_BCHW = run_attack(pgd, fast, x_BCHW, y_B, eps_B1HW, attack, seeds_B)
+        with torch.no_grad():
+            scores.append(_score(net, adv_BCHW, y_B))
+    return _mean(scores)
+
+
+def _unit(x_BCHW: torch.Tensor) -> torch.Tensor:
+    return x_BCHW.float().div_(255.0)
+
+
+def _score(net: nn.Module, x_BCHW: torch.Tensor, y_B: torch.Tensor) -> Score:
+    logits_BK = net(x_BCHW).float()
+    losses = float(functional.cross_entropy(logits_BK, y_B, reduction="sum"))
+    return Score(len(y_B), losses, float((logits_BK.argmax(dim=1) == y_B).sum()))
+
+
+def _mean(sums: list[Score]) -> Score:
+    n = sum(one.n for one in sums)
+    return replace(sums[0], n=n, loss=sum(s.loss for s in sums) / n, accuracy=sum(s.accuracy for s in sums) / n)
