@@ -26,7 +26,7 @@ from latcli.engine.models.checkpoint import CheckpointInfo, pack_classifier
 from latcli.engine.models.weights import state_dict_sha256
 from latcli.engine.presets import PRESETS, Preset, PresetName
 from latcli.engine.scoring import Score, adversarial_score, natural_score
-from latcli.engine.training import Trainer, new_network, train
+from latcli.engine.training import Trainer, check_batch, new_network, train
 from latcli.engine.training_settings import TrainSettings
 from latcli.engine.training_state import TrainingState, pack_state, read_state, restore
 from latcli.errors import UsageError
@@ -54,6 +54,7 @@ class Job:
 
     def trainer(self, form: Form | None, session: Session) -> Trainer:
         """A trainer with fresh weights, in a form that is given or found. Raises UsageError."""
+        check_batch(self.dataset, self.settings)
         make = registry.load("architecture", self.architecture)
         net = new_network(make, self.dataset, self.settings.seed).to(self.device)
         form = form or choose_form(net, self.dataset.image_shape, self.settings.batch, session.precision)

@@ -22,6 +22,8 @@ FORMS: tuple[Form, ...] = get_args(Form)
 
 #: How many times as fast bf16 must be to be taken: less is not worth its rounding.
 _WORTH_IT = 1.15
+#: Larger batches take long to measure and say no more.
+_LARGEST_MEASURED = 256
 
 
 class GradientForm:
@@ -72,7 +74,9 @@ def choose_form(net: nn.Module, image_shape: tuple[int, int, int], batch: int, p
     if precision != "auto":
         return "bf16-channels-last" if precision == "bf16" else "fp32-channels-last"
     device = next(net.parameters()).device
-    x_BCHW = torch.rand(batch, *image_shape, generator=torch.Generator().manual_seed(0)).to(device)
+    x_BCHW = torch.rand(min(batch, _LARGEST_MEASURED), *image_shape, generator=torch.Generator().manual_seed(0)).to(
+        device
+    )
     seconds = {form: _seconds(GradientForm(net, form), x_BCHW) for form in FORMS[:2]}
     best = min(seconds, key=lambda form: seconds[form])
     if has_bf16_units(device):

@@ -74,11 +74,7 @@ class Trainer:
     """
 
     def __init__(self, net: nn.Module, dataset: Dataset, settings: TrainSettings, form: Form) -> None:
-        if settings.batch > len(dataset.y_train):
-            raise UsageError(
-                f"a batch of {settings.batch} is larger than the {len(dataset.y_train)} training images",
-                f"give --batch at most {len(dataset.y_train)}",
-            )
+        check_batch(dataset, settings)
         self.settings, self.dataset, self.done = settings, dataset, 0
         layout = torch.channels_last if form.endswith("channels-last") else torch.contiguous_format
         self.net = net.to(memory_format=layout).train()  # type: ignore[call-overload]
@@ -212,6 +208,15 @@ class Trainer:
         natural = round(self.settings.mix * self.settings.batch)
         right_b = self.fast(adv_BCHW[natural:]).argmax(dim=1) == batch.y_B[natural:]
         return clean, float(right_b.float().mean()) if len(right_b) else None
+
+
+def check_batch(dataset: Dataset, settings: TrainSettings) -> None:
+    """Raise UsageError where a minibatch is larger than the training set."""
+    if settings.batch > len(dataset.y_train):
+        raise UsageError(
+            f"a batch of {settings.batch} is larger than the {len(dataset.y_train)} training images",
+            f"give --batch at most {len(dataset.y_train)}",
+        )
 
 
 def new_network(

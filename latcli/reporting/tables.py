@@ -43,7 +43,8 @@ def attack(document: Mapping[str, Any]) -> RenderableType:
 def train(document: Mapping[str, Any]) -> RenderableType:
     """What `train --json` gives: loss and accuracy on the test images, what to know of them, where the model is."""
     title = f"{document['regime']} training on {document['dataset']}, {document['steps']:,} steps"
-    table = _table(printable(title), with_footer=False)
+    table = _table("", with_footer=False)
+    table.title = None  # rich would wrap it to the width of the table
     table.add_column("test images", no_wrap=True)
     for heading in ("n", "loss", "accuracy"):
         _add_number_column(table, heading, "")
@@ -57,7 +58,7 @@ def train(document: Mapping[str, Any]) -> RenderableType:
         f"run {document['run']}",
         _from_here(document["checkpoint"]),
     ]
-    return Group(table, "", Text("\n".join(map(printable, lines)), overflow="fold"))
+    return Group(Text(printable(title), "bold"), table, "", Text("\n".join(map(printable, lines)), overflow="fold"))
 
 
 def demo(document: Mapping[str, Any]) -> RenderableType:

@@ -1,0 +1,164 @@
+"""A checkpoint is opened as the network that was saved, or refused with the reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from latcli.engine.datasets.base import Dataset, Defaults, make_dataset
+from latcli.engine.models.catalog import open_classifier
+from latcli.engine.models.checkpoint import CheckpointInfo, open_checkpoint, pack_classifier, read_info, unpack
+from latcli.engine.models.imagenet import ClassifierSource
+from latcli.engine.models.small import paper_cnn, resnet18
+from latcli.engine.training import Trainer, new_network
+from latcli.engine.training_settings import TrainSettings
+from latcli.engine.training_state import pack_state, read_state, restore
+from latcli.errors import UsageError, WeightsError
+
+INFO = CheckpointInfo("paper-cnn", (1, 28, 28), tuple("0123456789"), "mnist-5k", "f" * 64, "background", 0.3, 12)
+
+
+@pytest.fixture(scope="module")
+def net() -> torch.nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return paper_cnn((1, 28, 28), 10).eval()
+
+
+@pytest.fixture
+def checkpoint(net: torch.nn.Module, tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(pack_classifier(net.to(memory_format=torch.channels_last).state_dict(), INFO))
+    return path
+
+
+def test_it_opens_by_its_path_as_the_same_function(net: torch.nn.Module, checkpoint: Path) -> None:
+    classifier = open_classifier(str(checkpoint), ClassifierSource(), torch.device("cpu"))
+    x_BCHW = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+
+    assert classifier.class_names == INFO.class_names
+    assert torch.allclose(classifier(x_BCHW), net(x_BCHW), atol=1e-5)
+    assert torch.allclose(classifier(x_BCHW.expand(-1, 3, -1, -1)), net(x_BCHW), atol=1e-5)
+    assert classifier.preprocessing.crop == 28
+    assert read_info(checkpoint) == INFO
+
+
+def test_every_architecture_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "resnet.safetensors"
+    network = resnet18((3, 32, 32), 5).eval()
+    info = replace(INFO, architecture="resnet18", image_shape=(3, 32, 32), class_names=tuple("abcde"))
+    path.write_bytes(pack_classifier(network.state_dict(), info))
+    x_BCHW = torch.rand(2, 3, 32, 32)
+
+    assert torch.allclose(open_checkpoint(path)(x_BCHW), network(x_BCHW), atol=1e-5)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, 5000, -1])
+def test_a_truncated_file_is_refused(checkpoint: Path, kept: int) -> None:
+    checkpoint.write_bytes(checkpoint.read_bytes()[:kept])
+
+    with pytest.raises(WeightsError, match=r"truncated or damaged|is empty"):
+        open_checkpoint(checkpoint)
+
+
+def test_a_changed_bit_is_noticed(checkpoint: Path) -> None:
+    data = bytearray(checkpoint.read_bytes())
+    data[-1000] ^= 1
+    checkpoint.write_bytes(bytes(data))
+
+    with pytest.raises(WeightsError, match="its tensors are not those that were written"):
+        open_checkpoint(checkpoint)
+
+
+def test_safetensors_of_other_programs_are_told_apart(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(3)}, tmp_path / "theirs.safetensors")
+
+    with pytest.raises(WeightsError, match="is no classifier but no file of latcli"):
+        open_checkpoint(tmp_path / "theirs.safetensors")
+
+
+def test_weights_of_another_architecture_than_the_file_names_are_refused(tmp_path: Path, net: torch.nn.Module) -> None:
+    path = tmp_path / "wrong.safetensors"
+    path.write_bytes(pack_classifier(net.state_dict(), replace(INFO, architecture="resnet18")))
+    with pytest.raises(WeightsError, match="do not fit SmallResNet18"):
+        open_checkpoint(path)
+
+    path.write_bytes(pack_classifier(net.state_dict(), replace(INFO, architecture="vgg")))
+    with pytest.raises(UsageError, match="no architecture called 'vgg'"):
+        open_checkpoint(path)
+
+
+def test_a_missing_file_is_refused() -> None:
+    with pytest.raises(WeightsError, match=r"no such weights file: nowhere\.safetensors"):
+        open_classifier("nowhere.safetensors", ClassifierSource(), torch.device("cpu"))
+
+
+# training states
+
+
+def data_set(level: int = 0) -> Dataset:
+    x, y = torch.full((8, 1, 8, 8), level, dtype=torch.uint8), torch.arange(8) % 2
+    return make_dataset("any", (x, y), (x, y), ("a", "b"), Defaults(0.3, 0.25, "paper-cnn"))
+
+
+def trainer_on(dataset: Dataset) -> Trainer:
+    settings = TrainSettings(
+        regime="natural",
+        epsilon=0.3,
+        mask_from="center",
+        center=0.25,
+        attack="pgd",
+        attack_steps=1,
+        step_size=None,
+        loss="ce",
+        beta=6.0,
+        mix=0.0,
+        augment="none",
+        steps=4,
+        batch=4,
+        optimizer="adamw",
+        schedule="constant",
+        rate=1e-3,
+        weight_decay=0.0,
+        warm_up=0.0,
+        average=0.5,
+        seed=0,
+    )
+    return Trainer(new_network(paper_cnn, dataset, 0), dataset, settings, "fp32")
+
+
+@pytest.fixture
+def state_file(tmp_path: Path) -> Path:
+    trainer = trainer_on(data_set())
+    trainer.step()
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(pack_state(trainer, "paper-cnn"))
+    return path
+
+
+def test_a_state_of_another_architecture_is_refused(state_file: Path) -> None:
+    with pytest.raises(WeightsError, match="is of the architecture paper-cnn, not resnet18"):
+        restore(trainer_on(data_set()), read_state(state_file), "resnet18")
+
+
+def test_a_state_of_other_data_is_refused(state_file: Path) -> None:
+    with pytest.raises(WeightsError, match=r"is not the one that .* was trained on"):
+        restore(trainer_on(data_set(1)), read_state(state_file), "paper-cnn")
+
+
+def test_a_truncated_state_is_refused(state_file: Path) -> None:
+    state_file.write_bytes(state_file.read_bytes()[:-1])
+
+    with pytest.raises(WeightsError, match="truncated or damaged"):
+        read_state(state_file)
+
+
+def test_a_state_is_no_classifier_and_a_classifier_no_state(state_file: Path, checkpoint: Path) -> None:
+    with pytest.raises(WeightsError, match="is no classifier but training state"):
+        unpack(state_file, "classifier")
+    with pytest.raises(WeightsError, match="is no training state but classifier"):
+        read_state(checkpoint)
