@@ -933,3 +933,52 @@ def test_waiting_for_a_store_that_stays_locked_ends_in_two_lines(
             assert "--store DIR" in caught.value.hint
         process.communicate("\n")
     Store.open(tmp_path).close()
+
+
+# ---- runs that are taken up again ----
+
+
+def test_a_run_that_failed_is_taken_up_under_its_id_and_completed(store: Store) -> None:
+    with suppress(ValueError), begin(store, "train") as first:
+        first.record_metric("loss", 1, 2.5)
+        raise ValueError("cut off")
+
+    with store.resume_run(first.id[-4:], argv=["latcli", "train", "--resume"]) as again:
+        assert (again.id, again.folder) == (first.id, first.folder)
+        assert (store.find_run(first.id).status, store.find_run(first.id).error) == ("running", None)
+        assert store.is_alive(first.id)
+        again.record_metric("loss", 2, 1.5)
+
+    row = store.find_run(first.id)
+    assert (row.status, row.exit_code, row.error) == ("completed", 0, None)
+    assert (row.config, row.argv) == (SETTINGS["config"], ["latcli", "train", "--resume"])
+    assert [metric["value"] for metric in store.rows_of(first.id, "metrics")] == [2.5, 1.5]
+    document = document_of(again)
+    assert (document["status"], document["started"], document["config"]) == ("completed", row.started, row.config)
+
+
+def test_a_run_at_work_is_not_taken_up_by_another_process(store: Store) -> None:
+    with a_run_elsewhere(store.folder) as (_process, run_id):
+        with pytest.raises(StoreError, match="is at work in another process"):
+            store.resume_run(run_id, argv=[])
+        assert store.find_run(run_id).status == "running"
+
+
+def test_a_run_whose_document_is_damaged_is_not_taken_up_and_its_lock_is_free(store: Store) -> None:
+    with begin(store) as ended:
+        pass
+    (ended.folder / "run.json").write_text("{")
+
+    with pytest.raises(StoreError, match=r"run\.json is damaged"):
+        store.resume_run(ended.id, argv=[])
+    assert not store.is_alive(ended.id)
+
+
+def test_a_removed_artifact_is_gone_from_folder_and_database(store: Store) -> None:
+    with begin(store) as run_:
+        path = run_.write_artifact("state.bin", b"x", "state")
+        run_.remove_artifact("state.bin")
+        run_.remove_artifact("state.bin")
+
+    assert not path.exists()
+    assert store.rows_of(run_.id, "artifacts") == []

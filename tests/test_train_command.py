@@ -26,7 +26,7 @@ from latcli.engine.models.checkpoint import unpack
 #: The fixture `folder` puts a data set of very small images at this name.
 TINY = ("--preset", "quick", "--dataset", "folder:tiny", "--architecture", "paper-cnn", "--precision", "fp32")
 FAST = (*TINY, "--batch", "8")
-LONG = (*FAST, "--regime", "natural", "--steps", "300", "--checkpoint-every", "5")
+LONG = (*FAST, "--regime", "natural", "--steps", "120", "--checkpoint-every", "8")
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -159,6 +159,7 @@ def test_a_run_gives_its_document_a_model_and_numbers(run_latcli: RunLatcli, tmp
     assert run_latcli("runs", "verify").returncode == 0
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_weights_and_the_model_is_a_classifier(run_latcli: RunLatcli, folder: Path) -> None:
     arguments = ("train", *FAST, "--regime", "natural", "--steps", "20", "--json")
     one, other = (document(run_latcli(*arguments, "--seed", "5")) for _ in range(2))
@@ -207,11 +208,11 @@ def test_a_killed_run_is_resumed_to_the_same_bits(
         result = document(run_latcli("train", "--resume", cut_off.name[-4:], "--json"))
 
         assert result["run"] == cut_off.name
-        assert 0 < result["resumed_at"] < 300
+        assert 0 < result["resumed_at"] < 120
         assert weights(result["checkpoint"]) == weights(expected["checkpoint"])
         assert result["final"] == expected["final"]
         assert row(folder, "SELECT status, exit_code, error FROM runs") == ("completed", 0, None)
-        assert row(folder, "SELECT count(*) FROM metrics WHERE name = 'loss'") == (300,)
+        assert row(folder, "SELECT count(*) FROM metrics WHERE name = 'loss'") == (120,)
 
 
 @pytest.mark.slow
@@ -235,11 +236,13 @@ def test_twenty_kills_change_nothing(run_latcli: RunLatcli, start: Start, folder
     assert weights(result["checkpoint"]) == weights(expected["checkpoint"])
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_keeps_the_step_that_was_reached(
     run_latcli: RunLatcli, start: Start, folder: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    arguments = (*FAST, "--regime", "natural", "--steps", "1500", "--checkpoint-every", "50")
+    arguments = (*FAST, "--regime", "natural", "--steps", "600", "--checkpoint-every", "50")
     process = start("train", *arguments)
     cut_off = wait_for_step(process, folder, 50)
     process.send_signal(number)
@@ -248,7 +251,7 @@ def test_a_signal_keeps_the_step_that_was_reached(
     assert process.returncode == code, stderr
     assert row(folder, "SELECT status, exit_code FROM runs") == ("interrupted", code)
     reached = step_of(cut_off / "state.safetensors")
-    assert 50 <= reached < 1500
+    assert 50 <= reached < 600
     if number == signal.SIGTERM:
         with undisturbed(run_latcli, tmp_path, *arguments) as expected:
             result = document(run_latcli("train", "--resume", "latest", "--json"))
@@ -285,10 +288,11 @@ def cut_off_run(run_latcli: RunLatcli, start: Start, folder: Path) -> Path:
     return cut_off
 
 
+@pytest.mark.slow
 def test_what_cannot_be_resumed_is_refused_with_the_reason(run_latcli: RunLatcli, cut_off_run: Path) -> None:
     resume = ("train", "--resume", cut_off_run.name)
     changed = run_latcli(*resume, "--steps", "99", "--rate", "0.5", "--seed", "3", "--regime", "natural")
-    two_lines(changed, 2, "--steps 99 (was 300)", "--rate 0.5 (was 0.002)", "--seed 3 (was 0)")
+    two_lines(changed, 2, "--steps 99 (was 120)", "--rate 0.5 (was 0.002)", "--seed 3 (was 0)")
     assert "--regime" not in changed.stderr
     two_lines(run_latcli("train", "--resume", "ffff0"), 2, "there is no run 'ffff0'")
 
@@ -297,7 +301,7 @@ def test_what_cannot_be_resumed_is_refused_with_the_reason(run_latcli: RunLatcli
     state.write_bytes(whole[:-100])
     two_lines(run_latcli(*resume), 1, "state.safetensors is truncated or damaged")
     state.write_bytes(whole)
-    assert document(run_latcli(*resume, "--json", "--steps", "300"))["steps"] == 300
+    assert document(run_latcli(*resume, "--json", "--steps", "120"))["steps"] == 120
     two_lines(run_latcli(*resume), 2, "has come to its end already")
 
 
@@ -315,11 +319,9 @@ def test_a_store_that_cannot_be_written_is_told_of(run_latcli: RunLatcli, tmp_pa
     ("arguments", "code", "said"),
     [
         (("--dataset", "minst"), 2, "there is no dataset called 'minst'"),
-        (("--dataset", "folder:nowhere"), 2, "cannot read the folder nowhere"),
         (("--dataset", "fashion-mnist", "--offline"), 1, "(md5 8d4fb7e6c68d591d4c3dfef9ec88bf0d) is missing"),
         (("--dataset", "mnist-5k", "--batch", "4001"), 2, "larger than the 4000 training images"),
         (("--dataset", "mnist-5k", "--architecture", "vgg"), 2, "there is no architecture called 'vgg'"),
-        (("--dataset", "mnist-5k", "--mix", "1.5"), 2, "mix is 1.5"),
     ],
 )
 def test_bad_options_are_told_in_two_lines(
@@ -329,6 +331,7 @@ def test_bad_options_are_told_in_two_lines(
     assert list((tmp_path / "work" / "runs").glob("*-train-*")) == []
 
 
+@pytest.mark.slow
 def test_a_run_of_another_command_is_no_classifier_and_not_resumed(run_latcli: RunLatcli, tmp_path: Path) -> None:
     photo = tmp_path / "photo.png"
     Image.new("RGB", (64, 64), (200, 30, 30)).save(photo)

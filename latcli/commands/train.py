@@ -174,11 +174,15 @@ class _Keeper:
         self._stored, self._trainer, self._architecture, self._every = stored, trainer, architecture, every
         self._saved_at, self._saved_step = time.monotonic(), trainer.done
 
-    def after_step(self, pending: PendingSignal) -> Callable[[int], None]:
-        """What to do after each step: keep the state when it is time, and let a signal through once it is kept."""
+    def after_step(self, pending: PendingSignal, before_saving: Callable[[], None]) -> Callable[[int], None]:
+        """What to do after each step: keep the state when it is time, and let a signal through once it is kept.
+
+        `before_saving` writes what a resumed run would not compute again.
+        """
 
         def keep(step: int) -> None:
             if pending or self._is_due(step):
+                before_saving()
                 self.save()
             pending.deliver()
 
@@ -210,12 +214,15 @@ def _train(
     with session.progress("training", settings.steps) as tick, postponed() as pending:
         tick(first)
         monitor = Monitor(session, stored, tick, steps=settings.steps, done=first, batch=settings.batch)
-        train(
-            trainer,
-            on_step=monitor.on_step,
-            after_step=keeper.after_step(pending),
-            measure_every=max(1, settings.steps // _MEASUREMENTS),
-        )
+        try:
+            train(
+                trainer,
+                on_step=monitor.on_step,
+                after_step=keeper.after_step(pending, monitor.flush),
+                measure_every=max(1, settings.steps // _MEASUREMENTS),
+            )
+        finally:
+            monitor.flush()  # a run that diverged shows how it came to that
     seconds = monitor.seconds
     final, adversarial = _scores(trainer, job, session)
     checkpoint = _keep_model(store, stored, job, trainer)

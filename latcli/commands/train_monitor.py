@@ -13,6 +13,8 @@ _FIRST_STEPS = 3
 _FIRST_SECONDS = 3.0
 #: Off a terminal a line is written at each such share of the steps.
 _LINE_SHARE = 0.1
+#: Numbers are written together: a transaction takes as long as a small step.
+_WRITE_SECONDS = 2.0
 
 
 class Monitor:
@@ -26,6 +28,8 @@ class Monitor:
         self._told = False
         self._last_line = done
         self.images_per_second = 0.0
+        self._unwritten: list[tuple[str, int, float]] = []
+        self._written_at = self._begun
 
     @property
     def seconds(self) -> float:
@@ -49,12 +53,21 @@ class Monitor:
             "adversarial_accuracy": report.adversarial_accuracy,
             "images_per_second": self.images_per_second,
         }
-        self._run.record_metrics((name, report.step, value) for name, value in values.items() if value is not None)
+        self._unwritten += [(name, report.step, value) for name, value in values.items() if value is not None]
+        if report.step == self._steps or time.monotonic() - self._written_at >= _WRITE_SECONDS:
+            self.flush()
         if report.step - self._last_line >= _LINE_SHARE * self._steps or report.step == self._steps:
             self._last_line = report.step
             self._run.log(text)
             if not self._session.shows_progress:
                 self._session.note(text)
+
+    def flush(self) -> None:
+        """Write the numbers that have gathered. Raises StoreError."""
+        if self._unwritten:
+            self._run.record_metrics(self._unwritten)
+            self._unwritten = []
+        self._written_at = time.monotonic()
 
     def _measure_speed(self, step: int) -> None:
         now = time.monotonic()
