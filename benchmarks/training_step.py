@@ -22,11 +22,11 @@ from latcli.commands.train_options import TrainOptions, resolve
 from latcli.engine.datasets.base import Dataset, DatasetSource
 from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.devices import open_device
-from latcli.engine.gradient_forms import choose_form
 from latcli.engine.models.small import paper_cnn
-from latcli.engine.presets import PRESETS
-from latcli.engine.training import Trainer, new_network
-from latcli.engine.training_settings import TrainSettings
+from latcli.engine.training.gradient_forms import choose_form
+from latcli.engine.training.loop import Trainer, new_network
+from latcli.engine.training.presets import PRESETS
+from latcli.engine.training.settings import TrainSettings
 
 
 def plain_step(data: Dataset, settings: TrainSettings) -> Callable[[], None]:

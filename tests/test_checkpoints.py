@@ -14,9 +14,9 @@ from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.checkpoint import CheckpointInfo, open_checkpoint, pack_classifier, read_info, unpack
 from latcli.engine.models.imagenet import ClassifierSource
 from latcli.engine.models.small import paper_cnn, resnet18
-from latcli.engine.training import Trainer, new_network
-from latcli.engine.training_settings import TrainSettings
-from latcli.engine.training_state import pack_state, read_state, restore
+from latcli.engine.training.loop import Trainer, new_network
+from latcli.engine.training.settings import TrainSettings
+from latcli.engine.training.state import pack_state, read_state, restore
 from latcli.errors import UsageError, WeightsError
 
 INFO = CheckpointInfo("paper-cnn", (1, 28, 28), tuple("0123456789"), "mnist-5k", "f" * 64, "background", 0.3, 12)

@@ -10,12 +10,12 @@ from torch import nn
 
 from latcli.engine.attacks.contract import check_contract
 from latcli.engine.attacks.objectives import cross_entropy_odds
-from latcli.engine.augmentation import crop_and_flip
-from latcli.engine.inner_attacks import climb, plan_for
 from latcli.engine.noise import item_seeds, permutation, uniform_noise
-from latcli.engine.presets import InnerAttackName
-from latcli.engine.regimes import REGIMES, Regime, masks, regime_epsilon
-from latcli.engine.silhouettes import otsu_mask
+from latcli.engine.training.augmentation import crop_and_flip
+from latcli.engine.training.inner_attacks import climb, plan_for
+from latcli.engine.training.presets import InnerAttackName
+from latcli.engine.training.regimes import REGIMES, Regime, masks, regime_epsilon
+from latcli.engine.training.silhouettes import otsu_mask
 from latcli.errors import UsageError
 
 PLANNED: tuple[InnerAttackName, ...] = ("pgd", "fgsm-rs", "n-fgsm")

@@ -12,18 +12,18 @@ import torch
 from torch import nn
 
 from latcli.commands.train_options import TrainOptions, resolve
-from latcli.engine.averaging import WeightAverage
 from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults, make_dataset
 from latcli.engine.datasets.catalog import open_dataset
-from latcli.engine.gradient_forms import FORMS, Form, GradientForm, choose_form
-from latcli.engine.losses import trades
 from latcli.engine.models.small import paper_cnn, resnet18
-from latcli.engine.presets import PRESETS, PRESETS_NAMES
-from latcli.engine.schedules import epsilon_at, rate_at
-from latcli.engine.scoring import adversarial_score, natural_score
-from latcli.engine.training import DivergedError, StepReport, Trainer, new_network, train
-from latcli.engine.training_settings import TrainSettings
-from latcli.engine.training_state import pack_state, read_state, restore
+from latcli.engine.training.averaging import WeightAverage
+from latcli.engine.training.gradient_forms import FORMS, Form, GradientForm, choose_form
+from latcli.engine.training.loop import DivergedError, StepReport, Trainer, new_network, train
+from latcli.engine.training.losses import trades
+from latcli.engine.training.presets import PRESETS, PRESETS_NAMES
+from latcli.engine.training.schedules import epsilon_at, rate_at
+from latcli.engine.training.scoring import adversarial_score, natural_score
+from latcli.engine.training.settings import TrainSettings
+from latcli.engine.training.state import pack_state, read_state, restore
 from latcli.errors import UsageError
 
 BASE = TrainSettings(

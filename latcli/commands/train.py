@@ -21,14 +21,14 @@ from latcli.engine import registry
 from latcli.engine.datasets.base import Dataset, DatasetSource
 from latcli.engine.datasets.catalog import DEFAULT_DATASET, open_dataset
 from latcli.engine.devices import open_device
-from latcli.engine.gradient_forms import Form, GradientForm, choose_form
 from latcli.engine.models.checkpoint import CheckpointInfo, pack_classifier
 from latcli.engine.models.weights import state_dict_sha256
-from latcli.engine.presets import PRESETS, Preset, PresetName
-from latcli.engine.scoring import Score, adversarial_score, natural_score
-from latcli.engine.training import Trainer, check_batch, new_network, train
-from latcli.engine.training_settings import TrainSettings
-from latcli.engine.training_state import TrainingState, pack_state, read_state, restore
+from latcli.engine.training.gradient_forms import Form, GradientForm, choose_form
+from latcli.engine.training.loop import Trainer, check_batch, new_network, train
+from latcli.engine.training.presets import PRESETS, Preset, PresetName
+from latcli.engine.training.scoring import Score, adversarial_score, natural_score
+from latcli.engine.training.settings import TrainSettings
+from latcli.engine.training.state import TrainingState, pack_state, read_state, restore
 from latcli.errors import UsageError
 from latcli.store.database import Store
 from latcli.store.records import RunRow

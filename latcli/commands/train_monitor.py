@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from latcli.commands.session import Session, Tick
-from latcli.engine.training import StepReport
+from latcli.engine.training.loop import StepReport
 from latcli.store.run import Run
 
 #: The first steps are slower than the rest; the duration is told once these, and this many seconds, are behind.

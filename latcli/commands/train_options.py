@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from latcli.engine.datasets.base import Augmentation, Defaults
-from latcli.engine.presets import (
+from latcli.engine.training.presets import (
     InnerAttackName,
     LossName,
     OptimizerName,
@@ -14,8 +14,8 @@ from latcli.engine.presets import (
     PresetName,
     RateSchedule,
 )
-from latcli.engine.regimes import MaskSource, Regime
-from latcli.engine.training_settings import TrainSettings
+from latcli.engine.training.regimes import MaskSource, Regime
+from latcli.engine.training.settings import TrainSettings
 from latcli.errors import UsageError
 
 DEFAULT_PRESET: PresetName = "standard"

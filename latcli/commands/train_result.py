@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from latcli.engine.scoring import Score
+from latcli.engine.training.scoring import Score
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 
 from latcli.engine.localize import Region, center_mask, epsilon_matrix
-from latcli.engine.silhouettes import otsu_mask
+from latcli.engine.training.silhouettes import otsu_mask
 
 Regime = Literal["natural", "standard", "background", "foreground", "random"]
 MaskSource = Literal["center", "otsu"]

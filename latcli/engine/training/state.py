@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from latcli.engine.gradient_forms import Form, check_form
 from latcli.engine.models.checkpoint import pack, unpack
 from latcli.engine.models.weights import load_into
-from latcli.engine.training import Trainer
+from latcli.engine.training.gradient_forms import Form, check_form
+from latcli.engine.training.loop import Trainer
 from latcli.errors import WeightsError
 
 _KIND = "training state"

@@ -19,16 +19,16 @@ from torch.nn import functional
 from latcli.engine.attacks.contract import check_contract
 from latcli.engine.attacks.objectives import ObjectiveFunction, cross_entropy_odds
 from latcli.engine.attacks.threat import LinfBox
-from latcli.engine.augmentation import crop_and_flip
-from latcli.engine.averaging import WeightAverage
 from latcli.engine.datasets.base import Dataset
-from latcli.engine.gradient_forms import Form, GradientForm
-from latcli.engine.inner_attacks import climb, plan_for
-from latcli.engine.losses import divergence_from, trades
 from latcli.engine.noise import derive_seed, item_seeds, permutation, uniform_noise
-from latcli.engine.regimes import masks, regime_epsilon
-from latcli.engine.schedules import epsilon_at, rate_at
-from latcli.engine.training_settings import TrainSettings
+from latcli.engine.training.augmentation import crop_and_flip
+from latcli.engine.training.averaging import WeightAverage
+from latcli.engine.training.gradient_forms import Form, GradientForm
+from latcli.engine.training.inner_attacks import climb, plan_for
+from latcli.engine.training.losses import divergence_from, trades
+from latcli.engine.training.regimes import masks, regime_epsilon
+from latcli.engine.training.schedules import epsilon_at, rate_at
+from latcli.engine.training.settings import TrainSettings
 from latcli.errors import LatcliError, UsageError
 
 #: The contract of the inner attack's images is checked at every so many steps, and at the last.

@@ -1,6 +1,6 @@
 """Attacks inside training, as plans of one short climb; they see an epsilon matrix, never a mask or a regime.
 
-Nothing here touches weights. `free` is not here: it attacks with the gradients of the update itself (training.py).
+Nothing here touches weights. `free` is not here: it attacks with the gradients of the update itself (loop.py).
 
 Legend: B images, C channels, H, W pixels, K classes.
 """
@@ -16,7 +16,7 @@ from latcli.engine.attacks.pgd import input_gradient
 from latcli.engine.attacks.settings import Model
 from latcli.engine.attacks.threat import LinfBox
 from latcli.engine.noise import uniform_noise
-from latcli.engine.presets import InnerAttackName
+from latcli.engine.training.presets import InnerAttackName
 from latcli.errors import UsageError
 
 

@@ -16,8 +16,8 @@ from latcli.engine.attacks.pgd import pgd
 from latcli.engine.attacks.settings import AttackSettings, Model
 from latcli.engine.datasets.base import Dataset
 from latcli.engine.noise import derive_seed, item_seeds
-from latcli.engine.regimes import masks, regime_epsilon
-from latcli.engine.training_settings import TrainSettings
+from latcli.engine.training.regimes import masks, regime_epsilon
+from latcli.engine.training.settings import TrainSettings
 
 _BATCH = 250
 

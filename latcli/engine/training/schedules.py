@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from latcli.engine.presets import RateSchedule
+from latcli.engine.training.presets import RateSchedule
 
 #: Share of the steps in which a one-cycle rate climbs to its peak (Smith, 2018).
 _CLIMB = 0.2
