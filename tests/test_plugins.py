@@ -67,6 +67,16 @@ def test_the_plug_ins_of_the_docs_do_the_main_job(plugin: Path, photo: Path, run
     assert image["label"]["name"] in {"cat", "dog", "hen", "bus"}
 
 
+def test_the_data_set_of_the_docs_is_trained_on(plugin: Path, run_latcli: RunLatcli) -> None:
+    arguments = ["--dataset", "stripes", "--regime", "natural", "--steps", "30", "--batch", "32", "--json"]
+    done = run_latcli("train", *arguments, environment={"PYTHONPATH": str(plugin)})
+
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert (document["dataset"], document["steps"]) == ("stripes", 30)
+    assert document["final"]["accuracy"] > 0.9
+
+
 def test_an_attack_that_leaks_is_caught_and_nothing_is_kept(plugin: Path, photo: Path, run_latcli: RunLatcli) -> None:
     module = plugin / "mypackage" / "attacks.py"
     module.write_text(module.read_text().replace("eps_B1HW * gradient_BCHW", "eps_B1HW.amax() * gradient_BCHW"))

@@ -1,0 +1,105 @@
+"""Where the time of `latcli attack photo.jpg` goes, from a cold start: stages of fresh processes, medians and spread.
+
+    python benchmarks/cold_start.py [PHOTO] [--runs 5] [--steps 40]
+
+Each run is a new process that does what the command does, stage by stage; the last row times the command itself, whole.
+The photo is one that matplotlib carries unless another is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+
+
+def stages(photo: Path, steps: int) -> dict[str, float]:
+    """Seconds of each stage in this process, which must have imported nothing yet."""
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        seconds[name] = time.perf_counter() - start
+
+    with stage("import torch"):
+        import torch  # noqa: F401
+    with stage("import torchvision, timm"):
+        from latcli.engine.vision import import_torchvision
+
+        import_torchvision()
+        import timm  # noqa: F401
+    with stage("import the rest"):
+        from latcli.commands.attack_files import Keeper
+        from latcli.engine.api import open_attacker
+        from latcli.engine.attacks.settings import AttackSettings
+        from latcli.engine.images import read_photo
+        from latcli.engine.photos import PhotoSettings
+        from latcli.store.database import Store
+    with stage("build classifier, load weights"):
+        attacker = open_attacker(PhotoSettings(attack=AttackSettings(steps=steps)), device="cpu")
+    with stage("read, classify, localize"):
+        localized = attacker.localize(read_photo(photo))
+    with stage("bring into gradient form"):
+        attacker.seconds_a_step(localized)
+    with stage(f"{steps} steps, encode, score"):
+        result = attacker.attack_batch([localized])[0]
+    with (
+        stage("pictures and store"),
+        tempfile.TemporaryDirectory() as folder,
+        Store.open(Path(folder)) as store,
+        store.start_run("attack", argv=[], config={}, seed=0, device="cpu") as run,
+    ):
+        protocol = {"epsilon": 8 / 255, "norm": "linf", "steps": steps, "restarts": 1}
+        Keeper(attacker, store, run, protocol, figures=True).keep(result, "photo")
+    return seconds
+
+
+def one_run(photo: Path, steps: int) -> dict[str, float]:
+    """The stages of one fresh process, and the wall time of the command in another."""
+    arguments = [sys.executable, __file__, str(photo), "--steps", str(steps), "--stages"]
+    seconds: dict[str, float] = json.loads(subprocess.run(arguments, check=True, capture_output=True).stdout)
+    seconds["sum of the stages"] = sum(seconds.values())
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["attack", str(photo), "--detector", "cam", "--steps", str(steps), "--store", folder, "--quiet"]
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "latcli", *command], check=True, capture_output=True)
+        seconds["latcli attack, whole process"] = time.perf_counter() - start
+    return seconds
+
+
+def main() -> None:
+    package = find_spec("matplotlib")  # found, not imported: the stages shall start cold
+    assert package is not None
+    assert package.submodule_search_locations
+    carried = Path(package.submodule_search_locations[0], "mpl-data", "sample_data", "grace_hopper.jpg")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photo", type=Path, nargs="?", default=carried)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--stages", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.stages:
+        print(json.dumps(stages(options.photo, options.steps)))
+        return
+    one_run(options.photo, options.steps)  # fills the disk's cache
+    runs = [one_run(options.photo, options.steps) for _ in range(options.runs)]
+    print(f"{options.photo.name}, {options.steps} steps, {os.cpu_count()} processors, {options.runs} runs")
+    print(f"{'stage':32} {'median':>8} {'min':>8} {'max':>8}")
+    for name in runs[0]:
+        values = [run[name] for run in runs]
+        print(f"{name:32} {median(values):7.2f}s {min(values):7.2f}s {max(values):7.2f}s")
+
+
+if __name__ == "__main__":
+    main()
