@@ -810,7 +810,7 @@ HOSTILE = [
 ]
 
 
-def test_hostile_names_of_photos_do_no_harm(run_latcli, here: Path) -> None:  # type: ignore[no-untyped-def]
+def test_hostile_names_of_photos_do_no_harm(run_latcli, latcli: Latcli, here: Path) -> None:  # type: ignore[no-untyped-def]
     photo = save_photo(here / "a.png").read_bytes()
     folder = here / "photos"
     folder.mkdir()
@@ -835,8 +835,8 @@ def test_hostile_names_of_photos_do_no_harm(run_latcli, here: Path) -> None:  # 
         assert path.is_file()
         assert re.fullmatch(r"[\w.-]+", path.name), path.name
     for command in (("show", "latest"), ("verify",), ("list",)):
-        told = run_latcli("runs", *command, cwd=here)
-        assert told.returncode == 0
+        told = latcli("runs", *command)
+        assert told.code == 0
         assert is_plain(told.stdout), told.stdout
     assert not (here / "ran").exists()
 

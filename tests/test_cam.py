@@ -11,7 +11,7 @@ from latcli.engine.detectors.base import Target
 from latcli.engine.detectors.cam import CamDetector
 from latcli.engine.detectors.settings import DetectorSettings
 from latcli.engine.images import Photo
-from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.classifier import Classifier, Normalize
 from latcli.engine.models.preprocessing import Preprocessing, square_to_unit
 from latcli.errors import UsageError
 
@@ -109,8 +109,9 @@ def test_boxes_stay_inside_the_photo(classifier: Classifier) -> None:
         assert 0 <= box.y0 < box.y1 <= 120
 
 
-def test_a_network_without_a_spatial_layer_is_refused() -> None:
-    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 3))
+@pytest.mark.parametrize("first", [[], [Normalize((0.5,) * 3, (0.5,) * 3)]], ids=["plain", "normalised"])
+def test_a_network_without_a_spatial_layer_is_refused(first: list[nn.Module]) -> None:
+    net = nn.Sequential(*first, nn.Flatten(), nn.Linear(3 * 64 * 64, 3))
     flat = Classifier("flat", net, Preprocessing(64, 64, "bilinear"), ["a", "b", "c"], "")
     with pytest.raises(UsageError, match="flat has no spatial layer"):
         CamDetector(DetectorSettings(classifier=flat)).detect(photo_of(red=(0, 0, 50, 50)), RED)

@@ -226,17 +226,16 @@ def test_the_label_is_left_not_the_prediction() -> None:
 
 # Restarts
 
-#: One grey pixel; class 0 is the label. A start in the upper half climbs to 1, one in the lower half to 0.
-SLOPES = tuple[tuple[float, float], tuple[float, float]]
+# One grey pixel; class 0 is the label. A start in the upper half climbs to 1, one in the lower half to 0.
 
 
-def _two_valleys(upper: tuple[float, float], lower: tuple[float, float]) -> Model:
-    """Logits of two other classes, at the end of the upper and of the lower half; -20 in the middle."""
+def _two_valleys(upper: tuple[float, float], lower: tuple[float, float], middle: float = -20.0) -> Model:
+    """Logits of two other classes, at the end of the upper and of the lower half, and in the middle."""
 
     def classify(x_B111: torch.Tensor) -> torch.Tensor:
         place_B1 = 2 * (x_B111.flatten(1) - 0.5)
-        up_B2 = -20 + (torch.tensor(upper) + 20) * place_B1
-        down_B2 = -20 - (torch.tensor(lower) + 20) * place_B1
+        up_B2 = middle + (torch.tensor(upper) - middle) * place_B1
+        down_B2 = middle - (torch.tensor(lower) - middle) * place_B1
         return torch.cat([torch.zeros(len(place_B1), 1), torch.where(place_B1 > 0, up_B2, down_B2)], dim=1)
 
     return classify
@@ -263,6 +262,14 @@ def test_each_image_keeps_the_restart_that_beats_its_label(restarts: int, steps:
     assert 0 < upper_B.sum() < 64 or restarts > 4
     ends_B = _climb(model, restarts, steps=steps, step=1.0, schedule="constant")
     assert torch.equal(ends_B, upper_B.float())
+
+
+@pytest.mark.parametrize("restarts", [1, 2, 5])
+def test_each_image_keeps_the_restart_that_reaches_its_target(restarts: int) -> None:
+    """Above, the target stands first by a hair; below, it does not, though the cross entropy is lower there."""
+    model = _two_valleys(upper=(-0.1, -0.1), lower=(0.1, -20.0), middle=20.0)
+    ends_B = _climb(model, restarts, targeted=True)
+    assert torch.equal(ends_B, _starts_up(_seeds(64), restarts).any(dim=0).float())
 
 
 @pytest.mark.parametrize("restarts", [1, 2, 5])
@@ -329,6 +336,15 @@ def test_without_chance_restarts_are_one() -> None:
     assert calls == 3
 
 
+@pytest.mark.parametrize("restarts", [1, 2, 5])
+def test_an_image_at_rest_takes_no_part_in_further_restarts(restarts: int) -> None:
+    """Both valleys beat the label, so that each image rests where its first start led it."""
+    model = _two_valleys(upper=(5.0, -20.0), lower=(2.0, -20.0))
+    ends_B = _climb(model, restarts, stop_rank=1, steps=40)
+    assert torch.equal(ends_B > 0.5, _starts_up(_seeds(64), 1)[0])
+    assert ((ends_B > 0) & (ends_B < 1)).float().mean() > 0.3  # the others rested at the very end
+
+
 # Rest
 
 
@@ -362,6 +378,17 @@ def test_an_image_rests_at_the_first_iterate_that_meets_the_stop_rank(rank: int,
 
 def _classes_above(logits_K: torch.Tensor, label: torch.Tensor, margin: float) -> int:
     return int((logits_K > logits_K[label] + margin).sum())
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_an_image_that_never_meets_the_stop_rank_goes_the_whole_way(schedule: Schedule) -> None:
+    net, x_BCHW, eps_B1HW = _convnet(), _images(6), _background(6, 0.02)
+    y_B = net(x_BCHW).argmax(dim=1)
+    chosen = AttackSettings(steps=7, step=0.2, schedule=schedule, stop_rank=11)
+    rested_BCHW, full_BCHW = (
+        pgd(net, x_BCHW, y_B, eps_B1HW, replace(chosen, stop_rank=rank), _seeds(6)) for rank in (11, 0)
+    )
+    assert torch.equal(rested_BCHW, full_BCHW)
 
 
 def test_an_image_whose_label_is_beaten_already_is_not_touched() -> None:
@@ -562,7 +589,7 @@ def test_the_odds_never_fade_where_the_cross_entropy_does() -> None:
 
 
 @settings(deadline=None)
-@given(logits_st, labels_st, st.integers(1, 8), st.sampled_from([0.0, 0.25]))
+@given(logits_st, labels_st, st.integers(1, 8), st.sampled_from([0.0, 0.25, 1.0]))
 def test_a_rank_is_reached_when_so_many_classes_stand_above_the_label(
     logits: np.ndarray, labels: list[int], rank: int, margin: float
 ) -> None:

@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 from latcli.engine.detectors.base import Box, Detection, Target
 from latcli.engine.detectors.settings import DetectorSettings
 from latcli.engine.images import Photo
-from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.classifier import Classifier, Normalize
 from latcli.engine.models.preprocessing import square_to_unit
 from latcli.errors import UsageError
 
@@ -85,7 +85,9 @@ def _forward_with_last_spatial_layer(
         if isinstance(output, torch.Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1 and output.requires_grad:
             last[:] = [output]
 
-    hooks = [module.register_forward_hook(keep) for module in classifier.net.modules()]
+    # A normalised image is no evidence that a network has found.
+    layers = [module for module in classifier.net.modules() if not isinstance(module, Normalize)]
+    hooks = [module.register_forward_hook(keep) for module in layers]
     try:
         # The weights are frozen; without this no activation would carry a gradient.
         logits_1K = classifier(x_1Chw.requires_grad_())

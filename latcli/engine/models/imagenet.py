@@ -123,7 +123,8 @@ def timm_classifier(name: str, source: ClassifierSource) -> Classifier:
         load_into(net, read_state_dict(source.weights), what=f"timm:{name}")
     data = timm.data.resolve_model_data_config(net)
     crop = data["input_size"][-1]
-    preprocessing = Preprocessing(round(crop / data["crop_pct"]), crop, _interpolation(data["interpolation"]))
+    # Rounded down, as timm's own transform does.
+    preprocessing = Preprocessing(int(crop / data["crop_pct"]), crop, _interpolation(data["interpolation"]))
     normalized = nn.Sequential(Normalize(data["mean"], data["std"]), net)
     names, ids = _timm_classes(net)
     return Classifier(f"timm:{name}", normalized, preprocessing, names, state_dict_sha256(net.state_dict()), ids)

@@ -1,0 +1,519 @@
+"""Classifiers by name, what each says of a photo, and the errors of those that cannot be had."""
+
+from __future__ import annotations
+
+import math
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from torch import nn
+from torch.nn import functional
+
+from latcli.engine.models.catalog import DEFAULT_CLASSIFIER, open_classifier
+from latcli.engine.models.classifier import Classifier, Normalize, predict
+from latcli.engine.models.imagenet import ClassifierSource
+from latcli.engine.models.preprocessing import Preprocessing
+from latcli.engine.vision import import_torchvision
+from latcli.errors import ExitCode, LatcliError, UsageError, WeightsError
+
+CPU = torch.device("cpu")
+OFFLINE = ClassifierSource(offline=True)
+
+
+def _open(name: str, source: ClassifierSource = OFFLINE) -> Classifier:
+    return open_classifier(name, source, CPU)
+
+
+class _Says(nn.Module):
+    """Returns the same logits for every image, whatever it shows."""
+
+    def __init__(self, logits_BK: torch.Tensor) -> None:
+        super().__init__()
+        self.logits_BK = logits_BK
+
+    def forward(self, x_BChw: torch.Tensor) -> torch.Tensor:
+        return self.logits_BK
+
+
+def _saying(logits: list[list[float]] | np.ndarray) -> Classifier:
+    logits_BK = torch.as_tensor(logits, dtype=torch.float32)
+    names = [f"class {index}" for index in range(logits_BK.shape[1])]
+    return Classifier("fixed", _Says(logits_BK), Preprocessing(4, 4, "bilinear"), names, "")
+
+
+def _nothing(batch: int) -> torch.Tensor:
+    return torch.zeros(batch, 3, 4, 4)
+
+
+# Predictions
+
+
+def test_a_prediction_has_known_numbers() -> None:
+    log = math.log
+    classifier = _saying([[log(1), log(5), log(2), log(2)], [log(4), log(1), log(3), log(2)]])
+    first, second = predict(classifier, _nothing(2), [2, 0], shown=2)
+    assert (first.index, first.name) == (1, "class 1")
+    assert first.confidence == pytest.approx(0.2)
+    assert first.loss == pytest.approx(-log(0.2))
+    assert first.rank == 3  # behind 1, and level with 3, which counts against it
+    assert first.top[0] == (1, pytest.approx(0.5))
+    assert [index for index, _ in first.top] in ([1, 2], [1, 3])
+    assert (second.index, second.rank) == (0, 1)
+    assert second.confidence == pytest.approx(0.4)
+    assert second.top == ((0, pytest.approx(0.4)), (2, pytest.approx(0.3)))
+
+
+def test_without_a_label_an_image_is_scored_against_its_own_guess() -> None:
+    (prediction,) = predict(_saying([[0.0, 3.0, 1.0]]), _nothing(1), [None])
+    assert (prediction.index, prediction.rank) == (1, 1)
+    assert prediction.confidence == prediction.top[0][1]
+
+
+@pytest.mark.parametrize(("label", "rank"), [(0, 4), (1, 4), (2, 4), (3, 4), (4, 5)])
+def test_a_tie_counts_against_the_label(label: int, rank: int) -> None:
+    (prediction,) = predict(_saying([[7.0, 7.0, 7.0, 7.0, 1.0]]), _nothing(1), [label])
+    assert prediction.rank == rank
+
+
+logits_st = arrays(np.float32, (3, 7), elements=st.one_of(st.integers(-2, 2).map(float), st.floats(-50, 50, width=16)))
+
+
+@settings(deadline=None)
+@given(logits_st, st.lists(st.one_of(st.none(), st.integers(0, 6)), min_size=3, max_size=3))
+def test_predictions_are_the_softmax_of_the_logits(logits: np.ndarray, labels: list[int | None]) -> None:
+    for row, label, prediction in zip(logits, labels, predict(_saying(logits), _nothing(3), labels, 99), strict=True):
+        exact = np.exp(row.astype(np.float64) - row.max())
+        exact /= exact.sum()
+        assert sum(confidence for _, confidence in prediction.top) == pytest.approx(1.0)
+        assert sorted(index for index, _ in prediction.top) == list(range(7))
+        for index, confidence in prediction.top:
+            assert confidence == pytest.approx(exact[index], rel=1e-9, abs=1e-300)
+        confidences = [confidence for _, confidence in prediction.top]
+        assert confidences == sorted(confidences, reverse=True)
+        assert prediction.index == prediction.top[0][0]
+        assert row[prediction.index] == row.max()
+        label = prediction.index if label is None else label
+        assert prediction.confidence == pytest.approx(exact[label], rel=1e-9, abs=1e-300)
+        assert prediction.loss == pytest.approx(-np.log(exact[label]), rel=1e-9, abs=1e-12)
+        assert prediction.rank == (row >= row[label]).sum()
+
+
+def test_confidences_far_below_float32_are_not_lost() -> None:
+    (prediction,) = predict(_saying([[300.0, 0.0]]), _nothing(1), [1])
+    assert prediction.confidence == pytest.approx(math.exp(-300))
+    assert prediction.loss == pytest.approx(300)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_no_numbers_are_refused(wrong: float) -> None:
+    classifier = _saying([[0.0, 1.0, 2.0], [0.0, wrong, 1.0]])
+    with pytest.raises(LatcliError, match="fixed returns NaN or infinite logits"):
+        predict(classifier, _nothing(2), [0, 0])
+
+
+def test_predicting_needs_no_gradients_and_leaves_none() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    classifier = Classifier("linear", net, Preprocessing(4, 4, "bilinear"), ["a", "b", "c"], "")
+    x_BChw = torch.rand(2, 3, 4, 4, requires_grad=True)
+    seen: list[bool] = []
+    net.register_forward_hook(lambda _module, _inputs, output: seen.append(output.requires_grad))
+    predict(classifier, x_BChw, [0, 1])
+    assert seen == [False]
+    assert x_BChw.grad is None
+
+
+# The wrapper
+
+
+def test_a_classifier_is_in_evaluation_mode_with_frozen_weights() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.Dropout()).train()
+    classifier = Classifier("any", net, Preprocessing(8, 8, "bilinear"), ["a", "b"], "f", ["n1", "n2"])
+    assert not any(module.training for module in classifier.modules())
+    assert not any(parameter.requires_grad for parameter in classifier.parameters())
+    assert (classifier.class_names, classifier.class_ids) == (("a", "b"), ("n1", "n2"))
+    assert classifier.device == CPU
+
+
+def test_normalisation_is_the_models_own() -> None:
+    x_BCHW = torch.rand(2, 3, 4, 5)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    expected = import_torchvision().transforms.Normalize(mean, std)(x_BCHW)
+    assert torch.allclose(Normalize(mean, std)(x_BCHW), expected, atol=1e-6)
+    assert not Normalize(mean, std).state_dict()  # weights files know nothing of it
+
+
+# The embedded default
+
+
+@pytest.fixture(scope="module")
+def default() -> Classifier:
+    return _open(DEFAULT_CLASSIFIER)
+
+
+def _photo_of_matplotlib() -> Image.Image:
+    return Image.open(Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")).convert("RGB")
+
+
+def _photo_of_ultralytics() -> Image.Image:
+    from importlib.util import find_spec
+
+    package = find_spec("ultralytics")
+    assert package is not None
+    assert package.origin is not None
+    return Image.open(Path(package.origin).parent / "assets" / "bus.jpg").convert("RGB")
+
+
+def test_the_default_is_ready_without_a_network(default: Classifier) -> None:
+    assert default.name == "efficientnet_lite0"
+    assert not any(module.training for module in default.modules())
+    assert not any(parameter.requires_grad for parameter in default.parameters())
+    assert (default.preprocessing.resize, default.preprocessing.crop) == (256, 224)
+    assert len(default.class_names) == len(default.class_ids) == 1000
+    assert (default.class_names[652], default.class_ids[652]) == ("military uniform", "n03763968")
+
+
+def test_the_default_has_the_packages_weights(default: Classifier) -> None:
+    """Of a given version of the package: other weights would make other results under the same name."""
+    assert default.fingerprint == "ac73d8caead58befc6b7f487a945ef400c8f1514ec776b50fd6f4f8f65497ef2"
+
+
+def test_the_default_knows_what_photos_show(default: Classifier) -> None:
+    images = [_photo_of_matplotlib(), _photo_of_ultralytics()]
+    x_BChw = torch.stack([default.preprocessing.read(image) for image in images])
+    woman, bus = predict(default, x_BChw, [652, None])
+    assert woman.rank <= 3  # behind academic gown and mortarboard: she wears a cap
+    assert woman.confidence > 0.1
+    assert bus.name == "minibus"
+    assert bus.confidence > 0.5
+    assert default(x_BChw).requires_grad is False
+
+
+def test_the_default_takes_weights_from_a_file(default: Classifier, tmp_path: Path) -> None:
+    network = default.net[1]  # type: ignore[index]
+    state_dict = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    state_dict["classifier.bias"][0] += 100.0
+    torch.save(state_dict, tmp_path / "mine.pth")
+    other = _open("efficientnet_lite0", ClassifierSource(weights=tmp_path / "mine.pth"))
+    x_1Chw = torch.rand(1, 3, 224, 224)
+    expected_1K = default(x_1Chw)
+    expected_1K[0, 0] += 100.0
+    assert torch.allclose(other(x_1Chw), expected_1K, atol=1e-4)
+    assert other.fingerprint != default.fingerprint
+
+
+# Weights that do not fit, or are out of reach
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    path = tmp_path / "squeezenet.pth"
+    torch.save(import_torchvision().models.squeezenet1_1().state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "torchvision:mobilenet_v3_small", "timm:test_resnet"])
+def test_weights_of_another_architecture_are_refused(name: str, foreign: Path) -> None:
+    with pytest.raises(WeightsError, match="do not fit") as raised:
+        _open(name, ClassifierSource(weights=foreign))
+    assert "missing" in raised.value.message
+    assert "architecture" in raised.value.hint
+    assert "\n" not in raised.value.message
+
+
+def test_a_weights_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no such weights file"):
+        _open("torchvision:squeezenet1_1", ClassifierSource(weights=tmp_path / "none.pth"))
+
+
+@pytest.fixture
+def unplugged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A machine with empty caches and no network; lists whom it wanted to ask."""
+    from huggingface_hub import constants
+
+    asked: list[str] = []
+
+    def refuse(host: object, *_: object, **__: object) -> None:
+        asked.append(str(host))
+        raise OSError("network is unreachable")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    for proxy in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(proxy, raising=False)
+        monkeypatch.delenv(proxy.upper(), raising=False)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    return asked
+
+
+REMOTE = ["torchvision:squeezenet1_1", "inception_v3", "timm:test_resnet"]
+
+
+@pytest.mark.parametrize("name", REMOTE)
+def test_without_a_network_weights_are_said_to_be_out_of_reach(name: str, unplugged: list[str]) -> None:
+    with pytest.raises(WeightsError, match=r"are not on this machine, and .* does not answer") as raised:
+        _open(name, ClassifierSource())
+    assert "--classifier-weights" in raised.value.hint
+    assert raised.value.exit_code == ExitCode.FAILURE
+    assert unplugged
+
+
+@pytest.mark.parametrize("name", REMOTE)
+def test_offline_asks_nobody(name: str, unplugged: list[str]) -> None:
+    with pytest.raises(WeightsError, match="--offline") as raised:
+        _open(name, OFFLINE)
+    assert "--classifier-weights" in raised.value.hint
+    assert unplugged == []
+
+
+# torchvision's and timm's, from a file
+
+
+def _weights_file(network: nn.Module, folder: Path) -> ClassifierSource:
+    torch.save(network.state_dict(), folder / "weights.pth")
+    return ClassifierSource(weights=folder / "weights.pth", offline=True)
+
+
+@torch.no_grad()
+def _assert_same_logits(
+    classifier: Classifier, theirs: nn.Module, transform: Callable[[Image.Image], torch.Tensor]
+) -> None:
+    """On two photos, by the measure of how far these lie apart: untrained networks say nearly the same of all."""
+    images = [_photo_of_matplotlib().resize((341, 277)), _photo_of_ultralytics().resize((300, 417))]
+    found_2K = classifier(torch.stack([classifier.preprocessing.read(image) for image in images]))
+    expected_2K = theirs.eval()(torch.stack([transform(image) for image in images]))
+    apart = (expected_2K[0] - expected_2K[1]).abs().max()
+    assert apart > 0
+    assert (found_2K - expected_2K).abs().max() < 2e-3 * apart
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "squeezenet1_1",
+        "mobilenet_v3_small",
+        pytest.param("googlenet", marks=pytest.mark.slow),
+        pytest.param("inception_v3", marks=pytest.mark.slow),
+        pytest.param("convnext_tiny", marks=pytest.mark.slow),
+    ],
+)
+def test_a_torchvision_classifier_is_what_torchvision_makes_of_the_same_weights(name: str, tmp_path: Path) -> None:
+    models = import_torchvision().models
+    preset = models.get_model_weights(name).DEFAULT
+    # Their own builders set this, and only this, when they are given pretrained weights.
+    extra = {"init_weights": False, "transform_input": True} if name in {"googlenet", "inception_v3"} else {}
+    torch.manual_seed(0)
+    theirs = models.get_model(name, weights=None, **extra)
+    classifier = _open(f"torchvision:{name}", _weights_file(theirs, tmp_path))
+    _assert_same_logits(classifier, theirs, preset.transforms())
+    assert list(classifier.class_names) == preset.meta["categories"]
+    assert classifier.name == (name if name == "inception_v3" else f"torchvision:{name}")  # one classifier, one name
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "test_resnet"])
+def test_a_timm_classifier_is_what_timm_makes_of_the_same_weights(name: str, tmp_path: Path) -> None:
+    import_torchvision()
+    import timm
+
+    torch.manual_seed(0)
+    theirs = timm.create_model(name, pretrained=False)
+    classifier = _open(f"timm:{name}", _weights_file(theirs, tmp_path))
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(theirs), is_training=False)
+    _assert_same_logits(classifier, theirs, transform)
+    assert classifier.class_names[652] == "military uniform"
+    assert classifier.class_ids[652] == "n03763968"
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "meant"),
+    [
+        ("eficientnet_lite0", "classifier", "efficientnet_lite0"),
+        ("inception", "classifier", "inception_v3"),
+        ("torchvision:resnet5O", "torchvision classifier", "resnet50"),
+        ("torchvision:EfficientNet_b0", "torchvision classifier", "efficientnet_b0"),
+        ("timm:test_resnets", "timm classifier", "test_resnet"),
+    ],
+)
+def test_a_misspelt_name_gets_the_nearest_one_as_a_hint(name: str, kind: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=f"there is no {kind} called") as raised:
+        _open(name)
+    assert f"did you mean '{meant}" in raised.value.hint
+    assert raised.value.exit_code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("name", ["", "zzzz", "torchvision:", "torchvision:zzzz", "timm:", "timm:zzzz"])
+def test_an_unknown_name_gets_the_known_ones(name: str) -> None:
+    with pytest.raises(UsageError, match=f"called '{name.rpartition(':')[2]}'") as raised:
+        _open(name)
+    assert "known: " in raised.value.hint
+    assert len(raised.value.hint) < 600
+
+
+# One's own
+
+MINE = """
+import torch
+from torch import nn
+from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.preprocessing import Preprocessing
+
+
+class Small(nn.Module):
+    def __init__(self, classes=4):
+        super().__init__()
+        self.linear = nn.Linear(3, classes)
+        self.drop = nn.Dropout()
+
+    def forward(self, x):
+        return self.drop(self.linear(x.mean(dim=(2, 3))))
+
+
+def plain():
+    return Small()
+
+
+def described():
+    net = Small()
+    net.class_names = ["ant", "bee", "cat", "dog"]
+    net.preprocessing = Preprocessing(40, 32, "bicubic")
+    return net
+
+
+def whole():
+    return Classifier("mine", Small(), Preprocessing(9, 8, "bilinear"), list("abcd"), "abc")
+
+
+def number():
+    return 7
+
+
+def with_arguments(path):
+    return Small()
+
+
+def failing():
+    raise FileNotFoundError("no weights at\\nhere")
+
+
+def names_wrong():
+    net = Small()
+    net.class_names = ["ant", "bee"]
+    return net
+
+
+def preprocessing_wrong():
+    net = Small()
+    net.preprocessing = (256, 224)
+    return net
+
+
+def grey():
+    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.LazyLinear(4))
+
+
+def spatial():
+    return nn.Conv2d(3, 4, 3)
+
+
+def undefined():
+    return Smal()
+
+
+CONSTANT = 3
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module in the working directory, with a name of its own for each test."""
+    name = f"my_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(MINE)
+    (tmp_path / f"broken_{name}.py").write_text("def plain(:\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    return name
+
+
+def test_a_plain_module_is_a_classifier(mine: str) -> None:
+    classifier = _open(f"{mine}:plain")
+    assert classifier.name == f"{mine}:plain"
+    assert classifier.class_names == ("class 0", "class 1", "class 2", "class 3")
+    assert classifier.preprocessing == Preprocessing(256, 224, "bilinear")
+    assert len(classifier.fingerprint) == 64
+    assert not any(module.training for module in classifier.modules())
+    assert not any(parameter.requires_grad for parameter in classifier.parameters())
+    x_BChw = torch.rand(2, 3, 224, 224)
+    assert torch.equal(classifier(x_BChw), classifier(x_BChw))  # no dropout
+
+
+def test_a_module_may_bring_names_and_preprocessing(mine: str) -> None:
+    classifier = _open(f"{mine}:described")
+    assert classifier.class_names == ("ant", "bee", "cat", "dog")
+    assert classifier.preprocessing == Preprocessing(40, 32, "bicubic")
+
+
+def test_a_function_may_return_a_classifier(mine: str) -> None:
+    classifier = _open(f"{mine}:whole")
+    assert (classifier.name, classifier.fingerprint, classifier.preprocessing.crop) == ("mine", "abc", 8)
+
+
+def test_weights_are_loaded_into_ones_own(mine: str, tmp_path: Path, foreign: Path) -> None:
+    weights = {"linear.weight": torch.arange(12.0).view(4, 3), "linear.bias": torch.ones(4)}
+    torch.save(weights, tmp_path / "mine.pth")
+    classifier = _open(f"{mine}:plain", ClassifierSource(weights=tmp_path / "mine.pth"))
+    x_1Chw = torch.rand(1, 3, 224, 224)
+    expected_1K = functional.linear(x_1Chw.mean(dim=(2, 3)), weights["linear.weight"], weights["linear.bias"])
+    assert torch.allclose(classifier(x_1Chw), expected_1K)
+    with pytest.raises(WeightsError, match="do not fit Small"):
+        _open(f"{mine}:plain", ClassifierSource(weights=foreign))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("missing", "cannot be imported"),
+        ("", "cannot be imported"),
+        ("number", "returned a int, not a torch.nn.Module"),
+        ("with_arguments", "failed: TypeError: .*path"),
+        ("failing", "failed: FileNotFoundError: no weights at$"),
+        ("undefined", "failed: NameError"),
+        ("CONSTANT", "failed: TypeError: 'int' object is not callable"),
+        ("names_wrong", "names 2 classes and returns 4 logits"),
+        ("preprocessing_wrong", "the `preprocessing` of .* is a tuple"),
+        ("grey", "does not take images of 3x224x224: RuntimeError"),
+        ("spatial", r"does not return logits of shape \(batch, classes\)"),
+    ],
+)
+def test_what_is_no_classifier_is_refused_in_one_line(mine: str, function: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as raised:
+        _open(f"{mine}:{function}")
+    assert mine in raised.value.message
+    assert raised.value.hint
+    assert "\n" not in raised.value.message
+
+
+@pytest.mark.parametrize("name", ["no_such_module:f", ":f", "no.such.package:f"])
+def test_a_module_that_is_not_there_is_refused(mine: str, name: str) -> None:
+    with pytest.raises(UsageError, match="cannot be imported"):
+        _open(name)
+
+
+def test_a_module_that_does_not_compile_is_refused(mine: str) -> None:
+    with pytest.raises(UsageError, match="cannot be imported: SyntaxError"):
+        _open(f"broken_{mine}:plain")
