@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 from typing import TextIO
 
+from rich.box import Box
 from rich.console import Console
+
+#: Two rules and no frame; in letters that every stream takes, so that a terminal and a file show the same table.
+RULED = Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
 
 #: Columns of what is written into a file or a pipe, unless COLUMNS says otherwise.
 WIDTH = 80

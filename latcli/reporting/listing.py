@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from latcli.reporting.console import RULED
 from latcli.reporting.text import printable
 
 _STYLES = {
@@ -85,7 +85,7 @@ def checks(document: Mapping[str, Any]) -> RenderableType:
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[object]], folds: Sequence[str]) -> Table:
     """A table that stays inside the width: where it is too narrow, the columns that fold go on in the next line."""
-    table = Table(box=SIMPLE_HEAD)
+    table = Table(box=RULED, show_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         table.add_column(Text(column), no_wrap=column not in folds, overflow="fold")
     for row in rows:

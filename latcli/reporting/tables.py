@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
-from rich.box import Box
 from rich.cells import cell_len, set_cell_size
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from latcli.reporting.console import RULED
 from latcli.reporting.text import printable
 
 Side = Literal["clean", "adversarial"]
@@ -20,9 +20,6 @@ Side = Literal["clean", "adversarial"]
 #: Columns that a name gets, and one of a plan, which has three.
 _NAME = 17
 _PLAN_NAME = 14
-
-#: Two rules and no frame; in letters that every stream takes, so that a terminal and a file show the same table.
-RULED = Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
 
 
 def attack(document: Mapping[str, Any]) -> RenderableType:
