@@ -475,6 +475,12 @@ BAD_INPUT = {
     "mask of another size": (("good.png", *QUICK, "--mask", "small_mask.png"), 1, "is 10x10, its photo 44x40"),
     "mask missing": (("good.png", *QUICK, "--mask", "nowhere.png"), 1, "cannot read the mask nowhere.png"),
     "mask empty": (("good.png", *QUICK, "--mask", "empty.jpg"), 1, "empty.jpg is empty"),
+    "mask of a name that no file can have": (("good.png", *QUICK, "--mask", "x" * 5_000), 2, "cannot read the masks"),
+    "target that is the label": (
+        (*GOOD, "--label", "3", "--target", "3"),
+        2,
+        "'class 3' is the class of good.png itself",
+    ),
     "no mask in the folder": (("good.png", *QUICK, "--mask", "masks"), 2, r"no file called good\.\*"),
     "no object": (("good.png", "--classifier", "odd_models:blind", "--detector", "cam"), 3, "cam found no object"),
     "weights missing": ((*GOOD, "--classifier-weights", "nowhere.pt"), 1, "no such weights file"),

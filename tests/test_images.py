@@ -553,6 +553,14 @@ def test_links_that_lead_in_circles_are_not_followed(tmp_path: Path) -> None:
     assert find_photos(tmp_path) == [tmp_path / "photo.png"]
 
 
+def test_a_pipe_in_a_folder_is_passed_over(tmp_path: Path) -> None:
+    """Reading it would wait for ever."""
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "photo.png").touch()
+    (tmp_path / "gone.png").symlink_to("nowhere.png")
+    assert find_photos(tmp_path) == [tmp_path / "gone.png", tmp_path / "photo.png"]
+
+
 def test_a_folder_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "photo.png").touch()
     closed = tmp_path / "closed"

@@ -195,6 +195,13 @@ def test_a_target_is_reached() -> None:
     assert result.adversarial.index == target == probabilities(result.adversarial_png).argmax()
 
 
+def test_the_class_of_a_photo_is_no_target() -> None:
+    attacker = attacker_of(target=Label(5, NAMES[5], "given"))
+    with pytest.raises(UsageError, match=r"the target 'class 5' is the class of 0\.png itself"):
+        attacker.localize(photo_of(), Label(5, NAMES[5], "given"))
+    assert attacker.localize(photo_of(), Label(6, NAMES[6], "given")).label.index == 6
+
+
 # Where the object is
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
 import struct
 import warnings
 from collections.abc import Iterator
@@ -256,6 +257,14 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _ends(path: Path) -> bool:
+    """Whether reading it comes to an end, as it may not for a pipe; what is wrong with it is told when it is read."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return True
+
+
 def find_photos(folder: Path) -> list[Path]:
     """Every image file below a folder, by name, in a stable order; hidden files and folders are passed over.
 
@@ -271,7 +280,7 @@ def find_photos(folder: Path) -> list[Path]:
         found += [
             Path(parent, name)
             for name in sorted(files)
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES and _ends(Path(parent, name))
         ]
     if not found:
         raise ImageError(f"no image below {folder}", f"looked for {', '.join(sorted(SUFFIXES))}")

@@ -173,6 +173,10 @@ class PhotoAttacker:
         photo = self._at_resolution(photo)
         clean = self._score([photo.image], [label.index if label else None])[0]
         label = label or Label(clean.index, clean.name, "prediction")
+        if settings.target is not None and settings.target.index == label.index:
+            raise UsageError(
+                f"the target '{label.name}' is the class of {photo.name} itself", "choose another --target"
+            )
         mask_1HW, boxes, how = self._mask(photo, label)
         seed = derive_seed(settings.seed, photo.sha256, "region")
         eps_1HW = localize.epsilon_matrix(mask_1HW[None], settings.epsilon, settings.region, [seed])[0]
@@ -349,10 +353,13 @@ def _within(allowed_HW: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
 
 
 def _mask_file(mask: Path, photo: Photo) -> Path:
-    if not mask.is_dir():
-        return mask
     stem = Path(photo.name).stem
-    found = sorted(path for path in mask.iterdir() if path.stem == stem and path.is_file())
+    try:
+        if not mask.is_dir():
+            return mask
+        found = sorted(path for path in mask.iterdir() if path.stem == stem and path.is_file())
+    except OSError as error:
+        raise UsageError(f"cannot read the masks {mask}: {error.strerror}", "give a grey image, or a folder") from error
     if not found:
         raise UsageError(f"the mask folder {mask} has no file called {stem}.*", "masks are named like their photos")
     return found[0]
