@@ -57,7 +57,7 @@ class Grid:
 
 
 def make_grid(levels_HWC: np.ndarray, allowed_HW: np.ndarray, max_pixels: int = MAX_GRID_PIXELS) -> Grid:
-    """The photo itself, or a grid of equal cells with at most `max_pixels`.
+    """The photo itself, or a grid of about `max_pixels` cells, as equal as whole pixels allow.
 
     A cell has the mean colour of its pixels and the smallest allowance of any of them, so that no cell that touches a
     protected pixel changes at all.
