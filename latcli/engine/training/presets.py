@@ -64,7 +64,7 @@ PRESETS: dict[PresetName, Preset] = {
         score_images=200,
         score_steps=10,
     ),
-    # Within a quarter of an hour on two cores.
+    # Meant for about a quarter of an hour on two cores; the attacked regimes are yet to be timed in full.
     "standard": Preset(
         epsilon=None,
         steps=1_200,
