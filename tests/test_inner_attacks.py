@@ -10,13 +10,20 @@ from torch import nn
 
 from latcli.engine.attacks.contract import check_contract
 from latcli.engine.attacks.objectives import cross_entropy_odds
+from latcli.engine.datasets.augmentation import crop_and_flip
+from latcli.engine.datasets.base import Images
 from latcli.engine.noise import item_seeds, permutation, uniform_noise
-from latcli.engine.training.augmentation import crop_and_flip
 from latcli.engine.training.inner_attacks import climb, plan_for
 from latcli.engine.training.presets import InnerAttackName
 from latcli.engine.training.regimes import REGIMES, Regime, masks, regime_epsilon
 from latcli.engine.training.silhouettes import otsu_mask
 from latcli.errors import UsageError
+
+
+def center_masks(x_BCHW: torch.Tensor) -> torch.Tensor:
+    count_B = torch.arange(len(x_BCHW))
+    return masks(Images(x_BCHW, count_B, count_B), "center", 0.5)
+
 
 PLANNED: tuple[InnerAttackName, ...] = ("pgd", "fgsm-rs", "n-fgsm")
 
@@ -37,7 +44,7 @@ def images(count: int, side: int = 8) -> tuple[torch.Tensor, torch.Tensor, torch
 @pytest.mark.parametrize("name", PLANNED)
 def test_the_contract_holds_for_every_attack_and_regime(name: InnerAttackName, regime: Regime) -> None:
     x_BCHW, y_B, seeds_B = images(6)
-    eps_B1HW = regime_epsilon(regime, masks(x_BCHW, "center", 0.5), 0.3, seeds_B)
+    eps_B1HW = regime_epsilon(regime, center_masks(x_BCHW), 0.3, seeds_B)
     plan = plan_for(name, 4, None)
 
     adv_BCHW = climb(linear(), x_BCHW, y_B, eps_B1HW, plan, cross_entropy_odds, seeds_B)
@@ -118,7 +125,7 @@ def test_free_has_no_plan() -> None:
 
 
 def test_each_regime_changes_what_its_name_says() -> None:
-    mask_B1HW = masks(torch.zeros(2, 1, 8, 8), "center", 0.5)
+    mask_B1HW = center_masks(torch.zeros(2, 1, 8, 8))
     eps = {regime: regime_epsilon(regime, mask_B1HW, 0.3, torch.arange(2)) for regime in REGIMES}
 
     assert float(mask_B1HW.sum()) == 2 * 16

@@ -175,7 +175,7 @@ def test_it_learns(digits: Dataset) -> None:
     finish(trainer)
     trainer.net.load_state_dict(trainer.weights())
 
-    score = natural_score(trainer.net.eval(), digits.x_test, digits.y_test)
+    score = natural_score(trainer.net.eval(), digits)
 
     assert score.n == 1000
     assert score.accuracy > 0.8

@@ -18,13 +18,13 @@ from latcli.commands.train_options import DEFAULT_PRESET, TrainOptions, check_un
 from latcli.commands.train_result import TrainResult
 from latcli.commands.trained import CHECKPOINT
 from latcli.engine import registry
-from latcli.engine.datasets.base import Dataset, DatasetSource
+from latcli.engine.datasets.base import DatasetSource, TrainingData
 from latcli.engine.datasets.catalog import DEFAULT_DATASET, open_dataset
 from latcli.engine.devices import open_device
 from latcli.engine.models.checkpoint import CheckpointInfo, pack_classifier
 from latcli.engine.models.weights import state_dict_sha256
 from latcli.engine.training.gradient_forms import Form, GradientForm, choose_form
-from latcli.engine.training.loop import Trainer, check_batch, new_network, train
+from latcli.engine.training.loop import Trainer, new_network, train
 from latcli.engine.training.presets import PRESETS, Preset, PresetName
 from latcli.engine.training.scoring import Score, adversarial_score, natural_score
 from latcli.engine.training.settings import TrainSettings
@@ -46,7 +46,7 @@ _MEASUREMENTS = 200
 class Job:
     """All that is settled before the first step; the same for a run that begins and one that goes on."""
 
-    dataset: Dataset
+    dataset: TrainingData
     architecture: str
     preset: PresetName
     settings: TrainSettings
@@ -54,7 +54,6 @@ class Job:
 
     def trainer(self, form: Form | None, session: Session) -> Trainer:
         """A trainer with fresh weights, in a form that is given or found. Raises UsageError."""
-        check_batch(self.dataset, self.settings)
         make = registry.load("architecture", self.architecture)
         net = new_network(make, self.dataset, self.settings.seed).to(self.device)
         form = form or choose_form(net, self.dataset.image_shape, self.settings.batch, session.precision)
@@ -153,7 +152,7 @@ def _job_of(row: RunRow, session: Session) -> Job:
     return Job(dataset, row.config["architecture"], row.config["preset"], settings, device)
 
 
-def _dataset(name: str, device: torch.device, session: Session) -> Dataset:
+def _dataset(name: str, device: torch.device, session: Session) -> TrainingData:
     dataset = open_dataset(name, DatasetSource(session.data, session.offline, session.shows_progress))
     for note in dataset.notes:
         session.note(f"note: {note}")
@@ -258,10 +257,10 @@ def _scores(trainer: Trainer, job: Job, session: Session) -> tuple[Score, Score 
     trainer.net.load_state_dict(trainer.weights())
     net = trainer.net.eval()
     data, preset = job.dataset, PRESETS[job.preset]
-    final = natural_score(net, data.x_test, data.y_test)
+    final = natural_score(net, data)
     if not job.settings.is_adversarial:
         return final, None
-    session.note(f"attacking {min(preset.score_images, len(data.y_test)):,} test images with pgd-{preset.score_steps}")
+    session.note(f"attacking {min(preset.score_images, data.test_count):,} test images with pgd-{preset.score_steps}")
     fast = GradientForm(net, trainer.form)
     return final, adversarial_score(net, fast, data, job.settings, images=preset.score_images, steps=preset.score_steps)
 

@@ -1,18 +1,19 @@
-"""What a data set is once it is in memory; must not know where it came from or what is done with it.
+"""What a data set is to those that train and score on it; must not know where it came from or what is done with it.
 
-Legend: N images, C channels, H, W pixels. Images are uint8, so that a set fits on the device that trains on it.
+Legend: N images of a set, B of a minibatch, C channels, H, W pixels.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 
+from latcli.engine.datasets.augmentation import crop_and_flip
 from latcli.errors import LatcliError
 
 Augmentation = Literal["none", "crop-flip"]
@@ -45,8 +46,83 @@ class Defaults:
 
 
 @dataclass(frozen=True)
+class Request:
+    """Which samples are wanted together: their numbers, and a seed for each one's augmentation; int64, on the CPU."""
+
+    samples_B: torch.Tensor
+    seeds_B: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images in [0, 1], with their numbers in the set, on the device that computes.
+
+    `mask_B1HW` is 1 on the object, where the set knows its objects; None where it does not.
+    """
+
+    x_BCHW: torch.Tensor
+    y_B: torch.Tensor
+    samples_B: torch.Tensor
+    mask_B1HW: torch.Tensor | None = None
+
+
+class TrainingData(Protocol):
+    """Two splits of labelled images, of which any can be asked for by number."""
+
+    @property
+    def name(self) -> str:
+        """As the user names it."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One a class, in the order of the labels."""
+        ...
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """C, H, W of each image that is handed out."""
+        ...
+
+    @property
+    def defaults(self) -> Defaults:
+        """What training takes where the user says nothing."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A sha256 of both splits' contents."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of results must know of it."""
+        ...
+
+    @property
+    def train_count(self) -> int:
+        """How many training images there are."""
+        ...
+
+    @property
+    def test_count(self) -> int:
+        """How many test images there are."""
+        ...
+
+    def training(self, requests: Iterable[Request], augment: Augmentation) -> Iterator[Images]:
+        """The images of each request in turn, augmented; requests may be read ahead."""
+        ...
+
+    def testing(self, requests: Iterable[torch.Tensor]) -> Iterator[Images]:
+        """The test images of each list of numbers (int64, on the CPU) in turn, as they are."""
+        ...
+
+
+@dataclass(frozen=True)
 class Dataset:
-    """Two splits of labelled images: x uint8 (N, C, H, W), y int64 (N,) with values below len(class_names).
+    """Two splits of small images that lie on the device as a whole: the TrainingData that needs no loader.
+
+    x uint8 (N, C, H, W), y int64 (N,) with values below len(class_names).
 
     `fingerprint` is a sha256 of both splits' contents. `notes` are what a reader of results must know of it.
     """
@@ -66,6 +142,32 @@ class Dataset:
         """C, H, W."""
         _, C, H, W = self.x_train.shape
         return C, H, W
+
+    @property
+    def train_count(self) -> int:
+        """How many training images there are."""
+        return len(self.y_train)
+
+    @property
+    def test_count(self) -> int:
+        """How many test images there are."""
+        return len(self.y_test)
+
+    def training(self, requests: Iterable[Request], augment: Augmentation) -> Iterator[Images]:
+        """The training images of each request, moved and mirrored where `augment` says so."""
+        device = self.x_train.device
+        for request in requests:
+            samples_B = request.samples_B.to(device)
+            x_BCHW = _unit(self.x_train[samples_B])
+            if augment == "crop-flip":
+                x_BCHW = crop_and_flip(x_BCHW, request.seeds_B.to(device))
+            yield Images(x_BCHW, self.y_train[samples_B], samples_B)
+
+    def testing(self, requests: Iterable[torch.Tensor]) -> Iterator[Images]:
+        """The test images of each list of numbers."""
+        for samples in requests:
+            samples_B = samples.to(self.x_test.device)
+            yield Images(_unit(self.x_test[samples_B]), self.y_test[samples_B], samples_B)
 
     def to(self, device: torch.device) -> Dataset:
         """The same set, its tensors on `device`."""
@@ -97,6 +199,10 @@ def make_dataset(
         raise LatcliError(f"training and test images of {name} differ in shape: {sizes}", hint)
     tensors = (*train, *test)
     return Dataset(name, *tensors, tuple(class_names), defaults, _fingerprint(tensors, class_names), tuple(notes))
+
+
+def _unit(x_BCHW: torch.Tensor) -> torch.Tensor:
+    return x_BCHW.float().div_(255.0)
 
 
 def _fingerprint(tensors: Sequence[torch.Tensor], class_names: Sequence[str]) -> str:

@@ -9,7 +9,8 @@ a small b is the adversarial part of the batch. eps_b1HW is the epsilon matrix.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,17 +20,18 @@ from torch.nn import functional
 from latcli.engine.attacks.contract import check_contract
 from latcli.engine.attacks.objectives import ObjectiveFunction, cross_entropy_odds
 from latcli.engine.attacks.threat import LinfBox
-from latcli.engine.datasets.base import Dataset
-from latcli.engine.noise import derive_seed, item_seeds, permutation, uniform_noise
-from latcli.engine.training.augmentation import crop_and_flip
+from latcli.engine.datasets.base import Images, TrainingData
+from latcli.engine.noise import derive_seed, item_seeds, uniform_noise
 from latcli.engine.training.averaging import WeightAverage
 from latcli.engine.training.gradient_forms import Form, GradientForm
 from latcli.engine.training.inner_attacks import climb, plan_for
 from latcli.engine.training.losses import divergence_from, trades
+from latcli.engine.training.order import Order
+from latcli.engine.training.ranks import Alone, Ranks
 from latcli.engine.training.regimes import masks, regime_epsilon
 from latcli.engine.training.schedules import epsilon_at, rate_at
 from latcli.engine.training.settings import TrainSettings
-from latcli.errors import LatcliError, UsageError
+from latcli.errors import LatcliError
 
 #: The contract of the inner attack's images is checked at every so many steps, and at the last.
 _CHECK_EVERY = 100
@@ -48,11 +50,16 @@ class DivergedError(LatcliError):
 
 @dataclass(frozen=True)
 class Batch:
-    """One minibatch: images in [0, 1], labels, and a seed for each image's random start."""
+    """One minibatch, or this rank's share of it: images in [0, 1], labels, masks, a seed for each random start.
+
+    `natural` is how many of the first images stay as they are.
+    """
 
     x_BCHW: torch.Tensor
     y_B: torch.Tensor
+    mask_B1HW: torch.Tensor
     seeds_B: torch.Tensor
+    natural: int
 
 
 @dataclass(frozen=True)
@@ -68,14 +75,18 @@ class StepReport:
 
 
 class Trainer:
-    """A network in training on a data set that lies on the network's device; `done` steps are done.
+    """A network in training on the device it lies on; `done` steps are done.
 
-    Raises UsageError for a batch that is larger than the training set.
+    `ranks` are the processes that train the same network; the minibatch is parted among them. Raises UsageError for a
+    batch that is larger than the training set, or cannot be parted.
     """
 
-    def __init__(self, net: nn.Module, dataset: Dataset, settings: TrainSettings, form: Form) -> None:
-        check_batch(dataset, settings)
-        self.settings, self.dataset, self.done = settings, dataset, 0
+    def __init__(
+        self, net: nn.Module, data: TrainingData, settings: TrainSettings, form: Form, ranks: Ranks | None = None
+    ) -> None:
+        self.ranks: Ranks = ranks or Alone()
+        self.order = Order(settings.seed, data.train_count, settings.batch, self.ranks.rank, self.ranks.size)
+        self.settings, self.data, self.done = settings, data, 0
         layout = torch.channels_last if form.endswith("channels-last") else torch.contiguous_format
         self.net = net.to(memory_format=layout).train()  # type: ignore[call-overload]
         self._layout = layout
@@ -83,7 +94,9 @@ class Trainer:
         self.fast = GradientForm(self.net, form)
         self.optimizer = _optimizer(self.net, settings)
         self.average = WeightAverage(self.net, settings.average) if settings.average else None
-        self._epoch, self._order_N = -1, torch.empty(0)
+        self._joined = self.ranks.join(self.net)
+        self._stream: Iterator[Images] | None = None
+        self._next = 0
 
     def step(self, *, measure: bool = False) -> StepReport:
         """Draw the next minibatch, attack it, update the weights.
@@ -109,20 +122,18 @@ class Trainer:
         return StepReport(self.done, loss, rate, epsilon, *accuracies)
 
     def batch_at(self, index: int) -> Batch:
-        """Minibatch `index` of the run: each epoch is a new order of all samples, of which a rest is left out."""
-        settings, data = self.settings, self.dataset
-        batches = len(data.y_train) // settings.batch
-        epoch, position = divmod(index, batches)
-        if epoch != self._epoch:
-            order_seed = derive_seed(settings.seed, "order", epoch)
-            self._order_N = permutation(order_seed, len(data.y_train), data.y_train.device)
-            self._epoch = epoch
-        samples_B = self._order_N[position * settings.batch : (position + 1) * settings.batch]
-        x_BCHW = data.x_train[samples_B].float().div_(255.0)
-        if settings.augment == "crop-flip":
-            x_BCHW = crop_and_flip(x_BCHW, item_seeds(derive_seed(settings.seed, "augment", index), samples_B))
-        x_BCHW = x_BCHW.contiguous(memory_format=self._layout)
-        return Batch(x_BCHW, data.y_train[samples_B], item_seeds(derive_seed(settings.seed, "start", index), samples_B))
+        """Minibatch `index` of the run; asked for one after the other, they are read ahead where they are files."""
+        settings = self.settings
+        if self._stream is None or index != self._next:
+            self._stream = self.data.training(self.order.requests(index), settings.augment)
+        images, self._next = next(self._stream), index + 1
+        return Batch(
+            images.x_BCHW.contiguous(memory_format=self._layout),
+            images.y_B,
+            masks(images, settings.mask_from, settings.center),
+            item_seeds(derive_seed(settings.seed, "start", index), images.samples_B),
+            self.order.of_mine(round(settings.mix * settings.batch)),
+        )
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights that count: the average where there is one, else the last."""
@@ -138,12 +149,12 @@ class Trainer:
         settings = self.settings
         if not settings.is_adversarial:
             return batch.x_BCHW
-        natural = round(settings.mix * settings.batch)
+        natural = batch.natural
         x_bCHW, y_b, seeds_b = batch.x_BCHW[natural:], batch.y_B[natural:], batch.seeds_B[natural:]
         if not len(y_b):
             return batch.x_BCHW
         self.fast.refresh()
-        eps_b1HW = self._epsilon_matrix(x_bCHW, epsilon, seeds_b)
+        eps_b1HW = regime_epsilon(settings.regime, batch.mask_B1HW[natural:], epsilon, seeds_b)
         plan = plan_for(settings.attack, settings.attack_steps, settings.step_share)
         adv_bCHW = climb(self.fast, x_bCHW, y_b, eps_b1HW, plan, self._objective(x_bCHW), seeds_b)
         if self.done % _CHECK_EVERY == 0 or self.done == settings.steps - 1:
@@ -151,25 +162,20 @@ class Trainer:
         adv_BCHW = torch.cat((batch.x_BCHW[:natural], adv_bCHW)) if natural else adv_bCHW
         return adv_BCHW.contiguous(memory_format=self._layout)
 
-    def _epsilon_matrix(self, x_bCHW: torch.Tensor, epsilon: float, seeds_b: torch.Tensor) -> torch.Tensor:
-        settings = self.settings
-        mask_b1HW = masks(x_bCHW, settings.mask_from, settings.center)
-        return regime_epsilon(settings.regime, mask_b1HW, epsilon, seeds_b)
-
     @torch.no_grad()
     def _objective(self, x_bCHW: torch.Tensor) -> ObjectiveFunction:
         return divergence_from(self.fast(x_bCHW)) if self.settings.loss == "trades" else cross_entropy_odds
 
     def _loss(self, batch: Batch, adv_BCHW: torch.Tensor) -> torch.Tensor:
         if self.settings.is_adversarial and self.settings.loss == "trades":
-            both_BK = self.net(torch.cat((batch.x_BCHW, adv_BCHW)).contiguous(memory_format=self._layout))
+            both_BK = self._joined(torch.cat((batch.x_BCHW, adv_BCHW)).contiguous(memory_format=self._layout))
             clean_BK, adversarial_BK = both_BK.chunk(2)
             return trades(clean_BK, adversarial_BK, batch.y_B, self.settings.beta)
-        return functional.cross_entropy(self.net(adv_BCHW), batch.y_B)
+        return functional.cross_entropy(self._joined(adv_BCHW), batch.y_B)
 
     def _update(self, loss: torch.Tensor) -> float:
-        value = float(loss.detach())
-        if not torch.isfinite(loss):
+        (value,) = self.ranks.mean([float(loss.detach())])  # so that all ranks stop where one of them must
+        if not math.isfinite(value):
             raise DivergedError(self.done + 1, "the loss")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -182,16 +188,15 @@ class Trainer:
         Source: Shafahi et al., NeurIPS'19, but every minibatch starts at random instead of where the last one ended,
         so that a step depends on nothing but the weights. Returns the last update's loss and images.
         """
-        natural = round(self.settings.mix * self.settings.batch)
-        eps_B1HW = self._epsilon_matrix(batch.x_BCHW, epsilon, batch.seeds_B)
-        eps_B1HW = torch.cat((torch.zeros_like(eps_B1HW[:natural]), eps_B1HW[natural:]))
+        eps_B1HW = regime_epsilon(self.settings.regime, batch.mask_B1HW, epsilon, batch.seeds_B).clone()
+        eps_B1HW[: batch.natural] = 0.0
         box = LinfBox(batch.x_BCHW, eps_B1HW)
         noise_BCHW = uniform_noise(batch.seeds_B, batch.x_BCHW.shape[1:]).mul_(2.0).sub_(1.0)  # type: ignore[arg-type]
         adv_BCHW = box.project_(torch.addcmul(batch.x_BCHW, noise_BCHW, eps_B1HW))
         seen_BCHW, loss = adv_BCHW, 0.0
         for _ in range(self.settings.attack_steps):
             seen_BCHW = adv_BCHW.detach().contiguous(memory_format=self._layout).requires_grad_()
-            loss = self._update(functional.cross_entropy(self.net(seen_BCHW), batch.y_B))
+            loss = self._update(functional.cross_entropy(self._joined(seen_BCHW), batch.y_B))
             assert seen_BCHW.grad is not None
             adv_BCHW = box.move(seen_BCHW.detach(), seen_BCHW.grad, self.settings.step_share or 1.0)
         if self.done % _CHECK_EVERY == 0 or self.done == self.settings.steps - 1:
@@ -202,30 +207,26 @@ class Trainer:
     def _accuracies(self, batch: Batch, adv_BCHW: torch.Tensor) -> tuple[float, float | None]:
         """Shares of the minibatch that are right, clean and attacked, after the update."""
         self.fast.refresh()
-        clean = float((self.fast(batch.x_BCHW).argmax(dim=1) == batch.y_B).float().mean())
+        right_B = self.fast(batch.x_BCHW).argmax(dim=1) == batch.y_B
         if not self.settings.is_adversarial:
+            (clean,) = self.ranks.mean([float(right_B.float().mean())])
             return clean, None
-        natural = round(self.settings.mix * self.settings.batch)
-        right_b = self.fast(adv_BCHW[natural:]).argmax(dim=1) == batch.y_B[natural:]
-        return clean, float(right_b.float().mean()) if len(right_b) else None
-
-
-def check_batch(dataset: Dataset, settings: TrainSettings) -> None:
-    """Raise UsageError where a minibatch is larger than the training set."""
-    if settings.batch > len(dataset.y_train):
-        raise UsageError(
-            f"a batch of {settings.batch} is larger than the {len(dataset.y_train)} training images",
-            f"give --batch at most {len(dataset.y_train)}",
-        )
+        attacked_b = batch.y_B[batch.natural :]
+        if not len(attacked_b):
+            right_b = right_B[:0]
+        else:
+            right_b = self.fast(adv_BCHW[batch.natural :]).argmax(dim=1) == attacked_b
+        clean, right, attacked = self.ranks.mean([float(right_B.float().mean()), float(right_b.sum()), len(attacked_b)])
+        return clean, right / attacked if attacked else None
 
 
 def new_network(
-    architecture: Callable[[tuple[int, int, int], int], nn.Module], dataset: Dataset, seed: int
+    architecture: Callable[[tuple[int, int, int], int], nn.Module], data: TrainingData, seed: int
 ) -> nn.Module:
     """A network with fresh weights that depend on `seed` alone; torch's own generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "weights"))
-        return architecture(dataset.image_shape, len(dataset.class_names))
+        return architecture(data.image_shape, len(data.class_names))
 
 
 def train(

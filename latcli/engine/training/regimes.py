@@ -9,11 +9,13 @@ from typing import Literal, get_args
 
 import torch
 
+from latcli.engine.datasets.base import Images
 from latcli.engine.localize import Region, center_mask, epsilon_matrix
 from latcli.engine.training.silhouettes import otsu_mask
+from latcli.errors import UsageError
 
 Regime = Literal["natural", "standard", "background", "foreground", "random"]
-MaskSource = Literal["center", "otsu"]
+MaskSource = Literal["center", "otsu", "detector", "folder"]
 
 REGIMES: tuple[Regime, ...] = get_args(Regime)
 
@@ -26,15 +28,23 @@ _REGIONS: dict[Regime, Region] = {
 }
 
 
-def masks(x_BCHW: torch.Tensor, source: MaskSource, center: float) -> torch.Tensor:
-    """mask_B1HW of the object: the middle pixels as in the paper (`center` is their share of a side), or silhouettes.
+def masks(images: Images, source: MaskSource, center: float) -> torch.Tensor:
+    """mask_B1HW of the objects: the middle pixels as in the paper (`center` is their share of a side), or silhouettes.
 
-    Silhouettes, which the paper's Discussion asks for, are Otsu's.
+    Silhouettes, which the paper's Discussion asks for, are Otsu's. `detector` and `folder` are what the data set itself
+    knows of its objects. Raises UsageError where it knows nothing.
     """
     if source == "otsu":
-        return otsu_mask(x_BCHW)
-    mask_1HW = center_mask((x_BCHW.shape[2], x_BCHW.shape[3]), center).to(x_BCHW.device)
-    return mask_1HW.expand(len(x_BCHW), -1, -1, -1)
+        return otsu_mask(images.x_BCHW)
+    if source == "center":
+        _, _, H, W = images.x_BCHW.shape
+        mask_1HW = center_mask((H, W), center).to(images.x_BCHW.device)
+        return mask_1HW.expand(len(images.x_BCHW), -1, -1, -1)
+    if images.mask_B1HW is None:
+        raise UsageError(
+            f"this data set has no masks that --mask-from {source} could use", "choose --mask-from center or otsu"
+        )
+    return images.mask_B1HW
 
 
 def regime_epsilon(regime: Regime, mask_B1HW: torch.Tensor, epsilon: float, seeds_B: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Loss and accuracy of a network on a data set, in fp32, natural and attacked; must not know how it was trained.
 
-Legend: B images, C channels, H, W pixels. Images are uint8 tensors on the network's device.
+Legend: B images, C channels, H, W pixels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional
 from latcli.engine.attacks.contract import run_attack
 from latcli.engine.attacks.pgd import pgd
 from latcli.engine.attacks.settings import AttackSettings, Model
-from latcli.engine.datasets.base import Dataset
+from latcli.engine.datasets.base import TrainingData
 from latcli.engine.noise import derive_seed, item_seeds
 from latcli.engine.training.regimes import masks, regime_epsilon
 from latcli.engine.training.settings import TrainSettings
@@ -32,41 +32,32 @@ class Score:
 
 
 @torch.no_grad()
-def natural_score(net: nn.Module, x_NCHW: torch.Tensor, y_N: torch.Tensor) -> Score:
-    """The network's score on images as they are; it must be in evaluation mode."""
-    scores = [
-        _score(net, _unit(x_BCHW), y_B)
-        for x_BCHW, y_B in zip(torch.split(x_NCHW, _BATCH), torch.split(y_N, _BATCH), strict=True)
-    ]
-    return _mean(scores)
+def natural_score(net: nn.Module, data: TrainingData) -> Score:
+    """The network's score on all test images as they are; it must be in evaluation mode."""
+    requests = torch.split(torch.arange(data.test_count), _BATCH)
+    return _mean([_score(net, images.x_BCHW, images.y_B) for images in data.testing(requests)])
 
 
 def adversarial_score(
-    net: nn.Module, fast: Model, dataset: Dataset, settings: TrainSettings, *, images: int, steps: int
+    net: nn.Module, fast: Model, data: TrainingData, settings: TrainSettings, *, images: int, steps: int
 ) -> Score:
     """The score under the regime's own attack: PGD of `steps` at the full epsilon, on `images` test images.
 
     The images are every so many-th of the test set. They are sought on `fast`, checked against the contract and scored
     on `net`. Raises ContractError.
     """
-    count = min(images, len(dataset.y_test))
-    device = dataset.y_test.device
-    chosen_N = torch.arange(count, device=device) * len(dataset.y_test) // count
+    count = min(images, data.test_count)
+    chosen_N = torch.arange(count) * data.test_count // count
     attack = AttackSettings(steps=steps, schedule="constant")
     scores = []
-    for chosen_B in torch.split(chosen_N, _BATCH):
-        x_BCHW, y_B = _unit(dataset.x_test[chosen_B]), dataset.y_test[chosen_B]
-        seeds_B = item_seeds(derive_seed(settings.seed, "score"), chosen_B)
-        mask_B1HW = masks(x_BCHW, settings.mask_from, settings.center)
+    for batch in data.testing(torch.split(chosen_N, _BATCH)):
+        seeds_B = item_seeds(derive_seed(settings.seed, "score"), batch.samples_B)
+        mask_B1HW = masks(batch, settings.mask_from, settings.center)
         eps_B1HW = regime_epsilon(settings.regime, mask_B1HW, settings.epsilon, seeds_B)
-        adv_BCHW = run_attack(pgd, fast, x_BCHW, y_B, eps_B1HW, attack, seeds_B)
+        adv_BCHW = run_attack(pgd, fast, batch.x_BCHW, batch.y_B, eps_B1HW, attack, seeds_B)
         with torch.no_grad():
-            scores.append(_score(net, adv_BCHW, y_B))
+            scores.append(_score(net, adv_BCHW, batch.y_B))
     return _mean(scores)
-
-
-def _unit(x_BCHW: torch.Tensor) -> torch.Tensor:
-    return x_BCHW.float().div_(255.0)
 
 
 def _score(net: nn.Module, x_BCHW: torch.Tensor, y_B: torch.Tensor) -> Score:

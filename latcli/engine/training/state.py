@@ -45,7 +45,7 @@ def pack_state(trainer: Trainer, architecture: str) -> bytes:
     description = {
         "step": trainer.done,
         "architecture": architecture,
-        "dataset_fingerprint": trainer.dataset.fingerprint,
+        "dataset_fingerprint": trainer.data.fingerprint,
         "form": trainer.form,
         "threads": torch.get_num_threads(),
         "settings": trainer.settings.to_json(),
@@ -79,9 +79,9 @@ def restore(trainer: Trainer, state: TrainingState, architecture: str) -> None:
         raise WeightsError(
             f"{state.path} is of the architecture {state.architecture}, not {architecture}", "start a new run with it"
         )
-    if state.dataset_fingerprint != trainer.dataset.fingerprint:
+    if state.dataset_fingerprint != trainer.data.fingerprint:
         raise WeightsError(
-            f"the data set {trainer.dataset.name} is not the one that {state.path} was trained on",
+            f"the data set {trainer.data.name} is not the one that {state.path} was trained on",
             "put the same files back under --data, or start a new run",
         )
     load_into(trainer.net, _part(state.tensors, _NET), what=f"the weights of {state.path}")
