@@ -223,7 +223,7 @@ def _train(
                 measure_every=max(1, settings.steps // _MEASUREMENTS),
             )
         finally:
-            monitor.flush()  # a run that diverged shows how it came to that
+            monitor.close()  # a run that diverged shows how it came to that
     seconds = monitor.seconds
     final, adversarial = _scores(trainer, job, session)
     checkpoint = _keep_model(store, stored, job, trainer)
