@@ -20,6 +20,10 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
     "attack": {
         "pgd": "latcli.engine.attacks.pgd:pgd",
         "fgsm": "latcli.engine.attacks.fgsm:fgsm",
+        "apgd-ce": "latcli.engine.attacks.apgd:apgd_ce",
+        "apgd-dlr": "latcli.engine.attacks.apgd:apgd_dlr",
+        "apgd-t": "latcli.engine.attacks.apgd:apgd_t",
+        "square": "latcli.engine.attacks.square:square",
     },
     "detector": {
         "yolo": "latcli.engine.detectors.yolo:YoloDetector",

@@ -13,6 +13,9 @@ from latcli.engine.attacks.settings import AttackSettings
 
 ObjectiveFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
+#: Added to differences of logits that are divided by: all of them equal is 0 / 1e-12, not 0 / 0.
+_NO_DIVISION_BY_ZERO = 1e-12
+
 
 def cross_entropy_odds(logits_BK: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
     """Log odds against the label: logsumexp of the other logits minus the label's; shape (B,).
@@ -34,9 +37,45 @@ def logit_margin(logits_BK: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
     return others_BK.amax(dim=1) - label_logit_B
 
 
+def dlr(logits_BK: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
+    """Difference of logits ratio, shape (B,): the logit margin as a share of (z_1st - z_3rd), logits sorted downwards.
+
+        DLR(x, y) = -(z_y - max_{i != y} z_i) / (z_1st - z_3rd)
+
+    Neither a shift nor a scale of the logits changes it. With two classes the ratio would be the constant +-1, so there
+    it is the margin itself. Source: Croce and Hein, ICML'20, equation 6.
+    """
+    margin_B = logit_margin(logits_BK, y_B)
+    if logits_BK.shape[1] < 3:
+        return margin_B
+    top_B3 = logits_BK.float().topk(3, dim=1).values
+    return margin_B / (top_B3[:, 0] - top_B3[:, 2] + _NO_DIVISION_BY_ZERO)
+
+
+def targeted_dlr(logits_BK: torch.Tensor, y_B: torch.Tensor, target_B: torch.Tensor) -> torch.Tensor:
+    """The same towards one class, shape (B,); `target_B` int64 names a class other than the label.
+
+        Targeted-DLR(x, y, t) = -(z_y - z_t) / (z_1st - (z_3rd + z_4th) / 2)
+
+    Three classes have no fourth and divide by z_1st - z_3rd; two leave one target, and the difference stays undivided.
+    Source: Croce and Hein, ICML'20, equation 7.
+    """
+    logits_BK = logits_BK.float()
+    label_logit_B, target_logit_B = (logits_BK.gather(1, c_B[:, None])[:, 0] for c_B in (y_B, target_B))
+    lead_B = target_logit_B - label_logit_B
+    if logits_BK.shape[1] < 3:
+        return lead_B
+    top_B = logits_BK.topk(min(4, logits_BK.shape[1]), dim=1).values
+    return lead_B / (top_B[:, 0] - top_B[:, 2:].mean(dim=1) + _NO_DIVISION_BY_ZERO)
+
+
 def objective_for(settings: AttackSettings) -> ObjectiveFunction:
     """The function to climb: away from the label, or towards the target."""
-    climb = {"ce": cross_entropy_odds, "margin": logit_margin}[settings.objective]
+    return directed({"ce": cross_entropy_odds, "margin": logit_margin}[settings.objective], settings)
+
+
+def directed(climb: ObjectiveFunction, settings: AttackSettings) -> ObjectiveFunction:
+    """`climb` away from the label, or towards the target that y_B names instead."""
     if settings.targeted:
         return lambda logits_BK, y_B: -climb(logits_BK, y_B)
     return climb
@@ -52,6 +91,13 @@ def reached(logits_BK: torch.Tensor, y_B: torch.Tensor, settings: AttackSettings
         return label_logit_B > others_BK.amax(dim=1) + settings.stop_margin
     rank = min(rank, logits_BK.shape[1] - 1)
     return others_BK.topk(rank, dim=1).values[:, -1] > label_logit_B + settings.stop_margin
+
+
+def achieved(logits_BK: torch.Tensor, y_B: torch.Tensor, settings: AttackSettings) -> torch.Tensor:
+    """Int (B,): 2 where the stop rank is met, 1 where the label (or what keeps from the target) is at least beaten."""
+    sign = -1.0 if settings.targeted else 1.0
+    wins_B = (sign * logit_margin(logits_BK, y_B) > 0).int()
+    return wins_B + reached(logits_BK, y_B, settings, settings.stop_rank).int() if settings.stop_rank else wins_B
 
 
 def _split(logits_BK: torch.Tensor, y_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from latcli.engine.attacks.objectives import ObjectiveFunction, logit_margin, objective_for, reached
+from latcli.engine.attacks.objectives import ObjectiveFunction, achieved, objective_for, reached
 from latcli.engine.attacks.settings import AttackSettings, Model, narrowed
 from latcli.engine.attacks.threat import Threat, threat_for
 from latcli.engine.noise import derive_seed
@@ -118,13 +118,6 @@ def _is_worse(
     """Bool (B,): `new` is a worse case than `old`: it achieves more, or as much and is further up the objective."""
     objective = objective_for(settings)
     logits_new_BK, logits_old_BK = model(new_BCHW), model(old_BCHW)
-    more_B = _achieved(logits_new_BK, y_B, settings) - _achieved(logits_old_BK, y_B, settings)
+    more_B = achieved(logits_new_BK, y_B, settings) - achieved(logits_old_BK, y_B, settings)
     higher_B = objective(logits_new_BK, y_B) > objective(logits_old_BK, y_B)
     return torch.where(more_B == 0, higher_B, more_B > 0)
-
-
-def _achieved(logits_BK: torch.Tensor, y_B: torch.Tensor, settings: AttackSettings) -> torch.Tensor:
-    """Int (B,): 2 where the stop rank is met, 1 where the label (or what keeps from the target) is at least beaten."""
-    sign = -1.0 if settings.targeted else 1.0
-    wins_B = (sign * logit_margin(logits_BK, y_B) > 0).int()
-    return wins_B + reached(logits_BK, y_B, settings, settings.stop_rank).int() if settings.stop_rank else wins_B

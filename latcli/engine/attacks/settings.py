@@ -53,7 +53,7 @@ class AttackSettings:
     targeted: y_B names the class to reach instead of the class to leave. norm, radius: l2 adds a ball of that radius
     (image scale, over all pixels and channels) to the box that the epsilon matrix gives. stop_rank: an image is left
     alone once k classes stand above its label (or the target stands first), with `stop_margin` logits to spare;
-    0 means never.
+    0 means never. targets: how many of the likeliest other classes apgd-t steers to, one after the other.
     """
 
     steps: int = 40
@@ -67,6 +67,7 @@ class AttackSettings:
     radius: float | None = None
     stop_rank: int = 0
     stop_margin: float = 0.0
+    targets: int = 9
 
     def __post_init__(self) -> None:
         for what, name, known in (
@@ -86,6 +87,8 @@ class AttackSettings:
             raise UsageError(f"the radius is {self.radius:g}, not a number above 0", "for example --norm l2 --radius 4")
         if self.stop_rank < 0 or not self.stop_margin >= 0:
             raise UsageError("a stop rank and its margin are 0 or more", "a stop rank of 0 means never")
+        if self.targets < 1:
+            raise UsageError("a targeted attack needs at least one target", "AutoAttack takes 9")
 
     def step_at(self, index: int) -> float:
         """The share of epsilon (or radius) that step `index` of `steps` moves."""

@@ -14,6 +14,7 @@ import torch
 
 from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.noise import uniform_noise
+from latcli.errors import UsageError
 
 
 class Threat(Protocol):
@@ -123,4 +124,13 @@ def threat_for(x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor, settings: AttackSet
     """The allowed set that the settings name."""
     if settings.radius is not None:
         return L2BallInBox(x_BCHW, eps_B1HW, settings.radius)
+    return LinfBox(x_BCHW, eps_B1HW)
+
+
+def linf_box(x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor, settings: AttackSettings) -> LinfBox:
+    """The box, for attacks that know nothing else. Raises UsageError where the settings ask for an l2 ball."""
+    if settings.norm != "linf":
+        raise UsageError(
+            "this attack knows the epsilon matrix alone, no l2 ball", "choose pgd, or leave --norm at linf"
+        )
     return LinfBox(x_BCHW, eps_B1HW)
