@@ -64,6 +64,7 @@ Runs = Annotated[list[str], typer.Argument(metavar="RUN", help="Ends of ids, or 
 
 
 _WHAT, _OBJECT, _SEARCH, _MODEL = "Photos and labels", "Where the object is", "Attack", "Classifier"
+_MATRIX, _STRONG = "What is evaluated", "Strong suite"
 _LEARNT, _INNER, _UPDATE, _KEPT = "What is learnt", "Inner attack", "Update", "Checkpoints"
 
 
@@ -266,6 +267,90 @@ def train(
 
     del given["session"]
     session.show(run(TrainOptions(**given), session), tables.train)
+
+
+@app.command("eval", rich_help_panel="Main job")
+@with_session
+def evaluate(
+    session: Session,
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL...]",
+            help="Training runs, checkpoint files, or classifiers; without any, the latest training runs.",
+            autocompletion=complete_run,
+        ),
+    ] = [],  # noqa: B006 (Typer only reads it)
+    dataset: Annotated[
+        str | None,
+        _option(
+            _MATRIX,
+            "NAME",
+            "mnist, fashion-mnist, cifar10, mnist-5k, folder:PATH.",
+            show_default="that of the latest training run",
+        ),
+    ] = None,
+    seeds: Annotated[
+        bool, flag("--seeds", help="The latest training run of every seed: mean and spread.", panel=_MATRIX)
+    ] = False,
+    images: Annotated[
+        int | None, _option(_MATRIX, "N", "Test images that are attacked.", min=1, show_default="1000")
+    ] = None,
+    controls: Annotated[
+        bool, flag("--controls", help="Attack the foreground and a random region, too.", panel=_MATRIX)
+    ] = False,
+    center: Annotated[
+        float | None,
+        _option(_OBJECT, "SHARE", "The middle of the image, as a share of its sides.", show_default="the data set's"),
+    ] = None,
+    mask_from: Annotated[
+        Literal["center", "otsu"] | None,
+        _option(_OBJECT, "center|otsu", "The middle, or each image's silhouette.", show_default="center"),
+    ] = None,
+    epsilon: Annotated[
+        float | None,
+        _option(
+            _SEARCH,
+            "E",
+            "Largest change of a pixel: 0.3 or 8/255.",
+            parser=parsed_by(parse_epsilon),
+            show_default="the data set's",
+        ),
+    ] = None,
+    steps: Annotated[int | None, _option(_SEARCH, "N", "Gradient steps of PGD.", min=1, show_default="100")] = None,
+    restarts: Annotated[
+        int | None,
+        _option(_SEARCH, "N", "Random starts, of which the worst case is kept.", min=1, show_default="1"),
+    ] = None,
+    until_wrong: Annotated[
+        bool,
+        flag("--until-wrong", help="Leave each image at its first wrong guess: accuracy only, soon.", panel=_SEARCH),
+    ] = False,
+    strong: Annotated[
+        bool, flag("--strong", help="Besides, the worst case of APGD, targeted APGD and Square.", panel=_STRONG)
+    ] = False,
+    strong_budget: Annotated[
+        Literal["quick", "full"] | None,
+        _option(_STRONG, "quick|full", "full is AutoAttack's; quick is a trial.", show_default="full"),
+    ] = None,
+    batch: Annotated[int | None, _option(WHERE, "N", "Images attacked together.", min=1, show_default="250")] = None,
+    resume: Annotated[
+        str | None,
+        _option(_KEPT, "RUN", "Go on with a run that was cut off, as it was begun.", autocompletion=complete_run),
+    ] = None,
+) -> None:
+    """Show how much models lean on the background: the loss matrix of models and inputs.
+
+    Each model is scored on natural images and under standard and background attack.
+    What was found of every image is kept as a run; what makes it doubtful is told.
+    """
+    given = dict(locals())
+    from latcli.commands.eval import run
+    from latcli.commands.eval_options import EvalOptions
+    from latcli.reporting import matrix_table
+
+    del given["session"]
+    session.show(run(EvalOptions(**given | {"models": tuple(models)}), session), matrix_table.matrix)
 
 
 @app.command(rich_help_panel="Main job")

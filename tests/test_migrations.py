@@ -67,6 +67,11 @@ SCHEMA = {
         "n INTEGER!",
         "loss REAL",
         "accuracy REAL",
+        "attack TEXT",
+        "restarts INTEGER",
+        "mask_from TEXT",
+        "center REAL",
+        "seconds REAL",
     ],
     "datasets": ["id TEXT! pk", "name TEXT!", "split TEXT", "fingerprint TEXT"],
     "detections": [

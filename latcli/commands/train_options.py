@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 from latcli.engine.datasets.base import Augmentation, Defaults
 from latcli.engine.training.presets import (
@@ -94,7 +94,15 @@ def resolve(options: TrainOptions, preset: Preset, defaults: Defaults, seed: int
     return TrainSettings(**chosen.to_json() | said)
 
 
-def check_unchanged(options: TrainOptions, said: dict[str, Any], config: dict[str, Any], run: str) -> None:
+class Told(Protocol):
+    """The options of a command whose runs can be resumed."""
+
+    def given(self) -> dict[str, Any]:
+        """Those that were said and that decide what is computed, by the name they have in a run's config."""
+        ...
+
+
+def check_unchanged(options: Told, said: dict[str, Any], config: dict[str, Any], run: str) -> None:
     """Raise UsageError, listing the differences, where what is said now is not what the run was begun with.
 
     `said` adds what the Session holds, where it was said.

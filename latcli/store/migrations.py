@@ -186,7 +186,13 @@ def m003_evaluation(db: Database) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_runs, m002_attacks, m003_evaluation)
+def m004_cell_attacks(db: Database) -> None:
+    """How a cell was made: with which attack, around which object, and in how long."""
+    for column in ("attack TEXT", "restarts INTEGER", "mask_from TEXT", "center REAL", "seconds REAL"):
+        db.execute(f"ALTER TABLE cells ADD COLUMN {column}")
+
+
+MIGRATIONS: tuple[Migration, ...] = (m001_runs, m002_attacks, m003_evaluation, m004_cell_attacks)
 
 
 def pending(db: Database, path: Path) -> list[Migration]:

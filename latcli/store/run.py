@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -149,6 +149,15 @@ class Run:
         with self._store.writing() as db:
             db.table("models").insert(columns({"id": row["model"], "name": row["model"]}), ignore=True)
             db.table("cells").insert(columns({"run": self.id} | dict(row)))
+            self._touch(db)
+
+    def record_cells(self, rows: Sequence[Mapping[str, object]]) -> None:
+        """Make these, as `record_cell` takes them, the cells of the run in place of any it had. Raises StoreError."""
+        with self._store.writing() as db:
+            db.execute("DELETE FROM cells WHERE run = ?", [self.id])
+            for row in rows:
+                db.table("models").insert(columns({"id": row["model"], "name": row["model"]}), ignore=True)
+            db.table("cells").insert_all([columns({"run": self.id} | dict(row)) for row in rows])
             self._touch(db)
 
     def log(self, line: str) -> None:

@@ -38,7 +38,7 @@ _CHANCE = 0.002
 
 @dataclass(frozen=True)
 class Doubt:
-    """One reason not to believe a figure; `value` is what was measured, a share of images where nothing else is said."""
+    """One reason not to believe a figure; `value` is what was measured: of most checks a share of the images."""
 
     check: Check
     value: float

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 
 import torch
@@ -16,14 +16,15 @@ from torch import nn
 from torch.nn import functional
 
 from latcli.engine.attacks.contract import run_attack
-from latcli.engine.attacks.objectives import logit_margin
-from latcli.engine.attacks.pgd import pgd
+from latcli.engine.attacks.objectives import cross_entropy_odds
+from latcli.engine.attacks.pgd import input_gradient, pgd
 from latcli.engine.attacks.settings import Model
+from latcli.engine.attacks.suite import HOLDS, Batch, Member, Outcome, worst_case
 from latcli.engine.datasets.base import Images, TrainingData
 from latcli.engine.evaluation import distrust
 from latcli.engine.evaluation.distrust import Doubt
 from latcli.engine.evaluation.samples import Column
-from latcli.engine.evaluation.settings import EvalSettings, InputType
+from latcli.engine.evaluation.settings import ATTACKED, EvalSettings, InputType, strong_column
 from latcli.engine.noise import derive_seed, item_seeds
 from latcli.engine.training.regimes import masks, regime_epsilon
 from latcli.errors import LatcliError
@@ -43,17 +44,12 @@ class Progress:
     """A batch is done: `images` of one column of one subject (by its position)."""
 
     subject: int
-    input: InputType
+    column: str
     images: int
 
 
-@dataclass(frozen=True)
-class _Task:
-    """A batch as an attack takes it."""
-
-    images: Images
-    eps_B1HW: torch.Tensor
-    seeds_B: torch.Tensor
+#: In `Column.broken_by_N` of a strong column: the ordinary attack; the suite's members follow, in their order.
+BROKEN_BY_PGD = 0
 
 
 class Evaluation:
@@ -66,8 +62,8 @@ class Evaluation:
         n = min(settings.images, data.test_count)
         #: Numbers of the attacked images: every so many-th of the test set.
         self.chosen_N = torch.arange(n) * data.test_count // n
-        self.columns: tuple[dict[InputType, Column], ...] = tuple(
-            {"natural": Column.empty(data.test_count)} | {name: Column.empty(n) for name in settings.inputs}
+        self.columns: tuple[dict[str, Column], ...] = tuple(
+            {"natural": Column.empty(data.test_count)} | {name: Column.empty(n) for name in settings.columns}
             for _ in subjects
         )
 
@@ -89,98 +85,118 @@ class Evaluation:
             yield Progress(position, "natural", len(place_B))
 
     def _attacked(self, position: int) -> Iterator[Progress]:
-        columns = self.columns[position]
-        inputs = self.settings.inputs
+        columns, settings = self.columns[position], self.settings
         places = [
-            one
-            for one in torch.split(torch.arange(len(self.chosen_N)), self.settings.batch)
-            if not all(columns[name].is_done(one) for name in inputs)
+            place_B
+            for place_B in torch.split(torch.arange(len(self.chosen_N)), settings.batch)
+            if not all(columns[name].is_done(place_B) for name in settings.columns)
         ]
         batches = self.data.testing([self.chosen_N[place_B] for place_B in places])
         for place_B, images in zip(places, batches, strict=True):
-            for name in inputs:
+            for name in settings.inputs:
                 if not columns[name].is_done(place_B):
                     self._attack(position, name, place_B, images)
                     yield Progress(position, name, len(place_B))
+            for name in ATTACKED if settings.strong else ():
+                if not columns[strong_column(name)].is_done(place_B):
+                    self._attack_strongly(position, name, place_B, images)
+                    yield Progress(position, strong_column(name), len(place_B))
 
     def _attack(self, position: int, name: InputType, place_B: torch.Tensor, images: Images) -> None:
         begun = time.perf_counter()
         subject, column, settings = self.subjects[position], self.columns[position][name], self.settings
-        seeds_B = item_seeds(derive_seed(settings.seed, "evaluation"), images.samples_B)
-        mask_B1HW = masks(images, settings.mask_from, settings.center)
-        task = _Task(images, regime_epsilon(name, mask_B1HW, settings.epsilon, seeds_B), seeds_B)
-        blind_B = distrust.vanished(subject.net, images.x_BCHW, images.y_B, task.eps_B1HW)
+        batch = self._batch(name, images)
+        blind_B = distrust.vanished(subject.net, batch.x_BCHW, batch.y_B, batch.eps_B1HW)
         column.vanished_N[place_B] = blind_B.to(column.vanished_N)
-        column.allowed_N[place_B] = distrust.allowed_share(task.eps_B1HW).to(column.allowed_N)
+        column.allowed_N[place_B] = distrust.allowed_share(batch.eps_B1HW).to(column.allowed_N)
         if settings.until_wrong:
-            right_B, loss_B = _until_wrong(subject, task, settings), torch.full((len(place_B),), torch.nan)
+            right_B = _worst(subject, batch, settings.first_wrong()).robust
+            loss_B = torch.full((len(place_B),), torch.nan)
         else:
-            adv_BCHW = _search(subject.fast, task, settings, stop_rank=0)
-            right_B, loss_B = judge(subject, adv_BCHW, images.y_B)
+            given = (batch.x_BCHW, batch.y_B, batch.eps_B1HW, settings.attack(), batch.seeds_B)
+            right_B, loss_B = judge(subject, run_attack(pgd, subject.fast, *given), batch.y_B)
         _fill(column, place_B, right_B, loss_B, begun)
 
-    def doubts(self, position: int) -> Iterator[tuple[InputType, Doubt]]:
-        """What speaks against a model's figures, once its columns are done."""
-        natural = self.columns[position]["natural"]
-        clean = float(natural.right_N[self.chosen_N].double().mean())
-        for name in self.settings.inputs:
-            column = self.columns[position][name]
+    def _attack_strongly(self, position: int, name: InputType, place_B: torch.Tensor, images: Images) -> None:
+        """The suite on those that are right as they are and under PGD: the worst case is over all that was tried."""
+        begun = time.perf_counter()
+        subject, columns = self.subjects[position], self.columns[position]
+        column = columns[strong_column(name)]
+        clean_B = columns["natural"].right_N[self.chosen_N[place_B]] == 1
+        right_B = clean_B & (columns[name].right_N[place_B] == 1)
+        broken_by_B = torch.full_like(place_B, HOLDS)
+        broken_by_B[clean_B & ~right_B] = BROKEN_BY_PGD
+        open_b = right_B.nonzero()[:, 0]
+        if len(open_b):
+            part = self._batch(name, images).narrowed(open_b.to(images.x_BCHW.device))
+            outcome = _worst(subject, part, self.settings.suite())
+            found_b = outcome.broken_by_B.cpu()
+            broken_by_B[open_b] = torch.where(found_b == HOLDS, HOLDS, found_b + BROKEN_BY_PGD + 1)
+            right_B[open_b] = outcome.robust.cpu()
+        column.broken_by_N[place_B] = broken_by_B.to(column.broken_by_N)
+        _fill(column, place_B, right_B, torch.full((len(place_B),), torch.nan), begun)
+
+    def _batch(self, name: InputType, images: Images) -> Batch:
+        settings = self.settings
+        seeds_B = item_seeds(derive_seed(settings.seed, "evaluation"), images.samples_B)
+        mask_B1HW = masks(images, settings.mask_from, settings.center)
+        eps_B1HW = regime_epsilon(name, mask_B1HW, settings.epsilon, seeds_B)
+        return Batch(images.x_BCHW, images.y_B, eps_B1HW, seeds_B)
+
+    def doubts(self, position: int) -> Iterator[tuple[str, Doubt]]:
+        """What speaks against a model's columns, by their names, once they are done."""
+        columns, settings = self.columns[position], self.settings
+        clean = float(columns["natural"].right_N[self.chosen_N].double().mean())
+        for name in settings.inputs:
+            column = columns[name]
             found = (
                 distrust.vanishing_gradients(column.vanished_N),
                 distrust.nothing_to_change(column.allowed_N),
-                distrust.accuracy_rises({0.0: clean, self.settings.epsilon: column.cell().accuracy}),
+                distrust.accuracy_rises({0.0: clean, settings.epsilon: column.cell().accuracy}),
             )
             yield from ((name, doubt) for doubt in found if doubt is not None)
+        for strong in map(strong_column, ATTACKED) if settings.strong else ():
+            doubt = distrust.black_box_wins(*self._worst_cases(columns[strong]))
+            if doubt is not None:
+                yield strong, doubt
+
+    def _worst_cases(self, column: Column) -> tuple[torch.Tensor, torch.Tensor]:
+        """Bool (N,) each: right in the worst case of the white-box attacks, and in that of all."""
+        black = [place + BROKEN_BY_PGD + 1 for place, one in enumerate(self.settings.suite()) if one.name == "square"]
+        right_N = column.right_N == 1
+        return right_N | torch.isin(column.broken_by_N, torch.tensor(black, dtype=torch.int8)), right_N
 
 
-@torch.no_grad()
 def examine(subject: Subject, x_BCHW: torch.Tensor) -> list[Doubt]:
-    """What speaks against a model as a whole, from its answers to some images. Raises LatcliError for NaN."""
-    first_BK, second_BK = subject.net(x_BCHW).float(), subject.net(x_BCHW).float()
+    """What speaks against a model as a whole, from its answers to some images.
+
+    Raises LatcliError for NaN, and for a model that gives no gradient, which most attacks need.
+    """
+    with torch.no_grad():
+        first_BK, second_BK = subject.net(x_BCHW).float(), subject.net(x_BCHW).float()
     distrust.check_logits(first_BK, subject.name)
+    try:
+        input_gradient(subject.fast, x_BCHW[:1], first_BK[:1].argmax(dim=1), cross_entropy_odds)
+    except RuntimeError as error:
+        raise LatcliError(
+            f"{subject.name} gives no gradient of its logits: {str(error).partition(chr(10))[0]}",
+            "a model under attack must be differentiable with respect to its images",
+        ) from error
     return [doubt for doubt in (distrust.random_model(first_BK, second_BK), distrust.probabilities(first_BK)) if doubt]
 
 
 @torch.no_grad()
 def judge(subject: Subject, x_BCHW: torch.Tensor, y_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bool (B,): the top guess is right; and the cross entropy (B,), both by fp32 logits. Raises LatcliError for NaN."""
+    """Bool (B,): the top guess is right; and the cross entropy (B,); both in fp32. Raises LatcliError for NaN."""
     logits_BK = subject.net(x_BCHW).float()
     distrust.check_logits(logits_BK, subject.name)
     return logits_BK.argmax(dim=1) == y_B, functional.cross_entropy(logits_BK, y_B, reduction="none")
 
 
-def _search(model: Model, task: _Task, settings: EvalSettings, *, stop_rank: int) -> torch.Tensor:
-    attack = replace(settings.attack(), stop_rank=stop_rank)
-    images = task.images
-    return run_attack(pgd, model, images.x_BCHW, images.y_B, task.eps_B1HW, attack, task.seeds_B)
-
-
-def _until_wrong(subject: Subject, task: _Task, settings: EvalSettings) -> torch.Tensor:
-    """Bool (B,): still right after the attack, which leaves each image at its first wrong guess.
-
-    An image that is wrong as it is counts as wrong: changing nothing is allowed. One that fools the fast form alone was
-    left too early, and is attacked again in fp32.
-    """
-    right_B, _ = judge(subject, task.images.x_BCHW, task.images.y_B)
-    open_b = right_B.nonzero()[:, 0]
-    for model in (subject.fast, subject.net):
-        if not len(open_b):
-            break
-        part = _narrowed(task, open_b)
-        adv_bCHW = _search(model, part, settings, stop_rank=1)
-        right_b, _ = judge(subject, adv_bCHW, part.images.y_B)
-        right_B[open_b] = right_b
-        with torch.no_grad():
-            fooled_b = logit_margin(model(adv_bCHW), part.images.y_B) > 0
-        open_b = open_b[right_b & fooled_b]
-    return right_B
-
-
-def _narrowed(task: _Task, kept_b: torch.Tensor) -> _Task:
-    images = task.images
-    mask_b1HW = None if images.mask_B1HW is None else images.mask_B1HW[kept_b]
-    part = Images(images.x_BCHW[kept_b], images.y_B[kept_b], images.samples_B[kept_b], mask_b1HW)
-    return _Task(part, task.eps_B1HW[kept_b], task.seeds_B[kept_b])
+def _worst(subject: Subject, batch: Batch, suite: Sequence[Member]) -> Outcome:
+    """What a suite finds; an image leaves it at its first wrong guess, which may be of the image as it is."""
+    (outcome,) = worst_case([batch], suite, subject.fast, subject.net)
+    return outcome
 
 
 def _fill(column: Column, place_B: torch.Tensor, right_B: torch.Tensor, loss_B: torch.Tensor, begun: float) -> None:

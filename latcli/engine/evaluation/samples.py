@@ -15,7 +15,7 @@ import torch
 from latcli.errors import WeightsError
 
 _OPEN = -1
-_PARTS = ("right", "loss", "vanished", "allowed", "seconds")
+_PARTS = ("right", "loss", "broken_by", "vanished", "allowed", "seconds")
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,18 @@ class Cell:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class Column:
-    """One model on one input. right_N int8: 1, 0, or -1 where it is open; loss_N float32: NaN where not measured.
+    """One model on one input, or on one that a suite of attacks made.
 
-    vanished_N int8: 1 where the gradient is zero at every pixel that may change. allowed_N: share of pixels that may
-    change. seconds_1 float64: what the column has taken so far.
+    right_N int8: 1, 0, or -1 where it is open; loss_N float32: NaN where not measured; broken_by_N int8: which attack
+    of a suite got the image wrong, -1 for none; vanished_N int8: 1 where the gradient is zero at every pixel that may
+    change; allowed_N float32: the share of pixels that may change; seconds_1 float64: what it has taken so far.
     """
 
     right_N: torch.Tensor
     loss_N: torch.Tensor
+    broken_by_N: torch.Tensor
     vanished_N: torch.Tensor
     allowed_N: torch.Tensor
     seconds_1: torch.Tensor
@@ -48,6 +50,7 @@ class Column:
         return cls(
             torch.full((n,), _OPEN, dtype=torch.int8),
             torch.full((n,), math.nan),
+            torch.full((n,), -1, dtype=torch.int8),
             torch.zeros(n, dtype=torch.int8),
             torch.zeros(n),
             torch.zeros(1, dtype=torch.float64),
@@ -83,4 +86,4 @@ class Column:
             mine.copy_(theirs)
 
     def _parts(self) -> tuple[torch.Tensor, ...]:
-        return self.right_N, self.loss_N, self.vanished_N, self.allowed_N, self.seconds_1
+        return self.right_N, self.loss_N, self.broken_by_N, self.vanished_N, self.allowed_N, self.seconds_1

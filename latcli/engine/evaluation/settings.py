@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from latcli.engine.attacks.settings import AttackSettings
+from latcli.engine.attacks.suite import Member, members, standard_suite
 from latcli.engine.training.regimes import MaskSource, Regime
 from latcli.errors import UsageError
 
@@ -16,6 +17,10 @@ InputType = Regime
 ATTACKED: tuple[InputType, ...] = ("standard", "background")
 CONTROLS: tuple[InputType, ...] = ("foreground", "random")
 
+#: How hard the strong suite tries: `full` is AutoAttack's budget, `quick` shows no more than that it runs.
+StrongBudget = Literal["quick", "full"]
+_QUICK = {"apgd_steps": 10, "targets": 3, "queries": 100}
+
 
 @dataclass(frozen=True)
 class EvalSettings:
@@ -24,7 +29,8 @@ class EvalSettings:
     images: how many test images are attacked; natural inputs are always all of them. epsilon in [0, 1] image scale;
     center: share of the side that the middle keeps, looked at where mask_from is center. steps, restarts: of PGD.
     controls: the inputs foreground and random, too. until_wrong: an image is attacked no further than its first wrong
-    guess, which leaves no loss to be reported. batch: images attacked together.
+    guess, which leaves no loss to be reported. strong: the budget of the suite that standard and background inputs are
+    attacked with besides; None for no suite. batch: images attacked together.
     """
 
     images: int
@@ -35,6 +41,7 @@ class EvalSettings:
     restarts: int
     controls: bool
     until_wrong: bool
+    strong: StrongBudget | None
     batch: int
     seed: int
 
@@ -48,12 +55,27 @@ class EvalSettings:
             raise UsageError(f"center is {self.center:g}, not a share from 0 to below 1", "for example --center 0.5")
         if self.mask_from not in get_args(MaskSource):
             raise UsageError(f"there is no mask-from called '{self.mask_from}'", "known: center, otsu")
+        if self.strong not in (None, *get_args(StrongBudget)):
+            raise UsageError(f"there is no strong budget called '{self.strong}'", "known: quick, full")
         self.attack()
 
     @property
     def inputs(self) -> tuple[InputType, ...]:
         """The attacked inputs, in the order of the table."""
         return (*ATTACKED, *CONTROLS) if self.controls else ATTACKED
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the attacked columns, in the order of the table."""
+        return (*self.inputs, *(map(strong_column, ATTACKED) if self.strong else ()))
+
+    def first_wrong(self) -> list[Member]:
+        """PGD as a suite of its own, in which an image rests at its first wrong guess."""
+        return members([("pgd", self.attack())])
+
+    def suite(self) -> list[Member]:
+        """The strong suite: APGD on cross entropy, targeted APGD on DLR, Square."""
+        return standard_suite(**_QUICK) if self.strong == "quick" else standard_suite()
 
     def attack(self) -> AttackSettings:
         """PGD as the paper has it: steps of one size from a random start. Raises UsageError."""
@@ -64,6 +86,12 @@ class EvalSettings:
         """As the caption calls it."""
         starts = "1 random start" if self.restarts == 1 else f"{self.restarts} random starts"
         return f"pgd-{self.steps}, {starts}" + (", until the first wrong guess" if self.until_wrong else "")
+
+    def attack_of(self, column: str) -> str:
+        """What an attacked column was made with, for a reader of the database."""
+        if column in self.inputs:
+            return "pgd until wrong" if self.until_wrong else "pgd"
+        return " + ".join(["pgd", *(member.name for member in self.suite())])
 
     def to_json(self) -> dict[str, Any]:
         """All of it in plain values."""
@@ -76,3 +104,8 @@ class EvalSettings:
         if missing:
             raise UsageError(f"the run does not say its {', '.join(missing)}", "it was written by another latcli")
         return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+
+
+def strong_column(name: InputType) -> str:
+    """What the column of an input under the strong suite is called."""
+    return f"{name}-strong"

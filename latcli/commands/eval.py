@@ -1,0 +1,290 @@
+"""`latcli eval`: models in, the loss matrix and a stored run out; must not know how a result is shown."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from latcli.commands.eval_models import (
+    Bench,
+    Entry,
+    Opened,
+    newest_dataset,
+    once_each,
+    open_again,
+    open_named,
+    open_run,
+    trained_on,
+)
+from latcli.commands.eval_monitor import Monitor, attacked_images
+from latcli.commands.eval_options import EvalOptions, describe, resolve
+from latcli.commands.eval_result import CellRow, EvalResult, Warned, grouped
+from latcli.commands.session import Session
+from latcli.commands.train_options import check_unchanged
+from latcli.engine.datasets.base import DatasetSource, TrainingData
+from latcli.engine.datasets.catalog import DEFAULT_DATASET, open_dataset
+from latcli.engine.devices import open_device
+from latcli.engine.evaluation.matrix import Evaluation, Progress
+from latcli.engine.evaluation.settings import EvalSettings
+from latcli.engine.models.checkpoint import pack, unpack
+from latcli.errors import UsageError, WeightsError
+from latcli.store.database import Store
+from latcli.store.records import RunRow
+from latcli.store.run import Run
+from latcli.store.values import plain
+
+#: What was found out, image by image; also all that an interrupted evaluation needs to go on.
+SAMPLES = "samples.safetensors"
+#: The document that `--json` prints.
+MATRIX = "matrix.json"
+
+_KIND = "evaluation"
+#: After a batch the samples are kept, but not more often than this.
+_KEEP_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that is settled before the first batch; the same for an evaluation that begins and one that goes on."""
+
+    data: TrainingData
+    settings: EvalSettings
+    models: tuple[Opened, ...]
+    seeds: bool
+    device: torch.device
+
+    def evaluation(self) -> Evaluation:
+        """With empty columns."""
+        return Evaluation([one.subject for one in self.models], self.data, self.settings)
+
+
+def run(options: EvalOptions, session: Session) -> EvalResult:
+    """Evaluate models, or go on with an evaluation that was cut off, and keep what was found.
+
+    Raises UsageError and LatcliError for models, options and data that are unusable, before a run is begun;
+    WeightsError for samples that are damaged or do not fit; ContractError and StoreError while it evaluates.
+    """
+    with Store.open(session.store) as store:
+        if options.resume is not None:
+            return _resume(store, options, session)
+        return _begin(store, options, session)
+
+
+def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
+    device = open_device(session.device)
+    name = options.dataset or newest_dataset(store) or DEFAULT_DATASET
+    data = _open_data(name, device, session)
+    settings = resolve(options, data.defaults, session)
+    models = _opened(Bench.of(store, data, settings.batch, session), options)
+    job = Job(data, settings, tuple(models), options.seeds, device)
+    dataset = store.record_dataset(data.name, fingerprint=data.fingerprint)
+    config: dict[str, object] = {
+        "dataset": name,
+        "dataset_fingerprint": data.fingerprint,
+        "models": list(options.models),
+        "entries": [one.entry.to_json() for one in models],
+        "seeds": options.seeds,
+        "precision": session.precision,
+        "threads": torch.get_num_threads(),
+        **settings.to_json(),
+        "notes": list(data.notes),
+    }
+    with store.start_run(
+        "eval", argv=sys.argv, config=config, seed=settings.seed, device=str(device), dataset=dataset
+    ) as stored:
+        session.note(f"run {stored.id}")
+        line = describe(settings, data.name, len(models))
+        session.note(line)
+        stored.log(line)
+        return _evaluate(stored, job, job.evaluation(), session)
+
+
+def _opened(bench: Bench, options: EvalOptions) -> list[Opened]:
+    if options.models:
+        return once_each((open_named(name, bench) for name in options.models), bench.session)
+    rows = trained_on(bench.store, bench.data, seeds=options.seeds)
+    for row in rows:
+        bench.session.note(f"{row.config['regime']}: training run {row.id}, seed {row.seed}")
+    return once_each((open_run(row, bench) for row in rows), bench.session)
+
+
+def _resume(store: Store, options: EvalOptions, session: Session) -> EvalResult:
+    row = store.find_run(str(options.resume))
+    _check_resumable(store, row)
+    said: dict[str, Any] = {} if session.precision == "auto" else {"precision": session.precision}
+    said |= {"seed": session.seed} if session.seed else {}
+    check_unchanged(options, said, row.config, row.id)
+    job = _job_of(row, store, session)
+    evaluation = job.evaluation()
+    if (row.path / SAMPLES).exists():
+        _restore(evaluation, row)
+    with store.resume_run(row.id, argv=sys.argv) as stored:
+        done, total = attacked_images(evaluation)
+        line = f"resumed with {done:,} of {total:,} attacked images done"
+        session.note(f"run {stored.id} {line}")
+        stored.log(line)
+        return _evaluate(stored, job, evaluation, session)
+
+
+def _check_resumable(store: Store, row: RunRow) -> None:
+    if row.command != "eval":
+        raise UsageError(f"{row.id} is a run of {row.command}, not of eval", "`latcli runs list --command eval`")
+    if row.status == "completed":
+        raise UsageError(f"{row.id} has come to its end already", f"`latcli runs show {row.id[-4:]}` shows its cells")
+    if row.status == "running" and store.is_alive(row.id):
+        raise UsageError(f"{row.id} is at work in another process", "wait for its end, or stop it first")
+
+
+def _job_of(row: RunRow, store: Store, session: Session) -> Job:
+    """What an evaluation was begun with, whatever the defaults and the newest models are by now."""
+    settings = EvalSettings.from_json(row.config)
+    missing = [name for name in ("dataset", "dataset_fingerprint", "entries", "threads") if name not in row.config]
+    if missing:
+        raise UsageError(f"{row.id} does not say its {', '.join(missing)}", "it was written by another latcli")
+    device = open_device(session.device)
+    data = _open_data(row.config["dataset"], device, session)
+    if data.fingerprint != row.config["dataset_fingerprint"]:
+        raise WeightsError(
+            f"the data set {data.name} is not the one that {row.id} was begun on",
+            "put the same files back under --data, or start a new evaluation",
+        )
+    threads = int(row.config["threads"])
+    if device.type == "cpu" and torch.get_num_threads() != threads:
+        session.note(f"using {threads} threads, as the run did before")
+        torch.set_num_threads(threads)  # the order in which a CPU adds depends on them
+    bench = Bench.of(store, data, settings.batch, session)
+    models = tuple(open_again(Entry.from_json(values), bench) for values in row.config["entries"])
+    return Job(data, settings, models, bool(row.config.get("seeds")), device)
+
+
+def _open_data(name: str, device: torch.device, session: Session) -> TrainingData:
+    dataset = open_dataset(name, DatasetSource(session.data, session.offline, session.shows_progress))
+    for note in dataset.notes:
+        session.note(f"note: {note}")
+    return dataset.to(device)
+
+
+class _Keeper:
+    """Writes what was found out into the run now and then; the file before stays until the new one is whole."""
+
+    def __init__(self, stored: Run, evaluation: Evaluation) -> None:
+        self._stored, self._evaluation = stored, evaluation
+        self._saved_at = time.monotonic()
+
+    def after_batch(self) -> None:
+        """Keep it where some time has passed. Raises StoreError."""
+        if time.monotonic() - self._saved_at >= _KEEP_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Keep it now. Raises StoreError."""
+        tensors = {
+            f"{index}.{name}.{part}": tensor
+            for index, columns in enumerate(self._evaluation.columns)
+            for name, column in columns.items()
+            for part, tensor in column.tensors().items()
+        }
+        description = {"settings": self._evaluation.settings.to_json()}
+        tensors["chosen"] = self._evaluation.chosen_N
+        self._stored.write_artifact(SAMPLES, pack(_KIND, tensors, description), "samples")
+        self._saved_at = time.monotonic()
+
+
+def _restore(evaluation: Evaluation, row: RunRow) -> None:
+    path = row.path / SAMPLES
+    tensors, _ = unpack(path, _KIND)
+    for index, columns in enumerate(evaluation.columns):
+        for name, column in columns.items():
+            prefix = f"{index}.{name}."
+            parts = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            column.take(parts, str(path))
+
+
+def _evaluate(stored: Run, job: Job, evaluation: Evaluation, session: Session) -> EvalResult:
+    first_doubts = [Warned(one.entry.name, one.entry.label, None, doubt) for one in job.models for doubt in one.doubts]
+    _warn(first_doubts, stored, session)
+    keeper = _Keeper(stored, evaluation)
+    with session.progress("evaluating", attacked_images(evaluation)[1]) as tick:
+        monitor = Monitor(session, stored, tick, evaluation)
+
+        def after_batch(progress: Progress) -> None:
+            monitor.after_batch(progress)
+            keeper.after_batch()
+
+        try:
+            evaluation.run(after_batch)
+        finally:
+            keeper.save()  # an interrupted evaluation goes on from here; its last batch is done whole, or open
+    doubts = [
+        Warned(one.entry.name, one.entry.label, name, doubt)
+        for position, one in enumerate(job.models)
+        for name, doubt in evaluation.doubts(position)
+    ]
+    _warn(doubts, stored, session)
+    return _kept(stored, job, evaluation, [*first_doubts, *doubts])
+
+
+def _warn(warnings: Sequence[Warned], stored: Run, session: Session) -> None:
+    for warned in warnings:
+        session.note(f"warning: {warned.line}")
+        stored.log(f"warning: {warned.line}")
+
+
+def _kept(stored: Run, job: Job, evaluation: Evaluation, warnings: Sequence[Warned]) -> EvalResult:
+    cells = [
+        _cell_row(job, position, name, evaluation) for position in range(len(job.models)) for name in _columns(job)
+    ]
+    stored.record_cells([_database_row(cell, job.settings) for cell in cells])
+    result = EvalResult(
+        run=stored.id,
+        dir=stored.folder,
+        dataset=job.data.name,
+        n=len(evaluation.chosen_N),
+        settings=job.settings,
+        models=tuple(one.entry for one in job.models),
+        cells=tuple(cells),
+        groups=grouped(cells) if job.seeds else (),
+        warnings=tuple(warnings),
+        notes=job.data.notes,
+    )
+    stored.write_artifact(MATRIX, json.dumps(plain(result.to_json()), indent=2).encode(), "matrix")
+    return result
+
+
+def _columns(job: Job) -> tuple[str, ...]:
+    return ("natural", *job.settings.columns)
+
+
+def _cell_row(job: Job, position: int, name: str, evaluation: Evaluation) -> CellRow:
+    entry, settings = job.models[position].entry, job.settings
+    cell = evaluation.columns[position][name].cell()
+    attacked = name != "natural"
+    return CellRow(
+        model=entry.name,
+        label=entry.label,
+        model_id=entry.id,
+        regime=entry.regime,
+        train_seed=entry.train_seed,
+        input=name,
+        loss=cell.loss,
+        accuracy=cell.accuracy,
+        n=cell.n,
+        epsilon=settings.epsilon if attacked else None,
+        steps=settings.steps if attacked else None,
+        restarts=settings.restarts if attacked else None,
+        attack=settings.attack_of(name) if attacked else None,
+        seed=settings.seed,
+        seconds=cell.seconds,
+    )
+
+
+def _database_row(cell: CellRow, settings: EvalSettings) -> dict[str, object]:
+    row = asdict(cell) | {"model": cell.model_id}
+    row |= {"mask_from": settings.mask_from, "center": settings.center} if cell.epsilon is not None else {}
+    return {name: value for name, value in row.items() if name not in ("label", "model_id", "train_seed")}

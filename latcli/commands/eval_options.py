@@ -1,0 +1,82 @@
+"""What `latcli eval` can be told, and how it and the data set make settings of it; must not evaluate or store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from latcli.commands.session import Session
+from latcli.engine.datasets.base import Defaults
+from latcli.engine.evaluation.settings import EvalSettings, StrongBudget
+from latcli.engine.training.regimes import MaskSource
+from latcli.errors import UsageError
+
+IMAGES = 1000
+STEPS = 100
+BATCH = 250
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """Everything that `latcli eval` can be told, besides what a Session holds; None or empty where nothing was said."""
+
+    models: tuple[str, ...] = ()
+    dataset: str | None = None
+    seeds: bool = False
+    images: int | None = None
+    epsilon: float | None = None
+    mask_from: MaskSource | None = None
+    center: float | None = None
+    steps: int | None = None
+    restarts: int | None = None
+    controls: bool = False
+    until_wrong: bool = False
+    strong: bool = False
+    strong_budget: StrongBudget | None = None
+    batch: int | None = None
+    resume: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.models and self.seeds:
+            raise UsageError("--seeds chooses training runs by itself", "name models, or say --seeds, not both")
+        if self.strong_budget is not None and not self.strong:
+            raise UsageError("--strong-budget is of no use without --strong", "add --strong, or leave it out")
+
+    def given(self) -> dict[str, Any]:
+        """The options that were said and that decide what is computed, by the name they have in a run's config."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "resume"}
+        values["models"] = list(self.models)
+        values["strong"] = self.budget
+        del values["strong_budget"]
+        return {name: value for name, value in values.items() if value not in (None, False, [])}
+
+    @property
+    def budget(self) -> StrongBudget | None:
+        """Of the strong suite."""
+        return (self.strong_budget or "full") if self.strong else None
+
+
+def resolve(options: EvalOptions, defaults: Defaults, session: Session) -> EvalSettings:
+    """Settings from what was said, else from the data set. Raises UsageError."""
+    return EvalSettings(
+        images=options.images or IMAGES,
+        epsilon=options.epsilon or defaults.epsilon,
+        mask_from=options.mask_from or "center",
+        center=defaults.center if options.center is None else options.center,
+        steps=options.steps or STEPS,
+        restarts=options.restarts or 1,
+        controls=options.controls,
+        until_wrong=options.until_wrong,
+        strong=options.budget,
+        batch=options.batch or BATCH,
+        seed=session.seed,
+    )
+
+
+def describe(settings: EvalSettings, dataset: str, models: int) -> str:
+    """What is going to be done, in one line."""
+    kept = "otsu silhouettes" if settings.mask_from == "otsu" else f"a middle of {settings.center:g} of the side"
+    parts = [f"{settings.attack_name} at epsilon {settings.epsilon:.4g}", f"object: {kept}"]
+    parts += [f"strong suite, {settings.strong} budget"] if settings.strong else []
+    count = f"{models} model{'' if models == 1 else 's'}"
+    return f"evaluating {count} on {dataset}, {settings.images:,} images attacked: {', '.join(parts)}"
