@@ -75,15 +75,20 @@ def _block(texts: Mapping[str, Mapping[str, str]], inputs: Sequence[str], widest
     table = Table(box=RULED, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column(Text("model"), no_wrap=True)
     for name in inputs:
-        table.add_column(Text(_heading(name)), justify="right", no_wrap=True, min_width=widest)
+        table.add_column(_flush_right(_heading(name), widest), no_wrap=True, min_width=widest)
     for label, cells in texts.items():
-        table.add_row(Text(_name(label)), *(Text(cells[name]) for name in inputs))
+        table.add_row(Text(_name(label)), *(_flush_right(cells[name], widest) for name in inputs))
     return table
+
+
+def _flush_right(text: str, width: int) -> Text:
+    """Lines padded on the left by hand: rich would strip the blank that stands where others have a star."""
+    return Text("\n".join(line.rjust(width) for line in text.split("\n")))
 
 
 def _heading(name: str) -> str:
     base, dash, strong = name.partition("-")
-    return f"{base},\n{strong} " if dash else f"{name} "
+    return f"{base}, \n{strong} " if dash else f"{name} "
 
 
 def _best(figures: Sequence[_Figure]) -> _Figure:
@@ -119,7 +124,8 @@ def _remarks(document: Mapping[str, Any], rows: int) -> list[str]:
     silhouette = {"otsu": "otsu silhouettes", "center": f"a middle of {settings['center']:g} of the side"}
     natural = max(cell["n"] for cell in document["cells"])
     lines = [
-        f"loss (mean cross entropy) above accuracy; n = {document['n']:,} attacked, {natural:,} natural images",
+        "mean cross entropy above accuracy",
+        f"n = {document['n']:,} attacked images, {natural:,} natural ones",
         f"{document['attack']}; epsilon {settings['epsilon']:.4g}; seed {settings['seed']}",
         f"object: {silhouette.get(settings['mask_from'], settings['mask_from'])}",
     ]
