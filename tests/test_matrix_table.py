@@ -97,7 +97,13 @@ def test_one_model_alone_is_the_best_of_nothing() -> None:
 
 
 def test_what_was_not_measured_and_what_is_doubtful_are_told() -> None:
-    warned = {"label": "natural 00aa", "input": "standard", "check": "vanishing-gradients", "value": 1.0, "text": "gone"}
+    warned = {
+        "label": "natural 00aa",
+        "input": "standard",
+        "check": "vanishing-gradients",
+        "value": 1.0,
+        "text": "gone",
+    }
     text = drawn(document({"natural 00aa": {"natural": (0.1, 0.9), "standard": (None, 0.5)}}, warnings=[warned]))
 
     assert [line.split() for line in text.splitlines()[3:5]] == [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ SAMPLES = "samples.safetensors"
 MATRIX = "matrix.json"
 
 _KIND = "evaluation"
-#: After a batch the samples are kept, but not more often than this.
+#: After the first batch the samples are kept, and then after each, but not more often than this.
 _KEEP_SECONDS = 3.0
 
 
@@ -175,7 +176,7 @@ class _Keeper:
 
     def __init__(self, stored: Run, evaluation: Evaluation) -> None:
         self._stored, self._evaluation = stored, evaluation
-        self._saved_at = time.monotonic()
+        self._saved_at = -math.inf
 
     def after_batch(self) -> None:
         """Keep it where some time has passed. Raises StoreError."""
