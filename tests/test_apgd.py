@@ -25,6 +25,7 @@ from latcli.engine.attacks.objectives import cross_entropy_odds, dlr, logit_marg
 from latcli.engine.attacks.pgd import restart_seeds
 from latcli.engine.attacks.settings import Attack, AttackSettings, Model
 from latcli.engine.attacks.threat import LinfBox
+from latcli.engine.attacks.worst import WorstCase
 from latcli.engine.localize import center_mask, epsilon_matrix
 from latcli.errors import UsageError
 
@@ -147,6 +148,7 @@ def _plain_apgd(
         p.append(p[-1] + max(p[-1] - p[-2] - 0.03, 0.06))
     w = [math.ceil(round(share * steps, 6)) for share in p]
     eta, (value, gradient) = 2 * eps, f(start)
+    best_gradient = gradient
     xs, values = [start, project(start + eta * gradient.sign())], [value]
     x_max, f_max, rises, before = start, value, 0, start
     etas, bests = [eta.max().item()], [f_max]  # in force on arriving at each checkpoint
@@ -155,15 +157,14 @@ def _plain_apgd(
         rises += value > values[-1]
         values.append(value)
         if value > f_max:
-            x_max, f_max = xs[k], value
+            x_max, f_max, best_gradient = xs[k], value, gradient
         x_k = xs[k]
         if k in w[1:]:
             j = w.index(k)
             etas.append(eta.max().item())
             bests.append(f_max)
             if rises < 0.75 * (w[j] - w[j - 1]) or (etas[-1] == etas[-2] and bests[-1] == bests[-2]):
-                eta, x_k, values[-1] = eta / 2, x_max, f_max
-                gradient = f(x_k)[1]
+                eta, x_k, values[-1], gradient = eta / 2, x_max, f_max, best_gradient
             rises = 0
         z = project(x_k + eta * gradient.sign())
         xs.append(project(x_k + 0.75 * (z - x_k) + 0.25 * (x_k - before)))
@@ -198,6 +199,33 @@ def test_every_iterate_is_that_of_the_papers_algorithm(steps: int, seed: int) ->
         assert torch.allclose(iterate_1CHW, expected_1CHW, rtol=0, atol=1e-6)
 
 
+class _Scripted:
+    """Two classes; how high an image stands and which way is up are written down for each time it is asked."""
+
+    def __init__(self, heights: list[float]) -> None:
+        self.heights, self.asked = heights, 0
+
+    def __call__(self, x_1CHW: torch.Tensor) -> torch.Tensor:
+        up_CHW = torch.randn(x_1CHW.shape[1:], generator=torch.Generator().manual_seed(self.asked))
+        lead_1 = self.heights[self.asked] + ((x_1CHW - x_1CHW.detach()) * up_CHW).flatten(1).sum(dim=1)
+        self.asked += 1
+        return torch.stack([torch.zeros_like(lead_1), lead_1], dim=1)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.sampled_from([1, 1, 1, 1, 1, 1, 0, -3, -12]), min_size=30, max_size=30))
+def test_steps_are_halved_and_the_best_returned_to_as_in_the_paper(changes: list[int]) -> None:
+    """Any course of heights, so that both of the paper's conditions are met and missed."""
+    heights = [sum(changes[:count]) / 64 for count in range(31)]
+    x_1CHW, eps_11HW = torch.full((1, 1, 4, 4), 0.5), torch.full((1, 1, 4, 4), 0.25)
+    watched = _Watched(_Scripted(heights))
+    chosen = AttackSettings(steps=30, random_start=False)
+    apgd_ce(watched, x_1CHW, torch.tensor([0]), eps_11HW, chosen, torch.tensor([0]))
+    expected = _plain_apgd(_Scripted(heights), x_1CHW, torch.tensor([0]), x_1CHW, eps_11HW, 30)
+    for iterate_1CHW, expected_1CHW in zip(watched.seen, expected, strict=True):
+        assert torch.allclose(iterate_1CHW, expected_1CHW, rtol=0, atol=1e-6)
+
+
 def test_step_sizes_are_looked_at_where_the_paper_says() -> None:
     assert checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
     assert checkpoints(10) == [3, 5, 6, 7, 8, 9]
@@ -218,6 +246,18 @@ def test_the_worst_of_all_iterates_is_kept() -> None:
     best_B = torch.where(wins_SB | ~wins_SB.any(dim=0), heights_SB, -math.inf).amax(dim=0)
     assert torch.allclose(cross_entropy_odds(net(adv_BCHW), y_B), best_B, rtol=0, atol=1e-5)
     assert 0 < wins_SB.any(dim=0).sum() < 8
+
+
+def test_an_image_that_wins_is_not_ousted_by_a_higher_one_that_does_not() -> None:
+    """Two classes that nearly pass the label make a higher loss than one that does."""
+    wins_BK, high_BK = torch.tensor([[1.0, 1.1, -5.0]]), torch.tensor([[1.0, 0.9, 0.9]])
+    y_B, x_B111 = torch.tensor([0]), torch.zeros(1, 1, 1, 1)
+    assert cross_entropy_odds(high_BK, y_B) > cross_entropy_odds(wins_BK, y_B)
+    for order in ([(0.25, wins_BK), (0.75, high_BK)], [(0.75, high_BK), (0.25, wins_BK)]):
+        worst = WorstCase(x_B111, y_B, AttackSettings(), cross_entropy_odds)
+        for value, logits_BK in order:
+            worst.offer(torch.tensor([0]), torch.full_like(x_B111, value), logits_BK)
+        assert worst.adv_BCHW.item() == 0.25
 
 
 # The contract, for every image that the model is shown
