@@ -144,6 +144,8 @@ def _climb(model: Model, ascent: _Ascent, worst: WorstCase, settings: AttackSett
         if index == settings.steps:
             return
         ascent.note(gradient_bCHW, ascent.objective(logits_bK, ascent.y_b))
+        if index == 0:  # the paper's w_0, from which "no better since the last checkpoint" is counted
+            ascent.checked_height_b = ascent.best_height_b
         if index in checks:
             ascent.check(index - checked)
             checked = index
