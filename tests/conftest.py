@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,6 +20,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
+
+if TYPE_CHECKING:
+    from small_digits import SmallDigits
 
 RunLatcli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -71,3 +75,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}: set LATCLI_TEST_DATA to a folder with photos/ and MNIST/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_digits() -> SmallDigits:
+    """A small network trained for seconds on real digits, and 1,000 others to attack it with."""
+    from small_digits import train_small_digits
+
+    return train_small_digits()

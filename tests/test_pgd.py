@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from linear_problems import corner, linear_model, linear_problems
 from torch import nn
 from torch.nn import functional
 
@@ -50,32 +51,7 @@ def _seeds(batch: int) -> torch.Tensor:
     return torch.arange(batch) * 1000 + 7
 
 
-def _linear(weights_n: np.ndarray) -> Model:
-    """Two classes; the first one's lead over the second is -weights . x."""
-    w_n = torch.from_numpy(weights_n.ravel())
-
-    def classify(x_BCHW: torch.Tensor) -> torch.Tensor:
-        lead_B = x_BCHW.flatten(1) @ w_n
-        return torch.stack([-lead_B / 2, lead_B / 2], dim=1)
-
-    return classify
-
-
 # The optimum, where it is known
-
-weight_st = st.floats(1 / 64, 1, width=32).flatmap(lambda value: st.sampled_from([value, -value]))
-unit_st = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1, width=32))
-epsilon_st = st.one_of(st.sampled_from([0.0, 8 / 255, 1.0]), st.floats(0, 1, width=32))
-
-
-@st.composite
-def linear_problems(draw: st.DrawFn) -> tuple[np.ndarray, torch.Tensor, torch.Tensor, int]:
-    """weights_CHW, x_1CHW, eps_11HW and a label."""
-    C, H, W = draw(st.integers(1, 3)), draw(st.integers(1, 5)), draw(st.integers(1, 5))
-    weights_CHW = draw(arrays(np.float32, (C, H, W), elements=weight_st))
-    x_CHW = draw(arrays(np.float32, (C, H, W), elements=unit_st))
-    eps_HW = draw(arrays(np.float32, (H, W), elements=epsilon_st))
-    return weights_CHW, torch.from_numpy(x_CHW)[None], torch.from_numpy(eps_HW)[None, None], draw(st.integers(0, 1))
 
 
 @settings(deadline=None, max_examples=200)
@@ -96,10 +72,9 @@ def test_on_a_linear_model_pgd_reaches_the_corner_of_the_box(
     weights_CHW, x_1CHW, eps_11HW, label = problem
     # One step goes from the middle to the corner; from a random start it takes two.
     chosen = replace(chosen, objective=objective, random_start=random_start and chosen.steps > 1, targeted=targeted)
-    adv_1CHW = pgd(_linear(weights_CHW), x_1CHW, torch.tensor([label]), eps_11HW, chosen, torch.tensor([3]))
-    upwards = 1 if (label == 0) != targeted else -1  # towards the second class, or away from it
-    corner_1CHW = (x_1CHW + eps_11HW * upwards * torch.from_numpy(np.sign(weights_CHW))).clamp(0, 1)
-    assert torch.allclose(adv_1CHW, corner_1CHW, rtol=0, atol=3e-7)
+    adv_1CHW = pgd(linear_model(weights_CHW), x_1CHW, torch.tensor([label]), eps_11HW, chosen, torch.tensor([3]))
+    expected_1CHW = corner(weights_CHW, x_1CHW, eps_11HW, label, targeted)
+    assert torch.allclose(adv_1CHW, expected_1CHW, rtol=0, atol=3e-7)
 
 
 def _best_in_ball_and_box(gradient_n: np.ndarray, low_n: np.ndarray, high_n: np.ndarray, radius: float) -> np.ndarray:
@@ -125,7 +100,7 @@ def test_on_a_linear_model_l2_pgd_reaches_the_best_of_ball_and_box(
 ) -> None:
     weights_CHW, x_1CHW, eps_11HW, label = problem
     chosen = AttackSettings(steps=50, step=0.5, schedule=schedule, norm="l2", radius=radius, random_start=random_start)
-    adv_1CHW = pgd(_linear(weights_CHW), x_1CHW, torch.tensor([label]), eps_11HW, chosen, torch.tensor([3]))
+    adv_1CHW = pgd(linear_model(weights_CHW), x_1CHW, torch.tensor([label]), eps_11HW, chosen, torch.tensor([3]))
     gradient_n = weights_CHW.astype(np.float64).ravel() * (1 if label == 0 else -1)
     x_n = x_1CHW.double().numpy().ravel()
     eps_n = eps_11HW.expand_as(x_1CHW).double().numpy().ravel()

@@ -63,8 +63,13 @@ def apgd_dlr(
     settings: AttackSettings,
     seeds_B: torch.Tensor,
 ) -> torch.Tensor:
-    """APGD on the difference of logits ratio; all else as in `apgd_ce`."""
-    return _attack(model, x_BCHW, y_B, eps_B1HW, settings, seeds_B, directed(dlr, settings))
+    """APGD on the difference of logits ratio; all else as in `apgd_ce`.
+
+    Towards a target that y_B names it climbs the logit margin instead: while the target is far behind, the ratio also
+    grows by spreading the classes before it, and stays there.
+    """
+    climb = directed(logit_margin if settings.targeted else dlr, settings)
+    return _attack(model, x_BCHW, y_B, eps_B1HW, settings, seeds_B, climb)
 
 
 def apgd_t(
@@ -139,6 +144,8 @@ def _climb(model: Model, ascent: _Ascent, worst: WorstCase, settings: AttackSett
         if index == settings.steps:
             return
         ascent.note(gradient_bCHW, ascent.objective(logits_bK, ascent.y_b))
+        if index == 0:  # the paper's w_0, from which "no better since the last checkpoint" is counted
+            ascent.checked_height_b = ascent.best_height_b
         if index in checks:
             ascent.check(index - checked)
             checked = index

@@ -57,16 +57,17 @@ def targeted_dlr(logits_BK: torch.Tensor, y_B: torch.Tensor, target_B: torch.Ten
 
         Targeted-DLR(x, y, t) = -(z_y - z_t) / (z_1st - (z_3rd + z_4th) / 2)
 
-    Three classes have no fourth and divide by z_1st - z_3rd; two leave one target, and the difference stays undivided.
-    Source: Croce and Hein, ICML'20, equation 7.
+    With fewer than four classes the difference stays undivided: over z_1st - z_3rd it would be the constant -1 as long
+    as the label stands first and the target third, and no gradient would lead on. Source: Croce and Hein, ICML'20,
+    equation 7.
     """
     logits_BK = logits_BK.float()
     label_logit_B, target_logit_B = (logits_BK.gather(1, c_B[:, None])[:, 0] for c_B in (y_B, target_B))
     lead_B = target_logit_B - label_logit_B
-    if logits_BK.shape[1] < 3:
+    if logits_BK.shape[1] < 4:
         return lead_B
-    top_B = logits_BK.topk(min(4, logits_BK.shape[1]), dim=1).values
-    return lead_B / (top_B[:, 0] - top_B[:, 2:].mean(dim=1) + _NO_DIVISION_BY_ZERO)
+    top_B4 = logits_BK.topk(4, dim=1).values
+    return lead_B / (top_B4[:, 0] - top_B4[:, 2:].mean(dim=1) + _NO_DIVISION_BY_ZERO)
 
 
 def objective_for(settings: AttackSettings) -> ObjectiveFunction:

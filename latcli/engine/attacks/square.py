@@ -68,7 +68,7 @@ def _search(model: Model, box: LinfBox, found: WorstCase, seeds_B: torch.Tensor,
         else:
             side = side_at(query, queries, H, W)
             if squares is None or squares.side != side:
-                squares = _Squares(box, side)
+                squares = Squares(box, side)
             candidate_bCHW = squares.draw(found.adv_BCHW[where_b], seeds_b)
         found.offer(where_b, candidate_bCHW, model(candidate_bCHW))
         if found.settings.stop_rank:
@@ -86,7 +86,7 @@ def side_at(query: int, queries: int, height: int, width: int) -> int:
     return min(max(round(math.sqrt(share * height * width)), 1), height, width)
 
 
-class _Squares:
+class Squares:
     """All places of squares of one size, image by image, that touch a pixel which may change."""
 
     def __init__(self, box: LinfBox, side: int) -> None:

@@ -1,0 +1,430 @@
+"""APGD follows the paper's algorithm step by step, never leaves the epsilon matrix, and agrees with a peer."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+import torchattacks
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from linear_problems import corner, epsilon_st, linear_model, linear_problems, unit_st
+from small_digits import EPSILON, SmallDigits
+from torch import nn
+from torch.nn import functional
+
+from latcli.engine.attacks.apgd import apgd_ce, apgd_dlr, apgd_t, checkpoints
+from latcli.engine.attacks.contract import check_contract
+from latcli.engine.attacks.objectives import cross_entropy_odds, dlr, logit_margin, targeted_dlr
+from latcli.engine.attacks.pgd import restart_seeds
+from latcli.engine.attacks.settings import Attack, AttackSettings, Model
+from latcli.engine.attacks.threat import LinfBox
+from latcli.engine.attacks.worst import WorstCase
+from latcli.engine.localize import center_mask, epsilon_matrix
+from latcli.errors import UsageError
+
+SIDE, CLASSES = 8, 12
+ATTACKS = pytest.mark.parametrize("attack", [apgd_ce, apgd_dlr, apgd_t])
+
+
+def _images(batch: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(batch, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+
+
+def _background(batch: int, epsilon: float) -> torch.Tensor:
+    return epsilon_matrix(center_mask((SIDE, SIDE), 0.5)[None].expand(batch, 1, SIDE, SIDE), epsilon)
+
+
+def _convnet(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.Tanh(),
+        nn.Conv2d(16, 16, 3, padding=1, stride=2),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(16 * (SIDE // 2) ** 2, CLASSES),
+    ).eval()
+
+
+def _exact(net: nn.Module) -> Model:
+    """Gradients in double precision: in float32 a sign may flip where one is all but zero."""
+    double = copy.deepcopy(net).double()
+    return lambda x_BCHW: double(x_BCHW.double())
+
+
+def _seeds(batch: int) -> torch.Tensor:
+    return torch.arange(batch) * 1000 + 7
+
+
+# The optimum, where it is known
+
+
+@ATTACKS
+@settings(deadline=None, max_examples=40)
+@given(linear_problems(), st.integers(1, 6), st.booleans(), st.booleans())
+def test_on_a_linear_model_apgd_reaches_the_corner_of_the_box(
+    attack: Attack,
+    problem: tuple[np.ndarray, torch.Tensor, torch.Tensor, int],
+    steps: int,
+    random_start: bool,
+    targeted: bool,
+) -> None:
+    """The first step is twice epsilon: from wherever the start is, it ends in the corner."""
+    weights_CHW, x_1CHW, eps_11HW, label = problem
+    chosen = AttackSettings(steps=steps, random_start=random_start, targeted=targeted)
+    adv_1CHW = attack(linear_model(weights_CHW), x_1CHW, torch.tensor([label]), eps_11HW, chosen, torch.tensor([3]))
+    found, best = (
+        torch.dot(image.flatten().double(), torch.from_numpy(weights_CHW).flatten().double()).item()
+        for image in (adv_1CHW, corner(weights_CHW, x_1CHW, eps_11HW, label, targeted))
+    )
+    # Of images whose logits are equal in float32 any may be kept, so the height is compared, not the image.
+    assert found == pytest.approx(best, rel=0, abs=2e-5)
+
+
+@ATTACKS
+def test_a_single_step_moves_every_free_pixel_to_its_limit(attack: Attack) -> None:
+    net, x_BCHW, eps_B1HW = _convnet(), 0.25 + _images(4) / 2, _background(4, 0.05)
+    y_B = net(x_BCHW).argmax(dim=1)
+    chosen = AttackSettings(steps=1, random_start=False)
+    adv_BCHW = attack(net, x_BCHW, y_B, eps_B1HW, chosen, _seeds(4))
+    assert torch.allclose((adv_BCHW - x_BCHW).abs(), eps_B1HW.expand_as(x_BCHW), rtol=0, atol=1e-6)
+    assert (logit_margin(net(adv_BCHW), y_B) > logit_margin(net(x_BCHW), y_B)).all()
+
+
+@ATTACKS
+@pytest.mark.parametrize("target", range(CLASSES))
+def test_a_target_is_reached(attack: Attack, target: int) -> None:
+    net, x_BCHW, y_B = _convnet(), _images(4), torch.full((4,), target)
+    adv_BCHW = attack(net, x_BCHW, y_B, _background(4, 0.5), AttackSettings(targeted=True), _seeds(4))
+    assert (net(x_BCHW).argmax(dim=1) != target).any()
+    assert (net(adv_BCHW).argmax(dim=1) == target).all()
+
+
+def _two_ways(x_B111: torch.Tensor) -> torch.Tensor:
+    """Label 0. Class 1 stands nearer and is never reached; class 2 is, the other way."""
+    up_B = x_B111.flatten() - 0.5
+    return torch.stack([0 * up_B, -1 + 0.5 * up_B, -2 - 6 * up_B], dim=1)
+
+
+@pytest.mark.parametrize(("targets", "end"), [(1, 1.0), (2, 0.0), (9, 0.0)])
+@pytest.mark.parametrize("stop_rank", [0, 1])
+def test_the_likeliest_classes_are_tried_in_turn(targets: int, end: float, stop_rank: int) -> None:
+    half = torch.full((1, 1, 1, 1), 0.5)
+    chosen = AttackSettings(steps=10, targets=targets, random_start=False, stop_rank=stop_rank)
+    adv_1111 = apgd_t(_two_ways, half, torch.tensor([0]), half, chosen, torch.tensor([0]))
+    if targets > 1:
+        assert adv_1111.item() == end
+        assert _two_ways(adv_1111).argmax() == 2
+    else:
+        # It climbed towards class 1 alone; the margin is the same as anywhere on its way or better.
+        assert adv_1111.item() == end
+
+
+# The iterates, step by step
+
+
+def _plain_apgd(
+    net: Model, x: torch.Tensor, y: torch.Tensor, start: torch.Tensor, eps: torch.Tensor, steps: int
+) -> list[torch.Tensor]:
+    """The iterates of the paper's Algorithm 1 for one image, written down as it stands there."""
+
+    def f(at: torch.Tensor) -> tuple[float, torch.Tensor]:
+        at = at.clone().requires_grad_()
+        value = functional.cross_entropy(net(at), y)
+        return value.item(), torch.autograd.grad(value, at)[0]
+
+    def project(z: torch.Tensor) -> torch.Tensor:
+        return torch.min(torch.max(z, x - eps), x + eps).clamp(0, 1)
+
+    p = [0.0, 0.22]
+    while p[-1] < 1:
+        p.append(p[-1] + max(p[-1] - p[-2] - 0.03, 0.06))
+    w = [math.ceil(round(share * steps, 6)) for share in p]
+    eta, (value, gradient) = 2 * eps, f(start)
+    best_gradient = gradient
+    xs, values = [start, project(start + eta * gradient.sign())], [value]
+    x_max, f_max, rises, before = start, value, 0, start
+    etas, bests = [eta.max().item()], [f_max]  # in force on arriving at each checkpoint
+    for k in range(1, steps):
+        value, gradient = f(xs[k])
+        rises += value > values[-1]
+        values.append(value)
+        if value > f_max:
+            x_max, f_max, best_gradient = xs[k], value, gradient
+        x_k = xs[k]
+        if k in w[1:]:
+            j = w.index(k)
+            etas.append(eta.max().item())
+            bests.append(f_max)
+            if rises < 0.75 * (w[j] - w[j - 1]) or (etas[-1] == etas[-2] and bests[-1] == bests[-2]):
+                eta, x_k, values[-1], gradient = eta / 2, x_max, f_max, best_gradient
+            rises = 0
+        z = project(x_k + eta * gradient.sign())
+        xs.append(project(x_k + 0.75 * (z - x_k) + 0.25 * (x_k - before)))
+        before = x_k
+    return xs
+
+
+class _Watched:
+    """A model that remembers every image it was shown."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.seen: list[torch.Tensor] = []
+
+    def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        self.seen.append(x_BCHW.detach().clone())
+        return self.model(x_BCHW)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 10, 37, 60])
+@pytest.mark.parametrize("seed", range(4))
+def test_every_iterate_is_that_of_the_papers_algorithm(steps: int, seed: int) -> None:
+    net, x_1CHW, eps_11HW = _exact(_convnet(seed)), _images(1, seed), _background(1, 0.08)
+    eps_11HW *= torch.rand(eps_11HW.shape, generator=torch.Generator().manual_seed(seed)) + 0.5
+    y_1, seeds_1 = torch.tensor([seed]), torch.tensor([seed])
+    watched = _Watched(net)
+    apgd_ce(watched, x_1CHW, y_1, eps_11HW, AttackSettings(steps=steps), seeds_1)
+    start_1CHW = LinfBox(x_1CHW, eps_11HW).random_start(restart_seeds(seeds_1, 0))
+    expected = _plain_apgd(net, x_1CHW, y_1, start_1CHW, eps_11HW, steps)
+    assert len(watched.seen) == len(expected) == steps + 1
+    for iterate_1CHW, expected_1CHW in zip(watched.seen, expected, strict=True):
+        assert torch.allclose(iterate_1CHW, expected_1CHW, rtol=0, atol=1e-6)
+
+
+class _Scripted:
+    """Two classes; how high an image stands and which way is up are written down for each time it is asked."""
+
+    def __init__(self, heights: list[float]) -> None:
+        self.heights, self.asked = heights, 0
+
+    def __call__(self, x_1CHW: torch.Tensor) -> torch.Tensor:
+        up_CHW = torch.randn(x_1CHW.shape[1:], generator=torch.Generator().manual_seed(self.asked))
+        lead_1 = self.heights[self.asked] + ((x_1CHW - x_1CHW.detach()) * up_CHW).flatten(1).sum(dim=1)
+        self.asked += 1
+        return torch.stack([torch.zeros_like(lead_1), lead_1], dim=1)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.sampled_from([1, 1, 1, 1, 1, 1, 0, -3, -12]), min_size=30, max_size=30))
+def test_steps_are_halved_and_the_best_returned_to_as_in_the_paper(changes: list[int]) -> None:
+    """Any course of heights, so that both of the paper's conditions are met and missed."""
+    heights = [sum(changes[:count]) / 64 for count in range(31)]
+    x_1CHW, eps_11HW = torch.full((1, 1, 4, 4), 0.5), torch.full((1, 1, 4, 4), 0.25)
+    watched = _Watched(_Scripted(heights))
+    chosen = AttackSettings(steps=30, random_start=False)
+    apgd_ce(watched, x_1CHW, torch.tensor([0]), eps_11HW, chosen, torch.tensor([0]))
+    expected = _plain_apgd(_Scripted(heights), x_1CHW, torch.tensor([0]), x_1CHW, eps_11HW, 30)
+    for iterate_1CHW, expected_1CHW in zip(watched.seen, expected, strict=True):
+        assert torch.allclose(iterate_1CHW, expected_1CHW, rtol=0, atol=1e-6)
+
+
+def test_step_sizes_are_looked_at_where_the_paper_says() -> None:
+    assert checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
+    assert checkpoints(10) == [3, 5, 6, 7, 8, 9]
+    assert checkpoints(1) == []
+    for steps in range(1, 300):
+        found = checkpoints(steps)
+        assert all(0 < one < other < steps for one, other in pairwise(found))
+
+
+def test_the_worst_of_all_iterates_is_kept() -> None:
+    net, x_BCHW, eps_B1HW = _convnet(), _images(8), _background(8, 0.05)
+    y_B = net(x_BCHW).argmax(dim=1)
+    watched = _Watched(net)
+    adv_BCHW = apgd_ce(watched, x_BCHW, y_B, eps_B1HW, AttackSettings(steps=20, restarts=2), _seeds(8))
+    assert len(watched.seen) == 2 * 21
+    wins_SB = torch.stack([logit_margin(net(iterate), y_B) > 0 for iterate in watched.seen])
+    heights_SB = torch.stack([cross_entropy_odds(net(iterate), y_B) for iterate in watched.seen])
+    best_B = torch.where(wins_SB | ~wins_SB.any(dim=0), heights_SB, -math.inf).amax(dim=0)
+    assert torch.allclose(cross_entropy_odds(net(adv_BCHW), y_B), best_B, rtol=0, atol=1e-5)
+    assert 0 < wins_SB.any(dim=0).sum() < 8
+
+
+def test_an_image_that_wins_is_not_ousted_by_a_higher_one_that_does_not() -> None:
+    """Two classes that nearly pass the label make a higher loss than one that does."""
+    wins_BK, high_BK = torch.tensor([[1.0, 1.1, -5.0]]), torch.tensor([[1.0, 0.9, 0.9]])
+    y_B, x_B111 = torch.tensor([0]), torch.zeros(1, 1, 1, 1)
+    assert cross_entropy_odds(high_BK, y_B) > cross_entropy_odds(wins_BK, y_B)
+    for order in ([(0.25, wins_BK), (0.75, high_BK)], [(0.75, high_BK), (0.25, wins_BK)]):
+        worst = WorstCase(x_B111, y_B, AttackSettings(), cross_entropy_odds)
+        for value, logits_BK in order:
+            worst.offer(torch.tensor([0]), torch.full_like(x_B111, value), logits_BK)
+        assert worst.adv_BCHW.item() == 0.25
+
+
+# The contract, for every image that the model is shown
+
+
+@st.composite
+def networks(draw: st.DrawFn, shape: tuple[int, int, int]) -> tuple[Model, int]:
+    """A small network of 2 to 10 classes, in fp32 or under bf16 autocast, sure of itself or not."""
+    classes, bf16 = draw(st.integers(2, 10)), draw(st.booleans())
+    confidence = draw(st.sampled_from([1.0, 1e4]))
+    torch.manual_seed(draw(st.integers(0, 3)))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 8), nn.Tanh(), nn.Linear(8, classes))
+
+    def classify(x_BCHW: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            logits_BK: torch.Tensor = net(x_BCHW)
+        return confidence * logits_BK
+
+    return classify, classes
+
+
+@ATTACKS
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_no_iterate_ever_leaves_the_epsilon_matrix(attack: Attack, data: st.DataObject) -> None:
+    shape = tuple(data.draw(st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5))))
+    x_BCHW = torch.from_numpy(data.draw(arrays(np.float32, (3, *shape), elements=unit_st)))
+    eps_B1HW = torch.from_numpy(data.draw(arrays(np.float32, (3, 1, *shape[1:]), elements=epsilon_st)))
+    eps_B1HW[0] = 0.0  # one image that may not change at all
+    eps_B1HW[1, :, data.draw(st.integers(0, shape[1] - 1))] = 0.0  # one with a protected row
+    model, classes = data.draw(networks(shape))
+    y_B = torch.tensor(data.draw(st.lists(st.integers(0, classes - 1), min_size=3, max_size=3)))
+    chosen = AttackSettings(
+        steps=data.draw(st.integers(1, 8)),
+        restarts=data.draw(st.integers(1, 2)),
+        random_start=data.draw(st.booleans()),
+        targeted=data.draw(st.booleans()),
+        stop_rank=data.draw(st.sampled_from([0, 1])),
+        targets=data.draw(st.sampled_from([1, 3, 9])),
+    )
+    watched = _Watched(model)
+    adv_BCHW = attack(watched, x_BCHW, y_B, eps_B1HW, chosen, _seeds(3))
+    check_contract(x_BCHW, adv_BCHW, eps_B1HW)
+    assert torch.equal(adv_BCHW[0], x_BCHW[0])
+    for seen_bCHW in watched.seen:
+        if len(seen_bCHW) == 3:  # nobody has left: the positions are those of the batch
+            check_contract(x_BCHW, seen_bCHW, eps_B1HW)
+
+
+# Restarts, rest, chance
+
+
+@ATTACKS
+def test_more_restarts_never_find_less(attack: Attack, small_digits: SmallDigits) -> None:
+    x_BCHW, y_B, eps_B1HW, seeds_B = small_digits.first(60)
+    wins, heights = [], []
+    for restarts in (1, 2, 4):
+        chosen = AttackSettings(steps=4, restarts=restarts, targets=2)
+        logits_BK = small_digits.net(attack(small_digits.net, x_BCHW, y_B, eps_B1HW, chosen, seeds_B))
+        wins.append(logit_margin(logits_BK, y_B) > 0)
+        heights.append({apgd_ce: cross_entropy_odds, apgd_dlr: dlr, apgd_t: logit_margin}[attack](logits_BK, y_B))
+    for fewer, more in ((0, 1), (1, 2)):
+        assert (wins[more] | ~wins[fewer]).all()
+        same = wins[more] == wins[fewer]
+        assert (heights[more] >= heights[fewer] - 1e-5)[same].all()
+    assert heights[2].mean() > heights[0].mean() + 1e-4  # and restarts do find more
+
+
+@ATTACKS
+@pytest.mark.parametrize("stop_rank", [0, 1])
+def test_an_image_gets_the_same_result_alone_and_in_a_batch(attack: Attack, stop_rank: int) -> None:
+    net, x_BCHW, eps_B1HW = _exact(_convnet()), _images(8), _background(8, 0.06)
+    y_B, seeds_B = net(x_BCHW).argmax(dim=1), _seeds(8)
+    chosen = AttackSettings(steps=12, stop_rank=stop_rank, restarts=2, targets=3)
+    together_BCHW = attack(net, x_BCHW, y_B, eps_B1HW, chosen, seeds_B)
+    assert 0 < (logit_margin(net(together_BCHW), y_B) > 0).sum() < 8
+    for i in range(8):
+        one = slice(i, i + 1)
+        alone_1CHW = attack(net, x_BCHW[one], y_B[one], eps_B1HW[one], chosen, seeds_B[one])
+        assert torch.allclose(alone_1CHW[0], together_BCHW[i], rtol=0, atol=1e-6)
+
+
+@ATTACKS
+def test_an_image_rests_at_the_first_iterate_that_meets_the_stop_rank(attack: Attack) -> None:
+    net, x_BCHW, eps_B1HW = _convnet(), _images(8), _background(8, 0.06)
+    y_B = net(x_BCHW).argmax(dim=1)
+    y_B[0] = (y_B[0] + 1) % CLASSES  # beaten already
+    chosen = AttackSettings(steps=12, stop_rank=1, restarts=3, targets=3, random_start=False)
+    watched = _Watched(net)
+    rested_BCHW = attack(watched, x_BCHW, y_B, eps_B1HW, chosen, _seeds(8))
+    full_BCHW = attack(net, x_BCHW, y_B, eps_B1HW, replace(chosen, stop_rank=0), _seeds(8))
+    assert torch.equal(rested_BCHW[0], x_BCHW[0])
+    won_B = logit_margin(net(rested_BCHW), y_B) > 0
+    assert 1 < won_B.sum() < 8
+    assert (won_B == (logit_margin(net(full_BCHW), y_B) > 0)).all()
+    sizes = [len(seen) for seen in watched.seen[1 if attack is apgd_t else 0 :]]
+    assert sizes[0] == 8
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] == 8 - won_B.sum()
+
+
+def test_the_l2_norm_is_refused() -> None:
+    chosen = AttackSettings(norm="l2", radius=1.0)
+    with pytest.raises(UsageError, match="no l2 ball"):
+        apgd_ce(_convnet(), _images(1), torch.tensor([0]), _background(1, 0.1), chosen, _seeds(1))
+    with pytest.raises(UsageError, match="at least one target"):
+        AttackSettings(targets=0)
+
+
+# What is climbed
+
+# Apart by 1/16 at least: below that the 1e-12 that guards the division would show.
+logits_st = arrays(np.int64, (3, 6), elements=st.integers(-480, 480), unique=True).map(lambda levels: levels / 16)
+labels_st = st.lists(st.integers(0, 5), min_size=3, max_size=3)
+
+
+@settings(deadline=None)
+@given(logits_st, labels_st, st.integers(1, 5), st.integers(2, 6))
+def test_ratios_of_logit_differences_are_the_papers(
+    logits: np.ndarray, labels: list[int], shift: int, classes: int
+) -> None:
+    logits = logits[:, :classes]
+    labels = [label % classes for label in labels]
+    targets = [(label + 1 + shift % (classes - 1)) % classes for label in labels]
+    targets = [(t + 1) % classes if t == label else t for t, label in zip(targets, labels, strict=True)]
+    logits_BK, y_B = torch.from_numpy(logits.astype(np.float32)), torch.tensor(labels)
+    found_B, towards_B = dlr(logits_BK, y_B), targeted_dlr(logits_BK, y_B, torch.tensor(targets))
+    for row, label, target, found, towards in zip(logits, labels, targets, found_B, towards_B, strict=True):
+        z = np.sort(row)[::-1]
+        below = z[0] - z[2] if classes > 2 else 1.0
+        assert found.item() == pytest.approx((np.delete(row, label).max() - row[label]) / below, rel=1e-4)
+        below = z[0] - (z[2] + z[3]) / 2 if classes > 3 else 1.0
+        assert towards.item() == pytest.approx((row[target] - row[label]) / below, rel=1e-4)
+
+
+def test_ratios_of_equal_logits_are_numbers() -> None:
+    logits_BK, y_B = torch.zeros(2, 5, requires_grad=True), torch.tensor([0, 1])
+    total = dlr(logits_BK, y_B).sum() + targeted_dlr(logits_BK, y_B, y_B + 1).sum()
+    total.backward()
+    assert total.item() == 0
+    assert logits_BK.grad is not None
+    assert logits_BK.grad.isfinite().all()
+
+
+def test_a_model_that_is_sure_is_attacked_like_any_other() -> None:
+    """The cross entropy of such a model is exactly 0 in float32, and so is its gradient."""
+    net, x_BCHW, eps_B1HW = _convnet(), _images(8), _background(8, 0.2)
+    y_B = net(x_BCHW).argmax(dim=1)
+    with torch.no_grad():
+        net[-1].weight.mul_(1e5)
+        net[-1].bias.mul_(1e5)
+    for attack in (apgd_ce, apgd_dlr, apgd_t):
+        adv_BCHW = attack(net, x_BCHW, y_B, eps_B1HW, AttackSettings(steps=20, targets=3), _seeds(8))
+        assert (net(adv_BCHW).argmax(dim=1) != y_B).all()
+
+
+# A peer
+
+
+@pytest.mark.parametrize("loss", ["ce", "dlr"])
+def test_a_peer_finds_as_much_on_real_digits(loss: str, small_digits: SmallDigits) -> None:
+    """torchattacks 3.5.1, the same network and budget; two random starts differ by a digit or two of these 200."""
+    x_BCHW, y_B, eps_B1HW, seeds_B = small_digits.first(200)
+    net = small_digits.net
+    attack = {"ce": apgd_ce, "dlr": apgd_dlr}[loss]
+    ours_BCHW = attack(net, x_BCHW, y_B, eps_B1HW, AttackSettings(steps=40), seeds_B)
+    theirs_BCHW = torchattacks.APGD(net, eps=EPSILON, steps=40, loss=loss)(x_BCHW, y_B)
+    clean, ours, theirs = (int((net(t).argmax(dim=1) == y_B).sum()) for t in (x_BCHW, ours_BCHW, theirs_BCHW))
+    assert 100 < ours < clean - 10
+    assert abs(ours - theirs) <= 3

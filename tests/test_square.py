@@ -1,0 +1,224 @@
+"""Square asks the model and nothing else, stays inside the epsilon matrix, and looks wherever something may change."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torchattacks
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from linear_problems import corner, epsilon_st, linear_model, linear_problems, unit_st
+from small_digits import EPSILON, SmallDigits
+
+from latcli.engine.attacks.contract import check_contract
+from latcli.engine.attacks.objectives import logit_margin
+from latcli.engine.attacks.settings import AttackSettings, Model
+from latcli.engine.attacks.square import Squares, side_at, square
+from latcli.engine.attacks.threat import LinfBox
+from latcli.engine.localize import center_mask, epsilon_matrix
+from latcli.errors import UsageError
+
+SIDE = 8
+
+
+class _Watched:
+    """A model that remembers every image it was shown, and refuses to be asked for a gradient."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.seen: list[torch.Tensor] = []
+
+    def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        assert not torch.is_grad_enabled()
+        assert not x_BCHW.requires_grad
+        self.seen.append(x_BCHW.clone())
+        return self.model(x_BCHW)
+
+
+def _flat(x_BCHW: torch.Tensor) -> torch.Tensor:
+    """Says the same of every image."""
+    return torch.tensor([[1.0, 0.0]]).expand(len(x_BCHW), 2)
+
+
+def _square(model: Model, x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor, label: int = 0, **more: object) -> torch.Tensor:
+    chosen = AttackSettings(**more)  # type: ignore[arg-type]
+    y_B = torch.full((len(x_BCHW),), label)
+    return square(model, x_BCHW, y_B, eps_B1HW, chosen, torch.arange(len(x_BCHW)) * 100 + 3)
+
+
+# What it finds
+
+
+@settings(deadline=None, max_examples=12)
+@given(linear_problems(), st.booleans())
+def test_on_a_linear_model_square_comes_close_to_the_corner(
+    problem: tuple[np.ndarray, torch.Tensor, torch.Tensor, int], targeted: bool
+) -> None:
+    """Squares of one pixel can set each pixel; only one whose channels pull apart needs luck, and has 400 tries."""
+    weights_CHW, x_1CHW, eps_11HW, label = problem
+    adv_1CHW = _square(linear_model(weights_CHW), x_1CHW, eps_11HW, label, steps=400, targeted=targeted)
+    gain, best = (
+        abs(torch.dot((image - x_1CHW).flatten().double(), torch.from_numpy(weights_CHW).flatten().double()).item())
+        for image in (adv_1CHW, corner(weights_CHW, x_1CHW, eps_11HW, label, targeted))
+    )
+    assert gain >= 0.8 * best - 2e-5
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_of_all_that_was_asked_the_worst_is_kept(channels: int) -> None:
+    weights_CHW = np.random.default_rng(0).normal(size=(channels, SIDE, SIDE)).astype(np.float32)
+    watched = _Watched(linear_model(weights_CHW))
+    x_BCHW = torch.rand(4, channels, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    y_B, eps_B1HW = torch.zeros(4, dtype=torch.int64), torch.full((4, 1, SIDE, SIDE), 0.1)
+    adv_BCHW = _square(watched, x_BCHW, eps_B1HW, steps=50, restarts=3)
+    margins_QB = torch.stack([logit_margin(watched.model(seen), y_B) for seen in watched.seen])
+    assert margins_QB.shape == (150, 4)
+    assert torch.equal(logit_margin(watched.model(adv_BCHW), y_B), margins_QB.amax(dim=0))
+    # Within a restart each square is put on the best image so far.
+    best_B, before_B = margins_QB[:50].amax(dim=0), margins_QB[0]
+    assert (best_B > before_B + 0.5).all()
+
+
+def test_more_restarts_never_find_less(small_digits: SmallDigits) -> None:
+    x_BCHW, y_B, eps_B1HW, seeds_B = small_digits.first(80)
+    margins = []
+    for restarts in (1, 2, 4):
+        adv_BCHW = square(small_digits.net, x_BCHW, y_B, eps_B1HW, AttackSettings(steps=15, restarts=restarts), seeds_B)
+        margins.append(logit_margin(small_digits.net(adv_BCHW), y_B))
+    assert (margins[1] >= margins[0] - 1e-5).all()
+    assert (margins[2] >= margins[1] - 1e-5).all()
+    assert margins[2].mean() > margins[0].mean() + 0.05
+
+
+def test_a_peer_finds_as_much_on_real_digits(small_digits: SmallDigits) -> None:
+    """torchattacks 3.5.1 with the same budget; it draws one place for a whole batch, we one an image, and we may find
+    more: a square that changes nothing is tried with the other sign. Chance alone makes 2 to 4 digits of these 200.
+    """
+    x_BCHW, y_B, eps_B1HW, seeds_B = small_digits.first(200)
+    net = small_digits.net
+    ours_BCHW = square(net, x_BCHW, y_B, eps_B1HW, AttackSettings(steps=150, stop_rank=1), seeds_B)
+    theirs_BCHW = torchattacks.Square(net, eps=EPSILON, n_queries=150)(x_BCHW, y_B)
+    clean, ours, theirs = (int((net(t).argmax(dim=1) == y_B).sum()) for t in (x_BCHW, ours_BCHW, theirs_BCHW))
+    assert 100 < ours < clean - 5
+    assert abs(ours - theirs) <= 8
+    assert ours <= theirs + 4
+
+
+# Where it looks
+
+
+SHARES = {1: 0.8, 10: 0.8, 11: 0.4, 50: 0.4, 51: 0.2, 200: 0.2, 201: 0.1, 501: 0.05, 1001: 0.025, 2001: 0.0125}
+SHARES |= {4001: 0.00625, 6001: 0.003125, 8000: 0.003125, 8001: 0.0015625, 9999: 0.0015625}
+
+
+@pytest.mark.parametrize("query", SHARES)
+def test_squares_shrink_as_in_the_paper(query: int) -> None:
+    side = round(224 * math.sqrt(SHARES[query]))
+    assert side_at(query, 10_000, 224, 224) == side
+    assert side_at(10 * query, 100_000, 224, 224) == side  # another budget runs through the same sizes
+    assert side_at(query, 10_000, 1, 30) == 1
+
+
+def _squares_seen(eps_HW: torch.Tensor, channels: int = 1, count: int = 4000) -> list[torch.Tensor]:
+    """For each query of many images what differs from the stripes, bool (count, H, W)."""
+    H, W = eps_HW.shape
+    x_BCHW = torch.full((count, channels, H, W), 0.5)
+    watched = _Watched(_flat)
+    _square(watched, x_BCHW, eps_HW.expand(count, 1, H, W), steps=8)
+    # The model never answers otherwise, so that each square is put on the stripes.
+    return [(seen != watched.seen[0]).any(dim=1) for seen in watched.seen[1:]]
+
+
+@pytest.mark.parametrize("side", [1, 4, 7, 8])
+def test_every_place_is_as_likely_where_everything_may_change(side: int) -> None:
+    """Of the (8 - side + 1)^2 places each is drawn as often, to five standard deviations."""
+    count = 20_000
+    x_BCHW = torch.full((count, 1, SIDE, SIDE), 0.5)
+    squares = Squares(LinfBox(x_BCHW, torch.full((count, 1, SIDE, SIDE), 0.1)), side)
+    inside_BHW = (squares.draw(x_BCHW, torch.arange(count)) != x_BCHW)[:, 0]
+    assert (inside_BHW.sum(dim=(1, 2)) == side * side).all()
+    row_B, column_B = inside_BHW.any(dim=2).int().argmax(dim=1), inside_BHW.any(dim=1).int().argmax(dim=1)
+    assert inside_BHW[torch.arange(count), row_B + side - 1, column_B + side - 1].all()
+    places = (SIDE - side + 1) ** 2
+    counts = torch.bincount(row_B * (SIDE - side + 1) + column_B, minlength=places).double()
+    assert len(counts) == places
+    assert (counts - count / places).abs().max() < 5 * math.sqrt(count / places)
+
+
+def test_with_a_mask_exactly_the_places_that_touch_it_are_drawn() -> None:
+    eps_HW = torch.zeros(SIDE, SIDE)
+    eps_HW[0, 0] = eps_HW[7, 3] = 0.1  # two pixels that may change
+    last_BHW = _squares_seen(eps_HW)[-1]
+    assert side_at(7, 8, SIDE, SIDE) == 1
+    changed = {tuple(place) for place in last_BHW.nonzero()[:, 1:].tolist()}
+    assert changed == {(0, 0), (7, 3)}
+    assert last_BHW.flatten(1).any(dim=1).all()  # no query is spent on a place where nothing may change
+    share = last_BHW[:, 0, 0].float().mean().item()
+    assert abs(share - 0.5) < 5 * 0.5 / math.sqrt(len(last_BHW))
+
+
+def test_every_query_asks_for_something_new() -> None:
+    for seen_BHW in _squares_seen(torch.full((SIDE, SIDE), 0.1)):
+        assert seen_BHW.flatten(1).any(dim=1).all()
+
+
+# The contract and the budget
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.data())
+def test_no_query_ever_leaves_the_epsilon_matrix(data: st.DataObject) -> None:
+    shape = tuple(data.draw(st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6))))
+    x_BCHW = torch.from_numpy(data.draw(arrays(np.float32, (3, *shape), elements=unit_st)))
+    eps_B1HW = torch.from_numpy(data.draw(arrays(np.float32, (3, 1, *shape[1:]), elements=epsilon_st)))
+    eps_B1HW[0] = 0.0  # one image that may not change at all
+    eps_B1HW[1, :, data.draw(st.integers(0, shape[1] - 1))] = 0.0  # one with a protected row
+    classes, dtype = data.draw(st.integers(2, 10)), data.draw(st.sampled_from([torch.float32, torch.bfloat16]))
+    weights = torch.randn(math.prod(shape), classes, generator=torch.Generator().manual_seed(classes))
+    watched = _Watched(lambda x: x.to(dtype).flatten(1) @ weights.to(dtype))
+    steps, restarts = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 2))
+    more = {"stop_rank": data.draw(st.sampled_from([0, 1])), "targeted": data.draw(st.booleans())}
+    adv_BCHW = _square(watched, x_BCHW, eps_B1HW, steps=steps, restarts=restarts, **more)
+    check_contract(x_BCHW, adv_BCHW, eps_B1HW)
+    assert torch.equal(adv_BCHW[0], x_BCHW[0])
+    assert len(watched.seen) <= steps * restarts
+    for seen_bCHW in watched.seen:
+        if len(seen_bCHW) == 3:  # nobody has left: the positions are those of the batch
+            check_contract(x_BCHW, seen_bCHW, eps_B1HW)
+
+
+def test_an_image_asks_no_more_than_its_budget_and_nothing_once_it_rests(small_digits: SmallDigits) -> None:
+    x_BCHW, y_B, eps_B1HW, seeds_B = small_digits.first(100)
+    watched = _Watched(small_digits.net)
+    adv_BCHW = square(watched, x_BCHW, y_B, eps_B1HW, AttackSettings(steps=40, stop_rank=1), seeds_B)
+    won_B = logit_margin(small_digits.net(adv_BCHW), y_B) > 0
+    sizes = [len(seen) for seen in watched.seen]
+    assert len(sizes) == 40
+    assert sizes[0] == 100
+    assert sizes == sorted(sizes, reverse=True)
+    assert 100 - won_B.sum() <= sizes[-1] < 100
+
+
+@pytest.mark.parametrize("stop_rank", [0, 1])
+def test_an_image_gets_the_same_result_alone_and_in_a_batch(stop_rank: int, small_digits: SmallDigits) -> None:
+    x_BCHW, y_B, _, seeds_B = small_digits.first(40)
+    eps_B1HW = epsilon_matrix(center_mask((28, 28), 0.3)[None].expand(40, 1, 28, 28), 0.2)
+    net, chosen = small_digits.net, AttackSettings(steps=25, stop_rank=stop_rank, restarts=2)
+    together_BCHW = square(net, x_BCHW, y_B, eps_B1HW, chosen, seeds_B)
+    for i in range(0, 40, 5):
+        one = slice(i, i + 1)
+        alone_1CHW = square(net, x_BCHW[one], y_B[one], eps_B1HW[one], chosen, seeds_B[one])
+        assert torch.equal(alone_1CHW[0], together_BCHW[i])
+    other_BCHW = square(net, x_BCHW, y_B, eps_B1HW, chosen, seeds_B + (torch.arange(40) == 5))
+    differs_B = (other_BCHW != together_BCHW).flatten(1).any(dim=1)
+    assert not differs_B[torch.arange(40) != 5].any()
+    assert differs_B[5]
+
+
+def test_the_l2_norm_is_refused() -> None:
+    with pytest.raises(UsageError, match="no l2 ball"):
+        _square(_flat, torch.rand(1, 1, 4, 4), torch.full((1, 1, 4, 4), 0.1), norm="l2", radius=1.0)

@@ -1,0 +1,250 @@
+"""A suite takes the worst case of each image: whom it attacks, who scores, what it keeps, and what peers find."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+import torchattacks
+from small_digits import EPSILON, SmallDigits
+
+from latcli.engine.attacks.objectives import cross_entropy_odds, logit_margin
+from latcli.engine.attacks.pgd import pgd
+from latcli.engine.attacks.settings import Attack, AttackSettings, Model
+from latcli.engine.attacks.suite import HOLDS, Batch, Member, Outcome, members, standard_suite, worst_case
+from latcli.engine.localize import center_mask, epsilon_matrix
+from latcli.errors import ContractError, UsageError
+
+
+def _one(batch: Batch, suite: list[Member], gradients: Model, score: Model | None = None) -> Outcome:
+    (outcome,) = worst_case([batch], suite, gradients, score or gradients)
+    return outcome
+
+
+def _small_suite() -> list[Member]:
+    return standard_suite(apgd_steps=6, targets=2, queries=20)
+
+
+def _background(digits: SmallDigits, count: int, epsilon: float = 0.15) -> Batch:
+    x_BCHW, y_B, _, seeds_B = digits.first(count)
+    mask_B1HW = center_mask((28, 28), 0.25)[None].expand(count, 1, 28, 28)
+    return Batch(x_BCHW, y_B, epsilon_matrix(mask_B1HW, epsilon), seeds_B)
+
+
+# One pixel: the label is class 0, and the model's other class stands at 4 x - 2
+
+EDGE = torch.tensor([0.1, 0.3, 0.45, 0.8])  # the last one is misclassified as it is
+
+
+def _edge(x_B111: torch.Tensor) -> torch.Tensor:
+    lead_B = 4 * x_B111.flatten() - 2
+    return torch.stack([torch.zeros_like(lead_B), lead_B], dim=1)
+
+
+def _edge_batch(epsilon: float = 0.25) -> Batch:
+    x_B111 = EDGE.view(-1, 1, 1, 1)
+    return Batch(x_B111, torch.zeros(4, dtype=torch.int64), torch.full_like(x_B111, epsilon), torch.arange(4))
+
+
+def _spy(seen: list[list[int]], add: float) -> Attack:
+    """Adds a share of epsilon, and notes which images it was given (by their values)."""
+
+    def attack(
+        model: Model,
+        x_BCHW: torch.Tensor,
+        y_B: torch.Tensor,
+        eps_B1HW: torch.Tensor,
+        settings: AttackSettings,
+        seeds_B: torch.Tensor,
+    ) -> torch.Tensor:
+        seen.append([int((EDGE - value).abs().argmin()) for value in x_BCHW.flatten()])
+        return (x_BCHW + add * eps_B1HW).clamp(0, 1)
+
+    return attack
+
+
+def test_each_image_is_attacked_until_it_is_fooled() -> None:
+    seen: list[list[int]] = []
+    suite = [Member(f"add {add}", _spy(seen, add), AttackSettings()) for add in (0.4, 1.0, -1.0)]
+    outcome = _one(_edge_batch(), suite, _edge)
+    # Image 3 is wrong as it is; .45 + .1 fools; .3 + .25 fools; .1 + .25 does not.
+    assert seen == [[0, 1, 2], [0, 1], [0]]
+    assert outcome.clean_B.tolist() == [True, True, True, False]
+    assert outcome.broken_by_B.tolist() == [HOLDS, 1, 0, HOLDS]
+    assert outcome.robust.tolist() == [True, False, False, False]
+    # Of one that holds out the worst try, of one that was wrong already the image itself.
+    assert outcome.adv_BCHW.flatten().tolist() == pytest.approx([0.35, 0.55, 0.55, 0.8])
+    assert outcome.robust.float().mean() == 0.25  # of all four, the misclassified one included
+
+
+def test_batches_are_taken_one_at_a_time() -> None:
+    taken = []
+
+    def batches() -> Iterator[Batch]:
+        for index in range(3):
+            taken.append(index)
+            yield _edge_batch()
+
+    outcomes = worst_case(batches(), members([("pgd", AttackSettings(steps=3))]), _edge, _edge)
+    assert taken == []
+    next(outcomes)
+    assert taken == [0]
+    assert len(list(outcomes)) == 2
+
+
+def test_a_batch_that_is_wrong_as_it_is_is_not_attacked() -> None:
+    seen: list[list[int]] = []
+    batch = _edge_batch()
+    wrong = replace(batch, y_B=torch.where(EDGE > 0.5, 0, 1))
+    outcome = _one(wrong, [Member("spy", _spy(seen, 1.0), AttackSettings())], _edge)
+    assert seen == []
+    assert not outcome.clean_B.any()
+    assert torch.equal(outcome.adv_BCHW, batch.x_BCHW)
+
+
+def test_the_score_decides_not_the_gradients() -> None:
+    """The fast form says that everything fools it; and that nothing does."""
+
+    def credulous(x_B111: torch.Tensor) -> torch.Tensor:
+        return _edge(x_B111) + torch.tensor([0.0, 50.0])
+
+    def stubborn(x_B111: torch.Tensor) -> torch.Tensor:
+        return _edge(x_B111) - torch.tensor([0.0, 50.0])
+
+    for gradients in (credulous, stubborn, _edge):
+        outcome = _one(_edge_batch(), members([("pgd", AttackSettings(steps=10))]), gradients, _edge)
+        assert outcome.robust.tolist() == [True, False, False, False]
+        assert outcome.clean_B.tolist() == [True, True, True, False]
+        assert (_edge(outcome.adv_BCHW).argmax(dim=1) == 0).tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd-ce", "apgd-dlr", "apgd-t", "square"])
+def test_a_win_by_a_hair_in_the_fast_form_alone_is_fought_out(name: str) -> None:
+    """The fast form falls a little before the exact one; who rested there would seem to hold out."""
+    hair = 1e-2
+
+    def fast(x_B111: torch.Tensor) -> torch.Tensor:
+        return _edge(x_B111) + torch.tensor([0.0, hair])
+
+    batch = _edge_batch()
+    # The fast form is fooled from .4975 on, and already by the image as it is; the exact one beyond .5.
+    batch = replace(batch, x_BCHW=torch.full_like(batch.x_BCHW, 0.499))
+    outcome = _one(batch, members([(name, AttackSettings(steps=10, random_start=False))]), fast, _edge)
+    assert outcome.clean_B.all()
+    assert (outcome.broken_by_B == 0).all()
+    assert logit_margin(_edge(outcome.adv_BCHW), batch.y_B).min() > 0
+
+
+def test_an_attack_that_breaks_its_contract_stops_the_suite() -> None:
+    with pytest.raises(ContractError):
+        _one(_edge_batch(), [Member("leak", _spy([], 1.5), AttackSettings())], _edge)
+
+
+def test_the_standard_suite_has_the_budgets_of_autoattack() -> None:
+    found = {member.name: (member.settings.steps, member.settings.restarts) for member in standard_suite()}
+    assert found == {"apgd-ce": (100, 1), "apgd-t": (100, 1), "square": (5000, 1)}
+    assert standard_suite()[1].settings.targets == 9
+
+
+def test_what_no_suite_can_be_made_of_is_refused() -> None:
+    with pytest.raises(UsageError, match="no targets"):
+        members([("pgd", AttackSettings(targeted=True))])
+    with pytest.raises(UsageError, match="no attack called 'apgd'"):
+        members([("apgd", AttackSettings())])
+    with pytest.raises(UsageError, match="at least one step"):
+        standard_suite(queries=0)
+
+
+# On real digits
+
+
+def test_what_an_image_gets_does_not_depend_on_its_company(small_digits: SmallDigits) -> None:
+    """Alone, in halves, and where nobody ever leaves, in double precision (a sign may flip in float32)."""
+    batch, suite = _background(small_digits, 24), _small_suite()
+    net = small_digits.net
+
+    def exact(x_BCHW: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(net[:-1](x_BCHW).double(), net[-1].weight.double(), net[-1].bias.double())
+
+    whole = _one(batch, suite, exact)
+    assert len(set(whole.broken_by_B.tolist())) >= 2
+    assert 0 < whole.robust.sum() < 24
+    for size in (1, 12):
+        parts = [batch.narrowed(part) for part in torch.arange(24).split(size)]
+        outcomes = list(worst_case(parts, suite, exact, exact))
+        assert torch.equal(torch.cat([outcome.broken_by_B for outcome in outcomes]), whole.broken_by_B)
+        adv_BCHW = torch.cat([outcome.adv_BCHW for outcome in outcomes])
+        assert torch.allclose(adv_BCHW, whole.adv_BCHW, rtol=0, atol=1e-5)
+    alone = [_one(batch, [member], exact).robust for member in suite]
+    assert torch.equal(whole.robust, torch.stack(alone).all(dim=0))
+
+
+def test_more_attacks_and_more_restarts_never_raise_the_accuracy(small_digits: SmallDigits) -> None:
+    batch, net = _background(small_digits, 80), small_digits.net
+    suite = _small_suite()
+    robust = [_one(batch, suite[:count], net).robust for count in (1, 2, 3)]
+    more = [replace(member, settings=replace(member.settings, restarts=3)) for member in suite]
+    robust.append(_one(batch, more, net).robust)
+    for fewer, larger in pairwise(robust):
+        assert not (larger & ~fewer).any()
+    assert 0 < robust[-1].sum() < robust[0].sum()
+
+
+def test_of_those_that_hold_out_the_worst_try_is_kept(small_digits: SmallDigits) -> None:
+    batch, net = _background(small_digits, 40), small_digits.net
+    outcome = _one(batch, _small_suite(), net)
+    heights_B = cross_entropy_odds(net(outcome.adv_BCHW), batch.y_B)
+    fooled_B = outcome.broken_by_B != HOLDS
+    assert (net(outcome.adv_BCHW).argmax(dim=1) != batch.y_B)[fooled_B].all()
+    assert (heights_B >= cross_entropy_odds(net(batch.x_BCHW), batch.y_B))[outcome.robust].all()
+    assert torch.equal(outcome.adv_BCHW[~outcome.clean_B], batch.x_BCHW[~outcome.clean_B])
+    protected = (batch.eps_B1HW == 0).expand_as(batch.x_BCHW)
+    assert torch.equal(outcome.adv_BCHW[protected], batch.x_BCHW[protected])
+
+
+def test_the_strong_attacks_find_what_pgd_finds(small_digits: SmallDigits) -> None:
+    """PGD-100 with a constant step of 2.5 / steps, the usual yardstick; one digit of 60 is left to chance."""
+    x_BCHW, y_B, eps_B1HW, seeds_B = small_digits.first(60)
+    yardstick = AttackSettings(steps=100, schedule="constant")
+    assert yardstick.step_at(0) == yardstick.step_at(99) == 0.025
+    pgd_BCHW = pgd(small_digits.net, x_BCHW, y_B, eps_B1HW, yardstick, seeds_B)
+    holds_B = small_digits.net(pgd_BCHW).argmax(dim=1) == y_B
+    suite = standard_suite(apgd_steps=30, targets=3, queries=1)[:2]
+    outcome = _one(Batch(x_BCHW, y_B, eps_B1HW, seeds_B), suite, small_digits.net)
+    assert outcome.robust.sum() <= holds_B.sum() + 1
+    assert 10 < outcome.robust.sum() < 55
+
+
+def _theirs(digits: SmallDigits, count: int, steps: int, queries: int) -> torch.Tensor:
+    """Bool (B,): who holds out against torchattacks' APGD, targeted APGD and Square."""
+    x_BCHW, y_B, _, _ = digits.first(count)
+    holds_B = digits.net(x_BCHW).argmax(dim=1) == y_B
+    for attack in (
+        torchattacks.APGD(digits.net, eps=EPSILON, steps=steps),
+        torchattacks.APGDT(digits.net, eps=EPSILON, steps=steps, n_classes=4),  # three targets
+        torchattacks.Square(digits.net, eps=EPSILON, n_queries=queries),
+    ):
+        open_b = holds_B.nonzero()[:, 0]
+        holds_B[open_b] &= digits.net(attack(x_BCHW[open_b], y_B[open_b])).argmax(dim=1) == y_B[open_b]
+    return holds_B
+
+
+@pytest.mark.parametrize(
+    ("count", "steps", "queries", "digits_apart"),
+    [(150, 20, 60, 2), pytest.param(1000, 30, 100, 5, marks=pytest.mark.slow)],
+)
+def test_a_peers_suite_has_the_same_worst_case(
+    count: int, steps: int, queries: int, digits_apart: int, small_digits: SmallDigits
+) -> None:
+    """The same network and budgets: half a point apart of 1,000 digits; of 150 two digits, which chance decides."""
+    outcome = _one(
+        Batch(*small_digits.first(count)), standard_suite(steps, targets=3, queries=queries), small_digits.net
+    )
+    theirs_B = _theirs(small_digits, count, steps, queries)
+    ours, theirs = int(outcome.robust.sum()), int(theirs_B.sum())
+    print(f"ours {ours}, theirs {theirs}, clean {int(outcome.clean_B.sum())} of {count}")
+    assert 0.3 * count < ours < 0.9 * count
+    assert abs(ours - theirs) <= digits_apart
