@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,30 @@ import torch
 
 from latcli.commands.session import Session
 from latcli.commands.signals import PendingSignal, postponed
+from latcli.commands.train_data import open_data, open_pretrained, with_objects
 from latcli.commands.train_monitor import Monitor
-from latcli.commands.train_options import DEFAULT_PRESET, TrainOptions, check_unchanged, describe, resolve
+from latcli.commands.train_options import (
+    DEFAULT_PRESET,
+    PhotoOptions,
+    TrainOptions,
+    check_photo_options,
+    check_unchanged,
+    describe,
+    resolve,
+)
 from latcli.commands.train_result import TrainResult
 from latcli.commands.trained import CHECKPOINT
 from latcli.engine import registry
-from latcli.engine.datasets.base import DatasetSource, TrainingData
-from latcli.engine.datasets.catalog import DEFAULT_DATASET, open_dataset
+from latcli.engine.datasets.base import TrainingData
+from latcli.engine.datasets.catalog import DEFAULT_DATASET
 from latcli.engine.devices import open_device
 from latcli.engine.models.checkpoint import CheckpointInfo, pack_classifier
+from latcli.engine.models.finetuning import check_architecture, fine_tuned, is_classifier_name
+from latcli.engine.models.small import Architecture
 from latcli.engine.models.weights import state_dict_sha256
 from latcli.engine.training.gradient_forms import Form, GradientForm, choose_form
 from latcli.engine.training.loop import Trainer, new_network, train
-from latcli.engine.training.presets import PRESETS, Preset, PresetName
+from latcli.engine.training.presets import Preset, PresetName, preset_row
 from latcli.engine.training.scoring import Score, adversarial_score, natural_score
 from latcli.engine.training.settings import TrainSettings
 from latcli.engine.training.state import TrainingState, pack_state, read_state, restore
@@ -51,13 +62,25 @@ class Job:
     preset: PresetName
     settings: TrainSettings
     device: torch.device
+    photos: PhotoOptions
+
+    @property
+    def row(self) -> Preset:
+        """What the preset means for this architecture."""
+        return preset_row(self.preset, fine_tuning=is_classifier_name(self.architecture))
 
     def trainer(self, form: Form | None, session: Session) -> Trainer:
         """A trainer with fresh weights, in a form that is given or found. Raises UsageError."""
-        make = registry.load("architecture", self.architecture)
-        net = new_network(make, self.dataset, self.settings.seed).to(self.device)
+        net = new_network(self._architecture(session), self.dataset, self.settings.seed).to(self.device)
         form = form or choose_form(net, self.dataset.image_shape, self.settings.batch, session.precision)
         return Trainer(net, self.dataset, self.settings, form)
+
+    def _architecture(self, session: Session) -> Architecture:
+        if not is_classifier_name(self.architecture):
+            small: Architecture = registry.load("architecture", self.architecture)
+            return small
+        pretrained = open_pretrained(self.architecture, self.photos, session)
+        return lambda image_shape, classes: fine_tuned(pretrained, self.dataset.class_names)
 
 
 def run(options: TrainOptions, session: Session) -> TrainResult:
@@ -73,7 +96,7 @@ def run(options: TrainOptions, session: Session) -> TrainResult:
 
 
 def _begin(store: Store, options: TrainOptions, session: Session) -> TrainResult:
-    job = _job(options, session, seed=session.seed)
+    job = _job(options, store, session, seed=session.seed)
     trainer = job.trainer(None, session)
     dataset = store.record_dataset(job.dataset.name, fingerprint=job.dataset.fingerprint)
     config: dict[str, object] = {
@@ -82,6 +105,8 @@ def _begin(store: Store, options: TrainOptions, session: Session) -> TrainResult
         "preset": job.preset,
         "precision": session.precision,
         **job.settings.to_json(),
+        **asdict(job.photos),
+        "mask_fingerprint": job.dataset.mask_fingerprint,
         "notes": list(job.dataset.notes),
     }
     with store.start_run(
@@ -103,7 +128,7 @@ def _resume(store: Store, options: TrainOptions, session: Session) -> TrainResul
     said: dict[str, Any] = {} if session.precision == "auto" else {"precision": session.precision}
     said |= {"seed": session.seed} if session.seed else {}
     check_unchanged(options, said, row.config, row.id)
-    job = _job_of(row, session)
+    job = _job_of(row, store, session)
     state = read_state(row.path / STATE) if (row.path / STATE).exists() else None
     if state is not None:
         _use_threads(state, job.device, session)
@@ -131,32 +156,38 @@ def _check_resumable(store: Store, row: RunRow) -> None:
         raise UsageError(f"{row.id} is at work in another process", "wait for its end, or stop it first")
 
 
-def _job(options: TrainOptions, session: Session, *, seed: int) -> Job:
+def _job(options: TrainOptions, store: Store, session: Session, *, seed: int) -> Job:
     device = open_device(session.device)
-    preset_name = options.preset or DEFAULT_PRESET
-    dataset = _dataset(options.dataset or DEFAULT_DATASET, device, session)
-    settings = resolve(options, PRESETS[preset_name], dataset.defaults, seed)
+    preset = options.preset or DEFAULT_PRESET
+    if options.architecture is not None:
+        check_architecture(options.architecture)
+    photos = PhotoOptions.of(options.given())
+    dataset = open_data(options.dataset or DEFAULT_DATASET, options.architecture, photos, device, session)
     architecture = options.architecture or dataset.defaults.architecture
-    session.note(describe(preset_name, settings, dataset.name, architecture))
-    return Job(dataset, architecture, preset_name, settings, device)
+    fine_tuning = is_classifier_name(architecture)
+    settings = resolve(options, preset_row(preset, fine_tuning=fine_tuning), dataset.defaults, seed)
+    check_photo_options(options, settings.mask_from, fine_tuning=fine_tuning)
+    session.note(describe(preset, settings, dataset.name, architecture))
+    dataset, photos = with_objects(dataset, architecture, settings.mask_from, photos, device, store, session)
+    return Job(dataset, architecture, preset, settings, device, photos)
 
 
-def _job_of(row: RunRow, session: Session) -> Job:
-    """What a run was begun with, whatever the defaults are by now."""
+def _job_of(row: RunRow, store: Store, session: Session) -> Job:
+    """What a run was begun with, whatever the defaults are by now. Raises UsageError where its masks have changed."""
     settings = TrainSettings.from_json(row.config)
     missing = [name for name in ("dataset", "architecture", "preset") if name not in row.config]
     if missing:
         raise UsageError(f"{row.id} does not say its {', '.join(missing)}", "it was written by another latcli")
-    device = open_device(session.device)
-    dataset = _dataset(row.config["dataset"], device, session)
-    return Job(dataset, row.config["architecture"], row.config["preset"], settings, device)
-
-
-def _dataset(name: str, device: torch.device, session: Session) -> TrainingData:
-    dataset = open_dataset(name, DatasetSource(session.data, session.offline, session.shows_progress))
-    for note in dataset.notes:
-        session.note(f"note: {note}")
-    return dataset.to(device)
+    device, photos = open_device(session.device), PhotoOptions.of(row.config)
+    architecture: str = row.config["architecture"]
+    dataset = open_data(row.config["dataset"], architecture, photos, device, session)
+    dataset, photos = with_objects(dataset, architecture, settings.mask_from, photos, device, store, session)
+    if dataset.mask_fingerprint != row.config.get("mask_fingerprint"):
+        raise UsageError(
+            f"the masks of {dataset.name} are not those that {row.id} was trained on",
+            "put the same masks, photos and weights back, or start a new run",
+        )
+    return Job(dataset, architecture, row.config["preset"], settings, device, photos)
 
 
 def _use_threads(state: TrainingState, device: torch.device, session: Session) -> None:
@@ -227,7 +258,6 @@ def _train(
     checkpoint = _keep_model(store, stored, job, trainer)
     _record_scores(stored, settings.steps, final, adversarial)
     stored.remove_artifact(STATE)  # nothing is left to resume, and it is four times as large as the model
-    preset = PRESETS[job.preset]
     return TrainResult(
         run=stored.id,
         dir=stored.folder,
@@ -240,7 +270,7 @@ def _train(
         form=trainer.form,
         final=final,
         adversarial=adversarial,
-        attack=_attack_name(settings, preset) if adversarial else None,
+        attack=_attack_name(settings, job.row) if adversarial else None,
         resumed_at=resumed_at,
         seconds=seconds,
         images_per_second=monitor.images_per_second,
@@ -256,7 +286,7 @@ def _scores(trainer: Trainer, job: Job, session: Session) -> tuple[Score, Score 
     """On the test images, natural and under the regime's own attack, by the weights that are kept, in fp32."""
     trainer.net.load_state_dict(trainer.weights())
     net = trainer.net.eval()
-    data, preset = job.dataset, PRESETS[job.preset]
+    data, preset = job.dataset, job.row
     final = natural_score(net, data)
     if not job.settings.is_adversarial:
         return final, None
