@@ -107,6 +107,7 @@ def _begin(store: Store, options: TrainOptions, session: Session) -> TrainResult
         **job.settings.to_json(),
         **asdict(job.photos),
         "mask_fingerprint": job.dataset.mask_fingerprint,
+        "checkpoint_every": options.checkpoint_every,
         "notes": list(job.dataset.notes),
     }
     with store.start_run(
@@ -143,7 +144,8 @@ def _resume(store: Store, options: TrainOptions, session: Session) -> TrainResul
         line = f"resumed at step {trainer.done:,} of {job.settings.steps:,}"
         session.note(f"run {stored.id} {line}")
         stored.log(line)
-        keeper = _Keeper(stored, trainer, job.architecture, options.checkpoint_every)
+        every = options.checkpoint_every or row.config.get("checkpoint_every")
+        keeper = _Keeper(stored, trainer, job.architecture, every)
         return _train(store, stored, job, trainer, keeper, session, resumed_at=trainer.done)
 
 
@@ -252,7 +254,7 @@ def _train(
                 measure_every=max(1, settings.steps // _MEASUREMENTS),
             )
         finally:
-            monitor.flush()  # a run that diverged shows how it came to that
+            monitor.close()  # a run that diverged shows how it came to that
     seconds = monitor.seconds
     final, adversarial = _scores(trainer, job, session)
     checkpoint = _keep_model(store, stored, job, trainer)

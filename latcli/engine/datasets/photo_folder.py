@@ -114,11 +114,11 @@ class PhotoFolder:
         return self.masks.train if split == "train" else self.masks.test
 
     def _read(self, photos: _Photos, wanted: Iterator[list[Wanted]]) -> Iterator[Images]:
-        for batch in _batches(photos, wanted, self.workers, pin=self.device.type == "cuda"):
+        for batch in _batches(photos, wanted, self.workers):
             if isinstance(batch, _Fault):
                 raise ImageError(batch.message, batch.hint)
-            x_BChw = batch.levels_BhwC.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-            mask_Bhw = None if batch.mask_Bhw is None else batch.mask_Bhw.to(self.device, non_blocking=True)
+            x_BChw = batch.levels_BhwC.to(self.device).permute(0, 3, 1, 2)
+            mask_Bhw = None if batch.mask_Bhw is None else batch.mask_Bhw.to(self.device)
             yield Images(
                 x_BChw.contiguous().float().div_(255.0),
                 batch.y_B.to(self.device),
@@ -197,11 +197,6 @@ class _Batch:
     y_B: torch.Tensor
     samples_B: torch.Tensor
 
-    def pin_memory(self) -> _Batch:
-        """What the loader asks for on its way to a CUDA device."""
-        mask_Bhw = None if self.mask_Bhw is None else self.mask_Bhw.pin_memory()
-        return replace(self, levels_BhwC=self.levels_BhwC.pin_memory(), mask_Bhw=mask_Bhw)
-
 
 @dataclass(frozen=True)
 class _Photos:
@@ -244,7 +239,7 @@ def _collate(squares: Sequence[_Square | _Fault]) -> _Batch | _Fault:
     )
 
 
-def _batches(photos: _Photos, wanted: Iterator[list[Wanted]], workers: int, *, pin: bool) -> Iterator[_Batch | _Fault]:
+def _batches(photos: _Photos, wanted: Iterator[list[Wanted]], workers: int) -> Iterator[_Batch | _Fault]:
     """What the loader's processes read, in the order in which it was asked for; their death is one clear error."""
     loader: Any = torch.utils.data.DataLoader(
         photos,  # type: ignore[arg-type]
@@ -252,7 +247,7 @@ def _batches(photos: _Photos, wanted: Iterator[list[Wanted]], workers: int, *, p
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=_leave_signals_to_the_parent,
-        pin_memory=pin,
+        # Not pinned: levels are small, and a pinning thread would disturb the recording of a CUDA graph.
         generator=torch.Generator(),  # so that torch's own is not drawn from
     )
     batches = _begun(loader)
