@@ -21,8 +21,8 @@ from latcli.errors import UsageError
 DEFAULT_PRESET: PresetName = "standard"
 DEFAULT_REGIME: Regime = "background"
 
-#: Options that say how a run is kept, and may change when it is resumed.
-_KEEPING = frozenset({"resume", "checkpoint_every"})
+#: Options that say how a run is kept and on what it computes, and may change when it is resumed.
+_KEEPING = frozenset({"resume", "checkpoint_every", "devices", "nodes"})
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class TrainOptions:
     weight_decay: float | None = None
     warm_up: float | None = None
     average: float | None = None
+    devices: int | None = None
+    nodes: int | None = None
     checkpoint_every: int | None = None
     resume: str | None = None
 
