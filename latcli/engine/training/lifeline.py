@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -95,6 +96,8 @@ class Hub:
         if done:
             self._tell("end")
         for line in self._lines.values():
+            with suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)  # closing alone would not do while a thread reads from it
             line.close()
 
     def _welcome(self, line: socket.socket) -> None:
