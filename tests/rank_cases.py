@@ -2,7 +2,7 @@
 
     python rank_cases.py OUT RANK PORT TASK
 
-TASK is `stopped`, or names of cases with commas between, of which `norm` is one.
+TASK is `stopped`, or names of cases with commas between, `norm` and `diverged` among them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from latcli.engine.datasets.base import Dataset, DatasetSource, make_dataset
 from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.models.small import Architecture, paper_cnn, resnet18
 from latcli.engine.training.global_norm import GlobalBatchNorm
-from latcli.engine.training.loop import StepReport, Trainer, new_network, train
+from latcli.engine.training.loop import Batch, DivergedError, StepReport, Trainer, new_network, train
 from latcli.engine.training.ranks import Ranks
 from latcli.engine.training.settings import TrainSettings
 from latcli.engine.training.worlds import World
@@ -146,7 +146,26 @@ def main(out: Path, rank: int, port: int, task: str) -> None:
         for momentum in (0.1, None):
             norm, x_BFHW, out_BFHW = norm_inputs(momentum)
             outcomes["norm"][momentum] = passed(GlobalBatchNorm.of(norm), x_BFHW[mine], out_BFHW[mine])
+    if "diverged" in names:
+        outcomes["diverged"] = told_of_divergence(data, ranks)
     torch.save(outcomes, out)
+
+
+def told_of_divergence(data: Dataset, ranks: Ranks) -> str:
+    """What a rank says where the images of rank 1 alone are no numbers from step 3 on."""
+    trainer = Trainer(new_network(paper_cnn, data, 0), data, CASES["natural"].settings, "fp32", ranks)
+    draw = trainer.batch_at
+
+    def spoilt(index: int) -> Batch:
+        batch = draw(index)
+        return replace(batch, x_BCHW=batch.x_BCHW * torch.nan) if ranks.rank == 1 and index >= 2 else batch
+
+    trainer.batch_at = spoilt  # type: ignore[method-assign]
+    try:
+        train(trainer, on_step=lambda report: None, after_step=lambda step: None, measure_every=9)
+    except DivergedError as error:
+        return error.message
+    return "nothing"
 
 
 def told_of_stopped(rank: int, port: int) -> str:

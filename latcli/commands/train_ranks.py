@@ -22,11 +22,12 @@ import torch
 
 from latcli.commands.session import Session
 from latcli.commands.signals import PendingSignal
-from latcli.commands.train_options import TrainOptions
+from latcli.commands.train_options import DEFAULT_PRESET, TrainOptions
 from latcli.engine.devices import open_device
 from latcli.engine.training.gradient_forms import Form
 from latcli.engine.training.lifeline import Hub, Spoke
-from latcli.engine.training.presets import PresetName
+from latcli.engine.training.order import check_parts
+from latcli.engine.training.presets import PRESETS, PresetName
 from latcli.engine.training.ranks import Alone, Ranks
 from latcli.engine.training.settings import TrainSettings
 from latcli.engine.training.state import TrainingState
@@ -96,6 +97,8 @@ def gathered(options: TrainOptions, session: Session) -> Iterator[tuple[Ranks, S
     kind = _device_kind(session.device, world)
     if importlib.util.find_spec("lightning_fabric") is None:
         raise LatcliError("several devices need the package lightning-fabric", "pip install 'latcli[distributed]'")
+    if options.resume is None:  # else the run says, and is read when all ranks are there
+        check_parts(options.batch or PRESETS[options.preset or DEFAULT_PRESET].batch, world.size)
     if world.rank == 0:
         with _leading(world, kind) as ranks:
             yield ranks, replace(session, device=str(ranks.device))
@@ -210,7 +213,10 @@ def _others(world: World, hub: Hub | None) -> Iterator[list[subprocess.Popen[byt
         for local in range(1, world.devices):
             environment = os.environ | {"LOCAL_RANK": str(local)}
             started.append(
-                subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+                # In a group of its own: Ctrl-C is for rank 0, which stops all at one step.
+                subprocess.Popen(
+                    command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0
+                )
             )
         os.environ["LOCAL_RANK"] = "0"
         yield started

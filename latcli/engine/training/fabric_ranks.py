@@ -64,12 +64,16 @@ class FabricRanks:
             strategy=strategy,
             plugins=[_environment(world)],
         )
-        self._fabric.launch()
-        self.device: torch.device = self._fabric.device
-        self._numbers = _group_of_cpus(patience)
         self.hub, self.spoke = hub, spoke
-        if hub is None and spoke is None:
-            self._lay_lifeline(world)
+        self.meet()  # the next step waits for all where only its time limit ends it
+        with self.watched():
+            self._fabric.launch()
+            self.device: torch.device = self._fabric.device
+            self._numbers = _group_of_cpus(patience)
+            if hub is None and spoke is None:
+                self._lay_lifeline(world)
+        if self.hub is not None and distributed.get_backend() == "nccl":
+            self.hub.when_lost = _abort
 
     def join(self, net: nn.Module) -> nn.Module:
         """DDP around `net`, whose batch norms see the images of all ranks from now on."""
@@ -104,18 +108,25 @@ class FabricRanks:
         try:
             yield
         except RuntimeError as error:
-            if self.hub is None:
-                # Rank 0 finds out whose fault it was, and ends this process with it.
-                if _is_of_collectives(error) and self.spoke is not None:
-                    self.spoke.wait_for_end(2 * self._patience)
+            if self.hub is not None:
+                self.hub.wait_for_failure(_WORD_SECONDS)
+            if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
                 raise
-            self.hub.wait_for_failure(_WORD_SECONDS)
-            if not _is_of_collectives(error):
-                raise
-            raise LatcliError(
+            if self.spoke is not None:  # rank 0 finds out whose fault it was, and ends this process with it
+                self.spoke.wait_for_end(2 * self._patience)
+            raise self._lost(error) from error
+
+    def _lost(self, error: RuntimeError) -> LatcliError:
+        """What can be said where no rank has failed, and yet they do not find each other."""
+        if "timed out" in str(error).lower() or "timeout" in str(error).lower():
+            return LatcliError(
                 f"a rank has not answered for {self._patience:g} seconds",
-                "it may be stopped, or its machine unreachable; then resume the run",
-            ) from error
+                "it was never started, is stopped, or its machine cannot be reached; then resume the run",
+            )
+        return LatcliError(
+            f"the ranks cannot reach each other: {str(error).strip().partition(chr(10))[0]}",
+            "check MASTER_ADDR and MASTER_PORT, and the network between the nodes",
+        )
 
     def _lay_lifeline(self, world: World) -> None:
         if self.rank == 0:
@@ -137,12 +148,14 @@ def _environment(world: World) -> ClusterEnvironment:
     return LightningEnvironment()
 
 
+def _abort() -> None:
+    """End what waits on a GPU for a rank that is gone, so that the main thread comes to know of it."""
+    if distributed.group.WORLD is not None:
+        distributed.group.WORLD.abort()
+
+
 def _group_of_cpus(patience: float) -> Any:
     """A group for numbers that lie on the CPU anyway; it sees that a process has died, which NCCL does not."""
     if distributed.get_backend() == "gloo":
         return distributed.group.WORLD
     return distributed.new_group(backend="gloo", timeout=timedelta(seconds=patience))
-
-
-def _is_of_collectives(error: RuntimeError) -> bool:
-    return isinstance(error, distributed.DistError) or "gloo" in str(error)

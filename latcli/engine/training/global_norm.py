@@ -14,21 +14,43 @@ import torch
 from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from latcli.errors import UsageError
+
+_PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
 
 class GlobalBatchNorm(_BatchNorm):
-    """A batch norm whose statistics in training are those of all ranks' images; each rank must hold as many."""
+    """A batch norm whose statistics in training are those of all ranks' images; each rank must hold as many.
+
+    What modules it holds are applied to what it has normalized, in turn.
+    """
 
     @classmethod
     def of(cls, norm: _BatchNorm) -> GlobalBatchNorm:
-        """The same layer: it holds the very parameters and buffers of `norm`, under the same names."""
+        """The same layer: it holds the very parameters and buffers of `norm`, under the same names.
+
+        Raises UsageError for a kind of batch norm of which it is not known what else it does.
+        """
+        # timm's BatchNormAct2d drops and activates after it has normalized.
+        if type(norm) not in _PLAIN and list(norm._modules) != ["drop", "act"]:
+            raise UsageError(
+                f"the network has layers of the kind {type(norm).__name__}, which cannot be trained on several devices",
+                "train it on one, or choose another --architecture",
+            )
         made = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
         made._parameters, made._buffers, made.training = norm._parameters, norm._buffers, norm.training
+        made._modules = norm._modules
         return made
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalized x of shape (B, F, ...); without training the same as any batch norm."""
-        if not self.training:
-            return super().forward(x)
+        normal = self._normalized(x) if self.training else super().forward(x)
+        for module in self._modules.values():
+            assert module is not None
+            normal = module(normal)
+        return normal
+
+    def _normalized(self, x: torch.Tensor) -> torch.Tensor:
         shape = (1, -1, *(1,) * (x.dim() - 2))
         dims = [0, *range(2, x.dim())]
         mean_F: torch.Tensor = _MeanOverRanks.apply(x.mean(dims))  # type: ignore[no-untyped-call]

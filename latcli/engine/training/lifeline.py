@@ -51,6 +51,8 @@ class Hub:
         self._here = 0
         self._failure: Failure | None = None
         self._closing = False
+        #: What is done, besides, as soon as a rank is lost: the main thread may wait where no exception wakes it.
+        self.when_lost: Callable[[], None] = lambda: None
 
     def gather(self, check: Callable[[], None]) -> None:
         """Wait until all others have come. `check` raises where one of them cannot come any more.
@@ -128,9 +130,11 @@ class Hub:
 
     def _lose(self, failure: Failure) -> None:
         with self._changed:
-            if self._failure is None and not self._closing:
-                self._failure = failure
+            if self._failure is not None or self._closing:
+                return
+            self._failure = failure
             self._changed.notify_all()
+        self.when_lost()
 
     def _tell(self, word: str) -> None:
         for line in self._lines.values():
