@@ -26,6 +26,7 @@ from latcli.engine.training.global_norm import GlobalBatchNorm, use_global_norms
 from latcli.engine.training.gradient_forms import GradientForm
 from latcli.engine.training.lifeline import Hub, Spoke
 from latcli.engine.training.worlds import World, find_world
+from latcli.engine.vision import import_torchvision
 from latcli.errors import LatcliError, UsageError
 
 SCRIPT = Path(__file__).with_name("rank_cases.py")
@@ -138,7 +139,9 @@ def test_all_ranks_stop_where_the_loss_of_one_is_no_number(quick_outcomes: list[
 
 
 def test_norms_that_do_more_do_it_still_or_are_refused() -> None:
-    layers = pytest.importorskip("timm.layers")
+    import_torchvision()  # which timm imports, and which may not fit this torch
+    from timm import layers
+
     norm = layers.BatchNormAct2d(3).eval()
     x_BFHW = torch.randn(2, 3, 4, 4)
     assert torch.equal(GlobalBatchNorm.of(norm)(x_BFHW), norm(x_BFHW))

@@ -103,6 +103,7 @@ def _begin(store: Store, options: TrainOptions, session: Session, ranks: Ranks) 
         "devices": ranks.size // ranks.nodes,
         "nodes": ranks.nodes,
         **job.settings.to_json(),
+        "checkpoint_every": options.checkpoint_every,
         "notes": list(job.dataset.notes),
     }
     with store.start_run(
@@ -137,7 +138,8 @@ def _resume(store: Store, options: TrainOptions, session: Session, ranks: Ranks)
         line = f"resumed at step {trainer.done:,} of {job.settings.steps:,}, {_processes(ranks)}"
         session.note(f"run {stored.id} {line}")
         stored.log(line)
-        keeper = _Keeper(stored, trainer, job.architecture, options.checkpoint_every)
+        every = options.checkpoint_every or row.config.get("checkpoint_every")
+        keeper = _Keeper(stored, trainer, job.architecture, every)
         return _train(store, stored, job, trainer, keeper, session, resumed_at=trainer.done)
 
 
@@ -288,7 +290,7 @@ def _train(
                 measure_every=_measure_every(settings),
             )
         finally:
-            monitor.flush()  # a run that diverged shows how it came to that
+            monitor.close()  # a run that diverged shows how it came to that
     seconds = monitor.seconds
     final, adversarial = _scores(trainer, job, session)
     checkpoint = _keep_model(store, stored, job, trainer)

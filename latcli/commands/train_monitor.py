@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from latcli.commands.session import Session, Tick
+from latcli.commands.train_curves import Curves
 from latcli.engine.training.loop import StepReport
 from latcli.store.run import Run
 
@@ -22,6 +23,7 @@ class Monitor:
 
     def __init__(self, session: Session, run: Run, tick: Tick, *, steps: int, done: int, batch: int) -> None:
         self._session, self._run, self._tick = session, run, tick
+        self._curves = Curves(run.folder, done)
         self._steps, self._first, self._batch = steps, done, batch
         self._begun = time.monotonic()
         self._timed_from: tuple[float, int] | None = None
@@ -66,8 +68,14 @@ class Monitor:
         """Write the numbers that have gathered. Raises StoreError."""
         if self._unwritten:
             self._run.record_metrics(self._unwritten)
+            self._curves.add(self._unwritten)
             self._unwritten = []
         self._written_at = time.monotonic()
+
+    def close(self) -> None:
+        """Write what is left, once no more steps will come. Raises StoreError."""
+        self.flush()
+        self._curves.close()
 
     def _measure_speed(self, step: int) -> None:
         now = time.monotonic()

@@ -23,8 +23,9 @@ from latcli.engine.attacks.threat import LinfBox
 from latcli.engine.datasets.base import Images, TrainingData
 from latcli.engine.noise import derive_seed, item_seeds, uniform_noise
 from latcli.engine.training.averaging import WeightAverage
+from latcli.engine.training.captured import Captured
 from latcli.engine.training.gradient_forms import Form, GradientForm
-from latcli.engine.training.inner_attacks import climb, plan_for
+from latcli.engine.training.inner_attacks import Plan, climb, plan_for
 from latcli.engine.training.losses import divergence_from, trades
 from latcli.engine.training.order import Order
 from latcli.engine.training.ranks import Alone, Ranks
@@ -93,6 +94,8 @@ class Trainer:
         self._joined = self.ranks.join(self.net)
         self.form = form
         self.fast = GradientForm(self.net, form)
+        on_cuda = next(net.parameters()).device.type == "cuda"
+        self._climb = Captured(self._climb_once) if on_cuda else self._climb_once
         self.optimizer = _optimizer(self.net, settings)
         self.average = WeightAverage(self.net, settings.average) if settings.average else None
         self._stream: Iterator[Images] | None = None
@@ -155,12 +158,20 @@ class Trainer:
             return batch.x_BCHW
         self.fast.refresh()
         eps_b1HW = regime_epsilon(settings.regime, batch.mask_B1HW[natural:], epsilon, seeds_b)
-        plan = plan_for(settings.attack, settings.attack_steps, settings.step_share)
-        adv_bCHW = climb(self.fast, x_bCHW, y_b, eps_b1HW, plan, self._objective(x_bCHW), seeds_b)
+        adv_bCHW = self._climb(x_bCHW, y_b, eps_b1HW, seeds_b)
         if self.done % _CHECK_EVERY == 0 or self.done == settings.steps - 1:
-            check_contract(x_bCHW, adv_bCHW, eps_b1HW * plan.allowance)
+            check_contract(x_bCHW, adv_bCHW, eps_b1HW * self._plan().allowance)
         adv_BCHW = torch.cat((batch.x_BCHW[:natural], adv_bCHW)) if natural else adv_bCHW
         return adv_BCHW.contiguous(memory_format=self._layout)
+
+    def _climb_once(
+        self, x_bCHW: torch.Tensor, y_b: torch.Tensor, eps_b1HW: torch.Tensor, seeds_b: torch.Tensor
+    ) -> torch.Tensor:
+        """The inner attack on the network as it is; asks the host for nothing, so that a GPU can replay it."""
+        return climb(self.fast, x_bCHW, y_b, eps_b1HW, self._plan(), self._objective(x_bCHW), seeds_b)
+
+    def _plan(self) -> Plan:
+        return plan_for(self.settings.attack, self.settings.attack_steps, self.settings.step_share)
 
     @torch.no_grad()
     def _objective(self, x_bCHW: torch.Tensor) -> ObjectiveFunction:

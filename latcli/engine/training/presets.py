@@ -80,7 +80,7 @@ PRESETS: dict[PresetName, Preset] = {
         warm_up=0.4,
         average=0.995,
         score_images=1_000,
-        score_steps=20,
+        score_steps=100,
     ),
     # The paper's section 5: 100,000 steps, 100 PGD iterations, epsilon .3; where it is silent, the MNIST network's own
     # settings (Madry et al., ICLR'18): batches of 50, Adam at 1e-4, and a PGD step of .01, here 1/30 of epsilon.
