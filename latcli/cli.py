@@ -65,6 +65,7 @@ Runs = Annotated[list[str], typer.Argument(metavar="RUN", help="Ends of ids, or 
 
 _WHAT, _OBJECT, _SEARCH, _MODEL = "Photos and labels", "Where the object is", "Attack", "Classifier"
 _LEARNT, _INNER, _UPDATE, _KEPT = "What is learnt", "Inner attack", "Update", "Checkpoints"
+_RANKS = "Several devices"
 
 
 def _option(panel: str, metavar: str, help: str, *names: str, **more: Any) -> Any:
@@ -287,6 +288,10 @@ def train(
     rate: Annotated[float | None, _option(_UPDATE, "R", "Peak of the learning rate.")] = None,
     weight_decay: Annotated[float | None, _option(_UPDATE, "W", "Pull of the weights towards 0.")] = None,
     average: Annotated[float | None, _option(_UPDATE, "D", "Decay of the weights' average; 0 for none.")] = None,
+    devices: Annotated[
+        int | None, _option(_RANKS, "N", "Processes on this machine, a GPU each.", min=1, show_default="1")
+    ] = None,
+    nodes: Annotated[int | None, _option(_RANKS, "M", "Machines that train together.", min=1, show_default="1")] = None,
     checkpoint_every: Annotated[
         int | None, _option(_KEPT, "N", "Steps between checkpoints.", min=1, show_default="one a minute")
     ] = None,

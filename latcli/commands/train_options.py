@@ -24,8 +24,8 @@ from latcli.errors import UsageError
 DEFAULT_PRESET: PresetName = "standard"
 DEFAULT_REGIME: Regime = "background"
 
-#: Options that say how a run is kept, and may change when it is resumed.
-_KEEPING = frozenset({"resume", "checkpoint_every"})
+#: Options that say how a run is kept and on what it computes, and may change when it is resumed.
+_KEEPING = frozenset({"resume", "checkpoint_every", "devices", "nodes"})
 
 
 #: What stands for the object where it is not the middle, in words.
@@ -70,6 +70,8 @@ class TrainOptions:
     weight_decay: float | None = None
     warm_up: float | None = None
     average: float | None = None
+    devices: int | None = None
+    nodes: int | None = None
     checkpoint_every: int | None = None
     resume: str | None = None
 
