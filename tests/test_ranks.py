@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -21,6 +22,9 @@ from conftest import RunLatcli
 from rank_cases import CASES, Case, norm_inputs, outcome, passed, small_digits
 from torch import nn
 
+from latcli.commands.session import Session
+from latcli.commands.train_options import TrainOptions
+from latcli.commands.train_ranks import gathered
 from latcli.engine.models.small import resnet18
 from latcli.engine.training.global_norm import GlobalBatchNorm, use_global_norms
 from latcli.engine.training.gradient_forms import GradientForm
@@ -29,6 +33,7 @@ from latcli.engine.training.worlds import World, find_world
 from latcli.engine.vision import import_torchvision
 from latcli.errors import LatcliError, UsageError
 
+TWO = TrainOptions(devices=2)
 SCRIPT = Path(__file__).with_name("rank_cases.py")
 #: One of each kind: the others are the same code with other numbers, and slow.
 QUICK = ("background", "free-mix", "trades", "norm-mix")
@@ -145,7 +150,7 @@ def test_norms_that_do_more_do_it_still_or_are_refused() -> None:
     norm = layers.BatchNormAct2d(3).eval()
     x_BFHW = torch.randn(2, 3, 4, 4)
     assert torch.equal(GlobalBatchNorm.of(norm)(x_BFHW), norm(x_BFHW))
-    assert float(norm(x_BFHW).min()) == 0.0
+    assert float(norm(x_BFHW).detach().min()) == 0.0
 
     class Odd(nn.BatchNorm2d):
         pass
@@ -445,11 +450,16 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> float:
     return final_loss(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def test_devices_of_one_machine_make_one_run(run_latcli: RunLatcli, tmp_path: Path, alone: float) -> None:
-    """From a folder with a space in its name; four steps in, scores are those of a run alone but for rounding."""
-    folder = tmp_path / "work" / "a folder"
+def test_devices_of_one_machine_make_one_run(latcli_environment: dict[str, str], tmp_path: Path, alone: float) -> None:
+    """By a console script, in a folder with a space in its name; scores are those of a run alone but for rounding."""
+    folder = tmp_path / "a folder"
     folder.mkdir()
-    done = run_latcli(*SHORT, "--devices", "2", cwd=folder)
+    script = folder / "the script"
+    script.write_text("from latcli.cli import main\nmain()\n")
+    cores = len(os.sched_getaffinity(0))
+    environment = {name: value for name, value in latcli_environment.items() if name != "OMP_NUM_THREADS"}
+    command = [sys.executable, str(script), *SHORT, "--devices", "2"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["devices"] == 2
@@ -459,6 +469,15 @@ def test_devices_of_one_machine_make_one_run(run_latcli: RunLatcli, tmp_path: Pa
     assert query(folder, "SELECT count(*), min(status) FROM runs") == (1, "completed")
     assert "distributed_backend" not in done.stderr
     assert done.stderr.count("run 2") == 1
+    (log,) = folder.glob("runs/*-train-*/log.txt")
+    assert f"fp32-channels-last, 2 x {max(1, cores // 2)} threads" in log.read_text()
+
+
+def test_fabric_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(LatcliError, match="need the package lightning-fabric") as raised, gathered(TWO, Session()):
+        pass
+    assert raised.value.hint == "pip install 'latcli[distributed]'"
 
 
 @pytest.mark.slow

@@ -216,7 +216,8 @@ def _others(world: World, hub: Hub | None) -> Iterator[list[subprocess.Popen[byt
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port()), "NODE_RANK": "0"}
     if hub is not None:
         os.environ[_LIFELINE] = f"{hub.port}:{hub.key}"
-    command = [sys.executable, "-m", "latcli", *sys.argv[1:]]
+    as_module = sys.modules["__main__"].__spec__ is not None  # else as the console script
+    command = [sys.executable, *(("-m", "latcli") if as_module else (sys.argv[0],)), *sys.argv[1:]]
     started: list[subprocess.Popen[bytes]] = []
     try:
         for local in range(1, world.devices):
