@@ -66,6 +66,7 @@ Runs = Annotated[list[str], typer.Argument(metavar="RUN", help="Ends of ids, or 
 _WHAT, _OBJECT, _SEARCH, _MODEL = "Photos and labels", "Where the object is", "Attack", "Classifier"
 _MATRIX, _STRONG = "What is evaluated", "Strong suite"
 _LEARNT, _INNER, _UPDATE, _KEPT = "What is learnt", "Inner attack", "Update", "Checkpoints"
+_RANKS = "Several devices"
 
 
 def _option(panel: str, metavar: str, help: str, *names: str, **more: Any) -> Any:
@@ -196,7 +197,17 @@ def train(
         _option(_LEARNT, "NAME", "quick, standard, paper: what is not said otherwise.", show_default="standard"),
     ] = None,
     architecture: Annotated[
-        str | None, _option(_LEARNT, "NAME", "paper-cnn, resnet18, or a plug-in's.", show_default="the data set's")
+        str | None,
+        _option(
+            _LEARNT,
+            "NAME",
+            "paper-cnn, resnet18, or a classifier to fine-tune on photos: efficientnet_lite0, inception_v3, "
+            "torchvision:NAME, timm:NAME, a plug-in's.",
+            show_default="the data set's",
+        ),
+    ] = None,
+    classifier_weights: Annotated[
+        Path | None, _option(_LEARNT, "FILE", "What fine-tuning starts from: safetensors, or a PyTorch file.")
     ] = None,
     augment: Annotated[
         Literal["none", "crop-flip"] | None,
@@ -207,8 +218,39 @@ def train(
         _option(_OBJECT, "SHARE", "The middle of the image, as a share of its sides.", show_default="the data set's"),
     ] = None,
     mask_from: Annotated[
-        Literal["center", "otsu"] | None,
-        _option(_OBJECT, "center|otsu", "The middle, or each image's silhouette.", show_default="center"),
+        Literal["center", "otsu", "detector", "folder"] | None,
+        _option(
+            _OBJECT,
+            "NAME",
+            "center: the middle; otsu: each image's silhouette; detector: what is found on photos; folder: --masks.",
+            show_default="detector for photos, else center",
+        ),
+    ] = None,
+    masks: Annotated[
+        Path | None, _option(_OBJECT, "DIR", "A mask for each image, DIR/train/CLASS/NAME.png, white on the object.")
+    ] = None,
+    detector: Annotated[
+        str | None,
+        _option(_OBJECT, "NAME", "auto, yolo, mobilenet, cam, none, or a plug-in's.", show_default="auto"),
+    ] = None,
+    detector_weights: Annotated[Path | None, _option(_OBJECT, "FILE", "The detector's weights.")] = None,
+    detector_confidence: Annotated[
+        float | None,
+        _option(_OBJECT, "P", "Least confidence of a box (yolo, mobilenet).", min=0.0, max=1.0, show_default="0.25"),
+    ] = None,
+    cam_threshold: Annotated[
+        float | None,
+        _option(
+            _OBJECT, "SHARE", "Share of the map's peak that is object (cam).", min=0.0, max=0.99, show_default="0.4"
+        ),
+    ] = None,
+    boxes: Annotated[
+        Literal["all", "best"] | None,
+        _option(_OBJECT, "all|best", "All boxes that agree with the class, or one.", show_default="all"),
+    ] = None,
+    refine: Annotated[
+        Literal["none", "grabcut"] | None,
+        _option(_OBJECT, "none|grabcut", "Turn boxes into silhouettes.", show_default="none"),
     ] = None,
     epsilon: Annotated[
         float | None,
@@ -247,6 +289,10 @@ def train(
     rate: Annotated[float | None, _option(_UPDATE, "R", "Peak of the learning rate.")] = None,
     weight_decay: Annotated[float | None, _option(_UPDATE, "W", "Pull of the weights towards 0.")] = None,
     average: Annotated[float | None, _option(_UPDATE, "D", "Decay of the weights' average; 0 for none.")] = None,
+    devices: Annotated[
+        int | None, _option(_RANKS, "N", "Processes on this machine, a GPU each.", min=1, show_default="1")
+    ] = None,
+    nodes: Annotated[int | None, _option(_RANKS, "M", "Machines that train together.", min=1, show_default="1")] = None,
     checkpoint_every: Annotated[
         int | None, _option(_KEPT, "N", "Steps between checkpoints.", min=1, show_default="one a minute")
     ] = None,
@@ -255,7 +301,7 @@ def train(
         _option(_KEPT, "RUN", "Go on with a run that was cut off, as it was begun.", autocompletion=complete_run),
     ] = None,
 ) -> None:
-    """Train a small classifier on images whose background is under attack.
+    """Train a classifier on images whose background is under attack: a small one, or an ImageNet one on photos.
 
     The paper's Algorithm 1. What is not said comes from the preset, then from the data set.
     The model is kept as a run, whose id is a classifier's name for `latcli attack`.

@@ -252,7 +252,7 @@ def test_a_folder_that_names_no_class_is_refused(folder: str, tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def imagenet() -> Zoo:
-    from latcli.engine.models.imagenet import imagenet_ids, imagenet_names
+    from latcli.engine.models.imagenet_networks import imagenet_ids, imagenet_names
 
     return Zoo(tuple(imagenet_names()), tuple(imagenet_ids()))
 

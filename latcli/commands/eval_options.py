@@ -6,9 +6,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from latcli.commands.session import Session
-from latcli.engine.datasets.base import Defaults
+from latcli.engine.datasets.base import Defaults, MaskSource
 from latcli.engine.evaluation.settings import EvalSettings, StrongBudget
-from latcli.engine.training.regimes import MaskSource
 from latcli.errors import UsageError
 
 IMAGES = 1000

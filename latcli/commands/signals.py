@@ -20,10 +20,11 @@ class PendingSignal:
     def __bool__(self) -> bool:
         return self.number is not None
 
-    def deliver(self) -> None:
-        """Do now what the signal would have done when it came: raise, as a rule."""
-        if self.number is not None and callable(handler := self._handlers[self.number]):
-            handler(self.number, None)
+    def deliver(self, number: int | None = None) -> None:
+        """Do now what the signal, or that of `number`, would have done when it came: raise, as a rule."""
+        number = number or self.number
+        if number is not None and callable(handler := self._handlers.get(number)):
+            handler(number, None)
 
 
 @contextmanager

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, Self
 
-from latcli.engine.datasets.base import Augmentation, Defaults
+from latcli.engine.datasets.base import Augmentation, Defaults, MaskSource
+from latcli.engine.objects import Refinement, WhichBoxes
 from latcli.engine.training.presets import (
     InnerAttackName,
     LossName,
@@ -14,15 +17,23 @@ from latcli.engine.training.presets import (
     PresetName,
     RateSchedule,
 )
-from latcli.engine.training.regimes import MaskSource, Regime
+from latcli.engine.training.regimes import LOCALIZED, Regime
 from latcli.engine.training.settings import TrainSettings
 from latcli.errors import UsageError
 
 DEFAULT_PRESET: PresetName = "standard"
 DEFAULT_REGIME: Regime = "background"
 
-#: Options that say how a run is kept, and may change when it is resumed.
-_KEEPING = frozenset({"resume", "checkpoint_every"})
+#: Options that say how a run is kept and on what it computes, and may change when it is resumed.
+_KEEPING = frozenset({"resume", "checkpoint_every", "devices", "nodes"})
+
+
+#: What stands for the object where it is not the middle, in words.
+_OBJECTS: dict[MaskSource, str] = {
+    "otsu": "otsu silhouettes",
+    "detector": "what a detector finds",
+    "folder": "masks from files",
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,14 @@ class TrainOptions:
     epsilon: float | None = None
     mask_from: MaskSource | None = None
     center: float | None = None
+    masks: Path | None = None
+    detector: str | None = None
+    detector_weights: Path | None = None
+    detector_confidence: float | None = None
+    cam_threshold: float | None = None
+    boxes: WhichBoxes | None = None
+    refine: Refinement | None = None
+    classifier_weights: Path | None = None
     attack: InnerAttackName | None = None
     attack_steps: int | None = None
     step_size: float | None = None
@@ -51,13 +70,73 @@ class TrainOptions:
     weight_decay: float | None = None
     warm_up: float | None = None
     average: float | None = None
+    devices: int | None = None
+    nodes: int | None = None
     checkpoint_every: int | None = None
     resume: str | None = None
 
     def given(self) -> dict[str, Any]:
         """The options that were said and that decide what is computed, by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _KEEPING}
-        return {name: value for name, value in values.items() if value is not None}
+        plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+        return {name: value for name, value in plain.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class PhotoOptions:
+    """Where the objects of photos and the weights of their classifier come from, as the run's config holds it.
+
+    `detector` may be auto; which one that came to is `found_by`, which a resumed run looks for in its place.
+    """
+
+    classifier_weights: str | None = None
+    masks: str | None = None
+    detector: str = "auto"
+    detector_weights: str | None = None
+    detector_confidence: float = 0.25
+    cam_threshold: float = 0.4
+    boxes: WhichBoxes = "all"
+    refine: Refinement = "none"
+    found_by: str | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """From options that were given, or from a run's config; what is not there is the default."""
+        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+
+    @property
+    def masks_path(self) -> Path | None:
+        """The folder of masks."""
+        return None if self.masks is None else Path(self.masks)
+
+
+#: Options that nobody but a detector reads.
+_DETECTING = ("detector", "detector_weights", "detector_confidence", "cam_threshold", "boxes", "refine")
+
+
+def check_photo_options(options: TrainOptions, mask_from: MaskSource, *, fine_tuning: bool) -> None:
+    """Raise UsageError for options of photos that nothing would come of."""
+    if mask_from == "folder" and options.masks is None:
+        raise UsageError("--mask-from folder needs the folder", "give --masks DIR, with train/CLASS/NAME.png in it")
+    if mask_from != "folder" and options.masks is not None:
+        raise UsageError(f"--masks is of no use to --mask-from {mask_from}", "leave one of them out")
+    idle = [f"--{name.replace('_', '-')}" for name in _DETECTING if name in options.given()]
+    if idle and mask_from != "detector":
+        raise UsageError(
+            f"{idle[0]} is of no use where no detector looks for objects", "add --mask-from detector, or leave it out"
+        )
+    if fine_tuning:
+        return
+    if mask_from == "detector":
+        raise UsageError(
+            "--mask-from detector needs photos, which a small network cannot take",
+            "give a classifier as --architecture, and --dataset folder:PATH",
+        )
+    if options.classifier_weights is not None:
+        raise UsageError(
+            "--classifier-weights is of no use to a network that starts from nothing",
+            "give a classifier as --architecture",
+        )
 
 
 def resolve(options: TrainOptions, preset: Preset, defaults: Defaults, seed: int) -> TrainSettings:
@@ -71,7 +150,7 @@ def resolve(options: TrainOptions, preset: Preset, defaults: Defaults, seed: int
     chosen = TrainSettings(
         regime=regime,
         epsilon=epsilon,
-        mask_from="center",
+        mask_from="folder" if options.masks else defaults.mask_from if regime in LOCALIZED else "center",
         center=defaults.center,
         attack=attack,
         attack_steps=preset.attack_steps,
@@ -124,7 +203,7 @@ def describe(name: PresetName, settings: TrainSettings, dataset: str, architectu
     parts = [f"{settings.steps:,} steps of {settings.batch}", f"{settings.optimizer} at {settings.rate:g}"]
     if settings.is_adversarial:
         inner = f"{settings.attack}-{settings.attack_steps}" if settings.attack in ("pgd", "free") else settings.attack
-        kept = "otsu silhouettes" if settings.mask_from == "otsu" else f"a middle of {settings.center:g} of the side"
+        kept = _OBJECTS.get(settings.mask_from, f"a middle of {settings.center:g} of the side")
         parts += [f"{inner} at epsilon {settings.epsilon:.4g}", settings.loss]
         parts += [] if settings.regime == "standard" else [f"object: {kept}"]
     return f"{settings.regime} training of {architecture} on {dataset}, preset {name}: {', '.join(parts)}"

@@ -14,7 +14,8 @@ class TrainResult:
     """A finished training run.
 
     final: the score on the natural test images; adversarial: under the regime's own attack, which `attack` names, None
-    for the natural regime. seconds and images_per_second are those of this process, which may have resumed the run.
+    for the natural regime. seconds, images_per_second and devices (how many ranks) are those of this process, which may
+    have resumed the run.
     """
 
     run: str
@@ -32,6 +33,7 @@ class TrainResult:
     resumed_at: int | None
     seconds: float
     images_per_second: float
+    devices: int
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:

@@ -109,6 +109,13 @@ def read_photo(path: Path) -> Photo:
     return decode_photo(data, str(path))
 
 
+def photo_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image file as its header says, before any rotation. Raises ImageError."""
+    with _damage_as_errors(str(path)):
+        image = _open_unlimited(path.read_bytes())
+    return image.height, image.width
+
+
 def decode_photo(data: bytes, name: str) -> Photo:
     """Decode the bytes of an image file; `name` is what errors and results call it. Raises ImageError."""
     with _damage_as_errors(name):
@@ -257,7 +264,7 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _ends(path: Path) -> bool:
+def comes_to_an_end(path: Path) -> bool:
     """Whether reading it comes to an end, as it may not for a pipe; what is wrong with it is told when it is read."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
@@ -280,7 +287,9 @@ def find_photos(folder: Path) -> list[Path]:
         found += [
             Path(parent, name)
             for name in sorted(files)
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES and _ends(Path(parent, name))
+            if not name.startswith(".")
+            and Path(name).suffix.lower() in SUFFIXES
+            and comes_to_an_end(Path(parent, name))
         ]
     if not found:
         raise ImageError(f"no image below {folder}", f"looked for {', '.join(sorted(SUFFIXES))}")

@@ -111,9 +111,25 @@ def folder_label(photo: Path, classes: Classes) -> Label:
 
     Raises UsageError where it names no class.
     """
-    folder = photo.resolve().parent.name
+    return parse_label(_without_gloss(photo.resolve().parent.name, classes), classes, "folder")
+
+
+def known_class(name: str, classes: Classes) -> Label | None:
+    """The one class that another set's class shares its name or WordNet id (also as id_name) with; None without one.
+
+    A number is no name: another set's class 7 is nobody's class 7.
+    """
+    if name.strip().isdigit():
+        return None
+    try:
+        return parse_label(_without_gloss(name, classes), classes, "folder")
+    except UsageError:
+        return None
+
+
+def _without_gloss(folder: str, classes: Classes) -> str:
     word_net_id = re.match(r"n\d{8}(?=$|[_\- ])", folder)
-    return parse_label(word_net_id[0] if word_net_id and classes.class_ids else folder, classes, "folder")
+    return word_net_id[0] if word_net_id and classes.class_ids else folder
 
 
 _FILE_WORDS = {"file", "filename", "path", "image", "photo"}

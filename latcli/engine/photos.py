@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -34,12 +34,19 @@ from latcli.engine.canvas import (
     measure_change,
 )
 from latcli.engine.detectors.base import Box, Detection, Detector, Target
-from latcli.engine.detectors.choose import choose_boxes
 from latcli.engine.images import Photo, decode_png, encode_png, read_mask
 from latcli.engine.labels import Label
 from latcli.engine.models.classifier import Classifier, Prediction, predict
 from latcli.engine.models.preprocessing import square_to_unit
 from latcli.engine.noise import derive_seed
+from latcli.engine.objects import (
+    MISS_CENTER,
+    DetectionCache,
+    Refinement,
+    WhichBoxes,
+    detection_mask,
+    find_object,
+)
 from latcli.engine.precision import Precision, gradient_form
 from latcli.errors import LatcliError, NoObjectError, UsageError
 
@@ -47,22 +54,7 @@ from latcli.errors import LatcliError, NoObjectError, UsageError
 #: the differentiable one rounds once, and the score is PIL's.
 STOP_MARGIN = 0.25
 
-#: Share of the side that `on_miss="center"` protects: the middle quarter of the area.
-MISS_CENTER = 0.5
-
 OnMiss = Literal["fail", "skip", "center"]
-
-
-class DetectionCache(Protocol):
-    """Where detections are kept between runs; handed in by whoever has such a place."""
-
-    def get(self, photo: Photo, fingerprint: str, target: str) -> Detection | None:
-        """The stored detection, if any."""
-        ...
-
-    def put(self, photo: Photo, fingerprint: str, target: str, detection: Detection) -> None:
-        """Keep one."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -77,8 +69,8 @@ class Localization:
     boxes: tuple[localize.Rectangle, ...] = ()
     mask: Path | None = None
     center: float | None = None
-    which: Literal["all", "best"] = "all"
-    refine: Literal["none", "grabcut"] = "none"
+    which: WhichBoxes = "all"
+    refine: Refinement = "none"
     on_miss: OnMiss = "fail"
 
     def __post_init__(self) -> None:
@@ -262,10 +254,10 @@ class PhotoAttacker:
         if where.boxes:
             given = localize.user_boxes(where.boxes, photo.size)
             boxes = tuple(Box(*box, score=1.0, name=label.name) for box in given)
-            return self._boxes_mask(photo, Detection(boxes)), boxes, "given boxes"
-        found = choose_boxes(self._detect(photo, label), Target(label.index, label.name), where.which)
+            return detection_mask(photo, Detection(boxes), where.refine), boxes, "given boxes"
+        found = find_object(self.detector, photo, Target(label.index, label.name), where.which, self.cache)
         if found.boxes or self.detector.name == "none":
-            return self._boxes_mask(photo, found), found.boxes, self.detector.name
+            return detection_mask(photo, found, where.refine), found.boxes, self.detector.name
         if where.on_miss == "center":
             return (
                 localize.center_mask(photo.size, MISS_CENTER),
@@ -276,24 +268,6 @@ class PhotoAttacker:
             f"{self.detector.name} found no object in {photo.name}",
             "give --box or --mask, choose another --detector, or say --on-miss center or skip",
         )
-
-    def _boxes_mask(self, photo: Photo, found: Detection) -> torch.Tensor:
-        rectangles = [(box.x0, box.y0, box.x1, box.y1) for box in found.boxes]
-        silhouettes = [box.segmentation for box in found.boxes if box.segmentation is not None]
-        if found.segmentations_NHW is not None and len(silhouettes) == len(rectangles) > 0:
-            return localize.silhouettes_mask(found.segmentations_NHW[silhouettes])
-        if self.settings.localization.refine == "grabcut" and rectangles:
-            return localize.grabcut_mask(photo.levels_HWC, rectangles)
-        return localize.boxes_mask(rectangles, photo.size)
-
-    def _detect(self, photo: Photo, label: Label) -> Detection:
-        target = label.name if self.detector.depends_on_target else ""
-        if self.cache and (known := self.cache.get(photo, self.detector.fingerprint, target)) is not None:
-            return known
-        detection = self.detector.detect(photo, Target(label.index, label.name))
-        if self.cache:
-            self.cache.put(photo, self.detector.fingerprint, target, detection)
-        return detection
 
     def _at_resolution(self, photo: Photo) -> Photo:
         if not self.settings.at_model_resolution:

@@ -17,6 +17,7 @@ from latcli.engine.datasets.augmentation import crop_and_flip
 from latcli.errors import LatcliError
 
 Augmentation = Literal["none", "crop-flip"]
+MaskSource = Literal["center", "otsu", "detector", "folder"]
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,14 @@ class Defaults:
     """What training takes where the user says nothing.
 
     epsilon in [0, 1] image scale; center: side of the protected middle as a share of the image's (the paper's middle
-    pixels, calibrated against its figures).
+    pixels, calibrated against its figures); mask_from: where the regimes that look at objects take them from.
     """
 
     epsilon: float
     center: float
     architecture: str
     augment: Augmentation = "none"
+    mask_from: MaskSource = "center"
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,11 @@ class TrainingData(Protocol):
         ...
 
     @property
+    def mask_fingerprint(self) -> str | None:
+        """A sha256 of what it knows of its objects; None where it knows nothing."""
+        ...
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of results must know of it."""
         ...
@@ -122,7 +129,7 @@ class TrainingData(Protocol):
 class Dataset:
     """Two splits of small images that lie on the device as a whole: the TrainingData that needs no loader.
 
-    x uint8 (N, C, H, W), y int64 (N,) with values below len(class_names).
+    x uint8 (N, C, H, W), y int64 (N,) with values below len(class_names), masks bool (N, 1, H, W), on the object.
 
     `fingerprint` is a sha256 of both splits' contents. `notes` are what a reader of results must know of it.
     """
@@ -136,6 +143,9 @@ class Dataset:
     defaults: Defaults
     fingerprint: str
     notes: tuple[str, ...] = field(default=())
+    mask_train: torch.Tensor | None = None
+    mask_test: torch.Tensor | None = None
+    mask_fingerprint: str | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -159,20 +169,25 @@ class Dataset:
         for request in requests:
             samples_B = request.samples_B.to(device)
             x_BCHW = _unit(self.x_train[samples_B])
+            mask_B1HW = None if self.mask_train is None else self.mask_train[samples_B].float()
             if augment == "crop-flip":
-                x_BCHW = crop_and_flip(x_BCHW, request.seeds_B.to(device))
-            yield Images(x_BCHW, self.y_train[samples_B], samples_B)
+                seeds_B = request.seeds_B.to(device)
+                x_BCHW = crop_and_flip(x_BCHW, seeds_B)
+                mask_B1HW = None if mask_B1HW is None else crop_and_flip(mask_B1HW, seeds_B)
+            yield Images(x_BCHW, self.y_train[samples_B], samples_B, mask_B1HW)
 
     def testing(self, requests: Iterable[torch.Tensor]) -> Iterator[Images]:
         """The test images of each list of numbers."""
         for samples in requests:
             samples_B = samples.to(self.x_test.device)
-            yield Images(_unit(self.x_test[samples_B]), self.y_test[samples_B], samples_B)
+            mask_B1HW = None if self.mask_test is None else self.mask_test[samples_B].float()
+            yield Images(_unit(self.x_test[samples_B]), self.y_test[samples_B], samples_B, mask_B1HW)
 
     def to(self, device: torch.device) -> Dataset:
         """The same set, its tensors on `device`."""
-        tensors = {name: getattr(self, name).to(device) for name in ("x_train", "y_train", "x_test", "y_test")}
-        return replace(self, **tensors)
+        names = ("x_train", "y_train", "x_test", "y_test", "mask_train", "mask_test")
+        here = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: tensor.to(device) for name, tensor in here.items() if tensor is not None})
 
 
 def make_dataset(

@@ -1,4 +1,4 @@
-"""From the name a user types to a data set in memory; knows every kind of name, no file format."""
+"""From the name a user types to a data set, small or of photos; knows every kind of name, no file format."""
 
 from __future__ import annotations
 
@@ -10,10 +10,44 @@ from latcli.engine.datasets.base import Dataset, DatasetSource
 from latcli.engine.datasets.digits import mnist_files
 from latcli.engine.datasets.fetching import MissingDatasetError
 from latcli.engine.datasets.image_folder import image_folder
+from latcli.engine.datasets.photo_folder import PhotoFolder, holds_photos, photo_folder
+from latcli.engine.datasets.photo_masks import read_masks
+from latcli.engine.models.finetuning import is_classifier_name, preprocessing_of
 from latcli.errors import UsageError
 
 DEFAULT_DATASET = "mnist"
 _STAND_IN = "mnist-5k"
+#: What is fine-tuned on photos where nobody says what: its weights are at hand on every machine.
+_FOR_PHOTOS = "efficientnet_lite0"
+
+
+def open_training_data(
+    name: str, architecture: str | None, source: DatasetSource, masks: Path | None = None
+) -> Dataset | PhotoFolder:
+    """What `architecture`, or where it is None the set's own, is trained on; on the CPU.
+
+    A classifier's name as the architecture makes a photo folder of `folder:PATH`; so do images that are large or of
+    several sizes where none is said. `masks` is a folder of masks that lie as the images do. Raises UsageError where
+    that does not go together, else as `open_dataset` and `photo_folder` do.
+    """
+    path = Path(name.removeprefix("folder:")) if name.startswith("folder:") else None
+    tuned = architecture is not None and is_classifier_name(architecture)
+    if path is None:
+        if tuned:
+            raise UsageError(
+                f"{architecture} takes photos, which {name} has none of",
+                "give a folder of photos: --dataset folder:PATH",
+            )
+        if masks is not None:
+            raise UsageError(f"--masks is of no use to {name}", "masks are read for --dataset folder:PATH alone")
+        return open_dataset(name, source)
+    if not tuned and (architecture is not None or not holds_photos(path)):
+        return image_folder(path, masks)
+    photos = photo_folder(path, preprocessing_of(architecture or _FOR_PHOTOS))
+    if architecture is None:
+        note = f"{path} holds photos: {_FOR_PHOTOS} is fine-tuned on them; --architecture names another classifier"
+        photos = replace(photos, notes=(note,))
+    return photos if masks is None else photos.with_masks(read_masks(photos.folders, masks))
 
 
 def open_dataset(name: str, source: DatasetSource) -> Dataset:

@@ -69,7 +69,7 @@ class CamDetector:
             if activations_1cuv is None:
                 raise UsageError(
                     f"{self.classifier.name} has no spatial layer to make an activation map of",
-                    "choose --detector yolo, --box or --mask",
+                    "choose another --detector, or say where the object is: a mask, a box, the middle",
                 )
             (gradient_1cuv,) = torch.autograd.grad(logits_1K[0, label], activations_1cuv)
         return (gradient_1cuv * activations_1cuv).sum(dim=1)[0].detach().float().cpu()

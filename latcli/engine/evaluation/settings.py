@@ -8,7 +8,8 @@ from typing import Any, Literal, Self, get_args
 
 from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.attacks.suite import Member, members, standard_suite
-from latcli.engine.training.regimes import MaskSource, Regime
+from latcli.engine.datasets.base import MaskSource
+from latcli.engine.training.regimes import Regime
 from latcli.errors import UsageError
 
 #: What a model is tried on: the images as they are, or with what a regime of that name may change changed.

@@ -17,6 +17,7 @@ from torch import nn
 
 from latcli.engine import registry
 from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.finetuning import fine_tuned_without_weights, is_classifier_name
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.models.weights import check_readable, load_into, state_dict_sha256
 from latcli.errors import WeightsError
@@ -106,22 +107,23 @@ def read_info(path: Path) -> CheckpointInfo:
 def open_checkpoint(path: Path) -> Classifier:
     """The classifier of a checkpoint: its network, class names and preprocessing, on the CPU.
 
-    It takes photos of three channels, whatever it was trained on. Raises WeightsError as `unpack` does, and where the
+    It takes photos of three channels, whatever it was trained on; one that was fine-tuned prepares them as the
+    classifier that it came from. Raises WeightsError as `unpack` does, and where the
     weights do not fit the architecture that the file names; UsageError for an unknown architecture.
     """
     state_dict, document = unpack(path, _KIND)
     info = _info(document, path)
-    net: nn.Module = registry.load("architecture", info.architecture)(info.image_shape, len(info.class_names))
+    classes, fingerprint = len(info.class_names), state_dict_sha256(state_dict)
+    if is_classifier_name(info.architecture):
+        tuned = fine_tuned_without_weights(info.architecture, classes)
+        load_into(tuned, state_dict, what=f"the weights of {path}")
+        return Classifier(str(path), tuned, tuned.preprocessing, info.class_names, fingerprint)
+    net: nn.Module = registry.load("architecture", info.architecture)(info.image_shape, classes)
     load_into(net, state_dict, what=f"the weights of {path}")
     C, H, W = info.image_shape
     side = min(H, W)
-    return Classifier(
-        str(path),
-        GreyInput(net) if C == 1 else net,
-        Preprocessing(side, side, "bilinear"),
-        info.class_names,
-        state_dict_sha256(state_dict),
-    )
+    net = GreyInput(net) if C == 1 else net
+    return Classifier(str(path), net, Preprocessing(side, side, "bilinear"), info.class_names, fingerprint)
 
 
 def _info(document: Mapping[str, Any], path: Path) -> CheckpointInfo:

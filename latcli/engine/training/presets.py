@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from latcli.errors import UsageError
+
 PresetName = Literal["quick", "standard", "paper"]
 OptimizerName = Literal["adamw", "sgd"]
 RateSchedule = Literal["one-cycle", "constant"]
@@ -102,3 +104,55 @@ PRESETS: dict[PresetName, Preset] = {
         score_steps=100,
     ),
 }
+
+#: For a classifier that has learnt its features already, on photos. No row of the paper's: it trained no such network.
+FINE_TUNING: dict[PresetName, Preset] = {
+    # A few minutes on two cores.
+    "quick": Preset(
+        epsilon=None,
+        steps=40,
+        natural_steps=80,
+        batch=16,
+        attack="pgd",
+        attack_steps=2,
+        step_share=None,
+        optimizer="adamw",
+        schedule="one-cycle",
+        rate=2e-4,
+        weight_decay=1e-4,
+        warm_up=0.25,
+        average=0.9,
+        score_images=100,
+        score_steps=10,
+    ),
+    # Thousands of photos and a graphics card are what it is meant for.
+    "standard": Preset(
+        epsilon=None,
+        steps=1_000,
+        natural_steps=2_000,
+        batch=16,
+        attack="pgd",
+        attack_steps=3,
+        step_share=None,
+        optimizer="adamw",
+        schedule="one-cycle",
+        rate=1e-4,
+        weight_decay=1e-4,
+        warm_up=0.25,
+        average=0.99,
+        score_images=1_000,
+        score_steps=20,
+    ),
+}
+
+
+def preset_row(name: PresetName, *, fine_tuning: bool) -> Preset:
+    """The row of a preset. Raises UsageError for one that fine-tuning does not have."""
+    if not fine_tuning:
+        return PRESETS[name]
+    if name not in FINE_TUNING:
+        raise UsageError(
+            f"the preset {name} is for small networks that start from nothing, not for fine-tuning",
+            f"known for fine-tuning: {', '.join(FINE_TUNING)}",
+        )
+    return FINE_TUNING[name]

@@ -9,13 +9,12 @@ from typing import Literal, get_args
 
 import torch
 
-from latcli.engine.datasets.base import Images
+from latcli.engine.datasets.base import Images, MaskSource
 from latcli.engine.localize import Region, center_mask, epsilon_matrix
 from latcli.engine.training.silhouettes import otsu_mask
 from latcli.errors import UsageError
 
 Regime = Literal["natural", "standard", "background", "foreground", "random"]
-MaskSource = Literal["center", "otsu", "detector", "folder"]
 
 REGIMES: tuple[Regime, ...] = get_args(Regime)
 
@@ -26,6 +25,10 @@ _REGIONS: dict[Regime, Region] = {
     "foreground": "foreground",
     "random": "random",
 }
+
+
+#: Regimes whose adversarial images depend on where the object is.
+LOCALIZED: frozenset[Regime] = frozenset({"background", "foreground", "random"})
 
 
 def masks(images: Images, source: MaskSource, center: float) -> torch.Tensor:

@@ -19,7 +19,8 @@ from latcli.engine.noise import derive_seed, item_seeds
 from latcli.engine.training.regimes import masks, regime_epsilon
 from latcli.engine.training.settings import TrainSettings
 
-_BATCH = 250
+#: Images scored together: many small ones, or as many larger ones as have no more pixels.
+_MOST, _PIXELS = 250, 250 * 96 * 96
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Score:
 @torch.no_grad()
 def natural_score(net: nn.Module, data: TrainingData) -> Score:
     """The network's score on all test images as they are; it must be in evaluation mode."""
-    requests = torch.split(torch.arange(data.test_count), _BATCH)
+    requests = torch.split(torch.arange(data.test_count), _together(data))
     return _mean([_score(net, images.x_BCHW, images.y_B) for images in data.testing(requests)])
 
 
@@ -50,7 +51,7 @@ def adversarial_score(
     chosen_N = torch.arange(count) * data.test_count // count
     attack = AttackSettings(steps=steps, schedule="constant")
     scores = []
-    for batch in data.testing(torch.split(chosen_N, _BATCH)):
+    for batch in data.testing(torch.split(chosen_N, _together(data))):
         seeds_B = item_seeds(derive_seed(settings.seed, "score"), batch.samples_B)
         mask_B1HW = masks(batch, settings.mask_from, settings.center)
         eps_B1HW = regime_epsilon(settings.regime, mask_B1HW, settings.epsilon, seeds_B)
@@ -58,6 +59,11 @@ def adversarial_score(
         with torch.no_grad():
             scores.append(_score(net, adv_BCHW, batch.y_B))
     return _mean(scores)
+
+
+def _together(data: TrainingData) -> int:
+    _, H, W = data.image_shape
+    return max(1, min(_MOST, _PIXELS // (H * W)))
 
 
 def _score(net: nn.Module, x_BCHW: torch.Tensor, y_B: torch.Tensor) -> Score:

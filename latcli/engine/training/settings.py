@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self, get_args
 
-from latcli.engine.datasets.base import Augmentation
+from latcli.engine.datasets.base import Augmentation, MaskSource
 from latcli.engine.training.presets import InnerAttackName, LossName, OptimizerName, RateSchedule
-from latcli.engine.training.regimes import MaskSource, Regime
+from latcli.engine.training.regimes import Regime
 from latcli.errors import UsageError
 
 _CHOICES: dict[str, Any] = {

@@ -23,13 +23,14 @@ _NET, _AVERAGE, _OPTIMIZER = "net.", "average.", "optimizer."
 
 @dataclass(frozen=True)
 class TrainingState:
-    """A state that was read. `threads` is how many threads computed it: sums depend on how they are parted."""
+    """A state that was read. `ranks` processes of `threads` threads computed it: sums depend on how they are parted."""
 
     path: Path
     step: int
     architecture: str
     dataset_fingerprint: str
     form: Form
+    ranks: int
     threads: int
     tensors: dict[str, torch.Tensor]
 
@@ -47,6 +48,7 @@ def pack_state(trainer: Trainer, architecture: str) -> bytes:
         "architecture": architecture,
         "dataset_fingerprint": trainer.data.fingerprint,
         "form": trainer.form,
+        "ranks": trainer.ranks.size,
         "threads": torch.get_num_threads(),
         "settings": trainer.settings.to_json(),
     }
@@ -63,6 +65,7 @@ def read_state(path: Path) -> TrainingState:
             str(document["architecture"]),
             str(document["dataset_fingerprint"]),
             check_form(str(document["form"])),
+            int(document.get("ranks", 1)),
             int(document["threads"]),
             tensors,
         )

@@ -1,0 +1,283 @@
+"""Photos of any size in class folders, read by processes of their own while the network computes; knows no network.
+
+Legend: B photos of a minibatch, C = 3 channels, h = w the classifier's input size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latcli.engine.datasets.base import Augmentation, Defaults, Images, Request
+from latcli.engine.datasets.folders import SPLITS, ClassFolders, LabelledFile, class_folders
+from latcli.engine.datasets.image_folder import LARGEST_SIDE
+from latcli.engine.datasets.photo_geometry import mask_square, photo_square, random_crop
+from latcli.engine.datasets.photo_masks import PhotoMask, PhotoMasks
+from latcli.engine.images import photo_size, read_photo, sha256_of
+from latcli.engine.models.preprocessing import Preprocessing
+from latcli.errors import ImageError, LatcliError
+
+#: What training takes on photos. Epsilon is what `latcli attack` takes; the middle stands in where no object is known.
+_DEFAULTS = Defaults(
+    epsilon=8 / 255, center=0.5, architecture="efficientnet_lite0", augment="crop-flip", mask_from="detector"
+)
+#: More processes than this only wait for each other's disk.
+_MOST_WORKERS = 8
+
+#: A photo's number in its split, and the seed of its augmentation, None for none.
+Wanted = tuple[int, int | None]
+
+
+@dataclass(frozen=True)
+class PhotoFolder:
+    """Two splits of photos, handed out at a classifier's input size: the TrainingData that reads files as it goes.
+
+    `workers` processes read ahead; what they read does not depend on how many they are. 0 reads in this one.
+    """
+
+    name: str
+    folders: ClassFolders
+    preprocessing: Preprocessing
+    fingerprint: str
+    workers: int
+    notes: tuple[str, ...] = ()
+    masks: PhotoMasks | None = None
+    mask_fingerprint: str | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the folders."""
+        return self.folders.class_names
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """C, h, w."""
+        return 3, self.preprocessing.crop, self.preprocessing.crop
+
+    @property
+    def defaults(self) -> Defaults:
+        """What training takes where the user says nothing."""
+        return _DEFAULTS
+
+    @property
+    def train_count(self) -> int:
+        """How many training photos there are."""
+        return len(self.folders.train)
+
+    @property
+    def test_count(self) -> int:
+        """How many test photos there are."""
+        return len(self.folders.test)
+
+    def training(self, requests: Iterable[Request], augment: Augmentation) -> Iterator[Images]:
+        """The photos of each request, read ahead; for crop-flip a random part of each, mirrored every other time.
+
+        Raises ImageError for a photo or mask that is damaged, LatcliError where a process that reads has died.
+        """
+        wanted = (
+            [(sample, seed if augment == "crop-flip" else None) for sample, seed in _pairs(request)]
+            for request in requests
+        )
+        return self._read(_Photos(self.folders.train, self._masks_of("train"), self.preprocessing), wanted)
+
+    def testing(self, requests: Iterable[torch.Tensor]) -> Iterator[Images]:
+        """The test photos as the classifier's own preprocessing gives them. Raises as `training` does."""
+        wanted: Iterator[list[Wanted]] = ([(sample, None) for sample in samples.tolist()] for samples in requests)
+        return self._read(_Photos(self.folders.test, self._masks_of("test"), self.preprocessing), wanted)
+
+    def to(self, device: torch.device) -> PhotoFolder:
+        """The same photos, to be handed out on `device`."""
+        return replace(self, device=device)
+
+    def with_masks(self, masks: PhotoMasks) -> PhotoFolder:
+        """The same photos with their objects' masks. Raises ImageError where a mask cannot be read."""
+        try:
+            fingerprint = masks.fingerprint
+        except OSError as error:
+            raise ImageError(
+                f"cannot read the mask {error.filename}: {error.strerror}", "check its permissions"
+            ) from error
+        return replace(self, masks=masks, mask_fingerprint=fingerprint, notes=(*self.notes, *masks.notes))
+
+    def _masks_of(self, split: str) -> tuple[PhotoMask, ...] | None:
+        if self.masks is None:
+            return None
+        return self.masks.train if split == "train" else self.masks.test
+
+    def _read(self, photos: _Photos, wanted: Iterator[list[Wanted]]) -> Iterator[Images]:
+        for batch in _batches(photos, wanted, self.workers):
+            if isinstance(batch, _Fault):
+                raise ImageError(batch.message, batch.hint)
+            x_BChw = batch.levels_BhwC.to(self.device).permute(0, 3, 1, 2)
+            mask_Bhw = None if batch.mask_Bhw is None else batch.mask_Bhw.to(self.device)
+            yield Images(
+                x_BChw.contiguous().float().div_(255.0),
+                batch.y_B.to(self.device),
+                batch.samples_B.to(self.device),
+                None if mask_Bhw is None else mask_Bhw[:, None].float(),
+            )
+
+
+def photo_folder(path: Path, preprocessing: Preprocessing) -> PhotoFolder:
+    """The photos of `PATH/train/CLASS` and `PATH/test/CLASS`, none of them decoded yet, without masks, on the CPU.
+
+    Raises UsageError for another layout, ImageError for a file that cannot be read.
+    """
+    folders = class_folders(path)
+    return PhotoFolder(f"folder:{path}", folders, preprocessing, _fingerprint(folders), _workers())
+
+
+def holds_photos(path: Path) -> bool:
+    """Whether a folder's images are too large, or too different in size, to be trained on as one small set.
+
+    Raises UsageError for another layout, ImageError for a file that is no image.
+    """
+    folders = class_folders(path)
+    sizes = set()
+    for file in (*folders.train, *folders.test):
+        sizes.add(size := photo_size(file.path))
+        if max(size) > LARGEST_SIDE or len(sizes) > 1:
+            return True
+    return False
+
+
+def _pairs(request: Request) -> Iterator[tuple[int, int]]:
+    return zip(request.samples_B.tolist(), request.seeds_B.tolist(), strict=True)
+
+
+def _fingerprint(folders: ClassFolders) -> str:
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        for file in folders.files(split):
+            try:
+                content = sha256_of(file.path)
+            except OSError as error:
+                raise ImageError(
+                    f"cannot read {file.path}: {error.strerror or error}", "check its permissions"
+                ) from error
+            digest.update(f"{folders.relative(file)}\n{content}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _workers() -> int:
+    """Half of the cores that this process may use: the network needs the others."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(_MOST_WORKERS, cores // 2))
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """What a worker says of a file that is no good: an error that is raised in a worker loses its hint on the way."""
+
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class _Square:
+    levels_hwC: torch.Tensor
+    mask_hw: torch.Tensor | None
+    label: int
+    sample: int
+
+
+@dataclass(frozen=True)
+class _Batch:
+    levels_BhwC: torch.Tensor
+    mask_Bhw: torch.Tensor | None
+    y_B: torch.Tensor
+    samples_B: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Photos:
+    """One split as a torch data set: what is done to one photo, in whatever process."""
+
+    files: tuple[LabelledFile, ...]
+    masks: tuple[PhotoMask, ...] | None
+    preprocessing: Preprocessing
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, wanted: Wanted) -> _Square | _Fault:
+        sample, seed = wanted
+        file = self.files[sample]
+        try:
+            photo = read_photo(file.path)
+            crop = None if seed is None else random_crop(photo.size, seed)
+            levels_hwC = photo_square(photo, self.preprocessing, crop)
+            mask_hw = None
+            if self.masks is not None:
+                mask_hw = torch.from_numpy(mask_square(self.masks[sample].read(photo.size), self.preprocessing, crop))
+        except LatcliError as error:
+            named = error.message if str(file.path) in error.message else f"{file.path}: {error.message}"
+            return _Fault(named, error.hint)
+        return _Square(torch.from_numpy(levels_hwC.copy()), mask_hw, file.label, sample)
+
+
+def _collate(squares: Sequence[_Square | _Fault]) -> _Batch | _Fault:
+    whole = [square for square in squares if isinstance(square, _Square)]
+    faults = [fault for fault in squares if isinstance(fault, _Fault)]
+    if faults:
+        return faults[0]
+    masks = [square.mask_hw for square in whole if square.mask_hw is not None]
+    return _Batch(
+        torch.stack([square.levels_hwC for square in whole]),
+        torch.stack(masks) if masks else None,
+        torch.tensor([square.label for square in whole]),
+        torch.tensor([square.sample for square in whole]),
+    )
+
+
+def _batches(photos: _Photos, wanted: Iterator[list[Wanted]], workers: int) -> Iterator[_Batch | _Fault]:
+    """What the loader's processes read, in the order in which it was asked for; their death is one clear error."""
+    loader: Any = torch.utils.data.DataLoader(
+        photos,  # type: ignore[arg-type]
+        batch_sampler=wanted,
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_leave_signals_to_the_parent,
+        # Not pinned: levels are small, and a pinning thread would disturb the recording of a CUDA graph.
+        generator=torch.Generator(),  # so that torch's own is not drawn from
+    )
+    batches = _begun(loader)
+    while True:
+        try:
+            batch = next(batches, None)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise LatcliError(
+                "a process that reads photos has died",
+                "as a rule memory ran out, or somebody killed it; --resume goes on from the last checkpoint",
+            ) from error
+        if batch is None:
+            return
+        yield batch
+
+
+def _begun(loader: Any) -> Iterator[_Batch | _Fault]:
+    """The loader at work. Its handler of SIGCHLD would raise in the midst of anything; the death is noticed here."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        batches: Iterator[_Batch | _Fault] = iter(loader)
+        return batches
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    signal.signal(signal.SIGCHLD, before)
+    return batches
+
+
+def _leave_signals_to_the_parent(_worker: int) -> None:
+    # Ctrl-C reaches every process of a terminal. The parent lays its work down whole, and for that it needs this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the parent's handler, which fork has handed down

@@ -1,0 +1,157 @@
+"""Masks of a folder's photos, found by a detector or read from files; must not know training or attacks.
+
+Legend: H, W a photo's own size. mask_HW is uint8, 1 on the object.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+
+from latcli.engine.datasets.folders import SPLITS, ClassFolders, LabelledFile, SplitName, mask_files
+from latcli.engine.detectors.base import Detector, Target
+from latcli.engine.images import Photo, read_mask, read_photo, sha256_of
+from latcli.engine.labels import known_class
+from latcli.engine.localize import center_mask
+from latcli.engine.models.classifier import Classifier, predict
+from latcli.engine.objects import MISS_CENTER, DetectionCache, Refinement, WhichBoxes, detection_mask, find_object
+
+
+class PhotoMask(Protocol):
+    """Where the object of one photo is."""
+
+    @property
+    def digest(self) -> str:
+        """Differs where the mask differs."""
+        ...
+
+    def read(self, size: tuple[int, int]) -> np.ndarray:
+        """mask_HW for a photo of `size` (H, W). Raises ImageError where it does not fit."""
+        ...
+
+
+@dataclass(frozen=True)
+class PackedMask:
+    """A mask in memory, eight pixels a byte and compressed: a box takes some hundred bytes of a photo of any size."""
+
+    size: tuple[int, int]
+    packed: bytes
+
+    @classmethod
+    def of(cls, mask_1HW: torch.Tensor) -> Self:
+        """The mask, cut at one half."""
+        bits_HW = mask_1HW[0].numpy() >= 0.5
+        H, W = bits_HW.shape
+        return cls((H, W), zlib.compress(np.packbits(bits_HW).tobytes(), 1))
+
+    @property
+    def digest(self) -> str:
+        """Of the size and the pixels."""
+        return hashlib.sha256(f"{self.size}".encode() + zlib.decompress(self.packed)).hexdigest()
+
+    def read(self, size: tuple[int, int]) -> np.ndarray:
+        """mask_HW; `size` is the one that it was found on."""
+        H, W = self.size
+        bits = np.frombuffer(zlib.decompress(self.packed), dtype=np.uint8)
+        return np.unpackbits(bits, count=H * W).reshape(H, W)
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask in a file of its own, read with its photo; grey is cut at one half."""
+
+    path: Path
+
+    @property
+    def digest(self) -> str:
+        """Of the file."""
+        return sha256_of(self.path)
+
+    def read(self, size: tuple[int, int]) -> np.ndarray:
+        """mask_HW. Raises ImageError for a file that is damaged or of another size."""
+        return (read_mask(self.path, size)[0].numpy() >= 0.5).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class PhotoMasks:
+    """A mask for each photo of both splits, in their order, and what a reader of results must know of them."""
+
+    train: tuple[PhotoMask, ...]
+    test: tuple[PhotoMask, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """A sha256 of all of them. Raises OSError where a file cannot be read."""
+        digests = "\n".join(mask.digest for mask in (*self.train, *self.test))
+        return hashlib.sha256(digests.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ObjectSearch:
+    """What finds the objects: a detector, and the classifier whose classes and guesses tell it what to look for."""
+
+    detector: Detector
+    classifier: Classifier
+    which: WhichBoxes = "all"
+    refine: Refinement = "none"
+    cache: DetectionCache | None = None
+
+    def target(self, photo: Photo, class_name: str) -> Target:
+        """The classifier's class that shares the photo's class name, else its own top guess."""
+        label = known_class(class_name, self.classifier)
+        if label is not None:
+            return Target(label.index, label.name)
+        x_1Chw = self.classifier.preprocessing.read(photo.image)[None].to(self.classifier.device)
+        guess = predict(self.classifier, x_1Chw, [None])[0]
+        return Target(guess.index, guess.name)
+
+    def mask(self, photo: Photo, class_name: str) -> PackedMask | None:
+        """The object's mask; None where nothing was found."""
+        found = find_object(self.detector, photo, self.target(photo, class_name), self.which, self.cache)
+        if not found.boxes and self.detector.name != "none":
+            return None
+        return PackedMask.of(detection_mask(photo, found, self.refine))
+
+
+def detected_masks(folders: ClassFolders, search: ObjectSearch, tick: Callable[[], None]) -> PhotoMasks:
+    """The masks of all photos; `tick` is called after each. Where the detector misses, the middle is the object.
+
+    Raises ImageError for a photo that cannot be read, UsageError where the detector cannot work on this classifier.
+    """
+    missed = 0
+    masks: dict[SplitName, tuple[PhotoMask, ...]] = {}
+    for split in SPLITS:
+        found: list[PhotoMask] = []
+        for file in folders.files(split):
+            photo = read_photo(file.path)
+            mask = search.mask(photo, folders.class_names[file.label])
+            missed += mask is None
+            found.append(mask or PackedMask.of(center_mask(photo.size, MISS_CENTER)))
+            tick()
+        masks[split] = tuple(found)
+    return PhotoMasks(masks["train"], masks["test"], _notes(search.detector.name, missed, _all(folders)))
+
+
+def read_masks(folders: ClassFolders, masks: Path) -> PhotoMasks:
+    """The masks of all photos as files that lie as the photos do. Raises UsageError where one is missing."""
+    train, test = (tuple(MaskFile(path) for path in mask_files(folders, masks, split)) for split in SPLITS)
+    return PhotoMasks(train, test)
+
+
+def _all(folders: ClassFolders) -> Sequence[LabelledFile]:
+    return (*folders.train, *folders.test)
+
+
+def _notes(detector: str, missed: int, photos: Sequence[LabelledFile]) -> tuple[str, ...]:
+    if not missed:
+        return ()
+    middle = f"the middle {MISS_CENTER:g} of the sides stands for it"
+    return (f"{detector} found no object in {missed} of {len(photos)} photos, where {middle}",)

@@ -1,0 +1,155 @@
+"""A classifier's network with a head for other classes, ready to be trained on; must not know data or attacks.
+
+Legend: B images, C channels, h = w the network's input size, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import nn
+
+from latcli.engine import registry
+from latcli.engine.labels import known_class
+from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.imagenet import ClassifierSource
+from latcli.engine.models.imagenet_networks import BUILT_IN, timm_network, torchvision_network
+from latcli.engine.models.preprocessing import Preprocessing
+from latcli.errors import UsageError
+
+_FAMILIES = ("torchvision:", "timm:")
+
+
+class FineTuned(nn.Module):
+    """A network that stays in evaluation mode while it is trained; maps images in [0, 1] to logits.
+
+    Norms keep ImageNet's statistics, nothing is dropped and auxiliary heads stay silent: with the small batches of
+    photos, statistics of a batch would be noise, and a sample would depend on which others are in its batch.
+    """
+
+    def __init__(self, net: nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.net = net
+        self.preprocessing = preprocessing
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever is asked for."""
+        return super().train(False)
+
+    def forward(self, x_BChw: torch.Tensor) -> torch.Tensor:
+        """logits_BK of images in [0, 1] at the network's input size."""
+        logits_BK: torch.Tensor = self.net(x_BChw)
+        return logits_BK
+
+
+def is_classifier_name(architecture: str) -> bool:
+    """Whether training an architecture of that name means fine-tuning: a registered classifier, or a library's."""
+    if architecture in registry.names("architecture"):
+        return False
+    return architecture.startswith(_FAMILIES) or architecture in registry.names("classifier")
+
+
+def check_architecture(architecture: str) -> None:
+    """Raise UsageError for a name that is neither a small network's nor a classifier's."""
+    known = [*registry.names("architecture"), *registry.names("classifier")]
+    if architecture not in known and not architecture.startswith(_FAMILIES):
+        raise registry.unknown_name("architecture", architecture, [*known, *(f"{name}NAME" for name in _FAMILIES)])
+
+
+def preprocessing_of(architecture: str) -> Preprocessing:
+    """How photos are prepared for a classifier of that name; its weights are not asked for. Raises UsageError."""
+    return _without_weights(architecture)[1]
+
+
+def fine_tuned(classifier: Classifier, class_names: Sequence[str]) -> FineTuned:
+    """The classifier's own network with a new head, which takes the place of the old one in `classifier`, too.
+
+    The row of a class that an old one shares its name or WordNet id with starts as that one's; the others start from
+    torch's global generator. Raises UsageError where there is no head to be found.
+    """
+    net = classifier.net.requires_grad_(True)
+    rows = [label.index if (label := known_class(name, classifier)) else None for name in class_names]
+    return _with_head(net, classifier.preprocessing, classifier.name, len(classifier.class_names), rows)
+
+
+def fine_tuned_without_weights(architecture: str, classes: int) -> FineTuned:
+    """The network that `fine_tuned` makes of that classifier, with weights that mean nothing yet; downloads nothing.
+
+    A plug-in's classifier has but one way of being made, its own. Raises UsageError for a name that is no classifier's.
+    """
+    net, preprocessing, old_classes = _without_weights(architecture)
+    return _with_head(net.requires_grad_(True), preprocessing, architecture, old_classes, [None] * classes)
+
+
+def _without_weights(architecture: str) -> tuple[nn.Module, Preprocessing, int]:
+    """Network, preprocessing and number of classes."""
+    family, colon, rest = architecture.partition(":")
+    if colon:
+        network = timm_network(rest) if family == "timm" else torchvision_network(rest)
+    elif architecture in BUILT_IN:
+        network = BUILT_IN[architecture]()
+    else:
+        made: Classifier = registry.load("classifier", architecture)(ClassifierSource())
+        return made.net, made.preprocessing, len(made.class_names)
+    return network.module(), network.preprocessing, len(network.class_names)
+
+
+def _with_head(
+    net: nn.Module, preprocessing: Preprocessing, name: str, old_classes: int, rows: Sequence[int | None]
+) -> FineTuned:
+    """The network with a head of len(rows) classes; each is row `rows[k]` of the old head, or new."""
+    found = [path for path, module in net.named_modules() if _outputs(module) == old_classes]
+    if not found:
+        raise _no_head(name, f"no last layer of {old_classes} outputs is in it")
+    parent, _, attribute = found[-1].rpartition(".")
+    old = net.get_submodule(found[-1])
+    setattr(net.get_submodule(parent), attribute, _new_head(old, rows))
+    tuned = FineTuned(net, preprocessing)
+    _freeze_unused(tuned, name, len(rows))
+    return tuned
+
+
+def _outputs(module: nn.Module) -> int | None:
+    if isinstance(module, nn.Linear):
+        return module.out_features
+    if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
+        return module.out_channels
+    return None
+
+
+@torch.no_grad()
+def _new_head(old: nn.Module, rows: Sequence[int | None]) -> nn.Module:
+    new: nn.Linear | nn.Conv2d
+    if isinstance(old, nn.Conv2d):
+        new = nn.Conv2d(old.in_channels, len(rows), 1, bias=old.bias is not None)
+    else:
+        assert isinstance(old, nn.Linear)
+        new = nn.Linear(old.in_features, len(rows), bias=old.bias is not None)
+    for row, index in enumerate(rows):
+        if index is not None:
+            for name, value in new.named_parameters():
+                value[row] = old.get_parameter(name)[index]
+    return new
+
+
+def _freeze_unused(tuned: FineTuned, name: str, classes: int) -> None:
+    """Freeze what no logit depends on, as auxiliary heads: an update would wait for gradients that never come."""
+    crop = tuned.preprocessing.crop
+    with torch.enable_grad():
+        try:
+            logits_1K = tuned(torch.zeros(1, 3, crop, crop))
+        except RuntimeError as error:  # two heads whose outputs are added
+            raise _no_head(name, str(error).partition("\n")[0][:120]) from error
+        if not isinstance(logits_1K, torch.Tensor) or logits_1K.shape != (1, classes):
+            raise _no_head(name, "its last layer of that many outputs does not give its logits")
+        parameters = list(tuned.parameters())
+        gradients = torch.autograd.grad(logits_1K.sum(), parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
+
+
+def _no_head(name: str, reason: str) -> UsageError:
+    return UsageError(f"the head of {name} cannot be replaced: {reason}", "choose another --architecture")

@@ -1,0 +1,403 @@
+"""Photos in class folders: geometry, masks that follow it, the same bits from any number of processes, clear faults."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from photo_set import save, write_photos
+from PIL import Image
+
+from latcli.engine.datasets.base import Augmentation, Images, Request
+from latcli.engine.datasets.folders import class_folders
+from latcli.engine.datasets.image_folder import image_folder
+from latcli.engine.datasets.photo_folder import PhotoFolder, holds_photos, photo_folder
+from latcli.engine.datasets.photo_geometry import photo_square, random_crop
+from latcli.engine.datasets.photo_masks import (
+    MaskFile,
+    ObjectSearch,
+    PackedMask,
+    PhotoMask,
+    PhotoMasks,
+    detected_masks,
+    read_masks,
+)
+from latcli.engine.detectors.base import Box, Detection, Target
+from latcli.engine.detectors.none import NoDetector
+from latcli.engine.images import Photo, read_photo
+from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.preprocessing import Preprocessing
+from latcli.errors import ImageError, LatcliError, UsageError
+
+SIZE = Preprocessing(64, 56, "bilinear")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> PhotoFolder:
+    """Eight training and four test photos with masks, read by this process."""
+    write_photos(tmp_path / "set", masks=tmp_path / "masks")
+    folder = replace(photo_folder(tmp_path / "set", SIZE), workers=0)
+    return folder.with_masks(read_masks(folder.folders, tmp_path / "masks"))
+
+
+def requests(*batches: Sequence[int], seed: int = 0) -> list[Request]:
+    return [
+        Request(torch.tensor(batch), torch.tensor([1000 * seed + 7 * sample + index for sample in batch]))
+        for index, batch in enumerate(batches)
+    ]
+
+
+def read(folder: PhotoFolder, asked: Iterable[Request], augment: Augmentation = "crop-flip") -> list[Images]:
+    return list(folder.training(asked, augment))
+
+
+def assert_equal(one: list[Images], other: list[Images]) -> None:
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        for name in ("x_BCHW", "y_B", "samples_B", "mask_B1HW"):
+            assert torch.equal(getattr(a, name), getattr(b, name)), name
+
+
+# what is handed out
+
+
+def test_test_photos_are_what_the_classifier_itself_reads(photos: PhotoFolder) -> None:
+    (images,) = photos.testing([torch.tensor([3, 0])])
+
+    expected = [SIZE.read(read_photo(photos.folders.test[index].path).image) for index in (3, 0)]
+    assert torch.equal(images.x_BCHW, torch.stack(expected))
+    assert (images.y_B.tolist(), images.samples_B.tolist()) == ([1, 0], [3, 0])
+    assert (photos.class_names, photos.image_shape) == (("green", "red"), (3, 56, 56))
+    assert (photos.train_count, photos.test_count) == (8, 4)
+
+
+@pytest.mark.parametrize("augment", ["none", "crop-flip"])
+def test_a_mask_follows_its_photo_to_the_pixel(photos: PhotoFolder, augment: Augmentation) -> None:
+    (images,) = read(photos, requests(range(8)), augment)
+
+    assert images.mask_B1HW is not None
+    # The object is 255 in its class's channel and all else 0: what is at least half object has at least level 128.
+    shown_BHW = torch.stack([x_CHW[1 - y] for x_CHW, y in zip(images.x_BCHW, images.y_B.tolist(), strict=True)])
+    assert torch.equal(images.mask_B1HW[:, 0], (shown_BHW * 255 >= 127.5).float())
+    assert 0.05 < float(images.mask_B1HW.mean()) < 0.95
+
+
+def test_a_bicubic_classifiers_masks_are_binary(photos: PhotoFolder) -> None:
+    folder = replace(photos, preprocessing=Preprocessing(64, 56, "bicubic"))
+    (images,) = read(folder, requests(range(8)))
+
+    assert images.mask_B1HW is not None
+    assert set(images.mask_B1HW.unique().tolist()) == {0.0, 1.0}
+
+
+def test_a_sample_depends_on_its_seed_alone(photos: PhotoFolder) -> None:
+    together = read(photos, requests([0, 1, 2, 3]))[0]
+    (alone,) = read(photos, [Request(torch.tensor([2]), torch.tensor([14]))])
+    (otherwise,) = read(photos, [Request(torch.tensor([2]), torch.tensor([15]))])
+
+    assert torch.equal(together.x_BCHW[2], alone.x_BCHW[0])
+    assert not torch.equal(alone.x_BCHW, otherwise.x_BCHW)
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(-(2**63), 2**63 - 1))
+def test_a_random_crop_is_a_part_of_the_photo(height: int, width: int, seed: int) -> None:
+    left, top, right, bottom = random_crop((height, width), seed).box
+
+    assert 0 <= left < right <= width * (1 + 1e-12)
+    assert 0 <= top < bottom <= height * (1 + 1e-12)
+    if 0.75 < height / width < 4 / 3:  # a side that would leave the photo is cut
+        assert (right - left) * (bottom - top) >= 0.29 * height * width
+
+
+def test_every_other_crop_is_mirrored() -> None:
+    crops = [random_crop((100, 100), seed) for seed in range(400)]
+
+    assert 160 < sum(crop.mirrored for crop in crops) < 240
+    photo = Photo("half", np.repeat(np.arange(100, dtype=np.uint8)[None, :, None], 100, 0).repeat(3, 2), "")
+    for crop in crops[:20]:
+        row = photo_square(photo, SIZE, crop)[0, :, 0].astype(int)
+        assert (row[-1] < row[0]) == crop.mirrored
+
+
+def test_a_photo_is_upright_and_so_is_its_mask(tmp_path: Path) -> None:
+    write_photos(tmp_path / "set", train=1, test=1, masks=tmp_path / "masks")
+    path = tmp_path / "set" / "train" / "green" / "0.png"
+    with Image.open(path) as image:
+        exif = image.getexif()
+        exif[0x0112] = 6  # to be turned by 90 degrees to the right: the pixels lie on their left side
+        image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    folder = replace(photo_folder(tmp_path / "set", SIZE), workers=0)
+    (images,) = read(folder.with_masks(read_masks(folder.folders, tmp_path / "masks")), requests([0]), "none")
+
+    assert images.mask_B1HW is not None
+    assert torch.equal(images.mask_B1HW[0, 0], (images.x_BCHW[0, 1] * 255 >= 127.5).float())
+
+
+# processes
+
+
+def test_any_number_of_processes_gives_the_same_bits(photos: PhotoFolder) -> None:
+    asked = requests([0, 3, 5], [7, 1, 2], [6, 4, 0], [1, 1, 1])
+    alone = read(photos, asked)
+
+    for workers in (1, 2):
+        assert_equal(read(replace(photos, workers=workers), asked), alone)
+
+
+def test_requests_without_end_are_read_ahead_and_torchs_numbers_left_alone(photos: PhotoFolder) -> None:
+    before = torch.random.get_rng_state()
+    endless = (request for _ in iter(int, 1) for request in requests([0, 1]))
+    stream = replace(photos, workers=1).training(endless, "none")
+
+    assert all(torch.equal(next(stream).samples_B, torch.tensor([0, 1])) for _ in range(4))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_file_is_named(photos: PhotoFolder, workers: int) -> None:
+    damaged = photos.folders.train[2].path
+    damaged.write_bytes(damaged.read_bytes()[:300])
+
+    with pytest.raises(ImageError, match=f"{damaged.name} is damaged") as caught:
+        read(replace(photos, workers=workers), requests([0, 1], [2, 3]))
+    assert str(damaged) in caught.value.message
+    assert caught.value.hint == "copy or download the file again"
+
+
+def test_a_mask_of_another_size_is_named(photos: PhotoFolder, tmp_path: Path) -> None:
+    save(tmp_path / "masks" / "train" / "green" / "1.png", np.zeros((5, 6), dtype=np.uint8))
+
+    with pytest.raises(ImageError, match=r"green/1\.png is 6x5, its photo"):
+        read(photos, requests([1]))
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """A mask that ends the process that reads it, as the kernel does where memory is short."""
+
+    digest: str = "deadly"
+
+    def read(self, size: tuple[int, int]) -> np.ndarray:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+def test_a_process_that_dies_is_one_clear_error(photos: PhotoFolder) -> None:
+    deadly: tuple[PhotoMask, ...] = (Deadly(),) * 8
+    handler = signal.getsignal(signal.SIGCHLD)
+    begun = time.monotonic()
+
+    with pytest.raises(LatcliError, match="a process that reads photos has died"):
+        read(replace(photos, workers=2, masks=PhotoMasks(deadly, deadly)), requests([0, 1]))
+    assert time.monotonic() - begun < 60
+    assert signal.getsignal(signal.SIGCHLD) is handler
+
+
+def test_ctrl_c_is_the_parents_affair(photos: PhotoFolder) -> None:
+    endless = (request for _ in iter(int, 1) for request in requests([0, 1]))
+    stream = replace(photos, workers=2).training(endless, "none")
+    next(stream)
+    children = multiprocessing.active_children()
+    for child in children:
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGINT)
+
+    for _ in range(12):  # more than was read ahead
+        next(stream)
+    assert len(children) == 2
+    assert all(child.is_alive() for child in children)
+
+
+# what a folder is
+
+
+def test_the_fingerprint_is_of_names_and_contents(tmp_path: Path) -> None:
+    for copy in "ab":
+        write_photos(tmp_path / copy, train=2, test=1)
+    first = photo_folder(tmp_path / "a", SIZE).fingerprint
+    assert photo_folder(tmp_path / "b", SIZE).fingerprint == first
+
+    changed = tmp_path / "b" / "test" / "red" / "0.png"
+    changed.write_bytes(changed.read_bytes() + b"\0")
+    assert photo_folder(tmp_path / "b", SIZE).fingerprint != first
+    (tmp_path / "a" / "train" / "red" / "0.png").rename(tmp_path / "a" / "train" / "red" / "7.png")
+    assert photo_folder(tmp_path / "a", SIZE).fingerprint != first
+
+
+@pytest.mark.parametrize(
+    ("sizes", "photos"),
+    [([(32, 32), (32, 32)], False), ([(32, 32), (32, 40)], True), ([(96, 96), (96, 96)], False), ([(97, 97)], True)],
+)
+def test_photos_are_large_or_of_several_sizes(tmp_path: Path, sizes: list[tuple[int, int]], photos: bool) -> None:
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            for index, size in enumerate(sizes):
+                save(tmp_path / split / name / f"{index}.png", np.zeros((*size, 3), dtype=np.uint8))
+
+    assert holds_photos(tmp_path) is photos
+
+
+def test_what_is_hidden_or_no_file_is_passed_over(tmp_path: Path) -> None:
+    write_photos(tmp_path, train=2, test=1)
+    (tmp_path / "train" / "red" / "._0.png").write_bytes(b"Mac OS X")
+    os.mkfifo(tmp_path / "train" / "red" / "pipe.png")
+
+    assert len(class_folders(tmp_path).train) == 4
+
+
+# masks
+
+
+def test_a_missing_mask_names_the_photo(photos: PhotoFolder, tmp_path: Path) -> None:
+    (tmp_path / "masks" / "test" / "red" / "1.png").unlink()
+
+    with pytest.raises(UsageError, match=r"^test/red/1\.png has no mask: .*masks/test/red/1\.png is missing$"):
+        read_masks(photos.folders, tmp_path / "masks")
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32))
+def test_a_packed_mask_is_what_was_packed(height: int, width: int, seed: int) -> None:
+    mask_1HW = (torch.rand(1, height, width, generator=torch.Generator().manual_seed(seed)) > 0.5).float()
+
+    assert np.array_equal(PackedMask.of(mask_1HW).read((height, width)), mask_1HW[0].numpy())
+    assert PackedMask.of(mask_1HW).digest != PackedMask.of(1 - mask_1HW).digest
+
+
+def test_the_mask_fingerprint_is_of_what_the_masks_show(photos: PhotoFolder, tmp_path: Path) -> None:
+    path = tmp_path / "masks" / "test" / "red" / "1.png"
+    with Image.open(path) as image:
+        turned = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    turned.save(path)
+
+    again = photos.with_masks(read_masks(photos.folders, tmp_path / "masks"))
+    assert again.fingerprint == photos.fingerprint
+    assert again.mask_fingerprint != photos.mask_fingerprint
+
+
+class Reds:
+    """Finds the one red square, and remembers what it was asked for."""
+
+    name, fingerprint, depends_on_target = "reds", "reds 1", True
+
+    def __init__(self) -> None:
+        self.asked: list[Target] = []
+
+    def detect(self, photo: Photo, target: Target) -> Detection:
+        self.asked.append(target)
+        rows, columns = np.nonzero(photo.levels_HWC[..., 0] == 255)
+        if not len(rows):
+            return Detection(())
+        return Detection((Box(columns.min(), rows.min(), columns.max() + 1, rows.max() + 1, 0.9, target.name),))
+
+
+class Guesses(torch.nn.Module):
+    """Class 2 of 3 for everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([0.0, 0.0, 1.0]))
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        return self.weight.expand(len(x_BCHW), -1)
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    return Classifier("guesses", Guesses(), SIZE, ("red", "blue", "fox"), "0", ("n00000001", "n00000002", "n00000003"))
+
+
+def test_a_detectors_masks_and_what_it_is_asked_for(photos: PhotoFolder, classifier: Classifier) -> None:
+    detector, ticks = Reds(), []
+    masks = detected_masks(photos.folders, ObjectSearch(detector, classifier), lambda: ticks.append(1))
+
+    assert [target.name for target in detector.asked] == ["fox"] * 4 + ["red"] * 4 + ["fox"] * 2 + ["red"] * 2
+    assert masks.notes == ("reds found no object in 6 of 12 photos, where the middle 0.5 of the sides stands for it",)
+    assert len(ticks) == 12
+    given = photos.masks
+    assert given is not None
+    for found, expected, file in zip(masks.train[4:], given.train[4:], photos.folders.train[4:], strict=True):
+        size = read_photo(file.path).size
+        assert np.array_equal(found.read(size), expected.read(size))
+    assert masks.train[0].read((0, 0)).mean() == pytest.approx(0.25, abs=0.01)
+
+
+def test_detections_are_asked_for_once(photos: PhotoFolder, classifier: Classifier) -> None:
+    kept: dict[tuple[str, str, str], Detection] = {}
+
+    class Cache:
+        def get(self, photo: Photo, fingerprint: str, target: str) -> Detection | None:
+            return kept.get((photo.sha256, fingerprint, target))
+
+        def put(self, photo: Photo, fingerprint: str, target: str, detection: Detection) -> None:
+            kept[photo.sha256, fingerprint, target] = detection
+
+    first, second = Reds(), Reds()
+    masks = [
+        detected_masks(photos.folders, ObjectSearch(detector, classifier, cache=Cache()), lambda: None)
+        for detector in (first, second)
+    ]
+
+    assert (len(first.asked), len(second.asked)) == (12, 0)
+    assert masks[0].fingerprint == masks[1].fingerprint
+
+
+def test_the_detector_none_protects_nothing(photos: PhotoFolder, classifier: Classifier) -> None:
+    masks = detected_masks(photos.folders, ObjectSearch(NoDetector(), classifier), lambda: None)
+
+    assert masks.notes == ()
+    assert not any(mask.read((0, 0)).any() for mask in masks.train)
+
+
+# small images with masks
+
+
+def test_small_images_in_memory_have_masks_that_move_with_them(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            for index in range(3):
+                mask_HW = random.integers(0, 2, (12, 12), dtype=np.uint8) * 255
+                rest_HW = random.integers(0, 256, (12, 12), dtype=np.uint8)
+                save(tmp_path / "set" / split / name / f"{index}.png", np.stack([mask_HW, rest_HW, rest_HW], -1))
+                save(tmp_path / "masks" / split / name / f"{index}.png", mask_HW)
+    dataset = image_folder(tmp_path / "set", tmp_path / "masks")
+
+    (training,) = dataset.training(requests(range(6)), "crop-flip")
+    (testing,) = dataset.testing([torch.arange(6)])
+    for images in (training, testing):
+        assert images.mask_B1HW is not None
+        assert torch.equal(images.mask_B1HW, images.x_BCHW[:, :1])
+    assert image_folder(tmp_path / "set").mask_fingerprint is None
+    assert dataset.fingerprint == image_folder(tmp_path / "set").fingerprint
+    assert MaskFile(tmp_path / "masks" / "train" / "a" / "0.png").digest
+
+
+def test_real_photos_with_real_faults_are_read(shared_data: Path, tmp_path: Path) -> None:
+    """JPEGs as cameras and the web leave them, beside one in CMYK and one that lies on its side."""
+    found = sorted((shared_data / "photos" / "paper9").glob("*.jpg"))[:6]
+    for split in ("train", "test"):
+        for index, path in enumerate(found):
+            place = tmp_path / split / ("a" if index % 2 else "b")
+            place.mkdir(parents=True, exist_ok=True)
+            (place / path.name).write_bytes(path.read_bytes())
+    with Image.open(found[0]) as image:
+        image.convert("CMYK").save(tmp_path / "train" / "a" / "cmyk.jpg")
+        exif = image.getexif()
+        exif[0x0112] = 8
+        image.save(tmp_path / "train" / "b" / "turned.jpg", exif=exif)
+    folder = replace(photo_folder(tmp_path, Preprocessing(256, 224, "bicubic")), workers=2)
+
+    (images,) = read(folder, requests(range(8)))
+    assert images.x_BCHW.shape == (8, 3, 224, 224)
+    assert 0.0 <= float(images.x_BCHW.min()) < float(images.x_BCHW.max()) <= 1.0
+    assert images.mask_B1HW is None

@@ -1,0 +1,191 @@
+"""`latcli train` on photos: what is settled before the first step, what is resumed, and what the run is good for."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import RunLatcli
+from photo_set import SMALL, save_weights, write_photos
+from PIL import Image
+
+from latcli.commands.session import Session
+from latcli.commands.train import run
+from latcli.commands.train_options import TrainOptions
+from latcli.commands.train_result import TrainResult
+from latcli.engine.models.checkpoint import unpack
+from latcli.engine.training.loop import StepReport, Trainer
+from latcli.errors import UsageError
+from latcli.store.database import Store
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Session:
+    return Session(store=tmp_path / "runs", data=tmp_path, device="cpu", precision="fp32", offline=True, quiet=True)
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> TrainOptions:
+    """Three steps of four photos, masks from files."""
+    write_photos(tmp_path / "set", masks=tmp_path / "masks")
+    return TrainOptions(
+        dataset=f"folder:{tmp_path / 'set'}",
+        architecture=SMALL,
+        classifier_weights=save_weights(tmp_path / "small.safetensors"),
+        mask_from="folder",
+        masks=tmp_path / "masks",
+        preset="quick",
+        steps=3,
+        batch=4,
+        attack_steps=1,
+        checkpoint_every=1,
+    )
+
+
+def digest(result: TrainResult) -> str:
+    return str(unpack(result.checkpoint, "classifier")[1]["digest"])
+
+
+def config(session: Session, result: TrainResult) -> dict[str, Any]:
+    with Store.open_existing(session.store) as store:
+        return store.find_run(result.run).config
+
+
+def cut_off(options: TrainOptions, session: Session, monkeypatch: pytest.MonkeyPatch, after: int = 2) -> str:
+    """Begin a run, end it as Ctrl-C does after some steps; its id."""
+    step = Trainer.step
+
+    def interrupted(trainer: Trainer, *, measure: bool = False) -> StepReport:
+        if trainer.done == after:
+            raise KeyboardInterrupt
+        return step(trainer, measure=measure)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(options, session)
+    return max(session.store.glob("*-train-*")).name
+
+
+def test_masks_from_files_protect_in_training_and_scoring(options: TrainOptions, session: Session) -> None:
+    result = run(options, session)
+
+    kept = config(session, result)
+    assert (result.architecture, result.final.n) == (SMALL, 4)
+    assert result.adversarial is not None
+    assert (kept["mask_from"], kept["masks"], len(kept["mask_fingerprint"])) == ("folder", str(options.masks), 64)
+    assert kept["classifier_weights"] == str(options.classifier_weights)
+    assert digest(run(options, session)) == digest(result)
+
+
+def test_a_run_that_was_cut_off_ends_with_the_same_bits(
+    options: TrainOptions, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = replace(options, mask_from=None, masks=None)  # by default a detector finds the objects, here cam
+    whole = run(options, session)
+    begun = cut_off(options, session, monkeypatch)
+    resumed = run(TrainOptions(resume=begun), session)
+
+    assert resumed.resumed_at == 2
+    assert digest(resumed) == digest(whole)
+    assert (config(session, resumed)["detector"], config(session, resumed)["found_by"]) == ("auto", "cam")
+
+
+def test_other_masks_are_not_resumed_with(
+    options: TrainOptions, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = cut_off(options, session, monkeypatch, after=1)
+    path = tmp_path / "masks" / "train" / "red" / "0.png"
+    with Image.open(path) as image:
+        turned = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    turned.save(path)
+
+    with pytest.raises(UsageError, match="are not those that"):
+        run(TrainOptions(resume=begun), session)
+    with pytest.raises(UsageError, match="--detector cam"):
+        run(TrainOptions(resume=begun, detector="cam"), session)
+
+
+def test_the_natural_regime_asks_no_detector(options: TrainOptions, session: Session) -> None:
+    natural = replace(options, regime="natural", mask_from=None, masks=None, steps=1)
+    result = run(natural, session)
+
+    kept = config(session, result)
+    assert (kept["mask_from"], kept["found_by"], kept["mask_fingerprint"]) == ("center", None, None)
+    assert result.adversarial is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preset": "paper"}, "the preset paper is for small networks"),
+        ({"masks": None}, "--mask-from folder needs the folder"),
+        ({"mask_from": "center"}, "--masks is of no use to --mask-from center"),
+        ({"boxes": "best"}, "--boxes is of no use where no detector looks"),
+        ({"architecture": "torchvision:resnet1"}, "there is no torchvision classifier called"),
+        ({"architecture": "tests:net"}, "there is no architecture called 'tests:net'"),
+        ({"architecture": "resnet18"}, "resize|pixels"),
+        ({"batch": 16}, "a batch of 16 is larger than the 8 training images"),
+        ({"dataset": "mnist-5k"}, "takes photos, which mnist-5k has none of"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_a_run_is_begun(
+    options: TrainOptions, session: Session, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        run(replace(options, **changes), session)
+    assert caught.value.hint
+    assert list(session.store.glob("*-train-*")) == []
+
+
+def test_photos_without_a_word_are_for_the_default_classifier(options: TrainOptions, session: Session) -> None:
+    said = TrainOptions(dataset=options.dataset, regime="natural", preset="quick", steps=1, batch=2)
+    result = run(said, session)
+
+    assert result.architecture == "efficientnet_lite0"
+    assert ["efficientnet_lite0 is fine-tuned" in note for note in result.notes] == [True]
+
+
+@pytest.mark.slow
+def test_a_run_is_interrupted_resumed_and_attacked_as_its_user_does(
+    options: TrainOptions, run_latcli: RunLatcli, latcli_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Ctrl-C as a terminal sends it, to the processes that read photos, too."""
+    arguments = ["--dataset", str(options.dataset), "--architecture", SMALL, "--preset", "quick", "--precision", "fp32"]
+    arguments += ["--classifier-weights", str(options.classifier_weights), "--detector", "cam", "--steps", "24"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "latcli", "train", *arguments, "--batch", "4", "--checkpoint-every", "2"],
+        cwd=tmp_path / "work",
+        env=latcli_environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    runs, deadline = tmp_path / "work" / "runs", time.monotonic() + 120
+    while not list(runs.glob("*/state.safetensors")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1.0)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert "died" not in said
+
+    done = run_latcli("train", "--resume", "latest", "--json")
+    assert done.returncode == 0, done.stderr
+    trained = json.loads(done.stdout)
+    assert 0 < trained["resumed_at"] <= 24
+    photo = tmp_path / "set" / "test" / "red" / "0.png"
+    place = ("--labels-from", "folder", "--center", "0.4", "--steps", "3")
+    attacked = run_latcli("attack", photo, "--classifier", trained["run"][-4:], *place, "--json")
+    assert attacked.returncode == 0, attacked.stderr
+    (image,) = json.loads(attacked.stdout)["images"]
+    assert (image["label"]["name"], image["linf_inside"]) == ("red", 0)
