@@ -1,0 +1,1 @@
+"""Evaluation: how well models do, attacked and not."""
