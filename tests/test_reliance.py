@@ -119,6 +119,26 @@ def test_a_tiled_background_holds_nothing_of_the_object() -> None:
     assert accuracies(result)["only_bg_t"] == 1
 
 
+def test_a_mixed_photo_shows_no_second_object() -> None:
+    class ShareOfWhite(nn.Module):
+        """Surer of its second class, the more of the image is white."""
+
+        def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+            share_B = (x_BCHW.amin(dim=1) > 0.95).float().mean(dim=(1, 2))
+            return torch.stack([torch.zeros_like(share_B), share_B], dim=1)
+
+    photos = []
+    for number, corner in enumerate([slice(0, 5), slice(15, 20), slice(0, 5), slice(15, 20)]):
+        levels_HWC = np.full((CROP, CROP, 3), 60 + number, dtype=np.uint8)
+        mask_HW = np.zeros((CROP, CROP), dtype=np.uint8)
+        levels_HWC[corner, corner] = mask_HW[corner, corner] = 255
+        photos.append(LabelledPhoto(decode_photo(encode_png(levels_HWC), f"{number}.png"), number // 2, mask_HW))
+    for seed in range(4):
+        for one in background_reliance(classifier(ShareOfWhite(), NAMES[:2]), photos, seed).photos:
+            assert one.outcomes["mixed_same"] == one.outcomes["mixed_rand"] == one.outcomes["original"]
+            assert one.outcomes["only_bg_t"] != one.outcomes["original"]
+
+
 # Who lends
 
 

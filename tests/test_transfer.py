@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -118,6 +119,13 @@ def test_the_examples_are_sought_on_the_fast_form_and_scored_on_the_other() -> N
     cell = by_name(transfer_matrix([one], [(batch, eps_B1HW)], pgd, PLAIN, seed=0))["a", "a"]
     adv_BCHW = run_attack(pgd, one.fast, batch.x_BCHW, batch.y_B, eps_B1HW, PLAIN, torch.arange(12))
     assert cell.loss == pytest.approx(float(functional.cross_entropy(one.score(adv_BCHW), batch.y_B)), abs=2e-6)
+
+
+def test_a_tie_counts_against_the_label() -> None:
+    undecided = contender("undecided", lambda x_BCHW: 0 * x_BCHW.flatten(1)[:, :2])
+    batch = images(6)
+    cells = transfer_matrix([undecided], [(batch, uniform(batch))], pgd, PLAIN, seed=0)
+    assert [(cell.accuracy, cell.loss) for cell in cells] == [(0.0, pytest.approx(math.log(2)))] * 2
 
 
 def test_an_attack_that_leaves_the_matrix_is_caught() -> None:
