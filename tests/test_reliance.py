@@ -328,14 +328,14 @@ def test_a_tie_counts_against_the_label() -> None:
 
 
 class Photos(Sequence[LabelledPhoto]):
-    """Photos of a folder with the boxes that the classifier's own activation map gives, read when asked for."""
+    """The first photos of a folder, with the boxes of the classifier's own activation map; read when asked for."""
 
-    def __init__(self, folder: Path, found: Classifier) -> None:
+    def __init__(self, folder: Path, found: Classifier, count: int | None = None) -> None:
         from latcli.engine.detectors.cam import CamDetector
         from latcli.engine.detectors.settings import DetectorSettings
 
         with (folder / "labels.csv").open(encoding="utf-8") as file:
-            self.rows = [(folder / row["file"], int(row["imagenet_index"])) for row in csv.DictReader(file)]
+            self.rows = [(folder / row["file"], int(row["imagenet_index"])) for row in csv.DictReader(file)][:count]
         self.cam = CamDetector(DetectorSettings(classifier=found))
         self.boxes: dict[int, list[tuple[float, float, float, float]]] = {}
 
@@ -361,10 +361,10 @@ def test_real_photos_with_the_classifier_s_own_boxes(shared_data: Path) -> None:
     from latcli.engine.models.imagenet import ClassifierSource
 
     model = open_classifier("efficientnet_lite0", ClassifierSource(offline=True), torch.device("cpu"))
-    photos = Photos(shared_data / "photos", model)
+    photos = Photos(shared_data / "photos", model, 20)
     result = background_reliance(model, photos)
     means = result.overall.means
-    assert result.overall.n + len(result.left_out) == len(photos) == 50
+    assert result.overall.n + len(result.left_out) == len(photos) == 20
     assert result.without_same == result.overall.n  # one photo a class
     assert means["mixed_same"].n == result.overall.gap.n == 0
     # Original is nothing but the classifier's ordinary prediction.
@@ -375,6 +375,6 @@ def test_real_photos_with_the_classifier_s_own_boxes(shared_data: Path) -> None:
             logits_1K = model(model.preprocessing.read(read_photo(path).image)[None])
         assert one.outcomes["original"].right == (int(logits_1K.argmax()) == label)
     values = {variant: mean.accuracy for variant, mean in means.items() if mean.accuracy is not None}
-    # What the paper finds of every classifier: the object says more than the background, and less without its own.
-    assert values["original"] >= values["only_fg"] > values["only_bg_t"]
-    assert values["original"] > values["mixed_rand"] > values["only_bg_b"]
+    # The object says far more than the background, on whatever background it stands.
+    assert min(values[variant] for variant in ("original", "only_fg", "mixed_rand")) > 0.5
+    assert max(values[variant] for variant in ("only_bg_b", "only_bg_t")) < 0.25
