@@ -82,6 +82,15 @@ def test_a_step_moves_each_pixel_by_a_share_of_its_own_epsilon(
     assert torch.allclose(moved_BCHW, torch.clamp(expected_BCHW, low_BCHW, high_BCHW), atol=1e-6)
 
 
+def test_a_gradient_that_is_one_number_for_all_pixels_is_followed_and_left_alone() -> None:
+    # What autograd returns for a mean over the image: a view that shows one number everywhere.
+    x_BCHW, eps_B1HW = _random_problem()
+    one = torch.tensor(-3.0)
+    moved_BCHW = LinfBox(x_BCHW, eps_B1HW).move(x_BCHW, one.expand_as(x_BCHW), 0.5)
+    assert torch.equal(moved_BCHW, LinfBox(x_BCHW, eps_B1HW).move(x_BCHW, torch.full_like(x_BCHW, -3.0), 0.5))
+    assert one == -3.0
+
+
 def test_the_smallest_gradient_moves_a_pixel_as_far_as_the_largest() -> None:
     x_BCHW, eps_B1HW = torch.full((1, 1, 1, 4), 0.5), torch.full((1, 1, 1, 4), 0.1)
     gradient_BCHW = torch.tensor([1e30, -1e-30, 1e-44, 0.0]).view(1, 1, 1, 4)

@@ -54,10 +54,14 @@ def _one_restart(
 ) -> torch.Tensor:
     threat = threat_for(x_BCHW, eps_B1HW, settings)
     start_BCHW = threat.random_start(restart_seeds(seeds_B, restart)) if settings.random_start else x_BCHW.clone()
-    if settings.stop_rank:
-        return _climb_until(model, start_BCHW, y_B, threat, settings)
+    return (_climb_until if settings.stop_rank else climb)(model, start_BCHW, y_B, threat, settings)
+
+
+def climb(
+    model: Model, adv_BCHW: torch.Tensor, y_B: torch.Tensor, threat: Threat, settings: AttackSettings
+) -> torch.Tensor:
+    """The iterate that all steps lead to from adv_BCHW, for every image; restarts and stop rank are not looked at."""
     objective = objective_for(settings)
-    adv_BCHW = start_BCHW
     for index in range(settings.steps):
         gradient_BCHW, _ = input_gradient(model, adv_BCHW, y_B, objective)
         adv_BCHW = threat.move(adv_BCHW, gradient_BCHW, settings.step_at(index))

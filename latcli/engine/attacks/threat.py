@@ -48,7 +48,8 @@ class LinfBox:
 
     def move(self, adv_BCHW: torch.Tensor, gradient_BCHW: torch.Tensor, share: float) -> torch.Tensor:
         """Each pixel moves by `share` of its own epsilon along the sign of its gradient."""
-        return self.project_(torch.addcmul(adv_BCHW, gradient_BCHW.sign_(), self.eps_B1HW, value=share))
+        # Not in place: the gradient of a mean over the image is one number, seen from every pixel.
+        return self.project_(torch.addcmul(adv_BCHW, gradient_BCHW.sign(), self.eps_B1HW, value=share))
 
     def project_(self, adv_BCHW: torch.Tensor) -> torch.Tensor:
         """Clamp into the box, in place."""

@@ -1,0 +1,266 @@
+"""Accuracy against epsilon and steps: known answers, and that what a sweep reuses never flatters the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from latcli.engine.attacks.contract import run_attack
+from latcli.engine.attacks.fgsm import fgsm
+from latcli.engine.attacks.pgd import pgd
+from latcli.engine.attacks.settings import AttackSettings, Model
+from latcli.engine.datasets.base import Images
+from latcli.engine.evaluation.curves import Curve, accuracy_against_epsilon, accuracy_against_steps
+from latcli.engine.evaluation.outcomes import judge
+from latcli.engine.noise import derive_seed, item_seeds
+from latcli.errors import ContractError, LatcliError, UsageError
+
+SHAPE = (1, 6, 6)
+FIXED = AttackSettings(schedule="constant", step=0.05, random_start=False)
+
+Sweep = Callable[..., Curve]
+Pairs = list[tuple[Images, torch.Tensor]]
+
+
+def _weights() -> torch.Tensor:
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+def _linear(x_BCHW: torch.Tensor) -> torch.Tensor:
+    """Two classes; the first one's lead over the second is -weights . (x - 1/2)."""
+    lead_B = ((x_BCHW - 0.5) * _weights()).flatten(1).sum(dim=1)
+    return torch.stack([-lead_B / 2, lead_B / 2], dim=1)
+
+
+def _convnet(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.Tanh(), nn.Conv2d(8, 8, 3), nn.Tanh(), nn.Flatten(), nn.Linear(32, 4))
+
+
+def _images(count: int, net: Model, wrong: int = 0) -> Images:
+    """Images with the labels that the model gives them, but for the first `wrong`."""
+    x_BCHW = 0.3 + 0.4 * torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        logits_BK = net(x_BCHW)
+    y_B = logits_BK.argmax(dim=1)
+    y_B[:wrong] = (y_B[:wrong] + 1) % logits_BK.shape[1]
+    return Images(x_BCHW, y_B, torch.arange(100, 100 + count))
+
+
+def _background(count: int) -> torch.Tensor:
+    share_B1HW = torch.ones(count, 1, *SHAPE[1:])
+    share_B1HW[:, :, 2:4, 2:4] = 0.0
+    share_B1HW[:, :, 0] = 0.5
+    return share_B1HW
+
+
+def _split(images: Images, matrix_B1HW: torch.Tensor, size: int) -> Pairs:
+    tensors = (images.x_BCHW, images.y_B, images.samples_B, matrix_B1HW)
+    return [(Images(x, y, s), m) for x, y, s, m in zip(*(t.split(size) for t in tensors), strict=True)]
+
+
+def _needed(images: Images, share_B1HW: torch.Tensor) -> torch.Tensor:
+    """The epsilon at which each image of the linear model falls: its lead over what one of epsilon takes away."""
+    leads_B = (_linear(images.x_BCHW)[:, 0] - _linear(images.x_BCHW)[:, 1]).abs()
+    return leads_B / (share_B1HW * _weights().abs()).flatten(1).sum(dim=1)
+
+
+# Known answers
+
+
+def test_on_a_linear_model_each_image_falls_at_the_closed_form_s_epsilon() -> None:
+    images, share_B1HW = _images(60, _linear, wrong=5), _background(60)
+    epsilons = [0.004 * k for k in range(1, 16)]
+    curve = accuracy_against_epsilon(
+        fgsm, _linear, _linear, _split(images, share_B1HW, 25), epsilons, AttackSettings(), seed=0
+    )
+    needed = _needed(images, share_B1HW).tolist()
+    expected = [0.0] * 5 + [next((e for e in epsilons if e > need), None) for need in needed[5:]]
+    assert list(curve.fell_at) == expected
+    assert curve.samples == tuple(range(100, 160))
+    for point in curve.points:
+        still = sum(need > point.value for need in needed[5:])
+        assert (point.n, point.accuracy) == (60, pytest.approx(still / 60))
+    assert [point.value for point in curve.points] == [0.0, *epsilons]
+    assert 0 < curve.points[-1].accuracy < curve.points[3].accuracy < curve.points[0].accuracy == 55 / 60
+
+
+@pytest.mark.parametrize("settings", [FIXED, replace(FIXED, restarts=2, random_start=True, stop_rank=1)])
+def test_on_a_linear_model_each_image_falls_at_the_closed_form_s_step(settings: AttackSettings) -> None:
+    images, share_B1HW = _images(60, _linear, wrong=5), _background(60)
+    steps = [1, 2, 3, 5, 8, 13, 20, 40]
+    curve = accuracy_against_steps(pgd, _linear, _linear, _split(images, share_B1HW * 0.1, 25), steps, settings, seed=0)
+    needed = _needed(images, share_B1HW).tolist()
+    if settings is FIXED:  # after t steps of 0.05 from the image itself, t/20 of epsilon is used
+        expected = [0.0] * 5 + [next((float(t) for t in steps if min(1, t / 20) * 0.1 > e), None) for e in needed[5:]]
+        assert list(curve.fell_at) == expected
+    # From anywhere in the box, 40 steps of 0.05 lead to its corner.
+    assert sum(one is None for one in curve.fell_at) == sum(need > 0.1 for need in needed[5:])
+
+
+# What is reused
+
+
+def _alone(pairs: Pairs, net: Model, settings: AttackSettings, scale: float) -> list[bool]:
+    """Which images an attack that knows nothing of other points leaves right."""
+    right: list[bool] = []
+    for images, matrix_B1HW in pairs:
+        seeds_B = item_seeds(derive_seed(7, "curve"), images.samples_B)
+        adv_BCHW = run_attack(pgd, net, images.x_BCHW, images.y_B, matrix_B1HW * scale, settings, seeds_B)
+        right += judge(net, adv_BCHW, images.y_B).right_B.tolist()
+    return right
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_reuse_over_epsilons_never_flatters_the_model(steps: int) -> None:
+    net = _convnet().eval()
+    pairs = _split(_images(80, net, wrong=3), _background(80), 30)
+    epsilons = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
+    settings = AttackSettings(steps=steps)
+    curve = accuracy_against_epsilon(pgd, net, net, pairs, epsilons, settings, seed=7)
+    fell = [math.inf if one is None else one for one in curve.fell_at]
+    alone_until_now = [True] * 80
+    for epsilon in epsilons:
+        alone = _alone(pairs, net, settings, epsilon)
+        alone_until_now = [a and b for a, b in zip(alone_until_now, alone, strict=True)]
+        swept = [one > epsilon for one in fell]
+        assert not any(s and not a for s, a in zip(swept, alone, strict=True))
+        # No more than what attacks of all points up to here, each with all images, find together.
+        natural = [one > 0 for one in fell]
+        assert swept == [a and n for a, n in zip(alone_until_now, natural, strict=True)]
+    accuracies = [point.accuracy for point in curve.points]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert 0.0 < accuracies[3] < accuracies[0]
+    # Who is attacked at a point is who was right at the one before.
+    assert [p.attacked for p in curve.points[1:]] == [round(p.accuracy * 80) for p in curve.points[:-1]]
+
+
+@pytest.mark.parametrize("random_start", [True, False])
+def test_one_run_goes_through_the_points_of_separate_runs(random_start: bool) -> None:
+    net = _convnet().eval()
+    pairs = _split(_images(80, net, wrong=3), _background(80) * 0.1, 30)
+    settings, steps = replace(FIXED, random_start=random_start), (1, 2, 4, 8, 16, 30)
+    curve = accuracy_against_steps(pgd, net, net, pairs, steps, settings, seed=7)
+    fell = [math.inf if one is None else one for one in curve.fell_at]
+    expected = [one > 0 for one in fell]
+    for count in steps:
+        alone = _alone(pairs, net, replace(settings, steps=count), 1.0)
+        expected = [a and b for a, b in zip(expected, alone, strict=True)]
+        assert [one > count for one in fell] == expected
+    assert len({point.accuracy for point in curve.points}) > 3
+
+
+class _Counting:
+    """A model that counts the images it computes gradients for."""
+
+    def __init__(self, net: Model) -> None:
+        self.net, self.images = net, 0
+
+    def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        self.images += len(x_BCHW) if x_BCHW.requires_grad else 0
+        return self.net(x_BCHW)
+
+
+@pytest.mark.parametrize(
+    ("settings", "cost"),
+    [
+        (FIXED, 30),
+        (replace(FIXED, step=None), 1 + 10 + 30),
+        (replace(FIXED, schedule="linear"), 1 + 10 + 30),
+        (replace(FIXED, schedule="cosine"), 1 + 10 + 30),
+        (replace(FIXED, restarts=2, random_start=True), 2 * (1 + 10 + 30)),
+    ],
+)
+def test_a_curve_costs_its_last_point_where_the_way_is_one(settings: AttackSettings, cost: int) -> None:
+    # Nobody falls at an epsilon this small, so all are attacked to the end.
+    images, counting = _images(9, _linear), _Counting(_linear)
+    images = replace(images, x_BCHW=images.x_BCHW[[8] * 9], y_B=images.y_B[[8] * 9])
+    accuracy_against_steps(pgd, counting, _linear, [(images, _background(9) * 1e-5)], [1, 10, 30], settings, seed=0)
+    assert counting.images == 9 * cost
+
+
+def test_who_has_fallen_is_attacked_no_more() -> None:
+    images, counting = _images(20, _linear, wrong=20), _Counting(_linear)
+    pairs = [(images, _background(20))]
+    curve = accuracy_against_epsilon(pgd, counting, _linear, pairs, [0.1, 0.2], AttackSettings(steps=3), seed=0)
+    assert (counting.images, set(curve.fell_at)) == (0, {0.0})
+    assert [(point.accuracy, point.attacked) for point in curve.points] == [(0, 0), (0, 0), (0, 0)]
+
+
+def test_examples_are_sought_on_the_fast_form_and_judged_on_the_other() -> None:
+    images = _images(20, _linear)
+    pairs = [(images, _background(20) * 0.3)]
+    blind = lambda x_BCHW: torch.zeros(len(x_BCHW), 2) + 0 * x_BCHW.sum()  # noqa: E731
+    for sweep, values in ((accuracy_against_epsilon, [0.5, 1.0]), (accuracy_against_steps, [5, 30])):
+        assert sweep(pgd, blind, _linear, pairs, values, FIXED, seed=0).points[-1].accuracy == 1.0  # type: ignore[operator]
+        assert sweep(pgd, _linear, _linear, pairs, values, FIXED, seed=0).points[-1].accuracy < 1.0  # type: ignore[operator]
+
+
+def test_models_that_treat_each_image_in_its_own_way_are_narrowed() -> None:
+    class Own:
+        """Looks at each image through a mask of its own."""
+
+        def __init__(self, seen_B1HW: torch.Tensor) -> None:
+            self.seen_B1HW = seen_B1HW
+
+        def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+            assert len(x_BCHW) == len(self.seen_B1HW)
+            return _linear((x_BCHW - 0.5) * self.seen_B1HW + 0.5)
+
+        def narrowed(self, kept_b: torch.Tensor) -> Own:
+            return Own(self.seen_B1HW[kept_b])
+
+    seen_B1HW = (torch.rand(30, 1, *SHAPE[1:], generator=torch.Generator().manual_seed(4)) > 0.3).float()
+    model, share_B1HW = Own(seen_B1HW), _background(30)
+    images = _images(30, model)
+    leads_B = (model(images.x_BCHW)[:, 0] - model(images.x_BCHW)[:, 1]).abs()
+    needed = (leads_B / (share_B1HW * seen_B1HW * _weights().abs()).flatten(1).sum(dim=1)).tolist()
+    epsilons = [0.02 * k for k in range(1, 8)]
+    curve = accuracy_against_epsilon(fgsm, model, model, [(images, share_B1HW)], epsilons, FIXED, seed=0)
+    assert list(curve.fell_at) == [next((e for e in epsilons if e > need), None) for need in needed]
+    pairs = [(images, share_B1HW * 0.06)]
+    curve = accuracy_against_steps(pgd, model, model, pairs, [2, 9, 30], FIXED, seed=0)
+    expected = [next((float(t) for t in (2, 9, 30) if min(1, t / 20) * 0.06 > need), None) for need in needed]
+    assert list(curve.fell_at) == expected
+
+
+# Promises kept on the way
+
+
+def test_an_attack_that_leaves_the_matrix_is_caught() -> None:
+    def leaking(model: Model, x_BCHW: torch.Tensor, *_: object) -> torch.Tensor:
+        return x_BCHW + 0.01
+
+    pairs = [(_images(4, _linear), _background(4))]
+    for sweep, values in ((accuracy_against_epsilon, [0.5]), (accuracy_against_steps, [5])):
+        with pytest.raises(ContractError, match="broke its contract"):
+            sweep(leaking, _linear, _linear, pairs, values, FIXED, seed=0)  # type: ignore[operator]
+
+
+def test_one_run_is_checked_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    from latcli.engine.evaluation import curves
+
+    monkeypatch.setattr(curves, "climb", lambda model, adv_BCHW, *_: adv_BCHW + 0.01)
+    with pytest.raises(ContractError, match="broke its contract"):
+        accuracy_against_steps(pgd, _linear, _linear, [(_images(4, _linear), _background(4))], [5], FIXED, seed=0)
+
+
+def test_bad_input_is_refused_in_one_line() -> None:
+    pairs = [(_images(4, _linear), _background(4))]
+    for values in ([], [0.0, 0.1], [0.2, 0.1], [0.1, 0.1], [float("nan")], [0.1, float("nan")]):
+        with pytest.raises(UsageError, match="not ascending"):
+            accuracy_against_epsilon(pgd, _linear, _linear, pairs, values, FIXED, seed=0)
+    with pytest.raises(UsageError, match="not in"):
+        accuracy_against_epsilon(pgd, _linear, _linear, pairs, [0.5, 1.5], FIXED, seed=0)
+    with pytest.raises(UsageError, match="not ascending"):
+        accuracy_against_steps(pgd, _linear, _linear, pairs, [10, 1], FIXED, seed=0)
+    for sweep in (accuracy_against_epsilon, accuracy_against_steps):
+        with pytest.raises(UsageError, match="targeted"):
+            sweep(pgd, _linear, _linear, pairs, [1], replace(FIXED, targeted=True), seed=0)
+        with pytest.raises(LatcliError, match="no images"):
+            sweep(pgd, _linear, _linear, [], [1], FIXED, seed=0)

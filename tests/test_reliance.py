@@ -1,0 +1,380 @@
+"""Reliance on the background: classifiers whose answer is known, who lends to whom, and the photos of the project."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from latcli.engine.evaluation.reliance import (
+    VARIANTS,
+    LabelledPhoto,
+    Outcome,
+    PhotoReliance,
+    Reliance,
+    Survey,
+    background_reliance,
+    summarize,
+    survey_photos,
+)
+from latcli.engine.images import Photo, decode_photo, encode_png, read_photo
+from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.preprocessing import Preprocessing
+from latcli.errors import LatcliError
+
+CROP = 20
+NAMES = ("red", "green", "blue", "cyan")
+COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200), (40, 200, 200))
+PREPROCESSING = Preprocessing(CROP, CROP, "bilinear")
+
+
+class ColourNet(nn.Module):
+    """The class whose colour is nearest to the mean of some pixels; `where` is True there."""
+
+    where: torch.Tensor
+
+    def __init__(self, where: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("where", where)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        mean_B1C = x_BCHW[:, :, self.where].mean(dim=2)[:, None]
+        return -50 * (mean_B1C - torch.tensor(COLOURS) / 255).square().sum(dim=2)
+
+
+def classifier(net: nn.Module, names: Sequence[str] = NAMES) -> Classifier:
+    return Classifier("known", net, PREPROCESSING, names, "known")
+
+
+def looks_at_the_border() -> Classifier:
+    where = torch.ones(CROP, CROP, dtype=torch.bool)
+    where[2:-2, 2:-2] = False
+    return classifier(ColourNet(where))
+
+
+def looks_at_the_centre() -> Classifier:
+    where = torch.zeros(CROP, CROP, dtype=torch.bool)
+    where[9:11, 9:11] = True
+    return classifier(ColourNet(where))
+
+
+def labelled(label: int, number: int = 0, *, height: int = 30, width: int = 30, half: int = 6) -> LabelledPhoto:
+    """A photo whose object and background both have the class's colour, a little noisy; its middle is the object."""
+    noise_HWC = np.random.default_rng((label, number)).integers(-20, 20, (height, width, 3))
+    levels_HWC = (np.array(COLOURS[label]) + noise_HWC).astype(np.uint8)
+    mask_HW = np.zeros((height, width), dtype=np.uint8)
+    mask_HW[height // 2 - half : height // 2 + half, width // 2 - half : width // 2 + half] = 255
+    return LabelledPhoto(decode_photo(encode_png(levels_HWC), f"{label}-{number}.png"), label, mask_HW)
+
+
+def some_photos(each: int = 4) -> list[LabelledPhoto]:
+    """`each` photos of each class, of four sizes and four shares of background."""
+    return [
+        labelled(label, number, height=30 + 4 * (number % 4), width=34 - 2 * (number % 4), half=4 + number % 4)
+        for label in range(len(NAMES))
+        for number in range(each)
+    ]
+
+
+def accuracies(result: Reliance) -> dict[str, float | None]:
+    return {variant: mean.accuracy for variant, mean in result.overall.means.items()}
+
+
+# Classifiers whose answer is known
+
+
+def test_a_classifier_that_looks_at_the_background_alone_is_found_out() -> None:
+    result = background_reliance(looks_at_the_border(), some_photos())
+    found = accuracies(result)
+    # On black nothing of the label is left: black is as near to three of the colours, and further from the fourth.
+    assert found.pop("only_fg") == 0.0
+    assert found == {"original": 1, "only_bg_b": 1, "only_bg_t": 1, "mixed_same": 1, "mixed_rand": 0}
+    gap = result.overall.gap
+    assert (gap.n, gap.mixed_same, gap.mixed_rand, gap.value, gap.standard_error) == (16, 1, 0, 1, 0)
+
+
+def test_a_classifier_that_looks_at_the_object_alone_has_no_gap() -> None:
+    result = background_reliance(looks_at_the_centre(), some_photos())
+    found = accuracies(result)
+    assert found.pop("only_bg_b") == 0.0
+    assert found == {"original": 1, "only_fg": 1, "only_bg_t": 1, "mixed_same": 1, "mixed_rand": 1}
+    assert (result.overall.gap.value, result.overall.gap.standard_error) == (0, 0)
+
+
+def test_a_tiled_background_holds_nothing_of_the_object() -> None:
+    photos = some_photos()
+    for one in photos:
+        one.photo.levels_HWC[one.silhouette] = COLOURS[(one.label + 1) % 4]
+    # It sees the colour of the class beside, where the object was; tiled over, that of the background.
+    result = background_reliance(looks_at_the_centre(), photos)
+    assert accuracies(result)["original"] == 0
+    assert accuracies(result)["only_bg_t"] == 1
+
+
+def test_a_mixed_photo_shows_no_second_object() -> None:
+    class ShareOfWhite(nn.Module):
+        """Surer of its second class, the more of the image is white."""
+
+        def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+            share_B = (x_BCHW.amin(dim=1) > 0.95).float().mean(dim=(1, 2))
+            return torch.stack([torch.zeros_like(share_B), share_B], dim=1)
+
+    photos = []
+    for number, corner in enumerate([slice(0, 5), slice(15, 20), slice(0, 5), slice(15, 20)]):
+        levels_HWC = np.full((CROP, CROP, 3), 60 + number, dtype=np.uint8)
+        mask_HW = np.zeros((CROP, CROP), dtype=np.uint8)
+        levels_HWC[corner, corner] = mask_HW[corner, corner] = 255
+        photos.append(LabelledPhoto(decode_photo(encode_png(levels_HWC), f"{number}.png"), number // 2, mask_HW))
+    for seed in range(4):
+        for one in background_reliance(classifier(ShareOfWhite(), NAMES[:2]), photos, seed).photos:
+            assert one.outcomes["mixed_same"] == one.outcomes["mixed_rand"] == one.outcomes["original"]
+            assert one.outcomes["only_bg_t"] != one.outcomes["original"]
+
+
+# Who lends
+
+
+def test_backgrounds_come_from_the_right_class_and_never_from_the_photo_itself() -> None:
+    photos = some_photos()
+    label_of = {one.photo.name: one.label for one in photos}
+    for seed in range(5):
+        for one in background_reliance(looks_at_the_border(), photos, seed).photos:
+            assert label_of[one.lent_by["mixed_same"]] == one.label
+            assert one.lent_by["mixed_same"] != one.name
+            assert label_of[one.lent_by["mixed_rand"]] != one.label
+
+
+def test_every_other_photo_of_the_class_and_every_other_class_lends_in_turn() -> None:
+    photos = some_photos()
+    survey = survey_photos(photos, PREPROCESSING)
+    sha256 = photos[0].photo.sha256
+    same = {survey.same_class(sha256, 0, seed) for seed in range(200)}
+    other = {survey.other_class(sha256, 0, seed) for seed in range(400)}
+    assert same == {1, 2, 3}
+    assert other == set(range(4, 16))
+
+
+def test_nothing_depends_on_the_order_of_the_photos() -> None:
+    photos = some_photos()
+    forwards = background_reliance(looks_at_the_border(), photos, seed=3)
+    backwards = background_reliance(looks_at_the_border(), photos[::-1], seed=3)
+    assert forwards.overall == backwards.overall
+    assert forwards.by_share == backwards.by_share
+    assert forwards.photos == backwards.photos[::-1]
+
+
+def test_another_seed_chooses_other_lenders() -> None:
+    lent = [
+        [one.lent_by["mixed_rand"] for one in background_reliance(looks_at_the_border(), some_photos(), seed).photos]
+        for seed in (0, 0, 1)
+    ]
+    assert lent[0] == lent[1] != lent[2]
+
+
+def test_a_photo_that_is_there_twice_lends_nothing_to_itself() -> None:
+    photos = [labelled(0, 0), labelled(0, 0), labelled(1, 0), labelled(1, 1)]
+    result = background_reliance(looks_at_the_border(), photos)
+    assert [("mixed_same" in one.outcomes) for one in result.photos] == [False, False, True, True]
+    assert result.without_same == 2
+
+
+# What is left out, and counted
+
+
+def test_the_only_photo_of_a_class_has_no_part_in_the_gap() -> None:
+    photos = [labelled(0, 0), labelled(0, 1), labelled(1, 0)]
+    result = background_reliance(looks_at_the_border(), photos)
+    means = result.overall.means
+    assert result.without_same == 1
+    assert {variant: mean.n for variant, mean in means.items()} == {
+        variant: 2 if variant == "mixed_same" else 3 for variant in VARIANTS
+    }
+    assert result.overall.gap.n == 2
+
+
+def test_where_every_class_has_one_photo_there_is_no_gap() -> None:
+    result = background_reliance(looks_at_the_border(), [labelled(label) for label in range(4)])
+    gap, same = result.overall.gap, result.overall.means["mixed_same"]
+    assert dataclasses.astuple(gap) == (0, None, None, None, None)
+    assert dataclasses.astuple(same) == (0, None, None)
+    assert (result.overall.means["mixed_rand"].n, result.without_same) == (4, 4)
+
+
+def test_of_one_class_alone_there_is_no_other_background() -> None:
+    result = background_reliance(looks_at_the_border(), [labelled(0, 0), labelled(0, 1)])
+    assert (result.overall.means["mixed_same"].n, result.overall.means["mixed_rand"].n) == (2, 0)
+    assert result.overall.gap.n == 0
+
+
+def test_both_sides_of_the_gap_are_the_same_photos() -> None:
+    def one(number: int, rand: bool, same: bool | None) -> PhotoReliance:
+        outcomes = {"original": Outcome(True, 0.9), "mixed_rand": Outcome(rand, 0.5)}
+        if same is not None:
+            outcomes["mixed_same"] = Outcome(same, 0.7)
+        return PhotoReliance(f"{number}", f"{number}", 0, number / 10, outcomes, {})  # type: ignore[arg-type]
+
+    results = [one(1, True, None), one(2, True, None), one(3, False, True), one(4, True, True), one(5, False, False)]
+    gap = (overall := summarize(results, Survey((), (), {}, {}), 0).overall).gap
+    assert overall.means["mixed_rand"].accuracy == pytest.approx(3 / 5)
+    assert (gap.n, gap.mixed_same, gap.mixed_rand) == (3, pytest.approx(2 / 3), pytest.approx(1 / 3))
+    # Differences 1, 0, 0: mean 1/3, sample variance 1/3, over 3 photos.
+    assert gap.value == pytest.approx(1 / 3)
+    assert gap.standard_error == pytest.approx(math.sqrt(1 / 3 / 3))
+
+
+def test_photos_that_tell_nothing_are_left_out_by_name() -> None:
+    photos = some_photos()
+    nothing, everything, aside = labelled(0, 10), labelled(1, 11), labelled(2, 12, height=30, width=90)
+    nothing.mask_HW[:] = 127
+    everything.mask_HW[:] = 255
+    aside.mask_HW[:] = 0
+    aside.mask_HW[:, :10] = 255
+    result = background_reliance(looks_at_the_border(), [nothing, *photos, everything, aside])
+    assert [(one.name, one.why) for one in result.left_out] == [
+        ("0-10.png", "no object where the classifier looks"),
+        ("1-11.png", "no background beside the object's box"),
+        ("2-12.png", "no object where the classifier looks"),
+    ]
+    assert result.overall.n == len(photos)
+    assert not {one.name for one in result.left_out} & {name for p in result.photos for name in p.lent_by.values()}
+
+
+# By share of background
+
+
+def test_groups_by_share_are_of_equal_count_and_ascend() -> None:
+    result = background_reliance(looks_at_the_border(), some_photos(), groups=4)
+    assert [group.n for group in result.by_share] == [4, 4, 4, 4]
+    edges = [edge for group in result.by_share for edge in (group.low, group.high)]
+    assert edges == sorted(edges)
+    assert (edges[0], edges[-1]) == (result.overall.low, result.overall.high)
+    assert sum(group.gap.n for group in result.by_share) == result.overall.gap.n
+    assert [g.n for g in background_reliance(looks_at_the_border(), some_photos()[:3], groups=4).by_share] == [1, 1, 1]
+
+
+def test_the_share_is_that_of_the_pixels_which_the_classifier_sees() -> None:
+    # A photo of 60x30: the middle 30x30 is seen, and the filter reaches two pixels further to each side.
+    one = labelled(0, 0, height=30, width=60)
+    one.mask_HW[:] = 0
+    one.mask_HW[:, 30:] = 255
+    result = background_reliance(looks_at_the_border(), [one, labelled(1)])
+    assert result.photos[0].background_share == 0.5
+
+
+# Memory
+
+
+class Lazy(Sequence[LabelledPhoto]):
+    """Photos made when asked for; knows how many of them were alive at once."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.alive: weakref.WeakSet[Photo] = weakref.WeakSet()
+        self.most = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> LabelledPhoto:  # type: ignore[override]
+        one = labelled(index % 4, index)
+        self.alive.add(one.photo)
+        self.most = max(self.most, len(self.alive))
+        return one
+
+
+def test_a_photo_is_not_kept_once_it_is_measured() -> None:
+    photos = Lazy(24)
+    seen: list[PhotoReliance] = []
+    result = background_reliance(looks_at_the_border(), photos, watch=seen.append)
+    # The photo, one that lends, and one that the loop's variable still holds while the next is read.
+    assert photos.most <= 3
+    assert tuple(seen) == result.photos
+
+
+# Bad input
+
+
+def test_bad_input_is_refused_in_one_line() -> None:
+    wrong = dataclasses.replace(labelled(0), mask_HW=np.zeros((3, 4), dtype=np.uint8))
+    with pytest.raises(LatcliError, match=r"the mask of 0-0\.png is \(3, 4\), its photo \(30, 30\)"):
+        background_reliance(looks_at_the_border(), [wrong])
+    for label in (-1, 4):
+        beyond = dataclasses.replace(labelled(0), label=label)
+        with pytest.raises(LatcliError, match=f"has the label {label}, known the classes 0 to 3"):
+            background_reliance(looks_at_the_border(), [beyond])
+    with pytest.raises(LatcliError, match="no photo is left to measure"):
+        background_reliance(looks_at_the_border(), [])
+
+
+def test_a_tie_counts_against_the_label() -> None:
+    class Undecided(nn.Module):
+        def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(len(x_BCHW), len(NAMES))
+
+    result = background_reliance(classifier(Undecided()), some_photos())
+    assert set(accuracies(result).values()) == {0.0}
+    assert {mean.confidence for mean in result.overall.means.values()} == {0.25}
+
+
+# Real photos
+
+
+class Photos(Sequence[LabelledPhoto]):
+    """The first photos of a folder, with the boxes of the classifier's own activation map; read when asked for."""
+
+    def __init__(self, folder: Path, found: Classifier, count: int | None = None) -> None:
+        from latcli.engine.detectors.cam import CamDetector
+        from latcli.engine.detectors.settings import DetectorSettings
+
+        with (folder / "labels.csv").open(encoding="utf-8") as file:
+            self.rows = [(folder / row["file"], int(row["imagenet_index"])) for row in csv.DictReader(file)][:count]
+        self.cam = CamDetector(DetectorSettings(classifier=found))
+        self.boxes: dict[int, list[tuple[float, float, float, float]]] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> LabelledPhoto:  # type: ignore[override]
+        from latcli.engine.detectors.base import Target
+        from latcli.engine.localize import boxes_mask
+
+        path, label = self.rows[index]
+        photo = read_photo(path)
+        if index not in self.boxes:
+            boxes = self.cam.detect(photo, Target(label, "")).boxes
+            self.boxes[index] = [(box.x0, box.y0, box.x1, box.y1) for box in boxes]
+        mask_HW = boxes_mask(self.boxes[index], photo.size)[0].numpy().astype(np.uint8) * 255
+        return LabelledPhoto(photo, label, mask_HW)
+
+
+@pytest.mark.slow
+def test_real_photos_with_the_classifier_s_own_boxes(shared_data: Path) -> None:
+    from latcli.engine.models.catalog import open_classifier
+    from latcli.engine.models.imagenet import ClassifierSource
+
+    model = open_classifier("efficientnet_lite0", ClassifierSource(offline=True), torch.device("cpu"))
+    photos = Photos(shared_data / "photos", model, 20)
+    result = background_reliance(model, photos)
+    means = result.overall.means
+    assert result.overall.n + len(result.left_out) == len(photos) == 20
+    assert result.without_same == result.overall.n  # one photo a class
+    assert means["mixed_same"].n == result.overall.gap.n == 0
+    # Original is nothing but the classifier's ordinary prediction.
+    names = {str(path): position for position, (path, _) in enumerate(photos.rows)}
+    for one in result.photos:
+        path, label = photos.rows[names[one.name]]
+        with torch.no_grad():
+            logits_1K = model(model.preprocessing.read(read_photo(path).image)[None])
+        assert one.outcomes["original"].right == (int(logits_1K.argmax()) == label)
+    values = {variant: mean.accuracy for variant, mean in means.items() if mean.accuracy is not None}
+    # The object says far more than the background, on whatever background it stands.
+    assert min(values[variant] for variant in ("original", "only_fg", "mixed_rand")) > 0.5
+    assert max(values[variant] for variant in ("only_bg_b", "only_bg_t")) < 0.25
