@@ -114,7 +114,9 @@ def attack(
         Literal["background", "foreground", "all", "random"],
         _option(_SEARCH, "NAME", "What may change: background, foreground, all, or random (background, moved)."),
     ] = "background",
-    attack: Annotated[str, _option(_SEARCH, "NAME", "pgd, fgsm, or a plug-in's.")] = "pgd",
+    attack: Annotated[
+        str, _option(_SEARCH, "NAME", "pgd, fgsm, apgd-ce, apgd-dlr, apgd-t, square, or a plug-in's.")
+    ] = "pgd",
     steps: Annotated[int, _option(_SEARCH, "N", "Gradient steps.", min=1)] = 40,
     step_size: Annotated[
         float | None,

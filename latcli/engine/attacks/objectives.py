@@ -37,6 +37,14 @@ def logit_margin(logits_BK: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
     return others_BK.amax(dim=1) - label_logit_B
 
 
+def is_right(logits_BK: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
+    """Bool (B,): the label is the top guess, alone. A tie is no right answer, wherever it falls in the list of classes.
+
+    A model that rounds its logits ties often, and the first of equals would be right by its place alone.
+    """
+    return logit_margin(logits_BK, y_B) < 0
+
+
 def dlr(logits_BK: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
     """Difference of logits ratio, shape (B,): the logit margin as a share of (z_1st - z_3rd), logits sorted downwards.
 

@@ -13,7 +13,7 @@ import torch
 
 from latcli.engine import registry
 from latcli.engine.attacks.contract import run_attack
-from latcli.engine.attacks.objectives import cross_entropy_odds, logit_margin
+from latcli.engine.attacks.objectives import cross_entropy_odds, is_right, logit_margin
 from latcli.engine.attacks.settings import Attack, AttackSettings, Model, narrowed
 from latcli.engine.noise import derive_seed
 from latcli.errors import UsageError
@@ -143,4 +143,4 @@ def _run(member: Member, part: Batch, gradients: Model, stop_rank: int) -> torch
 def _judge(score: Model, x_BCHW: torch.Tensor, y_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Whether each image is classified rightly, and how high its loss is (as log odds)."""
     logits_BK = score(x_BCHW)
-    return logits_BK.argmax(dim=1) == y_B, cross_entropy_odds(logits_BK, y_B)
+    return is_right(logits_BK, y_B), cross_entropy_odds(logits_BK, y_B)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from latcli.engine.attacks.contract import run_attack
-from latcli.engine.attacks.objectives import cross_entropy_odds
+from latcli.engine.attacks.objectives import cross_entropy_odds, is_right
 from latcli.engine.attacks.pgd import input_gradient, pgd
 from latcli.engine.attacks.settings import Model
 from latcli.engine.attacks.suite import HOLDS, Batch, Member, Outcome, worst_case
@@ -187,10 +187,10 @@ def examine(subject: Subject, x_BCHW: torch.Tensor) -> list[Doubt]:
 
 @torch.no_grad()
 def judge(subject: Subject, x_BCHW: torch.Tensor, y_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bool (B,): the top guess is right; and the cross entropy (B,); both in fp32. Raises LatcliError for NaN."""
+    """Bool (B,): the label is the top guess; and the cross entropy (B,); both in fp32. Raises LatcliError for NaN."""
     logits_BK = subject.net(x_BCHW).float()
     distrust.check_logits(logits_BK, subject.name)
-    return logits_BK.argmax(dim=1) == y_B, functional.cross_entropy(logits_BK, y_B, reduction="none")
+    return is_right(logits_BK, y_B), functional.cross_entropy(logits_BK, y_B, reduction="none")
 
 
 def _worst(subject: Subject, batch: Batch, suite: Sequence[Member]) -> Outcome:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from latcli.engine.attacks.objectives import logit_margin
+from latcli.engine.attacks.objectives import is_right
 from latcli.engine.attacks.settings import AttackSettings, Model
 from latcli.errors import LatcliError, UsageError
 
@@ -42,7 +42,7 @@ def judge(score: Model, x_BCHW: torch.Tensor, y_B: torch.Tensor) -> Outcomes:
     if not torch.isfinite(logits_BK).all():
         raise LatcliError("the model returns NaN or infinite logits", "check its weights and the range of its input")
     loss_B = -logits_BK.log_softmax(dim=1).gather(1, labels_B[:, None])[:, 0]
-    return Outcomes(loss_B, logit_margin(logits_BK, labels_B) < 0)
+    return Outcomes(loss_B, is_right(logits_BK, labels_B))
 
 
 def refuse_targets(settings: AttackSettings) -> None:

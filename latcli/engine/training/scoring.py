@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from latcli.engine.attacks.contract import run_attack
+from latcli.engine.attacks.objectives import is_right
 from latcli.engine.attacks.pgd import pgd
 from latcli.engine.attacks.settings import AttackSettings, Model
 from latcli.engine.datasets.base import TrainingData
@@ -69,7 +70,7 @@ def _together(data: TrainingData) -> int:
 def _score(net: nn.Module, x_BCHW: torch.Tensor, y_B: torch.Tensor) -> Score:
     logits_BK = net(x_BCHW).float()
     losses = float(functional.cross_entropy(logits_BK, y_B, reduction="sum"))
-    return Score(len(y_B), losses, float((logits_BK.argmax(dim=1) == y_B).sum()))
+    return Score(len(y_B), losses, float(is_right(logits_BK, y_B).sum()))
 
 
 def _mean(sums: list[Score]) -> Score:
