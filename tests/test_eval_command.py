@@ -174,8 +174,10 @@ def test_seeds_take_every_seed_of_the_latest_experiment(work: Path) -> None:
 def test_groups_are_mean_and_sample_deviation(work: Path) -> None:
     for seed in (1, 2, 5):
         trained(work, "standard", seed=seed)
-    result, _ = evaluate(work, seeds=True)
+    result, said = evaluate(work, seeds=True)
 
+    assert "natural: no training run of folder:tiny is completed" in said
+    assert "12 of 30 images attacked" in said
     losses = [cell.loss for cell in result.cells if cell.input == "background" and cell.loss is not None]
     mean = sum(losses) / 3
     (group,) = [group for group in result.groups if group.input == "background"]
