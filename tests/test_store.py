@@ -501,6 +501,17 @@ def test_the_loss_matrix_averages_over_seeds_and_counts_those_that_diverged(stor
     )
 
 
+def test_cells_recorded_together_replace_the_runs_own_and_no_others(store: Store) -> None:
+    cell = {"model": "cnn", "input": "natural", "n": 10, "loss": 1.0, "accuracy": 0.5}
+    with begin(store) as other, begin(store) as opened:
+        other.record_cell(cell)
+        opened.record_cells([cell, cell | {"input": "standard"}])
+        opened.record_cells([cell | {"loss": 2.0}, cell | {"input": "standard", "model": "resnet"}])
+        kept = [(row["model"], row["input"], row["loss"]) for row in store.rows_of(opened.id, "cells")]
+        assert len(store.rows_of(other.id, "cells")) == 1
+    assert kept == [("cnn", "natural", 2.0), ("resnet", "standard", 1.0)]
+
+
 def test_a_detection_is_found_again_only_by_its_whole_key(store: Store) -> None:
     store.save_detection("image", "yolo@1", "hen", "[[0, 0, 1, 1]]", b"\x89PNG\0")
     store.save_detection("image", "yolo@1", "", "[]")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from latcli.commands.eval_models import (
+    DEFAULT_REGIMES,
     Bench,
     Entry,
     Opened,
@@ -100,7 +101,7 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
         "eval", argv=sys.argv, config=config, seed=settings.seed, device=str(device), dataset=dataset
     ) as stored:
         session.note(f"run {stored.id}")
-        line = describe(settings, data.name, len(models))
+        line = describe(settings, data, len(models))
         session.note(line)
         stored.log(line)
         return _evaluate(stored, job, job.evaluation(), session)
@@ -112,6 +113,9 @@ def _opened(bench: Bench, options: EvalOptions) -> list[Opened]:
     rows = trained_on(bench.store, bench.data, seeds=options.seeds)
     for row in rows:
         bench.session.note(f"{row.config['regime']}: training run {row.id}, seed {row.seed}")
+    for regime in DEFAULT_REGIMES:
+        if regime not in [row.config["regime"] for row in rows]:
+            bench.session.note(f"{regime}: no training run of {bench.data.name} is completed")
     return once_each((open_run(row, bench) for row in rows), bench.session)
 
 

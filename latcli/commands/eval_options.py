@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from latcli.commands.session import Session
-from latcli.engine.datasets.base import Defaults, MaskSource
+from latcli.engine.datasets.base import Defaults, MaskSource, TrainingData
 from latcli.engine.evaluation.settings import EvalSettings, StrongBudget
 from latcli.errors import UsageError
 
@@ -72,10 +72,11 @@ def resolve(options: EvalOptions, defaults: Defaults, session: Session) -> EvalS
     )
 
 
-def describe(settings: EvalSettings, dataset: str, models: int) -> str:
+def describe(settings: EvalSettings, data: TrainingData, models: int) -> str:
     """What is going to be done, in one line."""
     kept = "otsu silhouettes" if settings.mask_from == "otsu" else f"a middle of {settings.center:g} of the side"
     parts = [f"{settings.attack_name} at epsilon {settings.epsilon:.4g}", f"object: {kept}"]
     parts += [f"strong suite, {settings.strong} budget"] if settings.strong else []
     count = f"{models} model{'' if models == 1 else 's'}"
-    return f"evaluating {count} on {dataset}, {settings.images:,} images attacked: {', '.join(parts)}"
+    attacked = f"{min(settings.images, data.test_count):,} of {data.test_count:,} images attacked"
+    return f"evaluating {count} on {data.name}, {attacked}: {', '.join(parts)}"
