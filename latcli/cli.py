@@ -64,7 +64,7 @@ Runs = Annotated[list[str], typer.Argument(metavar="RUN", help="Ends of ids, or 
 
 
 _WHAT, _OBJECT, _SEARCH, _MODEL = "Photos and labels", "Where the object is", "Attack", "Classifier"
-_MATRIX, _STRONG = "What is evaluated", "Strong suite"
+_MATRIX, _STRONG, _FURTHER = "What is evaluated", "Strong suite", "Beyond the matrix"
 _LEARNT, _INNER, _UPDATE, _KEPT = "What is learnt", "Inner attack", "Update", "Checkpoints"
 _RANKS = "Several devices"
 
@@ -381,6 +381,15 @@ def evaluate(
         Literal["quick", "full"] | None,
         _option(_STRONG, "quick|full", "full is AutoAttack's; quick is a trial.", show_default="full"),
     ] = None,
+    transfer: Annotated[
+        bool, flag("--transfer", help="Try examples made on each model on every other.", panel=_FURTHER)
+    ] = False,
+    curve: Annotated[
+        list[str],
+        _option(
+            _FURTHER, "AXIS=V,V,...", "Accuracy against epsilon or steps: epsilon=0.1,0.2 steps=1,10; may be repeated."
+        ),
+    ] = [],  # noqa: B006 (Typer only reads it)
     batch: Annotated[int | None, _option(WHERE, "N", "Images attacked together.", min=1, show_default="250")] = None,
     resume: Annotated[
         str | None,
@@ -395,10 +404,11 @@ def evaluate(
     given = dict(locals())
     from latcli.commands.eval import run
     from latcli.commands.eval_options import EvalOptions
-    from latcli.reporting import matrix_table
+    from latcli.reporting import evaluation_report
 
     del given["session"]
-    session.show(run(EvalOptions(**given | {"models": tuple(models)}), session), matrix_table.matrix)
+    lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    session.show(run(EvalOptions(**given | lists), session), evaluation_report.evaluation)
 
 
 @app.command(rich_help_panel="Main job")

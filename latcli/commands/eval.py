@@ -7,11 +7,12 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
+from latcli.commands.eval_further import Further, Watched, curves_of, transfer_of
 from latcli.commands.eval_models import (
     DEFAULT_REGIMES,
     Bench,
@@ -57,6 +58,7 @@ class Job:
 
     data: TrainingData
     settings: EvalSettings
+    further: Further
     models: tuple[Opened, ...]
     seeds: bool
     device: torch.device
@@ -84,7 +86,8 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     data = _open_data(name, device, session)
     settings = resolve(options, data.defaults, session)
     models = _opened(Bench.of(store, data, settings.batch, session), options)
-    job = Job(data, settings, tuple(models), options.seeds, device)
+    options.further.check_models(len(models))
+    job = Job(data, settings, options.further, tuple(models), options.seeds, device)
     dataset = store.record_dataset(data.name, fingerprint=data.fingerprint)
     config: dict[str, object] = {
         "dataset": name,
@@ -95,13 +98,14 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
         "precision": session.precision,
         "threads": torch.get_num_threads(),
         **settings.to_json(),
+        **job.further.to_json(),
         "notes": list(data.notes),
     }
     with store.start_run(
         "eval", argv=sys.argv, config=config, seed=settings.seed, device=str(device), dataset=dataset
     ) as stored:
         session.note(f"run {stored.id}")
-        line = describe(settings, data, len(models))
+        line = describe(settings, job.further, data, len(models))
         session.note(line)
         stored.log(line)
         return _evaluate(stored, job, job.evaluation(), session)
@@ -165,7 +169,7 @@ def _job_of(row: RunRow, store: Store, session: Session) -> Job:
         torch.set_num_threads(threads)  # the order in which a CPU adds depends on them
     bench = Bench.of(store, data, settings.batch, session)
     models = tuple(open_again(Entry.from_json(values), bench) for values in row.config["entries"])
-    return Job(data, settings, models, bool(row.config.get("seeds")), device)
+    return Job(data, settings, Further.from_json(row.config), models, bool(row.config.get("seeds")), device)
 
 
 def _open_data(name: str, device: torch.device, session: Session) -> TrainingData:
@@ -232,7 +236,8 @@ def _evaluate(stored: Run, job: Job, evaluation: Evaluation, session: Session) -
         for name, doubt in evaluation.doubts(position)
     ]
     _warn(doubts, stored, session)
-    return _kept(stored, job, evaluation, [*first_doubts, *doubts])
+    result = _matrix(stored, job, evaluation, [*first_doubts, *doubts])
+    return _kept(stored, _with_further(stored, job, evaluation, result, session))
 
 
 def _warn(warnings: Sequence[Warned], stored: Run, session: Session) -> None:
@@ -241,12 +246,11 @@ def _warn(warnings: Sequence[Warned], stored: Run, session: Session) -> None:
         stored.log(f"warning: {warned.line}")
 
 
-def _kept(stored: Run, job: Job, evaluation: Evaluation, warnings: Sequence[Warned]) -> EvalResult:
+def _matrix(stored: Run, job: Job, evaluation: Evaluation, warnings: Sequence[Warned]) -> EvalResult:
     cells = [
         _cell_row(job, position, name, evaluation) for position in range(len(job.models)) for name in _columns(job)
     ]
-    stored.record_cells([_database_row(cell, job.settings) for cell in cells])
-    result = EvalResult(
+    return EvalResult(
         run=stored.id,
         dir=stored.folder,
         dataset=job.data.name,
@@ -255,9 +259,27 @@ def _kept(stored: Run, job: Job, evaluation: Evaluation, warnings: Sequence[Warn
         models=tuple(one.entry for one in job.models),
         cells=tuple(cells),
         groups=grouped(cells) if job.seeds else (),
+        transfer=(),
+        curves=(),
         warnings=tuple(warnings),
         notes=job.data.notes,
     )
+
+
+def _with_further(stored: Run, job: Job, evaluation: Evaluation, result: EvalResult, session: Session) -> EvalResult:
+    """What is measured beside the matrix; it is not kept before it is whole, and done anew where it was cut off."""
+    models, further = job.models, job.further
+    with session.progress("beyond the matrix", further.images(len(models), result.n)) as tick:
+        watched = Watched(stored, tick)
+        return replace(
+            result,
+            transfer=transfer_of(models, evaluation, watched) if further.transfer else (),
+            curves=curves_of(models, evaluation, further, watched),
+        )
+
+
+def _kept(stored: Run, result: EvalResult) -> EvalResult:
+    stored.record_cells([_database_row(cell, result.settings) for cell in result.cells])
     stored.write_artifact(MATRIX, json.dumps(plain(result.to_json()), indent=2).encode(), "matrix")
     return result
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from latcli.commands.eval_further import Further
 from latcli.commands.session import Session
 from latcli.engine.datasets.base import Defaults, MaskSource, TrainingData
 from latcli.engine.evaluation.settings import EvalSettings, StrongBudget
@@ -32,6 +33,8 @@ class EvalOptions:
     until_wrong: bool = False
     strong: bool = False
     strong_budget: StrongBudget | None = None
+    transfer: bool = False
+    curve: tuple[str, ...] = ()
     batch: int | None = None
     resume: str | None = None
 
@@ -40,14 +43,23 @@ class EvalOptions:
             raise UsageError("--seeds chooses training runs by itself", "name models, or say --seeds, not both")
         if self.strong_budget is not None and not self.strong:
             raise UsageError("--strong-budget is of no use without --strong", "add --strong, or leave it out")
+        if self.transfer and len(self.models) == 1:
+            raise UsageError("--transfer needs two models at least", "name several models, or none for the latest")
+        Further.of(self.transfer, self.curve)
 
     def given(self) -> dict[str, Any]:
         """The options that were said and that decide what is computed, by the name they have in a run's config."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "resume"}
         values["models"] = list(self.models)
+        values |= self.further.to_json()
         values["strong"] = self.budget
         del values["strong_budget"]
         return {name: value for name, value in values.items() if value not in (None, False, [])}
+
+    @property
+    def further(self) -> Further:
+        """What is measured beside the matrix."""
+        return Further.of(self.transfer, self.curve)
 
     @property
     def budget(self) -> StrongBudget | None:
@@ -72,11 +84,12 @@ def resolve(options: EvalOptions, defaults: Defaults, session: Session) -> EvalS
     )
 
 
-def describe(settings: EvalSettings, data: TrainingData, models: int) -> str:
+def describe(settings: EvalSettings, further: Further, data: TrainingData, models: int) -> str:
     """What is going to be done, in one line."""
     kept = "otsu silhouettes" if settings.mask_from == "otsu" else f"a middle of {settings.center:g} of the side"
     parts = [f"{settings.attack_name} at epsilon {settings.epsilon:.4g}", f"object: {kept}"]
     parts += [f"strong suite, {settings.strong} budget"] if settings.strong else []
+    parts += further.words
     count = f"{models} model{'' if models == 1 else 's'}"
     attacked = f"{min(settings.images, data.test_count):,} of {data.test_count:,} images attacked"
     return f"evaluating {count} on {data.name}, {attacked}: {', '.join(parts)}"
