@@ -352,8 +352,42 @@ def evaluate(
         _option(_OBJECT, "SHARE", "The middle of the image, as a share of its sides.", show_default="the data set's"),
     ] = None,
     mask_from: Annotated[
-        Literal["center", "otsu"] | None,
-        _option(_OBJECT, "center|otsu", "The middle, or each image's silhouette.", show_default="center"),
+        Literal["center", "otsu", "detector", "folder"] | None,
+        _option(
+            _OBJECT,
+            "NAME",
+            "center: the middle; otsu: each image's silhouette; detector: what is found on photos; folder: --masks.",
+            show_default="detector for photos, else center",
+        ),
+    ] = None,
+    masks: Annotated[
+        Path | None, _option(_OBJECT, "DIR", "A mask for each image, DIR/train/CLASS/NAME.png, white on the object.")
+    ] = None,
+    detector: Annotated[
+        str | None,
+        _option(_OBJECT, "NAME", "auto, yolo, mobilenet, cam, none, or a plug-in's.", show_default="auto"),
+    ] = None,
+    detector_weights: Annotated[Path | None, _option(_OBJECT, "FILE", "The detector's weights.")] = None,
+    detector_confidence: Annotated[
+        float | None,
+        _option(_OBJECT, "P", "Least confidence of a box (yolo, mobilenet).", min=0.0, max=1.0, show_default="0.25"),
+    ] = None,
+    cam_threshold: Annotated[
+        float | None,
+        _option(
+            _OBJECT, "SHARE", "Share of the map's peak that is object (cam).", min=0.0, max=0.99, show_default="0.4"
+        ),
+    ] = None,
+    boxes: Annotated[
+        Literal["all", "best"] | None,
+        _option(_OBJECT, "all|best", "All boxes that agree with the class, or one.", show_default="all"),
+    ] = None,
+    refine: Annotated[
+        Literal["none", "grabcut"] | None,
+        _option(_OBJECT, "none|grabcut", "Turn boxes into silhouettes.", show_default="none"),
+    ] = None,
+    classifier_weights: Annotated[
+        Path | None, _option(_OBJECT, "FILE", "Of the classifier that a detector is led by, as published or in a file.")
     ] = None,
     epsilon: Annotated[
         float | None,

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from latcli.commands.eval_data import PhotoWay, folder_of, open_data, photo_way
 from latcli.commands.eval_further import Further, Watched, curves_of, transfer_of
 from latcli.commands.eval_models import (
     DEFAULT_REGIMES,
@@ -29,9 +30,11 @@ from latcli.commands.eval_monitor import Monitor, attacked_images
 from latcli.commands.eval_options import EvalOptions, describe, resolve
 from latcli.commands.eval_result import CellRow, EvalResult, Warned, grouped
 from latcli.commands.session import Session
-from latcli.commands.train_options import check_unchanged
-from latcli.engine.datasets.base import DatasetSource, TrainingData
-from latcli.engine.datasets.catalog import DEFAULT_DATASET, open_dataset
+from latcli.commands.train_data import with_objects
+from latcli.commands.train_options import PhotoOptions, check_unchanged
+from latcli.commands.trained import CHECKPOINT, classifier_path
+from latcli.engine.datasets.base import TrainingData
+from latcli.engine.datasets.catalog import DEFAULT_DATASET
 from latcli.engine.devices import open_device
 from latcli.engine.evaluation.matrix import Evaluation, Progress
 from latcli.engine.evaluation.settings import EvalSettings
@@ -83,8 +86,12 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
 def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     device = open_device(session.device)
     name = options.dataset or newest_dataset(store) or DEFAULT_DATASET
-    data = _open_data(name, device, session)
-    settings = resolve(options, data.defaults, session)
+    path = folder_of(name)
+    way = None if path is None else photo_way(path, _sources(store, f"folder:{path}", options), session)
+    photos = PhotoOptions.of(options.given())
+    data = open_data(name, way, photos, device, session)
+    settings = resolve(options, data, session)
+    data, photos = _with_objects(data, way, settings, photos, device, store, session)
     models = _opened(Bench.of(store, data, settings.batch, session), options)
     options.further.check_models(len(models))
     job = Job(data, settings, options.further, tuple(models), options.seeds, device)
@@ -99,6 +106,8 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
         "threads": torch.get_num_threads(),
         **settings.to_json(),
         **job.further.to_json(),
+        **asdict(photos),
+        "mask_fingerprint": data.mask_fingerprint,
         "notes": list(data.notes),
     }
     with store.start_run(
@@ -111,10 +120,32 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
         return _evaluate(stored, job, job.evaluation(), session)
 
 
+def _sources(store: Store, dataset: str, options: EvalOptions) -> list[str]:
+    """What opens each model: a checkpoint's path, or a name."""
+    if options.models:
+        return [classifier_path(name, store.folder) for name in options.models]
+    return [str(row.path / CHECKPOINT) for row in trained_on(store, dataset, seeds=options.seeds)]
+
+
+def _with_objects(
+    data: TrainingData,
+    way: PhotoWay | None,
+    settings: EvalSettings,
+    photos: PhotoOptions,
+    device: torch.device,
+    store: Store,
+    session: Session,
+) -> tuple[TrainingData, PhotoOptions]:
+    """The data with what a detector finds, where it is photos and a detector is asked. Raises as `with_objects`."""
+    if way is None:
+        return data, photos
+    return with_objects(data, way.architecture, settings.mask_from, photos, device, store, session)
+
+
 def _opened(bench: Bench, options: EvalOptions) -> list[Opened]:
     if options.models:
         return once_each((open_named(name, bench) for name in options.models), bench.session)
-    rows = trained_on(bench.store, bench.data, seeds=options.seeds)
+    rows = trained_on(bench.store, bench.data.name, seeds=options.seeds)
     for row in rows:
         bench.session.note(f"{row.config['regime']}: training run {row.id}, seed {row.seed}")
     for regime in DEFAULT_REGIMES:
@@ -157,26 +188,28 @@ def _job_of(row: RunRow, store: Store, session: Session) -> Job:
     if missing:
         raise UsageError(f"{row.id} does not say its {', '.join(missing)}", "it was written by another latcli")
     device = open_device(session.device)
-    data = _open_data(row.config["dataset"], device, session)
+    name, path, photos = row.config["dataset"], folder_of(row.config["dataset"]), PhotoOptions.of(row.config)
+    entries = [Entry.from_json(values) for values in row.config["entries"]]
+    way = None if path is None else photo_way(path, [entry.source for entry in entries], session)
+    data = open_data(name, way, photos, device, session)
     if data.fingerprint != row.config["dataset_fingerprint"]:
         raise WeightsError(
             f"the data set {data.name} is not the one that {row.id} was begun on",
             "put the same files back under --data, or start a new evaluation",
+        )
+    data, _ = _with_objects(data, way, settings, photos, device, store, session)
+    if data.mask_fingerprint != row.config.get("mask_fingerprint"):
+        raise WeightsError(
+            f"the masks of {data.name} are not those that {row.id} was begun with",
+            "put the same masks and weights back, or start a new evaluation",
         )
     threads = int(row.config["threads"])
     if device.type == "cpu" and torch.get_num_threads() != threads:
         session.note(f"using {threads} threads, as the run did before")
         torch.set_num_threads(threads)  # the order in which a CPU adds depends on them
     bench = Bench.of(store, data, settings.batch, session)
-    models = tuple(open_again(Entry.from_json(values), bench) for values in row.config["entries"])
+    models = tuple(open_again(entry, bench) for entry in entries)
     return Job(data, settings, Further.from_json(row.config), models, bool(row.config.get("seeds")), device)
-
-
-def _open_data(name: str, device: torch.device, session: Session) -> TrainingData:
-    dataset = open_dataset(name, DatasetSource(session.data, session.offline, session.shows_progress))
-    for note in dataset.notes:
-        session.note(f"note: {note}")
-    return dataset.to(device)
 
 
 class _Keeper:

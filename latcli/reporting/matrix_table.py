@@ -88,7 +88,12 @@ def _percent(share: float | None) -> float | None:
 
 def _remarks(document: Mapping[str, Any], rows: int) -> list[str]:
     settings = document["settings"]
-    silhouette = {"otsu": "otsu silhouettes", "center": f"a middle of {settings['center']:g} of the side"}
+    silhouette = {
+        "otsu": "otsu silhouettes",
+        "detector": "what a detector finds",
+        "folder": "masks from files",
+        "center": f"a middle of {settings['center']:g} of the side",
+    }
     natural = max(cell["n"] for cell in document["cells"])
     lines = [
         "mean cross entropy above accuracy",
