@@ -424,7 +424,17 @@ def evaluate(
             _FURTHER, "AXIS=V,V,...", "Accuracy against epsilon or steps: epsilon=0.1,0.2 steps=1,10; may be repeated."
         ),
     ] = [],  # noqa: B006 (Typer only reads it)
-    batch: Annotated[int | None, _option(WHERE, "N", "Images attacked together.", min=1, show_default="250")] = None,
+    reliance: Annotated[
+        bool,
+        flag("--reliance", help="Photos: accuracy without an attack, on other photos' backgrounds.", panel=_FURTHER),
+    ] = False,
+    donor_seeds: Annotated[
+        int | None,
+        _option(_FURTHER, "N", "How often each photo gets other backgrounds (reliance).", min=1, show_default="3"),
+    ] = None,
+    batch: Annotated[
+        int | None, _option(WHERE, "N", "Images attacked together.", min=1, show_default="16 photos, else 250")
+    ] = None,
     resume: Annotated[
         str | None,
         _option(_KEPT, "RUN", "Go on with a run that was cut off, as it was begun.", autocompletion=complete_run),

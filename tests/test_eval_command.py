@@ -260,10 +260,12 @@ def test_what_nothing_can_be_measured_of_is_refused(options: dict[str, Any], mes
     assert caught.value.hint
 
 
-def test_transfer_of_the_only_model_there_is_is_refused_before_a_run_is_begun(work: Path) -> None:
+def test_what_models_or_data_do_not_give_is_refused_before_a_run_is_begun(work: Path) -> None:
     trained(work, "natural")
     with pytest.raises(UsageError, match="--transfer needs two models"):
         evaluate(work, transfer=True)
+    with pytest.raises(UsageError, match="--reliance needs photos, which folder:tiny has none of"):
+        evaluate(work, reliance=True)
     assert evaluations(work) == []
 
 

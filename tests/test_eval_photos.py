@@ -13,11 +13,16 @@ from PIL import Image
 
 from latcli.commands.eval import run
 from latcli.commands.eval_options import EvalOptions
+from latcli.commands.eval_reliance import photos_of
 from latcli.commands.eval_result import EvalResult
 from latcli.commands.session import Session
+from latcli.engine.datasets.catalog import open_folder
+from latcli.engine.evaluation.reliance import averaged, background_reliance, summarize, survey_photos
+from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.checkpoint import CheckpointInfo, pack_classifier
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.finetuning import fine_tuned_without_weights
+from latcli.engine.models.imagenet import ClassifierSource
 from latcli.engine.models.matching import with_classes_first
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.errors import LatcliError, UsageError, WeightsError
@@ -43,6 +48,18 @@ class Bright(nn.Module):
 
 def four():
     return Bright(("blue", "red", "yellow", "Green"), 32)
+class Dark(nn.Module):
+    '''Which channel half of the picture is darkest in: by the objects alone nobody could tell.'''
+
+    def __init__(self):
+        super().__init__()
+        self.class_names, self.preprocessing = ("green", "red"), Preprocessing(32, 32, "bilinear")
+
+    def forward(self, x):
+        return -9 * x[:, [1, 0]].flatten(2).sort(dim=2).values[:, :, :512].mean(dim=2)
+
+def background():
+    return Dark()
 def larger():
     return Bright(("blue", "red", "yellow", "green"), 40)
 def no_green():
@@ -129,6 +146,52 @@ def test_a_fine_tuned_network_is_evaluated_on_what_a_detector_finds(tmp_path: Pa
     assert (kept["mask_from"], kept["found_by"], len(kept["mask_fingerprint"])) == ("detector", "cam", 64)
     assert [cell.n for cell in result.cells] == [4, 4, 4]
     assert result.settings.epsilon == 8 / 255
+
+
+def test_reliance_tells_who_looks_at_the_background(tmp_path: Path, photos: dict[str, Any]) -> None:
+    result = evaluate(tmp_path, "photo_victims:four", "photo_victims:background", reliance=True, **photos)
+
+    by_object, by_background = result.reliance
+    accuracies = [{v: mean.accuracy for v, mean in row.overall.means.items()} for row in result.reliance]
+    # Where nothing is bright, three classes are level, which is no right answer.
+    no_object = {"only_bg_b": 0.0, "only_bg_t": 0.0}
+    assert accuracies[0] == {"original": 1, "only_fg": 1, **no_object, "mixed_same": 1, "mixed_rand": 1}
+    assert (accuracies[1]["original"], accuracies[1]["only_bg_t"]) == (1, 1)
+    assert (accuracies[1]["mixed_same"], accuracies[1]["mixed_rand"]) == (1, 0)
+    assert [(row.overall.gap.n, row.overall.gap.value) for row in (by_object, by_background)] == [(4, 0.0), (4, 1.0)]
+    assert by_background.overall.gap.standard_error == 0.0
+    assert [group.n for group in by_background.by_share] == [1, 1, 1, 1]
+
+    document = json.loads((result.dir / "matrix.json").read_text())
+    assert document["reliance"] == json.loads(json.dumps(result.to_json()["reliance"]))
+    with Store.open_existing(tmp_path / "runs") as store:
+        rows = {row["name"]: row["value"] for row in store.rows_of(result.run, "metrics")}
+    assert rows[f"reliance/{by_background.model}/gap"] == 1.0
+    assert rows[f"reliance/{by_background.model}/mixed_rand"] == 0.0
+    assert rows[f"reliance/{by_object.model}/n"] == 4.0
+
+
+def test_reliance_is_the_mean_over_donor_seeds_from_the_sessions_on(tmp_path: Path, photos: dict[str, Any]) -> None:
+    told = EvalOptions(models=("photo_victims:background",), reliance=True, donor_seeds=2, **photos)
+    session = session_of(tmp_path)
+    session.seed = 1
+    result = run(told, session)
+
+    folder = open_folder(tmp_path / "set", Preprocessing(32, 32, "bilinear"), tmp_path / "masks")
+    classifier = open_classifier("photo_victims:background", ClassifierSource(), torch.device("cpu"))
+    each = [background_reliance(classifier, photos_of(folder), seed) for seed in (1, 2)]
+    survey = survey_photos(photos_of(folder), classifier.preprocessing)
+    assert result.reliance[0].overall == summarize(averaged([one.photos for one in each]), survey, 1).overall
+    assert each[0].overall.means["mixed_rand"] != each[1].overall.means["mixed_rand"]
+    assert config(tmp_path, result.run)["donor_seeds"] == 2
+
+
+def test_reliance_where_nothing_can_be_told_is_refused(tmp_path: Path, photos: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="--reliance needs to know the objects"):
+        evaluate(tmp_path, "photo_victims:four", **photos | {"masks": None, "mask_from": "center"}, reliance=True)
+    with pytest.raises(UsageError, match="--donor-seeds is of no use without --reliance"):
+        EvalOptions(donor_seeds=2)
+    assert list((tmp_path / "runs").glob("*-eval-*")) == []
 
 
 def test_an_evaluation_goes_on_with_the_same_masks_alone(

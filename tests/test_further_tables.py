@@ -1,4 +1,4 @@
-"""Transfer and curves as tables: what stands in them, within 80 columns, in ASCII."""
+"""Transfer, curves and background reliance as tables: what stands in them, within 80 columns, in ASCII."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from rich.console import Group
 
 from latcli.reporting.console import console_for
 from latcli.reporting.further_tables import curves, transfer
+from latcli.reporting.reliance_table import reliance
 
 MODELS = [{"id": "1", "label": "natural 00aa"}, {"id": "2", "label": "background 00cc"}]
 
@@ -78,3 +79,35 @@ def test_many_models_of_long_names_stay_within_80_columns() -> None:
 
     assert max(map(len, lines)) <= 80
     assert sum(line.count("100.00 %") for line in lines) == 8 * 7
+
+
+def test_reliance_has_variants_down_and_shares_across() -> None:
+    variants = ("original", "only_fg", "only_bg_b", "only_bg_t", "mixed_same", "mixed_rand")
+
+    def group(n: int, low: float, high: float, value: float | None, error: float | None) -> dict[str, Any]:
+        means = {name: {"n": n, "accuracy": 0.5} for name in variants} | {"mixed_same": {"n": 0, "accuracy": None}}
+        return {"n": n, "low": low, "high": high, "means": means, "gap": {"value": value, "standard_error": error}}
+
+    row = {"model": "1", "donor_seeds": 3, "without_same": 2, "left_out": [{"name": "a", "why": "b"}]}
+    row |= {"overall": group(1000, 0.5, 0.9, 0.125, 0.0123), "by_share": [group(1, 0.5, 0.6, None, None)]}
+    lines = drawn(reliance({"models": MODELS, "reliance": [row]}))
+
+    assert lines == [
+        "Background reliance of natural 00aa",
+        "                             all     background",
+        "accuracy in % (n)         photos        50-60 %",
+        "------------------------------------------------",
+        "Original           50.00 (1,000)      50.00 (1)",
+        "Only-FG            50.00 (1,000)      50.00 (1)",
+        "Only-BG-B          50.00 (1,000)      50.00 (1)",
+        "Only-BG-T          50.00 (1,000)      50.00 (1)",
+        "Mixed-Same                     -              -",
+        "Mixed-Rand         50.00 (1,000)      50.00 (1)",
+        "background gap      12.50 +-1.23              -",
+        "",
+        "gap: Mixed-Same - Mixed-Rand +- its standard error; means over 3 donor seeds",
+        "2 photos are alone in their class: no Mixed-Same, no part in the gap",
+        "1 photos are left out: no object, or no background beside it",
+        "",
+    ]
+    assert reliance({"models": MODELS, "reliance": []}) == []

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from latcli.commands.eval_data import PhotoWay, folder_of, open_data, photo_way
-from latcli.commands.eval_further import Further, Watched, curves_of, transfer_of
+from latcli.commands.eval_further import Further, Watched, curves_of, lent_backgrounds, transfer_of
 from latcli.commands.eval_models import (
     DEFAULT_REGIMES,
     Bench,
@@ -93,7 +93,7 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     settings = resolve(options, data, session)
     data, photos = _with_objects(data, way, settings, photos, device, store, session)
     models = _opened(Bench.of(store, data, settings.batch, session), options)
-    options.further.check_models(len(models))
+    options.further.check(len(models), data)
     job = Job(data, settings, options.further, tuple(models), options.seeds, device)
     dataset = store.record_dataset(data.name, fingerprint=data.fingerprint)
     config: dict[str, object] = {
@@ -294,6 +294,7 @@ def _matrix(stored: Run, job: Job, evaluation: Evaluation, warnings: Sequence[Wa
         groups=grouped(cells) if job.seeds else (),
         transfer=(),
         curves=(),
+        reliance=(),
         warnings=tuple(warnings),
         notes=job.data.notes,
     )
@@ -302,17 +303,20 @@ def _matrix(stored: Run, job: Job, evaluation: Evaluation, warnings: Sequence[Wa
 def _with_further(stored: Run, job: Job, evaluation: Evaluation, result: EvalResult, session: Session) -> EvalResult:
     """What is measured beside the matrix; it is not kept before it is whole, and done anew where it was cut off."""
     models, further = job.models, job.further
-    with session.progress("beyond the matrix", further.images(len(models), result.n)) as tick:
+    with session.progress("beyond the matrix", further.images(len(models), result.n, job.data)) as tick:
         watched = Watched(stored, tick)
         return replace(
             result,
             transfer=transfer_of(models, evaluation, watched) if further.transfer else (),
             curves=curves_of(models, evaluation, further, watched),
+            reliance=lent_backgrounds(models, evaluation, further, watched) if further.donor_seeds else (),
         )
 
 
 def _kept(stored: Run, result: EvalResult) -> EvalResult:
     stored.record_cells([_database_row(cell, result.settings) for cell in result.cells])
+    if result.reliance:
+        stored.record_metrics([metric for row in result.reliance for metric in row.metrics()])
     stored.write_artifact(MATRIX, json.dumps(plain(result.to_json()), indent=2).encode(), "matrix")
     return result
 

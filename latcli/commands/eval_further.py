@@ -9,10 +9,11 @@ from typing import Any, Literal, Self
 import torch
 
 from latcli.commands.eval_models import Opened
+from latcli.commands.eval_reliance import RelianceRow, photos_of, reliance_of
 from latcli.commands.parsing import parse_epsilon
 from latcli.commands.session import Tick
 from latcli.engine.attacks.pgd import pgd
-from latcli.engine.datasets.base import Images
+from latcli.engine.datasets.base import Images, TrainingData
 from latcli.engine.evaluation.curves import (
     Curve,
     CurvePoint,
@@ -31,14 +32,18 @@ _HINT = "for example --curve epsilon=0.1,0.2,0.3 or --curve steps=1,10,100"
 
 @dataclass(frozen=True)
 class Further:
-    """What was asked for beside the matrix: examples of each model on all, and the ascending points of each curve."""
+    """What was asked for beside the matrix: examples of each model on all, and the ascending points of each curve.
+
+    donor_seeds: how many times backgrounds are lent out for the reliance; 0 where it was not asked for.
+    """
 
     transfer: bool = False
     epsilons: tuple[float, ...] = ()
     steps: tuple[int, ...] = ()
+    donor_seeds: int = 0
 
     @classmethod
-    def of(cls, transfer: bool, curves: Iterable[str]) -> Self:
+    def of(cls, transfer: bool, curves: Iterable[str], donor_seeds: int = 0) -> Self:
         """From `epsilon=E,E,...` and `steps=N,N,...`, each at most once. Raises UsageError."""
         points: dict[str, Sequence[float]] = {"epsilon": (), "steps": ()}
         for text in curves:
@@ -49,32 +54,40 @@ class Further:
                 raise UsageError(f"two curves against {axis} were asked for", f"give all its points at once, {_HINT}")
             points[axis] = [_point(axis, value) for value in values.split(",")]
             require_ascending(points[axis], f"values of '{text}'")
-        return cls(transfer, tuple(points["epsilon"]), tuple(int(count) for count in points["steps"]))
+        return cls(transfer, tuple(points["epsilon"]), tuple(int(count) for count in points["steps"]), donor_seeds)
 
     def to_json(self) -> dict[str, Any]:
         """By the names of the options, in plain values; curves as they are typed."""
         curves = {"epsilon": self.epsilons, "steps": self.steps}
         texts = [f"{axis}={','.join(map(repr, points))}" for axis, points in curves.items() if points]
-        return {"transfer": self.transfer, "curve": texts}
+        lent = {"reliance": self.donor_seeds > 0, "donor_seeds": self.donor_seeds or None}
+        return {"transfer": self.transfer, "curve": texts, **lent}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """What `to_json` gave; other keys are not looked at."""
-        return cls.of(bool(values.get("transfer")), values.get("curve", ()))
+        return cls.of(bool(values.get("transfer")), values.get("curve", ()), values.get("donor_seeds") or 0)
 
-    def check_models(self, count: int) -> None:
-        """Raise UsageError where there are too few models for what was asked for."""
+    def check(self, count: int, data: TrainingData) -> None:
+        """Raise UsageError where so many models, or the data, are not enough for what was asked for."""
+        if self.donor_seeds:
+            photos_of(data)
         if self.transfer and count < 2:
             raise UsageError("--transfer needs two models at least", "name several models, or train another regime")
 
-    def images(self, models: int, n: int) -> int:
-        """How many images all of it asks for: n for each input, and for each model and curve."""
-        return n * len(ATTACKED) * (self.transfer + models * (bool(self.epsilons) + bool(self.steps)))
+    def images(self, models: int, n: int, data: TrainingData) -> int:
+        """How many images all of it asks for: n for each input, and for each model and curve; photos with each seed."""
+        lent = models * self.donor_seeds * data.test_count
+        return lent + n * len(ATTACKED) * (self.transfer + models * (bool(self.epsilons) + bool(self.steps)))
 
     @property
     def words(self) -> list[str]:
         """For a person, one entry for each."""
-        return (["transfer"] if self.transfer else []) + [f"curve {text}" for text in self.to_json()["curve"]]
+        return (
+            (["transfer"] if self.transfer else [])
+            + [f"curve {text}" for text in self.to_json()["curve"]]
+            + ([f"background reliance, {self.donor_seeds} donor seeds"] if self.donor_seeds else [])
+        )
 
 
 @dataclass(frozen=True)
@@ -105,6 +118,11 @@ class Watched:
 
     run: Run
     tick: Tick
+
+    def photo(self) -> None:
+        """One photo is done. Raises StoreError."""
+        self.tick()
+        self.run.heartbeat()
 
     def __call__(
         self, batches: Iterable[tuple[Images, torch.Tensor]], text: str
@@ -139,6 +157,15 @@ def curves_of(
             curves = _curves(one, name, evaluation, further, watched)
             rows += [CurveRow(one.entry.id, name, curve.axis, curve.points) for curve in curves]
     return tuple(rows)
+
+
+def lent_backgrounds(
+    models: Sequence[Opened], evaluation: Evaluation, further: Further, watched: Watched
+) -> tuple[RelianceRow, ...]:
+    """Each model's reliance on the background, of all test photos. Raises as `reliance_of` does."""
+    first = evaluation.settings.seed
+    watched.tick(0, text="background reliance")
+    return reliance_of(models, evaluation.data, range(first, first + further.donor_seeds), watched.photo)
 
 
 def _curves(

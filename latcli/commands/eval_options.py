@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latcli.commands.eval_further import Further
+from latcli.commands.eval_reliance import DONOR_SEEDS
 from latcli.commands.session import Session
 from latcli.commands.train_options import DETECTING, OBJECTS, check_object_options
 from latcli.engine.datasets.base import MaskSource, TrainingData
@@ -49,6 +50,8 @@ class EvalOptions:
     strong_budget: StrongBudget | None = None
     transfer: bool = False
     curve: tuple[str, ...] = ()
+    reliance: bool = False
+    donor_seeds: int | None = None
     batch: int | None = None
     resume: str | None = None
 
@@ -59,13 +62,15 @@ class EvalOptions:
             raise UsageError("--strong-budget is of no use without --strong", "add --strong, or leave it out")
         if self.transfer and len(self.models) == 1:
             raise UsageError("--transfer needs two models at least", "name several models, or none for the latest")
+        if self.donor_seeds is not None and not self.reliance:
+            raise UsageError("--donor-seeds is of no use without --reliance", "add --reliance, or leave it out")
         Further.of(self.transfer, self.curve)
 
     def given(self) -> dict[str, Any]:
         """The options that were said and that decide what is computed, by the name they have in a run's config."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "resume"}
         values["models"] = list(self.models)
-        values |= self.further.to_json()
+        values |= self.further.to_json() | {"donor_seeds": self.donor_seeds}
         values["strong"] = self.budget
         del values["strong_budget"]
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
@@ -74,7 +79,7 @@ class EvalOptions:
     @property
     def further(self) -> Further:
         """What is measured beside the matrix."""
-        return Further.of(self.transfer, self.curve)
+        return Further.of(self.transfer, self.curve, (self.donor_seeds or DONOR_SEEDS) if self.reliance else 0)
 
     @property
     def budget(self) -> StrongBudget | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from latcli.commands.eval_further import CurveRow, TransferRow
 from latcli.commands.eval_models import Entry
+from latcli.commands.eval_reliance import RelianceRow
 from latcli.engine.evaluation.distrust import Doubt
 from latcli.engine.evaluation.settings import EvalSettings
 
@@ -78,7 +79,7 @@ class Warned:
 class EvalResult:
     """A finished evaluation. n: attacked images of each column; groups: only where seeds were asked for.
 
-    transfer, curves: empty where they were not asked for.
+    transfer, curves, reliance: empty where they were not asked for.
     """
 
     run: str
@@ -91,6 +92,7 @@ class EvalResult:
     groups: tuple[Group, ...]
     transfer: tuple[TransferRow, ...]
     curves: tuple[CurveRow, ...]
+    reliance: tuple[RelianceRow, ...]
     warnings: tuple[Warned, ...]
     notes: tuple[str, ...]
 
@@ -108,6 +110,7 @@ class EvalResult:
             "groups": [asdict(group) for group in self.groups],
             "transfer": [asdict(row) for row in self.transfer],
             "curves": [asdict(row) for row in self.curves],
+            "reliance": [asdict(row) for row in self.reliance],
             "warnings": [warned.to_json() for warned in self.warnings],
             "notes": list(self.notes),
         }
