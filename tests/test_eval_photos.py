@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,22 @@ def test_a_classifier_from_outside_is_right_about_the_folders_classes(tmp_path: 
     assert background.loss == pytest.approx(natural.loss, abs=1e-6)
     assert standard.loss > natural.loss + 0.01
     assert result.settings.mask_from == "folder"
+
+
+def test_a_published_classifier_knows_folders_by_word_net_ids(tmp_path: Path, shared_data: Path) -> None:
+    for name in ("n01944390_snail", "n01514859_hen"):
+        for split in ("train", "test"):
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+            shutil.copy(shared_data / "photos" / "paper9" / f"{name}.jpg", tmp_path / "set" / split / name)
+    told = {"mask_from": "center", "steps": 2, "dataset": f"folder:{tmp_path / 'set'}"}
+    result = evaluate(tmp_path, "efficientnet_lite0", **told)
+
+    natural, standard, background = result.cells
+    assert (natural.n, natural.accuracy, standard.accuracy) == (2, 1.0, 0.0)
+    assert natural.loss is not None
+    assert background.loss is not None
+    assert standard.loss is not None
+    assert natural.loss < background.loss < standard.loss
 
 
 def test_the_top_guess_is_one_of_all_classes_and_logits_keep_their_names() -> None:

@@ -106,7 +106,7 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
         "threads": torch.get_num_threads(),
         **settings.to_json(),
         **job.further.to_json(),
-        **asdict(photos),
+        **(asdict(photos) if way else {"masks": photos.masks}),
         "mask_fingerprint": data.mask_fingerprint,
         "notes": list(data.notes),
     }

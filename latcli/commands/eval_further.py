@@ -83,11 +83,10 @@ class Further:
     @property
     def words(self) -> list[str]:
         """For a person, one entry for each."""
-        return (
-            (["transfer"] if self.transfer else [])
-            + [f"curve {text}" for text in self.to_json()["curve"]]
-            + ([f"background reliance, {self.donor_seeds} donor seeds"] if self.donor_seeds else [])
-        )
+        curves = {"epsilon": self.epsilons, "steps": self.steps}
+        told = ["transfer"] if self.transfer else []
+        told += [f"curve against {axis}, {len(points)} points" for axis, points in curves.items() if points]
+        return [*told, f"background reliance, donor seeds: {self.donor_seeds}"] if self.donor_seeds else told
 
 
 @dataclass(frozen=True)
