@@ -64,7 +64,7 @@ Runs = Annotated[list[str], typer.Argument(metavar="RUN", help="Ends of ids, or 
 
 
 _WHAT, _OBJECT, _SEARCH, _MODEL = "Photos and labels", "Where the object is", "Attack", "Classifier"
-_MATRIX, _STRONG = "What is evaluated", "Strong suite"
+_MATRIX, _STRONG, _FURTHER = "What is evaluated", "Strong suite", "Beyond the matrix"
 _LEARNT, _INNER, _UPDATE, _KEPT = "What is learnt", "Inner attack", "Update", "Checkpoints"
 _RANKS = "Several devices"
 
@@ -352,8 +352,42 @@ def evaluate(
         _option(_OBJECT, "SHARE", "The middle of the image, as a share of its sides.", show_default="the data set's"),
     ] = None,
     mask_from: Annotated[
-        Literal["center", "otsu"] | None,
-        _option(_OBJECT, "center|otsu", "The middle, or each image's silhouette.", show_default="center"),
+        Literal["center", "otsu", "detector", "folder"] | None,
+        _option(
+            _OBJECT,
+            "NAME",
+            "center: the middle; otsu: each image's silhouette; detector: what is found on photos; folder: --masks.",
+            show_default="detector for photos, else center",
+        ),
+    ] = None,
+    masks: Annotated[
+        Path | None, _option(_OBJECT, "DIR", "A mask for each image, DIR/train/CLASS/NAME.png, white on the object.")
+    ] = None,
+    detector: Annotated[
+        str | None,
+        _option(_OBJECT, "NAME", "auto, yolo, mobilenet, cam, none, or a plug-in's.", show_default="auto"),
+    ] = None,
+    detector_weights: Annotated[Path | None, _option(_OBJECT, "FILE", "The detector's weights.")] = None,
+    detector_confidence: Annotated[
+        float | None,
+        _option(_OBJECT, "P", "Least confidence of a box (yolo, mobilenet).", min=0.0, max=1.0, show_default="0.25"),
+    ] = None,
+    cam_threshold: Annotated[
+        float | None,
+        _option(
+            _OBJECT, "SHARE", "Share of the map's peak that is object (cam).", min=0.0, max=0.99, show_default="0.4"
+        ),
+    ] = None,
+    boxes: Annotated[
+        Literal["all", "best"] | None,
+        _option(_OBJECT, "all|best", "All boxes that agree with the class, or one.", show_default="all"),
+    ] = None,
+    refine: Annotated[
+        Literal["none", "grabcut"] | None,
+        _option(_OBJECT, "none|grabcut", "Turn boxes into silhouettes.", show_default="none"),
+    ] = None,
+    classifier_weights: Annotated[
+        Path | None, _option(_OBJECT, "FILE", "Of the classifier that a detector is led by, as published or in a file.")
     ] = None,
     epsilon: Annotated[
         float | None,
@@ -381,7 +415,26 @@ def evaluate(
         Literal["quick", "full"] | None,
         _option(_STRONG, "quick|full", "full is AutoAttack's; quick is a trial.", show_default="full"),
     ] = None,
-    batch: Annotated[int | None, _option(WHERE, "N", "Images attacked together.", min=1, show_default="250")] = None,
+    transfer: Annotated[
+        bool, flag("--transfer", help="Try examples made on each model on every other.", panel=_FURTHER)
+    ] = False,
+    curve: Annotated[
+        list[str],
+        _option(
+            _FURTHER, "AXIS=V,V,...", "Accuracy against epsilon or steps: epsilon=0.1,0.2 steps=1,10; may be repeated."
+        ),
+    ] = [],  # noqa: B006 (Typer only reads it)
+    reliance: Annotated[
+        bool,
+        flag("--reliance", help="Photos: accuracy without an attack, on other photos' backgrounds.", panel=_FURTHER),
+    ] = False,
+    donor_seeds: Annotated[
+        int | None,
+        _option(_FURTHER, "N", "How often each photo gets other backgrounds (reliance).", min=1, show_default="3"),
+    ] = None,
+    batch: Annotated[
+        int | None, _option(WHERE, "N", "Images attacked together.", min=1, show_default="16 photos, else 250")
+    ] = None,
     resume: Annotated[
         str | None,
         _option(_KEPT, "RUN", "Go on with a run that was cut off, as it was begun.", autocompletion=complete_run),
@@ -395,10 +448,11 @@ def evaluate(
     given = dict(locals())
     from latcli.commands.eval import run
     from latcli.commands.eval_options import EvalOptions
-    from latcli.reporting import matrix_table
+    from latcli.reporting import evaluation_report
 
     del given["session"]
-    session.show(run(EvalOptions(**given | {"models": tuple(models)}), session), matrix_table.matrix)
+    lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    session.show(run(EvalOptions(**given | lists), session), evaluation_report.evaluation)
 
 
 @app.command(rich_help_panel="Main job")

@@ -21,9 +21,16 @@ from latcli.commands.eval_options import EvalOptions
 from latcli.commands.eval_result import EvalResult, grouped
 from latcli.commands.session import Session
 from latcli.commands.trained import CHECKPOINT
-from latcli.engine.datasets.base import DatasetSource
+from latcli.engine.attacks.pgd import pgd
+from latcli.engine.datasets.base import DatasetSource, Images
 from latcli.engine.datasets.catalog import open_dataset
+from latcli.engine.evaluation.curves import accuracy_against_epsilon, accuracy_against_steps
+from latcli.engine.evaluation.transfer import Contender, transfer_matrix
+from latcli.engine.localize import center_mask
+from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.checkpoint import CheckpointInfo, pack_classifier, unpack
+from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.imagenet import ClassifierSource
 from latcli.engine.models.small import paper_cnn
 from latcli.errors import LatcliError, UsageError, WeightsError
 from latcli.store.database import Store
@@ -134,13 +141,130 @@ def test_a_run_gives_its_document_cells_and_samples(run_latcli: RunLatcli, work:
 
 def test_without_json_the_matrix_is_drawn(run_latcli: RunLatcli, work: Path) -> None:
     run_id = trained(work, "natural")
-    done = run_latcli("eval", run_id[-4:], "--images", "6", "--steps", "1", "--dataset", TINY, "--until-wrong")
+    done = run_latcli(
+        "eval", run_id[-4:], "--images", "6", "--steps", "1", "--dataset", TINY, "--until-wrong", "--curve", "steps=1,2"
+    )
 
     assert done.returncode == 0, done.stderr
     assert "Loss matrix on folder:tiny" in done.stdout
     assert f"natural {run_id[-4:]}" in done.stdout
     assert "until the first wrong guess" in done.stdout
+    assert "Accuracy in % against steps, background, n = 6" in done.stdout
+    assert done.stdout.rstrip().splitlines()[-1].startswith("run ")
     assert "standard: accuracy" in done.stderr
+
+
+# beside the matrix
+
+
+def by_hand(name: str, result: EvalResult, epsilon: float) -> list[tuple[Images, torch.Tensor]]:
+    """The attacked images in one batch, with the epsilon matrix of an input."""
+    data = open_dataset(TINY, DatasetSource(Path()))
+    chosen = torch.arange(result.n) * 30 // result.n
+    (images,) = data.testing([chosen])
+    object_1HW = center_mask((12, 12), result.settings.center)
+    mask_B1HW = object_1HW.expand(len(chosen), -1, -1, -1) if name == "background" else torch.zeros(12, 1, 12, 12)
+    return [(images, epsilon * (1 - mask_B1HW))]
+
+
+def networks(result: EvalResult) -> dict[str, Classifier]:
+    return {one.id: open_classifier(one.source, ClassifierSource(), torch.device("cpu")) for one in result.models}
+
+
+def test_transfer_is_each_models_examples_on_every_model(work: Path) -> None:
+    trained(work, "natural")
+    trained(work, "background", seed=2)
+    result, said = evaluate(work, transfer=True, seed=5)
+
+    assert "transfer" in said
+    assert json.loads((result.dir / "matrix.json").read_text())["transfer"] == result.to_json()["transfer"]
+    nets = networks(result)
+    contenders = [Contender(model, net, net) for model, net in nets.items()]
+    expected = {
+        (name, cell.source, cell.target): cell
+        for name in ("standard", "background")
+        for cell in transfer_matrix(contenders, by_hand(name, result, 0.3), pgd, result.settings.attack(), 5)
+    }
+    assert [(one.input, one.source, one.target) for one in result.transfer] == list(expected)
+    for one in result.transfer:
+        cell = expected[one.input, one.source, one.target]
+        assert (one.n, one.accuracy) == (12, cell.accuracy)
+        # Batches of 6 here, of 12 there: float32 logits differ in their last digits, and so may an iterate.
+        assert one.loss == pytest.approx(cell.loss, rel=1e-4)
+    losses = {one.loss for one in result.transfer}
+    assert len(losses) == 10  # what they are without an attack stands under either input
+
+
+def test_curves_are_those_of_the_matrix_attack_inside_each_inputs_region(work: Path) -> None:
+    trained(work, "natural")
+    result, _ = evaluate(work, curve=("steps=1,4", "epsilon=0.02,8/255,0.3"))
+
+    assert [(one.input, one.axis) for one in result.curves] == [
+        (name, axis) for name in ("standard", "background") for axis in ("epsilon", "steps")
+    ]
+    ((model, net),) = networks(result).items()
+    told = (result.settings.attack(), 0)
+    for one in result.curves:
+        if one.axis == "epsilon":
+            values: tuple[float, ...] = (0.02, 8 / 255, 0.3)
+            curve = accuracy_against_epsilon(pgd, net, net, by_hand(one.input, result, 1.0), values, *told)
+        else:
+            curve = accuracy_against_steps(pgd, net, net, by_hand(one.input, result, 0.3), (1, 4), *told)
+        assert (one.model, one.points) == (model, curve.points)
+    assert result.to_json()["curves"][0]["points"][2]["value"] == 8 / 255
+
+
+def test_what_was_cut_off_beside_the_matrix_is_done_anew(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from latcli.commands import eval as command
+
+    trained(work, "natural")
+    options = {"curve": ("epsilon=0.1,0.2",)}
+    whole, _ = evaluate(work, **options)
+
+    def stop(*_: object) -> None:
+        raise StopError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "curves_of", stop)
+        with pytest.raises(StopError):
+            evaluate(work, **options)
+    (run_id,) = {path.name for path in evaluations(work)} - {whole.run}
+    with Store.open_existing(work / "runs") as store:
+        assert store.rows_of(run_id, "cells") == []
+    with pytest.raises(UsageError, match=r"begun otherwise: --transfer True \(was False\), --curve .*steps=1"):
+        resume(work, run_id, transfer=True, curve=("steps=1",))
+
+    said = io.StringIO()
+    assert resume(work, run_id, said=said).curves == whole.curves
+    assert "resumed with 24 of 24 attacked images done" in said.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"models": ("a",), "transfer": True}, "--transfer needs two models"),
+        ({"curve": ("width=1",)}, "there is no curve 'width=1'"),
+        ({"curve": ("epsilon",)}, "epsilon '' is not a number"),
+        ({"curve": ("epsilon=0.1,2",)}, "epsilon '2' is not over 0 and at most 1"),
+        ({"curve": ("steps=1,2.5",)}, "'2.5' is no number of steps"),
+        ({"curve": ("steps=0,5",)}, "are not ascending and above 0"),
+        ({"curve": ("epsilon=0.2,0.1",)}, "are not ascending and above 0"),
+        ({"curve": ("steps=1", "steps=5")}, "two curves against steps"),
+    ],
+)
+def test_what_nothing_can_be_measured_of_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        EvalOptions(**options)
+    assert caught.value.hint
+
+
+def test_what_models_or_data_do_not_give_is_refused_before_a_run_is_begun(work: Path) -> None:
+    trained(work, "natural")
+    with pytest.raises(UsageError, match="--transfer needs two models"):
+        evaluate(work, transfer=True)
+    with pytest.raises(UsageError, match="--reliance needs photos, which folder:tiny has none of"):
+        evaluate(work, reliance=True)
+    assert evaluations(work) == []
 
 
 # which models

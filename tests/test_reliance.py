@@ -21,6 +21,7 @@ from latcli.engine.evaluation.reliance import (
     PhotoReliance,
     Reliance,
     Survey,
+    averaged,
     background_reliance,
     summarize,
     survey_photos,
@@ -378,3 +379,21 @@ def test_real_photos_with_the_classifier_s_own_boxes(shared_data: Path) -> None:
     # The object says far more than the background, on whatever background it stands.
     assert min(values[variant] for variant in ("original", "only_fg", "mixed_rand")) > 0.5
     assert max(values[variant] for variant in ("only_bg_b", "only_bg_t")) < 0.25
+
+
+def test_over_several_donor_seeds_a_photo_stays_one_sample() -> None:
+    """Differences of the photos are 0.5 and 1, whose mean is 0.75 with a standard error of 0.25."""
+
+    def measured(name: str, same: bool, rand: bool, lender: str) -> PhotoReliance:
+        outcomes = {"original": Outcome(True, 1.0), "mixed_same": Outcome(same, 0.5), "mixed_rand": Outcome(rand, 0.25)}
+        return PhotoReliance(name, name, 0, 0.5, outcomes, {"mixed_same": lender, "mixed_rand": lender})  # type: ignore[arg-type]
+
+    passes = [
+        [measured("a", True, False, "x"), measured("b", True, False, "x")],
+        [measured("a", True, True, "x"), measured("b", True, False, "y")],
+    ]
+    both = averaged(passes)
+    gap = summarize(both, Survey((), (), {}, {}), seed=0).overall.gap
+    assert (gap.n, gap.mixed_same, gap.mixed_rand, gap.value, gap.standard_error) == (2, 1.0, 0.25, 0.75, 0.25)
+    assert [one.lent_by["mixed_same"] for one in both] == ["x", "x, y"]
+    assert averaged(passes[:1]) == passes[0]

@@ -7,11 +7,13 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
+from latcli.commands.eval_data import PhotoWay, folder_of, open_data, photo_way
+from latcli.commands.eval_further import Further, Watched, curves_of, lent_backgrounds, transfer_of
 from latcli.commands.eval_models import (
     DEFAULT_REGIMES,
     Bench,
@@ -28,9 +30,11 @@ from latcli.commands.eval_monitor import Monitor, attacked_images
 from latcli.commands.eval_options import EvalOptions, describe, resolve
 from latcli.commands.eval_result import CellRow, EvalResult, Warned, grouped
 from latcli.commands.session import Session
-from latcli.commands.train_options import check_unchanged
-from latcli.engine.datasets.base import DatasetSource, TrainingData
-from latcli.engine.datasets.catalog import DEFAULT_DATASET, open_dataset
+from latcli.commands.train_data import with_objects
+from latcli.commands.train_options import PhotoOptions, check_unchanged
+from latcli.commands.trained import CHECKPOINT, classifier_path
+from latcli.engine.datasets.base import TrainingData
+from latcli.engine.datasets.catalog import DEFAULT_DATASET
 from latcli.engine.devices import open_device
 from latcli.engine.evaluation.matrix import Evaluation, Progress
 from latcli.engine.evaluation.settings import EvalSettings
@@ -57,6 +61,7 @@ class Job:
 
     data: TrainingData
     settings: EvalSettings
+    further: Further
     models: tuple[Opened, ...]
     seeds: bool
     device: torch.device
@@ -81,10 +86,15 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
 def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     device = open_device(session.device)
     name = options.dataset or newest_dataset(store) or DEFAULT_DATASET
-    data = _open_data(name, device, session)
-    settings = resolve(options, data.defaults, session)
+    path = folder_of(name)
+    way = None if path is None else photo_way(path, _sources(store, f"folder:{path}", options), session)
+    photos = PhotoOptions.of(options.given())
+    data = open_data(name, way, photos, device, session)
+    settings = resolve(options, data, session)
+    data, photos = _with_objects(data, way, settings, photos, device, store, session)
     models = _opened(Bench.of(store, data, settings.batch, session), options)
-    job = Job(data, settings, tuple(models), options.seeds, device)
+    options.further.check(len(models), data)
+    job = Job(data, settings, options.further, tuple(models), options.seeds, device)
     dataset = store.record_dataset(data.name, fingerprint=data.fingerprint)
     config: dict[str, object] = {
         "dataset": name,
@@ -95,22 +105,47 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
         "precision": session.precision,
         "threads": torch.get_num_threads(),
         **settings.to_json(),
+        **job.further.to_json(),
+        **asdict(photos),
+        "mask_fingerprint": data.mask_fingerprint,
         "notes": list(data.notes),
     }
     with store.start_run(
         "eval", argv=sys.argv, config=config, seed=settings.seed, device=str(device), dataset=dataset
     ) as stored:
         session.note(f"run {stored.id}")
-        line = describe(settings, data, len(models))
+        line = describe(settings, job.further, data, len(models))
         session.note(line)
         stored.log(line)
         return _evaluate(stored, job, job.evaluation(), session)
 
 
+def _sources(store: Store, dataset: str, options: EvalOptions) -> list[str]:
+    """What opens each model: a checkpoint's path, or a name."""
+    if options.models:
+        return [classifier_path(name, store.folder) for name in options.models]
+    return [str(row.path / CHECKPOINT) for row in trained_on(store, dataset, seeds=options.seeds)]
+
+
+def _with_objects(
+    data: TrainingData,
+    way: PhotoWay | None,
+    settings: EvalSettings,
+    photos: PhotoOptions,
+    device: torch.device,
+    store: Store,
+    session: Session,
+) -> tuple[TrainingData, PhotoOptions]:
+    """The data with what a detector finds, where it is photos and a detector is asked. Raises as `with_objects`."""
+    if way is None:
+        return data, photos
+    return with_objects(data, way.architecture, settings.mask_from, photos, device, store, session)
+
+
 def _opened(bench: Bench, options: EvalOptions) -> list[Opened]:
     if options.models:
         return once_each((open_named(name, bench) for name in options.models), bench.session)
-    rows = trained_on(bench.store, bench.data, seeds=options.seeds)
+    rows = trained_on(bench.store, bench.data.name, seeds=options.seeds)
     for row in rows:
         bench.session.note(f"{row.config['regime']}: training run {row.id}, seed {row.seed}")
     for regime in DEFAULT_REGIMES:
@@ -153,26 +188,28 @@ def _job_of(row: RunRow, store: Store, session: Session) -> Job:
     if missing:
         raise UsageError(f"{row.id} does not say its {', '.join(missing)}", "it was written by another latcli")
     device = open_device(session.device)
-    data = _open_data(row.config["dataset"], device, session)
+    name, path, photos = row.config["dataset"], folder_of(row.config["dataset"]), PhotoOptions.of(row.config)
+    entries = [Entry.from_json(values) for values in row.config["entries"]]
+    way = None if path is None else photo_way(path, [entry.source for entry in entries], session)
+    data = open_data(name, way, photos, device, session)
     if data.fingerprint != row.config["dataset_fingerprint"]:
         raise WeightsError(
             f"the data set {data.name} is not the one that {row.id} was begun on",
             "put the same files back under --data, or start a new evaluation",
+        )
+    data, _ = _with_objects(data, way, settings, photos, device, store, session)
+    if data.mask_fingerprint != row.config.get("mask_fingerprint"):
+        raise WeightsError(
+            f"the masks of {data.name} are not those that {row.id} was begun with",
+            "put the same masks and weights back, or start a new evaluation",
         )
     threads = int(row.config["threads"])
     if device.type == "cpu" and torch.get_num_threads() != threads:
         session.note(f"using {threads} threads, as the run did before")
         torch.set_num_threads(threads)  # the order in which a CPU adds depends on them
     bench = Bench.of(store, data, settings.batch, session)
-    models = tuple(open_again(Entry.from_json(values), bench) for values in row.config["entries"])
-    return Job(data, settings, models, bool(row.config.get("seeds")), device)
-
-
-def _open_data(name: str, device: torch.device, session: Session) -> TrainingData:
-    dataset = open_dataset(name, DatasetSource(session.data, session.offline, session.shows_progress))
-    for note in dataset.notes:
-        session.note(f"note: {note}")
-    return dataset.to(device)
+    models = tuple(open_again(entry, bench) for entry in entries)
+    return Job(data, settings, Further.from_json(row.config), models, bool(row.config.get("seeds")), device)
 
 
 class _Keeper:
@@ -232,7 +269,8 @@ def _evaluate(stored: Run, job: Job, evaluation: Evaluation, session: Session) -
         for name, doubt in evaluation.doubts(position)
     ]
     _warn(doubts, stored, session)
-    return _kept(stored, job, evaluation, [*first_doubts, *doubts])
+    result = _matrix(stored, job, evaluation, [*first_doubts, *doubts])
+    return _kept(stored, _with_further(stored, job, evaluation, result, session))
 
 
 def _warn(warnings: Sequence[Warned], stored: Run, session: Session) -> None:
@@ -241,12 +279,11 @@ def _warn(warnings: Sequence[Warned], stored: Run, session: Session) -> None:
         stored.log(f"warning: {warned.line}")
 
 
-def _kept(stored: Run, job: Job, evaluation: Evaluation, warnings: Sequence[Warned]) -> EvalResult:
+def _matrix(stored: Run, job: Job, evaluation: Evaluation, warnings: Sequence[Warned]) -> EvalResult:
     cells = [
         _cell_row(job, position, name, evaluation) for position in range(len(job.models)) for name in _columns(job)
     ]
-    stored.record_cells([_database_row(cell, job.settings) for cell in cells])
-    result = EvalResult(
+    return EvalResult(
         run=stored.id,
         dir=stored.folder,
         dataset=job.data.name,
@@ -255,9 +292,31 @@ def _kept(stored: Run, job: Job, evaluation: Evaluation, warnings: Sequence[Warn
         models=tuple(one.entry for one in job.models),
         cells=tuple(cells),
         groups=grouped(cells) if job.seeds else (),
+        transfer=(),
+        curves=(),
+        reliance=(),
         warnings=tuple(warnings),
         notes=job.data.notes,
     )
+
+
+def _with_further(stored: Run, job: Job, evaluation: Evaluation, result: EvalResult, session: Session) -> EvalResult:
+    """What is measured beside the matrix; it is not kept before it is whole, and done anew where it was cut off."""
+    models, further = job.models, job.further
+    with session.progress("beyond the matrix", further.images(len(models), result.n, job.data)) as tick:
+        watched = Watched(stored, tick)
+        return replace(
+            result,
+            transfer=transfer_of(models, evaluation, watched) if further.transfer else (),
+            curves=curves_of(models, evaluation, further, watched),
+            reliance=lent_backgrounds(models, evaluation, further, watched) if further.donor_seeds else (),
+        )
+
+
+def _kept(stored: Run, result: EvalResult) -> EvalResult:
+    stored.record_cells([_database_row(cell, result.settings) for cell in result.cells])
+    if result.reliance:
+        stored.record_metrics([metric for row in result.reliance for metric in row.metrics()])
     stored.write_artifact(MATRIX, json.dumps(plain(result.to_json()), indent=2).encode(), "matrix")
     return result
 

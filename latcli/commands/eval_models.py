@@ -13,12 +13,14 @@ from torch import nn
 from latcli.commands.session import Session
 from latcli.commands.trained import CHECKPOINT, classifier_path
 from latcli.engine.datasets.base import TrainingData
+from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.evaluation.distrust import Doubt
 from latcli.engine.evaluation.matrix import Subject, examine
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.checkpoint import read_info
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.imagenet import ClassifierSource
+from latcli.engine.models.matching import with_classes_first
 from latcli.engine.training.gradient_forms import Form, GradientForm, check_form, choose_form
 from latcli.engine.training.regimes import Regime
 from latcli.errors import LatcliError, UsageError, WeightsError
@@ -94,21 +96,21 @@ def newest_dataset(store: Store) -> str | None:
     return None
 
 
-def trained_on(store: Store, data: TrainingData, *, seeds: bool) -> list[RunRow]:
+def trained_on(store: Store, dataset: str, *, seeds: bool) -> list[RunRow]:
     """The latest completed training run of each regime on this data set; of the three that the paper compares.
 
     With `seeds` the latest of each seed of the same experiment, for every regime there is. Raises UsageError where
     there is none.
     """
-    rows = [row for row in store.runs(command="train", status="completed") if _name_of(row) == data.name]
+    rows = [row for row in store.runs(command="train", status="completed") if _name_of(row) == dataset]
     chosen: list[RunRow] = []
     for regime in get_args(Regime) if seeds else DEFAULT_REGIMES:
         of_regime = [row for row in rows if row.config.get("regime") == regime]
         chosen += _one_a_seed(of_regime) if seeds else of_regime[:1]
     if not chosen:
         raise UsageError(
-            f"no training run of {data.name} in {store.folder} is completed",
-            f"name a model, or train: latcli train --dataset {data.name} --regime natural (then standard, background)",
+            f"no training run of {dataset} in {store.folder} is completed",
+            f"name a model, or train: latcli train --dataset {dataset} --regime natural (then standard, background)",
         )
     return chosen
 
@@ -221,8 +223,13 @@ def _open_checkpoint(path: Path, name: str, label: str, row: RunRow | None, benc
 
 
 def _fitting(classifier: Classifier, name: str, bench: Bench) -> nn.Module:
-    """The network as it takes this set's images. Raises UsageError where classes or images do not fit."""
+    """The network as it takes this set's images; on photos a Classifier.
+
+    Raises UsageError where classes or images do not fit.
+    """
     theirs, ours, data = classifier.class_names, bench.data.class_names, bench.data
+    if isinstance(data, PhotoFolder):
+        return with_classes_first(classifier, ours, data.name)
     if len(theirs) != len(ours):
         raise UsageError(
             f"{name} has {len(theirs):,} classes, and {data.name} has {len(ours):,}",

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from latcli.commands.eval_further import CurveRow, TransferRow
 from latcli.commands.eval_models import Entry
+from latcli.commands.eval_reliance import RelianceRow
 from latcli.engine.evaluation.distrust import Doubt
 from latcli.engine.evaluation.settings import EvalSettings
 
@@ -75,7 +77,10 @@ class Warned:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """A finished evaluation. n: attacked images of each column; groups: only where seeds were asked for."""
+    """A finished evaluation. n: attacked images of each column; groups: only where seeds were asked for.
+
+    transfer, curves, reliance: empty where they were not asked for.
+    """
 
     run: str
     dir: Path
@@ -85,6 +90,9 @@ class EvalResult:
     models: tuple[Entry, ...]
     cells: tuple[CellRow, ...]
     groups: tuple[Group, ...]
+    transfer: tuple[TransferRow, ...]
+    curves: tuple[CurveRow, ...]
+    reliance: tuple[RelianceRow, ...]
     warnings: tuple[Warned, ...]
     notes: tuple[str, ...]
 
@@ -100,6 +108,9 @@ class EvalResult:
             "models": [entry.to_json() for entry in self.models],
             "cells": [asdict(cell) for cell in self.cells],
             "groups": [asdict(group) for group in self.groups],
+            "transfer": [asdict(row) for row in self.transfer],
+            "curves": [asdict(row) for row in self.curves],
+            "reliance": [asdict(row) for row in self.reliance],
             "warnings": [warned.to_json() for warned in self.warnings],
             "notes": list(self.notes),
         }

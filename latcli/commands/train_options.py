@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -29,7 +29,7 @@ _KEEPING = frozenset({"resume", "checkpoint_every", "devices", "nodes"})
 
 
 #: What stands for the object where it is not the middle, in words.
-_OBJECTS: dict[MaskSource, str] = {
+OBJECTS: dict[MaskSource, str] = {
     "otsu": "otsu silhouettes",
     "detector": "what a detector finds",
     "folder": "masks from files",
@@ -111,20 +111,25 @@ class PhotoOptions:
 
 
 #: Options that nobody but a detector reads.
-_DETECTING = ("detector", "detector_weights", "detector_confidence", "cam_threshold", "boxes", "refine")
+DETECTING = ("detector", "detector_weights", "detector_confidence", "cam_threshold", "boxes", "refine")
 
 
-def check_photo_options(options: TrainOptions, mask_from: MaskSource, *, fine_tuning: bool) -> None:
-    """Raise UsageError for options of photos that nothing would come of."""
-    if mask_from == "folder" and options.masks is None:
+def check_object_options(given: Mapping[str, Any], mask_from: MaskSource, detecting: Sequence[str]) -> None:
+    """Raise UsageError where masks are missing, and for options of `detecting` that are given but read by nobody."""
+    if mask_from == "folder" and "masks" not in given:
         raise UsageError("--mask-from folder needs the folder", "give --masks DIR, with train/CLASS/NAME.png in it")
-    if mask_from != "folder" and options.masks is not None:
+    if mask_from != "folder" and "masks" in given:
         raise UsageError(f"--masks is of no use to --mask-from {mask_from}", "leave one of them out")
-    idle = [f"--{name.replace('_', '-')}" for name in _DETECTING if name in options.given()]
+    idle = [f"--{name.replace('_', '-')}" for name in detecting if name in given]
     if idle and mask_from != "detector":
         raise UsageError(
             f"{idle[0]} is of no use where no detector looks for objects", "add --mask-from detector, or leave it out"
         )
+
+
+def check_photo_options(options: TrainOptions, mask_from: MaskSource, *, fine_tuning: bool) -> None:
+    """Raise UsageError for options of photos that nothing would come of."""
+    check_object_options(options.given(), mask_from, DETECTING)
     if fine_tuning:
         return
     if mask_from == "detector":
@@ -203,7 +208,7 @@ def describe(name: PresetName, settings: TrainSettings, dataset: str, architectu
     parts = [f"{settings.steps:,} steps of {settings.batch}", f"{settings.optimizer} at {settings.rate:g}"]
     if settings.is_adversarial:
         inner = f"{settings.attack}-{settings.attack_steps}" if settings.attack in ("pgd", "free") else settings.attack
-        kept = _OBJECTS.get(settings.mask_from, f"a middle of {settings.center:g} of the side")
+        kept = OBJECTS.get(settings.mask_from, f"a middle of {settings.center:g} of the side")
         parts += [f"{inner} at epsilon {settings.epsilon:.4g}", settings.loss]
         parts += [] if settings.regime == "standard" else [f"object: {kept}"]
     return f"{settings.regime} training of {architecture} on {dataset}, preset {name}: {', '.join(parts)}"

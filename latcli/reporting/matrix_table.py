@@ -9,16 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.cells import cell_len, set_cell_size
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from latcli.reporting.console import RULED, WIDTH
+from latcli.reporting.blocks import blocks, unique_labels
 from latcli.reporting.text import printable
 
-#: Columns that a model's name gets.
-_NAME = 24
 _BEST = "*"
 
 
@@ -38,14 +34,9 @@ def matrix(document: Mapping[str, Any]) -> RenderableType:
     inputs = list(dict.fromkeys(cell["input"] for cell in document["cells"]))
     best = {name: _best([figures[name] for figures in rows.values()]) for name in inputs}
     texts = {label: {name: _cell(figures[name], best[name]) for name in inputs} for label, figures in rows.items()}
-    widest = max(len(line) for cells in texts.values() for cell in cells.values() for line in cell.split("\n"))
-    widest = max(widest, *(len(part) for name in inputs for part in _heading(name).split("\n")))
-    names = max(cell_len(_name(label)) for label in rows)
-    fitting = max(1, (WIDTH - names - 1) // (widest + 2))
-    blocks: list[RenderableType] = [Text(printable(f"Loss matrix on {document['dataset']}"), "bold")]
-    for first in range(0, len(inputs), fitting):
-        blocks += [_block(texts, inputs[first : first + fitting], widest), ""]
-    return Group(*blocks, Text("\n".join(map(printable, _remarks(document, len(rows)))), overflow="fold"))
+    title = Text(printable(f"Loss matrix on {document['dataset']}"), "bold")
+    remarks = Text("\n".join(map(printable, _remarks(document, len(rows)))), overflow="fold")
+    return Group(title, *blocks("model", texts, {name: _heading(name) for name in inputs}), remarks)
 
 
 def _rows(document: Mapping[str, Any]) -> dict[str, dict[str, _Figure]]:
@@ -56,34 +47,10 @@ def _rows(document: Mapping[str, Any]) -> dict[str, dict[str, _Figure]]:
             spreads = (group["loss_spread"], group["accuracy_spread"])
             rows.setdefault(label, {})[group["input"]] = _Figure(group["loss"], group["accuracy"], *spreads)
         return rows
-    labels = _labels(document["cells"])
+    labels = unique_labels((cell["model_id"], cell["label"]) for cell in document["cells"])
     for cell in document["cells"]:
         rows.setdefault(labels[cell["model_id"]], {})[cell["input"]] = _Figure(cell["loss"], cell["accuracy"])
     return rows
-
-
-def _labels(cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """One label a model, even where two models have the same, as two files of one name have."""
-    labels: dict[str, str] = {}
-    for cell in cells:
-        taken = {label for model, label in labels.items() if model != cell["model_id"]}
-        labels.setdefault(cell["model_id"], cell["label"] if cell["label"] not in taken else cell["model_id"])
-    return labels
-
-
-def _block(texts: Mapping[str, Mapping[str, str]], inputs: Sequence[str], widest: int) -> Table:
-    table = Table(box=RULED, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(Text("model"), no_wrap=True)
-    for name in inputs:
-        table.add_column(_flush_right(_heading(name), widest), no_wrap=True, min_width=widest)
-    for label, cells in texts.items():
-        table.add_row(Text(_name(label)), *(_flush_right(cells[name], widest) for name in inputs))
-    return table
-
-
-def _flush_right(text: str, width: int) -> Text:
-    """Lines padded on the left by hand: rich would strip the blank that stands where others have a star."""
-    return Text("\n".join(line.rjust(width) for line in text.split("\n")))
 
 
 def _heading(name: str) -> str:
@@ -121,7 +88,12 @@ def _percent(share: float | None) -> float | None:
 
 def _remarks(document: Mapping[str, Any], rows: int) -> list[str]:
     settings = document["settings"]
-    silhouette = {"otsu": "otsu silhouettes", "center": f"a middle of {settings['center']:g} of the side"}
+    silhouette = {
+        "otsu": "otsu silhouettes",
+        "detector": "what a detector finds",
+        "folder": "masks from files",
+        "center": f"a middle of {settings['center']:g} of the side",
+    }
     natural = max(cell["n"] for cell in document["cells"])
     lines = [
         "mean cross entropy above accuracy",
@@ -137,14 +109,8 @@ def _remarks(document: Mapping[str, Any], rows: int) -> list[str]:
         lines.append("+- is the sample standard deviation over training runs")
     lines += [f"note: {note}" for note in document["notes"]]
     lines += [f"warning: {_place(warned)}: {warned['text']}" for warned in document["warnings"]]
-    return [*lines, f"run {document['run']}"]
+    return lines
 
 
 def _place(warned: Mapping[str, Any]) -> str:
     return f"{warned['label']}, {warned['input']}" if warned["input"] else str(warned["label"])
-
-
-def _name(label: str) -> str:
-    """A name cut to a column's width; letters of some languages take two columns each."""
-    shown = printable(label)
-    return shown if cell_len(shown) <= _NAME else f"{set_cell_size(shown, _NAME - 3)}..."

@@ -13,6 +13,7 @@ from latcli.engine.datasets.image_folder import image_folder
 from latcli.engine.datasets.photo_folder import PhotoFolder, holds_photos, photo_folder
 from latcli.engine.datasets.photo_masks import read_masks
 from latcli.engine.models.finetuning import is_classifier_name, preprocessing_of
+from latcli.engine.models.preprocessing import Preprocessing
 from latcli.errors import UsageError
 
 DEFAULT_DATASET = "mnist"
@@ -43,10 +44,23 @@ def open_training_data(
         return open_dataset(name, source)
     if not tuned and (architecture is not None or not holds_photos(path)):
         return image_folder(path, masks)
-    photos = photo_folder(path, preprocessing_of(architecture or _FOR_PHOTOS))
+    photos = _photos(path, preprocessing_of(architecture or _FOR_PHOTOS), masks)
     if architecture is None:
         note = f"{path} holds photos: {_FOR_PHOTOS} is fine-tuned on them; --architecture names another classifier"
-        photos = replace(photos, notes=(note,))
+        photos = replace(photos, notes=(note, *photos.notes))
+    return photos
+
+
+def open_folder(path: Path, preprocessing: Preprocessing | None, masks: Path | None = None) -> Dataset | PhotoFolder:
+    """A folder's photos as a classifier of that preprocessing sees them; without one, its small images; on the CPU.
+
+    Raises as `image_folder` and `photo_folder` do, and UsageError where a mask is missing.
+    """
+    return image_folder(path, masks) if preprocessing is None else _photos(path, preprocessing, masks)
+
+
+def _photos(path: Path, preprocessing: Preprocessing, masks: Path | None) -> PhotoFolder:
+    photos = photo_folder(path, preprocessing)
     return photos if masks is None else photos.with_masks(read_masks(photos.folders, masks))
 
 

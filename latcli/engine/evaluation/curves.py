@@ -82,7 +82,7 @@ def accuracy_against_epsilon(
     Raises UsageError for epsilons that do not ascend or a targeted attack, ContractError, and LatcliError for no images
     or what `judge` finds.
     """
-    _require_ascending(epsilons, "epsilons")
+    require_ascending(epsilons, "epsilons")
     if epsilons[-1] > 1.0:
         raise UsageError(f"epsilon is {epsilons[-1]:g}, not in (0, 1]", "it is in image scale: 8/255 or 0.031")
     refuse_targets(settings)
@@ -115,7 +115,7 @@ def accuracy_against_steps(
     its own: a schedule that falls, a step of None (the default is a share of the number of steps), several
     restarts, a stop rank, and other attacks.
     """
-    _require_ascending(steps, "numbers of steps")
+    require_ascending(steps, "numbers of steps")
     refuse_targets(settings)
     same_way = settings.schedule == "constant" and settings.step is not None
     one_run = attack is pgd and same_way and settings.restarts == 1 and not settings.stop_rank
@@ -192,6 +192,7 @@ def _falls(score: Model, images: Images, values: Sequence[float], attempt: Attem
     return fell_at
 
 
-def _require_ascending(values: Sequence[float], what: str) -> None:
+def require_ascending(values: Sequence[float], what: str) -> None:
+    """Raise UsageError for values that are no curve's; `what` names them."""
     if not values or not values[0] > 0 or any(not low < high for low, high in pairwise(values)):
         raise UsageError(f"the {what} of a curve are not ascending and above 0", "for example 0.1 0.2 0.3, or 1 10 100")

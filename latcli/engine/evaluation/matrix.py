@@ -138,10 +138,21 @@ class Evaluation:
 
     def _batch(self, name: InputType, images: Images) -> Batch:
         settings = self.settings
-        seeds_B = item_seeds(derive_seed(settings.seed, "evaluation"), images.samples_B)
-        mask_B1HW = masks(images, settings.mask_from, settings.center)
-        eps_B1HW = regime_epsilon(name, mask_B1HW, settings.epsilon, seeds_B)
+        seeds_B = self._seeds(images)
+        eps_B1HW = self._matrix(name, images, settings.epsilon, seeds_B)
         return Batch(images.x_BCHW, images.y_B, eps_B1HW, seeds_B)
+
+    def _matrix(self, name: InputType, images: Images, epsilon: float, seeds_B: torch.Tensor) -> torch.Tensor:
+        mask_B1HW = masks(images, self.settings.mask_from, self.settings.center)
+        return regime_epsilon(name, mask_B1HW, epsilon, seeds_B)
+
+    def _seeds(self, images: Images) -> torch.Tensor:
+        return item_seeds(derive_seed(self.settings.seed, "evaluation"), images.samples_B)
+
+    def attacked(self, name: InputType, epsilon: float) -> Iterator[tuple[Images, torch.Tensor]]:
+        """The images that the columns are of, batch by batch, with their eps_B1HW on an input, of another epsilon."""
+        for images in self.data.testing(torch.split(self.chosen_N, self.settings.batch)):
+            yield images, self._matrix(name, images, epsilon, self._seeds(images))
 
     def doubts(self, position: int) -> Iterator[tuple[str, Doubt]]:
         """What speaks against a model's columns, by their names, once they are done."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -103,9 +103,9 @@ class Survey:
 @dataclass(frozen=True)
 class Outcome:
     """What the classifier says of one variant of a photo: whether the label is its top guess (a tie is not), and the
-    label's own softmax value."""
+    label's own softmax value. Of several donor seeds both are means."""
 
-    right: bool
+    right: float
     confidence: float
 
 
@@ -248,6 +248,28 @@ def measure_photo(
     return PhotoReliance(one.photo.name, sha256, one.label, share, _score(classifier, pictures, one.label), lent_by)
 
 
+def averaged(passes: Sequence[Sequence[PhotoReliance]]) -> list[PhotoReliance]:
+    """Photos that were measured under several seeds, in the same order each time, with the means of their outcomes.
+
+    Seeds choose backgrounds and no photos. So a photo stays one sample, whatever the number of seeds, and the standard
+    error of the gap is that of the photos.
+    """
+    return [_averaged(parts) for parts in zip(*passes, strict=True)]
+
+
+def _averaged(parts: Sequence[PhotoReliance]) -> PhotoReliance:
+    count = len(parts)
+    outcomes = {
+        variant: Outcome(
+            math.fsum(part.outcomes[variant].right for part in parts) / count,
+            math.fsum(part.outcomes[variant].confidence for part in parts) / count,
+        )
+        for variant in parts[0].outcomes
+    }
+    lent_by = {v: ", ".join(dict.fromkeys(part.lent_by[v] for part in parts)) for v in parts[0].lent_by}
+    return replace(parts[0], outcomes=outcomes, lent_by=lent_by)
+
+
 def summarize(results: Sequence[PhotoReliance], survey: Survey, seed: int, groups: int = 4) -> Reliance:
     """Results of all photos together, and in `groups` groups of equal count (to one photo) by share of background.
 
@@ -305,7 +327,7 @@ def _mean(outcomes: Sequence[Outcome]) -> Mean:
 def _gap(photos: Sequence[PhotoReliance]) -> Gap:
     both = [one.outcomes for one in photos if {"mixed_same", "mixed_rand"} <= one.outcomes.keys()]
     same, rand = ([outcomes[v].right for outcomes in both] for v in ("mixed_same", "mixed_rand"))
-    differences = [int(s) - int(r) for s, r in zip(same, rand, strict=True)]
+    differences = [float(s) - float(r) for s, r in zip(same, rand, strict=True)]
     n, value = len(both), _average(differences)
     error = None
     if value is not None and n > 1:

@@ -55,7 +55,9 @@ class EvalSettings:
         if not 0.0 <= self.center < 1.0:
             raise UsageError(f"center is {self.center:g}, not a share from 0 to below 1", "for example --center 0.5")
         if self.mask_from not in get_args(MaskSource):
-            raise UsageError(f"there is no mask-from called '{self.mask_from}'", "known: center, otsu")
+            raise UsageError(
+                f"there is no mask-from called '{self.mask_from}'", "known: center, otsu, detector, folder"
+            )
         if self.strong not in (None, *get_args(StrongBudget)):
             raise UsageError(f"there is no strong budget called '{self.strong}'", "known: quick, full")
         self.attack()

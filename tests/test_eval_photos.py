@@ -1,0 +1,257 @@
+"""`latcli eval` on folders of photos: whose classes are which, where the objects are, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from photo_set import CLASSES, SMALL, save_weights, write_photos
+from PIL import Image
+
+from latcli.commands.eval import run
+from latcli.commands.eval_options import EvalOptions
+from latcli.commands.eval_reliance import photos_of
+from latcli.commands.eval_result import EvalResult
+from latcli.commands.session import Session
+from latcli.engine.datasets.catalog import open_folder
+from latcli.engine.evaluation.reliance import averaged, background_reliance, summarize, survey_photos
+from latcli.engine.models.catalog import open_classifier
+from latcli.engine.models.checkpoint import CheckpointInfo, pack_classifier
+from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.finetuning import fine_tuned_without_weights
+from latcli.engine.models.imagenet import ClassifierSource
+from latcli.engine.models.matching import with_classes_first
+from latcli.engine.models.preprocessing import Preprocessing
+from latcli.errors import LatcliError, UsageError, WeightsError
+from latcli.store.database import Store
+
+VICTIMS = """
+import torch
+from torch import nn
+from latcli.engine.models.preprocessing import Preprocessing
+
+class Bright(nn.Module):
+    '''How much of each channel is brighter than 0.6, which on these photos the objects alone are.'''
+
+    def __init__(self, names, crop):
+        super().__init__()
+        self.class_names, self.preprocessing = names, Preprocessing(crop, crop, "bilinear")
+        self.channels = [{"blue": 2, "red": 0, "green": 1}.get(name.lower()) for name in names]
+
+    def forward(self, x):
+        bright = 20 * (x - 0.6).relu().flatten(2).mean(dim=2)
+        unseen = torch.full_like(bright[:, 0], -1.0)
+        return torch.stack([unseen if c is None else bright[:, c] for c in self.channels], dim=1)
+
+def four():
+    return Bright(("blue", "red", "yellow", "Green"), 32)
+class Dark(nn.Module):
+    '''Which channel half of the picture is darkest in: by the objects alone nobody could tell.'''
+
+    def __init__(self):
+        super().__init__()
+        self.class_names, self.preprocessing = ("green", "red"), Preprocessing(32, 32, "bilinear")
+
+    def forward(self, x):
+        return -9 * x[:, [1, 0]].flatten(2).sort(dim=2).values[:, :, :512].mean(dim=2)
+
+def background():
+    return Dark()
+def larger():
+    return Bright(("blue", "red", "yellow", "green"), 40)
+def no_green():
+    return Bright(("blue", "red", "yellow"), 32)
+"""
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Options for two photos a class and their masks."""
+    write_photos(tmp_path / "set", masks=tmp_path / "masks")
+    (tmp_path / "photo_victims.py").write_text(VICTIMS)
+    monkeypatch.syspath_prepend(tmp_path)
+    return {"dataset": f"folder:{tmp_path / 'set'}", "masks": tmp_path / "masks", "steps": 2, "batch": 3}
+
+
+def session_of(tmp_path: Path) -> Session:
+    return Session(store=tmp_path / "runs", data=tmp_path, device="cpu", precision="fp32", offline=True, quiet=True)
+
+
+def evaluate(tmp_path: Path, *models: str, **options: Any) -> EvalResult:
+    return run(EvalOptions(models=models, **options), session_of(tmp_path))
+
+
+def fine_tuned_checkpoint(tmp_path: Path) -> str:
+    """A network of SMALL with a head for the folder's classes, of chance."""
+    torch.manual_seed(0)
+    net = fine_tuned_without_weights(SMALL, 2)
+    about = CheckpointInfo(SMALL, (3, 160, 160), CLASSES, f"folder:{tmp_path / 'set'}", "0", "background", 0.03, 5)
+    path = tmp_path / "tuned.safetensors"
+    path.write_bytes(pack_classifier(net.state_dict(), about))
+    return str(path)
+
+
+def config(tmp_path: Path, run_id: str) -> dict[str, Any]:
+    with Store.open_existing(tmp_path / "runs") as store:
+        return store.find_run(run_id).config
+
+
+def test_a_classifier_from_outside_is_right_about_the_folders_classes(tmp_path: Path, photos: dict[str, Any]) -> None:
+    result = evaluate(tmp_path, "photo_victims:four", epsilon=0.05, **photos)
+
+    natural, standard, background = result.cells
+    assert (natural.n, standard.n) == (4, 4)
+    assert natural.accuracy == background.accuracy == 1.0
+    assert natural.loss is not None
+    assert standard.loss is not None
+    assert background.loss is not None
+    # What is 0.4 at most cannot be brighter than 0.6 by 0.05: only the object counts, and that is protected.
+    assert background.loss == pytest.approx(natural.loss, abs=1e-6)
+    assert standard.loss > natural.loss + 0.01
+    assert result.settings.mask_from == "folder"
+
+
+def test_the_top_guess_is_one_of_all_classes_and_logits_keep_their_names() -> None:
+    class Fixed(torch.nn.Module):
+        def forward(self, x_BChw: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([[0.0, 1.0, 2.0, 3.0]]).expand(len(x_BChw), -1)
+
+    names, ids = ("hen", "Cat", "tree frog", "dog"), ("n01", "n02", "n03", "n04")
+    classifier = Classifier("it", Fixed(), Preprocessing(8, 8, "bilinear"), names, "f", ids)
+    ordered = with_classes_first(classifier, ("dog", "tree_frog"), "the folder")
+
+    assert ordered.class_names == ("dog", "tree frog", "hen", "Cat")
+    assert ordered.class_ids == ("n04", "n03", "n01", "n02")
+    assert ordered(torch.zeros(1, 3, 8, 8)).tolist() == [[3.0, 2.0, 0.0, 1.0]]
+    assert with_classes_first(classifier, names, "the folder") is classifier
+    assert with_classes_first(classifier, ("1", "2", "3", "4"), "the folder") is classifier
+    for folders, message in (
+        (("dog", "cow"), "it has no class 'cow', which the folder has"),
+        (("1", "2"), "it has no class '1'"),
+        (("dog", "Dog"), "'dog' and 'Dog' of the folder are one class of it: dog"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            with_classes_first(classifier, folders, "the folder")
+
+
+def test_a_fine_tuned_network_is_evaluated_on_what_a_detector_finds(tmp_path: Path, photos: dict[str, Any]) -> None:
+    weights = save_weights(tmp_path / "small.safetensors")
+    told = photos | {"masks": None, "detector": "cam", "classifier_weights": weights, "steps": 1}
+    result = evaluate(tmp_path, fine_tuned_checkpoint(tmp_path), **told)
+
+    kept = config(tmp_path, result.run)
+    assert (kept["mask_from"], kept["found_by"], len(kept["mask_fingerprint"])) == ("detector", "cam", 64)
+    assert [cell.n for cell in result.cells] == [4, 4, 4]
+    assert result.settings.epsilon == 8 / 255
+
+
+def test_reliance_tells_who_looks_at_the_background(tmp_path: Path, photos: dict[str, Any]) -> None:
+    result = evaluate(tmp_path, "photo_victims:four", "photo_victims:background", reliance=True, **photos)
+
+    by_object, by_background = result.reliance
+    accuracies = [{v: mean.accuracy for v, mean in row.overall.means.items()} for row in result.reliance]
+    # Where nothing is bright, three classes are level, which is no right answer.
+    no_object = {"only_bg_b": 0.0, "only_bg_t": 0.0}
+    assert accuracies[0] == {"original": 1, "only_fg": 1, **no_object, "mixed_same": 1, "mixed_rand": 1}
+    assert (accuracies[1]["original"], accuracies[1]["only_bg_t"]) == (1, 1)
+    assert (accuracies[1]["mixed_same"], accuracies[1]["mixed_rand"]) == (1, 0)
+    assert [(row.overall.gap.n, row.overall.gap.value) for row in (by_object, by_background)] == [(4, 0.0), (4, 1.0)]
+    assert by_background.overall.gap.standard_error == 0.0
+    assert [group.n for group in by_background.by_share] == [1, 1, 1, 1]
+
+    document = json.loads((result.dir / "matrix.json").read_text())
+    assert document["reliance"] == json.loads(json.dumps(result.to_json()["reliance"]))
+    with Store.open_existing(tmp_path / "runs") as store:
+        rows = {row["name"]: row["value"] for row in store.rows_of(result.run, "metrics")}
+    assert rows[f"reliance/{by_background.model}/gap"] == 1.0
+    assert rows[f"reliance/{by_background.model}/mixed_rand"] == 0.0
+    assert rows[f"reliance/{by_object.model}/n"] == 4.0
+
+
+def test_reliance_is_the_mean_over_donor_seeds_from_the_sessions_on(tmp_path: Path, photos: dict[str, Any]) -> None:
+    told = EvalOptions(models=("photo_victims:background",), reliance=True, donor_seeds=2, **photos)
+    session = session_of(tmp_path)
+    session.seed = 1
+    result = run(told, session)
+
+    folder = open_folder(tmp_path / "set", Preprocessing(32, 32, "bilinear"), tmp_path / "masks")
+    classifier = open_classifier("photo_victims:background", ClassifierSource(), torch.device("cpu"))
+    each = [background_reliance(classifier, photos_of(folder), seed) for seed in (1, 2)]
+    survey = survey_photos(photos_of(folder), classifier.preprocessing)
+    assert result.reliance[0].overall == summarize(averaged([one.photos for one in each]), survey, 1).overall
+    assert each[0].overall.means["mixed_rand"] != each[1].overall.means["mixed_rand"]
+    assert config(tmp_path, result.run)["donor_seeds"] == 2
+
+
+def test_reliance_where_nothing_can_be_told_is_refused(tmp_path: Path, photos: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="--reliance needs to know the objects"):
+        evaluate(tmp_path, "photo_victims:four", **photos | {"masks": None, "mask_from": "center"}, reliance=True)
+    with pytest.raises(UsageError, match="--donor-seeds is of no use without --reliance"):
+        EvalOptions(donor_seeds=2)
+    assert list((tmp_path / "runs").glob("*-eval-*")) == []
+
+
+def test_an_evaluation_goes_on_with_the_same_masks_alone(
+    tmp_path: Path, photos: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from latcli.commands import eval as command
+
+    whole = evaluate(tmp_path, "photo_victims:four", **photos)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "_matrix", stop)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(tmp_path, "photo_victims:four", **photos)
+    (begun,) = {path.name for path in (tmp_path / "runs").glob("*-eval-*")} - {whole.run}
+    mask = tmp_path / "masks" / "test" / "red" / "0.png"
+    original = mask.read_bytes()
+    with Image.open(mask) as image:
+        image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(mask)
+    with pytest.raises(WeightsError, match=r"the masks of .* are not those"):
+        run(EvalOptions(resume=begun), session_of(tmp_path))
+    mask.write_bytes(original)
+    with pytest.raises(UsageError, match="begun otherwise: --masks"):
+        run(EvalOptions(resume=begun, masks=tmp_path), session_of(tmp_path))
+
+    resumed = run(EvalOptions(resume=begun, masks=photos["masks"]), session_of(tmp_path))
+    assert [(cell.loss, cell.accuracy) for cell in resumed.cells] == [
+        (cell.loss, cell.accuracy) for cell in whole.cells
+    ]
+    assert json.loads((resumed.dir / "matrix.json").read_text())["settings"]["batch"] == 3
+
+
+@pytest.mark.parametrize(
+    ("models", "changes", "message"),
+    [
+        (("no_green",), {}, "photo_victims:no_green has no class 'green', which folder:.*set has"),
+        (("four", "larger"), {}, r"four takes the middle 32 of a photo resized to 32 .*, .*larger takes the middle 40"),
+        (("four",), {"boxes": "best"}, "--boxes is of no use where no detector looks"),
+        (("four",), {"classifier_weights": Path("w")}, "--classifier-weights is of no use where no detector looks"),
+        (("four",), {"mask_from": "center"}, "--masks is of no use to --mask-from center"),
+        (("four",), {"mask_from": "folder", "masks": None}, "--mask-from folder needs the folder"),
+        (("four",), {"dataset": "mnist-5k"}, "--masks is of no use to mnist-5k"),
+        (("four",), {"dataset": "mnist-5k", "masks": None, "mask_from": "detector"}, "needs photos"),
+        ((), {}, "no training run of folder:.*set in .* is completed"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_a_run_is_begun(
+    tmp_path: Path, photos: dict[str, Any], models: tuple[str, ...], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(LatcliError, match=message) as caught:
+        evaluate(tmp_path, *(f"photo_victims:{name}" for name in models), **photos | changes)
+    assert caught.value.hint
+    assert list((tmp_path / "runs").glob("*-eval-*")) == []
+
+
+def test_a_checkpoint_and_a_classifier_that_see_other_squares_do_not_meet(
+    tmp_path: Path, photos: dict[str, Any]
+) -> None:
+    tuned = fine_tuned_checkpoint(tmp_path)
+    with pytest.raises(UsageError, match=r"takes the middle 160 of .*takes the middle 32 of"):
+        evaluate(tmp_path, tuned, "photo_victims:four", **photos)
