@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from small_digits import SmallDigits
 
 RunLatcli = Callable[..., subprocess.CompletedProcess[str]]
+StartLatcli = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture(scope="session")
@@ -83,3 +85,44 @@ def small_digits() -> SmallDigits:
     from small_digits import train_small_digits
 
     return train_small_digits()
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[object]:
+    """An empty cache of weights, an empty current folder, and no way out; lists the attempts."""
+    attempts: list[object] = []
+
+    def refuse(*address: object) -> None:
+        attempts.append(address)
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.chdir(tmp_path)
+    return attempts
+
+
+@pytest.fixture
+def start_latcli(tmp_path: Path, latcli_environment: dict[str, str]) -> Iterator[StartLatcli]:
+    """Begin `latcli ARGUMENTS` beside the test, where `run_latcli` runs; whatever still runs at its end is killed."""
+    begun: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str | Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "latcli", *map(str, arguments)]
+        process = subprocess.Popen(
+            command,
+            cwd=tmp_path / "work",
+            env=latcli_environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        begun.append(process)
+        return process
+
+    yield start
+    for process in begun:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import training_cases
 from torch import nn
 
 from latcli.engine.datasets.base import Dataset, DatasetSource, make_dataset
@@ -27,28 +28,7 @@ from latcli.engine.training.settings import TrainSettings
 from latcli.engine.training.worlds import World
 from latcli.errors import LatcliError
 
-BASE = TrainSettings(
-    regime="background",
-    epsilon=0.3,
-    mask_from="center",
-    center=0.25,
-    attack="pgd",
-    attack_steps=2,
-    step_size=None,
-    loss="ce",
-    beta=6.0,
-    mix=0.0,
-    augment="none",
-    steps=5,
-    batch=8,
-    optimizer="sgd",
-    schedule="one-cycle",
-    rate=2e-2,
-    weight_decay=1e-4,
-    warm_up=0.4,
-    average=0.9,
-    seed=0,
-)
+BASE = replace(training_cases.BASE, steps=5, optimizer="sgd", rate=2e-2)
 
 #: A fresh ResNet at a high rate is chaotic: there, rounding grows tenfold with every step.
 GENTLE: dict[str, Any] = {"steps": 3, "batch": 16, "rate": 1e-4}

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from linear_problems import corner, epsilon_st, linear_model, linear_problems, unit_st
 from small_digits import EPSILON, SmallDigits
+from small_images import CLASSES, background, convnet, seeds, small_images
 from torch import nn
 from torch.nn import functional
 
@@ -26,41 +27,15 @@ from latcli.engine.attacks.pgd import restart_seeds
 from latcli.engine.attacks.settings import Attack, AttackSettings, Model
 from latcli.engine.attacks.threat import LinfBox
 from latcli.engine.attacks.worst import WorstCase
-from latcli.engine.localize import center_mask, epsilon_matrix
 from latcli.errors import UsageError
 
-SIDE, CLASSES = 8, 12
 ATTACKS = pytest.mark.parametrize("attack", [apgd_ce, apgd_dlr, apgd_t])
-
-
-def _images(batch: int, seed: int = 0) -> torch.Tensor:
-    return torch.rand(batch, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
-
-
-def _background(batch: int, epsilon: float) -> torch.Tensor:
-    return epsilon_matrix(center_mask((SIDE, SIDE), 0.5)[None].expand(batch, 1, SIDE, SIDE), epsilon)
-
-
-def _convnet(seed: int = 0) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1),
-        nn.Tanh(),
-        nn.Conv2d(16, 16, 3, padding=1, stride=2),
-        nn.Tanh(),
-        nn.Flatten(),
-        nn.Linear(16 * (SIDE // 2) ** 2, CLASSES),
-    ).eval()
 
 
 def _exact(net: nn.Module) -> Model:
     """Gradients in double precision: in float32 a sign may flip where one is all but zero."""
     double = copy.deepcopy(net).double()
     return lambda x_BCHW: double(x_BCHW.double())
-
-
-def _seeds(batch: int) -> torch.Tensor:
-    return torch.arange(batch) * 1000 + 7
 
 
 # The optimum, where it is known
@@ -90,10 +65,10 @@ def test_on_a_linear_model_apgd_reaches_the_corner_of_the_box(
 
 @ATTACKS
 def test_a_single_step_moves_every_free_pixel_to_its_limit(attack: Attack) -> None:
-    net, x_BCHW, eps_B1HW = _convnet(), 0.25 + _images(4) / 2, _background(4, 0.05)
+    net, x_BCHW, eps_B1HW = convnet(), 0.25 + small_images(4) / 2, background(4, 0.05)
     y_B = net(x_BCHW).argmax(dim=1)
     chosen = AttackSettings(steps=1, random_start=False)
-    adv_BCHW = attack(net, x_BCHW, y_B, eps_B1HW, chosen, _seeds(4))
+    adv_BCHW = attack(net, x_BCHW, y_B, eps_B1HW, chosen, seeds(4))
     assert torch.allclose((adv_BCHW - x_BCHW).abs(), eps_B1HW.expand_as(x_BCHW), rtol=0, atol=1e-6)
     assert (logit_margin(net(adv_BCHW), y_B) > logit_margin(net(x_BCHW), y_B)).all()
 
@@ -101,8 +76,8 @@ def test_a_single_step_moves_every_free_pixel_to_its_limit(attack: Attack) -> No
 @ATTACKS
 @pytest.mark.parametrize("target", range(CLASSES))
 def test_a_target_is_reached(attack: Attack, target: int) -> None:
-    net, x_BCHW, y_B = _convnet(), _images(4), torch.full((4,), target)
-    adv_BCHW = attack(net, x_BCHW, y_B, _background(4, 0.5), AttackSettings(targeted=True), _seeds(4))
+    net, x_BCHW, y_B = convnet(), small_images(4), torch.full((4,), target)
+    adv_BCHW = attack(net, x_BCHW, y_B, background(4, 0.5), AttackSettings(targeted=True), seeds(4))
     assert (net(x_BCHW).argmax(dim=1) != target).any()
     assert (net(adv_BCHW).argmax(dim=1) == target).all()
 
@@ -187,7 +162,7 @@ class _Watched:
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 10, 37, 60])
 @pytest.mark.parametrize("seed", range(4))
 def test_every_iterate_is_that_of_the_papers_algorithm(steps: int, seed: int) -> None:
-    net, x_1CHW, eps_11HW = _exact(_convnet(seed)), _images(1, seed), _background(1, 0.08)
+    net, x_1CHW, eps_11HW = _exact(convnet(seed)), small_images(1, seed), background(1, 0.08)
     eps_11HW *= torch.rand(eps_11HW.shape, generator=torch.Generator().manual_seed(seed)) + 0.5
     y_1, seeds_1 = torch.tensor([seed]), torch.tensor([seed])
     watched = _Watched(net)
@@ -236,10 +211,10 @@ def test_step_sizes_are_looked_at_where_the_paper_says() -> None:
 
 
 def test_the_worst_of_all_iterates_is_kept() -> None:
-    net, x_BCHW, eps_B1HW = _convnet(), _images(8), _background(8, 0.05)
+    net, x_BCHW, eps_B1HW = convnet(), small_images(8), background(8, 0.05)
     y_B = net(x_BCHW).argmax(dim=1)
     watched = _Watched(net)
-    adv_BCHW = apgd_ce(watched, x_BCHW, y_B, eps_B1HW, AttackSettings(steps=20, restarts=2), _seeds(8))
+    adv_BCHW = apgd_ce(watched, x_BCHW, y_B, eps_B1HW, AttackSettings(steps=20, restarts=2), seeds(8))
     assert len(watched.seen) == 2 * 21
     wins_SB = torch.stack([logit_margin(net(iterate), y_B) > 0 for iterate in watched.seen])
     heights_SB = torch.stack([cross_entropy_odds(net(iterate), y_B) for iterate in watched.seen])
@@ -299,7 +274,7 @@ def test_no_iterate_ever_leaves_the_epsilon_matrix(attack: Attack, data: st.Data
         targets=data.draw(st.sampled_from([1, 3, 9])),
     )
     watched = _Watched(model)
-    adv_BCHW = attack(watched, x_BCHW, y_B, eps_B1HW, chosen, _seeds(3))
+    adv_BCHW = attack(watched, x_BCHW, y_B, eps_B1HW, chosen, seeds(3))
     check_contract(x_BCHW, adv_BCHW, eps_B1HW)
     assert torch.equal(adv_BCHW[0], x_BCHW[0])
     for seen_bCHW in watched.seen:
@@ -329,8 +304,8 @@ def test_more_restarts_never_find_less(attack: Attack, small_digits: SmallDigits
 @ATTACKS
 @pytest.mark.parametrize("stop_rank", [0, 1])
 def test_an_image_gets_the_same_result_alone_and_in_a_batch(attack: Attack, stop_rank: int) -> None:
-    net, x_BCHW, eps_B1HW = _exact(_convnet()), _images(8), _background(8, 0.06)
-    y_B, seeds_B = net(x_BCHW).argmax(dim=1), _seeds(8)
+    net, x_BCHW, eps_B1HW = _exact(convnet()), small_images(8), background(8, 0.06)
+    y_B, seeds_B = net(x_BCHW).argmax(dim=1), seeds(8)
     chosen = AttackSettings(steps=12, stop_rank=stop_rank, restarts=2, targets=3)
     together_BCHW = attack(net, x_BCHW, y_B, eps_B1HW, chosen, seeds_B)
     assert 0 < (logit_margin(net(together_BCHW), y_B) > 0).sum() < 8
@@ -342,13 +317,13 @@ def test_an_image_gets_the_same_result_alone_and_in_a_batch(attack: Attack, stop
 
 @ATTACKS
 def test_an_image_rests_at_the_first_iterate_that_meets_the_stop_rank(attack: Attack) -> None:
-    net, x_BCHW, eps_B1HW = _convnet(), _images(8), _background(8, 0.06)
+    net, x_BCHW, eps_B1HW = convnet(), small_images(8), background(8, 0.06)
     y_B = net(x_BCHW).argmax(dim=1)
     y_B[0] = (y_B[0] + 1) % CLASSES  # beaten already
     chosen = AttackSettings(steps=12, stop_rank=1, restarts=3, targets=3, random_start=False)
     watched = _Watched(net)
-    rested_BCHW = attack(watched, x_BCHW, y_B, eps_B1HW, chosen, _seeds(8))
-    full_BCHW = attack(net, x_BCHW, y_B, eps_B1HW, replace(chosen, stop_rank=0), _seeds(8))
+    rested_BCHW = attack(watched, x_BCHW, y_B, eps_B1HW, chosen, seeds(8))
+    full_BCHW = attack(net, x_BCHW, y_B, eps_B1HW, replace(chosen, stop_rank=0), seeds(8))
     assert torch.equal(rested_BCHW[0], x_BCHW[0])
     won_B = logit_margin(net(rested_BCHW), y_B) > 0
     assert 1 < won_B.sum() < 8
@@ -362,7 +337,7 @@ def test_an_image_rests_at_the_first_iterate_that_meets_the_stop_rank(attack: At
 def test_the_l2_norm_is_refused() -> None:
     chosen = AttackSettings(norm="l2", radius=1.0)
     with pytest.raises(UsageError, match="no l2 ball"):
-        apgd_ce(_convnet(), _images(1), torch.tensor([0]), _background(1, 0.1), chosen, _seeds(1))
+        apgd_ce(convnet(), small_images(1), torch.tensor([0]), background(1, 0.1), chosen, seeds(1))
     with pytest.raises(UsageError, match="at least one target"):
         AttackSettings(targets=0)
 
@@ -404,13 +379,13 @@ def test_ratios_of_equal_logits_are_numbers() -> None:
 
 def test_a_model_that_is_sure_is_attacked_like_any_other() -> None:
     """The cross entropy of such a model is exactly 0 in float32, and so is its gradient."""
-    net, x_BCHW, eps_B1HW = _convnet(), _images(8), _background(8, 0.2)
+    net, x_BCHW, eps_B1HW = convnet(), small_images(8), background(8, 0.2)
     y_B = net(x_BCHW).argmax(dim=1)
     with torch.no_grad():
         net[-1].weight.mul_(1e5)
         net[-1].bias.mul_(1e5)
     for attack in (apgd_ce, apgd_dlr, apgd_t):
-        adv_BCHW = attack(net, x_BCHW, y_B, eps_B1HW, AttackSettings(steps=20, targets=3), _seeds(8))
+        adv_BCHW = attack(net, x_BCHW, y_B, eps_B1HW, AttackSettings(steps=20, targets=3), seeds(8))
         assert (net(adv_BCHW).argmax(dim=1) != y_B).all()
 
 

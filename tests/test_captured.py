@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_training import BASE
 from torch import nn
+from training_cases import BASE
 
 from latcli.engine.datasets.base import Dataset, Defaults, make_dataset
 from latcli.engine.models.small import paper_cnn

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from training_cases import BASE
 
 from latcli.engine.datasets.base import Dataset, Defaults, make_dataset
 from latcli.engine.models.catalog import open_classifier
@@ -15,7 +16,6 @@ from latcli.engine.models.checkpoint import CheckpointInfo, open_checkpoint, pac
 from latcli.engine.models.imagenet import ClassifierSource
 from latcli.engine.models.small import paper_cnn, resnet18
 from latcli.engine.training.loop import Trainer, new_network
-from latcli.engine.training.settings import TrainSettings
 from latcli.engine.training.state import pack_state, read_state, restore
 from latcli.errors import UsageError, WeightsError
 
@@ -106,28 +106,7 @@ def data_set(level: int = 0) -> Dataset:
 
 
 def trainer_on(dataset: Dataset) -> Trainer:
-    settings = TrainSettings(
-        regime="natural",
-        epsilon=0.3,
-        mask_from="center",
-        center=0.25,
-        attack="pgd",
-        attack_steps=1,
-        step_size=None,
-        loss="ce",
-        beta=6.0,
-        mix=0.0,
-        augment="none",
-        steps=4,
-        batch=4,
-        optimizer="adamw",
-        schedule="constant",
-        rate=1e-3,
-        weight_decay=0.0,
-        warm_up=0.0,
-        average=0.5,
-        seed=0,
-    )
+    settings = replace(BASE, regime="natural", steps=4, batch=4, schedule="constant", average=0.5)
     return Trainer(new_network(paper_cnn, dataset, 0), dataset, settings, "fp32")
 
 

@@ -6,15 +6,13 @@ import io
 import json
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import RunLatcli
+from conftest import RunLatcli, StartLatcli
 from PIL import Image
 from test_train_command import document, row
 
@@ -386,23 +384,9 @@ def test_what_is_doubtful_is_told_logged_and_recorded(work: Path, victims: str, 
 
 
 @pytest.fixture
-def start(work: Path, latcli_environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Begin `latcli ARGUMENTS` beside the test; whatever still runs at its end is killed."""
-    begun: list[subprocess.Popen[str]] = []
-
-    def popen(*arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "latcli", *arguments]
-        process = subprocess.Popen(
-            command, cwd=work, env=latcli_environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        begun.append(process)
-        return process
-
-    yield popen
-    for process in begun:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+def start(start_latcli: StartLatcli, work: Path) -> StartLatcli:
+    """`start_latcli`, once the data is in its place."""
+    return start_latcli
 
 
 def wait_for_samples(process: subprocess.Popen[str], work: Path) -> Path:
@@ -426,7 +410,7 @@ def wait_for_samples(process: subprocess.Popen[str], work: Path) -> Path:
 )
 def test_a_run_that_was_cut_off_ends_with_the_same_cells(
     run_latcli: RunLatcli,
-    start: Callable[..., subprocess.Popen[str]],
+    start: StartLatcli,
     work: Path,
     number: signal.Signals,
     code: int,

@@ -168,7 +168,7 @@ def test_a_checkpoint_opens_as_it_was_trained_and_downloads_nothing(
     info = CheckpointInfo(SMALL, (3, 160, 160), ("green", "red"), "folder:x", "0", "background", 0.03, 5)
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(pack_classifier(tuned.state_dict(), info))
-    for name in ("require_reachable", "torchvision_weights", "_timm_pretrained"):
+    for name in ("require_reachable", "fetch", "_timm_pretrained"):
         monkeypatch.setattr(imagenet, name, lambda *_, **__: pytest.fail("asked for weights"))
     opened = open_checkpoint(path)
 

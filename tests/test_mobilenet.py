@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -58,21 +57,6 @@ def dogs_everywhere(random_weights: dict[str, torch.Tensor], tmp_path_factory: p
                 value.view(-1, 91)[:, DOG] = 10.0
     save_file(weights, path)
     return path
-
-
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[object]:
-    """An empty cache of weights, and no way out; lists the attempts."""
-    attempts: list[object] = []
-
-    def refuse(*address: object) -> None:
-        attempts.append(address)
-        raise OSError("no network in tests")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    return attempts
 
 
 def _source_url() -> str:

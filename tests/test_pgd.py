@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from linear_problems import corner, linear_model, linear_problems
+from small_images import CLASSES, SIDE, background, convnet, seeds, small_images
 from torch import nn
 from torch.nn import functional
 
@@ -20,36 +21,8 @@ from latcli.engine.attacks.fgsm import fgsm
 from latcli.engine.attacks.objectives import cross_entropy_odds, logit_margin, objective_for, reached
 from latcli.engine.attacks.pgd import input_gradient, pgd, restart_seeds
 from latcli.engine.attacks.settings import SCHEDULES, AttackSettings, Model, Objective, Schedule, narrowed
-from latcli.engine.localize import center_mask, epsilon_matrix
 from latcli.engine.noise import uniform_noise
 from latcli.errors import UsageError
-
-SIDE, CLASSES = 8, 12
-
-
-def _images(batch: int, seed: int = 0) -> torch.Tensor:
-    return torch.rand(batch, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
-
-
-def _background(batch: int, epsilon: float = 8 / 255) -> torch.Tensor:
-    return epsilon_matrix(center_mask((SIDE, SIDE), 0.5)[None].expand(batch, 1, SIDE, SIDE), epsilon)
-
-
-def _convnet(seed: int = 0) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1),
-        nn.Tanh(),
-        nn.Conv2d(16, 16, 3, padding=1, stride=2),
-        nn.Tanh(),
-        nn.Flatten(),
-        nn.Linear(16 * (SIDE // 2) ** 2, CLASSES),
-    ).eval()
-
-
-def _seeds(batch: int) -> torch.Tensor:
-    return torch.arange(batch) * 1000 + 7
-
 
 # The optimum, where it is known
 
@@ -126,43 +99,43 @@ def _plain_pgd(net: nn.Module, x: torch.Tensor, y: torch.Tensor, eps: float, ste
 
 @pytest.mark.parametrize("steps", range(1, 9))
 def test_every_iterate_is_that_of_a_plain_pgd(steps: int) -> None:
-    net, x_BCHW, eps = _convnet(), _images(6), 0.05
+    net, x_BCHW, eps = convnet(), small_images(6), 0.05
     y_B = torch.arange(6)
     chosen = AttackSettings(steps=steps, step=0.3, schedule="constant", random_start=False)
-    adv_BCHW = pgd(net, x_BCHW, y_B, torch.full((6, 1, SIDE, SIDE), eps), chosen, _seeds(6))
+    adv_BCHW = pgd(net, x_BCHW, y_B, torch.full((6, 1, SIDE, SIDE), eps), chosen, seeds(6))
     expected_BCHW = _plain_pgd(net, x_BCHW, y_B, eps, 0.3 * eps, steps)
     assert torch.allclose(adv_BCHW, expected_BCHW, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_single_step_moves_every_free_pixel_by_its_epsilon(schedule: Schedule) -> None:
-    net, x_BCHW, eps_B1HW = _convnet(), 0.25 + _images(4) / 2, _background(4)
+    net, x_BCHW, eps_B1HW = convnet(), 0.25 + small_images(4) / 2, background(4)
     y_B = torch.arange(4)
     chosen = AttackSettings(steps=1, schedule=schedule, random_start=False)
-    adv_BCHW = pgd(net, x_BCHW, y_B, eps_B1HW, chosen, _seeds(4))
+    adv_BCHW = pgd(net, x_BCHW, y_B, eps_B1HW, chosen, seeds(4))
     assert torch.allclose((adv_BCHW - x_BCHW).abs(), eps_B1HW.expand_as(x_BCHW), rtol=0, atol=1e-6)
     before_B, after_B = (functional.cross_entropy(net(t), y_B, reduction="none") for t in (x_BCHW, adv_BCHW))
     assert (after_B > before_B).all()
-    assert torch.equal(fgsm(net, x_BCHW, y_B, eps_B1HW, AttackSettings(steps=7, restarts=3), _seeds(4)), adv_BCHW)
+    assert torch.equal(fgsm(net, x_BCHW, y_B, eps_B1HW, AttackSettings(steps=7, restarts=3), seeds(4)), adv_BCHW)
 
 
 def test_the_random_start_is_the_images_own_noise() -> None:
-    x_BCHW, eps_B1HW = _images(3), _background(3)
+    x_BCHW, eps_B1HW = small_images(3), background(3)
     seen: list[torch.Tensor] = []
 
     def watched(x_BCHW: torch.Tensor) -> torch.Tensor:
         seen.append(x_BCHW.detach().clone())
         return x_BCHW.mean(dim=(2, 3))
 
-    pgd(watched, x_BCHW, torch.zeros(3, dtype=torch.int64), eps_B1HW, AttackSettings(steps=1), _seeds(3))
-    noise_BCHW = 2 * uniform_noise(restart_seeds(_seeds(3), 0), (3, SIDE, SIDE)) - 1
+    pgd(watched, x_BCHW, torch.zeros(3, dtype=torch.int64), eps_B1HW, AttackSettings(steps=1), seeds(3))
+    noise_BCHW = 2 * uniform_noise(restart_seeds(seeds(3), 0), (3, SIDE, SIDE)) - 1
     assert torch.allclose(seen[0], (x_BCHW + noise_BCHW * eps_B1HW).clamp(0, 1), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("objective", ["ce", "margin"])
 def test_confident_models_are_attacked_like_any_other(objective: Objective) -> None:
     """Peers freeze where the gradient of the cross entropy underflows; such a model only looks robust."""
-    net, x_BCHW, eps_B1HW = _convnet(), 0.25 + _images(8) / 2, _background(8, 0.2)
+    net, x_BCHW, eps_B1HW = convnet(), 0.25 + small_images(8) / 2, background(8, 0.2)
     y_B = net(x_BCHW).argmax(dim=1)
     with torch.no_grad():
         net[-1].weight.mul_(1e5)
@@ -172,7 +145,7 @@ def test_confident_models_are_attacked_like_any_other(objective: Objective) -> N
     assert not faded_BCHW.any()
     x_BCHW = x_BCHW.detach()
     chosen = AttackSettings(steps=20, objective=objective, random_start=False)
-    adv_BCHW = pgd(net, x_BCHW, y_B, eps_B1HW, chosen, _seeds(8))
+    adv_BCHW = pgd(net, x_BCHW, y_B, eps_B1HW, chosen, seeds(8))
     free = (eps_B1HW > 0).expand_as(x_BCHW)
     assert torch.equal(adv_BCHW != x_BCHW, free)
     assert (net(adv_BCHW).argmax(dim=1) != y_B).all()
@@ -181,21 +154,21 @@ def test_confident_models_are_attacked_like_any_other(objective: Objective) -> N
 @pytest.mark.parametrize("objective", ["ce", "margin"])
 @pytest.mark.parametrize("target", range(CLASSES))
 def test_a_target_is_reached(target: int, objective: Objective) -> None:
-    net, x_BCHW = _convnet(), _images(4)
+    net, x_BCHW = convnet(), small_images(4)
     y_B = torch.full((4,), target)
     chosen = AttackSettings(targeted=True, objective=objective)
-    adv_BCHW = pgd(net, x_BCHW, y_B, _background(4, 0.5), chosen, _seeds(4))
+    adv_BCHW = pgd(net, x_BCHW, y_B, background(4, 0.5), chosen, seeds(4))
     assert (net(x_BCHW).argmax(dim=1) != target).any()
     assert (net(adv_BCHW).argmax(dim=1) == target).all()
 
 
 def test_the_label_is_left_not_the_prediction() -> None:
-    net, x_BCHW, eps_B1HW = _convnet(), _images(6), _background(6, 0.1)
+    net, x_BCHW, eps_B1HW = convnet(), small_images(6), background(6, 0.1)
     prediction_B = net(x_BCHW).argmax(dim=1)
     for shift in (1, 5):
         y_B = (prediction_B + shift) % CLASSES  # labels that the model never gave
         chosen = AttackSettings(objective="margin")
-        adv_BCHW = pgd(net, x_BCHW, y_B, eps_B1HW, chosen, _seeds(6))
+        adv_BCHW = pgd(net, x_BCHW, y_B, eps_B1HW, chosen, seeds(6))
         assert (logit_margin(net(adv_BCHW), y_B) > logit_margin(net(x_BCHW), y_B) + 0.1).all()
 
 
@@ -225,7 +198,7 @@ def _starts_up(seeds_B: torch.Tensor, restarts: int) -> torch.Tensor:
 def _climb(model: Model, restarts: int, batch: int = 64, **more: object) -> torch.Tensor:
     half = torch.full((batch, 1, 1, 1), 0.5)
     chosen = AttackSettings(restarts=restarts, **({"steps": 10} | more))  # type: ignore[arg-type]
-    return pgd(model, half, torch.zeros(batch, dtype=torch.int64), half, chosen, _seeds(batch)).flatten()
+    return pgd(model, half, torch.zeros(batch, dtype=torch.int64), half, chosen, seeds(batch)).flatten()
 
 
 @pytest.mark.parametrize("steps", [1, 10])
@@ -233,7 +206,7 @@ def _climb(model: Model, restarts: int, batch: int = 64, **more: object) -> torc
 def test_each_image_keeps_the_restart_that_beats_its_label(restarts: int, steps: int) -> None:
     """Above, the label is beaten by a hair; below, it is not, though the cross entropy is higher there."""
     model = _two_valleys(upper=(0.1, -20.0), lower=(-0.1, -0.1))
-    upper_B = _starts_up(_seeds(64), restarts).any(dim=0)
+    upper_B = _starts_up(seeds(64), restarts).any(dim=0)
     assert 0 < upper_B.sum() < 64 or restarts > 4
     ends_B = _climb(model, restarts, steps=steps, step=1.0, schedule="constant")
     assert torch.equal(ends_B, upper_B.float())
@@ -244,7 +217,7 @@ def test_each_image_keeps_the_restart_that_reaches_its_target(restarts: int) -> 
     """Above, the target stands first by a hair; below, it does not, though the cross entropy is lower there."""
     model = _two_valleys(upper=(-0.1, -0.1), lower=(0.1, -20.0), middle=20.0)
     ends_B = _climb(model, restarts, targeted=True)
-    assert torch.equal(ends_B, _starts_up(_seeds(64), restarts).any(dim=0).float())
+    assert torch.equal(ends_B, _starts_up(seeds(64), restarts).any(dim=0).float())
 
 
 @pytest.mark.parametrize("restarts", [1, 2, 5])
@@ -252,7 +225,7 @@ def test_each_image_keeps_the_restart_that_reaches_its_target(restarts: int) -> 
 def test_of_restarts_that_all_win_the_highest_is_kept(restarts: int, objective: Objective) -> None:
     model = _two_valleys(upper=(5.0, -20.0), lower=(2.0, 2.0))
     ends_B = _climb(model, restarts, objective=objective)
-    assert torch.equal(ends_B, _starts_up(_seeds(64), restarts).any(dim=0).float())
+    assert torch.equal(ends_B, _starts_up(seeds(64), restarts).any(dim=0).float())
 
 
 @pytest.mark.parametrize("restarts", [1, 2, 5])
@@ -260,7 +233,7 @@ def test_the_last_restart_is_not_the_one_that_counts(restarts: int) -> None:
     """Here the lower valley is the worse case: an image that was there once stays, wherever later restarts end."""
     model = _two_valleys(upper=(-1.0, -20.0), lower=(5.0, -20.0))
     ends_B = _climb(model, restarts)
-    assert torch.equal(ends_B, _starts_up(_seeds(64), restarts).all(dim=0).float())
+    assert torch.equal(ends_B, _starts_up(seeds(64), restarts).all(dim=0).float())
 
 
 @pytest.mark.parametrize("restarts", [1, 2, 5])
@@ -268,7 +241,7 @@ def test_a_restart_that_meets_the_stop_rank_is_kept(restarts: int) -> None:
     """Above, two classes pass the label and the image rests; below, one does, and by far."""
     model = _two_valleys(upper=(1.0, 1.0), lower=(9.0, -20.0))
     ends_B = _climb(model, restarts, stop_rank=2, steps=40)
-    assert torch.equal(ends_B > 0.5, _starts_up(_seeds(64), restarts).any(dim=0))
+    assert torch.equal(ends_B > 0.5, _starts_up(seeds(64), restarts).any(dim=0))
 
 
 @pytest.mark.parametrize("restarts", [1, 2, 5])
@@ -276,19 +249,19 @@ def test_a_beaten_label_is_kept_where_no_restart_meets_the_stop_rank(restarts: i
     model = _two_valleys(upper=(0.1, -20.0), lower=(-0.1, -0.1))
     for more in ({"stop_rank": 2}, {"stop_rank": 1, "stop_margin": 0.25}):
         ends_B = _climb(model, restarts, **more)
-        assert torch.equal(ends_B > 0.5, _starts_up(_seeds(64), restarts).any(dim=0))
+        assert torch.equal(ends_B > 0.5, _starts_up(seeds(64), restarts).any(dim=0))
 
 
 @pytest.mark.parametrize("objective", ["ce", "margin"])
 @pytest.mark.parametrize("targeted", [False, True])
 def test_more_restarts_never_find_less(objective: Objective, targeted: bool) -> None:
-    net, x_BCHW, eps_B1HW = _convnet(3), _images(24), _background(24, 0.06)
+    net, x_BCHW, eps_B1HW = convnet(3), small_images(24), background(24, 0.06)
     y_B = (net(x_BCHW).argmax(dim=1) + int(targeted)) % CLASSES
     climb = objective_for(AttackSettings(objective=objective, targeted=targeted))
     wins, heights = [], []
     for restarts in (1, 2, 3, 6):
         chosen = AttackSettings(steps=3, step=0.3, restarts=restarts, objective=objective, targeted=targeted)
-        logits_BK = net(pgd(net, x_BCHW, y_B, eps_B1HW, chosen, _seeds(24))).detach()
+        logits_BK = net(pgd(net, x_BCHW, y_B, eps_B1HW, chosen, seeds(24))).detach()
         wins.append(reached(logits_BK, y_B, chosen))
         heights.append(climb(logits_BK, y_B))
     for fewer, more in ((0, 1), (1, 2), (2, 3)):
@@ -307,7 +280,7 @@ def test_without_chance_restarts_are_one() -> None:
         return x_BCHW.mean(dim=(2, 3))
 
     chosen = AttackSettings(steps=3, restarts=5, random_start=False)
-    pgd(counting, _images(2), torch.zeros(2, dtype=torch.int64), _background(2), chosen, _seeds(2))
+    pgd(counting, small_images(2), torch.zeros(2, dtype=torch.int64), background(2), chosen, seeds(2))
     assert calls == 3
 
 
@@ -316,7 +289,7 @@ def test_an_image_at_rest_takes_no_part_in_further_restarts(restarts: int) -> No
     """Both valleys beat the label, so that each image rests where its first start led it."""
     model = _two_valleys(upper=(5.0, -20.0), lower=(2.0, -20.0))
     ends_B = _climb(model, restarts, stop_rank=1, steps=40)
-    assert torch.equal(ends_B > 0.5, _starts_up(_seeds(64), 1)[0])
+    assert torch.equal(ends_B > 0.5, _starts_up(seeds(64), 1)[0])
     assert ((ends_B > 0) & (ends_B < 1)).float().mean() > 0.3  # the others rested at the very end
 
 
@@ -331,13 +304,13 @@ def _stop(rank: int, **more: object) -> AttackSettings:
 @pytest.mark.parametrize(("rank", "epsilon"), [(1, 0.08), (3, 0.2), (10, 0.4)])
 @pytest.mark.parametrize("margin", [0.0, 0.05])
 def test_an_image_rests_at_the_first_iterate_that_meets_the_stop_rank(rank: int, epsilon: float, margin: float) -> None:
-    net, x_BCHW, eps_B1HW = _convnet(), _images(16), _background(16, epsilon)
+    net, x_BCHW, eps_B1HW = convnet(), small_images(16), background(16, epsilon)
     y_B = net(x_BCHW).argmax(dim=1)
     chosen = _stop(rank, stop_margin=margin)
-    rested_BCHW = pgd(net, x_BCHW, y_B, eps_B1HW, chosen, _seeds(16))
+    rested_BCHW = pgd(net, x_BCHW, y_B, eps_B1HW, chosen, seeds(16))
     iterates = [x_BCHW]
     for steps in range(1, 13):
-        iterates.append(pgd(net, x_BCHW, y_B, eps_B1HW, replace(chosen, steps=steps, stop_rank=0), _seeds(16)))
+        iterates.append(pgd(net, x_BCHW, y_B, eps_B1HW, replace(chosen, steps=steps, stop_rank=0), seeds(16)))
     rests = []
     for image in range(16):
         ranks = [_classes_above(net(iterate_BCHW)[image], y_B[image], margin) for iterate_BCHW in iterates]
@@ -357,29 +330,29 @@ def _classes_above(logits_K: torch.Tensor, label: torch.Tensor, margin: float) -
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_an_image_that_never_meets_the_stop_rank_goes_the_whole_way(schedule: Schedule) -> None:
-    net, x_BCHW, eps_B1HW = _convnet(), _images(6), _background(6, 0.02)
+    net, x_BCHW, eps_B1HW = convnet(), small_images(6), background(6, 0.02)
     y_B = net(x_BCHW).argmax(dim=1)
     chosen = AttackSettings(steps=7, step=0.2, schedule=schedule, stop_rank=11)
     rested_BCHW, full_BCHW = (
-        pgd(net, x_BCHW, y_B, eps_B1HW, replace(chosen, stop_rank=rank), _seeds(6)) for rank in (11, 0)
+        pgd(net, x_BCHW, y_B, eps_B1HW, replace(chosen, stop_rank=rank), seeds(6)) for rank in (11, 0)
     )
     assert torch.equal(rested_BCHW, full_BCHW)
 
 
 def test_an_image_whose_label_is_beaten_already_is_not_touched() -> None:
-    net, x_BCHW = _convnet(), _images(4)
+    net, x_BCHW = convnet(), small_images(4)
     y_B = net(x_BCHW).argmax(dim=1)
     y_B[:2] = net(x_BCHW).argmin(dim=1)[:2]
-    adv_BCHW = pgd(net, x_BCHW, y_B, _background(4), _stop(1), _seeds(4))
+    adv_BCHW = pgd(net, x_BCHW, y_B, background(4), _stop(1), seeds(4))
     assert torch.equal(adv_BCHW[:2], x_BCHW[:2])
     assert (adv_BCHW[2:] != x_BCHW[2:]).flatten(1).any(dim=1).all()
 
 
 def test_a_target_once_reached_is_left_alone() -> None:
-    net, x_BCHW = _convnet(), _images(6)
+    net, x_BCHW = convnet(), small_images(6)
     y_B = torch.full((6,), 4)
     rested_BCHW, full_BCHW = (
-        pgd(net, x_BCHW, y_B, _background(6, 0.3), _stop(rank, targeted=True), _seeds(6)) for rank in (1, 0)
+        pgd(net, x_BCHW, y_B, background(6, 0.3), _stop(rank, targeted=True), seeds(6)) for rank in (1, 0)
     )
     assert (net(rested_BCHW).argmax(dim=1) == 4).all()
     changes = [(t_BCHW - x_BCHW).flatten(1).norm(dim=1) for t_BCHW in (rested_BCHW, full_BCHW)]
@@ -392,8 +365,8 @@ def test_a_target_once_reached_is_left_alone() -> None:
 def test_an_image_gets_the_same_result_alone_and_in_a_batch(
     stop_rank: int, restarts: int, norm: dict[str, object]
 ) -> None:
-    net, x_BCHW, eps_B1HW = _convnet(), _images(8), _background(8, 0.08)
-    y_B, seeds_B = net(x_BCHW).argmax(dim=1), _seeds(8)
+    net, x_BCHW, eps_B1HW = convnet(), small_images(8), background(8, 0.08)
+    y_B, seeds_B = net(x_BCHW).argmax(dim=1), seeds(8)
     chosen = AttackSettings(steps=6, stop_rank=stop_rank, restarts=restarts, **norm)  # type: ignore[arg-type]
     together_BCHW = pgd(net, x_BCHW, y_B, eps_B1HW, chosen, seeds_B)
     rested = (logit_margin(net(together_BCHW), y_B) > 0).sum()
@@ -420,23 +393,23 @@ class _OwnWeights:
 
 @pytest.mark.parametrize("restarts", [1, 3])
 def test_a_model_with_an_eye_for_each_image_is_narrowed_with_the_batch(restarts: int) -> None:
-    x_BCHW = _images(8)
+    x_BCHW = small_images(8)
     weights_BCHW = torch.randn(x_BCHW.shape, generator=torch.Generator().manual_seed(5))
     # Leads of 0 (rests at once), small ones (rest early) and one too large to be undone.
     lead_B = torch.tensor([0.5, -0.1, -2.0, 1.0, -4.0, -900.0, -1.0, -5.0])
     now_B = (x_BCHW * weights_BCHW).flatten(1).sum(dim=1)
     weights_BCHW += ((lead_B - now_B) / x_BCHW.flatten(1).square().sum(dim=1))[:, None, None, None] * x_BCHW
-    model, eps_B1HW = _OwnWeights(weights_BCHW), _background(8, 0.1)
+    model, eps_B1HW = _OwnWeights(weights_BCHW), background(8, 0.1)
     y_B = torch.zeros(8, dtype=torch.int64)
     chosen = _stop(1, restarts=restarts, random_start=restarts > 1)
-    together_BCHW = pgd(model, x_BCHW, y_B, eps_B1HW, chosen, _seeds(8))
+    together_BCHW = pgd(model, x_BCHW, y_B, eps_B1HW, chosen, seeds(8))
     for i in range(8):
         one = slice(i, i + 1)
-        alone = (_OwnWeights(weights_BCHW[one]), x_BCHW[one], y_B[one], eps_B1HW[one], chosen, _seeds(8)[one])
+        alone = (_OwnWeights(weights_BCHW[one]), x_BCHW[one], y_B[one], eps_B1HW[one], chosen, seeds(8)[one])
         assert torch.equal(pgd(*alone)[0], together_BCHW[i])
     assert (model(together_BCHW)[:, 1] > model(together_BCHW)[:, 0]).tolist() == [True] * 5 + [False] + [True] * 2
     assert narrowed(model, torch.tensor([2]))(x_BCHW[2:3])[0, 1].item() == pytest.approx(-2.0, abs=1e-4)
-    plain = _convnet()
+    plain = convnet()
     assert narrowed(plain, torch.tensor([2])) is plain
 
 
@@ -444,31 +417,31 @@ def test_a_model_with_an_eye_for_each_image_is_narrowed_with_the_batch(restarts:
 
 
 def _attack(seeds_B: torch.Tensor, restarts: int = 2) -> torch.Tensor:
-    net, x_BCHW = _convnet(), _images(4)
+    net, x_BCHW = convnet(), small_images(4)
     chosen = AttackSettings(steps=3, step=0.05, restarts=restarts)
-    return pgd(net, x_BCHW, torch.arange(4), _background(4), chosen, seeds_B)
+    return pgd(net, x_BCHW, torch.arange(4), background(4), chosen, seeds_B)
 
 
 def test_the_same_seeds_give_the_same_images_whatever_else_draws_numbers() -> None:
     torch.manual_seed(1)
-    first_BCHW = _attack(_seeds(4))
+    first_BCHW = _attack(seeds(4))
     torch.manual_seed(2)
     torch.rand(17)
-    assert torch.equal(_attack(_seeds(4)), first_BCHW)
+    assert torch.equal(_attack(seeds(4)), first_BCHW)
 
 
 def test_no_number_is_drawn_from_the_programs_own_generator() -> None:
-    net, x_BCHW = _convnet(), _images(2)
+    net, x_BCHW = convnet(), small_images(2)
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    pgd(net, x_BCHW, torch.arange(2), _background(2), AttackSettings(steps=2, restarts=2), _seeds(2))
+    pgd(net, x_BCHW, torch.arange(2), background(2), AttackSettings(steps=2, restarts=2), seeds(2))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_another_seed_gives_another_image_and_touches_no_neighbour() -> None:
-    seeds_B = _seeds(4)
+    seeds_B = seeds(4)
     seeds_B[2] += 1
-    other_BCHW, first_BCHW = _attack(seeds_B), _attack(_seeds(4))
+    other_BCHW, first_BCHW = _attack(seeds_B), _attack(seeds(4))
     assert (other_BCHW != first_BCHW).flatten(1).any(dim=1).tolist() == [False, False, True, False]
 
 
@@ -590,13 +563,13 @@ def test_a_tie_is_no_win() -> None:
 def test_the_gradient_is_that_of_each_image_alone(
     objective: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> None:
-    net, x_BCHW, y_B = _convnet(), _images(3), torch.arange(3)
+    net, x_BCHW, y_B = convnet(), small_images(3), torch.arange(3)
     gradient_BCHW, logits_BK = input_gradient(net, x_BCHW, y_B, objective)
     assert torch.allclose(logits_BK, net(x_BCHW), atol=1e-6)
     assert not logits_BK.requires_grad
     assert not x_BCHW.requires_grad
     direction_BCHW = torch.randn(x_BCHW.shape, generator=torch.Generator().manual_seed(0)).double()
-    double = _convnet().double()
+    double = convnet().double()
     for sign in (1, -1):
         ahead_B, behind_B = (
             objective(double(x_BCHW.double() + h * sign * direction_BCHW).double(), y_B) for h in (1e-2, -1e-2)

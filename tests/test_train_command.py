@@ -8,15 +8,14 @@ import random
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import RunLatcli
+from conftest import RunLatcli, StartLatcli
 from PIL import Image
 from safetensors import safe_open
 
@@ -28,8 +27,6 @@ from latcli.engine.models.checkpoint import unpack
 TINY = ("--preset", "quick", "--dataset", "folder:tiny", "--architecture", "paper-cnn", "--precision", "fp32")
 FAST = (*TINY, "--batch", "8")
 LONG = (*FAST, "--regime", "natural", "--steps", "120", "--checkpoint-every", "8")
-
-Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
@@ -47,23 +44,9 @@ def folder(tmp_path: Path, run_latcli: RunLatcli) -> Path:
 
 
 @pytest.fixture
-def start(tmp_path: Path, latcli_environment: dict[str, str], run_latcli: RunLatcli, folder: Path) -> Iterator[Start]:
-    """Begin `latcli ARGUMENTS` beside the test; whatever still runs at its end is killed."""
-    begun: list[subprocess.Popen[str]] = []
-
-    def popen(*arguments: str | Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "latcli", *map(str, arguments)]
-        process = subprocess.Popen(
-            command, cwd=folder, env=latcli_environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        begun.append(process)
-        return process
-
-    yield popen
-    for process in begun:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+def start(start_latcli: StartLatcli, folder: Path) -> StartLatcli:
+    """`start_latcli`, once the data is in its place."""
+    return start_latcli
 
 
 def document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -196,7 +179,7 @@ def test_mnist_that_is_nowhere_is_replaced_loudly_and_the_run_remembers(run_latc
 
 
 def test_a_killed_run_is_resumed_to_the_same_bits(
-    run_latcli: RunLatcli, start: Start, folder: Path, tmp_path: Path
+    run_latcli: RunLatcli, start: StartLatcli, folder: Path, tmp_path: Path
 ) -> None:
     with undisturbed(run_latcli, tmp_path, *LONG) as expected:
         process = start("train", *LONG)
@@ -217,7 +200,7 @@ def test_a_killed_run_is_resumed_to_the_same_bits(
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_nothing(run_latcli: RunLatcli, start: Start, folder: Path, tmp_path: Path) -> None:
+def test_twenty_kills_change_nothing(run_latcli: RunLatcli, start: StartLatcli, folder: Path, tmp_path: Path) -> None:
     # Long enough that no machine comes to the end between two kills.
     arguments = (*FAST, "--attack-steps", "2", "--steps", "900", "--checkpoint-every", "7")
     moments = random.Random(0)
@@ -243,7 +226,7 @@ def test_twenty_kills_change_nothing(run_latcli: RunLatcli, start: Start, folder
     ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
 )
 def test_a_signal_keeps_the_step_that_was_reached(
-    run_latcli: RunLatcli, start: Start, folder: Path, tmp_path: Path, number: signal.Signals, code: int
+    run_latcli: RunLatcli, start: StartLatcli, folder: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     arguments = (*FAST, "--regime", "natural", "--steps", "600", "--checkpoint-every", "50")
     process = start("train", *arguments)
@@ -273,7 +256,7 @@ def test_a_diverging_run_names_its_step_and_keeps_its_last_good_state(run_latcli
     assert step_of(only_run(folder) / "state.safetensors") == 0
 
 
-def test_two_processes_cannot_work_on_one_run(run_latcli: RunLatcli, start: Start, folder: Path) -> None:
+def test_two_processes_cannot_work_on_one_run(run_latcli: RunLatcli, start: StartLatcli, folder: Path) -> None:
     process = start("train", *FAST, "--regime", "natural", "--steps", "100000", "--checkpoint-every", "20")
     cut_off = wait_for_step(process, folder)
 
@@ -283,7 +266,7 @@ def test_two_processes_cannot_work_on_one_run(run_latcli: RunLatcli, start: Star
 
 
 @pytest.fixture
-def cut_off_run(run_latcli: RunLatcli, start: Start, folder: Path) -> Path:
+def cut_off_run(run_latcli: RunLatcli, start: StartLatcli, folder: Path) -> Path:
     process = start("train", *LONG)
     cut_off = wait_for_step(process, folder)
     process.kill()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from training_cases import BASE
 
 from latcli.commands.train_options import TrainOptions, resolve
 from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults, make_dataset
@@ -25,29 +26,6 @@ from latcli.engine.training.scoring import adversarial_score, natural_score
 from latcli.engine.training.settings import TrainSettings
 from latcli.engine.training.state import pack_state, read_state, restore
 from latcli.errors import UsageError
-
-BASE = TrainSettings(
-    regime="background",
-    epsilon=0.3,
-    mask_from="center",
-    center=0.25,
-    attack="pgd",
-    attack_steps=2,
-    step_size=None,
-    loss="ce",
-    beta=6.0,
-    mix=0.0,
-    augment="none",
-    steps=4,
-    batch=8,
-    optimizer="adamw",
-    schedule="one-cycle",
-    rate=2e-3,
-    weight_decay=1e-4,
-    warm_up=0.4,
-    average=0.9,
-    seed=0,
-)
 
 
 @pytest.fixture(scope="module")

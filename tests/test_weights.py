@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from latcli.engine.downloads import fetch, kept_at, reachable, require_reachable, torchvision_weights
+from latcli.engine.downloads import fetch, kept_at, reachable, require_reachable
 from latcli.engine.models.weights import load_into, read_state_dict, state_dict_sha256
 from latcli.errors import ExitCode, WeightsError
 
@@ -279,10 +279,10 @@ def test_weights_are_downloaded_once_into_torchs_cache(
 ) -> None:
     torch.save(state_dict, tmp_path / "file.pth")
     url = _serve(server, (tmp_path / "file.pth").read_bytes())
-    _assert_same(torchvision_weights(url, offline=False), state_dict)
+    _assert_same(read_state_dict(fetch(url, offline=False)), state_dict)
     assert kept_at(url).parent == tmp_path / "torch" / "hub" / "checkpoints"
     asked = len(server.asked)
-    _assert_same(torchvision_weights(url, offline=True), state_dict)
+    _assert_same(read_state_dict(fetch(url, offline=True)), state_dict)
     assert len(server.asked) == asked
     assert [file.name for file in kept_at(url).parent.iterdir()] == [kept_at(url).name]
     assert tuple(capfd.readouterr()) == ("", "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -50,22 +49,6 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         files[name] = folder / f"{name}.pt"
         YOLO(f"{name}.yaml").save(files[name])
     return files
-
-
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[object]:
-    """An empty cache of weights, an empty current folder, and no way out; lists the attempts."""
-    attempts: list[object] = []
-
-    def refuse(*address: object) -> None:
-        attempts.append(address)
-        raise OSError("no network in tests")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.chdir(tmp_path)
-    return attempts
 
 
 # What trained weights find

@@ -19,7 +19,6 @@ from urllib.request import Request, urlopen
 
 import torch
 
-from latcli.engine.models.weights import read_state_dict
 from latcli.errors import WeightsError
 
 #: How long a server may take to answer before weights count as out of reach.
@@ -83,16 +82,6 @@ def fetch(url: str, *, offline: bool, what: str | None = None, hint: str | None 
     except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: the hash differs
         raise WeightsError(f"the download of {what} from {url} failed: {error}", hint) from error
     return path
-
-
-def torchvision_weights(
-    url: str, *, offline: bool, what: str | None = None, hint: str | None = None, progress: bool = False
-) -> dict[str, torch.Tensor]:
-    """The state dict behind a torchvision weights URL (`SomeModel_Weights.NAME.url`), read with `weights_only`.
-
-    Arguments and errors are those of `fetch` and of `read_state_dict`.
-    """
-    return read_state_dict(fetch(url, offline=offline, what=what, hint=hint, progress=progress))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from latcli.engine.downloads import require_reachable, torchvision_weights
+from latcli.engine.downloads import fetch, require_reachable
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.imagenet_networks import (
     ImageNetNetwork,
@@ -73,16 +73,17 @@ def torchvision_classifier(name: str, source: ClassifierSource) -> Classifier:
     """
     network = torchvision_network(name)
     if source.weights is None:
-        weights = import_torchvision().models.get_model_weights(name).DEFAULT
-        state_dict = torchvision_weights(
-            weights.url,
+        url = import_torchvision().models.get_model_weights(name).DEFAULT.url
+        file = fetch(
+            url,
             what=f"the weights of torchvision's {name}",
-            hint=f"download {weights.url} elsewhere and give it with --classifier-weights FILE",
+            hint=f"download {url} elsewhere and give it with --classifier-weights FILE",
             offline=source.offline,
             progress=source.progress,
         )
     else:
-        state_dict = read_state_dict(source.weights)
+        file = source.weights
+    state_dict = read_state_dict(file)
     load_into(network.body, state_dict, what=f"torchvision:{name}")
     return _classifier(network, state_dict)
 

@@ -60,6 +60,7 @@ def record_cuda_graph(run: Callable[[], torch.Tensor]) -> tuple[Callable[[], Non
             run()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # Of this thread alone: NCCL's watchdog asks the device for its events while we record.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         output = run()
     return graph.replay, output
