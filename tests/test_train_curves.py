@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ def test_every_number_arrives(tmp_path: Path) -> None:
 def test_what_was_written_beyond_the_kept_state_is_forgotten_on_resume(tmp_path: Path) -> None:
     before = Curves(tmp_path, 0)
     before.add([("loss", step, 1.0) for step in range(1, 6)])  # killed here; the state is of step 3
+    time.sleep(1.1)  # files are read in the order of the seconds in which they were begun
     after = Curves(tmp_path, 3)
     after.add([("loss", step, 2.0) for step in range(4, 8)])
     before.close(), after.close()
