@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import torch
 
@@ -29,9 +28,10 @@ from latcli.commands.eval_models import (
 from latcli.commands.eval_monitor import Monitor, attacked_images
 from latcli.commands.eval_options import EvalOptions, describe, resolve
 from latcli.commands.eval_result import CellRow, EvalResult, Warned, grouped
+from latcli.commands.resuming import resumable_run
 from latcli.commands.session import Session
 from latcli.commands.train_data import with_objects
-from latcli.commands.train_options import PhotoOptions, check_unchanged
+from latcli.commands.train_options import PhotoOptions
 from latcli.commands.trained import CHECKPOINT, classifier_path
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import DEFAULT_DATASET
@@ -155,11 +155,7 @@ def _opened(bench: Bench, options: EvalOptions) -> list[Opened]:
 
 
 def _resume(store: Store, options: EvalOptions, session: Session) -> EvalResult:
-    row = store.find_run(str(options.resume))
-    _check_resumable(store, row)
-    said: dict[str, Any] = {} if session.precision == "auto" else {"precision": session.precision}
-    said |= {"seed": session.seed} if session.seed else {}
-    check_unchanged(options, said, row.config, row.id)
+    row = resumable_run(store, str(options.resume), "eval", options, session)
     job = _job_of(row, store, session)
     evaluation = job.evaluation()
     if (row.path / SAMPLES).exists():
@@ -170,15 +166,6 @@ def _resume(store: Store, options: EvalOptions, session: Session) -> EvalResult:
         session.note(f"run {stored.id} {line}")
         stored.log(line)
         return _evaluate(stored, job, evaluation, session)
-
-
-def _check_resumable(store: Store, row: RunRow) -> None:
-    if row.command != "eval":
-        raise UsageError(f"{row.id} is a run of {row.command}, not of eval", "`latcli runs list --command eval`")
-    if row.status == "completed":
-        raise UsageError(f"{row.id} has come to its end already", f"`latcli runs show {row.id[-4:]}` shows its cells")
-    if row.status == "running" and store.is_alive(row.id):
-        raise UsageError(f"{row.id} is at work in another process", "wait for its end, or stop it first")
 
 
 def _job_of(row: RunRow, store: Store, session: Session) -> Job:

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import nn
 
+from latcli.commands.resuming import resumable_run
 from latcli.commands.session import Session
 from latcli.commands.signals import PendingSignal, postponed
 from latcli.commands.train_data import open_data, open_pretrained, with_objects
@@ -21,7 +22,6 @@ from latcli.commands.train_options import (
     PhotoOptions,
     TrainOptions,
     check_photo_options,
-    check_unchanged,
     describe,
     resolve,
 )
@@ -156,11 +156,7 @@ def _begin(store: Store, options: TrainOptions, session: Session, ranks: Ranks) 
 
 
 def _resume(store: Store, options: TrainOptions, session: Session, ranks: Ranks) -> TrainResult:
-    row = store.find_run(str(options.resume))
-    _check_resumable(store, row)
-    said: dict[str, Any] = {} if session.precision == "auto" else {"precision": session.precision}
-    said |= {"seed": session.seed} if session.seed else {}
-    check_unchanged(options, said, row.config, row.id)
+    row = resumable_run(store, str(options.resume), "train", options, session)
     job = _job_of(row, store, session)
     state = read_state(row.path / STATE) if (row.path / STATE).exists() else None
     if state is not None:
@@ -221,15 +217,6 @@ def _processes(ranks: Ranks) -> str:
     return (
         f"{ranks.size} x {torch.get_num_threads()} threads" if ranks.size > 1 else f"{torch.get_num_threads()} threads"
     )
-
-
-def _check_resumable(store: Store, row: RunRow) -> None:
-    if row.command != "train":
-        raise UsageError(f"{row.id} is a run of {row.command}, not of train", "`latcli runs list --command train`")
-    if row.status == "completed":
-        raise UsageError(f"{row.id} has come to its end already", f"its model is {row.path / CHECKPOINT}")
-    if row.status == "running" and store.is_alive(row.id):
-        raise UsageError(f"{row.id} is at work in another process", "wait for its end, or stop it first")
 
 
 def _job(options: TrainOptions, store: Store, session: Session, *, seed: int) -> Job:

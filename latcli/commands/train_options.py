@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from latcli.engine.datasets.base import Augmentation, Defaults, MaskSource
 from latcli.engine.objects import Refinement, WhichBoxes
@@ -178,31 +178,6 @@ def resolve(options: TrainOptions, preset: Preset, defaults: Defaults, seed: int
     return TrainSettings(**chosen.to_json() | said)
 
 
-class Told(Protocol):
-    """The options of a command whose runs can be resumed."""
-
-    def given(self) -> dict[str, Any]:
-        """Those that were said and that decide what is computed, by the name they have in a run's config."""
-        ...
-
-
-def check_unchanged(options: Told, said: dict[str, Any], config: dict[str, Any], run: str) -> None:
-    """Raise UsageError, listing the differences, where what is said now is not what the run was begun with.
-
-    `said` adds what the Session holds, where it was said.
-    """
-    differences = [
-        f"--{name.replace('_', '-')} {_shown(value)} (was {_shown(config.get(name))})"
-        for name, value in (options.given() | said).items()
-        if config.get(name) != value
-    ]
-    if differences:
-        raise UsageError(
-            f"the run {run} was begun otherwise: {', '.join(differences)}",
-            "resume it without these options, or start a new run with them",
-        )
-
-
 def describe(name: PresetName, settings: TrainSettings, dataset: str, architecture: str) -> str:
     """What a preset and the options have come to, in one line."""
     parts = [f"{settings.steps:,} steps of {settings.batch}", f"{settings.optimizer} at {settings.rate:g}"]
@@ -212,7 +187,3 @@ def describe(name: PresetName, settings: TrainSettings, dataset: str, architectu
         parts += [f"{inner} at epsilon {settings.epsilon:.4g}", settings.loss]
         parts += [] if settings.regime == "standard" else [f"object: {kept}"]
     return f"{settings.regime} training of {architecture} on {dataset}, preset {name}: {', '.join(parts)}"
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
