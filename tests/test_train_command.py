@@ -138,7 +138,8 @@ def test_a_run_gives_its_document_a_model_and_numbers(run_latcli: RunLatcli, tmp
     assert row(folder, "SELECT status, exit_code, dataset FROM runs")[:2] == ("completed", 0)
     assert row(folder, "SELECT value FROM metrics WHERE name = 'test_accuracy'") == (result["final"]["accuracy"],)
     assert row(folder, "SELECT count(*) FROM metrics WHERE name = 'loss'") == (6,)
-    assert row(folder, "SELECT architecture, regime FROM models") == ("paper-cnn", "background")
+    trained = "SELECT architecture, regime, models.run = runs.id FROM runs JOIN models ON models.id = runs.model"
+    assert row(folder, trained) == ("paper-cnn", "background", 1)
     assert "6 of 6: loss" in done.stderr
     assert run_latcli("runs", "verify").returncode == 0
 

@@ -379,13 +379,14 @@ def _keep_model(store: Store, stored: Run, job: Job, trainer: Trainer) -> Path:
         steps=job.settings.steps,
     )
     path = stored.write_artifact(CHECKPOINT, pack_classifier(weights, info), "checkpoint")
-    store.record_model(
+    model = store.record_model(
         f"{job.architecture}-{job.settings.regime}",
         architecture=job.architecture,
         weights_sha256=state_dict_sha256(weights),
         regime=job.settings.regime,
         run=stored.id,
     )
+    stored.made_model(model)
     return path
 
 

@@ -176,6 +176,12 @@ class Run:
             with self._store.writing() as db:
                 self._touch(db)
 
+    def made_model(self, model: str) -> None:
+        """Say which model the run has made: an id from `Store.record_model`. Raises StoreError."""
+        with self._store.writing() as db:
+            db.table("runs").update(self.id, columns({"model": model}))
+        self._document["model"] = model
+
     def set_exit_code(self, code: int) -> None:
         """What the run will have ended with if nothing is raised, say because one photo of a folder failed."""
         self._exit_code = int(code)
