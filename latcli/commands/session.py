@@ -107,9 +107,11 @@ class Session:
 
         from latcli.reporting.console import console_for
 
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), MofNCompleteColumn())
         console = console_for(self.stderr)
-        with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=console, transient=True) as bar:
+        with Progress(
+            *columns, TextColumn("ETA"), TimeRemainingColumn(), console=console, transient=True, expand=True
+        ) as bar:
             task = bar.add_task(printable(description), total=total)
             self._live = console
             try:

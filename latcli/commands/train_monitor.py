@@ -46,7 +46,7 @@ class Monitor:
             self._run.heartbeat()
             return
         text = self._text(report)
-        self._tick(text=text)
+        self._tick(text=self._beside_bar(report))
         values = {
             "loss": report.loss,
             "rate": report.rate,
@@ -91,6 +91,13 @@ class Monitor:
             line = f"{self._steps - step:,} steps to go, about {duration_text(left)}"
             self._run.log(line)
             self._session.note(line)
+
+    def _beside_bar(self, report: StepReport) -> str:
+        """In few letters, so that 80 columns have room for the bar, the steps and the time left as well."""
+        parts = [f"loss {report.loss:.3f}", f"clean {100 * (report.clean_accuracy or 0.0):.0f} %"]
+        if report.adversarial_accuracy is not None:
+            parts.append(f"adv. {100 * report.adversarial_accuracy:.0f} %")
+        return ", ".join([*parts, f"{self.images_per_second:,.0f} img/s"])
 
     def _text(self, report: StepReport) -> str:
         parts = [f"step {report.step:,} of {self._steps:,}: loss {report.loss:.3f}"]
