@@ -73,6 +73,46 @@ def _option(panel: str, metavar: str, help: str, *names: str, **more: Any) -> An
     return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, **more)
 
 
+# Where the object of each image is, to training and evaluation alike.
+Center = Annotated[
+    float | None,
+    _option(_OBJECT, "SHARE", "The middle of the image, as a share of its sides.", show_default="the data set's"),
+]
+MaskFrom = Annotated[
+    Literal["center", "otsu", "detector", "folder"] | None,
+    _option(
+        _OBJECT,
+        "NAME",
+        "center: the middle; otsu: each image's silhouette; detector: what is found on photos; folder: --masks.",
+        show_default="detector for photos, else center",
+    ),
+]
+Masks = Annotated[
+    Path | None, _option(_OBJECT, "DIR", "A mask for each image, DIR/train/CLASS/NAME.png, white on the object.")
+]
+ObjectDetector = Annotated[
+    str | None,
+    _option(_OBJECT, "NAME", "auto, yolo, mobilenet, cam, none, or a plug-in's.", show_default="auto"),
+]
+DetectorWeights = Annotated[Path | None, _option(_OBJECT, "FILE", "The detector's weights.")]
+DetectorConfidence = Annotated[
+    float | None,
+    _option(_OBJECT, "P", "Least confidence of a box (yolo, mobilenet).", min=0.0, max=1.0, show_default="0.25"),
+]
+CamThreshold = Annotated[
+    float | None,
+    _option(_OBJECT, "SHARE", "Share of the map's peak that is object (cam).", min=0.0, max=0.99, show_default="0.4"),
+]
+Boxes = Annotated[
+    Literal["all", "best"] | None,
+    _option(_OBJECT, "all|best", "All boxes that agree with the class, or one.", show_default="all"),
+]
+Refine = Annotated[
+    Literal["none", "grabcut"] | None,
+    _option(_OBJECT, "none|grabcut", "Turn boxes into silhouettes.", show_default="none"),
+]
+
+
 @app.command(rich_help_panel="Main job")
 @with_session
 def attack(
@@ -215,45 +255,15 @@ def train(
         Literal["none", "crop-flip"] | None,
         _option(_LEARNT, "NAME", "none, crop-flip.", show_default="the data set's"),
     ] = None,
-    center: Annotated[
-        float | None,
-        _option(_OBJECT, "SHARE", "The middle of the image, as a share of its sides.", show_default="the data set's"),
-    ] = None,
-    mask_from: Annotated[
-        Literal["center", "otsu", "detector", "folder"] | None,
-        _option(
-            _OBJECT,
-            "NAME",
-            "center: the middle; otsu: each image's silhouette; detector: what is found on photos; folder: --masks.",
-            show_default="detector for photos, else center",
-        ),
-    ] = None,
-    masks: Annotated[
-        Path | None, _option(_OBJECT, "DIR", "A mask for each image, DIR/train/CLASS/NAME.png, white on the object.")
-    ] = None,
-    detector: Annotated[
-        str | None,
-        _option(_OBJECT, "NAME", "auto, yolo, mobilenet, cam, none, or a plug-in's.", show_default="auto"),
-    ] = None,
-    detector_weights: Annotated[Path | None, _option(_OBJECT, "FILE", "The detector's weights.")] = None,
-    detector_confidence: Annotated[
-        float | None,
-        _option(_OBJECT, "P", "Least confidence of a box (yolo, mobilenet).", min=0.0, max=1.0, show_default="0.25"),
-    ] = None,
-    cam_threshold: Annotated[
-        float | None,
-        _option(
-            _OBJECT, "SHARE", "Share of the map's peak that is object (cam).", min=0.0, max=0.99, show_default="0.4"
-        ),
-    ] = None,
-    boxes: Annotated[
-        Literal["all", "best"] | None,
-        _option(_OBJECT, "all|best", "All boxes that agree with the class, or one.", show_default="all"),
-    ] = None,
-    refine: Annotated[
-        Literal["none", "grabcut"] | None,
-        _option(_OBJECT, "none|grabcut", "Turn boxes into silhouettes.", show_default="none"),
-    ] = None,
+    center: Center = None,
+    mask_from: MaskFrom = None,
+    masks: Masks = None,
+    detector: ObjectDetector = None,
+    detector_weights: DetectorWeights = None,
+    detector_confidence: DetectorConfidence = None,
+    cam_threshold: CamThreshold = None,
+    boxes: Boxes = None,
+    refine: Refine = None,
     epsilon: Annotated[
         float | None,
         _option(
@@ -347,45 +357,15 @@ def evaluate(
     controls: Annotated[
         bool, flag("--controls", help="Attack the foreground and a random region, too.", panel=_MATRIX)
     ] = False,
-    center: Annotated[
-        float | None,
-        _option(_OBJECT, "SHARE", "The middle of the image, as a share of its sides.", show_default="the data set's"),
-    ] = None,
-    mask_from: Annotated[
-        Literal["center", "otsu", "detector", "folder"] | None,
-        _option(
-            _OBJECT,
-            "NAME",
-            "center: the middle; otsu: each image's silhouette; detector: what is found on photos; folder: --masks.",
-            show_default="detector for photos, else center",
-        ),
-    ] = None,
-    masks: Annotated[
-        Path | None, _option(_OBJECT, "DIR", "A mask for each image, DIR/train/CLASS/NAME.png, white on the object.")
-    ] = None,
-    detector: Annotated[
-        str | None,
-        _option(_OBJECT, "NAME", "auto, yolo, mobilenet, cam, none, or a plug-in's.", show_default="auto"),
-    ] = None,
-    detector_weights: Annotated[Path | None, _option(_OBJECT, "FILE", "The detector's weights.")] = None,
-    detector_confidence: Annotated[
-        float | None,
-        _option(_OBJECT, "P", "Least confidence of a box (yolo, mobilenet).", min=0.0, max=1.0, show_default="0.25"),
-    ] = None,
-    cam_threshold: Annotated[
-        float | None,
-        _option(
-            _OBJECT, "SHARE", "Share of the map's peak that is object (cam).", min=0.0, max=0.99, show_default="0.4"
-        ),
-    ] = None,
-    boxes: Annotated[
-        Literal["all", "best"] | None,
-        _option(_OBJECT, "all|best", "All boxes that agree with the class, or one.", show_default="all"),
-    ] = None,
-    refine: Annotated[
-        Literal["none", "grabcut"] | None,
-        _option(_OBJECT, "none|grabcut", "Turn boxes into silhouettes.", show_default="none"),
-    ] = None,
+    center: Center = None,
+    mask_from: MaskFrom = None,
+    masks: Masks = None,
+    detector: ObjectDetector = None,
+    detector_weights: DetectorWeights = None,
+    detector_confidence: DetectorConfidence = None,
+    cam_threshold: CamThreshold = None,
+    boxes: Boxes = None,
+    refine: Refine = None,
     classifier_weights: Annotated[
         Path | None, _option(_OBJECT, "FILE", "Of the classifier that a detector is led by, as published or in a file.")
     ] = None,
