@@ -219,13 +219,13 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(
 def test_safe_mode_is_ours_only_while_we_load(untrained: dict[str, Path], tmp_path: Path) -> None:
     from ultralytics.nn import tasks
 
-    before, allowed = tasks.SAFE_LOAD, torch.serialization.get_safe_globals()
+    before, allowed = tasks.SAFE_LOAD, set(torch.serialization.get_safe_globals())  # torch's list has no fixed order
     YoloDetector(DetectorSettings(weights=untrained["yolo26n"]))
     (tmp_path / "bad.pt").write_bytes(b"not weights")
     with pytest.raises(WeightsError):
         YoloDetector(DetectorSettings(weights=tmp_path / "bad.pt"))
     assert before == tasks.SAFE_LOAD
-    assert allowed == torch.serialization.get_safe_globals()  # or else other files might hold networks, too
+    assert allowed == set(torch.serialization.get_safe_globals())  # or else other files might hold networks, too
 
 
 def test_a_truncated_file_is_refused_wherever_it_ends(untrained: dict[str, Path], tmp_path: Path) -> None:
