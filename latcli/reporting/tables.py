@@ -71,7 +71,7 @@ def _photos(document: Mapping[str, Any], side: Side) -> Table:
     n = len(images)
     title = {
         "clean": "Clean photos",
-        "adversarial": f"Adversarial photos: {document['region']} altered by at most {_epsilon(document['epsilon'])}",
+        "adversarial": f"Adversarial photos: {document['region']} altered by at most {epsilon_text(document['epsilon'])}",
     }[side]
     table = _table(title, with_footer=n > 1)
     table.add_column("class", f"{n} photos", no_wrap=True)
@@ -158,7 +158,8 @@ def confidence_text(confidence: float) -> str:
     return f"{confidence:.3f}" if confidence >= 0.001 else f"{confidence:.1e}"
 
 
-def _epsilon(epsilon: float) -> str:
+def epsilon_text(epsilon: float) -> str:
+    """An epsilon or a change as one types it: in 255ths where it is a whole number of them."""
     levels = epsilon * 255
     return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-3 else f"{epsilon:g}"
 
