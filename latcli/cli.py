@@ -437,6 +437,22 @@ def evaluate(
 
 @app.command(rich_help_panel="Main job")
 @with_session
+def report(
+    session: Session,
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="[RUN...]", help="Ends of ids; without any, all runs.", autocompletion=complete_run),
+    ] = [],  # noqa: B006 (Typer only reads it)
+) -> None:
+    """Show what was found."""
+    from latcli.commands.report import EVERYTHING, gather
+    from latcli.commands.report_options import ReportOptions
+
+    session.print_json(gather(ReportOptions(runs=tuple(runs)), session, EVERYTHING).to_json())
+
+
+@app.command(rich_help_panel="Main job")
+@with_session
 def demo(session: Session) -> int:
     """Fool two photos that installed packages carry; needs no network.
 

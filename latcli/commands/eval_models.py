@@ -10,6 +10,7 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
+from latcli.commands.experiments import told
 from latcli.commands.session import Session
 from latcli.commands.trained import CHECKPOINT, classifier_path
 from latcli.engine.datasets.base import TrainingData
@@ -30,8 +31,6 @@ from latcli.store.records import RunRow
 #: Without names and without --seeds, the latest run of each of these.
 DEFAULT_REGIMES: tuple[Regime, ...] = ("natural", "standard", "background")
 
-#: Parts of a training run's config in which two seeds of one experiment may differ.
-_FREE = frozenset({"seed", "notes", "checkpoint_every", "precision", "devices", "nodes"})
 #: How many test images a model is looked over with.
 _LOOKED_AT = 64
 
@@ -119,13 +118,9 @@ def _one_a_seed(newest_first: Sequence[RunRow]) -> list[RunRow]:
     """The latest run of each seed, of those that were told the same as the latest of all."""
     chosen: dict[int | None, RunRow] = {}
     for row in newest_first:
-        if _told(row) == _told(newest_first[0]):
+        if told(row.config) == told(newest_first[0].config):
             chosen.setdefault(row.seed, row)
     return sorted(chosen.values(), key=lambda row: row.seed or 0)
-
-
-def _told(row: RunRow) -> dict[str, Any]:
-    return {name: value for name, value in row.config.items() if name not in _FREE}
 
 
 def _name_of(row: RunRow) -> str:
