@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self, get_args
 
 from latcli.commands import report_photos
 from latcli.commands.report_evaluations import Further, read_documents
 from latcli.commands.report_files import Care, Files
 from latcli.commands.report_matrix import entries, flat_cell, matrices
 from latcli.commands.report_options import ReportOptions, Selection, dataset_name, select
+from latcli.commands.report_paper import paper
 from latcli.commands.report_result import ReportResult, Row
 from latcli.commands.report_training import best, training
 from latcli.commands.session import Session
@@ -38,6 +39,17 @@ class Needs:
     attacks: int | None
     care: Care
     points: int | None
+
+    @classmethod
+    def joined(cls, asked: Sequence[Self]) -> Self:
+        """What several formats together will look at. `asked` is not empty."""
+        attacks = [one.attacks for one in asked]
+        points = [one.points for one in asked]
+        return cls(
+            attacks=None if None in attacks else max(count for count in attacks if count is not None),
+            care=max((one.care for one in asked), key=get_args(Care).index),
+            points=None if None in points else max(count for count in points if count is not None),
+        )
 
 
 #: Attack runs that the terminal shows.
@@ -70,6 +82,8 @@ class _Gathering:
         self.names = names_of(store, "datasets")
         self.makers = makers_of_models(store)
         self.datasets = {row.id: dataset_name(row, self.names) for row in selection.rows}
+        #: Of the whole store: an evaluation may be of models whose runs were not asked for.
+        self.trained = {row.id: row for row in store.runs(command="train")}
         self.files = Files(store)
 
     def result(self) -> ReportResult:
@@ -83,22 +97,24 @@ class _Gathering:
         with_cells = {cell["run"] for cell in cells}
         evaluations = [run for run in self._of("eval") if run.id in with_cells]
         further = read_documents(evaluations, self.datasets, self.files)
+        found, attacks = self._matrices(evaluations, cells, further), self._attacks()
         return ReportResult(
             store=self.store.folder,
             created=utc_now(),
             selection=self.selection.document,
-            matrices=self._matrices(evaluations, cells, further),
+            matrices=found,
             loss_matrix=self._flat(evaluations, cells),
-            attacks=self._attacks(),
+            attacks=attacks[: self.needs.attacks],
             training=trained,
             best=chosen,
             evaluations=further.evaluations,
             curves=further.curves,
             transfer=further.transfer,
             reliance=further.reliance,
-            runs=self._runs(rows),
+            runs=self._runs(),
             left_out=[_left_out(row) for row in rows if row.status != "completed"],
             faults=self.files.faults,
+            paper=paper(found, attacks, self._configs()) if self.options.paper else None,
         )
 
     def _of(self, command: str) -> list[RunRow]:
@@ -120,8 +136,7 @@ class _Gathering:
     def _matrices(
         self, evaluations: Sequence[RunRow], cells: Iterable[Mapping[str, Any]], further: Further
     ) -> list[Row]:
-        trained = {row.id: row for row in self.store.runs(command="train")}
-        found = matrices(evaluations, cells, self.names, trained, self.makers)
+        found = matrices(evaluations, cells, self.names, self.trained, self.makers)
         for matrix in found:
             matrix["warnings"] = further.warnings_of(matrix["runs"])
         return found
@@ -130,17 +145,22 @@ class _Gathering:
         runs = {run.id: run for run in evaluations}
         return [flat_cell(runs[cell["run"]], cell) for cell in cells]
 
+    def _configs(self) -> dict[str, dict[str, Any]]:
+        return {run.id: run.config for run in self.trained.values()}
+
     def _attacks(self) -> list[Row]:
-        runs = self._of("attack")[: self.needs.attacks]
+        # The one that is nearest to the paper's may be any of them.
+        runs = self._of("attack")[: None if self.options.paper else self.needs.attacks]
         names = names_of(self.store, "models")
         rows: dict[str, list[dict[str, Any]]] = {run.id: [] for run in runs}
         for row in rows_of_runs(self.store, "attacks", rows):
-            rows[row["run"]].append(row)
+            if self.files.complete(row):
+                rows[row["run"]].append(row)
         return [
             report_photos.attack(run, rows[run.id], names, self.files, self.needs.care) for run in runs if rows[run.id]
         ]
 
-    def _runs(self, rows: Iterable[RunRow]) -> list[Row]:
+    def _runs(self) -> list[Row]:
         revisions = git_revisions(self.store)
         return [
             {
@@ -159,7 +179,7 @@ class _Gathering:
                 "device": row.device,
                 "argv": row.argv,
             }
-            for row in rows
+            for row in self.selection.rows
         ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,21 @@ from latcli.store.verify import fault_of
 
 #: How far a file is trusted: not looked at; there and of its size; of its sha256.
 Care = Literal["none", "size", "sha256"]
+
+
+#: Columns of the table `attacks` without which there is nothing to report.
+_NEEDED = (
+    "label_name",
+    "epsilon",
+    "clean_prediction",
+    "clean_confidence",
+    "clean_rank",
+    "adversarial_prediction",
+    "adversarial_confidence",
+    "adversarial_rank",
+    "altered_percent",
+    "linf_inside",
+)
 
 
 @dataclass
@@ -61,6 +76,13 @@ class Files:
         except OSError as error:
             self._fault(row.id, name, "unreadable", (error.strerror or str(error)).lower())
             return None
+
+    def complete(self, attack: Mapping[str, Any]) -> bool:
+        """Whether a row of the table `attacks` has what a report needs; one that another program wrote may not."""
+        missing = [name for name in _NEEDED if attack[name] is None]
+        if missing:
+            self._fault(attack["run"], attack["name"], "incomplete", f"its row has no {', '.join(missing)}")
+        return not missing
 
     def photo(self, row: RunRow, name: str, sha256: str | None) -> Path | None:
         """A photo that was attacked, where it lay then and has the same contents; one that has moved is no fault.

@@ -201,6 +201,7 @@ def _row(models: Sequence[Model]) -> dict[str, Any]:
     trained = [model.train for model in models if model.train is not None]
     return {
         "label": first.regime if first.train is not None and first.regime else first.label,
+        "differs": None,
         "regime": first.regime,
         "models": [model.id for model in models],
         "train_runs": [run.id for run in trained],
@@ -262,25 +263,23 @@ def _mark_best(cells: Sequence[dict[str, Any]]) -> None:
 
 
 def _label_apart(rows: Sequence[dict[str, Any]], groups: Sequence[Sequence[Model]]) -> None:
-    """Give rows of one regime labels that say what their training was told differently."""
-    by_label: dict[str, list[int]] = {}
-    for index, row in enumerate(rows):
-        by_label.setdefault(row["label"], []).append(index)
-    for label, indices in by_label.items():
-        trained = {index: groups[index][0].train for index in indices}
-        configs = {index: told(run.config) for index, run in trained.items() if run is not None}
-        for index in indices if len(indices) > 1 else ():
-            rows[index]["label"] = (
-                f"{label} ({_told_apart(configs[index], list(configs.values()))})"
-                if (index in configs and len(configs) > 1)
-                else rows[index]["models"][0]
-            )
+    """Say in the labels of rows of one regime what their training was told differently."""
+    by_label: dict[str, list[tuple[dict[str, Any], RunRow | None]]] = {}
+    for row, group in zip(rows, groups, strict=True):
+        by_label.setdefault(row["label"], []).append((row, group[0].train))
+    for label, alike in by_label.items():
+        configs = [told(run.config) for _, run in alike if run is not None]
+        for row, run in alike if len(alike) > 1 else ():
+            row["differs"] = row["models"][0] if run is None else _told_apart(told(run.config), configs)
+            row["label"] = f"{label} ({row['differs']})"
 
 
 def _told_apart(config: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]) -> str:
     names = sorted({name for one in configs for name in one if any(one[name] != other.get(name) for other in configs)})
     # What one version of latcli did not know yet says little; what both knew comes first.
     names.sort(key=lambda name: not all(name in one for one in configs))
+    if not names:
+        return "the only one trained by latcli"
     texts = [f"{name} {_plain(config.get(name))}" for name in names[:_LABELLED]]
     return ", ".join(texts) + (", ..." if len(names) > _LABELLED else "")
 

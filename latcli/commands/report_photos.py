@@ -30,7 +30,7 @@ def attack(
     for position, (row, image) in enumerate(zip(rows, images, strict=True)):
         for side in ("clean", "adversarial"):
             image[side]["top"] = [_guess(guess, known, image["label"]) for guess in image[side]["top"]]
-        image["fooled"] = (image["adversarial"]["rank"] or 0) > 1
+        image["fooled"] = image["adversarial"]["rank"] > 1
         image["files"] = _files(run, row, position, kinds, files, care)
     first: Mapping[str, Any] = rows[0] if rows else {}
     config = run.config
@@ -73,8 +73,8 @@ def summary(images: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {"n": 0}
     return {
         "n": len(images),
-        "fooled": sum((image["adversarial"]["rank"] or 0) > 1 for image in images),
-        "altered_percent": _mean([image["altered_percent"] for image in images]),
+        "fooled": sum(image["adversarial"]["rank"] > 1 for image in images),
+        "altered_percent": fmean(image["altered_percent"] for image in images),
         "clean": _average([image["clean"] for image in images]),
         "adversarial": _average([image["adversarial"] for image in images]),
     }
@@ -97,14 +97,10 @@ def _guess(guess: Sequence[Any], known: Mapping[int, str], label: Mapping[str, A
 
 
 def _average(sides: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    ranks = [side["rank"] for side in sides if side["rank"] is not None]
-    counts = {name: sum(rank <= last for rank in ranks) for name, last in (("right", 1), ("top5", 5), ("top10", 10))}
-    return counts | {"confidence": _mean([side["confidence"] for side in sides])}
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known and len(known) == len(values) else None
+    counts = {
+        name: sum(side["rank"] <= last for side in sides) for name, last in (("right", 1), ("top5", 5), ("top10", 10))
+    }
+    return counts | {"confidence": fmean(side["confidence"] for side in sides)}
 
 
 def _detector(config: Mapping[str, Any]) -> str | None:

@@ -16,8 +16,8 @@ Row = dict[str, Any]
 class ReportResult:
     """All that is to be reported. Lists hold plain mappings, the newest run first; `paper` is None unless asked for.
 
-    created: when it was gathered, UTC. left_out: runs that have no figures, and why. faults: files that are not shown, for they are not as they were
-    written. best: which training runs were chosen as the best, and by what.
+    created: when it was gathered, UTC. left_out: runs that have no figures, and why. faults: files that are not shown,
+    for they are not as they were written. best: which training runs were chosen as the best, and by what.
     """
 
     store: Path
