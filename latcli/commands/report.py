@@ -82,8 +82,6 @@ class _Gathering:
         self.names = names_of(store, "datasets")
         self.makers = makers_of_models(store)
         self.datasets = {row.id: dataset_name(row, self.names) for row in selection.rows}
-        #: Of the whole store: an evaluation may be of models whose runs were not asked for.
-        self.trained = {row.id: row for row in store.runs(command="train")}
         self.files = Files(store)
 
     def result(self) -> ReportResult:
@@ -136,7 +134,7 @@ class _Gathering:
     def _matrices(
         self, evaluations: Sequence[RunRow], cells: Iterable[Mapping[str, Any]], further: Further
     ) -> list[Row]:
-        found = matrices(evaluations, cells, self.names, self.trained, self.makers)
+        found = matrices(evaluations, cells, self.names, self.selection.trained, self.makers)
         for matrix in found:
             matrix["warnings"] = further.warnings_of(matrix["runs"])
         return found
@@ -146,7 +144,7 @@ class _Gathering:
         return [flat_cell(runs[cell["run"]], cell) for cell in cells]
 
     def _configs(self) -> dict[str, dict[str, Any]]:
-        return {run.id: run.config for run in self.trained.values()}
+        return {run.id: run.config for run in self.selection.trained.values()}
 
     def _attacks(self) -> list[Row]:
         # The one that is nearest to the paper's may be any of them.

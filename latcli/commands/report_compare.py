@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
+from statistics import fmean
 from typing import Any
 
 from latcli.commands.report_matrix import entries
@@ -82,23 +83,25 @@ def _configuration(store: Store, row: RunRow) -> Values:
 
 def _results(store: Store, row: RunRow) -> Values:
     numbers = {metric["name"]: metric["value"] for metric in store.rows_of(row.id, "latest_metrics")}
-    found: Values = {}
-    names = _names_of_models(row)
-    for cell in rows_of_runs(store, "cells", [row.id]):
-        place = f"{names.get(cell['model'], cell['model'])}, {cell['input']}"
-        found |= {f"{place}: loss": cell["loss"], f"{place}: accuracy": cell["accuracy"]}
     photos = [image_of(photo) for photo in rows_of_runs(store, "attacks", [row.id])]
-    return numbers | found | _photos([one for one in photos if one["adversarial"]["rank"] is not None])
+    cells = _cells(rows_of_runs(store, "cells", [row.id]), row)
+    return numbers | cells | _photos([one for one in photos if one["adversarial"]["rank"] is not None])
 
 
-def _names_of_models(row: RunRow) -> dict[str, str]:
-    """Regimes where each is there once, so that two evaluations of other models stand beside each other."""
-    found = entries(row)
-    regimes = [entry.get("regime") for entry in found.values()]
-    return {
-        model: str(entry["regime"] if entry.get("regime") and regimes.count(entry["regime"]) == 1 else entry["label"])
-        for model, entry in found.items()
-    }
+def _cells(cells: list[Values], row: RunRow) -> Values:
+    """Means over the models of a regime, and how many they are, so that evaluations of other models can be compared."""
+    known = entries(row)
+    groups: dict[tuple[str, str], list[Values]] = {}
+    for cell in cells:
+        name = cell["regime"] or known.get(cell["model"], {}).get("label", cell["model"])
+        groups.setdefault((name, cell["input"]), []).append(cell)
+    found: Values = {}
+    for (name, given), members in groups.items():
+        found[f"{name}: models"] = len(members)
+        for figure in ("loss", "accuracy"):
+            values = [cell[figure] for cell in members]
+            found[f"{name}, {given}: {figure}"] = None if None in values else fmean(values)
+    return found
 
 
 def _photos(images: list[Values]) -> Values:

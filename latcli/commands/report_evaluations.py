@@ -33,7 +33,9 @@ class Further:
         models = [{name: model.get(name) for name in ("id", "label", "name", "regime")} for model in document["models"]]
         told = {name: list(document.get(name, ())) for name in ("warnings", "notes")}
         self.evaluations.append(place | {"dir": str(run.path), "models": models} | told)
-        self.curves += [place | {"label": labels[row["model"]]} | row for row in document.get("curves", ())]
+        regimes = {model["id"]: model.get("regime") for model in document["models"]}
+        for row in document.get("curves", ()):
+            self.curves.append(place | {"label": labels[row["model"]], "regime": regimes[row["model"]]} | row)
         self.reliance += [place | {"label": labels[row["model"]]} | row for row in document.get("reliance", ())]
         for row in document.get("transfer", ()):
             named = {"source_label": labels.get(row["source"]), "target_label": labels[row["target"]]}

@@ -80,10 +80,14 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class Selection:
-    """The runs that a report is of, the newest first, and how they were chosen."""
+    """The runs that a report is of, the newest first, and how they were chosen.
+
+    trained: every training run of the store by its id; an evaluation may be of models whose runs were not asked for.
+    """
 
     rows: list[RunRow]
     document: dict[str, Any]
+    trained: dict[str, RunRow]
 
 
 def select(store: Store, options: ReportOptions) -> Selection:
@@ -91,7 +95,8 @@ def select(store: Store, options: ReportOptions) -> Selection:
     since = None if options.since is None else moment(options.since)
     if options.status is not None and options.status not in STATUSES:
         raise unknown_name("status", options.status, STATUSES)
-    rows = _named(store, options.runs) if options.runs else store.runs()
+    everything = store.runs()
+    rows = _named(store, options.runs) if options.runs else everything
     if not rows:
         raise UsageError(
             f"there are no runs in {store.folder} yet",
@@ -117,7 +122,7 @@ def select(store: Store, options: ReportOptions) -> Selection:
         "status": options.status,
         "best": options.best,
     }
-    return Selection(chosen, document)
+    return Selection(chosen, document, {row.id: row for row in everything if row.command == "train"})
 
 
 def dataset_name(row: RunRow, names: Mapping[str, str]) -> str | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -23,7 +23,8 @@ from latcli.reporting.tables import epsilon_text
 
 #: Lines that can be told apart without their colours, too.
 _COLOURS = ("#3b6ea8", "#c8553d", "#2e9e4f", "#8c5fa8", "#b58900", "#52606d")
-_DASHES = ("-", "--", "-.", ":")
+_DASHES: tuple[tuple[float, ...], ...] = ((), (4, 2), (6, 2, 1, 2), (1, 1.5))
+_REGIMES = ("natural", "standard", "background", "foreground", "random")
 _SERIES = {"loss": "loss", "clean_accuracy": "clean accuracy", "adversarial_accuracy": "accuracy under attack"}
 #: Training runs in one figure.
 _LINES = 12
@@ -76,12 +77,12 @@ def training_curves(rows: Sequence[Mapping[str, Any]], title: str) -> bytes:
     FigureCanvasAgg(figure)
     for position, name in enumerate(names):
         axes = figure.add_subplot(1, len(names), position + 1)
-        for line, row in enumerate(rows[:_LINES]):
+        for line, row in _numbered(rows[:_LINES]):
             points = row["series"].get(name, ())
             steps, values = [step for step, _ in points], [math.nan if v is None else v for _, v in points]
             if steps:
                 (drawn,) = axes.plot(steps, values, label=_run_label(row), linewidth=1.1)
-                _tell_apart(drawn, line)
+                _tell_apart(drawn, row["regime"], line)
         if name == "loss":
             axes.set_yscale("log")
         else:
@@ -102,11 +103,11 @@ def robustness_curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
     FigureCanvasAgg(figure)
     for position, given in enumerate(inputs):
         axes = figure.add_subplot(1, len(inputs), position + 1)
-        for line, row in enumerate(row for row in rows if row["input"] == given):
+        for line, row in _numbered(row for row in rows if row["input"] == given):
             points = row["points"]
             places, heights = [p["value"] for p in points], [p["accuracy"] for p in points]
             (drawn,) = axes.plot(places, heights, label=plain(row["label"]), marker="o", markersize=3, linewidth=1.2)
-            _tell_apart(drawn, line)
+            _tell_apart(drawn, row["regime"], line)
         axes.set_ylim(0.0, 1.02)
         axes.set_title(plain(f"{given} attack"), fontsize=9, color=INK)
         _finish(axes, rows[0]["axis"], "accuracy")
@@ -151,9 +152,19 @@ def _run_label(row: Mapping[str, Any]) -> str:
     return plain(f"{row['regime']} {row['run'][-4:]}, seed {row['seed']}")
 
 
-def _tell_apart(drawn: Line2D, line: int) -> None:
-    drawn.set_color(_COLOURS[line % len(_COLOURS)])
-    drawn.set_linestyle(_DASHES[line // len(_COLOURS) % len(_DASHES)])
+def _tell_apart(drawn: Line2D, regime: str | None, line: int) -> None:
+    """A colour for each regime, a line style for each run of it."""
+    place = _REGIMES.index(regime) if regime in _REGIMES else len(_REGIMES)
+    drawn.set_color(_COLOURS[place])
+    drawn.set_dashes(_DASHES[line % len(_DASHES)])
+
+
+def _numbered(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Each row with how many of its regime came before it."""
+    counts: dict[str | None, int] = {}
+    for row in rows:
+        counts[row["regime"]] = counts.get(row["regime"], -1) + 1
+        yield counts[row["regime"]], row
 
 
 def _finish(axes: Axes, across: str, up: str) -> None:

@@ -11,11 +11,13 @@ from latcli.reporting.text import printable
 _BEGINNING = r"""% Compiles as it is with pdflatex. In a paper: \usepackage{booktabs}, and the table environments below.
 \documentclass{article}
 \usepackage[utf8]{inputenc}
-\usepackage[T1]{fontenc}
 \usepackage[margin=2cm]{geometry}
 \usepackage{booktabs}
 \begin{document}
 """
+
+#: Letters of a first column beyond which it breaks its lines.
+_BREAKS = 40
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -31,17 +33,17 @@ _SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "'": r"\textquotesingle{}",
-    "`": r"\textasciigrave{}",
+    '"': r"''{}",
+    "'": r"'{}",
+    "`": r"\`{}",
     # Ligatures: two hyphens would become a dash, and so on.
     "-": r"-{}",
     ",": r",{}",
     "!": r"!{}",
     "?": r"?{}",
 }
-#: Letters beyond ASCII that T1 fonts have; of others the code point is printed.
-_LATIN = frozenset(letter for letter in map(chr, range(0xC0, 0x100)) if letter.isalpha())
+#: Letters beyond ASCII that every LaTeX can set; of others the code point is printed.
+_LATIN = frozenset(letter for letter in map(chr, range(0xC0, 0x100)) if letter.isalpha()) - frozenset("ÐÞðþ")
 
 
 def render(document: Mapping[str, Any]) -> Iterator[str]:
@@ -74,8 +76,7 @@ def _letter(letter: str) -> str:
 
 
 def _sheet(sheet: Sheet) -> Iterator[str]:
-    small = "\\small\n" if len(sheet.headings) > 5 else ""
-    yield f"\n\\begin{{table}}[htbp]\n\\centering\n{small}\\caption{{{escape(sheet.title)}}}\n"
+    yield f"\n\\begin{{table}}[htbp]\n\\centering\n{_size(sheet)}\\caption{{{escape(sheet.title)}}}\n"
     yield f"\\begin{{tabular}}{{{_columns(sheet)}}}\n\\toprule\n"
     yield from _head(sheet)
     yield "\\midrule\n"
@@ -88,10 +89,25 @@ def _sheet(sheet: Sheet) -> Iterator[str]:
     yield "\\end{table}\n"
 
 
+def _widths(sheet: Sheet) -> list[int]:
+    """Letters that each column takes, at most those of a line in the first, whose texts may break."""
+    lines = [sheet.headings, *([entry.text + (entry.spread or "") for entry in row] for row in sheet.rows)]
+    first, *others = (max(len(line[index]) for line in lines) for index in range(len(sheet.headings)))
+    return [min(first, _BREAKS), *others]
+
+
+def _size(sheet: Sheet) -> str:
+    """Smaller letters, and less between columns, for a table that would be wider than the page."""
+    letters = sum(_widths(sheet)) + 2 * len(sheet.headings)
+    if letters <= 84:
+        return ""
+    return "\\small\n" if letters <= 94 else "\\footnotesize\\setlength{\\tabcolsep}{3pt}\n"
+
+
 def _columns(sheet: Sheet) -> str:
     """Names flush left, figures flush right; a first column that is long text breaks its lines."""
     longest = max((len(row[0].text) for row in sheet.rows), default=0)
-    first = "p{0.4\\linewidth}" if longest > 40 else "l"
+    first = "p{0.4\\linewidth}" if longest > _BREAKS else "l"
     return first + "".join(_alignment(sheet, index) for index in range(1, len(sheet.headings)))
 
 

@@ -10,7 +10,9 @@ from latcli.reporting.sheets import Entry, Sheet, left_out, sheets
 from latcli.reporting.text import printable
 
 #: What Markdown or the HTML inside it could take for markup; a name must stay a name.
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$^=-])")
+_SPECIAL = re.compile(r"([\\`*_\[\]#|~$])")
+#: At the beginning of a line, a list, a heading or a rule.
+_LEADING = re.compile(r"^(\s*\d*)([-+=.)])")
 
 
 def render(document: Mapping[str, Any]) -> Iterator[str]:
@@ -21,7 +23,7 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
     told = left_out(document)
     if told:
         yield "\n## Not in the tables\n\n"
-        yield from (f"- {escape(line)}\n" for line in told)
+        yield "".join(map(_item, told))
 
 
 def escape(text: str) -> str:
@@ -39,7 +41,12 @@ def _sheet(sheet: Sheet) -> Iterator[str]:
     for row in sheet.rows:
         yield _row([_entry(entry) for entry in row])
     if sheet.notes:
-        yield "\n" + "".join(f"- {escape(note)}\n" for note in sheet.notes)
+        yield "\n" + "".join(map(_item, sheet.notes))
+
+
+def _item(text: str) -> str:
+    harmless = _LEADING.sub(r"\1\\\2", escape(text))
+    return f"- {harmless}\n"
 
 
 def _row(fields: list[str]) -> str:

@@ -121,11 +121,12 @@ def _short_labels(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[st
     labels: list[str] = []
     legend: list[str] = []
     for row in rows:
-        label = row["label"]
-        if row["differs"] is not None:
-            legend.append(f"[{len(legend) + 1}] {row['differs']}")
-            label = f"{row['regime'] or 'model'} [{len(legend)}]"
-        labels.append(label + (f" ({seeds(row['model_count'])})" if row["model_count"] > 1 else ""))
+        counted = seeds(row["model_count"]) if row["model_count"] > 1 else ""
+        if row["differs"] is None:
+            labels.append(row["label"] + (f" ({counted})" if counted else ""))
+        else:
+            legend.append(f"[{len(legend) + 1}] {row['differs']}" + (f"; {counted}" if counted else ""))
+            labels.append(f"{row['regime'] or 'model'} [{len(legend)}]")
     named = unique_labels((str(place), label) for place, label in enumerate(labels))
     return [named[str(place)] for place in range(len(labels))], legend
 
