@@ -128,7 +128,7 @@ def fill(folder: Path, runs: int, metrics: int) -> None:
                     "regime": training_config(number)["regime"],
                 }
                 db.table("models").insert(columns(model | {"run": row["id"]}))
-                label = f"{regime} {row['id'][-4:]}"
+                label = f"{model['regime']} {row['id'][-4:]}"
                 trained.append({**model, "label": label, "train_run": row["id"], "name": row["id"]})
             elif number % 4 == 2:
                 entries = trained[-6:]
