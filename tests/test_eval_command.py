@@ -277,9 +277,10 @@ def test_findings_of_another_version_are_refused(work: Path, monkeypatch: pytest
     def stop(_: Findings) -> None:
         raise StopError
 
-    with monkeypatch.context() as patched, pytest.raises(StopError):
+    with monkeypatch.context() as patched:
         patched.setattr(Findings, "curves", stop)
-        evaluate(work, **options)
+        with pytest.raises(StopError):
+            evaluate(work, **options)
     (path,) = evaluations(work)
     tensors, description = unpack(path / SAMPLES, "evaluation")
     for damaged in ({"curve steps": [{"model": "a"}]}, {"curve steps": 3}, ["curve"], None):
