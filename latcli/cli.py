@@ -397,8 +397,9 @@ def evaluate(
         _option(_STRONG, "quick|full", "full is AutoAttack's; quick is a trial.", show_default="full"),
     ] = None,
     transfer: Annotated[
-        bool, flag("--transfer", help="Try examples made on each model on every other.", panel=_FURTHER)
-    ] = False,
+        str | None,
+        _option(_FURTHER, "A,B,...|all", "Try examples made on each of these models on every other."),
+    ] = None,
     curve: Annotated[
         list[str],
         _option(
