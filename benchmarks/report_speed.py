@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -119,30 +120,38 @@ def fill(folder: Path, runs: int, metrics: int) -> None:
         for number in range(runs):
             status = "crashed" if number % 100 == 99 else "completed"
             if number % 4 < 2:
-                row = run_row(number, "train", training_config(number), number // 6, status)
-                db.table("runs").insert(columns(row))
-                db.table("metrics").insert_all(metric_rows(row["id"], metrics // (runs // 2)))
-                model = {
-                    "id": f"paper-cnn@{number:08x}",
-                    "name": "paper-cnn",
-                    "regime": training_config(number)["regime"],
-                }
-                db.table("models").insert(columns(model | {"run": row["id"]}))
-                label = f"{model['regime']} {row['id'][-4:]}"
-                trained.append({**model, "label": label, "train_run": row["id"], "name": row["id"]})
+                trained.append(add_training(db, folder, number, status, metrics // (runs // 2)))
             elif number % 4 == 2:
-                entries = trained[-6:]
-                row = run_row(number, "eval", {"entries": entries, "strong": None}, 0, status)
-                db.table("runs").insert(columns(row))
-                db.table("cells").insert_all(columns(cell) for cell in cell_rows(row["id"], entries))
-                write(folder, row, {"matrix.json": json.dumps({"models": entries, "warnings": []}).encode()}, db)
+                add_evaluation(db, folder, number, status, trained[-6:])
             else:
-                row = run_row(number, "attack", {"classifier": "efficientnet_lite0", "region": "background"}, 0, status)
-                db.table("runs").insert(columns(row))
-                db.table("attacks").insert_all(columns(photo_row(row["id"], index)) for index in range(4))
-                kinds = ("adversarial", "mask", "difference", "figure")
-                write(folder, row, {f"{i}-{kind}.png": b"x" * 1000 for i in range(4) for kind in kinds}, db)
-            (folder / row["id"]).mkdir(exist_ok=True)
+                add_attack(db, folder, number, status)
+
+
+def add_training(db: Any, folder: Path, number: int, status: str, metrics: int) -> dict[str, Any]:
+    """Its entry among the models of an evaluation."""
+    config = training_config(number)
+    row = run_row(number, "train", config, number // 6, status)
+    db.table("runs").insert(columns(row))
+    db.table("metrics").insert_all(metric_rows(row["id"], metrics))
+    model = {"id": f"paper-cnn@{number:08x}", "name": "paper-cnn", "regime": config["regime"]}
+    db.table("models").insert(columns(model | {"run": row["id"]}))
+    (folder / row["id"]).mkdir()
+    return {**model, "label": f"{config['regime']} {row['id'][-4:]}", "train_run": row["id"], "name": row["id"]}
+
+
+def add_evaluation(db: Any, folder: Path, number: int, status: str, entries: list[dict[str, Any]]) -> None:
+    row = run_row(number, "eval", {"entries": entries, "strong": None}, 0, status)
+    db.table("runs").insert(columns(row))
+    db.table("cells").insert_all(columns(cell) for cell in cell_rows(row["id"], entries))
+    write(folder, row, {"matrix.json": json.dumps({"models": entries, "warnings": []}).encode()}, db)
+
+
+def add_attack(db: Any, folder: Path, number: int, status: str) -> None:
+    row = run_row(number, "attack", {"classifier": "efficientnet_lite0", "region": "background"}, 0, status)
+    db.table("runs").insert(columns(row))
+    db.table("attacks").insert_all(columns(photo_row(row["id"], index)) for index in range(4))
+    kinds = ("adversarial", "mask", "difference", "figure")
+    write(folder, row, {f"{i}-{kind}.png": b"x" * 1000 for i in range(4) for kind in kinds}, db)
 
 
 def write(folder: Path, row: dict[str, Any], files: dict[str, bytes], db: Any) -> None:
@@ -155,17 +164,22 @@ def write(folder: Path, row: dict[str, Any], files: dict[str, bytes], db: Any) -
         db.table("artifacts").insert({"run": row["id"], "name": name, "kind": kind, **known})
 
 
-def seconds(store: Path, arguments: list[str]) -> float:
-    begun = time.perf_counter()
+def taken(store: Path, arguments: list[str]) -> tuple[float, float]:
+    """Seconds by the clock, and of CPU, of a whole process."""
+    begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "latcli", *arguments, "--store", str(store)]
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-    return time.perf_counter() - begun
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - begun, cpu
 
 
 def measure(store: Path, times: int) -> None:
     for name, arguments in ASKED.items():
-        taken = [seconds(store, name.split() if arguments is None else ["report", *arguments]) for _ in range(times)]
-        print(f"{name:24} median {statistics.median(taken):.2f} s, slowest {max(taken):.2f} s")
+        asked = name.split() if arguments is None else ["report", *arguments]
+        clock, cpu = zip(*(taken(store, asked) for _ in range(times)), strict=True)
+        slowest = f"slowest {max(clock):.2f} s"
+        print(f"{name:24} median {statistics.median(clock):.2f} s ({statistics.median(cpu):.2f} s of CPU), {slowest}")
 
 
 def main() -> None:

@@ -154,9 +154,10 @@ class _Gathering:
         for row in rows_of_runs(self.store, "attacks", rows):
             if self.files.complete(row):
                 rows[row["run"]].append(row)
-        return [
-            report_photos.attack(run, rows[run.id], names, self.files, self.needs.care) for run in runs if rows[run.id]
-        ]
+        having = [run for run in runs if rows[run.id]]
+        shown = {run.id for run in having[: self.needs.attacks]}
+        cares: dict[str, Care] = {run.id: self.needs.care if run.id in shown else "none" for run in having}
+        return [report_photos.attack(run, rows[run.id], names, self.files, cares[run.id]) for run in having]
 
     def _runs(self) -> list[Row]:
         revisions = git_revisions(self.store)
