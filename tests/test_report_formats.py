@@ -155,7 +155,7 @@ def test_markdown_tables_are_whole_whatever_names_hold(document: dict[str, Any])
     tables = re.findall(r"(?:^\|.*\|\n)+", text, flags=re.MULTILINE)
     assert len(tables) > 8
     for table in tables:
-        columns = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        columns = {line.count("|") for line in table.splitlines()}
         assert len(columns) == 1
     assert not re.search(r"(?<!\\)\[link|(?<!\\)`|://|@someone", text)
     assert "| **20.00** | **99.98 %** |" in text

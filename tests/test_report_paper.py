@@ -56,6 +56,7 @@ def test_figure_2_is_that_of_the_paper() -> None:
 def test_without_any_figures_nothing_is_measured() -> None:
     found = paper([], [], {})
     assert {claim["verdict"] for claim in found["claims"]} == {"not measured"}
+    assert {claim["ours"] for claim in found["claims"]} == {"-"}
     assert {cell["paper"] for cell in found["figure2"][0]["cells"]} == set(MNIST.losses.values())
     assert {cell["ours"] for part in found["figure2"] for cell in part["cells"]} == {None}
     assert [one["ours"] for one in found["tables"][0]["figures"]] == [None] * 5

@@ -121,6 +121,8 @@ def _claim(figure: Figure2, claim: Claim, rows: Mapping[str, Row | None]) -> Row
 
 
 def _texts(claim: Claim, values: Sequence[float | None]) -> str:
+    if all(value is None for value in values):
+        return "-"
     return " and ".join(_text(*asked, value) for asked, value in zip(claim.asked, values, strict=True))
 
 
@@ -221,7 +223,7 @@ def _photo_claim(tables: PhotoTables, claim: PhotoClaim, ours: Mapping[str, floa
     return {
         "claim": claim.text,
         "paper": " and ".join(f"{tables.figures[name]:.3g}" for name in claim.asked),
-        "ours": " and ".join("-" if value is None else f"{value:.3g}" for value in values),
+        "ours": "-" if None in values else " and ".join(f"{value:.3g}" for value in values),
         "verdict": verdict(claim, values),
     }
 

@@ -10,7 +10,7 @@ from latcli.reporting.sheets import Entry, Sheet, left_out, sheets
 from latcli.reporting.text import printable
 
 #: What Markdown or the HTML inside it could take for markup; a name must stay a name.
-_SPECIAL = re.compile(r"([\\`*_\[\]#|~$])")
+_SPECIAL = re.compile(r"([\\`*_\[\]#~$])")
 #: At the beginning of a line, a list, a heading or a rule.
 _LEADING = re.compile(r"^(\s*\d*)([-+=.)])")
 
@@ -29,7 +29,7 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
 def escape(text: str) -> str:
     """The text as it is, whatever it holds: no markup, no HTML, no link, on one line."""
     harmless = _SPECIAL.sub(r"\\\1", printable(text))
-    harmless = harmless.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    harmless = harmless.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "&#124;")
     # GitHub makes links of bare addresses and of names behind an @.
     return harmless.replace("://", "&#58;//").replace("@", "&#64;").replace("www.", "www&#46;")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, TypeVar
 
+from latcli.reporting.blocks import name as cut
 from latcli.reporting.further_tables import value_text
 from latcli.reporting.matrix_table import number, seeds
 from latcli.reporting.reliance_table import VARIANT_NAMES, accuracy_text, gap_text
@@ -17,6 +18,9 @@ from latcli.reporting.report_terminal import further_of, matrix_caption, scaled_
 from latcli.reporting.tables import Side, confidence_text, epsilon_text
 
 T = TypeVar("T")
+
+#: Letters of a class and of a photo's file.
+_NAME, _FILE = 32, 60
 
 #: Inputs, points or models beside each other in one table: what a page of a paper has room for.
 _INPUTS, _POINTS, _TARGETS = 3, 8, 4
@@ -128,7 +132,7 @@ def _photos(attack: Mapping[str, Any], side: Side) -> Sheet:
     mean = [f"{n} photos", *([f"{summary['altered_percent']:.1f} %"] if altered else [])]
     mean += [f"{summary[side][count]}/{n}" for count in ("right", "top5", "top10")]
     rows.append(tuple(map(Entry, [*mean, "", confidence_text(summary[side]["confidence"])])))
-    names = ", ".join(PurePath(image["image"]).name for image in attack["images"][:20])
+    names = ", ".join(cut(PurePath(image["image"]).name, _FILE) for image in attack["images"][:20])
     notes = (
         f"classifier {attack['classifier']}, object from {attack['detector']}",
         f"{attack['steps']} steps, {attack['norm']}",
@@ -139,10 +143,10 @@ def _photos(attack: Mapping[str, Any], side: Side) -> Sheet:
 
 def _photo(image: Mapping[str, Any], side: Side) -> tuple[Entry, ...]:
     said = image[side]
-    texts = [image["label"]["name"]]
+    texts = [cut(image["label"]["name"], _NAME)]
     texts += [f"{image['altered_percent']:.1f} %"] if side == "adversarial" else []
     texts += ["yes" if said["rank"] <= rank else "no" for rank in (1, 5, 10)]
-    return tuple(map(Entry, [*texts, said["prediction"], confidence_text(said["confidence"])]))
+    return tuple(map(Entry, [*texts, cut(said["prediction"], _NAME), confidence_text(said["confidence"])]))
 
 
 def _curves(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, str], place: str) -> Iterator[Sheet]:
