@@ -26,7 +26,7 @@ from latcli.engine.devices import open_device
 from latcli.engine.evaluation.matrix import Evaluation, Subject
 from latcli.engine.evaluation.settings import ATTACKED, EvalSettings
 from latcli.engine.models.checkpoint import open_checkpoint, read_info
-from latcli.engine.training.gradient_forms import GradientForm, choose_form
+from latcli.engine.precision import GradientForm, choose_form
 
 
 def ours(subject: Subject, data: TrainingData, settings: EvalSettings) -> dict[str, tuple[float, float]]:

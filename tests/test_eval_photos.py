@@ -223,7 +223,7 @@ def test_an_evaluation_goes_on_with_the_same_masks_alone(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(command, "_matrix", stop)
+        patched.setattr(command, "_result", stop)
         with pytest.raises(KeyboardInterrupt):
             evaluate(tmp_path, "photo_victims:four", **photos)
     (begun,) = {path.name for path in (tmp_path / "runs").glob("*-eval-*")} - {whole.run}
