@@ -23,7 +23,7 @@ from latcli.engine.datasets.base import Dataset, DatasetSource
 from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.devices import open_device
 from latcli.engine.models.small import paper_cnn
-from latcli.engine.training.gradient_forms import choose_form
+from latcli.engine.precision import choose_form
 from latcli.engine.training.loop import Trainer, new_network
 from latcli.engine.training.presets import PRESETS
 from latcli.engine.training.settings import TrainSettings

@@ -67,6 +67,7 @@ _WHAT, _OBJECT, _SEARCH, _MODEL = "Photos and labels", "Where the object is", "A
 _MATRIX, _STRONG, _FURTHER = "What is evaluated", "Strong suite", "Beyond the matrix"
 _LEARNT, _INNER, _UPDATE, _KEPT = "What is learnt", "Inner attack", "Update", "Checkpoints"
 _RANKS = "Several devices"
+_CHOSEN, _SHOWN, _WRITTEN = "Which runs", "What is shown", "Files"
 
 
 def _option(panel: str, metavar: str, help: str, *names: str, **more: Any) -> Any:
@@ -396,8 +397,9 @@ def evaluate(
         _option(_STRONG, "quick|full", "full is AutoAttack's; quick is a trial.", show_default="full"),
     ] = None,
     transfer: Annotated[
-        bool, flag("--transfer", help="Try examples made on each model on every other.", panel=_FURTHER)
-    ] = False,
+        str | None,
+        _option(_FURTHER, "A,B,...|all", "Try examples made on each of these models on every other."),
+    ] = None,
     curve: Annotated[
         list[str],
         _option(
@@ -433,6 +435,62 @@ def evaluate(
     del given["session"]
     lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     session.show(run(EvalOptions(**given | lists), session), evaluation_report.evaluation)
+
+
+@app.command(rich_help_panel="Main job")
+@with_session
+def report(
+    session: Session,
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[RUN...]", help="Ends of ids, or latest; without any, all runs.", autocompletion=complete_run
+        ),
+    ] = [],  # noqa: B006 (Typer only reads it)
+    since: Annotated[
+        str | None, _option(_CHOSEN, "DATE", "Only runs begun since then: 2026-11-22, or with a time, UTC.")
+    ] = None,
+    dataset: Annotated[str | None, _option(_CHOSEN, "NAME", "Only runs on this data set.")] = None,
+    status: Annotated[
+        str | None, _option(_CHOSEN, "NAME", "Only running, completed, failed, interrupted or crashed ones.")
+    ] = None,
+    best: Annotated[
+        bool, flag("--best", help="Of each data set and regime only the best training run.", panel=_CHOSEN)
+    ] = False,
+    paper: Annotated[
+        bool, flag("--paper", help="The paper's figures beside ours, with a verdict on each claim.", panel=_SHOWN)
+    ] = False,
+    compare: Annotated[
+        bool, flag("--compare", help="What differs between two runs: --compare A B.", panel=_SHOWN)
+    ] = False,
+    html: Annotated[Path | None, _option(_WRITTEN, "FILE", "One page with everything in it.")] = None,
+    open: Annotated[bool, flag("--open", help="Open the page in a browser.", panel=_WRITTEN)] = False,
+    markdown: Annotated[Path | None, _option(_WRITTEN, "FILE", "The tables as Markdown.")] = None,
+    csv: Annotated[Path | None, _option(_WRITTEN, "FILE", "A figure a line, as CSV.")] = None,
+    latex: Annotated[Path | None, _option(_WRITTEN, "FILE", "The tables as LaTeX (booktabs).")] = None,
+    png: Annotated[Path | None, _option(_WRITTEN, "DIR", "The matrices and all curves as PNG.")] = None,
+) -> None:
+    """Show what was found: loss matrices, photos, curves, beside the paper's if you like.
+
+    Of all runs, or of those named. A later evaluation of a model replaces an earlier one, and seeds are averaged.
+    A FILE of - is stdout. Runs that did not come to their end, and files that have changed, are named and left out.
+    """
+    given = dict(locals())
+    from latcli.commands.report_compare import compare as compare_runs
+    from latcli.commands.report_options import ReportOptions
+    from latcli.commands.report_result import FilesWritten
+    from latcli.commands.report_writing import prints_text, run
+    from latcli.reporting import comparison, listing, report_terminal
+
+    del given["session"]
+    options = ReportOptions(**given | {"runs": tuple(runs)})
+    if compare:
+        options.check(json=session.json)
+        session.show(compare_runs(options, session), comparison.comparison)
+        return
+    result = run(options, session)
+    if not prints_text(options):
+        session.show(result, listing.written if isinstance(result, FilesWritten) else report_terminal.report)
 
 
 @app.command(rich_help_panel="Main job")

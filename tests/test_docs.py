@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from report_store import whole
 
 from latcli.cli import app
 from latcli.cli_options import with_session
 from latcli.commands.session import Session
+from latcli.store.database import DATABASE
 
 ROOT = Path(__file__).parent.parent
 COMMAND = typer.main.get_command(app)
@@ -120,3 +124,39 @@ def test_a_documented_target_of_make_exists(page: str, line: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 
     assert {word for word in line.split()[1:] if "=" not in word} <= targets
+
+
+QUESTIONS = re.findall(r"^```sql\n(.*?)^```", (ROOT / "docs" / "report.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def test_there_are_three_questions_to_the_database() -> None:
+    assert len(QUESTIONS) == 3
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_question_to_the_database_is_answered(question: str, store_of_everything: Path) -> None:
+    with closing(sqlite3.connect(store_of_everything / DATABASE)) as connection:
+        rows = connection.execute(question).fetchall()
+
+    assert rows
+    assert all(None not in row for row in rows)
+
+
+def test_every_reference_between_tables_is_declared(store_of_everything: Path) -> None:
+    with closing(sqlite3.connect(store_of_everything / DATABASE)) as connection:
+        tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        columns = {table: [row[1] for row in connection.execute(f"PRAGMA table_info({table})")] for table in tables}
+        keys = {table: {row[3] for row in connection.execute(f"PRAGMA foreign_key_list({table})")} for table in tables}
+
+    referring = {"run", "model", "dataset", "environment", "image", "parent"}
+    assert {table: sorted(referring & set(names) - keys[table]) for table, names in columns.items()} == {
+        table: [] for table in tables
+    }
+    assert all("name" in columns[table] for table in ("models", "datasets", "environments", "images"))
+
+
+@pytest.fixture(scope="module")
+def store_of_everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("docs") / "runs"
+    whole(folder)
+    return folder

@@ -7,6 +7,8 @@ import json
 import signal
 import subprocess
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,12 @@ from conftest import RunLatcli, StartLatcli
 from PIL import Image
 from test_train_command import document, row
 
+from latcli.commands import eval_further
 from latcli.commands.eval import run
+from latcli.commands.eval_further import Findings
 from latcli.commands.eval_options import EvalOptions
 from latcli.commands.eval_result import EvalResult, grouped
+from latcli.commands.eval_samples import SAMPLES
 from latcli.commands.session import Session
 from latcli.commands.trained import CHECKPOINT
 from latcli.engine.attacks.pgd import pgd
@@ -28,7 +33,7 @@ from latcli.engine.evaluation.curves import accuracy_against_epsilon, accuracy_a
 from latcli.engine.evaluation.transfer import Contender, transfer_matrix
 from latcli.engine.localize import center_mask
 from latcli.engine.models.catalog import open_classifier
-from latcli.engine.models.checkpoint import CheckpointInfo, pack_classifier, unpack
+from latcli.engine.models.checkpoint import CheckpointInfo, pack, pack_classifier, unpack
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.imagenet import ClassifierSource
 from latcli.engine.models.small import paper_cnn
@@ -174,7 +179,7 @@ def networks(result: EvalResult) -> dict[str, Classifier]:
 def test_transfer_is_each_models_examples_on_every_model(work: Path) -> None:
     trained(work, "natural")
     trained(work, "background", seed=2)
-    result, said = evaluate(work, transfer=True, seed=5)
+    result, said = evaluate(work, transfer="all", seed=5)
 
     assert "transfer" in said
     assert json.loads((result.dir / "matrix.json").read_text())["transfer"] == result.to_json()["transfer"]
@@ -214,35 +219,85 @@ def test_curves_are_those_of_the_matrix_attack_inside_each_inputs_region(work: P
     assert result.to_json()["curves"][0]["points"][2]["value"] == 8 / 255
 
 
-def test_what_was_cut_off_beside_the_matrix_is_done_anew(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from latcli.commands import eval as command
+def test_transfer_between_listed_models_leaves_the_others_out(work: Path) -> None:
+    one, two, three = (trained(work, regime) for regime in ("natural", "standard", "background"))
+    result, _ = evaluate(work, one[-4:], transfer=f"{two[-4:]}, {three[-4:]},{two[-4:]}")
 
+    assert [entry.name for entry in result.models] == [one, two, three]
+    ids = [entry.id for entry in result.models]
+    assert {row.source for row in result.transfer} == {None, *ids[1:]}
+    assert {row.target for row in result.transfer} == set(ids[1:])
+
+    alone, _ = evaluate(work, transfer=f"{two[-4:]},{three[-4:]}")
+    assert [entry.name for entry in alone.models] == [two, three]
+    assert alone.transfer == result.transfer
+
+
+def test_what_was_cut_off_beside_the_matrix_goes_on_where_it_was(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained(work, "natural")
-    options = {"curve": ("epsilon=0.1,0.2",)}
+    trained(work, "background")
+    options: dict[str, Any] = {"transfer": "all", "curve": ("epsilon=0.1,0.2", "steps=1,2")}
     whole, _ = evaluate(work, **options)
 
     def stop(*_: object) -> None:
         raise StopError
 
     with monkeypatch.context() as patched:
-        patched.setattr(command, "curves_of", stop)
+        patched.setattr(eval_further, "accuracy_against_steps", stop)
         with pytest.raises(StopError):
             evaluate(work, **options)
     (run_id,) = {path.name for path in evaluations(work)} - {whole.run}
     with Store.open_existing(work / "runs") as store:
         assert store.rows_of(run_id, "cells") == []
-    with pytest.raises(UsageError, match=r"begun otherwise: --transfer True \(was False\), --curve .*steps=1"):
-        resume(work, run_id, transfer=True, curve=("steps=1",))
+    with pytest.raises(UsageError, match=r"begun otherwise: .*--transfer a,b \(was all\), --curve .*steps=1"):
+        resume(work, run_id, transfer="a,b", curve=("steps=1",))
 
+    measured: list[str] = []
+    for name in ("transfer_matrix", "accuracy_against_epsilon", "accuracy_against_steps"):
+        monkeypatch.setattr(eval_further, name, noting(measured, getattr(eval_further, name)))
     said = io.StringIO()
-    assert resume(work, run_id, said=said).curves == whole.curves
-    assert "resumed with 24 of 24 attacked images done" in said.getvalue()
+    result = resume(work, run_id, said=said)
+    assert (result.transfer, result.curves) == (whole.transfer, whole.curves)
+    assert Counter(measured) == {"accuracy_against_epsilon": 3, "accuracy_against_steps": 4}
+    assert "resumed with 48 of 48 attacked images done" in said.getvalue()
+
+
+def noting(measured: list[str], measure: Callable[..., Any]) -> Callable[..., Any]:
+    def noted(*given: Any) -> Any:
+        measured.append(measure.__name__)
+        return measure(*given)
+
+    return noted
+
+
+def test_findings_of_another_version_are_refused(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(work, "natural")
+    options: dict[str, Any] = {"curve": ("steps=1,2",)}
+
+    def stop(_: Findings) -> None:
+        raise StopError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Findings, "curves", stop)
+        with pytest.raises(StopError):
+            evaluate(work, **options)
+    (path,) = evaluations(work)
+    tensors, description = unpack(path / SAMPLES, "evaluation")
+    for damaged in ({"curve steps": [{"model": "a"}]}, {"curve steps": 3}, ["curve"], None):
+        told = {"settings": description["settings"], "findings": damaged}
+        (path / SAMPLES).write_bytes(pack("evaluation", tensors, told))
+        with pytest.raises(WeightsError, match=r"does not fit the evaluation|keeps no curve that can be read"):
+            resume(work, path.name)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"models": ("a",), "transfer": True}, "--transfer needs two models"),
+        ({"models": ("a",), "transfer": "all"}, "--transfer needs two models"),
+        ({"transfer": "a"}, "--transfer needs two models"),
+        ({"transfer": "a,,a "}, "--transfer needs two models"),
+        ({"transfer": " "}, "--transfer names no models"),
+        ({"transfer": "a,b", "seeds": True}, "--seeds chooses training runs by itself"),
         ({"curve": ("width=1",)}, "there is no curve 'width=1'"),
         ({"curve": ("epsilon",)}, "epsilon '' is not a number"),
         ({"curve": ("epsilon=0.1,2",)}, "epsilon '2' is not over 0 and at most 1"),
@@ -261,7 +316,7 @@ def test_what_nothing_can_be_measured_of_is_refused(options: dict[str, Any], mes
 def test_what_models_or_data_do_not_give_is_refused_before_a_run_is_begun(work: Path) -> None:
     trained(work, "natural")
     with pytest.raises(UsageError, match="--transfer needs two models"):
-        evaluate(work, transfer=True)
+        evaluate(work, transfer="all")
     with pytest.raises(UsageError, match="--reliance needs photos, which folder:tiny has none of"):
         evaluate(work, reliance=True)
     assert evaluations(work) == []

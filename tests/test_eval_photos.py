@@ -14,7 +14,7 @@ from PIL import Image
 
 from latcli.commands.eval import run
 from latcli.commands.eval_options import EvalOptions
-from latcli.commands.eval_reliance import photos_of
+from latcli.commands.eval_reliance import RelianceRow, photos_of
 from latcli.commands.eval_result import EvalResult
 from latcli.commands.session import Session
 from latcli.engine.datasets.catalog import open_folder
@@ -181,6 +181,7 @@ def test_reliance_tells_who_looks_at_the_background(tmp_path: Path, photos: dict
 
     document = json.loads((result.dir / "matrix.json").read_text())
     assert document["reliance"] == json.loads(json.dumps(result.to_json()["reliance"]))
+    assert tuple(map(RelianceRow.from_json, document["reliance"])) == result.reliance  # as a resumed run reads them
     with Store.open_existing(tmp_path / "runs") as store:
         rows = {row["name"]: row["value"] for row in store.rows_of(result.run, "metrics")}
     assert rows[f"reliance/{by_background.model}/gap"] == 1.0
@@ -222,7 +223,7 @@ def test_an_evaluation_goes_on_with_the_same_masks_alone(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(command, "_matrix", stop)
+        patched.setattr(command, "_result", stop)
         with pytest.raises(KeyboardInterrupt):
             evaluate(tmp_path, "photo_victims:four", **photos)
     (begun,) = {path.name for path in (tmp_path / "runs").glob("*-eval-*")} - {whole.run}

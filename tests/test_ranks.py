@@ -26,8 +26,8 @@ from latcli.commands.session import Session
 from latcli.commands.train_options import TrainOptions
 from latcli.commands.train_ranks import gathered
 from latcli.engine.models.small import resnet18
+from latcli.engine.precision import GradientForm
 from latcli.engine.training.global_norm import GlobalBatchNorm, use_global_norms
-from latcli.engine.training.gradient_forms import GradientForm
 from latcli.engine.training.lifeline import Hub, Spoke
 from latcli.engine.training.worlds import World, find_world
 from latcli.engine.vision import import_torchvision

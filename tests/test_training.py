@@ -16,8 +16,8 @@ from latcli.commands.train_options import TrainOptions, resolve
 from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults, make_dataset
 from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.models.small import paper_cnn, resnet18
+from latcli.engine.precision import FORMS, Form, GradientForm, choose_form
 from latcli.engine.training.averaging import WeightAverage
-from latcli.engine.training.gradient_forms import FORMS, Form, GradientForm, choose_form
 from latcli.engine.training.loop import DivergedError, StepReport, Trainer, new_network, train
 from latcli.engine.training.losses import trades
 from latcli.engine.training.presets import PRESETS, PRESETS_NAMES

@@ -129,14 +129,15 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
     protocol = {"epsilon": options.epsilon, "region": options.region, **options.protocol()}
     result = AttackResult(classifier.name, detector.name, protocol, options.dry_run, options.check_success)
     with Store.open(session.store) as store:
-        attacker = PhotoAttacker(classifier, detector, attack, settings, StoredDetections(store))
+        attacker = PhotoAttacker(classifier, detector, attack, settings, StoredDetections(store), session.forms)
         photos = _localized(attacker, sources, label_of, result, session, options.on_miss)
         if options.dry_run:
             _plan(attacker, photos, result, options.steps * options.restarts)
             return result
+        config = options.config() | {"form": attacker.gradients.form}
         model = store.record_model(classifier.name, weights_sha256=classifier.fingerprint)
         with store.start_run(
-            "attack", argv=sys.argv, config=options.config(), seed=session.seed, device=str(device), model=model
+            "attack", argv=sys.argv, config=config, seed=session.seed, device=str(device), model=model
         ) as stored:
             result.run, result.dir = stored.id, stored.folder
             keeper = Keeper(attacker, store, stored, options.protocol(), figures=not options.no_figures)

@@ -95,6 +95,11 @@ class Keeper:
             guesses.append(Guess(f"{one.label.name} (rank {prediction.rank})", prediction.confidence, True))
         return Panel(title, levels_HWC, guesses)
 
+    def _named(self, prediction: Prediction) -> list[tuple[int, float, str]]:
+        """The first guesses as index, confidence and name, for readers who do not have the classifier."""
+        names = self.attacker.classifier.class_names
+        return [(index, confidence, names[index]) for index, confidence in prediction.top]
+
     def _row(self, photo: AttackedPhoto, sha256: str) -> dict[str, object]:
         return self.protocol | {
             "image": sha256,
@@ -114,8 +119,8 @@ class Keeper:
             "linf_inside": photo.linf_inside,
             "linf_outside": photo.linf_outside,
             "boxes_json": photo.boxes,
-            "clean_top_json": photo.clean.top,
-            "adversarial_top_json": photo.adversarial.top,
+            "clean_top_json": self._named(photo.clean),
+            "adversarial_top_json": self._named(photo.adversarial),
             "notes_json": photo.notes,
         }
 

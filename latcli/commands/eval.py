@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import torch
 
 from latcli.commands.eval_data import PhotoWay, folder_of, open_data, photo_way
-from latcli.commands.eval_further import Further, Watched, curves_of, lent_backgrounds, transfer_of
+from latcli.commands.eval_further import ALL_MODELS, Findings, Further, Watched, parts_of
 from latcli.commands.eval_models import (
     DEFAULT_REGIMES,
     Bench,
@@ -28,6 +26,7 @@ from latcli.commands.eval_models import (
 from latcli.commands.eval_monitor import Monitor, attacked_images
 from latcli.commands.eval_options import EvalOptions, describe, resolve
 from latcli.commands.eval_result import CellRow, EvalResult, Warned, grouped
+from latcli.commands.eval_samples import SAMPLES, Keeper, restore
 from latcli.commands.resuming import resumable_run
 from latcli.commands.session import Session
 from latcli.commands.train_data import with_objects
@@ -38,21 +37,14 @@ from latcli.engine.datasets.catalog import DEFAULT_DATASET
 from latcli.engine.devices import open_device
 from latcli.engine.evaluation.matrix import Evaluation, Progress
 from latcli.engine.evaluation.settings import EvalSettings
-from latcli.engine.models.checkpoint import pack, unpack
 from latcli.errors import UsageError, WeightsError
 from latcli.store.database import Store
 from latcli.store.records import RunRow
 from latcli.store.run import Run
 from latcli.store.values import plain
 
-#: What was found out, image by image; also all that an interrupted evaluation needs to go on.
-SAMPLES = "samples.safetensors"
 #: The document that `--json` prints.
 MATRIX = "matrix.json"
-
-_KIND = "evaluation"
-#: After the first batch the samples are kept, and then after each, but not more often than this.
-_KEEP_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +55,7 @@ class Job:
     settings: EvalSettings
     further: Further
     models: tuple[Opened, ...]
+    contenders: tuple[Opened, ...]
     seeds: bool
     device: torch.device
 
@@ -92,15 +85,16 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     data = open_data(name, way, photos, device, session)
     settings = resolve(options, data, session)
     data, photos = _with_objects(data, way, settings, photos, device, store, session)
-    models = _opened(Bench.of(store, data, settings.batch, session), options)
-    options.further.check(len(models), data)
-    job = Job(data, settings, options.further, tuple(models), options.seeds, device)
+    models, contenders = _opened(Bench.of(store, data, settings.batch, session), options)
+    options.further.check(len(contenders), data)
+    job = Job(data, settings, options.further, tuple(models), tuple(contenders), options.seeds, device)
     dataset = store.record_dataset(data.name, fingerprint=data.fingerprint)
     config: dict[str, object] = {
         "dataset": name,
         "dataset_fingerprint": data.fingerprint,
-        "models": list(options.models),
+        "models": list(options.named),
         "entries": [one.entry.to_json() for one in models],
+        "contenders": [one.entry.id for one in contenders],
         "seeds": options.seeds,
         "precision": session.precision,
         "threads": torch.get_num_threads(),
@@ -117,13 +111,13 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
         line = describe(settings, job.further, data, len(models))
         session.note(line)
         stored.log(line)
-        return _evaluate(stored, job, job.evaluation(), session)
+        return _evaluate(stored, job, job.evaluation(), Findings(), session)
 
 
 def _sources(store: Store, dataset: str, options: EvalOptions) -> list[str]:
     """What opens each model: a checkpoint's path, or a name."""
-    if options.models:
-        return [classifier_path(name, store.folder) for name in options.models]
+    if options.named:
+        return [classifier_path(name, store.folder) for name in options.named]
     return [str(row.path / CHECKPOINT) for row in trained_on(store, dataset, seeds=options.seeds)]
 
 
@@ -142,36 +136,50 @@ def _with_objects(
     return with_objects(data, way.architecture, settings.mask_from, photos, device, store, session)
 
 
-def _opened(bench: Bench, options: EvalOptions) -> list[Opened]:
-    if options.models:
-        return once_each((open_named(name, bench) for name in options.models), bench.session)
-    rows = trained_on(bench.store, bench.data.name, seeds=options.seeds)
+def _opened(bench: Bench, options: EvalOptions) -> tuple[list[Opened], list[Opened]]:
+    """The models, and those of them whose examples are tried on each other."""
+    if options.named:
+        by_name = {name: open_named(name, bench) for name in options.named}
+        models = once_each(by_name.values(), bench.session)
+        listed = {by_name[name].entry.id for name in options.further.contenders}
+    else:
+        rows = trained_on(bench.store, bench.data.name, seeds=options.seeds)
+        _say_which(rows, bench)
+        models, listed = once_each((open_run(row, bench) for row in rows), bench.session), set()
+    everyone = options.further.transfer == ALL_MODELS
+    return models, [one for one in models if everyone or one.entry.id in listed]
+
+
+def _say_which(rows: Sequence[RunRow], bench: Bench) -> None:
     for row in rows:
         bench.session.note(f"{row.config['regime']}: training run {row.id}, seed {row.seed}")
     for regime in DEFAULT_REGIMES:
         if regime not in [row.config["regime"] for row in rows]:
             bench.session.note(f"{regime}: no training run of {bench.data.name} is completed")
-    return once_each((open_run(row, bench) for row in rows), bench.session)
 
 
 def _resume(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     row = resumable_run(store, str(options.resume), "eval", options, session)
     job = _job_of(row, store, session)
-    evaluation = job.evaluation()
+    evaluation, findings = job.evaluation(), Findings()
     if (row.path / SAMPLES).exists():
-        _restore(evaluation, row)
+        findings = restore(evaluation, row.path / SAMPLES)
     with store.resume_run(row.id, argv=sys.argv) as stored:
         done, total = attacked_images(evaluation)
         line = f"resumed with {done:,} of {total:,} attacked images done"
         session.note(f"run {stored.id} {line}")
         stored.log(line)
-        return _evaluate(stored, job, evaluation, session)
+        return _evaluate(stored, job, evaluation, findings, session)
 
 
 def _job_of(row: RunRow, store: Store, session: Session) -> Job:
     """What an evaluation was begun with, whatever the defaults and the newest models are by now."""
     settings = EvalSettings.from_json(row.config)
-    missing = [name for name in ("dataset", "dataset_fingerprint", "entries", "threads") if name not in row.config]
+    missing = [
+        name
+        for name in ("dataset", "dataset_fingerprint", "entries", "contenders", "threads")
+        if name not in row.config
+    ]
     if missing:
         raise UsageError(f"{row.id} does not say its {', '.join(missing)}", "it was written by another latcli")
     device = open_device(session.device)
@@ -196,49 +204,15 @@ def _job_of(row: RunRow, store: Store, session: Session) -> Job:
         torch.set_num_threads(threads)  # the order in which a CPU adds depends on them
     bench = Bench.of(store, data, settings.batch, session)
     models = tuple(open_again(entry, bench) for entry in entries)
-    return Job(data, settings, Further.from_json(row.config), models, bool(row.config.get("seeds")), device)
+    contenders = tuple(one for one in models if one.entry.id in row.config["contenders"])
+    further = Further.from_json(row.config)
+    return Job(data, settings, further, models, contenders, bool(row.config.get("seeds")), device)
 
 
-class _Keeper:
-    """Writes what was found out into the run now and then; the file before stays until the new one is whole."""
-
-    def __init__(self, stored: Run, evaluation: Evaluation) -> None:
-        self._stored, self._evaluation = stored, evaluation
-        self._saved_at = -math.inf
-
-    def after_batch(self) -> None:
-        """Keep it where some time has passed. Raises StoreError."""
-        if time.monotonic() - self._saved_at >= _KEEP_SECONDS:
-            self.save()
-
-    def save(self) -> None:
-        """Keep it now. Raises StoreError."""
-        tensors = {
-            f"{index}.{name}.{part}": tensor
-            for index, columns in enumerate(self._evaluation.columns)
-            for name, column in columns.items()
-            for part, tensor in column.tensors().items()
-        }
-        description = {"settings": self._evaluation.settings.to_json()}
-        tensors["chosen"] = self._evaluation.chosen_N
-        self._stored.write_artifact(SAMPLES, pack(_KIND, tensors, description), "samples")
-        self._saved_at = time.monotonic()
-
-
-def _restore(evaluation: Evaluation, row: RunRow) -> None:
-    path = row.path / SAMPLES
-    tensors, _ = unpack(path, _KIND)
-    for index, columns in enumerate(evaluation.columns):
-        for name, column in columns.items():
-            prefix = f"{index}.{name}."
-            parts = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            column.take(parts, str(path))
-
-
-def _evaluate(stored: Run, job: Job, evaluation: Evaluation, session: Session) -> EvalResult:
+def _evaluate(stored: Run, job: Job, evaluation: Evaluation, findings: Findings, session: Session) -> EvalResult:
     first_doubts = [Warned(one.entry.name, one.entry.label, None, doubt) for one in job.models for doubt in one.doubts]
     _warn(first_doubts, stored, session)
-    keeper = _Keeper(stored, evaluation)
+    keeper = Keeper(stored, evaluation, findings)
     with session.progress("evaluating", attacked_images(evaluation)[1]) as tick:
         monitor = Monitor(session, stored, tick, evaluation)
 
@@ -256,8 +230,8 @@ def _evaluate(stored: Run, job: Job, evaluation: Evaluation, session: Session) -
         for name, doubt in evaluation.doubts(position)
     ]
     _warn(doubts, stored, session)
-    result = _matrix(stored, job, evaluation, [*first_doubts, *doubts])
-    return _kept(stored, _with_further(stored, job, evaluation, result, session))
+    _measure_further(job, evaluation, findings, keeper, session)
+    return _kept(stored, _result(stored, job, evaluation, findings, [*first_doubts, *doubts]))
 
 
 def _warn(warnings: Sequence[Warned], stored: Run, session: Session) -> None:
@@ -266,7 +240,20 @@ def _warn(warnings: Sequence[Warned], stored: Run, session: Session) -> None:
         stored.log(f"warning: {warned.line}")
 
 
-def _matrix(stored: Run, job: Job, evaluation: Evaluation, warnings: Sequence[Warned]) -> EvalResult:
+def _measure_further(job: Job, evaluation: Evaluation, findings: Findings, keeper: Keeper, session: Session) -> None:
+    """What was asked for beside the matrix and is not found yet."""
+    asked = parts_of(job.models, job.contenders, evaluation, job.further)
+    parts = [part for part in asked if part.name not in findings.rows_of]
+    with session.progress("beyond the matrix", sum(part.images for part in parts)) as tick:
+        watched = Watched(keeper.stored, tick)
+        for part in parts:
+            findings.keep(part, part.measure(watched))
+            keeper.save()
+
+
+def _result(
+    stored: Run, job: Job, evaluation: Evaluation, findings: Findings, warnings: Sequence[Warned]
+) -> EvalResult:
     cells = [
         _cell_row(job, position, name, evaluation) for position in range(len(job.models)) for name in _columns(job)
     ]
@@ -279,25 +266,12 @@ def _matrix(stored: Run, job: Job, evaluation: Evaluation, warnings: Sequence[Wa
         models=tuple(one.entry for one in job.models),
         cells=tuple(cells),
         groups=grouped(cells) if job.seeds else (),
-        transfer=(),
-        curves=(),
-        reliance=(),
+        transfer=findings.transfer(),
+        curves=findings.curves(),
+        reliance=findings.reliance(),
         warnings=tuple(warnings),
         notes=job.data.notes,
     )
-
-
-def _with_further(stored: Run, job: Job, evaluation: Evaluation, result: EvalResult, session: Session) -> EvalResult:
-    """What is measured beside the matrix; it is not kept before it is whole, and done anew where it was cut off."""
-    models, further = job.models, job.further
-    with session.progress("beyond the matrix", further.images(len(models), result.n, job.data)) as tick:
-        watched = Watched(stored, tick)
-        return replace(
-            result,
-            transfer=transfer_of(models, evaluation, watched) if further.transfer else (),
-            curves=curves_of(models, evaluation, further, watched),
-            reliance=lent_backgrounds(models, evaluation, further, watched) if further.donor_seeds else (),
-        )
 
 
 def _kept(stored: Run, result: EvalResult) -> EvalResult:

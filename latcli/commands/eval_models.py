@@ -10,18 +10,20 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
+from latcli.commands.experiments import told
 from latcli.commands.session import Session
 from latcli.commands.trained import CHECKPOINT, classifier_path
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.evaluation.distrust import Doubt
 from latcli.engine.evaluation.matrix import Subject, examine
+from latcli.engine.folding import folded
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.checkpoint import read_info
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.imagenet import ClassifierSource
 from latcli.engine.models.matching import with_classes_first
-from latcli.engine.training.gradient_forms import Form, GradientForm, check_form, choose_form
+from latcli.engine.precision import Form, GradientForm, check_form, choose_form
 from latcli.engine.training.regimes import Regime
 from latcli.errors import LatcliError, UsageError, WeightsError
 from latcli.store.database import Store
@@ -30,8 +32,6 @@ from latcli.store.records import RunRow
 #: Without names and without --seeds, the latest run of each of these.
 DEFAULT_REGIMES: tuple[Regime, ...] = ("natural", "standard", "background")
 
-#: Parts of a training run's config in which two seeds of one experiment may differ.
-_FREE = frozenset({"seed", "notes", "checkpoint_every", "precision", "devices", "nodes"})
 #: How many test images a model is looked over with.
 _LOOKED_AT = 64
 
@@ -119,13 +119,9 @@ def _one_a_seed(newest_first: Sequence[RunRow]) -> list[RunRow]:
     """The latest run of each seed, of those that were told the same as the latest of all."""
     chosen: dict[int | None, RunRow] = {}
     for row in newest_first:
-        if _told(row) == _told(newest_first[0]):
+        if told(row.config) == told(newest_first[0].config):
             chosen.setdefault(row.seed, row)
     return sorted(chosen.values(), key=lambda row: row.seed or 0)
-
-
-def _told(row: RunRow) -> dict[str, Any]:
-    return {name: value for name, value in row.config.items() if name not in _FREE}
 
 
 def _name_of(row: RunRow) -> str:
@@ -150,6 +146,11 @@ class Bench:
             raise LatcliError(f"{data.name} has no test images", "choose another data set")
         (images,) = data.testing([torch.arange(n) * data.test_count // n])
         return cls(store, data, batch, session, images.x_BCHW)
+
+    def form(self, net: nn.Module) -> Form:
+        """The form in which the network's gradients are looked for."""
+        shape = self.data.image_shape
+        return choose_form(folded(net, shape), shape, self.batch, self.session.precision, self.session.forms)
 
     def classifier(self, source: str) -> Classifier:
         """What the name or path stands for. Raises UsageError, WeightsError."""
@@ -177,8 +178,7 @@ def open_named(name: str, bench: Bench) -> Opened:
     classifier = bench.classifier(name)
     net = _fitting(classifier, name, bench)
     model_id = bench.store.record_model(name, weights_sha256=classifier.fingerprint)
-    # Nobody knows whether a network from elsewhere gives the same logits in another form.
-    form: Form = "bf16-channels-last" if bench.session.precision == "bf16" else "fp32"
+    form = bench.form(net)
     return _looked_over(Entry(name, name, name, model_id, None, None, None, classifier.fingerprint, form), net, bench)
 
 
@@ -217,7 +217,7 @@ def _open_checkpoint(path: Path, name: str, label: str, row: RunRow | None, benc
         train_run=None if row is None else row.id,
         train_seed=None if row is None else row.seed,
         fingerprint=classifier.fingerprint,
-        form=choose_form(net, data.image_shape, bench.batch, bench.session.precision),
+        form=bench.form(net),
     )
     return _looked_over(entry, net, bench)
 
@@ -251,7 +251,7 @@ def _fitting(classifier: Classifier, name: str, bench: Bench) -> nn.Module:
 
 
 def _looked_over(entry: Entry, net: nn.Module, bench: Bench) -> Opened:
-    subject = Subject(entry.label, net, GradientForm(net, entry.form))
+    subject = Subject(entry.label, net, GradientForm(folded(net, bench.data.image_shape), entry.form))
     return Opened(entry, subject, tuple(examine(subject, bench.x_BCHW)))
 
 

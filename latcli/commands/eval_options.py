@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from latcli.commands.eval_further import Further
+from latcli.commands.eval_further import ALL_MODELS, Further
 from latcli.commands.eval_reliance import DONOR_SEEDS
 from latcli.commands.session import Session
 from latcli.commands.train_options import DETECTING, OBJECTS, check_object_options
@@ -48,7 +48,7 @@ class EvalOptions:
     until_wrong: bool = False
     strong: bool = False
     strong_budget: StrongBudget | None = None
-    transfer: bool = False
+    transfer: str | None = None
     curve: tuple[str, ...] = ()
     reliance: bool = False
     donor_seeds: int | None = None
@@ -60,16 +60,24 @@ class EvalOptions:
             raise UsageError("--seeds chooses training runs by itself", "name models, or say --seeds, not both")
         if self.strong_budget is not None and not self.strong:
             raise UsageError("--strong-budget is of no use without --strong", "add --strong, or leave it out")
-        if self.transfer and len(self.models) == 1:
+        if self.transfer is not None and not self.transfer.strip():
+            raise UsageError("--transfer names no models", "for example --transfer 7f3a,81c2, or all")
+        if self.transfer == ALL_MODELS and len(self.models) == 1:
             raise UsageError("--transfer needs two models at least", "name several models, or none for the latest")
         if self.donor_seeds is not None and not self.reliance:
             raise UsageError("--donor-seeds is of no use without --reliance", "add --reliance, or leave it out")
-        Further.of(self.transfer, self.curve)
+        if self.further.contenders and self.seeds:
+            raise UsageError("--seeds chooses training runs by itself", "say --transfer all, or leave --seeds out")
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The models that were named, as such or for the transfer, each name once; none: the latest are meant."""
+        return tuple(dict.fromkeys((*self.models, *self.further.contenders)))
 
     def given(self) -> dict[str, Any]:
         """The options that were said and that decide what is computed, by the name they have in a run's config."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "resume"}
-        values["models"] = list(self.models)
+        values["models"] = list(self.named)
         values |= self.further.to_json() | {"donor_seeds": self.donor_seeds}
         values["strong"] = self.budget
         del values["strong_budget"]
@@ -79,7 +87,7 @@ class EvalOptions:
     @property
     def further(self) -> Further:
         """What is measured beside the matrix."""
-        return Further.of(self.transfer, self.curve, (self.donor_seeds or DONOR_SEEDS) if self.reliance else 0)
+        return Further.of(self.transfer or "", self.curve, (self.donor_seeds or DONOR_SEEDS) if self.reliance else 0)
 
     @property
     def budget(self) -> StrongBudget | None:

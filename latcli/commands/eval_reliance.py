@@ -1,10 +1,10 @@
-"""`latcli eval --reliance`: a photo folder's test photos and models in, a row a model out; must not store or show."""
+"""`latcli eval --reliance`: a photo folder's test photos and a model in, its row out; must not store or show."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -13,9 +13,11 @@ from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.evaluation.reliance import (
     VARIANTS,
+    Gap,
     Group,
     LabelledPhoto,
     LeftOut,
+    Mean,
     PhotoReliance,
     averaged,
     measure_photo,
@@ -43,6 +45,16 @@ class RelianceRow:
     by_share: tuple[Group, ...]
     without_same: int
     left_out: tuple[LeftOut, ...]
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """What `asdict` gave. Raises KeyError or TypeError where it is not that."""
+        read = {
+            "overall": _group(values["overall"]),
+            "by_share": tuple(map(_group, values["by_share"])),
+            "left_out": tuple(LeftOut(**one) for one in values["left_out"]),
+        }
+        return cls(**{**values, **read})
 
     def metrics(self) -> list[tuple[str, int, float | None]]:
         """The numbers of all photos together, as the store keeps them: name, step, value."""
@@ -80,27 +92,25 @@ def photos_of(data: TrainingData) -> FolderPhotos:
     return FolderPhotos(data)
 
 
-def reliance_of(
-    models: Sequence[Opened], data: TrainingData, seeds: Sequence[int], watch: Callable[[], None]
-) -> tuple[RelianceRow, ...]:
-    """Each model's reliance, every photo with the backgrounds that each seed chooses; `watch` is called after each.
+def reliance_of(one: Opened, data: TrainingData, seeds: Sequence[int], watch: Callable[[], None]) -> RelianceRow:
+    """A model's reliance, every photo with the backgrounds that each seed chooses; `watch` is called after each.
 
     Raises as `photos_of` and `background_reliance` do.
     """
     photos = photos_of(data)
-    rows = []
-    for one in models:
-        classifier = one.subject.net
-        assert isinstance(classifier, Classifier)  # on photos nothing stands before it
-        survey = survey_photos(photos, classifier.preprocessing)
-        passes: list[list[PhotoReliance]] = []
-        for seed in seeds:
-            passes.append([])
-            for position in survey.usable:
-                passes[-1].append(measure_photo(classifier, photos, survey, position, seed))
-                watch()
-        found = summarize(averaged(passes), survey, seeds[0])
-        rows.append(
-            RelianceRow(one.entry.id, len(seeds), found.overall, found.by_share, found.without_same, found.left_out)
-        )
-    return tuple(rows)
+    classifier = one.subject.net
+    assert isinstance(classifier, Classifier)  # on photos nothing stands before it
+    survey = survey_photos(photos, classifier.preprocessing)
+    passes: list[list[PhotoReliance]] = []
+    for seed in seeds:
+        passes.append([])
+        for position in survey.usable:
+            passes[-1].append(measure_photo(classifier, photos, survey, position, seed))
+            watch()
+    found = summarize(averaged(passes), survey, seeds[0])
+    return RelianceRow(one.entry.id, len(seeds), found.overall, found.by_share, found.without_same, found.left_out)
+
+
+def _group(values: Mapping[str, Any]) -> Group:
+    means = {name: Mean(**mean) for name, mean in values["means"].items()}
+    return Group(**{**values, "means": means, "gap": Gap(**values["gap"])})

@@ -11,6 +11,7 @@ from typing import Any
 from latcli.commands.eval_further import CurveRow, TransferRow
 from latcli.commands.eval_models import Entry
 from latcli.commands.eval_reliance import RelianceRow
+from latcli.commands.experiments import spread
 from latcli.engine.evaluation.distrust import Doubt
 from latcli.engine.evaluation.settings import EvalSettings
 
@@ -134,11 +135,7 @@ def _group(regime: str, name: str, cells: Sequence[CellRow]) -> Group:
         models=len(cells),
         n=cells[0].n,
         loss=statistics.fmean(losses) if whole else None,
-        loss_spread=_spread(losses) if whole else None,
+        loss_spread=spread(losses) if whole else None,
         accuracy=statistics.fmean(accuracies),
-        accuracy_spread=_spread(accuracies),
+        accuracy_spread=spread(accuracies),
     )
-
-
-def _spread(values: Sequence[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from latcli.commands.report_photos import image_of
 from latcli.engine.registry import unknown_name
 from latcli.errors import ExitCode
 from latcli.store.database import Store, require
@@ -46,7 +47,7 @@ class RunShown:
             "argv": self.run.argv,
             "config": self.run.config,
             "environment": _parsed(self.environment),
-            "images": [_image_json(row) for row in self.attacks],
+            "images": [image_of(row) for row in self.attacks],
             "cells": [_without_run(row) for row in self.cells],
             "metrics": [_without_run(row) for row in self.metrics],
             "artifacts": [_without_run(row) | {"path": str(self.run.path / row["name"])} for row in self.artifacts],
@@ -189,25 +190,6 @@ def _run_json(run: RunRow) -> dict[str, Any]:
         "dataset": run.dataset,
         "model": run.model,
         "parent": run.parent,
-    }
-
-
-def _image_json(row: dict[str, Any]) -> dict[str, Any]:
-    """An attacked image in the shape that `latcli attack --json` has."""
-    sides = {
-        side: {key: row[f"{side}_{key}"] for key in ("prediction", "confidence", "rank")}
-        | {"top": json.loads(row[f"{side}_top_json"] or "[]")}
-        for side in ("clean", "adversarial")
-    }
-    measured = ("epsilon", "norm", "steps", "restarts", "altered_percent", "background_percent")
-    return {
-        "image": row["name"],
-        "sha256": row["image"],
-        "label": {"index": row["label_index"], "name": row["label_name"], "source": row["label_source"]},
-        **sides,
-        **{key: row[key] for key in (*measured, "linf_inside", "linf_outside")},
-        "boxes": json.loads(row["boxes_json"] or "[]"),
-        "notes": json.loads(row["notes_json"] or "[]"),
     }
 
 

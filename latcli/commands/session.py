@@ -16,6 +16,7 @@ from latcli.reporting.text import printable
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from latcli.commands.form_file import FormFile
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -57,6 +58,13 @@ class Session:
     stdout: TextIO = field(default_factory=lambda: sys.stdout)
     stderr: TextIO = field(default_factory=lambda: sys.stderr)
     _live: Console | None = field(default=None, init=False, repr=False)
+
+    @property
+    def forms(self) -> FormFile:
+        """What is remembered of the fastest forms of gradients."""
+        from latcli.commands.form_file import FormFile
+
+        return FormFile.of_user()
 
     @property
     def stderr_is_terminal(self) -> bool:

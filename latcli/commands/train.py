@@ -37,7 +37,7 @@ from latcli.engine.models.checkpoint import CheckpointInfo, pack_classifier
 from latcli.engine.models.finetuning import check_architecture, fine_tuned, is_classifier_name
 from latcli.engine.models.small import Architecture
 from latcli.engine.models.weights import state_dict_sha256
-from latcli.engine.training.gradient_forms import Form, GradientForm, choose_form
+from latcli.engine.precision import Form, GradientForm, choose_form
 from latcli.engine.training.loop import Trainer, new_network, train
 from latcli.engine.training.presets import Preset, PresetName, preset_row
 from latcli.engine.training.ranks import Ranks
@@ -84,9 +84,12 @@ class Job:
         """
         net = self.network(session)
         share = max(1, self.settings.batch // ranks.size)
-        form = state.form if state else choose_form(net, self.dataset.image_shape, share, session.precision)
+        form = state.form if state else self._form(net, share, session)
         call(ranks, self._plan(form, state))
         return _placed(Trainer(net, self.dataset, self.settings, form, ranks), state, self.architecture)
+
+    def _form(self, net: nn.Module, share: int, session: Session) -> Form:
+        return choose_form(net, self.dataset.image_shape, share, session.precision, session.forms)
 
     def _plan(self, form: Form, state: TrainingState | None) -> Plan:
         return Plan(

@@ -26,7 +26,7 @@ from latcli.commands.train_options import DEFAULT_PRESET, PhotoOptions, TrainOpt
 from latcli.engine.datasets.photo_masks import PhotoMasks
 from latcli.engine.devices import open_device
 from latcli.engine.models.finetuning import is_classifier_name
-from latcli.engine.training.gradient_forms import Form
+from latcli.engine.precision import Form
 from latcli.engine.training.lifeline import Hub, Spoke
 from latcli.engine.training.order import check_parts
 from latcli.engine.training.presets import PresetName, preset_row

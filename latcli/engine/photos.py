@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,7 @@ from latcli.engine import localize
 from latcli.engine.attacks.contract import allowed_levels, run_attack
 from latcli.engine.attacks.objectives import objective_for
 from latcli.engine.attacks.pgd import input_gradient
-from latcli.engine.attacks.settings import Attack, AttackSettings, Model
+from latcli.engine.attacks.settings import Attack, AttackSettings
 from latcli.engine.canvas import (
     MAX_GRID_PIXELS,
     Canvas,
@@ -34,6 +35,7 @@ from latcli.engine.canvas import (
     measure_change,
 )
 from latcli.engine.detectors.base import Box, Detection, Detector, Target
+from latcli.engine.folding import folded
 from latcli.engine.images import Photo, decode_png, encode_png, read_mask
 from latcli.engine.labels import Label
 from latcli.engine.models.classifier import Classifier, Prediction, predict
@@ -47,12 +49,16 @@ from latcli.engine.objects import (
     detection_mask,
     find_object,
 )
-from latcli.engine.precision import Precision, gradient_form
+from latcli.engine.precision import FormMemory, GradientForm, Precision, choose_form
 from latcli.errors import LatcliError, NoObjectError, UsageError
 
 #: Logits that a label must fall behind by, before an attack with a stop rank rests: PIL's resize rounds twice where
 #: the differentiable one rounds once, and the score is PIL's.
 STOP_MARGIN = 0.25
+
+#: Photos that the form of gradients is chosen with, however many are attacked together: what a photo gets must not
+#: depend on its neighbours.
+_MEASURED_PHOTOS = 4
 
 OnMiss = Literal["fail", "skip", "center"]
 
@@ -143,8 +149,10 @@ class PhotoAttacker:
         attack: Attack,
         settings: PhotoSettings,
         cache: DetectionCache | None = None,
+        forms: FormMemory | None = None,
     ) -> None:
         self.classifier, self.detector, self.attack, self.cache = classifier, detector, attack, cache
+        self._forms = forms
         rank = settings.attack.stop_rank
         self.settings = replace(
             settings,
@@ -153,7 +161,14 @@ class PhotoAttacker:
             ),
         )
         self.device = classifier.device
-        self._classify: Model | None = None
+
+    @cached_property
+    def gradients(self) -> GradientForm:
+        """The classifier in the form that gradients are looked for in; its first use may take a measurement."""
+        crop = self.classifier.preprocessing.crop
+        net = folded(self.classifier, (3, crop, crop))
+        form = choose_form(net, (3, crop, crop), _MEASURED_PHOTOS, self.settings.precision, self._forms)
+        return GradientForm(net, form)
 
     def localize(self, photo: Photo, label: Label | None = None) -> Localized:
         """Everything up to the attack: clean prediction, object, mask, epsilon matrix.
@@ -286,11 +301,9 @@ class PhotoAttacker:
         return predict(self.classifier, x_BChw, labels)
 
     def _view(self, canvas: Canvas) -> CanvasView:
-        if self._classify is None:
-            self._classify = gradient_form(self.classifier, self.settings.precision)
         if self.settings.at_model_resolution:
-            return make_view(self._classify, canvas, lambda size: (torch.eye(size[0]), torch.eye(size[1])))
-        return make_view(self._classify, canvas, self.classifier.preprocessing.matrices)
+            return make_view(self.gradients, canvas, lambda size: (torch.eye(size[0]), torch.eye(size[1])))
+        return make_view(self.gradients, canvas, self.classifier.preprocessing.matrices)
 
 
 def batches(photos: Iterable[Localized], most: int, pixels: int = MAX_GRID_PIXELS) -> Iterator[list[Localized]]:

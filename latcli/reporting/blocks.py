@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import RenderableType
@@ -16,20 +16,23 @@ from latcli.reporting.text import printable
 _NAME = 24
 
 
-def blocks(corner: str, rows: Mapping[str, Mapping[str, str]], headings: Mapping[str, str]) -> list[RenderableType]:
+def blocks(
+    corner: str, rows: Mapping[str, Mapping[str, str]], headings: Mapping[str, str], names: int = _NAME
+) -> list[RenderableType]:
     """Tables below each other, a blank line after each; `rows` are cells by label and by a key of `headings`.
 
-    A heading and a cell may have several lines, which are flush right.
+    A heading and a cell may have several lines, which are flush right. A label gets `names` columns at most.
     """
     texts = [*headings.values(), *(cell for cells in rows.values() for cell in cells.values())]
     widest = max(cell_len(line) for text in texts for line in text.split("\n"))
-    names = max(cell_len(corner), *(cell_len(name(label)) for label in rows))
-    fitting = max(1, (WIDTH - names - 1) // (widest + 2))
+    labels = {label: name(label, names) for label in rows}
+    taken = max(cell_len(corner), *map(cell_len, labels.values()))
+    fitting = max(1, (WIDTH - taken - 1) // (widest + 2))
     columns = list(headings)
     parts: list[RenderableType] = []
     for first in range(0, len(columns), fitting):
         shown = {column: headings[column] for column in columns[first : first + fitting]}
-        parts += [_block(corner, rows, shown, widest), ""]
+        parts += [_block(corner, [(labels[label], cells) for label, cells in rows.items()], shown, widest), ""]
     return parts
 
 
@@ -48,13 +51,15 @@ def name(label: str, width: int = _NAME) -> str:
     return shown if cell_len(shown) <= width else f"{set_cell_size(shown, width - 3)}..."
 
 
-def _block(corner: str, rows: Mapping[str, Mapping[str, str]], headings: Mapping[str, str], widest: int) -> Table:
+def _block(
+    corner: str, rows: Sequence[tuple[str, Mapping[str, str]]], headings: Mapping[str, str], widest: int
+) -> Table:
     table = Table(box=RULED, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column(Text(corner), no_wrap=True)
     for heading in headings.values():
         table.add_column(_flush_right(heading, widest), no_wrap=True, min_width=widest)
-    for label, cells in rows.items():
-        table.add_row(Text(name(label)), *(_flush_right(cells[column], widest) for column in headings))
+    for label, cells in rows:
+        table.add_row(Text(label), *(_flush_right(cells[column], widest) for column in headings))
     return table
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from latcli.reporting.text import printable
 
-_RIGHT, _WRONG, _INK = "#2e9e4f", "#9aa3ad", "#1f2933"
+_RIGHT, _WRONG, INK = "#2e9e4f", "#9aa3ad", "#1f2933"
 
 #: Longer side of a photo inside a figure, in pixels.
 _PANEL_PIXELS = 640
@@ -55,7 +55,12 @@ def triptych(panels: Sequence[Panel], caption: str) -> bytes:
     for column, panel in enumerate(panels):
         _draw_photo(figure.add_subplot(grid[0, column]), panel)
         _draw_guesses(figure.add_subplot(grid[1, column]), panel.guesses, bars)
-    figure.supxlabel(_plain(caption), fontsize=8, color=_INK)
+    figure.supxlabel(plain(caption), fontsize=8, color=INK)
+    return png_of(figure)
+
+
+def png_of(figure: Figure) -> bytes:
+    """The figure as PNG; equal figures give equal bytes."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name may be of any language
@@ -77,7 +82,7 @@ def _draw_photo(axes: Axes, panel: Panel) -> None:
     image = Image.fromarray(panel.levels_HWC)
     image.thumbnail((_PANEL_PIXELS, _PANEL_PIXELS))
     axes.imshow(np.asarray(image), interpolation="nearest" if max(image.size) < 200 else "antialiased")
-    axes.set_title(_plain(panel.title), fontsize=10, color=_INK)
+    axes.set_title(plain(panel.title), fontsize=10, color=INK)
     axes.axis("off")
 
 
@@ -85,17 +90,18 @@ def _draw_guesses(axes: Axes, guesses: Sequence[Guess], rows: int) -> None:
     places = range(len(guesses))
     axes.barh(places, [guess.confidence for guess in guesses], color=[_RIGHT if g.right else _WRONG for g in guesses])
     for place, guess in zip(places, guesses, strict=True):
-        text = f"{_plain(guess.name)}  {guess.confidence:.3g}"
-        axes.text(0.02, place, text, va="center", fontsize=7.5, color=_INK, clip_on=True)
+        text = f"{plain(guess.name)}  {guess.confidence:.3g}"
+        axes.text(0.02, place, text, va="center", fontsize=7.5, color=INK, clip_on=True)
     axes.set_xlim(0.0, 1.0)
     axes.set_ylim(rows - 0.5, -0.5)
     axes.set_yticks([])
     axes.set_xticks([0.0, 0.5, 1.0])
-    axes.tick_params(labelsize=7, colors=_INK)
+    axes.tick_params(labelsize=7, colors=INK)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Text that a figure shows as it is."""
     # A dollar sign would start a formula.
     return printable(text).replace("$", r"\$")

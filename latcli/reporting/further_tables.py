@@ -39,16 +39,17 @@ def curves(document: Mapping[str, Any]) -> list[RenderableType]:
     for axis, given in sorted(tables, key=lambda table: table[0]):
         chosen = [row for row in document["curves"] if (row["axis"], row["input"]) == (axis, given)]
         rows = {
-            labels[row["model"]]: {_value(p): f"{100 * p['accuracy']:.2f}" for p in row["points"]} for row in chosen
+            labels[row["model"]]: {value_text(p): f"{100 * p['accuracy']:.2f}" for p in row["points"]} for row in chosen
         }
         points = chosen[0]["points"]
         title = f"Accuracy in % against {axis}, {given}, n = {points[0]['n']:,}"
         parts.append(Text(title, "bold"))
-        parts += blocks(axis, rows, {_value(point): _value(point) for point in points})
+        parts += blocks(axis, rows, {value_text(point): value_text(point) for point in points})
     return parts
 
 
-def _value(point: Mapping[str, Any]) -> str:
+def value_text(point: Mapping[str, Any]) -> str:
+    """Where on its axis a point of a curve stands."""
     return f"{point['value']:.4g}"
 
 

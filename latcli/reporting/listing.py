@@ -77,6 +77,12 @@ def removal(document: Mapping[str, Any]) -> RenderableType:
     return Text("\n".join(f"removed {printable(run)}" for run in document["removed"]))
 
 
+def written(document: Mapping[str, Any]) -> RenderableType:
+    """What `report` was written to: a line a file; a line where there was nothing to draw."""
+    lines = [f"wrote {printable(file['path'])} ({_size(file['size'])})" for file in document["written"]]
+    return Text("\n".join(lines) or "nothing to draw: no run has a matrix, a series or a curve", overflow="fold")
+
+
 def checks(document: Mapping[str, Any]) -> RenderableType:
     """What `doctor --json` gives: a line a check, and its hint below."""
     rows = [(check["name"], _state(check["state"]), _with_hint(check)) for check in document["checks"]]

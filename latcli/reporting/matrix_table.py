@@ -5,8 +5,8 @@ Models stand below each other, inputs side by side; a cell has the loss above th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -19,64 +19,98 @@ _BEST = "*"
 
 
 @dataclass(frozen=True)
-class _Figure:
-    """A cell of the document or of its groups. Best is what `sign` times the value is largest of."""
+class Figure:
+    """A cell: loss and accuracy (0 to 1), None where not measured; digits: of the loss, behind the point."""
 
     loss: float | None
     accuracy: float | None
     loss_spread: float | None = None
     accuracy_spread: float | None = None
+    best_loss: bool = False
+    best_accuracy: bool = False
+    digits: int = 4
 
 
 def matrix(document: Mapping[str, Any]) -> RenderableType:
     """What `eval --json` gives: the matrix in as many blocks as the width asks for, its caption, what is doubtful."""
     rows = _rows(document)
     inputs = list(dict.fromkeys(cell["input"] for cell in document["cells"]))
-    best = {name: _best([figures[name] for figures in rows.values()]) for name in inputs}
-    texts = {label: {name: _cell(figures[name], best[name]) for name in inputs} for label, figures in rows.items()}
+    marked: dict[str, dict[str, Figure]] = {label: {} for label in rows}
+    for name in inputs:
+        column = _best_marked({label: figures[name] for label, figures in rows.items()})
+        for label, figure in column.items():
+            marked[label][name] = figure
     title = Text(printable(f"Loss matrix on {document['dataset']}"), "bold")
     remarks = Text("\n".join(map(printable, _remarks(document, len(rows)))), overflow="fold")
-    return Group(title, *blocks("model", texts, {name: _heading(name) for name in inputs}), remarks)
+    return Group(title, *matrix_blocks(marked, {name: heading(name) for name in inputs}), remarks)
 
 
-def _rows(document: Mapping[str, Any]) -> dict[str, dict[str, _Figure]]:
-    rows: dict[str, dict[str, _Figure]] = {}
-    if document["groups"]:
-        for group in document["groups"]:
-            label = f"{group['regime']} ({group['models']} seed{'' if group['models'] == 1 else 's'})"
-            spreads = (group["loss_spread"], group["accuracy_spread"])
-            rows.setdefault(label, {})[group["input"]] = _Figure(group["loss"], group["accuracy"], *spreads)
-        return rows
-    labels = unique_labels((cell["model_id"], cell["label"]) for cell in document["cells"])
-    for cell in document["cells"]:
-        rows.setdefault(labels[cell["model_id"]], {})[cell["input"]] = _Figure(cell["loss"], cell["accuracy"])
-    return rows
+def matrix_blocks(rows: Mapping[str, Mapping[str, Figure]], headings: Mapping[str, str]) -> list[RenderableType]:
+    """The matrix alone; `headings` by input, as `heading` gives them. A model may lack an input."""
+    texts = {
+        label: {name: _cell(figures.get(name, Figure(None, None))) for name in headings}
+        for label, figures in rows.items()
+    }
+    return blocks("model", texts, headings)
 
 
-def _heading(name: str) -> str:
+def heading(name: str) -> str:
+    """What stands over an input's column."""
     base, dash, strong = name.partition("-")
     return f"{base}, \n{strong} " if dash else f"{name} "
 
 
-def _best(figures: Sequence[_Figure]) -> _Figure:
-    """The lowest loss and the highest accuracy; None where there is nothing to compare."""
-    if len(figures) < 2:
-        return _Figure(None, None)
-    losses = [figure.loss for figure in figures if figure.loss is not None]
-    accuracies = [figure.accuracy for figure in figures if figure.accuracy is not None]
-    return _Figure(min(losses, default=None), max(accuracies, default=None))
+def object_words(mask_from: str | None, center: float | None) -> str:
+    """Where the object was taken to be, for a caption."""
+    known = {"otsu": "otsu silhouettes", "detector": "what a detector finds", "folder": "masks from files"}
+    if mask_from == "center":
+        return f"a middle of {center:g} of the side"
+    return known.get(mask_from or "", mask_from or "unknown")
 
 
-def _cell(figure: _Figure, best: _Figure) -> str:
-    loss = _number(figure.loss, figure.loss_spread, 4, "")
-    accuracy = _number(_percent(figure.accuracy), _percent(figure.accuracy_spread), 2, " %")
-    return "\n".join(
-        text + (_BEST if value is not None and value == top else " ")
-        for text, value, top in ((loss, figure.loss, best.loss), (accuracy, figure.accuracy, best.accuracy))
-    )
+def _rows(document: Mapping[str, Any]) -> dict[str, dict[str, Figure]]:
+    rows: dict[str, dict[str, Figure]] = {}
+    if document["groups"]:
+        for group in document["groups"]:
+            label = f"{group['regime']} ({seeds(group['models'])})"
+            spreads = (group["loss_spread"], group["accuracy_spread"])
+            rows.setdefault(label, {})[group["input"]] = Figure(group["loss"], group["accuracy"], *spreads)
+        return rows
+    labels = unique_labels((cell["model_id"], cell["label"]) for cell in document["cells"])
+    for cell in document["cells"]:
+        rows.setdefault(labels[cell["model_id"]], {})[cell["input"]] = Figure(cell["loss"], cell["accuracy"])
+    return rows
 
 
-def _number(value: float | None, spread: float | None, digits: int, unit: str) -> str:
+def seeds(count: int) -> str:
+    """How many, in words."""
+    return f"{count} seed{'' if count == 1 else 's'}"
+
+
+def _best_marked(column: Mapping[str, Figure]) -> dict[str, Figure]:
+    """The column with its lowest loss and its highest accuracy marked, where there is something to compare."""
+    losses = [figure.loss for figure in column.values() if figure.loss is not None]
+    accuracies = [figure.accuracy for figure in column.values() if figure.accuracy is not None]
+    lowest, highest = min(losses, default=None), max(accuracies, default=None)
+    return {
+        label: replace(
+            figure,
+            best_loss=len(column) > 1 and figure.loss is not None and figure.loss == lowest,
+            best_accuracy=len(column) > 1 and figure.accuracy is not None and figure.accuracy == highest,
+        )
+        for label, figure in column.items()
+    }
+
+
+def _cell(figure: Figure) -> str:
+    loss = number(figure.loss, figure.loss_spread, figure.digits)
+    accuracy = number(_percent(figure.accuracy), _percent(figure.accuracy_spread), 2, " %")
+    lines = ((loss, figure.best_loss), (accuracy, figure.best_accuracy))
+    return "\n".join(text + (_BEST if best else " ") for text, best in lines)
+
+
+def number(value: float | None, spread: float | None, digits: int, unit: str = "") -> str:
+    """A value and, where it has one, its spread, to so many digits behind the point; `-` for None."""
     if value is None:
         return "-"
     return f"{value:.{digits}f}" + ("" if spread is None else f" +-{spread:.{digits}f}") + unit
@@ -88,18 +122,12 @@ def _percent(share: float | None) -> float | None:
 
 def _remarks(document: Mapping[str, Any], rows: int) -> list[str]:
     settings = document["settings"]
-    silhouette = {
-        "otsu": "otsu silhouettes",
-        "detector": "what a detector finds",
-        "folder": "masks from files",
-        "center": f"a middle of {settings['center']:g} of the side",
-    }
     natural = max(cell["n"] for cell in document["cells"])
     lines = [
         "mean cross entropy above accuracy",
         f"n = {document['n']:,} attacked images, {natural:,} natural ones",
         f"{document['attack']}; epsilon {settings['epsilon']:.4g}; seed {settings['seed']}",
-        f"object: {silhouette.get(settings['mask_from'], settings['mask_from'])}",
+        f"object: {object_words(settings['mask_from'], settings['center'])}",
     ]
     lines += [f"{_BEST} best of the column"] if rows > 1 else []
     if settings["strong"]:

@@ -12,7 +12,7 @@ from latcli.reporting.blocks import blocks, unique_labels
 from latcli.reporting.text import printable
 
 #: The variants by their names in the Backgrounds Challenge.
-_VARIANTS = {
+VARIANT_NAMES = {
     "original": "Original",
     "only_fg": "Only-FG",
     "only_bg_b": "Only-BG-B",
@@ -30,10 +30,10 @@ def reliance(document: Mapping[str, Any]) -> list[RenderableType]:
         groups = {"all": row["overall"]} | {str(index): group for index, group in enumerate(row["by_share"])}
         headings = {key: "all\nphotos" if key == "all" else _share(group) for key, group in groups.items()}
         rows = {
-            name: {key: _accuracy(group["means"][variant]) for key, group in groups.items()}
-            for variant, name in _VARIANTS.items()
+            name: {key: accuracy_text(group["means"][variant]) for key, group in groups.items()}
+            for variant, name in VARIANT_NAMES.items()
         }
-        rows["background gap"] = {key: _gap(group["gap"]) for key, group in groups.items()}
+        rows["background gap"] = {key: gap_text(group["gap"]) for key, group in groups.items()}
         parts.append(Text(f"Background reliance of {printable(labels[row['model']])}", "bold"))
         parts += blocks("accuracy in % (n)", rows, headings)
         parts.append(Text("\n".join(_remarks(row)) + "\n"))
@@ -44,11 +44,13 @@ def _share(group: Mapping[str, Any]) -> str:
     return f"background\n{100 * group['low']:.0f}-{100 * group['high']:.0f} %"
 
 
-def _accuracy(mean: Mapping[str, Any]) -> str:
+def accuracy_text(mean: Mapping[str, Any]) -> str:
+    """A mean in per cent, and of how many photos."""
     return "-" if mean["accuracy"] is None else f"{100 * mean['accuracy']:.2f} ({mean['n']:,})"
 
 
-def _gap(gap: Mapping[str, Any]) -> str:
+def gap_text(gap: Mapping[str, Any]) -> str:
+    """The gap in points, and its standard error."""
     if gap["value"] is None:
         return "-"
     error = "" if gap["standard_error"] is None else f" +-{100 * gap['standard_error']:.2f}"

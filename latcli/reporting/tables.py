@@ -27,7 +27,7 @@ def attack(document: Mapping[str, Any]) -> RenderableType:
     if "planned" in document:
         parts: list[RenderableType] = [_plan(document)]
     elif document["images"]:
-        parts = [_photos(document, "clean"), "", _photos(document, "adversarial"), "", *_remarks(document)]
+        parts = [*photo_tables(document), *photo_remarks(document)]
     else:
         parts = [Text("no photo was attacked")]
     for failure in document["failures"]:
@@ -53,7 +53,7 @@ def train(document: Mapping[str, Any]) -> RenderableType:
         *document["notes"],
         f"{document['seconds']:.0f} s, {document['images_per_second']:,.0f} images/s, gradients in {document['form']}",
         f"run {document['run']}",
-        _from_here(document["checkpoint"]),
+        from_here(document["checkpoint"]),
     ]
     return Group(Text(printable(title), "bold"), table, "", Text("\n".join(map(printable, lines)), overflow="fold"))
 
@@ -61,17 +61,23 @@ def train(document: Mapping[str, Any]) -> RenderableType:
 def demo(document: Mapping[str, Any]) -> RenderableType:
     """What `demo --json` gives: the attack, each photo's picture, and what to try next."""
     images = document["attack"]["images"]
-    lines = [f"  {_from_here(image['files']['figure'])}" for image in images]
+    lines = [f"  {from_here(image['files']['figure'])}" for image in images]
     lines += ["", "try next:", *(f"  {command}" for command in document["next"])]
     return Group(attack(document["attack"]), Text("\n".join(map(printable, lines)), overflow="fold"))
 
 
+def photo_tables(document: Mapping[str, Any]) -> list[RenderableType]:
+    """The paper's Table 1 and Table 2 of attacked photos, a blank line after each; below them what `summary` says."""
+    return [_photos(document, "clean"), "", _photos(document, "adversarial"), ""]
+
+
 def _photos(document: Mapping[str, Any], side: Side) -> Table:
     images, averages = document["images"], document["summary"][side]
-    n = len(images)
+    n = document["summary"]["n"]
+    most = epsilon_text(document["epsilon"])
     title = {
         "clean": "Clean photos",
-        "adversarial": f"Adversarial photos: {document['region']} altered by at most {epsilon_text(document['epsilon'])}",
+        "adversarial": f"Adversarial photos: {document['region']} altered by at most {most}",
     }[side]
     table = _table(title, with_footer=n > 1)
     table.add_column("class", f"{n} photos", no_wrap=True)
@@ -91,7 +97,8 @@ def _photos(document: Mapping[str, Any], side: Side) -> Table:
     return table
 
 
-def _remarks(document: Mapping[str, Any]) -> list[RenderableType]:
+def photo_remarks(document: Mapping[str, Any]) -> list[RenderableType]:
+    """What to know of attacked photos: assumed labels, that nothing else was changed, notes of single photos."""
     images = document["images"]
     remarks = []
     if any(_assumed(image) for image in images):
@@ -126,13 +133,13 @@ def _plan(document: Mapping[str, Any]) -> Table:
 def _whereabouts(document: Mapping[str, Any]) -> Text:
     lines = [f"run {document['run']}"]
     if len(document["images"]) == 1:
-        lines += [_from_here(path) for path in document["images"][0]["files"].values()]
+        lines += [from_here(path) for path in document["images"][0]["files"].values()]
     else:
-        lines.append(f"pictures in {_from_here(document['dir'])}")
+        lines.append(f"pictures in {from_here(document['dir'])}")
     return Text("\n".join(map(printable, lines)), overflow="fold")
 
 
-def _from_here(path: str) -> str:
+def from_here(path: str) -> str:
     """A path as one would type it in the working directory."""
     return os.path.relpath(path) if PurePath(path).is_relative_to(Path.cwd()) else path
 

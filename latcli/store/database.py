@@ -11,8 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sqlite_utils.db import Database
-
 from latcli.errors import StoreError, UsageError
 from latcli.store import locks
 from latcli.store.connect import connect_for_reading, connect_for_writing, sqlite_errors
@@ -21,6 +19,7 @@ from latcli.store.migrations import apply, migrate, pending
 from latcli.store.provenance import Environment, host
 from latcli.store.records import CachedDetection, RunRow, RunTable, Status
 from latcli.store.run import RUN_ID, Run, mark_crashed, reopen, start
+from latcli.store.sqlite import Database
 from latcli.store.values import columns, utc_now
 
 DATABASE = "latcli.db"

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import secrets
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
@@ -52,16 +53,26 @@ def write_whole(path: Path, data: bytes) -> None:
 
     Raises StoreError where the file cannot be written; nothing half-written stays.
     """
+    try:
+        replace_whole(path, [data])
+    except OSError as error:
+        raise storage_error(error, path) from error
+
+
+def replace_whole(path: Path, pieces: Iterable[bytes]) -> None:
+    """As `write_whole`, for pieces that are written as they come; what is raised while they are made leaves no file.
+
+    Raises OSError where the file cannot be written.
+    """
     temporary = temporary_beside(path)
     try:
         with temporary.open("xb") as file:
-            file.write(data)
+            for piece in pieces:
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
-    except OSError as error:
-        raise storage_error(error, path) from error
     finally:
         with suppress(OSError):
             temporary.unlink()

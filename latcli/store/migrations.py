@@ -12,10 +12,9 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from sqlite_utils.db import Database
-
 from latcli.errors import StoreError
 from latcli.store.files import storage_error, sync_folder, temporary_beside
+from latcli.store.sqlite import Database
 from latcli.store.values import utc_now
 
 Migration = Callable[[Database], None]

@@ -24,9 +24,8 @@ from latcli.store.records import RunRow, Status
 from latcli.store.values import columns, legible, plain, utc_now
 
 if TYPE_CHECKING:
-    from sqlite_utils.db import Database
-
     from latcli.store.database import Store
+    from latcli.store.sqlite import Database
 
 #: UTC time, command and four random hex digits: `20261122-141503-attack-7f3a`.
 RUN_ID = re.compile(r"\d{8}-\d{6}-[a-z][a-z0-9-]{0,40}-[0-9a-f]{4}")

@@ -47,7 +47,7 @@ def verify_run(store: Store, run: RunRow) -> Verification:
     if not run.path.is_dir():
         problems.append(Problem(run.id, ".", "missing", "the run's folder is gone"))
     for row in artifacts:
-        found = _fault_of(run.path, row["name"], row["size"], row["sha256"])
+        found = fault_of(run.path, row["name"], row["size"], row["sha256"])
         if found is not None:
             problems.append(Problem(run.id, row["name"], *found))
     if run.status != "running":  # a run that is at work may have a write under way
@@ -57,7 +57,11 @@ def verify_run(store: Store, run: RunRow) -> Verification:
     return Verification(run.id, len(artifacts), tuple(problems))
 
 
-def _fault_of(folder: Path, name: str, size: int, sha256: str) -> tuple[Fault, str] | None:
+def fault_of(folder: Path, name: str, size: int, sha256: str | None) -> tuple[Fault, str] | None:
+    """What is wrong with a file of a run's folder, and in words; None where it is as it was written.
+
+    With a `sha256` of None it is not read: that it is there and has its size is all that is asked.
+    """
     try:
         path = artifact_path(folder, name)
     except StoreError:
@@ -68,7 +72,7 @@ def _fault_of(folder: Path, name: str, size: int, sha256: str) -> tuple[Fault, s
             return "changed", "it is no longer a plain file"
         if found.st_size != size:
             return "changed", f"it has {found.st_size} bytes instead of {size}"
-        if sha256_of_file(path) != sha256:
+        if sha256 is not None and sha256_of_file(path) != sha256:
             return "changed", "its sha256 is another"
     except (FileNotFoundError, NotADirectoryError):
         return "missing", "it is gone"

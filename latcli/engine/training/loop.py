@@ -22,9 +22,9 @@ from latcli.engine.attacks.objectives import ObjectiveFunction, cross_entropy_od
 from latcli.engine.attacks.threat import LinfBox
 from latcli.engine.datasets.base import Images, TrainingData
 from latcli.engine.noise import derive_seed, item_seeds, uniform_noise
+from latcli.engine.precision import Form, GradientForm
 from latcli.engine.training.averaging import WeightAverage
 from latcli.engine.training.captured import Captured
-from latcli.engine.training.gradient_forms import Form, GradientForm
 from latcli.engine.training.inner_attacks import Plan, climb, plan_for
 from latcli.engine.training.losses import divergence_from, trades
 from latcli.engine.training.order import Order

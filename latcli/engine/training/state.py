@@ -13,7 +13,7 @@ import torch
 
 from latcli.engine.models.checkpoint import pack, unpack
 from latcli.engine.models.weights import load_into
-from latcli.engine.training.gradient_forms import Form, check_form
+from latcli.engine.precision import Form, check_form
 from latcli.engine.training.loop import Trainer
 from latcli.errors import WeightsError
 

@@ -115,7 +115,7 @@ def transfer(document: Mapping[str, Any]) -> list[Table]:
         of = f"{chosen[0].get('dataset') or ''} {given}".strip()
         tables.append(
             Table(
-                f"{of} examples, n = {chosen[0]['n']:,}: loss · accuracy of the model across on examples of the one down",
+                f"{of} examples, n = {chosen[0]['n']:,}: loss · accuracy of models across on examples of those down",
                 ["made on", *targets.values()],
                 [
                     [name, *(cells.get((source, target), NONE) for target in targets)]

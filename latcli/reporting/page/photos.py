@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from latcli.reporting.page.formats import base_name, percent
+from latcli.reporting.page.formats import NONE, base_name, percent
 from latcli.reporting.page.pictures import Pictures, Read, pictures
 from latcli.reporting.tables import confidence_text, epsilon_text
 
@@ -32,7 +32,7 @@ class Card:
     name: str
     path: str
     verdict: str
-    fooled: bool
+    kind: str
     pictures: Pictures | None
     without: str
     bars: Mapping[Side, Sequence[Bar]]
@@ -48,8 +48,8 @@ class PhotoRow:
     id: str
     name: str
     label: str
-    clean: tuple[str, int, str]
-    adversarial: tuple[str, int, str]
+    clean: tuple[str, str, str]
+    adversarial: tuple[str, str, str]
     altered: str
 
 
@@ -111,22 +111,25 @@ def _id(run: str, number: int) -> str:
 
 def _row(run: str, number: int, image: Mapping[str, Any]) -> PhotoRow:
     clean, adversarial = (
-        (said["prediction"], said["rank"], confidence_text(said["confidence"]))
+        (said["prediction"] or NONE, _rank(said["rank"]), _confidence(said["confidence"]))
         for said in (image["clean"], image["adversarial"])
     )
-    altered = percent(image["altered_percent"] / 100, 1)
-    return PhotoRow(_id(run, number), base_name(image["image"]), image["label"]["name"], clean, adversarial, altered)
+    altered = _share(image["altered_percent"])
+    return PhotoRow(
+        _id(run, number), base_name(image["image"]), image["label"]["name"] or NONE, clean, adversarial, altered
+    )
 
 
 def _card(document: Mapping[str, Any], number: int, image: Mapping[str, Any], read: Read, side: int) -> Card:
     shown = pictures(image, read, side)
-    fooled = image["adversarial"]["rank"] > 1
+    rank = image["adversarial"]["rank"]
+    fooled = rank is not None and rank > 1
     return Card(
         id=_id(document["run"], number),
         name=base_name(image["image"]),
         path=image["image"],
-        verdict="fooled" if fooled else "still right",
-        fooled=fooled,
+        verdict="not known" if rank is None else "fooled" if fooled else "still right",
+        kind="open" if rank is None else "fooled" if fooled else "holds",
         pictures=shown,
         without=_without(shown),
         bars={"clean": _bars(image, "clean"), "adversarial": _bars(image, "adversarial")},
@@ -158,11 +161,11 @@ def _bars(image: Mapping[str, Any], side: Side) -> list[Bar]:
         guesses = [(None, said["prediction"], said["confidence"])] if said["rank"] == 1 else []
     bars = []
     for place, (index, name, confidence) in enumerate(guesses, start=1):
-        right = index == label["index"] if index is not None else said["rank"] == place
+        right = said["rank"] == place if index is None or label["index"] is None else index == label["index"]
         first = said["prediction"] if place == 1 else None
         bars.append(_bar(name or known.get(index) or first or f"class {index}", confidence, right))
     if not any(bar.right for bar in bars):
-        bars.append(_bar(label["name"], said["confidence"], True, said["rank"]))
+        bars.append(_bar(label["name"] or NONE, said["confidence"], True, said["rank"]))
     return bars
 
 
@@ -173,28 +176,46 @@ def _guess(entry: Any) -> tuple[int | None, str | None, float]:
     return index, None, confidence
 
 
-def _bar(name: str, confidence: float, right: bool, place: int | None = None) -> Bar:
-    return Bar(name, round(100 * min(1.0, max(0.0, confidence)), 2), confidence_text(confidence), right, place)
+def _bar(name: str, confidence: float | None, right: bool, place: int | None = None) -> Bar:
+    width = round(100 * min(1.0, max(0.0, confidence or 0.0)), 2)
+    return Bar(name, width, _confidence(confidence), right, place)
+
+
+def _rank(rank: int | None) -> str:
+    return NONE if rank is None else f"{rank:,}"
+
+
+def _confidence(confidence: float | None) -> str:
+    """Rows that another program wrote may lack it."""
+    return NONE if confidence is None else confidence_text(confidence)
+
+
+def _levels(change: float | None) -> str:
+    return NONE if change is None else epsilon_text(change)
+
+
+def _share(value: float | None) -> str:
+    return NONE if value is None else percent(value / 100, 1)
 
 
 def _facts(document: Mapping[str, Any], image: Mapping[str, Any]) -> list[tuple[str, str]]:
     clean, adversarial, label = image["clean"], image["adversarial"], image["label"]
     source = {"prediction": ", taken from the clean prediction"}.get(str(label.get("source")), "")
     facts = [
-        ("right class", f"{label['name']}{source}"),
-        ("its rank", f"{clean['rank']} before, {adversarial['rank']} after"),
+        ("right class", f"{label['name'] or NONE}{source}"),
+        ("its rank", f"{_rank(clean['rank'])} before, {_rank(adversarial['rank'])} after"),
         (
             "confidence in it",
-            f"{confidence_text(clean['confidence'])} before, {confidence_text(adversarial['confidence'])} after",
+            f"{_confidence(clean['confidence'])} before, {_confidence(adversarial['confidence'])} after",
         ),
     ]
     if document.get("epsilon") is not None:
         facts.append(("epsilon", epsilon_text(document["epsilon"])))
     facts += [
-        ("pixels altered", percent(image["altered_percent"] / 100, 1)),
-        ("background", percent(image["background_percent"] / 100, 1)),
-        ("largest change", epsilon_text(image["linf_outside"])),
-        ("where none is allowed", epsilon_text(image["linf_inside"])),
+        ("pixels altered", _share(image["altered_percent"])),
+        ("background", _share(image["background_percent"])),
+        ("largest change", _levels(image["linf_outside"])),
+        ("where none is allowed", _levels(image["linf_inside"])),
     ]
     boxes = image.get("boxes") or ()
     if boxes:

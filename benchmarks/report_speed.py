@@ -1,0 +1,203 @@
+"""How long `latcli report` takes on a large store, as a whole process: makes the store, prints the times.
+
+    python benchmarks/report_speed.py [--runs 2000] [--metrics 200000] [--times 5] [--keep DIR]
+
+Half of the runs are training runs, with all the metrics; a quarter are evaluations of their models, a quarter attacks
+on photos, four each. Every hundredth run has crashed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from latcli.store.database import Store
+from latcli.store.provenance import environment, fingerprint, host
+from latcli.store.values import columns
+
+REGIMES = ("natural", "standard", "background")
+METRICS = ("loss", "clean_accuracy", "adversarial_accuracy", "epsilon", "rate")
+ASKED = {
+    "report": [],
+    "report --paper": ["--paper"],
+    "report --best": ["--best"],
+    "report --json": ["--json"],
+    "report --markdown -": ["--markdown", "-"],
+    "report --csv -": ["--csv", "-"],
+    "runs list": None,
+}
+
+
+def run_row(number: int, command: str, config: dict[str, Any], seed: int, status: str) -> dict[str, Any]:
+    started = f"2026-11-{1 + number // 1440 % 28:02}T{number // 60 % 24:02}:{number % 60:02}:00.000Z"
+    day = started[:10].replace("-", "") + "-" + started[11:19].replace(":", "")
+    return {
+        "id": f"{day}-{command}-{number % 65536:04x}",
+        "command": command,
+        "status": status,
+        "started": started,
+        "heartbeat": started,
+        "finished": None if status == "crashed" else started,
+        "exit_code": None if status == "crashed" else 0,
+        "argv_json": ["latcli", command],
+        "config_json": config,
+        "config_hash": fingerprint(config),
+        "seed": seed,
+        "device": "cpu",
+        "dataset": None if command == "attack" else "mnist@00000000",
+        "environment": environment().id,
+        "pid": 1,
+        "host": host(),
+        "folder": f"{day}-{command}-{number % 65536:04x}",
+    }
+
+
+def training_config(number: int) -> dict[str, Any]:
+    """Three regimes, two lengths of training, seeds beyond that; with as many options as a real run has."""
+    options = {f"option_{index}": index for index in range(25)}
+    told = {"regime": REGIMES[number % 3], "steps": (400, 1200)[number // 3 % 2], "architecture": "paper-cnn"}
+    return {"dataset": "mnist", "attack_steps": 7, "epsilon": 0.3, "seed": number // 6, **told, **options}
+
+
+def metric_rows(run: str, count: int) -> Iterator[dict[str, Any]]:
+    for name in METRICS:
+        for step in range(count // len(METRICS)):
+            yield {"run": run, "name": name, "step": step, "value": 1.0 / (1 + step)}
+    for name in ("test_loss", "test_accuracy", "test_adversarial_loss", "test_adversarial_accuracy"):
+        yield {"run": run, "name": name, "step": count, "value": 0.5}
+
+
+def cell_rows(run: str, entries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for entry in entries:
+        for given in REGIMES:
+            attacked = given != "natural"
+            yield {
+                "run": run,
+                "model": entry["id"],
+                "regime": entry["regime"],
+                "input": given,
+                "epsilon": 0.3 if attacked else None,
+                "steps": 100 if attacked else None,
+                "restarts": 1 if attacked else None,
+                "attack": "pgd" if attacked else None,
+                "mask_from": "center" if attacked else None,
+                "center": 0.25 if attacked else None,
+                "seed": 0,
+                "n": 1000 if attacked else 10000,
+                "loss": 0.1,
+                "accuracy": 0.9,
+            }
+
+
+def photo_row(run: str, position: int) -> dict[str, Any]:
+    sides = {f"{side}_{key}": value for side in ("clean", "adversarial") for key, value in SIDE.items()}
+    told = {"epsilon": 8 / 255, "norm": "linf", "steps": 40, "restarts": 1}
+    changed = {"altered_percent": 40.0, "background_percent": 50.0, "linf_inside": 0.0, "linf_outside": 8 / 255}
+    label = {"label_index": 8, "label_name": "hen", "label_source": "given"}
+    place = {"run": run, "image": None, "position": position, "name": f"photos/{position}.jpg"}
+    return {**place, **label, **sides, **told, **changed, "boxes_json": [], "notes_json": []}
+
+
+SIDE = {"prediction": "hen", "confidence": 0.9, "rank": 1, "top_json": [[8, 0.9, "hen"], [7, 0.1, "cock"]]}
+
+
+def fill(folder: Path, runs: int, metrics: int) -> None:
+    """A store with so many runs and rows of metrics."""
+    with Store.open(folder) as store, store.writing() as db:
+        db.table("environments").insert(columns(environment().to_row()), ignore=True)
+        db.table("datasets").insert({"id": "mnist@00000000", "name": "mnist", "fingerprint": "0" * 64})
+        trained: list[dict[str, Any]] = []
+        for number in range(runs):
+            status = "crashed" if number % 100 == 99 else "completed"
+            if number % 4 < 2:
+                trained.append(add_training(db, folder, number, status, metrics // (runs // 2)))
+            elif number % 4 == 2:
+                add_evaluation(db, folder, number, status, trained[-6:])
+            else:
+                add_attack(db, folder, number, status)
+
+
+def add_training(db: Any, folder: Path, number: int, status: str, metrics: int) -> dict[str, Any]:
+    """Its entry among the models of an evaluation."""
+    config = training_config(number)
+    row = run_row(number, "train", config, number // 6, status)
+    db.table("runs").insert(columns(row))
+    db.table("metrics").insert_all(metric_rows(row["id"], metrics))
+    model = {"id": f"paper-cnn@{number:08x}", "name": "paper-cnn", "regime": config["regime"]}
+    db.table("models").insert(columns(model | {"run": row["id"]}))
+    (folder / row["id"]).mkdir()
+    return {**model, "label": f"{config['regime']} {row['id'][-4:]}", "train_run": row["id"], "name": row["id"]}
+
+
+def add_evaluation(db: Any, folder: Path, number: int, status: str, entries: list[dict[str, Any]]) -> None:
+    row = run_row(number, "eval", {"entries": entries, "strong": None}, 0, status)
+    db.table("runs").insert(columns(row))
+    db.table("cells").insert_all(columns(cell) for cell in cell_rows(row["id"], entries))
+    write(folder, row, {"matrix.json": json.dumps({"models": entries, "warnings": []}).encode()}, db)
+
+
+def add_attack(db: Any, folder: Path, number: int, status: str) -> None:
+    row = run_row(number, "attack", {"classifier": "efficientnet_lite0", "region": "background"}, 0, status)
+    db.table("runs").insert(columns(row))
+    db.table("attacks").insert_all(columns(photo_row(row["id"], index)) for index in range(4))
+    kinds = ("adversarial", "mask", "difference", "figure")
+    write(folder, row, {f"{i}-{kind}.png": b"x" * 1000 for i in range(4) for kind in kinds}, db)
+
+
+def write(folder: Path, row: dict[str, Any], files: dict[str, bytes], db: Any) -> None:
+
+    (folder / row["id"]).mkdir()
+    for name, data in files.items():
+        (folder / row["id"] / name).write_bytes(data)
+        kind = name.removesuffix(".png").rpartition("-")[2] if name.endswith(".png") else "matrix"
+        known = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "created": row["started"]}
+        db.table("artifacts").insert({"run": row["id"], "name": name, "kind": kind, **known})
+
+
+def taken(store: Path, arguments: list[str]) -> tuple[float, float]:
+    """Seconds by the clock, and of CPU, of a whole process."""
+    begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "-m", "latcli", *arguments, "--store", str(store)]
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - begun, cpu
+
+
+def measure(store: Path, times: int) -> None:
+    for name, arguments in ASKED.items():
+        asked = name.split() if arguments is None else ["report", *arguments]
+        clock, cpu = zip(*(taken(store, asked) for _ in range(times)), strict=True)
+        slowest = f"slowest {max(clock):.2f} s"
+        print(f"{name:24} median {statistics.median(clock):.2f} s ({statistics.median(cpu):.2f} s of CPU), {slowest}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=2000)
+    parser.add_argument("--metrics", type=int, default=200_000)
+    parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("--keep", type=Path)
+    told = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = told.keep or Path(temporary) / "runs"
+        if not folder.exists():
+            fill(folder, told.runs, told.metrics)
+        with Store.open_existing(folder) as store, store.reading() as db:
+            counts = {table: db.table(table).count for table in ("runs", "metrics", "cells", "attacks", "artifacts")}
+        print(", ".join(f"{count:,} {table}" for table, count in counts.items()))
+        measure(folder, told.times)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""What `latcli report` can be told, and which runs that means; must not gather results or write files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from latcli.engine.registry import unknown_name
+from latcli.errors import UsageError
+from latcli.store.database import Store
+from latcli.store.records import STATUSES, RunRow
+from latcli.store.rows import names_of
+
+#: In place of a file name: standard output.
+STDOUT = Path("-")
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Everything that `latcli report` can be told, besides what a Session holds. A file of `-` is standard output."""
+
+    runs: tuple[str, ...] = ()
+    since: str | None = None
+    dataset: str | None = None
+    status: str | None = None
+    best: bool = False
+    paper: bool = False
+    compare: bool = False
+    html: Path | None = None
+    open: bool = False
+    markdown: Path | None = None
+    csv: Path | None = None
+    latex: Path | None = None
+    png: Path | None = None
+
+    def texts(self) -> dict[str, Path]:
+        """The formats that are one text each, and where they go."""
+        given = {"html": self.html, "markdown": self.markdown, "csv": self.csv, "latex": self.latex}
+        return {name: path for name, path in given.items() if path is not None}
+
+    def check(self, *, json: bool) -> None:
+        """Raise UsageError for options that do not go together."""
+        printed = [f"--{name} -" for name, path in self.texts().items() if path == STDOUT] + ["--json"] * json
+        if len(printed) > 1:
+            raise UsageError(f"{' and '.join(printed)} would both be on stdout", "write one of them into a file")
+        if self.png == STDOUT:
+            raise UsageError("--png makes several files, which stdout cannot hold", "name a folder: --png DIR")
+        if self.open and self.html in (None, STDOUT):
+            raise UsageError("--open needs a page to open", "write one: --html report.html --open")
+        files: dict[Path, str] = {}
+        for name, path in self.texts().items():
+            if path != STDOUT and files.setdefault(path.absolute(), name) != name:
+                raise UsageError(
+                    f"--{files[path.absolute()]} and --{name} name the same file", "give each a file of its own"
+                )
+        if self.compare:
+            self._check_comparison()
+
+    def _check_comparison(self) -> None:
+        if len(self.runs) != 2:
+            raise UsageError(
+                f"--compare needs two runs, not {len(self.runs)}", "give the ends of their ids: --compare 7f3a 81c2"
+            )
+        others = {
+            "--since": self.since,
+            "--dataset": self.dataset,
+            "--status": self.status,
+            "--best": self.best,
+            "--paper": self.paper,
+            "--png": self.png,
+            **{f"--{name}": path for name, path in self.texts().items()},
+        }
+        mixed = [name for name, value in others.items() if value]
+        if mixed:
+            raise UsageError(f"--compare does not go with {mixed[0]}", "leave one of them out; --json does go with it")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The runs that a report is of, the newest first, and how they were chosen.
+
+    trained: every training run of the store by its id; an evaluation may be of models whose runs were not asked for.
+    """
+
+    rows: list[RunRow]
+    document: dict[str, Any]
+    trained: dict[str, RunRow]
+
+
+def select(store: Store, options: ReportOptions) -> Selection:
+    """The runs that were asked for, all where nobody asked. Raises StoreError, and UsageError where there is none."""
+    since = None if options.since is None else moment(options.since)
+    if options.status is not None and options.status not in STATUSES:
+        raise unknown_name("status", options.status, STATUSES)
+    everything = store.runs()
+    rows = _named(store, options.runs) if options.runs else everything
+    if not rows:
+        raise UsageError(
+            f"there are no runs in {store.folder} yet",
+            "run latcli attack PHOTO, or latcli train and then latcli eval; --store DIR names another store",
+        )
+    names = names_of(store, "datasets")
+    known = {dataset_name(row, names) for row in rows}
+    if options.dataset is not None and options.dataset not in known:
+        raise unknown_name("data set among the runs", options.dataset, sorted(name for name in known if name))
+    chosen = [
+        row
+        for row in rows
+        if (since is None or _started(row) >= since)
+        and options.dataset in (None, dataset_name(row, names))
+        and options.status in (None, row.status)
+    ]
+    if not chosen:
+        raise UsageError(f"none of the {len(rows)} runs is as asked for", "leave out --since, --dataset or --status")
+    document = {
+        "runs": [row.id for row in rows] if options.runs else [],
+        "since": None if since is None else since.isoformat().replace("+00:00", "Z"),
+        "dataset": options.dataset,
+        "status": options.status,
+        "best": options.best,
+    }
+    return Selection(chosen, document, {row.id: row for row in everything if row.command == "train"})
+
+
+def dataset_name(row: RunRow, names: Mapping[str, str]) -> str | None:
+    """The name of a run's data set, without what tells its contents apart; `names` are those of the data sets' ids."""
+    return None if row.dataset is None else names.get(row.dataset, row.dataset)
+
+
+def moment(text: str) -> datetime:
+    """A date, or a date and a time of day, UTC unless it says otherwise. Raises UsageError."""
+    try:
+        value = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"'{text}' is no date", "a date is 2026-11-22, or 2026-11-22T18:30 (UTC)") from None
+    return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+def _started(row: RunRow) -> datetime:
+    return moment(row.started)
+
+
+def _named(store: Store, names: Iterable[str]) -> list[RunRow]:
+    found = {row.id: row for row in (store.find_run(name) for name in names)}
+    return sorted(found.values(), key=lambda row: row.started, reverse=True)

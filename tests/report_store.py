@@ -1,0 +1,163 @@
+"""A small store as runs of train, eval and attack leave it, without training anything: what reports are tested on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from latcli.store.database import Store
+from latcli.store.run import Run
+
+MNIST = "mnist@00000000"
+INPUTS = ("natural", "standard", "background")
+
+#: Names that some format could take for something else.
+WILD = [
+    "<img src=x onerror=alert(1)>.jpg",
+    "</script><script>alert(1)</script>",
+    '"quoted" \'names\' & more',
+    "a|b|c",
+    "line one\nline two\r\ttab",
+    "\x1b[31mred\x1b[0m\x07",
+    "=cmd|' /C calc'!A0",
+    "+1", "-2+3", "@SUM(1)", "\t=1",
+    r"\input{/etc/passwd} $x^2$ 100% #1 ~_{}",
+    "```code``` **bold** [link](javascript:alert(1)) http://example.org @someone",
+    "2026\u2028-\u202e猫 é ß Ð",
+    "x" * 300,
+]  # fmt: skip
+
+
+def train(store: Store, regime: str, seed: int, *, accuracy: float = 0.9, **told: Any) -> Run:
+    """A completed training run with its model, `cnn-REGIME@RUN`, and its last metrics."""
+    config = {"dataset": "mnist", "regime": regime, "seed": seed, "steps": 1200, "attack_steps": 7, "epsilon": 0.3}
+    config |= {"architecture": "paper-cnn", "preset": "standard"} | told
+    dataset = store.record_dataset("mnist", fingerprint="0" * 64)
+    with store.start_run("train", argv=["latcli"], config=config, seed=seed, device="cpu", dataset=dataset) as run:
+        final = {"test_loss": 0.1, "test_accuracy": accuracy}
+        if regime != "natural":
+            final |= {"test_adversarial_loss": 0.5, "test_adversarial_accuracy": accuracy - 0.1}
+        series = [("loss", step, 1 / (1 + step)) for step in range(10)]
+        run.record_metrics([*series, *((name, 10, value) for name, value in final.items())])
+        run.made_model(store.record_model(f"cnn-{regime}", weights_sha256=run.id[-8:], regime=regime, run=run.id))
+    return run
+
+
+def entry(store: Store, trained: Run) -> dict[str, Any]:
+    """What an evaluation's configuration has of a model."""
+    row = store.find_run(trained.id)
+    label = f"{row.config['regime']} {row.id[-4:]}"
+    known = {"name": row.id, "label": label, "regime": row.config["regime"]}
+    return {"id": row.model, "train_run": row.id, "train_seed": row.seed, "source": "checkpoint", **known}
+
+
+def evaluate(
+    store: Store, losses: Mapping[str, tuple[float | None, ...]], entries: list[dict[str, Any]], **told: Any
+) -> Run:
+    """A completed evaluation; `losses` by model id in the order of INPUTS; accuracies are 1 - loss / 100."""
+    settings = {"epsilon": 0.3, "steps": 100, "restarts": 1, "center": 0.25, "n": 1000, "seed": 0} | told
+    further = settings.pop("further", {})
+    dataset = store.record_dataset(settings.pop("dataset", "mnist"), fingerprint="0" * 64)
+    config: dict[str, object] = {"entries": entries, "strong": None, **settings}
+    with store.start_run("eval", argv=[], config=config, seed=0, device="cpu", dataset=dataset) as run:
+        cells = [
+            _cell(one["id"], one["regime"], given, loss, settings)
+            for one in entries
+            for given, loss in zip(INPUTS, losses[one["id"]], strict=True)
+        ]
+        run.record_cells(cells)
+        document = {"models": entries, "warnings": [], "notes": [], "transfer": [], "curves": [], "reliance": []}
+        run.write_artifact("matrix.json", json.dumps(document | further).encode(), "matrix")
+    return run
+
+
+def _cell(
+    model: str, regime: str | None, given: str, loss: float | None, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    attacked = given != "natural"
+    shared = {"model": model, "regime": regime, "input": given, "seed": settings["seed"], "loss": loss}
+    shared |= {"accuracy": None if loss is None else 1 - loss / 100, "n": settings["n"] if attacked else 10_000}
+    if not attacked:
+        return shared
+    attack = {name: settings[name] for name in ("epsilon", "steps", "restarts", "center")}
+    return shared | attack | {"attack": "pgd", "mask_from": "center"}
+
+
+def photo(position: int, name: str, label: str, guess: str, **changed: Any) -> dict[str, Any]:
+    """A row of the table `attacks`: right before, wrong after."""
+    clean = {"clean_prediction": label, "clean_confidence": 0.9, "clean_rank": 1, "clean_top_json": [[8, 0.9, label]]}
+    after = {"adversarial_prediction": guess, "adversarial_confidence": 0.001, "adversarial_rank": 20}
+    after |= {"adversarial_top_json": [[7, 0.99, guess], [8, 0.001, label]]}
+    told = {"label_index": 8, "label_name": label, "label_source": "given", "epsilon": 8 / 255, "norm": "linf"}
+    told |= {"steps": 40, "restarts": 1, "altered_percent": 40.0, "background_percent": 50.0, "linf_inside": 0.0}
+    place = {"image": None, "position": position, "name": name, "boxes_json": [], "notes_json": []}
+    return place | clean | after | told | {"linf_outside": 8 / 255} | changed
+
+
+def attack(store: Store, names: list[tuple[str, str, str]], **told: Any) -> Run:
+    """A completed attack on photos, given as name, right class and the guess afterwards, with their files."""
+    config = {"classifier": "efficientnet_lite0", "detector": "cam", "region": "background"} | told
+    model = store.record_model("efficientnet_lite0")
+    with store.start_run("attack", argv=[], config=config, seed=0, device="cpu", model=model) as run:
+        for position, (name, label, guess) in enumerate(names):
+            for kind in ("adversarial", "mask", "difference", "figure"):
+                run.write_artifact(f"{position}-{kind}.png", f"{position} {kind}".encode(), kind)
+            run.record_attack(photo(position, name, label, guess))
+    return run
+
+
+def crash(store: Store) -> str:
+    """The id of a run that ended by an error."""
+    with (
+        suppress(ZeroDivisionError),
+        store.start_run("train", argv=[], config={"regime": "natural"}, seed=0, device="cpu") as run,
+    ):
+        raise ZeroDivisionError("nothing to divide by")
+    return run.id
+
+
+def further(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Transfer, a curve, reliance and a warning, as the document of an evaluation has them."""
+    ids = [one["id"] for one in entries]
+    points = [{"value": value, "n": 100, "attacked": 90, "accuracy": 0.9 - value} for value in (0.0, 0.1, 0.3)]
+    means = {name: {"n": 50, "accuracy": 0.8} for name in VARIANTS}
+    group = {"n": 50, "low": 0.2, "high": 0.7, "means": means, "gap": {"value": 0.05, "standard_error": 0.01}}
+    row = {"model": ids[0], "donor_seeds": 3, "overall": group, "by_share": [group], "without_same": 0, "left_out": []}
+    return {
+        "transfer": [
+            {"input": "standard", "source": source, "target": target, "n": 100, "loss": 1.5, "accuracy": 0.5}
+            for source in (None, *ids)
+            for target in ids
+        ],
+        "curves": [{"model": one, "input": "standard", "axis": "epsilon", "points": points} for one in ids],
+        "reliance": [row],
+        "warnings": [{"model": ids[0], "label": "natural", "input": None, "check": "random-model", "text": "differs"}],
+    }
+
+
+VARIANTS = ("original", "only_fg", "only_bg_b", "only_bg_t", "mixed_same", "mixed_rand")
+
+
+def whole(folder: Path) -> dict[str, str]:
+    """A store with something of everything, wild names among it; the ids of its runs by what they are."""
+    with Store.open(folder) as store:
+        natural, standard = train(store, "natural", 0), train(store, "standard", 0)
+        backgrounds = [train(store, "background", seed, accuracy=0.9 + seed / 100) for seed in (0, 1)]
+        entries = [entry(store, run) for run in (natural, standard, *backgrounds)]
+        losses = [(0.02, 20.0, 15.0), (0.06, 0.4, 0.25), (0.03, 1.2, 0.2), (0.05, 1.4, 0.4)]
+        by_id = {one["id"]: row for one, row in zip(entries, losses, strict=True)}
+        evaluation = evaluate(store, by_id, entries, further=further(entries))
+        photos = attack(store, [(f"photos/{name}", name, name) for name in WILD])
+        failed = crash(store)
+    return {
+        "natural": natural.id,
+        "standard": standard.id,
+        "background": backgrounds[0].id,
+        "background 1": backgrounds[1].id,
+        "evaluation": evaluation.id,
+        "attack": photos.id,
+        "failed": failed,
+    }
