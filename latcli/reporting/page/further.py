@@ -77,7 +77,7 @@ def curves(document: Mapping[str, Any]) -> list[Chart]:
     """A chart for each run, axis and input: accuracy against epsilon or steps, a line for each model."""
     labels, rows = labels_of(document), document.get("curves") or ()
     regimes = {cell["model_id"]: cell.get("regime") for cell in document.get("loss_matrix") or () if "model_id" in cell}
-    charts = []
+    charts: list[Chart] = []
     for run, axis, given in dict.fromkeys((row.get("run"), row["axis"], row["input"]) for row in rows):
         chosen = [row for row in rows if (row.get("run"), row["axis"], row["input"]) == (run, axis, given)]
         styles = _styles(
@@ -154,7 +154,7 @@ def reliance(document: Mapping[str, Any]) -> list[Table]:
 def training(document: Mapping[str, Any]) -> list[Training]:
     """For each data set the curves of its training runs, and what they ended with."""
     runs = document.get("training") or ()
-    found = []
+    found: list[Training] = []
     for dataset in dict.fromkeys(run.get("dataset") or NONE for run in runs):
         chosen = [run for run in runs if (run.get("dataset") or NONE) == dataset]
         names = list(dict.fromkeys(key for run in chosen for key in run.get("final") or {}))

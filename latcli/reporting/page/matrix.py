@@ -115,11 +115,11 @@ def _heading(name: str, scale: float) -> str:
 
 def _caption(matrix: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str:
     scale = float(matrix.get("natural_scale") or 1)
-    counts = {
-        kind: sorted({cell["n"] for row in matrix["rows"] for name, cell in row["cells"].items() if test(name)})
-        for kind, test in (("attacked", lambda n: n != "natural"), ("natural", lambda n: n == "natural"))
-    }
-    images = [f"{_counts(n)} {kind}" for kind, n in counts.items() if n]
+    counts: dict[str, set[int]] = {"attacked": set(), "natural": set()}
+    for row in matrix["rows"]:
+        for name, cell in row["cells"].items():
+            counts["natural" if name == "natural" else "attacked"].add(cell["n"])
+    images = [f"{_counts(sorted(n))} {kind}" for kind, n in counts.items() if n]
     parts = ["mean cross entropy, accuracy below it"]
     parts += [f"losses on natural inputs times {scale:g}, as in the paper"] if scale != 1 else []
     parts += [f"n = {' and '.join(images)} images"] if images else []

@@ -44,7 +44,7 @@ def pictures(image: Mapping[str, Any], read: Read, side: int) -> Pictures | None
     width, height = _fit(after.size, side)
     shown = {"after": _photo(after, (width, height))}
     difference = _opened(image, "difference", read, "RGB", after.size)
-    gain = difference_gain(image["linf_outside"])
+    gain = difference_gain(image["linf_outside"] or 0.0)
     before = None
     if difference is not None:
         change_HWC = change(np.asarray(difference), gain)
@@ -66,15 +66,17 @@ def difference_gain(linf: float) -> float:
 
 def change(difference_HWC: np.ndarray, gain: float) -> np.ndarray:
     """The change in levels, int16 (H, W, C), that a difference picture shows; exact from a gain of 1 on."""
-    return np.rint((difference_HWC.astype(np.float32) - 128.0) / gain).astype(np.int16)
+    change_HWC: np.ndarray = np.rint((difference_HWC.astype(np.float32) - 128.0) / gain).astype(np.int16)
+    return change_HWC
 
 
 def original(adversarial_HWC: np.ndarray, change_HWC: np.ndarray) -> np.ndarray | None:
     """The photo as it was, uint8 (H, W, C); None where the two do not belong together."""
-    levels_HWC = adversarial_HWC.astype(np.int16) - change_HWC
+    levels_HWC: np.ndarray = adversarial_HWC.astype(np.int16) - change_HWC
     if levels_HWC.min() < 0 or levels_HWC.max() > 255:
         return None
-    return levels_HWC.astype(np.uint8)
+    photo_HWC: np.ndarray = levels_HWC.astype(np.uint8)
+    return photo_HWC
 
 
 def _opened(
