@@ -75,6 +75,7 @@ def test_the_page_works_in_a_browser(browser: Browser, file: Path, store: tuple[
 
 
 def look_at(page: Page, ids: dict[str, str], theme: str) -> None:
+    assert page.get_by_text("The pictures unfold with JavaScript").is_hidden()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate(NAMELESS) == []
     compare(page, f"photo-{ids['seen']}-1")

@@ -109,6 +109,7 @@ def linear(label: str, values: Iterable[float], *, bend: bool = False) -> Axis:
     low, high = found[0], found[-1]
     if len(found) <= 7:
         return Axis(label, low, high, [(value, f"{value:.4g}") for value in found], bend)
+    low = 0.0 if 0 < low < 0.1 * high else low  # steps are counted from 0, where the first is written down at 1 or 6
     return Axis(label, low, high, [(value, f"{value:,.6g}") for value in _round_ticks(low, high)], bend)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from latcli.reporting.page.formats import NONE, number, percent, signed, spread
+from latcli.reporting.page.formats import NONE, number, percent, points, signed, spread
 
 #: A sign beside each verdict, for those to whom its colour says nothing.
 _SIGNS = {"holds": "✓", "fails": "✗"}
@@ -75,8 +75,7 @@ def _photo_tables(table: Mapping[str, Any]) -> Comparison:
 
 def _share_pair(figure: Mapping[str, Any]) -> Pair:
     difference = figure.get("difference")
-    points = NONE if difference is None else f"{signed(100 * difference)} points"
-    return Pair(_share(figure["paper"]), _share(figure.get("ours")), "", points)
+    return Pair(_share(figure["paper"]), _share(figure.get("ours")), "", points(difference))
 
 
 def _share(value: float | None) -> str:

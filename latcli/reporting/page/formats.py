@@ -29,6 +29,14 @@ def signed(value: float | None) -> str:
     return NONE if value is None else f"{_MINUS if value < 0 else '+'}{number(abs(value))}"
 
 
+def points(difference: float | None) -> str:
+    """A difference of two shares of 1, in percentage points with its sign."""
+    if difference is None:
+        return NONE
+    sign = "" if round(100 * difference, 2) == 0 else _MINUS if difference < 0 else "+"
+    return f"{sign}{abs(100 * difference):.2f} points"
+
+
 def percent(share: float | None, decimals: int = 2) -> str:
     """A share of 1, in per cent."""
     return NONE if share is None or not math.isfinite(share) else f"{100 * share:.{decimals}f} %"

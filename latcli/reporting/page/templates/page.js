@@ -60,6 +60,7 @@
     range.value = Math.round((100 * (event.clientX - box.left)) / box.width);
     split(card, range);
   };
+  document.getElementById("unscripted")?.setAttribute("hidden", "");
   for (const controls of document.querySelectorAll(".controls")) controls.hidden = false;
   document.addEventListener("pointerdown", follow);
   document.addEventListener("pointermove", follow);
