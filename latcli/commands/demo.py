@@ -1,4 +1,4 @@
-"""`latcli demo`: the main job on photos that installed packages carry, offline; must not know how it is shown."""
+"""`latcli demo`: the whole story on what installed packages carry, offline; must not know how it is shown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from typing import Any
 from latcli.commands.attack import AttackOptions
 from latcli.commands.attack import run as run_attack
 from latcli.commands.attack_result import AttackResult
+from latcli.commands.eval import run as run_eval
+from latcli.commands.eval_options import EvalOptions
+from latcli.commands.eval_result import EvalResult
+from latcli.commands.report_options import ReportOptions
+from latcli.commands.report_writing import run as run_report
 from latcli.commands.session import Session
+from latcli.commands.train import run as run_train
+from latcli.commands.train_options import TrainOptions
+from latcli.commands.train_result import TrainResult
+from latcli.engine.training.regimes import Regime
 from latcli.errors import ExitCode, LatcliError
 
 #: Package, path of a photo in it, its right class.
@@ -22,11 +31,22 @@ _PHOTOS = (
 )
 
 
+#: The three that the paper compares, and how many steps each is trained: enough to tell them apart, no more.
+_REGIMES: tuple[tuple[Regime, int], ...] = (("natural", 200), ("standard", 100), ("background", 100))
+_DIGITS = "mnist-5k"
+
+#: In the store.
+PAGE = "demo.html"
+
+
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo did, and what to try after it."""
+    """What the demo did, the page that shows it, and what to try after it."""
 
     attack: AttackResult
+    trained: tuple[TrainResult, ...]
+    evaluation: EvalResult
+    page: Path
     next_commands: tuple[str, ...]
 
     @property
@@ -36,33 +56,56 @@ class DemoResult:
 
     def to_json(self) -> dict[str, Any]:
         """The document that `--json` prints."""
-        return {"attack": self.attack.to_json(), "next": list(self.next_commands)}
+        return {
+            "attack": self.attack.to_json(),
+            "trained": [one.to_json() for one in self.trained],
+            "evaluation": self.evaluation.to_json(),
+            "page": str(self.page),
+            "next": list(self.next_commands),
+        }
 
 
 def run(session: Session) -> DemoResult:
-    """Attack the photos with the embedded classifier and its activation map; nothing is downloaded.
+    """Attack photos, train the paper's three regimes on digits for a short while, evaluate them, write the page.
 
-    Raises LatcliError where the packages do not carry their photos.
+    Nothing is downloaded. Raises LatcliError where the packages do not carry their photos.
     """
+    session = replace(session, offline=True)
+    attack = _attack(session)
+    trained = tuple(_train(regime, steps, session) for regime, steps in _REGIMES)
+    session.note("evaluating the three models: 200 digits, 20 steps")
+    models = tuple(one.run for one in trained)
+    evaluation = run_eval(EvalOptions(models=models, dataset=_DIGITS, images=200, steps=20), session)
+    page = session.store / PAGE
+    runs = (attack.run or "", *models, evaluation.run)
+    run_report(ReportOptions(runs=runs, html=page), replace(session, json=False))
+    return DemoResult(attack, trained, evaluation, page, _next_commands(attack, session))
+
+
+def _attack(session: Session) -> AttackResult:
     photos = {str(_photo(package, path)): label for package, path, label in _PHOTOS}
     session.note("attacking the backgrounds of two photos that ultralytics and matplotlib carry, 40 steps each")
     with TemporaryDirectory() as folder:
         labels = Path(folder, "labels.csv")
         with labels.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("file", "name"), *photos.items()])
-        options = AttackOptions(photos=tuple(photos), labels=labels, detector="cam")
-        result = run_attack(options, replace(session, offline=True))
+        return run_attack(AttackOptions(photos=tuple(photos), labels=labels, detector="cam"), session)
+
+
+def _train(regime: Regime, steps: int, session: Session) -> TrainResult:
+    return run_train(TrainOptions(regime=regime, dataset=_DIGITS, preset="quick", steps=steps), session)
+
+
+def _next_commands(attack: AttackResult, session: Session) -> tuple[str, ...]:
     store = "" if session.store == Path("runs") else f" --store {session.store}"
-    suffix = (result.run or "")[-4:]
-    return DemoResult(
-        result,
-        (
-            "latcli attack PHOTO.jpg --detector cam",
-            "latcli attack FOLDER --labels LABELS.csv --epsilon 4/255",
-            "latcli attack PHOTO.jpg --box 40,30,200,180 --stop top1",
-            f"latcli runs show {suffix}{store}",
-            "latcli doctor",
-        ),
+    return (
+        "latcli attack PHOTO.jpg --detector cam",
+        "latcli attack FOLDER --labels LABELS.csv --epsilon 4/255",
+        "latcli train --regime background --dataset mnist --data DIR",
+        "latcli eval --strong",
+        f"latcli report --paper{store}",
+        f"latcli runs show {(attack.run or '')[-4:]}{store}",
+        "latcli doctor",
     )
 
 

@@ -58,14 +58,6 @@ def train(document: Mapping[str, Any]) -> RenderableType:
     return Group(Text(printable(title), "bold"), table, "", Text("\n".join(map(printable, lines)), overflow="fold"))
 
 
-def demo(document: Mapping[str, Any]) -> RenderableType:
-    """What `demo --json` gives: the attack, each photo's picture, and what to try next."""
-    images = document["attack"]["images"]
-    lines = [f"  {from_here(image['files']['figure'])}" for image in images]
-    lines += ["", "try next:", *(f"  {command}" for command in document["next"])]
-    return Group(attack(document["attack"]), Text("\n".join(map(printable, lines)), overflow="fold"))
-
-
 def photo_tables(document: Mapping[str, Any]) -> list[RenderableType]:
     """The paper's Table 1 and Table 2 of attacked photos, a blank line after each; below them what `summary` says."""
     return [_photos(document, "clean"), "", _photos(document, "adversarial"), ""]
