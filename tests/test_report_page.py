@@ -175,6 +175,18 @@ def test_what_is_protected_is_black_in_the_difference_and_tinted_by_the_mask() -
     assert tint[5, 5, 3] == 0
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [(1, 997, "fooled"), (1, 1, "still right"), (3, 5, "wrong before, too"), (3, 1, "right"), (1, None, "not known")],
+)
+def test_nobody_was_fooled_who_was_wrong_before(before: int, after: int | None, verdict: str) -> None:
+    told = document()
+    photo = told["attacks"][0]["images"][0]
+    photo["clean"]["rank"], photo["adversarial"]["rank"] = before, after
+    said = {text.strip() for text in Seen(page_of(told)).texts}
+    assert said & {"fooled", "still right", "wrong before, too", "right", "not known"} == {verdict}
+
+
 def test_photos_are_asked_for_one_by_one() -> None:
     asked: list[str] = []
     told = document()

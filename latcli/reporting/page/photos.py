@@ -122,14 +122,13 @@ def _row(run: str, number: int, image: Mapping[str, Any]) -> PhotoRow:
 
 def _card(document: Mapping[str, Any], number: int, image: Mapping[str, Any], read: Read, side: int) -> Card:
     shown = pictures(image, read, side)
-    rank = image["adversarial"]["rank"]
-    fooled = rank is not None and rank > 1
+    verdict, kind = _verdict(image["clean"]["rank"], image["adversarial"]["rank"])
     return Card(
         id=_id(document["run"], number),
         name=base_name(image["image"]),
         path=image["image"],
-        verdict="not known" if rank is None else "fooled" if fooled else "still right",
-        kind="open" if rank is None else "fooled" if fooled else "holds",
+        verdict=verdict,
+        kind=kind,
         pictures=shown,
         without=_without(shown),
         bars={"clean": _bars(image, "clean"), "adversarial": _bars(image, "adversarial")},
@@ -137,6 +136,15 @@ def _card(document: Mapping[str, Any], number: int, image: Mapping[str, Any], re
         notes=list(image.get("notes") or ()),
         files=[(kind, path) for kind, path in (image.get("files") or {}).items() if path],
     )
+
+
+def _verdict(before: int | None, after: int | None) -> tuple[str, str]:
+    """In words, and as the style sheet calls it. Nobody was fooled who was wrong before the attack."""
+    if after is None:
+        return "not known", "open"
+    if after == 1:
+        return "still right" if before == 1 else "right", "holds"
+    return ("fooled", "fooled") if before == 1 else ("wrong before, too", "open")
 
 
 def _without(shown: Pictures | None) -> str:
