@@ -25,6 +25,7 @@ from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.devices import open_device
 from latcli.engine.evaluation.matrix import Evaluation, Subject
 from latcli.engine.evaluation.settings import ATTACKED, EvalSettings
+from latcli.engine.folding import folded
 from latcli.engine.models.checkpoint import open_checkpoint, read_info
 from latcli.engine.precision import GradientForm, choose_form
 
@@ -55,8 +56,9 @@ def theirs(net: nn.Module, data: TrainingData, settings: EvalSettings) -> tuple[
 
 def compare(path: Path, data: TrainingData, settings: EvalSettings, rounds: int) -> None:
     net = open_checkpoint(path).to(open_device("auto"))
-    form = choose_form(net, data.image_shape, settings.batch, "auto")
-    subject = Subject(path.stem, net, GradientForm(net, form))
+    without_norms = folded(net, data.image_shape)
+    form = choose_form(without_norms, data.image_shape, settings.batch, "auto")
+    subject = Subject(path.stem, net, GradientForm(without_norms, form))
     told = f"{read_info(path).regime} ({path.parent.name}), {form}, {settings.images} images, PGD-{settings.steps}"
     print(f"\n{told}, epsilon {settings.epsilon:g}")
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ("torchattacks", *ATTACKED)}

@@ -498,7 +498,7 @@ def report(
 def demo(session: Session) -> int:
     """Attack, train, evaluate, report: the whole story in minutes, without a network.
 
-    Fools two photos that installed packages carry, trains the paper's three regimes on 5,000 embedded digits for a
+    Attacks two photos that installed packages carry, trains the paper's three regimes on 5,000 embedded digits for a
     short while, shows the loss matrix, and ends with the path of a page to open.
     """
     from latcli.commands.demo import run

@@ -39,4 +39,5 @@ def test_it_attacks_trains_evaluates_and_ends_with_a_page(
     lines = shown.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     assert any(line.strip().endswith("demo.html") for line in lines)
-    assert f"latcli runs show {(result.attack.run or '')[-4:]} --store" in shown.getvalue()
+    for command in ("eval --strong", "report", f"runs show {(result.attack.run or '')[-4:]}"):
+        assert f"latcli {command} --store '{store}'" in document["next"]

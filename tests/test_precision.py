@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from latcli.commands.form_file import FormFile
+from latcli.commands.form_folder import FormFolder
 from latcli.engine import precision
 from latcli.engine.folding import folded
 from latcli.engine.models.classifier import Classifier, Normalize
@@ -219,6 +219,15 @@ def test_a_form_that_gives_other_logits_is_no_candidate(monkeypatch: pytest.Monk
     assert set(memory.measured[0].seconds) == set(FORMS)
 
 
+def test_a_remembered_form_is_tried_on_the_weights_of_the_next_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "has_bf16_units", lambda _: True)
+    monkeypatch.setattr(precision, "_seconds", lambda model, _: {"bf16-channels-last": 1.0}.get(model.form, 9.0))
+    memory = Counting()
+    assert choose_form(Rounding({}), SHAPE, 4, "auto", memory) == "bf16-channels-last"
+    assert choose_form(Rounding({"bf16": 1.5}), SHAPE, 4, "auto", memory) == "fp32-channels-last"
+    assert len(memory.measured) == 2
+
+
 def test_a_form_in_which_the_network_fails_is_no_candidate() -> None:
     memory = Counting()
     assert choose_form(Refusing(), SHAPE, 4, "auto", memory) == "fp32"
@@ -250,18 +259,19 @@ def test_a_small_gain_is_not_worth_it(seconds: dict[Form, float], form: Form, mo
     assert choose_form(classifier_of(*NETWORKS["plain"]()), SHAPE, 2, "auto", Counting()) == form
 
 
-# the user's file
+# the user's folder
 
 
-def test_the_file_keeps_choices_between_processes(tmp_path: Path) -> None:
-    path = tmp_path / "no folder yet" / "forms.json"
+def test_the_folder_keeps_choices_between_processes(tmp_path: Path) -> None:
+    path = tmp_path / "no folder yet" / "forms"
     measured = Measured("fp32", {"fp32": 0.25, "fp32-channels-last": 0.5})
-    assert FormFile(path).recall("a") is None
-    FormFile(path).remember("a", measured, "a network")
-    FormFile(path).remember("b", Measured("bf16-channels-last", {}), "another")
-    assert FormFile(path).recall("a") == measured
-    assert [about for about, _ in FormFile(path).choices()] == ["a network", "another"]
-    assert [file.name for file in path.parent.iterdir()] == ["forms.json"]
+    assert FormFolder(path).recall("a") is None
+    assert FormFolder(path).choices() == []
+    FormFolder(path).remember("a", measured, "a network")
+    FormFolder(path).remember("b", Measured("bf16-channels-last", {}), "another")
+    assert FormFolder(path).recall("a") == measured
+    assert [about for about, _ in FormFolder(path).choices()] == ["a network", "another"]
+    assert sorted(file.name for file in path.iterdir()) == ["a.json", "b.json"]
 
 
 @pytest.mark.parametrize(
@@ -271,32 +281,33 @@ def test_the_file_keeps_choices_between_processes(tmp_path: Path) -> None:
         b"[]",
         b"{",
         b"\xff",
-        b'{"a": 1}',
-        b'{"a": {"form": "fp8", "seconds": {}}}',
-        b'{"a": {"form": "fp32"}}',
-        b'{"a": {"form": "fp32", "seconds": {"fp32": "soon"}}}',
-        b'{"a": {"form": ["fp32"], "seconds": {}}}',
+        b'{"form": 1}',
+        b'{"form": "fp8", "seconds": {}}',
+        b'{"form": "fp32"}',
+        b'{"form": "fp32", "seconds": {"fp32": "soon"}}',
+        b'{"form": ["fp32"], "seconds": {}}',
     ],
 )
 def test_a_damaged_file_holds_nothing_and_is_mended(content: bytes, tmp_path: Path) -> None:
-    file = FormFile(tmp_path / "forms.json")
-    file.path.write_bytes(content)
-    assert file.recall("a") is None
-    assert file.choices() == []
-    file.remember("a", Measured("fp32", {"fp32": 1.0}), "a network")
-    assert file.recall("a") == Measured("fp32", {"fp32": 1.0})
+    folder = FormFolder(tmp_path)
+    (tmp_path / "a.json").write_bytes(content)
+    assert folder.recall("a") is None
+    assert folder.choices() == []
+    folder.remember("a", Measured("fp32", {"fp32": 1.0}), "a network")
+    assert folder.recall("a") == Measured("fp32", {"fp32": 1.0})
 
 
-def test_a_file_that_cannot_be_written_costs_a_measurement_and_no_more(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_costs_a_measurement_and_no_more(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
-    file = FormFile(tmp_path / "cache" / "forms.json")
-    file.remember("a", Measured("fp32", {}), "a network")
-    assert file.recall("a") is None
+    folder = FormFolder(tmp_path / "cache" / "forms")
+    folder.remember("a", Measured("fp32", {}), "a network")
+    assert folder.recall("a") is None
+    assert folder.choices() == []
 
 
 def test_it_lies_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert FormFile.of_user().path == tmp_path / "latcli" / "forms.json"
+    assert FormFolder.of_user().path == tmp_path / "latcli" / "forms"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert FormFile.of_user().path == tmp_path / "home" / ".cache" / "latcli" / "forms.json"
+    assert FormFolder.of_user().path == tmp_path / "home" / ".cache" / "latcli" / "forms"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -97,13 +98,13 @@ def _train(regime: Regime, steps: int, session: Session) -> TrainResult:
 
 
 def _next_commands(attack: AttackResult, session: Session) -> tuple[str, ...]:
-    store = "" if session.store == Path("runs") else f" --store {session.store}"
+    store = "" if session.store == Path("runs") else f" --store {shlex.quote(str(session.store))}"
     return (
         "latcli attack PHOTO.jpg --detector cam",
         "latcli attack FOLDER --labels LABELS.csv --epsilon 4/255",
         "latcli train --regime background --dataset mnist --data DIR",
-        "latcli eval --strong",
-        f"latcli report --paper{store}",
+        f"latcli eval --strong{store}",
+        f"latcli report{store}",
         f"latcli runs show {(attack.run or '')[-4:]}{store}",
         "latcli doctor",
     )

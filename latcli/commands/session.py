@@ -16,7 +16,7 @@ from latcli.reporting.text import printable
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from latcli.commands.form_file import FormFile
+    from latcli.commands.form_folder import FormFolder
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -60,11 +60,11 @@ class Session:
     _live: Console | None = field(default=None, init=False, repr=False)
 
     @property
-    def forms(self) -> FormFile:
+    def forms(self) -> FormFolder:
         """What is remembered of the fastest forms of gradients."""
-        from latcli.commands.form_file import FormFile
+        from latcli.commands.form_folder import FormFolder
 
-        return FormFile.of_user()
+        return FormFolder.of_user()
 
     @property
     def stderr_is_terminal(self) -> bool:

@@ -34,6 +34,9 @@ _TOLERANCE: Mapping[Form, float] = {"fp32": 1e-3, "fp32-channels-last": 1e-3, "b
 #: Larger batches take long to measure and say no more.
 _LARGEST_MEASURED = 256
 
+#: Images that a remembered form is tried on again.
+_CHECKED = 4
+
 
 class GradientForm:
     """A frozen copy of `net` in evaluation mode; `refresh` brings it up to the weights of `net`.
@@ -133,7 +136,8 @@ def choose_form(
     key = _key(net, image_shape, batch, device)
     memory = memory or _PROCESS_MEMORY
     measured = memory.recall(key)
-    if measured is None:
+    # Weights are no part of the key, but whether a number format is exact enough for a network depends on them.
+    if measured is None or not _still_agrees(net, measured.form, image_shape, device):
         measured = _measure(net, image_shape, batch, device)
         shape = "x".join(map(str, image_shape))
         memory.remember(key, measured, f"{_size(net)} weights, {shape}, batch {batch}, {device.type}")
@@ -158,10 +162,24 @@ def check_form(name: str) -> Form:
     raise UsageError(f"there is no gradient form called '{name}'", f"known: {', '.join(FORMS)}")
 
 
+def _still_agrees(net: nn.Module, form: Form, image_shape: tuple[int, int, int], device: torch.device) -> bool:
+    x_BCHW = _images(_CHECKED, image_shape, device)
+    return _agrees(GradientForm(net, form), x_BCHW, _as_it_is(net, x_BCHW))
+
+
+def _images(count: int, image_shape: tuple[int, int, int], device: torch.device) -> torch.Tensor:
+    return torch.rand(count, *image_shape, generator=torch.Generator().manual_seed(0)).to(device)
+
+
+@torch.no_grad()
+def _as_it_is(net: nn.Module, x_BCHW: torch.Tensor) -> torch.Tensor:
+    logits_BK: torch.Tensor = copy.deepcopy(net).eval()(x_BCHW)
+    return logits_BK.float()
+
+
 def _measure(net: nn.Module, image_shape: tuple[int, int, int], batch: int, device: torch.device) -> Measured:
-    x_BCHW = torch.rand(batch, *image_shape, generator=torch.Generator().manual_seed(0)).to(device)
-    with torch.no_grad():
-        expected_BK = copy.deepcopy(net).eval()(x_BCHW).float()
+    x_BCHW = _images(batch, image_shape, device)
+    expected_BK = _as_it_is(net, x_BCHW)
     seconds: dict[Form, float] = {}
     for form in FORMS:
         if form.startswith("bf16") and not has_bf16_units(device):
