@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import pytest
-from report_store import attack, crash, entry, evaluate, train, whole
+from report_store import WILD, attack, crash, entry, evaluate, photo, train, whole
 
 from latcli.commands.report import EVERYTHING, TERMINAL, Needs, gather
 from latcli.commands.report_compare import compare
 from latcli.commands.report_options import ReportOptions
 from latcli.commands.session import Session
 from latcli.errors import LatcliError, StoreError, UsageError
+from latcli.reporting.report_terminal import ATTACKS
 from latcli.store.database import Store
 from latcli.store.rows import last_values, series
 
@@ -109,6 +111,27 @@ def test_training_that_was_told_something_else_is_never_averaged(store: Store) -
     }
 
 
+def test_a_seed_that_was_trained_again_is_not_another_seed(store: Store) -> None:
+    trained = [train(store, "natural", 0, precision="fp32"), train(store, "natural", 0, precision="bf16")]
+    trained.append(train(store, "natural", 1, devices="2"))
+    entries = [entry(store, run) for run in trained]
+    losses = {one["id"]: (0.1, value, 1.0) for one, value in zip(entries, (30.0, 1.0, 2.0), strict=True)}
+    evaluate(store, losses, entries)
+    (matrix,) = document(store.folder)["matrices"]
+    (row,) = matrix["rows"]
+    assert (row["train_runs"], row["train_seeds"]) == ([trained[1].id, trained[2].id], [0, 1])
+    assert row["cells"]["standard"]["loss"] == 1.5
+    assert matrix["notes"] == ["natural: 1 older training run(s) of the same seed left out"]
+
+
+def test_an_option_that_is_unset_is_as_one_that_was_not_there_yet(store: Store) -> None:
+    trained = [train(store, "natural", 0), train(store, "natural", 1, new=None), train(store, "natural", 2, new=3)]
+    entries = [entry(store, run) for run in trained]
+    evaluate(store, {one["id"]: (0.1, 1.0, 1.0) for one in entries}, entries)
+    rows = document(store.folder)["matrices"][0]["rows"]
+    assert {row["label"]: row["model_count"] for row in rows} == {"natural (new unset)": 2, "natural (new 3)": 1}
+
+
 def test_a_model_from_elsewhere_has_a_row_of_its_own(store: Store) -> None:
     entries = [{"id": name, "label": name, "name": name, "regime": None} for name in ("timm:a", "timm:b")]
     evaluate(store, {"timm:a": (0.1, 1.0, 1.0), "timm:b": (0.2, 2.0, 2.0)}, entries)
@@ -143,12 +166,47 @@ def test_evaluations_that_did_not_end_are_left_out_and_named(store: Store) -> No
 def test_files_are_those_of_their_photo(full: tuple[Path, dict[str, str]]) -> None:
     folder, runs = full
     (found,) = document(folder)["attacks"]
-    assert (found["run"], found["summary"]["n"], found["summary"]["fooled"]) == (runs["attack"], 15, 15)
+    assert (found["run"], found["summary"]["n"], found["summary"]["fooled"]) == (runs["attack"], len(WILD), len(WILD))
     for position, image in enumerate(found["images"]):
         for kind in ("adversarial", "mask", "difference", "figure"):
             assert Path(image["files"][kind]).read_bytes() == f"{position} {kind}".encode()
         assert image["files"]["original"] is None
         assert [guess["right"] for guess in image["adversarial"]["top"]] == [False, True]
+
+
+def test_files_stay_those_of_their_photo_when_another_one_is_left_out(store: Store) -> None:
+    with store.start_run("attack", argv=[], config={}, seed=0, device="cpu") as run:
+        for position, altered in enumerate((None, 40.0)):
+            run.write_artifact(f"{position}-mask.png", f"{position}".encode(), "mask")
+            run.record_attack(photo(position, f"{position}.jpg", "hen", "cock", altered_percent=altered))
+        run.record_attack(photo(2, "from elsewhere.jpg", "hen", "cock") | {"position": None})
+    images = document(store.folder)["attacks"][0]["images"]
+    files = [(one["image"], one["files"]["mask"] and Path(one["files"]["mask"]).name) for one in images]
+    assert files == [("1.jpg", "1-mask.png"), ("from elsewhere.jpg", None)]
+
+
+def test_a_photo_that_lies_beside_the_store_is_no_fault_for_another_of_its_name(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "hen.jpg").write_bytes(b"a photo")
+    (tmp_path / "work" / "hen.jpg").write_bytes(b"another")
+    with store.start_run("attack", argv=[], config={}, seed=0, device="cpu") as run:
+        run.record_attack(photo(0, "hen.jpg", "hen", "cock", image=sha256(b"a photo").hexdigest()))
+    found = document(store.folder)
+    assert found["attacks"][0]["images"][0]["files"]["original"] == str(tmp_path / "hen.jpg")
+    assert found["faults"] == []
+
+
+def test_the_terminal_has_the_newest_attacks_that_have_photos(store: Store) -> None:
+    with_photos = [attack(store, [(f"{number}.jpg", "hen", "cock")]).id for number in range(3)]
+    for _ in range(10):
+        with store.start_run("attack", argv=[], config={}, seed=0, device="cpu"):
+            pass
+    found = document(store.folder, needs=TERMINAL)
+    assert [one["run"] for one in found["attacks"]] == with_photos[:0:-1]
+    assert len(found["attacks"]) == ATTACKS
 
 
 def test_a_file_that_is_gone_or_changed_is_a_fault_and_not_shown(store: Store) -> None:
@@ -166,10 +224,6 @@ def test_a_file_that_is_gone_or_changed_is_a_fault_and_not_shown(store: Store) -
 
 
 def test_an_original_is_shown_only_while_it_is_the_photo_that_was_attacked(store: Store, tmp_path: Path) -> None:
-    from hashlib import sha256
-
-    from report_store import photo
-
     path = tmp_path / "hen.jpg"
     path.write_bytes(b"a photo")
     row = photo(0, str(path), "hen", "cock", image=sha256(b"a photo").hexdigest())
@@ -248,10 +302,24 @@ def test_the_best_are_chosen_by_their_own_last_figure(full: tuple[Path, dict[str
     assert found["matrices"][0]["rows"][2]["train_runs"] == [runs["background 1"]]
 
 
+def test_the_best_are_found_behind_an_evaluation_that_was_asked_for_alone(full: tuple[Path, dict[str, str]]) -> None:
+    folder, runs = full
+    found = document(folder, runs["evaluation"], best=True)
+    assert {one["regime"]: one["run"] for one in found["best"]} == {
+        "natural": runs["natural"],
+        "standard": runs["standard"],
+        "background": runs["background 1"],
+    }
+    rows = found["matrices"][0]["rows"]
+    assert [row["train_runs"] for row in rows] == [[runs["natural"]], [runs["standard"]], [runs["background 1"]]]
+    assert [run["run"] for run in found["runs"]] == [runs["evaluation"]]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"since": "yesterday"}, "'yesterday' is no date"),
+        ({"since": "0001-01-01T00:00+05:00"}, "is no date"),
         ({"status": "complete"}, "no status called 'complete'"),
         ({"dataset": "mnits"}, "no data set among the runs called 'mnits'"),
         ({"runs": ("zzzz",)}, "there is no run 'zzzz'"),
@@ -331,6 +399,33 @@ def test_two_training_runs_side_by_side(full: tuple[Path, dict[str, str]]) -> No
     assert told == {"regime": ("standard", "background"), "seed": (0, 1)}
     results = {row["name"]: row for row in found.to_json()["results"]}
     assert results["test_accuracy"]["difference"] == pytest.approx(0.01)
+
+
+def test_photos_side_by_side_are_the_same_photos(store: Store) -> None:
+    def attacked(*photos: dict[str, Any]) -> str:
+        with store.start_run("attack", argv=[], config={}, seed=0, device="cpu") as run:
+            for row in photos:
+                run.record_attack(row)
+        return run.id
+
+    one, other, third = ("1" * 64, "2" * 64, "3" * 64)
+    first = attacked(
+        photo(0, "a/1.jpg", "hen", "cock", image=one, adversarial_confidence=0.1),
+        photo(1, "b/1.jpg", "hen", "cock", image=other, adversarial_confidence=0.2),
+        photo(2, "gone.jpg", "hen", "cock", altered_percent=None),
+    )
+    second = attacked(
+        photo(0, "elsewhere/b.jpg", "hen", "cock", image=other, adversarial_confidence=0.4),
+        photo(1, "a/1.jpg", "hen", "cock", image=third, adversarial_confidence=0.3),
+    )
+    found = compare(ReportOptions(runs=(first, second), compare=True), Session(store=store.folder)).to_json()
+    told = {row["name"]: (row["a"], row["b"]) for row in found["results"]}
+    assert {name: sides for name, sides in told.items() if ".jpg" in name} == {
+        "a/1.jpg 11111111: confidence": (0.1, None),
+        "b/1.jpg: confidence": (0.2, 0.4),
+        "a/1.jpg 33333333: confidence": (None, 0.3),
+    }
+    assert told["photos"] == (2, 2)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,11 @@ _FREE = frozenset({"seed", "notes", "checkpoint_every", "precision", "devices", 
 
 
 def told(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a training run was told, without that in which its seeds may differ."""
-    return {name: value for name, value in config.items() if name not in _FREE}
+    """What a training run was told, without that in which its seeds may differ.
+
+    What was left unset is as good as unknown: a version of latcli that did not have the option did the same.
+    """
+    return {name: value for name, value in config.items() if name not in _FREE and value is not None}
 
 
 def spread(values: Sequence[float]) -> float | None:

@@ -15,6 +15,7 @@ from latcli.commands.report_paper import paper
 from latcli.commands.report_result import ReportResult, Row
 from latcli.commands.report_training import best, training
 from latcli.commands.session import Session
+from latcli.reporting.report_terminal import ATTACKS
 from latcli.store.database import Store
 from latcli.store.records import RunRow, Status
 from latcli.store.rows import git_revisions, makers_of_models, names_of, rows_of_runs
@@ -52,8 +53,8 @@ class Needs:
         )
 
 
-#: Attack runs that the terminal shows.
-TERMINAL_ATTACKS = 3
+#: Attack runs whose photos are asked for in one query.
+_AT_ONCE = 8
 #: Points of a series that a picture of it can show.
 DRAWN_POINTS = 200
 
@@ -61,7 +62,7 @@ EVERYTHING = Needs(attacks=None, care="sha256", points=None)
 PAGE = Needs(attacks=None, care="sha256", points=DRAWN_POINTS)
 PICTURES = Needs(attacks=0, care="none", points=DRAWN_POINTS)
 TABLES = Needs(attacks=None, care="none", points=0)
-TERMINAL = Needs(attacks=TERMINAL_ATTACKS, care="size", points=0)
+TERMINAL = Needs(attacks=ATTACKS, care="size", points=0)
 
 
 def gather(options: ReportOptions, session: Session, needs: Needs) -> ReportResult:
@@ -87,11 +88,12 @@ class _Gathering:
     def result(self) -> ReportResult:
         rows = self.selection.rows
         self.files.load(rows)
-        trained = training(self.store, self._of("train"), self.datasets, self.needs.points)
+        evaluated = self._cells()
+        trained = training(self.store, self._trained(evaluated), self.datasets, self.needs.points)
         chosen = best(trained) if self.options.best else []
         if self.options.best:
             trained = _only_best(trained, chosen)
-        cells = self._cells(chosen)
+        cells = self._cells_of_best(evaluated, chosen) if self.options.best else evaluated
         with_cells = {cell["run"] for cell in cells}
         evaluations = [run for run in self._of("eval") if run.id in with_cells]
         further = read_documents(evaluations, self.datasets, self.files)
@@ -118,12 +120,27 @@ class _Gathering:
     def _of(self, command: str) -> list[RunRow]:
         return [row for row in self.selection.rows if row.command == command and row.status == "completed"]
 
-    def _cells(self, chosen: Sequence[Row]) -> list[dict[str, Any]]:
-        """Cells of the completed evaluations; under --best only those of the best runs, and of models from outside."""
-        runs = {run.id: run for run in self._of("eval")}
-        cells = rows_of_runs(self.store, "cells", runs)
+    def _trained(self, cells: Iterable[Mapping[str, Any]]) -> list[RunRow]:
+        """The training runs that were asked for; under --best those behind the models of the evaluations, too.
+
+        An evaluation that was asked for alone, or after the training, would else have no model that could be the best.
+        """
+        asked = self._of("train")
         if not self.options.best:
-            return cells
+            return asked
+        runs = {run.id: run for run in self._of("eval")}
+        makers = {self._maker(runs[cell["run"]], cell) for cell in cells} - {run.id for run in asked}
+        others = [run for run in self.selection.trained.values() if run.id in makers and run.status == "completed"]
+        self.datasets |= {run.id: dataset_name(run, self.names) for run in others}
+        return sorted([*asked, *others], key=lambda run: (run.started, run.id), reverse=True)
+
+    def _cells(self) -> list[dict[str, Any]]:
+        """Cells of the completed evaluations."""
+        return rows_of_runs(self.store, "cells", [run.id for run in self._of("eval")])
+
+    def _cells_of_best(self, cells: Iterable[dict[str, Any]], chosen: Iterable[Row]) -> list[dict[str, Any]]:
+        """Only the cells of the best runs, and of models from outside."""
+        runs = {run.id: run for run in self._of("eval")}
         best_runs = {row["run"] for row in chosen}
         return [cell for cell in cells if self._maker(runs[cell["run"]], cell) in {None, *best_runs}]
 
@@ -147,17 +164,30 @@ class _Gathering:
         return {run.id: run.config for run in self.selection.trained.values()}
 
     def _attacks(self) -> list[Row]:
-        # The one that is nearest to the paper's may be any of them.
-        runs = self._of("attack")[: None if self.options.paper else self.needs.attacks]
+        having = self._photographed()
         names = names_of(self.store, "models")
-        rows: dict[str, list[dict[str, Any]]] = {run.id: [] for run in runs}
-        for row in rows_of_runs(self.store, "attacks", rows):
-            if self.files.complete(row):
-                rows[row["run"]].append(row)
-        having = [run for run in runs if rows[run.id]]
-        shown = {run.id for run in having[: self.needs.attacks]}
-        cares: dict[str, Care] = {run.id: self.needs.care if run.id in shown else "none" for run in having}
-        return [report_photos.attack(run, rows[run.id], names, self.files, cares[run.id]) for run in having]
+        shown = {run.id for run, _ in having[: self.needs.attacks]}
+        cares: dict[str, Care] = {run.id: self.needs.care if run.id in shown else "none" for run, _ in having}
+        return [report_photos.attack(run, rows, names, self.files, cares[run.id]) for run, rows in having]
+
+    def _photographed(self) -> list[tuple[RunRow, list[dict[str, Any]]]]:
+        """The newest attack runs that have photos, with their rows: as many as needed, all beside the paper.
+
+        The one that is nearest to the paper's may be any of them.
+        """
+        runs = self._of("attack")
+        wanted = len(runs) if self.options.paper or self.needs.attacks is None else self.needs.attacks
+        # A few at a time, so that of many runs only the newest are read.
+        step = max(_AT_ONCE, wanted)
+        having: list[tuple[RunRow, list[dict[str, Any]]]] = []
+        while runs and len(having) < wanted:
+            batch, runs = runs[:step], runs[step:]
+            rows: dict[str, list[dict[str, Any]]] = {run.id: [] for run in batch}
+            for row in rows_of_runs(self.store, "attacks", rows):
+                if self.files.complete(row):
+                    rows[row["run"]].append(row)
+            having += [(run, rows[run.id]) for run in batch if rows[run.id]]
+        return having[:wanted]
 
     def _runs(self) -> list[Row]:
         revisions = git_revisions(self.store)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import PurePath
 from statistics import fmean
 from typing import Any
 
+from latcli.commands.report_files import lacking
 from latcli.commands.report_matrix import entries
 from latcli.commands.report_options import ReportOptions
 from latcli.commands.report_photos import image_of, summary
@@ -55,7 +56,9 @@ def compare(options: ReportOptions, session: Session) -> Comparison:
                 f"{a.id} is a run of {a.command}, {b.id} one of {b.command}", "compare two runs of the same command"
             )
         chosen = [_configuration(store, row) for row in (a, b)]
-        found = [_results(store, row) for row in (a, b)]
+        photos = [_photos_of(store, row) for row in (a, b)]
+        names = _names_apart([*photos[0], *photos[1]])
+        found = [_results(store, row, images, names) for row, images in zip((a, b), photos, strict=True)]
         differing = [row for row in _side_by_side(*chosen) if row["a"] != row["b"]]
         return Comparison(
             store=str(store.folder),
@@ -81,11 +84,32 @@ def _configuration(store: Store, row: RunRow) -> Values:
     return around | {name: value for name, value in row.config.items() if name not in _NOT_CHOSEN}
 
 
-def _results(store: Store, row: RunRow) -> Values:
+def _photos_of(store: Store, row: RunRow) -> list[Values]:
+    """The photos that a run attacked, but for those of which a figure is missing."""
+    return [image_of(photo) for photo in rows_of_runs(store, "attacks", [row.id]) if not lacking(photo)]
+
+
+def _names_apart(images: Iterable[Values]) -> dict[str, str]:
+    """What each photo is called, by `_identity`: as the first of the runs did; two of one name have their sha256, too.
+
+    Photos are the same where their contents are, wherever they lay.
+    """
+    names: dict[str, str] = {}
+    for image in images:
+        names.setdefault(_identity(image), image["image"])
+    counts = Counter(names.values())
+    return {one: name if counts[name] == 1 else f"{name} {one[:8]}" for one, name in names.items()}
+
+
+def _identity(image: Values) -> str:
+    """The sha256 of a photo; rows that another program wrote may have the name alone."""
+    return str(image["sha256"] or image["image"])
+
+
+def _results(store: Store, row: RunRow, photos: list[Values], names: Mapping[str, str]) -> Values:
     numbers = {metric["name"]: metric["value"] for metric in store.rows_of(row.id, "latest_metrics")}
-    photos = [image_of(photo) for photo in rows_of_runs(store, "attacks", [row.id])]
     cells = _cells(rows_of_runs(store, "cells", [row.id]), row)
-    return numbers | cells | _photos([one for one in photos if one["adversarial"]["rank"] is not None])
+    return numbers | cells | _photos(photos, names)
 
 
 def _cells(cells: list[Values], row: RunRow) -> Values:
@@ -104,7 +128,7 @@ def _cells(cells: list[Values], row: RunRow) -> Values:
     return found
 
 
-def _photos(images: list[Values]) -> Values:
+def _photos(images: list[Values], names: Mapping[str, str]) -> Values:
     if not images:
         return {}
     means = summary(images)
@@ -112,7 +136,7 @@ def _photos(images: list[Values]) -> Values:
     for side in ("clean", "adversarial"):
         found |= {f"{side}, {name}": means[side][name] for name in ("right", "top10", "confidence")}
     for image in images:
-        found[f"{PurePath(image['image']).name}: confidence"] = image["adversarial"]["confidence"]
+        found[f"{names[_identity(image)]}: confidence"] = image["adversarial"]["confidence"]
     return found
 
 

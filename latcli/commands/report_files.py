@@ -32,6 +32,11 @@ _NEEDED = (
 )
 
 
+def lacking(attack: Mapping[str, Any]) -> list[str]:
+    """What a row of the table `attacks` has not of what a report needs; one that another program wrote may not."""
+    return [name for name in _NEEDED if attack[name] is None]
+
+
 @dataclass
 class Files:
     """Looks files over when they are asked for, each once, and collects what is wrong with them."""
@@ -78,8 +83,8 @@ class Files:
             return None
 
     def complete(self, attack: Mapping[str, Any]) -> bool:
-        """Whether a row of the table `attacks` has what a report needs; one that another program wrote may not."""
-        missing = [name for name in _NEEDED if attack[name] is None]
+        """Whether a row of the table `attacks` lacks nothing; else the fault is remembered."""
+        missing = lacking(attack)
         if missing:
             self._fault(attack["run"], attack["name"], "incomplete", f"its row has no {', '.join(missing)}")
         return not missing
@@ -89,14 +94,17 @@ class Files:
 
         A path that was relative is looked for beside the store, too.
         """
+        changed = False
         for path in dict.fromkeys((Path(name).absolute(), self.store.folder.parent / name)):
             try:
                 if not path.is_file():
                     continue
                 if sha256_of_file(path) == sha256:
                     return path
+                changed = True
             except (OSError, ValueError):  # ValueError: a name with a null character
                 continue
+        if changed:
             self._fault(row.id, name, "changed", "the photo that lies there is another one by now")
         return None
 

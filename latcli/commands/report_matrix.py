@@ -1,7 +1,8 @@
 """Cells of many evaluations put together as loss matrices, one a protocol; must not read files or know formats.
 
-What is comparable is put together: a later evaluation of a model replaces an earlier one, models of one experiment are
-averaged, and training runs that were told something else get a row of their own.
+What is comparable is put together: a later evaluation of a model replaces an earlier one, a later model of an
+experiment replaces one of the same seed, the models of an experiment are averaged, and training runs that were told
+something else get a row of their own.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from statistics import fmean
 from typing import Any
 
 from latcli.commands.experiments import spread, told
+from latcli.commands.paper_figures import FIGURE_2
 from latcli.store.records import RunRow
 
 #: Rows and columns as the paper's Figure 2 has them, then the controls.
 _ORDER = ("natural", "standard", "background", "foreground", "random")
 #: What the paper multiplies losses on natural inputs by.
-_NATURAL_SCALES = {"mnist": 1000, "cifar10": 100}
+_NATURAL_SCALES = {figure.dataset: figure.natural_scale for figure in FIGURE_2}
 #: Values that differ between rows of one regime, in a row's label.
 _LABELLED = 3
 
@@ -151,13 +153,29 @@ def _model(run: RunRow, cell: Mapping[str, Any], training: Mapping[str, RunRow],
     return Model(cell["model"], entry.get("label", cell["model"]), cell["regime"], training.get(maker))
 
 
-def _matrix(protocol: Protocol, dataset: str, models: Sequence[Model]) -> dict[str, Any]:
-    inputs = sorted({name for model in models for name in model.cells}, key=_place)
-    experiments: dict[object, list[Model]] = {}
+def _newest_of_seeds(models: Sequence[Model]) -> list[Model]:
+    """The models of one experiment without those whose seed was trained again, which are no further seed."""
+    newest: dict[object, Model] = {}
     for model in models:
+        seed = model.id if model.train is None else model.train.seed
+        newest[seed] = max(newest.get(seed, model), model, key=_trained_at)
+    return list(newest.values())
+
+
+def _trained_at(model: Model) -> tuple[str, str]:
+    return ("", "") if model.train is None else (model.train.started, model.train.id)
+
+
+def _matrix(protocol: Protocol, dataset: str, measured_models: Sequence[Model]) -> dict[str, Any]:
+    experiments: dict[object, list[Model]] = {}
+    for model in measured_models:
         experiments.setdefault(model.experiment, []).append(model)
-    rows = [_row(group) for group in experiments.values()]
-    _label_apart(rows, list(experiments.values()))
+    groups = [_newest_of_seeds(group) for group in experiments.values()]
+    models = [model for group in groups for model in group]
+    inputs = sorted({name for model in models for name in model.cells}, key=_place)
+    rows = [_row(group) for group in groups]
+    _label_apart(rows, groups)
+    replaced = _replaced(rows, groups, experiments.values())
     rows.sort(key=lambda row: _place(row["regime"] or ""))
     for name in inputs:
         _mark_best([row["cells"][name] for row in rows if name in row["cells"]])
@@ -179,7 +197,7 @@ def _matrix(protocol: Protocol, dataset: str, models: Sequence[Model]) -> dict[s
         "seeds": sorted({one.cell["seed"] for one in measured if one.cell["seed"] is not None}),
         "rows": rows,
         "warnings": [],
-        "notes": _notes(rows, inputs),
+        "notes": [*_notes(rows, inputs), *replaced],
     }
 
 
@@ -286,6 +304,18 @@ def _told_apart(config: Mapping[str, Any], configs: Sequence[Mapping[str, Any]])
 
 def _plain(value: object) -> str:
     return "unset" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _replaced(
+    rows: Iterable[Mapping[str, Any]], groups: Iterable[Sequence[Model]], experiments: Iterable[Sequence[Model]]
+) -> list[str]:
+    """A line for each row that has left out models whose seed was trained again."""
+    counts = [len(every) - len(kept) for kept, every in zip(groups, experiments, strict=True)]
+    return [
+        f"{row['label']}: {count} older training run(s) of the same seed left out"
+        for row, count in zip(rows, counts, strict=True)
+        if count
+    ]
 
 
 def _notes(rows: Sequence[Mapping[str, Any]], inputs: Sequence[str]) -> list[str]:

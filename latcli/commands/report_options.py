@@ -134,9 +134,9 @@ def moment(text: str) -> datetime:
     """A date, or a date and a time of day, UTC unless it says otherwise. Raises UsageError."""
     try:
         value = datetime.fromisoformat(text)
-    except ValueError:
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):  # OverflowError: in UTC it would be before the year 1, or after 9999
         raise UsageError(f"'{text}' is no date", "a date is 2026-11-22, or 2026-11-22T18:30 (UTC)") from None
-    return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 def _started(row: RunRow) -> datetime:

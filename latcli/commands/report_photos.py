@@ -27,11 +27,11 @@ def attack(
     kinds = {kind: files.of_kind(run.id, kind) for kind in _KINDS}
     images = [image_of(row) for row in rows]
     known = _known_names(images)
-    for position, (row, image) in enumerate(zip(rows, images, strict=True)):
+    for row, image in zip(rows, images, strict=True):
         for side in ("clean", "adversarial"):
             image[side]["top"] = [_guess(guess, known, image["label"]) for guess in image[side]["top"]]
         image["fooled"] = image["adversarial"]["rank"] > 1
-        image["files"] = _files(run, row, position, kinds, files, care)
+        image["files"] = _files(run, row, kinds, files, care)
     first: Mapping[str, Any] = rows[0] if rows else {}
     config = run.config
     return {
@@ -114,14 +114,14 @@ def _detector(config: Mapping[str, Any]) -> str | None:
 def _files(
     run: RunRow,
     row: Mapping[str, Any],
-    position: int,
     kinds: Mapping[str, Sequence[str]],
     files: Files,
     care: Care,
 ) -> dict[str, str | None]:
-    """The photo's files: of each kind the one that was written as the row was, photo by photo."""
+    """The photo's files: of each kind the one at the place that its row names; none where it names none."""
+    place = row["position"]
     found: dict[str, Path | None] = {
-        kind: files.sound(run, names[position], care) if position < len(names) else None
+        kind: files.sound(run, names[place], care) if place is not None and 0 <= place < len(names) else None
         for kind, names in kinds.items()
     }
     found["original"] = files.photo(run, row["name"], row["image"]) if care == "sha256" else None

@@ -19,8 +19,13 @@ from latcli.reporting.reliance_table import reliance
 from latcli.reporting.tables import epsilon_text, from_here, photo_remarks, photo_tables
 from latcli.reporting.text import printable
 
-#: How many of each the terminal shows.
-_MATRICES, _ATTACKS, _PHOTOS, _EVALUATIONS, _TRAINED, _NAMED = 4, 2, 20, 1, 8, 8
+#: How many attack runs the terminal shows; more need not be gathered for it.
+ATTACKS = 2
+#: How many of each other kind.
+_MATRICES, _PHOTOS, _EVALUATIONS, _TRAINED, _NAMED = 4, 20, 1, 8, 8
+
+
+_NONE_COMPLETED = "no figures yet: none of these runs is completed"
 
 
 def report(document: Mapping[str, Any]) -> RenderableType:
@@ -33,14 +38,14 @@ def report(document: Mapping[str, Any]) -> RenderableType:
     parts += _attacks(document)
     parts += _further(document)
     if not parts:
-        parts += [_lines(["no figures yet: none of these runs is completed", ""])]
+        ended = any(run["status"] == "completed" for run in document["runs"])
+        parts += [_lines(["these runs have no figures" if ended else _NONE_COMPLETED, ""])]
     parts += _told(document)
     return Group(*parts)
 
 
 def matrix_caption(matrix: Mapping[str, Any]) -> list[str]:
     """What must be known to read a matrix, a line each; without warnings and notes."""
-    cells = [cell for row in matrix["rows"] for cell in row["cells"].values()]
     natural = max((row["cells"]["natural"]["n"] for row in matrix["rows"] if "natural" in row["cells"]), default=0)
     scale = matrix["natural_scale"]
     counted = [f"n = {matrix['images']:,} attacked images"] + ([f"{natural:,} natural ones"] if natural else [])
@@ -52,12 +57,17 @@ def matrix_caption(matrix: Mapping[str, Any]) -> list[str]:
     ]
     lines += ["* best of the column"] if len(matrix["rows"]) > 1 else []
     lines += [f"strong: the strong suite's worst case, {matrix['strong']} budget"] if matrix["strong"] else []
-    over = {cell["spread_over"] for cell in cells} - {None}
-    if "models" in over:
-        lines.append("+- is the sample standard deviation over training seeds")
-    if "seeds" in over:
-        lines.append("+- of a single model is the sample standard deviation over evaluation seeds")
-    return lines
+    return lines + [f"+- {words}" for words in spread_words(matrix)]
+
+
+def spread_words(matrix: Mapping[str, Any]) -> list[str]:
+    """What stands behind a plus-minus sign in a matrix, to be read on after the sign; nothing where none has one."""
+    over = {cell.get("spread_over") for row in matrix["rows"] for cell in row["cells"].values()}
+    words = {
+        "models": "is the sample standard deviation over training seeds",
+        "seeds": "of a single model is the sample standard deviation over evaluation seeds",
+    }
+    return [text for kind, text in words.items() if kind in over]
 
 
 def scaled_cell(matrix: Mapping[str, Any], name: str, cell: Mapping[str, Any] | None) -> Figure:
@@ -156,9 +166,10 @@ def _best_line(one: Mapping[str, Any]) -> str:
 def _attacks(document: Mapping[str, Any]) -> list[RenderableType]:
     total = sum(run["command"] == "attack" and run["status"] == "completed" for run in document["runs"])
     parts: list[RenderableType] = []
-    for attack in document["attacks"][:_ATTACKS]:
+    for attack in document["attacks"][:ATTACKS]:
         parts += _attack(attack)
-    return parts + _cut(total - _ATTACKS, "attack run", "attack runs", "run ids")
+    more = total - ATTACKS if len(document["attacks"]) >= ATTACKS else 0
+    return parts + _cut(more, "attack run", "attack runs", "run ids")
 
 
 def _attack(attack: Mapping[str, Any]) -> list[RenderableType]:
