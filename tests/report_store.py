@@ -28,6 +28,7 @@ WILD = [
     "```code``` **bold** [link](javascript:alert(1)) http://example.org @someone",
     "2026\u2028-\u202e猫 é ß Ð",
     "x" * 300,
+    "[2pt] *", "*", "猫",
 ]  # fmt: skip
 
 

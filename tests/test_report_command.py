@@ -201,6 +201,15 @@ def test_a_pipe_is_written_into_and_stays_a_pipe(stored: tuple[Path, dict[str, s
     assert pipe.is_fifo()
 
 
+def test_a_pipe_of_the_shell_is_written_into(stored: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    with (tmp_path / "r.csv").open("wb") as file, subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file) as cat:
+        assert cat.stdin is not None
+        path = Path(f"/dev/fd/{cat.stdin.fileno()}")  # as the shell's >(cat) names it
+        report_writing.run(ReportOptions(csv=path), Session(store=stored[0]))
+        cat.stdin.close()
+    assert (tmp_path / "r.csv").read_bytes().startswith(b"kind,run,")
+
+
 def test_no_path_is_tried_after_the_work_has_begun(
     stored: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

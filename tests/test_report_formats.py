@@ -27,6 +27,7 @@ from latcli.commands.session import Session
 from latcli.reporting import charts, csv_text, latex, markdown, report_terminal
 from latcli.reporting.comparison import comparison
 from latcli.reporting.console import PlainConsole
+from latcli.reporting.page.matrix import heat_map
 from latcli.reporting.text import printable
 
 
@@ -110,7 +111,7 @@ def test_rows_of_one_regime_can_be_told_apart(document: dict[str, Any]) -> None:
 
 def test_many_photos_are_cut_and_counted(document: dict[str, Any]) -> None:
     (attack,) = document["attacks"]
-    many = attack | {"images": attack["images"] * 10, "summary": attack["summary"] | {"n": 150}}
+    many = attack | {"images": (attack["images"] * 10)[:150], "summary": attack["summary"] | {"n": 150}}
     text = shown(report_terminal.report({**document, "paper": None, "attacks": [many]}))
     assert "the first 20 of 150 photos; the last lines are of all" in text
     assert "150 photos" in text
@@ -121,6 +122,8 @@ def test_a_store_without_figures_says_so(document: dict[str, Any]) -> None:
     text = shown(report_terminal.report(empty | {"paper": None, "left_out": document["left_out"]}))
     assert text.startswith("no figures yet")
     assert "nothing to divide by" in text
+    completed = shown(report_terminal.report(empty | {"paper": None, "runs": document["runs"]}))
+    assert completed.startswith("these runs have no figures")
 
 
 def test_two_runs_side_by_side_stay_inside_80_columns(stored: tuple[Path, dict[str, str]]) -> None:
@@ -190,6 +193,19 @@ def test_csv_has_the_figures_of_the_document(document: dict[str, Any]) -> None:
     assert (cell["models"], cell["n"], cell["epsilon"]) == ("2", "1000", "0.3")
 
 
+def test_csv_has_seeds_of_training_runs_and_the_paper_s_accuracies(document: dict[str, Any]) -> None:
+    rows = rows_of(document)
+    trained = {(row["run"], row["seed"]) for row in rows if row["kind"] == "training"}
+    assert trained == {(row["run"], str(row["seed"])) for row in document["training"]}
+    paper = [
+        (row["dataset"], row["regime"], row["input"], float(row["value"]))
+        for row in rows
+        if (row["kind"], row["figure"]) == ("paper", "accuracy")
+    ]
+    assert ("mnist", "natural", "natural", 0.9919) in paper
+    assert len(paper) == sum(len(figure["accuracies"]) for figure in document["paper"]["figure2"])
+
+
 def test_no_field_of_a_csv_is_a_formula_or_breaks_a_line(document: dict[str, Any]) -> None:
     text = "".join(csv_text.render(document))
     assert all(character.isprintable() or character == "\n" for character in text)
@@ -219,8 +235,35 @@ def test_a_name_in_latex_commands_nothing(text: str) -> None:
     assert not re.search(r"[\\$&#%_^~]", re.sub(known, "", escaped))
 
 
+def test_a_name_in_latex_is_no_option_of_the_row_before_it() -> None:
+    for text in WILD:
+        assert not re.search(r"(?<!\{)[\[*]", latex.escape(text))
+
+
+def test_a_long_table_in_latex_goes_on_in_another(document: dict[str, Any]) -> None:
+    (one, *_) = document["training"]
+    long = {name: [] if isinstance(value, list) else value for name, value in document.items()}
+    long |= {"paper": None, "training": [one | {"seed": 1000 + seed} for seed in range(150)]}
+    text = "".join(latex.render(long))
+    tables = re.findall(r"\\begin\{table\}.*?\\end\{table\}", text, flags=re.DOTALL)
+    seeds = [re.findall(r"& (1\d{3}) &", table) for table in tables]
+    assert [seed for table in seeds for seed in table] == [str(1000 + seed) for seed in range(150)]
+    assert max(map(len, seeds)) <= 40
+    assert ["(continued)" in table for table in tables] == [False, True, True, True]
+
+
+def test_rows_that_break_their_lines_take_more_of_a_page_of_latex(document: dict[str, Any]) -> None:
+    empty = {name: [] if isinstance(value, list) else value for name, value in document.items()}
+    claims = [one | {"claim": "words " * 15} for one in document["paper"]["claims"][:1] * 40]
+    paper = {"figure2": [], "tables": [], "claims": claims}
+    text = "".join(latex.render(empty | {"paper": paper}))
+    assert [table.count("words words") > 0 for table in text.split(r"\end{table}")] == [True] * 4 + [False]
+
+
 def test_latex_compiles_whatever_names_hold(document: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "report.tex").write_text("".join(latex.render(document)), encoding="utf-8")
+    noted = [matrix | {"notes": WILD} for matrix in document["matrices"]]
+    many = document | {"training": document["training"] * 40, "matrices": noted}
+    (tmp_path / "report.tex").write_text("".join(latex.render(many)), encoding="utf-8")
     if shutil.which("pdflatex") is None:
         pytest.skip("no pdflatex here: the LaTeX report was not compiled")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "report.tex"]
@@ -228,6 +271,7 @@ def test_latex_compiles_whatever_names_hold(document: dict[str, Any], tmp_path: 
     assert done.returncode == 0, done.stdout[-2000:]
     log = (tmp_path / "report.log").read_text(errors="replace")
     assert "Missing character" not in log
+    assert "Float too large" not in log
     assert (tmp_path / "report.pdf").stat().st_size > 10_000
 
 
@@ -240,6 +284,18 @@ def test_any_text_in_latex_is_of_letters_that_it_has(text: str) -> None:
 
 
 # ---- PNG ----
+
+
+def test_every_format_says_what_stands_behind_the_plus_minus_sign(document: dict[str, Any]) -> None:
+    (matrix,) = document["matrices"]
+    assert "± is the sample standard deviation over training seeds" in charts.caption(matrix)
+    cells = [cell | {"spread_over": "seeds"} for row in matrix["rows"] for cell in row["cells"].values()]
+    single = matrix | {"rows": [{**matrix["rows"][0], "cells": {"standard": cells[1]}}]}
+    words = "of a single model is the sample standard deviation over evaluation seeds"
+    assert f"± {words}" in charts.caption(single)
+    assert f"± {words}." in heat_map(single).caption
+    assert f"the spread {words}" in "".join(markdown.render(document | {"matrices": [single], "paper": None}))
+    assert f"+- {words}" in report_terminal.matrix_caption(single)
 
 
 def test_pictures_of_matrix_training_and_curves(document: dict[str, Any]) -> None:

@@ -41,9 +41,13 @@ def matrix(*cells: dict[str, Any]) -> dict[str, Any]:
     return protocol | {"id": "matrix-1", "natural_scale": 1000, "inputs": ["natural", "standard"], "rows": rows}
 
 
+def guesses(*names: str) -> list[dict[str, Any]]:
+    return [{"index": index, "name": name, "confidence": 0.9} for index, name in enumerate(names, start=8)]
+
+
 def image(name: str, files: dict[str, str | None]) -> dict[str, Any]:
-    clean = {"prediction": "hen", "confidence": 0.9, "rank": 1, "top": [[8, 0.9], [7, 0.05]]}
-    after = {"prediction": name, "confidence": 1e-9, "rank": 997, "top": [{"index": 7, "name": name, "confidence": 1}]}
+    clean = {"prediction": "hen", "confidence": 0.9, "rank": 1, "top": guesses("hen", "cock")}
+    after = {"prediction": name, "confidence": 1e-9, "rank": 997, "top": guesses(name)}
     shares = {"altered_percent": 40.0, "background_percent": 50.0, "linf_inside": 0.0, "linf_outside": 8 / 255}
     label = {"index": 8, "name": "hen", "source": "given"}
     return {"image": f"photos/{name}", "label": label, "clean": clean, "adversarial": after, "files": files} | shares

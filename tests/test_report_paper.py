@@ -108,6 +108,15 @@ def test_differences_in_protocol_are_said_in_words(found: dict[str, Any]) -> Non
     assert "natural 1, standard 1, background 1" in told
 
 
+def test_without_an_attack_nothing_is_said_of_one() -> None:
+    plain = {"id": "matrix-1", "dataset": "mnist", "epsilon": None, "attack": None, "steps": None}
+    plain |= {"mask_from": None, "center": None, "images": 0, "rows": []}
+    told = paper([plain], [], {})["figure2"][0]["protocol"]
+    assert [line.partition(":")[0] for line in told] == ["no attack", "n", "training seeds"]
+    middle = plain | {"epsilon": 0.3, "attack": "pgd", "steps": 100, "mask_from": "center"}
+    assert "a middle of unknown size" in paper([middle], [], {})["figure2"][0]["protocol"][0]
+
+
 def test_the_photos_are_those_most_like_the_paper_s(found: dict[str, Any]) -> None:
     (tables,) = found["tables"]
     assert tables["n"] == {"paper": 9, "ours": 9}

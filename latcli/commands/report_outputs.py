@@ -21,6 +21,8 @@ def check_file(path: Path, store: Path) -> None:
     try:
         if path.is_dir():
             raise UsageError(f"{path} is a folder", f"name a file in it: {path / 'report'}")
+        if path.exists() and not path.is_file():  # a pipe or a device needs no room beside it
+            return
         _try_folder(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from error

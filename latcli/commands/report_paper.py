@@ -17,6 +17,7 @@ from latcli.commands.paper_figures import (
     Place,
     Quantity,
 )
+from latcli.reporting.matrix_table import object_words
 
 Row = dict[str, Any]
 
@@ -138,12 +139,7 @@ def _protocol(
     """In what ours differs from the paper, as far as both are known, a line each."""
     told, kept = figure.protocol, [row for row in rows.values() if row]
     trained = {row["regime"]: [configs.get(run, {}) for run in row["train_runs"]] for row in kept}
-    lines = [_object(matrix)]
-    if told.get("epsilon") not in (None, matrix["epsilon"]):
-        lines.append(f"epsilon: {matrix['epsilon']:.4g}; the paper {told['epsilon']:g}")
-    same = told.get("attack_steps") == matrix["steps"]
-    attack = f"{matrix['attack']}, {matrix['steps']} steps" + (", as in the paper" if same else "")
-    lines.append(_against("attack", attack, None if same else told.get("attack_steps")))
+    lines = ["no attack"] if matrix["epsilon"] is None else _attack_lines(matrix, told)
     attacked = {regime: found for regime, found in trained.items() if regime != "natural"}
     lines += _differing("inner attack of training", "attack_steps", "steps", attacked, told)
     lines += _differing("training", "steps", "minibatches", trained, told)
@@ -157,8 +153,17 @@ def _protocol(
     return lines
 
 
+def _attack_lines(matrix: Row, told: Mapping[str, float]) -> list[str]:
+    lines = [_object(matrix)]
+    if told.get("epsilon") not in (None, matrix["epsilon"]):
+        lines.append(f"epsilon: {matrix['epsilon']:.4g}; the paper {told['epsilon']:g}")
+    same = told.get("attack_steps") == matrix["steps"]
+    attack = f"{matrix['attack']}, {matrix['steps']} steps" + (", as in the paper" if same else "")
+    return [*lines, _against("attack", attack, None if same else told.get("attack_steps"))]
+
+
 def _object(matrix: Row) -> str:
-    where = f"a middle of {matrix['center']:g} of the side" if matrix["mask_from"] == "center" else matrix["mask_from"]
+    where = object_words(matrix["mask_from"], matrix["center"])
     return f"object: {where}; the paper does not say how large its middle is"
 
 

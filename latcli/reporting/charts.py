@@ -18,7 +18,8 @@ from matplotlib.lines import Line2D
 from latcli.reporting.figures import INK, plain, png_of
 from latcli.reporting.matrix_table import Figure as Cell
 from latcli.reporting.matrix_table import number, object_words
-from latcli.reporting.report_terminal import scaled_cell
+from latcli.reporting.report_terminal import scaled_cell, spread_words
+from latcli.reporting.sheets import row_label
 from latcli.reporting.tables import epsilon_text
 
 #: Lines that can be told apart without their colours, too.
@@ -61,12 +62,12 @@ def heat_map(matrix: Mapping[str, Any]) -> bytes:
     scale = matrix["natural_scale"]
     headings = [f"{name}\nloss x{scale}" if name == "natural" and scale != 1 else name for name in inputs]
     axes.set_xticks(range(len(inputs)), [plain(text) if "\n" not in text else text for text in headings])
-    axes.set_yticks(range(len(rows)), [plain(_wrapped(_row_label(row))) for row in rows])
+    axes.set_yticks(range(len(rows)), [plain(_wrapped(row_label(row))) for row in rows])
     axes.xaxis.tick_top()
     axes.tick_params(length=0, labelsize=8, colors=INK)
     axes.spines[:].set_visible(False)
     figure.suptitle(plain(f"Loss matrix on {matrix['dataset']}"), fontsize=10, color=INK)
-    figure.supxlabel(plain(_caption(matrix)), fontsize=7, color=INK)
+    figure.supxlabel("\n".join(map(plain, caption(matrix))), fontsize=7, color=INK)
     return png_of(figure)
 
 
@@ -134,18 +135,16 @@ def _write_cell(axes: Axes, x: int, y: int, cell: Cell, *, dark: bool) -> None:
         axes.text(x, y + height, shown, ha="center", va="center", fontsize=8, color=colour, fontweight=weight)
 
 
-def _row_label(row: Mapping[str, Any]) -> str:
-    return str(row["label"]) + (f", {row['model_count']} seeds" if row["model_count"] > 1 else "")
-
-
 def _wrapped(label: str) -> str:
     return label if len(label) <= 44 else f"{label[:41]}..."
 
 
-def _caption(matrix: Mapping[str, Any]) -> str:
+def caption(matrix: Mapping[str, Any]) -> list[str]:
+    """What must be known to read a heat map, in lines."""
     epsilon = "" if matrix["epsilon"] is None else f", epsilon {epsilon_text(matrix['epsilon'])}"
     told = f"mean cross entropy, below it accuracy; n = {matrix['images']:,}{epsilon}; * best of the column"
-    return f"{told}; object: {object_words(matrix['mask_from'], matrix['center'])}"
+    place = f"{told}; object: {object_words(matrix['mask_from'], matrix['center'])}"
+    return [place, *(f"± {words}" for words in spread_words(matrix))]
 
 
 def _run_label(row: Mapping[str, Any]) -> str:

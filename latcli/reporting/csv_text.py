@@ -29,6 +29,7 @@ COLUMNS = (
     "spread",
     "models",
     "n",
+    "seed",
 )
 
 #: A spreadsheet takes a field that begins so for a formula.
@@ -71,7 +72,7 @@ def _matrices(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _training(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for row in document["training"]:
-        place = {"kind": "training", **{name: row[name] for name in ("run", "dataset", "regime", "epsilon")}}
+        place = {"kind": "training", **{name: row[name] for name in ("run", "dataset", "regime", "epsilon", "seed")}}
         for figure, value in row["final"].items():
             yield place | {"figure": figure, "value": value}
 
@@ -125,6 +126,9 @@ def _paper(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             scale = figure["natural_scale"] if cell["input"] == "natural" else 1
             place = {"kind": "paper", "dataset": figure["dataset"], "regime": cell["regime"], "input": cell["input"]}
             yield place | {"figure": "loss", "value": cell["paper"] / scale}
+        for one in figure["accuracies"]:
+            place = {"kind": "paper", "dataset": figure["dataset"], "regime": one["regime"], "input": one["input"]}
+            yield place | {"figure": "accuracy", "value": one["paper"]}
     for claim in document["paper"]["claims"]:
         yield {"kind": "claim", "dataset": claim["of"], "label": claim["claim"], "figure": "verdict"} | {
             "value": claim["verdict"]

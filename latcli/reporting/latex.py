@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from latcli.reporting.sheets import Entry, Sheet, left_out, sheets
@@ -18,6 +19,8 @@ _BEGINNING = r"""% Compiles as it is with pdflatex. In a paper: \usepackage{book
 
 #: Letters of a first column beyond which it breaks its lines.
 _BREAKS = 40
+#: Lines of a table that fit on a page with its caption and its notes; a table is never broken by LaTeX itself.
+_LINES = 40
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -36,6 +39,9 @@ _SPECIAL = {
     '"': r"''{}",
     "'": r"'{}",
     "`": r"\`{}",
+    # Behind the end of a row these two would begin its options.
+    "[": "{[}",
+    "*": "{*}",
     # Ligatures: two hyphens would become a dash, and so on.
     "-": r"-{}",
     ",": r",{}",
@@ -50,7 +56,7 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
     """The report as a document of its own, a table after the other."""
     yield _BEGINNING
     count = 0
-    for sheet in sheets(document):
+    for sheet in (part for whole in sheets(document) for part in _parts(whole)):
         yield from _sheet(sheet)
         count += 1
         if count % 12 == 0:  # LaTeX holds but so many tables at once
@@ -72,7 +78,24 @@ def _letter(letter: str) -> str:
         return _SPECIAL[letter]
     if letter.isascii() or letter in _LATIN:
         return letter
-    return f"[U+{ord(letter):04X}]"
+    return f"{{[}}U+{ord(letter):04X}]"
+
+
+def _parts(sheet: Sheet) -> Iterator[Sheet]:
+    """The sheet in tables that fit on a page each; the notes stand below the last."""
+    parts: list[list[tuple[Entry, ...]]] = [[]]
+    lines = 0
+    for row in sheet.rows:
+        height = max(1, -(-len(row[0].text) // _BREAKS))
+        if lines + height > _LINES and parts[-1]:
+            parts.append([])
+            lines = 0
+        parts[-1].append(row)
+        lines += height
+    for place, rows in enumerate(parts):
+        title = sheet.title if place == 0 else f"{sheet.title} (continued)"
+        last = place == len(parts) - 1
+        yield replace(sheet, title=title, rows=tuple(rows), notes=sheet.notes if last else ())
 
 
 def _sheet(sheet: Sheet) -> Iterator[str]:

@@ -62,8 +62,13 @@ def heading(name: str) -> str:
 
 def object_words(mask_from: str | None, center: float | None) -> str:
     """Where the object was taken to be, for a caption."""
-    known = {"otsu": "otsu silhouettes", "detector": "what a detector finds", "folder": "masks from files"}
-    if mask_from == "center":
+    known = {
+        "center": "a middle of unknown size",
+        "otsu": "otsu silhouettes",
+        "detector": "what a detector finds",
+        "folder": "masks from files",
+    }
+    if mask_from == "center" and center is not None:
         return f"a middle of {center:g} of the side"
     return known.get(mask_from or "", mask_from or "unknown")
 

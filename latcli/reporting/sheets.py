@@ -74,7 +74,7 @@ def left_out(document: Mapping[str, Any]) -> list[str]:
 
 
 def _matrix(matrix: Mapping[str, Any]) -> Iterator[Sheet]:
-    notes = [line.replace("* best", "bold: best").replace("+- is", "the spread is") for line in matrix_caption(matrix)]
+    notes = [line.replace("* best", "bold: best").replace("+- ", "the spread ") for line in matrix_caption(matrix)]
     notes[0] = notes[0].replace("mean cross entropy above accuracy", "loss is mean cross entropy")
     notes += [*matrix["notes"], *(f"warning: {text}" for text in matrix["warnings"])]
     for inputs in _several(matrix["inputs"], _INPUTS):
@@ -83,13 +83,14 @@ def _matrix(matrix: Mapping[str, Any]) -> Iterator[Sheet]:
             scaled = name == "natural" and matrix["natural_scale"] != 1
             headings += [f"{name}: loss x{matrix['natural_scale']}" if scaled else f"{name}: loss", f"{name}: accuracy"]
         rows = [
-            (Entry(_row_label(row)), *(entry for name in inputs for entry in _figures(matrix, name, row)))
+            (Entry(row_label(row)), *(entry for name in inputs for entry in _figures(matrix, name, row)))
             for row in matrix["rows"]
         ]
         yield Sheet(f"Loss matrix on {matrix['dataset']}", tuple(headings), tuple(rows), tuple(notes))
 
 
-def _row_label(row: Mapping[str, Any]) -> str:
+def row_label(row: Mapping[str, Any]) -> str:
+    """A matrix's row in words: its label, and of how many seeds it is."""
     return str(row["label"]) + (f", {seeds(row['model_count'])}" if row["model_count"] > 1 else "")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from latcli.reporting.page.charts import Axis, Chart, Series, chart, linear, losses, shares
 from latcli.reporting.page.formats import NONE, number, percent, short
+from latcli.reporting.reliance_table import VARIANT_NAMES
 
 #: Style numbers of the regimes, the same in every chart; others come after them.
 REGIMES = ("natural", "standard", "background", "foreground", "random")
@@ -22,14 +23,6 @@ _TRAINING = {
     "loss": "Training loss",
     "clean_accuracy": "Accuracy on clean training batches",
     "adversarial_accuracy": "Accuracy on attacked training batches",
-}
-_VARIANTS = {
-    "original": "Original",
-    "only_fg": "Only-FG",
-    "only_bg_b": "Only-BG-B",
-    "only_bg_t": "Only-BG-T",
-    "mixed_same": "Mixed-Same",
-    "mixed_rand": "Mixed-Rand",
 }
 
 
@@ -136,7 +129,7 @@ def reliance(document: Mapping[str, Any]) -> list[Table]:
         head = [f"background {100 * group['low']:.0f} to {100 * group['high']:.0f} %" for group in row["by_share"]]
         lines = [
             [name, *(_variant(group["means"].get(variant) or {}) for group in groups)]
-            for variant, name in _VARIANTS.items()
+            for variant, name in VARIANT_NAMES.items()
         ]
         lines.append(["background gap", *(_gap(group["gap"]) for group in groups)])
         tables.append(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from latcli.reporting.page.formats import number, percent, percent_spread, spread
+from latcli.reporting.report_terminal import spread_words
 
 #: Colours of the scale; the style sheet has a class for each.
 STEPS = 7
@@ -76,7 +77,7 @@ def heat_map(matrix: Mapping[str, Any]) -> HeatMap:
         inputs=inputs,
         headings=[_heading(name, scales[name]) for name in inputs],
         rows=rows,
-        caption=_caption(matrix, cells),
+        caption=_caption(matrix),
         low=number(ends[0]) if ends else "",
         high=number(ends[1]) if ends else "",
         runs=list(matrix.get("runs") or ()),
@@ -113,7 +114,7 @@ def _heading(name: str, scale: float) -> str:
     return name if scale == 1 else f"{name} ×{scale:g}"  # noqa: RUF001 - a times sign
 
 
-def _caption(matrix: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str:
+def _caption(matrix: Mapping[str, Any]) -> str:
     scale = float(matrix.get("natural_scale") or 1)
     counts: dict[str, set[int]] = {"attacked": set(), "natural": set()}
     for row in matrix["rows"]:
@@ -125,8 +126,7 @@ def _caption(matrix: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> s
     parts += [f"n = {' and '.join(images)} images"] if images else []
     parts += [_protocol(matrix)] if matrix.get("attack") else []
     parts += [f"evaluation seed {', '.join(map(str, matrix['seeds']))}"] if matrix.get("seeds") else []
-    if any(cell.get("loss_spread") is not None or cell.get("accuracy_spread") is not None for cell in cells):
-        parts.append("± is the sample standard deviation over models")
+    parts += [f"± {words}" for words in spread_words(matrix)]
     return "; ".join(parts) + "."
 
 

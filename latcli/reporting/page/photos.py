@@ -161,27 +161,16 @@ def _without(shown: Pictures | None) -> str:
 
 def _bars(image: Mapping[str, Any], side: Side) -> list[Bar]:
     said, label = image[side], image["label"]
-    known = {label["index"]: label["name"]}
-    if said.get("index") is not None:
-        known[said["index"]] = said["prediction"]
-    guesses = [_guess(entry) for entry in said.get("top") or ()]
+    guesses = [(guess["index"], guess["name"], guess["confidence"]) for guess in said.get("top") or ()]
     if not guesses:
         guesses = [(None, said["prediction"], said["confidence"])] if said["rank"] == 1 else []
     bars = []
     for place, (index, name, confidence) in enumerate(guesses, start=1):
         right = said["rank"] == place if index is None or label["index"] is None else index == label["index"]
-        first = said["prediction"] if place == 1 else None
-        bars.append(_bar(name or known.get(index) or first or f"class {index}", confidence, right))
+        bars.append(_bar(name, confidence, right))
     if not any(bar.right for bar in bars):
         bars.append(_bar(label["name"] or NONE, said["confidence"], True, said["rank"]))
     return bars
-
-
-def _guess(entry: Any) -> tuple[int | None, str | None, float]:
-    if isinstance(entry, Mapping):
-        return entry.get("index"), entry.get("name"), entry["confidence"]
-    index, confidence = entry
-    return index, None, confidence
 
 
 def _bar(name: str, confidence: float | None, right: bool, place: int | None = None) -> Bar:
