@@ -27,6 +27,7 @@ from latcli.commands.eval_monitor import Monitor, attacked_images
 from latcli.commands.eval_options import EvalOptions, describe, resolve
 from latcli.commands.eval_result import CellRow, EvalResult, Warned, grouped
 from latcli.commands.eval_samples import SAMPLES, Keeper, restore
+from latcli.commands.report_evaluations import MATRIX
 from latcli.commands.resuming import resumable_run
 from latcli.commands.session import Session
 from latcli.commands.train_data import with_objects
@@ -42,9 +43,6 @@ from latcli.store.database import Store
 from latcli.store.records import RunRow
 from latcli.store.run import Run
 from latcli.store.values import plain
-
-#: The document that `--json` prints.
-MATRIX = "matrix.json"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from latcli.commands.report_files import Files
 from latcli.store.records import RunRow
 
 #: The document that `latcli eval --json` prints, in the run's folder.
-_MATRIX = "matrix.json"
+MATRIX = "matrix.json"
 
 
 @dataclass
@@ -58,7 +58,7 @@ def read_documents(runs: Sequence[RunRow], datasets: Mapping[str, str | None], f
     for run in runs:
         if not run.path.is_dir():
             continue
-        data = files.read(run, _MATRIX)
+        data = files.read(run, MATRIX)
         if data is not None:
             further.take(run, datasets[run.id], json.loads(data))
     return further
