@@ -2,7 +2,8 @@
 
 Prints seconds a photo and peak memory, so that it shows whether time grows in proportion to the number of photos and
 memory not at all. Usage: `python benchmarks/photo_folder.py PHOTOS [--counts 25,50,100] [--steps N] [--alone N]`; the
-photos of the folder PHOTOS are repeated, each copy with other bytes behind its end, so that nothing is found cached.
+photos of the folder PHOTOS, which must all leave something to change, are repeated, each copy with other bytes behind
+its end, so that nothing is found cached.
 """
 
 from __future__ import annotations
