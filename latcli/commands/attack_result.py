@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
+from latcli.commands.report_photos import summary
 from latcli.engine.labels import Label
 from latcli.engine.models.classifier import Prediction
 from latcli.errors import ExitCode
@@ -134,15 +134,7 @@ class AttackResult:
 
     def summary(self) -> dict[str, Any]:
         """Averages over the photos, as in the last rows of the paper's tables."""
-        if not self.images:
-            return {"n": 0}
-        return {
-            "n": len(self.images),
-            "fooled": sum(image.fooled for image in self.images),
-            "altered_percent": fmean(image.altered_percent for image in self.images),
-            "clean": _average([image.clean for image in self.images]),
-            "adversarial": _average([image.adversarial for image in self.images]),
-        }
+        return summary([image.to_json(Path()) for image in self.images])
 
 
 def _prediction_json(prediction: Prediction) -> dict[str, Any]:
@@ -152,13 +144,4 @@ def _prediction_json(prediction: Prediction) -> dict[str, Any]:
         "confidence": prediction.confidence,
         "rank": prediction.rank,
         "loss": prediction.loss,
-    }
-
-
-def _average(predictions: list[Prediction]) -> dict[str, float | int]:
-    return {
-        "right": sum(one.rank == 1 for one in predictions),
-        "top5": sum(one.rank <= 5 for one in predictions),
-        "top10": sum(one.rank <= 10 for one in predictions),
-        "confidence": fmean(one.confidence for one in predictions),
     }

@@ -147,10 +147,12 @@ class Bench:
         (images,) = data.testing([torch.arange(n) * data.test_count // n])
         return cls(store, data, batch, session, images.x_BCHW)
 
-    def form(self, net: nn.Module) -> Form:
-        """The form in which the network's gradients are looked for."""
-        shape = self.data.image_shape
-        return choose_form(folded(net, shape), shape, self.batch, self.session.precision, self.session.forms)
+    def gradients(self, net: nn.Module, form: Form | None = None) -> GradientForm:
+        """The network in which gradients are looked for, in this form; None: in the one that is the fastest here."""
+        shape, session = self.data.image_shape, self.session
+        without_norms = folded(net, shape)
+        form = form or choose_form(without_norms, shape, self.batch, session.precision, session.forms)
+        return GradientForm(without_norms, form)
 
     def classifier(self, source: str) -> Classifier:
         """What the name or path stands for. Raises UsageError, WeightsError."""
@@ -178,8 +180,9 @@ def open_named(name: str, bench: Bench) -> Opened:
     classifier = bench.classifier(name)
     net = _fitting(classifier, name, bench)
     model_id = bench.store.record_model(name, weights_sha256=classifier.fingerprint)
-    form = bench.form(net)
-    return _looked_over(Entry(name, name, name, model_id, None, None, None, classifier.fingerprint, form), net, bench)
+    fast = bench.gradients(net)
+    entry = Entry(name, name, name, model_id, None, None, None, classifier.fingerprint, fast.form)
+    return _looked_over(entry, net, fast, bench)
 
 
 def open_again(entry: Entry, bench: Bench) -> Opened:
@@ -189,7 +192,8 @@ def open_again(entry: Entry, bench: Bench) -> Opened:
         raise WeightsError(
             f"the weights of {entry.name} are not those that the evaluation was begun with", "start a new evaluation"
         )
-    return _looked_over(entry, _fitting(classifier, entry.name, bench), bench)
+    net = _fitting(classifier, entry.name, bench)
+    return _looked_over(entry, net, bench.gradients(net, entry.form), bench)
 
 
 def _open_checkpoint(path: Path, name: str, label: str, row: RunRow | None, bench: Bench) -> Opened:
@@ -208,6 +212,7 @@ def _open_checkpoint(path: Path, name: str, label: str, row: RunRow | None, benc
         weights_sha256=classifier.fingerprint,
         regime=info.regime,
     )
+    fast = bench.gradients(net)
     entry = Entry(
         source=str(path),
         name=name,
@@ -217,9 +222,9 @@ def _open_checkpoint(path: Path, name: str, label: str, row: RunRow | None, benc
         train_run=None if row is None else row.id,
         train_seed=None if row is None else row.seed,
         fingerprint=classifier.fingerprint,
-        form=bench.form(net),
+        form=fast.form,
     )
-    return _looked_over(entry, net, bench)
+    return _looked_over(entry, net, fast, bench)
 
 
 def _fitting(classifier: Classifier, name: str, bench: Bench) -> nn.Module:
@@ -250,8 +255,8 @@ def _fitting(classifier: Classifier, name: str, bench: Bench) -> nn.Module:
     raise UsageError(f"{name} does not take images of {shape}: {failures[0]}", "choose a model for images of this size")
 
 
-def _looked_over(entry: Entry, net: nn.Module, bench: Bench) -> Opened:
-    subject = Subject(entry.label, net, GradientForm(folded(net, bench.data.image_shape), entry.form))
+def _looked_over(entry: Entry, net: nn.Module, fast: GradientForm, bench: Bench) -> Opened:
+    subject = Subject(entry.label, net, fast)
     return Opened(entry, subject, tuple(examine(subject, bench.x_BCHW)))
 
 

@@ -25,20 +25,23 @@ def folded(net: nn.Module, image_shape: tuple[int, int, int]) -> nn.Module:
     """
     unfolded = copy.deepcopy(net).eval()
     without = copy.deepcopy(unfolded)
-    x_2CHW = torch.rand(2, *image_shape, generator=torch.Generator().manual_seed(0)).to(_device(net))
+    x_2CHW = torch.rand(2, *image_shape, generator=torch.Generator().manual_seed(0)).to(device_of(net))
     pairs = _followed_by_norm(without, x_2CHW)
     for convolution, norm in pairs:
         _fold(without, convolution, norm)
     # A network that uses a convolution's own output besides, or mixes the images of a batch, shows it here.
-    return without if pairs and _agree(unfolded(x_2CHW), without(x_2CHW)) else unfolded
+    return without if pairs and same_logits(unfolded(x_2CHW), without(x_2CHW), _TOLERANCE) else unfolded
 
 
-def _agree(expected_BK: torch.Tensor, found_BK: torch.Tensor) -> bool:
-    difference = (found_BK.float() - expected_BK.float()).abs().max()
-    return bool(difference <= _TOLERANCE * expected_BK.float().std().clamp_min(1e-6))
+def same_logits(expected_BK: torch.Tensor, found_BK: torch.Tensor, tolerance: float) -> bool:
+    """Whether no logit is off by more than `tolerance` of the spread of those expected."""
+    expected_BK = expected_BK.float()
+    difference = (found_BK.float() - expected_BK).abs().max()
+    return bool(difference <= tolerance * expected_BK.std().clamp_min(1e-6))
 
 
-def _device(net: nn.Module) -> torch.device:
+def device_of(net: nn.Module) -> torch.device:
+    """Where the network's weights lie; the CPU for one that has none."""
     return next((tensor.device for tensor in (*net.parameters(), *net.buffers())), torch.device("cpu"))
 
 

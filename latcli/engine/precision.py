@@ -17,6 +17,7 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import nn
 
+from latcli.engine.folding import device_of, same_logits
 from latcli.errors import UsageError
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -132,7 +133,7 @@ def choose_form(
     if precision != "auto":
         return "bf16-channels-last" if precision == "bf16" else _USUAL
     batch = min(batch, _LARGEST_MEASURED)
-    device = _device(net)
+    device = device_of(net)
     key = _key(net, image_shape, batch, device)
     memory = memory or _PROCESS_MEMORY
     measured = memory.recall(key)
@@ -202,8 +203,7 @@ def _best(seconds: Mapping[Form, float]) -> Form:
 
 @torch.no_grad()
 def _agrees(fast: GradientForm, x_BCHW: torch.Tensor, expected_BK: torch.Tensor) -> bool:
-    difference = (fast(x_BCHW) - expected_BK).abs().max()
-    return bool(difference <= _TOLERANCE[fast.form] * expected_BK.std().clamp_min(1e-6))
+    return same_logits(expected_BK, fast(x_BCHW), _TOLERANCE[fast.form])
 
 
 def _seconds(model: GradientForm, x_BCHW: torch.Tensor, repeats: int = 4) -> float:
@@ -238,10 +238,6 @@ def _cpu_name() -> str:
 
 def _size(net: nn.Module) -> str:
     return f"{sum(parameter.numel() for parameter in net.parameters()):,}"
-
-
-def _device(net: nn.Module) -> torch.device:
-    return next((tensor.device for tensor in _tensors(net)), torch.device("cpu"))
 
 
 def _synchronize(device: torch.device) -> None:
