@@ -14,8 +14,9 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from latcli.documents import DocumentError, read_json
 from latcli.errors import ExitCode, LatcliError, StoreError, Terminated, UsageError
 from latcli.store import locks
 from latcli.store.files import LOCK, LOG, RUN_JSON, artifact_path, storage_error, write_whole
@@ -253,12 +254,12 @@ def reopen(store: Store, row: RunRow, *, argv: list[str]) -> Run:
 def _read_json(folder: Path) -> dict[str, object]:
     path = folder / RUN_JSON
     try:
-        document = json.loads(path.read_bytes())
+        document: dict[str, object] = read_json(path.read_bytes(), dict[str, Any])
     except OSError as error:
         raise storage_error(error, path) from error
-    except ValueError as error:
+    except DocumentError as error:
         raise StoreError(f"{path} is damaged: {error}", "the run cannot be resumed; start a new one") from error
-    if not isinstance(document, dict) or "id" not in document:
+    if "id" not in document:
         raise StoreError(f"{path} is damaged", "the run cannot be resumed; start a new one")
     return document
 
@@ -273,7 +274,7 @@ def mark_crashed(store: Store, run_id: str) -> None:
             return
     folder = store.folder_of(run_id)
     with suppress(OSError, ValueError, StoreError):  # the folder may be gone or damaged; the database has the last word
-        document = json.loads((folder / RUN_JSON).read_bytes())
+        document = read_json((folder / RUN_JSON).read_bytes(), dict[str, Any])
         _write_json(folder, document | {"status": "crashed", "error": _CRASHED})
 
 

@@ -61,15 +61,27 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if strangers:
         reason = f"'{strangers[0]}' is {_described(content[strangers[0]])}, not a tensor"
         raise WeightsError(f"{path} holds no state dict: {reason}", _TRUSTED_HINT)
+    for name, value in content.items():
+        if value.layout is not torch.strided or value.is_meta or value.is_quantized:
+            raise WeightsError(f"{path} holds no plain numbers: '{name}' is {_kind(value)}", _TRUSTED_HINT)
     return dict(content)
 
 
 def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], *, what: str) -> None:
     """Copy a state dict into a module; every entry must be there and fit, or the module is left as it was.
 
-    `what` names the weights in the error. Raises WeightsError with the first entries that are missing, unexpected or
-    of another shape.
+    `what` names the weights in the error. Raises WeightsError as `require_fit` does.
     """
+    require_fit(module, state_dict, what=what)
+    try:
+        # A plain dict carries no version, so that torch adds the counters an old file lacks.
+        module.load_state_dict(dict(state_dict))
+    except DAMAGE_ERRORS as error:  # numbers of a kind that none can be copied from
+        raise WeightsError(f"{what} cannot be copied: {_first_line(error)}", _TRUSTED_HINT) from error
+
+
+def require_fit(module: nn.Module, state_dict: Mapping[str, Tensor], *, what: str) -> None:
+    """Raise WeightsError with the first entries that are missing, unexpected or of another shape; see `load_into`."""
     expected = module.state_dict()
     # Batch norm counts its batches only since torch 0.4.1; older files lack the counters, which inference never uses.
     missing = [name for name in expected if name not in state_dict and not name.endswith(".num_batches_tracked")]
@@ -86,8 +98,6 @@ def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], *, what: str)
             f"{what} do not fit {type(module).__name__}: {faults}",
             "give weights of this very architecture and number of classes",
         )
-    # A plain dict carries no version, so that torch adds the counters an old file lacks.
-    module.load_state_dict(dict(state_dict))
 
 
 def state_dict_sha256(state_dict: Mapping[str, Tensor]) -> str:
@@ -152,6 +162,10 @@ def _first_line(error: BaseException) -> str:
     # torch puts advice in front of the reason when its restricted unpickler fails.
     lines = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
     return lines[0][:160] if lines else type(error).__name__
+
+
+def _kind(value: Tensor) -> str:
+    return "a tensor without data" if value.is_meta else "quantized" if value.is_quantized else f"{value.layout}"
 
 
 def _described(value: object) -> str:
