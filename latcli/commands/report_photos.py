@@ -14,6 +14,8 @@ from latcli.store.records import RunRow
 
 #: Index, confidence and name; of early runs the name and the confidence.
 _Guesses = list[tuple[int | str, float] | tuple[int, float, str]]
+#: Left, top, right, bottom, score and name.
+_Boxes = list[tuple[float, float, float, float, float, str]]
 #: What an attack writes of each photo.
 _KINDS = ("adversarial", "mask", "difference", "figure")
 #: Options that say where the object is, in the order in which they count, and what they are called.
@@ -65,7 +67,7 @@ def image_of(row: Mapping[str, Any]) -> dict[str, Any]:
         "label": {"index": row["label_index"], "name": row["label_name"], "source": row["label_source"]},
         **sides,
         **{key: row[key] for key in (*measured, "linf_inside", "linf_outside")},
-        "boxes": read_column("boxes_json", row["boxes_json"], list[Any]),
+        "boxes": read_column("boxes_json", row["boxes_json"], _Boxes),
         "notes": read_column("notes_json", row["notes_json"], list[str]),
     }
 

@@ -76,7 +76,7 @@ def _try(read: Callable[[bytes], None], data: bytes, number: int, report: Report
     signal.setitimer(signal.ITIMER_PROF, 2 * MOST_SECONDS)
     try:
         read(data)
-    except LatcliError as error:
+    except LatcliError:
         report.refused += 1
     except (HangError, Exception) as error:
         failure = _described(error)

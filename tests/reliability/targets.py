@@ -129,7 +129,7 @@ def configuration(folder: Path) -> Target:
 
     root = shape_of(typer.main.get_command(app))
     seeds = [
-        b'seed = 3\nepsilon = "8/255"\nstore = "~/runs"\n[attack]\nsteps = 40\ndetector = "cam"\n[runs.list]\nlimit = 5\n',
+        b'seed = 3\nepsilon = "8/255"\nstore = "~/runs"\n[attack]\nsteps = 40\n[runs.list]\nlimit = 5\n',
         b'# mine\noffline = true\nquiet = false\n[train]\nregime = ["natural", "background"]\nsteps = 1_200\n',
         b'attack.box = ["1,2,3,4"]\n[eval]\ncurve = ["epsilon=0.1,0.2"]\ntransfer = "all"\n[report]\nbest = true\n',
     ]
@@ -540,7 +540,7 @@ def _show_everything(store: Path) -> None:
 def _ids(store: Path) -> list[str]:
     try:
         with closing(sqlite3.connect(store / "latcli.db")) as db:
-            return [str(row[0]) for row in db.execute("SELECT id FROM runs")]
+            return [str(row[0]) for row in db.execute("SELECT id FROM runs GROUP BY command")]
     except (sqlite3.Error, OSError):
         return []
 
@@ -549,13 +549,13 @@ def _report(store: Path) -> Any:
     from latcli.commands.report import TABLES, gather
     from latcli.commands.report_options import ReportOptions
     from latcli.commands.session import Session
-    from latcli.reporting import csv_text, latex, markdown
+    from latcli.reporting import csv_text, latex, markdown, page
     from latcli.reporting.report_terminal import report
 
     document = gather(ReportOptions(paper=True), Session(store=store, quiet=True), TABLES).to_json()
     json.dumps(document)
-    for form in (csv_text, latex, markdown):
-        "".join(form.render(document))
+    for form in (csv_text, latex, markdown, page):
+        "".join(form.render(document) if form is not page else page.render(document, lambda _: None))
     return report(document)
 
 

@@ -123,11 +123,21 @@ def check_readable(path: Path) -> None:
         raise WeightsError(f"{path} is empty (0 bytes)", _DAMAGED_HINT)
 
 
-def unreadable(path: Path, error: BaseException) -> WeightsError:
+class UnreadableError(WeightsError):
+    """A pickle that was not read; `wants_code` where it would have had to be run."""
+
+    wants_code = False
+
+
+def unreadable(path: Path, error: BaseException) -> UnreadableError:
     """The error for a pickle that could not be read: it wanted to run code, or it is damaged or no weights file."""
     if name := _refused_global(error):
-        return WeightsError(f"{path} wants to run code of its own ({name}); refused, nothing of it ran", _TRUSTED_HINT)
-    return WeightsError(f"{path} is damaged or no weights file: {_first_line(error)}", _DAMAGED_HINT)
+        refused = UnreadableError(
+            f"{path} wants to run code of its own ({name}); refused, nothing of it ran", _TRUSTED_HINT
+        )
+        refused.wants_code = True
+        return refused
+    return UnreadableError(f"{path} is damaged or no weights file: {_first_line(error)}", _DAMAGED_HINT)
 
 
 def _read_torch_file(path: Path) -> Any:
