@@ -42,6 +42,9 @@ def sqlite_errors(path: Path) -> Iterator[None]:
     """Turn SQLite's refusals about the file at `path` into StoreError; let errors in our own SQL through."""
     try:
         yield
+    except UnicodeDecodeError as error:  # raised in place of SQLite's own where its message has such bytes in it
+        what, hint = _TROUBLES[sqlite3.SQLITE_CORRUPT]
+        raise StoreError(f"{path} {what} ({error.reason})", hint) from error
     except sqlite3.Error as error:
         trouble = _TROUBLES.get(_code(error))
         if str(error).startswith(_NOT_OURS):

@@ -15,7 +15,7 @@ from latcli.errors import StoreError, UsageError
 from latcli.store import locks
 from latcli.store.connect import connect_for_reading, connect_for_writing, sqlite_errors
 from latcli.store.files import LOCK, storage_error
-from latcli.store.migrations import apply, migrate, pending
+from latcli.store.migrations import apply, migrate, pending, require_schema
 from latcli.store.provenance import Environment, host
 from latcli.store.records import CachedDetection, RunRow, RunTable, Status
 from latcli.store.run import RUN_ID, Run, mark_crashed, reopen, start
@@ -57,6 +57,7 @@ class Store:
                 store = cls(folder, _database(connect_for_writing(path)), read_only=False)
                 try:
                     migrate(store._db, path)
+                    require_schema(store._db, path)
                     store.reconcile()
                 except BaseException:
                     store.close()
@@ -355,11 +356,13 @@ def _up_to_date(db: Database, path: Path) -> Database:
         raise _no_store(path.parent)
     steps = pending(db, path)
     if not steps:
+        require_schema(db, path)
         return db
     copy = _database(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False))
     db.conn.backup(copy.conn)
     db.close()
     apply(copy, steps)
+    require_schema(copy, path)
     return copy
 
 

@@ -6,6 +6,7 @@ database remembers it by. Names: a foreign key is called after what it points to
 
 from __future__ import annotations
 
+import functools
 import os
 import sqlite3
 from collections.abc import Callable
@@ -263,3 +264,35 @@ def _applied(db: Database) -> set[str]:
     if "_migrations" not in db.table_names():
         return set()
     return {str(row["name"]) for row in db.query("SELECT name FROM _migrations")}
+
+
+def require_schema(db: Database, path: Path) -> None:
+    """Raise StoreError where tables lack columns, or promise less of what is in them, than the steps here made.
+
+    What comes from a file that names all steps as done is not therefore what they made.
+    """
+    lacking = _expected() - _declared(db)
+    if lacking:
+        table, column = min(lacking)[:2]
+        raise StoreError(
+            f"{path} is damaged: {table} has no {column} as latcli makes it",
+            "move it away to start a new one; each run's folder keeps its run.json",
+        )
+
+
+@functools.cache
+def _expected() -> frozenset[tuple[str, str, str, int]]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        db = Database(connection, execute_plugins=False)
+        apply(db, list(MIGRATIONS))
+        return _declared(db)
+
+
+def _declared(db: Database) -> frozenset[tuple[str, str, str, int]]:
+    """Table, column, type, and whether SQLite keeps to the type; of views as well."""
+    query = """
+        SELECT tables.name, columns.name, columns.type, tables.strict
+        FROM pragma_table_list AS tables, pragma_table_info(tables.name) AS columns
+        WHERE tables.schema = 'main' AND tables.name NOT LIKE 'sqlite%'
+    """
+    return frozenset(db.execute(query).fetchall())

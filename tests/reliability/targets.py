@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import json
@@ -406,6 +407,8 @@ def database_columns(folder: Path) -> Target:
             table, column, row, text = json.loads(data)
         except ValueError:  # two seeds spliced
             return
+        if (table, column) not in columns:
+            return
         with closing(sqlite3.connect(path)) as db:
             (sound,) = db.execute(f"SELECT {column} FROM {table} WHERE rowid = ?", [row]).fetchone()
             with db:
@@ -541,7 +544,7 @@ def _ids(store: Path) -> list[str]:
     try:
         with closing(sqlite3.connect(store / "latcli.db")) as db:
             return [str(row[0]) for row in db.execute("SELECT id FROM runs GROUP BY command")]
-    except (sqlite3.Error, OSError):
+    except (sqlite3.Error, OSError, UnicodeDecodeError):
         return []
 
 
@@ -550,6 +553,10 @@ def _report(store: Path) -> Any:
     from latcli.commands.report_options import ReportOptions
     from latcli.commands.session import Session
     from latcli.reporting import csv_text, latex, markdown, page
+    from latcli.reporting.page import writer
+
+    if not hasattr(writer._environment, "cache_info"):
+        writer._environment = functools.cache(writer._environment)  # templates are compiled once
     from latcli.reporting.report_terminal import report
 
     document = gather(ReportOptions(paper=True), Session(store=store, quiet=True), TABLES).to_json()

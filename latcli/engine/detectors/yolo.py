@@ -23,7 +23,7 @@ from latcli.engine.detectors.base import Box, Detection, Target
 from latcli.engine.detectors.settings import WITHOUT_WEIGHTS, DetectorSettings, for_detector, scaled_corners
 from latcli.engine.downloads import kept_at, require_reachable
 from latcli.engine.images import Photo, sha256_of
-from latcli.engine.models.weights import DAMAGE_ERRORS, check_readable, unreadable
+from latcli.engine.models.weights import DAMAGE_ERRORS, check_readable, short_reasons, unreadable
 from latcli.engine.vision import import_torchvision
 from latcli.errors import WeightsError
 
@@ -126,7 +126,7 @@ def _download(name: str, settings: DetectorSettings) -> Path:
 
 def _load(path: Path, *, trusted: bool) -> Any:
     path = path.absolute()
-    with _visiting_ultralytics(), _ways_of_a_program() if trusted else _rebuilding_only():
+    with _visiting_ultralytics(), short_reasons(), _ways_of_a_program() if trusted else _rebuilding_only():
         from ultralytics import YOLO
         from ultralytics.nn.tasks import BaseModel
         from ultralytics.utils.checks import check_yolov5u_filename

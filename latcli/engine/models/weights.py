@@ -9,8 +9,10 @@ import hashlib
 import pickle
 import re
 import struct
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,10 @@ DAMAGE_ERRORS = (
     AssertionError,
     OSError,
 )
+
+_LONGEST_REASON, _LONGEST_NAME = 600, 120
+#: One at a time: reading puts something of its own into torch.
+_unpickling = threading.RLock()
 
 _TRUSTED_HINT = "ask for the weights as safetensors, or save the bare state dict: torch.save(model.state_dict(), FILE)"
 _DAMAGED_HINT = "copy or download the file again"
@@ -140,10 +146,35 @@ def unreadable(path: Path, error: BaseException) -> UnreadableError:
     return UnreadableError(f"{path} is damaged or no weights file: {_first_line(error)}", _DAMAGED_HINT)
 
 
+@contextmanager
+def short_reasons() -> Iterator[None]:
+    """While pickles are read, cut what the restricted unpickler has against them to what a person reads.
+
+    torch looks through the reason with patterns that take the square of its length, and a name in a file may be long
+    enough for hours.
+    """
+    from torch._weights_only_unpickler import Unpickler
+
+    with _unpickling:
+        load = Unpickler.load
+
+        def load_or_say_why(unpickler: Any) -> Any:
+            try:
+                return load(unpickler)  # type: ignore[no-untyped-call]
+            except pickle.UnpicklingError as error:
+                raise pickle.UnpicklingError(str(error)[:_LONGEST_REASON]) from None
+
+        Unpickler.load = load_or_say_why  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            Unpickler.load = load  # type: ignore[method-assign]
+
+
 def _read_torch_file(path: Path) -> Any:
     check_readable(path)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), short_reasons():
             warnings.simplefilter("ignore")  # torch's guesses at what a damaged file may be
             return torch.load(path, map_location="cpu", weights_only=True)
     except DAMAGE_ERRORS as error:
@@ -165,7 +196,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _refused_global(error: BaseException) -> str | None:
     """The name that torch's restricted unpickler refused, from its message: torch keeps it nowhere else."""
     known = re.search(r"GLOBAL (\S+)", str(error))
-    return known.group(1) if known and isinstance(error, pickle.UnpicklingError) else None
+    return known.group(1)[:_LONGEST_NAME] if known and isinstance(error, pickle.UnpicklingError) else None
 
 
 def _first_line(error: BaseException) -> str:
