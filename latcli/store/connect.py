@@ -34,7 +34,7 @@ _TROUBLES: dict[int, tuple[str, str]] = {
 
 
 #: Told of bytes that are no text where text belongs, and of tables that are not as our own steps made them.
-_NOT_OURS = ("Could not decode to UTF-8", "no such table", "no such column", "malformed", "unrecognized token")
+_NOT_OURS = ("Could not decode to UTF-8", "no such", "malformed", "unrecognized token", "unsupported file format")
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from __future__ import annotations
 import functools
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from latcli.errors import StoreError
 from latcli.store.files import storage_error, sync_folder, temporary_beside
@@ -278,6 +279,22 @@ def require_schema(db: Database, path: Path) -> None:
             f"{path} is damaged: {table} has no {column} as latcli makes it",
             "move it away to start a new one; each run's folder keeps its run.json",
         )
+
+
+def require_types(table: str, rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Raise StoreError where a row of a table holds what its columns cannot: SQLite does not look at what it reads."""
+    types = {column: _TYPES[type] for name, column, type, _ in _expected() if name == table and type in _TYPES}
+    for row in rows:
+        for column, value in row.items():
+            if value is not None and not isinstance(value, types.get(column, object)):
+                raise StoreError(
+                    f"{path} is damaged: {table}.{column} holds a {type(value).__name__}",
+                    "move it away to start a new one; each run's folder keeps its run.json",
+                )
+
+
+#: What Python gets of a column of that type.
+_TYPES: dict[str, tuple[type, ...]] = {"TEXT": (str,), "INTEGER": (int,), "REAL": (float, int), "BLOB": (bytes,)}
 
 
 @functools.cache
