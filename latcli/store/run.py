@@ -171,7 +171,10 @@ class Run:
             self._touch(db)
 
     def log(self, line: str) -> None:
-        """Append a line to the run's log, with the time before it; what is not printable as escapes. Raises StoreError."""
+        """Append a line to the run's log, with the time before it. Raises StoreError.
+
+        It is one line of the file, whatever it holds: what is not printable is written as escapes.
+        """
         require_own_folder(self.folder)
         path = self.folder / LOG
         text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(line.splitlines()))

@@ -41,7 +41,7 @@ CASES = {
     "form-memory": 10_000,
 }
 #: In the short form so many times fewer, and no target fewer than this.
-SHORTER, LEAST = 100, 25
+SHORTER, LEAST = 150, 15
 SEED = 8
 
 
