@@ -1,8 +1,8 @@
 """Feeds damaged files to one reader in a process of its own: `fuzz.py TARGET=COUNT,... SEED FOLDER [FIRST]`.
 
 Prints a JSON line a target: cases, seconds, the slowest case, the most memory beyond the start, and what failed. A case
-fails where anything but a LatcliError is raised, where it takes more than 5 s of processor time, or where it takes more than
-2 GiB of memory. Each failing case is left as a file in FOLDER.
+fails where anything but a LatcliError is raised, where it takes more than 5 s of processor time, or more than 2 GiB of
+memory. Each failing case is left as a file in FOLDER/TARGET.
 """
 
 from __future__ import annotations
