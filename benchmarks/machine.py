@@ -36,7 +36,7 @@ def machine() -> dict[str, Any]:
         "git": {"sha": sha, "dirty": dirty},
         "devices": devices(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads() if torch else os.environ.get("OMP_NUM_THREADS") or os.cpu_count(),
+        "threads": torch.get_num_threads() if torch else int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1),
         "units": units(),
         "system": platform.platform(),
         "python": platform.python_version(),
