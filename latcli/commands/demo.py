@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from latcli.commands.attack import AttackOptions
@@ -15,7 +13,7 @@ from latcli.commands.attack_result import AttackResult
 from latcli.commands.eval import run as run_eval
 from latcli.commands.eval_options import EvalOptions
 from latcli.commands.eval_result import EvalResult
-from latcli.commands.package_photos import package_photos
+from latcli.commands.package_photos import PACKAGE_LABELS, package_photos
 from latcli.commands.report_options import ReportOptions
 from latcli.commands.report_writing import run as run_report
 from latcli.commands.session import Session
@@ -77,13 +75,9 @@ def run(session: Session) -> DemoResult:
 
 
 def _attack(session: Session) -> AttackResult:
-    photos = {str(path): label for path, label in package_photos().items()}
     session.note("attacking the backgrounds of two photos that ultralytics and matplotlib carry, 40 steps each")
-    with TemporaryDirectory() as folder:
-        labels = Path(folder, "labels.csv")
-        with labels.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("file", "name"), *photos.items()])
-        return run_attack(AttackOptions(photos=tuple(photos), labels=labels, detector="cam"), session)
+    photos = tuple(map(str, package_photos()))
+    return run_attack(AttackOptions(photos, labels=PACKAGE_LABELS, detector="cam"), session)
 
 
 def _train(regime: Regime, steps: int, session: Session) -> TrainResult:

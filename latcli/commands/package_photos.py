@@ -7,16 +7,18 @@ from pathlib import Path
 
 from latcli.errors import LatcliError
 
-#: Package, path of a photo in it, its right class.
+#: Package, and path of a photo in it.
 _PHOTOS = (
-    ("ultralytics", "assets/bus.jpg", "minibus"),
-    ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", "military uniform"),
+    ("ultralytics", "assets/bus.jpg"),
+    ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
 )
+#: Their right classes.
+PACKAGE_LABELS = Path(__file__).with_name("package_photos.csv")
 
 
-def package_photos() -> dict[Path, str]:
-    """The photos and the names of their classes. Raises LatcliError where a package does not carry its photo."""
-    return {_photo(package, path): label for package, path, label in _PHOTOS}
+def package_photos() -> tuple[Path, ...]:
+    """The photos. Raises LatcliError where a package does not carry its photo."""
+    return tuple(_photo(package, path) for package, path in _PHOTOS)
 
 
 def _photo(package: str, path: str) -> Path:

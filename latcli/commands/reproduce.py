@@ -15,10 +15,11 @@ from typing import Any
 
 from latcli.commands.report import TABLES, gather
 from latcli.commands.report_options import ReportOptions
+from latcli.commands.report_paper import paper
 from latcli.commands.reproduce_findings import Found, find
 from latcli.commands.reproduce_ledger import Ledger, Standing
 from latcli.commands.reproduce_options import ReproduceOptions
-from latcli.commands.reproduce_parts import Part, needs_small_images, parts_of, photo_folder
+from latcli.commands.reproduce_parts import OF_PHOTOS, Part, needs_small_images, parts_of, photos_of
 from latcli.commands.reproduce_steps import PhotoAttack, Step, Training, command_line, command_of
 from latcli.commands.reproduce_times import Times
 from latcli.commands.session import Session
@@ -123,7 +124,9 @@ def _small_images(options: ReproduceOptions, session: Session) -> Dataset | None
 
 def _notes(options: ReproduceOptions, data: Dataset | None, session: Session) -> tuple[str, ...]:
     notes = []
-    if set(options.parts) & {"figure1", "table2", "photos-epsilon"} and photo_folder(options, session) is None:
+    if options.like is not None and data is not None and data.name != options.like:
+        notes.append(f"figures of {data.name} are held against the paper's of {options.like}")
+    if OF_PHOTOS & set(options.parts) and photos_of(options, session) is None:
         notes.append(
             f"no photos in {session.data / 'photos'}: two that packages carry stand in; --photos DIR names others"
         )
@@ -238,6 +241,9 @@ def _result(
     rows = _rows(steps, ledger)
     found = find(parts, ledger, options)
     report = gather(ReportOptions(runs=_of_paper(parts, ledger), paper=True), ledger.session, TABLES)
+    if options.like is not None:
+        matrices = [matrix | {"dataset": options.like} for matrix in report.matrices]
+        report.paper = paper(matrices, report.attacks, {row.id: row.config for row in ledger.rows})
     seed = ledger.session.seed
     return ReproduceResult(options, seed, stored.id, stored.folder, rows, found, report.to_json(), (), notes)
 

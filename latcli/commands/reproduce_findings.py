@@ -95,11 +95,14 @@ class _Finder:
                 by = scale if given == "natural" else 1
                 theirs = self.paper.losses[regime, given] if self.paper else None
                 loss, accuracy = (self.values(step, regime, given, name) for name in ("loss", "accuracy"))
-                shown = (Entry("-" if theirs is None else f"{theirs:g}"), loss.entry(3, by), accuracy.percent())
-                rows.append((Entry(f"{regime} model, {given} inputs"), *shown))
+                digits = 2 if by != 1 else 4
+                shown = (Entry("-" if theirs is None else f"{theirs:g}"), loss.entry(digits, by), accuracy.percent())
+                rows.append((Entry(f"{regime}, {given}"), *shown))
         source = self.paper.source if self.paper else f"Figure 2 on {self._document(step)['dataset']}"
         notes = [f"losses on natural inputs times {scale:,}"] if scale != 1 else []
-        self._sheet(source, ("model, inputs", "paper: loss", "loss", "accuracy"), rows, [*notes, *self._protocol(step)])
+        self._sheet(
+            source, ("model, inputs", "paper", "ours: loss", "ours: accuracy"), rows, [*notes, *self._protocol(part)]
+        )
         for claim in self.paper.claims if self.paper else ():
             self._claim(claim, step)
 
@@ -144,8 +147,9 @@ class _Finder:
             names = [
                 row["name"] for row in rows_of_runs(self.ledger.store, "artifacts", [run.id]) if row["kind"] == "figure"
             ]
-            rows += [(Entry(name), Entry(run.id), Entry(str(step.seed))) for name in names]
-        self._sheet("Figure 1: photo, background black, attacked", ("file", "run", "seed"), rows, [])
+            rows += [(Entry(f"{run.id[-4:]}/{name}"), Entry(str(step.seed))) for name in names]
+        notes = ["files of runs: latcli runs path RUN FILE"]
+        self._sheet("Figure 1: photo, background black, attacked", ("run/file", "seed"), rows, notes)
 
     # beyond the paper
 
@@ -168,7 +172,7 @@ class _Finder:
         notes = [
             "natural models alone; ratio: loss under background attack by loss under standard attack",
             "distance: of both figures from the paper's, the sum",
-            *self._protocol(part.evaluations[0], middle=False),
+            *self._protocol(part, middle=False),
         ]
         if theirs is not None:
             rows.append((Entry("paper"), Entry(f"{100 * theirs[0]:.2f} %"), Entry(f"{theirs[1]:.3f}"), Entry("")))
@@ -187,11 +191,11 @@ class _Finder:
         self._sweep("hole", "Natural models against the size of the middle", "middle, share of the side", panels)
 
     def controls(self, part: Part) -> None:
-        self._matrix("Controls of equal budget", part.evaluations[0], (*COMPARED, *CONTROLS), (*COMPARED, *CONTROLS))
+        self._matrix("Controls of equal budget", part, (*COMPARED, *CONTROLS), (*COMPARED, *CONTROLS))
 
     def strong(self, part: Part) -> None:
         inputs = ("standard", "standard-strong", "background", "background-strong")
-        self._matrix("The strong suite", part.evaluations[0], COMPARED, inputs)
+        self._matrix("The strong suite", part, COMPARED, inputs)
 
     def masks(self, part: Part) -> None:
         middle, silhouette = part.evaluations
@@ -211,7 +215,7 @@ class _Finder:
             for name, chosen in kinds.items()
         ]
         headings = ("model", "natural", "outside the middle", "outside the silhouette", "everywhere")
-        notes = ["accuracy", *self._protocol(middle)]
+        notes = ["accuracy", *self._protocol(part)]
         self._sheet("Exact masks (Otsu's silhouettes) against the middle", headings, rows, notes)
 
     def transfer(self, part: Part) -> None:
@@ -230,7 +234,7 @@ class _Finder:
                 )
                 for source in ("(no attack)", *COMPARED)
             ]
-            notes = ["accuracy; down: the model that examples were made on", *self._protocol(part.evaluations[0])]
+            notes = ["accuracy; down: the model that examples were made on", *self._protocol(part)]
             self._sheet(f"Transfer of {given} examples", ("made on", *COMPARED), rows, notes)
 
     def photos_epsilon(self, part: Part) -> None:
@@ -275,13 +279,14 @@ class _Finder:
         found = [cells[run, given][quantity] for run in runs.values() if (run, given) in cells]
         return Values(tuple(found) if None not in found else ())
 
-    def _matrix(self, title: str, step: Evaluation, models: Sequence[str], inputs: Sequence[str]) -> None:
+    def _matrix(self, title: str, part: Part, models: Sequence[str], inputs: Sequence[str]) -> None:
+        step = part.evaluations[0]
         rows = [
             (Entry(model), *(self.values(step, model, given, "accuracy").percent() for given in inputs))
             for model in models
         ]
         self._sheet(
-            title, ("model", *inputs), rows, ["accuracy; across: what the attack may change", *self._protocol(step)]
+            title, ("model", *inputs), rows, ["accuracy; across: what the attack may change", *self._protocol(part)]
         )
 
     def _verdict(
@@ -305,20 +310,20 @@ class _Finder:
     def _sweep(self, name: str, title: str, across: str, panels: list[dict[str, Any]]) -> None:
         self.found.sweeps.append({"name": name, "title": title, "across": across, "panels": panels})
 
-    def _protocol(self, step: Evaluation, *, middle: bool = True) -> list[str]:
-        document, settings = self._document(step), self._document(step)["settings"]
-        seeds = sorted({one.seed for one in step.models})
-        lines = [
-            f"{document['dataset']}, n = {document['n']:,}",
+    def _protocol(self, part: Part, *, middle: bool = True) -> list[str]:
+        """How the figures of a part's evaluations, which differ in one respect alone, were made."""
+        first = part.evaluations[0]
+        document, settings = self._document(first), self._document(first)["settings"]
+        seeds = sorted({one.seed for step in part.evaluations for one in step.models})
+        kept = f"a middle of {settings['center']:.4g} of the side"
+        return [
+            f"{document['dataset']}, n = {document['n']:,} attacked images",
             f"{document['attack']}, epsilon {epsilon_text(settings['epsilon'])}",
+            *([kept] if middle and settings["mask_from"] == "center" else []),
+            f"training: preset {first.models[0].options.preset}, seeds {', '.join(map(str, seeds))}",
+            _SPREAD,
+            f"evaluations {', '.join(self._run(step).id[-4:] for step in part.evaluations)}",
         ]
-        lines += (
-            [f"a middle of {settings['center']:.4g} of the side"]
-            if middle and settings["mask_from"] == "center"
-            else []
-        )
-        lines += [f"training: preset {step.models[0].options.preset}, seeds {', '.join(map(str, seeds))}; {_SPREAD}"]
-        return [*lines, f"run {self._run(step).id}"]
 
     def _photo_protocol(self, part: Part, *, epsilon: bool = True) -> list[str]:
         options = part.attacks[0].options

@@ -7,7 +7,7 @@ how it came to be told that (options, presets, defaults of another day) does not
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from latcli.commands.eval_further import Further
@@ -52,6 +52,7 @@ class Ledger:
     session: Session
     data: Dataset | None
     rows: list[RunRow]
+    _fits: dict[Step, Callable[[RunRow], bool]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, store: Store, session: Session, data: Dataset | None) -> Ledger:
@@ -85,11 +86,12 @@ class Ledger:
         return {step: one.run.id for step, one in standings.items() if one.state == "done" and one.run is not None}
 
     def _fitting(self, step: Step) -> Callable[[RunRow], bool]:
-        if isinstance(step, Training):
-            return self._fits_training(step)
-        if isinstance(step, Evaluation):
+        if isinstance(step, Evaluation):  # depends on which models there are by now
             return self._fits_evaluation(step)
-        return self._fits_attack(step)
+        if step not in self._fits:
+            asked = self._fits_training(step) if isinstance(step, Training) else self._fits_attack(step)
+            self._fits[step] = asked
+        return self._fits[step]
 
     def _fits_training(self, step: Training) -> Callable[[RunRow], bool]:
         data, options = self._data(), step.options

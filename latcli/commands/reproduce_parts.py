@@ -9,7 +9,7 @@ from typing import Any
 
 from latcli.commands.attack import AttackOptions
 from latcli.commands.eval_options import EvalOptions
-from latcli.commands.package_photos import package_photos
+from latcli.commands.package_photos import PACKAGE_LABELS, package_photos
 from latcli.commands.reproduce_options import PartName, ReproduceOptions
 from latcli.commands.reproduce_steps import Evaluation, PhotoAttack, Step, Training
 from latcli.commands.session import Session
@@ -21,6 +21,8 @@ COMPARED: tuple[Regime, ...] = ("natural", "standard", "background")
 #: Localized training that protects something else.
 CONTROLS: tuple[Regime, ...] = ("foreground", "random")
 
+#: Parts that need no small images.
+OF_PHOTOS = frozenset({"figure1", "table2", "photos-epsilon"})
 #: Sides of the middle that are tried, in pixels of so many: the paper's figures lie between the first and the last.
 _SIZES = {28: (4, 6, 8, 10, 12, 14, 16), 32: (12, 16, 20, 22, 24, 26, 28)}
 #: Where the side is another one.
@@ -60,7 +62,7 @@ def parts_of(options: ReproduceOptions, session: Session, side: int | None) -> l
 
 def needs_small_images(options: ReproduceOptions) -> bool:
     """Whether any part is of a data set of small images."""
-    return any(name not in _PHOTOS for name in options.parts)
+    return any(name not in OF_PHOTOS for name in options.parts)
 
 
 class _Maker:
@@ -75,10 +77,10 @@ class _Maker:
         return _STEPS[name](self)
 
     def photos(self) -> list[Step]:
-        return [step for seed in self.seeds for step in self._attacks(_EPSILON, seed)]
+        return [self._attack(_EPSILON, seed) for seed in self.seeds]
 
     def photos_epsilon(self) -> list[Step]:
-        return [step for epsilon in _EPSILONS for seed in self.seeds for step in self._attacks(epsilon, seed)]
+        return [self._attack(epsilon, seed) for epsilon in _EPSILONS for seed in self.seeds]
 
     def figure2(self) -> list[Step]:
         trained = self._trained(COMPARED)
@@ -147,25 +149,20 @@ class _Maker:
         side = self.side or 0
         return tuple(pixels / side for pixels in _SIZES[side]) if side in _SIZES else _SHARES
 
-    def _attacks(self, epsilon: float, seed: int) -> list[Step]:
-        """One step where there is a folder of photos; else one for each photo that packages carry."""
+    def _attack(self, epsilon: float, seed: int) -> Step:
         options = self.options
+        photos, labels = photos_of(options, self.session) or (package_photos(), PACKAGE_LABELS)
         said: dict[str, Any] = {"epsilon": epsilon, "classifier": options.classifier, "detector": options.detector}
         said |= {} if options.attack_steps is None else {"steps": options.attack_steps}
-        found = photo_folder(options, self.session)
-        if found is None:
-            photos = package_photos()
-            return [PhotoAttack(AttackOptions((str(path),), label=name, **said), seed) for path, name in photos.items()]
-        folder, labels = found
-        return [PhotoAttack(AttackOptions((str(folder),), labels=labels, **said), seed)]
+        return PhotoAttack(AttackOptions(tuple(map(str, photos)), labels=labels, **said), seed)
 
 
-def photo_folder(options: ReproduceOptions, session: Session) -> tuple[Path, Path | None] | None:
+def photos_of(options: ReproduceOptions, session: Session) -> tuple[tuple[Path, ...], Path | None] | None:
     """The photos that are attacked and their labels; None where those that packages carry must do."""
     if options.photos is not None:
-        return options.photos, options.labels
+        return (options.photos,), options.labels
     photos, labels = session.data / "photos" / "paper9", session.data / "photos" / "labels.csv"
-    return (photos, labels) if photos.is_dir() and labels.is_file() else None
+    return ((photos,), labels) if photos.is_dir() and labels.is_file() else None
 
 
 _STEPS: dict[PartName, Callable[[_Maker], Sequence[Step]]] = {
@@ -179,5 +176,3 @@ _STEPS: dict[PartName, Callable[[_Maker], Sequence[Step]]] = {
     "transfer": _Maker.transfer,
     "photos-epsilon": _Maker.photos_epsilon,
 }
-#: Parts that need no small images.
-_PHOTOS = frozenset({"figure1", "table2", "photos-epsilon"})

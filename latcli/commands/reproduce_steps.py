@@ -77,8 +77,8 @@ class PhotoAttack:
     @property
     def title(self) -> str:
         """In few words."""
-        shown = Path(self.options.photos[0]).name
-        return f"attack {shown} within {epsilon_text(self.options.epsilon)}, seed {self.seed}"
+        within = epsilon_text(self.options.epsilon)
+        return f"attack {', '.join(Path(one).name for one in self.options.photos)} within {within}, seed {self.seed}"
 
     def run(self, session: Session) -> str:
         """Attack; the run's id. Raises as `latcli attack` does."""

@@ -51,13 +51,16 @@ def _plan(document: Mapping[str, Any]) -> RenderableType:
         time = "" if row["state"] == "done" else f", {_about(row['seconds'])}"
         parts.append(_hanging(f"{row['number']:>3}  {row['step']}: {told}{time}", "     "))
         parts.append(Text(_continued(row["command_line"]), "dim", overflow="fold"))
-    open_steps = [row for row in document["steps"] if row["state"] != "done"]
-    known = [row["seconds"] for row in open_steps if row["seconds"] is not None]
-    least = "at least " if len(known) < len(open_steps) else ""
-    count = f"{len(open_steps)} of {len(document['steps'])} steps to do"
-    return Group(
-        *parts, "", Text(f"{count}, {least}about {duration(sum(known))}" if open_steps else "all steps are done")
-    )
+    return Group(*parts, "", Text(_left([row for row in document["steps"] if row["state"] != "done"], len(parts) // 2)))
+
+
+def _left(rows: Sequence[Mapping[str, Any]], count: int) -> str:
+    """What there is still to do, of so many steps."""
+    if not rows:
+        return "all steps are done"
+    known = [row["seconds"] for row in rows if row["seconds"] is not None]
+    least = "at least " if known and len(known) < len(rows) else ""
+    return f"{len(rows)} of {count} steps to do, {least}{_about(sum(known) if known else None)}"
 
 
 def _continued(command_line: str) -> str:
@@ -76,7 +79,7 @@ def _about(seconds: float | None) -> str:
 
 
 def _found(document: Mapping[str, Any]) -> RenderableType:
-    parts: list[RenderableType] = paper(document["report"]["paper"]) if _has_paper(document) else []
+    parts: list[RenderableType] = []
     for sheet in map(_sheet, document["tables"]):
         parts += [Text(printable(sheet.title), "bold"), *_blocks(sheet)]
         parts += [*(_hanging(note, "  ") for note in sheet.notes), ""]
@@ -84,12 +87,16 @@ def _found(document: Mapping[str, Any]) -> RenderableType:
         parts += [Text("Verdicts, on the means, and for how many seeds each holds", "bold")]
         parts += [_hanging(_line(claim), "    ") for claim in document["claims"]]
         parts += [""]
+    parts += paper(_measured(document["report"]["paper"]))
     parts += [Text(from_here(path), overflow="fold") for path in document["files"]]
     return Group(*parts, Text(printable(f"run {document['run']}"), overflow="fold"))
 
 
-def _has_paper(document: Mapping[str, Any]) -> bool:
-    return any(document["what"] in (name, "all") for name in ("table2", "figure2"))
+def _measured(compared: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured of the paper beside ours, without the verdicts, which stand above with their seeds."""
+    figures = [one | {"claims": []} for one in compared["figure2"] if one["matrix"] is not None]
+    tables = [one | {"claims": []} for one in compared["tables"] if one["run"] is not None]
+    return {"figure2": figures, "tables": tables}
 
 
 def _line(claim: Mapping[str, Any]) -> str:
