@@ -129,8 +129,9 @@ class Ledger:
             evaluated = [entry.get("train_run") for entry in row.config.get("entries", ())]
             same_models = len(evaluated) == len(models) and set(evaluated) == models
             whole = row.status != "completed" or (row.path / MATRIX).is_file()
-            further = Further.from_json(row.config)
-            return same_models and whole and further == step.options.further and _was_told(row, wanted)
+            if not (same_models and whole and _was_told(row, wanted)):
+                return False
+            return Further.from_json(row.config) == step.options.further
 
         return fits
 
