@@ -41,6 +41,7 @@ def stages(photo: Path, steps: int) -> dict[str, float]:
         import timm  # noqa: F401
     with stage("import the rest"):
         from latcli.commands.attack_files import Keeper
+        from latcli.commands.attack_pictures import PictureDrawer
         from latcli.engine.api import open_attacker
         from latcli.engine.attacks.settings import AttackSettings
         from latcli.engine.images import read_photo
@@ -59,9 +60,11 @@ def stages(photo: Path, steps: int) -> dict[str, float]:
         tempfile.TemporaryDirectory() as folder,
         Store.open(Path(folder)) as store,
         store.start_run("attack", argv=[], config={}, seed=0, device="cpu") as run,
+        PictureDrawer(attacker, figures=True) as drawer,
+        Keeper(drawer, store, run, {"epsilon": 8 / 255, "norm": "linf", "steps": steps, "restarts": 1}) as keeper,
     ):
-        protocol = {"epsilon": 8 / 255, "norm": "linf", "steps": steps, "restarts": 1}
-        Keeper(attacker, store, run, protocol, figures=True).keep(result, "photo")
+        keeper.keep(result, "photo")
+        keeper.keep_pictures()
     return seconds
 
 

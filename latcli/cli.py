@@ -347,7 +347,7 @@ def evaluate(
             _MATRIX,
             "NAME",
             "mnist, fashion-mnist, cifar10, mnist-5k, folder:PATH.",
-            show_default="that of the latest training run",
+            show_default="that of the training run",
         ),
     ] = None,
     seeds: Annotated[
