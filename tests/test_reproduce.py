@@ -219,6 +219,8 @@ def test_after_ctrl_c_it_goes_on_where_it_was(digits: Path, tmp_path: Path, when
     assert result.run == own.id
     runs = list_runs(session.store).runs
     assert Counter(row.command for row in runs) == {"train": 3, "eval": 1, "reproduce": 1}
+    # The same models and settings, and yet not all that the transfer asks for.
+    assert states(replace(options, what="transfer"), session) == ["done"] * 3 + ["missing"]
 
 
 class _Late(Interrupted):

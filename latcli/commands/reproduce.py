@@ -193,6 +193,8 @@ def _time_left(step: Step, later: Sequence[Step], standing: Standing, times: Tim
     now = times.expected(step, standing)
     others = [times.expected(one, times.ledger.standing(one)) for one in later]
     known = [seconds for seconds in (now, *others) if seconds is not None]
+    if not any(known):
+        return "its time is not known yet"
     least = "" if len(known) == len(others) + 1 else "at least "
     first = "its time is not known yet" if now is None else f"about {duration_text(now)}"
     return f"{first}; {least}{duration_text(sum(known))} in all"
