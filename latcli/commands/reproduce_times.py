@@ -54,12 +54,13 @@ class Times:
         data = self._data()
         architecture = step.options.architecture or data.defaults.architecture
         settings = _settings(step, data)
-        costs = ("regime", "batch", "loss") if settings.regime == "natural" else (*_COSTS, "batch", "loss")
-        alike = self._alike("train", settings.to_json() | {"architecture": architecture}, (*costs, "architecture"))
-        if alike:
-            return float(settings.steps * median(seconds / row.config["steps"] for row, seconds in alike))
-        gradients = _UPDATE + (settings.attack_steps if settings.is_adversarial else 0)
-        return settings.steps * settings.batch * gradients * self._gradient(architecture)
+        wanted = settings.to_json() | {"architecture": architecture}
+        costs = ("architecture", "loss", *(("attack", "attack_steps") if settings.is_adversarial else ()))
+        alike = self._alike("train", wanted, costs)
+        of_kind = [seconds / _images(row) for row, seconds in alike if _is_adversarial(row) == settings.is_adversarial]
+        if of_kind:
+            return settings.steps * settings.batch * median(of_kind)
+        return settings.steps * settings.batch * _gradients_to_learn(wanted) * self._gradient(architecture)
 
     def _left(self, step: Training, standing: Standing) -> float:
         """The share of its steps that a training that was cut off has yet to take."""
@@ -99,13 +100,18 @@ class Times:
         return [(row, row.seconds) for row in rows if row.seconds]
 
     def _gradient(self, architecture: str) -> float:
-        """Seconds an image."""
+        """Seconds an image: what training runs of the same network took, else timed."""
         if architecture not in self._gradients:
-            data, session = self._data(), self.ledger.session
-            net = new_network(registry.load("architecture", architecture), data, 0).to(open_device(session.device))
-            form = choose_form(net, data.image_shape, _TIMED, session.precision, session.forms)
-            self._gradients[architecture] = gradient_seconds(net, form, data.image_shape, _TIMED) / _TIMED
+            runs = self._alike("train", {"architecture": architecture, "attack": "pgd"}, ("architecture", "attack"))
+            known = [seconds / (_images(row) * _gradients_to_learn(row.config)) for row, seconds in runs]
+            self._gradients[architecture] = median(known) if known else self._timed(architecture)
         return self._gradients[architecture]
+
+    def _timed(self, architecture: str) -> float:
+        data, session = self._data(), self.ledger.session
+        net = new_network(registry.load("architecture", architecture), data, 0).to(open_device(session.device))
+        form = choose_form(net, data.image_shape, _TIMED, session.precision, session.forms)
+        return gradient_seconds(net, form, data.image_shape, _TIMED) / _TIMED
 
     def _data(self) -> Dataset:
         if self.ledger.data is None:
@@ -113,12 +119,23 @@ class Times:
         return self.ledger.data
 
 
-_COSTS = ("attack", "attack_steps")
-
-
 def _settings(step: Training, data: Dataset) -> TrainSettings:
     row = preset_row(step.options.preset or DEFAULT_PRESET, fine_tuning=False)
     return resolve(step.options, row, data.defaults, step.seed)
+
+
+def _is_adversarial(row: RunRow) -> bool:
+    return bool(row.config["regime"] != "natural")
+
+
+def _images(row: RunRow) -> int:
+    """How many images a training saw."""
+    return int(row.config["steps"]) * int(row.config["batch"])
+
+
+def _gradients_to_learn(config: Mapping[str, Any]) -> float:
+    """Of one image that is trained on under PGD, or as it is."""
+    return _UPDATE + (0 if config["regime"] == "natural" else int(config["attack_steps"]))
 
 
 def _attacked(config: Mapping[str, Any]) -> int:
