@@ -13,7 +13,7 @@ from latcli.commands.attack_pictures import PictureDrawer
 from latcli.commands.attack_result import AttackResult, Failure, PlannedPhoto
 from latcli.commands.detection_cache import StoredDetections
 from latcli.commands.parsing import parse_box
-from latcli.commands.photo_inputs import LabelOf, PhotoSource, find_sources, labeller
+from latcli.commands.photo_inputs import LabelOf, PhotoSource, find_sources, labeller, sha256_of
 from latcli.commands.session import Session
 from latcli.commands.trained import classifier_path
 from latcli.engine import registry
@@ -135,10 +135,16 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
         if options.dry_run:
             _plan(attacker, photos, result, options.steps * options.restarts)
             return result
-        config = options.config() | {"form": attacker.gradients.form}
+        config = options.config() | {"form": attacker.gradients.form, "labels_sha256": sha256_of(options.labels)}
         model = store.record_model(classifier.name, weights_sha256=classifier.fingerprint)
         with store.start_run(
-            "attack", argv=sys.argv, config=config, seed=session.seed, device=str(device), model=model
+            "attack",
+            argv=sys.argv,
+            config=config,
+            seed=session.seed,
+            device=str(device),
+            parent=session.parent,
+            model=model,
         ) as stored:
             result.run, result.dir = stored.id, stored.folder
             names = file_names([source.name for source in sources])

@@ -103,7 +103,13 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
         "notes": list(data.notes),
     }
     with store.start_run(
-        "eval", argv=sys.argv, config=config, seed=settings.seed, device=str(device), dataset=dataset
+        "eval",
+        argv=sys.argv,
+        config=config,
+        seed=settings.seed,
+        device=str(device),
+        parent=session.parent,
+        dataset=dataset,
     ) as stored:
         session.note(f"run {stored.id}")
         line = describe(settings, job.further, data, len(models))
