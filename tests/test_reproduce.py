@@ -30,9 +30,12 @@ from latcli.commands.reproduce_steps import Evaluation, PhotoAttack, Training, c
 from latcli.commands.reproduce_times import Times
 from latcli.commands.runs import list_runs, rm_runs, verify_runs
 from latcli.commands.session import Session
+from latcli.commands.train import run as train
+from latcli.commands.train_options import TrainOptions
 from latcli.commands.trained import CHECKPOINT
 from latcli.engine.datasets.base import DatasetSource
 from latcli.engine.datasets.catalog import open_dataset
+from latcli.engine.training.regimes import Regime
 from latcli.errors import ExitCode, UsageError
 from latcli.reporting.console import console_for
 from latcli.reporting.reproduction import shown
@@ -140,6 +143,15 @@ def test_what_was_told_something_else_is_missing(
 
     assert Counter(row.command for row in rows if row.state == "done") == done
     assert {row.state for row in rows} <= {"done", "missing"}
+
+
+@pytest.mark.parametrize(("regime", "done"), [("natural", 1), ("standard", 1), ("background", 0)])
+def test_a_middle_counts_where_training_looks_at_it(digits: Path, tmp_path: Path, regime: Regime, done: int) -> None:
+    options = ReproduceOptions("figure2", dataset=f"folder:{digits}", seeds=1, plan=True, **SMALL)
+    session = session_of(tmp_path / "runs")
+    train(TrainOptions(regime, options.dataset, preset="quick", steps=2, center=0.7), session)
+
+    assert states(options, session).count("done") == done
 
 
 @pytest.mark.parametrize("changed", [{"seed": 7}, {"precision": "bf16"}])

@@ -29,6 +29,9 @@ State = Literal["done", "interrupted", "running", "missing"]
 
 #: What runs of a latcli that did not know these yet did.
 _UNTOLD: dict[str, Any] = {"precision": "auto", "mask_fingerprint": None}
+#: Regimes that compute the same wherever the object is, and what says where it is.
+_WITHOUT_OBJECT = frozenset({"natural", "standard"})
+_OF_OBJECT = frozenset({"center", "mask_from", "mask_fingerprint"})
 #: Parts of an attack's configuration that decide how it is kept or shown, or that are compared by contents instead.
 _OF_ATTACK_FREE = frozenset({"photos", "labels", "batch", "no_figures", "dry_run", "check_success"})
 
@@ -104,6 +107,8 @@ class Ledger:
             "mask_fingerprint": data.mask_fingerprint,
             **settings.to_json(),
         }
+        if settings.regime in _WITHOUT_OBJECT:
+            wanted = {name: value for name, value in wanted.items() if name not in _OF_OBJECT}
         name = dataset_id(data.name, data.fingerprint)
 
         def fits(row: RunRow) -> bool:
