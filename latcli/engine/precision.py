@@ -58,6 +58,11 @@ class GradientForm:
             self._copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._pairs = list(zip(_tensors(self._copy), _tensors(net), strict=True))
 
+    @property
+    def network(self) -> nn.Module:
+        """The copy itself."""
+        return self._copy
+
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over the weights as they are now."""

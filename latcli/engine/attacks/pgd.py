@@ -14,6 +14,7 @@ from latcli.engine.attacks.objectives import ObjectiveFunction, achieved, object
 from latcli.engine.attacks.settings import AttackSettings, Model, narrowed
 from latcli.engine.attacks.threat import Threat, threat_for
 from latcli.engine.noise import derive_seed
+from latcli.errors import LatcliError
 
 
 def pgd(
@@ -99,12 +100,25 @@ def _climb_until(
 def input_gradient(
     model: Model, x_BCHW: torch.Tensor, y_B: torch.Tensor, objective: ObjectiveFunction
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradient of the objective with respect to the images alone, and the logits; weights get no gradient."""
+    """Gradient of the objective with respect to the images alone, and the logits; weights get no gradient.
+
+    Raises LatcliError for a model whose logits do not depend on the images by anything that has a gradient.
+    """
     with torch.enable_grad():
         x_BCHW = x_BCHW.detach().requires_grad_()
         logits_BK = model(x_BCHW)
-        (gradient_BCHW,) = torch.autograd.grad(objective(logits_BK, y_B).sum(), x_BCHW)
+        if not logits_BK.requires_grad:
+            raise _no_gradient()
+        (gradient_BCHW,) = torch.autograd.grad(objective(logits_BK, y_B).sum(), x_BCHW, allow_unused=True)
+    if gradient_BCHW is None:
+        raise _no_gradient()
     return gradient_BCHW, logits_BK.detach()
+
+
+def _no_gradient() -> LatcliError:
+    return LatcliError(
+        "the model gives no gradient of its logits", "let it keep the graph of its input, or take --attack square"
+    )
 
 
 def restart_seeds(seeds_B: torch.Tensor, restart: int) -> torch.Tensor:
