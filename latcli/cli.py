@@ -97,6 +97,16 @@ ObjectDetector = Annotated[
     _option(_OBJECT, "NAME", "auto, yolo, mobilenet, cam, none, or a plug-in's.", show_default="auto"),
 ]
 DetectorWeights = Annotated[Path | None, _option(_OBJECT, "FILE", "The detector's weights.")]
+#: Eager, as `shape_of` leaves such options to the command line: no file that came with a project may say this.
+TrustWeights = Annotated[
+    bool,
+    flag(
+        "--trust-weights",
+        help="Run the code in the detector's weights (yolo): only for a file whose maker you trust.",
+        panel=_OBJECT,
+        is_eager=True,
+    ),
+]
 DetectorConfidence = Annotated[
     float | None,
     _option(_OBJECT, "P", "Least confidence of a box (yolo, mobilenet).", min=0.0, max=1.0, show_default="0.25"),
@@ -129,6 +139,7 @@ def attack(
     ] = None,
     detector: Annotated[str, _option(_OBJECT, "NAME", "auto, yolo, mobilenet, cam, none, or a plug-in's.")] = "auto",
     detector_weights: Annotated[Path | None, _option(_OBJECT, "FILE", "The detector's weights.")] = None,
+    trust_weights: TrustWeights = False,
     detector_confidence: Annotated[
         float, _option(_OBJECT, "P", "Least confidence of a box (yolo, mobilenet).", min=0.0, max=1.0)
     ] = 0.25,
@@ -218,6 +229,7 @@ def attack(
     from latcli.reporting import tables
 
     del given["session"]
+    session.trust_weights = given.pop("trust_weights")
     lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     result = run(AttackOptions(**given | lists), session)
     session.show(result, tables.attack)
@@ -262,6 +274,7 @@ def train(
     masks: Masks = None,
     detector: ObjectDetector = None,
     detector_weights: DetectorWeights = None,
+    trust_weights: TrustWeights = False,
     detector_confidence: DetectorConfidence = None,
     cam_threshold: CamThreshold = None,
     boxes: Boxes = None,
@@ -326,6 +339,7 @@ def train(
     from latcli.reporting import tables
 
     del given["session"]
+    session.trust_weights = given.pop("trust_weights")
     session.show(run(TrainOptions(**given), session), tables.train)
 
 
@@ -364,6 +378,7 @@ def evaluate(
     masks: Masks = None,
     detector: ObjectDetector = None,
     detector_weights: DetectorWeights = None,
+    trust_weights: TrustWeights = False,
     detector_confidence: DetectorConfidence = None,
     cam_threshold: CamThreshold = None,
     boxes: Boxes = None,
@@ -434,6 +449,7 @@ def evaluate(
     from latcli.reporting import evaluation_report
 
     del given["session"]
+    session.trust_weights = given.pop("trust_weights")
     lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     session.show(run(EvalOptions(**given | lists), session), evaluation_report.evaluation)
 

@@ -216,6 +216,7 @@ def _open_detector(options: AttackOptions, session: Session, classifier: Classif
         classifier=classifier,
         threshold=options.cam_threshold,
         progress=session.shows_progress,
+        trust_weights=session.trust_weights,
     )
     if options.box or options.mask is not None or options.center is not None:
         none: Detector = registry.load("detector", "none")(settings)  # nobody is asked, so nobody has to be there

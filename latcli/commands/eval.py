@@ -40,6 +40,7 @@ from latcli.engine.evaluation.matrix import Evaluation, Progress
 from latcli.engine.evaluation.settings import EvalSettings
 from latcli.errors import UsageError, WeightsError
 from latcli.store.database import Store
+from latcli.store.files import artifact_path
 from latcli.store.records import RunRow
 from latcli.store.run import Run
 from latcli.store.values import plain
@@ -122,7 +123,7 @@ def _sources(store: Store, dataset: str, options: EvalOptions) -> list[str]:
     """What opens each model: a checkpoint's path, or a name."""
     if options.named:
         return [classifier_path(name, store.folder) for name in options.named]
-    return [str(row.path / CHECKPOINT) for row in trained_on(store, dataset, seeds=options.seeds)]
+    return [str(artifact_path(row.path, CHECKPOINT)) for row in trained_on(store, dataset, seeds=options.seeds)]
 
 
 def _with_objects(
@@ -166,8 +167,9 @@ def _resume(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     row = resumable_run(store, str(options.resume), "eval", options, session)
     job = _job_of(row, store, session)
     evaluation, findings = job.evaluation(), Findings()
-    if (row.path / SAMPLES).exists():
-        findings = restore(evaluation, row.path / SAMPLES)
+    kept = artifact_path(row.path, SAMPLES)
+    if kept.exists():
+        findings = restore(evaluation, kept)
     with store.resume_run(row.id, argv=sys.argv) as stored:
         done, total = attacked_images(evaluation)
         line = f"resumed with {done:,} of {total:,} attacked images done"

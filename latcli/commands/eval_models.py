@@ -27,6 +27,7 @@ from latcli.engine.precision import Form, GradientForm, check_form, choose_form
 from latcli.engine.training.regimes import Regime
 from latcli.errors import LatcliError, UsageError, WeightsError
 from latcli.store.database import Store
+from latcli.store.files import artifact_path
 from latcli.store.records import RunRow
 
 #: Without names and without --seeds, the latest run of each of these.
@@ -166,7 +167,7 @@ class Bench:
 
 def open_run(row: RunRow, bench: Bench) -> Opened:
     """The model of a training run. Raises as `open_named` does."""
-    source = row.path / CHECKPOINT
+    source = artifact_path(row.path, CHECKPOINT)
     return _open_checkpoint(source, row.id, f"{row.config.get('regime')} {row.id[-4:]}", row, bench)
 
 

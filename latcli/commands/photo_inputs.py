@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from latcli.engine.images import Photo, decode_photo, find_photos, read_photo
+from latcli.engine.images import Photo, decode_photo, find_photos, read_bounded, read_photo
 from latcli.engine.labels import Classes, Label, LabelFile, folder_label, parse_label
 from latcli.errors import ImageError, UsageError
 
@@ -35,7 +35,7 @@ class PhotoSource:
     def read(self) -> Photo:
         """Decode it. Raises ImageError."""
         if self.is_stdin:
-            return decode_photo(sys.stdin.buffer.read(), "stdin")
+            return decode_photo(read_bounded(sys.stdin.buffer, "stdin"), "stdin")
         return read_photo(self.path)
 
 

@@ -46,6 +46,7 @@ from latcli.engine.training.settings import TrainSettings
 from latcli.engine.training.state import TrainingState, pack_state, read_state, restore
 from latcli.errors import ExitCode, LatcliError, UsageError
 from latcli.store.database import Store
+from latcli.store.files import artifact_path
 from latcli.store.records import RunRow
 from latcli.store.run import Run
 
@@ -167,7 +168,8 @@ def _begin(store: Store, options: TrainOptions, session: Session, ranks: Ranks) 
 def _resume(store: Store, options: TrainOptions, session: Session, ranks: Ranks) -> TrainResult:
     row = resumable_run(store, str(options.resume), "train", options, session)
     job = _job_of(row, store, session)
-    state = read_state(row.path / STATE) if (row.path / STATE).exists() else None
+    kept = artifact_path(row.path, STATE)
+    state = read_state(kept) if kept.exists() else None
     if state is not None:
         _use_threads(state, job.device, session, ranks)
     trainer = job.trainer(state, session, ranks)

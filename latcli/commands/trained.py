@@ -7,6 +7,7 @@ from pathlib import Path
 
 from latcli.errors import UsageError
 from latcli.store.database import DATABASE, Store
+from latcli.store.files import artifact_path
 
 #: The model that a run of `latcli train` leaves in its folder.
 CHECKPOINT = "checkpoint.safetensors"
@@ -29,7 +30,7 @@ def classifier_path(name: str, store: Path) -> str:
         return name
     with Store.open_existing(store) as opened:
         row = opened.find_run(name)
-    path = row.path / CHECKPOINT
+    path = artifact_path(row.path, CHECKPOINT)
     if row.command != "train":
         raise UsageError(f"{row.id} is a run of {row.command}, not of train", "`latcli runs list --command train`")
     if not path.exists():

@@ -15,7 +15,7 @@ from latcli.errors import StoreError, UsageError
 from latcli.store import locks
 from latcli.store.connect import connect_for_reading, connect_for_writing, sqlite_errors
 from latcli.store.files import LOCK, storage_error
-from latcli.store.migrations import apply, migrate, pending
+from latcli.store.migrations import apply, migrate, pending, require_schema, require_types
 from latcli.store.provenance import Environment, host
 from latcli.store.records import CachedDetection, RunRow, RunTable, Status
 from latcli.store.run import RUN_ID, Run, mark_crashed, reopen, start
@@ -57,6 +57,7 @@ class Store:
                 store = cls(folder, _database(connect_for_writing(path)), read_only=False)
                 try:
                     migrate(store._db, path)
+                    require_schema(store._db, path)
                     store.reconcile()
                 except BaseException:
                     store.close()
@@ -213,7 +214,9 @@ class Store:
     def rows_of(self, run_id: str, table: RunTable) -> list[dict[str, Any]]:
         """The rows of a table or view that belong to the run, in the order they were written. Raises StoreError."""
         with self.reading() as db:
-            return list(db.query(f"SELECT * FROM {table} WHERE run = ? {_ORDER.get(table, '')}", [run_id]))
+            rows = list(db.query(f"SELECT * FROM {table} WHERE run = ? {_ORDER.get(table, '')}", [run_id]))
+        require_types(table, rows, self.path)
+        return rows
 
     def environment(self, environment_id: str) -> dict[str, Any]:
         """The row of `environments`. Raises StoreError."""
@@ -321,6 +324,7 @@ class Store:
         return damage + [f"row {row[1]} of {row[0]} points to no row of {row[2]}" for row in dangling]
 
     def _run_row(self, row: dict[str, Any]) -> RunRow:
+        require_types("runs", [row], self.path)
         dead = row["status"] == "running" and row["host"] == host() and not self.is_alive(row["id"])
         return RunRow.from_columns(row, self.folder_of(row["id"]), "crashed" if dead else row["status"])
 
@@ -360,11 +364,13 @@ def _up_to_date(db: Database, path: Path) -> Database:
         raise _no_store(path.parent)
     steps = pending(db, path)
     if not steps:
+        require_schema(db, path)
         return db
     copy = _database(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False))
     db.conn.backup(copy.conn)
     db.close()
     apply(copy, steps)
+    require_schema(copy, path)
     return copy
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from latcli.errors import StoreError
 from latcli.store.database import Store
-from latcli.store.files import artifact_path, is_temporary, sha256_of_file
+from latcli.store.files import LOCK, LOG, RUN_JSON, artifact_path, is_temporary, sha256_of_file
 from latcli.store.records import RunRow
 
 Fault = Literal["missing", "changed", "unreadable", "outside", "stray"]
@@ -44,12 +44,20 @@ def verify_run(store: Store, run: RunRow) -> Verification:
     """Compare every artifact of a run with its recorded size and sha256. Raises StoreError where the database fails."""
     artifacts = store.rows_of(run.id, "artifacts")
     problems = []
+    if run.path.is_symlink():
+        problems.append(Problem(run.id, ".", "outside", "a link stands in the folder's place, and was not followed"))
+        return Verification(run.id, 0, tuple(problems))
     if not run.path.is_dir():
         problems.append(Problem(run.id, ".", "missing", "the run's folder is gone"))
     for row in artifacts:
         found = fault_of(run.path, row["name"], row["size"], row["sha256"])
         if found is not None:
             problems.append(Problem(run.id, row["name"], *found))
+    problems += [
+        Problem(run.id, name, "outside", "it is a link, which is not followed")
+        for name in (RUN_JSON, LOG, LOCK)
+        if (run.path / name).is_symlink()
+    ]
     if run.status != "running":  # a run that is at work may have a write under way
         problems += [
             Problem(run.id, name, "stray", "a temporary file of a write that never ended") for name in _strays(run.path)
