@@ -138,7 +138,7 @@ def test_every_place_is_as_likely_where_everything_may_change(side: int) -> None
     """Of the (8 - side + 1)^2 places each is drawn as often, to five standard deviations."""
     count = 20_000
     x_BCHW = torch.full((count, 1, SIDE, SIDE), 0.5)
-    squares = Squares(LinfBox(x_BCHW, torch.full((count, 1, SIDE, SIDE), 0.1)), side)
+    squares = Squares(LinfBox(x_BCHW, torch.full((count, 1, SIDE, SIDE), 0.1)), side, (SIDE, SIDE))
     inside_BHW = (squares.draw(x_BCHW, torch.arange(count)) != x_BCHW)[:, 0]
     assert (inside_BHW.sum(dim=(1, 2)) == side * side).all()
     row_B, column_B = inside_BHW.any(dim=2).int().argmax(dim=1), inside_BHW.any(dim=1).int().argmax(dim=1)
