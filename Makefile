@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: help demo test fast-test lint docs docs-check clean
+.PHONY: help demo test fast-test lint docs docs-check benchmarks clean
 
 help:
 	@echo "make demo       fool photos by their backgrounds, from nothing to pictures"
@@ -14,6 +14,7 @@ help:
 	@echo "make fast-test  run the tests that take seconds"
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       write docs/cli.md anew"
+	@echo "make benchmarks [QUICK=--quick]  time latcli beside its peers: 50 minutes, or a few"
 	@echo "make clean      remove the virtual environment"
 
 demo: $(INSTALLED)
@@ -35,6 +36,10 @@ docs: $(INSTALLED)
 
 docs-check: $(INSTALLED)
 	$(BIN)/python docs/generate_cli.py --check
+
+benchmarks: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -e '.[benchmarks]'
+	$(BIN)/python -m benchmarks $(QUICK) --out runs/benchmarks.json
 
 clean:
 	rm -rf $(VENV)

@@ -16,12 +16,12 @@ from latcli.commands.eval_models import (
     Bench,
     Entry,
     Opened,
-    newest_dataset,
     once_each,
     open_again,
     open_named,
     open_run,
     trained_on,
+    usual_dataset,
 )
 from latcli.commands.eval_monitor import Monitor, attacked_images
 from latcli.commands.eval_options import EvalOptions, describe, resolve
@@ -76,7 +76,7 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
 
 def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     device = open_device(session.device)
-    name = options.dataset or newest_dataset(store) or DEFAULT_DATASET
+    name = options.dataset or usual_dataset(store, options.named) or DEFAULT_DATASET
     path = folder_of(name)
     way = None if path is None else photo_way(path, _sources(store, f"folder:{path}", options), session)
     photos = PhotoOptions.of(options.given())
@@ -103,7 +103,13 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
         "notes": list(data.notes),
     }
     with store.start_run(
-        "eval", argv=sys.argv, config=config, seed=settings.seed, device=str(device), dataset=dataset
+        "eval",
+        argv=sys.argv,
+        config=config,
+        seed=settings.seed,
+        device=str(device),
+        parent=session.parent,
+        dataset=dataset,
     ) as stored:
         session.note(f"run {stored.id}")
         line = describe(settings, job.further, data, len(models))

@@ -12,7 +12,7 @@ from torch import nn
 
 from latcli.commands.experiments import told
 from latcli.commands.session import Session
-from latcli.commands.trained import CHECKPOINT, classifier_path
+from latcli.commands.trained import CHECKPOINT, classifier_path, means_a_run
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.evaluation.distrust import Doubt
@@ -89,9 +89,13 @@ class ColourInput(nn.Module):
         return logits_BK
 
 
-def newest_dataset(store: Store) -> str | None:
-    """The data set of the training run that was completed last, as its user named it."""
-    for row in store.runs(command="train", status="completed"):
+def usual_dataset(store: Store, named: Iterable[str]) -> str | None:
+    """What the first training run among the named models learnt from, else the one that was completed last.
+
+    As its user named it; None where there is no such run. Raises UsageError for the id of a run that is not there.
+    """
+    runs = [store.find_run(name) for name in named if means_a_run(name)]
+    for row in runs or store.runs(command="train", status="completed"):
         return str(row.config["dataset"]) if "dataset" in row.config else None
     return None
 

@@ -42,7 +42,7 @@ class Session:
     """One invocation: results go to stdout, progress and messages to stderr.
 
     `store` and `data` are folders; `device` is auto, cpu, cuda, cuda:N or mps; `precision` auto, fp32 or bf16;
-    `config` is the file that was named in place of the project's.
+    `config` is the file that was named in place of the project's; `parent` is the run that what is run is a part of.
     """
 
     store: Path = Path("runs")
@@ -55,6 +55,7 @@ class Session:
     quiet: bool = False
     debug: bool = False
     config: Path | None = None
+    parent: str | None = None
     stdout: TextIO = field(default_factory=lambda: sys.stdout)
     stderr: TextIO = field(default_factory=lambda: sys.stderr)
     _live: Console | None = field(default=None, init=False, repr=False)

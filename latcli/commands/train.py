@@ -146,7 +146,13 @@ def _begin(store: Store, options: TrainOptions, session: Session, ranks: Ranks) 
         "notes": list(job.dataset.notes),
     }
     with store.start_run(
-        "train", argv=sys.argv, config=config, seed=job.settings.seed, device=str(job.device), dataset=dataset
+        "train",
+        argv=sys.argv,
+        config=config,
+        seed=job.settings.seed,
+        device=str(job.device),
+        parent=session.parent,
+        dataset=dataset,
     ) as stored:
         session.note(f"run {stored.id}")
         stored.log(describe(job.preset, job.settings, job.dataset.name, job.architecture))

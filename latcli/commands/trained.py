@@ -15,12 +15,17 @@ CHECKPOINT = "checkpoint.safetensors"
 _RUN = re.compile(r"(\d{8}-\d{6}-train-)?[0-9a-f]{4}")
 
 
+def means_a_run(name: str) -> bool:
+    """Whether a model's name can only be meant as the id of a training run."""
+    return _RUN.fullmatch(name) is not None
+
+
 def classifier_path(name: str, store: Path) -> str:
     """The name as it is, or, where it is the id of a training run of the store, the path of that run's model.
 
     Raises UsageError for a run that is none of train or has not come to its end, StoreError where the store fails.
     """
-    if not _RUN.fullmatch(name) or not (store / DATABASE).exists():
+    if not means_a_run(name) or not (store / DATABASE).exists():
         return name
     with Store.open_existing(store) as opened:
         row = opened.find_run(name)

@@ -211,6 +211,11 @@ def _agrees(fast: GradientForm, x_BCHW: torch.Tensor, expected_BK: torch.Tensor)
     return same_logits(expected_BK, fast(x_BCHW), _TOLERANCE[fast.form])
 
 
+def gradient_seconds(net: nn.Module, form: Form, image_shape: tuple[int, int, int], batch: int) -> float:
+    """Seconds that one gradient of so many images takes here, in this form. image_shape: (C, H, W)."""
+    return _seconds(GradientForm(net, form), _images(batch, image_shape, device_of(net)), repeats=2)
+
+
 def _seconds(model: GradientForm, x_BCHW: torch.Tensor, repeats: int = 4) -> float:
     """Seconds of one gradient of the images; the best of several, after one that only warms up."""
     times = []

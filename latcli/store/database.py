@@ -265,11 +265,11 @@ class Store:
 
     def record_dataset(self, name: str, *, split: str | None = None, fingerprint: str | None = None) -> str:
         """Remember a dataset; returns its id, which differs where split or contents differ."""
-        dataset_id = name + (f"/{split}" if split else "") + (f"@{fingerprint[:8]}" if fingerprint else "")
-        row = {"id": dataset_id, "name": name, "split": split, "fingerprint": fingerprint}
+        known = dataset_id(name, fingerprint, split)
+        row = {"id": known, "name": name, "split": split, "fingerprint": fingerprint}
         with self.writing() as db:
             db.table("datasets").upsert(columns(row), pk="id")
-        return dataset_id
+        return known
 
     def record_model(
         self,
@@ -323,6 +323,11 @@ class Store:
     def _run_row(self, row: dict[str, Any]) -> RunRow:
         dead = row["status"] == "running" and row["host"] == host() and not self.is_alive(row["id"])
         return RunRow.from_columns(row, self.folder_of(row["id"]), "crashed" if dead else row["status"])
+
+
+def dataset_id(name: str, fingerprint: str | None, split: str | None = None) -> str:
+    """What the store calls a dataset: the same where name, split and contents are."""
+    return name + (f"/{split}" if split else "") + (f"@{fingerprint[:8]}" if fingerprint else "")
 
 
 _ENDS_WITH = "substr(id, -length(:suffix)) = :suffix"

@@ -21,8 +21,9 @@ from latcli.engine.datasets.fetching import download, md5_of
 from latcli.engine.vision import import_torchvision
 from latcli.errors import LatcliError
 
-#: The paper's section 5: epsilon .3; its figures point to a middle of 6 to 8 of 28 pixels.
-MNIST_DEFAULTS = Defaults(epsilon=0.3, center=0.25, architecture="paper-cnn")
+#: The paper's section 5: epsilon .3. With a middle of 5 of 28 pixels, a natural model's losses under the background and
+#: under the standard attack are to each other as the paper's are.
+MNIST_DEFAULTS = Defaults(epsilon=0.3, center=0.18, architecture="paper-cnn")
 #: Epsilon .1 is what the literature attacks Fashion-MNIST with: .3 hides a shirt's folds from people too.
 FASHION_DEFAULTS = Defaults(epsilon=0.1, center=0.5, architecture="paper-cnn")
 
