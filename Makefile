@@ -6,12 +6,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: help demo test fast-test lint docs docs-check clean
+.PHONY: help demo test fast-test lint docs docs-check clean reliability
 
 help:
 	@echo "make demo       fool photos by their backgrounds, from nothing to pictures"
 	@echo "make test       lint, check the docs, run every test"
 	@echo "make fast-test  run the tests that take seconds"
+	@echo "make reliability  kill, interrupt and overload it for half an hour, and print what came of it"
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       write docs/cli.md anew"
 	@echo "make clean      remove the virtual environment"
@@ -24,6 +25,10 @@ test: lint docs-check
 
 fast-test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+# One process: each test measures how soon another one ends.
+reliability: $(INSTALLED)
+	LATCLI_RELIABILITY=full OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/reliability -rs
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
