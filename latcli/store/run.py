@@ -73,10 +73,16 @@ class Run:
 
     def _end(self, error: BaseException | None) -> None:
         try:
-            self._close(*_outcome(error, self._exit_code))
+            self._settle_and_close(error)
         except (KeyboardInterrupt, Terminated) as interruption:  # it is closed all the same, as what the user will see
-            self._close(*_outcome(interruption, self._exit_code))
+            self._settle_and_close(interruption)
             raise
+
+    def _settle_and_close(self, error: BaseException | None) -> None:
+        if error is not None:  # a signal may have come where a write cleans up after itself
+            with suppress(StoreError):
+                artifacts.settle(self._store, self.folder)
+        self._close(*_outcome(error, self._exit_code))
 
     def write_artifact(self, name: str, data: bytes, kind: str) -> Path:
         """Keep a file in the run's folder and note its kind, size and sha256; an earlier one of that name is replaced.
@@ -175,10 +181,12 @@ class Run:
         now = utc_now()
         finished = max(now, str(self._document["started"]))  # the clock may have been set back
         end = {"status": status, "heartbeat": now, "finished": finished, "exit_code": exit_code, "error": error}
-        with self._store.writing() as db:
-            db.table("runs").update(self.id, columns(end))
         self._document |= end
-        _write_json(self.folder, self._document)
+        try:
+            _write_json(self.folder, self._document)
+        finally:  # last: as long as the row says that it runs, the next process tidies up after a kill
+            with self._store.writing() as db:
+                db.table("runs").update(self.id, columns(end))
 
 
 def start(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from pathlib import Path
 from typing import Any, Literal
 
 from latcli.errors import StoreError
 from latcli.store.artifacts import is_being_replaced, temporaries_in
 from latcli.store.database import Store
 from latcli.store.files import artifact_path, sha256_of_file
+from latcli.store.provenance import host
 from latcli.store.records import RunRow
 
 Fault = Literal["missing", "changed", "unreadable", "outside", "stray"]
@@ -49,12 +51,19 @@ def verify_run(store: Store, run: RunRow) -> Verification:
         found = _fault_now(store, run, row)
         if found is not None:
             problems.append(Problem(run.id, row["name"], *found))
-    if run.status != "running":  # a run that is at work may have a write under way
-        problems += [
-            Problem(run.id, str(path.relative_to(run.path)), "stray", "a temporary file of a write that never ended")
-            for path in temporaries_in(run.path)
-        ]
+    problems += [
+        Problem(run.id, str(path.relative_to(run.path)), "stray", "a temporary file of a write that never ended")
+        for path in _strays(store, run)
+    ]
     return Verification(run.id, len(artifacts), tuple(problems))
+
+
+def _strays(store: Store, run: RunRow) -> list[Path]:
+    """Temporary files that nobody is writing: a run is at work until its lock is free, whatever its row says."""
+    found = list(temporaries_in(run.path))
+    if not found or store.is_alive(run.id) or (run.status == "running" and run.host != host()):
+        return []
+    return [path for path in found if path.exists()]
 
 
 def _fault_now(store: Store, run: RunRow, row: dict[str, Any] | None) -> tuple[Fault, str] | None:
