@@ -5,7 +5,6 @@ from __future__ import annotations
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from pathlib import Path
 from typing import Any, Literal
 
 from latcli.errors import StoreError

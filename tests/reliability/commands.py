@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from PIL import Image
@@ -35,7 +36,18 @@ def attack(folder: Path, *more: str) -> list[str]:
 
 def train(*more: str) -> list[str]:
     """A training of few steps that keeps its state after each."""
-    given = ("--regime", "background", "--attack", "fgsm-rs", "--batch", "4", "--checkpoint-every", "1")
+    given = (
+        "--preset",
+        "quick",
+        "--regime",
+        "background",
+        "--attack",
+        "fgsm-rs",
+        "--batch",
+        "4",
+        "--checkpoint-every",
+        "1",
+    )
     return ["train", "--dataset", "mnist-5k", *given, "--steps", "200", *FEW, *more]
 
 
@@ -55,3 +67,11 @@ def latcli(arguments: list[str], cwd: Path, environment: dict[str, str], **more:
         text=True,
         **more,  # type: ignore[call-overload]
     )
+
+
+def wait_for_run(process: subprocess.Popen[str], runs: Path, before: int) -> None:
+    """Until the store has more than so many folders of runs, or the process has ended."""
+    end = time.monotonic() + 300
+    while process.poll() is None and len(list(runs.glob("*/run.json"))) <= before:
+        assert time.monotonic() < end, "no run was begun"
+        time.sleep(0.01)

@@ -31,5 +31,5 @@ def assert_sound(folder: Path) -> None:
     assert not problems, (problems, statuses(folder))
     assert verified.database_faults == []
     assert "running" not in statuses(folder)
-    assert [path for path in folder.rglob(".latcli-*")] == []
+    assert list(folder.rglob(".latcli-*")) == []
     assert {path.name for path in folder.iterdir() if path.is_dir()} == ids

@@ -42,7 +42,7 @@ def test_an_interrupt_at_a_random_moment_ends_soon(
         if number % 2 == 0:
             time.sleep(chosen.uniform(0.0, 4.0))
         else:
-            _wait_for_run(process, work / "runs", before)
+            commands.wait_for_run(process, work / "runs", before)
             time.sleep(chosen.uniform(0.0, 2.0))
         pressed = time.monotonic()
         process.send_signal(signal.SIGINT)
@@ -68,7 +68,7 @@ def test_a_long_step_of_training_is_given_up_and_the_last_one_kept(
     """A step of minutes: the state is that of the step before it, and the run can be resumed."""
     long = ("--attack", "pgd", "--attack-steps", "20000", "--steps", "3")
     process = commands.latcli(commands.train(*long), work, caches)
-    _wait_for_run(process, work / "runs", 0)
+    commands.wait_for_run(process, work / "runs", 0)
     time.sleep(1.0)
     pressed = time.monotonic()
     process.send_signal(signal.SIGINT)
@@ -88,7 +88,7 @@ def test_a_second_interrupt_ends_at_once(work: Path, caches: dict[str, str]) -> 
     """In the half second that the first one waits for a step's end."""
     long = ("--attack", "pgd", "--attack-steps", "20000", "--steps", "3")
     process = commands.latcli(commands.train(*long), work, caches)
-    _wait_for_run(process, work / "runs", 0)
+    commands.wait_for_run(process, work / "runs", 0)
     time.sleep(1.0)
     process.send_signal(signal.SIGINT)
     time.sleep(0.05)
@@ -98,13 +98,6 @@ def test_a_second_interrupt_ends_at_once(work: Path, caches: dict[str, str]) -> 
     assert process.returncode in (130, -signal.SIGINT)
     assert_sound(work / "runs")
     assert statuses(work / "runs")[0] in ("interrupted", "crashed")
-
-
-def _wait_for_run(process: subprocess.Popen[str], runs: Path, before: int) -> None:
-    end = time.monotonic() + 300
-    while process.poll() is None and (len(statuses(runs)) if (runs / "latcli.db").exists() else 0) <= before:
-        assert time.monotonic() < end, "no run was begun"
-        time.sleep(0.02)
 
 
 # ---- the machine fails ----

@@ -29,7 +29,8 @@ def work(tmp_path: Path, caches: dict[str, str]) -> Path:
     commands.photos(tmp_path / "photos", 12)
     if full():
         done = commands.latcli(commands.train("--steps", "3"), tmp_path, caches)
-        assert done.communicate(timeout=300) and done.returncode == 0
+        done.communicate(timeout=300)
+        assert done.returncode == 0
     return tmp_path
 
 
@@ -58,8 +59,5 @@ def _wait(process: subprocess.Popen[str], runs: Path, before: int, chosen: rando
     if chosen.random() < 0.2:
         time.sleep(chosen.uniform(0.0, 6.0))
         return
-    end = time.monotonic() + 300
-    while process.poll() is None and (len(list(runs.glob("*-*-*-*"))) if runs.exists() else 0) <= before:
-        assert time.monotonic() < end, "no run was begun"
-        time.sleep(0.01)
+    commands.wait_for_run(process, runs, before)
     time.sleep(chosen.uniform(0.0, 3.0) ** 2 / 3)  # oftener near the beginning
