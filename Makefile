@@ -6,15 +6,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: help demo test fast-test lint docs docs-check clean reliability
+.PHONY: help demo test fast-test lint docs docs-check benchmarks clean reliability
 
 help:
 	@echo "make demo       fool photos by their backgrounds, from nothing to pictures"
 	@echo "make test       lint, check the docs, run every test"
 	@echo "make fast-test  run the tests that take seconds"
-	@echo "make reliability  kill, interrupt and overload it for half an hour, and print what came of it"
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       write docs/cli.md anew"
+	@echo "make benchmarks [QUICK=--quick]  time latcli beside its peers: 50 minutes, or a few"
+	@echo "make reliability  kill, interrupt and overload it, and print what came of it: an hour"
 	@echo "make clean      remove the virtual environment"
 
 demo: $(INSTALLED)
@@ -40,6 +41,10 @@ docs: $(INSTALLED)
 
 docs-check: $(INSTALLED)
 	$(BIN)/python docs/generate_cli.py --check
+
+benchmarks: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -e '.[benchmarks]'
+	$(BIN)/python -m benchmarks $(QUICK) --out runs/benchmarks.json
 
 clean:
 	rm -rf $(VENV)

@@ -1,6 +1,6 @@
 """Where the time of `latcli attack photo.jpg` goes, from a cold start: stages of fresh processes, medians and spread.
 
-    python benchmarks/cold_start.py [PHOTO] [--runs 5] [--steps 40]
+    python -m benchmarks.cold_start [PHOTO] [--runs 5] [--steps 40]
 
 Each run is a new process that does what the command does, stage by stage; the last row times the command itself, whole.
 The photo is one that matplotlib carries unless another is named.
@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
+from dataclasses import asdict
 from pathlib import Path
-from statistics import median
+
+from benchmarks.photos import carried
+from benchmarks.record import Options, begin
+from benchmarks.rounds import in_turn
 
 
 def stages(photo: Path, steps: int) -> dict[str, float]:
@@ -41,6 +43,7 @@ def stages(photo: Path, steps: int) -> dict[str, float]:
         import timm  # noqa: F401
     with stage("import the rest"):
         from latcli.commands.attack_files import Keeper
+        from latcli.commands.attack_pictures import PictureDrawer
         from latcli.engine.api import open_attacker
         from latcli.engine.attacks.settings import AttackSettings
         from latcli.engine.images import read_photo
@@ -59,15 +62,17 @@ def stages(photo: Path, steps: int) -> dict[str, float]:
         tempfile.TemporaryDirectory() as folder,
         Store.open(Path(folder)) as store,
         store.start_run("attack", argv=[], config={}, seed=0, device="cpu") as run,
+        PictureDrawer(attacker, figures=True) as drawer,
+        Keeper(drawer, store, run, {"epsilon": 8 / 255, "norm": "linf", "steps": steps, "restarts": 1}) as keeper,
     ):
-        protocol = {"epsilon": 8 / 255, "norm": "linf", "steps": steps, "restarts": 1}
-        Keeper(attacker, store, run, protocol, figures=True).keep(result, "photo")
+        keeper.keep(result, "photo")
+        keeper.keep_pictures()
     return seconds
 
 
 def one_run(photo: Path, steps: int) -> dict[str, float]:
     """The stages of one fresh process, and the wall time of the command in another."""
-    arguments = [sys.executable, __file__, str(photo), "--steps", str(steps), "--stages"]
+    arguments = [sys.executable, "-m", "benchmarks.cold_start", str(photo), "--steps", str(steps), "--stages"]
     seconds: dict[str, float] = json.loads(subprocess.run(arguments, check=True, capture_output=True).stdout)
     seconds["sum of the stages"] = sum(seconds.values())
     with tempfile.TemporaryDirectory() as folder:
@@ -78,27 +83,27 @@ def one_run(photo: Path, steps: int) -> dict[str, float]:
     return seconds
 
 
-def main() -> None:
-    package = find_spec("matplotlib")  # found, not imported: the stages shall start cold
-    assert package is not None
-    assert package.submodule_search_locations
-    carried = Path(package.submodule_search_locations[0], "mpl-data", "sample_data", "grace_hopper.jpg")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photo", type=Path, nargs="?", default=carried)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=40)
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = Options(__doc__)
+    parser.add_argument("photo", type=Path, nargs="?", default=carried()[0])
+    parser.sized("runs", 5, 1)
+    parser.sized("steps", 40, 2)
     parser.add_argument("--stages", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.stages:
-        print(json.dumps(stages(options.photo, options.steps)))
+    given = parser.read(arguments)
+    if given.stages:
+        print(json.dumps(stages(given.photo, given.steps)))
         return
-    one_run(options.photo, options.steps)  # fills the disk's cache
-    runs = [one_run(options.photo, options.steps) for _ in range(options.runs)]
-    print(f"{options.photo.name}, {options.steps} steps, {os.cpu_count()} processors, {options.runs} runs")
+    record = begin("cold_start", given)
+    if not given.quick:
+        one_run(given.photo, given.steps)  # fills the disk's cache
+    found = in_turn([lambda: one_run(given.photo, given.steps)], given.runs)
+    print(f"{given.photo.name}, {given.steps} steps, {given.runs} runs")
     print(f"{'stage':32} {'median':>8} {'min':>8} {'max':>8}")
-    for name in runs[0]:
-        values = [run[name] for run in runs]
-        print(f"{name:32} {median(values):7.2f}s {min(values):7.2f}s {max(values):7.2f}s")
+    for name in found.seconds:
+        taken = found.time(name)
+        print(f"{name:32} {taken.median:7.2f}s {taken.lowest:7.2f}s {taken.highest:7.2f}s")
+        record.add("stages", name=name, **asdict(taken), disturbed=taken.disturbed)
+    record.finish(given.out)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,27 @@
 """Times `latcli attack` on folders of photos as whole processes: together, one by one, and one process a photo.
 
-Prints seconds a photo and peak memory, so that it shows whether time grows in proportion to the number of photos and
-memory not at all. Usage: `python benchmarks/photo_folder.py PHOTOS [--counts 25,50,100] [--steps N] [--alone N]`; the
-photos of the folder PHOTOS, which must all leave something to change, are repeated, each copy with other bytes behind
-its end, so that nothing is found cached.
+Prints seconds a photo and peak memory, each in turn, so that ratios are of one run; `benchmarks.sweeps` shows how both
+grow with the number of photos. Usage: `python -m benchmarks.photo_folder [--photos FOLDER] [--count N] [--steps N]
+[--alone N]`; the photos, which must all leave something to change, are repeated. Must not import torch: what a process
+has grown to would show in the peak memory of its children.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks.photos import add_photos, copies, given_photos
+from benchmarks.record import Options, begin
+from benchmarks.rounds import Measure, in_turn
 
-def copies(photos: list[Path], count: int, folder: Path) -> Path:
-    folder.mkdir()
-    for index in range(count):
-        source = photos[index % len(photos)]
-        (folder / f"{index:04d}{source.suffix}").write_bytes(source.read_bytes() + b"%d" % index)
-    return folder
+_TOGETHER = "together"
 
 
 def timed(*arguments: str | Path) -> tuple[float, float]:
@@ -36,35 +35,63 @@ def timed(*arguments: str | Path) -> tuple[float, float]:
     return time.perf_counter() - begun, usage.ru_maxrss / 1024
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--counts", default="25,50,100")
-    parser.add_argument("--steps", default="40")
-    parser.add_argument("--alone", type=int, default=5, help="how many are attacked by a process each")
-    given = parser.parse_args()
-    photos = sorted(path for path in given.photos.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+class Timings:
+    """Measurements of seconds a photo, each in a store of its own; keeps the peak memory of each."""
+
+    def __init__(self, work: Path, steps: int) -> None:
+        self.memory: dict[str, float] = {}
+        self._work, self._steps, self._stores = work, steps, count()
+
+    def of(self, name: str, folder: Path, *options: str) -> Measure:
+        """All photos of a folder in one process."""
+
+        def measure() -> dict[str, float]:
+            seconds, memory = self._timed(folder, *options)
+            self.memory[name] = max(memory, self.memory.get(name, 0.0))
+            return {name: seconds / len(list(folder.iterdir()))}
+
+        return measure
+
+    def alone(self, name: str, photos: Sequence[Path]) -> Measure:
+        """A process for each photo."""
+
+        def measure() -> dict[str, float]:
+            found = [self._timed(photo) for photo in photos]
+            self.memory[name] = max(memory for _, memory in found)
+            return {name: sum(seconds for seconds, _ in found) / len(found)}
+
+        return measure
+
+    def _timed(self, *arguments: str | Path) -> tuple[float, float]:
+        store = self._work / f"store {next(self._stores)}"
+        return timed(*arguments, "--steps", str(self._steps), "--store", store)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = Options(__doc__)
+    add_photos(parser)
+    for name, full, quick in (("count", 16, 4), ("steps", 20, 2), ("rounds", 3, 1), ("alone", 3, 1)):
+        parser.sized(name, full, quick)
+    given = parser.read(arguments)
+    record = begin("photo_folder", given)
     with TemporaryDirectory() as name:
         work = Path(name)
-
-        def report(what: str, count: int, folder: Path, *options: str) -> None:
-            store = work / f"store {what}"
-            seconds, memory = timed(folder, "--steps", given.steps, "--store", store, *options)
-            print(f"{what:22} {count:4} photos {seconds:8.1f} s {seconds / count:7.3f} s a photo {memory:7.0f} MiB")
-
-        for count in map(int, given.counts.split(",")):
-            folder = copies(photos, count, work / f"{count}")
-            report("together", count, folder)
-        report("one by one", count, folder, "--batch", "1")
-        report("without figures", count, folder, "--no-figures")
-        alone = sorted(folder.iterdir())[: given.alone]
-        begun = time.perf_counter()
-        for index, photo in enumerate(alone):
-            timed(photo, "--steps", given.steps, "--store", work / f"alone {index}")
-        seconds = time.perf_counter() - begun
-        print(
-            f"{'one process a photo':22} {len(alone):4} photos {seconds:8.1f} s {seconds / len(alone):7.3f} s a photo"
-        )
+        folder = copies(given_photos(given.photos), given.count, work / "photos")
+        timings = Timings(work, given.steps)
+        measures = [
+            timings.of(_TOGETHER, folder),
+            timings.of("one by one", folder, "--batch", "1"),
+            timings.of("no figures", folder, "--no-figures"),
+            timings.alone("process each", sorted(folder.iterdir())[: given.alone]),
+        ]
+        found = in_turn(measures, given.rounds)
+    for how, memory in timings.memory.items():
+        seconds = found.time(how)
+        print(f"{how:13} {seconds.median:7.3f} s a photo ({seconds.range}) {memory:7.0f} MiB at most")
+        record.add("photos", how=how, seconds_a_photo=seconds.median, mebibytes=memory)
+        if how != _TOGETHER:
+            record.add_ratio(f"{given.count} photos, {given.steps} steps", how, found.ratio(how, _TOGETHER))
+    record.finish(given.out)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How long `latcli report` takes on a large store, as a whole process: makes the store, prints the times.
 
-    python benchmarks/report_speed.py [--runs 2000] [--metrics 200000] [--times 5] [--keep DIR]
+    python -m benchmarks.report_speed [--runs 2000] [--metrics 200000] [--times 5] [--keep DIR]
 
 Half of the runs are training runs, with all the metrics; a quarter are evaluations of their models, a quarter attacks
 on photos, four each. Every hundredth run has crashed.
@@ -8,7 +8,6 @@ on photos, four each. Every hundredth run has crashed.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import resource
@@ -17,10 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import Neighbours
+from benchmarks.record import Options, Record, begin
+from benchmarks.rounds import spread
 from latcli.store.database import Store
 from latcli.store.provenance import environment, fingerprint, host
 from latcli.store.values import columns
@@ -174,29 +177,33 @@ def taken(store: Path, arguments: list[str]) -> tuple[float, float]:
     return time.perf_counter() - begun, cpu
 
 
-def measure(store: Path, times: int) -> None:
+def measure(store: Path, times: int, record: Record) -> None:
     for name, arguments in ASKED.items():
         asked = name.split() if arguments is None else ["report", *arguments]
+        beside = Neighbours()
         clock, cpu = zip(*(taken(store, asked) for _ in range(times)), strict=True)
-        slowest = f"slowest {max(clock):.2f} s"
-        print(f"{name:24} median {statistics.median(clock):.2f} s ({statistics.median(cpu):.2f} s of CPU), {slowest}")
+        found, busy = spread(clock, beside.busy()), statistics.median(cpu)
+        print(f"{name:24} median {found.median:.2f} s ({busy:.2f} s of CPU), slowest {found.highest:.2f} s")
+        record.add("report", command=name, **asdict(found), cpu=busy, disturbed=found.disturbed)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=2000)
-    parser.add_argument("--metrics", type=int, default=200_000)
-    parser.add_argument("--times", type=int, default=5)
-    parser.add_argument("--keep", type=Path)
-    told = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = Options(__doc__)
+    for option, full, quick in (("runs", 2000, 40), ("metrics", 200_000, 2000), ("times", 5, 1)):
+        parser.sized(option, full, quick)
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the store there, or take the one that is")
+    given = parser.read(arguments)
+    record = begin("report_speed", given)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = told.keep or Path(temporary) / "runs"
+        folder = given.keep or Path(temporary) / "runs"
         if not folder.exists():
-            fill(folder, told.runs, told.metrics)
+            fill(folder, given.runs, given.metrics)
         with Store.open_existing(folder) as store, store.reading() as db:
             counts = {table: db.table(table).count for table in ("runs", "metrics", "cells", "attacks", "artifacts")}
         print(", ".join(f"{count:,} {table}" for table, count in counts.items()))
-        measure(folder, told.times)
+        record.add("store", **counts)
+        measure(folder, given.times, record)
+    record.finish(given.out)
 
 
 if __name__ == "__main__":

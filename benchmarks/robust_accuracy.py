@@ -2,24 +2,28 @@
 
 `latcli eval --until-wrong` against torchattacks' PGD of as many steps, on the same network, images, epsilon and batch;
 both are scored in fp32. torchattacks has no epsilon matrix, so its one figure stands beside both of latcli's columns.
-Usage: `python benchmarks/robust_accuracy.py CHECKPOINT... [--dataset NAME] [--data DIR] [--images N] [--rounds N]`,
-with checkpoints that `latcli train` has left. Needs the extra `dev`.
+Usage: `python -m benchmarks.robust_accuracy [CHECKPOINT...] [--dataset NAME] [--data DIR] [--images N] [--rounds N]`,
+with checkpoints that `latcli train` has left; without any, a natural and a standard model are trained first, for
+seconds each. Needs the extra `benchmarks`.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import json
+import subprocess
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from tempfile import TemporaryDirectory
 
 import torch
-import torchattacks
 from torch import nn
 
+from benchmarks.problems import is_installed
+from benchmarks.record import Options, Record, begin
+from benchmarks.rounds import in_turn
 from latcli.engine.datasets.base import DatasetSource, TrainingData
 from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.devices import open_device
@@ -28,6 +32,8 @@ from latcli.engine.evaluation.settings import ATTACKED, EvalSettings
 from latcli.engine.folding import folded
 from latcli.engine.models.checkpoint import open_checkpoint, read_info
 from latcli.engine.precision import GradientForm, choose_form
+
+_PEER = "torchattacks"
 
 
 def ours(subject: Subject, data: TrainingData, settings: EvalSettings) -> dict[str, tuple[float, float]]:
@@ -40,6 +46,8 @@ def ours(subject: Subject, data: TrainingData, settings: EvalSettings) -> dict[s
 
 def theirs(net: nn.Module, data: TrainingData, settings: EvalSettings) -> tuple[float, float]:
     """The same of the peer, which attacks every image for all steps."""
+    import torchattacks
+
     attack = torchattacks.PGD(net, settings.epsilon, 2.5 * settings.epsilon / settings.steps, settings.steps)
     chosen_N = torch.arange(settings.images) * data.test_count // settings.images
     seconds, right = 0.0, 0
@@ -54,37 +62,46 @@ def theirs(net: nn.Module, data: TrainingData, settings: EvalSettings) -> tuple[
     return seconds, right / settings.images
 
 
-def compare(path: Path, data: TrainingData, settings: EvalSettings, rounds: int) -> None:
+def compare(path: Path, data: TrainingData, settings: EvalSettings, rounds: int, record: Record) -> None:
     net = open_checkpoint(path).to(open_device("auto"))
     without_norms = folded(net, data.image_shape)
     form = choose_form(without_norms, data.image_shape, settings.batch, "auto")
     subject = Subject(path.stem, net, GradientForm(without_norms, form))
-    told = f"{read_info(path).regime} ({path.parent.name}), {form}, {settings.images} images, PGD-{settings.steps}"
-    print(f"\n{told}, epsilon {settings.epsilon:g}")
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in ("torchattacks", *ATTACKED)}
-    for _ in range(rounds):  # in turn, so that whatever else the machine does hits both
-        found["torchattacks"].append(theirs(net, data, settings))
-        for name, figures in ours(subject, data, settings).items():
-            found[name].append(figures)
-    for name, figures in found.items():
-        ratios = [peer[0] / mine[0] for peer, mine in zip(found["torchattacks"], figures, strict=True)]
-        spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
-        print(
-            f"{name:12} {median(one[0] for one in figures):8.2f} s   right {100 * figures[0][1]:6.2f} %   "
-            f"torchattacks / this: {median(ratios):6.2f} ({spread})"
-        )
+    regime, right = read_info(path).regime, {}
+
+    def columns() -> dict[str, float]:
+        found = ours(subject, data, settings)
+        right.update({name: 100 * accuracy for name, (_, accuracy) in found.items()})
+        return {name: seconds for name, (seconds, _) in found.items()}
+
+    def peer() -> dict[str, float]:
+        seconds, accuracy = theirs(net, data, settings)
+        right[_PEER] = 100 * accuracy
+        return {_PEER: seconds}
+
+    found = in_turn([peer, columns], rounds)
+    print(f"\n{regime} ({path.parent.name}), {form}, {settings.images} images, PGD-{settings.steps}", end="")
+    print(f", epsilon {settings.epsilon:g}")
+    for name in (_PEER, *ATTACKED):
+        seconds, ratio = found.time(name).median, found.ratio(_PEER, name)
+        told = f"torchattacks / this: {ratio.median:6.2f} ({ratio.range})"
+        print(f"{name:12} {seconds:8.2f} s   right {right[name]:6.2f} %   {told}")
+        record.add("robust accuracy", regime=regime, form=form, name=name, seconds=seconds, right=right[name])
+        if name != _PEER:
+            record.add_ratio(f"{regime} model, {name} inputs", _PEER, ratio, (100 - right[name], 100 - right[_PEER]))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT")
-    parser.add_argument("--dataset", default="mnist")
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    for name, default in (("images", 1000), ("steps", 100), ("batch", 250), ("rounds", 3)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    given = parser.parse_args()
-    data = open_dataset(given.dataset, DatasetSource(given.data, offline=True)).to(open_device("auto"))
-    settings = EvalSettings(
+def trained(regime: str, given: argparse.Namespace, store: str) -> Path:
+    """The checkpoint of a small model that `latcli train` makes now."""
+    told = ["--regime", regime, "--dataset", given.dataset, "--data", str(given.data), "--store", store]
+    length = ["--steps", str(given.train_steps), "--attack-steps", "10", "--offline"]
+    command = [sys.executable, "-m", "latcli", "train", *told, *length, "--quiet", "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return Path(json.loads(done.stdout)["checkpoint"])
+
+
+def settings_for(data: TrainingData, given: argparse.Namespace) -> EvalSettings:
+    return EvalSettings(
         images=given.images,
         epsilon=data.defaults.epsilon,
         mask_from=data.defaults.mask_from,
@@ -97,8 +114,36 @@ def main() -> None:
         batch=given.batch,
         seed=0,
     )
-    for path in given.checkpoints:
-        compare(path, data, settings, given.rounds)
+
+
+def options() -> Options:
+    parser = Options(__doc__)
+    parser.add_argument("checkpoints", type=Path, nargs="*", metavar="CHECKPOINT")
+    parser.add_argument("--dataset", default="mnist-5k")
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    for name, full, quick in (
+        ("images", 500, 50),
+        ("steps", 100, 10),
+        ("batch", 250, 50),
+        ("rounds", 3, 2),
+        ("train-steps", 200, 20),
+    ):
+        parser.sized(name, full, quick)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = options().read(arguments)
+    record = begin("robust_accuracy", given)
+    if is_installed(_PEER):
+        data = open_dataset(given.dataset, DatasetSource(given.data, offline=True)).to(open_device("auto"))
+        with TemporaryDirectory() as store:
+            regimes = () if given.checkpoints else ("natural", "standard")
+            for path in given.checkpoints + [trained(regime, given, store) for regime in regimes]:
+                compare(path, data, settings_for(data, given), given.rounds, record)
+    else:
+        record.note("torchattacks is not installed, so there is nothing to compare: pip install 'latcli[benchmarks]'")
+    record.finish(given.out)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,19 @@
 """Times a training step beside the loop one would write after the paper, in one run, and prints the ratio.
 
 Same network, minibatch, PGD steps and machine; the plain loop is fp32 in the default layout. Usage:
-`python benchmarks/training_step.py [--attack-steps N] [--batch N] [--rounds N]`.
+`python -m benchmarks.training_step [--attack-steps N] [--batch N] [--rounds N]`.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from torch.nn import functional
 
+from benchmarks.record import Options, begin
+from benchmarks.rounds import clocked, in_turn
 from latcli.commands.train_options import TrainOptions, resolve
 from latcli.engine.datasets.base import Dataset, DatasetSource
 from latcli.engine.datasets.catalog import open_dataset
@@ -53,40 +49,42 @@ def plain_step(data: Dataset, settings: TrainSettings) -> Callable[[], None]:
     return step
 
 
-def seconds(step: Callable[[], object], device: torch.device) -> float:
-    begun = time.perf_counter()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - begun
+def finished(step: Callable[[], object], device: torch.device) -> Callable[[], None]:
+    """The step, and waiting until the device has done it."""
+
+    def run() -> None:
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return run
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in (("attack-steps", 10), ("batch", 128), ("rounds", 7)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    given = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = Options(__doc__)
+    parser.sized("attack-steps", 10, 2)
+    parser.sized("batch", 128, 32)
+    parser.sized("rounds", 15, 3)
+    given = parser.read(arguments)
     device = open_device("auto")
     data = open_dataset("mnist-5k", DatasetSource(Path("data"), offline=True)).to(device)
     said = TrainOptions(attack_steps=given.attack_steps, batch=given.batch, warm_up=0.0)
     settings = resolve(said, PRESETS["standard"], data.defaults, seed=0)
     net = new_network(paper_cnn, data, 0).to(device)
     form = choose_form(net, data.image_shape, settings.batch, "auto")
-    contenders: dict[str, Callable[[], object]] = {
-        "plain": plain_step(data, settings),
-        "latcli": Trainer(net, data, settings, form).step,
-    }
-    for step in contenders.values():
-        step()
-    # In turn, so that whatever else the machine does hits both.
-    times = {name: [] for name in contenders}  # type: dict[str, list[float]]
-    for _ in range(given.rounds):
-        for name, step in contenders.items():
-            times[name].append(seconds(step, device))
-    for name, found in times.items():
-        print(f"{name:7} {1000 * median(found):8.1f} ms a step (median), {1000 * min(found):8.1f} ms (best)")
-    ratios = [plain / ours for plain, ours in zip(times["plain"], times["latcli"], strict=True)]
-    print(f"plain / latcli: {median(ratios):.2f} (median of pairs); form {form} on {device}")
+    steps = {"plain loop": plain_step(data, settings), "latcli": Trainer(net, data, settings, form).step}
+    record = begin("training_step", given)
+    measures = [clocked(name, finished(step, device)) for name, step in steps.items()]
+    in_turn(measures, 1)  # warms up
+    found = in_turn(measures, given.rounds)
+    for name in steps:
+        time = found.time(name)
+        print(f"{name:10} {1000 * time.median:8.1f} ms a step (median), {1000 * time.lowest:8.1f} ms (best)")
+        record.add("steps", name=name, form=form, ms_median=1000 * time.median, ms_best=1000 * time.lowest)
+    ratio = found.ratio("plain loop", "latcli")
+    print(f"plain / latcli: {ratio.median:.2f} ({ratio.range}); form {form} on {device}")
+    record.add_ratio(f"training, PGD-{given.attack_steps}, batch {given.batch}", "plain loop", ratio)
+    record.finish(given.out)
 
 
 if __name__ == "__main__":

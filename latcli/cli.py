@@ -67,6 +67,7 @@ _WHAT, _OBJECT, _SEARCH, _MODEL = "Photos and labels", "Where the object is", "A
 _MATRIX, _STRONG, _FURTHER = "What is evaluated", "Strong suite", "Beyond the matrix"
 _LEARNT, _INNER, _UPDATE, _KEPT = "What is learnt", "Inner attack", "Update", "Checkpoints"
 _RANKS = "Several devices"
+_EFFORT, _SMALL, _PHOTOS = "How much", "Small images", "Photos"
 _CHOSEN, _SHOWN, _WRITTEN = "Which runs", "What is shown", "Files"
 
 
@@ -96,6 +97,16 @@ ObjectDetector = Annotated[
     _option(_OBJECT, "NAME", "auto, yolo, mobilenet, cam, none, or a plug-in's.", show_default="auto"),
 ]
 DetectorWeights = Annotated[Path | None, _option(_OBJECT, "FILE", "The detector's weights.")]
+#: Eager, as `shape_of` leaves such options to the command line: no file that came with a project may say this.
+TrustWeights = Annotated[
+    bool,
+    flag(
+        "--trust-weights",
+        help="Run the code in the detector's weights (yolo): only for a file whose maker you trust.",
+        panel=_OBJECT,
+        is_eager=True,
+    ),
+]
 DetectorConfidence = Annotated[
     float | None,
     _option(_OBJECT, "P", "Least confidence of a box (yolo, mobilenet).", min=0.0, max=1.0, show_default="0.25"),
@@ -128,6 +139,7 @@ def attack(
     ] = None,
     detector: Annotated[str, _option(_OBJECT, "NAME", "auto, yolo, mobilenet, cam, none, or a plug-in's.")] = "auto",
     detector_weights: Annotated[Path | None, _option(_OBJECT, "FILE", "The detector's weights.")] = None,
+    trust_weights: TrustWeights = False,
     detector_confidence: Annotated[
         float, _option(_OBJECT, "P", "Least confidence of a box (yolo, mobilenet).", min=0.0, max=1.0)
     ] = 0.25,
@@ -217,6 +229,7 @@ def attack(
     from latcli.reporting import tables
 
     del given["session"]
+    session.trust_weights = given.pop("trust_weights")
     lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     result = run(AttackOptions(**given | lists), session)
     session.show(result, tables.attack)
@@ -261,6 +274,7 @@ def train(
     masks: Masks = None,
     detector: ObjectDetector = None,
     detector_weights: DetectorWeights = None,
+    trust_weights: TrustWeights = False,
     detector_confidence: DetectorConfidence = None,
     cam_threshold: CamThreshold = None,
     boxes: Boxes = None,
@@ -325,6 +339,7 @@ def train(
     from latcli.reporting import tables
 
     del given["session"]
+    session.trust_weights = given.pop("trust_weights")
     session.show(run(TrainOptions(**given), session), tables.train)
 
 
@@ -346,7 +361,7 @@ def evaluate(
             _MATRIX,
             "NAME",
             "mnist, fashion-mnist, cifar10, mnist-5k, folder:PATH.",
-            show_default="that of the latest training run",
+            show_default="that of the training run",
         ),
     ] = None,
     seeds: Annotated[
@@ -363,6 +378,7 @@ def evaluate(
     masks: Masks = None,
     detector: ObjectDetector = None,
     detector_weights: DetectorWeights = None,
+    trust_weights: TrustWeights = False,
     detector_confidence: DetectorConfidence = None,
     cam_threshold: CamThreshold = None,
     boxes: Boxes = None,
@@ -433,6 +449,7 @@ def evaluate(
     from latcli.reporting import evaluation_report
 
     del given["session"]
+    session.trust_weights = given.pop("trust_weights")
     lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     session.show(run(EvalOptions(**given | lists), session), evaluation_report.evaluation)
 
@@ -491,6 +508,88 @@ def report(
     result = run(options, session)
     if not prints_text(options):
         session.show(result, listing.written if isinstance(result, FilesWritten) else report_terminal.report)
+
+
+@app.command(rich_help_panel="Main job")
+@with_session
+def reproduce(
+    session: Session,
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="WHAT",
+            help="figure1, table2, figure2; beyond the paper: hole, controls, masks, strong, transfer, "
+            "photos-epsilon; or all.",
+        ),
+    ],
+    budget: Annotated[
+        Literal["quick", "standard", "paper"],
+        _option(
+            _EFFORT, "NAME", "quick: minutes, one seed; standard: hours; paper: 100,000 minibatches, days on a CPU."
+        ),
+    ] = "standard",
+    seeds: Annotated[
+        int | None,
+        _option(_EFFORT, "N", "Seeds, from --seed on.", min=1, show_default="1 (quick), else 3"),
+    ] = None,
+    images: Annotated[
+        int | None,
+        _option(_EFFORT, "N", "Images that are attacked.", min=1, show_default="200 (quick), 1000, 10000 (paper)"),
+    ] = None,
+    steps: Annotated[
+        int | None, _option(_EFFORT, "N", "Minibatches of each training.", min=1, show_default="the preset's")
+    ] = None,
+    attack_steps: Annotated[
+        int | None,
+        _option(_EFFORT, "N", "Gradient steps of scoring attacks.", min=1, show_default="100, on photos 40"),
+    ] = None,
+    dataset: Annotated[str, _option(_SMALL, "NAME", "mnist, cifar10, fashion-mnist, mnist-5k, folder:PATH.")] = "mnist",
+    like: Annotated[
+        Literal["mnist", "cifar10"] | None,
+        _option(_SMALL, "NAME", "Hold the data set against the paper's figures of this one: mnist, cifar10."),
+    ] = None,
+    epsilon: Annotated[
+        float | None,
+        _option(
+            _SMALL,
+            "E",
+            "Largest change of a pixel: 0.3 or 8/255.",
+            parser=parsed_by(parse_epsilon),
+            show_default="the data set's",
+        ),
+    ] = None,
+    center: Annotated[
+        float | None,
+        _option(_SMALL, "SHARE", "The middle of the image, as a share of its sides.", show_default="the data set's"),
+    ] = None,
+    centers: Annotated[
+        str | None, _option(_SMALL, "A,B,...", "Sizes of the middle that hole tries.", show_default="seven")
+    ] = None,
+    photos: Annotated[
+        Path | None, _option(_PHOTOS, "DIR", "Photos to attack.", show_default="DATA/photos/paper9, else packages'")
+    ] = None,
+    labels: Annotated[
+        Path | None, _option(_PHOTOS, "FILE", "Their right classes, a CSV: file, and index or name.")
+    ] = None,
+    classifier: Annotated[str, _option(_PHOTOS, "NAME", "The classifier that is attacked.")] = "efficientnet_lite0",
+    detector: Annotated[str, _option(_PHOTOS, "NAME", "What finds the objects: cam, yolo, mobilenet, auto.")] = "cam",
+    plan: Annotated[
+        bool, flag("--plan", help="Show the steps, what is done, and the time; do nothing.", panel=OUTPUT)
+    ] = False,
+) -> None:
+    """Make the paper's figures again, and ours beyond it: every run they take, then the verdicts.
+
+    Runs what is missing, goes on with what was cut off, and leaves alone what is done.
+    Each step is one attack, train or eval of its own, whose command is told.
+    """
+    given = dict(locals())
+    from latcli.commands.reproduce import run
+    from latcli.commands.reproduce_options import ReproduceOptions, parse_centers
+    from latcli.reporting import reproduction
+
+    del given["session"]
+    given["centers"] = () if centers is None else parse_centers(centers)
+    session.show(run(ReproduceOptions(**given), session), reproduction.shown)
 
 
 @app.command(rich_help_panel="Main job")

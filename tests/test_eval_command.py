@@ -21,6 +21,7 @@ from test_train_command import document, row
 from latcli.commands import eval_further
 from latcli.commands.eval import run
 from latcli.commands.eval_further import Findings
+from latcli.commands.eval_models import usual_dataset
 from latcli.commands.eval_options import EvalOptions
 from latcli.commands.eval_result import EvalResult, grouped
 from latcli.commands.eval_samples import SAMPLES
@@ -619,3 +620,17 @@ def test_options_that_contradict_each_other_are_refused() -> None:
         EvalOptions(models=("a",), seeds=True)
     with pytest.raises(UsageError, match="of no use without --strong"):
         EvalOptions(strong_budget="quick")
+
+
+def test_named_runs_bring_their_data_set(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = trained(work, "natural")
+    with Store.open(work / "runs") as store:
+        config: dict[str, object] = {"dataset": "folder:another", "regime": "natural", "seed": 0}
+        with store.start_run("train", argv=[], config=config, seed=0, device="cpu"):
+            pass
+        assert usual_dataset(store, ()) == "folder:another"
+        assert usual_dataset(store, (first,)) == usual_dataset(store, ("resnet18", first[-4:])) == TINY
+        with pytest.raises(UsageError, match="no run"):
+            usual_dataset(store, ("0000",))
+    result, _ = evaluate(work, first, dataset=None)
+    assert result.dataset == TINY

@@ -271,6 +271,28 @@ def test_more_restarts_never_find_less(objective: Objective, targeted: bool) -> 
     assert heights[3].mean() > heights[0].mean() + 1e-3  # and restarts do find more
 
 
+def test_restarts_share_the_room_of_solved_images_and_change_nothing() -> None:
+    """Solved images leave; the others' restarts then run side by side, in a batch no larger."""
+    inner = _two_valleys(upper=(1.0, 1.0), lower=(0.5, -20.0))
+    batches: list[int] = []
+
+    def classify(x_B111: torch.Tensor) -> torch.Tensor:
+        if x_B111.requires_grad:
+            batches.append(len(x_B111))
+        return inner(x_B111)
+
+    ends_B = _climb(classify, restarts=5, stop_rank=2, steps=40)
+    assert max(batches) == 64
+    half_1 = torch.full((1, 1, 1, 1), 0.5)
+    chosen = AttackSettings(restarts=5, stop_rank=2, steps=40)
+    one_by_one = [
+        pgd(inner, half_1, torch.zeros(1, dtype=torch.int64), half_1, chosen, seed_1) for seed_1 in seeds(64).split(1)
+    ]
+    assert torch.equal(ends_B, torch.cat(one_by_one).flatten())
+    # Each restart leaves half of the images: two go alone, the other three as one.
+    assert len(batches) <= 3 * 40
+
+
 def test_without_chance_restarts_are_one() -> None:
     calls = 0
 

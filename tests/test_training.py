@@ -137,7 +137,7 @@ def test_the_mixed_part_stays_natural_and_the_rest_does_not(digits: Dataset) -> 
 
     changed_B = (adv_BCHW != batch.x_BCHW).flatten(1).any(dim=1)
     assert changed_B.tolist() == [False] * 2 + [True] * 6
-    middle = slice(10, 18)
+    middle = slice(11, 16)  # 5 of 28 pixels
     assert torch.equal(adv_BCHW[:, :, middle, middle], batch.x_BCHW[:, :, middle, middle])
 
 

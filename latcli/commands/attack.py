@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from latcli.commands.attack_files import Keeper, box_rows, file_names
+from latcli.commands.attack_pictures import PictureDrawer
 from latcli.commands.attack_result import AttackResult, Failure, PlannedPhoto
 from latcli.commands.detection_cache import StoredDetections
 from latcli.commands.parsing import parse_box
-from latcli.commands.photo_inputs import LabelOf, PhotoSource, find_sources, labeller
+from latcli.commands.photo_inputs import LabelOf, PhotoSource, find_sources, labeller, sha256_of
 from latcli.commands.session import Session
 from latcli.commands.trained import classifier_path
 from latcli.engine import registry
@@ -135,19 +136,33 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
         if options.dry_run:
             _plan(attacker, photos, result, options.steps * options.restarts)
             return result
-        config = options.config() | {"form": attacker.gradients.form}
+        config = options.config() | {"form": attacker.gradients.form, "labels_sha256": sha256_of(options.labels)}
         model = store.record_model(classifier.name, weights_sha256=classifier.fingerprint)
-        begun = store.start_run(
-            "attack", argv=sys.argv, config=config, seed=session.seed, device=str(device), model=model
-        )
-        with begun as stored, explained():
+        with (
+            store.start_run(
+                "attack",
+                argv=sys.argv,
+                config=config,
+                seed=session.seed,
+                device=str(device),
+                parent=session.parent,
+                model=model,
+            ) as stored,
+            explained(),
+        ):
             result.run, result.dir = stored.id, stored.folder
-            keeper = Keeper(attacker, store, stored, options.protocol(), figures=not options.no_figures)
             names = file_names([source.name for source in sources])
-            for batch in batches(photos, options.batch):
-                for attacked in attacker.attack_batch(batch):
-                    result.images.append(keeper.keep(attacked, names[attacked.localized.photo.name]))
-                stored.heartbeat()
+            with (
+                PictureDrawer(attacker, figures=not options.no_figures) as drawer,
+                Keeper(drawer, store, stored, options.protocol()) as keeper,
+            ):
+                for batch in batches(photos, options.batch):
+                    attacked_photos = attacker.attack_batch(batch)
+                    keeper.keep_pictures()  # of the batch before, drawn meanwhile: no more than one is held
+                    for attacked in attacked_photos:
+                        result.images.append(keeper.keep(attacked, names[attacked.localized.photo.name]))
+                    stored.heartbeat()
+                keeper.keep_pictures()
             stored.set_exit_code(result.exit_code)
     return result
 
@@ -205,6 +220,7 @@ def _open_detector(options: AttackOptions, session: Session, classifier: Classif
         classifier=classifier,
         threshold=options.cam_threshold,
         progress=session.shows_progress,
+        trust_weights=session.trust_weights,
     )
     if options.box or options.mask is not None or options.center is not None:
         none: Detector = registry.load("detector", "none")(settings)  # nobody is asked, so nobody has to be there

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
-import numpy as np
-
+from latcli.commands.attack_pictures import PictureDrawer
 from latcli.commands.attack_result import AttackedPhoto, BoxRow
-from latcli.engine.images import encode_png
 from latcli.engine.models.classifier import Prediction
-from latcli.engine.photos import Localized, PhotoAttacker, PhotoResult
-from latcli.reporting.figures import Guess, Panel, amplified_difference, triptych
+from latcli.engine.photos import Localized, PhotoResult
+from latcli.errors import StoreError
 from latcli.reporting.text import printable
 from latcli.store.database import Store
 from latcli.store.run import Run
@@ -20,25 +21,35 @@ from latcli.store.run import Run
 
 @dataclass
 class Keeper:
-    """Writes results into a run, one photo at a time: files first, rows after.
+    """Writes results into a run, one photo at a time: files first, rows after; pictures as they are drawn.
 
-    `protocol` are the columns of the table `attacks` that all photos share; `figures` False leaves out Figure 1.
+    `protocol` are the columns of the table `attacks` that all photos share. A context: where it is left by an error or
+    an interruption, the pictures that were begun are kept, but for figures that would have to be waited for.
     """
 
-    attacker: PhotoAttacker
+    drawer: PictureDrawer
     store: Store
     run: Run
     protocol: dict[str, object]
-    figures: bool
     kept: int = 0
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.drawer.drop_figures()
+            with suppress(StoreError):  # what went wrong first is what is told
+                self.keep_pictures()
+
     def keep(self, attacked: PhotoResult, file_name: str) -> AttackedPhoto:
-        """Write a photo's files and rows, and put its result into plain values."""
+        """Write the adversarial photo and its rows, begin its pictures, and put its result into plain values."""
         one = attacked.localized
-        contents = self._pictures(attacked)
-        files = {kind: f"{file_name}-{kind}.png" for kind in contents}
-        for kind, data in contents.items():
-            self.run.write_artifact(files[kind], data, kind)
+        files = {"adversarial": f"{file_name}-adversarial.png"}
+        self.run.write_artifact(files["adversarial"], attacked.adversarial_png, "adversarial")
+        files |= self.drawer.begin(attacked, file_name)
         photo = AttackedPhoto(
             image=one.photo.name,
             label=one.label,
@@ -61,43 +72,14 @@ class Keeper:
         self.kept += 1
         return photo
 
-    def _pictures(self, attacked: PhotoResult) -> dict[str, bytes]:
-        one = attacked.localized
-        # The largest change of the whole photo becomes the largest that a picture can show.
-        gain = 127.0 / max(1.0, 255.0 * attacked.linf_outside)
-        pictures = {
-            "adversarial": attacked.adversarial_png,
-            "mask": encode_png(one.mask_HW),
-            "difference": encode_png(amplified_difference(one.photo.levels_HWC, attacked.adversarial_HWC, gain)),
-        }
-        if self.figures:
-            pictures["figure"] = self._figure_1(attacked)
-        return pictures
-
-    def _figure_1(self, attacked: PhotoResult) -> bytes:
-        one = attacked.localized
-        object_HWC, object_only = self.attacker.object_only(one)
-        panels = [
-            self._panel("photo", one.photo.levels_HWC, one.clean, one),
-            self._panel("background blacked out", object_HWC, object_only, one),
-            self._panel("adversarial photo", attacked.adversarial_HWC, attacked.adversarial, one),
-        ]
-        caption = (
-            f"{one.label.name}: {100 * attacked.altered_share:.1f} % of pixels altered, by at most "
-            f"{255 * attacked.linf_outside:.0f}/255; {self.attacker.classifier.name}, object from {one.how}"
-        )
-        return triptych(panels, caption)
-
-    def _panel(self, title: str, levels_HWC: np.ndarray, prediction: Prediction, one: Localized) -> Panel:
-        names = self.attacker.classifier.class_names
-        guesses = [Guess(names[index], confidence, index == one.label.index) for index, confidence in prediction.top]
-        if not any(guess.right for guess in guesses):
-            guesses.append(Guess(f"{one.label.name} (rank {prediction.rank})", prediction.confidence, True))
-        return Panel(title, levels_HWC, guesses)
+    def keep_pictures(self) -> None:
+        """Write the pictures that were begun."""
+        for picture in self.drawer.drawn():
+            self.run.write_artifact(picture.file_name, picture.png, picture.kind)
 
     def _named(self, prediction: Prediction) -> list[tuple[int, float, str]]:
         """The first guesses as index, confidence and name, for readers who do not have the classifier."""
-        names = self.attacker.classifier.class_names
+        names = self.drawer.attacker.classifier.class_names
         return [(index, confidence, names[index]) for index, confidence in prediction.top]
 
     def _row(self, photo: AttackedPhoto, sha256: str) -> dict[str, object]:

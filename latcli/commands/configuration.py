@@ -17,6 +17,9 @@ from latcli.errors import UsageError
 
 PROJECT_FILE = Path("latcli.toml")
 
+#: Nobody has so many options; a longer file is none of ours.
+_MOST_BYTES = 1 << 18
+
 
 @dataclass(frozen=True)
 class Option:
@@ -86,12 +89,15 @@ def settings_for(path: tuple[str, ...], root: Command, files: list[Path]) -> dic
 def _read(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as stream:
-            return tomllib.load(stream)
+            data = stream.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise UsageError(f"{file} is longer than {_MOST_BYTES >> 10} KiB", "name a file of options with --config")
+        return tomllib.loads(data.decode())
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror or error}", "check its permissions") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{file} is not valid TOML: it is not UTF-8 text", "save it as UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and lists in lists in lists
         hint = 'one `key = value` a line, text in quotes, as in: epsilon = "8/255"'
         raise UsageError(f"{file} is not valid TOML: {error}", hint) from error
 
@@ -125,11 +131,11 @@ def _as_typed(key: str, value: Any, option: Option, file: Path) -> str | bool | 
     if option.takes == "switch":
         if isinstance(value, bool):
             return value
-        raise UsageError(f"{file}: {key} is a switch, not {value!r}", f"write {key} = true or {key} = false")
+        raise UsageError(f"{file}: {key} is a switch, not {_shown(value)}", f"write {key} = true or {key} = false")
     if option.takes == "list":
         if isinstance(value, list):
             return [_word(key, item, file) for item in value]
-        raise UsageError(f"{file}: {key} is a list, not {value!r}", f'write {key} = ["…", "…"]')
+        raise UsageError(f"{file}: {key} is a list, not {_shown(value)}", f'write {key} = ["…", "…"]')
     return _word(key, value, file)
 
 
@@ -137,9 +143,16 @@ def _word(key: str, value: Any, file: Path) -> str:
     if isinstance(value, str):
         # No shell stands between a file and us.
         return os.path.expanduser(value) if value.startswith("~/") else value  # noqa: PTH111
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
         return str(value)
-    raise UsageError(f"{file}: {key} cannot be {value!r}", "write a number, or a text in quotes")
+    raise UsageError(f"{file}: {key} cannot be {_shown(value)}", "write a number, or a text in quotes")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, int) and abs(value) > 1e300:  # its digits may be too many to be written down
+        return "so large a number"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _unknown(what: str, name: str, known: Mapping[str, Any] | list[str], file: Path) -> UsageError:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import shlex
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from latcli.commands.attack import AttackOptions
@@ -16,6 +13,7 @@ from latcli.commands.attack_result import AttackResult
 from latcli.commands.eval import run as run_eval
 from latcli.commands.eval_options import EvalOptions
 from latcli.commands.eval_result import EvalResult
+from latcli.commands.package_photos import PACKAGE_LABELS, package_photos
 from latcli.commands.report_options import ReportOptions
 from latcli.commands.report_writing import run as run_report
 from latcli.commands.session import Session
@@ -23,14 +21,7 @@ from latcli.commands.train import run as run_train
 from latcli.commands.train_options import TrainOptions
 from latcli.commands.train_result import TrainResult
 from latcli.engine.training.regimes import Regime
-from latcli.errors import ExitCode, LatcliError
-
-#: Package, path of a photo in it, its right class.
-_PHOTOS = (
-    ("ultralytics", "assets/bus.jpg", "minibus"),
-    ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", "military uniform"),
-)
-
+from latcli.errors import ExitCode
 
 #: The three that the paper compares, and how many steps each is trained: enough to tell them apart, no more.
 _REGIMES: tuple[tuple[Regime, int], ...] = (("natural", 200), ("standard", 100), ("background", 100))
@@ -84,13 +75,9 @@ def run(session: Session) -> DemoResult:
 
 
 def _attack(session: Session) -> AttackResult:
-    photos = {str(_photo(package, path)): label for package, path, label in _PHOTOS}
     session.note("attacking the backgrounds of two photos that ultralytics and matplotlib carry, 40 steps each")
-    with TemporaryDirectory() as folder:
-        labels = Path(folder, "labels.csv")
-        with labels.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("file", "name"), *photos.items()])
-        return run_attack(AttackOptions(photos=tuple(photos), labels=labels, detector="cam"), session)
+    photos = tuple(map(str, package_photos()))
+    return run_attack(AttackOptions(photos, labels=PACKAGE_LABELS, detector="cam"), session)
 
 
 def _train(regime: Regime, steps: int, session: Session) -> TrainResult:
@@ -108,14 +95,3 @@ def _next_commands(attack: AttackResult, session: Session) -> tuple[str, ...]:
         f"latcli runs show {(attack.run or '')[-4:]}{store}",
         "latcli doctor",
     )
-
-
-def _photo(package: str, path: str) -> Path:
-    spec = find_spec(package)
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    photo = Path(folders[0], path) if folders else None
-    if photo is None or not photo.is_file():
-        raise LatcliError(
-            f"the package {package} does not carry {Path(path).name}", f"reinstall it: pip install {package}"
-        )
-    return photo

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 
-import numpy as np
 import torch
 
+from latcli.documents import DocumentError, read_json
 from latcli.engine.detectors.base import Box, Detection
-from latcli.engine.images import Photo, decode_png, encode_png
+from latcli.engine.images import Photo, encode_png, read_silhouettes
+from latcli.errors import ImageError
 from latcli.store.database import Store
+from latcli.store.records import CachedDetection
 
 
 class StoredDetections:
@@ -24,12 +27,10 @@ class StoredDetections:
         row = self.store.find_detection(_key(photo), fingerprint, target)
         if row is None:
             return None
-        boxes = tuple(Box(**box) for box in json.loads(row.boxes_json))
-        if row.segmentations is None:
-            return Detection(boxes)
-        # Silhouettes are kept as one tall black and white picture.
-        stacked = torch.from_numpy(np.array(decode_png(row.segmentations)) > 0)
-        return Detection(boxes, stacked.view(-1, *photo.size))
+        try:
+            return _detection(row, photo)
+        except (DocumentError, ImageError):
+            return None  # as good as never seen: it is found and kept anew
 
     def put(self, photo: Photo, fingerprint: str, target: str, detection: Detection) -> None:
         """Keep a detection."""
@@ -40,6 +41,25 @@ class StoredDetections:
             stacked = detection.segmentations_NHW.reshape(-1, width).to(torch.uint8).mul(255)
             segmentations = encode_png(stacked.cpu().numpy())
         self.store.save_detection(_key(photo), fingerprint, target, boxes_json, segmentations)
+
+
+def _detection(row: CachedDetection, photo: Photo) -> Detection:
+    """Raises DocumentError or ImageError where it is not what `put` kept."""
+    boxes = tuple(Box(**box) for box in read_json(row.boxes_json, list[Box]))
+    height, width = photo.size
+    stacked_HW = None
+    if row.segmentations is not None:
+        # Silhouettes are kept as one tall black and white picture.
+        stacked_HW = torch.from_numpy(read_silhouettes(row.segmentations, "the silhouettes", width) > 0)
+        if len(stacked_HW) % height:
+            raise DocumentError("the silhouettes are of another photo")
+    count = 0 if stacked_HW is None else len(stacked_HW) // height
+    for box in boxes:
+        if not all(math.isfinite(number) for number in (box.x0, box.y0, box.x1, box.y1, box.score)):
+            raise DocumentError("a box has no place")
+        if box.segmentation is not None and not 0 <= box.segmentation < count:
+            raise DocumentError("a box has a silhouette that is not there")
+    return Detection(boxes, None if stacked_HW is None else stacked_HW.view(-1, height, width))
 
 
 def _key(photo: Photo) -> str:

@@ -16,12 +16,12 @@ from latcli.commands.eval_models import (
     Bench,
     Entry,
     Opened,
-    newest_dataset,
     once_each,
     open_again,
     open_named,
     open_run,
     trained_on,
+    usual_dataset,
 )
 from latcli.commands.eval_monitor import Monitor, attacked_images
 from latcli.commands.eval_options import EvalOptions, describe, resolve
@@ -41,6 +41,7 @@ from latcli.engine.evaluation.settings import EvalSettings
 from latcli.engine.failures import explained
 from latcli.errors import UsageError, WeightsError
 from latcli.store.database import Store
+from latcli.store.files import artifact_path
 from latcli.store.records import RunRow
 from latcli.store.run import Run
 from latcli.store.values import plain
@@ -77,7 +78,7 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
 
 def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     device = open_device(session.device)
-    name = options.dataset or newest_dataset(store) or DEFAULT_DATASET
+    name = options.dataset or usual_dataset(store, options.named) or DEFAULT_DATASET
     path = folder_of(name)
     way = None if path is None else photo_way(path, _sources(store, f"folder:{path}", options), session)
     photos = PhotoOptions.of(options.given())
@@ -103,10 +104,18 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
         "mask_fingerprint": data.mask_fingerprint,
         "notes": list(data.notes),
     }
-    begun = store.start_run(
-        "eval", argv=sys.argv, config=config, seed=settings.seed, device=str(device), dataset=dataset
-    )
-    with begun as stored, explained():
+    with (
+        store.start_run(
+            "eval",
+            argv=sys.argv,
+            config=config,
+            seed=settings.seed,
+            device=str(device),
+            parent=session.parent,
+            dataset=dataset,
+        ) as stored,
+        explained(),
+    ):
         session.note(f"run {stored.id}")
         line = describe(settings, job.further, data, len(models))
         session.note(line)
@@ -118,7 +127,7 @@ def _sources(store: Store, dataset: str, options: EvalOptions) -> list[str]:
     """What opens each model: a checkpoint's path, or a name."""
     if options.named:
         return [classifier_path(name, store.folder) for name in options.named]
-    return [str(row.path / CHECKPOINT) for row in trained_on(store, dataset, seeds=options.seeds)]
+    return [str(artifact_path(row.path, CHECKPOINT)) for row in trained_on(store, dataset, seeds=options.seeds)]
 
 
 def _with_objects(
@@ -162,8 +171,9 @@ def _resume(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     row = resumable_run(store, str(options.resume), "eval", options, session)
     job = _job_of(row, store, session)
     evaluation, findings = job.evaluation(), Findings()
-    if (row.path / SAMPLES).exists():
-        findings = restore(evaluation, row.path / SAMPLES)
+    kept = artifact_path(row.path, SAMPLES)
+    if kept.exists():
+        findings = restore(evaluation, kept)
     with store.resume_run(row.id, argv=sys.argv) as stored, explained():
         done, total = attacked_images(evaluation)
         line = f"resumed with {done:,} of {total:,} attacked images done"

@@ -13,6 +13,7 @@ from latcli.commands.eval_models import Opened
 from latcli.commands.eval_reliance import RelianceRow, photos_of, reliance_of
 from latcli.commands.parsing import parse_epsilon
 from latcli.commands.session import Tick
+from latcli.documents import DocumentError, require_shape
 from latcli.engine.attacks.pgd import pgd
 from latcli.engine.datasets.base import Images, TrainingData
 from latcli.engine.evaluation.curves import (
@@ -180,22 +181,25 @@ class Findings:
 
     def transfer(self) -> tuple[TransferRow, ...]:
         """Of all parts that are done. Raises WeightsError where they hold something else."""
-        return self._read("transfer", TransferRow.from_json)
+        return self._read("transfer", TransferRow)
 
     def curves(self) -> tuple[CurveRow, ...]:
         """Of all parts that are done. Raises WeightsError where they hold something else."""
-        return self._read("curve", CurveRow.from_json)
+        return self._read("curve", CurveRow)
 
     def reliance(self) -> tuple[RelianceRow, ...]:
         """Of all parts that are done. Raises WeightsError where they hold something else."""
-        return self._read("reliance", RelianceRow.from_json)
+        return self._read("reliance", RelianceRow)
 
-    def _read(self, kind: str, from_json: Callable[[Mapping[str, Any]], _Row]) -> tuple[_Row, ...]:
+    def _read(self, kind: str, shape: type[_Row]) -> tuple[_Row, ...]:
         kept = [rows for name, rows in self.rows_of.items() if name.partition(" ")[0] == kind]
         try:
-            return tuple(from_json(values) for rows in kept for values in rows)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise WeightsError(f"the run keeps no {kind} that can be read", "start a new evaluation") from error
+            require_shape(kept, list[list[shape]], kind)  # type: ignore[valid-type]
+        except DocumentError as error:
+            raise WeightsError(
+                f"the run keeps no {kind} that can be read: {error}", "start a new evaluation"
+            ) from error
+        return tuple(shape.from_json(values) for rows in kept for values in rows)
 
 
 def parts_of(

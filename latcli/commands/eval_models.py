@@ -12,7 +12,7 @@ from torch import nn
 
 from latcli.commands.experiments import told
 from latcli.commands.session import Session
-from latcli.commands.trained import CHECKPOINT, classifier_path
+from latcli.commands.trained import CHECKPOINT, classifier_path, means_a_run
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.evaluation.distrust import Doubt
@@ -27,6 +27,7 @@ from latcli.engine.precision import Form, GradientForm, check_form, choose_form
 from latcli.engine.training.regimes import Regime
 from latcli.errors import LatcliError, UsageError, WeightsError
 from latcli.store.database import Store
+from latcli.store.files import artifact_path
 from latcli.store.records import RunRow
 
 #: Without names and without --seeds, the latest run of each of these.
@@ -89,9 +90,13 @@ class ColourInput(nn.Module):
         return logits_BK
 
 
-def newest_dataset(store: Store) -> str | None:
-    """The data set of the training run that was completed last, as its user named it."""
-    for row in store.runs(command="train", status="completed"):
+def usual_dataset(store: Store, named: Iterable[str]) -> str | None:
+    """What the first training run among the named models learnt from, else the one that was completed last.
+
+    As its user named it; None where there is no such run. Raises UsageError for the id of a run that is not there.
+    """
+    runs = [store.find_run(name) for name in named if means_a_run(name)]
+    for row in runs or store.runs(command="train", status="completed"):
         return str(row.config["dataset"]) if "dataset" in row.config else None
     return None
 
@@ -162,7 +167,7 @@ class Bench:
 
 def open_run(row: RunRow, bench: Bench) -> Opened:
     """The model of a training run. Raises as `open_named` does."""
-    source = row.path / CHECKPOINT
+    source = artifact_path(row.path, CHECKPOINT)
     return _open_checkpoint(source, row.id, f"{row.config.get('regime')} {row.id[-4:]}", row, bench)
 
 

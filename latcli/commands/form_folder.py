@@ -10,11 +10,17 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from latcli.engine.precision import FORMS, Measured
+from latcli.documents import DocumentError, read_json, require_shape
+from latcli.engine.precision import FORMS, Form, Measured
 from latcli.errors import StoreError
 from latcli.store.files import write_whole
+
+
+class _Row(TypedDict):
+    form: Form
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -58,19 +64,16 @@ class FormFolder:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        row = json.loads(file.read_bytes())
-    except (OSError, ValueError):
+        row: dict[str, Any] = read_json(file.read_bytes(), dict[str, Any])
+    except (OSError, DocumentError):
         return {}
-    return row if isinstance(row, dict) else {}
+    return row
 
 
 def _measured(row: dict[str, Any]) -> Measured | None:
     """A row as it was written; None where it is anything else, or of a form that this version does not know."""
-    form, seconds = row.get("form"), row.get("seconds")
-    if not isinstance(form, str) or form not in FORMS:
+    try:
+        require_shape(row, _Row)
+    except DocumentError:
         return None
-    if not isinstance(seconds, dict) or not set(seconds) <= set(FORMS):
-        return None
-    if not all(isinstance(value, int | float) for value in seconds.values()):
-        return None
-    return Measured(form, seconds)
+    return Measured(row["form"], row["seconds"]) if set(row["seconds"]) <= set(FORMS) else None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from latcli.engine.images import Photo, decode_photo, find_photos, read_photo
+from latcli.engine.images import Photo, decode_photo, find_photos, read_bounded, read_photo
 from latcli.engine.labels import Classes, Label, LabelFile, folder_label, parse_label
 from latcli.errors import ImageError, UsageError
 
@@ -34,7 +35,7 @@ class PhotoSource:
     def read(self) -> Photo:
         """Decode it. Raises ImageError."""
         if self.is_stdin:
-            return decode_photo(sys.stdin.buffer.read(), "stdin")
+            return decode_photo(read_bounded(sys.stdin.buffer, "stdin"), "stdin")
         return read_photo(self.path)
 
 
@@ -64,6 +65,16 @@ def _sources_below(argument: str) -> list[PhotoSource]:
     except OSError as error:
         raise ImageError(f"cannot read {argument}: {error.strerror}", "check the path and its permissions") from error
     raise ImageError(f"no such file: {argument}", "check the path; folders are searched recursively")
+
+
+def sha256_of(path: Path | None) -> str | None:
+    """Of a file's bytes, by which it is known again wherever it lies; None for no file. Raises ImageError."""
+    if path is None:
+        return None
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ImageError(f"cannot read {path}: {error.strerror}", "check the path and its permissions") from error
 
 
 LabelOf = Callable[[PhotoSource], Label | None]

@@ -13,8 +13,10 @@ from latcli.commands.report_matrix import entries, flat_cell, matrices
 from latcli.commands.report_options import ReportOptions, Selection, dataset_name, select
 from latcli.commands.report_paper import paper
 from latcli.commands.report_result import ReportResult, Row
+from latcli.commands.report_shapes import require_readable
 from latcli.commands.report_training import best, training
 from latcli.commands.session import Session
+from latcli.errors import StoreError
 from latcli.reporting.report_terminal import ATTACKS
 from latcli.store.database import Store
 from latcli.store.records import RunRow, Status
@@ -87,6 +89,7 @@ class _Gathering:
 
     def result(self) -> ReportResult:
         rows = self.selection.rows
+        require_readable([*rows, *self.selection.trained.values()])
         self.files.load(rows)
         evaluated = self._cells()
         trained = training(self.store, self._trained(evaluated), self.datasets, self.needs.points)
@@ -184,10 +187,19 @@ class _Gathering:
             batch, runs = runs[:step], runs[step:]
             rows: dict[str, list[dict[str, Any]]] = {run.id: [] for run in batch}
             for row in rows_of_runs(self.store, "attacks", rows):
-                if self.files.complete(row):
+                if self.files.complete(row) and self._legible(row):
                     rows[row["run"]].append(row)
             having += [(run, rows[run.id]) for run in batch if rows[run.id]]
         return having[:wanted]
+
+    def _legible(self, row: Mapping[str, Any]) -> bool:
+        """Whether what a row of the table `attacks` holds can be shown; else the fault is remembered."""
+        try:
+            report_photos.image_of(row)
+        except StoreError as error:
+            self.files.unreadable(row["run"], row["name"], error.message)
+            return False
+        return True
 
     def _runs(self) -> list[Row]:
         revisions = git_revisions(self.store)

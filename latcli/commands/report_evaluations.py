@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from latcli.commands.report_files import Files
+from latcli.commands.report_shapes import Evaluation, require_consistent
+from latcli.documents import DocumentError, read_json
 from latcli.store.records import RunRow
 
 #: The document that `latcli eval --json` prints, in the run's folder.
@@ -53,12 +54,22 @@ class Further:
 
 
 def read_documents(runs: Sequence[RunRow], datasets: Mapping[str, str | None], files: Files) -> Further:
-    """Of each of these evaluations what its document says; one that is gone or changed is a fault and says nothing."""
+    """Of each of these evaluations what its document says.
+
+    One that is gone, changed or of another shape is a fault and says nothing.
+    """
     further = Further()
     for run in runs:
         if not run.path.is_dir():
             continue
         data = files.read(run, MATRIX)
-        if data is not None:
-            further.take(run, datasets[run.id], json.loads(data))
+        if data is None:
+            continue
+        try:
+            document = read_json(data, Evaluation)
+            require_consistent(document)
+        except DocumentError as error:
+            files.unreadable(run.id, MATRIX, str(error))
+        else:
+            further.take(run, datasets[run.id], document)
     return further

@@ -49,7 +49,9 @@ class Files:
         """Get ready to be asked for the files of these runs; a folder that is gone is one fault. Raises StoreError."""
         present = []
         for row in rows:
-            if row.path.is_dir():
+            if row.path.is_symlink():
+                self._fault(row.id, None, "outside", "a link stands in the place of the run's folder")
+            elif row.path.is_dir():
                 present.append(row.id)
             else:
                 self._fault(row.id, None, "missing", "the run's folder is gone")
@@ -88,6 +90,10 @@ class Files:
         if missing:
             self._fault(attack["run"], attack["name"], "incomplete", f"its row has no {', '.join(missing)}")
         return not missing
+
+    def unreadable(self, run: str, name: str, detail: str) -> None:
+        """Remember that a file, or a row of the table `attacks`, is as it was written and cannot be understood."""
+        self._fault(run, name, "unreadable", detail)
 
     def photo(self, row: RunRow, name: str, sha256: str | None) -> Path | None:
         """A photo that was attacked, where it lay then and has the same contents; one that has moved is no fault.

@@ -115,13 +115,14 @@ def _claim(figure: Figure2, claim: Claim, rows: Mapping[str, Row | None]) -> Row
     theirs = [figure.value(quantity, place) for quantity, place in claim.asked]
     return {
         "claim": claim.text,
-        "paper": _texts(claim, theirs),
-        "ours": _texts(claim, ours),
+        "paper": claim_texts(claim, theirs),
+        "ours": claim_texts(claim, ours),
         "verdict": verdict(claim, ours),
     }
 
 
-def _texts(claim: Claim, values: Sequence[float | None]) -> str:
+def claim_texts(claim: Claim, values: Sequence[float | None]) -> str:
+    """The figures that a claim is about, for a reader."""
     if all(value is None for value in values):
         return "-"
     return " and ".join(_text(*asked, value) for asked, value in zip(claim.asked, values, strict=True))
@@ -196,7 +197,7 @@ def _closest_attack(attacks: Iterable[Row]) -> Row | None:
 
 
 def _tables(tables: PhotoTables, attack: Row | None) -> Row:
-    ours = _photo_figures(attack["summary"]) if attack else dict.fromkeys(PHOTO_FIGURES)
+    ours = photo_figures(attack["summary"]) if attack else dict.fromkeys(PHOTO_FIGURES)
     return {
         "source": tables.source,
         "run": attack["run"] if attack else None,
@@ -216,7 +217,8 @@ def _tables(tables: PhotoTables, attack: Row | None) -> Row:
     }
 
 
-def _photo_figures(summary: Row) -> dict[str, float | None]:
+def photo_figures(summary: Row) -> dict[str, float | None]:
+    """The figures of `PHOTO_FIGURES`, from a summary of photos."""
     sides = ("clean", "adversarial")
     confidences = {f"{side}_confidence": summary[side]["confidence"] for side in sides}
     ranks = {f"{side}_top10": summary[side]["top10"] / summary["n"] for side in sides}

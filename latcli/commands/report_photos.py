@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from latcli.commands.report_files import Care, Files
+from latcli.documents import DocumentError, read_json
+from latcli.errors import StoreError
 from latcli.store.records import RunRow
 
+#: Index, confidence and name; of early runs the name and the confidence.
+_Guesses = list[tuple[int | str, float] | tuple[int, float, str]]
+#: Left, top, right, bottom, score and name.
+_Boxes = list[tuple[float, float, float, float, float, str]]
 #: What an attack writes of each photo.
 _KINDS = ("adversarial", "mask", "difference", "figure")
 #: Options that say where the object is, in the order in which they count, and what they are called.
@@ -49,10 +54,10 @@ def attack(
 
 
 def image_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """An attacked image in the shape that `latcli attack --json` has, from its row."""
+    """An attacked image in the shape that `latcli attack --json` has, from its row. Raises StoreError."""
     sides = {
         side: {key: row[f"{side}_{key}"] for key in ("prediction", "confidence", "rank")}
-        | {"top": json.loads(row[f"{side}_top_json"] or "[]")}
+        | {"top": read_column(f"{side}_top_json", row[f"{side}_top_json"], _Guesses)}
         for side in ("clean", "adversarial")
     }
     measured = ("epsilon", "norm", "steps", "restarts", "altered_percent", "background_percent")
@@ -62,9 +67,18 @@ def image_of(row: Mapping[str, Any]) -> dict[str, Any]:
         "label": {"index": row["label_index"], "name": row["label_name"], "source": row["label_source"]},
         **sides,
         **{key: row[key] for key in (*measured, "linf_inside", "linf_outside")},
-        "boxes": json.loads(row["boxes_json"] or "[]"),
-        "notes": json.loads(row["notes_json"] or "[]"),
+        "boxes": read_column("boxes_json", row["boxes_json"], _Boxes),
+        "notes": read_column("notes_json", row["notes_json"], list[str]),
     }
+
+
+def read_column(name: str, text: str | None, shape: Any = Any) -> Any:
+    """What a JSON column of that name holds, an empty list where it is NULL. Raises StoreError."""
+    try:
+        return read_json(text or "[]", shape)
+    except DocumentError as error:
+        hint = "move the database away to start a new one; each run's folder keeps its run.json"
+        raise StoreError(f"{name} in the database is damaged: {error}", hint) from error
 
 
 def summary(images: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

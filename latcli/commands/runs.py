@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from latcli.commands.report_photos import image_of
+from latcli.commands.report_photos import image_of, read_column
 from latcli.engine.registry import unknown_name
 from latcli.errors import ExitCode
 from latcli.store.database import Store, require
@@ -198,7 +197,8 @@ def _without_run(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parsed(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with its JSON columns read, under their names without `_json`."""
+    """The row with its JSON columns read, under their names without `_json`. Raises StoreError."""
     return {
-        key.removesuffix("_json"): json.loads(value) if key.endswith("_json") else value for key, value in row.items()
+        key.removesuffix("_json"): read_column(key, value) if key.endswith("_json") else value
+        for key, value in row.items()
     }

@@ -42,7 +42,9 @@ class Session:
     """One invocation: results go to stdout, progress and messages to stderr.
 
     `store` and `data` are folders; `device` is auto, cpu, cuda, cuda:N or mps; `precision` auto, fp32 or bf16;
-    `config` is the file that was named in place of the project's.
+    `config` is the file that was named in place of the project's; `parent` is the run that what is run is a part of;
+    `trust_weights` allows code in a detector's weights, which no file and no run's config can: it is said anew each
+    time.
     """
 
     store: Path = Path("runs")
@@ -55,6 +57,8 @@ class Session:
     quiet: bool = False
     debug: bool = False
     config: Path | None = None
+    parent: str | None = None
+    trust_weights: bool = False
     stdout: TextIO = field(default_factory=lambda: sys.stdout)
     stderr: TextIO = field(default_factory=lambda: sys.stderr)
     _live: Console | None = field(default=None, init=False, repr=False)

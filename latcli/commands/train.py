@@ -47,6 +47,7 @@ from latcli.engine.training.settings import TrainSettings
 from latcli.engine.training.state import TrainingState, pack_state, read_state, restore
 from latcli.errors import ExitCode, LatcliError, UsageError
 from latcli.store.database import Store
+from latcli.store.files import artifact_path
 from latcli.store.records import RunRow
 from latcli.store.run import Run
 
@@ -148,10 +149,18 @@ def _begin(store: Store, options: TrainOptions, session: Session, ranks: Ranks) 
         "checkpoint_every": options.checkpoint_every,
         "notes": list(job.dataset.notes),
     }
-    begun = store.start_run(
-        "train", argv=sys.argv, config=config, seed=job.settings.seed, device=str(job.device), dataset=dataset
-    )
-    with begun as stored, explained():
+    with (
+        store.start_run(
+            "train",
+            argv=sys.argv,
+            config=config,
+            seed=job.settings.seed,
+            device=str(job.device),
+            parent=session.parent,
+            dataset=dataset,
+        ) as stored,
+        explained(),
+    ):
         session.note(f"run {stored.id}")
         stored.log(describe(job.preset, job.settings, job.dataset.name, job.architecture))
         stored.log(f"gradients of the inner attack: {trainer.form}, {_processes(ranks)}")
@@ -165,7 +174,8 @@ def _begin(store: Store, options: TrainOptions, session: Session, ranks: Ranks) 
 def _resume(store: Store, options: TrainOptions, session: Session, ranks: Ranks) -> TrainResult:
     row = resumable_run(store, str(options.resume), "train", options, session)
     job = _job_of(row, store, session)
-    state = read_state(row.path / STATE) if (row.path / STATE).exists() else None
+    kept = artifact_path(row.path, STATE)
+    state = read_state(kept) if kept.exists() else None
     if state is not None:
         _use_threads(state, job.device, session, ranks)
     trainer = job.trainer(state, session, ranks)

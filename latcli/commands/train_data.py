@@ -61,6 +61,7 @@ def with_objects(
         classifier=classifier,
         threshold=photos.cam_threshold,
         progress=session.shows_progress,
+        trust_weights=session.trust_weights,
     )
     detector, why = open_detector(photos.found_by or photos.detector, settings)
     session.note(f"objects are found by {why}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from latcli.errors import UsageError
 from latcli.store.database import DATABASE, Store
+from latcli.store.files import artifact_path
 
 #: The model that a run of `latcli train` leaves in its folder.
 CHECKPOINT = "checkpoint.safetensors"
@@ -15,16 +16,21 @@ CHECKPOINT = "checkpoint.safetensors"
 _RUN = re.compile(r"(\d{8}-\d{6}-train-)?[0-9a-f]{4}")
 
 
+def means_a_run(name: str) -> bool:
+    """Whether a model's name can only be meant as the id of a training run."""
+    return _RUN.fullmatch(name) is not None
+
+
 def classifier_path(name: str, store: Path) -> str:
     """The name as it is, or, where it is the id of a training run of the store, the path of that run's model.
 
     Raises UsageError for a run that is none of train or has not come to its end, StoreError where the store fails.
     """
-    if not _RUN.fullmatch(name) or not (store / DATABASE).exists():
+    if not means_a_run(name) or not (store / DATABASE).exists():
         return name
     with Store.open_existing(store) as opened:
         row = opened.find_run(name)
-    path = row.path / CHECKPOINT
+    path = artifact_path(row.path, CHECKPOINT)
     if row.command != "train":
         raise UsageError(f"{row.id} is a run of {row.command}, not of train", "`latcli runs list --command train`")
     if not path.exists():

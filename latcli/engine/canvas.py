@@ -98,24 +98,31 @@ def make_canvas(grids: Sequence[Grid], device: torch.device) -> Canvas:
 class CanvasView:
     """The model that an attack on a canvas climbs: round to 8 bits, read each photo as the classifier does, classify.
 
-    `rows_BhH` and `columns_BwW` read one photo each (see `Preprocessing.matrices`), with zeros where a photo does not
-    reach. Rounding is inside, with a straight-through gradient, so that the attack sees what will be saved.
+    `matrices` has rows_hH and columns_wW (see `Preprocessing.matrices`) of each photo. Rounding is inside, with a
+    straight-through gradient, so that the attack sees what will be saved.
     """
 
-    def __init__(self, classify: Model, rows_BhH: torch.Tensor, columns_BwW: torch.Tensor) -> None:
-        self.classify, self.rows_BhH, self.columns_BwW = classify, rows_BhH, columns_BwW
+    def __init__(self, classify: Model, matrices: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        self.classify, self.matrices = classify, tuple(matrices)
 
     def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """logits_BK of the photos on a canvas."""
         with torch.no_grad():
             rounding_BCHW = x_BCHW.mul(255.0).round_().div_(255.0).sub_(x_BCHW)
-        # As PIL does: columns first, and cut off after each pass what a bicubic filter overshoots.
-        read_BCHw = _cut_off((x_BCHW + rounding_BCHW) @ self.columns_BwW.transpose(1, 2)[:, None])
-        return self.classify(_cut_off(self.rows_BhH[:, None] @ read_BCHw))
+        # Each photo by a product of its own: one product over a canvas sums in an order that depends on its size.
+        photos = zip((x_BCHW + rounding_BCHW).unbind(), self.matrices, strict=True)
+        return self.classify(torch.stack([_read(x_CHW, *pair) for x_CHW, pair in photos]))
 
     def narrowed(self, kept_b: torch.Tensor) -> CanvasView:
         """The view of some of the photos."""
-        return CanvasView(self.classify, self.rows_BhH[kept_b], self.columns_BwW[kept_b])
+        return CanvasView(self.classify, [self.matrices[kept] for kept in kept_b.tolist()])
+
+
+def _read(x_CHW: torch.Tensor, rows_hH: torch.Tensor, columns_wW: torch.Tensor) -> torch.Tensor:
+    """x_Chw of the photo in the upper left corner, as PIL does it: columns first, cut off after each pass."""
+    # A copy, so that the product never sees how wide the canvas is.
+    photo_CHW = x_CHW[:, : rows_hH.shape[1], : columns_wW.shape[1]].contiguous()
+    return _cut_off(rows_hH @ _cut_off(photo_CHW @ columns_wW.T))
 
 
 def _cut_off(x_BCHW: torch.Tensor) -> torch.Tensor:
@@ -127,15 +134,9 @@ def make_view(
     classify: Model, canvas: Canvas, matrices: Callable[[tuple[int, int]], tuple[torch.Tensor, torch.Tensor]]
 ) -> CanvasView:
     """The view of a canvas; `matrices` gives rows_hH and columns_wW for a photo of a size (H, W)."""
-    B, _, H, W = canvas.x_BCHW.shape
-    pairs = [matrices(size) for size in canvas.sizes]
-    rows_BhH = torch.zeros(B, len(pairs[0][0]), H)
-    columns_BwW = torch.zeros(B, len(pairs[0][1]), W)
-    for index, (rows_hH, columns_wW) in enumerate(pairs):
-        rows_BhH[index, :, : rows_hH.shape[1]] = rows_hH
-        columns_BwW[index, :, : columns_wW.shape[1]] = columns_wW
     device = canvas.x_BCHW.device
-    return CanvasView(classify, rows_BhH.to(device), columns_BwW.to(device))
+    pairs = [matrices(size) for size in canvas.sizes]
+    return CanvasView(classify, [(rows_hH.to(device), columns_wW.to(device)) for rows_hH, columns_wW in pairs])
 
 
 def adversarial_levels(

@@ -13,11 +13,12 @@ import os
 import stat
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -27,6 +28,19 @@ from latcli.errors import ImageError
 
 #: Largest photo that is decoded. A header may promise any size; decoding is where the memory goes.
 MAX_PIXELS = 150_000_000
+
+#: Of these formats less: their decoders take many times the memory of the pixels, or of the time.
+_MAX_PIXELS_OF = {"WEBP": 60_000_000, "AVIF": 40_000_000, "JPEG2000": 25_000_000, "GIF": 100_000_000}
+#: Largest file that is read: nothing that may be decoded is longer.
+MAX_FILE_BYTES = 1 << 30
+#: A progressive JPEG is gone over once for each scan, however little is in it.
+_MAX_SCANNED_PIXELS = 4_000_000_000
+#: Frames are counted in files up to here: the count walks through all of them.
+_COUNTED_BYTES = 1 << 20
+#: Largest picture of silhouettes, all of them below each other.
+_MAX_SILHOUETTE_PIXELS = 500_000_000
+#: Pixels that are turned from one kind into another at a time: several kinds of all of them would fill the memory.
+_AT_ONCE = 4_000_000
 
 #: File endings that a folder is searched for.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jfif"})
@@ -50,16 +64,16 @@ _DAMAGE_ERRORS = (
     Image.DecompressionBombError,
 )
 
-#: The EXIF tag of the camera's orientation, and what turns the pixels upright.
+#: The EXIF tag of the camera's orientation, and what turns the pixels (H, W, C) upright.
 _ORIENTATION = 0x0112
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda levels: levels[:, ::-1],
+    3: lambda levels: levels[::-1, ::-1],
+    4: lambda levels: levels[::-1],
+    5: lambda levels: levels.swapaxes(0, 1),
+    6: lambda levels: np.rot90(levels, -1),
+    7: lambda levels: levels.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda levels: np.rot90(levels),
 }
 
 #: PIL's own: ultralytics puts another in its place, which wants to install packages where a file is no image.
@@ -101,7 +115,8 @@ def read_photo(path: Path) -> Photo:
     Raises ImageError for a file that is missing, unreadable, empty, truncated, too large or no image.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = read_bounded(file, str(path))
     except FileNotFoundError:
         raise ImageError(f"no such file: {path}", "check the path; folders are searched recursively") from None
     except OSError as error:
@@ -109,19 +124,31 @@ def read_photo(path: Path) -> Photo:
     return decode_photo(data, str(path))
 
 
+def read_bounded(file: BinaryIO, name: str) -> bytes:
+    """All of a file that may have no end, as a device. Raises ImageError where it is too long, and OSError."""
+    data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError(f"{name} is longer than {MAX_FILE_BYTES >> 20} MiB", "scale the photo down first")
+    return data
+
+
 def photo_size(path: Path) -> tuple[int, int]:
     """Height and width of an image file as its header says, before any rotation. Raises ImageError."""
-    with _damage_as_errors(str(path)):
-        image = _open_unlimited(path.read_bytes())
-    return image.height, image.width
+    with _damage_as_errors(str(path)), path.open("rb") as file:
+        image = _open_unlimited(file)
+        return image.height, image.width
 
 
 def decode_photo(data: bytes, name: str) -> Photo:
     """Decode the bytes of an image file; `name` is what errors and results call it. Raises ImageError."""
     with _damage_as_errors(name):
         image, notes = _decode(data, name)
-        image, more = _as_upright_rgb(image)
-        levels_HWC = np.array(image, dtype=np.uint8)
+        orientation, more = _orientation(image), _changes(image)
+        levels_HWC = _rgb_levels(image)
+        del image
+        if turn := _TURNS.get(orientation):
+            levels_HWC = np.ascontiguousarray(turn(levels_HWC))
+            more.insert(0, "rotated as the camera noted")
     return Photo(name, levels_HWC, hashlib.sha256(data).hexdigest(), (*notes, *more))
 
 
@@ -131,21 +158,17 @@ def read_mask(path: Path, size: tuple[int, int]) -> torch.Tensor:
     `size` is the (height, width) of the photo that it belongs to. Raises ImageError where the sizes differ.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = read_bounded(file, str(path))
     except OSError as error:
         raise ImageError(
             f"cannot read the mask {path}: {error.strerror or error}", "give the path of a grey image"
         ) from error
     with _damage_as_errors(str(path)):
-        image, _ = _decode(data, str(path))
+        image, _ = _decode(data, str(path), size)
         if image.mode in _TRANSPARENT_MODES:
             image = image.convert("RGBA").getchannel("A") if _is_blank(image) else image.convert("RGB")
-        grey_HW = _sixteen_bit_levels(image) if image.mode in _SIXTEEN_BIT_MODES else np.array(image.convert("L"))
-    if grey_HW.shape != size:
-        raise ImageError(
-            f"the mask {path} is {grey_HW.shape[1]}x{grey_HW.shape[0]}, its photo {size[1]}x{size[0]}",
-            "a mask needs the photo's own size (after the camera's rotation is applied)",
-        )
+        grey_HW = _grey_levels(image)
     return torch.from_numpy(grey_HW.astype(np.float32) / 255.0)[None]
 
 
@@ -159,9 +182,22 @@ def encode_png(levels_HWC: np.ndarray) -> bytes:
 
 def decode_png(data: bytes) -> Image.Image:
     """A PNG of ours, read back as any program would read it, but for PIL's warning of large ones."""
-    image = _open_unlimited(data)
+    image = _open_unlimited(io.BytesIO(data))
     image.load()
     return image
+
+
+def read_silhouettes(data: bytes, name: str, width: int) -> np.ndarray:
+    """The grey levels (H, W) of a PNG of that width that `encode_png` made. Raises ImageError where it is another."""
+    with _damage_as_errors(name):
+        image = _open_unlimited(io.BytesIO(data))
+        if (image.format, image.mode, image.width) != (
+            "PNG",
+            "L",
+            width,
+        ) or image.height > _MAX_SILHOUETTE_PIXELS // width:
+            raise ImageError(f"{name} are not as they were kept", "look for the object again")
+        return np.array(image)
 
 
 def to_unit(levels_HWC: np.ndarray) -> torch.Tensor:
@@ -175,16 +211,36 @@ def to_levels(x_CHW: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray(levels_CHW.cpu().numpy().transpose(1, 2, 0))
 
 
-def _decode(data: bytes, name: str) -> tuple[Image.Image, list[str]]:
+def _decode(data: bytes, name: str, size: tuple[int, int] | None = None) -> tuple[Image.Image, list[str]]:
+    """The first picture of a file, and what there is besides; `size` is the (height, width) that a mask must have."""
     if not data:
         raise ImageError(f"{name} is empty (0 bytes)", "copy or download the file again")
-    image = _open_unlimited(data)
+    image = _open_unlimited(io.BytesIO(data))
     _check_size(image, name)
-    frames = getattr(image, "n_frames", 1)
+    _check_scans(image, data, name)
+    if size is not None and (image.height, image.width) != size:
+        raise ImageError(
+            f"the mask {name} is {image.width}x{image.height}, its photo {size[1]}x{size[0]}",
+            "a mask needs the photo's own size (after the camera's rotation is applied)",
+        )
+    notes = _frames(image, data)
     image.load()
     if image.mode == "F":
         raise ImageError(f"{name} holds floating-point numbers, not levels", "save it with 8 or 16 bits a channel")
-    return image, [f"first of {frames} frames"] if frames > 1 else []
+    return image, notes
+
+
+def _frames(image: Image.Image, data: bytes) -> list[str]:
+    """A note where there are several pictures in a file."""
+    if len(data) <= _COUNTED_BYTES:
+        frames = getattr(image, "n_frames", 1)
+        return [f"first of {frames} frames"] if frames > 1 else []
+    other = _open_unlimited(io.BytesIO(data))
+    try:
+        other.seek(1)
+    except EOFError:
+        return []
+    return ["first of several frames"]
 
 
 @contextmanager
@@ -199,41 +255,83 @@ def _damage_as_errors(name: str) -> Iterator[None]:
         raise ImageError(f"{name} is damaged: {error}", "copy or download the file again") from error
 
 
-def _open_unlimited(data: bytes) -> Image.Image:
+def _open_unlimited(file: BinaryIO) -> Image.Image:
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        return _pil_open(io.BytesIO(data), formats=_FORMATS)
+        return _pil_open(file, formats=_FORMATS)
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
 
 def _check_size(image: Image.Image, name: str) -> None:
     width, height = image.size
-    if width * height > MAX_PIXELS:
+    most = _MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS)
+    if width * height > most:
+        of_format = "" if most == MAX_PIXELS else f" of {image.format}"
         raise ImageError(
-            f"{name} claims {width}x{height} pixels, more than {MAX_PIXELS // 1_000_000} megapixels",
+            f"{name} claims {width}x{height} pixels, more than {most // 1_000_000} megapixels{of_format}",
             "scale the photo down first; a small file that claims so much may be a decompression bomb",
         )
     if width * height == 0:
         raise ImageError(f"{name} has no pixels ({width}x{height})", "copy or download the file again")
 
 
-def _as_upright_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    notes: list[str] = []
-    turn = _TURNS.get(_orientation(image))
-    if turn is not None:
-        image = image.transpose(turn)
-        notes.append("rotated as the camera noted")
+def _check_scans(image: Image.Image, data: bytes, name: str) -> None:
+    """A marker begins with a byte that JPEG doubles wherever it is no marker, so counting finds every scan."""
+    if image.format not in {"JPEG", "MPO"}:
+        return
+    scans = data.count(b"\xff\xda")
+    if scans * image.width * image.height > _MAX_SCANNED_PIXELS:
+        raise ImageError(
+            f"{name} has {image.width}x{image.height} pixels in {scans} scans, which would take minutes",
+            "save it as an ordinary JPEG; so many scans serve no purpose but to keep programs busy",
+        )
+
+
+def _changes(image: Image.Image) -> list[str]:
+    """What has to be done to the image to make it RGB of 8 bits."""
     if image.mode in _SIXTEEN_BIT_MODES:
-        image = Image.fromarray(_sixteen_bit_levels(image))
-        notes.append("16-bit grey reduced to 8 bits")
-    if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
+        return ["16-bit grey reduced to 8 bits"]
+    if _is_transparent(image):
+        return ["transparency laid on white"]
+    return ["CMYK turned into RGB"] if image.mode == "CMYK" else []
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    return image.mode in _TRANSPARENT_MODES or "transparency" in image.info
+
+
+def _rgb_levels(image: Image.Image) -> np.ndarray:
+    """levels_HWC, some rows at a time."""
+    levels_HWC = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    for rows, strip in _strips(image):
+        levels_HWC[rows] = _rgb_of(strip)
+    return levels_HWC
+
+
+def _rgb_of(image: Image.Image) -> np.ndarray:
+    if image.mode in _SIXTEEN_BIT_MODES:
+        return _sixteen_bit_levels(image)[..., None]
+    if _is_transparent(image):
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        notes.append("transparency laid on white")
-    elif image.mode == "CMYK":
-        notes.append("CMYK turned into RGB")
-    return image.convert("RGB"), notes
+    return np.asarray(image.convert("RGB"))
+
+
+def _grey_levels(image: Image.Image) -> np.ndarray:
+    """levels_HW, some rows at a time."""
+    grey_HW = np.empty((image.height, image.width), dtype=np.uint8)
+    for rows, strip in _strips(image):
+        deep = strip.mode in _SIXTEEN_BIT_MODES
+        grey_HW[rows] = _sixteen_bit_levels(strip) if deep else np.asarray(strip.convert("L"))
+    return grey_HW
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    step = max(1, _AT_ONCE // image.width)
+    for top in range(0, image.height, step):
+        bottom = min(top + step, image.height)
+        yield slice(top, bottom), image.crop((0, top, image.width, bottom))
 
 
 def _orientation(image: Image.Image) -> int:

@@ -6,6 +6,7 @@ Knows class names and paths; must not know networks.
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +16,9 @@ from typing import Protocol
 
 from latcli.engine.registry import unknown_name
 from latcli.errors import UsageError
+
+#: A line for each of a million photos is shorter.
+_MOST_BYTES = 1 << 27
 
 
 class Classes(Protocol):
@@ -72,8 +76,11 @@ class LabelFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                rows = [row for row in csv.reader(_without_nul(file)) if any(cell.strip() for cell in row)]
+            content = _start_of(path, _MOST_BYTES + 1).decode("utf-8-sig")
+            if len(content) > _MOST_BYTES:
+                raise csv.Error(f"it is longer than {_MOST_BYTES >> 20} MiB")
+            lines = io.StringIO(content, newline="")
+            rows = [row for row in csv.reader(_without_nul(lines)) if any(cell.strip() for cell in row)]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise UsageError(
                 f"cannot read the labels {path}: {error}", "a CSV with the columns file and index or name is needed"
@@ -150,6 +157,12 @@ def _columns(rows: Sequence[Sequence[str]], path: Path) -> tuple[int, int | None
     if index_column is None and name_column is None:
         raise UsageError(f"the labels {path} have no column of classes", "call one of them 'index' or 'name'")
     return file_column, index_column, name_column, rows[1:]
+
+
+def _start_of(path: Path, most: int) -> bytes:
+    """At most so many bytes of a file, which may be a device without an end. Raises OSError."""
+    with path.open("rb") as file:
+        return file.read(most)
 
 
 def _without_nul(lines: Iterable[str]) -> Iterator[str]:

@@ -23,6 +23,7 @@ from latcli.engine.attacks.contract import allowed_levels, run_attack
 from latcli.engine.attacks.objectives import objective_for
 from latcli.engine.attacks.pgd import input_gradient
 from latcli.engine.attacks.settings import Attack, AttackSettings
+from latcli.engine.batch_invariance import BatchInvariant
 from latcli.engine.canvas import (
     MAX_GRID_PIXELS,
     Canvas,
@@ -163,12 +164,12 @@ class PhotoAttacker:
         self.device = classifier.device
 
     @cached_property
-    def gradients(self) -> GradientForm:
+    def gradients(self) -> BatchInvariant:
         """The classifier in the form that gradients are looked for in; its first use may take a measurement."""
         crop = self.classifier.preprocessing.crop
         net = folded(self.classifier, (3, crop, crop))
         form = choose_form(net, (3, crop, crop), _MEASURED_PHOTOS, self.settings.precision, self._forms)
-        return GradientForm(net, form)
+        return BatchInvariant(GradientForm(net, form), (3, crop, crop))
 
     def localize(self, photo: Photo, label: Label | None = None) -> Localized:
         """Everything up to the attack: clean prediction, object, mask, epsilon matrix.
@@ -297,8 +298,9 @@ class PhotoAttacker:
 
     def _score(self, images: Sequence[Image.Image], labels: Sequence[int | None]) -> list[Prediction]:
         read = square_to_unit if self.settings.at_model_resolution else self.classifier.preprocessing.read
-        x_BChw = torch.stack([read(image.convert("RGB")) for image in images]).to(self.device)
-        return predict(self.classifier, x_BChw, labels)
+        # One at a time: of several together, the last bits would depend on how many there are.
+        singly = [read(image.convert("RGB"))[None].to(self.device) for image in images]
+        return [predict(self.classifier, x_1Chw, [label])[0] for x_1Chw, label in zip(singly, labels, strict=True)]
 
     def _view(self, canvas: Canvas) -> CanvasView:
         if self.settings.at_model_resolution:

@@ -48,6 +48,10 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
 }
 
 
+#: No name of ours is so long.
+_LONGEST = 100
+
+
 def _plugins(kind: Kind) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=f"latcli.{kind}s")}
 
@@ -81,6 +85,7 @@ def load(kind: Kind, name: str) -> Any:
 def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that is not among the known ones, with the nearest spelling as its hint."""
     known = list(known)
+    name = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."  # comparing takes the square of its length
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean '{close[0]}'? " if close else ""
     shown = ", ".join(known[:12]) + (" …" if len(known) > 12 else "")

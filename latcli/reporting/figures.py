@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +46,13 @@ class Panel:
 
 
 def triptych(panels: Sequence[Panel], caption: str) -> bytes:
-    """The paper's Figure 1: photos side by side, under each the bars of its guesses, the right class in green."""
+    """The paper's Figure 1 as PNG: photos side by side, under each the bars of its guesses, the right one in green."""
+    with without_glyph_warnings():
+        return triptych_on_thread(panels, caption)
+
+
+def triptych_on_thread(panels: Sequence[Panel], caption: str) -> bytes:
+    """`triptych` for a thread besides the main one, which must have entered `without_glyph_warnings`."""
     height, width = panels[0].levels_HWC.shape[:2]
     photo_inches = 3.0 * min(1.6, max(0.5, height / width))
     bars = max(len(panel.guesses) for panel in panels)
@@ -56,16 +63,30 @@ def triptych(panels: Sequence[Panel], caption: str) -> bytes:
         _draw_photo(figure.add_subplot(grid[0, column]), panel)
         _draw_guesses(figure.add_subplot(grid[1, column]), panel.guesses, bars)
     figure.supxlabel(plain(caption), fontsize=8, color=INK)
-    return png_of(figure)
+    return _png_bytes(figure)
 
 
 def png_of(figure: Figure) -> bytes:
     """The figure as PNG; equal figures give equal bytes."""
-    buffer = io.BytesIO()
+    with without_glyph_warnings():
+        return _png_bytes(figure)
+
+
+@contextmanager
+def without_glyph_warnings() -> Iterator[None]:
+    """No warning of letters that the font lacks: a name may be of any language.
+
+    For the main thread, since the filters of warnings are the whole process's.
+    """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name may be of any language
-        # Without the version in its metadata the same result gives the same bytes.
-        figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        yield
+
+
+def _png_bytes(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    # Without the version in its metadata the same result gives the same bytes.
+    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
     return buffer.getvalue()
 
 

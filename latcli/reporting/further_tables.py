@@ -24,7 +24,8 @@ def transfer(document: Mapping[str, Any]) -> list[RenderableType]:
         rows: dict[str, dict[str, str]] = {}
         for row in of_input:
             source = _AS_THEY_ARE if row["source"] is None else labels[row["source"]]
-            rows.setdefault(source, {})[row["target"]] = f"{row['loss']:.4f}  \n{100 * row['accuracy']:.2f} %"
+            loss = "-" if row["loss"] is None else f"{row['loss']:.4f}"
+            rows.setdefault(source, {})[row["target"]] = f"{loss}  \n{100 * row['accuracy']:.2f} %"
         headings = {row["target"]: name(labels[row["target"]], _TARGET) for row in of_input}
         parts.append(Text(f"Transfer of {given} examples, n = {of_input[0]['n']:,}", "bold"))
         parts += blocks("made on", rows, headings)

@@ -32,7 +32,7 @@ _IMAGE_COLUMNS = ("image", "label", "clean", "adversarial", "altered")
 
 def runs(document: Mapping[str, Any]) -> RenderableType:
     """What `runs list --json` gives: a line a run."""
-    rows = [(run["run"], _state(run["status"]), _duration(run["seconds"]), run["model"]) for run in document["runs"]]
+    rows = [(run["run"], _state(run["status"]), duration(run["seconds"]), run["model"]) for run in document["runs"]]
     return _table(("run", "status", "took", "model"), rows, folds=("model",)) if rows else Text("no runs")
 
 
@@ -41,7 +41,7 @@ def run(document: Mapping[str, Any]) -> RenderableType:
     environment = document["environment"]
     facts: dict[str, object] = {key: document[key] for key in ("run", "dir", "command")}
     facts |= {"status": _state(document["status"]), "started": document["started"]}
-    facts |= {"took": _duration(document["seconds"]), "exit code": document["exit_code"]}
+    facts |= {"took": duration(document["seconds"]), "exit code": document["exit_code"]}
     facts |= {key: document[key] for key in ("error", "seed", "device", "dataset", "model", "parent")}
     facts |= {"latcli": environment.get("latcli"), "torch": environment.get("torch")}
     facts |= {"command line": " ".join(map(str, document["argv"]))}
@@ -159,7 +159,8 @@ def _guess(side: Mapping[str, Any]) -> str:
     return f"{side['prediction']} ({'?' if confidence is None else f'{confidence:.3g}'}, rank {side['rank']})"
 
 
-def _duration(seconds: float | None) -> str | None:
+def duration(seconds: float | None) -> str | None:
+    """How long a run took, to the second below a minute's tenths; None for None."""
     if seconds is None:
         return None
     if seconds < 60:

@@ -19,11 +19,11 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
     """The report, a table after the other."""
     yield f"# Report of {escape(document['store'])}\n"
     for sheet in sheets(document):
-        yield from _sheet(sheet)
+        yield from table(sheet)
     told = left_out(document)
     if told:
         yield "\n## Not in the tables\n\n"
-        yield "".join(map(_item, told))
+        yield "".join(map(item, told))
 
 
 def escape(text: str) -> str:
@@ -34,17 +34,19 @@ def escape(text: str) -> str:
     return harmless.replace("://", "&#58;//").replace("@", "&#64;").replace("www.", "www&#46;")
 
 
-def _sheet(sheet: Sheet) -> Iterator[str]:
+def table(sheet: Sheet) -> Iterator[str]:
+    """One table below its heading, and its notes."""
     yield f"\n## {escape(sheet.title)}\n\n"
     yield _row([escape(heading) for heading in sheet.headings])
     yield _row([":--", *["--:"] * (len(sheet.headings) - 1)])
     for row in sheet.rows:
         yield _row([_entry(entry) for entry in row])
     if sheet.notes:
-        yield "\n" + "".join(map(_item, sheet.notes))
+        yield "\n" + "".join(map(item, sheet.notes))
 
 
-def _item(text: str) -> str:
+def item(text: str) -> str:
+    """One item of a list."""
     harmless = _LEADING.sub(r"\1\\\2", escape(text))
     return f"- {harmless}\n"
 

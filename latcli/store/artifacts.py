@@ -54,7 +54,7 @@ def settle(store: Store, folder: Path) -> None:
     Nobody may be writing into the folder. Raises StoreError where the database fails; files that cannot be touched stay
     for `verify_run` to tell.
     """
-    temporaries = list(temporaries_in(folder))
+    temporaries = [] if folder.is_symlink() else list(temporaries_in(folder))
     if not temporaries:
         return
     for row in store.rows_of(folder.name, "artifacts"):
@@ -92,7 +92,7 @@ def holds(path: Path, size: int, sha256: str) -> bool:
 
 def _replaced_by(path: Path, size: int, sha256: str) -> Iterator[Path]:
     for beside in path.parent.iterdir():
-        if is_temporary(beside.name):
+        if is_temporary(beside.name) and not beside.is_symlink():
             with suppress(FileNotFoundError):
                 if holds(beside, size, sha256):
                     yield beside

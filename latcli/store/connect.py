@@ -33,13 +33,22 @@ _TROUBLES: dict[int, tuple[str, str]] = {
 }
 
 
+#: Told of bytes that are no text where text belongs, and of tables that are not as our own steps made them.
+_NOT_OURS = ("Could not decode to UTF-8", "no such", "malformed", "unrecognized token", "unsupported file format")
+
+
 @contextmanager
 def sqlite_errors(path: Path) -> Iterator[None]:
     """Turn SQLite's refusals about the file at `path` into StoreError; let errors in our own SQL through."""
     try:
         yield
+    except UnicodeDecodeError as error:  # raised in place of SQLite's own where its message has such bytes in it
+        what, hint = _TROUBLES[sqlite3.SQLITE_CORRUPT]
+        raise StoreError(f"{path} {what} ({error.reason})", hint) from error
     except sqlite3.Error as error:
         trouble = _TROUBLES.get(_code(error))
+        if str(error).startswith(_NOT_OURS):
+            trouble = _TROUBLES[sqlite3.SQLITE_CORRUPT]
         if trouble is None:
             raise
         what, hint = trouble

@@ -15,7 +15,7 @@ from latcli.errors import StoreError, UsageError
 from latcli.store import leftovers, locks
 from latcli.store.connect import connect_for_reading, connect_for_writing, sqlite_errors
 from latcli.store.files import LOCK, storage_error
-from latcli.store.migrations import apply, migrate, pending
+from latcli.store.migrations import apply, migrate, pending, require_schema, require_types
 from latcli.store.provenance import Environment, host
 from latcli.store.records import CachedDetection, RunRow, RunTable, Status
 from latcli.store.run import RUN_ID, Run, mark_crashed, reopen, start
@@ -57,6 +57,7 @@ class Store:
                 store = cls(folder, _database(connect_for_writing(path)), read_only=False)
                 try:
                     migrate(store._db, path)
+                    require_schema(store._db, path)
                     store.reconcile()
                     store._clear_leftovers()
                 except BaseException:
@@ -214,7 +215,9 @@ class Store:
     def rows_of(self, run_id: str, table: RunTable) -> list[dict[str, Any]]:
         """The rows of a table or view that belong to the run, in the order they were written. Raises StoreError."""
         with self.reading() as db:
-            return list(db.query(f"SELECT * FROM {table} WHERE run = ? {_ORDER.get(table, '')}", [run_id]))
+            rows = list(db.query(f"SELECT * FROM {table} WHERE run = ? {_ORDER.get(table, '')}", [run_id]))
+        require_types(table, rows, self.path)
+        return rows
 
     def environment(self, environment_id: str) -> dict[str, Any]:
         """The row of `environments`. Raises StoreError."""
@@ -273,11 +276,11 @@ class Store:
 
     def record_dataset(self, name: str, *, split: str | None = None, fingerprint: str | None = None) -> str:
         """Remember a dataset; returns its id, which differs where split or contents differ."""
-        dataset_id = name + (f"/{split}" if split else "") + (f"@{fingerprint[:8]}" if fingerprint else "")
-        row = {"id": dataset_id, "name": name, "split": split, "fingerprint": fingerprint}
+        known = dataset_id(name, fingerprint, split)
+        row = {"id": known, "name": name, "split": split, "fingerprint": fingerprint}
         with self.writing() as db:
             db.table("datasets").upsert(columns(row), pk="id")
-        return dataset_id
+        return known
 
     def record_model(
         self,
@@ -329,8 +332,14 @@ class Store:
         return damage + [f"row {row[1]} of {row[0]} points to no row of {row[2]}" for row in dangling]
 
     def _run_row(self, row: dict[str, Any]) -> RunRow:
+        require_types("runs", [row], self.path)
         dead = row["status"] == "running" and row["host"] == host() and not self.is_alive(row["id"])
         return RunRow.from_columns(row, self.folder_of(row["id"]), "crashed" if dead else row["status"])
+
+
+def dataset_id(name: str, fingerprint: str | None, split: str | None = None) -> str:
+    """What the store calls a dataset: the same where name, split and contents are."""
+    return name + (f"/{split}" if split else "") + (f"@{fingerprint[:8]}" if fingerprint else "")
 
 
 _ENDS_WITH = "substr(id, -length(:suffix)) = :suffix"
@@ -364,11 +373,13 @@ def _up_to_date(db: Database, path: Path) -> Database:
         raise _no_store(path.parent)
     steps = pending(db, path)
     if not steps:
+        require_schema(db, path)
         return db
     copy = _database(sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False))
     db.conn.backup(copy.conn)
     db.close()
     apply(copy, steps)
+    require_schema(copy, path)
     return copy
 
 

@@ -106,7 +106,7 @@ def artifact_path(folder: Path, name: str) -> Path:
         and not is_temporary(parts[-1])
     )
     path = folder.joinpath(*parts)
-    if usable and _stays_inside(path, folder):
+    if usable and not folder.is_symlink() and _stays_inside(path, folder):
         return path
     raise StoreError(
         f"'{legible(name)}' cannot be the name of a file of the run {folder.name}",
@@ -119,6 +119,26 @@ def _stays_inside(path: Path, folder: Path) -> bool:
         return path.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError):  # a link that leads to itself
         return False
+
+
+def require_own_folder(folder: Path) -> None:
+    """Raise StoreError where a link stands in the place of a run's folder: nothing is read or written through it."""
+    if folder.is_symlink():
+        raise StoreError(
+            f"the folder of the run {folder.name} is a link, which is not followed",
+            f"put the folder itself back, or remove the run: latcli runs rm {folder.name[-4:]}",
+        )
+
+
+def open_plainly(path: str | Path, flags: int) -> int:
+    """A descriptor of a file of a run's folder, made where there is none, but never through a link. Raises OSError."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def read_plainly(path: Path) -> bytes:
+    """The bytes of a plain file of a run's folder; a link is not followed, nor a pipe waited for. Raises OSError."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+        return file.read()
 
 
 def sha256_of_file(path: Path) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from latcli.errors import StoreError
 from latcli.store import locks
-from latcli.store.files import LOCK, RUN_JSON, is_temporary
+from latcli.store.files import LOCK, RUN_JSON, is_temporary, read_plainly
 from latcli.store.provenance import host
 
 
@@ -49,7 +50,7 @@ def _is_empty(folder: Path) -> bool:
     if RUN_JSON not in names:
         return True
     try:
-        document = json.loads((folder / RUN_JSON).read_bytes())
-    except (OSError, ValueError):
+        document = json.loads(read_plainly(folder / RUN_JSON))
+    except (OSError, ValueError, StoreError):
         return False
     return isinstance(document, dict) and (document.get("status"), document.get("host")) == ("running", host())

@@ -1,5 +1,7 @@
 """Locks on files that end with the process that holds them; must not know what they protect.
 
+A link in the place of a lock file is not followed: what it points to may be anybody's.
+
 POSIX record locks (`lockf`) belong to a process: a forked worker does not keep them, and they are lost as soon as the
 holder closes *any* descriptor of the file. So every lock taken here is remembered, and a file that this process has
 locked is never opened a second time.
@@ -46,7 +48,7 @@ def acquire(path: Path) -> HeldLock | None:
     with _opening:
         if _held_here(path):
             return None
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         if _try(descriptor, fcntl.LOCK_EX) and _is_still(path, descriptor):
             return HeldLock(descriptor)
         os.close(descriptor)
@@ -58,7 +60,7 @@ def is_held(path: Path) -> bool:
     with _opening:
         if _held_here(path):
             return True
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             return not _try(descriptor, fcntl.LOCK_SH)  # a shared lock is enough to tell, and works on read-only media
         finally:
@@ -82,7 +84,7 @@ def shared(path: Path, timeout: float) -> Iterator[None]:
 @contextmanager
 def _waiting(path: Path, flags: int, operation: int, timeout: float) -> Iterator[None]:
     with _opening:
-        descriptor = os.open(path, flags, 0o666)
+        descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o666)
         try:
             deadline = time.monotonic() + timeout
             while not _try(descriptor, operation):

@@ -6,11 +6,13 @@ database remembers it by. Names: a foreign key is called after what it points to
 
 from __future__ import annotations
 
+import functools
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from latcli.errors import StoreError
 from latcli.store.files import storage_error, sync_folder, temporary_beside
@@ -263,3 +265,51 @@ def _applied(db: Database) -> set[str]:
     if "_migrations" not in db.table_names():
         return set()
     return {str(row["name"]) for row in db.query("SELECT name FROM _migrations")}
+
+
+def require_schema(db: Database, path: Path) -> None:
+    """Raise StoreError where tables lack columns, or promise less of what is in them, than the steps here made.
+
+    What comes from a file that names all steps as done is not therefore what they made.
+    """
+    lacking = _expected() - _declared(db)
+    if lacking:
+        table, column = min(lacking)[:2]
+        raise StoreError(
+            f"{path} is damaged: {table} has no {column} as latcli makes it",
+            "move it away to start a new one; each run's folder keeps its run.json",
+        )
+
+
+def require_types(table: str, rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Raise StoreError where a row of a table holds what its columns cannot: SQLite does not look at what it reads."""
+    types = {column: _TYPES[type] for name, column, type, _ in _expected() if name == table and type in _TYPES}
+    for row in rows:
+        for column, value in row.items():
+            if value is not None and not isinstance(value, types.get(column, object)):
+                raise StoreError(
+                    f"{path} is damaged: {table}.{column} holds a {type(value).__name__}",
+                    "move it away to start a new one; each run's folder keeps its run.json",
+                )
+
+
+#: What Python gets of a column of that type.
+_TYPES: dict[str, tuple[type, ...]] = {"TEXT": (str,), "INTEGER": (int,), "REAL": (float, int), "BLOB": (bytes,)}
+
+
+@functools.cache
+def _expected() -> frozenset[tuple[str, str, str, int]]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        db = Database(connection, execute_plugins=False)
+        apply(db, list(MIGRATIONS))
+        return _declared(db)
+
+
+def _declared(db: Database) -> frozenset[tuple[str, str, str, int]]:
+    """Table, column, type, and whether SQLite keeps to the type; of views as well."""
+    query = """
+        SELECT tables.name, columns.name, columns.type, tables.strict
+        FROM pragma_table_list AS tables, pragma_table_info(tables.name) AS columns
+        WHERE tables.schema = 'main' AND tables.name NOT LIKE 'sqlite%'
+    """
+    return frozenset(db.execute(query).fetchall())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
+
+from latcli.documents import read_json
+from latcli.errors import StoreError
 
 Status = Literal["running", "completed", "failed", "interrupted", "crashed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -46,24 +48,35 @@ class RunRow:
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, Any], path: Path, status: Status) -> Self:
-        """A row of the table `runs`, with its folder and the status that holds now."""
+        """A row of the table `runs`, with its folder and the status that holds now. Raises StoreError."""
         kept = {name: columns[name] for name in cls.__dataclass_fields__ if name in columns}
-        return cls(
-            **kept
-            | {
-                "path": path,
-                "status": status,
-                "argv": json.loads(columns["argv_json"]),
-                "config": json.loads(columns["config_json"]),
+        try:
+            read = {
+                "argv": read_json(columns["argv_json"], list[str]),
+                "config": read_json(columns["config_json"], dict[str, Any]),
             }
-        )
+            for name in ("started", "finished"):
+                if columns[name] is not None:
+                    _moment(columns[name])
+        except ValueError as error:
+            hint = "move the database away to start a new one; each run's folder keeps its run.json"
+            raise StoreError(f"what the database has of the run {path.name} is damaged: {error}", hint) from error
+        return cls(**kept | {"path": path, "status": status} | read)
 
     @property
     def seconds(self) -> float | None:
         """How long it took, or None where it never came to its end."""
         if self.finished is None:
             return None
-        return (datetime.fromisoformat(self.finished) - datetime.fromisoformat(self.started)).total_seconds()
+        return (_moment(self.finished) - _moment(self.started)).total_seconds()
+
+
+def _moment(text: str) -> datetime:
+    """Raises ValueError for a text that is no time, or does not say where."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"'{text}' is no time in UTC")
+    return moment
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+from latcli.errors import StoreError
 from latcli.store.database import Store
+from latcli.store.migrations import require_types
 
 #: Tables whose rows belong to runs, in the order in which they were written.
 _ORDERS: dict[str, str] = {"attacks": "run, id", "artifacts": "run, rowid", "cells": "run, id"}
@@ -22,8 +24,14 @@ def rows_of_runs(
 
     Raises StoreError.
     """
+    asked = list(runs)
     query = f"SELECT * FROM {table} WHERE {_AMONG} ORDER BY {_ORDERS[table]}"
-    return _query(store, query, {"runs": json.dumps(list(runs))})
+    rows = _query(store, query, {"runs": json.dumps(asked)})
+    require_types(table, rows, store.path)
+    if not {row["run"] for row in rows} <= set(asked):
+        hint = "move it away to start a new one; each run's folder keeps its run.json"
+        raise StoreError(f"{store.path} is damaged: an index of {table} leads to other runs' rows", hint)
+    return rows
 
 
 def last_values(store: Store, runs: Iterable[str], names: Sequence[str]) -> dict[str, dict[str, float | None]]:

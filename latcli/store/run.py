@@ -13,11 +13,22 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from latcli.documents import DocumentError, read_json
 from latcli.errors import ExitCode, LatcliError, StoreError, Terminated, UsageError
 from latcli.store import artifacts, locks
-from latcli.store.files import LOCK, LOG, RUN_JSON, artifact_path, storage_error, write_whole
+from latcli.store.files import (
+    LOCK,
+    LOG,
+    RUN_JSON,
+    artifact_path,
+    open_plainly,
+    read_plainly,
+    require_own_folder,
+    storage_error,
+    write_whole,
+)
 from latcli.store.provenance import Environment, environment, fingerprint, host
 from latcli.store.records import RunRow, Status
 from latcli.store.values import columns, legible, plain, utc_now
@@ -149,10 +160,11 @@ class Run:
 
     def log(self, line: str) -> None:
         """Append a line to the run's log, with the time before it. Raises StoreError."""
+        require_own_folder(self.folder)
         path = self.folder / LOG
         text = legible(" ".join(line.splitlines()))
         try:
-            with path.open("a", encoding="utf-8") as file:
+            with open(path, "a", encoding="utf-8", opener=open_plainly) as file:
                 file.write(f"{utc_now()} {text}\n")
         except OSError as error:
             raise storage_error(error, path) from error
@@ -224,6 +236,7 @@ def start(
 
 def reopen(store: Store, row: RunRow, *, argv: list[str]) -> Run:
     """Take up a run that has ended, one way or another, under its own id: see `Store.resume_run`."""
+    require_own_folder(row.path)
     try:
         lock = locks.acquire(row.path / LOCK)
     except OSError as error:
@@ -247,12 +260,12 @@ def reopen(store: Store, row: RunRow, *, argv: list[str]) -> Run:
 def _read_json(folder: Path) -> dict[str, object]:
     path = folder / RUN_JSON
     try:
-        document = json.loads(path.read_bytes())
+        document: dict[str, object] = read_json(read_plainly(path), dict[str, Any])
     except OSError as error:
         raise storage_error(error, path) from error
-    except ValueError as error:
+    except DocumentError as error:
         raise StoreError(f"{path} is damaged: {error}", "the run cannot be resumed; start a new one") from error
-    if not isinstance(document, dict) or "id" not in document:
+    if "id" not in document:
         raise StoreError(f"{path} is damaged", "the run cannot be resumed; start a new one")
     return document
 
@@ -274,7 +287,8 @@ def mark_crashed(store: Store, run_id: str) -> None:
             if marked.rowcount == 0:
                 return
         with suppress(OSError, ValueError, StoreError):  # the folder may be damaged; the database has the last word
-            document = json.loads((folder / RUN_JSON).read_bytes())
+            require_own_folder(folder)
+            document = read_json(read_plainly(folder / RUN_JSON), dict[str, Any])
             _write_json(folder, document | {"status": "crashed", "error": _CRASHED})
 
 
@@ -282,11 +296,11 @@ def mark_crashed(store: Store, run_id: str) -> None:
 def _kept_to_oneself(folder: Path) -> Iterator[bool]:
     """Hold the lock of a run that seemed dead; False where a process has taken it up. A folder may be gone."""
     try:
-        lock = locks.acquire(folder / LOCK) if folder.is_dir() else None
+        lock = locks.acquire(folder / LOCK) if _is_own(folder) else None
     except OSError:
         lock = None
     else:
-        if lock is None and folder.is_dir():
+        if lock is None and _is_own(folder):
             yield False
             return
     try:
@@ -294,6 +308,10 @@ def _kept_to_oneself(folder: Path) -> Iterator[bool]:
     finally:
         if lock is not None:
             lock.release()
+
+
+def _is_own(folder: Path) -> bool:
+    return folder.is_dir() and not folder.is_symlink()
 
 
 def _new_folder(store: Store, command: str) -> tuple[Path, locks.HeldLock]:
@@ -342,6 +360,7 @@ def _details(found: Environment) -> dict[str, object]:
 
 
 def _write_json(folder: Path, document: Mapping[str, object]) -> None:
+    require_own_folder(folder)
     text = json.dumps(plain(document), indent=2, ensure_ascii=False, allow_nan=False)
     write_whole(folder / RUN_JSON, f"{text}\n".encode())
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from latcli.errors import StoreError
 from latcli.store.artifacts import is_being_replaced, temporaries_in
 from latcli.store.database import Store
-from latcli.store.files import artifact_path, sha256_of_file
+from latcli.store.files import LOCK, LOG, RUN_JSON, artifact_path, sha256_of_file
 from latcli.store.provenance import host
 from latcli.store.records import RunRow
 
@@ -44,12 +44,20 @@ def verify_run(store: Store, run: RunRow) -> Verification:
     """Compare every artifact of a run with its recorded size and sha256. Raises StoreError where the database fails."""
     artifacts = store.rows_of(run.id, "artifacts")
     problems = []
+    if run.path.is_symlink():
+        problems.append(Problem(run.id, ".", "outside", "a link stands in the folder's place, and was not followed"))
+        return Verification(run.id, 0, tuple(problems))
     if not run.path.is_dir():
         problems.append(Problem(run.id, ".", "missing", "the run's folder is gone"))
     for row in artifacts:
         found = _fault_now(store, run, row)
         if found is not None:
             problems.append(Problem(run.id, row["name"], *found))
+    problems += [
+        Problem(run.id, name, "outside", "it is a link, which is not followed")
+        for name in (RUN_JSON, LOG, LOCK)
+        if (run.path / name).is_symlink()
+    ]
     problems += [
         Problem(run.id, str(path.relative_to(run.path)), "stray", "a temporary file of a write that never ended")
         for path in _strays(store, run)

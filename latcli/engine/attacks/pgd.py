@@ -14,6 +14,7 @@ from latcli.engine.attacks.objectives import ObjectiveFunction, achieved, object
 from latcli.engine.attacks.settings import AttackSettings, Model, narrowed
 from latcli.engine.attacks.threat import Threat, threat_for
 from latcli.engine.noise import derive_seed
+from latcli.errors import LatcliError
 
 
 def pgd(
@@ -31,29 +32,34 @@ def pgd(
     """
     if not settings.random_start and settings.restarts > 1:
         settings = replace(settings, restarts=1)  # without chance all restarts are the same
-    adv_BCHW = _one_restart(model, x_BCHW, y_B, eps_B1HW, settings, seeds_B, restart=0)
-    for restart in range(1, settings.restarts):
+    adv_BCHW = _restart(model, x_BCHW, y_B, eps_B1HW, settings, restart_seeds(seeds_B, 0))
+    done = 1
+    while done < settings.restarts:
         open_b = _unfinished(model, adv_BCHW, y_B, settings)
         if not len(open_b):
             break
-        part = (narrowed(model, open_b), x_BCHW[open_b], y_B[open_b], eps_B1HW[open_b])
-        again_bCHW = _one_restart(*part, settings, seeds_B[open_b], restart)
-        worse_b = _is_worse(part[0], again_bCHW, adv_BCHW[open_b], part[2], settings)
-        adv_BCHW[open_b[worse_b]] = again_bCHW[worse_b]
+        # The room that solved images have left in the batch is filled with further restarts of the others.
+        stacked = range(done, min(settings.restarts, done + len(y_B) // len(open_b)))
+        place_n = open_b.repeat(len(stacked))
+        seeds_n = torch.cat([restart_seeds(seeds_B[open_b], restart) for restart in stacked])
+        part = (narrowed(model, place_n), x_BCHW[place_n], y_B[place_n], eps_B1HW[place_n])
+        for again_bCHW in torch.split(_restart(*part, settings, seeds_n), len(open_b)):
+            worse_b = _is_worse(narrowed(model, open_b), again_bCHW, adv_BCHW[open_b], y_B[open_b], settings)
+            adv_BCHW[open_b[worse_b]] = again_bCHW[worse_b]
+        done = stacked.stop
     return adv_BCHW
 
 
-def _one_restart(
+def _restart(
     model: Model,
     x_BCHW: torch.Tensor,
     y_B: torch.Tensor,
     eps_B1HW: torch.Tensor,
     settings: AttackSettings,
     seeds_B: torch.Tensor,
-    restart: int,
 ) -> torch.Tensor:
     threat = threat_for(x_BCHW, eps_B1HW, settings)
-    start_BCHW = threat.random_start(restart_seeds(seeds_B, restart)) if settings.random_start else x_BCHW.clone()
+    start_BCHW = threat.random_start(seeds_B) if settings.random_start else x_BCHW.clone()
     return (_climb_until if settings.stop_rank else climb)(model, start_BCHW, y_B, threat, settings)
 
 
@@ -94,12 +100,25 @@ def _climb_until(
 def input_gradient(
     model: Model, x_BCHW: torch.Tensor, y_B: torch.Tensor, objective: ObjectiveFunction
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradient of the objective with respect to the images alone, and the logits; weights get no gradient."""
+    """Gradient of the objective with respect to the images alone, and the logits; weights get no gradient.
+
+    Raises LatcliError for a model whose logits do not depend on the images by anything that has a gradient.
+    """
     with torch.enable_grad():
         x_BCHW = x_BCHW.detach().requires_grad_()
         logits_BK = model(x_BCHW)
-        (gradient_BCHW,) = torch.autograd.grad(objective(logits_BK, y_B).sum(), x_BCHW)
+        if not logits_BK.requires_grad:
+            raise _no_gradient()
+        (gradient_BCHW,) = torch.autograd.grad(objective(logits_BK, y_B).sum(), x_BCHW, allow_unused=True)
+    if gradient_BCHW is None:
+        raise _no_gradient()
     return gradient_BCHW, logits_BK.detach()
+
+
+def _no_gradient() -> LatcliError:
+    return LatcliError(
+        "the model gives no gradient of its logits", "let it keep the graph of its input, or take --attack square"
+    )
 
 
 def restart_seeds(seeds_B: torch.Tensor, restart: int) -> torch.Tensor:
@@ -119,9 +138,13 @@ def _unfinished(model: Model, adv_BCHW: torch.Tensor, y_B: torch.Tensor, setting
 def _is_worse(
     model: Model, new_BCHW: torch.Tensor, old_BCHW: torch.Tensor, y_B: torch.Tensor, settings: AttackSettings
 ) -> torch.Tensor:
-    """Bool (B,): `new` is a worse case than `old`: it achieves more, or as much and is further up the objective."""
+    """Bool (B,): `new` is a worse case than `old`: it achieves more, or as much and is further up the objective.
+
+    Where `old` has met the stop rank, it stays: without restarts that share a batch, there would be no `new`.
+    """
     objective = objective_for(settings)
     logits_new_BK, logits_old_BK = model(new_BCHW), model(old_BCHW)
     more_B = achieved(logits_new_BK, y_B, settings) - achieved(logits_old_BK, y_B, settings)
     higher_B = objective(logits_new_BK, y_B) > objective(logits_old_BK, y_B)
-    return torch.where(more_B == 0, higher_B, more_B > 0)
+    worse_B = torch.where(more_B == 0, higher_B, more_B > 0)
+    return worse_B & ~reached(logits_old_BK, y_B, settings, settings.stop_rank) if settings.stop_rank else worse_B

@@ -48,16 +48,36 @@ def square(
         open_b = worst.open()
         if not len(open_b):
             break
-        found = WorstCase(x_BCHW[open_b], y_B[open_b], settings, margin)
-        _search(narrowed(model, open_b), box.narrowed(open_b), found, seeds_B[open_b], restart)
-        worst.merge(open_b, found)
+        for extent, alike_b in _by_extent(eps_B1HW, open_b):
+            found = WorstCase(x_BCHW[alike_b], y_B[alike_b], settings, margin)
+            _search(narrowed(model, alike_b), box.narrowed(alike_b), found, seeds_B[alike_b], restart, extent)
+            worst.merge(alike_b, found)
     return worst.adv_BCHW
 
 
+def _by_extent(eps_B1HW: torch.Tensor, open_b: torch.Tensor) -> list[tuple[tuple[int, int], torch.Tensor]]:
+    """The images at `open_b`, grouped by the rows and columns up to the last pixel that may change.
+
+    The sides of squares are shares of an image. Beside a larger photo it has a margin that may not change, and must get
+    the squares that it gets alone.
+    """
+    free_bHW = (eps_B1HW[open_b] > 0)[:, 0]
+    ends = [
+        (line_bN * torch.arange(1, line_bN.shape[1] + 1, device=line_bN.device)).amax(dim=1).clamp_min(1).tolist()
+        for line_bN in (free_bHW.any(dim=2), free_bHW.any(dim=1))
+    ]
+    groups: dict[tuple[int, int], list[int]] = {}
+    for place, extent in enumerate(zip(*ends, strict=True)):
+        groups.setdefault(extent, []).append(place)
+    return [(extent, open_b[torch.tensor(places, device=open_b.device)]) for extent, places in groups.items()]
+
+
 @torch.no_grad()
-def _search(model: Model, box: LinfBox, found: WorstCase, seeds_B: torch.Tensor, restart: int) -> None:
+def _search(
+    model: Model, box: LinfBox, found: WorstCase, seeds_B: torch.Tensor, restart: int, extent: tuple[int, int]
+) -> None:
     """One restart: first stripes, then squares; `found` keeps a candidate where it raises the margin."""
-    _, C, H, W = box.x_BCHW.shape
+    C, W = box.x_BCHW.shape[1], box.x_BCHW.shape[3]
     queries = found.settings.steps
     where_b, squares = torch.arange(len(seeds_B), device=seeds_B.device), None
     for query in range(queries):
@@ -66,9 +86,9 @@ def _search(model: Model, box: LinfBox, found: WorstCase, seeds_B: torch.Tensor,
             signs_bC1W = uniform_noise(seeds_b, (C, 1, W)) < 0.5
             candidate_bCHW = torch.where(signs_bC1W, box.hi_BCHW, box.lo_BCHW)
         else:
-            side = side_at(query, queries, H, W)
+            side = side_at(query, queries, *extent)
             if squares is None or squares.side != side:
-                squares = Squares(box, side)
+                squares = Squares(box, side, extent)
             candidate_bCHW = squares.draw(found.adv_BCHW[where_b], seeds_b)
         found.offer(where_b, candidate_bCHW, model(candidate_bCHW))
         if found.settings.stop_rank:
@@ -87,13 +107,17 @@ def side_at(query: int, queries: int, height: int, width: int) -> int:
 
 
 class Squares:
-    """All places of squares of one size, image by image, that touch a pixel which may change."""
+    """All places of squares of one size, image by image, that touch a pixel which may change.
 
-    def __init__(self, box: LinfBox, side: int) -> None:
+    `extent` are the first rows and columns that squares lie in.
+    """
+
+    def __init__(self, box: LinfBox, side: int, extent: tuple[int, int]) -> None:
         self.box, self.side = box, side
-        self.across = box.x_BCHW.shape[3] - side + 1
+        rows, columns = extent
+        self.across = columns - side + 1
         # How many pixels of each square may change: differences of sums over all rows above and columns before.
-        free_BHW = (box.eps_B1HW > 0)[:, 0].long()
+        free_BHW = (box.eps_B1HW > 0)[:, 0, :rows, :columns].long()
         sums_BHW = torch.nn.functional.pad(free_BHW.cumsum(1).cumsum(2), (1, 0, 1, 0))
         rows_BHW = sums_BHW[:, side:] - sums_BHW[:, :-side]
         inside_BHW = rows_BHW[:, :, side:] - rows_BHW[:, :, :-side]

@@ -73,6 +73,8 @@ class L2BallInBox:
 
     def move(self, adv_BCHW: torch.Tensor, gradient_BCHW: torch.Tensor, share: float) -> torch.Tensor:
         """A step of length `share` of the radius along the gradient of the values that can go where it points."""
+        # NaN is no direction, as it is none to the sign; infinite is steep, but divided by itself it would be NaN.
+        gradient_BCHW = gradient_BCHW.nan_to_num()
         # Values at the end of their box, and pixels that may not change at all, would use up the step's length.
         up_BCHW, down_BCHW = adv_BCHW < self.box.hi_BCHW, adv_BCHW > self.box.lo_BCHW
         gradient_BCHW = gradient_BCHW * torch.where(gradient_BCHW > 0, up_BCHW, down_BCHW)

@@ -6,27 +6,30 @@ The files are IDX (big-endian header, then bytes), plain or gzipped, under `FOLD
 
 from __future__ import annotations
 
-import gzip
 import math
 import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from latcli.documents import DocumentError, gunzip
 from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults, make_dataset
 from latcli.engine.datasets.fetching import download, md5_of
 from latcli.engine.vision import import_torchvision
 from latcli.errors import LatcliError
 
-#: The paper's section 5: epsilon .3; its figures point to a middle of 6 to 8 of 28 pixels.
-MNIST_DEFAULTS = Defaults(epsilon=0.3, center=0.25, architecture="paper-cnn")
+#: The paper's section 5: epsilon .3. With a middle of 5 of 28 pixels, a natural model's losses under the background and
+#: under the standard attack are to each other as the paper's are.
+MNIST_DEFAULTS = Defaults(epsilon=0.3, center=0.18, architecture="paper-cnn")
 #: Epsilon .1 is what the literature attacks Fashion-MNIST with: .3 hides a shirt's folds from people too.
 FASHION_DEFAULTS = Defaults(epsilon=0.1, center=0.5, architecture="paper-cnn")
 
 DIGIT_NAMES = tuple(str(digit) for digit in range(10))
+
+#: The largest of the files unpacks to 47 MB; one that goes on and on would fill the memory.
+_MOST_BYTES = 1 << 28
 
 _IMAGES_MAGIC, _LABELS_MAGIC = 2051, 2049
 
@@ -87,8 +90,8 @@ def _read_idx(path: Path, magic: int, md5: str) -> torch.Tensor:
     published = path.name if path.suffix == ".gz" else f"{path.name}.gz"
     hint = f"get {published} again (md5 {md5}), or remove it to have it downloaded"
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
+        data = gunzip(path.read_bytes(), _MOST_BYTES) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, DocumentError) as error:
         raise LatcliError(f"{path} is damaged: {error}", hint) from error
     dimensions = magic & 0xFF
     header = 4 + 4 * dimensions

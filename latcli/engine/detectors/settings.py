@@ -27,6 +27,7 @@ class DetectorSettings:
     `weights`: a file, an official name (yolo), or None for the default ones. `confidence` in [0, 1]: the least one of
     a box (yolo, mobilenet). `offline`: download nothing. `progress`: show downloads on stderr. `classifier`: the
     attacked model, and `threshold` in [0, 1): the share of its map's peak from which on a pixel counts (both cam).
+    `trust_weights`: run what stands in the weights file (yolo), as its maker meant.
     Raises UsageError for a number outside its range.
     """
 
@@ -37,6 +38,7 @@ class DetectorSettings:
     classifier: Any = None
     threshold: float = 0.4
     progress: bool = False
+    trust_weights: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.confidence <= 1:

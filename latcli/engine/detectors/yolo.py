@@ -1,26 +1,29 @@
 """Detector `yolo`: any detection or segmentation model of ultralytics; knows no classifier.
 
-Weights are only read in ultralytics' safe mode, which rebuilds known layer classes and runs nothing of the file.
+Weights are read in ultralytics' safe mode, which rebuilds known layer classes and runs nothing of the file, unless
+their user has said that the file is to be trusted.
 """
 
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from latcli.engine.detectors.base import Box, Detection, Target
 from latcli.engine.detectors.settings import WITHOUT_WEIGHTS, DetectorSettings, for_detector, scaled_corners
 from latcli.engine.downloads import kept_at, require_reachable
 from latcli.engine.images import Photo, sha256_of
-from latcli.engine.models.weights import DAMAGE_ERRORS, check_readable, unreadable
+from latcli.engine.models.weights import DAMAGE_ERRORS, check_readable, short_reasons, unreadable
 from latcli.engine.vision import import_torchvision
 from latcli.errors import WeightsError
 
@@ -48,7 +51,7 @@ class YoloDetector:
     def __init__(self, settings: DetectorSettings) -> None:
         """Load the model. Raises WeightsError for weights that are missing, unreachable, damaged, unsafe or no YOLO."""
         path = _find_weights(settings)
-        self._model = _load(path)
+        self._model = _load(path, trusted=settings.trust_weights)
         self._confidence = settings.confidence
         self._device = settings.device
         self.source = str(path)
@@ -121,9 +124,9 @@ def _download(name: str, settings: DetectorSettings) -> Path:
     return path
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, *, trusted: bool) -> Any:
     path = path.absolute()
-    with _visiting_ultralytics():
+    with _visiting_ultralytics(), short_reasons(), _ways_of_a_program() if trusted else _rebuilding_only():
         from ultralytics import YOLO
         from ultralytics.nn.tasks import BaseModel
         from ultralytics.utils.checks import check_yolov5u_filename
@@ -135,13 +138,59 @@ def _load(path: Path) -> Any:
             model = YOLO(str(path))
         except DAMAGE_ERRORS as error:
             # Its own words are many lines; the reason is what torch said before.
-            raise unreadable(path, error.__cause__ or error) from error
+            raise _refusal(path, error.__cause__ or error) from error
     hint = "give detection weights such as yolo26n.pt, or segmentation weights such as yolo26n-seg.pt"
     if not isinstance(model.model, BaseModel):  # any network passes for a detector otherwise
         raise WeightsError(f"{path} holds a {type(model.model).__name__}, not a YOLO", hint)
     if model.task not in {"detect", "segment"}:
         raise WeightsError(f"{path} is a YOLO of the task '{model.task}', which finds no boxes of objects", hint)
     return model
+
+
+def _refusal(path: Path, error: BaseException) -> WeightsError:
+    refused = unreadable(path, error)
+    if refused.wants_code:
+        refused.hint = "--trust-weights lets it run: only for a file whose maker you trust as you would a program's"
+    return refused
+
+
+@contextmanager
+def _ways_of_a_program() -> Iterator[None]:
+    """Read weights as ultralytics does by default: what stands in the file is run."""
+    from ultralytics.nn import tasks
+
+    with _set(tasks, "SAFE_LOAD", False):
+        yield
+
+
+@contextmanager
+def _rebuilding_only() -> Iterator[None]:
+    """While weights are read, let layers be rebuilt from what the file says of them, and none be constructed.
+
+    The safe mode allows known classes to be called with any arguments, and some constructors ask the network, open
+    files or take any amount of memory. A saved network never needs that.
+    """
+    from ultralytics.nn import tasks
+
+    with _set(tasks, "torch_load", _without_constructors(tasks.torch_load)):
+        yield
+
+
+def _without_constructors(load: Callable[..., Any]) -> Callable[..., Any]:
+    reader = threading.get_ident()
+    construct = nn.Module.__init__
+
+    def refuse(module: nn.Module, *arguments: Any, **named: Any) -> None:
+        if threading.get_ident() == reader:
+            kind = type(module)
+            raise pickle.UnpicklingError(f"GLOBAL {kind.__module__}.{kind.__qualname__} is called, not rebuilt")
+        construct(module, *arguments, **named)
+
+    def guarded(*arguments: Any, **named: Any) -> Any:
+        with _set(nn.Module, "__init__", refuse):
+            return load(*arguments, **named)
+
+    return guarded
 
 
 def _at_size(mask_HW: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -188,7 +237,7 @@ def _visiting_ultralytics() -> Iterator[None]:
 
 
 @contextmanager
-def _set(owner: object, name: str, value: bool) -> Iterator[None]:
+def _set(owner: object, name: str, value: object) -> Iterator[None]:
     # Fails where a later ultralytics has no such switch, rather than going on without its protection.
     before = getattr(owner, name)
     setattr(owner, name, value)

@@ -188,9 +188,10 @@ def examine(subject: Subject, x_BCHW: torch.Tensor) -> list[Doubt]:
     distrust.check_logits(first_BK, subject.name)
     try:
         input_gradient(subject.fast, x_BCHW[:1], first_BK[:1].argmax(dim=1), cross_entropy_odds)
-    except RuntimeError as error:
+    except (LatcliError, RuntimeError) as error:
+        cause = f": {str(error).partition(chr(10))[0]}" if isinstance(error, RuntimeError) else ""
         raise LatcliError(
-            f"{subject.name} gives no gradient of its logits: {str(error).partition(chr(10))[0]}",
+            f"{subject.name} gives no gradient of its logits{cause}",
             "a model under attack must be differentiable with respect to its images",
         ) from error
     return [doubt for doubt in (distrust.random_model(first_BK, second_BK), distrust.probabilities(first_BK)) if doubt]

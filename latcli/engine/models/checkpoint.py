@@ -7,24 +7,30 @@ what the writer gives, so that tensors and description cannot be parted, and dam
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from latcli.documents import DocumentError, read_json, require_shape
 from latcli.engine import registry
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.finetuning import fine_tuned_without_weights, is_classifier_name
 from latcli.engine.models.preprocessing import Preprocessing
-from latcli.engine.models.weights import check_readable, load_into, state_dict_sha256
+from latcli.engine.models.small import Architecture
+from latcli.engine.models.weights import check_readable, load_into, require_fit, state_dict_sha256
 from latcli.errors import WeightsError
 
 _HEADER = "latcli"
 _FORMAT = 1
 _KIND = "classifier"
+_OTHER_CHECKPOINT = "give a checkpoint that latcli wrote"
+
+_Net = TypeVar("_Net", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ def unpack(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, An
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(_HEADER)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        document = json.loads(header or "{}")
+        document = read_json(header or "{}")
     except (SafetensorError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise WeightsError(
@@ -115,22 +121,41 @@ def open_checkpoint(path: Path) -> Classifier:
     info = _info(document, path)
     classes, fingerprint = len(info.class_names), state_dict_sha256(state_dict)
     if is_classifier_name(info.architecture):
-        tuned = fine_tuned_without_weights(info.architecture, classes)
-        load_into(tuned, state_dict, what=f"the weights of {path}")
+        tuned = _fitted(partial(fine_tuned_without_weights, info.architecture, classes), state_dict, path)
         return Classifier(str(path), tuned, tuned.preprocessing, info.class_names, fingerprint)
-    net: nn.Module = registry.load("architecture", info.architecture)(info.image_shape, classes)
-    load_into(net, state_dict, what=f"the weights of {path}")
+    architecture: Architecture = registry.load("architecture", info.architecture)
+    net: nn.Module = _fitted(partial(architecture, info.image_shape, classes), state_dict, path)
     C, H, W = info.image_shape
     side = min(H, W)
     net = GreyInput(net) if C == 1 else net
     return Classifier(str(path), net, Preprocessing(side, side, "bilinear"), info.class_names, fingerprint)
 
 
+def _fitted(make: Callable[[], _Net], state_dict: Mapping[str, torch.Tensor], path: Path) -> _Net:
+    """The network with the weights. It is made without memory first: what a header names may be of any size."""
+    what = f"the weights of {path}"
+    try:
+        with torch.device("meta"):
+            require_fit(make(), state_dict, what=what)
+        net = make()
+    except (RuntimeError, ValueError, ArithmeticError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise WeightsError(f"no network can be made as {path} says: {reason}", _OTHER_CHECKPOINT) from error
+    load_into(net, state_dict, what=what)
+    return net
+
+
 def _info(document: Mapping[str, Any], path: Path) -> CheckpointInfo:
     fields = CheckpointInfo.__dataclass_fields__
     missing = [name for name in fields if name not in document]
     if missing:
-        raise WeightsError(f"{path} does not say its {', '.join(missing)}", "give a checkpoint that latcli wrote")
+        raise WeightsError(f"{path} does not say its {', '.join(missing)}", _OTHER_CHECKPOINT)
     known = {name: document[name] for name in fields}
+    try:
+        require_shape(known, CheckpointInfo)
+    except DocumentError as error:
+        raise WeightsError(f"{path} does not describe its network: {error}", _OTHER_CHECKPOINT) from error
+    if min(known["image_shape"]) < 1 or not known["class_names"]:
+        raise WeightsError(f"{path} is of images without pixels, or has no classes", _OTHER_CHECKPOINT)
     known |= {"image_shape": tuple(document["image_shape"]), "class_names": tuple(document["class_names"])}
     return CheckpointInfo(**known)

@@ -65,7 +65,7 @@ class Classifier(nn.Module):
 
     def forward(self, x_BChw: torch.Tensor) -> torch.Tensor:
         """logits_BK of images in [0, 1] at the network's input size."""
-        logits_BK: torch.Tensor = self.net(x_BChw)
+        logits_BK: torch.Tensor = self.net(x_BChw.clone())  # a network may work in place, and the image is still needed
         return logits_BK
 
 

@@ -40,9 +40,10 @@ def custom_classifier(name: str, source: ClassifierSource) -> Classifier:
 
     A plain module may carry `class_names` (a sequence) and `preprocessing` (a Preprocessing); otherwise classes are
     called by their numbers and photos are resized to 256 and cropped to 224. `source.weights` are loaded into it.
+    Weights of another precision, half or double, become fp32.
     Raises UsageError where it is not found, fails, or is no classifier.
     """
-    net = _made_by(name)
+    net = _made_by(name).float()  # scores are taken in fp32, and half precision knows few operations on a CPU
     if source.weights is not None:
         load_into(net, read_state_dict(source.weights), what=name)
     if isinstance(net, Classifier):
@@ -87,7 +88,7 @@ def _classes_of(net: nn.Module, name: str, preprocessing: Preprocessing) -> int:
     except _FAILURES as error:
         raise UsageError(
             f"{name} does not take images of 3x{preprocessing.crop}x{preprocessing.crop}: {_first_line(error)}",
-            "give the module an attribute `preprocessing`",
+            "give the module an attribute `preprocessing`, and let it compute in float32",
         ) from error
     if not isinstance(logits_BK, torch.Tensor) or logits_BK.ndim != 2:
         raise UsageError(f"{name} does not return logits of shape (batch, classes)", f"{_EXAMPLE} is needed")

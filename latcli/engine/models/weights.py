@@ -9,8 +9,10 @@ import hashlib
 import pickle
 import re
 import struct
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,10 @@ DAMAGE_ERRORS = (
     OSError,
 )
 
+_LONGEST_REASON, _LONGEST_NAME = 600, 120
+#: One at a time: reading puts something of its own into torch.
+_unpickling = threading.RLock()
+
 _TRUSTED_HINT = "ask for the weights as safetensors, or save the bare state dict: torch.save(model.state_dict(), FILE)"
 _DAMAGED_HINT = "copy or download the file again"
 
@@ -61,15 +67,27 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if strangers:
         reason = f"'{strangers[0]}' is {_described(content[strangers[0]])}, not a tensor"
         raise WeightsError(f"{path} holds no state dict: {reason}", _TRUSTED_HINT)
+    for name, value in content.items():
+        if value.layout is not torch.strided or value.is_meta or value.is_quantized:
+            raise WeightsError(f"{path} holds no plain numbers: '{name}' is {_kind(value)}", _TRUSTED_HINT)
     return dict(content)
 
 
 def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], *, what: str) -> None:
     """Copy a state dict into a module; every entry must be there and fit, or the module is left as it was.
 
-    `what` names the weights in the error. Raises WeightsError with the first entries that are missing, unexpected or
-    of another shape.
+    `what` names the weights in the error. Raises WeightsError as `require_fit` does.
     """
+    require_fit(module, state_dict, what=what)
+    try:
+        # A plain dict carries no version, so that torch adds the counters an old file lacks.
+        module.load_state_dict(dict(state_dict))
+    except DAMAGE_ERRORS as error:  # numbers of a kind that none can be copied from
+        raise WeightsError(f"{what} cannot be copied: {_first_line(error)}", _TRUSTED_HINT) from error
+
+
+def require_fit(module: nn.Module, state_dict: Mapping[str, Tensor], *, what: str) -> None:
+    """Raise WeightsError with the first entries that are missing, unexpected or of another shape; see `load_into`."""
     expected = module.state_dict()
     # Batch norm counts its batches only since torch 0.4.1; older files lack the counters, which inference never uses.
     missing = [name for name in expected if name not in state_dict and not name.endswith(".num_batches_tracked")]
@@ -86,8 +104,6 @@ def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], *, what: str)
             f"{what} do not fit {type(module).__name__}: {faults}",
             "give weights of this very architecture and number of classes",
         )
-    # A plain dict carries no version, so that torch adds the counters an old file lacks.
-    module.load_state_dict(dict(state_dict))
 
 
 def state_dict_sha256(state_dict: Mapping[str, Tensor]) -> str:
@@ -113,17 +129,52 @@ def check_readable(path: Path) -> None:
         raise WeightsError(f"{path} is empty (0 bytes)", _DAMAGED_HINT)
 
 
-def unreadable(path: Path, error: BaseException) -> WeightsError:
+class UnreadableError(WeightsError):
+    """A pickle that was not read; `wants_code` where it would have had to be run."""
+
+    wants_code = False
+
+
+def unreadable(path: Path, error: BaseException) -> UnreadableError:
     """The error for a pickle that could not be read: it wanted to run code, or it is damaged or no weights file."""
     if name := _refused_global(error):
-        return WeightsError(f"{path} wants to run code of its own ({name}); refused, nothing of it ran", _TRUSTED_HINT)
-    return WeightsError(f"{path} is damaged or no weights file: {_first_line(error)}", _DAMAGED_HINT)
+        refused = UnreadableError(
+            f"{path} wants to run code of its own ({name}); refused, nothing of it ran", _TRUSTED_HINT
+        )
+        refused.wants_code = True
+        return refused
+    return UnreadableError(f"{path} is damaged or no weights file: {_first_line(error)}", _DAMAGED_HINT)
+
+
+@contextmanager
+def short_reasons() -> Iterator[None]:
+    """While pickles are read, cut what the restricted unpickler has against them to what a person reads.
+
+    torch looks through the reason with patterns that take the square of its length, and a name in a file may be long
+    enough for hours.
+    """
+    from torch._weights_only_unpickler import Unpickler
+
+    with _unpickling:
+        load = Unpickler.load
+
+        def load_or_say_why(unpickler: Any) -> Any:
+            try:
+                return load(unpickler)  # type: ignore[no-untyped-call]
+            except pickle.UnpicklingError as error:
+                raise pickle.UnpicklingError(str(error)[:_LONGEST_REASON]) from None
+
+        Unpickler.load = load_or_say_why  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            Unpickler.load = load  # type: ignore[method-assign]
 
 
 def _read_torch_file(path: Path) -> Any:
     check_readable(path)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), short_reasons():
             warnings.simplefilter("ignore")  # torch's guesses at what a damaged file may be
             return torch.load(path, map_location="cpu", weights_only=True)
     except DAMAGE_ERRORS as error:
@@ -145,13 +196,17 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _refused_global(error: BaseException) -> str | None:
     """The name that torch's restricted unpickler refused, from its message: torch keeps it nowhere else."""
     known = re.search(r"GLOBAL (\S+)", str(error))
-    return known.group(1) if known and isinstance(error, pickle.UnpicklingError) else None
+    return known.group(1)[:_LONGEST_NAME] if known and isinstance(error, pickle.UnpicklingError) else None
 
 
 def _first_line(error: BaseException) -> str:
     # torch puts advice in front of the reason when its restricted unpickler fails.
     lines = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
     return lines[0][:160] if lines else type(error).__name__
+
+
+def _kind(value: Tensor) -> str:
+    return "a tensor without data" if value.is_meta else "quantized" if value.is_quantized else f"{value.layout}"
 
 
 def _described(value: object) -> str:

@@ -5,12 +5,14 @@ Random numbers and schedules are functions of the step, so weights, moments, the
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
+from latcli.documents import DocumentError, require_shape
 from latcli.engine.models.checkpoint import pack, unpack
 from latcli.engine.models.weights import load_into
 from latcli.engine.precision import Form, check_form
@@ -19,6 +21,18 @@ from latcli.errors import WeightsError
 
 _KIND = "training state"
 _NET, _AVERAGE, _OPTIMIZER = "net.", "average.", "optimizer."
+
+
+class _Needed(TypedDict):
+    step: int
+    architecture: str
+    dataset_fingerprint: str
+    form: str
+    threads: int
+
+
+class _Document(_Needed, total=False):
+    ranks: int  # unknown to the first versions
 
 
 @dataclass(frozen=True)
@@ -59,18 +73,21 @@ def read_state(path: Path) -> TrainingState:
     """The state at `path`. Raises WeightsError for a file that is truncated, damaged or no training state."""
     tensors, document = unpack(path, _KIND)
     try:
-        return TrainingState(
-            path,
-            int(document["step"]),
-            str(document["architecture"]),
-            str(document["dataset_fingerprint"]),
-            check_form(str(document["form"])),
-            int(document.get("ranks", 1)),
-            int(document["threads"]),
-            tensors,
-        )
-    except (KeyError, ValueError, TypeError) as error:
+        require_shape(document, _Document)
+    except DocumentError as error:
         raise WeightsError(f"{path} lacks a part of the training state: {error}", "start a new run") from error
+    if min(document["step"], document["threads"] - 1, document.get("ranks", 1) - 1) < 0:
+        raise WeightsError(f"{path} counts steps, ranks or threads below zero", "start a new run")
+    return TrainingState(
+        path,
+        document["step"],
+        document["architecture"],
+        document["dataset_fingerprint"],
+        check_form(document["form"]),
+        document.get("ranks", 1),
+        document["threads"],
+        tensors,
+    )
 
 
 def restore(trainer: Trainer, state: TrainingState, architecture: str) -> None:
@@ -101,6 +118,8 @@ def _restore_moments(trainer: Trainer, saved: dict[str, torch.Tensor]) -> None:
     parameters = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
     for name, value in saved.items():
         index, _, key = name.partition(".")
+        if not re.fullmatch(r"\d{1,6}", index) or int(index) >= len(parameters):
+            raise WeightsError(f"the training state has moments of a parameter {index!r:.40}", "start a new run")
         parameter = parameters[int(index)]
         if value.shape == parameter.shape:
             # In the parameter's own memory layout: a fused update walks both side by side.
