@@ -225,13 +225,13 @@ def start(
         document = row | {"argv": argv, "config": config, "environment": _details(found)}
         _write_json(folder, document)
         store.insert_run(row | {"argv_json": argv, "config_json": config}, found)
+        return Run(store, document, folder, lock)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(StoreError):
             store.delete_run(folder.name)  # a signal may come when the row is there already
         lock.release()
         raise
-    return Run(store, document, folder, lock)
 
 
 def reopen(store: Store, row: RunRow, *, argv: list[str]) -> Run:
