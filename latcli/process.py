@@ -16,6 +16,7 @@ from typing import Any
 import typer
 
 from latcli.cli_options import ORIGINS, Invocation, RefusedValue
+from latcli.engine.failures import explained
 from latcli.errors import ExitCode, LatcliError, Terminated
 from latcli.reporting.text import printable
 
@@ -53,7 +54,7 @@ def _wait_without_spinning() -> None:
 def _code_of(app: typer.Typer, arguments: list[str], invocation: Invocation) -> int:
     command = typer.main.get_command(app)
     try:
-        with _signals_as_exceptions():
+        with _signals_as_exceptions(), explained():
             # Returns what the command returned, the code of a typer.Exit, or 130 after a KeyboardInterrupt.
             code = command.main(arguments, prog_name="latcli", standalone_mode=False, obj=invocation)
             return int(code or ExitCode.OK)
