@@ -159,10 +159,13 @@ class Run:
             self._touch(db)
 
     def log(self, line: str) -> None:
-        """Append a line to the run's log, with the time before it. Raises StoreError."""
+        """Append a line to the run's log, with the time before it. Raises StoreError.
+
+        It is one line of the file, whatever it holds: what is not printable is written as escapes.
+        """
         require_own_folder(self.folder)
         path = self.folder / LOG
-        text = legible(" ".join(line.splitlines()))
+        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(line.splitlines()))
         try:
             with open(path, "a", encoding="utf-8", opener=open_plainly) as file:
                 file.write(f"{utc_now()} {text}\n")

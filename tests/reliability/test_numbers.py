@@ -31,6 +31,8 @@ from latcli.engine import registry
 from latcli.engine.attacks.contract import run_attack
 from latcli.engine.attacks.settings import NORMS, OBJECTIVES, AttackSettings, Model, Norm
 from latcli.engine.canvas import adversarial_levels, make_grid
+from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.noise import derive_seed
 from latcli.errors import UsageError
 
@@ -428,6 +430,14 @@ def test_a_classifier_of_ones_own_may_be_odd(model: str, here: Path, capsys: pyt
     ((_, told),) = _results(stdout).values()
     assert 0 <= told["adversarial"]["confidence"] <= 1
     assert told["linf_outside"] <= 8 / 255 + 1e-9
+
+
+def test_a_classifier_leaves_its_input_as_it_was() -> None:
+    net = nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(12, CLASSES))
+    classifier = Classifier("in place", net, Preprocessing(2, 2, "bilinear"), [str(k) for k in range(CLASSES)], "")
+    x_BChw = torch.full((1, 3, 2, 2), -1.0)
+    classifier(x_BChw)
+    assert (x_BChw == -1.0).all()
 
 
 def test_an_in_place_network_is_attacked_as_one_that_is_not(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
