@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from latcli.documents import read_json
 from latcli.errors import StoreError
 from latcli.store import locks
 from latcli.store.files import LOCK, RUN_JSON, is_temporary, read_plainly
@@ -50,7 +51,7 @@ def _is_empty(folder: Path) -> bool:
     if RUN_JSON not in names:
         return True
     try:
-        document = json.loads(read_plainly(folder / RUN_JSON))
+        document = read_json(read_plainly(folder / RUN_JSON), dict[str, Any])
     except (OSError, ValueError, StoreError):
         return False
-    return isinstance(document, dict) and (document.get("status"), document.get("host")) == ("running", host())
+    return (document.get("status"), document.get("host")) == ("running", host())
