@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: help demo test fast-test lint docs docs-check benchmarks clean
+.PHONY: help demo test fast-test lint docs docs-check benchmarks clean reliability
 
 help:
 	@echo "make demo       fool photos by their backgrounds, from nothing to pictures"
@@ -15,6 +15,7 @@ help:
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       write docs/cli.md anew"
 	@echo "make benchmarks [QUICK=--quick]  time latcli beside its peers: 50 minutes, or a few"
+	@echo "make reliability  kill, interrupt and overload it, and print what came of it: an hour"
 	@echo "make clean      remove the virtual environment"
 
 demo: $(INSTALLED)
@@ -25,6 +26,10 @@ test: lint docs-check
 
 fast-test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+# One process: each test measures how soon another one ends.
+reliability: $(INSTALLED)
+	LATCLI_RELIABILITY=full OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/reliability -rs
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -61,5 +61,9 @@ class StoreError(LatcliError):
     """A store that cannot be opened, read or written."""
 
 
+class MachineError(LatcliError):
+    """A machine that runs short of memory, or loses a device, while it computes."""
+
+
 class Terminated(BaseException):
     """Raised in the main thread by SIGTERM, so that a run is closed as carefully as on Ctrl-C."""

@@ -16,6 +16,7 @@ from typing import Any
 import typer
 
 from latcli.cli_options import ORIGINS, Invocation, RefusedValue
+from latcli.engine.failures import explained
 from latcli.errors import ExitCode, LatcliError, Terminated
 from latcli.reporting.text import printable
 
@@ -53,7 +54,7 @@ def _wait_without_spinning() -> None:
 def _code_of(app: typer.Typer, arguments: list[str], invocation: Invocation) -> int:
     command = typer.main.get_command(app)
     try:
-        with _signals_as_exceptions():
+        with _signals_as_exceptions(), explained():
             # Returns what the command returned, the code of a typer.Exit, or 130 after a KeyboardInterrupt.
             code = command.main(arguments, prog_name="latcli", standalone_mode=False, obj=invocation)
             return int(code or ExitCode.OK)
@@ -81,12 +82,15 @@ def _signals_as_exceptions() -> Iterator[None]:
         yield
         return
 
+    came: list[int] = []
+
     def close(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
         for caught in before:
             signal.signal(caught, signal.SIG_DFL)
         if os.isatty(2):
             os.write(2, _SHOW_CURSOR)  # a progress bar hides it, and may not live to show it again
-        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+        raise _exception_for(number)
 
     # A signal that the caller had ignored, as nohup and a shell's & do, stays ignored.
     numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
@@ -96,6 +100,14 @@ def _signals_as_exceptions() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        error = sys.exception()
+        if came and isinstance(error, Exception) and not isinstance(error, LatcliError):
+            # A compiled library that was being imported makes an error of its own out of it.
+            raise _exception_for(came[0]) from error
+
+
+def _exception_for(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else Terminated()
 
 
 def _command_named(command: Any, arguments: list[str]) -> str:

@@ -37,6 +37,16 @@ PROGRAM = textwrap.dedent(
 
     @app.command()
     @with_session
+    def load(session: Session, number: int) -> int:
+        import os
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        except BaseException as error:
+            raise ImportError("initialization failed") from error
+
+    @app.command()
+    @with_session
     def end(session: Session, code: int) -> int:
         return code
 
@@ -184,6 +194,17 @@ def test_a_signal_closes_what_is_open_and_says_one_line(
     assert waiting.returncode == code
     assert out == "closing\nclosed\n"
     assert err == f"{word}\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_that_a_library_makes_an_error_of_is_still_a_signal(
+    program: list[str], number: signal.Signals, code: int, word: str
+) -> None:
+    done = run(program, "load", str(int(number)))
+
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", f"{word}\n")
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])

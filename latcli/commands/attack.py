@@ -22,6 +22,7 @@ from latcli.engine.detectors.auto import open_detector
 from latcli.engine.detectors.base import Detector
 from latcli.engine.detectors.settings import DetectorSettings
 from latcli.engine.devices import open_device
+from latcli.engine.failures import explained
 from latcli.engine.labels import parse_label
 from latcli.engine.localize import Region
 from latcli.engine.models.catalog import DEFAULT_CLASSIFIER, open_classifier
@@ -137,15 +138,18 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
             return result
         config = options.config() | {"form": attacker.gradients.form, "labels_sha256": sha256_of(options.labels)}
         model = store.record_model(classifier.name, weights_sha256=classifier.fingerprint)
-        with store.start_run(
-            "attack",
-            argv=sys.argv,
-            config=config,
-            seed=session.seed,
-            device=str(device),
-            parent=session.parent,
-            model=model,
-        ) as stored:
+        with (
+            store.start_run(
+                "attack",
+                argv=sys.argv,
+                config=config,
+                seed=session.seed,
+                device=str(device),
+                parent=session.parent,
+                model=model,
+            ) as stored,
+            explained(),
+        ):
             result.run, result.dir = stored.id, stored.folder
             names = file_names([source.name for source in sources])
             with (

@@ -38,6 +38,7 @@ from latcli.engine.datasets.catalog import DEFAULT_DATASET
 from latcli.engine.devices import open_device
 from latcli.engine.evaluation.matrix import Evaluation, Progress
 from latcli.engine.evaluation.settings import EvalSettings
+from latcli.engine.failures import explained
 from latcli.errors import UsageError, WeightsError
 from latcli.store.database import Store
 from latcli.store.files import artifact_path
@@ -103,15 +104,18 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
         "mask_fingerprint": data.mask_fingerprint,
         "notes": list(data.notes),
     }
-    with store.start_run(
-        "eval",
-        argv=sys.argv,
-        config=config,
-        seed=settings.seed,
-        device=str(device),
-        parent=session.parent,
-        dataset=dataset,
-    ) as stored:
+    with (
+        store.start_run(
+            "eval",
+            argv=sys.argv,
+            config=config,
+            seed=settings.seed,
+            device=str(device),
+            parent=session.parent,
+            dataset=dataset,
+        ) as stored,
+        explained(),
+    ):
         session.note(f"run {stored.id}")
         line = describe(settings, job.further, data, len(models))
         session.note(line)
@@ -170,7 +174,7 @@ def _resume(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     kept = artifact_path(row.path, SAMPLES)
     if kept.exists():
         findings = restore(evaluation, kept)
-    with store.resume_run(row.id, argv=sys.argv) as stored:
+    with store.resume_run(row.id, argv=sys.argv) as stored, explained():
         done, total = attacked_images(evaluation)
         line = f"resumed with {done:,} of {total:,} attacked images done"
         session.note(f"run {stored.id} {line}")

@@ -179,7 +179,10 @@ def _differing(
     trained: Mapping[str, Sequence[Mapping[str, Any]]],
     told: Mapping[str, float],
 ) -> list[str]:
-    values = {regime: {config[option] for config in configs if option in config} for regime, configs in trained.items()}
+    values = {
+        regime: {config[option] for config in configs if config.get(option) is not None}
+        for regime, configs in trained.items()
+    }
     known = {regime: sorted(found) for regime, found in values.items() if found}
     if not known or all(found == [told.get(option)] for found in known.values()):
         return []

@@ -151,11 +151,10 @@ def require_consistent(document: Mapping[str, Any]) -> None:
     spoken += [name for row in transfer for name in (row["source"], row["target"]) if name is not None]
     if unknown := [name for name in spoken if name not in known]:
         raise DocumentError(f"it has no model {unknown[0][:40]}")
-    lengths: dict[tuple[str, str], int] = {}
+    places: dict[tuple[str, str], list[float]] = {}
     for row in document.get("curves", ()):
-        if not row["points"] or lengths.setdefault((row["axis"], row["input"]), len(row["points"])) != len(
-            row["points"]
-        ):
+        values = [point["value"] for point in row["points"]]
+        if not values or places.setdefault((row["axis"], row["input"]), values) != values:
             raise DocumentError("its curves have no points, or other points than each other")
     for given in {row["input"] for row in transfer}:
         pairs = [(row["source"], row["target"]) for row in transfer if row["input"] == given]

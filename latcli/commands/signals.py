@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -15,10 +16,15 @@ class PendingSignal:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self._came = 0.0
         self._handlers: dict[int, Any] = {}
 
     def __bool__(self) -> bool:
         return self.number is not None
+
+    def waits(self, seconds: float) -> bool:
+        """Whether a signal came so long ago, or longer."""
+        return self.number is not None and time.monotonic() - self._came >= seconds
 
     def deliver(self, number: int | None = None) -> None:
         """Do now what the signal, or that of `number`, would have done when it came: raise, as a rule."""
@@ -43,7 +49,7 @@ def postponed() -> Iterator[PendingSignal]:
         handler: Callable[[int, FrameType | None], Any] = pending._handlers[number]
         if pending.number is not None:
             handler(number, frame)
-        pending.number = number
+        pending.number, pending._came = number, time.monotonic()
 
     for caught in (signal.SIGINT, signal.SIGTERM):
         before = signal.getsignal(caught)

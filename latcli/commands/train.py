@@ -33,6 +33,7 @@ from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import DEFAULT_DATASET
 from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.devices import open_device
+from latcli.engine.failures import explained
 from latcli.engine.models.checkpoint import CheckpointInfo, pack_classifier
 from latcli.engine.models.finetuning import check_architecture, fine_tuned, is_classifier_name
 from latcli.engine.models.small import Architecture
@@ -54,6 +55,8 @@ STATE = "state.safetensors"
 
 #: Without --checkpoint-every, the state is kept this often.
 _STATE_SECONDS = 60.0
+#: A signal that has waited so long for the end of a step is let through in the middle of its inner attack.
+_PATIENCE_SECONDS = 0.5
 #: Numbers are recorded at about so many steps of a run.
 _MEASUREMENTS = 200
 
@@ -146,15 +149,18 @@ def _begin(store: Store, options: TrainOptions, session: Session, ranks: Ranks) 
         "checkpoint_every": options.checkpoint_every,
         "notes": list(job.dataset.notes),
     }
-    with store.start_run(
-        "train",
-        argv=sys.argv,
-        config=config,
-        seed=job.settings.seed,
-        device=str(job.device),
-        parent=session.parent,
-        dataset=dataset,
-    ) as stored:
+    with (
+        store.start_run(
+            "train",
+            argv=sys.argv,
+            config=config,
+            seed=job.settings.seed,
+            device=str(job.device),
+            parent=session.parent,
+            dataset=dataset,
+        ) as stored,
+        explained(),
+    ):
         session.note(f"run {stored.id}")
         stored.log(describe(job.preset, job.settings, job.dataset.name, job.architecture))
         stored.log(f"gradients of the inner attack: {trainer.form}, {_processes(ranks)}")
@@ -177,7 +183,7 @@ def _resume(store: Store, options: TrainOptions, session: Session, ranks: Ranks)
         session.note(
             f"begun on {row.device}, going on on {job.device}: the weights will differ from an undisturbed run"
         )
-    with store.resume_run(row.id, argv=sys.argv) as stored:
+    with store.resume_run(row.id, argv=sys.argv) as stored, explained():
         line = f"resumed at step {trainer.done:,} of {job.settings.steps:,}, {_processes(ranks)}"
         session.note(f"run {stored.id} {line}")
         stored.log(line)
@@ -298,6 +304,17 @@ class _Keeper:
 
         return keep
 
+    def within_step(self, pending: PendingSignal, before_saving: Callable[[], None]) -> Callable[[], None]:
+        """What to do in a step, while the weights are those of the last one: give up a long one for a signal."""
+
+        def stop() -> None:
+            if pending.waits(_PATIENCE_SECONDS) and self._trainer.ranks.size == 1:  # several stop at one step
+                before_saving()
+                self.save()
+                pending.deliver()
+
+        return stop
+
     def save(self) -> None:
         """Keep the state now. Raises DivergedError, StoreError."""
         self._stored.write_artifact(STATE, pack_state(self._trainer, self._architecture), "state")
@@ -325,6 +342,7 @@ def _train(
     with session.progress("training", settings.steps) as tick, postponed() as pending, watched:
         tick(first)
         monitor = Monitor(session, stored, tick, steps=settings.steps, done=first, batch=settings.batch)
+        trainer.between = keeper.within_step(pending, monitor.flush)
         try:
             train(
                 trainer,

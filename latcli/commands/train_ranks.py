@@ -25,6 +25,7 @@ from latcli.commands.signals import PendingSignal
 from latcli.commands.train_options import DEFAULT_PRESET, PhotoOptions, TrainOptions
 from latcli.engine.datasets.photo_masks import PhotoMasks
 from latcli.engine.devices import open_device
+from latcli.engine.failures import failure_of
 from latcli.engine.models.finetuning import is_classifier_name
 from latcli.engine.precision import Form
 from latcli.engine.training.lifeline import Hub, Spoke
@@ -191,8 +192,9 @@ class _LastWords:
             sys.exit(ExitCode.FAILURE)
         if self._debug:
             traceback.print_exception(error)
-        if isinstance(error, LatcliError):
-            self.spoke.fail(error.message, error.hint)
+        told = error if isinstance(error, LatcliError) else failure_of(error)
+        if told is not None:
+            self.spoke.fail(told.message, told.hint)
         else:
             first_line = str(error).strip().partition("\n")[0]
             self.spoke.fail(f"unexpected {type(error).__name__}: {first_line}", "rerun with --debug, and report it")

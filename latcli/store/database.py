@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from latcli.errors import StoreError, UsageError
-from latcli.store import locks
+from latcli.store import leftovers, locks
 from latcli.store.connect import connect_for_reading, connect_for_writing, sqlite_errors
 from latcli.store.files import LOCK, storage_error
 from latcli.store.migrations import apply, migrate, pending, require_schema, require_types
@@ -59,6 +59,7 @@ class Store:
                     migrate(store._db, path)
                     require_schema(store._db, path)
                     store.reconcile()
+                    store._clear_leftovers()
                 except BaseException:
                     store.close()
                     raise
@@ -255,6 +256,13 @@ class Store:
             mark_crashed(self, run_id)
         return dead
 
+    def _clear_leftovers(self) -> None:
+        names = (path.name for path in self.folder.iterdir() if RUN_ID.fullmatch(path.name) and path.is_dir())
+        found = list(names)  # before the ids, lest a run that begins meanwhile be taken for one without a row
+        with self.reading() as db:
+            known = {row["id"] for row in db.query("SELECT id FROM runs")}
+        leftovers.clear(self.folder, [name for name in found if name not in known])
+
     # what runs share
 
     def record_image(
@@ -335,7 +343,8 @@ def dataset_id(name: str, fingerprint: str | None, split: str | None = None) -> 
 
 
 _ENDS_WITH = "substr(id, -length(:suffix)) = :suffix"
-_NEWEST = "started DESC, rowid DESC"
+#: By the order in which they were written: a clock that is set back must not hide the latest.
+_NEWEST = "rowid DESC"
 _ORDER: dict[RunTable, str] = {
     "attacks": "ORDER BY id",
     "artifacts": "ORDER BY rowid",

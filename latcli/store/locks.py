@@ -49,7 +49,7 @@ def acquire(path: Path) -> HeldLock | None:
         if _held_here(path):
             return None
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        if _try(descriptor, fcntl.LOCK_EX):
+        if _try(descriptor, fcntl.LOCK_EX) and _is_still(path, descriptor):
             return HeldLock(descriptor)
         os.close(descriptor)
         return None
@@ -102,6 +102,14 @@ def _try(descriptor: int, operation: int) -> bool:
     except (BlockingIOError, PermissionError):  # POSIX allows either for "somebody else has it"
         return False
     return True
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Whether the file was not removed, or put in another's place, between opening and locking it."""
+    try:
+        return _key(path.stat()) == _key(os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _held_here(path: Path) -> bool:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from latcli.documents import DocumentError, read_json
 from latcli.errors import ExitCode, LatcliError, StoreError, Terminated, UsageError
-from latcli.store import locks
+from latcli.store import artifacts, locks
 from latcli.store.files import (
     LOCK,
     LOG,
@@ -74,9 +73,8 @@ class Run:
     ) -> None:
         if os.getpid() != self._pid:  # a forked worker that unwinds must not end its parent's run
             return
-        status, exit_code, text = _outcome(error, self._exit_code)
         try:
-            self._close(status, exit_code, text)
+            self._end(error)
         except StoreError as failure:
             if error is None:
                 raise
@@ -84,36 +82,26 @@ class Run:
         finally:
             self._lock.release()
 
+    def _end(self, error: BaseException | None) -> None:
+        try:
+            self._settle_and_close(error)
+        except (KeyboardInterrupt, Terminated) as interruption:  # it is closed all the same, as what the user will see
+            self._settle_and_close(interruption)
+            raise
+
+    def _settle_and_close(self, error: BaseException | None) -> None:
+        if error is not None:  # a signal may have come where a write cleans up after itself
+            with suppress(StoreError):
+                artifacts.settle(self._store, self.folder)
+        self._close(*_outcome(error, self._exit_code))
+
     def write_artifact(self, name: str, data: bytes, kind: str) -> Path:
         """Keep a file in the run's folder and note its kind, size and sha256; an earlier one of that name is replaced.
 
         `name` may lead into subfolders, which are made. Raises StoreError for a name that leads out of the folder, and
         where it cannot be written; then nothing half-written stays.
         """
-        path = artifact_path(self.folder, legible(name))
-        row = {
-            "run": self.id,
-            "name": str(PurePosixPath(legible(name))),
-            "kind": kind,
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "size": len(data),
-            "created": utc_now(),
-        }
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            replaces = path.exists()
-        except OSError as error:
-            raise storage_error(error, path) from error
-        write_whole(path, data)
-        try:
-            with self._store.writing() as db:
-                db.table("artifacts").upsert(columns(row), pk=("run", "name"))
-        except StoreError:
-            if not replaces:
-                with suppress(OSError):
-                    path.unlink()
-            raise
-        return path
+        return artifacts.keep(self._store, self.folder, name, data, kind)
 
     def remove_artifact(self, name: str) -> None:
         """Remove a file that `write_artifact` kept, and its row; nothing happens where there is none.
@@ -171,10 +159,13 @@ class Run:
             self._touch(db)
 
     def log(self, line: str) -> None:
-        """Append a line to the run's log, with the time before it. Raises StoreError."""
+        """Append a line to the run's log, with the time before it. Raises StoreError.
+
+        It is one line of the file, whatever it holds: what is not printable is written as escapes.
+        """
         require_own_folder(self.folder)
         path = self.folder / LOG
-        text = legible(" ".join(line.splitlines()))
+        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(line.splitlines()))
         try:
             with open(path, "a", encoding="utf-8", opener=open_plainly) as file:
                 file.write(f"{utc_now()} {text}\n")
@@ -203,11 +194,14 @@ class Run:
 
     def _close(self, status: Status, exit_code: int, error: str | None) -> None:
         now = utc_now()
-        end = {"status": status, "heartbeat": now, "finished": now, "exit_code": exit_code, "error": error}
-        with self._store.writing() as db:
-            db.table("runs").update(self.id, columns(end))
+        finished = max(now, str(self._document["started"]))  # the clock may have been set back
+        end = {"status": status, "heartbeat": now, "finished": finished, "exit_code": exit_code, "error": error}
         self._document |= end
-        _write_json(self.folder, self._document)
+        try:
+            _write_json(self.folder, self._document)
+        finally:  # last: as long as the row says that it runs, the next process tidies up after a kill
+            with self._store.writing() as db:
+                db.table("runs").update(self.id, columns(end))
 
 
 def start(
@@ -234,11 +228,13 @@ def start(
         document = row | {"argv": argv, "config": config, "environment": _details(found)}
         _write_json(folder, document)
         store.insert_run(row | {"argv_json": argv, "config_json": config}, found)
+        return Run(store, document, folder, lock)
     except BaseException:
-        lock.release()
         shutil.rmtree(folder, ignore_errors=True)
+        with suppress(StoreError):
+            store.delete_run(folder.name)  # a signal may come when the row is there already
+        lock.release()
         raise
-    return Run(store, document, folder, lock)
 
 
 def reopen(store: Store, row: RunRow, *, argv: list[str]) -> Run:
@@ -251,6 +247,7 @@ def reopen(store: Store, row: RunRow, *, argv: list[str]) -> Run:
     if lock is None:
         raise StoreError(f"the run {row.id} is at work in another process", "wait for its end, or stop it first")
     try:
+        artifacts.settle(store, row.path)
         document = _read_json(row.path)
         fresh = _first_row(row.path, row.command) | {"started": row.started, "argv": argv}
         document |= {key: value for key, value in fresh.items() if key != "folder"}
@@ -277,18 +274,47 @@ def _read_json(folder: Path) -> dict[str, object]:
 
 
 def mark_crashed(store: Store, run_id: str) -> None:
-    """Write down that the run's process is gone, unless the run has come to its end meanwhile. Raises StoreError."""
-    with store.writing() as db:
-        marked = db.execute(
-            "UPDATE runs SET status = 'crashed', error = ? WHERE id = ? AND status = 'running'", [_CRASHED, run_id]
-        )
-        if marked.rowcount == 0:
-            return
+    """Write down that the run's process is gone, unless the run has come to its end or was taken up meanwhile.
+
+    Its files are settled first: a process that is killed in here leaves all of this to the next. Raises StoreError.
+    """
     folder = store.folder_of(run_id)
-    with suppress(OSError, ValueError, StoreError):  # the folder may be gone or damaged; the database has the last word
-        require_own_folder(folder)
-        document = read_json(read_plainly(folder / RUN_JSON), dict[str, Any])
-        _write_json(folder, document | {"status": "crashed", "error": _CRASHED})
+    with _kept_to_oneself(folder) as alone:
+        if not alone:
+            return
+        artifacts.settle(store, folder)
+        with store.writing() as db:
+            marked = db.execute(
+                "UPDATE runs SET status = 'crashed', error = ? WHERE id = ? AND status = 'running'", [_CRASHED, run_id]
+            )
+            if marked.rowcount == 0:
+                return
+        with suppress(OSError, ValueError, StoreError):  # the folder may be damaged; the database has the last word
+            require_own_folder(folder)
+            document = read_json(read_plainly(folder / RUN_JSON), dict[str, Any])
+            _write_json(folder, document | {"status": "crashed", "error": _CRASHED})
+
+
+@contextmanager
+def _kept_to_oneself(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a run that seemed dead; False where a process has taken it up. A folder may be gone."""
+    try:
+        lock = locks.acquire(folder / LOCK) if _is_own(folder) else None
+    except OSError:
+        lock = None
+    else:
+        if lock is None and _is_own(folder):
+            yield False
+            return
+    try:
+        yield True
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _is_own(folder: Path) -> bool:
+    return folder.is_dir() and not folder.is_symlink()
 
 
 def _new_folder(store: Store, command: str) -> tuple[Path, locks.HeldLock]:
@@ -300,7 +326,7 @@ def _new_folder(store: Store, command: str) -> tuple[Path, locks.HeldLock]:
             if attempt < _TRIES and store.has_run_ending(suffix):
                 continue
             path = store.folder_of(f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{command}-{suffix}")
-            with suppress(FileExistsError):
+            with suppress(FileExistsError, FileNotFoundError):  # also gone at once, as what a killed process left
                 path.mkdir()
                 lock = locks.acquire(path / LOCK)
                 if lock is not None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from latcli.errors import StoreError
+from latcli.store.artifacts import is_being_replaced, temporaries_in
 from latcli.store.database import Store
-from latcli.store.files import LOCK, LOG, RUN_JSON, artifact_path, is_temporary, sha256_of_file
+from latcli.store.files import LOCK, LOG, RUN_JSON, artifact_path, sha256_of_file
+from latcli.store.provenance import host
 from latcli.store.records import RunRow
 
 Fault = Literal["missing", "changed", "unreadable", "outside", "stray"]
@@ -50,7 +50,7 @@ def verify_run(store: Store, run: RunRow) -> Verification:
     if not run.path.is_dir():
         problems.append(Problem(run.id, ".", "missing", "the run's folder is gone"))
     for row in artifacts:
-        found = fault_of(run.path, row["name"], row["size"], row["sha256"])
+        found = _fault_now(store, run, row)
         if found is not None:
             problems.append(Problem(run.id, row["name"], *found))
     problems += [
@@ -58,11 +58,34 @@ def verify_run(store: Store, run: RunRow) -> Verification:
         for name in (RUN_JSON, LOG, LOCK)
         if (run.path / name).is_symlink()
     ]
-    if run.status != "running":  # a run that is at work may have a write under way
-        problems += [
-            Problem(run.id, name, "stray", "a temporary file of a write that never ended") for name in _strays(run.path)
-        ]
+    problems += [
+        Problem(run.id, str(path.relative_to(run.path)), "stray", "a temporary file of a write that never ended")
+        for path in _strays(store, run)
+    ]
     return Verification(run.id, len(artifacts), tuple(problems))
+
+
+def _strays(store: Store, run: RunRow) -> list[Path]:
+    """Temporary files that nobody is writing: a run is at work until its lock is free, whatever its row says."""
+    found = list(temporaries_in(run.path))
+    if not found or store.is_alive(run.id) or (run.status == "running" and run.host != host()):
+        return []
+    return [path for path in found if path.exists()]
+
+
+def _fault_now(store: Store, run: RunRow, row: dict[str, Any] | None) -> tuple[Fault, str] | None:
+    """As `fault_of`, for a file that its run may be writing anew or removing at this moment."""
+    while row is not None:
+        found = fault_of(run.path, row["name"], row["size"], row["sha256"])
+        if found is None or found[0] == "outside":
+            return found
+        if run.status == "running" and is_being_replaced(run.path / row["name"], row["size"], row["sha256"]):
+            return None
+        again = next((one for one in store.rows_of(run.id, "artifacts") if one["name"] == row["name"]), None)
+        if again == row:
+            return found
+        row = again
+    return None
 
 
 def fault_of(folder: Path, name: str, size: int, sha256: str | None) -> tuple[Fault, str] | None:
@@ -87,10 +110,3 @@ def fault_of(folder: Path, name: str, size: int, sha256: str | None) -> tuple[Fa
     except OSError as error:
         return "unreadable", (error.strerror or str(error)).lower()
     return None
-
-
-def _strays(folder: Path) -> Iterator[str]:
-    for parent, _, names in os.walk(folder, followlinks=False):
-        for name in sorted(names):
-            if is_temporary(name):
-                yield str((Path(parent) / name).relative_to(folder))

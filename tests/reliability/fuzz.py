@@ -1,8 +1,8 @@
-"""Feeds damaged files to one reader in a process of its own: `fuzz.py TARGET COUNT SEED FOLDER [FIRST]`.
+"""Feeds damaged files to one reader in a process of its own: `fuzz.py TARGET=COUNT,... SEED FOLDER [FIRST]`.
 
-Prints one JSON line: cases, seconds, the slowest case, the most memory beyond the start, and what failed. A case fails
-where anything but a LatcliError is raised, where it takes more than 5 s of processor time, or where it takes more than
-2 GiB of memory. Each failing case is left as a file in FOLDER.
+Prints a JSON line a target: cases, seconds, the slowest case, the most memory beyond the start, and what failed. A case
+fails where anything but a LatcliError is raised, where it takes more than 5 s of processor time, or more than 2 GiB of
+memory. Each failing case is left as a file in FOLDER/TARGET.
 """
 
 from __future__ import annotations
@@ -111,21 +111,24 @@ def _memory(name: str) -> int:
 
 def _limit_memory() -> None:
     limit = _memory("VmSize") + 3 * MOST_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
 
 
 def _alarm(*_: object) -> None:
     raise HangError(f"more than {2 * MOST_SECONDS:g} s")
 
 
-def main(target: str, count: str, seed: str, folder: str, first: str = "0") -> None:
-    """One target."""
+def main(told: str, seed: str, folder: str, first: str = "0") -> None:
+    """`told` is TARGET=COUNT, or several with commas between: a line of JSON each."""
     warnings.simplefilter("ignore")
     os.fsync = lambda _descriptor: None  # the disk is not what is tried here
     signal.signal(signal.SIGPROF, _alarm)
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    print(json.dumps(asdict(run(target, int(count), int(seed), place, int(first)))))
+    for one in told.split(","):
+        target, _, count = one.partition("=")
+        place = Path(folder, target)
+        place.mkdir(parents=True, exist_ok=True)
+        print(json.dumps(asdict(run(target, int(count), int(seed), place, int(first)))), flush=True)
 
 
 if __name__ == "__main__":

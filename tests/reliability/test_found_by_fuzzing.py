@@ -24,6 +24,7 @@ from latcli.commands.configuration import Command, Option, settings_for  # noqa:
 from latcli.commands.form_folder import FormFolder  # noqa: E402
 from latcli.commands.report import TABLES, gather  # noqa: E402
 from latcli.commands.report_options import ReportOptions  # noqa: E402
+from latcli.commands.report_shapes import require_consistent  # noqa: E402
 from latcli.commands.runs import list_runs  # noqa: E402
 from latcli.commands.session import Session  # noqa: E402
 from latcli.documents import DocumentError, gunzip, read_json, require_shape  # noqa: E402
@@ -216,3 +217,28 @@ def test_a_training_state_of_other_numbers(tmp_path: Path) -> None:
         (tmp_path / "state").write_bytes(data)
         with pytest.raises(WeightsError):
             read_state(tmp_path / "state")
+
+
+POINT = {"value": 0.1, "n": 5, "accuracy": 0.5}
+CURVE = {"model": "a", "input": "standard", "axis": "epsilon", "points": [POINT]}
+PAIR = {"input": "standard", "source": "a", "target": "a", "n": 5, "loss": 1.0, "accuracy": 0.5}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"curves": [CURVE, CURVE | {"points": [POINT | {"value": 0.3}]}]},
+        {"curves": [CURVE | {"points": []}]},
+        {"curves": [CURVE | {"model": "b"}]},
+        {"transfer": [PAIR, PAIR | {"source": None}, PAIR | {"source": None, "target": "b"}]},
+        {"transfer": [PAIR | {"accuracy": float("inf")}]},
+    ],
+    ids=["other points", "no points", "unknown model", "holes", "infinite"],
+)
+def test_an_evaluation_whose_tables_do_not_hold_together(told: dict[str, Any]) -> None:
+    document = {"models": [{"id": "a", "label": "a"}], "curves": [CURVE], "transfer": [PAIR]}
+    require_consistent(document)
+    if told.get("transfer", [{}])[-1].get("target") == "b":
+        document["models"] = [*document["models"], {"id": "b", "label": "b"}]
+    with pytest.raises(DocumentError):
+        require_consistent(document | told)

@@ -7,6 +7,7 @@ Legend: B images, C channels, H, W pixels, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -59,9 +60,11 @@ def climb(
     plan: Plan,
     objective: ObjectiveFunction,
     seeds_B: torch.Tensor,
+    between: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
     """Adversarial images of the plan: the last iterate, as in the paper's Algorithm 1.
 
+    `between` is called before every step, and may raise to stop.
     Only gradients of the images are computed. Its promise, |x' - x| <= allowance x E inside [0, 1], is for the caller
     to check, as often as it likes.
     """
@@ -69,6 +72,7 @@ def climb(
     noise_BCHW = uniform_noise(seeds_B, x_BCHW.shape[1:]).mul_(2.0).sub_(1.0)  # type: ignore[arg-type]
     adv_BCHW = box.project_(torch.addcmul(x_BCHW, noise_BCHW, box.eps_B1HW, value=plan.start))
     for share in plan.shares:
+        between()
         gradient_BCHW, _ = input_gradient(model, adv_BCHW, y_B, objective)
         adv_BCHW = box.move(adv_BCHW, gradient_BCHW, share)
     return adv_BCHW

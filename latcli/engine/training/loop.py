@@ -95,7 +95,10 @@ class Trainer:
         self.form = form
         self.fast = GradientForm(self.net, form)
         on_cuda = next(net.parameters()).device.type == "cuda"
-        self._climb = Captured(self._climb_once) if on_cuda else self._climb_once
+        #: Called between the steps of the inner attack, where the weights are still those of the last step, so that
+        #: it may keep them, and raise to stop. Not on CUDA, where an inner attack is one recording, and quick.
+        self.between: Callable[[], None] = lambda: None
+        self._climb = Captured(self._climb_once) if on_cuda else self._climb_stoppably
         self.optimizer = _optimizer(self.net, settings)
         self.average = WeightAverage(self.net, settings.average) if settings.average else None
         self._stream: Iterator[Images] | None = None
@@ -169,6 +172,12 @@ class Trainer:
     ) -> torch.Tensor:
         """The inner attack on the network as it is; asks the host for nothing, so that a GPU can replay it."""
         return climb(self.fast, x_bCHW, y_b, eps_b1HW, self._plan(), self._objective(x_bCHW), seeds_b)
+
+    def _climb_stoppably(
+        self, x_bCHW: torch.Tensor, y_b: torch.Tensor, eps_b1HW: torch.Tensor, seeds_b: torch.Tensor
+    ) -> torch.Tensor:
+        objective = self._objective(x_bCHW)
+        return climb(self.fast, x_bCHW, y_b, eps_b1HW, self._plan(), objective, seeds_b, self.between)
 
     def _plan(self) -> Plan:
         return plan_for(self.settings.attack, self.settings.attack_steps, self.settings.step_share)
