@@ -33,7 +33,7 @@ class Benchmark:
 
 BENCHMARKS = {
     "peers": Benchmark("PGD beside torchattacks, foolbox and ART on five networks", 15, photos=True),
-    "robust_accuracy": Benchmark("latcli eval --until-wrong beside torchattacks", 4),
+    "robust_accuracy": Benchmark("latcli eval --until-wrong beside torchattacks", 6),
     "training_step": Benchmark("a training step beside the plain loop", 1),
     "cold_start": Benchmark("where the seconds of a first photo go", 3),
     "photo_folder": Benchmark("folders of photos: together, one by one, a process each", 8, photos=True),

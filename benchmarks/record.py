@@ -79,7 +79,8 @@ def table(ratios: Iterable[Mapping[str, Any]]) -> Iterable[str]:
         mark = "*" if row["disturbed"] else ""
         disturbed |= bool(mark)
         width = f"{row['lowest']:.2f}-{row['highest']:.2f}"
-        yield f"{row['problem'][:35]:35} {row['peer'][:13]:>13} {row['median']:5.2f}{mark:1} {width:>11} {reached:>11}"
+        place = f"{row['problem'][:35]:35} {row['peer'][:13]:>13}"
+        yield f"{place} {row['median']:5.2f}{mark:1} {width:>11} {reached:>11}".rstrip()
     if disturbed:
         yield "* disturbed: other work beside it, or rounds that differ by more than 20 %"
 

@@ -3,8 +3,8 @@
 `latcli eval --until-wrong` against torchattacks' PGD of as many steps, on the same network, images, epsilon and batch;
 both are scored in fp32. torchattacks has no epsilon matrix, so its one figure stands beside both of latcli's columns.
 Usage: `python -m benchmarks.robust_accuracy [CHECKPOINT...] [--dataset NAME] [--data DIR] [--images N] [--rounds N]`,
-with checkpoints that `latcli train` has left; without any, a natural and a standard model are trained first, for
-seconds each. Needs the extra `benchmarks`.
+with checkpoints that `latcli train` has left; without any, a small model of each of `--regimes` is trained first.
+Needs the extra `benchmarks`.
 """
 
 from __future__ import annotations
@@ -129,6 +129,7 @@ def options() -> Options:
         ("train-steps", 200, 20),
     ):
         parser.sized(name, full, quick)
+    parser.sized("regimes", "natural,standard", "natural", str)
     return parser
 
 
@@ -138,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if is_installed(_PEER):
         data = open_dataset(given.dataset, DatasetSource(given.data, offline=True)).to(open_device("auto"))
         with TemporaryDirectory() as store:
-            regimes = () if given.checkpoints else ("natural", "standard")
+            regimes = [] if given.checkpoints else given.regimes.split(",")
             for path in given.checkpoints + [trained(regime, given, store) for regime in regimes]:
                 compare(path, data, settings_for(data, given), given.rounds, record)
     else:

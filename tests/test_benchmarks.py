@@ -88,6 +88,14 @@ def test_points_on_a_line_give_that_line(constant: float, slope: float, sizes: l
     assert line.is_straight
 
 
+def test_a_point_counts_by_its_own_size() -> None:
+    errs_by_a_fifth = {1: 1.2, 2: 2.0, 4: 4.0, 100: 100.0, 200: 240.0}
+
+    line = fit(errs_by_a_fifth)
+
+    assert line.slope * 2 + line.constant == pytest.approx(2.0, rel=0.15)  # the largest does not decide alone
+
+
 def test_a_square_is_no_line() -> None:
     line = fit({size: float(size * size) for size in (1, 2, 4, 8, 16)})
 
@@ -234,7 +242,10 @@ def test_peers_says_what_each_reached_beside_each_ratio(tmp_path: Path) -> None:
 def test_robust_accuracy_trains_what_it_compares(tmp_path: Path) -> None:
     found = found_by("robust_accuracy", tmp_path / "out.json")
 
-    assert len(found["ratios"]) == 4
+    assert [ratio["problem"] for ratio in found["ratios"]] == [
+        "natural model, standard inputs",
+        "natural model, background inputs",
+    ]
     assert all(0 <= ratio["ours_reached"] <= 100 for ratio in found["ratios"])
 
 
