@@ -17,7 +17,7 @@ import typer
 
 from latcli.cli_options import ORIGINS, Invocation, RefusedValue
 from latcli.engine.failures import explained
-from latcli.errors import ExitCode, LatcliError, Terminated
+from latcli.errors import ExitCode, LatcliError, Terminated, forget_signals, interruption, meant
 from latcli.reporting.text import printable
 
 _LAST_WORDS: dict[int, str] = {ExitCode.INTERRUPTED: "interrupted", ExitCode.TERMINATED: "terminated"}
@@ -82,15 +82,14 @@ def _signals_as_exceptions() -> Iterator[None]:
         yield
         return
 
-    came: list[int] = []
+    forget_signals()
 
     def close(number: int, _frame: FrameType | None) -> None:
-        came.append(number)
         for caught in before:
             signal.signal(caught, signal.SIG_DFL)
         if os.isatty(2):
             os.write(2, _SHOW_CURSOR)  # a progress bar hides it, and may not live to show it again
-        raise _exception_for(number)
+        raise interruption(number)
 
     # A signal that the caller had ignored, as nohup and a shell's & do, stays ignored.
     numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
@@ -101,13 +100,8 @@ def _signals_as_exceptions() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         error = sys.exception()
-        if came and isinstance(error, Exception) and not isinstance(error, LatcliError):
-            # A compiled library that was being imported makes an error of its own out of it.
-            raise _exception_for(came[0]) from error
-
-
-def _exception_for(number: int) -> BaseException:
-    return KeyboardInterrupt() if number == signal.SIGINT else Terminated()
+        if (what_was_meant := meant(error)) is not error and what_was_meant is not None:
+            raise what_was_meant from error
 
 
 def _command_named(command: Any, arguments: list[str]) -> str:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from latcli.documents import DocumentError, read_json
-from latcli.errors import ExitCode, LatcliError, StoreError, Terminated, UsageError
+from latcli.errors import ExitCode, LatcliError, StoreError, Terminated, UsageError, meant
 from latcli.store import artifacts, locks
 from latcli.store.files import (
     LOCK,
@@ -369,14 +369,14 @@ def _write_json(folder: Path, document: Mapping[str, object]) -> None:
 
 
 def _outcome(error: BaseException | None, exit_code: int) -> tuple[Status, int, str | None]:
-    match error:
+    match meant(error):
         case None:
             return "completed", exit_code, None
         case KeyboardInterrupt():
             return "interrupted", ExitCode.INTERRUPTED, None
         case Terminated():
             return "interrupted", ExitCode.TERMINATED, None
-        case LatcliError():
-            return "failed", error.exit_code, error.message
+        case LatcliError() as known:
+            return "failed", known.exit_code, known.message
         case _:
             return "failed", ExitCode.FAILURE, f"{type(error).__name__}: {error}"

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from conftest import Figures, full
+from form import Figures, full
 from soundness import assert_sound, statuses
 
 import latcli.store

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from form import full
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -43,11 +44,6 @@ CASES = {
 #: In the short form so many times fewer, and no target fewer than this.
 SHORTER, LEAST = 150, 15
 SEED = 8
-
-
-def full() -> bool:
-    """Whether the long form was asked for."""
-    return os.environ.get("LATCLI_RELIABILITY") == "full"
 
 
 def test_the_long_form_is_as_long_as_is_promised() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import commands
 import pytest
-from conftest import Figures, full
+from form import Figures, full
 from soundness import assert_sound, statuses
 
 #: Two seconds are promised of a machine that does nothing else; one that tests run on in pairs is given more.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import commands
 import pytest
-from conftest import Figures, full
+from form import Figures, full
 from soundness import assert_sound, statuses
 
 #: The first two in the short form: an evaluation needs a training that came to its end.

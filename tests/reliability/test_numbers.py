@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import tiny_model
 import torch
+from form import full
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -36,7 +37,7 @@ from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.noise import derive_seed
 from latcli.errors import UsageError
 
-FULL = os.environ.get("LATCLI_RELIABILITY") == "full"
+FULL = full()
 EXAMPLES = 500 if FULL else 20
 CLASSES = 5
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Figures, full
+from form import Figures, full
 from soundness import assert_sound, statuses
 
 from latcli.store.database import Store
