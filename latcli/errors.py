@@ -84,6 +84,15 @@ def interruption(number: int) -> BaseException:
     return KeyboardInterrupt() if number == signal.SIGINT else Terminated()
 
 
+def raise_swallowed() -> None:
+    """Raise the interruption that has come, where a library that was being imported has swallowed it.
+
+    For places where work begins or goes on, never where it is closed: there it has been heeded.
+    """
+    if _signals:
+        raise KeyboardInterrupt if _signals[0] == signal.SIGINT else Terminated
+
+
 def meant(error: BaseException | None) -> BaseException | None:
     """The error, or the interruption that it was made of: a library that is being imported may make another of it."""
     if _signals and isinstance(error, Exception) and not isinstance(error, LatcliError):

@@ -21,6 +21,8 @@ from latcli.errors import ExitCode, LatcliError, Terminated, forget_signals, int
 from latcli.reporting.text import printable
 
 _LAST_WORDS: dict[int, str] = {ExitCode.INTERRUPTED: "interrupted", ExitCode.TERMINATED: "terminated"}
+#: After so long an exception that was not swallowed has left every import.
+_SWALLOWED_SECONDS = 0.2
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -84,11 +86,13 @@ def _signals_as_exceptions() -> Iterator[None]:
 
     forget_signals()
 
-    def close(number: int, _frame: FrameType | None) -> None:
+    def close(number: int, frame: FrameType | None) -> None:
         for caught in before:
             signal.signal(caught, signal.SIG_DFL)
         if os.isatty(2):
             os.write(2, _SHOW_CURSOR)  # a progress bar hides it, and may not live to show it again
+        if imports := _imports_under_way(frame):
+            _raise_again_while(imports, number)
         raise interruption(number)
 
     # A signal that the caller had ignored, as nohup and a shell's & do, stays ignored.
@@ -97,11 +101,33 @@ def _signals_as_exceptions() -> Iterator[None]:
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
         for number, handler in before.items():
             signal.signal(number, handler)
         error = sys.exception()
         if (what_was_meant := meant(error)) is not error and what_was_meant is not None:
             raise what_was_meant from error
+
+
+def _raise_again_while(imports: list[FrameType], number: int) -> None:
+    """Libraries swallow exceptions while they are imported; what an exception has left is not under way any more."""
+
+    def again(_number: int, frame: FrameType | None) -> None:
+        if any(one in imports for one in _imports_under_way(frame)):
+            _raise_again_while(imports, number)
+            raise interruption(number)
+
+    signal.signal(signal.SIGALRM, again)
+    signal.setitimer(signal.ITIMER_REAL, _SWALLOWED_SECONDS)
+
+
+def _imports_under_way(frame: FrameType | None) -> list[FrameType]:
+    found = []
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            found.append(frame)
+        frame = frame.f_back
+    return found
 
 
 def _command_named(command: Any, arguments: list[str]) -> str:

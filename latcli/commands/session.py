@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
+from latcli.errors import raise_swallowed
 from latcli.reporting.text import printable
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Session:
         `total` is the number of steps, None where it is not known beforehand.
         """
         if not self.shows_progress or self._live is not None:
-            yield lambda steps=1, /, *, text=None: None
+            yield lambda steps=1, /, *, text=None: raise_swallowed()
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -126,10 +127,13 @@ class Session:
         ) as bar:
             task = bar.add_task(printable(description), total=total)
             self._live = console
+
+            def tick(steps: int = 1, /, *, text: str | None = None) -> None:
+                raise_swallowed()
+                bar.update(task, advance=steps, description=None if text is None else printable(text))
+
             try:
-                yield lambda steps=1, /, *, text=None: bar.update(
-                    task, advance=steps, description=None if text is None else printable(text)
-                )
+                yield tick
             finally:
                 self._live = None
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from latcli.errors import raise_swallowed
+
 
 class PendingSignal:
     """A signal that came while it was put off."""
@@ -40,6 +42,7 @@ def postponed() -> Iterator[PendingSignal]:
     The block asks the yielded object between two pieces of work, and calls `deliver`; where it ends without doing so,
     the signal is delivered then. Outside the main thread, where no handler can be set, nothing is put off.
     """
+    raise_swallowed()
     pending = PendingSignal()
     if threading.current_thread() is not threading.main_thread():
         yield pending
