@@ -24,7 +24,7 @@ CONTROLS: tuple[Regime, ...] = ("foreground", "random")
 #: Parts that need no small images.
 OF_PHOTOS = frozenset({"figure1", "table2", "photos-epsilon"})
 #: Sides of the middle that are tried, in pixels of so many: the paper's figures lie between the first and the last.
-_SIZES = {28: (4, 6, 8, 10, 12, 14, 16), 32: (12, 16, 20, 22, 24, 26, 28)}
+_SIZES = {28: (4, 5, 6, 8, 10, 12, 14), 32: (12, 16, 20, 22, 24, 26, 28)}
 #: Where the side is another one.
 _SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 
