@@ -20,6 +20,8 @@ _LARGEST = 2**63 - 1
 #: Nothing of ours is nested nearly so deep; the interpreter's own limit may be any number.
 _DEEPEST = 64
 _SHOWN = 40
+#: A gzip file is one as a rule; each one more is another copy of the rest.
+_MOST_MEMBERS = 64
 
 
 class DocumentError(ValueError):
@@ -48,6 +50,8 @@ def gunzip(data: bytes, most: int) -> bytes:
     size = 0
     try:
         while data:
+            if len(pieces) == _MOST_MEMBERS:
+                raise DocumentError(f"it consists of more than {_MOST_MEMBERS} parts")
             stream = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
             pieces.append(stream.decompress(data, most + 1 - size))
             size += len(pieces[-1])

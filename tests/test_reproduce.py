@@ -506,3 +506,16 @@ def test_the_plan_is_told_as_json_and_nothing_is_left(run_latcli: RunLatcli, tmp
     assert all(row["seconds"] > 0 for row in document["steps"])
     assert document["steps"][3]["command_line"].startswith("latcli eval STEP1 STEP2 STEP3 --dataset mnist-5k")
     assert not (tmp_path / "work" / "runs").exists()
+
+
+def test_a_run_without_its_document_is_not_gone_on_with(digits: Path, tmp_path: Path) -> None:
+    options = ReproduceOptions("figure2", dataset=f"folder:{digits}", seeds=1, plan=True, **SMALL)
+    session = session_of(tmp_path / "runs")
+    train(TrainOptions("natural", options.dataset, preset="quick", steps=2), session)
+    with Store.open(session.store) as store:
+        (row,) = store.runs()
+        with store.writing() as db:
+            db.table("runs").update(row.id, {"status": "crashed"})
+    assert states(options, session).count("interrupted") == 1
+    (row.path / "run.json").write_text("{")
+    assert states(options, session) == ["missing"] * 4

@@ -136,7 +136,11 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
         if options.dry_run:
             _plan(attacker, photos, result, options.steps * options.restarts)
             return result
-        config = options.config() | {"form": attacker.gradients.form, "labels_sha256": sha256_of(options.labels)}
+        config = options.config() | {
+            "precision": session.precision,
+            "form": attacker.gradients.form,
+            "labels_sha256": sha256_of(options.labels),
+        }
         model = store.record_model(classifier.name, weights_sha256=classifier.fingerprint)
         with (
             store.start_run(

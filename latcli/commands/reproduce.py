@@ -31,7 +31,7 @@ from latcli.engine.devices import open_device
 from latcli.errors import LatcliError, UsageError
 from latcli.reporting import reproduction
 from latcli.store.database import DATABASE, Store
-from latcli.store.run import Run
+from latcli.store.run import Run, can_be_resumed
 from latcli.store.values import canonical_json
 
 #: What a reproduction leaves in its run, besides its plots.
@@ -151,7 +151,7 @@ def _own_run(store: Store, options: ReproduceOptions, session: Session) -> Run:
     config = options.config() | {"precision": session.precision}
     for row in store.runs(command="reproduce"):
         same = row.seed == session.seed and canonical_json(row.config) == canonical_json(config)
-        if same and row.status not in ("completed", "running"):
+        if same and row.status not in ("completed", "running") and can_be_resumed(row):
             return store.resume_run(row.id, argv=sys.argv)
     return store.start_run("reproduce", argv=sys.argv, config=config, seed=session.seed, device=session.device)
 

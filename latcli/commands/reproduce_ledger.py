@@ -1,7 +1,8 @@
 """How each step of a reproduction stands against a store: done, interrupted, running, missing; must not run steps.
 
 A step is done where a completed run was told all that decides what is computed, on the same data, with the same seed;
-how it came to be told that (options, presets, defaults of another day) does not matter.
+how it came to be told that (options, presets, defaults of another day) does not matter. Weights of an attacked
+classifier and of a detector are known by what they are called, not by what is in them.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from latcli.commands.train_options import DEFAULT_PRESET, resolve
 from latcli.commands.trained import CHECKPOINT
 from latcli.engine.datasets.base import Dataset
 from latcli.engine.training.presets import preset_row
+from latcli.errors import ExitCode
 from latcli.store.database import Store, dataset_id
 from latcli.store.records import RunRow
 from latcli.store.rows import rows_of_runs
+from latcli.store.run import can_be_resumed
 from latcli.store.values import canonical_json
 
 State = Literal["done", "interrupted", "running", "missing"]
@@ -79,9 +82,9 @@ class Ledger:
         for row in found:
             if row.status == "running":
                 return Standing("running", row)
-        if isinstance(step, PhotoAttack) or not found:  # an attack is not resumed
-            return Standing("missing")
-        return Standing("interrupted", found[0])
+        # An attack is not resumed, nor what has lost its own document.
+        cut_off = [] if isinstance(step, PhotoAttack) else [row for row in found if can_be_resumed(row)]
+        return Standing("interrupted", cut_off[0]) if cut_off else Standing("missing")
 
     def trained(self, steps: Iterable[Training]) -> dict[Training, str]:
         """The runs of those that are done."""
@@ -131,7 +134,8 @@ class Ledger:
         }
 
         def fits(row: RunRow) -> bool:
-            evaluated = [entry.get("train_run") for entry in row.config.get("entries", ())]
+            entries = row.config.get("entries")
+            evaluated = [entry.get("train_run") for entry in entries or () if isinstance(entry, dict)]
             same_models = len(evaluated) == len(models) and set(evaluated) == models
             whole = row.status != "completed" or (row.path / MATRIX).is_file()
             if not (same_models and whole and _was_told(row, wanted)):
@@ -142,7 +146,7 @@ class Ledger:
 
     def _fits_attack(self, step: PhotoAttack) -> Callable[[RunRow], bool]:
         wanted = {name: value for name, value in step.options.config().items() if name not in _OF_ATTACK_FREE}
-        wanted |= {"labels_sha256": sha256_of(step.options.labels)}
+        wanted |= {"labels_sha256": sha256_of(step.options.labels), "precision": self.session.precision}
         sources = find_sources(step.options.photos)
         photos = {sha256_of(source.path) for source in sources}
 
@@ -150,8 +154,8 @@ class Ledger:
             if not _was_told(row, wanted):
                 return False
             attacked = {image["image"] for image in rows_of_runs(self.store, "attacks", [row.id])}
-            # One that came to its end with an error has told of photos in which no object was found.
-            return attacked == photos if not row.exit_code else bool(attacked) and attacked < photos
+            # Photos in which no object is found will be without one the next time, too.
+            return attacked == photos or (row.exit_code == ExitCode.NO_OBJECT and bool(attacked) and attacked < photos)
 
         return fits
 

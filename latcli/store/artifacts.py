@@ -33,6 +33,7 @@ def keep(store: Store, folder: Path, name: str, data: bytes, kind: str) -> Path:
         "created": utc_now(),
     }
     before = temporary_beside(path)
+    known = True
     try:
         replaces = _prepared(path, before)
         try:
@@ -40,11 +41,12 @@ def keep(store: Store, folder: Path, name: str, data: bytes, kind: str) -> Path:
             with store.writing() as db:
                 db.table("artifacts").upsert(columns(row), pk=("run", "name"))
         except BaseException:
-            _take_back(store, row, path, before, replaces)
+            known = _take_back(store, row, path, before, replaces)
             raise
     finally:
-        with suppress(OSError):
-            before.unlink()
+        if known:  # else both files stay, for `settle`
+            with suppress(OSError):
+                before.unlink()
     return path
 
 
@@ -111,15 +113,23 @@ def _prepared(path: Path, before: Path) -> bool:
         raise storage_error(error, path) from error
 
 
-def _take_back(store: Store, row: dict[str, Any], path: Path, before: Path, replaces: bool) -> None:
-    """Undo the file, unless its row is there after all: a signal may come between the commit and the next line."""
-    with suppress(OSError, StoreError):
+def _take_back(store: Store, row: dict[str, Any], path: Path, before: Path, replaces: bool) -> bool:
+    """Undo the file, unless its row is there after all: a signal may come between the commit and the next line.
+
+    Returns whether that is known. Where the database cannot be asked, a file that replaced another stays beside it.
+    """
+    try:
         with store.reading() as db:
             found = list(db.query("SELECT sha256 FROM artifacts WHERE run = ? AND name = ?", [row["run"], row["name"]]))
-        if found and found[0]["sha256"] == row["sha256"]:
-            return
+    except StoreError:
+        if replaces:
+            return False
+        found = []
+    if found and found[0]["sha256"] == row["sha256"]:
+        return True
     with suppress(OSError):
         if replaces:
             before.replace(path)
         else:
             path.unlink()
+    return True

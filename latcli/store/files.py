@@ -131,8 +131,11 @@ def require_own_folder(folder: Path) -> None:
 
 
 def open_plainly(path: str | Path, flags: int) -> int:
-    """A descriptor of a file of a run's folder, made where there is none, but never through a link. Raises OSError."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    """A descriptor of a file of a run's folder, made where there is none, but never through a link or into a pipe.
+
+    Raises OSError.
+    """
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def read_plainly(path: Path) -> bytes:

@@ -84,7 +84,7 @@ def shared(path: Path, timeout: float) -> Iterator[None]:
 @contextmanager
 def _waiting(path: Path, flags: int, operation: int, timeout: float) -> Iterator[None]:
     with _opening:
-        descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o666)
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)  # a pipe would keep it waiting
         try:
             deadline = time.monotonic() + timeout
             while not _try(descriptor, operation):

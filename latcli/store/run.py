@@ -262,6 +262,15 @@ def reopen(store: Store, row: RunRow, *, argv: list[str]) -> Run:
     return Run(store, document, row.path, lock)
 
 
+def can_be_resumed(row: RunRow) -> bool:
+    """Whether the document that a resumed run goes on with is there and whole."""
+    try:
+        _read_json(row.path)
+    except StoreError:
+        return False
+    return True
+
+
 def _read_json(folder: Path) -> dict[str, object]:
     path = folder / RUN_JSON
     try:

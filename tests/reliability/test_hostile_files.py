@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import pickle
@@ -23,6 +24,7 @@ import pytest
 import torch
 from PIL import Image
 
+from latcli.documents import DocumentError, gunzip
 from latcli.engine.datasets.base import DatasetSource
 from latcli.engine.detectors.settings import DetectorSettings
 from latcli.engine.detectors.yolo import YoloDetector
@@ -271,3 +273,10 @@ def test_members_of_weights_lead_nowhere(name: str, tmp_path: Path) -> None:
     with suppress(WeightsError):
         read_state_dict(tmp_path / "inner" / "w.pth")
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["w.pth"]
+
+
+def test_a_gzip_file_of_very_many_parts_is_refused_soon() -> None:
+    part = gzip.compress(b"")
+    assert gunzip(part * 3 + gzip.compress(b"x"), 10) == b"x"
+    with pytest.raises(DocumentError, match="more than 64 parts"):
+        gunzip(part * 1_000_000, 10)

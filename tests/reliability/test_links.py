@@ -6,6 +6,8 @@ import hashlib
 import json
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -124,3 +126,29 @@ def test_a_removed_run_that_was_a_link_leaves_what_it_pointed_to(store: Store, r
     rm_runs(store.folder, [run])
     assert not (store.folder / run).is_symlink()
     assert _snapshot(outside) == before
+
+
+@pytest.mark.parametrize("name", ["log.txt", "lock"])
+def test_a_pipe_in_a_runs_folder_keeps_nobody_waiting(tmp_path: Path, name: str) -> None:
+    script = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from latcli.errors import LatcliError\n"
+        "from latcli.store.database import Store\n"
+        "with Store.open(Path(sys.argv[1])) as store:\n"
+        "    with store.start_run('attack', argv=[], config={}, seed=0, device='cpu') as run:\n"
+        "        path = run.folder / sys.argv[2]\n"
+        "        path.unlink(missing_ok=True)\n"
+        "        os.mkfifo(path)\n"
+        "        try:\n"
+        "            run.log('a line')\n"
+        "        except LatcliError as error:\n"
+        "            print(error.message)\n"
+        "with Store.open(Path(sys.argv[1])) as store:\n"
+        "    store.reconcile()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "runs"), name], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("log.txt" in done.stdout) == (name == "log.txt")
