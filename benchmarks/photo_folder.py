@@ -70,7 +70,7 @@ class Timings:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Options(__doc__)
     add_photos(parser)
-    for name, full, quick in (("count", 16, 4), ("steps", 20, 2), ("rounds", 3, 1), ("alone", 3, 1)):
+    for name, full, quick in (("count", 16, 4), ("steps", 20, 2), ("rounds", 3, 1), ("alone", 4, 1)):
         parser.sized(name, full, quick)
     given = parser.read(arguments)
     record = begin("photo_folder", given)

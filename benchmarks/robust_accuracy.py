@@ -105,7 +105,7 @@ def settings_for(data: TrainingData, given: argparse.Namespace) -> EvalSettings:
         images=given.images,
         epsilon=data.defaults.epsilon,
         mask_from=data.defaults.mask_from,
-        center=data.defaults.center,
+        center=data.defaults.center if given.center is None else given.center,
         steps=given.steps,
         restarts=1,
         controls=False,
@@ -121,6 +121,7 @@ def options() -> Options:
     parser.add_argument("checkpoints", type=Path, nargs="*", metavar="CHECKPOINT")
     parser.add_argument("--dataset", default="mnist-5k")
     parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--center", type=float, help="the middle, a share of the side; default: the data set's")
     for name, full, quick in (
         ("images", 500, 50),
         ("steps", 100, 10),

@@ -268,3 +268,18 @@ def test_names_and_wordnet_ids_of_imagenet_belong_together(imagenet: Zoo, tmp_pa
 
 def test_every_name_of_imagenet_means_one_class(imagenet: Zoo) -> None:
     assert [parse_label(name, imagenet).index for name in imagenet.class_names] == list(range(1000))
+
+
+@pytest.mark.parametrize("name", ["hen", "Große Ente"])
+def test_a_file_of_labels_is_read_whole_or_not_at_all(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its length is counted in bytes, of which some letters have several."""
+    labels = tmp_path / "labels.csv"
+    labels.write_text(f"file,name\na.jpg,{name}\n", encoding="utf-8")
+    length = labels.stat().st_size
+    monkeypatch.setattr("latcli.engine.labels._MOST_BYTES", length)
+    assert LabelFile(labels).label_of(tmp_path / "a.jpg", Zoo()).name == name
+    monkeypatch.setattr("latcli.engine.labels._MOST_BYTES", length - 1)
+    with pytest.raises(UsageError, match="longer than"):
+        LabelFile(labels)

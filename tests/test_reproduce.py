@@ -10,19 +10,25 @@ import sqlite3
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 from conftest import RunLatcli, StartLatcli
 from PIL import Image
 
 from latcli.cli import app
+from latcli.commands.attack import AttackOptions
+from latcli.commands.attack import run as attack
 from latcli.commands.eval_options import EvalOptions
+from latcli.commands.package_photos import package_photos
+from latcli.commands.report_evaluations import MATRIX
 from latcli.commands.reproduce import MARKDOWN, ReproduceResult, run
-from latcli.commands.reproduce_findings import Values
+from latcli.commands.reproduce_findings import Found, Values, find
 from latcli.commands.reproduce_ledger import Ledger, Standing
 from latcli.commands.reproduce_options import ReproduceOptions, parse_centers
 from latcli.commands.reproduce_parts import parts_of
@@ -33,10 +39,11 @@ from latcli.commands.session import Session
 from latcli.commands.train import run as train
 from latcli.commands.train_options import TrainOptions
 from latcli.commands.trained import CHECKPOINT
-from latcli.engine.datasets.base import DatasetSource
+from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults, make_dataset
 from latcli.engine.datasets.catalog import open_dataset
+from latcli.engine.localize import middle_pixels
 from latcli.engine.training.regimes import Regime
-from latcli.errors import ExitCode, UsageError
+from latcli.errors import ExitCode, LatcliError, UsageError
 from latcli.reporting.console import console_for
 from latcli.reporting.reproduction import shown
 from latcli.store.database import DATABASE, Store
@@ -287,6 +294,12 @@ def _wait_for(process: subprocess.Popen[str], store: Path, text: str, *, command
 # which steps
 
 
+def images_of(side: int, center: float = 0.3) -> Dataset:
+    """A set of two black images."""
+    x_NCHW, y_N = torch.zeros(2, 1, side, side, dtype=torch.uint8), torch.tensor([0, 1])
+    return make_dataset("black", (x_NCHW, y_N), (x_NCHW, y_N), ("a", "b"), Defaults(0.3, center, "paper-cnn"))
+
+
 def options_of(context: typer.Context) -> dict[str, Any]:
     lists = {name: tuple(value) for name, value in context.params.items() if isinstance(value, list)}
     return context.params | lists
@@ -297,7 +310,7 @@ def test_the_command_that_is_told_is_the_step(budget: Any, tmp_path: Path) -> No
     options = ReproduceOptions("all", budget=budget, center=0.5, epsilon=0.2, photos=tmp_path)
     session = Session(store=tmp_path / "a store", seed=3, offline=True)
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    steps = [step for part in parts_of(options, session, 28) for step in part.steps]
+    steps = [step for part in parts_of(options, session, images_of(28)) for step in part.steps]
 
     for step in steps:
         models = (
@@ -317,7 +330,9 @@ def test_the_command_that_is_told_is_the_step(budget: Any, tmp_path: Path) -> No
 
 
 def test_all_shares_what_its_parts_have_in_common() -> None:
-    parts = {part.name: part.steps for part in parts_of(ReproduceOptions("all", photos=Path("x")), Session(), 28)}
+    parts = {
+        part.name: part.steps for part in parts_of(ReproduceOptions("all", photos=Path("x")), Session(), images_of(28))
+    }
     steps = {step for steps in parts.values() for step in steps}
 
     trained = Counter((one.options.regime, one.options.mask_from) for one in steps if isinstance(one, Training))
@@ -330,9 +345,17 @@ def test_all_shares_what_its_parts_have_in_common() -> None:
 
 
 def test_the_middle_that_hole_tries_is_even_pixels_of_the_side() -> None:
-    (part,) = parts_of(ReproduceOptions("hole"), Session(), 32)
+    (part,) = parts_of(ReproduceOptions("hole"), Session(), images_of(32))
 
     assert [32 * (one.options.center or 0) for one in part.evaluations] == [12, 16, 20, 22, 24, 26, 28]
+
+
+def test_hole_tries_the_default_middle_as_the_default() -> None:
+    data = images_of(28, center=0.18)
+    (part,) = parts_of(ReproduceOptions("hole"), Session(), data)
+
+    assert [middle_pixels(28, one.options.center or 0) for one in part.evaluations] == [4, 5, 6, 8, 10, 12, 14]
+    assert part.evaluations[1].options.center == 0.18
 
 
 # what it comes to
@@ -373,6 +396,49 @@ def test_a_verdict_is_on_the_means_and_counts_seeds(made: tuple[ReproduceOptions
     assert {claim["verdict"] for claim in claims.values()} <= {"holds", "fails"}
 
 
+@pytest.mark.parametrize(("losses", "said"), [((30.0, 1.0), "holds"), ((12.0, 1.0), "fails")])
+def test_where_seeds_disagree_the_mean_decides(
+    made: tuple[ReproduceOptions, Session, ReproduceResult], losses: tuple[float, float], said: str
+) -> None:
+    """The background attack is to raise the natural model's loss tenfold; natural losses are 1 here."""
+    options, session, result = made
+    natural = [row.run for row in result.steps if row.step.startswith("train natural")]
+
+    def change(cells: dict[tuple[str, str], Any]) -> None:
+        for run_, loss in zip(natural, losses, strict=True):
+            cells[str(run_), "natural"]["loss"] = 1.0
+            cells[str(run_), "background"]["loss"] = loss
+
+    found = found_after(options, session, change)
+    (claim,) = [claim for claim in found.claims if "tenfold" in claim["claim"]]
+    assert (claim["verdict"], claim["seeds_holding"], claim["seeds"]) == (said, 1, 2)
+
+
+def found_after(
+    options: ReproduceOptions, session: Session, change: Callable[[dict[tuple[str, str], Any]], None]
+) -> Found:
+    """What is told where the cells of every evaluation, by model and input, are changed; then they are as before."""
+    data = open_dataset(options.dataset, DatasetSource(Path()))
+    with Store.open_existing(session.store) as store:
+        ledger = Ledger.of(store, session, data)
+        parts = parts_of(options, session, data)
+        before = {}
+        for step in (step for part in parts for step in part.evaluations):
+            row = ledger.standing(step).run
+            assert row is not None
+            before[row.path / MATRIX] = (row.path / MATRIX).read_bytes()
+            document = json.loads(before[row.path / MATRIX])
+            change({(cell["model"], cell["input"]): cell for cell in document["cells"]})
+            for number, cell in enumerate(document.get("transfer") or ()):
+                cell["accuracy"] = number / 100
+            (row.path / MATRIX).write_text(json.dumps(document))
+        try:
+            return find(parts, ledger, options)
+        finally:
+            for path, content in before.items():
+                path.write_bytes(content)
+
+
 def test_the_size_of_the_middle_is_the_one_nearest_to_the_papers_two_figures(digits: Path, tmp_path: Path) -> None:
     options = ReproduceOptions("hole", dataset=f"folder:{digits}", like="cifar10", centers=(0.0, 0.5, 0.9), **SMALL)
     session = session_of(tmp_path / "runs")
@@ -401,14 +467,149 @@ def test_the_size_of_the_middle_is_the_one_nearest_to_the_papers_two_figures(dig
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["controls", "masks", "strong", "transfer"])
-def test_a_part_beyond_the_paper_comes_to_a_table_without_gaps(what: str, digits: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("what", "models", "columns"),
+    [
+        (
+            "controls",
+            ("natural", "standard", "background", "foreground", "random"),
+            ("natural", "standard", "background", "foreground", "random"),
+        ),
+        (
+            "strong",
+            ("natural", "standard", "background"),
+            ("standard", "standard-strong", "background", "background-strong"),
+        ),
+    ],
+)
+def test_a_table_has_every_figure_in_its_place(
+    what: str, models: tuple[str, ...], columns: tuple[str, ...], digits: Path, tmp_path: Path
+) -> None:
     options = ReproduceOptions(what, dataset=f"folder:{digits}", **SMALL)
-    result = run(options, session_of(tmp_path / "runs"))
-    assert result.found is not None
+    session = session_of(tmp_path / "runs")
+    (sheet,) = _found_of(run(options, session)).sheets
+    assert all(entry.text not in ("", "-") for row in sheet.rows for entry in row)
 
-    assert len(result.found.sheets) == (2 if what == "transfer" else 1)
-    assert all(entry.text not in ("", "-") for sheet in result.found.sheets for row in sheet.rows for entry in row)
+    (sheet,) = found_after(options, session, _number).sheets
+    assert sheet.headings == ("model", *columns)
+    assert [[entry.text for entry in row] for row in sheet.rows] == [
+        [model, *(f"{10 * place + _INPUTS.index(given)}.00 %" for given in columns)]
+        for place, model in enumerate(models)
+    ]
+
+
+_INPUTS = (
+    "natural",
+    "standard",
+    "background",
+    "foreground",
+    "random",
+    "standard-strong",
+    "background-strong",
+)
+
+
+def _found_of(result: ReproduceResult) -> Found:
+    assert result.found is not None
+    return result.found
+
+
+def _number(cells: dict[tuple[str, str], Any], more: float = 0.0) -> None:
+    """Accuracies that say where they come from: the model in tens, the input in ones, in percent."""
+    models = list(dict.fromkeys(model for model, _ in cells))
+    for (model, given), cell in cells.items():
+        cell["accuracy"] = (10 * models.index(model) + _INPUTS.index(given)) / 100 + more
+
+
+@pytest.mark.slow
+def test_the_table_of_masks_has_every_figure_in_its_place(digits: Path, tmp_path: Path) -> None:
+    options = ReproduceOptions("masks", dataset=f"folder:{digits}", **SMALL)
+    session = session_of(tmp_path / "runs")
+    (sheet,) = _found_of(run(options, session)).sheets
+    assert all(entry.text not in ("", "-") for row in sheet.rows for entry in row)
+    offsets = iter((0.0, 0.5))  # outside the middle, outside the silhouette
+
+    (sheet,) = found_after(options, session, lambda cells: _number(cells, next(offsets))).sheets
+    assert sheet.headings == ("model", "natural", "outside the middle", "outside the silhouette", "everywhere")
+    assert [[entry.text for entry in row] for row in sheet.rows] == [
+        ["standard", "0.00 %", "2.00 %", "52.00 %", "1.00 %"],
+        ["background, middle", "10.00 %", "12.00 %", "62.00 %", "11.00 %"],
+        ["background, silhouettes", "20.00 %", "22.00 %", "72.00 %", "21.00 %"],
+    ]
+
+
+@pytest.mark.slow
+def test_the_tables_of_transfer_have_every_figure_in_its_place(digits: Path, tmp_path: Path) -> None:
+    options = ReproduceOptions("transfer", dataset=f"folder:{digits}", **SMALL)
+    session = session_of(tmp_path / "runs")
+    result = run(options, session)
+    (evaluation,) = [row for row in result.steps if row.command == "eval"]
+    rows = json.loads((session.store / str(evaluation.run) / MATRIX).read_bytes())["transfer"]
+
+    def regime(model: str | None) -> str:
+        """Of paper-cnn-REGIME@WEIGHTS."""
+        return "(no attack)" if model is None else model.removeprefix("paper-cnn-").partition("@")[0]
+
+    numbers = {
+        (row["input"], regime(row["source"]), regime(row["target"])): f"{number}.00 %"
+        for number, row in enumerate(rows)
+    }
+
+    for given, sheet in zip(
+        ("standard", "background"), found_after(options, session, lambda cells: None).sheets, strict=True
+    ):
+        assert given in sheet.title
+        assert sheet.headings == ("made on", "natural", "standard", "background")
+        assert [row[0].text for row in sheet.rows] == ["(no attack)", *sheet.headings[1:]]
+        for row in sheet.rows:
+            expected = [numbers[given, row[0].text, target] for target in sheet.headings[1:]]
+            assert [entry.text for entry in row[1:]] == expected
+
+
+@pytest.mark.slow
+def test_photos_that_cannot_be_attacked_or_have_no_label_are_told(tmp_path: Path) -> None:
+    """And Figure 1 is drawn, though the same attack was made before without figures."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    carried = next(path for path in package_photos() if path.name == "grace_hopper.jpg")
+    (photos / "a.jpg").write_bytes(carried.read_bytes())
+    (photos / "b.jpg").write_bytes(carried.read_bytes()[:9000])
+    session = session_of(tmp_path / "runs")
+    options = ReproduceOptions("figure1", budget="quick", attack_steps=1, photos=photos)
+    attack(AttackOptions((str(photos),), steps=1, detector="cam", no_figures=True), session)
+
+    (sheet,) = _found_of(run(options, session)).sheets
+    assert len(sheet.rows) == 1
+    assert sheet.rows[0][0].text.endswith("a-figure.png")
+
+    result = run(replace(options, what="photos-epsilon"), session)
+    found = _found_of(result)
+    (sheet,) = found.sheets
+    epsilons = {}
+    with sqlite3.connect(session.store / DATABASE) as connection:
+        query = "SELECT epsilon, clean_confidence, adversarial_confidence FROM attacks JOIN artifacts USING (run)"
+        for epsilon, clean, attacked in connection.execute(query):
+            epsilons[round(255 * epsilon)] = (clean, attacked)
+    assert [row[0].text for row in sheet.rows] == ["clean", "1/255", "2/255", "4/255", "8/255", "16/255"]
+    assert [row[1].text for row in sheet.rows] == [
+        f"{epsilons[8][0]:.3g}",
+        *(f"{epsilons[levels][1]:.3g}" for levels in (1, 2, 4, 8, 16)),
+    ]
+    assert "1 of 2 photos could not be attacked, and are not counted" in sheet.notes
+    assert "the right class of 1 of 1 photos is the clean guess: see --labels" in sheet.notes
+    assert (found.claims, result.report) == ([], None)  # verdicts are on the paper's own figures alone
+    assert "Claims" not in (session.store / str(result.run) / MARKDOWN).read_text()
+
+
+def test_photos_of_which_none_can_be_attacked_end_it_with_a_reason(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (photos / name).write_bytes(b"\xff\xd8 no picture")
+    options = ReproduceOptions("table2", budget="quick", attack_steps=1, photos=photos)
+
+    with pytest.raises(LatcliError, match="no photo could be attacked"):
+        run(options, session_of(tmp_path / "runs"))
 
 
 @pytest.mark.slow
@@ -441,7 +642,7 @@ def test_a_run_of_the_same_kind_says_how_long_a_step_will_take(
     made: tuple[ReproduceOptions, Session, ReproduceResult],
 ) -> None:
     options, session, _ = made
-    (part,) = parts_of(replace(options, steps=20, seeds=1), session, 12)
+    (part,) = parts_of(replace(options, steps=20, seeds=1), session, None)
     background = next(step for step in part.steps if step.title == "train background, seed 0")
     data = open_dataset(options.dataset, DatasetSource(Path()))
     with Store.open_existing(session.store) as store:

@@ -15,6 +15,7 @@ from training_cases import BASE
 from latcli.commands.train_options import TrainOptions, resolve
 from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults, make_dataset
 from latcli.engine.datasets.catalog import open_dataset
+from latcli.engine.datasets.digits import MNIST_DEFAULTS
 from latcli.engine.models.small import paper_cnn, resnet18
 from latcli.engine.precision import FORMS, Form, GradientForm, choose_form
 from latcli.engine.training.averaging import WeightAverage
@@ -293,7 +294,7 @@ def test_trades_of_equal_predictions_is_cross_entropy() -> None:
 
 
 def test_the_paper_s_preset_is_the_paper() -> None:
-    settings = resolve(TrainOptions(preset="paper"), PRESETS["paper"], Defaults(0.1, 0.25, "paper-cnn"), seed=0)
+    settings = resolve(TrainOptions(preset="paper"), PRESETS["paper"], MNIST_DEFAULTS, seed=0)
 
     assert (settings.steps, settings.attack, settings.attack_steps, settings.epsilon) == (100_000, "pgd", 100, 0.3)
     assert settings.regime == "background"

@@ -220,7 +220,7 @@ def _tables(tables: PhotoTables, attack: Row | None) -> Row:
     }
 
 
-def photo_figures(summary: Row) -> dict[str, float | None]:
+def photo_figures(summary: Mapping[str, Any]) -> dict[str, float]:
     """The figures of `PHOTO_FIGURES`, from a summary of photos."""
     sides = ("clean", "adversarial")
     confidences = {f"{side}_confidence": summary[side]["confidence"] for side in sides}

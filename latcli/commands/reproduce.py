@@ -54,7 +54,10 @@ class StepRow:
 
 @dataclass(frozen=True)
 class ReproduceResult:
-    """A reproduction that was planned or has come to its end. run, dir, found, report: None where it was planned."""
+    """A reproduction that was planned or has come to its end.
+
+    run, dir, found, report: None where it was planned. report: None, too, where nothing is of the paper's own.
+    """
 
     options: ReproduceOptions
     seed: int
@@ -92,7 +95,7 @@ def run(options: ReproduceOptions, session: Session) -> ReproduceResult:
     step's command raises. What is done stays done.
     """
     data = _small_images(options, session)
-    parts = parts_of(options, session, None if data is None else data.image_shape[1])
+    parts = parts_of(options, session, data)
     steps = list(dict.fromkeys(step for part in parts for step in part.steps))
     further = _notes(options, data, session)
     for note in further:
@@ -181,7 +184,13 @@ def _carry_out_one(step: Step, standing: Standing, ledger: Ledger, session: Sess
         )
     resume = standing.run.id if standing.run is not None else None
     if isinstance(step, PhotoAttack):
-        step.run(session)
+        attacked = step.run(session)
+        ledger.refresh()
+        if ledger.standing(step).state != "done":
+            raise LatcliError(
+                f"'{step.title}' came to nothing: no photo could be attacked",
+                f"latcli runs show {attacked[-4:]} says why; mend or remove the photos",
+            )
     elif isinstance(step, Training):
         step.run(session, resume)
     else:
@@ -241,20 +250,25 @@ def _result(
     notes: tuple[str, ...],
 ) -> ReproduceResult:
     rows = _rows(steps, ledger)
-    found = find(parts, ledger, options)
-    report = gather(ReportOptions(runs=_of_paper(parts, ledger), paper=True), ledger.session, TABLES)
+    found, report = find(parts, ledger, options), _report(parts, ledger, options)
+    return ReproduceResult(options, ledger.session.seed, stored.id, stored.folder, rows, found, report, (), notes)
+
+
+def _report(parts: Sequence[Part], ledger: Ledger, options: ReproduceOptions) -> dict[str, Any] | None:
+    """What `latcli report --paper` says of the runs that the paper's own figures are made of; None without any.
+
+    The other parts vary what the paper's figures keep fixed, so that none of their runs may stand beside these.
+    """
+    own = [part for part in parts if part.name in ("figure1", "table2", "figure2")]
+    found = (ledger.standing(step).run for part in own for step in part.steps)
+    runs = tuple(dict.fromkeys(row.id for row in found if row is not None))
+    if not runs:
+        return None
+    report = gather(ReportOptions(runs=runs, paper=True), ledger.session, TABLES)
     if options.like is not None:
         matrices = [matrix | {"dataset": options.like} for matrix in report.matrices]
         report.paper = paper(matrices, report.attacks, {row.id: row.config for row in ledger.rows})
-    seed = ledger.session.seed
-    return ReproduceResult(options, seed, stored.id, stored.folder, rows, found, report.to_json(), (), notes)
-
-
-def _of_paper(parts: Sequence[Part], ledger: Ledger) -> tuple[str, ...]:
-    """The runs that the paper's own figures are made of; all where none of them was asked for."""
-    own = [part for part in parts if part.name in ("figure1", "table2", "figure2")] or parts
-    found = (ledger.standing(step).run for part in own for step in part.steps)
-    return tuple(dict.fromkeys(row.id for row in found if row is not None))
+    return report.to_json()
 
 
 def _kept(stored: Run, result: ReproduceResult) -> ReproduceResult:

@@ -13,6 +13,7 @@ from typing import Any
 
 from latcli.commands.experiments import spread
 from latcli.commands.paper_figures import FIGURE_2, PHOTO_FIGURES, PHOTOS, Claim, Figure2, PhotoClaim
+from latcli.commands.photo_inputs import find_sources
 from latcli.commands.report_evaluations import MATRIX
 from latcli.commands.report_paper import claim_texts, photo_figures, verdict
 from latcli.commands.report_photos import image_of, summary
@@ -20,6 +21,8 @@ from latcli.commands.reproduce_ledger import Ledger
 from latcli.commands.reproduce_options import PartName, ReproduceOptions
 from latcli.commands.reproduce_parts import COMPARED, CONTROLS, Part
 from latcli.commands.reproduce_steps import Evaluation, PhotoAttack, Step, Training
+from latcli.commands.train_options import TrainOptions
+from latcli.engine.localize import middle_pixels
 from latcli.errors import LatcliError
 from latcli.reporting.matrix_table import number
 from latcli.reporting.sheets import Entry, Sheet
@@ -121,10 +124,7 @@ class _Finder:
 
     def table2(self, part: Part) -> None:
         seeds = self._summaries(part.attacks)
-        figures = {
-            name: Values(tuple(value for one in seeds if (value := photo_figures(one)[name]) is not None))
-            for name in PHOTO_FIGURES
-        }
+        figures = {name: Values(tuple(photo_figures(one)[name] for one in seeds)) for name in PHOTO_FIGURES}
         rows = [
             (Entry(words), Entry(f"{PHOTOS.figures[name]:.3g}"), _significant(figures[name]))
             for name, words in PHOTO_FIGURES.items()
@@ -244,7 +244,7 @@ class _Finder:
         columns = ("adversarial_confidence", "adversarial_top1", "adversarial_top10", "altered")
         rows, points = [], []
         for epsilon, steps in of_epsilon.items():
-            seeds = [_of_photos(one) for one in self._summaries(steps)]
+            seeds = [_shares(one) for one in self._summaries(steps)]
             figures = {name: Values(tuple(one[name] for one in seeds)) for name in seeds[0]}
             rows.append((Entry(epsilon_text(epsilon)), *(_significant(figures[name]) for name in columns)))
             points.append((255 * epsilon, figures))
@@ -320,7 +320,7 @@ class _Finder:
             f"{document['dataset']}, n = {document['n']:,} attacked images",
             f"{document['attack']}, epsilon {epsilon_text(settings['epsilon'])}",
             *([kept] if middle and settings["mask_from"] == "center" else []),
-            f"training: preset {first.models[0].options.preset}, seeds {', '.join(map(str, seeds))}",
+            f"training: {_budget(first.models[0].options)}, seeds {', '.join(map(str, seeds))}",
             _SPREAD,
             f"evaluations {', '.join(self._run(step).id[-4:] for step in part.evaluations)}",
         ]
@@ -332,18 +332,31 @@ class _Finder:
         return [
             f"classifier {options.classifier} (the paper: {PHOTOS.classifier}), object from {options.detector}",
             f"{within}{options.steps} steps; attack seeds {', '.join(map(str, seeds))}",
+            *self._doubts(part.attacks[0]),
             f"runs {', '.join(self._run(step).id[-4:] for step in part.attacks)}",
         ]
 
+    def _doubts(self, step: PhotoAttack) -> list[str]:
+        """What a reader must know of the photos before believing a figure."""
+        photos, images = len(find_sources(step.options.photos)), self._images(step)
+        guessed = sum(image["label"]["source"] == "prediction" for image in images)
+        lines = []
+        if len(images) < photos:
+            lines.append(f"{photos - len(images)} of {photos} photos could not be attacked, and are not counted")
+        if guessed:
+            lines.append(f"the right class of {guessed} of {len(images)} photos is the clean guess: see --labels")
+        return lines
+
     def _summaries(self, steps: Iterable[PhotoAttack]) -> list[dict[str, Any]]:
         """Of each seed, over all photos."""
-        of_seed: dict[int, list[str]] = {}
+        of_seed: dict[int, list[dict[str, Any]]] = {}
         for step in steps:
-            of_seed.setdefault(step.seed, []).append(self._run(step).id)
-        return [
-            summary([image_of(row) for row in rows_of_runs(self.ledger.store, "attacks", runs)])
-            for runs in of_seed.values()
-        ]
+            of_seed.setdefault(step.seed, []).extend(self._images(step))
+        return [summary(images) for images in of_seed.values()]
+
+    def _images(self, step: PhotoAttack) -> list[dict[str, Any]]:
+        """The photos that were attacked, as reports have them."""
+        return [image_of(row) for row in rows_of_runs(self.ledger.store, "attacks", [self._run(step).id])]
 
     def _paper_of_hole(self) -> tuple[float, float] | None:
         """Accuracy of the natural model under background attack, and its loss there by that under standard attack."""
@@ -354,10 +367,7 @@ class _Finder:
         return self.paper.accuracies["natural", "background"], ratio
 
     def _pixels(self, share: float) -> int:
-        from latcli.engine.localize import center_mask
-
-        side = self.ledger.data.image_shape[1] if self.ledger.data else 0
-        return int(center_mask((side, side), share)[0].any(0).sum())
+        return middle_pixels(self.ledger.data.image_shape[1] if self.ledger.data else 0, share)
 
     def _run(self, step: Step) -> RunRow:
         row = self.ledger.standing(step).run
@@ -377,14 +387,15 @@ class _Finder:
         return self._documents[step]
 
 
-def _of_photos(summed: Mapping[str, Any]) -> dict[str, float]:
-    shares = {
-        f"{side}_{name}": summed[side][count] / summed["n"]
-        for side in ("clean", "adversarial")
-        for name, count in (("top1", "right"), ("top10", "top10"))
-    }
-    confidences = {f"{side}_confidence": summed[side]["confidence"] for side in ("clean", "adversarial")}
-    return shares | confidences | {"altered": summed["altered_percent"] / 100}
+def _shares(summed: Mapping[str, Any]) -> dict[str, float]:
+    """The paper's figures of photos, and how many have the right class first."""
+    first = {f"{side}_top1": summed[side]["right"] / summed["n"] for side in ("clean", "adversarial")}
+    return photo_figures(summed) | first
+
+
+def _budget(options: TrainOptions) -> str:
+    """What a training was told of its length."""
+    return f"preset {options.preset}" + (f", {options.steps:,} steps" if options.steps else "")
 
 
 def _significant(values: Values) -> Entry:

@@ -36,7 +36,7 @@ _UNTOLD: dict[str, Any] = {"precision": "auto", "mask_fingerprint": None}
 _WITHOUT_OBJECT = frozenset({"natural", "standard"})
 _OF_OBJECT = frozenset({"center", "mask_from", "mask_fingerprint"})
 #: Parts of an attack's configuration that decide how it is kept or shown, or that are compared by contents instead.
-_OF_ATTACK_FREE = frozenset({"photos", "labels", "batch", "no_figures", "dry_run", "check_success"})
+_OF_ATTACK_FREE = frozenset({"photos", "labels", "batch", "dry_run", "check_success"})
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,9 @@ class Ledger:
             if not _was_told(row, wanted):
                 return False
             attacked = {image["image"] for image in rows_of_runs(self.store, "attacks", [row.id])}
-            # Photos in which no object is found will be without one the next time, too.
-            return attacked == photos or (row.exit_code == ExitCode.NO_OBJECT and bool(attacked) and attacked < photos)
+            # What could not be attacked, for want of an object or of a picture, cannot be the next time either.
+            failed = row.exit_code not in (None, ExitCode.OK)
+            return attacked == photos or (failed and bool(attacked) and attacked < photos)
 
         return fits
 

@@ -14,7 +14,8 @@ from latcli.commands.reproduce_options import PartName, ReproduceOptions
 from latcli.commands.reproduce_steps import Evaluation, PhotoAttack, Step, Training
 from latcli.commands.session import Session
 from latcli.commands.train_options import TrainOptions
-from latcli.engine.training.presets import PRESETS
+from latcli.engine.datasets.base import Dataset
+from latcli.engine.localize import middle_pixels
 from latcli.engine.training.regimes import LOCALIZED, Regime
 
 COMPARED: tuple[Regime, ...] = ("natural", "standard", "background")
@@ -50,13 +51,13 @@ class Part:
         return tuple(step for step in self.steps if isinstance(step, PhotoAttack))
 
 
-def parts_of(options: ReproduceOptions, session: Session, side: int | None) -> list[Part]:
+def parts_of(options: ReproduceOptions, session: Session, data: Dataset | None) -> list[Part]:
     """The parts that were asked for.
 
-    side: of the images in pixels, None where no part looks at small images. Raises LatcliError where the photos that
-    stand in for missing ones are missing, too.
+    data: None where no part looks at small images. Raises LatcliError where the photos that stand in for missing ones
+    are missing, too.
     """
-    maker = _Maker(options, session, side)
+    maker = _Maker(options, session, data)
     return [Part(name, tuple(maker.steps(name))) for name in options.parts]
 
 
@@ -68,8 +69,8 @@ def needs_small_images(options: ReproduceOptions) -> bool:
 class _Maker:
     """Makes steps; equal steps of several parts are equal."""
 
-    def __init__(self, options: ReproduceOptions, session: Session, side: int | None) -> None:
-        self.options, self.session, self.side = options, session, side
+    def __init__(self, options: ReproduceOptions, session: Session, data: Dataset | None) -> None:
+        self.options, self.session, self.data = options, session, data
         count = options.seeds or options.row.seeds
         self.seeds = range(session.seed, session.seed + count)
 
@@ -138,7 +139,7 @@ class _Maker:
             "dataset": options.dataset,
             "images": options.images or options.row.images,
             "steps": options.attack_steps,
-            "epsilon": options.epsilon or PRESETS[options.row.preset].epsilon,
+            "epsilon": options.epsilon,
             "center": options.center,
         }
         return Evaluation(EvalOptions(**said | told), tuple(models), self.session.seed, aim)
@@ -146,8 +147,13 @@ class _Maker:
     def _shares(self) -> tuple[float, ...]:
         if self.options.centers:
             return self.options.centers
-        side = self.side or 0
-        return tuple(pixels / side for pixels in _SIZES[side]) if side in _SIZES else _SHARES
+        if self.data is None:
+            raise RuntimeError("hole needs small images, and none were opened")
+        side, own = self.data.image_shape[1], self.data.defaults.center
+        if side not in _SIZES:
+            return _SHARES
+        # The default is tried by its own name, so that what was measured with it counts.
+        return tuple(own if pixels == middle_pixels(side, own) else pixels / side for pixels in _SIZES[side])
 
     def _attack(self, epsilon: float, seed: int) -> Step:
         options = self.options

@@ -148,7 +148,7 @@ def resolve(options: TrainOptions, preset: Preset, defaults: Defaults, seed: int
     """Settings from what was said, else from the preset, else from the data set. Raises UsageError."""
     regime = options.regime or DEFAULT_REGIME
     attack = options.attack or preset.attack
-    epsilon = options.epsilon or preset.epsilon or defaults.epsilon
+    epsilon = options.epsilon or defaults.epsilon
     step_size = options.step_size
     if step_size is None and preset.step_share is not None and attack == preset.attack:
         step_size = preset.step_share * epsilon

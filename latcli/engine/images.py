@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import stat
 import struct
 import warnings
@@ -35,6 +36,10 @@ _MAX_PIXELS_OF = {"WEBP": 60_000_000, "AVIF": 40_000_000, "JPEG2000": 25_000_000
 MAX_FILE_BYTES = 1 << 30
 #: A progressive JPEG is gone over once for each scan, however little is in it.
 _MAX_SCANNED_PIXELS = 4_000_000_000
+#: A JPEG's markers that begin a segment, or end the picture; within a scan, their first byte is told apart by what
+#: follows it.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+_START_OF_SCAN, _END_OF_PICTURE = b"\xff\xda", b"\xff\xd9"
 #: Frames are counted in files up to here: the count walks through all of them.
 _COUNTED_BYTES = 1 << 20
 #: Largest picture of silhouettes, all of them below each other.
@@ -277,15 +282,24 @@ def _check_size(image: Image.Image, name: str) -> None:
 
 
 def _check_scans(image: Image.Image, data: bytes, name: str) -> None:
-    """A marker begins with a byte that JPEG doubles wherever it is no marker, so counting finds every scan."""
     if image.format not in {"JPEG", "MPO"}:
         return
-    scans = data.count(b"\xff\xda")
+    scans = _scans(data)
     if scans * image.width * image.height > _MAX_SCANNED_PIXELS:
         raise ImageError(
             f"{name} has {image.width}x{image.height} pixels in {scans} scans, which would take minutes",
             "save it as an ordinary JPEG; so many scans serve no purpose but to keep programs busy",
         )
+
+
+def _scans(data: bytes) -> int:
+    """How many scans a decoder of this JPEG goes through: up to the picture's end, behind which a video may follow."""
+    scans, found = 0, _MARKER.search(data)
+    while found is not None and found.group() != _END_OF_PICTURE:
+        scans += found.group() == _START_OF_SCAN
+        length = int.from_bytes(data[found.end() : found.end() + 2])  # of the segment, itself included
+        found = _MARKER.search(data, found.end() + length)
+    return scans
 
 
 def _changes(image: Image.Image) -> list[str]:

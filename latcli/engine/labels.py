@@ -76,10 +76,10 @@ class LabelFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            content = _start_of(path, _MOST_BYTES + 1).decode("utf-8-sig")
+            content = _start_of(path, _MOST_BYTES + 1)
             if len(content) > _MOST_BYTES:
                 raise csv.Error(f"it is longer than {_MOST_BYTES >> 20} MiB")
-            lines = io.StringIO(content, newline="")
+            lines = io.StringIO(content.decode("utf-8-sig"), newline="")
             rows = [row for row in csv.reader(_without_nul(lines)) if any(cell.strip() for cell in row)]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise UsageError(

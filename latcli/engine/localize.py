@@ -72,8 +72,13 @@ def center_mask(size: tuple[int, int], share: float) -> torch.Tensor:
     return mask_1HW
 
 
+def middle_pixels(side: int, share: float) -> int:
+    """How many of `side` pixels a middle of so large a share comes to: the nearest number, and 1 at least."""
+    return max(1, math.floor(side * share + 0.5 + 1e-9))
+
+
 def _middle(side: int, share: float) -> slice:
-    length = max(1, math.floor(side * share + 0.5 + 1e-9))
+    length = middle_pixels(side, share)
     margin = (side - length) // 2
     return slice(margin, margin + length)
 

@@ -26,7 +26,7 @@ def blocks(
     texts = [*headings.values(), *(cell for cells in rows.values() for cell in cells.values())]
     widest = max(cell_len(line) for text in texts for line in text.split("\n"))
     labels = {label: name(label, names) for label in rows}
-    taken = max(cell_len(corner), *map(cell_len, labels.values()))
+    taken = max(cell_len(text) for text in (corner, *labels.values()))
     fitting = max(1, (WIDTH - taken - 1) // (widest + 2))
     columns = list(headings)
     parts: list[RenderableType] = []

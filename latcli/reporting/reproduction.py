@@ -39,9 +39,11 @@ def markdown(document: Mapping[str, Any]) -> Iterator[str]:
     yield from markdown_table(_runs(document["steps"]))
     yield "\n## Commands\n\n```sh\n"
     yield "".join(f"{printable(row['command_line'])}\n" for row in document["steps"])
-    yield "```\n\n# What `latcli report --paper` says of these runs\n"
-    for sheet in sheets(document["report"]):
-        yield from markdown_table(sheet)
+    yield "```\n"
+    if document["report"]:
+        yield "\n# What `latcli report --paper` says of the runs that the paper's own figures are made of\n"
+        for sheet in sheets(document["report"]):
+            yield from markdown_table(sheet)
 
 
 def _plan(document: Mapping[str, Any]) -> RenderableType:
@@ -87,7 +89,8 @@ def _found(document: Mapping[str, Any]) -> RenderableType:
         parts += [Text("Verdicts, on the means, and for how many seeds each holds", "bold")]
         parts += [_hanging(_line(claim), "    ") for claim in document["claims"]]
         parts += [""]
-    parts += paper(_measured(document["report"]["paper"]))
+    if document["report"]:
+        parts += paper(_measured(document["report"]["paper"]))
     parts += [Text(from_here(path), overflow="fold") for path in document["files"]]
     return Group(*parts, Text(printable(f"run {document['run']}"), overflow="fold"))
 

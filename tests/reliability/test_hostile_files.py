@@ -105,6 +105,12 @@ def test_a_jpeg_of_thousands_of_scans_is_refused_and_an_ordinary_one_is_read() -
     scan = data[first : data.index(b"\xff", first + 14)]
     with pytest.raises(ImageError, match="scans, which would take minutes"):
         decode_photo(data[:first] + scan * 4000 + data[first:], "photo")
+    # What lies behind the picture, as the video of a phone does, is no scan, and neither is a thumbnail's.
+    assert decode_photo(data + b"\xff\xda" * 4000, "photo").size == (1200, 1600)
+    inside = b"\xff\xe1" + (2 + 4 * 4000).to_bytes(2) + b"\xff\xda\xff\xd9" * 4000
+    assert decode_photo(data[:2] + inside + data[2:], "photo").size == (1200, 1600)
+    with pytest.raises(ImageError, match="scans, which would take minutes"):
+        decode_photo(data[:2] + inside + data[2:first] + scan * 4000 + data[first:], "photo")
 
 
 def test_a_device_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,22 +83,6 @@ def test_a_long_step_of_training_is_given_up_and_the_last_one_kept(
     assert seconds < LIMIT
 
 
-def test_a_second_interrupt_ends_at_once(work: Path, caches: dict[str, str]) -> None:
-    """In the half second that the first one waits for a step's end."""
-    long = ("--attack", "pgd", "--attack-steps", "20000", "--steps", "3")
-    process = commands.latcli(commands.train(*long), work, caches)
-    commands.wait_for_run(process, work / "runs", 0)
-    time.sleep(1.0)
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-
-    assert process.returncode in (130, -signal.SIGINT)
-    assert_sound(work / "runs")
-    assert statuses(work / "runs")[0] in ("interrupted", "crashed")
-
-
 # ---- the machine fails ----
 
 #: Runs latcli with the third gradient of an attack replaced by a failure of the machine.
