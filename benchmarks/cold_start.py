@@ -42,8 +42,8 @@ def stages(photo: Path, steps: int) -> dict[str, float]:
         import_torchvision()
         import timm  # noqa: F401
     with stage("import the rest"):
-        from latcli.commands.attack_files import Keeper
-        from latcli.commands.attack_pictures import PictureDrawer
+        from latcli.commands.attack.files import Keeper
+        from latcli.commands.attack.pictures import PictureDrawer
         from latcli.engine.api import open_attacker
         from latcli.engine.attacks.settings import AttackSettings
         from latcli.engine.images import read_photo

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from benchmarks.record import Options, begin
 from benchmarks.rounds import clocked, in_turn
-from latcli.commands.train_options import TrainOptions, resolve
+from latcli.commands.train.options import TrainOptions, resolve
 from latcli.engine.datasets.base import Dataset, DatasetSource
 from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.devices import open_device

@@ -225,7 +225,8 @@ def attack(
     The result is scored from the saved 8-bit file, and kept as a run.
     """
     given = dict(locals())
-    from latcli.commands.attack import AttackOptions, run
+    from latcli.commands.attack.command import run
+    from latcli.commands.attack.options import AttackOptions
     from latcli.reporting import tables
 
     del given["session"]
@@ -334,8 +335,8 @@ def train(
     The model is kept as a run, whose id is a classifier's name for `latcli attack`.
     """
     given = dict(locals())
-    from latcli.commands.train import run
-    from latcli.commands.train_options import TrainOptions
+    from latcli.commands.train.command import run
+    from latcli.commands.train.options import TrainOptions
     from latcli.reporting import tables
 
     del given["session"]
@@ -444,8 +445,8 @@ def evaluate(
     What was found of every image is kept as a run; what makes it doubtful is told.
     """
     given = dict(locals())
-    from latcli.commands.eval import run
-    from latcli.commands.eval_options import EvalOptions
+    from latcli.commands.eval.command import run
+    from latcli.commands.eval.options import EvalOptions
     from latcli.reporting import evaluation_report
 
     del given["session"]
@@ -493,10 +494,10 @@ def report(
     A FILE of - is stdout. Runs that did not come to their end, and files that have changed, are named and left out.
     """
     given = dict(locals())
-    from latcli.commands.report_compare import compare as compare_runs
-    from latcli.commands.report_options import ReportOptions
-    from latcli.commands.report_result import FilesWritten
-    from latcli.commands.report_writing import prints_text, run
+    from latcli.commands.report.compare import compare as compare_runs
+    from latcli.commands.report.options import ReportOptions
+    from latcli.commands.report.result import FilesWritten
+    from latcli.commands.report.writing import prints_text, run
     from latcli.reporting import comparison, listing, report_terminal
 
     del given["session"]
@@ -583,8 +584,8 @@ def reproduce(
     Each step is one attack, train or eval of its own, whose command is told.
     """
     given = dict(locals())
-    from latcli.commands.reproduce import run
-    from latcli.commands.reproduce_options import ReproduceOptions, parse_centers
+    from latcli.commands.reproduce.command import run
+    from latcli.commands.reproduce.options import ReproduceOptions, parse_centers
     from latcli.reporting import reproduction
 
     del given["session"]

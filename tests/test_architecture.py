@@ -97,6 +97,26 @@ def test_an_arrow_that_points_up_is_found(module: str, line: str, layers: set[st
     assert {layer_of(name) for name in misdirected(ast.parse(line), module)} == layers
 
 
+#: The commands that have a folder, and those that each of them may know.
+COMMANDS = {
+    "train": set(),
+    "report": set(),
+    "attack": {"report"},
+    "eval": {"report", "train"},
+    "reproduce": {"attack", "eval", "report", "train"},
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_knows_those_below_it_alone(command: str) -> None:
+    folder = PACKAGE / "commands" / command
+    imported = {name for file in folder.glob("*.py") for name in imports_of(parse(file), name_of(file))}
+    others = {name.split(".")[2] for name in imported if name.startswith("latcli.commands.")} & COMMANDS.keys()
+
+    assert {path.name for path in (PACKAGE / "commands").iterdir() if (path / "__init__.py").exists()} == set(COMMANDS)
+    assert others - {command} <= COMMANDS[command]
+
+
 @pytest.mark.parametrize(
     "file", [file for file in MODULES if layer_of(name_of(file)) in {"engine", "store"}], ids=name_of
 )

@@ -29,7 +29,7 @@ from tiny_model import save_photo
 
 from latcli import process
 from latcli.cli import app
-from latcli.commands.attack_files import file_names
+from latcli.commands.attack.files import file_names
 from latcli.errors import ExitCode
 
 TINY = ("--classifier", "tiny_model:tiny")

@@ -10,9 +10,9 @@ import pytest
 import torch
 from tiny_model import blobs
 
-from latcli.commands import attack_pictures
-from latcli.commands.attack_files import Keeper
-from latcli.commands.attack_pictures import PictureDrawer
+from latcli.commands.attack import pictures as attack_pictures
+from latcli.commands.attack.files import Keeper
+from latcli.commands.attack.pictures import PictureDrawer
 from latcli.engine.api import open_attacker
 from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.images import Photo

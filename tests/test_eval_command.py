@@ -18,13 +18,13 @@ from conftest import RunLatcli, StartLatcli
 from PIL import Image
 from test_train_command import document, row
 
-from latcli.commands import eval_further
-from latcli.commands.eval import run
-from latcli.commands.eval_further import Findings
-from latcli.commands.eval_models import usual_dataset
-from latcli.commands.eval_options import EvalOptions
-from latcli.commands.eval_result import EvalResult, grouped
-from latcli.commands.eval_samples import SAMPLES
+from latcli.commands.eval import further as eval_further
+from latcli.commands.eval.command import run
+from latcli.commands.eval.further import Findings
+from latcli.commands.eval.models import usual_dataset
+from latcli.commands.eval.options import EvalOptions
+from latcli.commands.eval.result import EvalResult, grouped
+from latcli.commands.eval.samples import SAMPLES
 from latcli.commands.session import Session
 from latcli.commands.trained import CHECKPOINT
 from latcli.engine.attacks.pgd import pgd
@@ -502,7 +502,7 @@ class StopError(Exception):
 
 def cut_off(work: Path, monkeypatch: pytest.MonkeyPatch, *models: str, **options: Any) -> str:
     """The id of an evaluation that ended after its eighth batch."""
-    from latcli.commands import eval_monitor
+    from latcli.commands.eval import monitor as eval_monitor
 
     batches = 0
     after_batch = eval_monitor.Monitor.after_batch

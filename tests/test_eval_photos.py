@@ -12,10 +12,10 @@ import torch
 from photo_set import CLASSES, SMALL, save_weights, write_photos
 from PIL import Image
 
-from latcli.commands.eval import run
-from latcli.commands.eval_options import EvalOptions
-from latcli.commands.eval_reliance import RelianceRow, photos_of
-from latcli.commands.eval_result import EvalResult
+from latcli.commands.eval.command import run
+from latcli.commands.eval.options import EvalOptions
+from latcli.commands.eval.reliance import RelianceRow, photos_of
+from latcli.commands.eval.result import EvalResult
 from latcli.commands.session import Session
 from latcli.engine.datasets.catalog import open_folder
 from latcli.engine.evaluation.reliance import averaged, background_reliance, summarize, survey_photos
@@ -215,7 +215,7 @@ def test_reliance_where_nothing_can_be_told_is_refused(tmp_path: Path, photos: d
 def test_an_evaluation_goes_on_with_the_same_masks_alone(
     tmp_path: Path, photos: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from latcli.commands import eval as command
+    from latcli.commands.eval import command
 
     whole = evaluate(tmp_path, "photo_victims:four", **photos)
 

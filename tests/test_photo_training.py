@@ -18,9 +18,9 @@ from photo_set import SMALL, save_weights, write_photos
 from PIL import Image
 
 from latcli.commands.session import Session
-from latcli.commands.train import run
-from latcli.commands.train_options import TrainOptions
-from latcli.commands.train_result import TrainResult
+from latcli.commands.train.command import run
+from latcli.commands.train.options import TrainOptions
+from latcli.commands.train.result import TrainResult
 from latcli.engine.models.checkpoint import unpack
 from latcli.engine.training.loop import StepReport, Trainer
 from latcli.errors import UsageError

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from report_store import train, whole
 
-from latcli.commands import report_writing
-from latcli.commands.report_options import ReportOptions
+from latcli.commands.report import writing as report_writing
+from latcli.commands.report.options import ReportOptions
 from latcli.commands.session import Session
 from latcli.errors import LatcliError, UsageError
 from latcli.store.database import DATABASE, Store

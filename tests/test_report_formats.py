@@ -20,9 +20,9 @@ from report_store import WILD, whole
 from rich.cells import cell_len
 from rich.console import RenderableType
 
-from latcli.commands.report import EVERYTHING, gather
-from latcli.commands.report_compare import compare
-from latcli.commands.report_options import ReportOptions
+from latcli.commands.report.command import EVERYTHING, gather
+from latcli.commands.report.compare import compare
+from latcli.commands.report.options import ReportOptions
 from latcli.commands.session import Session
 from latcli.reporting import charts, csv_text, latex, markdown, report_terminal
 from latcli.reporting.comparison import comparison

@@ -22,22 +22,23 @@ from conftest import RunLatcli, StartLatcli
 from PIL import Image
 
 from latcli.cli import app
-from latcli.commands.attack import AttackOptions
-from latcli.commands.attack import run as attack
-from latcli.commands.eval_options import EvalOptions
+from latcli.commands.attack.command import run as attack
+from latcli.commands.attack.options import AttackOptions
+from latcli.commands.eval.options import EvalOptions
 from latcli.commands.package_photos import package_photos
-from latcli.commands.report_evaluations import MATRIX
-from latcli.commands.reproduce import MARKDOWN, ReproduceResult, run
-from latcli.commands.reproduce_findings import Found, Values, find
-from latcli.commands.reproduce_ledger import Ledger, Standing
-from latcli.commands.reproduce_options import ReproduceOptions, parse_centers
-from latcli.commands.reproduce_parts import parts_of
-from latcli.commands.reproduce_steps import Evaluation, PhotoAttack, Training, command_line, command_of
-from latcli.commands.reproduce_times import Times
+from latcli.commands.report.evaluations import MATRIX
+from latcli.commands.reproduce.command import MARKDOWN, run
+from latcli.commands.reproduce.findings import Found, Values, find
+from latcli.commands.reproduce.ledger import Ledger, Standing
+from latcli.commands.reproduce.options import ReproduceOptions, parse_centers
+from latcli.commands.reproduce.parts import parts_of
+from latcli.commands.reproduce.result import ReproduceResult
+from latcli.commands.reproduce.steps import Evaluation, PhotoAttack, Training, command_line, command_of
+from latcli.commands.reproduce.times import Times
 from latcli.commands.runs import list_runs, rm_runs, verify_runs
 from latcli.commands.session import Session
-from latcli.commands.train import run as train
-from latcli.commands.train_options import TrainOptions
+from latcli.commands.train.command import run as train
+from latcli.commands.train.options import TrainOptions
 from latcli.commands.trained import CHECKPOINT
 from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults, make_dataset
 from latcli.engine.datasets.catalog import open_dataset

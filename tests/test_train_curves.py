@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from latcli.commands import train_curves
-from latcli.commands.train_curves import Curves
+from latcli.commands.train import curves as train_curves
+from latcli.commands.train.curves import Curves
 from latcli.errors import StoreError
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from training_cases import BASE
 
-from latcli.commands.train_options import TrainOptions, resolve
+from latcli.commands.train.options import TrainOptions, resolve
 from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults, make_dataset
 from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.datasets.digits import MNIST_DEFAULTS

@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from latcli.commands.attack import AttackOptions
-from latcli.commands.attack import run as run_attack
-from latcli.commands.attack_result import AttackResult
-from latcli.commands.eval import run as run_eval
-from latcli.commands.eval_options import EvalOptions
-from latcli.commands.eval_result import EvalResult
+from latcli.commands.attack.command import run as run_attack
+from latcli.commands.attack.options import AttackOptions
+from latcli.commands.attack.result import AttackResult
+from latcli.commands.eval.command import run as run_eval
+from latcli.commands.eval.options import EvalOptions
+from latcli.commands.eval.result import EvalResult
 from latcli.commands.package_photos import PACKAGE_LABELS, package_photos
-from latcli.commands.report_options import ReportOptions
-from latcli.commands.report_writing import run as run_report
+from latcli.commands.report.options import ReportOptions
+from latcli.commands.report.writing import run as run_report
 from latcli.commands.session import Session
-from latcli.commands.train import run as run_train
-from latcli.commands.train_options import TrainOptions
-from latcli.commands.train_result import TrainResult
+from latcli.commands.train.command import run as run_train
+from latcli.commands.train.options import TrainOptions
+from latcli.commands.train.result import TrainResult
 from latcli.engine.training.regimes import Regime
 from latcli.errors import ExitCode
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from latcli.commands.report_photos import image_of, read_column
+from latcli.commands.report.photos import image_of, read_column
 from latcli.engine.registry import unknown_name
 from latcli.errors import ExitCode
 from latcli.store.database import Store, require

@@ -226,7 +226,7 @@ def training_state(folder: Path) -> Target:
 
 def evaluation_samples(folder: Path) -> Target:
     """What `eval --resume` goes on from."""
-    from latcli.commands.eval_samples import restore
+    from latcli.commands.eval.samples import restore
     from latcli.engine.evaluation.samples import Column
     from latcli.engine.models.checkpoint import pack
 
@@ -549,8 +549,8 @@ def _ids(store: Path) -> list[str]:
 
 
 def _report(store: Path) -> Any:
-    from latcli.commands.report import TABLES, gather
-    from latcli.commands.report_options import ReportOptions
+    from latcli.commands.report.command import TABLES, gather
+    from latcli.commands.report.options import ReportOptions
     from latcli.commands.session import Session
     from latcli.reporting import csv_text, latex, markdown, page
     from latcli.reporting.page import writer

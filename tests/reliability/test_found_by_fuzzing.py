@@ -22,9 +22,9 @@ from report_store import whole  # noqa: E402
 
 from latcli.commands.configuration import Command, Option, settings_for  # noqa: E402
 from latcli.commands.form_folder import FormFolder  # noqa: E402
-from latcli.commands.report import TABLES, gather  # noqa: E402
-from latcli.commands.report_options import ReportOptions  # noqa: E402
-from latcli.commands.report_shapes import require_consistent  # noqa: E402
+from latcli.commands.report.command import TABLES, gather  # noqa: E402
+from latcli.commands.report.options import ReportOptions  # noqa: E402
+from latcli.commands.report.shapes import require_consistent  # noqa: E402
 from latcli.commands.runs import list_runs  # noqa: E402
 from latcli.commands.session import Session  # noqa: E402
 from latcli.documents import DocumentError, gunzip, read_json, require_shape  # noqa: E402

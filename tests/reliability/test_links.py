@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from latcli.commands.report import EVERYTHING, gather
-from latcli.commands.report_options import ReportOptions
+from latcli.commands.report.command import EVERYTHING, gather
+from latcli.commands.report.options import ReportOptions
 from latcli.commands.runs import rm_runs, verify_runs
 from latcli.commands.session import Session
 from latcli.commands.trained import CHECKPOINT, classifier_path
