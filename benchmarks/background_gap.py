@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -68,32 +69,42 @@ def make_folds(photos: Iterable[Path], folder: Path) -> list[Path]:
 
 
 def told(*arguments: str) -> dict[str, Any]:
-    """The document that `latcli ARGUMENTS --json` prints."""
+    """The document that `latcli ARGUMENTS --json` prints. Ends the program where latcli fails."""
     command = [sys.executable, "-m", "latcli", *arguments, "--quiet", "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"failed: {shlex.join(command)}")
     document: dict[str, Any] = json.loads(done.stdout)
     return document
 
 
 def measured(fold: Path, seed: int, steps: int, attack_steps: int, store: Path) -> dict[str, dict[str, Any]]:
     """Train both regimes on a fold and evaluate them on its test photos: regime to its cells and its reliance."""
-    shared = ["--dataset", f"folder:{fold}", "--detector", "cam", "--store", str(store), "--seed", str(seed)]
-    runs = {regime: told("train", "--regime", regime, "--steps", str(steps), *shared)["run"] for regime in REGIMES}
-    asked = ["--reliance", "--steps", str(attack_steps), "--images", str(len(photo_files(fold / "test")))]
-    document = told("eval", *runs.values(), *asked, *shared)
-    cells = {(cell["model"], cell["input"]): cell for cell in document["cells"]}
-    gaps = {row["model"]: row["overall"] for row in document["reliance"]}
-    names = {run: regime for regime, run in runs.items()}
-    return {
-        names[run]: {
-            "run": run,
-            "evaluation": document["run"],
-            **{f"right, {given}": (cells[run, given]["n"], cells[run, given]["accuracy"]) for given in _CELLS},
-            **{name: (gap["means"][name]["n"], gap["means"][name]["accuracy"]) for name in _VARIANTS},
-            "gap": (gap["gap"]["n"], gap["gap"]["value"], gap["gap"]["standard_error"]),
-        }
-        for run, gap in gaps.items()
+    shared = ["--dataset", f"folder:{fold}", "--store", str(store), "--seed", str(seed)]
+    found_by = {"natural": [], "background": ["--detector", "cam"]}
+    runs = {
+        regime: told("train", "--regime", regime, "--steps", str(steps), *found_by[regime], *shared)["run"]
+        for regime in REGIMES
     }
+    asked = ["--reliance", "--steps", str(attack_steps), "--images", str(len(photo_files(fold / "test")))]
+    return figures_of(told("eval", *runs.values(), "--detector", "cam", *asked, *shared))
+
+
+def figures_of(evaluation: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What `latcli eval --reliance` found of each regime: shares, each behind the number of its photos, and runs."""
+    cells = {(cell["model"], cell["input"]): cell for cell in evaluation["cells"]}
+    found = {row["model"]: row["overall"] for row in evaluation["reliance"]}
+    figures = {}
+    for model in evaluation["models"]:
+        run, whole = model["train_run"], found[model["id"]]
+        attacked = {given: cells[run, given] for given in _CELLS}
+        figures[model["regime"]] = {
+            "runs": [run, evaluation["run"]],
+            **{f"right, {given}": (cell["n"], cell["accuracy"]) for given, cell in attacked.items()},
+            **{name: (whole["means"][name]["n"], whole["means"][name]["accuracy"]) for name in _VARIANTS},
+            "gap": (whole["gap"]["n"], whole["gap"]["value"], whole["gap"]["standard_error"]),
+        }
+    return figures
 
 
 def pooled(found: Sequence[tuple[int, float]]) -> float:
@@ -115,7 +126,7 @@ def show(results: Mapping[int, Sequence[Mapping[str, Mapping[str, Any]]]], recor
         for seed, folds in results.items():
             shares = {name: 100 * pooled([fold[regime][name] for fold in folds]) for name in columns}
             error = 100 * pooled_error([fold[regime]["gap"] for fold in folds])
-            runs = [[fold[regime]["run"], fold[regime]["evaluation"]] for fold in folds]
+            runs = [fold[regime]["runs"] for fold in folds]
             record.add("background gap", regime=regime, seed=seed, error=error, runs=runs, **shares)
             lines.append([*shares.values(), error])
             print(f"{f'{regime}, {seed}':16} " + " ".join(f"{value:10.1f}" for value in lines[-1]))
