@@ -40,8 +40,10 @@ def _noise(height: int, width: int) -> Photo:
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Model name -> a weights file as ultralytics saves it, with random weights."""
     import_torchvision()
+    opens = Image.open
     from ultralytics import YOLO
 
+    Image.open = opens  # as latcli leaves it; ultralytics' own installs packages
     folder = tmp_path_factory.mktemp("untrained")
     files = {}
     for name in ("yolo26n", "yolo26n-seg", "yolo26n-cls", "yolo11n"):
@@ -127,10 +129,11 @@ def test_neither_prints_nor_writes_nor_changes_the_process_nor_asks_the_network(
     program = """
 import os, socket, sys, threading
 import cv2, torch
+import PIL.Image
 def refuse(*_): print("asked the network"); raise OSError
 socket.socket.connect = socket.getaddrinfo = refuse
 torch.set_num_threads(2); cv2.setNumThreads(2)
-before = dict(os.environ), torch.get_num_threads(), cv2.getNumThreads()
+before = dict(os.environ), torch.get_num_threads(), cv2.getNumThreads(), PIL.Image.open
 import numpy as np
 from latcli.engine.detectors.base import Target
 from latcli.engine.detectors.settings import DetectorSettings
@@ -138,7 +141,7 @@ from latcli.engine.detectors.yolo import YoloDetector
 from latcli.engine.images import Photo
 detector = YoloDetector(DetectorSettings(weights=sys.argv[1]))
 detector.detect(Photo("noise", np.zeros((60, 80, 3), dtype=np.uint8), "0"), Target(0, "disc"))
-assert (dict(os.environ), torch.get_num_threads(), cv2.getNumThreads()) == before
+assert (dict(os.environ), torch.get_num_threads(), cv2.getNumThreads(), PIL.Image.open) == before
 assert threading.active_count() == 1
 """
     home, current = tmp_path / "home", tmp_path / "current"

@@ -305,12 +305,16 @@ def yolo_weights(folder: Path) -> Target:
 def small_yolo(folder: Path) -> bytes:
     """A detector of ultralytics' own kind, with two layers instead of twenty."""
     import torch
+    from PIL import Image
 
     from latcli.engine.vision import import_torchvision
 
     import_torchvision()
+    opens = Image.open
     from ultralytics import YOLO
     from ultralytics.nn.tasks import DetectionModel
+
+    Image.open = opens  # as latcli leaves it; ultralytics' own installs packages
 
     layers = {"nc": 2, "backbone": [[-1, 1, "Conv", [4, 3, 2]], [-1, 1, "Conv", [8, 3, 2]]]}
     layers |= {"head": [[[0, 1], 1, "Detect", ["nc"]]], "scales": {"n": [1.0, 1.0, 1024]}, "scale": "n"}

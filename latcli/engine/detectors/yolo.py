@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional
 
@@ -204,14 +205,15 @@ def _at_size(mask_HW: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 def _visiting_ultralytics() -> Iterator[None]:
     """Import and use ultralytics with its safe mode on, and without what it does to the process that hosts it.
 
-    It sets the number of torch's threads, OpenCV's and OpenMP's, sends telemetry, installs packages, prints, and what
-    one checkpoint may hold in safe mode it allows to every later one.
+    It sets the number of torch's threads, OpenCV's and OpenMP's, sends telemetry, installs packages, prints, puts an
+    `open` of its own into PIL, which installs more of them, and what one checkpoint may hold in safe mode it allows to
+    every later one.
     """
     with _lock:
         import cv2
 
         environment, threads, cv2_threads = dict(os.environ), torch.get_num_threads(), cv2.getNumThreads()
-        allowed = torch.serialization.get_safe_globals()
+        allowed, opens = torch.serialization.get_safe_globals(), Image.open
         os.environ.update(_ENVIRONMENT)
         try:
             import_torchvision()
@@ -227,6 +229,7 @@ def _visiting_ultralytics() -> Iterator[None]:
             ):
                 yield
         finally:
+            Image.open = opens
             for name in os.environ.keys() - environment.keys():
                 del os.environ[name]
             os.environ.update(environment)
