@@ -549,6 +549,9 @@ def reproduce(
         Literal["mnist", "cifar10"] | None,
         _option(_SMALL, "NAME", "Hold the data set against the paper's figures of this one: mnist, cifar10."),
     ] = None,
+    architecture: Annotated[
+        str | None, _option(_SMALL, "NAME", "The network: paper-cnn, resnet18.", show_default="the data set's")
+    ] = None,
     epsilon: Annotated[
         float | None,
         _option(

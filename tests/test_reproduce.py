@@ -136,6 +136,8 @@ def test_a_plan_without_a_store_leaves_none(digits: Path, tmp_path: Path) -> Non
         ({"images": 7}, {"train": 6}),
         ({"attack_steps": 3}, {"train": 6}),
         ({"steps": 3}, {}),
+        ({"architecture": "paper-cnn"}, {"train": 6, "eval": 1}),  # what the data set has anyway
+        ({"architecture": "resnet18"}, {}),
         ({"center": 0.5}, {"train": 4}),  # only the background models know of a middle
         ({"epsilon": 0.2}, {"train": 2}),  # the natural ones know of no epsilon
         ({"budget": "standard"}, {}),
@@ -308,7 +310,7 @@ def options_of(context: typer.Context) -> dict[str, Any]:
 
 @pytest.mark.parametrize("budget", ["quick", "standard", "paper"])
 def test_the_command_that_is_told_is_the_step(budget: Any, tmp_path: Path) -> None:
-    options = ReproduceOptions("all", budget=budget, center=0.5, epsilon=0.2, photos=tmp_path)
+    options = ReproduceOptions("all", budget=budget, architecture="resnet18", center=0.5, epsilon=0.2, photos=tmp_path)
     session = Session(store=tmp_path / "a store", seed=3, offline=True)
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     steps = [step for part in parts_of(options, session, images_of(28)) for step in part.steps]
@@ -688,6 +690,14 @@ def test_it_is_read_at_80_columns(made: tuple[ReproduceOptions, Session, Reprodu
 def test_what_cannot_be_meant_is_refused(told: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         ReproduceOptions(**told)
+
+
+def test_a_network_that_nobody_knows_is_refused_before_a_run_is_begun(digits: Path, tmp_path: Path) -> None:
+    options = ReproduceOptions("figure2", dataset=f"folder:{digits}", architecture="vgg7", **SMALL)
+
+    with pytest.raises(UsageError, match="vgg7"):
+        run(options, session_of(tmp_path / "runs"))
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("text", ["", "a", "0.5,0.2", "0.5,0.5", "1.0", "-0.1", "nan"])

@@ -27,6 +27,7 @@ from latcli.commands.session import Session
 from latcli.commands.train.data import open_data
 from latcli.commands.train.monitor import duration_text
 from latcli.commands.train.options import PhotoOptions
+from latcli.engine import registry
 from latcli.engine.datasets.base import Dataset
 from latcli.engine.devices import open_device
 from latcli.errors import LatcliError, UsageError
@@ -65,6 +66,7 @@ def run(options: ReproduceOptions, session: Session) -> ReproduceResult:
 
 
 def _small_images(options: ReproduceOptions, session: Session) -> Dataset | None:
+    """What the steps look at, None where they look at photos alone. Raises UsageError, for an unknown network too."""
     if not needs_small_images(options):
         return None
     data = open_data(options.dataset, None, PhotoOptions(), open_device("cpu"), session)
@@ -73,6 +75,8 @@ def _small_images(options: ReproduceOptions, session: Session) -> Dataset | None
             f"{options.dataset} holds photos, and the paper's figures are of small images",
             "give a folder of small images, or reproduce table2 with --photos",
         )
+    if options.architecture is not None:
+        registry.load("architecture", options.architecture)
     return data
 
 

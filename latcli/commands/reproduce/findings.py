@@ -394,8 +394,9 @@ def _shares(summed: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _budget(options: TrainOptions) -> str:
-    """What a training was told of its length."""
-    return f"preset {options.preset}" + (f", {options.steps:,} steps" if options.steps else "")
+    """What a training was told of its network and its length."""
+    network = f"{options.architecture}, " if options.architecture else ""
+    return f"{network}preset {options.preset}" + (f", {options.steps:,} steps" if options.steps else "")
 
 
 def _significant(values: Values) -> Entry:

@@ -47,9 +47,9 @@ BUDGETS: dict[BudgetName, Budget] = {
 class ReproduceOptions:
     """Everything that `latcli reproduce` can be told, besides what a Session holds; None where the budget says.
 
-    epsilon, center: of small images. centers: sizes of the middle that `hole` tries. attack_steps: of the attacks that
-    score; training has its preset's. like: the paper's data set whose figures a folder is held against. plan: show the
-    steps and do nothing.
+    architecture, epsilon, center: of small images. centers: sizes of the middle that `hole` tries. attack_steps: of the
+    attacks that score; training has its preset's. like: the paper's data set whose figures a folder is held against.
+    plan: show the steps and do nothing.
     """
 
     what: str
@@ -67,6 +67,7 @@ class ReproduceOptions:
     classifier: str = DEFAULT_CLASSIFIER
     detector: str = "cam"
     like: Paper | None = None
+    architecture: str | None = None
     plan: bool = False
 
     def __post_init__(self) -> None:

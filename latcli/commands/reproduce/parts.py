@@ -128,7 +128,8 @@ class _Maker:
 
     def _training(self, regime: Regime, seed: int, **told: Any) -> Training:
         options = self.options
-        said: dict[str, Any] = {"epsilon": None if regime == "natural" else options.epsilon}
+        said: dict[str, Any] = {"architecture": options.architecture}
+        said |= {"epsilon": None if regime == "natural" else options.epsilon}
         said |= {"center": options.center if regime in LOCALIZED else None} | told
         preset, dataset = options.row.preset, options.dataset
         return Training(TrainOptions(regime=regime, dataset=dataset, preset=preset, steps=options.steps, **said), seed)
