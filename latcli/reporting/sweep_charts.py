@@ -18,7 +18,8 @@ _OURS, _THEIRS = "#3b6ea8", "#c8553d"
 
 
 def sweep(document: Mapping[str, Any]) -> bytes:
-    """Panels side by side; `panels` have `title`, `lines` of `[x, mean, spread]`, and `paper`, a number or None."""
+    """Panels side by side; `panels` have `title`, `lines` of `[x, mean, spread]`, `paper`, a number or None, and
+    `decades`, whether figures are drawn by their logarithms."""
     panels = document["panels"]
     figure = Figure(figsize=(3.8 * len(panels), 3.2), layout="constrained")
     FigureCanvasAgg(figure)
@@ -40,7 +41,11 @@ def _draw(axes: Axes, panel: Mapping[str, Any]) -> None:
             )
     if panel["paper"] is not None:
         axes.axhline(panel["paper"], color=_THEIRS, linewidth=1, linestyle="--", label="paper")
-    axes.set_ylim(-0.02, 1.02)
+    if panel["decades"]:
+        axes.set_yscale("log", nonpositive="clip")
+        axes.set_ylim(top=1.5)
+    else:
+        axes.set_ylim(-0.02, 1.02)
     axes.set_title(plain(panel["title"]), fontsize=9, color=INK)
     axes.tick_params(labelsize=7, colors=INK)
     axes.grid(linewidth=0.4, alpha=0.5)
