@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as runner
+from benchmarks.background_gap import GROUPS, make_folds, pooled, pooled_error
 from benchmarks.lines import fit, growth
 from benchmarks.machine import Neighbours, machine
 from benchmarks.photos import carried, copies
@@ -56,6 +58,34 @@ def test_contenders_are_timed_in_turn() -> None:
 
     assert order == ["a", "b"] * 3
     assert [len(seconds) for seconds in found.seconds.values()] == [3, 3]
+
+
+def test_every_photo_is_tested_in_the_fold_that_has_not_learnt_it(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, name in enumerate(name for names in GROUPS.values() for name in names):
+        (photos / f"n{number:08}_{name}.jpg").write_bytes(b"")
+    folds = make_folds(photos.iterdir(), tmp_path)
+    splits = {
+        (number, split): {path.name for path in (fold / split).rglob("*.jpg")}
+        for number, fold in enumerate(folds)
+        for split in ("train", "test")
+    }
+
+    assert splits[0, "train"] == splits[1, "test"]
+    assert splits[1, "train"] == splits[0, "test"]
+    assert splits[0, "test"] | splits[1, "test"] == {path.name for path in photos.iterdir()}
+    assert not splits[0, "test"] & splits[1, "test"]
+    assert all(len(list(group.iterdir())) >= 2 for fold in folds for group in (fold / "test").iterdir())
+
+
+def test_folds_are_pooled_as_what_they_are_together() -> None:
+    first, second = [1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+    shares = [(len(one), sum(one) / len(one), stdev(one) / len(one) ** 0.5) for one in (first, second)]
+
+    assert pooled(shares) == pytest.approx(4 / 10)
+    # The mean of 10 of which 4 vary as the first and 6 as the second.
+    assert pooled_error(shares) == pytest.approx((4 * stdev(first) ** 2 + 6 * stdev(second) ** 2) ** 0.5 / 10)
 
 
 def test_a_ratio_is_of_each_round_by_itself() -> None:
