@@ -10,20 +10,31 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 import typer
 
-from latcli.cli_options import ORIGINS, Invocation, RefusedValue
 from latcli.engine.failures import explained
 from latcli.errors import ExitCode, LatcliError, Terminated, forget_signals, interruption, meant
+from latcli.options import RefusedValue
 from latcli.reporting.text import printable
+
+#: Under this key a context's `meta` says which file set a parameter.
+ORIGINS = "latcli.origins"
 
 _LAST_WORDS: dict[int, str] = {ExitCode.INTERRUPTED: "interrupted", ExitCode.TERMINATED: "terminated"}
 #: After so long an exception that was not swallowed has left every import.
 _SWALLOWED_SECONDS = 0.2
 _SHOW_CURSOR = b"\x1b[?25h"
+
+
+@dataclass
+class Invocation:
+    """What must be known of a command line even where it fails."""
+
+    debug: bool = False
 
 
 def run(app: typer.Typer, arguments: list[str]) -> int:

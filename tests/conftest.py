@@ -46,7 +46,7 @@ def _forms_of_this_session(monkeypatch: pytest.MonkeyPatch, caches: dict[str, st
 
         return FormFolder(folder)
 
-    monkeypatch.setattr("latcli.commands.session.Session.forms", property(forms))
+    monkeypatch.setattr("latcli.session.Session.forms", property(forms))
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def test_imports_point_down(file: Path) -> None:
         ("latcli.engine.images", "from latcli.store import database", {"store"}),
         ("latcli.engine.attacks.pgd", "def f():\n    import latcli.reporting.text", {"reporting"}),
         ("latcli.reporting.text", "from ..engine.images import Photo", {"engine"}),
-        ("latcli.commands.session", "from latcli.cli import app", {"cli"}),
+        ("latcli.session", "from latcli.cli import app", {"cli"}),
         ("latcli.store.files", "from latcli import __version__", set()),
         ("latcli.cli", "from latcli.engine import registry", set()),
     ],
@@ -134,7 +134,7 @@ def test_only_the_command_line_knows_typer() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["latcli.cli", "latcli.engine.registry", "latcli.errors", "latcli.commands.session", "latcli.reporting.text"],
+    ["latcli.cli", "latcli.engine.registry", "latcli.errors", "latcli.session", "latcli.reporting.text"],
 )
 def test_importing_it_imports_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"

@@ -11,7 +11,7 @@ import typer
 
 from latcli import process
 from latcli.cli_options import Epsilon, with_session
-from latcli.commands.session import Session
+from latcli.session import Session
 
 Seen = dict[str, object]
 

@@ -9,7 +9,7 @@ import pytest
 
 from latcli.commands import demo
 from latcli.commands.runs import list_runs, verify_runs
-from latcli.commands.session import Session
+from latcli.session import Session
 from latcli.errors import ExitCode
 from latcli.reporting.console import console_for
 from latcli.reporting.demo_report import demo as drawn

@@ -19,7 +19,7 @@ from report_store import whole
 
 from latcli.cli import app
 from latcli.cli_options import with_session
-from latcli.commands.session import Session
+from latcli.session import Session
 from latcli.store.database import DATABASE
 
 ROOT = Path(__file__).parent.parent

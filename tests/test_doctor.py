@@ -11,7 +11,7 @@ import torch
 
 from latcli.commands import doctor
 from latcli.commands.doctor import DoctorResult, examine
-from latcli.commands.session import Session
+from latcli.session import Session
 from latcli.engine.detectors.yolo import DEFAULT_WEIGHTS
 from latcli.errors import ExitCode, UsageError
 from latcli.store.database import Store

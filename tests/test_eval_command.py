@@ -25,7 +25,7 @@ from latcli.commands.eval.models import usual_dataset
 from latcli.commands.eval.options import EvalOptions
 from latcli.commands.eval.result import EvalResult, grouped
 from latcli.commands.eval.samples import SAMPLES
-from latcli.commands.session import Session
+from latcli.session import Session
 from latcli.commands.trained import CHECKPOINT
 from latcli.engine.attacks.pgd import pgd
 from latcli.engine.datasets.base import DatasetSource, Images

@@ -16,7 +16,7 @@ from latcli.commands.eval.command import run
 from latcli.commands.eval.options import EvalOptions
 from latcli.commands.eval.reliance import RelianceRow, photos_of
 from latcli.commands.eval.result import EvalResult
-from latcli.commands.session import Session
+from latcli.session import Session
 from latcli.engine.datasets.catalog import open_folder
 from latcli.engine.evaluation.reliance import averaged, background_reliance, summarize, survey_photos
 from latcli.engine.models.catalog import open_classifier

@@ -17,7 +17,7 @@ from conftest import RunLatcli
 from photo_set import SMALL, save_weights, write_photos
 from PIL import Image
 
-from latcli.commands.session import Session
+from latcli.session import Session
 from latcli.commands.train.command import run
 from latcli.commands.train.options import TrainOptions
 from latcli.commands.train.result import TrainResult

@@ -20,7 +20,7 @@ PROGRAM = textwrap.dedent(
     import typer
     from latcli import process
     from latcli.cli_options import with_session
-    from latcli.commands.session import Session
+    from latcli.session import Session
     from latcli.errors import LatcliError, NoObjectError
 
     app = typer.Typer()

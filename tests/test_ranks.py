@@ -22,7 +22,7 @@ from conftest import RunLatcli
 from rank_cases import CASES, Case, norm_inputs, outcome, passed, small_digits
 from torch import nn
 
-from latcli.commands.session import Session
+from latcli.session import Session
 from latcli.commands.train.options import TrainOptions
 from latcli.commands.train.ranks import gathered
 from latcli.engine.models.small import resnet18
@@ -227,7 +227,7 @@ def test_a_run_alone_does_not_import_fabric() -> None:
     code = (
         "import sys\n"
         "from latcli.commands.train import command as train, ranks as train_ranks\n"
-        "from latcli.commands.session import Session\n"
+        "from latcli.session import Session\n"
         "from latcli.commands.train.options import TrainOptions\n"
         "with train_ranks.gathered(TrainOptions(), Session()) as (ranks, session):\n"
         "    print(ranks.size, 'lightning_fabric' in sys.modules, 'torch.distributed.nn' in sys.modules)\n"

@@ -17,7 +17,7 @@ from report_store import WILD, attack, crash, entry, evaluate, photo, train, who
 from latcli.commands.report.command import EVERYTHING, TERMINAL, Needs, gather
 from latcli.commands.report.compare import compare
 from latcli.commands.report.options import ReportOptions
-from latcli.commands.session import Session
+from latcli.session import Session
 from latcli.errors import LatcliError, StoreError, UsageError
 from latcli.reporting.report_terminal import ATTACKS
 from latcli.store.database import Store

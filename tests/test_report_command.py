@@ -18,7 +18,7 @@ from report_store import train, whole
 
 from latcli.commands.report import writing as report_writing
 from latcli.commands.report.options import ReportOptions
-from latcli.commands.session import Session
+from latcli.session import Session
 from latcli.errors import LatcliError, UsageError
 from latcli.store.database import DATABASE, Store
 

@@ -23,7 +23,7 @@ from rich.console import RenderableType
 from latcli.commands.report.command import EVERYTHING, gather
 from latcli.commands.report.compare import compare
 from latcli.commands.report.options import ReportOptions
-from latcli.commands.session import Session
+from latcli.session import Session
 from latcli.reporting import charts, csv_text, latex, markdown, report_terminal
 from latcli.reporting.comparison import comparison
 from latcli.reporting.console import PlainConsole

@@ -12,7 +12,7 @@ from latcli.commands.paper_figures import CIFAR10, FIGURE_2, MNIST, PHOTOS, Clai
 from latcli.commands.report.command import EVERYTHING, gather
 from latcli.commands.report.options import ReportOptions
 from latcli.commands.report.paper import paper, verdict
-from latcli.commands.session import Session
+from latcli.session import Session
 from latcli.store.database import Store
 
 CLAIMS = [(figure, claim) for figure in FIGURE_2 for claim in figure.claims]

@@ -36,7 +36,7 @@ from latcli.commands.reproduce.result import ReproduceResult
 from latcli.commands.reproduce.steps import Evaluation, PhotoAttack, Training, command_line, command_of
 from latcli.commands.reproduce.times import Times
 from latcli.commands.runs import list_runs, rm_runs, verify_runs
-from latcli.commands.session import Session
+from latcli.session import Session
 from latcli.commands.train.command import run as train
 from latcli.commands.train.options import TrainOptions
 from latcli.commands.trained import CHECKPOINT

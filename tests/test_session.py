@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import pytest
 from rich.table import Table
 
-from latcli.commands.session import Session
+from latcli.session import Session
 from latcli.reporting.console import console_for
 
 

@@ -8,20 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from latcli.commands.attack.command import run as run_attack
-from latcli.commands.attack.options import AttackOptions
 from latcli.commands.attack.result import AttackResult
 from latcli.commands.eval.command import run as run_eval
-from latcli.commands.eval.options import EvalOptions
 from latcli.commands.eval.result import EvalResult
 from latcli.commands.package_photos import PACKAGE_LABELS, package_photos
-from latcli.commands.report.options import ReportOptions
 from latcli.commands.report.writing import run as run_report
-from latcli.commands.session import Session
 from latcli.commands.train.command import run as run_train
-from latcli.commands.train.options import TrainOptions
 from latcli.commands.train.result import TrainResult
 from latcli.engine.training.regimes import Regime
 from latcli.errors import ExitCode
+from latcli.options import AttackOptions, DemoOptions, EvalOptions, ReportOptions, TrainOptions
+from latcli.session import Session
 
 #: The three that the paper compares, and how many steps each is trained: enough to tell them apart, no more.
 _REGIMES: tuple[tuple[Regime, int], ...] = (("natural", 200), ("standard", 100), ("background", 100))
@@ -57,7 +54,7 @@ class DemoResult:
         }
 
 
-def run(session: Session) -> DemoResult:
+def run(options: DemoOptions, session: Session) -> DemoResult:
     """Attack photos, train the paper's three regimes on digits for a short while, evaluate them, write the page.
 
     Nothing is downloaded. Raises LatcliError where the packages do not carry their photos.
@@ -77,7 +74,7 @@ def run(session: Session) -> DemoResult:
 def _attack(session: Session) -> AttackResult:
     session.note("attacking the backgrounds of two photos that ultralytics and matplotlib carry, 40 steps each")
     photos = tuple(map(str, package_photos()))
-    return run_attack(AttackOptions(photos, labels=PACKAGE_LABELS, detector="cam"), session)
+    return run_attack(AttackOptions(photos=photos, labels=PACKAGE_LABELS, detector="cam"), session)
 
 
 def _train(regime: Regime, steps: int, session: Session) -> TrainResult:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from latcli import __version__
-from latcli.commands.configuration import files_in_use
-from latcli.commands.session import Session
+from latcli.config import files_in_use
 from latcli.errors import ExitCode, LatcliError, StoreError
+from latcli.options import DoctorOptions
+from latcli.session import Session
 
 #: A run on a folder of large photos leaves about this much.
 _ROOM = 1 << 30
@@ -52,7 +53,7 @@ class DoctorResult:
         return {"ok": self.exit_code == ExitCode.OK, "checks": [asdict(check) for check in self.checks]}
 
 
-def examine(session: Session) -> DoctorResult:
+def run(options: DoctorOptions, session: Session) -> DoctorResult:
     """Look at what latcli needs, without the network. Raises UsageError for a device that this machine lacks."""
     checks = [Check("latcli", "ok", f"{__version__} on Python {platform.python_version()}, {platform.system()}")]
     try:
@@ -132,8 +133,8 @@ def _classifiers() -> Iterator[Check]:
 
     from latcli.engine import registry
     from latcli.engine.downloads import kept_at
-    from latcli.engine.models.catalog import DEFAULT_CLASSIFIER
     from latcli.engine.models.imagenet import ClassifierSource
+    from latcli.engine.registry import DEFAULT_CLASSIFIER
 
     name = f"classifier {DEFAULT_CLASSIFIER}"
     try:

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
-from latcli.commands.session import Session
 from latcli.errors import UsageError
+from latcli.session import Session
 from latcli.store.database import Store
 from latcli.store.records import RunRow
 
 
-class Told(Protocol):
-    """The options of a command whose runs can be resumed."""
-
-    def given(self) -> dict[str, Any]:
-        """Those that were said and that decide what is computed, by the name they have in a run's config."""
-        ...
-
-
-def resumable_run(store: Store, name: str, command: str, options: Told, session: Session) -> RunRow:
+def resumable_run(store: Store, name: str, command: str, given: dict[str, Any], session: Session) -> RunRow:
     """The run of that name, which is one of `command`, was cut off, and was begun with the same options.
 
     Raises UsageError where it is not, listing the differences, and StoreError where the store fails.
@@ -34,7 +26,7 @@ def resumable_run(store: Store, name: str, command: str, options: Told, session:
         )
     if row.status == "running" and store.is_alive(row.id):
         raise UsageError(f"{row.id} is at work in another process", "wait for its end, or stop it first")
-    _check_unchanged(options.given() | _said(session), row)
+    _check_unchanged(given | _said(session), row)
     return row
 
 

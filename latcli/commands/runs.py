@@ -10,10 +10,12 @@ from typing import Any
 from latcli.commands.report.photos import image_of, read_column
 from latcli.engine.registry import unknown_name
 from latcli.errors import ExitCode
+from latcli.options import RunsListOptions, RunsPathOptions, RunsRemoveOptions, RunsShowOptions, RunsVerifyOptions
+from latcli.session import Session
+from latcli.store import remove
 from latcli.store.database import Store, require
 from latcli.store.files import artifact_path
 from latcli.store.records import STATUSES, RunRow, Status
-from latcli.store.remove import remove_runs
 from latcli.store.verify import Verification, verify_run
 
 
@@ -102,22 +104,21 @@ class RunPath:
         return {"run": self.run, "path": str(self.path)}
 
 
-def list_runs(
-    store: Path, *, command: str | None = None, status: str | None = None, limit: int | None = None
-) -> RunsListed:
+def list_runs(options: RunsListOptions, session: Session) -> RunsListed:
     """Runs of the store, the newest first. Raises StoreError, and UsageError for an unknown status."""
-    wanted = None if status is None else _status(status)
-    with Store.open_existing(store) as opened:
-        return RunsListed(opened.folder, opened.runs(command=command, status=wanted, limit=limit))
+    wanted = None if options.status is None else _status(options.status)
+    with Store.open_existing(session.store) as opened:
+        found = opened.runs(command=options.command, status=wanted, limit=options.limit)
+        return RunsListed(opened.folder, found)
 
 
-def show_run(store: Path, run: str) -> RunShown:
+def show_run(options: RunsShowOptions, session: Session) -> RunShown:
     """Everything about the one run whose id ends so, or `latest`; metrics at their last step.
 
     Raises StoreError, and UsageError where there is no such run or more than one.
     """
-    with Store.open_existing(store) as opened:
-        row = opened.find_run(run)
+    with Store.open_existing(session.store) as opened:
+        row = opened.find_run(options.run)
         return RunShown(
             run=row,
             environment=opened.environment(row.environment),
@@ -128,37 +129,37 @@ def show_run(store: Path, run: str) -> RunShown:
         )
 
 
-def verify_runs(store: Path, runs: Sequence[str] = ()) -> RunsVerified:
+def verify_runs(options: RunsVerifyOptions, session: Session) -> RunsVerified:
     """Check the files of the runs named, or of all, and the database itself.
 
     A fault is a result, not an error. Raises StoreError, and UsageError where there is no such run.
     """
-    with Store.open_existing(store) as opened:
-        rows = _found(opened, runs) if runs else opened.runs()
+    with Store.open_existing(session.store) as opened:
+        rows = _found(opened, options.runs) if options.runs else opened.runs()
         return RunsVerified(opened.folder, [verify_run(opened, row) for row in rows], opened.database_faults())
 
 
-def rm_runs(store: Path, runs: Sequence[str], *, force: bool = False) -> RunsRemoved:
+def remove_runs(options: RunsRemoveOptions, session: Session) -> RunsRemoved:
     """Remove runs, their files and their rows, or none of them.
 
     A run that is alive is refused; `force` is for one that a machine now gone left behind as running.
     Raises StoreError, and UsageError where there is no such run.
     """
-    require(store)  # a mistyped folder must not become a store
-    with Store.open(store) as opened:
-        rows = _found(opened, runs)
-        remove_runs(opened, rows, other_hosts=force)
+    require(session.store)  # a mistyped folder must not become a store
+    with Store.open(session.store) as opened:
+        rows = _found(opened, options.runs)
+        remove.remove_runs(opened, rows, other_hosts=options.force)
         return RunsRemoved(opened.folder, [row.id for row in rows])
 
 
-def run_path(store: Path, run: str, artifact: str | None = None) -> RunPath:
+def run_path(options: RunsPathOptions, session: Session) -> RunPath:
     """Where the run's folder lies, or one of its files, there or not.
 
     Raises StoreError, also for a file name that leads out of the folder, and UsageError where there is no such run.
     """
-    with Store.open_existing(store) as opened:
-        row = opened.find_run(run)
-    return RunPath(row.id, row.path if artifact is None else artifact_path(row.path, artifact))
+    with Store.open_existing(session.store) as opened:
+        row = opened.find_run(options.run)
+    return RunPath(row.id, row.path if options.file is None else artifact_path(row.path, options.file))
 
 
 def _found(store: Store, names: Sequence[str]) -> list[RunRow]:

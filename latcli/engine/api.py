@@ -10,7 +10,7 @@ from latcli.engine.detectors.settings import DetectorSettings
 from latcli.engine.devices import open_device
 from latcli.engine.images import read_photo
 from latcli.engine.labels import parse_label
-from latcli.engine.models.catalog import DEFAULT_CLASSIFIER, open_classifier
+from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.imagenet import ClassifierSource
 from latcli.engine.photos import PhotoAttacker, PhotoResult, PhotoSettings
 
@@ -18,7 +18,7 @@ from latcli.engine.photos import PhotoAttacker, PhotoResult, PhotoSettings
 def open_attacker(
     settings: PhotoSettings | None = None,
     *,
-    classifier: str = DEFAULT_CLASSIFIER,
+    classifier: str = registry.DEFAULT_CLASSIFIER,
     detector: str = "cam",
     attack: str = "pgd",
     device: str = "auto",

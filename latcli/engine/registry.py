@@ -48,6 +48,12 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
 }
 
 
+DEFAULT_CLASSIFIER = "efficientnet_lite0"
+DEFAULT_DATASET = "mnist"
+
+#: Before a colon: a library's own name, or a folder; anything else there is a module whose code runs.
+_FAMILIES = ("timm", "torchvision", "folder")
+
 #: No name of ours is so long.
 _LONGEST = 100
 
@@ -60,6 +66,12 @@ def names(kind: Kind) -> list[str]:
     """Every registered name of a kind, built-in ones first."""
     built_in = BUILT_IN[kind]
     return [*built_in, *sorted(name for name in _plugins(kind) if name not in built_in)]
+
+
+def names_code(name: str) -> bool:
+    """Whether a classifier's name stands for code of the user's own, as `module:function` does."""
+    family, colon, _ = name.partition(":")
+    return bool(colon) and family not in _FAMILIES
 
 
 def load(kind: Kind, name: str) -> Any:

@@ -72,6 +72,11 @@ def verification(document: Mapping[str, Any]) -> RenderableType:
     return _table(("run", "file", "fault", "detail"), rows, folds=("file", "detail"))
 
 
+def path(document: Mapping[str, Any]) -> str:
+    """What `runs path` prints, for use by a shell: as it is."""
+    return str(document["path"])
+
+
 def removal(document: Mapping[str, Any]) -> RenderableType:
     """What `runs rm --json` gives: a line a run that is gone."""
     return Text("\n".join(f"removed {printable(run)}" for run in document["removed"]))

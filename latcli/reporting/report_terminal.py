@@ -12,7 +12,9 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from latcli.reporting.blocks import blocks, unique_labels
+from latcli.reporting.comparison import comparison
 from latcli.reporting.further_tables import curves, transfer
+from latcli.reporting.listing import written
 from latcli.reporting.matrix_table import Figure, heading, matrix_blocks, object_words, seeds
 from latcli.reporting.paper_tables import paper
 from latcli.reporting.reliance_table import reliance
@@ -26,6 +28,15 @@ _MATRICES, _PHOTOS, _EVALUATIONS, _TRAINED, _NAMED = 4, 20, 1, 8, 8
 
 
 _NONE_COMPLETED = "no figures yet: none of these runs is completed"
+
+
+def shown(document: Mapping[str, Any]) -> RenderableType | None:
+    """What `report --json` gives, drawn; of files the list of them, of a comparison its tables."""
+    if "configuration" in document:
+        return comparison(document)
+    if "written" in document:
+        return None if document["printed"] else written(document)
+    return report(document)
 
 
 def report(document: Mapping[str, Any]) -> RenderableType:

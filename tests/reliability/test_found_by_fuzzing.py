@@ -26,7 +26,7 @@ from latcli.commands.report.command import TABLES, gather  # noqa: E402
 from latcli.commands.report.options import ReportOptions  # noqa: E402
 from latcli.commands.report.shapes import require_consistent  # noqa: E402
 from latcli.commands.runs import list_runs  # noqa: E402
-from latcli.commands.session import Session  # noqa: E402
+from latcli.session import Session  # noqa: E402
 from latcli.documents import DocumentError, gunzip, read_json, require_shape  # noqa: E402
 from latcli.engine import registry  # noqa: E402
 from latcli.engine.models.checkpoint import CheckpointInfo, open_checkpoint, pack  # noqa: E402

@@ -17,7 +17,7 @@ import pytest
 from latcli.commands.report.command import EVERYTHING, gather
 from latcli.commands.report.options import ReportOptions
 from latcli.commands.runs import rm_runs, verify_runs
-from latcli.commands.session import Session
+from latcli.session import Session
 from latcli.commands.trained import CHECKPOINT, classifier_path
 from latcli.errors import LatcliError, StoreError
 from latcli.store.database import Store

@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parent.parent))
 from report_store import WILD, photo
 
 from latcli.commands.runs import list_runs, rm_runs, show_run, verify_runs
-from latcli.commands.session import Session
+from latcli.session import Session
 from latcli.errors import ExitCode, LatcliError
 from latcli.process import run
 from latcli.reporting import listing

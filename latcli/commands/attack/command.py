@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from latcli.commands.attack.files import Keeper, box_rows, file_names
-from latcli.commands.attack.options import AttackOptions
+from latcli.commands.attack.options import attack_settings, config_of, localization, protocol
 from latcli.commands.attack.pictures import PictureDrawer
 from latcli.commands.attack.result import AttackResult, Failure, PlannedPhoto
 from latcli.commands.detection_cache import StoredDetections
 from latcli.commands.photo_inputs import LabelOf, PhotoSource, find_sources, labeller, sha256_of
-from latcli.commands.session import Session
 from latcli.commands.trained import classifier_path
 from latcli.engine import registry
 from latcli.engine.detectors.auto import open_detector
@@ -26,6 +25,8 @@ from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.imagenet import ClassifierSource
 from latcli.engine.photos import Localized, OnMiss, PhotoAttacker, PhotoSettings, batches
 from latcli.errors import ContractError, LatcliError, NoObjectError, StoreError, WeightsError
+from latcli.options import AttackOptions
+from latcli.session import Session
 from latcli.store.database import Store
 
 
@@ -38,8 +39,8 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
     settings = PhotoSettings(
         epsilon=options.epsilon,
         region=options.region,
-        localization=options.localization(),
-        attack=options.attack_settings(),
+        localization=localization(options),
+        attack=attack_settings(options),
         at_model_resolution=options.at_model_resolution,
         precision=session.precision,
         seed=session.seed,
@@ -53,15 +54,15 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
     if options.target is not None:
         settings = replace(settings, target=parse_label(options.target, classifier))
     detector = _open_detector(options, session, classifier)
-    protocol = {"epsilon": options.epsilon, "region": options.region, **options.protocol()}
-    result = AttackResult(classifier.name, detector.name, protocol, options.dry_run, options.check_success)
+    shown = {"epsilon": options.epsilon, "region": options.region, **protocol(options)}
+    result = AttackResult(classifier.name, detector.name, shown, options.dry_run, options.check_success)
     with Store.open(session.store) as store:
         attacker = PhotoAttacker(classifier, detector, attack, settings, StoredDetections(store), session.forms)
         photos = _localized(attacker, sources, label_of, result, session, options.on_miss)
         if options.dry_run:
             _plan(attacker, photos, result, options.steps * options.restarts)
             return result
-        config = options.config() | {
+        config = config_of(options) | {
             "precision": session.precision,
             "form": attacker.gradients.form,
             "labels_sha256": sha256_of(options.labels),
@@ -83,7 +84,7 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
             names = file_names([source.name for source in sources])
             with (
                 PictureDrawer(attacker, figures=not options.no_figures) as drawer,
-                Keeper(drawer, store, stored, options.protocol()) as keeper,
+                Keeper(drawer, store, stored, protocol(options)) as keeper,
             ):
                 for batch in batches(photos, options.batch):
                     attacked_photos = attacker.attack_batch(batch)
@@ -149,7 +150,7 @@ def _open_detector(options: AttackOptions, session: Session, classifier: Classif
         classifier=classifier,
         threshold=options.cam_threshold,
         progress=session.shows_progress,
-        trust_weights=session.trust_weights,
+        trust_weights=options.trust_weights,
     )
     if options.box or options.mask is not None or options.center is not None:
         none: Detector = registry.load("detector", "none")(settings)  # nobody is asked, so nobody has to be there

@@ -24,22 +24,23 @@ from latcli.commands.eval.models import (
     usual_dataset,
 )
 from latcli.commands.eval.monitor import Monitor, attacked_images
-from latcli.commands.eval.options import EvalOptions, describe, resolve
+from latcli.commands.eval.options import describe, further, given_of, named, resolve
 from latcli.commands.eval.result import CellRow, EvalResult, Warned, grouped
 from latcli.commands.eval.samples import SAMPLES, Keeper, restore
 from latcli.commands.report.evaluations import MATRIX
 from latcli.commands.resuming import resumable_run
-from latcli.commands.session import Session
 from latcli.commands.train.data import with_objects
 from latcli.commands.train.options import PhotoOptions
 from latcli.commands.trained import CHECKPOINT, classifier_path
+from latcli.engine import registry
 from latcli.engine.datasets.base import TrainingData
-from latcli.engine.datasets.catalog import DEFAULT_DATASET
 from latcli.engine.devices import open_device
 from latcli.engine.evaluation.matrix import Evaluation, Progress
 from latcli.engine.evaluation.settings import EvalSettings
 from latcli.engine.failures import explained
 from latcli.errors import UsageError, WeightsError
+from latcli.options import EvalOptions
+from latcli.session import Session
 from latcli.store.database import Store
 from latcli.store.files import artifact_path
 from latcli.store.records import RunRow
@@ -78,21 +79,21 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
 
 def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     device = open_device(session.device)
-    name = options.dataset or usual_dataset(store, options.named) or DEFAULT_DATASET
+    name = options.dataset or usual_dataset(store, named(options)) or registry.DEFAULT_DATASET
     path = folder_of(name)
     way = None if path is None else photo_way(path, _sources(store, f"folder:{path}", options), session)
-    photos = PhotoOptions.of(options.given())
+    photos = PhotoOptions.of(given_of(options))
     data = open_data(name, way, photos, device, session)
     settings = resolve(options, data, session)
     data, photos = _with_objects(data, way, settings, photos, device, store, session)
     models, contenders = _opened(Bench.of(store, data, settings.batch, session), options)
-    options.further.check(len(contenders), data)
-    job = Job(data, settings, options.further, tuple(models), tuple(contenders), options.seeds, device)
+    further(options).check(len(contenders), data)
+    job = Job(data, settings, further(options), tuple(models), tuple(contenders), options.seeds, device)
     dataset = store.record_dataset(data.name, fingerprint=data.fingerprint)
     config: dict[str, object] = {
         "dataset": name,
         "dataset_fingerprint": data.fingerprint,
-        "models": list(options.named),
+        "models": list(named(options)),
         "entries": [one.entry.to_json() for one in models],
         "contenders": [one.entry.id for one in contenders],
         "seeds": options.seeds,
@@ -125,8 +126,8 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
 
 def _sources(store: Store, dataset: str, options: EvalOptions) -> list[str]:
     """What opens each model: a checkpoint's path, or a name."""
-    if options.named:
-        return [classifier_path(name, store.folder) for name in options.named]
+    if named(options):
+        return [classifier_path(name, store.folder) for name in named(options)]
     return [str(artifact_path(row.path, CHECKPOINT)) for row in trained_on(store, dataset, seeds=options.seeds)]
 
 
@@ -147,15 +148,15 @@ def _with_objects(
 
 def _opened(bench: Bench, options: EvalOptions) -> tuple[list[Opened], list[Opened]]:
     """The models, and those of them whose examples are tried on each other."""
-    if options.named:
-        by_name = {name: open_named(name, bench) for name in options.named}
+    if named(options):
+        by_name = {name: open_named(name, bench) for name in named(options)}
         models = once_each(by_name.values(), bench.session)
-        listed = {by_name[name].entry.id for name in options.further.contenders}
+        listed = {by_name[name].entry.id for name in further(options).contenders}
     else:
         rows = trained_on(bench.store, bench.data.name, seeds=options.seeds)
         _say_which(rows, bench)
         models, listed = once_each((open_run(row, bench) for row in rows), bench.session), set()
-    everyone = options.further.transfer == ALL_MODELS
+    everyone = further(options).transfer == ALL_MODELS
     return models, [one for one in models if everyone or one.entry.id in listed]
 
 
@@ -168,7 +169,7 @@ def _say_which(rows: Sequence[RunRow], bench: Bench) -> None:
 
 
 def _resume(store: Store, options: EvalOptions, session: Session) -> EvalResult:
-    row = resumable_run(store, str(options.resume), "eval", options, session)
+    row = resumable_run(store, str(options.resume), "eval", given_of(options), session)
     job = _job_of(row, store, session)
     evaluation, findings = job.evaluation(), Findings()
     kept = artifact_path(row.path, SAMPLES)

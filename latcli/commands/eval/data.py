@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from latcli.commands.session import Session
 from latcli.commands.train.options import PhotoOptions
 from latcli.engine.datasets.base import DatasetSource, TrainingData
 from latcli.engine.datasets.catalog import open_folder, open_training_data
@@ -23,6 +22,7 @@ from latcli.engine.models.finetuning import is_classifier_name, preprocessing_of
 from latcli.engine.models.imagenet import ClassifierSource
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.errors import UsageError
+from latcli.session import Session
 
 _FOLDER = "folder:"
 

@@ -11,8 +11,6 @@ import torch
 
 from latcli.commands.eval.models import Opened
 from latcli.commands.eval.reliance import RelianceRow, photos_of, reliance_of
-from latcli.commands.parsing import parse_epsilon
-from latcli.commands.session import Tick
 from latcli.documents import DocumentError, require_shape
 from latcli.engine.attacks.pgd import pgd
 from latcli.engine.datasets.base import Images, TrainingData
@@ -26,6 +24,8 @@ from latcli.engine.evaluation.matrix import Evaluation
 from latcli.engine.evaluation.settings import ATTACKED, InputType
 from latcli.engine.evaluation.transfer import Contender, transfer_matrix
 from latcli.errors import UsageError, WeightsError
+from latcli.options import parse_epsilon
+from latcli.session import Tick
 from latcli.store.run import Run
 
 #: As `--transfer`: every model of the evaluation.

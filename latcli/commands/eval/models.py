@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from latcli.commands.experiments import told
-from latcli.commands.session import Session
 from latcli.commands.trained import CHECKPOINT, classifier_path, means_a_run
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.photo_folder import PhotoFolder
@@ -26,6 +25,7 @@ from latcli.engine.models.matching import with_classes_first
 from latcli.engine.precision import Form, GradientForm, check_form, choose_form
 from latcli.engine.training.regimes import Regime
 from latcli.errors import LatcliError, UsageError, WeightsError
+from latcli.session import Session
 from latcli.store.database import Store
 from latcli.store.files import artifact_path
 from latcli.store.records import RunRow

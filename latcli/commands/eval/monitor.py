@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from latcli.commands.session import Session, Tick
 from latcli.commands.train.monitor import duration_text
 from latcli.engine.evaluation.matrix import Evaluation, Progress
+from latcli.session import Session, Tick
 from latcli.store.run import Run
 
 #: The duration is told once this many seconds are behind.

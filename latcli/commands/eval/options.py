@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
-from latcli.commands.eval.further import ALL_MODELS, Further
+from latcli.commands.eval.further import Further
 from latcli.commands.eval.reliance import DONOR_SEEDS
-from latcli.commands.session import Session
-from latcli.commands.train.options import DETECTING, OBJECTS, check_object_options
-from latcli.engine.datasets.base import MaskSource, TrainingData
+from latcli.commands.train.options import DETECTING, OBJECTS, check_object_options, given_plainly
+from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.evaluation.settings import EvalSettings, StrongBudget
-from latcli.engine.objects import Refinement, WhichBoxes
 from latcli.errors import UsageError
+from latcli.options import EvalOptions
+from latcli.session import Session
 
 IMAGES = 1000
 STEPS = 100
@@ -23,76 +21,29 @@ BATCH = 250
 PHOTO_BATCH = 16
 
 
-@dataclass(frozen=True)
-class EvalOptions:
-    """Everything that `latcli eval` can be told, besides what a Session holds; None or empty where nothing was said."""
+def named(options: EvalOptions) -> tuple[str, ...]:
+    """The models that were named, as such or for the transfer, each name once; none: the latest are meant."""
+    return tuple(dict.fromkeys((*options.models, *further(options).contenders)))
 
-    models: tuple[str, ...] = ()
-    dataset: str | None = None
-    seeds: bool = False
-    images: int | None = None
-    epsilon: float | None = None
-    mask_from: MaskSource | None = None
-    center: float | None = None
-    masks: Path | None = None
-    detector: str | None = None
-    detector_weights: Path | None = None
-    detector_confidence: float | None = None
-    cam_threshold: float | None = None
-    boxes: WhichBoxes | None = None
-    refine: Refinement | None = None
-    classifier_weights: Path | None = None
-    steps: int | None = None
-    restarts: int | None = None
-    controls: bool = False
-    until_wrong: bool = False
-    strong: bool = False
-    strong_budget: StrongBudget | None = None
-    transfer: str | None = None
-    curve: tuple[str, ...] = ()
-    reliance: bool = False
-    donor_seeds: int | None = None
-    batch: int | None = None
-    resume: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.models and self.seeds:
-            raise UsageError("--seeds chooses training runs by itself", "name models, or say --seeds, not both")
-        if self.strong_budget is not None and not self.strong:
-            raise UsageError("--strong-budget is of no use without --strong", "add --strong, or leave it out")
-        if self.transfer is not None and not self.transfer.strip():
-            raise UsageError("--transfer names no models", "for example --transfer 7f3a,81c2, or all")
-        if self.transfer == ALL_MODELS and len(self.models) == 1:
-            raise UsageError("--transfer needs two models at least", "name several models, or none for the latest")
-        if self.donor_seeds is not None and not self.reliance:
-            raise UsageError("--donor-seeds is of no use without --reliance", "add --reliance, or leave it out")
-        if self.further.contenders and self.seeds:
-            raise UsageError("--seeds chooses training runs by itself", "say --transfer all, or leave --seeds out")
+def given_of(options: EvalOptions) -> dict[str, Any]:
+    """The options that were given and that decide what is computed, by the name they have in a run's config."""
+    values = given_plainly(options)
+    values |= {"models": list(named(options)), "strong": budget(options)}
+    values |= further(options).to_json() | {"donor_seeds": options.donor_seeds}
+    values.pop("strong_budget", None)
+    return {name: value for name, value in values.items() if value not in (None, False, [])}
 
-    @property
-    def named(self) -> tuple[str, ...]:
-        """The models that were named, as such or for the transfer, each name once; none: the latest are meant."""
-        return tuple(dict.fromkeys((*self.models, *self.further.contenders)))
 
-    def given(self) -> dict[str, Any]:
-        """The options that were said and that decide what is computed, by the name they have in a run's config."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "resume"}
-        values["models"] = list(self.named)
-        values |= self.further.to_json() | {"donor_seeds": self.donor_seeds}
-        values["strong"] = self.budget
-        del values["strong_budget"]
-        plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-        return {name: value for name, value in plain.items() if value not in (None, False, [])}
+def further(options: EvalOptions) -> Further:
+    """What is measured beside the matrix."""
+    seeds = (options.donor_seeds or DONOR_SEEDS) if options.reliance else 0
+    return Further.of(options.transfer or "", options.curve, seeds)
 
-    @property
-    def further(self) -> Further:
-        """What is measured beside the matrix."""
-        return Further.of(self.transfer or "", self.curve, (self.donor_seeds or DONOR_SEEDS) if self.reliance else 0)
 
-    @property
-    def budget(self) -> StrongBudget | None:
-        """Of the strong suite."""
-        return (self.strong_budget or "full") if self.strong else None
+def budget(options: EvalOptions) -> StrongBudget | None:
+    """Of the strong suite."""
+    return (options.strong_budget or "full") if options.strong else None
 
 
 def resolve(options: EvalOptions, data: TrainingData, session: Session) -> EvalSettings:
@@ -101,7 +52,7 @@ def resolve(options: EvalOptions, data: TrainingData, session: Session) -> EvalS
     mask_from = options.mask_from or ("folder" if options.masks else defaults.mask_from)
     if mask_from == "detector" and not of_photos:
         raise UsageError("--mask-from detector needs photos, which small images are not", "choose another --mask-from")
-    check_object_options(options.given(), mask_from, (*DETECTING, "classifier_weights"))
+    check_object_options(given_of(options), mask_from, (*DETECTING, "classifier_weights"))
     return EvalSettings(
         images=options.images or IMAGES,
         epsilon=options.epsilon or defaults.epsilon,
@@ -111,7 +62,7 @@ def resolve(options: EvalOptions, data: TrainingData, session: Session) -> EvalS
         restarts=options.restarts or 1,
         controls=options.controls,
         until_wrong=options.until_wrong,
-        strong=options.budget,
+        strong=budget(options),
         batch=options.batch or (PHOTO_BATCH if of_photos else BATCH),
         seed=session.seed,
     )

@@ -10,14 +10,15 @@ from latcli.commands.report import photos as report_photos
 from latcli.commands.report.evaluations import Further, read_documents
 from latcli.commands.report.files import Care, Files
 from latcli.commands.report.matrix import entries, flat_cell, matrices
-from latcli.commands.report.options import ReportOptions, Selection, dataset_name, select
+from latcli.commands.report.options import Selection, dataset_name, select
 from latcli.commands.report.paper import paper
 from latcli.commands.report.result import ReportResult, Row
 from latcli.commands.report.shapes import require_readable
 from latcli.commands.report.training import best, training
-from latcli.commands.session import Session
 from latcli.errors import StoreError
+from latcli.options import ReportOptions
 from latcli.reporting.report_terminal import ATTACKS
+from latcli.session import Session
 from latcli.store.database import Store
 from latcli.store.records import RunRow, Status
 from latcli.store.rows import git_revisions, makers_of_models, names_of, rows_of_runs

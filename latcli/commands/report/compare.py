@@ -10,10 +10,10 @@ from typing import Any
 
 from latcli.commands.report.files import lacking
 from latcli.commands.report.matrix import entries
-from latcli.commands.report.options import ReportOptions
 from latcli.commands.report.photos import image_of, summary
-from latcli.commands.session import Session
 from latcli.errors import UsageError
+from latcli.options import ReportOptions
+from latcli.session import Session
 from latcli.store.database import Store
 from latcli.store.records import RunRow
 from latcli.store.rows import git_revisions, rows_of_runs

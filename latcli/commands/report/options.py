@@ -10,6 +10,7 @@ from typing import Any
 
 from latcli.engine.registry import unknown_name
 from latcli.errors import UsageError
+from latcli.options import ReportOptions
 from latcli.store.database import Store
 from latcli.store.records import STATUSES, RunRow
 from latcli.store.rows import names_of
@@ -18,64 +19,48 @@ from latcli.store.rows import names_of
 STDOUT = Path("-")
 
 
-@dataclass(frozen=True)
-class ReportOptions:
-    """Everything that `latcli report` can be told, besides what a Session holds. A file of `-` is standard output."""
+def texts(options: ReportOptions) -> dict[str, Path]:
+    """The formats that are one text each, and where they go."""
+    given = {"html": options.html, "markdown": options.markdown, "csv": options.csv, "latex": options.latex}
+    return {name: path for name, path in given.items() if path is not None}
 
-    runs: tuple[str, ...] = ()
-    since: str | None = None
-    dataset: str | None = None
-    status: str | None = None
-    best: bool = False
-    paper: bool = False
-    compare: bool = False
-    html: Path | None = None
-    open: bool = False
-    markdown: Path | None = None
-    csv: Path | None = None
-    latex: Path | None = None
-    png: Path | None = None
 
-    def texts(self) -> dict[str, Path]:
-        """The formats that are one text each, and where they go."""
-        given = {"html": self.html, "markdown": self.markdown, "csv": self.csv, "latex": self.latex}
-        return {name: path for name, path in given.items() if path is not None}
-
-    def check(self, *, json: bool) -> None:
-        """Raise UsageError for options that do not go together."""
-        printed = [f"--{name} -" for name, path in self.texts().items() if path == STDOUT] + ["--json"] * json
-        if len(printed) > 1:
-            raise UsageError(f"{' and '.join(printed)} would both be on stdout", "write one of them into a file")
-        if self.png == STDOUT:
-            raise UsageError("--png makes several files, which stdout cannot hold", "name a folder: --png DIR")
-        if self.open and self.html in (None, STDOUT):
-            raise UsageError("--open needs a page to open", "write one: --html report.html --open")
-        files: dict[Path, str] = {}
-        for name, path in self.texts().items():
-            if path != STDOUT and files.setdefault(path.absolute(), name) != name:
-                raise UsageError(
-                    f"--{files[path.absolute()]} and --{name} name the same file", "give each a file of its own"
-                )
-        if self.compare:
-            self._check_comparison()
-
-    def _check_comparison(self) -> None:
-        if len(self.runs) != 2:
+def check(options: ReportOptions, *, json: bool) -> None:
+    """Raise UsageError for options that do not go together."""
+    printed = [f"--{name} -" for name, path in texts(options).items() if path == STDOUT] + ["--json"] * json
+    if len(printed) > 1:
+        raise UsageError(f"{' and '.join(printed)} would both be on stdout", "write one of them into a file")
+    if options.png == STDOUT:
+        raise UsageError("--png makes several files, which stdout cannot hold", "name a folder: --png DIR")
+    if options.open and options.html in (None, STDOUT):
+        raise UsageError("--open needs a page to open", "write one: --html report.html --open")
+    files: dict[Path, str] = {}
+    for name, path in texts(options).items():
+        if path != STDOUT and files.setdefault(path.absolute(), name) != name:
             raise UsageError(
-                f"--compare needs two runs, not {len(self.runs)}", "give the ends of their ids: --compare 7f3a 81c2"
+                f"--{files[path.absolute()]} and --{name} name the same file", "give each a file of its own"
             )
-        others = {
-            "--since": self.since,
-            "--dataset": self.dataset,
-            "--status": self.status,
-            "--best": self.best,
-            "--paper": self.paper,
-            "--png": self.png,
-            **{f"--{name}": path for name, path in self.texts().items()},
-        }
-        mixed = [name for name, value in others.items() if value]
-        if mixed:
-            raise UsageError(f"--compare does not go with {mixed[0]}", "leave one of them out; --json does go with it")
+    if options.compare:
+        _check_comparison(options)
+
+
+def _check_comparison(options: ReportOptions) -> None:
+    if len(options.runs) != 2:
+        raise UsageError(
+            f"--compare needs two runs, not {len(options.runs)}", "give the ends of their ids: --compare 7f3a 81c2"
+        )
+    others = {
+        "--since": options.since,
+        "--dataset": options.dataset,
+        "--status": options.status,
+        "--best": options.best,
+        "--paper": options.paper,
+        "--png": options.png,
+        **{f"--{name}": path for name, path in texts(options).items()},
+    }
+    mixed = [name for name, value in others.items() if value]
+    if mixed:
+        raise UsageError(f"--compare does not go with {mixed[0]}", "leave one of them out; --json does go with it")
 
 
 @dataclass(frozen=True)

@@ -56,13 +56,14 @@ class Written:
 
 @dataclass(frozen=True)
 class FilesWritten:
-    """What a report was written to, in the order of the options."""
+    """What a report was written to, in the order of the options; `printed` where one of them is on stdout already."""
 
     report: ReportResult
     files: tuple[Written, ...]
+    printed: bool = False
     exit_code: ExitCode = ExitCode.OK
 
     def to_json(self) -> dict[str, Any]:
         """The report's document, and the files under `written`."""
         written = [asdict(one) | {"path": str(one.path)} for one in self.files]
-        return self.report.to_json() | {"written": written}
+        return self.report.to_json() | {"written": written, "printed": self.printed}

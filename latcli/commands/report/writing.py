@@ -8,44 +8,43 @@ from pathlib import Path
 from typing import Any
 
 from latcli.commands.report.command import EVERYTHING, PAGE, PICTURES, TABLES, TERMINAL, Needs, gather
-from latcli.commands.report.options import STDOUT, ReportOptions
+from latcli.commands.report.compare import Comparison, compare
+from latcli.commands.report.options import STDOUT, check, texts
 from latcli.commands.report.outputs import check_file, check_folder, write
 from latcli.commands.report.result import FilesWritten, ReportResult, Written
-from latcli.commands.session import Session
+from latcli.options import ReportOptions
+from latcli.session import Session
 
 Document = Mapping[str, Any]
 
 
-def run(options: ReportOptions, session: Session) -> ReportResult | FilesWritten:
+def run(options: ReportOptions, session: Session) -> ReportResult | FilesWritten | Comparison:
     """The report; where files were asked for, what was written, and `-` is on stdout already.
 
     Raises UsageError and LatcliError before the work where options or paths are unusable, and StoreError.
     """
-    options.check(json=session.json)
-    for path in options.texts().values():
+    check(options, json=session.json)
+    if options.compare:
+        return compare(options, session)
+    for path in texts(options).values():
         check_file(path, session.store)
     if options.png is not None:
         check_folder(options.png, session.store)
     result = gather(options, session, _needs(options, json=session.json))
-    if not options.texts() and options.png is None:
+    if not texts(options) and options.png is None:
         return result
     document = result.to_json()
-    written = [_write_text(name, path, document, session) for name, path in options.texts().items()]
+    written = [_write_text(name, path, document, session) for name, path in texts(options).items()]
     written += _write_charts(options.png, document, session) if options.png is not None else []
     if options.open and options.html is not None and not webbrowser.open(options.html.absolute().as_uri()):
         session.note(f"no browser could be opened; the page is {options.html}")
-    return FilesWritten(result, tuple(written))
-
-
-def prints_text(options: ReportOptions) -> bool:
-    """Whether a format is on stdout, where nothing else must then be."""
-    return STDOUT in options.texts().values()
+    return FilesWritten(result, tuple(written), STDOUT in texts(options).values())
 
 
 def _needs(options: ReportOptions, *, json: bool) -> Needs:
     """Everything that any of the formats will look at."""
     asked = [EVERYTHING] if json else []
-    asked += [PAGE if name == "html" else TABLES for name in options.texts()]
+    asked += [PAGE if name == "html" else TABLES for name in texts(options)]
     asked += [PICTURES] if options.png is not None else []
     return Needs.joined(asked) if asked else TERMINAL
 

@@ -14,16 +14,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from latcli.commands.report.command import TABLES, gather
-from latcli.commands.report.options import ReportOptions
 from latcli.commands.report.paper import paper
 from latcli.commands.reproduce.findings import find
 from latcli.commands.reproduce.ledger import Ledger, Standing
-from latcli.commands.reproduce.options import ReproduceOptions
+from latcli.commands.reproduce.options import config_of
 from latcli.commands.reproduce.parts import OF_PHOTOS, Part, needs_small_images, parts_of, photos_of
 from latcli.commands.reproduce.result import ReproduceResult, StepRow
 from latcli.commands.reproduce.steps import PhotoAttack, Step, Training, command_line, command_of
 from latcli.commands.reproduce.times import Times
-from latcli.commands.session import Session
 from latcli.commands.train.data import open_data
 from latcli.commands.train.monitor import duration_text
 from latcli.commands.train.options import PhotoOptions
@@ -31,7 +29,9 @@ from latcli.engine import registry
 from latcli.engine.datasets.base import Dataset
 from latcli.engine.devices import open_device
 from latcli.errors import LatcliError, UsageError
+from latcli.options import ReportOptions, ReproduceOptions
 from latcli.reporting import reproduction
+from latcli.session import Session
 from latcli.store.database import DATABASE, Store
 from latcli.store.run import Run, can_be_resumed
 from latcli.store.values import canonical_json
@@ -106,7 +106,7 @@ def _looking(session: Session) -> Iterator[Store]:
 
 def _own_run(store: Store, options: ReproduceOptions, session: Session) -> Run:
     """The run that the steps are a part of: one that was cut off at the same task, else a new one."""
-    config = options.config() | {"precision": session.precision}
+    config = config_of(options) | {"precision": session.precision}
     for row in store.runs(command="reproduce"):
         same = row.seed == session.seed and canonical_json(row.config) == canonical_json(config)
         if same and row.status not in ("completed", "running") and can_be_resumed(row):

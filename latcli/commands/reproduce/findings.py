@@ -18,12 +18,12 @@ from latcli.commands.report.evaluations import MATRIX
 from latcli.commands.report.paper import claim_texts, photo_figures, verdict
 from latcli.commands.report.photos import image_of, summary
 from latcli.commands.reproduce.ledger import Ledger
-from latcli.commands.reproduce.options import PartName, ReproduceOptions
 from latcli.commands.reproduce.parts import COMPARED, CONTROLS, Part
 from latcli.commands.reproduce.steps import Evaluation, PhotoAttack, Step, Training
-from latcli.commands.train.options import TrainOptions
 from latcli.engine.localize import middle_pixels
 from latcli.errors import LatcliError
+from latcli.options import ReproduceOptions, TrainOptions
+from latcli.options import ReproduciblePart as PartName
 from latcli.reporting.matrix_table import number
 from latcli.reporting.sheets import Entry, Sheet
 from latcli.reporting.tables import epsilon_text

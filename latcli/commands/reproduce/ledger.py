@@ -11,17 +11,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from latcli.commands.attack.options import config_of as attack_config
 from latcli.commands.eval.further import Further
+from latcli.commands.eval.options import further
 from latcli.commands.eval.options import resolve as resolve_evaluation
 from latcli.commands.photo_inputs import find_sources, sha256_of
 from latcli.commands.report.evaluations import MATRIX
 from latcli.commands.reproduce.steps import Evaluation, PhotoAttack, Step, Training, command_of
-from latcli.commands.session import Session
 from latcli.commands.train.options import DEFAULT_PRESET, resolve
 from latcli.commands.trained import CHECKPOINT
 from latcli.engine.datasets.base import Dataset
 from latcli.engine.training.presets import preset_row
 from latcli.errors import ExitCode
+from latcli.session import Session
 from latcli.store.database import Store, dataset_id
 from latcli.store.records import RunRow
 from latcli.store.rows import rows_of_runs
@@ -140,12 +142,12 @@ class Ledger:
             whole = row.status != "completed" or (row.path / MATRIX).is_file()
             if not (same_models and whole and _was_told(row, wanted)):
                 return False
-            return Further.from_json(row.config) == step.options.further
+            return Further.from_json(row.config) == further(step.options)
 
         return fits
 
     def _fits_attack(self, step: PhotoAttack) -> Callable[[RunRow], bool]:
-        wanted = {name: value for name, value in step.options.config().items() if name not in _OF_ATTACK_FREE}
+        wanted = {name: value for name, value in attack_config(step.options).items() if name not in _OF_ATTACK_FREE}
         wanted |= {"labels_sha256": sha256_of(step.options.labels), "precision": self.session.precision}
         sources = find_sources(step.options.photos)
         photos = {sha256_of(source.path) for source in sources}

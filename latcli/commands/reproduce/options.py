@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from latcli.engine.datasets.catalog import DEFAULT_DATASET
 from latcli.engine.evaluation.settings import StrongBudget
-from latcli.engine.models.catalog import DEFAULT_CLASSIFIER
 from latcli.engine.training.presets import PresetName
-from latcli.errors import UsageError
-
-#: What the paper shows, and what goes beyond it.
-PartName = Literal["figure1", "table2", "figure2", "hole", "controls", "masks", "strong", "transfer", "photos-epsilon"]
-PARTS: tuple[PartName, ...] = get_args(PartName)
-ALL = "all"
+from latcli.options import ReproduceOptions
 
 BudgetName = Literal["quick", "standard", "paper"]
-#: A data set of the paper's, whose figures a folder may be held against.
-Paper = Literal["mnist", "cifar10"]
 
 
 @dataclass(frozen=True)
@@ -43,62 +34,7 @@ BUDGETS: dict[BudgetName, Budget] = {
 }
 
 
-@dataclass(frozen=True)
-class ReproduceOptions:
-    """Everything that `latcli reproduce` can be told, besides what a Session holds; None where the budget says.
-
-    architecture, epsilon, center: of small images. centers: sizes of the middle that `hole` tries. attack_steps: of the
-    attacks that score; training has its preset's. like: the paper's data set whose figures a folder is held against.
-    plan: show the steps and do nothing.
-    """
-
-    what: str
-    dataset: str = DEFAULT_DATASET
-    budget: BudgetName = "standard"
-    seeds: int | None = None
-    steps: int | None = None
-    images: int | None = None
-    attack_steps: int | None = None
-    epsilon: float | None = None
-    center: float | None = None
-    centers: tuple[float, ...] = ()
-    photos: Path | None = None
-    labels: Path | None = None
-    classifier: str = DEFAULT_CLASSIFIER
-    detector: str = "cam"
-    like: Paper | None = None
-    architecture: str | None = None
-    plan: bool = False
-
-    def __post_init__(self) -> None:
-        if self.what not in (ALL, *PARTS):
-            raise UsageError(f"there is nothing called '{self.what}' to reproduce", f"known: {', '.join(PARTS)}, all")
-        if self.labels is not None and self.photos is None:
-            raise UsageError("--labels is of no use without --photos", "add --photos DIR, or leave it out")
-
-    @property
-    def parts(self) -> tuple[PartName, ...]:
-        """What is to be reproduced, each part once."""
-        return tuple(part for part in PARTS if self.what in (ALL, part))
-
-    @property
-    def row(self) -> Budget:
-        """What the budget means."""
-        return BUDGETS[self.budget]
-
-    def config(self) -> dict[str, Any]:
-        """All of it in plain values, as the run keeps it."""
-        values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
-        return {name: value for name, value in values.items() if name != "plan"} | {"centers": list(self.centers)}
-
-
-def parse_centers(text: str) -> tuple[float, ...]:
-    """Shares of the side with commas between, ascending. Raises UsageError."""
-    hint = "for example --centers 0.25,0.5,0.75"
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"'{text}' is no list of shares", hint) from None
-    if not all(0.0 <= value < 1.0 for value in values) or list(values) != sorted(set(values)):
-        raise UsageError(f"'{text}' is no ascending list of shares from 0 to below 1", hint)
-    return values
+def config_of(options: ReproduceOptions) -> dict[str, Any]:
+    """All of it in plain values, as the run keeps it."""
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
+    return {name: value for name, value in values.items() if name != "plan"} | {"centers": list(options.centers)}

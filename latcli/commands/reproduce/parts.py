@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latcli.commands.attack.options import AttackOptions
-from latcli.commands.eval.options import EvalOptions
 from latcli.commands.package_photos import PACKAGE_LABELS, package_photos
-from latcli.commands.reproduce.options import PartName, ReproduceOptions
+from latcli.commands.reproduce.options import BUDGETS
 from latcli.commands.reproduce.steps import Evaluation, PhotoAttack, Step, Training
-from latcli.commands.session import Session
-from latcli.commands.train.options import TrainOptions
 from latcli.engine.datasets.base import Dataset
 from latcli.engine.localize import middle_pixels
 from latcli.engine.training.regimes import LOCALIZED, Regime
+from latcli.options import AttackOptions, EvalOptions, ReproduceOptions, TrainOptions
+from latcli.options import ReproduciblePart as PartName
+from latcli.session import Session
 
 COMPARED: tuple[Regime, ...] = ("natural", "standard", "background")
 #: Localized training that protects something else.
@@ -71,7 +70,7 @@ class _Maker:
 
     def __init__(self, options: ReproduceOptions, session: Session, data: Dataset | None) -> None:
         self.options, self.session, self.data = options, session, data
-        count = options.seeds or options.row.seeds
+        count = options.seeds or BUDGETS[options.budget].seeds
         self.seeds = range(session.seed, session.seed + count)
 
     def steps(self, name: PartName) -> Sequence[Step]:
@@ -107,7 +106,7 @@ class _Maker:
         ]
 
     def strong(self) -> list[Step]:
-        row, trained = self.options.row, self._trained(COMPARED)
+        row, trained = BUDGETS[self.options.budget], self._trained(COMPARED)
         images = self.options.images or row.strong_images
         budget = None if row.strong == "full" else row.strong
         strong = self._evaluation("by the strong suite", trained, images=images, strong=True, strong_budget=budget)
@@ -131,14 +130,14 @@ class _Maker:
         said: dict[str, Any] = {"architecture": options.architecture}
         said |= {"epsilon": None if regime == "natural" else options.epsilon}
         said |= {"center": options.center if regime in LOCALIZED else None} | told
-        preset, dataset = options.row.preset, options.dataset
+        preset, dataset = BUDGETS[options.budget].preset, options.dataset
         return Training(TrainOptions(regime=regime, dataset=dataset, preset=preset, steps=options.steps, **said), seed)
 
     def _evaluation(self, aim: str, models: Sequence[Training], **told: Any) -> Evaluation:
         options = self.options
         said: dict[str, Any] = {
             "dataset": options.dataset,
-            "images": options.images or options.row.images,
+            "images": options.images or BUDGETS[options.budget].images,
             "steps": options.attack_steps,
             "epsilon": options.epsilon,
             "center": options.center,
@@ -147,7 +146,8 @@ class _Maker:
 
     def _shares(self) -> tuple[float, ...]:
         if self.options.centers:
-            return self.options.centers
+            centers: tuple[float, ...] = self.options.centers
+            return centers
         if self.data is None:
             raise RuntimeError("hole needs small images, and none were opened")
         side, own = self.data.image_shape[1], self.data.defaults.center
@@ -161,7 +161,7 @@ class _Maker:
         photos, labels = photos_of(options, self.session) or (package_photos(), PACKAGE_LABELS)
         said: dict[str, Any] = {"epsilon": epsilon, "classifier": options.classifier, "detector": options.detector}
         said |= {} if options.attack_steps is None else {"steps": options.attack_steps}
-        return PhotoAttack(AttackOptions(tuple(map(str, photos)), labels=labels, **said), seed)
+        return PhotoAttack(AttackOptions(photos=tuple(map(str, photos)), labels=labels, **said), seed)
 
 
 def photos_of(options: ReproduceOptions, session: Session) -> tuple[tuple[Path, ...], Path | None] | None:

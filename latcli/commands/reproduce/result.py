@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from latcli.commands.reproduce.findings import Found
-from latcli.commands.reproduce.options import ReproduceOptions
+from latcli.commands.reproduce.options import config_of
+from latcli.options import ReproduceOptions
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class ReproduceResult:
         return {
             "run": self.run,
             "dir": None if self.dir is None else str(self.dir),
-            **self.options.config(),
+            **config_of(self.options),
             "seed": self.seed,
             "planned": self.found is None,
             "steps": [asdict(row) for row in self.steps],

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from latcli.commands.attack.command import run as run_attack
-from latcli.commands.attack.options import AttackOptions
 from latcli.commands.eval.command import run as run_eval
-from latcli.commands.eval.options import EvalOptions
-from latcli.commands.session import Session
 from latcli.commands.train.command import run as run_train
-from latcli.commands.train.options import TrainOptions
+from latcli.options import AttackOptions, EvalOptions, TrainOptions, command_words
 from latcli.reporting.tables import epsilon_text
+from latcli.session import Session
 
 #: Options of the session that decide what a step computes, or where it finds and leaves things.
 _SHARED = ("store", "data", "device", "precision", "offline")
@@ -101,34 +98,13 @@ def command_line(step: Step, session: Session, names: Mapping[Training, str]) ->
     words = ["latcli", command_of(step)]
     if isinstance(step, Evaluation):
         words += [names[one] for one in step.models]
-    words += _said(step.options)
+    words += command_words(step.options)
     words += [] if step.seed == 0 else ["--seed", str(step.seed)]
     for name in _SHARED:
         value = getattr(session, name)
         if value != getattr(Session(), name):
             words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     return shlex.join(words)
-
-
-def _said(options: TrainOptions | EvalOptions | AttackOptions) -> list[str]:
-    words: list[str] = []
-    for field in fields(options):
-        value = getattr(options, field.name)
-        if field.default is MISSING:  # the photos, which are no option
-            words += list(value)
-        elif value != field.default:
-            words += _option(f"--{field.name.replace('_', '-')}", value)
-    return words
-
-
-def _option(name: str, value: Any) -> list[str]:
-    if value is True:
-        return [name]
-    if isinstance(value, tuple):
-        return [word for item in value for word in (name, str(item))]
-    if isinstance(value, float):
-        return [name, epsilon_text(value) if name == "--epsilon" else repr(value)]
-    return [name, str(value)]
 
 
 def _with(session: Session, seed: int) -> Session:

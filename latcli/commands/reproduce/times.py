@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from latcli.commands.attack.options import config_of as attack_config
 from latcli.commands.eval.options import resolve as resolve_evaluation
 from latcli.commands.photo_inputs import find_sources
 from latcli.commands.reproduce.ledger import Ledger, Standing
@@ -81,7 +82,7 @@ class Times:
         return _attacked(wanted) * _gradients_an_image(settings) * self._gradient(architecture)
 
     def _attack(self, step: PhotoAttack) -> float | None:
-        wanted = step.options.config()
+        wanted = attack_config(step.options)
         alike = self._alike("attack", wanted, ("classifier", "detector", "steps", "restarts", "attack"))
         photos = len(find_sources(step.options.photos))
         counted = [(self._photos(row), seconds) for row, seconds in alike]

@@ -13,16 +13,15 @@ import torch
 from torch import nn
 
 from latcli.commands.resuming import resumable_run
-from latcli.commands.session import Session
 from latcli.commands.signals import PendingSignal, postponed
 from latcli.commands.train.data import open_data, open_pretrained, with_objects
 from latcli.commands.train.monitor import Monitor
 from latcli.commands.train.options import (
     DEFAULT_PRESET,
     PhotoOptions,
-    TrainOptions,
     check_photo_options,
     describe,
+    given_plainly,
     resolve,
 )
 from latcli.commands.train.ranks import Plan, agreed_signal, answer, call, gathered
@@ -30,7 +29,6 @@ from latcli.commands.train.result import TrainResult
 from latcli.commands.trained import CHECKPOINT
 from latcli.engine import registry
 from latcli.engine.datasets.base import TrainingData
-from latcli.engine.datasets.catalog import DEFAULT_DATASET
 from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.devices import open_device
 from latcli.engine.failures import explained
@@ -46,6 +44,8 @@ from latcli.engine.training.scoring import Score, adversarial_score, natural_sco
 from latcli.engine.training.settings import TrainSettings
 from latcli.engine.training.state import TrainingState, pack_state, read_state, restore
 from latcli.errors import ExitCode, LatcliError, UsageError
+from latcli.options import TrainOptions
+from latcli.session import Session
 from latcli.store.database import Store
 from latcli.store.files import artifact_path
 from latcli.store.records import RunRow
@@ -137,7 +137,7 @@ def _begin(store: Store, options: TrainOptions, session: Session, ranks: Ranks) 
     trainer = job.trainer(None, session, ranks)
     dataset = store.record_dataset(job.dataset.name, fingerprint=job.dataset.fingerprint)
     config: dict[str, object] = {
-        "dataset": options.dataset or DEFAULT_DATASET,
+        "dataset": options.dataset or registry.DEFAULT_DATASET,
         "architecture": job.architecture,
         "preset": job.preset,
         "precision": session.precision,
@@ -172,7 +172,7 @@ def _begin(store: Store, options: TrainOptions, session: Session, ranks: Ranks) 
 
 
 def _resume(store: Store, options: TrainOptions, session: Session, ranks: Ranks) -> TrainResult:
-    row = resumable_run(store, str(options.resume), "train", options, session)
+    row = resumable_run(store, str(options.resume), "train", given_plainly(options), session)
     job = _job_of(row, store, session)
     kept = artifact_path(row.path, STATE)
     state = read_state(kept) if kept.exists() else None
@@ -241,8 +241,8 @@ def _job(options: TrainOptions, store: Store, session: Session, *, seed: int) ->
     preset = options.preset or DEFAULT_PRESET
     if options.architecture is not None:
         check_architecture(options.architecture)
-    photos = PhotoOptions.of(options.given())
-    dataset = open_data(options.dataset or DEFAULT_DATASET, options.architecture, photos, device, session)
+    photos = PhotoOptions.of(given_plainly(options))
+    dataset = open_data(options.dataset or registry.DEFAULT_DATASET, options.architecture, photos, device, session)
     architecture = options.architecture or dataset.defaults.architecture
     fine_tuning = is_classifier_name(architecture)
     settings = resolve(options, preset_row(preset, fine_tuning=fine_tuning), dataset.defaults, seed)

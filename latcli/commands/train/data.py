@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from latcli.commands.detection_cache import StoredDetections
-from latcli.commands.session import Session
 from latcli.commands.train.options import PhotoOptions
 from latcli.engine.datasets.base import DatasetSource, MaskSource, TrainingData
 from latcli.engine.datasets.catalog import open_training_data
@@ -19,6 +18,7 @@ from latcli.engine.detectors.settings import DetectorSettings
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.imagenet import ClassifierSource
+from latcli.session import Session
 from latcli.store.database import Store
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from latcli.commands.session import Session, Tick
 from latcli.commands.train.curves import Curves
 from latcli.engine.training.loop import StepReport
+from latcli.session import Session, Tick
 from latcli.store.run import Run
 
 #: The first steps are slower than the rest; the duration is told once these, and this many seconds, are behind.

@@ -7,26 +7,19 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from latcli.engine.datasets.base import Augmentation, Defaults, MaskSource
+from latcli.engine.datasets.base import Defaults, MaskSource
 from latcli.engine.objects import Refinement, WhichBoxes
 from latcli.engine.training.presets import (
-    InnerAttackName,
-    LossName,
-    OptimizerName,
     Preset,
     PresetName,
-    RateSchedule,
 )
 from latcli.engine.training.regimes import LOCALIZED, Regime
 from latcli.engine.training.settings import TrainSettings
 from latcli.errors import UsageError
+from latcli.options import TrainOptions, given
 
 DEFAULT_PRESET: PresetName = "standard"
 DEFAULT_REGIME: Regime = "background"
-
-#: Options that say how a run is kept and on what it computes, and may change when it is resumed.
-_KEEPING = frozenset({"resume", "checkpoint_every", "devices", "nodes"})
-
 
 #: What stands for the object where it is not the middle, in words.
 OBJECTS: dict[MaskSource, str] = {
@@ -36,50 +29,9 @@ OBJECTS: dict[MaskSource, str] = {
 }
 
 
-@dataclass(frozen=True)
-class TrainOptions:
-    """Everything that `latcli train` can be told, besides what a Session holds; None where nothing was said."""
-
-    regime: Regime | None = None
-    dataset: str | None = None
-    preset: PresetName | None = None
-    architecture: str | None = None
-    epsilon: float | None = None
-    mask_from: MaskSource | None = None
-    center: float | None = None
-    masks: Path | None = None
-    detector: str | None = None
-    detector_weights: Path | None = None
-    detector_confidence: float | None = None
-    cam_threshold: float | None = None
-    boxes: WhichBoxes | None = None
-    refine: Refinement | None = None
-    classifier_weights: Path | None = None
-    attack: InnerAttackName | None = None
-    attack_steps: int | None = None
-    step_size: float | None = None
-    loss: LossName | None = None
-    beta: float | None = None
-    mix: float | None = None
-    augment: Augmentation | None = None
-    steps: int | None = None
-    batch: int | None = None
-    optimizer: OptimizerName | None = None
-    schedule: RateSchedule | None = None
-    rate: float | None = None
-    weight_decay: float | None = None
-    warm_up: float | None = None
-    average: float | None = None
-    devices: int | None = None
-    nodes: int | None = None
-    checkpoint_every: int | None = None
-    resume: str | None = None
-
-    def given(self) -> dict[str, Any]:
-        """The options that were said and that decide what is computed, by name."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _KEEPING}
-        plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-        return {name: value for name, value in plain.items() if value is not None}
+def given_plainly(options: Any) -> dict[str, Any]:
+    """The options that were given, by the name and in the form that a run's configuration has."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in given(options).items()}
 
 
 @dataclass(frozen=True)
@@ -129,7 +81,7 @@ def check_object_options(given: Mapping[str, Any], mask_from: MaskSource, detect
 
 def check_photo_options(options: TrainOptions, mask_from: MaskSource, *, fine_tuning: bool) -> None:
     """Raise UsageError for options of photos that nothing would come of."""
-    check_object_options(options.given(), mask_from, DETECTING)
+    check_object_options(given_plainly(options), mask_from, DETECTING)
     if fine_tuning:
         return
     if mask_from == "detector":
@@ -174,7 +126,7 @@ def resolve(options: TrainOptions, preset: Preset, defaults: Defaults, seed: int
         average=preset.average,
         seed=seed,
     )
-    said = {name: value for name, value in options.given().items() if name in chosen.to_json()}
+    said = {name: value for name, value in given_plainly(options).items() if name in chosen.to_json()}
     return TrainSettings(**chosen.to_json() | said)
 
 

@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from latcli.commands.session import Session
 from latcli.commands.signals import PendingSignal
-from latcli.commands.train.options import DEFAULT_PRESET, PhotoOptions, TrainOptions
+from latcli.commands.train.options import DEFAULT_PRESET, PhotoOptions
 from latcli.engine.datasets.photo_masks import PhotoMasks
 from latcli.engine.devices import open_device
 from latcli.engine.failures import failure_of
@@ -36,6 +35,8 @@ from latcli.engine.training.settings import TrainSettings
 from latcli.engine.training.state import TrainingState
 from latcli.engine.training.worlds import World, find_world
 from latcli.errors import ExitCode, LatcliError, Terminated, UsageError
+from latcli.options import TrainOptions
+from latcli.session import Session
 
 if TYPE_CHECKING:
     from latcli.engine.training.fabric_ranks import FabricRanks

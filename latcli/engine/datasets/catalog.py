@@ -16,7 +16,6 @@ from latcli.engine.models.finetuning import is_classifier_name, preprocessing_of
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.errors import UsageError
 
-DEFAULT_DATASET = "mnist"
 _STAND_IN = "mnist-5k"
 #: What is fine-tuned on photos where nobody says what: its weights are at hand on every machine.
 _FOR_PHOTOS = "efficientnet_lite0"

@@ -12,8 +12,6 @@ from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.custom import custom_classifier
 from latcli.engine.models.imagenet import ClassifierSource, timm_classifier, torchvision_classifier
 
-DEFAULT_CLASSIFIER = "efficientnet_lite0"
-
 
 def open_classifier(name: str, source: ClassifierSource, device: torch.device) -> Classifier:
     """A registered name, `torchvision:NAME`, `timm:NAME`, `module:function` or a checkpoint, in fp32 on `device`.

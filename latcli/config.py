@@ -1,47 +1,32 @@
-"""Options from TOML files: where they are looked for, what they may say; must not know Typer or any one command.
+"""Options from TOML files: where they are looked for, and what they may say; knows options, no command.
 
 A key is an option's long name without its dashes. Keys at the top hold for every command that has the option, those
 in `[attack]` or `[runs.list]` for one command. Paths are relative to the working directory, as on the command line.
+
+A project's file comes with a project's folder, which may be anybody's: it cannot name code to run. The user's own file
+can.
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_origin
 
+from latcli.engine.registry import names_code, unknown_name
 from latcli.errors import UsageError
+from latcli.options import CODE, TYPED, Field
 
 PROJECT_FILE = Path("latcli.toml")
 
 #: Nobody has so many options; a longer file is none of ours.
 _MOST_BYTES = 1 << 18
 
-
-@dataclass(frozen=True)
-class Option:
-    """What a file may set: the parameter's name in Python, and whether it is a switch, a list or a single value."""
-
-    name: str
-    takes: Literal["switch", "list", "value"]
-
-
-@dataclass(frozen=True)
-class Command:
-    """What the files may speak of: a command's options by key, a group's commands by name."""
-
-    options: Mapping[str, Option]
-    commands: Mapping[str, Command]
-
-    def options_below(self) -> dict[str, Option]:
-        """Its own options and those of every command below it."""
-        found = dict(self.options)
-        for command in self.commands.values():
-            found |= command.options_below()
-        return found
+#: The options of every command, by its path: `("attack",)`, `("runs", "list")`.
+Shape = Mapping[tuple[str, ...], Sequence[Field]]
 
 
 @dataclass(frozen=True)
@@ -74,16 +59,44 @@ def files_in_use(project_file: Path | None = None) -> list[Path]:
     return [file for file in candidates if file is not None and os.access(file, os.F_OK)]
 
 
-def settings_for(path: tuple[str, ...], root: Command, files: list[Path]) -> dict[str, Setting]:
-    """What the files set for the command at `path` (as `("runs", "list")`), by parameter name; later files win.
+def settings_for(path: tuple[str, ...], shape: Shape, files: Sequence[Path]) -> dict[str, Setting]:
+    """What the files set for the command at `path`, by parameter name; later files win.
 
     Raises UsageError for a file that cannot be read, is no TOML, or has an unknown key or a value of the wrong type
-    anywhere, also for another command: a slip is better told early.
+    anywhere, also for another command: a slip is better reported early.
     """
     found: dict[str, Setting] = {}
     for file in files:
-        found |= _settings_in(_read(file), path, root, file)
+        # The same key at the top and in a command's table: the table is nearer.
+        nearest: dict[str, tuple[int, Setting]] = {}
+        for table, key, value in _entries(_read(file), shape, file):
+            below = [command for command in shape if command[: len(table)] == table]
+            known = {one.key: one for command in below for one in shape[command]}
+            if key not in known:
+                tables = sorted({f"[{command[len(table)]}]" for command in below if len(command) > len(table)})
+                raise _unknown("option", key, [*known, *tables], file)
+            setting = Setting(_as_typed(key, value, known[key], file), file)
+            reaches = path[: len(table)] == table and any(one.key == key for one in shape[path])
+            if reaches and len(table) >= nearest.get(known[key].name, (0, setting))[0]:
+                nearest[known[key].name] = len(table), setting
+        found |= {name: setting for name, (_, setting) in nearest.items()}
     return found
+
+
+def _entries(
+    values: Mapping[str, Any], shape: Shape, file: Path, table: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], str, Any]]:
+    """Every key with the table that it stands in."""
+    for written, value in values.items():
+        key = written.replace("_", "-")
+        if not isinstance(value, dict):
+            yield table, key, value
+            continue
+        inner = (*table, key)
+        commands = {command[len(table)] for command in shape if command[: len(table)] == table and command != table}
+        if key not in commands:
+            raise _unknown("command", written, sorted(commands), file)
+        yield from _entries(value, shape, file, inner)
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -102,41 +115,25 @@ def _read(file: Path) -> dict[str, Any]:
         raise UsageError(f"{file} is not valid TOML: {error}", hint) from error
 
 
-def _settings_in(table: Mapping[str, Any], path: tuple[str, ...], root: Command, file: Path) -> dict[str, Setting]:
-    target, known = root, root.options_below()
-    for name in path:
-        target = target.commands[name]
-    reached = target.options_below()
-    found: dict[str, Setting] = {}
-    inner: dict[str, Setting] = {}
-    for written, value in table.items():
-        key = written.replace("_", "-")
-        if isinstance(value, dict):
-            if key not in root.commands:
-                raise _unknown("command", written, root.commands, file)
-            onward = path[1:] if path[:1] == (key,) else ()
-            settings = _settings_in(value, onward, root.commands[key], file)
-            inner |= settings if path[:1] == (key,) else {}
-            continue
-        if key not in known:
-            raise _unknown("option", written, [*known, *(f"[{name}]" for name in root.commands)], file)
-        setting = Setting(_as_typed(written, value, known[key], file), file)
-        if key in reached:
-            found[known[key].name] = setting
-    return found | inner
-
-
-def _as_typed(key: str, value: Any, option: Option, file: Path) -> str | bool | list[str]:
+def _as_typed(key: str, value: Any, field: Field, file: Path) -> str | bool | list[str]:
     """The value as the command line would hand it over; the option's own parser has the last word."""
-    if option.takes == "switch":
+    if TYPED in field.marks:
+        raise UsageError(f"{file}: {key} cannot be set in a file", f"give --{key} on the command line, each time")
+    if field.type is bool:
         if isinstance(value, bool):
             return value
         raise UsageError(f"{file}: {key} is a switch, not {_shown(value)}", f"write {key} = true or {key} = false")
-    if option.takes == "list":
+    if get_origin(field.type) is tuple:
         if isinstance(value, list):
             return [_word(key, item, file) for item in value]
         raise UsageError(f"{file}: {key} is a list, not {_shown(value)}", f'write {key} = ["…", "…"]')
-    return _word(key, value, file)
+    word = _word(key, value, file)
+    if CODE in field.marks and file != user_file() and names_code(word):
+        raise UsageError(
+            f"{file}: {key} = '{word}' would run code that came with this folder",
+            f"if you trust it, give --{key} {word} on the command line",
+        )
+    return word
 
 
 def _word(key: str, value: Any, file: Path) -> str:
@@ -155,8 +152,6 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _unknown(what: str, name: str, known: Mapping[str, Any] | list[str], file: Path) -> UsageError:
-    from latcli.engine.registry import unknown_name
-
+def _unknown(what: str, name: str, known: Sequence[str], file: Path) -> UsageError:
     error = unknown_name(what, name, known)
     return UsageError(f"{file}: {error.message}", error.hint)

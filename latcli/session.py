@@ -1,4 +1,4 @@
-"""What one invocation runs in: its streams, its global options, and how it speaks; must not know any command."""
+"""What one invocation runs in: the options that every command has, its streams, and how it speaks; knows no command."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
-from latcli.errors import raise_swallowed
+from latcli.errors import ExitCode, raise_swallowed
+from latcli.options import Computing
 from latcli.reporting.text import printable
 
 if TYPE_CHECKING:
@@ -30,34 +30,14 @@ class Tick(Protocol):
         ...
 
 
-class Result(Protocol):
-    """What a command's function returns."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The document that `--json` prints."""
-        ...
-
-
-@dataclass
-class Session:
+@dataclass(kw_only=True)
+class Session(Computing):
     """One invocation: results go to stdout, progress and messages to stderr.
 
-    `store` and `data` are folders; `device` is auto, cpu, cuda, cuda:N or mps; `precision` auto, fp32 or bf16;
-    `config` is the file that was named in place of the project's; `parent` is the run that what is run is a part of;
-    `trust_weights` allows code in a detector's weights, which no file and no run's config can: it is said anew each
-    time.
+    `parent` is the run of which this one is a part. `trust_weights` allows code in a detector's weights; no file and no
+    stored configuration can: it is given anew each time.
     """
 
-    store: Path = Path("runs")
-    data: Path = Path("data")
-    device: str = "auto"
-    precision: Precision = "auto"
-    seed: int = 0
-    offline: bool = False
-    json: bool = False
-    quiet: bool = False
-    debug: bool = False
-    config: Path | None = None
     parent: str | None = None
     trust_weights: bool = False
     stdout: TextIO = field(default_factory=lambda: sys.stdout)
@@ -100,12 +80,18 @@ class Session:
         """Write the one JSON document of `--json` on stdout; what is no finite number becomes null."""
         print(json.dumps(_finite(document), indent=2, allow_nan=False), file=self.stdout)
 
-    def show(self, result: Result, draw: Callable[[dict[str, Any]], RenderableType]) -> None:
-        """Write a command's result on stdout: as its JSON document under `--json`, else as `draw` draws that."""
+    def show(self, result: Any, draw: Callable[[], Callable[[dict[str, Any]], RenderableType | str | None]]) -> int:
+        """Write a command's result on stdout, as its JSON document under `--json`, else drawn; returns its exit code.
+
+        `draw()` gives the function that draws the document: a text is printed as it is, None prints nothing.
+        """
         if self.json:
             self.print_json(result.to_json())
-        else:
-            self.print(draw(result.to_json()))
+        elif isinstance(drawn := draw()(result.to_json()), str):
+            print(drawn, file=self.stdout)
+        elif drawn is not None:
+            self.print(drawn)
+        return int(getattr(result, "exit_code", ExitCode.OK))
 
     @contextmanager
     def progress(self, description: str, total: int | None) -> Iterator[Tick]:

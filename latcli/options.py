@@ -1,0 +1,890 @@
+"""Every option of the command line, once: a dataclass for each command, a field for each option.
+
+A field says all there is to say of its option: type, default, placeholder, help, panel, completion. `cli.py` makes the
+commands from these classes, `config.py` reads the same names from TOML files, and the commands take the objects. Text
+is parsed here, so that a command never sees `8/255`. Nothing heavy is imported: `latcli --help` shows what is here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from enum import Enum, auto
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+
+import typer
+
+from latcli.engine import registry
+from latcli.errors import UsageError
+
+T = TypeVar("T")
+
+# panels, in the order in which help shows them
+
+WHAT, WHICH_RUNS, PHOTOS_AND_LABELS = "What is done", "Which runs", "Photos and labels"
+OBJECT, ATTACK, CLASSIFIER = "Where the object is", "Attack", "Classifier"
+TRAINING_ATTACK, OPTIMIZATION, STRONG, BEYOND = "Inner attack", "Optimization", "Strong suite", "Beyond the matrix"
+EFFORT, SMALL_IMAGES, KEEPING, DEVICES = "Effort", "Small images", "Checkpoints", "Several devices"
+FILES, WHERE, OUTPUT = "Files", "Where and how it runs", "Output"
+PANELS = (
+    *(WHAT, WHICH_RUNS, PHOTOS_AND_LABELS, OBJECT, ATTACK, TRAINING_ATTACK, CLASSIFIER, OPTIMIZATION, STRONG, BEYOND),
+    *(EFFORT, SMALL_IMAGES, KEEPING, DEVICES, FILES, WHERE, OUTPUT),
+)
+
+
+class Mark(Enum):
+    """What else there is to know of an option, beside its type in `Annotated`."""
+
+    #: Shown by --help; the others only by --help-all.
+    BASIC = auto()
+    #: Says where or how a run is kept or shown: no part of the run's configuration, and free to change on --resume.
+    INCIDENTAL = auto()
+    #: May name code to run: then it is taken from the command line or the user's own file, never a project's.
+    CODE = auto()
+    #: Taken from the command line alone.
+    TYPED = auto()
+
+
+BASIC, INCIDENTAL, CODE, TYPED = Mark
+
+
+class RefusedValue(typer.BadParameter):
+    """An option's value that its parser refused, with the parser's own hint."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+# values that need more than a type
+
+
+def parse_epsilon(text: str | float, what: str = "epsilon") -> float:
+    """The largest change of a pixel as a share of [0, 1], from `8/255` or `0.031`; errors call it `what`.
+
+    Raises UsageError for a text that is no number, or one outside (0, 1].
+    """
+    hint = f"{what} is a share of full brightness, above 0 and at most 1: 8/255 or 0.031"
+    try:
+        above, slash, below = str(text).partition("/")
+        value = float(above) / float(below) if slash else float(above)
+    except (ValueError, ZeroDivisionError):
+        raise UsageError(f"{what} '{text}' is not a number", hint) from None
+    if not 0 < value <= 1:  # also true of nan
+        raise UsageError(f"{what} '{text}' is not above 0 and at most 1", hint)
+    return value
+
+
+def parse_step_size(text: str | float) -> float:
+    """A step size, on epsilon's scale. Raises UsageError."""
+    return parse_epsilon(text, "step size")
+
+
+def parse_box(text: str) -> tuple[float, float, float, float]:
+    """A rectangle in pixels from `x0,y0,x1,y1`: left, top, right, bottom, right and bottom exclusive.
+
+    Raises UsageError for anything but four finite numbers.
+    """
+    try:
+        x0, y0, x1, y1 = (float(part) for part in str(text).split(","))
+        if all(map(math.isfinite, (x0, y0, x1, y1))):
+            return x0, y0, x1, y1
+    except ValueError:
+        pass
+    raise UsageError(f"the box '{text}' is not four finite numbers", "a box is x0,y0,x1,y1 in pixels: 40,30,200,180")
+
+
+def parse_shares(text: str) -> tuple[float, ...]:
+    """Ascending shares of the side, separated by commas. Raises UsageError."""
+    hint = "for example --centers 0.25,0.5,0.75"
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"'{text}' is not a list of shares", hint) from None
+    if not all(0.0 <= value < 1.0 for value in values) or list(values) != sorted(set(values)):
+        raise UsageError(f"'{text}' is not an ascending list of shares from 0 to below 1", hint)
+    return values
+
+
+# what the shell offers
+
+
+def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Runs of the store, the newest first: by the last part of their id, or by the whole of it."""
+    try:
+        folders = [file.parent.name for file in Path(ctx.params["store"]).glob("*/run.json")]
+    except OSError:
+        return []
+    ids = sorted(folders, reverse=True)
+    return [name for name in [*(run.rpartition("-")[2] for run in ids), *ids] if name.startswith(incomplete)]
+
+
+def _names_of(kind: registry.Kind, *more: str) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in (*more, *registry.names(kind)) if name.startswith(incomplete)]
+
+    return complete
+
+
+def _one_of(*words: str) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in words if word.startswith(incomplete)]
+
+    return complete
+
+
+# how a field becomes an option
+
+
+def option(
+    panel: str, metavar: str, help: str, *names: str, parse: Callable[[str], Any] | None = None, **more: Any
+) -> Any:
+    """An option that takes a value; `parse` makes one of its text and may raise UsageError."""
+    if parse is not None:
+        more["parser"] = _refusing(parse)
+    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, **more)
+
+
+def switch(panel: str, help: str, *names: str, **more: Any) -> Any:
+    """An option without a value."""
+    return typer.Option(*names, metavar="", help=help, rich_help_panel=panel, **more)
+
+
+def argument(metavar: str, help: str, **more: Any) -> Any:
+    """A word that stands without a name."""
+    return typer.Argument(metavar=metavar, help=help, **more)
+
+
+def _refusing(parse: Callable[[str], T]) -> Callable[[str], T]:
+    def parser(text: str) -> T:
+        try:
+            return parse(text)
+        except UsageError as error:
+            raise RefusedValue(error.message, error.hint) from error
+
+    return parser
+
+
+@dataclass(frozen=True)
+class Field:
+    """One option of a command as a dataclass has it: its Python type, what Typer is told, and its marks."""
+
+    name: str
+    type: Any
+    info: Any
+    marks: frozenset[Mark]
+    default: Any
+
+    @property
+    def key(self) -> str:
+        """As it is written in a TOML file, and on the command line behind two dashes."""
+        return self.name.replace("_", "-")
+
+    @property
+    def is_argument(self) -> bool:
+        """Whether it stands without a name."""
+        return isinstance(self.info, typer.models.ArgumentInfo)
+
+
+def fields_of(options: type) -> list[Field]:
+    """The options of one of the classes below, those of its bases first."""
+    hints = get_type_hints(options, include_extras=True)
+    found = []
+    for field in fields(options):
+        if get_args(hints[field.name]) and hasattr(hints[field.name], "__metadata__"):
+            kind, info, *marks = get_args(hints[field.name])
+            found.append(Field(field.name, kind, info, frozenset(marks), field.default))
+    return found
+
+
+def given(options: Any) -> dict[str, Any]:
+    """The options that differ from their defaults and decide what is computed, by name.
+
+    This is what a resumed run must agree with, and what a reproduction asks of a run that is there.
+    """
+    values = {one.name: getattr(options, one.name) for one in fields_of(type(options)) if INCIDENTAL not in one.marks}
+    defaults = {one.name: one.default for one in fields_of(type(options))}
+    return {name: value for name, value in values.items() if value != defaults[name]}
+
+
+def command_words(options: Any) -> list[str]:
+    """What a user types to get these options, arguments first: the exact values, not rounded ones."""
+    words: list[str] = []
+    named: list[str] = []
+    for one in fields_of(type(options)):
+        value = getattr(options, one.name)
+        if one.is_argument:
+            words += [str(item) for item in (value if isinstance(value, tuple) else [value])]
+        elif value != one.default:
+            named += _words(f"--{one.key}", value)
+    return words + named
+
+
+def _words(name: str, value: Any) -> list[str]:
+    if value is True:
+        return [name]
+    if isinstance(value, tuple) and all(isinstance(item, float) for item in value):
+        return [name, ",".join(map(repr, value))]
+    if isinstance(value, tuple):
+        return [word for item in value for word in (name, str(item))]
+    return [name, number_text(value) if isinstance(value, float) else str(value)]
+
+
+def number_text(value: float) -> str:
+    """A number as a person would type it, where typing that gives the same number: 8/255, 0.3, 0.031."""
+    levels = value * 255
+    if 0 < value <= 1 and abs(levels - round(levels)) < 1e-9 and round(levels) / 255 == value and value != 1:
+        return f"{round(levels)}/255"
+    return repr(value)
+
+
+# options that every command has
+
+
+@dataclass(kw_only=True)
+class Common:
+    """What every command takes."""
+
+    store: Annotated[
+        Path, option(WHERE, "DIR", "Where runs are kept.", "--store", envvar="LATCLI_STORE"), INCIDENTAL
+    ] = Path("runs")
+    json: Annotated[bool, switch(OUTPUT, "One JSON document on stdout, and nothing else there."), INCIDENTAL] = False
+    quiet: Annotated[bool, switch(OUTPUT, "No progress and no notes on stderr.", "--quiet", "-q"), INCIDENTAL] = False
+    debug: Annotated[bool, switch(OUTPUT, "Show the traceback of an error."), INCIDENTAL] = False
+    config: Annotated[
+        Path | None, option(WHERE, "FILE", "Read options from this TOML file instead of latcli.toml."), INCIDENTAL
+    ] = None
+
+
+@dataclass(kw_only=True)
+class Computing(Common):
+    """What every command that computes takes, too."""
+
+    data: Annotated[Path, option(WHERE, "DIR", "Where data sets are.", envvar="LATCLI_DATA"), INCIDENTAL] = Path("data")
+    device: Annotated[
+        str,
+        option(WHERE, "NAME", "auto, cpu, cuda, cuda:N or mps.", autocompletion=_one_of("auto", "cpu", "cuda", "mps")),
+        INCIDENTAL,
+    ] = "auto"
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        option(WHERE, "NAME", "Number format of gradients: auto, fp32, bf16. Results are always scored in fp32."),
+    ] = "auto"
+    seed: Annotated[int, option(WHERE, "N", "Equal seeds give equal files.", min=0)] = 0
+    offline: Annotated[bool, switch(WHERE, "Download nothing.", envvar="LATCLI_OFFLINE"), INCIDENTAL] = False
+
+
+# where the object is
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectOptions:
+    """Which detector finds the object of a photo, and how."""
+
+    detector: Annotated[
+        str,
+        option(
+            OBJECT,
+            "NAME",
+            "auto, yolo, mobilenet, cam, none, or a plug-in's.",
+            autocompletion=_names_of("detector", "auto"),
+        ),
+        BASIC,
+    ] = "auto"
+    detector_weights: Annotated[Path | None, option(OBJECT, "FILE", "The detector's weights.")] = None
+    trust_weights: Annotated[
+        bool,
+        switch(OBJECT, "Run the code in the detector's weights (yolo). Only for a file whose maker you trust."),
+        INCIDENTAL,
+        TYPED,
+    ] = False
+    detector_confidence: Annotated[
+        float, option(OBJECT, "P", "Lowest confidence of a box that counts (yolo, mobilenet).", min=0.0, max=1.0)
+    ] = 0.25
+    cam_threshold: Annotated[
+        float,
+        option(OBJECT, "SHARE", "Share of the map's peak above which a pixel is object (cam).", min=0.0, max=0.99),
+    ] = 0.4
+    boxes: Annotated[
+        Literal["all", "best"], option(OBJECT, "all|best", "Protect all boxes that agree with the class, or the best.")
+    ] = "all"
+    refine: Annotated[Literal["none", "grabcut"], option(OBJECT, "none|grabcut", "Turn boxes into silhouettes.")] = (
+        "none"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataObjectOptions(ObjectOptions):
+    """Where the object of each image of a data set is."""
+
+    center: Annotated[
+        float | None,
+        option(OBJECT, "SHARE", "Protect the middle: a share of the image's sides.", show_default="the data set's"),
+    ] = None
+    mask_from: Annotated[
+        Literal["center", "otsu", "detector", "folder"] | None,
+        option(
+            OBJECT,
+            "NAME",
+            "center: the middle; otsu: the silhouette of a digit; detector: what is found on photos; folder: --masks.",
+            show_default="detector for photos, else center",
+        ),
+    ] = None
+    masks: Annotated[
+        Path | None, option(OBJECT, "DIR", "A mask for each image, DIR/train/CLASS/NAME.png, white on the object.")
+    ] = None
+
+
+# the commands
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackOptions(ObjectOptions):
+    """Fool a classifier by changing only the background of a photo.
+
+    The object is found; every pixel outside it may change by at most epsilon.
+    The result is scored from the saved 8-bit file and kept as a run.
+    """
+
+    photos: Annotated[
+        tuple[str, ...], argument("PHOTO...", "Photos, folders (searched recursively), or - for standard input.")
+    ]
+    label: Annotated[str | None, option(PHOTOS_AND_LABELS, "NAME|INDEX", "The right class of all photos."), BASIC] = (
+        None
+    )
+    labels: Annotated[
+        Path | None, option(PHOTOS_AND_LABELS, "FILE", "Right classes from a CSV: file, and index or name."), BASIC
+    ] = None
+    labels_from: Annotated[
+        Literal["folder"] | None,
+        option(PHOTOS_AND_LABELS, "folder", "Right classes from the names of the photos' folders."),
+    ] = None
+    on_miss: Annotated[
+        Literal["fail", "skip", "center"],
+        option(OBJECT, "fail|skip|center", "What to do with a photo in which no object is found."),
+    ] = "fail"
+    box: Annotated[
+        tuple[str, ...], option(OBJECT, "X0,Y0,X1,Y1", "The object, in pixels. May be repeated."), BASIC
+    ] = ()
+    mask: Annotated[
+        Path | None,
+        option(OBJECT, "FILE|DIR", "A mask, white on the object; or a folder with one mask for each photo."),
+        BASIC,
+    ] = None
+    center: Annotated[
+        float | None, option(OBJECT, "SHARE", "Protect the middle of the photo: a share of its sides, 0.25.")
+    ] = None
+    epsilon: Annotated[
+        float,
+        option(ATTACK, "E", "Largest change of a pixel: 8/255 or 0.031.", parse=parse_epsilon, show_default="8/255"),
+        BASIC,
+    ] = 8 / 255
+    region: Annotated[
+        Literal["background", "foreground", "all", "random"],
+        option(ATTACK, "NAME", "What may change: background, foreground, all, or random (the background, moved)."),
+        BASIC,
+    ] = "background"
+    attack: Annotated[
+        str,
+        option(
+            ATTACK,
+            "NAME",
+            "pgd, fgsm, apgd-ce, apgd-dlr, apgd-t, square, or a plug-in's.",
+            autocompletion=_names_of("attack"),
+        ),
+        BASIC,
+    ] = "pgd"
+    steps: Annotated[int, option(ATTACK, "N", "Gradient steps.", min=1), BASIC] = 40
+    step_size: Annotated[
+        float | None, option(ATTACK, "E", "Size of the first step, on epsilon's scale.", parse=parse_step_size)
+    ] = None
+    schedule: Annotated[
+        Literal["constant", "linear", "cosine"], option(ATTACK, "NAME", "How steps shrink: constant, linear, cosine.")
+    ] = "cosine"
+    restarts: Annotated[int, option(ATTACK, "N", "Random starts; each photo keeps its worst case.", min=1)] = 1
+    no_random_start: Annotated[bool, switch(ATTACK, "Start at the photo itself.")] = False
+    objective: Annotated[
+        Literal["ce", "margin"], option(ATTACK, "ce|margin", "Climb cross entropy or the logit margin.")
+    ] = "ce"
+    target: Annotated[str | None, option(ATTACK, "NAME|INDEX", "Push towards this class.")] = None
+    stop: Annotated[
+        Literal["never", "top1", "top10"],
+        option(ATTACK, "WHEN", "Stop a photo as soon as its class has left the top1 or top10; or never."),
+    ] = "never"
+    norm: Annotated[Literal["linf", "l2"], option(ATTACK, "linf|l2", "l2 needs --radius as well.")] = "linf"
+    radius: Annotated[float | None, option(ATTACK, "R", "Radius of the l2 ball, inside epsilon's box.")] = None
+    at_model_resolution: Annotated[bool, switch(ATTACK, "Resize the photo first, as the paper does.")] = False
+    classifier: Annotated[
+        str,
+        option(
+            CLASSIFIER,
+            "NAME",
+            "efficientnet_lite0, inception_v3, torchvision:NAME, timm:NAME, module:function, a training run.",
+            autocompletion=_names_of("classifier", "timm:", "torchvision:"),
+        ),
+        BASIC,
+        CODE,
+    ] = registry.DEFAULT_CLASSIFIER
+    classifier_weights: Annotated[
+        Path | None, option(CLASSIFIER, "FILE", "Its weights: safetensors, or a PyTorch file without code.")
+    ] = None
+    batch: Annotated[int, option(WHERE, "N", "Photos attacked together.", min=1)] = 8
+    no_figures: Annotated[bool, switch(OUTPUT, "Do not draw the paper's Figure 1 for each photo."), INCIDENTAL] = False
+    dry_run: Annotated[bool, switch(OUTPUT, "Show object, background share and time; attack nothing."), INCIDENTAL] = (
+        False
+    )
+    check_success: Annotated[bool, switch(OUTPUT, "Exit with code 4 unless every photo is fooled."), INCIDENTAL] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(DataObjectOptions):
+    """Train a classifier on images whose background is under attack (the paper's Algorithm 1).
+
+    A small network on small images, or a classifier fine-tuned on photos.
+    What is not given comes from the preset, then from the data set.
+    The model is kept as a run; its id is a classifier's name for `latcli attack` and `latcli eval`.
+    """
+
+    regime: Annotated[
+        Literal["natural", "standard", "background", "foreground", "random"] | None,
+        option(
+            WHAT,
+            "NAME",
+            "What may change in training: natural (nothing), standard (all), background, foreground, random.",
+            show_default="background",
+        ),
+        BASIC,
+    ] = None
+    dataset: Annotated[
+        str | None,
+        option(
+            WHAT,
+            "NAME",
+            "mnist, fashion-mnist, cifar10, mnist-5k, folder:PATH.",
+            show_default="mnist",
+            autocompletion=_names_of("dataset", "folder:"),
+        ),
+        BASIC,
+    ] = None
+    preset: Annotated[
+        Literal["quick", "standard", "paper"] | None,
+        option(
+            WHAT, "NAME", "Values of all options that are not given: quick, standard, paper.", show_default="standard"
+        ),
+        BASIC,
+    ] = None
+    architecture: Annotated[
+        str | None,
+        option(
+            WHAT,
+            "NAME",
+            "paper-cnn, resnet18, or a classifier to fine-tune on photos: efficientnet_lite0, inception_v3, "
+            "torchvision:NAME, timm:NAME, a plug-in's.",
+            show_default="the data set's",
+            autocompletion=_names_of("architecture", "timm:", "torchvision:"),
+        ),
+        BASIC,
+        CODE,
+    ] = None
+    classifier_weights: Annotated[
+        Path | None, option(WHAT, "FILE", "Weights that fine-tuning starts from: safetensors, or a PyTorch file.")
+    ] = None
+    augment: Annotated[
+        Literal["none", "crop-flip"] | None, option(WHAT, "NAME", "none, crop-flip.", show_default="the data set's")
+    ] = None
+    epsilon: Annotated[
+        float | None,
+        option(
+            TRAINING_ATTACK,
+            "E",
+            "Largest change of a pixel: 0.3 or 8/255.",
+            parse=parse_epsilon,
+            show_default="the data set's",
+        ),
+        BASIC,
+    ] = None
+    attack: Annotated[
+        Literal["pgd", "fgsm-rs", "n-fgsm", "free"] | None,
+        option(TRAINING_ATTACK, "NAME", "pgd, fgsm-rs, n-fgsm, free.", show_default="pgd"),
+    ] = None
+    attack_steps: Annotated[
+        int | None,
+        option(TRAINING_ATTACK, "N", "Gradient steps of pgd; updates for each minibatch of free.", min=1),
+        BASIC,
+    ] = None
+    step_size: Annotated[
+        float | None, option(TRAINING_ATTACK, "E", "Size of a step, on epsilon's scale.", parse=parse_step_size)
+    ] = None
+    warm_up: Annotated[
+        float | None, option(TRAINING_ATTACK, "SHARE", "Fraction of the steps over which epsilon ramps up from 0.")
+    ] = None
+    loss: Annotated[
+        Literal["ce", "trades"] | None, option(OPTIMIZATION, "ce|trades", "Cross entropy or TRADES.", show_default="ce")
+    ] = None
+    beta: Annotated[float | None, option(OPTIMIZATION, "B", "Weight of TRADES' divergence.", show_default="6")] = None
+    mix: Annotated[
+        float | None, option(OPTIMIZATION, "SHARE", "Fraction of each minibatch left natural.", show_default="0")
+    ] = None
+    steps: Annotated[int | None, option(OPTIMIZATION, "N", "Number of minibatches.", min=1), BASIC] = None
+    batch: Annotated[int | None, option(OPTIMIZATION, "N", "Images in a minibatch.", min=1)] = None
+    optimizer: Annotated[Literal["adamw", "sgd"] | None, option(OPTIMIZATION, "adamw|sgd", "The optimizer.")] = None
+    schedule: Annotated[
+        Literal["one-cycle", "constant"] | None, option(OPTIMIZATION, "NAME", "Learning rate: one-cycle, constant.")
+    ] = None
+    rate: Annotated[float | None, option(OPTIMIZATION, "R", "Peak learning rate.")] = None
+    weight_decay: Annotated[float | None, option(OPTIMIZATION, "W", "Weight decay.")] = None
+    average: Annotated[float | None, option(OPTIMIZATION, "D", "Decay of the weights' moving average; 0 for none.")] = (
+        None
+    )
+    devices: Annotated[
+        int | None,
+        option(DEVICES, "N", "Processes on this machine, one GPU each.", min=1, show_default="1"),
+        INCIDENTAL,
+    ] = None
+    nodes: Annotated[
+        int | None, option(DEVICES, "M", "Machines that train together.", min=1, show_default="1"), INCIDENTAL
+    ] = None
+    checkpoint_every: Annotated[
+        int | None,
+        option(KEEPING, "N", "Steps between checkpoints.", min=1, show_default="once a minute"),
+        INCIDENTAL,
+    ] = None
+    resume: Annotated[
+        str | None,
+        option(KEEPING, "RUN", "Continue a run that was cut off.", autocompletion=complete_run),
+        INCIDENTAL,
+        BASIC,
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(DataObjectOptions):
+    """Measure how far models lean on the background: the loss matrix of models and inputs.
+
+    Each model is scored on natural images, under standard attack, and under background attack.
+    The result of every image is kept as a run. Anything that makes a figure doubtful is reported.
+    """
+
+    models: Annotated[
+        tuple[str, ...],
+        argument(
+            "[MODEL...]",
+            "Training runs, checkpoint files, or classifiers. Default: the latest training runs.",
+            autocompletion=complete_run,
+        ),
+        CODE,
+    ] = ()
+    dataset: Annotated[
+        str | None,
+        option(
+            WHAT,
+            "NAME",
+            "mnist, fashion-mnist, cifar10, mnist-5k, folder:PATH.",
+            show_default="that of the training run",
+            autocompletion=_names_of("dataset", "folder:"),
+        ),
+        BASIC,
+    ] = None
+    seeds: Annotated[bool, switch(WHAT, "The latest training run of every seed: mean and spread."), BASIC] = False
+    images: Annotated[
+        int | None, option(WHAT, "N", "Test images that are attacked.", min=1, show_default="1000"), BASIC
+    ] = None
+    controls: Annotated[bool, switch(WHAT, "Also attack the foreground, and a random region."), BASIC] = False
+    classifier_weights: Annotated[
+        Path | None, option(OBJECT, "FILE", "Weights of the classifier whose map the detector cam reads.")
+    ] = None
+    epsilon: Annotated[
+        float | None,
+        option(
+            ATTACK, "E", "Largest change of a pixel: 0.3 or 8/255.", parse=parse_epsilon, show_default="the data set's"
+        ),
+        BASIC,
+    ] = None
+    steps: Annotated[int | None, option(ATTACK, "N", "Gradient steps of PGD.", min=1, show_default="100"), BASIC] = None
+    restarts: Annotated[
+        int | None, option(ATTACK, "N", "Random starts; each image keeps its worst case.", min=1, show_default="1")
+    ] = None
+    until_wrong: Annotated[bool, switch(ATTACK, "Stop each image at its first wrong guess: faster, accuracy only.")] = (
+        False
+    )
+    strong: Annotated[bool, switch(STRONG, "Add the worst case of APGD, targeted APGD and Square."), BASIC] = False
+    strong_budget: Annotated[
+        Literal["quick", "full"] | None,
+        option(STRONG, "quick|full", "full is AutoAttack's; quick is for a trial.", show_default="full"),
+    ] = None
+    transfer: Annotated[
+        str | None, option(BEYOND, "A,B,...|all", "Try examples made on each of these models on all the others.")
+    ] = None
+    curve: Annotated[
+        tuple[str, ...],
+        option(
+            BEYOND, "AXIS=V,V,...", "Accuracy against epsilon or steps: epsilon=0.1,0.2 or steps=1,10. May be repeated."
+        ),
+    ] = ()
+    reliance: Annotated[
+        bool, switch(BEYOND, "Photos: accuracy without an attack, on backgrounds of other photos."), BASIC
+    ] = False
+    donor_seeds: Annotated[
+        int | None,
+        option(BEYOND, "N", "How many other backgrounds each photo gets (reliance).", min=1, show_default="3"),
+    ] = None
+    batch: Annotated[
+        int | None, option(WHERE, "N", "Images attacked together.", min=1, show_default="16 photos, else 250")
+    ] = None
+    resume: Annotated[
+        str | None,
+        option(KEEPING, "RUN", "Continue a run that was cut off.", autocompletion=complete_run),
+        INCIDENTAL,
+        BASIC,
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.models and self.seeds:
+            raise UsageError("--seeds chooses training runs by itself", "name models or give --seeds, not both")
+        if self.strong_budget is not None and not self.strong:
+            raise UsageError("--strong-budget needs --strong", "add --strong, or leave it out")
+        if self.transfer is not None and not self.transfer.strip():
+            raise UsageError("--transfer names no models", "for example --transfer 7f3a,81c2, or all")
+        if self.transfer == "all" and len(self.models) == 1:
+            raise UsageError("--transfer needs at least two models", "name several models, or none for the latest")
+        if self.donor_seeds is not None and not self.reliance:
+            raise UsageError("--donor-seeds needs --reliance", "add --reliance, or leave it out")
+        if self.transfer not in (None, "all") and self.seeds:
+            raise UsageError("--seeds chooses training runs by itself", "use --transfer all, or leave --seeds out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Show what was found: loss matrices, photos, curves; with --paper, beside the paper's figures.
+
+    Covers all runs, or those named. A later evaluation of a model replaces an earlier one; seeds are averaged.
+    A FILE of - is standard output. Unfinished runs and changed files are named and left out.
+    """
+
+    runs: Annotated[
+        tuple[str, ...],
+        argument("[RUN...]", "Ends of ids, or latest. Default: all runs.", autocompletion=complete_run),
+    ] = ()
+    since: Annotated[
+        str | None, option(WHICH_RUNS, "DATE", "Only runs started since: 2026-11-22, or with a time, UTC.")
+    ] = None
+    dataset: Annotated[str | None, option(WHICH_RUNS, "NAME", "Only runs on this data set.")] = None
+    status: Annotated[
+        str | None,
+        option(
+            WHICH_RUNS,
+            "NAME",
+            "Only running, completed, failed, interrupted or crashed ones.",
+            autocompletion=_one_of("running", "completed", "failed", "interrupted", "crashed"),
+        ),
+    ] = None
+    best: Annotated[bool, switch(WHICH_RUNS, "Only the best training run of each data set and regime."), BASIC] = False
+    paper: Annotated[
+        bool, switch(WHAT, "Show the paper's figures beside ours, with a verdict on each claim."), BASIC
+    ] = False
+    compare: Annotated[bool, switch(WHAT, "Show what differs between two runs: --compare A B."), BASIC] = False
+    html: Annotated[Path | None, option(FILES, "FILE", "Write one page with everything in it."), BASIC] = None
+    open: Annotated[bool, switch(FILES, "Open the page in a browser."), BASIC] = False
+    markdown: Annotated[Path | None, option(FILES, "FILE", "Write the tables as Markdown."), BASIC] = None
+    csv: Annotated[Path | None, option(FILES, "FILE", "Write one figure a line, as CSV."), BASIC] = None
+    latex: Annotated[Path | None, option(FILES, "FILE", "Write the tables as LaTeX (booktabs)."), BASIC] = None
+    png: Annotated[Path | None, option(FILES, "DIR", "Write the matrices and all curves as PNG."), BASIC] = None
+
+
+ReproduciblePart = Literal[
+    "figure1", "table2", "figure2", "hole", "controls", "masks", "strong", "transfer", "photos-epsilon"
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceOptions:
+    """Reproduce the paper's figures, and ours beyond it: every run they need, then a verdict on each claim.
+
+    Finished runs are reused, interrupted ones continued, missing ones started.
+    Each step is one attack, train or eval, and its command is printed.
+    """
+
+    what: Annotated[
+        str,
+        argument(
+            "WHAT",
+            "figure1, table2, figure2; beyond the paper: hole, controls, masks, strong, transfer, photos-epsilon; all.",
+            autocompletion=_one_of(*get_args(ReproduciblePart), "all"),
+        ),
+    ]
+    budget: Annotated[
+        Literal["quick", "standard", "paper"],
+        option(EFFORT, "NAME", "quick: minutes, one seed; standard: hours; paper: 100,000 minibatches, days on a CPU."),
+        BASIC,
+    ] = "standard"
+    seeds: Annotated[
+        int | None,
+        option(EFFORT, "N", "Number of seeds, from --seed on.", min=1, show_default="1 (quick), else 3"),
+        BASIC,
+    ] = None
+    images: Annotated[
+        int | None,
+        option(EFFORT, "N", "Images that are attacked.", min=1, show_default="200 (quick), 1000, 10000 (paper)"),
+    ] = None
+    steps: Annotated[
+        int | None, option(EFFORT, "N", "Minibatches of each training.", min=1, show_default="the preset's")
+    ] = None
+    attack_steps: Annotated[
+        int | None,
+        option(EFFORT, "N", "Gradient steps of scoring attacks.", min=1, show_default="100, on photos 40"),
+    ] = None
+    dataset: Annotated[
+        str,
+        option(
+            SMALL_IMAGES,
+            "NAME",
+            "mnist, cifar10, fashion-mnist, mnist-5k, folder:PATH.",
+            autocompletion=_names_of("dataset", "folder:"),
+        ),
+        BASIC,
+    ] = registry.DEFAULT_DATASET
+    like: Annotated[
+        Literal["mnist", "cifar10"] | None,
+        option(SMALL_IMAGES, "NAME", "Compare the data set with the paper's figures of this one: mnist, cifar10."),
+    ] = None
+    architecture: Annotated[
+        str | None, option(SMALL_IMAGES, "NAME", "The network: paper-cnn, resnet18.", show_default="the data set's")
+    ] = None
+    epsilon: Annotated[
+        float | None,
+        option(
+            SMALL_IMAGES,
+            "E",
+            "Largest change of a pixel: 0.3 or 8/255.",
+            parse=parse_epsilon,
+            show_default="the data set's",
+        ),
+    ] = None
+    center: Annotated[
+        float | None,
+        option(
+            SMALL_IMAGES, "SHARE", "Protected middle, as a share of the image's sides.", show_default="the data set's"
+        ),
+    ] = None
+    centers: Annotated[
+        Any, option(SMALL_IMAGES, "A,B,...", "Sizes of the middle for hole.", parse=parse_shares, show_default="seven")
+    ] = ()
+    photos: Annotated[
+        Path | None,
+        option(PHOTOS_AND_LABELS, "DIR", "Photos to attack.", show_default="DATA/photos/paper9, else two examples"),
+        BASIC,
+    ] = None
+    labels: Annotated[
+        Path | None, option(PHOTOS_AND_LABELS, "FILE", "Their right classes, a CSV: file, and index or name."), BASIC
+    ] = None
+    classifier: Annotated[
+        str,
+        option(PHOTOS_AND_LABELS, "NAME", "The classifier that is attacked.", autocompletion=_names_of("classifier")),
+        CODE,
+    ] = registry.DEFAULT_CLASSIFIER
+    detector: Annotated[
+        str,
+        option(
+            PHOTOS_AND_LABELS,
+            "NAME",
+            "Finds the objects: cam, yolo, mobilenet, auto.",
+            autocompletion=_names_of("detector", "auto"),
+        ),
+    ] = "cam"
+    plan: Annotated[
+        bool, switch(OUTPUT, "Show the steps, which are done, and the time; run nothing."), INCIDENTAL, BASIC
+    ] = False
+
+    def __post_init__(self) -> None:
+        if self.what not in (*get_args(ReproduciblePart), "all"):
+            raise registry.unknown_name("reproduction", self.what, (*get_args(ReproduciblePart), "all"))
+        if self.labels is not None and self.photos is None:
+            raise UsageError("--labels needs --photos", "add --photos DIR, or leave it out")
+
+    @property
+    def parts(self) -> tuple[ReproduciblePart, ...]:
+        """What is to be reproduced, each part once."""
+        return tuple(part for part in get_args(ReproduciblePart) if self.what in ("all", part))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """Attack, train, evaluate, report: the whole story in minutes, without a network.
+
+    Attacks two sample photos, trains the paper's three regimes on 5,000 digits for a short while, shows the loss
+    matrix, and prints the path of a page to open.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """Show what this machine offers: device, weights, data sets, disk, database.
+
+    Exit code 1 if something is broken; something that is only missing is not a failure.
+    """
+
+
+_RUN = argument("RUN", "The end of a run's id, or latest.", autocompletion=complete_run)
+_RUNS = argument("RUN", "Ends of run ids, or latest.", autocompletion=complete_run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsListOptions:
+    """List the runs of the store, the newest first."""
+
+    command: Annotated[
+        str | None,
+        option(
+            WHICH_RUNS,
+            "NAME",
+            "Only runs of this command.",
+            autocompletion=_one_of("attack", "train", "eval", "reproduce", "demo"),
+        ),
+        BASIC,
+    ] = None
+    status: Annotated[
+        str | None,
+        option(
+            WHICH_RUNS,
+            "NAME",
+            "Only running, completed, failed, interrupted or crashed ones.",
+            autocompletion=_one_of("running", "completed", "failed", "interrupted", "crashed"),
+        ),
+        BASIC,
+    ] = None
+    limit: Annotated[int | None, option(WHICH_RUNS, "N", "Only the newest N.", "--limit", "-n", min=1), BASIC] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsShowOptions:
+    """Show all that is known of one run: options, images, numbers, files."""
+
+    run: Annotated[str, _RUN]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsVerifyOptions:
+    """Check that the files of all runs, or of those named, are as they were written, and the database with them.
+
+    Exit code 1 if anything is wrong.
+    """
+
+    runs: Annotated[tuple[str, ...], _RUNS] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsRemoveOptions:
+    """Remove runs with all their files. A run that is still working is refused."""
+
+    runs: Annotated[tuple[str, ...], _RUNS]
+    force: Annotated[bool, switch(WHAT, "Also a run left as running by a machine that is gone."), BASIC] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsPathOptions:
+    """Print the path of a run's folder, or of one of its files, for use in a shell."""
+
+    run: Annotated[str, _RUN]
+    file: Annotated[str | None, argument("FILE", "One of the run's files.")] = None
