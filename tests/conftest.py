@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -79,6 +82,51 @@ def run_latcli(tmp_path: Path, latcli_environment: dict[str, str]) -> RunLatcli:
             timeout=300,
             check=False,
         )
+
+    return run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one command line came to: its exit code, and what it wrote on each stream."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The document on stdout."""
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> list[str]:
+        """The error and the hint, which must be the end of stderr; stdout must be empty."""
+        assert self.out == ""
+        lines = self.err.splitlines()[-2:]
+        assert [line.partition(": ")[0] for line in lines] == ["error", "hint"], self.err
+        return [line.partition(": ")[2] for line in lines]
+
+
+@pytest.fixture
+def latcli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Outcome]:
+    """Run a command line in this process, as a user without a configuration file would."""
+    from latcli import process
+    from latcli.cli import app
+
+    for name in [name for name in os.environ if name.startswith("LATCLI_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-configuration"))
+
+    def run(*words: object) -> Outcome:
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", out)
+            patch.setattr(sys, "stderr", err)
+            patch.setattr(sys, "excepthook", sys.excepthook)
+            patch.setenv("COLUMNS", "80")
+            code = process.run(app, [str(word) for word in words])
+        return Outcome(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))  # type: ignore[attr-defined]
 
     return run
 

@@ -9,10 +9,10 @@ import pytest
 
 from latcli.commands import demo
 from latcli.commands.runs import list_runs, verify_runs
-from latcli.session import Session
 from latcli.errors import ExitCode
 from latcli.reporting.console import console_for
 from latcli.reporting.demo_report import demo as drawn
+from latcli.session import Session
 
 
 @pytest.mark.slow

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from latcli.commands import doctor
-from latcli.commands.doctor import DoctorResult, examine
-from latcli.session import Session
+from latcli.commands.doctor import DoctorResult
+from latcli.commands.doctor import run as examine
 from latcli.engine.detectors.yolo import DEFAULT_WEIGHTS
 from latcli.errors import ExitCode, UsageError
+from latcli.session import Session
 from latcli.store.database import Store
 
 

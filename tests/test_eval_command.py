@@ -22,10 +22,8 @@ from latcli.commands.eval import further as eval_further
 from latcli.commands.eval.command import run
 from latcli.commands.eval.further import Findings
 from latcli.commands.eval.models import usual_dataset
-from latcli.commands.eval.options import EvalOptions
 from latcli.commands.eval.result import EvalResult, grouped
 from latcli.commands.eval.samples import SAMPLES
-from latcli.session import Session
 from latcli.commands.trained import CHECKPOINT
 from latcli.engine.attacks.pgd import pgd
 from latcli.engine.datasets.base import DatasetSource, Images
@@ -39,6 +37,8 @@ from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.imagenet import ClassifierSource
 from latcli.engine.models.small import paper_cnn
 from latcli.errors import LatcliError, UsageError, WeightsError
+from latcli.options import EvalOptions
+from latcli.session import Session
 from latcli.store.database import Store
 from latcli.store.verify import verify_run
 

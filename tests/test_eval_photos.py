@@ -13,10 +13,8 @@ from photo_set import CLASSES, SMALL, save_weights, write_photos
 from PIL import Image
 
 from latcli.commands.eval.command import run
-from latcli.commands.eval.options import EvalOptions
 from latcli.commands.eval.reliance import RelianceRow, photos_of
 from latcli.commands.eval.result import EvalResult
-from latcli.session import Session
 from latcli.engine.datasets.catalog import open_folder
 from latcli.engine.evaluation.reliance import averaged, background_reliance, summarize, survey_photos
 from latcli.engine.models.catalog import open_classifier
@@ -27,6 +25,8 @@ from latcli.engine.models.imagenet import ClassifierSource
 from latcli.engine.models.matching import with_classes_first
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.errors import LatcliError, UsageError, WeightsError
+from latcli.options import EvalOptions
+from latcli.session import Session
 from latcli.store.database import Store
 
 VICTIMS = """

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import RenderableType
 
-from latcli.commands.runs import list_runs, rm_runs, show_run, verify_runs
+from latcli.commands.runs import list_runs, remove_runs, show_run, verify_runs
 from latcli.reporting import listing
 from latcli.reporting.console import PlainConsole
 from latcli.store.database import Store
@@ -111,7 +111,7 @@ def test_what_is_wrong_with_the_database_is_told() -> None:
 def test_removed_runs_are_named(store: Path) -> None:
     run = list_runs(store, command="train").runs[0]
 
-    assert drawn(listing.removal(rm_runs(store, [run.id]).to_json())) == f"removed {run.id}\n"
+    assert drawn(listing.removal(remove_runs(store, [run.id]).to_json())) == f"removed {run.id}\n"
 
 
 @given(st.text(), st.text(), st.none() | st.text())

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latcli.commands.parsing import parse_epsilon
 from latcli.errors import ExitCode, UsageError
+from latcli.options import parse_epsilon
 
 
 @pytest.mark.parametrize(

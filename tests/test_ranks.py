@@ -22,8 +22,6 @@ from conftest import RunLatcli
 from rank_cases import CASES, Case, norm_inputs, outcome, passed, small_digits
 from torch import nn
 
-from latcli.session import Session
-from latcli.commands.train.options import TrainOptions
 from latcli.commands.train.ranks import gathered
 from latcli.engine.models.small import resnet18
 from latcli.engine.precision import GradientForm
@@ -32,6 +30,8 @@ from latcli.engine.training.lifeline import Hub, Spoke
 from latcli.engine.training.worlds import World, find_world
 from latcli.engine.vision import import_torchvision
 from latcli.errors import LatcliError, UsageError
+from latcli.options import TrainOptions
+from latcli.session import Session
 
 TWO = TrainOptions(devices=2)
 SCRIPT = Path(__file__).with_name("rank_cases.py")

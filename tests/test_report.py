@@ -16,10 +16,10 @@ from report_store import WILD, attack, crash, entry, evaluate, photo, train, who
 
 from latcli.commands.report.command import EVERYTHING, TERMINAL, Needs, gather
 from latcli.commands.report.compare import compare
-from latcli.commands.report.options import ReportOptions
-from latcli.session import Session
 from latcli.errors import LatcliError, StoreError, UsageError
+from latcli.options import ReportOptions
 from latcli.reporting.report_terminal import ATTACKS
+from latcli.session import Session
 from latcli.store.database import Store
 from latcli.store.rows import last_values, series
 

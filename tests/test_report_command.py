@@ -17,9 +17,9 @@ import pytest
 from report_store import train, whole
 
 from latcli.commands.report import writing as report_writing
-from latcli.commands.report.options import ReportOptions
-from latcli.session import Session
 from latcli.errors import LatcliError, UsageError
+from latcli.options import ReportOptions
+from latcli.session import Session
 from latcli.store.database import DATABASE, Store
 
 RunLatcli = Callable[..., subprocess.CompletedProcess[str]]

@@ -22,13 +22,13 @@ from rich.console import RenderableType
 
 from latcli.commands.report.command import EVERYTHING, gather
 from latcli.commands.report.compare import compare
-from latcli.commands.report.options import ReportOptions
-from latcli.session import Session
+from latcli.options import ReportOptions
 from latcli.reporting import charts, csv_text, latex, markdown, report_terminal
 from latcli.reporting.comparison import comparison
 from latcli.reporting.console import PlainConsole
 from latcli.reporting.page.matrix import heat_map
 from latcli.reporting.text import printable
+from latcli.session import Session
 
 
 @pytest.fixture(scope="module")

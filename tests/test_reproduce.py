@@ -23,30 +23,28 @@ from PIL import Image
 
 from latcli.cli import app
 from latcli.commands.attack.command import run as attack
-from latcli.commands.attack.options import AttackOptions
-from latcli.commands.eval.options import EvalOptions
 from latcli.commands.package_photos import package_photos
 from latcli.commands.report.evaluations import MATRIX
 from latcli.commands.reproduce.command import MARKDOWN, run
 from latcli.commands.reproduce.findings import Found, Values, find
 from latcli.commands.reproduce.ledger import Ledger, Standing
-from latcli.commands.reproduce.options import ReproduceOptions, parse_centers
 from latcli.commands.reproduce.parts import parts_of
 from latcli.commands.reproduce.result import ReproduceResult
 from latcli.commands.reproduce.steps import Evaluation, PhotoAttack, Training, command_line, command_of
 from latcli.commands.reproduce.times import Times
-from latcli.commands.runs import list_runs, rm_runs, verify_runs
-from latcli.session import Session
+from latcli.commands.runs import list_runs, remove_runs, verify_runs
 from latcli.commands.train.command import run as train
-from latcli.commands.train.options import TrainOptions
 from latcli.commands.trained import CHECKPOINT
 from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults, make_dataset
 from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.localize import middle_pixels
 from latcli.engine.training.regimes import Regime
 from latcli.errors import ExitCode, LatcliError, UsageError
+from latcli.options import AttackOptions, EvalOptions, ReproduceOptions, TrainOptions
+from latcli.options import parse_shares as parse_centers
 from latcli.reporting.console import console_for
 from latcli.reporting.reproduction import shown
+from latcli.session import Session
 from latcli.store.database import DATABASE, Store
 
 SMALL: dict[str, Any] = {"budget": "quick", "steps": 2, "images": 6, "attack_steps": 2}
@@ -111,7 +109,7 @@ def test_what_is_done_is_not_done_again(made: tuple[ReproduceOptions, Session, R
     assert {row.id for row in list_runs(session.store).runs} - before == {again.run}
     assert [row.run for row in again.steps] == [row.run for row in result.steps]
     assert again.found == result.found
-    rm_runs(session.store, [str(again.run)])
+    remove_runs(session.store, [str(again.run)])
 
 
 def test_a_plan_changes_nothing(made: tuple[ReproduceOptions, Session, ReproduceResult]) -> None:

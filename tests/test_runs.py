@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from latcli.commands.runs import list_runs, rm_runs, run_path, show_run, verify_runs
+from latcli.commands.runs import list_runs, remove_runs, run_path, show_run, verify_runs
 from latcli.errors import ExitCode, LatcliError, StoreError, UsageError
 from latcli.store import remove
 from latcli.store.database import DATABASE, Store
@@ -195,7 +195,7 @@ def test_a_path_is_that_of_the_run_or_of_one_of_its_files(store: Store, folder: 
         lambda folder: show_run(folder, "ffff"),
         lambda folder: run_path(folder, "ffff"),
         lambda folder: verify_runs(folder, ["ffff"]),
-        lambda folder: rm_runs(folder, ["ffff"]),
+        lambda folder: remove_runs(folder, ["ffff"]),
     ],
     ids=["show", "path", "verify", "rm"],
 )
@@ -213,7 +213,7 @@ def test_an_unknown_run_is_two_lines(store: Store, folder: Path, command) -> Non
         verify_runs,
         lambda folder: show_run(folder, "latest"),
         lambda folder: run_path(folder, "latest"),
-        lambda folder: rm_runs(folder, ["latest"]),
+        lambda folder: remove_runs(folder, ["latest"]),
     ],
     ids=["list", "verify", "show", "path", "rm"],
 )
@@ -347,7 +347,7 @@ def test_a_row_that_points_nowhere_is_a_fault_of_the_database(store: Store, fold
 def test_removed_runs_are_gone_with_files_and_rows_and_nothing_else_is(store: Store, folder: Path) -> None:
     kept, first, second = finished(store, "train"), finished(store), finished(store)
     child = finished(store, "eval", parent=first.id)
-    result = rm_runs(folder, [first.id[-4:], second.id, first.id])
+    result = remove_runs(folder, [first.id[-4:], second.id, first.id])
     assert result.to_json() == {"store": str(folder), "removed": [first.id, second.id]}
     for run in (first, second):
         assert not run.folder.exists()
@@ -366,19 +366,19 @@ def test_a_living_run_is_refused_and_nothing_is_removed(
     other = finished(store)
     for force in (False, True):
         with pytest.raises(StoreError, match="still running, as process") as caught:
-            rm_runs(folder, [other.id, run_id], force=force)
+            remove_runs(folder, [other.id, run_id], force=force)
         assert "stop it first" in caught.value.hint
     assert other.folder.is_dir()
     assert (folder / run_id / "hen.png").is_file()
     process.communicate("\n")
     assert store.find_run(run_id).status == "completed"
-    assert rm_runs(folder, [other.id, run_id]).runs == [other.id, run_id]
+    assert remove_runs(folder, [other.id, run_id]).runs == [other.id, run_id]
 
 
 def test_a_run_of_this_process_is_refused_and_keeps_its_lock(store: Store, folder: Path) -> None:
     with begin(store) as run:
         with pytest.raises(StoreError, match="still running"):
-            rm_runs(folder, [run.id])
+            remove_runs(folder, [run.id])
         verify_runs(folder)
         code = "import sys, pathlib; from latcli.store.locks import is_held; print(is_held(pathlib.Path(sys.argv[1])))"
         held = subprocess.run(
@@ -392,7 +392,7 @@ def test_a_killed_run_can_be_removed(folder: Path, living: tuple[subprocess.Pope
     process, run_id = living
     process.kill()
     process.wait()
-    assert rm_runs(folder, [run_id]).runs == [run_id]
+    assert remove_runs(folder, [run_id]).runs == [run_id]
     assert list_runs(folder).runs == []
 
 
@@ -401,10 +401,10 @@ def test_a_run_left_running_by_another_machine_needs_force(store: Store, folder:
     with store.writing() as db:
         db.execute("UPDATE runs SET status = 'running', host = 'elsewhere' WHERE id = ?", [run.id])
     with pytest.raises(StoreError, match="runs on another machine, elsewhere") as caught:
-        rm_runs(folder, [run.id])
+        remove_runs(folder, [run.id])
     assert "--force" in caught.value.hint
     assert run.folder.is_dir()
-    assert rm_runs(folder, [run.id], force=True).runs == [run.id]
+    assert remove_runs(folder, [run.id], force=True).runs == [run.id]
     assert not run.folder.exists()
 
 
@@ -416,7 +416,7 @@ def test_links_are_removed_and_what_they_point_to_stays(store: Store, folder: Pa
     (run.folder / "link").symlink_to(outside)
     moved.folder.rename(tmp_path / "elsewhere")
     moved.folder.symlink_to(tmp_path / "elsewhere")
-    rm_runs(folder, [run.id, moved.id])
+    remove_runs(folder, [run.id, moved.id])
     assert (outside / "precious").read_text() == "mine"
     assert (tmp_path / "elsewhere" / "hen-adversarial.png").is_file()
     assert not moved.folder.is_symlink()
@@ -434,7 +434,7 @@ def test_a_database_that_names_a_path_cannot_make_rm_leave_the_store(
             db.execute(f"DELETE FROM {table}")
         db.execute("UPDATE runs SET id = '../precious', folder = '../precious'")
     with pytest.raises(StoreError, match="no run can be called"):
-        rm_runs(folder, ["precious"])
+        remove_runs(folder, ["precious"])
     assert (tmp_path / "precious").is_dir()
 
 
@@ -448,9 +448,9 @@ def test_a_removal_that_was_cut_short_can_be_done_again(
     with monkeypatch.context() as patched:
         patched.setattr(Store, "delete_run", cut_short)
         with pytest.raises(KeyboardInterrupt):
-            rm_runs(folder, [run.id])
+            remove_runs(folder, [run.id])
     assert [row.id for row in list_runs(folder).runs] == [run.id]
-    assert rm_runs(folder, ["latest"]).runs == [run.id]
+    assert remove_runs(folder, ["latest"]).runs == [run.id]
     assert list_runs(folder).runs == []
 
 
@@ -461,12 +461,12 @@ def test_files_that_cannot_be_removed_keep_the_row(store: Store, folder: Path, m
     run = finished(store)
     monkeypatch.setattr(remove.shutil, "rmtree", fails)
     with pytest.raises(StoreError, match="permission denied"):
-        rm_runs(folder, [run.id])
+        remove_runs(folder, [run.id])
     assert list_runs(folder).runs[0].id == run.id
 
 
 def test_a_folder_that_somebody_removed_by_hand_is_no_obstacle(store: Store, folder: Path) -> None:
     run = finished(store)
     remove.shutil.rmtree(run.folder)
-    assert rm_runs(folder, [run.id]).runs == [run.id]
+    assert remove_runs(folder, [run.id]).runs == [run.id]
     assert set(rows_left(store, run.id).values()) == {0}

@@ -11,8 +11,8 @@ from typing import Any, TextIO
 import pytest
 from rich.table import Table
 
-from latcli.session import Session
 from latcli.reporting.console import console_for
+from latcli.session import Session
 
 
 class Terminal(io.StringIO):

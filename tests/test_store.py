@@ -827,11 +827,11 @@ assert store.find_run('latest').status == 'completed'
 def test_a_read_only_store_is_refused_for_writing_and_can_be_read(small_disk) -> None:
     small_disk(
         """
-from latcli.commands.runs import list_runs, rm_runs, show_run, verify_runs
+from latcli.commands.runs import list_runs, remove_runs, show_run, verify_runs
 with Store.open(folder) as store, store.start_run('attack', **SETTINGS) as run:
     run.write_artifact('hen.png', b'x', 'mask')
 remount('ro')
-for error in (refused(Store.open, folder), refused(Store.open, folder / 'new'), refused(rm_runs, folder, [run.id])):
+for error in (refused(Store.open, folder), refused(Store.open, folder / 'new'), refused(remove_runs, folder, [run.id])):
     assert 'read-only' in error.message and '--store DIR' in error.hint, error
 assert [row.id for row in list_runs(folder).runs] == [run.id]
 assert show_run(folder, 'latest').artifacts[0]['name'] == 'hen.png'

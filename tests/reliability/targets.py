@@ -123,10 +123,10 @@ def labels(folder: Path) -> Target:
 def configuration(folder: Path) -> Target:
     """TOML files, as `--config` and latcli.toml."""
     import typer
+    from latcli.cli_options import shape_of
 
     from latcli.cli import app
-    from latcli.cli_options import shape_of
-    from latcli.commands.configuration import settings_for
+    from latcli.config import settings_for
 
     root = shape_of(typer.main.get_command(app))
     seeds = [
@@ -554,10 +554,10 @@ def _ids(store: Path) -> list[str]:
 
 def _report(store: Path) -> Any:
     from latcli.commands.report.command import TABLES, gather
-    from latcli.commands.report.options import ReportOptions
-    from latcli.session import Session
+    from latcli.options import ReportOptions
     from latcli.reporting import csv_text, latex, markdown, page
     from latcli.reporting.page import writer
+    from latcli.session import Session
 
     if not hasattr(writer._environment, "cache_info"):
         writer._environment = functools.cache(writer._environment)  # templates are compiled once

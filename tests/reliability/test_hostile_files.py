@@ -175,10 +175,10 @@ def test_a_layer_of_yolo_is_rebuilt_and_never_constructed(
 
 def test_no_file_of_options_can_trust_weights(tmp_path: Path) -> None:
     import typer
+    from latcli.cli_options import shape_of
 
     from latcli.cli import app
-    from latcli.cli_options import shape_of
-    from latcli.commands.configuration import settings_for
+    from latcli.config import settings_for
 
     file = tmp_path / "latcli.toml"
     file.write_text("trust-weights = true\n")

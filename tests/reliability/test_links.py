@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from latcli.commands.report.command import EVERYTHING, gather
-from latcli.commands.report.options import ReportOptions
-from latcli.commands.runs import rm_runs, verify_runs
-from latcli.session import Session
+from latcli.commands.runs import remove_runs, verify_runs
 from latcli.commands.trained import CHECKPOINT, classifier_path
 from latcli.errors import LatcliError, StoreError
+from latcli.options import ReportOptions
+from latcli.session import Session
 from latcli.store.database import Store
 from latcli.store.run import mark_crashed
 
@@ -116,14 +116,14 @@ def test_an_artifact_that_is_a_link_is_a_fault_and_its_target_stays(store: Store
     assert [(one.name, one.fault) for one in verify_runs(store.folder).runs[0].problems] == [(CHECKPOINT, "outside")]
     with pytest.raises(LatcliError):
         classifier_path(run, store.folder)
-    rm_runs(store.folder, [run])
+    remove_runs(store.folder, [run])
     assert outside.read_bytes() == SECRET
 
 
 def test_a_removed_run_that_was_a_link_leaves_what_it_pointed_to(store: Store, run: str, tmp_path: Path) -> None:
     outside = _replaced_by_link(store, run, tmp_path)
     before = _snapshot(outside)
-    rm_runs(store.folder, [run])
+    remove_runs(store.folder, [run])
     assert not (store.folder / run).is_symlink()
     assert _snapshot(outside) == before
 

@@ -15,11 +15,11 @@ sys.path.append(str(Path(__file__).parent.parent))
 
 from report_store import WILD, photo
 
-from latcli.commands.runs import list_runs, rm_runs, show_run, verify_runs
-from latcli.session import Session
+from latcli.commands.runs import list_runs, remove_runs, show_run, verify_runs
 from latcli.errors import ExitCode, LatcliError
 from latcli.process import run
 from latcli.reporting import listing
+from latcli.session import Session
 from latcli.store.database import Store
 
 pytestmark = pytest.mark.reliability
@@ -92,7 +92,9 @@ def test_runs_are_shown_as_text_whatever_they_are_called(tmp_path: Path) -> None
         session.print(listing.run(show_run(store.folder, row.id).to_json()))
         (row.path / next(iter(show_run(store.folder, row.id).artifacts))["name"]).write_bytes(b"2")
     session.print(listing.verification(verify_runs(store.folder).to_json()))
-    session.print(listing.removal(rm_runs(store.folder, [row.id for row in list_runs(store.folder).runs]).to_json()))
+    session.print(
+        listing.removal(remove_runs(store.folder, [row.id for row in list_runs(store.folder).runs]).to_json())
+    )
     assert _harmless(session.stdout.getvalue())  # type: ignore[attr-defined]
     assert "\x1b" not in session.stdout.getvalue()  # type: ignore[attr-defined]
 
