@@ -76,10 +76,35 @@
     }
   });
 
-  // A link to a run opens it.
+  // Photos of one attack: which are shown, and in which order.
+  const arrange = (selectors) => {
+    const place = document.getElementById(selectors.dataset.cards);
+    const all = [...place.querySelectorAll(".card")];
+    all.forEach((card, position) => (card.dataset.position ??= position));
+    const wanted = [...selectors.querySelectorAll("select[data-filter]")];
+    for (const card of all) {
+      card.hidden = wanted.some((one) => one.value && card.dataset[one.dataset.filter] !== one.value);
+    }
+    const key = selectors.querySelector("select[data-sort]").value || "position";
+    const compare = (a, b) =>
+      key === "name" ? a.dataset.name.localeCompare(b.dataset.name) : a.dataset[key] - b.dataset[key];
+    place.append(...all.sort(compare));
+    const count = all.filter((card) => !card.hidden).length;
+    selectors.querySelector(".shown").textContent = count + " of " + all.length + " shown";
+  };
+  document.addEventListener("change", (event) => {
+    const selectors = event.target.closest(".selectors");
+    if (selectors) arrange(selectors);
+  });
+
+  // A link to a run opens it, and one to a photo that is not shown shows it.
   const open = () => {
     const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
     if (target instanceof HTMLDetailsElement) target.open = true;
+    if (target?.classList.contains("card") && target.hidden) {
+      target.hidden = false;
+      target.scrollIntoView();
+    }
   };
   addEventListener("hashchange", open);
   open();
