@@ -11,11 +11,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Protocol, TypeVar, get_type_hints
 
 T = TypeVar("T")
 
@@ -170,3 +171,97 @@ class Prediction:
     rank: int
     loss: float
     top: tuple[Guess, ...] = ()
+
+
+# attacked photos
+
+
+class _OfLabel(Protocol):
+    """What a prediction says of its label."""
+
+    @property
+    def confidence(self) -> float: ...
+    @property
+    def rank(self) -> int: ...
+
+
+class _Attacked(Protocol):
+    """A photo that was scored before and after an attack."""
+
+    @property
+    def clean(self) -> _OfLabel: ...
+    @property
+    def adversarial(self) -> _OfLabel: ...
+    @property
+    def altered_percent(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class PhotoAverages:
+    """Photos before an attack, or after it.
+
+    right, top5, top10: photos whose right class is among the first 1, 5, 10 guesses. confidence, median_confidence:
+    mean and median of p(right class).
+    """
+
+    right: int
+    top5: int
+    top10: int
+    confidence: float
+    median_confidence: float
+
+
+@dataclass(frozen=True)
+class PhotoSummary:
+    """Attacked photos together; without any, only the counts are known.
+
+    fooled: right before the attack and wrong after it. altered_percent: mean share of pixels that were changed.
+    """
+
+    n: int
+    right_before: int = 0
+    fooled: int = 0
+    wrong_before: int = 0
+    altered_percent: float | None = None
+    clean: PhotoAverages | None = None
+    adversarial: PhotoAverages | None = None
+
+
+def is_fooled(photo: _Attacked) -> bool:
+    """Whether the top guess was the right class before the attack and is another one after it."""
+    return photo.clean.rank == 1 and photo.adversarial.rank > 1
+
+
+def photo_summary(photos: Sequence[_Attacked]) -> PhotoSummary:
+    """Counts and averages over photos, as in the last rows of the paper's tables."""
+    if not photos:
+        return PhotoSummary(n=0)
+    right = sum(photo.clean.rank == 1 for photo in photos)
+    return PhotoSummary(
+        n=len(photos),
+        right_before=right,
+        fooled=sum(map(is_fooled, photos)),
+        wrong_before=len(photos) - right,
+        altered_percent=statistics.fmean(photo.altered_percent for photo in photos),
+        clean=_averages([photo.clean for photo in photos]),
+        adversarial=_averages([photo.adversarial for photo in photos]),
+    )
+
+
+def _averages(predictions: Sequence[_OfLabel]) -> PhotoAverages:
+    right, top5, top10 = (sum(one.rank <= last for one in predictions) for last in (1, 5, 10))
+    confidences = [one.confidence for one in predictions]
+    return PhotoAverages(right, top5, top10, statistics.fmean(confidences), statistics.median(confidences))
+
+
+# intervals
+
+
+def wilson_interval(right: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of an accuracy of which `right` of `n` images were seen to be right.
+
+    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
+    """
+    z, share = 1.959964, right / n
+    middle, spread = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, (middle - spread) / (1 + z * z / n)), min(1.0, (middle + spread) / (1 + z * z / n))

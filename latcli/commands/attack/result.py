@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from latcli.commands.report.photos import summary
 from latcli.engine.labels import Label
 from latcli.engine.models.classifier import Prediction
 from latcli.errors import ExitCode
+from latcli.results import is_fooled, photo_summary, to_json
 
 BoxRow = tuple[float, float, float, float, float, str]
 
@@ -35,8 +35,8 @@ class AttackedPhoto:
 
     @property
     def fooled(self) -> bool:
-        """Whether the right class is no longer the top guess; the label decides, not the clean prediction."""
-        return self.adversarial.rank > 1
+        """Whether the top guess was the right class before the attack and is another one after it."""
+        return is_fooled(self)
 
     def to_json(self, folder: Path) -> dict[str, Any]:
         """The image's part of the JSON document."""
@@ -128,13 +128,9 @@ class AttackResult:
         else:
             folder = self.dir or Path()
             document["images"] = [image.to_json(folder) for image in self.images]
-            document["summary"] = self.summary()
+            document["summary"] = to_json(photo_summary(self.images))
         document["failures"] = [asdict(failure) for failure in self.failures]
         return document
-
-    def summary(self) -> dict[str, Any]:
-        """Averages over the photos, as in the last rows of the paper's tables."""
-        return summary([image.to_json(Path()) for image in self.images])
 
 
 def _prediction_json(prediction: Prediction) -> dict[str, Any]:
