@@ -1,7 +1,7 @@
 """What the commands find out, in plain values: one dataclass for each result and each row.
 
 The same names stand in the JSON documents, in the columns of the database, and in what the tables are built from. Every
-part of latcli may import this module; it imports none of them, and nothing heavy.
+part of latcli may import this module; it imports none of them but `errors`, and nothing heavy.
 
 Shares are in [0, 1] unless a name ends in `_percent`; times are seconds.
 """
@@ -16,7 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints
+
+from latcli.errors import ExitCode
 
 T = TypeVar("T")
 
@@ -173,27 +175,70 @@ class Prediction:
     top: tuple[Guess, ...] = ()
 
 
-# attacked photos
+# attacked photos, and the objects in them
+
+#: Left, top, right, bottom in pixels (right and bottom exclusive), score, class name.
+BoxRow = tuple[float, float, float, float, float, str]
 
 
-class _OfLabel(Protocol):
-    """What a prediction says of its label."""
+@dataclass(frozen=True, kw_only=True)
+class LocatedPhoto:
+    """A photo, what the classifier says of it, and its object: who found it, on which weights, and how surely.
 
-    @property
-    def confidence(self) -> float: ...
-    @property
-    def rank(self) -> int: ...
+    image: the path as it was given. detector: what decided, a detector's name, or "box", "mask", "center" where the
+    user did; detector_weights: name and hash of its weights; detector_confidence: the best score of its boxes;
+    localized_by: how, in words. object_percent: the object's share of the photo. evidence_inside: the share of the
+    classifier's positive activation map of the label that lies on the object, None for a network without such a map;
+    evidence_lift: the same divided by the object's share of what the map covers, 1 for a map that ignores the object.
+    """
+
+    image: str
+    sha256: str
+    height: int
+    width: int
+    label: Label
+    clean: Prediction
+    was_right: bool
+    detector: str
+    detector_weights: str | None = None
+    detector_confidence: float | None = None
+    localized_by: str
+    object_percent: float
+    evidence_inside: float | None = None
+    evidence_lift: float | None = None
+    boxes: tuple[BoxRow, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-class _Attacked(Protocol):
-    """A photo that was scored before and after an attack."""
+@dataclass(frozen=True, kw_only=True)
+class AttackedPhoto(LocatedPhoto):
+    """What an attack on one region with one epsilon did to a photo: a row of the table `attacks`.
 
-    @property
-    def clean(self) -> _OfLabel: ...
-    @property
-    def adversarial(self) -> _OfLabel: ...
-    @property
-    def altered_percent(self) -> float: ...
+    fooled: right before and wrong after. target, reached, p_target: of a targeted attack. smallest_epsilon: the least
+    epsilon that fooled, where it was searched for and found; `epsilon` is then that one, else the largest tried.
+    background_percent: the share of the photo that may change; visible_background_percent: the same of what the
+    classifier sees; altered_percent: what did change. linf_inside, linf_outside, l2: the change where nothing may
+    change and where something may, on the scale of [0, 1]. psnr (dB) and ssim compare the saved photo with the
+    original over the pixels that may change; psnr is None where nothing changed. files: paths by kind.
+    """
+
+    region: str
+    epsilon: float
+    adversarial: Prediction
+    fooled: bool
+    target: Label | None = None
+    p_target: float | None = None
+    reached: bool | None = None
+    smallest_epsilon: float | None = None
+    background_percent: float
+    visible_background_percent: float
+    altered_percent: float
+    linf_inside: float
+    linf_outside: float
+    l2: float
+    psnr: float | None = None
+    ssim: float | None = None
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -227,20 +272,15 @@ class PhotoSummary:
     adversarial: PhotoAverages | None = None
 
 
-def is_fooled(photo: _Attacked) -> bool:
-    """Whether the top guess was the right class before the attack and is another one after it."""
-    return photo.clean.rank == 1 and photo.adversarial.rank > 1
-
-
-def photo_summary(photos: Sequence[_Attacked]) -> PhotoSummary:
+def photo_summary(photos: Sequence[AttackedPhoto]) -> PhotoSummary:
     """Counts and averages over photos, as in the last rows of the paper's tables."""
     if not photos:
         return PhotoSummary(n=0)
-    right = sum(photo.clean.rank == 1 for photo in photos)
+    right = sum(photo.was_right for photo in photos)
     return PhotoSummary(
         n=len(photos),
         right_before=right,
-        fooled=sum(map(is_fooled, photos)),
+        fooled=sum(photo.fooled for photo in photos),
         wrong_before=len(photos) - right,
         altered_percent=statistics.fmean(photo.altered_percent for photo in photos),
         clean=_averages([photo.clean for photo in photos]),
@@ -248,10 +288,122 @@ def photo_summary(photos: Sequence[_Attacked]) -> PhotoSummary:
     )
 
 
-def _averages(predictions: Sequence[_OfLabel]) -> PhotoAverages:
+def _averages(predictions: Sequence[Prediction]) -> PhotoAverages:
     right, top5, top10 = (sum(one.rank <= last for one in predictions) for last in (1, 5, 10))
     confidences = [one.confidence for one in predictions]
     return PhotoAverages(right, top5, top10, statistics.fmean(confidences), statistics.median(confidences))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedPhoto(LocatedPhoto):
+    """One photo of a dry run; `seconds` is what its attack will take, estimated from measured steps."""
+
+    background_percent: float
+    visible_background_percent: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedPhoto(LocatedPhoto):
+    """One photo of `latcli mask`; `files` are the paths of its mask and of the overlay that shows it."""
+
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A photo that was left out, and why. `skipped` where that was asked for."""
+
+    image: str
+    error: str
+    hint: str
+    exit_code: int
+    skipped: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackProtocol:
+    """What the photos of a run were attacked with: further columns of the table `attacks`.
+
+    region and epsilon are None where a run has several: each photo's own row says which. smallest_epsilon_max: up to
+    where the smallest epsilon that fools was searched for, None where it was not.
+    """
+
+    classifier: str
+    region: str | None
+    epsilon: float | None
+    attack: str
+    norm: str
+    radius: float | None
+    steps: int
+    restarts: int
+    objective: str
+    smallest_epsilon_max: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionSummary:
+    """The photos attacked on one region with one epsilon, summed up.
+
+    epsilon is None where the smallest one was searched for; smallest_epsilon is then the median over all photos that
+    were right before, None where half of them or more withstood every epsilon.
+    """
+
+    region: str
+    epsilon: float | None
+    smallest_epsilon: float | None = None
+    summary: PhotoSummary | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackResult(AttackProtocol):
+    """The document of `latcli attack`. `run` and `dir` are None for a dry run; `detector` is the one that was named."""
+
+    run: str | None = None
+    dir: Path | None = None
+    detector: str
+    dry_run: bool = False
+    check_success: bool = False
+    images: tuple[AttackedPhoto, ...] = ()
+    planned: tuple[PlannedPhoto, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    summary: PhotoSummary | None = None
+    regions: tuple[RegionSummary, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Failures first, then, with --check-success, photos that were not fooled (or did not reach the target)."""
+        if any(not failure.skipped for failure in self.failures):
+            return exit_code_of(self.failures)
+        succeeded = (photo.fooled if photo.reached is None else photo.reached for photo in self.images)
+        return ExitCode.NOT_FOOLED if self.check_success and not all(succeeded) else ExitCode.OK
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskResult:
+    """The document of `latcli mask`."""
+
+    run: str | None = None
+    dir: Path | None = None
+    out: Path
+    classifier: str
+    detector: str
+    images: tuple[MaskedPhoto, ...] = ()
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """That of the failures."""
+        return exit_code_of(self.failures)
+
+
+def exit_code_of(failures: Sequence[Failure]) -> ExitCode:
+    """The failures' own exit code where they all have the same, else 1; 0 without failures. Skipped ones are none."""
+    codes = {failure.exit_code for failure in failures if not failure.skipped}
+    if len(codes) == 1:
+        return ExitCode(codes.pop())
+    return ExitCode.FAILURE if codes else ExitCode.OK
 
 
 # intervals

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from latcli.results import is_fooled, photo_summary, to_json, wilson_interval
+from latcli.results import photo_summary, to_json, wilson_interval
 
 
-def attacked(before: int, after: int, p_before: float, p_after: float) -> SimpleNamespace:
+def attacked(before: int, after: int, p_before: float, p_after: float) -> Any:
     clean, adversarial = (
         SimpleNamespace(rank=rank, confidence=p) for rank, p in ((before, p_before), (after, p_after))
     )
-    return SimpleNamespace(clean=clean, adversarial=adversarial, altered_percent=40.0 + before)
-
-
-@pytest.mark.parametrize(("before", "after", "fooled"), [(1, 2, True), (1, 1, False), (2, 7, False), (3, 1, False)])
-def test_fooled_is_right_before_and_wrong_after(before: int, after: int, fooled: bool) -> None:
-    assert is_fooled(attacked(before, after, 0.5, 0.5)) is fooled
+    counted = {"was_right": before == 1, "fooled": before == 1 and after > 1, "altered_percent": 40.0 + before}
+    return SimpleNamespace(clean=clean, adversarial=adversarial, **counted)
 
 
 def test_photos_are_summed_up_with_those_that_were_wrong_before_counted_apart() -> None:

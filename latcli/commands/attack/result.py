@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from latcli.engine.labels import Label
 from latcli.engine.models.classifier import Prediction
 from latcli.errors import ExitCode
-from latcli.results import is_fooled, photo_summary, to_json
+from latcli.results import photo_summary, to_json
 
 BoxRow = tuple[float, float, float, float, float, str]
 
@@ -34,9 +34,14 @@ class AttackedPhoto:
     files: dict[str, str]
 
     @property
+    def was_right(self) -> bool:
+        """Whether the top guess was the right class before the attack."""
+        return self.clean.rank == 1
+
+    @property
     def fooled(self) -> bool:
         """Whether the top guess was the right class before the attack and is another one after it."""
-        return is_fooled(self)
+        return self.was_right and self.adversarial.rank > 1
 
     def to_json(self, folder: Path) -> dict[str, Any]:
         """The image's part of the JSON document."""
@@ -128,7 +133,7 @@ class AttackResult:
         else:
             folder = self.dir or Path()
             document["images"] = [image.to_json(folder) for image in self.images]
-            document["summary"] = to_json(photo_summary(self.images))
+            document["summary"] = to_json(photo_summary(cast(Any, self.images)))
         document["failures"] = [asdict(failure) for failure in self.failures]
         return document
 
