@@ -250,7 +250,7 @@ def test_what_was_cut_off_beside_the_matrix_goes_on_where_it_was(work: Path, mon
     (run_id,) = {path.name for path in evaluations(work)} - {whole.run}
     with Store.open_existing(work / "runs") as store:
         assert store.rows_of(run_id, "cells") == []
-    with pytest.raises(UsageError, match=r"started with different options: .*--transfer a,b \(was all\), --curve .*steps=1"):
+    with pytest.raises(UsageError, match=r"different options: .*--transfer a,b \(was all\), --curve .*steps=1"):
         resume(work, run_id, transfer="a,b", curve=("steps=1",))
 
     measured: list[str] = []
