@@ -65,8 +65,22 @@ def canonical_json(value: Any) -> str:
 
 
 def columns(row: Any) -> dict[str, int | float | str | bytes | None]:
-    """A dataclass or mapping as columns of a table: `clean.rank` is `clean_rank`, a list or mapping is `NAME_json`."""
-    values = {f.name: getattr(row, f.name) for f in dataclasses.fields(row)} if dataclasses.is_dataclass(row) else row
+    """A dataclass or mapping as columns of a table: `clean.rank` is `clean_rank`, a list or mapping is `NAME_json`.
+
+    A part that is None has its columns, too, all of them None.
+    """
+    if not dataclasses.is_dataclass(row):
+        return _columns(row)
+    found = _columns({field.name: getattr(row, field.name) for field in dataclasses.fields(row)})
+    hints = get_type_hints(type(row))
+    for name in [name for name, value in found.items() if value is None and name in hints]:
+        for part in (part for part in _parts(hints[name]) if dataclasses.is_dataclass(part)):
+            found |= _columns({f"{name}_{field.name}": None for field in dataclasses.fields(part)})
+            del found[name]
+    return found
+
+
+def _columns(values: Mapping[str, Any]) -> dict[str, int | float | str | bytes | None]:
     found: dict[str, int | float | str | bytes | None] = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(value):
