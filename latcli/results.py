@@ -15,11 +15,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from latcli.errors import ExitCode
 
 T = TypeVar("T")
+Column: TypeAlias = int | float | str | bytes | None
+
+_COLLECTIONS = (tuple, list, dict)
 
 # plain values: to JSON, to columns, and back
 
@@ -64,34 +68,63 @@ def canonical_json(value: Any) -> str:
     return json.dumps(to_json(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def columns(row: Any) -> dict[str, int | float | str | bytes | None]:
-    """A dataclass or mapping as columns of a table: `clean.rank` is `clean_rank`, a list or mapping is `NAME_json`.
+def columns(row: Any) -> dict[str, Column]:
+    """A dataclass or a mapping as columns of a table.
 
-    A part that is None has its columns, too, all of them None.
+    `clean.rank` is `clean_rank`; a list, tuple or mapping is JSON text in `NAME_json`. The columns of a dataclass
+    depend on its fields' types alone: what is None is NULL in each of its columns.
     """
     if not dataclasses.is_dataclass(row):
-        return _columns(row)
-    found = _columns({field.name: getattr(row, field.name) for field in dataclasses.fields(row)})
-    hints = get_type_hints(type(row))
-    for name in [name for name, value in found.items() if value is None and name in hints]:
-        for part in (part for part in _parts(hints[name]) if dataclasses.is_dataclass(part)):
-            found |= _columns({f"{name}_{field.name}": None for field in dataclasses.fields(part)})
-            del found[name]
-    return found
-
-
-def _columns(values: Mapping[str, Any]) -> dict[str, int | float | str | bytes | None]:
-    found: dict[str, int | float | str | bytes | None] = {}
-    for name, value in values.items():
-        if dataclasses.is_dataclass(value):
-            found |= {f"{name}_{inner}": item for inner, item in columns(value).items()}
-        elif isinstance(value, bytes):
-            found[name] = value
-        elif isinstance(plain := to_json(value), list | dict):
-            found[name if name.endswith("_json") else f"{name}_json"] = canonical_json(plain)
+        return {_named(name, value): _column(value) for name, value in row.items()}
+    found: dict[str, Column] = {}
+    for name, kind in _fields(type(row)):
+        value = getattr(row, name)
+        if dataclasses.is_dataclass(kind):
+            inner = dict.fromkeys(column_names(kind)) if value is None else columns(value)
+            found |= {f"{name}_{column}": item for column, item in inner.items()}
         else:
-            found[name] = int(plain) if isinstance(plain, bool) else plain
+            found[f"{name}_json" if kind in _COLLECTIONS else name] = _column(value)
     return found
+
+
+def column_names(kind: Any) -> list[str]:
+    """The columns that `columns` makes of a dataclass of this kind."""
+    names: list[str] = []
+    for name, inner in _fields(kind):
+        if dataclasses.is_dataclass(inner):
+            names += [f"{name}_{column}" for column in column_names(inner)]
+        else:
+            names.append(f"{name}_json" if inner in _COLLECTIONS else name)
+    return names
+
+
+def _fields(kind: Any) -> list[tuple[str, Any]]:
+    """Each field and what matters of its type: a dataclass, tuple, list, dict, or anything else; None aside."""
+    hints = get_type_hints(kind)
+    found = []
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        choices = [part for part in get_args(hint) if part is not type(None)] if _is_union(hint) else [hint]
+        found.append((field.name, get_origin(choices[0]) or choices[0]))
+    return found
+
+
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, UnionType)
+
+
+def _named(name: str, value: Any) -> str:
+    holds_many = isinstance(value, Mapping | Sequence | set | frozenset) and not isinstance(value, str | bytes)
+    return f"{name}_json" if holds_many and not name.endswith("_json") else name
+
+
+def _column(value: Any) -> Column:
+    if isinstance(value, bytes):
+        return value
+    plain = to_json(value)
+    if isinstance(plain, list | dict):
+        return canonical_json(plain)
+    return int(plain) if isinstance(plain, bool) else plain
 
 
 def read(kind: type[T], document: Any) -> T:
@@ -120,33 +153,22 @@ def from_columns(kind: type[T], row: Mapping[str, Any]) -> T:
 
 def _nested(kind: Any, row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     values: dict[str, Any] = {}
-    hints = get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        name = prefix + field.name
-        inner = [part for part in _parts(hints[field.name]) if dataclasses.is_dataclass(part)]
-        if name in row:
-            values[field.name] = row[name]
-        elif f"{name}_json" in row:
-            text = row[f"{name}_json"]
-            if text is not None:
-                try:
-                    values[field.name] = json.loads(text)
-                except (ValueError, RecursionError) as error:
-                    raise DocumentError(f"{name}_json is not JSON") from error
-        elif inner:
-            found = _nested(inner[0], row, f"{name}_")
-            known = any(value is not None for value in found.values())
-            values[field.name] = found if known else None
-    return {name: value for name, value in values.items() if value is not None or name in _required(kind)}
-
-
-def _parts(hint: Any) -> Sequence[Any]:
-    return getattr(hint, "__args__", ()) or (hint,)
-
-
-def _required(kind: Any) -> set[str]:
+    for name, inner in _fields(kind):
+        column = prefix + name
+        if dataclasses.is_dataclass(inner):
+            found = _nested(inner, row, f"{column}_")
+            values[name] = found if any(value is not None for value in found.values()) else None
+        elif inner in _COLLECTIONS:
+            text = row.get(f"{column}_json")
+            try:
+                values[name] = None if text is None else json.loads(text)
+            except (ValueError, RecursionError, TypeError) as error:
+                raise DocumentError(f"{column}_json is not JSON") from error
+        else:
+            values[name] = row.get(column)
     missing = dataclasses.MISSING
-    return {f.name for f in dataclasses.fields(kind) if f.default is missing and f.default_factory is missing}
+    needed = {f.name for f in dataclasses.fields(kind) if f.default is missing and f.default_factory is missing}
+    return {name: value for name, value in values.items() if value is not None or name in needed}
 
 
 # images and predictions

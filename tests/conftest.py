@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 # Before torch is imported anywhere: several test processes at once must not each take every core.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else str(os.cpu_count() or 1))
@@ -24,6 +25,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
+
+# The same commit gives the same verdict: what random examples find becomes a fixed one.
+settings.register_profile("default", derandomize=True, max_examples=25, deadline=None)
+settings.register_profile("random", max_examples=300, deadline=None)
+settings.load_profile(os.environ.get("LATCLI_HYPOTHESIS", "default"))
 
 if TYPE_CHECKING:
     from small_digits import SmallDigits
