@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -210,6 +211,240 @@ class Prediction:
     top: tuple[Guess, ...] = ()
 
 
+# evaluation: cells of the loss matrix, and what is measured beside them
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """One model of an evaluation, as the run's configuration holds it.
+
+    source: what opens it again: a path or a name. name: the training run, or the name that was given. label: in tables.
+    id: in the store. regime, train_run, train_seed: None where it is not a training run's. fingerprint: what the
+    network computes. form: of its gradients.
+    """
+
+    source: str
+    name: str
+    label: str
+    id: str
+    fingerprint: str
+    form: str
+    regime: str | None = None
+    train_run: str | None = None
+    train_seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model on one input: mean cross entropy and accuracy over n images, with 95 % intervals.
+
+    model: the training run or the model's name; model_id: in the store. input: "natural", "natural-attacked" (natural
+    on the images that the attacked columns have, where those are fewer), "standard", "background", "foreground",
+    "random", or an attacked one with "-strong". loss is None where it was not measured, epsilon to radius and
+    mask_from where nothing was attacked; center where the mask does not come from it. Intervals: Wilson's for the
+    accuracy, percentiles of a bootstrap over images for the loss. seed: of random starts and random regions.
+
+    best_accuracy, best_loss: no other model of the column is better beyond chance (see `Comparison`); False where there
+    is no other.
+    """
+
+    model: str
+    label: str
+    model_id: str
+    regime: str | None
+    train_seed: int | None
+    input: str
+    loss: float | None
+    loss_low: float | None
+    loss_high: float | None
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    n: int
+    epsilon: float | None
+    steps: int | None
+    restarts: int | None
+    attack: str | None
+    norm: str | None
+    radius: float | None
+    mask_from: str | None
+    center: float | None
+    seed: int
+    seconds: float
+    best_accuracy: bool = False
+    best_loss: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models (ids) on the same n images of an input.
+
+    only_a: images that a alone has right. p_value: exact McNemar test, two-sided, that both are right equally often.
+    loss_difference: mean loss of a minus that of b, with the two-sided p-value of a paired bootstrap; None where no
+    loss was measured. No p-value is adjusted for the number of comparisons.
+    """
+
+    input: str
+    a: str
+    b: str
+    n: int
+    only_a: int
+    only_b: int
+    p_value: float
+    loss_difference: float | None = None
+    loss_p_value: float | None = None
+
+
+@dataclass(frozen=True)
+class SeedGroup:
+    """One regime on one input: mean and sample standard deviation over `models` training runs.
+
+    A deviation is None for a single run, a loss where it was not measured in all of them.
+    """
+
+    regime: str
+    input: str
+    models: int
+    n: int
+    loss: float | None
+    loss_spread: float | None
+    accuracy: float
+    accuracy_spread: float | None
+    best_accuracy: bool = False
+    best_loss: bool = False
+
+
+@dataclass(frozen=True)
+class TransferCell:
+    """One target on n examples that were made on the source, both by their ids; a source of None: not attacked."""
+
+    input: str
+    source: str | None
+    target: str
+    n: int
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Accuracy over all n images at one epsilon or number of steps; `attacked` of them were attacked there."""
+
+    value: float
+    n: int
+    accuracy: float
+    attacked: int
+
+
+@dataclass(frozen=True)
+class AccuracyCurve:
+    """A model's (id) accuracy on one input against "epsilon" or "steps", from the point without any attack on."""
+
+    model: str
+    input: str
+    axis: str
+    points: tuple[CurvePoint, ...]
+
+
+@dataclass(frozen=True)
+class VariantMean:
+    """Means over n photos: share of right top guesses, and the label's confidence; None where n is 0."""
+
+    n: int
+    accuracy: float | None
+    confidence: float | None
+
+
+@dataclass(frozen=True)
+class BackgroundGap:
+    """Accuracy on Mixed-Same minus that on Mixed-Rand, over the n photos that have both.
+
+    standard_error: of the mean of n paired differences. Numbers are None where n is too small: below 1, for the error
+    below 2.
+    """
+
+    n: int
+    mixed_same: float | None
+    mixed_rand: float | None
+    value: float | None
+    standard_error: float | None
+
+
+@dataclass(frozen=True)
+class RelianceGroup:
+    """n photos with a share of background from `low` to `high`, both included: means of each variant, and the gap."""
+
+    n: int
+    low: float
+    high: float
+    means: Mapping[str, VariantMean]
+    gap: BackgroundGap
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A photo that tells nothing about backgrounds, and why."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class RelianceRow:
+    """One model (id) on all photos, and by share of background; mixed variants are means over `donor_seeds`.
+
+    without_same: how many photos are alone in their class and have no Mixed-Same.
+    """
+
+    model: str
+    donor_seeds: int
+    overall: RelianceGroup
+    by_share: tuple[RelianceGroup, ...]
+    without_same: int
+    left_out: tuple[LeftOut, ...]
+
+
+@dataclass(frozen=True)
+class EvalWarning:
+    """One reason not to believe the figures of a model, on an input or on all (None). value: what was measured."""
+
+    model: str
+    label: str
+    input: str | None
+    check: str
+    value: float
+    text: str
+
+    @property
+    def line(self) -> str:
+        """The warning as one line."""
+        return f"{self.label}{f', {self.input}' if self.input else ''}: {self.text}"
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """A finished evaluation. n: attacked images of each column; attack: as captions call it; settings: all of them.
+
+    groups: only where seeds were asked for. transfer, curves, reliance: empty where they were not asked for.
+    """
+
+    run: str
+    dir: Path
+    dataset: str
+    n: int
+    attack: str
+    settings: Mapping[str, Any]
+    models: tuple[EvaluatedModel, ...]
+    cells: tuple[Cell, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    groups: tuple[SeedGroup, ...] = ()
+    transfer: tuple[TransferCell, ...] = ()
+    curves: tuple[AccuracyCurve, ...] = ()
+    reliance: tuple[RelianceRow, ...] = ()
+    warnings: tuple[EvalWarning, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 # attacked photos, and the objects in them
 
 #: Left, top, right, bottom in pixels (right and bottom exclusive), score, class name.
@@ -276,6 +511,59 @@ class AttackedPhoto(LocatedPhoto):
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class PhotoAverages:
+    """Photos before an attack, or after it.
+
+    right, top5, top10: photos whose right class is among the first 1, 5, 10 guesses. confidence, median_confidence:
+    mean and median of p(right class).
+    """
+
+    right: int
+    top5: int
+    top10: int
+    confidence: float
+    median_confidence: float
+
+
+@dataclass(frozen=True)
+class PhotoSummary:
+    """Attacked photos together; without any, only the counts are known.
+
+    fooled: right before the attack and wrong after it. altered_percent: mean share of pixels that were changed.
+    """
+
+    n: int
+    right_before: int = 0
+    fooled: int = 0
+    wrong_before: int = 0
+    altered_percent: float | None = None
+    clean: PhotoAverages | None = None
+    adversarial: PhotoAverages | None = None
+
+
+def photo_summary(photos: Sequence[AttackedPhoto]) -> PhotoSummary:
+    """Counts and averages over photos, as in the last rows of the paper's tables."""
+    if not photos:
+        return PhotoSummary(n=0)
+    right = sum(photo.was_right for photo in photos)
+    return PhotoSummary(
+        n=len(photos),
+        right_before=right,
+        fooled=sum(photo.fooled for photo in photos),
+        wrong_before=len(photos) - right,
+        altered_percent=statistics.fmean(photo.altered_percent for photo in photos),
+        clean=_averages([photo.clean for photo in photos]),
+        adversarial=_averages([photo.adversarial for photo in photos]),
+    )
+
+
+def _averages(predictions: Sequence[Prediction]) -> PhotoAverages:
+    right, top5, top10 = (sum(one.rank <= last for one in predictions) for last in (1, 5, 10))
+    confidences = [one.confidence for one in predictions]
+    return PhotoAverages(right, top5, top10, statistics.fmean(confidences), statistics.median(confidences))
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlannedPhoto(LocatedPhoto):
     """One photo of a dry run; `seconds` is what its attack will take, estimated from measured steps."""
@@ -334,7 +622,7 @@ class RegionSummary:
     region: str
     epsilon: float | None
     smallest_epsilon: float | None = None
-    summary: Any = None
+    summary: PhotoSummary | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,7 +637,7 @@ class AttackResult(AttackProtocol):
     images: tuple[AttackedPhoto, ...] = ()
     planned: tuple[PlannedPhoto, ...] = ()
     failures: tuple[Failure, ...] = ()
-    summary: Any = None
+    summary: PhotoSummary | None = None
     regions: tuple[RegionSummary, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -386,3 +674,91 @@ def exit_code_of(failures: Sequence[Failure]) -> ExitCode:
     if len(codes) == 1:
         return ExitCode(codes.pop())
     return ExitCode.FAILURE if codes else ExitCode.OK
+
+
+# training
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over n images: cross entropy, and the share of right top guesses."""
+
+    n: int
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class TestPoint:
+    """A score of the whole test set in the course of training (`--test-every`).
+
+    attacked_loss, attacked_accuracy: under the regime's own short attack; None for the natural regime.
+    """
+
+    step: int
+    loss: float
+    accuracy: float
+    attacked_loss: float | None = None
+    attacked_accuracy: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """The document of `latcli train`: a finished training run.
+
+    final: the score on the natural test images; adversarial: under the regime's own attack, which `attack` names, None
+    for the natural regime. tests: with --test-every. seconds, images_per_second and devices (the number of processes)
+    are those of this invocation, which may have resumed the run. form: of the gradients of the inner attack.
+    """
+
+    run: str
+    dir: Path
+    checkpoint: Path
+    regime: str
+    dataset: str
+    architecture: str
+    steps: int
+    epsilon: float | None
+    form: str
+    final: Score
+    adversarial: Score | None
+    attack: str | None
+    resumed_at: int | None
+    seconds: float
+    images_per_second: float
+    devices: int
+    notes: tuple[str, ...] = ()
+    tests: tuple[TestPoint, ...] = ()
+    next_commands: tuple[str, ...] = ()
+
+
+#: Parts of a training run's configuration that say how often, where and how it ran, and how it was scored.
+_NOT_COMPARED = frozenset(
+    {
+        *("seed", "notes", "precision", "devices", "nodes", "checkpoint_every", "test_every", "epochs", "preset"),
+        *("score_images", "score_steps", "dataset", "dataset_folder", "masks", "detector_weights", "found_by"),
+        "classifier_weights",
+    }
+)
+
+
+def comparable_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a training run's configuration that must be equal for runs to be one experiment with several seeds.
+
+    Data, masks and weights count by their fingerprints, not by where they lie. What is unset is left out, so that a
+    configuration that lacks an option is equal to one in which it has no value.
+    """
+    return {name: value for name, value in config.items() if name not in _NOT_COMPARED and value is not None}
+
+
+# intervals
+
+
+def wilson_interval(right: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of an accuracy of which `right` of `n` images were seen to be right.
+
+    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
+    """
+    z, share = 1.959964, right / n
+    middle, spread = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, (middle - spread) / (1 + z * z / n)), min(1.0, (middle + spread) / (1 + z * z / n))
