@@ -676,6 +676,81 @@ def exit_code_of(failures: Sequence[Failure]) -> ExitCode:
     return ExitCode.FAILURE if codes else ExitCode.OK
 
 
+# training
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over n images: cross entropy, and the share of right top guesses."""
+
+    n: int
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class TestPoint:
+    """A score of the whole test set in the course of training (`--test-every`).
+
+    attacked_loss, attacked_accuracy: under the regime's own short attack; None for the natural regime.
+    """
+
+    step: int
+    loss: float
+    accuracy: float
+    attacked_loss: float | None = None
+    attacked_accuracy: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """The document of `latcli train`: a finished training run.
+
+    final: the score on the natural test images; adversarial: under the regime's own attack, which `attack` names, None
+    for the natural regime. tests: with --test-every. seconds, images_per_second and devices (the number of processes)
+    are those of this invocation, which may have resumed the run. form: of the gradients of the inner attack.
+    """
+
+    run: str
+    dir: Path
+    checkpoint: Path
+    regime: str
+    dataset: str
+    architecture: str
+    steps: int
+    epsilon: float | None
+    form: str
+    final: Score
+    adversarial: Score | None
+    attack: str | None
+    resumed_at: int | None
+    seconds: float
+    images_per_second: float
+    devices: int
+    notes: tuple[str, ...] = ()
+    tests: tuple[TestPoint, ...] = ()
+    next_commands: tuple[str, ...] = ()
+
+
+#: Parts of a training run's configuration that say how often, where and how it ran, and how it was scored.
+_NOT_COMPARED = frozenset(
+    {
+        *("seed", "notes", "precision", "devices", "nodes", "checkpoint_every", "test_every", "epochs", "preset"),
+        *("score_images", "score_steps", "dataset", "dataset_folder", "masks", "detector_weights", "found_by"),
+        "classifier_weights",
+    }
+)
+
+
+def comparable_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a training run's configuration that must be equal for runs to be one experiment with several seeds.
+
+    Data, masks and weights count by their fingerprints, not by where they lie. What is unset is left out, so that a
+    configuration that lacks an option is equal to one in which it has no value.
+    """
+    return {name: value for name, value in config.items() if name not in _NOT_COMPARED and value is not None}
+
+
 # intervals
 
 
