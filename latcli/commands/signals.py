@@ -54,7 +54,7 @@ def postponed() -> Iterator[PendingSignal]:
     try:
         yield pending
     finally:
-        for number, handler in pending._handlers.items():
-            if signal.getsignal(number) == remember:  # not where a second signal has reset it
-                signal.signal(number, handler)
+        for caught, handler in pending._handlers.items():
+            if signal.getsignal(caught) == remember:  # not where a second signal has reset it
+                signal.signal(caught, handler)
     pending.deliver(pending.number)
