@@ -51,7 +51,7 @@ def heat_map(table: Table) -> bytes:
     figure, axes = _figure(2.4 + 1.5 * len(stacks), 1.9 + height * len(table.rows))
     shades = [[_or_nan(row.cells[places[0]].shade) for places in stacks] for row in table.rows]
     axes.imshow(shades, cmap="Blues", aspect="auto", vmin=0.0, vmax=1.4)
-    for y, row in enumerate(table.rows):
+    for y in range(len(table.rows)):
         for x, places in enumerate(stacks):
             parts = [part for place in places for part in _texts(table, y, place)]
             ink = "white" if shades[y][x] > 0.75 else INK

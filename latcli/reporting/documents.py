@@ -48,18 +48,71 @@ def tables(command: str, document: Document) -> list[Table] | str | None:
 
 def attack(document: Document) -> list[Table]:
     """The attacked photos, or what a dry run would attack; what failed; and where the pictures are."""
-    if "planned" in document:
-        found = [_plan(document["planned"])]
-    elif document["images"]:
-        found = [photos(document)]
+    planned, images = document.get("planned") or (), document.get("images") or ()
+    if planned:
+        found = [_plan(planned)]
+    elif images:
+        found = [photos(document), *_regions(document.get("regions") or ())]
     else:
         found = [text_table("", "no photo was attacked")]
-    failures = [f"{'skipped' if one['skipped'] else 'failed'}: {one['error']}" for one in document["failures"]]
-    where = []
+    lines = [*_failures(document), *(f"warning: {text}" for text in document.get("warnings") or ())]
     if document["run"] is not None:
-        files = document["images"][0]["files"].values() if len(document["images"]) == 1 else ()
-        where = [f"run {document['run']}", *(map(from_here, files) if files else _folder(document))]
-    return [*found, *([text_table("", *failures, *where)] if failures or where else [])]
+        files = [from_here(path) for image in images[:1] for path in image["files"].values()]
+        lines += [f"run {document['run']}", *(files if len(images) == 1 else _folder(document))]
+    return [*found, *([text_table("", *lines)] if lines else [])]
+
+
+def mask(document: Document) -> list[Table]:
+    """The object of each photo: who found it, how surely, and where its mask is."""
+    columns = (
+        Column("photo", "photo", folds=True, stack="photo"),
+        Column("label", "class", folds=True, stack="photo"),
+        Column("detector", "object found by", folds=True, stack="detector"),
+        Column("localized_by", "", folds=True, stack="detector"),
+        Column("detector_confidence", "score", "p"),
+        Column("object", "object", "percent"),
+        Column("evidence_inside", "evidence inside", "percent"),
+        Column("evidence_lift", "lift", "number", optional=True),
+    )
+    records = [
+        {**one, "photo": base_name(one["image"]), "label": one["label"]["name"], "object": one["object_percent"] / 100}
+        for one in document["images"]
+    ]
+    lines = [*_failures(document), *([f"run {document['run']}"] if document.get("run") else [])]
+    lines += [f"masks in {from_here(document['out'])}"] if document["images"] else ["no object was found"]
+    tables = [Table("Objects", columns, rows_of(columns, records), tuple(_image_notes(document["images"])))]
+    return [*(tables if records else []), text_table("", *lines)]
+
+
+def _failures(document: Document) -> list[str]:
+    return [f"{'skipped' if one['skipped'] else 'failed'}: {one['error']}" for one in document["failures"]]
+
+
+def _regions(summaries: Sequence[Document]) -> list[Table]:
+    """The photos summed up, a line for each region and epsilon, where there are several."""
+    if len(summaries) < 2:
+        return []
+    columns = [
+        Column("region", "altered", folds=True),
+        Column("epsilon", "epsilon", "epsilon"),
+        Column("n", "photos", "count"),
+        Column("fooled", "fooled"),
+        Column("before", "p(right class) before", "p"),
+        Column("after", "p(right class) after", "p"),
+        Column("altered", "pixels altered", "percent"),
+    ]
+    if any(one.get("smallest_epsilon") is not None for one in summaries):
+        columns.append(Column("smallest", "median smallest epsilon", "epsilon"))
+    records = []
+    for one in summaries:
+        known = one.get("summary") or {}
+        record = {"region": one["region"], "epsilon": one["epsilon"], "smallest": one.get("smallest_epsilon")}
+        if known.get("clean"):
+            record |= {"fooled": f"{known['fooled']} of {known['right_before']}", "n": known["n"]}
+            record |= {"before": known["clean"]["confidence"], "after": known["adversarial"]["confidence"]}
+            record["altered"] = known["altered_percent"] / 100
+        records.append(record)
+    return [Table("All photos by region and epsilon", tuple(columns), rows_of(columns, records))]
 
 
 def photos(document: Document, most: int | None = None) -> Table:
@@ -94,8 +147,10 @@ def changed_words(document: Document) -> str:
 def p_guess(side: Document) -> float | None:
     """The probability of the top guess, where it is known."""
     top = side.get("top") or [{}]
-    known = side.get("p_prediction", top[0].get("p", top[0].get("confidence")))
-    return known if known is not None or side["rank"] != 1 else side["confidence"]
+    known: float | None = side.get("p_prediction", top[0].get("p", top[0].get("confidence")))
+    if known is None and side["rank"] == 1:
+        known = side["confidence"]
+    return known
 
 
 def _photo_columns(images: Sequence[Document]) -> tuple[Column, ...]:
@@ -118,6 +173,10 @@ def _photo_columns(images: Sequence[Document]) -> tuple[Column, ...]:
                 Column("reached", "target", group=group, stack="target"),
                 Column("p_target", "p(target)", "p", group, "target", figure="p_target", about=about),
             ]
+    if len({image.get("region") for image in images}) > 1:
+        columns.append(Column("region", "region"))
+    if len({image.get("epsilon") for image in images}) > 1:
+        columns.append(Column("epsilon", "epsilon", "epsilon"))
     columns.append(Column("altered", "altered", "percent", figure="altered"))
     if any(image.get("smallest_epsilon") is not None for image in images):
         columns.append(Column("smallest", "smallest epsilon", "epsilon", figure="smallest_epsilon"))
@@ -140,12 +199,14 @@ def _photo(image: Document, columns: tuple[Column, ...]) -> Row:
         values[f"{side}_rank"] = known["rank"]
     values["altered"] = None if image["altered_percent"] is None else image["altered_percent"] / 100
     values |= {"smallest": image.get("smallest_epsilon"), "evidence": image.get("evidence_inside")}
+    values |= {"region": image.get("region"), "epsilon": image.get("epsilon")}
     if image.get("target") is not None:
         reached = bool(image.get("reached"))
         values |= {"reached": Cell("reached" if reached else "not reached", style="bad" if reached else "")}
         values |= {"p_target": image.get("p_target")}
     (row,) = rows_of(columns, [values])
-    return Row(row.cells, about={"image": name, "label": label})
+    of_photo = {"epsilon": image["epsilon"]} if image.get("epsilon") is not None else {}
+    return Row(row.cells, about={"image": name, "label": label, "at": image.get("region"), **of_photo})
 
 
 def is_fooled(image: Document) -> bool:
@@ -174,7 +235,11 @@ def _photo_notes(document: Document, images: Sequence[Document], summary: Docume
         notes.append("* no label was given: the clean prediction was taken for the right class")
     inside = max((image["linf_inside"] or 0 for image in images), default=0)
     notes.append(f"change where none is allowed: {inside:g}; predictions are of the saved files, in fp32")
-    return notes + [f"{base_name(image['image'])}: {note}" for image in images for note in image.get("notes") or ()]
+    return notes + _image_notes(images)
+
+
+def _image_notes(images: Sequence[Document]) -> list[str]:
+    return [f"{base_name(image['image'])}: {note}" for image in images for note in image.get("notes") or ()]
 
 
 def success_words(images: Sequence[Document]) -> str:
@@ -209,7 +274,7 @@ def _is_assumed(image: Document) -> bool:
 
 
 def _folder(document: Document) -> list[str]:
-    return [f"pictures in {from_here(document['dir'])}"] if document["images"] else []
+    return [f"pictures in {from_here(document['dir'])}"] if document.get("images") else []
 
 
 def _plan(planned: Sequence[Document]) -> Table:
@@ -226,7 +291,7 @@ def _plan(planned: Sequence[Document]) -> Table:
             "photo": base_name(one["image"]),
             "size": f"{one['width']}x{one['height']}",
             "label": one["label"]["name"],
-            "how": one["how"],
+            "how": one.get("localized_by", one.get("how")),
             "share": one["background_percent"] / 100,
             "seconds": one["seconds"],
         }
@@ -335,8 +400,8 @@ def matrix(document: Document) -> Table:
         counts[name] = {cell["n"] for cell in cells if cell.get("n") is not None}
         scale = _scale(document, name)
         n = (f"n = {min(counts[name]):,}",) if len(counts[name]) == 1 else ()
-        about = {"input": name, "epsilon": None if name == "natural" else document.get("epsilon")}
-        heading = name.replace("-", " ")
+        about = {"input": name, "epsilon": None if name.startswith("natural") else document.get("epsilon")}
+        heading = "natural, same images" if name == "natural-attacked" else name.replace("-", " ")
         columns += [
             Column(f"{name} loss", "loss", "number", heading, name, figure="loss", about=about,
                    notes=(*([f"x{scale:,}"] if scale != 1 else []), *n)),
@@ -573,8 +638,7 @@ def reliance(document: Document, labels: Mapping[str, str]) -> list[Table]:
             percents = f"{100 * group['low']:.0f} to {100 * group['high']:.0f} %"
             at = f"background {group['low']:.3f} to {group['high']:.3f}" if place else "all photos"
             heading = f"background {percents}" if place else "all photos"
-            about = {"at": at}
-            columns.append(Column(str(place), heading, "percent", counts=True, figure="accuracy", about=about))
+            columns.append(Column(str(place), heading, "percent", counts=True, figure="accuracy", about={"at": at}))
         rows = [
             Row((Cell(name), *(figure(group["means"][variant], "accuracy") for group in groups)), False,
                 {"input": variant})
@@ -583,8 +647,9 @@ def reliance(document: Document, labels: Mapping[str, str]) -> list[Table]:
         gaps = (Cell(group["gap"]["value"], group["gap"]["standard_error"]) for group in groups)
         rows.append(Row((Cell("background gap"), *gaps), total=True, about={"figure": "gap"}))
         label = labels.get(row["model"], row["model"])
-        title, about = f"Background reliance of {label}", {**_place(document), "model": label}
+        about: dict[str, Value] = {**_place(document), "model": label}
         notes = tuple(_reliance_notes(row))
+        title = f"Background reliance of {label}"
         found.append(Table(title, tuple(columns), tuple(rows), notes, "reliance", about))
     return found
 
@@ -755,7 +820,7 @@ def claims(found: Sequence[Document], title: str, dataset: str) -> list[Table]:
     for one in found:
         style = {"holds": "good", "fails": "bad"}.get(one["verdict"], "quiet")
         values = {name: plain(one.get(name)) or NONE for name in ("claim", "paper", "ours")}
-        known = {**values, "verdict": Cell(one["verdict"], style=style)}
+        known: dict[str, Value | Cell] = {**values, "verdict": Cell(one["verdict"], style=style)}
         if counted_seeds:
             known["seeds"] = f"{one['seeds_holding']} of {one['seeds']}"
         cells = rows_of(columns, [known])[0].cells
@@ -978,7 +1043,7 @@ def _cells(cells: Sequence[Document]) -> Table:
 
 def _following(document: Document) -> list[Table]:
     """Commands that one may want next, where the document names some."""
-    resume, following = document.get("resume"), document.get("next") or ()
+    resume, following = document.get("resume"), document.get("next_commands") or document.get("next") or ()
     return ([text_table("Go on with", str(resume))] if resume else []) + (
         [text_table("Try next", *following)] if following else []
     )
@@ -1027,6 +1092,7 @@ def _state(state: str) -> Cell:
 
 _DOCUMENTS: dict[str, Callable[[Document], list[Table] | str | None]] = {
     "attack": attack,
+    "mask": mask,
     "train": train,
     "eval": evaluation,
     "report": shown_report,

@@ -19,7 +19,17 @@ from latcli.reporting import documents
 from latcli.reporting.pictures import FEW, LARGE_SIDE, SMALL_SIDE, Pictures, Read, pictures
 from latcli.reporting.svg import Chart, curve_charts, training_charts
 from latcli.reporting.table import NONE, Cell, Table, printed
-from latcli.reporting.text import base_name, duration, moment, number_text, percent, plain, printable, probability, short
+from latcli.reporting.text import (
+    base_name,
+    duration,
+    moment,
+    number_text,
+    percent,
+    plain,
+    printable,
+    probability,
+    short,
+)
 
 Document = Mapping[str, Any]
 
@@ -91,8 +101,8 @@ def render(document: Document, picture: Read) -> Iterator[str]:
     """
     style, script = _source("page.css"), _source("page.js")
     whole = _content(document, picture) | {
-        "style": Markup(style),  # noqa: S704 - our own file
-        "script": Markup(script),  # noqa: S704
+        "style": Markup(style),
+        "script": Markup(script),
         "policy": _policy(style, script),
     }
     page = environment().get_template("page.html").stream(**whole)
@@ -216,8 +226,9 @@ def _card(document: Document, number: int, image: Document, read: Read, side: in
 def _verdict(image: Document) -> tuple[str, str]:
     """In words, and which kind it is: fooled, held, wrong (before the attack, too), or open."""
     before, after = image["clean"]["rank"], image["adversarial"]["rank"]
-    target = f", target {image.get('target')} {'reached' if image.get('reached') else 'not reached'}"
-    beside = target if image.get("target") is not None else ""
+    target = image.get("target")
+    reached = "reached" if image.get("reached") else "not reached"
+    beside = "" if target is None else f", target {target['name']} {reached}"
     if after is None:
         return f"not known{beside}", "open"
     if after == 1:

@@ -234,7 +234,9 @@ def _latex_head(table: Table) -> Iterator[str]:
             first += count
     yield _latex_row([latex_text(column.heading) for column in table.columns])
     for line in range(max(len(column.notes) for column in table.columns)):
-        yield _latex_row([latex_text(column.notes[line]) if line < len(column.notes) else "" for column in table.columns])
+        yield _latex_row(
+            [latex_text(column.notes[line]) if line < len(column.notes) else "" for column in table.columns]
+        )
 
 
 def _latex_row(fields: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
 
-from latcli.reporting.text import counted, decimals_of, duration, number, number_text, percent, probability, size
+from latcli.reporting.text import counted, decimals_of, duration, number, number_text, probability, size
 
 Value = str | int | float | None
 About = Mapping[str, Value]

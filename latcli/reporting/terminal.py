@@ -89,7 +89,7 @@ def _lines(table: Table, cell: Cell, column: Column, place: int) -> list[Text]:
     if cell.shade is not None:
         background, ink = _SHADES[min(len(_SHADES) - 1, int(cell.shade * len(_SHADES)))]
         ink = f"{ink} on {background}"
-    lines = [Text(_plain(text), f"bold {ink}" if cell.best or not place and table.facts else ink)]
+    lines = [Text(_plain(text), f"bold {ink}" if cell.best or (not place and table.facts) else ink)]
     if any(row.cells[place].low is not None for row in table.rows):
         lines.append(Text(shown.interval + " " * marked, ink or "dim"))
     return lines if text or not column.stack else []

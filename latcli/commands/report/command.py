@@ -17,7 +17,7 @@ from latcli.commands.report.shapes import require_readable
 from latcli.commands.report.training import best, training
 from latcli.errors import StoreError
 from latcli.options import ReportOptions
-from latcli.reporting.report_terminal import ATTACKS
+from latcli.reporting.documents import ATTACKS
 from latcli.session import Session
 from latcli.store.database import Store
 from latcli.store.records import RunRow, Status

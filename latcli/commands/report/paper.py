@@ -17,7 +17,7 @@ from latcli.commands.paper_figures import (
     Place,
     Quantity,
 )
-from latcli.reporting.matrix_table import object_words
+from latcli.reporting.documents import object_words
 
 Row = dict[str, Any]
 

@@ -57,17 +57,9 @@ def _writer(name: str) -> Callable[[Document], Iterable[str]]:
     """Only what was asked for is imported: a page needs more than a terminal."""
     if name == "html":
         return _page
-    if name == "markdown":
-        from latcli.reporting import markdown
+    from latcli.reporting import render
 
-        return markdown.render
-    if name == "csv":
-        from latcli.reporting import csv_text
-
-        return csv_text.render
-    from latcli.reporting import latex
-
-    return latex.render
+    return {"markdown": render.markdown, "csv": render.csv_lines, "latex": render.latex}[name]
 
 
 def _page(document: Document) -> Iterable[str]:
