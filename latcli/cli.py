@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext, redirect_stdout
 from copy import copy
 from dataclasses import MISSING, dataclass
 from importlib import import_module
@@ -136,7 +137,10 @@ def add_command(path: tuple[str, ...], command: Command) -> None:
         kept: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         session = Session(**{name: value for name, value in kept.items() if name not in own})
         given = command.options(**{name: value for name, value in kept.items() if name in own})
-        return session.show(_imported(command.run)(given, session), lambda: _imported(command.draw))
+        # With --json the document is all there may be on stdout, whatever a user's own code prints.
+        with redirect_stdout(session.stderr) if session.json else nullcontext():
+            result = _imported(command.run)(given, session)
+        return session.show(result, lambda: _imported(command.draw))
 
     parameters = [_parameter(one) for one in sorted(fields, key=_place)]
     call.__signature__ = inspect.Signature([*parameters, _HELP_ALL])  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import os
 import signal
@@ -157,7 +158,9 @@ def _message_and_hint(error: typer.TyperException, hint: str) -> tuple[str, str]
         return error.message, error.hint + _origin_of(error)
     possibilities = getattr(error, "possibilities", None)
     if possibilities:
-        return _tidy(error.message), f"did you mean {' or '.join(possibilities)}? {hint}"
+        typed = str(getattr(error, "option_name", ""))
+        nearest = difflib.get_close_matches(typed, possibilities, n=1, cutoff=0.0)[0]
+        return _tidy(error.message), f"did you mean {nearest}? {hint}"
     message, _, suggestion = _tidy(error.format_message()).partition(". Did you mean ")
     if suggestion:
         hint = f"did you mean {suggestion} {hint}"

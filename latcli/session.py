@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 from latcli.errors import ExitCode, raise_swallowed
 from latcli.options import Computing
 from latcli.reporting.text import printable
+from latcli.results import to_json
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -85,9 +86,10 @@ class Session(Computing):
 
         `draw()` gives the function that draws the document: a text is printed as it is, None prints nothing.
         """
+        document = result.to_json() if hasattr(result, "to_json") else to_json(result)
         if self.json:
-            self.print_json(result.to_json())
-        elif isinstance(drawn := draw()(result.to_json()), str):
+            self.print_json(document)
+        elif isinstance(drawn := draw()(document), str):
             print(drawn, file=self.stdout)
         elif drawn is not None:
             self.print(drawn)
