@@ -45,7 +45,7 @@ from latcli.options import parse_shares as parse_centers
 from latcli.reporting.console import console_for
 from latcli.reporting.reproduction import shown
 from latcli.session import Session
-from latcli.store.database import DATABASE, Store
+from latcli.store.store import DATABASE, Store
 
 SMALL: dict[str, Any] = {"budget": "quick", "steps": 2, "images": 6, "attack_steps": 2}
 

@@ -271,22 +271,25 @@ class Store:
             lock.release()
             raise
 
-    def resume_run(self, name: str, *, argv: list[str]) -> Run:
+    def resume_run(self, run: str, *, argv: list[str], name: str | None = None, tags: Sequence[str] = ()) -> Run:
         """Continue the run that `find_run` finds, in its folder and under its id; use it as a context manager.
 
-        Its configuration and its start stay as they were. Raises StoreError where a process is at work on it or its
-        folder is gone, and UsageError for an unknown name.
+        Its configuration and its start stay as they were, and so do its name and tags unless there are new ones. Raises
+        StoreError where a process is at work on it or its folder is gone, and UsageError for an unknown run.
         """
         raise_swallowed()
-        row = self.find_run(name)
+        row = self.find_run(run)
         lock = self._lock(row, _ENDING_SECONDS)
         if lock is None:
             raise StoreError(f"the folder of the run {row.id} is gone", "start a new run")
         try:
             remove_unfinished(row.path)
-            now: dict[str, Any] = {"status": "running", "finished": None, "exit_code": None, "error": None, "argv": argv}
+            now: dict[str, Any] = {"status": "running", "finished": None, "exit_code": None, "error": None}
+            now |= {"argv": argv, "pid": os.getpid(), "host": host()} | ({"name": name} if name else {})
+            now |= {"tags": tuple(tags)} if tags else {}
             with self.writing() as db:
-                db.table("runs").update(row.id, columns(now | {"pid": os.getpid(), "host": host()}))
+                _check_name(db, name, row.id)
+                db.table("runs").update(row.id, columns(now))
             return Run(self, row.path, lock)
         except BaseException:
             lock.release()
@@ -712,10 +715,9 @@ def _not_a_folder(folder: Path) -> StoreError:
     return StoreError(f"{folder} is not a folder that could hold runs", "name a folder with --store DIR")
 
 
-def _check_name(db: Database, name: str | None) -> None:
-    taken = [] if name is None else list(db.query("SELECT id FROM runs WHERE name = :name", {"name": name}))
-    if taken:
-        raise UsageError(f"the run {taken[0]['id']} is called '{name}' already", "choose another --name")
+def _check_name(db: Database, name: str | None, own_id: str = "") -> None:
+    for row in db.query("SELECT id FROM runs WHERE name = :name AND id <> :id", {"name": name, "id": own_id}):
+        raise UsageError(f"the run {row['id']} is called '{name}' already", "choose another --name")
 
 
 def _acquired(folder: Path, seconds: float) -> FileLock:

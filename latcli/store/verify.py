@@ -3,44 +3,35 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from latcli.errors import StoreError
+from latcli.results import Problem, Verification
 from latcli.store.files import artifact_path, sha256_of_file
 from latcli.store.store import RunRow, Store
 
 Fault = Literal["missing", "changed", "unreadable", "outside"]
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One thing wrong with a run's files.
-
-    `outside` is a path that leads out of the run's folder and was not followed. `name` is relative to the folder.
-    """
-
-    run: str
-    name: str
-    fault: Fault
-    detail: str
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What a run's files were found to be; `checked` counts the files looked at."""
-
-    run: str
-    checked: int
-    problems: tuple[Problem, ...]
+def verify(store: Store, runs: Sequence[RunRow]) -> Verification:
+    """Check the files of these runs, and the database itself. Raises StoreError."""
+    problems: list[Problem] = []
+    checked = 0
+    for run in runs:
+        count, found = _verify_run(store, run)
+        checked += count
+        problems += found
+    faults = database_faults(store)
+    ids = tuple(run.id for run in runs)
+    return Verification(store.folder, not problems and not faults, ids, checked, tuple(problems), tuple(faults))
 
 
-def verify_run(store: Store, run: RunRow) -> Verification:
-    """Compare every file of a run that has a row with its recorded size and sha256. Raises StoreError."""
+def _verify_run(store: Store, run: RunRow) -> tuple[int, list[Problem]]:
+    """How many files of a run have a row, and what differs from their recorded size and sha256."""
     if run.path.is_symlink():
-        problem = Problem(run.id, ".", "outside", "a link stands in the folder's place, and was not followed")
-        return Verification(run.id, 0, (problem,))
+        return 0, [Problem(run.id, ".", "outside", "a link stands in the folder's place, and was not followed")]
     artifacts = store.rows_of(run.id, "artifacts")
     found = {row["name"]: fault_of(run.path, row["name"], row["size"], row["sha256"]) for row in artifacts}
     if any(found.values()) and run.status == "running":  # its files may have been replaced or removed meanwhile
@@ -53,7 +44,7 @@ def verify_run(store: Store, run: RunRow) -> Verification:
     problems = [Problem(run.id, name, *fault) for name, fault in found.items() if fault is not None]
     if not run.path.is_dir():
         problems.insert(0, Problem(run.id, ".", "missing", "the run's folder is gone"))
-    return Verification(run.id, len(artifacts), tuple(problems))
+    return len(artifacts), problems
 
 
 def fault_of(folder: Path, name: str, size: int, sha256: str | None) -> tuple[Fault, str] | None:
