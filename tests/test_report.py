@@ -409,13 +409,13 @@ def test_photos_side_by_side_are_the_same_photos(store: Store) -> None:
 
     one, other, third = ("1" * 64, "2" * 64, "3" * 64)
     first = attacked(
-        photo(0, "a/1.jpg", "hen", "cock", image=one, adversarial_confidence=0.1),
-        photo(1, "b/1.jpg", "hen", "cock", image=other, adversarial_confidence=0.2),
+        photo(0, "a/1.jpg", "hen", "cock", sha256=one, adversarial_confidence=0.1),
+        photo(1, "b/1.jpg", "hen", "cock", sha256=other, adversarial_confidence=0.2),
         photo(2, "gone.jpg", "hen", "cock", altered_percent=None),
     )
     second = attacked(
-        photo(0, "elsewhere/b.jpg", "hen", "cock", image=other, adversarial_confidence=0.4),
-        photo(1, "a/1.jpg", "hen", "cock", image=third, adversarial_confidence=0.3),
+        photo(0, "elsewhere/b.jpg", "hen", "cock", sha256=other, adversarial_confidence=0.4),
+        photo(1, "a/1.jpg", "hen", "cock", sha256=third, adversarial_confidence=0.3),
     )
     found = compare(ReportOptions(runs=(first, second), compare=True), Session(store=store.folder)).to_json()
     told = {row["name"]: (row["a"], row["b"]) for row in found["results"]}

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from filelock import FileLock, Timeout
 
-from latcli.errors import ExitCode, LatcliError, StoreError, Terminated, UsageError, meant, raise_swallowed
+from latcli.errors import ExitCode, LatcliError, StoreError, Terminated, UsageError
 from latcli.results import columns, legible
 from latcli.store.files import (
     LOCK,
@@ -244,7 +244,6 @@ class Store:
         `record_model`, or plain names. Raises UsageError for an unknown parent, a name that another run has, or a seed
         too large to be kept.
         """
-        raise_swallowed()
         if seed is not None and abs(seed) > _LARGEST_SEED:
             raise UsageError(f"the seed {seed} is too large to be kept", f"choose one from 0 to {_LARGEST_SEED}")
         found = environment()
@@ -277,7 +276,6 @@ class Store:
         Its configuration and its start stay as they were, and so do its name and tags unless there are new ones. Raises
         StoreError where a process is at work on it or its folder is gone, and UsageError for an unknown run.
         """
-        raise_swallowed()
         row = self.find_run(run)
         lock = self._lock(row, _ENDING_SECONDS)
         if lock is None:
@@ -740,7 +738,7 @@ def _readable(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _outcome(error: BaseException | None, exit_code: int) -> tuple[Status, int, str | None]:
-    match meant(error):
+    match error:
         case None:
             return "completed", exit_code, None
         case KeyboardInterrupt():
