@@ -10,13 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
-<<<<<<< HEAD
-from latcli.errors import ExitCode, raise_swallowed
-from latcli.options import Recording
-=======
 from latcli.errors import ExitCode
-from latcli.options import Computing
->>>>>>> main
+from latcli.options import Recording
 from latcli.reporting.text import printable
 from latcli.results import to_json
 
