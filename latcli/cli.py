@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from latcli import __version__, config, options, process
-from latcli.options import BASIC, PANELS, Common, Computing, Field
+from latcli.options import BASIC, PANELS, Common, Computing, Field, Recording
 from latcli.session import Session
 
 _MAIN, _LOOK = "Main commands", "Look around"
@@ -31,7 +31,7 @@ class Command:
 
     options: type
     run: str
-    shared: type = Computing
+    shared: type = Recording
     panel: str | None = None
 
 
@@ -41,8 +41,8 @@ COMMANDS: Mapping[tuple[str, ...], Command] = {
     ("eval",): Command(options.EvalOptions, "latcli.commands.eval.command:run", panel=_MAIN),
     ("report",): Command(options.ReportOptions, "latcli.commands.report.writing:run", shared=Common, panel=_MAIN),
     ("reproduce",): Command(options.ReproduceOptions, "latcli.commands.reproduce.command:run", panel=_MAIN),
-    ("demo",): Command(options.DemoOptions, "latcli.commands.demo:run", panel=_MAIN),
-    ("doctor",): Command(options.DoctorOptions, "latcli.commands.doctor:run", panel=_LOOK),
+    ("demo",): Command(options.DemoOptions, "latcli.commands.demo:run", Computing, _MAIN),
+    ("doctor",): Command(options.DoctorOptions, "latcli.commands.doctor:run", Computing, _LOOK),
     ("runs", "list"): Command(options.RunsListOptions, "latcli.commands.runs:list_runs", shared=Common),
     ("runs", "show"): Command(options.RunsShowOptions, "latcli.commands.runs:show_run", shared=Common),
     ("runs", "verify"): Command(options.RunsVerifyOptions, "latcli.commands.runs:verify_runs", shared=Common),

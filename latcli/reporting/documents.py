@@ -971,26 +971,27 @@ _STATES = {
 
 
 def runs(document: Document) -> list[Table]:
-    """A line a run: what it was, how it ended, and its result."""
-    rows = document["runs"]
-    known = {name for run in rows for name, value in run.items() if value not in (None, "", [])}
-    columns = [Column("run", "run"), Column("status", "status"), Column("took", "took", optional="result" in known)]
-    further_columns = {"name": "name", "dataset": "data set", "regime": "regime", "epsilon": "epsilon",
-                       "model": "model", "tags": "tags", "result": "result"}  # fmt: skip
-    columns += [
-        Column(name, heading, folds=name != "epsilon", optional=name in ("model", "tags") and "result" in known)
-        for name, heading in further_columns.items()
-        if name in known
-    ]
+    """A line a run: what it was, what came of it, and how it ended."""
+    columns = (
+        Column("run", "run"),
+        Column("command", "command"),
+        Column("dataset", "data set", folds=True),
+        Column("regime", "regime", folds=True),
+        Column("epsilon", "epsilon"),
+        Column("result", "result", folds=True),
+        Column("status", "status"),
+        Column("took", "took", optional=True),
+        Column("name", "name", folds=True),
+        Column("tags", "tags", folds=True),
+    )
     records = [
-        {name: _without_hash(plain(run.get(name))) for name in further_columns}
-        | {"run": run["run"], "status": _state(run["status"])}
+        {**run, "run": short(run["run"]), "status": _state(run["status"]), "tags": plain(run.get("tags"))}
+        | {"dataset": _without_hash(plain(run["dataset"])), "epsilon": plain(run.get("epsilon"))}
         | {"took": None if run["seconds"] is None else duration(run["seconds"])}
-        for run in rows
+        for run in document["runs"]
     ]
-    if not rows:
-        return [text_table("", "no runs")]
-    return [Table("", tuple(columns), rows_of(columns, records))]
+    columns = tuple(one for one in columns if any(record.get(one.key) not in (None, "") for record in records))
+    return [Table("", columns, rows_of(columns, records)) if records else text_table("", "no runs")]
 
 
 def _without_hash(name: str) -> str:
@@ -1038,7 +1039,8 @@ def _cells(cells: Sequence[Document]) -> Table:
         Column("restarts", "starts", "count", optional=True),
         Column("seconds", "took", "duration", optional=True),
     )
-    return Table("Cells", columns, rows_of(columns, cells))
+    records = [{**cell, "model": cell.get("label") or cell.get("model_id") or cell["model"]} for cell in cells]
+    return Table("Cells", columns, rows_of(columns, records))
 
 
 def _following(document: Document) -> list[Table]:
