@@ -6,12 +6,12 @@ import io
 from pathlib import Path
 
 import pytest
+from latcli.reporting.demo_report import demo as drawn
 
 from latcli.commands import demo
 from latcli.commands.runs import list_runs, verify_runs
 from latcli.errors import ExitCode
 from latcli.reporting.console import console_for
-from latcli.reporting.demo_report import demo as drawn
 from latcli.session import Session
 
 

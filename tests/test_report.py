@@ -12,13 +12,13 @@ from statistics import fmean, stdev
 from typing import Any
 
 import pytest
+from latcli.reporting.report_terminal import ATTACKS
 from report_store import WILD, attack, crash, entry, evaluate, photo, train, whole
 
 from latcli.commands.report.command import EVERYTHING, TERMINAL, Needs, gather
 from latcli.commands.report.compare import compare
 from latcli.errors import LatcliError, StoreError, UsageError
 from latcli.options import ReportOptions
-from latcli.reporting.report_terminal import ATTACKS
 from latcli.session import Session
 from latcli.store.store import Store
 

@@ -20,6 +20,7 @@ import pytest
 import torch
 import typer
 from conftest import RunLatcli, StartLatcli
+from latcli.reporting.reproduction import shown
 from PIL import Image
 
 from latcli.cli import app
@@ -44,7 +45,6 @@ from latcli.errors import ExitCode, LatcliError, UsageError
 from latcli.options import AttackOptions, EvalOptions, ReproduceOptions, TrainOptions
 from latcli.options import parse_shares as parse_centers
 from latcli.reporting.console import console_for
-from latcli.reporting.reproduction import shown
 from latcli.session import Session
 from latcli.store.store import DATABASE, Store
 

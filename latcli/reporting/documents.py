@@ -40,7 +40,7 @@ ATTACKS, PHOTOS, MATRICES, TRAINED, EVALUATIONS, NAMED = 2, 20, 4, 8, 1, 8
 
 def tables(command: str, document: Document) -> list[Table] | str | None:
     """What a command puts on a terminal: tables, a text that is printed as it is, or nothing."""
-    return _DOCUMENTS[command](document)
+    return DOCUMENTS[command](document)
 
 
 # attacks
@@ -170,8 +170,8 @@ def _photo_columns(images: Sequence[Document]) -> tuple[Column, ...]:
         ]  # fmt: skip
         if targeted and side == "adversarial":
             columns += [
-                Column("reached", "target", group=group, stack="target"),
-                Column("p_target", "p(target)", "p", group, "target", figure="p_target", about=about),
+                Column("reached", "target", stack="target"),
+                Column("p_target", "p(target)", "p", stack="target", figure="p_target", about=about),
             ]
     if len({image.get("region") for image in images}) > 1:
         columns.append(Column("region", "region"))
@@ -551,22 +551,23 @@ def labels_of(document: Document) -> dict[str, str]:
 
 
 def comparisons(document: Document, labels: Mapping[str, str]) -> list[Table]:
-    """Pairs of models on the same images: how many only one of them gets right, and McNemar's p value."""
+    """Pairs of models on the same images: how many only one of them gets right, the difference of losses, p values."""
     columns = (
         Column("input", "input", folds=True),
-        Column("a", "model a", folds=True),
-        Column("b", "model b", folds=True),
+        Column("models", "models a / b", folds=True),
         Column("n", "n", "count"),
-        Column("only_a", "only a right", "count", figure="only_a"),
-        Column("only_b", "only b right", "count", figure="only_b"),
-        Column("p_value", "p", "p", figure="p_value"),
+        Column("only_a", "only a right", "count", "accuracy", figure="only_a"),
+        Column("only_b", "only b right", "count", "accuracy", figure="only_b"),
+        Column("p_value", "p", "p", "accuracy", figure="p_value"),
+        Column("loss_difference", "a - b", "number", "loss", figure="loss_difference"),
+        Column("loss_p_value", "p", "p", "loss", figure="loss_p_value"),
     )
     found = []
     for row in document.get("comparisons") or ():
         a, b = (labels.get(row[name], row[name]) for name in ("a", "b"))
-        cells = rows_of(columns, [{**row, "a": a, "b": b}])[0].cells
+        cells = rows_of(columns, [{**row, "models": f"{a} / {b}"}])[0].cells
         found.append(Row(cells, about={"input": row["input"], "model": a, "at": f"against {b}", "n": row["n"]}))
-    notes = ("p: McNemar's exact test; below 0.05 the difference is beyond chance",)
+    notes = ("p: McNemar's exact test for accuracies, paired bootstrap for losses; not adjusted for how many they are",)
     title = "Models compared on the same images"
     return [Table(title, columns, tuple(found), notes, "comparison", _place(document))] if found else []
 
@@ -793,7 +794,7 @@ def _figure_2(one: Document, title: str) -> Table:
         cells += [Cell(accuracy.get(name)) for name in ("paper", "ours", "difference")]
         rows.append(Row(tuple(cells), about={"regime": regime, "input": given}))
     scaled_words = f"losses on natural inputs times {one['natural_scale']:,}"
-    notes = (scaled_words, "how ours was made:", *one["protocol"])
+    notes = (scaled_words, *one["protocol"])
     return Table(title, tuple(columns), tuple(rows), notes, "paper", {"dataset": one["dataset"]})
 
 
@@ -806,7 +807,7 @@ def _photo_figures(one: Document, title: str) -> Table:
     )
     used = one.get("classifier") or {}
     other = [f"classifier: the paper's {used['paper']}, ours {used['ours']}"] if used.get("ours") else []
-    notes = (*other, "how ours was made:", *one["protocol"])
+    notes = (*other, *one["protocol"])
     return Table(title, columns, rows_of(columns, one["figures"]), notes)
 
 
@@ -990,8 +991,8 @@ def runs(document: Document) -> list[Table]:
         | {"took": None if run["seconds"] is None else duration(run["seconds"])}
         for run in document["runs"]
     ]
-    columns = tuple(one for one in columns if any(record.get(one.key) not in (None, "") for record in records))
-    return [Table("", columns, rows_of(columns, records)) if records else text_table("", "no runs")]
+    known = tuple(one for one in columns if any(record.get(one.key) not in (None, "") for record in records))
+    return [Table("", known, rows_of(known, records)) if records else text_table("", "no runs")]
 
 
 def _without_hash(name: str) -> str:
@@ -1008,12 +1009,13 @@ def run(document: Document) -> list[Table]:
     names = ("error", "name", "tags", "note", "seed", "device", "dataset", "model", "result", "parent")
     known |= {key: plain(document.get(key)) for key in names}
     known |= {key: environment.get(key) for key in ("latcli", "torch")}
-    known["command line"] = shlex.join(map(str, document["argv"]))
+    known["command line"] = command_line(document)
     found = [facts(known)]
     if document["config"]:
         found.append(facts({name: plain(value) for name, value in document["config"].items()}, "Configuration"))
     if document["images"]:
-        found.append(photos({**document["config"], **document, "epsilon": document["images"][0].get("epsilon")}))
+        attacked = {"classifier": document["model"], **document["config"], **document}
+        found.append(photos({**attacked, "epsilon": document["images"][0].get("epsilon")}))
     found += [_cells(document["cells"])] if document["cells"] else []
     if document["metrics"]:
         columns = (Column("name", "metric", folds=True), Column("step", "step", "count"),
@@ -1024,6 +1026,13 @@ def run(document: Document) -> list[Table]:
                    Column("size", "size", "size"))  # fmt: skip
         found.append(Table("Files", columns, rows_of(columns, document["artifacts"])))
     return [*found, *_following(document)]
+
+
+def command_line(run: Document) -> str:
+    """The command that repeats a run, as a shell takes it; empty where it is not known."""
+    argv = run.get("argv") or ()
+    words = ["latcli", *map(str, argv[1:])] if argv and not isinstance(argv, str) else []
+    return run.get("command_line") or " ".join(shlex.quote(printable(word)) for word in words)
 
 
 def _cells(cells: Sequence[Document]) -> Table:
@@ -1092,7 +1101,7 @@ def _state(state: str) -> Cell:
     return Cell(state, style=_STATES.get(state, ""))
 
 
-_DOCUMENTS: dict[str, Callable[[Document], list[Table] | str | None]] = {
+DOCUMENTS: dict[str, Callable[[Document], list[Table] | str | None]] = {
     "attack": attack,
     "mask": mask,
     "train": train,

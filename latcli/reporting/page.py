@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -161,8 +160,6 @@ def _selection(selection: Document) -> str:
 
 
 def _run(run: Document) -> RunView:
-    argv = run.get("argv") or ()
-    words = ["latcli", *map(str, argv[1:])] if argv and not isinstance(argv, str) else []
     seed = None if run.get("seed") is None else f"seed {run['seed']}"
     facts = {
         "status": run.get("status"),
@@ -181,7 +178,7 @@ def _run(run: Document) -> RunView:
         summary=", ".join(str(part) for part in (run.get("status"), run.get("dataset"), seed) if part),
         facts=[(name, plain(value) or NONE) for name, value in facts.items()],
         config=[(str(name), plain(value) or NONE) for name, value in sorted((run.get("config") or {}).items())],
-        command_line=run.get("command_line") or " ".join(shlex.quote(printable(word)) for word in words),
+        command_line=documents.command_line(run),
     )
 
 

@@ -116,7 +116,7 @@ _LATIN = frozenset(letter for letter in map(chr, range(0xC0, 0x100)) if letter.i
 def latex(document: Mapping[str, Any]) -> Iterator[str]:
     """A report as a LaTeX document, a table after the other."""
     yield _BEGINNING
-    parts = [part for whole in documents.report(document) for part in _pages(whole)]
+    parts = [part for whole in documents.report(document) for part in latex_pages(whole)]
     for count, table in enumerate(parts, start=1):
         yield from latex_table(table)
         if count % 12 == 0:  # LaTeX holds but so many tables at once
@@ -182,7 +182,7 @@ def _alignment(column: Column, width: int) -> str:
     return f"p{{{0.5 * width:.1f}em}}" if width == _BREAKS else "l"
 
 
-def _pages(table: Table) -> Iterator[Table]:
+def latex_pages(table: Table) -> Iterator[Table]:
     """The table in tables that fit on a page each, across and down; the notes stand below the last."""
     if not table.columns:
         yield table

@@ -154,17 +154,13 @@ def printed(cell: Cell, column: Column) -> Printed:
 def _interval(cell: Cell, scale: float, unit: str) -> str:
     if cell.low is None or cell.high is None:
         return ""
-    low, high = (f"{end * scale:.1f}" if unit else _three_digits(end * scale) for end in (cell.low, cell.high))
-    return f"[{low}, {high}]"
+    low, high = cell.low * scale, cell.high * scale
+    decimals = 1 if unit or 10 <= high < 100 else 4 if high < 0.01 else 3 if high < 1 else 2 if high < 10 else 0
+    return f"[{low:.{decimals}f}, {high:.{decimals}f}]"
 
 
 def _spread(cell: Cell) -> str:
     return "" if cell.spread is None else f"{cell.spread * cell.scale:.2g}"
-
-
-def _three_digits(value: float) -> str:
-    size = abs(value)
-    return f"{value:.3g}" if size < 0.01 or size >= 1000 else f"{value:.{2 if size < 10 else 1 if size < 100 else 0}f}"
 
 
 _FORMATS = {

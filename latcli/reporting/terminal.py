@@ -48,7 +48,8 @@ class Drawn:
                 yield ""
             if table.title:
                 yield Text(_plain(table.title), "bold", overflow="fold")
-            for block in _blocks(table, options.max_width):
+            for count, block in enumerate(_blocks(table, options.max_width)):
+                yield from [""] if count else []
                 yield _drawn(table, block)
             if table.columns and table.notes:
                 yield ""
