@@ -24,7 +24,7 @@ from latcli.errors import ExitCode
 T = TypeVar("T")
 Column: TypeAlias = int | float | str | bytes | None
 
-_COLLECTIONS = (tuple, list, dict)
+_COLLECTIONS = (tuple, list, dict, Mapping, Sequence)
 
 # plain values: to JSON, to columns, and back
 
@@ -90,13 +90,20 @@ def columns(row: Any) -> dict[str, Column]:
 
 def column_names(kind: Any) -> list[str]:
     """The columns that `columns` makes of a dataclass of this kind."""
-    names: list[str] = []
+    return list(column_types(kind))
+
+
+def column_types(kind: Any) -> dict[str, Any]:
+    """The columns that `columns` makes of a dataclass of this kind, and the type of each: str where it is JSON text."""
+    found: dict[str, Any] = {}
     for name, inner in _fields(kind):
         if dataclasses.is_dataclass(inner):
-            names += [f"{name}_{column}" for column in column_names(inner)]
+            found |= {f"{name}_{column}": type_ for column, type_ in column_types(inner).items()}
+        elif inner in _COLLECTIONS:
+            found[f"{name}_json"] = str
         else:
-            names.append(f"{name}_json" if inner in _COLLECTIONS else name)
-    return names
+            found[name] = inner
+    return found
 
 
 def _fields(kind: Any) -> list[tuple[str, Any]]:
