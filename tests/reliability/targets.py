@@ -333,7 +333,7 @@ def small_yolo(folder: Path) -> bytes:
 def digits(folder: Path) -> Target:
     """MNIST's files, gzipped and plain."""
     from latcli.engine.datasets.base import DatasetSource
-    from latcli.engine.datasets.digits import mnist
+    from latcli.engine.datasets.published import mnist
 
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)

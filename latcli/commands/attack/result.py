@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from latcli.commands.report.photos import summary
-from latcli.engine.labels import Label
 from latcli.engine.models.classifier import Prediction
 from latcli.errors import ExitCode
+from latcli.results import Label
 
 BoxRow = tuple[float, float, float, float, float, str]
 

@@ -34,6 +34,7 @@ from latcli.commands.train.options import PhotoOptions
 from latcli.commands.trained import CHECKPOINT, classifier_path
 from latcli.engine import registry
 from latcli.engine.datasets.base import TrainingData
+from latcli.engine.datasets.catalog import full_name
 from latcli.engine.devices import open_device
 from latcli.engine.evaluation.matrix import Evaluation, Progress
 from latcli.engine.evaluation.settings import EvalSettings
@@ -79,7 +80,7 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
 
 def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     device = open_device(session.device)
-    name = options.dataset or usual_dataset(store, named(options)) or registry.DEFAULT_DATASET
+    name = full_name(options.dataset or usual_dataset(store, named(options)) or registry.DEFAULT_DATASET)
     path = folder_of(name)
     way = None if path is None else photo_way(path, _sources(store, f"folder:{path}", options), session)
     photos = PhotoOptions.of(given_of(options))

@@ -13,7 +13,6 @@ from typing import Any
 
 from latcli.commands.experiments import spread
 from latcli.commands.paper_figures import FIGURE_2, PHOTO_FIGURES, PHOTOS, Claim, Figure2, PhotoClaim
-from latcli.commands.photo_inputs import find_sources
 from latcli.commands.report.evaluations import MATRIX
 from latcli.commands.report.paper import claim_texts, photo_figures, verdict
 from latcli.commands.report.photos import image_of, summary
@@ -21,6 +20,7 @@ from latcli.commands.reproduce.ledger import Ledger
 from latcli.commands.reproduce.parts import COMPARED, CONTROLS, Part
 from latcli.commands.reproduce.steps import Evaluation, PhotoAttack, Step, Training
 from latcli.engine.localize import middle_pixels
+from latcli.engine.photo_files import find_sources
 from latcli.errors import LatcliError
 from latcli.options import ReproduceOptions, TrainOptions
 from latcli.options import ReproduciblePart as PartName
