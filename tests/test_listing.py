@@ -14,7 +14,7 @@ from rich.console import RenderableType
 from latcli.commands.runs import list_runs, remove_runs, show_run, verify_runs
 from latcli.reporting import listing
 from latcli.reporting.console import PlainConsole
-from latcli.store.database import Store
+from latcli.store.store import Store
 
 EVIL = "some/[red]hen\x07\n\x1b[2J.jpg"
 

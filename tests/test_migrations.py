@@ -14,7 +14,7 @@ from sqlite_utils.db import Database
 
 from latcli.errors import StoreError
 from latcli.store import migrations
-from latcli.store.database import DATABASE, Store
+from latcli.store.store import DATABASE, Store
 
 # A column: name, type, `!` for NOT NULL, `pk` for the primary key, what it refers to and what deleting that does.
 SCHEMA = {
@@ -141,7 +141,7 @@ KILLED_WHILE_MIGRATING = """
 import sys, time
 from pathlib import Path
 from latcli.store import migrations
-from latcli.store.database import Store
+from latcli.store.store import Store
 
 def m999_slow(db):
     db.execute("CREATE TABLE half_made (id INTEGER)")

@@ -20,7 +20,7 @@ from latcli.commands.report import writing as report_writing
 from latcli.errors import LatcliError, UsageError
 from latcli.options import ReportOptions
 from latcli.session import Session
-from latcli.store.database import DATABASE, Store
+from latcli.store.store import DATABASE, Store
 
 RunLatcli = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -16,8 +16,7 @@ import pytest
 from latcli.commands.runs import list_runs, remove_runs, run_path, show_run, verify_runs
 from latcli.errors import ExitCode, LatcliError, StoreError, UsageError
 from latcli.store import remove
-from latcli.store.database import DATABASE, Store
-from latcli.store.run import Run
+from latcli.store.store import DATABASE, Run, Store
 
 ATTACK = {
     "image": "a" * 64,
@@ -49,7 +48,7 @@ ATTACK = {
 LIVING = """
 import sys
 from pathlib import Path
-from latcli.store.database import Store
+from latcli.store.store import Store
 with Store.open(Path(sys.argv[1])) as store:
     with store.start_run('attack', argv=[], config={}, seed=0, device='cpu') as run:
         run.write_artifact('hen.png', b'x', 'adversarial')

@@ -27,15 +27,12 @@ from latcli.errors import (
     StoreError,
     Terminated,
     UsageError,
-    forget_signals,
-    interruption,
 )
+from latcli.results import canonical_json, plain
 from latcli.store import locks, run
-from latcli.store.database import DATABASE, Store
 from latcli.store.files import artifact_path, is_temporary
 from latcli.store.provenance import checkout, devices, environment, fingerprint, packages
-from latcli.store.run import RUN_ID, Run
-from latcli.store.values import canonical_json, plain
+from latcli.store.store import DATABASE, RUN_ID, Run, Store
 
 SETTINGS = {"argv": ["latcli", "attack", "hen.jpg"], "config": {"epsilon": 8 / 255}, "seed": 0, "device": "cpu"}
 
@@ -69,7 +66,7 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
     head = (
         "import sys, os, time, signal\n"
         "from pathlib import Path\n"
-        "from latcli.store.database import Store\n"
+        "from latcli.store.store import Store\n"
         "SETTINGS = {'argv': [], 'config': {}, 'seed': 0, 'device': 'cpu'}\n"
         "def wait():\n    print('ready', flush=True)\n    sys.stdin.readline()\n"
     )
@@ -278,28 +275,6 @@ def test_a_signal_closes_the_run_as_interrupted(store: Store, number: signal.Sig
     row = store.find_run(run_id)
     assert (row.status, row.exit_code, row.error) == ("interrupted", code, None)
     assert row.finished is not None
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_error_that_a_library_made_of_a_signal_is_an_interruption(
-    store: Store, number: signal.Signals, code: int
-) -> None:
-    def load_a_library() -> None:
-        try:
-            raise interruption(number)
-        except BaseException as error:
-            raise ImportError("initialization failed") from error
-
-    try:
-        with pytest.raises(ImportError), store.start_run("attack", **SETTINGS) as run:
-            load_a_library()
-    finally:
-        forget_signals()
-    row = store.find_run(run.id)
-    assert (row.status, row.exit_code, row.error) == ("interrupted", code, None)
-    with pytest.raises(ImportError), store.start_run("attack", **SETTINGS) as another:
-        raise ImportError("no such library")
-    assert store.find_run(another.id).status == "failed"
 
 
 # ---- one run ----
@@ -738,7 +713,7 @@ ON_A_SMALL_DISK = """
 import errno, os, subprocess, sys
 from pathlib import Path
 from latcli.errors import StoreError
-from latcli.store.database import Store
+from latcli.store.store import Store
 
 folder = Path(sys.argv[1])
 SETTINGS = {'argv': [], 'config': {}, 'seed': 0, 'device': 'cpu'}
@@ -860,7 +835,7 @@ assert store.find_run(run.id).status == 'completed'
 def test_a_read_only_store_is_read_with_its_last_changes_or_not_at_all(small_disk) -> None:
     small_disk(
         """
-code = 'import sys, os; from pathlib import Path; from latcli.store.database import Store\\n' \\
+code = 'import sys, os; from pathlib import Path; from latcli.store.store import Store\\n' \\
     'Store.open(Path(sys.argv[1])).record_image("in the log only"); os._exit(0)'
 Store.open(folder).close()
 subprocess.run([sys.executable, '-c', code, str(folder)], check=True)

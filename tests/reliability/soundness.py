@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from latcli.commands.runs import verify_runs
-from latcli.store.database import DATABASE, Store
+from latcli.store.store import DATABASE, Store
 
 
 def statuses(folder: Path) -> list[str]:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from latcli.commands.runs import list_runs, show_run, verify_runs
 from latcli.errors import StoreError, UsageError
-from latcli.store.database import Store
-from latcli.store.run import Run
+from latcli.store.store import Run, Store
 
 PLAIN = {"argv": [], "config": {}, "seed": 0, "device": "cpu"}
 

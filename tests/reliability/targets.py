@@ -362,8 +362,7 @@ def digits(folder: Path) -> Target:
 
 def run_document(folder: Path) -> Target:
     """run.json, as a run that is resumed or found crashed reads it."""
-    from latcli.store.database import Store
-    from latcli.store.run import mark_crashed
+    from latcli.store.store import Store, mark_crashed
 
     store = Store.open(folder / "runs")
     with store.start_run("train", argv=["latcli"], config={"steps": 3}, seed=0, device="cpu") as made:
@@ -470,7 +469,7 @@ def detections(folder: Path) -> Target:
 
     from latcli.commands.detection_cache import StoredDetections
     from latcli.engine.images import Photo, encode_png
-    from latcli.store.database import Store
+    from latcli.store.store import Store
 
     store = Store.open(folder / "runs")
     photo = Photo("hen.jpg", np.zeros((6, 10, 3), dtype=np.uint8), "5" * 64)

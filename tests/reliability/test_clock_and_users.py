@@ -12,7 +12,7 @@ import pytest
 from soundness import assert_sound
 
 from latcli.store import run
-from latcli.store.database import Store
+from latcli.store.store import Store
 
 PLAIN: dict[str, Any] = {"argv": [], "config": {}, "seed": 0, "device": "cpu"}
 
@@ -38,7 +38,7 @@ import os, sys
 from pathlib import Path
 from latcli.commands.runs import list_runs, verify_runs
 from latcli.errors import StoreError
-from latcli.store.database import Store
+from latcli.store.store import Store
 
 folder = Path(sys.argv[1])
 os.setgid(65534); os.setuid(65534)

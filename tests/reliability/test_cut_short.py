@@ -16,7 +16,7 @@ from form import Figures, full
 from soundness import assert_sound, statuses
 
 import latcli.store
-from latcli.store.database import Store
+from latcli.store.store import Store
 
 PLAIN: dict[str, Any] = {"argv": [], "config": {}, "seed": 0, "device": "cpu"}
 STORE_CODE = str(Path(latcli.store.__file__).parent)

@@ -20,8 +20,7 @@ from latcli.commands.trained import CHECKPOINT, classifier_path
 from latcli.errors import LatcliError, StoreError
 from latcli.options import ReportOptions
 from latcli.session import Session
-from latcli.store.database import Store
-from latcli.store.run import mark_crashed
+from latcli.store.store import Store, mark_crashed
 
 pytestmark = pytest.mark.reliability
 
@@ -134,7 +133,7 @@ def test_a_pipe_in_a_runs_folder_keeps_nobody_waiting(tmp_path: Path, name: str)
         "import os, sys\n"
         "from pathlib import Path\n"
         "from latcli.errors import LatcliError\n"
-        "from latcli.store.database import Store\n"
+        "from latcli.store.store import Store\n"
         "with Store.open(Path(sys.argv[1])) as store:\n"
         "    with store.start_run('attack', argv=[], config={}, seed=0, device='cpu') as run:\n"
         "        path = run.folder / sys.argv[2]\n"

@@ -20,7 +20,7 @@ from latcli.errors import ExitCode, LatcliError
 from latcli.process import run
 from latcli.reporting import listing
 from latcli.session import Session
-from latcli.store.database import Store
+from latcli.store.store import Store
 
 pytestmark = pytest.mark.reliability
 

@@ -11,7 +11,7 @@ import pytest
 from form import Figures, full
 from soundness import assert_sound, statuses
 
-from latcli.store.database import Store
+from latcli.store.store import Store
 
 WORKER = Path(__file__).with_name("store_worker.py")
 WRITERS = 8
