@@ -9,6 +9,7 @@ Shares are in [0, 1] unless a name ends in `_percent`; times are seconds.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import statistics
@@ -24,7 +25,8 @@ from latcli.errors import ExitCode
 T = TypeVar("T")
 Column: TypeAlias = int | float | str | bytes | None
 
-_COLLECTIONS = (tuple, list, dict)
+#: Types of fields that become JSON text in one column.
+_COLLECTIONS = (tuple, list, dict, Mapping, Sequence)
 
 # plain values: to JSON, to columns, and back
 
@@ -99,6 +101,7 @@ def column_names(kind: Any) -> list[str]:
     return names
 
 
+@functools.cache
 def _fields(kind: Any) -> list[tuple[str, Any]]:
     """Each field and what matters of its type: a dataclass, tuple, list, dict, or anything else; None aside."""
     hints = get_type_hints(kind)
@@ -133,11 +136,12 @@ def read(kind: type[T], document: Any) -> T:
 
     `document` may be JSON text. Further keys are ignored. Raises DocumentError.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
         plain = json.loads(document) if isinstance(document, str | bytes) else document
-        return TypeAdapter(kind).validate_python(plain)
+        found: T = _adapter(kind).validate_python(plain)
+        return found
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the document"
@@ -145,6 +149,13 @@ def read(kind: type[T], document: Any) -> T:
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise DocumentError(f"it is not JSON: {reason}") from error
+
+
+@functools.cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def from_columns(kind: type[T], row: Mapping[str, Any]) -> T:
@@ -873,17 +884,7 @@ class RunPath:
     path: Path
 
 
-# intervals
-
-
-def wilson_interval(right: float, n: int) -> tuple[float, float]:
-    """The 95 % interval of an accuracy of which `right` of `n` images were seen to be right.
-
-    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
-    """
-    z, share = 1.959964, right / n
-    middle, spread = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, (middle - spread) / (1 + z * z / n)), min(1.0, (middle + spread) / (1 + z * z / n))
+# means over runs
 
 
 def spread(values: Sequence[float]) -> float | None:
@@ -1022,7 +1023,7 @@ class BestRun:
     value: float
 
 
-@dataclass
+@dataclass(frozen=True)
 class ReportResult:
     """All that is to be reported, the newest run first; `paper` is None unless asked for.
 
@@ -1034,18 +1035,18 @@ class ReportResult:
     store: Path
     created: str
     selection: Mapping[str, Any]
-    matrices: list[LossMatrix] = dataclasses.field(default_factory=list)
-    loss_matrix: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
-    attacks: list[ReportedAttack] = dataclasses.field(default_factory=list)
-    training: list[ReportedTraining] = dataclasses.field(default_factory=list)
-    best: list[BestRun] = dataclasses.field(default_factory=list)
-    evaluations: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
-    curves: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
-    transfer: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
-    reliance: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
-    runs: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
-    left_out: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
-    faults: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
+    matrices: Sequence[LossMatrix] = ()
+    loss_matrix: Sequence[Mapping[str, Any]] = ()
+    attacks: Sequence[ReportedAttack] = ()
+    training: Sequence[ReportedTraining] = ()
+    best: Sequence[BestRun] = ()
+    evaluations: Sequence[Mapping[str, Any]] = ()
+    curves: Sequence[Mapping[str, Any]] = ()
+    transfer: Sequence[Mapping[str, Any]] = ()
+    reliance: Sequence[Mapping[str, Any]] = ()
+    runs: Sequence[Mapping[str, Any]] = ()
+    left_out: Sequence[Mapping[str, Any]] = ()
+    faults: Sequence[Mapping[str, Any]] = ()
     paper: PaperComparison | None = None
     latcli: str = ""
 
@@ -1059,7 +1060,7 @@ class WrittenFile:
     size: int
 
 
-@dataclass
+@dataclass(frozen=True)
 class WrittenReport(ReportResult):
     """A report that was written into files; `printed` where one of them is standard output."""
 

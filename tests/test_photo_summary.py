@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from latcli.results import photo_summary, to_json, wilson_interval
+from latcli.results import photo_summary, to_json
 
 
 def attacked(before: int, after: int, p_before: float, p_after: float) -> Any:
@@ -28,11 +28,3 @@ def test_photos_are_summed_up_with_those_that_were_wrong_before_counted_apart() 
     counts = {"n": 4, "right_before": 3, "fooled": 2, "wrong_before": 1, "altered_percent": 42.5}
     assert found == counts | {"clean": averages, "adversarial": after}
     assert photo_summary([]).n == 0
-
-
-@pytest.mark.parametrize(
-    ("right", "n", "low", "high"),
-    [(0, 10, 0.0, 0.27753), (10, 10, 0.72247, 1.0), (5, 10, 0.23659, 0.76341), (88, 200, 0.37298, 0.50928)],
-)
-def test_wilson_s_interval_of_an_accuracy(right: int, n: int, low: float, high: float) -> None:
-    assert wilson_interval(right, n) == pytest.approx((low, high), abs=1e-5)

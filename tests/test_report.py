@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from report_store import WILD, attack, crash, entry, evaluate, photo, train, whole
 
-from latcli.commands.report.command import EVERYTHING, TERMINAL, Needs, gather
-from latcli.commands.report.compare import compare
+from latcli.commands.compare import compare
+from latcli.commands.report import EVERYTHING, TERMINAL, Needs, gather
 from latcli.errors import LatcliError, StoreError, UsageError
 from latcli.options import ReportOptions
 from latcli.reporting.report_terminal import ATTACKS

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from report_store import train, whole
 
-from latcli.commands.report import writing as report_writing
+from latcli.commands import report as report_writing
 from latcli.errors import LatcliError, UsageError
 from latcli.options import ReportOptions
 from latcli.session import Session

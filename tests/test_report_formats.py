@@ -20,8 +20,8 @@ from report_store import WILD, whole
 from rich.cells import cell_len
 from rich.console import RenderableType
 
-from latcli.commands.report.command import EVERYTHING, gather
-from latcli.commands.report.compare import compare
+from latcli.commands.compare import compare
+from latcli.commands.report import EVERYTHING, gather
 from latcli.options import ReportOptions
 from latcli.reporting import charts, csv_text, latex, markdown, report_terminal
 from latcli.reporting.comparison import comparison

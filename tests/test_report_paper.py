@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from latcli.commands.paper_figures import CIFAR10, FIGURE_2, MNIST, PHOTOS, Claim, Figure2
+from latcli.commands.report.paper import paper, verdict
 from report_store import WILD, attack, entry, evaluate, train
 
-from latcli.commands.paper_figures import CIFAR10, FIGURE_2, MNIST, PHOTOS, Claim, Figure2
-from latcli.commands.report.command import EVERYTHING, gather
-from latcli.commands.report.paper import paper, verdict
+from latcli.commands.report import EVERYTHING, gather
 from latcli.options import ReportOptions
 from latcli.session import Session
 from latcli.store.store import Store

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import inf, sqrt
+from math import sqrt
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from latcli.commands.paper import FIGURE_2
+from latcli.engine.evaluation.chance import not_beaten
 from latcli.results import Cell, Comparison, EvalResult, LossMatrix, MatrixCell, MatrixRow, comparable_config, spread
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ _ORDER = ("natural", "natural-attacked", "standard", "background", "foreground",
 _STRONG = "-strong"
 #: Options that tell rows of one regime apart, in a row's label.
 _LABELLED = 3
-#: Above this p-value a difference may be chance.
-_CHANCE = 0.05
 #: The 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom.
 _STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
 
@@ -270,7 +269,9 @@ def _mean(cells: Sequence[Cell], name: str) -> float | None:
     return fmean(values) if values and None not in values else None
 
 
-def _interval(models: Sequence[Sequence[Cell]], name: str, method: str) -> tuple[float | None, float | None, str | None]:
+def _interval(
+    models: Sequence[Sequence[Cell]], name: str, method: str
+) -> tuple[float | None, float | None, str | None]:
     """The wider of two 95 % intervals: the mean of the cells' own, by `method`, and Student's over the models."""
     flat = [cell for of_model in models for cell in of_model]
     lows, highs = ([getattr(cell, f"{name}_{end}") for cell in flat] for end in ("low", "high"))
@@ -302,53 +303,53 @@ def _leaves_no_loss(cell: Cell) -> bool:
 
 
 def _mark_best(given: str, rows: Sequence[MatrixRow], groups: Sequence[Sequence[_Model]]) -> str:
-    """Mark the cells that no other of the column beats beyond chance; on what that rests."""
+    """Mark the cells of a column that no other beats beyond chance; returns on what that rests."""
     places = [place for place, row in enumerate(rows) if given in row.cells]
-    compared = _comparisons(given, [groups[place] for place in places])
-    for place in places if len(places) > 1 else ():
-        cell = rows[place].cells[given]
-        others = [other for other in places if other != place]
-        if compared is None:
-            beaten = [_is_beaten(cell, rows[other].cells[given]) for other in others]
-        else:
-            beaten = [compared[rows[place].models[0], rows[other].models[0]] for other in others]
+    cells = [rows[place].cells[given] for place in places]
+    pairs = _comparisons(given, [groups[place] for place in places])
+    with_loss = [index for index, cell in enumerate(cells) if cell.loss is not None]
+
+    def accuracy_p_value(a: int, b: int) -> float:
+        if pairs:
+            return pairs[a, b].p_value
+        return 0.0 if cells[a].accuracy_low > cells[b].accuracy_high else 1.0
+
+    def loss_p_value(a: int, b: int) -> float:
+        a, b = with_loss[a], with_loss[b]
+        if pairs and (p_value := pairs[a, b].loss_p_value) is not None:
+            return p_value
+        high, low = cells[a].loss_high, cells[b].loss_low
+        return 0.0 if high is not None and low is not None and high < low else 1.0
+
+    best_accuracy = not_beaten([cell.accuracy for cell in cells], accuracy_p_value)
+    best_loss = not_beaten([-(cells[index].loss or 0.0) for index in with_loss], loss_p_value)
+    of_loss = dict(zip(with_loss, best_loss, strict=True))
+    for index, place in enumerate(places):
         rows[place].cells[given] = replace(
-            cell,
-            best_loss=cell.loss is not None and not any(by_loss for by_loss, _ in beaten),
-            best_accuracy=not any(by_accuracy for _, by_accuracy in beaten),
+            cells[index], best_accuracy=best_accuracy[index], best_loss=of_loss.get(index, False)
         )
-    return "intervals" if compared is None else "comparisons"
+    return "comparisons" if pairs else "intervals"
 
 
-def _is_beaten(cell: MatrixCell, other: MatrixCell) -> tuple[bool, bool]:
-    """Whether the other has a lower loss, and a higher accuracy, by intervals that do not overlap."""
-    low = inf if cell.loss_low is None else cell.loss_low
-    high = inf if other.loss_high is None else other.loss_high
-    return high < low, other.accuracy_low > cell.accuracy_high
+def _comparisons(given: str, groups: Sequence[Sequence[_Model]]) -> dict[tuple[int, int], Comparison]:
+    """The rows' models in pairs, by their places, each pair in both orders.
 
-
-def _comparisons(given: str, groups: Sequence[Sequence[_Model]]) -> dict[tuple[str, str], tuple[bool, bool]] | None:
-    """For each pair of models whether the second has a lower loss, and a higher accuracy, beyond chance.
-
-    None where a row has several models or evaluation seeds, or the cells are not all of one evaluation.
+    Empty where a row has several models or evaluation seeds, or the cells are not all of one evaluation.
     """
     measured = [list(model.cells[given].values()) for group in groups for model in group]
     if len(measured) != len(groups) or any(len(one) != 1 for one in measured):
-        return None
+        return {}
     evaluations = {one[0][0].run.id: one[0][0] for one in measured}
     if len(evaluations) != 1:
-        return None
+        return {}
     (evaluated,) = evaluations.values()
-    beaten: dict[tuple[str, str], tuple[bool, bool]] = {}
+    places = {group[0].id: place for place, group in enumerate(groups)}
+    found: dict[tuple[int, int], Comparison] = {}
     for one in evaluated.comparisons:
-        if one.input == given:
-            by_chance = one.p_value >= _CHANCE
-            difference = one.loss_difference if (one.loss_p_value or 0.0) < _CHANCE else None
-            beaten[one.a, one.b] = (difference or 0.0) > 0, not by_chance and one.only_b > one.only_a
-            beaten[one.b, one.a] = (difference or 0.0) < 0, not by_chance and one.only_a > one.only_b
-    ids = [group[0].id for group in groups]
-    known = all((a, b) in beaten for a in ids for b in ids if a != b)
-    return beaten if known else None
+        if one.input == given and {one.a, one.b} <= places.keys():
+            a, b = places[one.a], places[one.b]
+            found[a, b] = found[b, a] = one
+    return found if len(found) == len(places) * (len(places) - 1) else {}
 
 
 # labels and notes

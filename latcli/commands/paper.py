@@ -108,7 +108,7 @@ def _accuracy(model: str, given: str) -> tuple[Quantity, Place]:
     return "accuracy", (model, given)
 
 
-def _figure(*rows: tuple[float, float, float]) -> dict[Place, float]:
+def _losses(*rows: tuple[float, float, float]) -> dict[Place, float]:
     """Figure 2 from its rows, models down, inputs across."""
     return {(model, given): row[i] for model, row in zip(REGIMES, rows, strict=True) for i, given in enumerate(REGIMES)}
 
@@ -144,7 +144,7 @@ MNIST = Figure2(
     dataset="mnist",
     source="Figure 2, MNIST",
     natural_scale=1000,
-    losses=_figure((41.4, 68.19, 61.80), (57.9, 0.27, 0.21), (39.6, 0.55, 0.23)),
+    losses=_losses((41.4, 68.19, 61.80), (57.9, 0.27, 0.21), (39.6, 0.55, 0.23)),
     accuracies={("natural", "natural"): 0.9919, ("natural", "background"): 0.0008},
     protocol={"epsilon": 0.3, "attack_steps": 100, "steps": 100_000},
     claims=(
@@ -171,7 +171,7 @@ CIFAR10 = Figure2(
     dataset="cifar10",
     source="Figure 2, CIFAR-10",
     natural_scale=100,
-    losses=_figure((21.44, 54.00, 2.96), (40.49, 2.34, 0.52), (21.09, 45.37, 0.23)),
+    losses=_losses((21.44, 54.00, 2.96), (40.49, 2.34, 0.52), (21.09, 45.37, 0.23)),
     accuracies={("natural", "natural"): 0.9517, ("natural", "background"): 0.5926},
     protocol={},
     claims=(
@@ -228,7 +228,7 @@ def compare_with_paper(
 ) -> PaperComparison:
     """Figure 2 of each data set, Tables 1 and 2, and a verdict on each claim.
 
-    configs: of training runs by id. like: the data set whose figures all matrices are compared with, whatever theirs is.
+    configs: of training runs by id. like: the data set whose figures every matrix is compared with, whatever its own.
     """
     figures = [_figure(figure, _closest(figure, matrices, like), configs) for figure in FIGURE_2]
     tables = _tables(PHOTOS, _closest_attacks(attacks))

@@ -80,8 +80,8 @@ _WHY = {
 class Needs:
     """What the formats that were asked for will look at, so that the rest costs nothing.
 
-    attacks: how many of the newest attack runs, None for all. care: how their files are checked: not at all, by size, or
-    by sha256. points: about so many of each training series, None for all, 0 for none.
+    attacks: how many of the newest attack runs, None for all. care: how their files are checked: by sha256, by size, or
+    not at all. points: about so many of each training series, None for all, 0 for none.
     """
 
     attacks: int | None
@@ -270,7 +270,7 @@ class _Gathering:
             self.files.note(run.id, MATRIX, "unreadable", str(error))
             return None
 
-    def _further(self, evaluated: Iterable[Evaluated]) -> dict[str, list[Row]]:
+    def _further(self, evaluated: Iterable[Evaluated]) -> dict[str, Any]:
         """What evaluations measured beside the matrix: each row with run, data set, and labels of its models."""
         found: dict[str, list[Row]] = {name: [] for name in ("evaluations", "curves", "transfer", "reliance")}
         for run, document in ((one.run, one.document) for one in evaluated):
@@ -279,7 +279,9 @@ class _Gathering:
             place = {"run": run.id, "dataset": _dataset_of(run, self.names)}
             models = {one.id: one for one in document.models}
             labels: dict[str | None, str] = {one.id: one.label for one in document.models}
-            known = [{name: getattr(one, name) for name in ("id", "label", "name", "regime")} for one in document.models]
+            known = [
+                {name: getattr(one, name) for name in ("id", "label", "name", "regime")} for one in document.models
+            ]
             notes = {"warnings": to_json(document.warnings), "notes": list(document.notes)}
             found["evaluations"].append(place | {"dir": str(run.path), "models": known} | notes)
             for curve in document.curves:
@@ -377,9 +379,7 @@ class _Gathering:
                 images=tuple(to_json(photo) | {"files": self._files_of(run, photo, care)} for photo in photos),
             )
 
-    def _files_of(
-        self, run: RunRow, photo: AttackedPhoto, care: Care
-    ) -> dict[str, str | None]:
+    def _files_of(self, run: RunRow, photo: AttackedPhoto, care: Care) -> dict[str, str | None]:
         paths = {kind: self.files.sound(run, name, care) for kind, name in photo.files.items()}
         paths["original"] = self.files.original(run, photo) if care == "sha256" else None
         return {kind: None if path is None else str(path) for kind, path in paths.items()}

@@ -552,7 +552,7 @@ def _ids(store: Path) -> list[str]:
 
 
 def _report(store: Path) -> Any:
-    from latcli.commands.report.command import TABLES, gather
+    from latcli.commands.report import TABLES, gather
     from latcli.options import ReportOptions
     from latcli.reporting import csv_text, latex, markdown, page
     from latcli.reporting.page import writer

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from latcli.commands.report.command import EVERYTHING, gather
+from latcli.commands.report import EVERYTHING, gather
 from latcli.commands.runs import remove_runs, verify_runs
 from latcli.commands.trained import CHECKPOINT, classifier_path
 from latcli.errors import LatcliError, StoreError

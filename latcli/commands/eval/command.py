@@ -27,7 +27,7 @@ from latcli.commands.eval.monitor import Monitor, attacked_images
 from latcli.commands.eval.options import describe, further, given_of, named, resolve
 from latcli.commands.eval.result import CellRow, EvalResult, Warned, grouped
 from latcli.commands.eval.samples import SAMPLES, Keeper, restore
-from latcli.commands.report.evaluations import MATRIX
+from latcli.commands.report import MATRIX
 from latcli.commands.resume import resumable_run
 from latcli.commands.train.data import with_objects
 from latcli.commands.train.options import PhotoOptions
