@@ -56,12 +56,11 @@ def show_run(options: RunsShowOptions, session: Session) -> RunDetails:
     """
     with Store.open_existing(session.store) as store:
         row = store.find_run(options.run)
-        environments = {one["id"]: one for one in store.rows("environments")}
         return RunDetails(
             **_summary(row, _results(store, [row])),
             argv=tuple(row.argv),
             config=row.config,
-            environment=_with_json_read(environments[row.environment]),
+            environment=store.environment(row.environment),
             images=tuple(_image(store, one) for one in store.rows_of(row.id, "attacks")),
             cells=tuple(_kept(Cell, one) for one in store.rows_of(row.id, "cells")),
             metrics=tuple(LastValue(**_kept(LastValue, one)) for one in store.rows_of(row.id, "latest_metrics")),
@@ -193,9 +192,3 @@ def _image(store: Store, row: dict[str, Any]) -> AttackedPhoto:
 def _kept(kind: type, row: dict[str, Any]) -> dict[str, Any]:
     """The columns of a row that are fields of the dataclass."""
     return {field.name: row[field.name] for field in fields(kind) if field.name in row}
-
-
-def _with_json_read(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key.removesuffix("_json"): json.loads(value) if key.endswith("_json") else value for key, value in row.items()
-    }

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import islice
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 from filelock import FileLock, Timeout
 
 from latcli.errors import ExitCode, LatcliError, StoreError, Terminated, UsageError
-from latcli.results import columns, legible
+from latcli.results import columns, legible, to_json
 from latcli.store.files import (
     LOCK,
     LOG,
@@ -90,7 +90,7 @@ class RunRow:
     id: str
     path: Path
     name: str | None
-    tags: tuple[str, ...]
+    tags: list[str]
     command: str
     status: Status
     parent: str | None
@@ -401,6 +401,11 @@ class Store:
         """All rows of a table that runs share."""
         return self.query(f"SELECT * FROM {table}")
 
+    def environment(self, environment_id: str) -> dict[str, Any]:
+        """A row of `environments`, with lists and mappings in place of their JSON."""
+        (row,) = self.query("SELECT * FROM environments WHERE id = :id", {"id": environment_id})
+        return self._readable(row)
+
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """The rows that a SELECT gives; `:runs` may be a JSON list of ids, as in `json_each(:runs)`."""
         with self.reading() as db:
@@ -540,12 +545,18 @@ class Store:
 
     def _run_row(self, row: dict[str, Any]) -> RunRow:
         dead = row["status"] == "running" and row["host"] == host() and not self.is_alive(row["id"])
+        values = self._readable(row) | {"path": self.folder_of(row["id"])} | ({"status": "crashed"} if dead else {})
+        return RunRow(**values)
+
+    def _readable(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row with lists and mappings in place of the columns that hold them as JSON."""
         try:
-            read = {name: json.loads(row.pop(f"{name}_json")) for name in ("argv", "config", "tags")}
+            return {
+                name.removesuffix("_json"): json.loads(value) if name.endswith("_json") else value
+                for name, value in row.items()
+            }
         except (ValueError, RecursionError) as error:
-            raise damaged(self.path, f"the run {row['id']} has no JSON where it should be") from error
-        read |= {"tags": tuple(read["tags"]), "path": self.folder_of(row["id"])}
-        return RunRow(**row | read | ({"status": "crashed"} if dead else {}))
+            raise damaged(self.path, f"the row of {row['id']} holds something else than JSON") from error
 
 
 class Run:
@@ -655,10 +666,10 @@ class Run:
 
     def write_provenance(self) -> None:
         """Write what the database has of the run into `run.json`, for whoever finds the folder alone."""
-        (row,) = self._store.query("SELECT * FROM runs WHERE id = :id", {"id": self.id})
-        where = "SELECT * FROM environments WHERE id = :id"
-        row["environment"] = _readable(self._store.query(where, {"id": row["environment"]})[0])
-        text = json.dumps(_readable(row), indent=2, ensure_ascii=False)
+        row = asdict(self._store.find_run(self.id))
+        del row["path"]  # the folder may be moved
+        row["environment"] = self._store.environment(row["environment"])
+        text = json.dumps(to_json(row), indent=2, ensure_ascii=False)
         write_whole(self.folder / RUN_JSON, f"{text}\n".encode())
 
     def _insert(self, db: Database, table: str, rows: Iterable[Any]) -> None:
@@ -727,14 +738,6 @@ def _acquired(folder: Path, seconds: float) -> FileLock:
 
 def _no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-
-
-def _readable(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with lists and mappings in place of the columns that hold them as JSON."""
-    return {
-        name.removesuffix("_json"): json.loads(value) if name.endswith("_json") else value
-        for name, value in row.items()
-    }
 
 
 def _outcome(error: BaseException | None, exit_code: int) -> tuple[Status, int, str | None]:
