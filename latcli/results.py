@@ -80,7 +80,8 @@ def columns(row: Any) -> dict[str, Column]:
     if not dataclasses.is_dataclass(row):
         return {_named(name, value): _column(value) for name, value in row.items()}
     found: dict[str, Column] = {}
-    for name, kind in _fields(type(row)):
+    of_row: Any = type(row)
+    for name, kind in _fields(of_row):
         value = getattr(row, name)
         if dataclasses.is_dataclass(kind):
             inner = dict.fromkeys(column_names(kind)) if value is None else columns(value)
@@ -140,7 +141,8 @@ def read(kind: type[T], document: Any) -> T:
 
     try:
         plain = json.loads(document) if isinstance(document, str | bytes) else document
-        found: T = _adapter(kind).validate_python(plain)
+        known: Any = kind
+        found: T = _adapter(known).validate_python(plain)
         return found
     except ValidationError as error:
         first = error.errors()[0]

@@ -332,11 +332,11 @@ def _claim(figure: Figure2, claim: Claim, rows: Rows) -> PaperClaim:
     ours = [_ours(rows, quantity, place) for quantity, place in claim.asked]
     seeds = [_of_seeds(rows, quantity, place) for quantity, place in claim.asked]
     shared = [seed for seed in seeds[0] if all(seed in one for one in seeds)]
-    texts = _texts(claim, theirs), _texts(claim, ours)
+    texts = claim_texts(claim, theirs), claim_texts(claim, ours)
     return _judged(claim, figure.dataset, texts, ours, [[one[seed] for one in seeds] for seed in shared])
 
 
-def _texts(claim: Claim, values: Sequence[float | None]) -> str:
+def claim_texts(claim: Claim, values: Sequence[float | None]) -> str:
     """The figures that a claim is about, for a reader."""
     if all(value is None for value in values):
         return "-"

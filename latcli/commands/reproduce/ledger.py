@@ -16,7 +16,7 @@ from latcli.commands.eval.further import Further
 from latcli.commands.eval.options import further
 from latcli.commands.eval.options import resolve as resolve_evaluation
 from latcli.commands.photo_inputs import find_sources, sha256_of
-from latcli.commands.report.evaluations import MATRIX
+from latcli.commands.report import MATRIX
 from latcli.commands.reproduce.steps import Evaluation, PhotoAttack, Step, Training, command_of
 from latcli.commands.train.options import DEFAULT_PRESET, resolve
 from latcli.commands.trained import CHECKPOINT
