@@ -534,13 +534,14 @@ def _report(store: Path) -> Any:
     from latcli.options import ReportOptions
     from latcli.reporting import csv_text, latex, markdown, page
     from latcli.reporting.page import writer
+    from latcli.results import to_json
     from latcli.session import Session
 
     if not hasattr(writer._environment, "cache_info"):
         writer._environment = functools.cache(writer._environment)  # templates are compiled once
     from latcli.reporting.report_terminal import report
 
-    document = gather(ReportOptions(paper=True), Session(store=store, quiet=True), TABLES).to_json()
+    document = to_json(gather(ReportOptions(paper=True), Session(store=store, quiet=True), TABLES))
     json.dumps(document)
     for form in (csv_text, latex, markdown, page):
         "".join(form.render(document) if form is not page else page.render(document, lambda _: None))
