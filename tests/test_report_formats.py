@@ -85,7 +85,8 @@ def test_the_matrix_is_scaled_marked_and_captioned(document: dict[str, Any]) -> 
     assert any(line.split() == ["model", "loss", "x1000", "standard", "background"] for line in head)
     assert any(line.split() == ["natural", "20.00*", "20.0000", "15.0000"] for line in head)
     assert any(
-        line.split() == ["background", "(2", "seeds)", "40.00", "+-14.14*", "1.3000", "+-0.1414*", "0.3000", "+-0.1414*"]
+        line.split()
+        == ["background", "(2", "seeds)", "40.00", "+-14.14*", "1.3000", "+-0.1414*", "0.3000", "+-0.1414*"]
         for line in head
     )
     for line in (
