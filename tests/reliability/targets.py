@@ -333,7 +333,7 @@ def small_yolo(folder: Path) -> bytes:
 def digits(folder: Path) -> Target:
     """MNIST's files, gzipped and plain."""
     from latcli.engine.datasets.base import DatasetSource
-    from latcli.engine.datasets.digits import mnist
+    from latcli.engine.datasets.published import mnist
 
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
@@ -530,17 +530,18 @@ def _ids(store: Path) -> list[str]:
 
 
 def _report(store: Path) -> Any:
-    from latcli.commands.report.command import TABLES, gather
+    from latcli.commands.report import TABLES, gather
     from latcli.options import ReportOptions
     from latcli.reporting import csv_text, latex, markdown, page
     from latcli.reporting.page import writer
+    from latcli.results import to_json
     from latcli.session import Session
 
     if not hasattr(writer._environment, "cache_info"):
         writer._environment = functools.cache(writer._environment)  # templates are compiled once
     from latcli.reporting.report_terminal import report
 
-    document = gather(ReportOptions(paper=True), Session(store=store, quiet=True), TABLES).to_json()
+    document = to_json(gather(ReportOptions(paper=True), Session(store=store, quiet=True), TABLES))
     json.dumps(document)
     for form in (csv_text, latex, markdown, page):
         "".join(form.render(document) if form is not page else page.render(document, lambda _: None))
