@@ -6,6 +6,7 @@ import math
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from latcli.reporting.table import NONE, Cell, Column, Format, Row, Table, Value, facts, rows_of, seeds, text_table
@@ -34,8 +35,8 @@ VARIANTS = {
     "mixed_same": "Mixed-Same",
     "mixed_rand": "Mixed-Rand",
 }
-#: What a report on a terminal shows at most: attack runs, photos of each, matrices, training runs, and so on.
-ATTACKS, PHOTOS, MATRICES, TRAINED, EVALUATIONS, NAMED = 2, 20, 4, 8, 1, 8
+#: What a report on a terminal shows at most: photos of an attack, matrices, training runs, and so on.
+PHOTOS, MATRICES, TRAINED, EVALUATIONS, NAMED = 20, 4, 8, 1, 8
 
 
 def tables(command: str, document: Document) -> list[Table] | str | None:
@@ -445,7 +446,7 @@ def _matrix_row(row: Document, document: Document, shade: Callable[[float | None
         known = row["cells"].get(name) or {"loss": None, "accuracy": None}
         for kind in ("loss", "accuracy"):
             one = figure(known, kind, _scale(document, name) if kind == "loss" else 1)
-            cells.append(Cell(**{**vars(one), "shade": shade(known["loss"])}))
+            cells.append(replace(one, shade=shade(known["loss"])))
     about = {"model": row["label"], "regime": row.get("regime"), "models": row.get("model_count")}
     runs = " ".join(run for run in row.get("train_runs") or () if run)
     return Row(tuple(cells), about=about, id=runs)
@@ -692,7 +693,7 @@ def report(document: Document, *, cut: bool = False) -> list[Table]:
     measured = [(one, parts) for one, parts in measured if further(parts)]
     for one, parts in measured[:EVALUATIONS] if cut else measured:
         place = f"{one['dataset']}, run {short(one['run'])}"
-        found += [Table(**{**vars(table), "title": f"{table.title} ({place})"}) for table in further(parts)]
+        found += [replace(table, title=f"{table.title} ({place})") for table in further(parts)]
     found += _more_table(cut, len(measured), EVALUATIONS, "evaluation", "evaluations", "run ids")
     if not found:
         ended = any(run["status"] == "completed" for run in document["runs"])
@@ -710,14 +711,14 @@ def further_of(document: Document, one: Document) -> dict[str, Any]:
 
 
 def _attacks(document: Document, *, cut: bool) -> list[Table]:
-    shown = document["attacks"][:ATTACKS] if cut else document["attacks"]
+    shown = document["attacks"]
     found = []
     for one in shown:
         table = photos(one, PHOTOS if cut else None)
         title = f"{table.title}, run {short(one['run'])}"
-        found.append(Table(**{**vars(table), "title": title, "notes": (*table.notes, *_folder(one))}))
+        found.append(replace(table, title=title, notes=(*table.notes, *_folder(one))))
     total = sum(run["command"] == "attack" and run["status"] == "completed" for run in document["runs"])
-    return found + _more_table(cut and len(shown) == ATTACKS, total, ATTACKS, "attack run", "attack runs", "run ids")
+    return found + _more_table(cut and bool(shown), total, len(shown), "attack run", "attack runs", "run ids")
 
 
 def _not_shown(document: Document, most: int | None) -> list[Table]:

@@ -10,7 +10,6 @@ from latcli.commands.attack.options import attack_settings, config_of, localizat
 from latcli.commands.attack.pictures import PictureDrawer
 from latcli.commands.attack.result import AttackResult, Failure, PlannedPhoto
 from latcli.commands.detection_cache import StoredDetections
-from latcli.commands.photo_inputs import LabelOf, PhotoSource, find_sources, labeller, sha256_of
 from latcli.commands.trained import classifier_path
 from latcli.engine import registry
 from latcli.engine.detectors.auto import open_detector
@@ -18,10 +17,12 @@ from latcli.engine.detectors.base import Detector
 from latcli.engine.detectors.settings import DetectorSettings
 from latcli.engine.devices import open_device
 from latcli.engine.failures import explained
-from latcli.engine.labels import parse_label
+from latcli.engine.images import sha256_of
+from latcli.engine.labels import LabelOf, labeller, parse_label
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.imagenet import ClassifierSource
+from latcli.engine.photo_files import PhotoSource, find_sources
 from latcli.engine.photos import Localized, OnMiss, PhotoAttacker, PhotoSettings, batches
 from latcli.errors import ContractError, LatcliError, NoObjectError, StoreError, WeightsError
 from latcli.options import AttackOptions
@@ -57,6 +58,8 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
     result = AttackResult(classifier.name, detector.name, shown, options.dry_run, options.check_success)
     with Store.open(session.store) as store:
         attacker = PhotoAttacker(classifier, detector, attack, settings, StoredDetections(store), session.forms)
+        if attacker.masks is not None:
+            attacker.masks.refuse_shared(source.path for source in sources)
         photos = _localized(attacker, sources, label_of, result, session, options.on_miss)
         if options.dry_run:
             _plan(attacker, photos, result, options.steps * options.restarts)
@@ -64,7 +67,7 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
         config = config_of(options) | {
             "precision": session.precision,
             "form": attacker.gradients.form,
-            "labels_sha256": sha256_of(options.labels),
+            "labels_sha256": None if options.labels is None else sha256_of(options.labels),
         }
         model = store.record_model(classifier.name, weights_sha256=classifier.fingerprint)
         with (

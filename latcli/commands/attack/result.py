@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from latcli.engine.labels import Label
 from latcli.engine.models.classifier import Prediction
 from latcli.errors import ExitCode
-from latcli.results import photo_summary, to_json
+from latcli.results import Label, photo_summary, to_json
 
 BoxRow = tuple[float, float, float, float, float, str]
 

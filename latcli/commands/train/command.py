@@ -28,6 +28,7 @@ from latcli.commands.train.ranks import Plan, agreed_signal, answer, call, gathe
 from latcli.commands.trained import CHECKPOINT
 from latcli.engine import registry
 from latcli.engine.datasets.base import TrainingData
+from latcli.engine.datasets.catalog import full_name
 from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.devices import open_device
 from latcli.engine.failures import explained
@@ -135,7 +136,7 @@ def _begin(store: Store, options: TrainOptions, session: Session, ranks: Ranks) 
     trainer = job.trainer(None, session, ranks)
     dataset = store.record_dataset(job.dataset.name, fingerprint=job.dataset.fingerprint)
     config: dict[str, object] = {
-        "dataset": options.dataset or registry.DEFAULT_DATASET,
+        "dataset": full_name(options.dataset or registry.DEFAULT_DATASET),
         "dataset_fingerprint": job.dataset.fingerprint,
         "architecture": job.architecture,
         "preset": job.preset,
