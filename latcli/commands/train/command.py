@@ -309,10 +309,10 @@ class _Keeper:
         """What to do in a step, while the weights are those of the last one: give up a long one for a signal."""
 
         def stop() -> None:
-            if pending.waits(_PATIENCE_SECONDS) and self._trainer.ranks.size == 1:  # several stop at one step
+            if pending.has_waited(_PATIENCE_SECONDS) and self._trainer.ranks.size == 1:  # several stop at one step
                 before_saving()
                 self.save()
-                pending.deliver()
+                pending.deliver(pending.number)
 
         return stop
 
