@@ -98,7 +98,7 @@ class ObjectFinder:
 
     def __init__(self, settings: ObjectSettings, context: DetectorContext, cache: DetectionCache | None = None) -> None:
         """Open the detectors. Raises UsageError for an unknown one and WeightsError for weights that cannot be used."""
-        self.settings, self._cache = settings, cache
+        self.settings, self.cache = settings, cache
         self._detectors: list[Detector] = []
         self._saliency: SaliencyDetector | None = None
         self.about = "given by the user"
@@ -205,13 +205,13 @@ class ObjectFinder:
 
     def _detect(self, detector: Detector, photo: Photo, target: Target) -> Detection:
         """The detection, from the cache where it has it."""
-        if self._cache is None or detector.fingerprint is None:
+        if self.cache is None or detector.fingerprint is None:
             return detector.detect(photo, target)
         name = target.name if detector.depends_on_target else ""
-        detection = self._cache.get(photo, detector.fingerprint, name)
+        detection = self.cache.get(photo, detector.fingerprint, name)
         if detection is None:
             detection = detector.detect(photo, target)
-            self._cache.put(photo, detector.fingerprint, name, detection)
+            self.cache.put(photo, detector.fingerprint, name, detection)
         return detection
 
     def _open_all(self, context: DetectorContext) -> str:

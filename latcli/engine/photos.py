@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -40,10 +41,10 @@ from latcli.engine.images import Photo, decode_png, encode_png
 from latcli.engine.models.classifier import Classifier, predict
 from latcli.engine.models.preprocessing import square_to_unit
 from latcli.engine.noise import derive_seed
-from latcli.engine.objects import FoundObject, ObjectFinder, ObjectSettings
+from latcli.engine.objects import FoundObject, ObjectFinder
 from latcli.engine.precision import FormMemory, GradientForm, Precision, choose_form
 from latcli.errors import LatcliError, UsageError
-from latcli.results import Label, Prediction
+from latcli.results import Guess, Label, Prediction
 
 #: Logits that a label must fall behind by, before an attack with a stop rank rests: PIL's resize rounds twice where
 #: the differentiable one rounds once, and the score is PIL's.
@@ -59,7 +60,6 @@ class PhotoSettings:
 
     epsilon: float = 8 / 255
     region: localize.Region = "background"
-    objects: ObjectSettings = field(default_factory=ObjectSettings)
     attack: AttackSettings = field(default_factory=AttackSettings)
     target: Label | None = None
     at_model_resolution: bool = False
@@ -83,6 +83,11 @@ class Located:
     mask_HW: np.ndarray
     window: tuple[slice, slice]
     evidence: tuple[float, float] | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The photo's height and width."""
+        return self.photo.size
 
     @property
     def object_share(self) -> float:
@@ -178,6 +183,10 @@ class PhotoAttacker:
         form = choose_form(net, (3, crop, crop), _MEASURED_PHOTOS, self.settings.precision, self._forms)
         return GradientForm(net, form)
 
+    @cached_property
+    def _passes(self) -> tuple[int, int]:
+        return passes(self.attack, self.settings.attack, len(self.classifier.class_names))
+
     def locate(self, photo: Photo, label: Label | None = None) -> Located:
         """Clean prediction and object of a photo. Without a label the clean prediction is the label.
 
@@ -196,9 +205,7 @@ class PhotoAttacker:
         evidence = evidence_inside(self.classifier, photo, label.index, found.mask_1HW)
         return Located(photo, label, clean, found, mask_HW, self._window(photo), evidence)
 
-    def threat(
-        self, located: Located, region: localize.Region | None = None, epsilon: float | None = None
-    ) -> Threat:
+    def threat(self, located: Located, region: localize.Region | None = None, epsilon: float | None = None) -> Threat:
         """The epsilon matrix of a photo, in whole levels; region and epsilon are the settings' unless they are given.
 
         Regions at a random place are placed within what the classifier sees, so that the control covers as much of it
@@ -292,7 +299,7 @@ class PhotoAttacker:
             with torch.no_grad():
                 view(canvas.x_BCHW).sum().item()
 
-        gradients, forwards = passes(self.attack, self.settings.attack, len(self.classifier.class_names))
+        gradients, forwards = self._passes
         return gradients * _seconds_of(gradient) + (forwards * _seconds_of(forward) if forwards else 0.0)
 
     def _result(self, threat: Threat, levels_HWC: np.ndarray) -> PhotoResult:
@@ -325,7 +332,10 @@ class PhotoAttacker:
         read = square_to_unit if self.settings.at_model_resolution else self.classifier.preprocessing.read
         # One at a time: of several together, the last bits would depend on how many there are.
         singly = [read(image.convert("RGB"))[None].to(self.device) for image in images]
-        return [predict(self.classifier, x_1Chw, [label])[0] for x_1Chw, label in zip(singly, labels, strict=True)]
+        return [
+            _as_result(self.classifier, predict(self.classifier, x_1Chw, [label])[0])
+            for x_1Chw, label in zip(singly, labels, strict=True)
+        ]
 
     def _view(self, canvas: Canvas) -> CanvasView:
         if self.settings.at_model_resolution:
@@ -333,12 +343,15 @@ class PhotoAttacker:
         return make_view(self.gradients, canvas, self.classifier.preprocessing.matrices)
 
 
-def batches(photos: Iterable[Threat], most: int, pixels: int = MAX_GRID_PIXELS) -> Iterator[list[Threat]]:
+T = TypeVar("T", Located, Threat)
+
+
+def batches(photos: Iterable[T], most: int, pixels: int = MAX_GRID_PIXELS) -> Iterator[list[T]]:
     """Photos in groups for `attack_batch`, in their order: at most `most`, on a canvas of at most `pixels` pixels.
 
     A photo that is larger than that goes alone.
     """
-    group: list[Threat] = []
+    group: list[T] = []
     height = width = 0
     for one in photos:
         h, w = one.size
@@ -371,6 +384,12 @@ def passes(attack: Attack, settings: AttackSettings, classes: int) -> tuple[int,
     return counted[True], counted[False]
 
 
+def _as_result(classifier: Classifier, one: Any) -> Prediction:
+    names = classifier.class_names
+    top = tuple(Guess(index, names[index], p) for index, p in one.top)
+    return Prediction(one.name, one.index, top[0].p, one.confidence, one.rank, one.loss, top)
+
+
 def _seconds_of(work: Callable[[], None]) -> float:
     """The second time of two, since the first one warms up."""
     work()
@@ -395,8 +414,8 @@ def _doubts(located: Located) -> tuple[str, ...]:
     if found and located.evidence is not None and located.evidence[1] < _LOW_LIFT:
         share, lift = located.evidence
         return (
-            f"{100 * share:.0f} % of the classifier's evidence lies on the object, {lift:.1f} times what its area alone "
-            "would hold: look at the mask",
+            f"{100 * share:.0f} % of the classifier's evidence lies on the object, {lift:.1f} times what its area "
+            "alone would hold: look at the mask",
         )
     return ()
 
