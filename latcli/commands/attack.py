@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import median
@@ -19,7 +18,7 @@ from latcli.engine.images import sha256_of
 from latcli.engine.labels import parse_label
 from latcli.engine.localize import Region
 from latcli.engine.photos import Located, PhotoAttacker, PhotoResult, PhotoSettings, batches
-from latcli.errors import ContractError, LatcliError
+from latcli.errors import LatcliError
 from latcli.options import AttackOptions
 from latcli.reporting.text import printable
 from latcli.results import (
@@ -34,8 +33,7 @@ from latcli.results import (
     to_json,
 )
 from latcli.session import Session
-from latcli.store.database import Store
-from latcli.store.run import Run
+from latcli.store.store import Run, Store
 
 _STOP_RANKS = {"never": 0, "top1": 1, "top10": 10}
 
@@ -92,24 +90,22 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
         with (
             store.start_run(
                 "attack",
-                argv=sys.argv,
+                **session.of_run(),
                 config=config,
                 seed=session.seed,
                 device=str(attacker.device),
-                parent=session.parent,
                 model=model,
             ) as stored,
             explained(),
             PictureDrawer(attacker, figures=not options.no_figures and len(tasks) == 1) as drawer,
         ):
-            keeper = _Keeper(store, stored, drawer, protocol, work, len(tasks) > 1)
+            keeper = _Keeper(stored, drawer, protocol, work, len(tasks) > 1)
             try:
                 for batch in batches(photos, options.batch):
                     for task in tasks:
                         for attacked, smallest in _attacked(attacker, task, batch, work):
                             keeper.keep(attacked, smallest)
                     keeper.keep_pictures()  # drawn while the batch was attacked
-                    stored.heartbeat()
             except BaseException:
                 drawer.drop_figures()
                 keeper.keep_pictures()
@@ -239,14 +235,13 @@ class _Keeper:
 
     def __init__(
         self,
-        store: Store,
         stored: Run,
         drawer: PictureDrawer,
         protocol: AttackProtocol,
         work: PhotoWork,
         several: bool,
     ) -> None:
-        self._store, self._stored, self._drawer = store, stored, drawer
+        self._stored, self._drawer = stored, drawer
         self._protocol, self._work, self._several = protocol, work, several
         self._stems = file_names([source.name for source in work.sources])
         self.kept: list[AttackedPhoto] = []
@@ -257,7 +252,8 @@ class _Keeper:
         stem = self._stems[self._work.position(located.photo.name)]
         suffix = f"-{threat.region}-{_levels_text(threat.epsilon)}" if self._several else ""
         files = {"adversarial": f"{stem}{suffix}-adversarial.png"}
-        self._stored.write_artifact(files["adversarial"], attacked.adversarial_png, "adversarial")
+        sha256 = located.photo.sha256
+        self._stored.write_artifact(files["adversarial"], attacked.adversarial_png, "adversarial", sha256)
         files |= self._drawer.begin(attacked, stem, suffix)
         target = self._drawer.attacker.settings.target
         photo = AttackedPhoto(
@@ -280,15 +276,14 @@ class _Keeper:
             ssim=change.ssim,
             files=files,
         )
-        self._store.record_image(photo.sha256, photo.image, photo.width, photo.height)
-        self._stored.record_attack(columns(self._protocol) | columns(photo))
+        self._stored.insert("attacks", [columns(self._protocol) | columns(photo)])
         folder = self._stored.folder
         self.kept.append(replace(photo, files={kind: str(folder / name) for kind, name in files.items()}))
 
     def keep_pictures(self) -> None:
         """Write the pictures that were asked for; waits for them."""
-        for kind, name, png in self._drawer.drawn():
-            self._stored.write_artifact(name, png, kind)
+        for picture in self._drawer.drawn():
+            self._stored.write_artifact(picture.file_name, picture.png, picture.kind, picture.image)
 
 
 def _levels_text(epsilon: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import asdict
 from pathlib import Path, PurePath
 from typing import Any
@@ -17,7 +16,7 @@ from latcli.errors import StoreError, UsageError
 from latcli.options import MaskOptions
 from latcli.results import MaskedPhoto, MaskResult, to_json
 from latcli.session import Session
-from latcli.store.database import Store
+from latcli.store.store import Store
 
 #: Below the folder of masks: photos on which the masks can be seen.
 OVERLAYS = "overlays"
@@ -37,11 +36,10 @@ def run(options: MaskOptions, session: Session) -> MaskResult:
         model = store.record_model(work.classifier.name, weights_sha256=work.classifier.fingerprint)
         with store.start_run(
             "mask",
-            argv=sys.argv,
+            **session.of_run(),
             config=config,
             seed=session.seed,
             device=str(attacker.device),
-            parent=session.parent,
             model=model,
         ) as stored:
             masked = []
@@ -51,8 +49,7 @@ def run(options: MaskOptions, session: Session) -> MaskResult:
                 files = {"mask": options.out / place, "overlay": options.out / OVERLAYS / place}
                 for kind, png in pictures.items():
                     _write(files[kind], png)
-                    stored.write_artifact(f"{kind}s/{place.as_posix()}", png, kind)
-                store.record_image(located.photo.sha256, located.photo.name, *reversed(located.photo.size))
+                    stored.write_artifact(f"{kind}s/{place.as_posix()}", png, kind, located.photo.sha256)
                 files_text = {kind: str(path) for kind, path in files.items()}
                 masked.append(MaskedPhoto(**located_values(located), files=files_text))
             result = MaskResult(

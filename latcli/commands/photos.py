@@ -20,7 +20,7 @@ from latcli.errors import ContractError, LatcliError, NoObjectError, StoreError,
 from latcli.options import ObjectOptions, PhotoOptions, parse_box
 from latcli.results import Failure, Label
 from latcli.session import Session
-from latcli.store.database import Store
+from latcli.store.store import Store
 
 
 def detector_values(options: ObjectOptions) -> dict[str, Any]:

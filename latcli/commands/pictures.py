@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +15,16 @@ from latcli.engine.images import encode_png
 from latcli.engine.photos import Located, PhotoAttacker, PhotoResult
 from latcli.reporting.figures import Guess, Panel, amplified_difference, triptych_on_thread, without_glyph_warnings
 from latcli.results import Prediction
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file to be: its kind (mask, difference, figure), name and PNG bytes, and the sha256 of the photo that it shows."""
+
+    kind: str
+    file_name: str
+    image: str
+    png: bytes
 
 
 class PictureDrawer:
@@ -27,7 +38,7 @@ class PictureDrawer:
         self._figures = figures
         # One thread: matplotlib bears no two, and the attack wants the other cores.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pictures")
-        self._asked: dict[str, tuple[str, Future[bytes]]] = {}
+        self._asked: list[tuple[str, str, str, Future[bytes]]] = []
         self._masks: set[str] = set()
         self._context = ExitStack()
 
@@ -44,29 +55,27 @@ class PictureDrawer:
     def begin(self, attacked: PhotoResult, stem: str, suffix: str = "") -> dict[str, str]:
         """Have a result's pictures drawn; returns the names of their files by kind. The mask is one for each stem."""
         names = {"mask": f"{stem}-mask.png", "difference": f"{stem}{suffix}-difference.png"}
+        drawings = {"difference": self._thread.submit(_difference, attacked)}
         if stem not in self._masks:
             self._masks.add(stem)
-            self._asked[names["mask"]] = "mask", self._thread.submit(encode_png, attacked.located.mask_HW)
-        self._asked[names["difference"]] = "difference", self._thread.submit(_difference, attacked)
+            drawings["mask"] = self._thread.submit(encode_png, attacked.located.mask_HW)
         if self._figures:
             names["figure"] = f"{stem}{suffix}-figure.png"
             # The classifier is asked here, where the attack is not running beside it.
-            drawn = self._thread.submit(triptych_on_thread, *self._figure_1(attacked))
-            self._asked[names["figure"]] = "figure", drawn
+            drawings["figure"] = self._thread.submit(triptych_on_thread, *self._figure_1(attacked))
+        for kind, drawing in drawings.items():
+            self._asked.append((kind, names[kind], attacked.located.photo.sha256, drawing))
         return names
 
-    def drawn(self) -> Iterator[tuple[str, str, bytes]]:
-        """Kind, file name and PNG of the pictures that were asked for, in their order; waits for them."""
+    def drawn(self) -> Iterator[Picture]:
+        """The pictures that were asked for, in their order; waits for them."""
         while self._asked:
-            name = next(iter(self._asked))
-            kind, png = self._asked.pop(name)
-            yield kind, name, png.result()
+            kind, name, image, drawing = self._asked.pop(0)
+            yield Picture(kind, name, image, drawing.result())
 
     def drop_figures(self) -> None:
         """Leave out the figures that are not being drawn yet, which are what takes time: nobody waits for them."""
-        for name, (kind, png) in list(self._asked.items()):
-            if kind == "figure" and png.cancel():
-                del self._asked[name]
+        self._asked = [asked for asked in self._asked if not (asked[0] == "figure" and asked[3].cancel())]
 
     def _figure_1(self, attacked: PhotoResult) -> tuple[list[Panel], str]:
         one, change = attacked.located, attacked.change
