@@ -144,7 +144,7 @@ def attack_settings(options: AttackOptions) -> AttackSettings:
         schedule=options.schedule,
         restarts=options.restarts,
         random_start=not options.no_random_start,
-        objective=options.objective,
+        objective=options.objective,  # type: ignore[arg-type]
         norm=options.norm,
         radius=options.radius,
         stop_rank=_STOP_RANKS[options.stop],

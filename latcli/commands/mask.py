@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path, PurePath
 from typing import Any
@@ -83,6 +82,6 @@ def _write(path: Path, png: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(png)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}", "check --out and the space on its disk") from error

@@ -14,7 +14,7 @@ from latcli.engine.detectors.base import DetectorContext
 from latcli.engine.devices import open_device
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.imagenet import ClassifierSource
-from latcli.engine.objects import ObjectFinder, ObjectSettings, check_values
+from latcli.engine.objects import ObjectSettings, check_values, open_finder
 from latcli.engine.photos import Located, PhotoAttacker
 from latcli.errors import ContractError, LatcliError, NoObjectError, StoreError, UsageError, WeightsError
 from latcli.options import ObjectOptions, PhotoOptions, parse_box
@@ -85,9 +85,11 @@ class PhotoWork:
         context = DetectorContext(
             self.classifier, device, session.offline, session.shows_progress, options.trust_weights
         )
-        self.finder = ObjectFinder(settings, context)
-        if settings.detector == "auto" and self.finder.about:
-            session.note(f"objects: {self.finder.about}")
+        self.finder, about = open_finder(settings, context)
+        if settings.detector == "auto" and self.finder.detectors:
+            session.note(f"objects are found by {about}")
+        if self.finder.masks is not None:
+            self.finder.masks.refuse_shared(source.path for source in self.sources)
 
     def located(self, attacker: PhotoAttacker, store: Store) -> Iterator[Located]:
         """The photos with their objects, read one after the other; those that cannot be are failures."""

@@ -19,7 +19,7 @@ from latcli.results import Prediction
 
 @dataclass(frozen=True)
 class Picture:
-    """A file to be: its kind (mask, difference, figure), name and PNG bytes, and the sha256 of the photo that it shows."""
+    """A file to be: kind (mask, difference, figure), name, the sha256 of the photo that it shows, PNG bytes."""
 
     kind: str
     file_name: str

@@ -226,7 +226,7 @@ def structural_similarity(first_HWC: np.ndarray, second_HWC: np.ndarray) -> np.n
     x, y = (cv2.cvtColor(levels_HWC, cv2.COLOR_RGB2GRAY).astype(np.float32) for levels_HWC in (first_HWC, second_HWC))
 
     def mean(values_HW: np.ndarray) -> np.ndarray:
-        return cv2.GaussianBlur(values_HW, (2 * _REACH + 1, 2 * _REACH + 1), 1.5)
+        return np.asarray(cv2.GaussianBlur(values_HW, (2 * _REACH + 1, 2 * _REACH + 1), 1.5))
 
     mean_x, mean_y = mean(x), mean(y)
     variances = mean(x * x) - mean_x * mean_x + mean(y * y) - mean_y * mean_y

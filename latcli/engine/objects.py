@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -16,8 +16,9 @@ import torch
 from latcli.engine import localize, registry
 from latcli.engine.detectors.agreement import WhichBoxes, agreeing_boxes, surest_box
 from latcli.engine.detectors.base import ANY_CLASS, Box, Detection, Detector, DetectorContext, Target
-from latcli.engine.detectors.saliency import SaliencyDetector, inside_box
-from latcli.engine.images import Photo, read_mask
+from latcli.engine.detectors.saliency import inside_box
+from latcli.engine.images import Photo
+from latcli.engine.masks import MaskFolder, read_mask
 from latcli.errors import NoObjectError, UsageError, WeightsError
 from latcli.results import DocumentError, read
 
@@ -94,23 +95,21 @@ class DetectionCache(Protocol):
 
 
 class ObjectFinder:
-    """Finds the object of one photo after the other. `about` is a line that says by what."""
+    """Finds the object of one photo after the other, by the first of its detectors that finds it.
 
-    def __init__(self, settings: ObjectSettings, context: DetectorContext, cache: DetectionCache | None = None) -> None:
-        """Open the detectors. Raises UsageError for an unknown one and WeightsError for weights that cannot be used."""
-        self.settings, self.cache = settings, cache
-        self._detectors: list[Detector] = []
-        self._saliency: SaliencyDetector | None = None
-        self.about = "given by the user"
-        if not (settings.boxes or settings.mask or settings.center is not None):
-            if settings.detector == "auto":
-                self.about = self._open_all(context)
-            else:
-                self._detectors = [open_detector(settings.detector, settings.values, context)]
-                self.about = _described(self._detectors[0])
-        if settings.refine == "saliency" and self._saliency is None:
-            own = settings.values if settings.detector == "saliency" else {}
-            self._saliency = open_detector("saliency", own, context)
+    saliency: the detector that refines boxes where that is asked for. `open_finder` makes one of settings alone.
+    """
+
+    def __init__(
+        self,
+        settings: ObjectSettings,
+        detectors: Sequence[Detector] = (),
+        saliency: Detector | None = None,
+        cache: DetectionCache | None = None,
+    ) -> None:
+        self.settings, self.detectors, self.cache = settings, tuple(detectors), cache
+        self._saliency = saliency
+        self.masks = MaskFolder(settings.mask) if settings.mask is not None and settings.mask.is_dir() else None
 
     def find(self, photo: Photo, target: Target) -> FoundObject:
         """The object that the target names. Raises NoObjectError where nothing is found and that is to fail or skip.
@@ -119,7 +118,7 @@ class ObjectFinder:
         """
         if (given := self._given(photo, target)) is not None:
             return given
-        for detector in self._detectors:
+        for detector in self.detectors:
             if (found := self._found_by(detector, photo, target)) is not None:
                 return found
         name = self.settings.detector
@@ -134,7 +133,9 @@ class ObjectFinder:
     def _given(self, photo: Photo, target: Target) -> FoundObject | None:
         where = self.settings
         if where.mask is not None:
-            return FoundObject(read_mask(mask_file(where.mask, photo.name), photo.size), "mask", "mask file")
+            file = where.mask if self.masks is None else self.masks.mask_of(PurePath(photo.name))
+            mask_1HW, notes = read_mask(file, photo.size)
+            return FoundObject(mask_1HW, "mask", "mask file", notes=notes)
         if where.center is not None:
             mask_1HW = localize.center_mask(photo.size, where.center)
             return FoundObject(mask_1HW, "center", f"middle {where.center:g} of the sides")
@@ -149,7 +150,8 @@ class ObjectFinder:
         """What one detector finds; by `auto`, only what agrees with the target and is no speck."""
         auto = self.settings.detector == "auto"
         detection = self._detect(detector, photo, target)
-        found, notes = agreeing_boxes(detection, target, self.settings.which), ()
+        found = agreeing_boxes(detection, target, self.settings.which)
+        notes: tuple[str, ...] = ()
         if not found.boxes and detection.boxes and not auto:
             found = surest_box(detection)
             notes = (f"no box agrees with '{target.name}': the surest one is protected, '{found.boxes[0].name}'",)
@@ -182,7 +184,7 @@ class ObjectFinder:
         return _levels(localize.boxes_mask(rectangles, photo.size)), ""
 
     def _salient_parts(
-        self, saliency: SaliencyDetector, photo: Photo, target: Target, rectangles: Sequence[localize.Rectangle]
+        self, saliency: Detector, photo: Photo, target: Target, rectangles: Sequence[localize.Rectangle]
     ) -> tuple[np.ndarray, str]:
         """The salient part of each box; a box of which too little is salient stays whole."""
         soft_NHW = self._detect(saliency, photo, target).segmentations_NHW
@@ -214,53 +216,66 @@ class ObjectFinder:
             self.cache.put(photo, detector.fingerprint, name, detection)
         return detection
 
-    def _open_all(self, context: DetectorContext) -> str:
-        """Open what `auto` asks, one after the other, and say what that is.
 
-        Boxes of YOLO, or of MobileNet where YOLO cannot be had; the salient object; the activation map. Weights that
-        the user names go to the first detector that can use them: leaving them out would answer another question.
-        """
-        passed_over: list[str] = []
-        named = self.settings.values.get("weights")
-        with_weights: Detector | None = None
-        if named is not None:
-            for name in (*_BOX_DETECTORS, "saliency"):
-                with_weights = with_weights or self._opened(name, self.settings.values, context, passed_over)
-            if with_weights is None:
-                raise WeightsError(
-                    f"no detector can use {named}; {'; '.join(passed_over)}",
-                    "give YOLO weights (.pt), SSDLite weights or a saliency network (.onnx), or leave the option out",
-                )
-            passed_over.clear()
-        values = {name: value for name, value in self.settings.values.items() if name != "weights"}
-        boxes = next((name for name in _BOX_DETECTORS if with_weights and with_weights.name == name), None)
-        for name in (*_BOX_DETECTORS, "saliency", "cam"):
-            if name in _BOX_DETECTORS and boxes not in (None, name):
-                continue
-            detector = with_weights if with_weights and with_weights.name == name else None
-            detector = detector or self._opened(name, values, context, passed_over)
-            if detector is not None:
-                self._detectors.append(detector)
-                boxes = name if name in _BOX_DETECTORS else boxes
-        self._saliency = next((one for one in self._detectors if isinstance(one, SaliencyDetector)), None)
-        return "; not ".join([", else ".join(map(_described, self._detectors)), *passed_over])
+#: Detectors of boxes with classes, the surer ones first.
+_BOX_DETECTORS = ("yolo", "mobilenet")
 
-    @staticmethod
-    def _opened(
-        name: str, values: Mapping[str, Any], context: DetectorContext, passed_over: list[str]
-    ) -> Detector | None:
+
+def open_finder(
+    settings: ObjectSettings, context: DetectorContext, cache: DetectionCache | None = None
+) -> tuple[ObjectFinder, str]:
+    """What finds objects as the settings say, and a line that says which detectors, with which weights.
+
+    `auto` asks, one after the other: YOLO for boxes that agree with the label, or MobileNet where YOLO's weights cannot
+    be had; saliency; the activation map. Raises UsageError for an unknown detector, WeightsError where a detector that
+    is named, or weights that are, cannot be used.
+    """
+    detectors: list[Detector] = []
+    passed_over: list[str] = []
+    given = settings.boxes or settings.mask is not None or settings.center is not None
+    if not given and settings.detector == "auto":
+        detectors, passed_over = _open_all(settings.values, context)
+    elif not given:
+        detectors.append(open_detector(settings.detector, settings.values, context))
+    saliency = next((one for one in detectors if one.name == "saliency"), None)
+    if settings.refine == "saliency" and saliency is None:
+        saliency = open_detector("saliency", {}, context)
+    described = ", else ".join(map(_described, detectors)) or "given by the user"
+    return ObjectFinder(settings, detectors, saliency, cache), "; not ".join([described, *passed_over])
+
+
+def _open_all(values: Mapping[str, Any], context: DetectorContext) -> tuple[list[Detector], list[str]]:
+    """The detectors of `auto`, and why others are not among them.
+
+    Weights that the user names go to the first detector that can use them: leaving them out would answer another
+    question than the one that was asked.
+    """
+    passed_over: list[str] = []
+
+    def opened(name: str, values: Mapping[str, Any]) -> Detector | None:
         try:
             return open_detector(name, values, context)
         except WeightsError as error:
             passed_over.append(f"{name}: {error.message}")
             return None
 
+    given: Detector | None = None
+    if values.get("weights") is not None:
+        given = next(filter(None, (opened(name, values) for name in (*_BOX_DETECTORS, "saliency"))), None)
+        if given is None:
+            raise WeightsError(
+                f"no detector can use {values['weights']}; {'; '.join(passed_over)}",
+                "give YOLO weights (.pt), SSDLite weights or a saliency network (.onnx), or leave the option out",
+            )
+        passed_over.clear()
+    others = {name: value for name, value in values.items() if name != "weights"}
+    boxes = given if given is not None and given.name in _BOX_DETECTORS else None
+    boxes = boxes or next(filter(None, (opened(name, others) for name in _BOX_DETECTORS)), None)
+    salient = given if given is not None and given.name == "saliency" else opened("saliency", others)
+    return [one for one in (boxes, salient, opened("cam", others)) if one is not None], passed_over
 
-#: Detectors of boxes with classes, the surer ones first.
-_BOX_DETECTORS = ("yolo", "mobilenet")
 
-
-def open_detector(name: str, values: Mapping[str, Any], context: DetectorContext) -> Any:
+def open_detector(name: str, values: Mapping[str, Any], context: DetectorContext) -> Detector:
     """The detector of that name.
 
     Its settings are its own dataclass `Settings`: a field F is filled by the value called `NAME_F`, else by the one
@@ -270,15 +285,17 @@ def open_detector(name: str, values: Mapping[str, Any], context: DetectorContext
     kind = registry.load("detector", name)
     settings = getattr(kind, "Settings", None)
     if settings is None:
-        return kind(context)
+        plain: Detector = kind(context)
+        return plain
     chosen = {one.name: values.get(f"{name}_{one.name}", values.get(one.name)) for one in fields(settings)}
     given = {
         key: str(value) if isinstance(value, Path) else value for key, value in chosen.items() if value is not None
     }
     try:
-        return kind(read(settings, given), context)
+        detector: Detector = kind(read(settings, given), context)
     except DocumentError as error:
         raise UsageError(f"a setting of the detector {name} does not fit: {error}", "see its Settings") from error
+    return detector
 
 
 def check_values(detector: str, values: Mapping[str, Any]) -> None:
@@ -292,32 +309,6 @@ def check_values(detector: str, values: Mapping[str, Any]) -> None:
     for value in values:
         if value not in known:
             raise registry.unknown_name(f"setting of the detector {detector}", value, sorted(known))
-
-
-def mask_file(masks: Path, photo: str) -> Path:
-    """The file with a photo's mask: `masks` itself, or the file below it that lies where the photo does.
-
-    For a photo a/b/1.jpg that is the first of masks/a/b/1.*, masks/b/1.* and masks/1.* that exists. Raises UsageError
-    where there is none.
-    """
-    path = Path(photo)
-    try:
-        if not masks.is_dir():
-            return masks
-        parts = [part for part in path.parent.parts if part not in ("..", path.anchor)]
-        for first in range(len(parts) + 1):
-            folder = masks.joinpath(*parts[first:])
-            if folder.is_dir():
-                found = sorted(file for file in folder.iterdir() if file.stem == path.stem and file.is_file())
-                if found:
-                    return found[0]
-    except OSError as error:
-        raise UsageError(
-            f"cannot read the masks {masks}: {error.strerror}", "give a grey image, or a folder of them"
-        ) from error
-    raise UsageError(
-        f"the mask folder {masks} has no file called {path.stem}.*", "masks lie and are named like their photos"
-    )
 
 
 def _described(detector: Detector) -> str:

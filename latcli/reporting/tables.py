@@ -24,10 +24,12 @@ _PLAN_NAME = 14
 
 def attack(document: Mapping[str, Any]) -> RenderableType:
     """What `attack --json` gives: the paper's Tables 1 and 2, what failed, and where the pictures are."""
-    if "planned" in document:
+    if document["dry_run"]:
         parts: list[RenderableType] = [_plan(document)]
-    elif document["images"]:
+    elif document["images"] and document["summary"] is not None:
         parts = [*photo_tables(document), *photo_remarks(document)]
+    elif document["images"]:
+        parts = [_regions(document), *photo_remarks(document)]
     else:
         parts = [Text("no photo was attacked")]
     for failure in document["failures"]:
@@ -35,6 +37,45 @@ def attack(document: Mapping[str, Any]) -> RenderableType:
     if document["run"] is not None:
         parts.append(_whereabouts(document))
     return Group(*parts)
+
+
+def masks(document: Mapping[str, Any]) -> RenderableType:
+    """What `mask --json` gives: each photo's object, who found it, and where its mask is."""
+    table = _table("Objects, white in their masks", with_footer=False)
+    for heading in ("photo", "object", "found by"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("of photo", "evidence"):
+        _add_number_column(table, heading, "")
+    for image in document["images"]:
+        evidence = image["evidence_inside"]
+        table.add_row(
+            _text(PurePath(image["image"]).name, 24),
+            _text(image["label"]["name"], _NAME),
+            _text(image["localized_by"], 24),
+            f"{image['object_percent']:.1f} %",
+            "" if evidence is None else f"{100 * evidence:.0f} %",
+        )
+    failed = [f"{'skipped' if one['skipped'] else 'failed'}: {one['error']}" for one in document["failures"]]
+    lines = [*failed, f"run {document['run']}", f"masks in {from_here(document['out'])}"]
+    return Group(table, "", Text("\n".join(map(printable, lines)), overflow="fold"))
+
+
+def _regions(document: Mapping[str, Any]) -> Table:
+    table = _table("All photos by region and epsilon", with_footer=False)
+    table.add_column("region", no_wrap=True)
+    for heading in ("epsilon", "median smallest", "fooled", "right before", "p(class)"):
+        _add_number_column(table, heading, "")
+    for one in document["regions"]:
+        found, smallest = one["summary"], one["smallest_epsilon"]
+        table.add_row(
+            one["region"],
+            "" if one["epsilon"] is None else epsilon_text(one["epsilon"]),
+            "" if smallest is None else epsilon_text(smallest),
+            str(found["fooled"]),
+            str(found["right_before"]),
+            "" if found["adversarial"] is None else confidence_text(found["adversarial"]["confidence"]),
+        )
+    return table
 
 
 def train(document: Mapping[str, Any]) -> RenderableType:
@@ -115,7 +156,7 @@ def _plan(document: Mapping[str, Any]) -> Table:
             _text(PurePath(one["image"]).name, _PLAN_NAME),
             f"{one['width']}x{one['height']}",
             _text(one["label"]["name"], _PLAN_NAME),
-            _text(one["how"], _PLAN_NAME),
+            _text(one["localized_by"], _PLAN_NAME),
             f"{one['background_percent']:.1f} %",
             f"{one['seconds']:.1f} s",
         )

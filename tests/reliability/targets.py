@@ -291,14 +291,14 @@ def _load_weights(path: Path) -> None:
 
 def yolo_weights(folder: Path) -> Target:
     """`--detector-weights FILE.pt`: a whole network, rebuilt from a pickle."""
-    from latcli.engine.detectors.settings import DetectorSettings
-    from latcli.engine.detectors.yolo import YoloDetector
+    from latcli.engine.detectors.base import DetectorContext
+    from latcli.engine.detectors.yolo import YoloDetector, YoloSettings
 
     seeds = [small_yolo(folder)]
     return Target(
         seeds,
         mutations.zip_damaged,
-        _from_file(folder / "w.pt", lambda path: YoloDetector(DetectorSettings(weights=path, offline=True))),
+        _from_file(folder / "w.pt", lambda path: YoloDetector(YoloSettings(str(path)), DetectorContext(offline=True))),
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from latcli.commands.attack.options import config_of as attack_config
+from latcli.commands.attack import config_of as attack_config
 from latcli.commands.eval.options import resolve as resolve_evaluation
 from latcli.commands.photo_inputs import find_sources
 from latcli.commands.reproduce.ledger import Ledger, Standing

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 
 from latcli.engine.datasets.folders import SPLITS, ClassFolders, LabelledFile, SplitName, mask_files
-from latcli.engine.detectors.base import Detector, Target
+from latcli.engine.detectors.base import Target
 from latcli.engine.images import Photo, read_mask, read_photo, sha256_of
 from latcli.engine.labels import known_class
 from latcli.engine.localize import center_mask
 from latcli.engine.models.classifier import Classifier, predict
-from latcli.engine.objects import MISS_CENTER, DetectionCache, Refinement, WhichBoxes, detection_mask, find_object
+from latcli.engine.objects import MISS_CENTER, ObjectFinder
+from latcli.errors import NoObjectError
 
 
 class PhotoMask(Protocol):
@@ -96,13 +97,10 @@ class PhotoMasks:
 
 @dataclass(frozen=True)
 class ObjectSearch:
-    """What finds the objects: a detector, and the classifier whose classes and guesses tell it what to look for."""
+    """What finds the objects, and the classifier whose classes and guesses say what to look for."""
 
-    detector: Detector
+    finder: ObjectFinder
     classifier: Classifier
-    which: WhichBoxes = "all"
-    refine: Refinement = "none"
-    cache: DetectionCache | None = None
 
     def target(self, photo: Photo, class_name: str) -> Target:
         """The classifier's class that shares the photo's class name, else its own top guess."""
@@ -115,10 +113,10 @@ class ObjectSearch:
 
     def mask(self, photo: Photo, class_name: str) -> PackedMask | None:
         """The object's mask; None where nothing was found."""
-        found = find_object(self.detector, photo, self.target(photo, class_name), self.which, self.cache)
-        if not found.boxes and self.detector.name != "none":
+        try:
+            return PackedMask.of(self.finder.find(photo, self.target(photo, class_name)).mask_1HW)
+        except NoObjectError:
             return None
-        return PackedMask.of(detection_mask(photo, found, self.refine))
 
 
 def detected_masks(folders: ClassFolders, search: ObjectSearch, tick: Callable[[], None]) -> PhotoMasks:
@@ -137,7 +135,7 @@ def detected_masks(folders: ClassFolders, search: ObjectSearch, tick: Callable[[
             found.append(mask or PackedMask.of(center_mask(photo.size, MISS_CENTER)))
             tick()
         masks[split] = tuple(found)
-    return PhotoMasks(masks["train"], masks["test"], _notes(search.detector.name, missed, _all(folders)))
+    return PhotoMasks(masks["train"], masks["test"], _notes(search.finder.settings.detector, missed, _all(folders)))
 
 
 def read_masks(folders: ClassFolders, masks: Path) -> PhotoMasks:

@@ -86,9 +86,20 @@ class Detector(Protocol):
     the file of its weights and their hash, for a reader of results; None where there are none.
     """
 
-    name: str
-    fingerprint: str | None
-    depends_on_target: bool
+    @property
+    def name(self) -> str:
+        """The registered name."""
+        ...
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The key of the cache; None for a detection that is not kept."""
+        ...
+
+    @property
+    def depends_on_target(self) -> bool:
+        """Whether `detect` looks at the target."""
+        ...
 
     def detect(self, photo: Photo, target: Target) -> Detection:
         """Return every box above the detector's confidence threshold; an empty tuple where there is none."""

@@ -118,7 +118,8 @@ class SaliencyDetector:
         net, side = self._network, self._network.side
         seen = for_detector(photo).resize((side, side), Image.Resampling.LANCZOS)
         x_SSC = np.asarray(seen, dtype=np.float32)
-        x_SSC = (x_SSC / max(float(x_SSC.max()), 1e-6) - np.float32(net.mean)) / np.float32(net.std)
+        mean_C, std_C = np.array(net.mean, dtype=np.float32), np.array(net.std, dtype=np.float32)
+        x_SSC = (x_SSC / max(float(x_SSC.max()), 1e-6) - mean_C) / std_C
         try:
             self._net.setInput(np.ascontiguousarray(x_SSC.transpose(2, 0, 1))[None])
             out = self._net.forward(self._net.getUnconnectedOutLayersNames()[0])
@@ -140,7 +141,7 @@ def inside_box(soft_HW: np.ndarray, box_HW: np.ndarray, least: float = 0.1) -> n
     `soft_HW` is uint8, `box_HW` bool.
     """
     inside_HW = np.where(box_HW, soft_HW, 0).astype(np.uint8)
-    share = np.count_nonzero(inside_HW >= _CUT) / max(1, np.count_nonzero(box_HW))
+    share = int(np.count_nonzero(inside_HW >= _CUT)) / max(1, int(np.count_nonzero(box_HW)))
     return inside_HW if share >= least else None
 
 

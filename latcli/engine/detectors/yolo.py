@@ -7,6 +7,7 @@ their user trusts the file (--trust-weights).
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import nn
 from torch.nn import functional
 
 from latcli.engine.detectors.base import (
@@ -146,7 +148,7 @@ def _download(name: str, context: DetectorContext) -> Path:
 
 def _load(path: Path, *, trusted: bool) -> Any:
     path = path.absolute()
-    with _visiting_ultralytics(), short_reasons(), _running_code(trusted):
+    with _visiting_ultralytics(), short_reasons(), _reading(trusted):
         from ultralytics import YOLO
         from ultralytics.nn.tasks import BaseModel
         from ultralytics.utils.checks import check_yolov5u_filename
@@ -175,11 +177,27 @@ def _refusal(path: Path, error: BaseException) -> WeightsError:
 
 
 @contextmanager
-def _running_code(allowed: bool) -> Iterator[None]:
-    """Whether ultralytics runs the code in a weights file, which is its own default."""
+def _reading(trusted: bool) -> Iterator[None]:
+    """While weights are read: run the code in them if they are trusted, else construct no layer.
+
+    ultralytics' safe mode lets a file call known classes with any arguments, and some constructors ask the network,
+    open files or take any amount of memory. A saved network is rebuilt from its state, which calls none of them.
+    """
     from ultralytics.nn import tasks
 
-    with _set(tasks, "SAFE_LOAD", not allowed):
+    reader, construct, load = threading.get_ident(), nn.Module.__init__, tasks.torch_load
+
+    def refuse(module: nn.Module, *arguments: Any, **named: Any) -> None:
+        if threading.get_ident() == reader:
+            kind = type(module)
+            raise pickle.UnpicklingError(f"GLOBAL {kind.__module__}.{kind.__qualname__} is called, not rebuilt")
+        construct(module, *arguments, **named)
+
+    def guarded(*arguments: Any, **named: Any) -> Any:
+        with _set(nn.Module, "__init__", refuse):
+            return load(*arguments, **named)
+
+    with _set(tasks, "SAFE_LOAD", not trusted), _set(tasks, "torch_load", load if trusted else guarded):
         yield
 
 
