@@ -17,8 +17,6 @@ from latcli.reporting.text import printable
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from latcli.commands.form_folder import FormFolder
-
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -43,13 +41,6 @@ class Session(Computing):
     stdout: TextIO = field(default_factory=lambda: sys.stdout)
     stderr: TextIO = field(default_factory=lambda: sys.stderr)
     _live: Console | None = field(default=None, init=False, repr=False)
-
-    @property
-    def forms(self) -> FormFolder:
-        """What is remembered of the fastest forms of gradients."""
-        from latcli.commands.form_folder import FormFolder
-
-        return FormFolder.of_user()
 
     @property
     def stderr_is_terminal(self) -> bool:

@@ -57,7 +57,7 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
     shown = {"epsilon": options.epsilon, "region": options.region, **protocol(options)}
     result = AttackResult(classifier.name, detector.name, shown, options.dry_run, options.check_success)
     with Store.open(session.store) as store:
-        attacker = PhotoAttacker(classifier, detector, attack, settings, StoredDetections(store), session.forms)
+        attacker = PhotoAttacker(classifier, detector, attack, settings, StoredDetections(store))
         photos = _localized(attacker, sources, label_of, result, session, options.on_miss)
         if options.dry_run:
             _plan(attacker, photos, result, options.steps * options.restarts)
@@ -67,6 +67,8 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
             "form": attacker.gradients.form,
             "labels_sha256": sha256_of(options.labels),
         }
+        if attacker.gradients.note:
+            session.note(f"note: {attacker.gradients.note}")
         model = store.record_model(classifier.name, weights_sha256=classifier.fingerprint)
         with (
             store.start_run(
