@@ -434,8 +434,9 @@ def infinite(): return times(float("inf"))
 def test_a_classifier_of_ones_own_may_be_odd(model: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_photo(here / "a.png")
     code, stdout, stderr = _attack(capsys, "a.png", "--steps", "2", model=f"stressed:{model}")
-    assert (code, stderr) == (0, "")
-    ((_, told),) = _results(stdout).values()
+    assert code == 0
+    assert ("plain fp32" in stderr) == (model == "dropping")  # no form agrees with what is drawn anew each time
+    (told,) = _results(stdout).values()
     assert 0 <= told["adversarial"]["confidence"] <= 1
     assert told["linf_outside"] <= 8 / 255 + 1e-9
 
@@ -489,5 +490,5 @@ def test_a_classifier_without_gradients_is_attacked_by_queries(here: Path, capsy
     how = ("a.png", "--steps", "100", "--epsilon", "32/255", "--attack", "square")
     code, stdout, _ = _attack(capsys, *how, model="stressed:detached")
     assert code == 0
-    ((_, told),) = _results(stdout).values()
+    (told,) = _results(stdout).values()
     assert told["adversarial"]["confidence"] < told["clean"]["confidence"]
