@@ -22,7 +22,7 @@ from latcli.cli import app  # noqa: E402
 PAGE = Path(__file__).with_name("cli.md")
 INTRODUCTION = """# Command line
 
-Every command with its options, as `--help` prints them. Written by `make docs`; a test keeps it current.
+Every command with all its options, as `--help-all` prints them. Written by `make docs`; a test keeps it current.
 """
 
 
@@ -34,10 +34,14 @@ def command_paths(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[st
 
 
 def help_of(command: Any, path: tuple[str, ...]) -> str:
-    """What `latcli PATH --help` prints, without the blank ends of its lines."""
+    """What `latcli PATH --help-all` prints, without the blank ends of its lines; a group has --help alone."""
+    inner: Any = command
+    for name in path:
+        inner = inner.commands[name]
+    asked = "--help" if hasattr(inner, "commands") else "--help-all"
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        command.main([*path, "--help"], prog_name="latcli", standalone_mode=False)
+        command.main([*path, asked], prog_name="latcli", standalone_mode=False)
     return "\n".join(line.rstrip() for line in printed.getvalue().strip("\n").splitlines()).strip("\n")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext, redirect_stdout
 from copy import copy
 from dataclasses import MISSING, dataclass
 from importlib import import_module
@@ -15,7 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from latcli import __version__, config, options, process
-from latcli.options import BASIC, PANELS, Common, Computing, Field
+from latcli.options import BASIC, PANELS, Common, Computing, Field, Recording
 from latcli.session import Session
 
 _MAIN, _LOOK = "Main commands", "Look around"
@@ -31,7 +32,7 @@ class Command:
     options: type
     run: str
     draw: str
-    shared: type = Computing
+    shared: type = Recording
     panel: str | None = None
 
 
@@ -50,7 +51,7 @@ COMMANDS: Mapping[tuple[str, ...], Command] = {
     ),
     ("report",): Command(
         options.ReportOptions,
-        "latcli.commands.report.writing:run",
+        "latcli.commands.report:run",
         "latcli.reporting.report_terminal:shown",
         shared=Common,
         panel=_MAIN,
@@ -62,10 +63,10 @@ COMMANDS: Mapping[tuple[str, ...], Command] = {
         panel=_MAIN,
     ),
     ("demo",): Command(
-        options.DemoOptions, "latcli.commands.demo:run", "latcli.reporting.demo_report:demo", panel=_MAIN
+        options.DemoOptions, "latcli.commands.demo:run", "latcli.reporting.demo_report:demo", Computing, _MAIN
     ),
     ("doctor",): Command(
-        options.DoctorOptions, "latcli.commands.doctor:run", "latcli.reporting.listing:checks", panel=_LOOK
+        options.DoctorOptions, "latcli.commands.doctor:run", "latcli.reporting.listing:checks", Computing, _LOOK
     ),
     ("runs", "list"): Command(
         options.RunsListOptions, "latcli.commands.runs:list_runs", "latcli.reporting.listing:runs", shared=Common
@@ -136,7 +137,10 @@ def add_command(path: tuple[str, ...], command: Command) -> None:
         kept: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         session = Session(**{name: value for name, value in kept.items() if name not in own})
         given = command.options(**{name: value for name, value in kept.items() if name in own})
-        return session.show(_imported(command.run)(given, session), lambda: _imported(command.draw))
+        # With --json the document is all there may be on stdout, whatever a user's own code prints.
+        with redirect_stdout(session.stderr) if session.json else nullcontext():
+            result = _imported(command.run)(given, session)
+        return session.show(result, lambda: _imported(command.draw))
 
     parameters = [_parameter(one) for one in sorted(fields, key=_place)]
     call.__signature__ = inspect.Signature([*parameters, _HELP_ALL])  # type: ignore[attr-defined]

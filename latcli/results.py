@@ -1,7 +1,7 @@
 """What the commands find out, in plain values: one dataclass for each result and each row.
 
 The same names stand in the JSON documents, in the columns of the database, and in what the tables are built from. Every
-part of latcli may import this module; it imports none of them, and nothing heavy.
+part of latcli may import this module; it imports none of them but `errors`, and nothing heavy.
 
 Shares are in [0, 1] unless a name ends in `_percent`; times are seconds.
 """
@@ -9,15 +9,24 @@ Shares are in [0, 1] unless a name ends in `_percent`; times are seconds.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from latcli.errors import ExitCode
 
 T = TypeVar("T")
+Column: TypeAlias = int | float | str | bytes | None
+
+#: Types of fields that become JSON text in one column.
+_COLLECTIONS = (tuple, list, dict, Mapping, Sequence)
 
 # plain values: to JSON, to columns, and back
 
@@ -62,20 +71,72 @@ def canonical_json(value: Any) -> str:
     return json.dumps(to_json(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def columns(row: Any) -> dict[str, int | float | str | bytes | None]:
-    """A dataclass or mapping as columns of a table: `clean.rank` is `clean_rank`, a list or mapping is `NAME_json`."""
-    values = {f.name: getattr(row, f.name) for f in dataclasses.fields(row)} if dataclasses.is_dataclass(row) else row
-    found: dict[str, int | float | str | bytes | None] = {}
-    for name, value in values.items():
-        if dataclasses.is_dataclass(value):
-            found |= {f"{name}_{inner}": item for inner, item in columns(value).items()}
-        elif isinstance(value, bytes):
-            found[name] = value
-        elif isinstance(plain := to_json(value), list | dict):
-            found[name if name.endswith("_json") else f"{name}_json"] = canonical_json(plain)
+def columns(row: Any) -> dict[str, Column]:
+    """A dataclass or a mapping as columns of a table.
+
+    `clean.rank` is `clean_rank`; a list, tuple or mapping is JSON text in `NAME_json`. The columns of a dataclass
+    depend on its fields' types alone: what is None is NULL in each of its columns.
+    """
+    if not dataclasses.is_dataclass(row):
+        return {_named(name, value): _column(value) for name, value in row.items()}
+    found: dict[str, Column] = {}
+    of_row: Any = type(row)
+    for name, kind in _fields(of_row):
+        value = getattr(row, name)
+        if dataclasses.is_dataclass(kind):
+            inner = dict.fromkeys(column_names(kind)) if value is None else columns(value)
+            found |= {f"{name}_{column}": item for column, item in inner.items()}
         else:
-            found[name] = int(plain) if isinstance(plain, bool) else plain
+            found[f"{name}_json" if kind in _COLLECTIONS else name] = _column(value)
     return found
+
+
+def column_names(kind: Any) -> list[str]:
+    """The columns that `columns` makes of a dataclass of this kind."""
+    return list(column_types(kind))
+
+
+def column_types(kind: Any) -> dict[str, Any]:
+    """The columns that `columns` makes of a dataclass of this kind, and the type of each: str where it is JSON text."""
+    found: dict[str, Any] = {}
+    for name, inner in _fields(kind):
+        if dataclasses.is_dataclass(inner):
+            found |= {f"{name}_{column}": type_ for column, type_ in column_types(inner).items()}
+        elif inner in _COLLECTIONS:
+            found[f"{name}_json"] = str
+        else:
+            found[name] = inner
+    return found
+
+
+@functools.cache
+def _fields(kind: Any) -> list[tuple[str, Any]]:
+    """Each field and what matters of its type: a dataclass, tuple, list, dict, or anything else; None aside."""
+    hints = get_type_hints(kind)
+    found = []
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        choices = [part for part in get_args(hint) if part is not type(None)] if _is_union(hint) else [hint]
+        found.append((field.name, get_origin(choices[0]) or choices[0]))
+    return found
+
+
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, UnionType)
+
+
+def _named(name: str, value: Any) -> str:
+    holds_many = isinstance(value, Mapping | Sequence | set | frozenset) and not isinstance(value, str | bytes)
+    return f"{name}_json" if holds_many and not name.endswith("_json") else name
+
+
+def _column(value: Any) -> Column:
+    if isinstance(value, bytes):
+        return value
+    plain = to_json(value)
+    if isinstance(plain, list | dict):
+        return canonical_json(plain)
+    return int(plain) if isinstance(plain, bool) else plain
 
 
 def read(kind: type[T], document: Any) -> T:
@@ -83,11 +144,13 @@ def read(kind: type[T], document: Any) -> T:
 
     `document` may be JSON text. Further keys are ignored. Raises DocumentError.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
         plain = json.loads(document) if isinstance(document, str | bytes) else document
-        return TypeAdapter(kind).validate_python(plain)
+        known: Any = kind
+        found: T = _adapter(known).validate_python(plain)
+        return found
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the document"
@@ -97,6 +160,13 @@ def read(kind: type[T], document: Any) -> T:
         raise DocumentError(f"it is not JSON: {reason}") from error
 
 
+@functools.cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
 def from_columns(kind: type[T], row: Mapping[str, Any]) -> T:
     """The object that `columns` made this row of. Raises DocumentError."""
     return read(kind, _nested(kind, row))
@@ -104,33 +174,22 @@ def from_columns(kind: type[T], row: Mapping[str, Any]) -> T:
 
 def _nested(kind: Any, row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     values: dict[str, Any] = {}
-    hints = get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        name = prefix + field.name
-        inner = [part for part in _parts(hints[field.name]) if dataclasses.is_dataclass(part)]
-        if name in row:
-            values[field.name] = row[name]
-        elif f"{name}_json" in row:
-            text = row[f"{name}_json"]
-            if text is not None:
-                try:
-                    values[field.name] = json.loads(text)
-                except (ValueError, RecursionError) as error:
-                    raise DocumentError(f"{name}_json is not JSON") from error
-        elif inner:
-            found = _nested(inner[0], row, f"{name}_")
-            known = any(value is not None for value in found.values())
-            values[field.name] = found if known else None
-    return {name: value for name, value in values.items() if value is not None or name in _required(kind)}
-
-
-def _parts(hint: Any) -> Sequence[Any]:
-    return getattr(hint, "__args__", ()) or (hint,)
-
-
-def _required(kind: Any) -> set[str]:
+    for name, inner in _fields(kind):
+        column = prefix + name
+        if dataclasses.is_dataclass(inner):
+            found = _nested(inner, row, f"{column}_")
+            values[name] = found if any(value is not None for value in found.values()) else None
+        elif inner in _COLLECTIONS:
+            text = row.get(f"{column}_json")
+            try:
+                values[name] = None if text is None else json.loads(text)
+            except (ValueError, RecursionError, TypeError) as error:
+                raise DocumentError(f"{column}_json is not JSON") from error
+        else:
+            values[name] = row.get(column)
     missing = dataclasses.MISSING
-    return {f.name for f in dataclasses.fields(kind) if f.default is missing and f.default_factory is missing}
+    needed = {f.name for f in dataclasses.fields(kind) if f.default is missing and f.default_factory is missing}
+    return {name: value for name, value in values.items() if value is not None or name in needed}
 
 
 # images and predictions
@@ -170,3 +229,932 @@ class Prediction:
     rank: int
     loss: float
     top: tuple[Guess, ...] = ()
+
+
+# evaluation: cells of the loss matrix, and what is measured beside them
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """One model of an evaluation, as the run's configuration holds it.
+
+    source: what opens it again: a path or a name. name: the training run, or the name that was given. label: in tables.
+    id: in the store. regime, train_run, train_seed: None where it is not a training run's. fingerprint: what the
+    network computes. form: of its gradients.
+    """
+
+    source: str
+    name: str
+    label: str
+    id: str
+    fingerprint: str
+    form: str
+    regime: str | None = None
+    train_run: str | None = None
+    train_seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model on one input: mean cross entropy and accuracy over n images, with 95 % intervals.
+
+    model: the training run or the model's name; model_id: in the store. input: "natural", "natural-attacked" (natural
+    on the images that the attacked columns have, where those are fewer), "standard", "background", "foreground",
+    "random", or an attacked one with "-strong". loss is None where it was not measured, epsilon to radius and
+    mask_from where nothing was attacked; center where the mask does not come from it. Intervals: Wilson's for the
+    accuracy, percentiles of a bootstrap over images for the loss. seed: of random starts and random regions.
+
+    best_accuracy, best_loss: no other model of the column is better beyond chance (see `Comparison`); False where there
+    is no other.
+    """
+
+    model: str
+    label: str
+    model_id: str
+    regime: str | None
+    train_seed: int | None
+    input: str
+    loss: float | None
+    loss_low: float | None
+    loss_high: float | None
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    n: int
+    epsilon: float | None
+    steps: int | None
+    restarts: int | None
+    attack: str | None
+    norm: str | None
+    radius: float | None
+    mask_from: str | None
+    center: float | None
+    seed: int
+    seconds: float
+    best_accuracy: bool = False
+    best_loss: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models (ids) on the same n images of an input.
+
+    only_a: images that a alone has right. p_value: exact McNemar test, two-sided, that both are right equally often.
+    loss_difference: mean loss of a minus that of b, with the two-sided p-value of a paired bootstrap; None where no
+    loss was measured. No p-value is adjusted for the number of comparisons.
+    """
+
+    input: str
+    a: str
+    b: str
+    n: int
+    only_a: int
+    only_b: int
+    p_value: float
+    loss_difference: float | None = None
+    loss_p_value: float | None = None
+
+
+@dataclass(frozen=True)
+class SeedGroup:
+    """One regime on one input: mean and sample standard deviation over `models` training runs.
+
+    A deviation is None for a single run, a loss where it was not measured in all of them.
+    """
+
+    regime: str
+    input: str
+    models: int
+    n: int
+    loss: float | None
+    loss_spread: float | None
+    accuracy: float
+    accuracy_spread: float | None
+    best_accuracy: bool = False
+    best_loss: bool = False
+
+
+@dataclass(frozen=True)
+class TransferCell:
+    """One target on n examples that were made on the source, both by their ids; a source of None: not attacked."""
+
+    input: str
+    source: str | None
+    target: str
+    n: int
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Accuracy over all n images at one epsilon or number of steps; `attacked` of them were attacked there."""
+
+    value: float
+    n: int
+    accuracy: float
+    attacked: int
+
+
+@dataclass(frozen=True)
+class AccuracyCurve:
+    """A model's (id) accuracy on one input against "epsilon" or "steps", from the point without any attack on."""
+
+    model: str
+    input: str
+    axis: str
+    points: tuple[CurvePoint, ...]
+
+
+@dataclass(frozen=True)
+class VariantMean:
+    """Means over n photos: share of right top guesses, and the label's confidence; None where n is 0."""
+
+    n: int
+    accuracy: float | None
+    confidence: float | None
+
+
+@dataclass(frozen=True)
+class BackgroundGap:
+    """Accuracy on Mixed-Same minus that on Mixed-Rand, over the n photos that have both.
+
+    standard_error: of the mean of n paired differences. Numbers are None where n is too small: below 1, for the error
+    below 2.
+    """
+
+    n: int
+    mixed_same: float | None
+    mixed_rand: float | None
+    value: float | None
+    standard_error: float | None
+
+
+@dataclass(frozen=True)
+class RelianceGroup:
+    """n photos with a share of background from `low` to `high`, both included: means of each variant, and the gap."""
+
+    n: int
+    low: float
+    high: float
+    means: Mapping[str, VariantMean]
+    gap: BackgroundGap
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A photo that tells nothing about backgrounds, and why."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class RelianceRow:
+    """One model (id) on all photos, and by share of background; mixed variants are means over `donor_seeds`.
+
+    without_same: how many photos are alone in their class and have no Mixed-Same.
+    """
+
+    model: str
+    donor_seeds: int
+    overall: RelianceGroup
+    by_share: tuple[RelianceGroup, ...]
+    without_same: int
+    left_out: tuple[LeftOut, ...]
+
+
+@dataclass(frozen=True)
+class EvalWarning:
+    """One reason not to believe the figures of a model, on an input or on all (None). value: what was measured."""
+
+    model: str
+    label: str
+    input: str | None
+    check: str
+    value: float
+    text: str
+
+    @property
+    def line(self) -> str:
+        """The warning as one line."""
+        return f"{self.label}{f', {self.input}' if self.input else ''}: {self.text}"
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """A finished evaluation. n: attacked images of each column; attack: as captions call it; settings: all of them.
+
+    groups: only where seeds were asked for. transfer, curves, reliance: empty where they were not asked for.
+    """
+
+    run: str
+    dir: Path
+    dataset: str
+    n: int
+    attack: str
+    settings: Mapping[str, Any]
+    models: tuple[EvaluatedModel, ...]
+    cells: tuple[Cell, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    groups: tuple[SeedGroup, ...] = ()
+    transfer: tuple[TransferCell, ...] = ()
+    curves: tuple[AccuracyCurve, ...] = ()
+    reliance: tuple[RelianceRow, ...] = ()
+    warnings: tuple[EvalWarning, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+# attacked photos, and the objects in them
+
+#: Left, top, right, bottom in pixels (right and bottom exclusive), score, class name.
+BoxRow = tuple[float, float, float, float, float, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocatedPhoto:
+    """A photo, what the classifier says of it, and its object: who found it, on which weights, and how surely.
+
+    image: the path as it was given. detector: what decided, a detector's name, or "box", "mask", "center" where the
+    user did; detector_weights: name and hash of its weights; detector_confidence: the best score of its boxes;
+    localized_by: how, in words. object_percent: the object's share of the photo. evidence_inside: the share of the
+    classifier's positive activation map of the label that lies on the object, None for a network without such a map;
+    evidence_lift: the same divided by the object's share of what the map covers, 1 for a map that ignores the object.
+    """
+
+    image: str
+    sha256: str
+    height: int
+    width: int
+    label: Label
+    clean: Prediction
+    was_right: bool
+    detector: str
+    detector_weights: str | None = None
+    detector_confidence: float | None = None
+    localized_by: str
+    object_percent: float
+    evidence_inside: float | None = None
+    evidence_lift: float | None = None
+    boxes: tuple[BoxRow, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackedPhoto(LocatedPhoto):
+    """What an attack on one region with one epsilon did to a photo: a row of the table `attacks`.
+
+    fooled: right before and wrong after. target, reached, p_target: of a targeted attack. smallest_epsilon: the least
+    epsilon that fooled, where it was searched for and found; `epsilon` is then that one, else the largest tried.
+    background_percent: the share of the photo that may change; visible_background_percent: the same of what the
+    classifier sees; altered_percent: what did change. linf_inside, linf_outside, l2: the change where nothing may
+    change and where something may, on the scale of [0, 1]. psnr (dB) and ssim compare the saved photo with the
+    original over the pixels that may change; psnr is None where nothing changed. files: paths by kind.
+    """
+
+    region: str
+    epsilon: float
+    adversarial: Prediction
+    fooled: bool
+    target: Label | None = None
+    p_target: float | None = None
+    reached: bool | None = None
+    smallest_epsilon: float | None = None
+    background_percent: float
+    visible_background_percent: float
+    altered_percent: float
+    linf_inside: float
+    linf_outside: float
+    l2: float
+    psnr: float | None = None
+    ssim: float | None = None
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PhotoAverages:
+    """Photos before an attack, or after it.
+
+    right, top5, top10: photos whose right class is among the first 1, 5, 10 guesses. confidence, median_confidence:
+    mean and median of p(right class).
+    """
+
+    right: int
+    top5: int
+    top10: int
+    confidence: float
+    median_confidence: float
+
+
+@dataclass(frozen=True)
+class PhotoSummary:
+    """Attacked photos together; without any, only the counts are known.
+
+    fooled: right before the attack and wrong after it. altered_percent: mean share of pixels that were changed.
+    """
+
+    n: int
+    right_before: int = 0
+    fooled: int = 0
+    wrong_before: int = 0
+    altered_percent: float | None = None
+    clean: PhotoAverages | None = None
+    adversarial: PhotoAverages | None = None
+
+
+def photo_summary(photos: Sequence[AttackedPhoto]) -> PhotoSummary:
+    """Counts and averages over photos, as in the last rows of the paper's tables."""
+    if not photos:
+        return PhotoSummary(n=0)
+    right = sum(photo.was_right for photo in photos)
+    return PhotoSummary(
+        n=len(photos),
+        right_before=right,
+        fooled=sum(photo.fooled for photo in photos),
+        wrong_before=len(photos) - right,
+        altered_percent=statistics.fmean(photo.altered_percent for photo in photos),
+        clean=_averages([photo.clean for photo in photos]),
+        adversarial=_averages([photo.adversarial for photo in photos]),
+    )
+
+
+def _averages(predictions: Sequence[Prediction]) -> PhotoAverages:
+    right, top5, top10 = (sum(one.rank <= last for one in predictions) for last in (1, 5, 10))
+    confidences = [one.confidence for one in predictions]
+    return PhotoAverages(right, top5, top10, statistics.fmean(confidences), statistics.median(confidences))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedPhoto(LocatedPhoto):
+    """One photo of a dry run; `seconds` is what its attack will take, estimated from measured steps."""
+
+    background_percent: float
+    visible_background_percent: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedPhoto(LocatedPhoto):
+    """One photo of `latcli mask`; `files` are the paths of its mask and of the overlay that shows it."""
+
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A photo that was left out, and why. `skipped` where that was asked for."""
+
+    image: str
+    error: str
+    hint: str
+    exit_code: int
+    skipped: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackProtocol:
+    """What the photos of a run were attacked with: further columns of the table `attacks`.
+
+    region and epsilon are None where a run has several: each photo's own row says which. smallest_epsilon_max: up to
+    where the smallest epsilon that fools was searched for, None where it was not.
+    """
+
+    classifier: str
+    region: str | None
+    epsilon: float | None
+    attack: str
+    norm: str
+    radius: float | None
+    steps: int
+    restarts: int
+    objective: str
+    smallest_epsilon_max: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionSummary:
+    """The photos attacked on one region with one epsilon, summed up.
+
+    epsilon is None where the smallest one was searched for; smallest_epsilon is then the median over all photos that
+    were right before, None where half of them or more withstood every epsilon.
+    """
+
+    region: str
+    epsilon: float | None
+    smallest_epsilon: float | None = None
+    summary: PhotoSummary | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackResult(AttackProtocol):
+    """The document of `latcli attack`. `run` and `dir` are None for a dry run; `detector` is the one that was named."""
+
+    run: str | None = None
+    dir: Path | None = None
+    detector: str
+    dry_run: bool = False
+    check_success: bool = False
+    images: tuple[AttackedPhoto, ...] = ()
+    planned: tuple[PlannedPhoto, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    summary: PhotoSummary | None = None
+    regions: tuple[RegionSummary, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Failures first, then, with --check-success, photos that were not fooled (or did not reach the target)."""
+        if any(not failure.skipped for failure in self.failures):
+            return exit_code_of(self.failures)
+        succeeded = (photo.fooled if photo.reached is None else photo.reached for photo in self.images)
+        return ExitCode.NOT_FOOLED if self.check_success and not all(succeeded) else ExitCode.OK
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskResult:
+    """The document of `latcli mask`."""
+
+    run: str | None = None
+    dir: Path | None = None
+    out: Path
+    classifier: str
+    detector: str
+    images: tuple[MaskedPhoto, ...] = ()
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """That of the failures."""
+        return exit_code_of(self.failures)
+
+
+def exit_code_of(failures: Sequence[Failure]) -> ExitCode:
+    """The failures' own exit code where they all have the same, else 1; 0 without failures. Skipped ones are none."""
+    codes = {failure.exit_code for failure in failures if not failure.skipped}
+    if len(codes) == 1:
+        return ExitCode(codes.pop())
+    return ExitCode.FAILURE if codes else ExitCode.OK
+
+
+# training
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over n images: cross entropy, and the share of right top guesses."""
+
+    n: int
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class TestPoint:
+    """A score of the whole test set in the course of training (`--test-every`).
+
+    attacked_loss, attacked_accuracy: under the regime's own short attack; None for the natural regime.
+    """
+
+    step: int
+    loss: float
+    accuracy: float
+    attacked_loss: float | None = None
+    attacked_accuracy: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """The document of `latcli train`: a finished training run.
+
+    final: the score on the natural test images; adversarial: under the regime's own attack, which `attack` names, None
+    for the natural regime. tests: with --test-every. seconds, images_per_second and devices (the number of processes)
+    are those of this invocation, which may have resumed the run. form: of the gradients of the inner attack.
+    """
+
+    run: str
+    dir: Path
+    checkpoint: Path
+    regime: str
+    dataset: str
+    architecture: str
+    steps: int
+    epsilon: float | None
+    form: str
+    final: Score
+    adversarial: Score | None
+    attack: str | None
+    resumed_at: int | None
+    seconds: float
+    images_per_second: float
+    devices: int
+    notes: tuple[str, ...] = ()
+    tests: tuple[TestPoint, ...] = ()
+    next_commands: tuple[str, ...] = ()
+
+
+#: Parts of a training run's configuration that say how often, where and how it ran, and how it was scored.
+_NOT_COMPARED = frozenset(
+    {
+        *("seed", "notes", "precision", "devices", "nodes", "checkpoint_every", "test_every", "epochs", "preset"),
+        *("score_images", "score_steps", "dataset", "dataset_folder", "masks", "detector_weights", "found_by"),
+        "classifier_weights",
+    }
+)
+
+
+def comparable_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a training run's configuration that must be equal for runs to be one experiment with several seeds.
+
+    Data, masks and weights count by their fingerprints, not by where they lie. What is unset is left out, so that a
+    configuration that lacks an option is equal to one in which it has no value.
+    """
+    return {name: value for name, value in config.items() if name not in _NOT_COMPARED and value is not None}
+
+
+# runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """One run in a list. result: what came of it, in a few words, None where nothing is known.
+
+    dir: its folder. status: "running", "completed", "failed", "interrupted" or "crashed", as it is now. region: what an
+    attack may change; regime: of a training run. epsilon: on the scale of [0, 1].
+    """
+
+    run: str
+    dir: Path
+    name: str | None
+    tags: tuple[str, ...]
+    command: str
+    status: str
+    started: str
+    finished: str | None
+    seconds: float | None
+    exit_code: int | None
+    error: str | None
+    seed: int | None
+    device: str | None
+    dataset: str | None
+    regime: str | None
+    epsilon: float | None
+    model: str | None
+    parent: str | None
+    result: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """A file of a run; image: the sha256 of the photo that it is of; path: where it lies now."""
+
+    name: str
+    kind: str
+    image: str | None
+    sha256: str
+    size: int
+    created: str
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class LastValue:
+    """A metric at its last step; None where it was not a finite number."""
+
+    name: str
+    step: int
+    value: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDetails(RunSummary):
+    """One run with all that the store has of it. resume: the command that resumes it, None where none does."""
+
+    argv: tuple[str, ...]
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    images: tuple[Any, ...]
+    cells: tuple[Any, ...]
+    metrics: tuple[LastValue, ...]
+    artifacts: tuple[StoredFile, ...]
+    resume: str | None
+
+
+@dataclass(frozen=True)
+class RunList:
+    """The document of `latcli runs list`: the newest first."""
+
+    store: Path
+    runs: tuple[RunSummary, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a run's files; `name` is relative to its folder.
+
+    fault: "missing", "changed", "unreadable", or "outside": a path that leads out of the folder, not followed.
+    """
+
+    run: str
+    name: str
+    fault: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The document of `latcli runs verify`: what is wrong with files and database, and how many files were checked."""
+
+    store: Path
+    ok: bool
+    runs: tuple[str, ...]
+    checked: int
+    problems: tuple[Problem, ...]
+    database: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Failure where anything is wrong."""
+        return ExitCode.OK if self.ok else ExitCode.FAILURE
+
+
+@dataclass(frozen=True)
+class RemovedRuns:
+    """The document of `latcli runs rm`."""
+
+    store: Path
+    removed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunPath:
+    """The document of `latcli runs path`: where a run, or one of its files, lies."""
+
+    run: str
+    path: Path
+
+
+# means over runs
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """The sample standard deviation; None for fewer than two values."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+# reports
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixCell:
+    """A row of a loss matrix on one input: the mean over `models`, of each over its evaluation seeds, on n images.
+
+    loss is None where any of them was not measured; diverged: how many of them have no finite one.
+    Spreads are sample standard deviations over "models", or of a single model over evaluation "seeds" (spread_over).
+    low and high: 95 % intervals, the wider of two, and which it is. Over the images: Wilson's ("wilson", accuracy) or a
+    bootstrap's ("bootstrap", loss); over the trained models: Student's ("models").
+    best_loss, best_accuracy: no other row is better beyond chance; False where there is no other row.
+    losses, accuracies: of each model of the row, in their order; None where it has none.
+    """
+
+    loss: float | None
+    loss_spread: float | None = None
+    loss_low: float | None = None
+    loss_high: float | None = None
+    loss_interval: str | None = None
+    accuracy: float
+    accuracy_spread: float | None = None
+    accuracy_low: float
+    accuracy_high: float
+    interval: str
+    n: int
+    models: int
+    spread_over: str | None = None
+    diverged: int = 0
+    best_loss: bool = False
+    best_accuracy: bool = False
+    losses: tuple[float | None, ...] = ()
+    accuracies: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixRow:
+    """Models of one regime that were trained alike but for the seed, or one model from elsewhere; cells by input.
+
+    differs: in what its training differs from that of other rows of the regime, None where there is no such row.
+    """
+
+    label: str
+    differs: str | None
+    regime: str | None
+    models: tuple[str, ...]
+    train_runs: tuple[str, ...]
+    train_seeds: tuple[int | None, ...]
+    config_hash: str | None
+    model_count: int
+    cells: dict[str, MatrixCell]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossMatrix:
+    """Figures of one protocol, models down and inputs across.
+
+    images: how many were attacked. strong: the budget of the strong suite. natural_scale: what the paper multiplies
+    losses on natural inputs by. runs, seeds: of the evaluations. best_by: what the marks of the best rest on, by input:
+    "comparisons" on the same images, or "intervals" that do not overlap.
+    """
+
+    id: str
+    dataset: str
+    epsilon: float | None
+    attack: str | None
+    norm: str | None
+    radius: float | None
+    steps: int | None
+    restarts: int | None
+    mask_from: str | None
+    center: float | None
+    images: int
+    strong: str | None
+    natural_scale: int
+    inputs: tuple[str, ...]
+    runs: tuple[str, ...]
+    seeds: tuple[int, ...]
+    rows: tuple[MatrixRow, ...]
+    best_by: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportedAttack(AttackProtocol):
+    """The photos of an attack run on one region with one epsilon; a run of several has one of these for each.
+
+    images: as `attack --json` has them; of their files the paths of those that are as they were written, else None,
+    and the "original" photo where it lies unchanged.
+    """
+
+    run: str
+    dir: Path
+    started: str
+    seed: int | None
+    detector: str | None
+    at_model_resolution: bool
+    smallest_epsilon: float | None = None
+    summary: PhotoSummary
+    images: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportedTraining:
+    """A completed training run: what it was last measured at, by name, and series of `[step, value]`."""
+
+    run: str
+    regime: str | None
+    dataset: str | None
+    seed: int | None
+    architecture: str | None
+    steps: int | None
+    epsilon: float | None
+    status: str
+    final: Mapping[str, float | None]
+    series: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class BestRun:
+    """The training run of a data set and regime with the best `value` of a figure, of so many runs."""
+
+    dataset: str
+    regime: str
+    run: str
+    of: int
+    figure: str
+    value: float
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """All that is to be reported, the newest run first; `paper` is None unless asked for.
+
+    created: when it was gathered, UTC. loss_matrix: every cell, with its run. evaluations: of each its models, warnings
+    and notes. left_out: runs that have no figures, and why. faults: files that are not shown, for they are not as they
+    were written. best: which training runs were chosen as the best, and by what.
+    """
+
+    store: Path
+    created: str
+    selection: Mapping[str, Any]
+    matrices: Sequence[LossMatrix] = ()
+    loss_matrix: Sequence[Mapping[str, Any]] = ()
+    attacks: Sequence[ReportedAttack] = ()
+    training: Sequence[ReportedTraining] = ()
+    best: Sequence[BestRun] = ()
+    evaluations: Sequence[Mapping[str, Any]] = ()
+    curves: Sequence[Mapping[str, Any]] = ()
+    transfer: Sequence[Mapping[str, Any]] = ()
+    reliance: Sequence[Mapping[str, Any]] = ()
+    runs: Sequence[Mapping[str, Any]] = ()
+    left_out: Sequence[Mapping[str, Any]] = ()
+    faults: Sequence[Mapping[str, Any]] = ()
+    paper: PaperComparison | None = None
+    latcli: str = ""
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """One file that a report was written to; size in bytes."""
+
+    format: str
+    path: Path
+    size: int
+
+
+@dataclass(frozen=True)
+class WrittenReport(ReportResult):
+    """A report that was written into files; `printed` where one of them is standard output."""
+
+    written: tuple[WrittenFile, ...] = ()
+    printed: bool = False
+
+
+@dataclass(frozen=True)
+class ComparedRuns:
+    """Two runs side by side: `{name, a, b}` of each option that differs, of how many that are equal, and of results.
+
+    Rows of results have the difference b - a, too, where both are numbers.
+    """
+
+    store: Path
+    runs: tuple[Mapping[str, Any], Mapping[str, Any]]
+    configuration: tuple[Mapping[str, Any], ...]
+    equal: int
+    results: tuple[Mapping[str, Any], ...]
+
+
+# the paper's figures beside ours
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperFigure:
+    """A figure of the paper and ours; place and figure say which it is. Losses are scaled as the paper prints them."""
+
+    regime: str | None = None
+    input: str | None = None
+    figure: str | None = None
+    paper: float
+    ours: float | None = None
+    ours_spread: float | None = None
+    difference: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperClaim:
+    """A claim of the paper, both sides in words, and whether ours holds it: "holds", "fails" or "not measured".
+
+    The verdict is on the means over seeds; of the `seeds` that have all of its figures, it holds for `seeds_holding`.
+    """
+
+    of: str
+    claim: str
+    paper: str
+    ours: str
+    verdict: str
+    seeds_holding: int
+    seeds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperMatrix:
+    """Figure 2 of a data set; matrix: the id of ours, None where there is none. protocol: how ours was made."""
+
+    dataset: str
+    source: str
+    matrix: str | None
+    natural_scale: int
+    cells: tuple[PaperFigure, ...]
+    accuracies: tuple[PaperFigure, ...]
+    claims: tuple[PaperClaim, ...]
+    protocol: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperPhotos:
+    """Tables 1 and 2; run: the newest of ours, None where there is none; runs: of all attack seeds."""
+
+    source: str
+    run: str | None
+    runs: tuple[str, ...]
+    classifier: Mapping[str, str | None]
+    n: Mapping[str, int | None]
+    figures: tuple[PaperFigure, ...]
+    claims: tuple[PaperClaim, ...]
+    protocol: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PaperComparison:
+    """All that the paper has figures of, and all claims."""
+
+    figure2: tuple[PaperMatrix, ...]
+    tables: tuple[PaperPhotos, ...]
+    claims: tuple[PaperClaim, ...]

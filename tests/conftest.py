@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 # Before torch is imported anywhere: several test processes at once must not each take every core.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else str(os.cpu_count() or 1))
@@ -24,6 +25,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
+
+# The same commit gives the same verdict: what random examples find becomes a fixed one.
+settings.register_profile("default", derandomize=True, max_examples=25, deadline=None)
+settings.register_profile("random", max_examples=300, deadline=None)
+settings.load_profile(os.environ.get("LATCLI_HYPOTHESIS", "default"))
 
 if TYPE_CHECKING:
     from small_digits import SmallDigits
@@ -116,6 +122,34 @@ def latcli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Out
         return Outcome(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))  # type: ignore[attr-defined]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def sample_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with one run of each command, made once: read it, or copy it, but leave it as it is.
+
+    Two photos that packages carry, attacked in two steps; three regimes trained for six steps on 5,000 digits, and
+    their evaluation on twenty.
+    """
+    from latcli import process
+    from latcli.cli import app
+    from latcli.commands.package_photos import package_photos
+
+    folder = tmp_path_factory.mktemp("sample") / "runs"
+    digits, where = ["--dataset", "mnist-5k"], ["--store", str(folder), "--quiet", "--device", "cpu"]
+    lines = [["attack", *map(str, package_photos()), "--detector", "cam", "--steps", "2", "--no-figures"]]
+    lines += [
+        ["train", "--regime", regime, *digits, "--preset", "quick", "--steps", "6"]
+        for regime in ("natural", "standard", "background")
+    ]
+    lines += [["eval", *digits, "--images", "20", "--steps", "2", "--curve", "steps=1,2", "--transfer", "all"]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(folder / "no-configuration"))
+        patch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO()))
+        patch.setattr(sys, "excepthook", sys.excepthook)
+        for words in lines:
+            assert process.run(app, [*words, *where]) == 0, words
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from training_cases import BASE
 from latcli.commands.train.options import TrainOptions, resolve
 from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults, make_dataset
 from latcli.engine.datasets.catalog import open_dataset
-from latcli.engine.datasets.digits import MNIST_DEFAULTS
+from latcli.engine.datasets.published import MNIST_DEFAULTS
 from latcli.engine.models.small import paper_cnn, resnet18
 from latcli.engine.precision import FORMS, Form, gradient_model
 from latcli.engine.training.averaging import WeightAverage

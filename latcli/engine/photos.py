@@ -35,8 +35,8 @@ from latcli.engine.canvas import (
     measure_change,
 )
 from latcli.engine.detectors.base import Box, Detection, Detector, Target
-from latcli.engine.images import Photo, decode_png, encode_png, read_mask
-from latcli.engine.labels import Label
+from latcli.engine.images import Photo, decode_png, encode_png
+from latcli.engine.masks import MaskFolder, mask_folder, read_mask
 from latcli.engine.models.classifier import Classifier, Prediction, predict
 from latcli.engine.models.preprocessing import square_to_unit
 from latcli.engine.noise import derive_seed
@@ -50,6 +50,7 @@ from latcli.engine.objects import (
 )
 from latcli.engine.precision import GradientForm, Precision, gradient_model
 from latcli.errors import LatcliError, NoObjectError, UsageError
+from latcli.results import Label
 
 #: Logits that a label must fall behind by, before an attack with a stop rank rests: PIL's resize rounds twice where
 #: the differentiable one rounds once, and the score is PIL's.
@@ -62,9 +63,9 @@ OnMiss = Literal["fail", "skip", "center"]
 class Localization:
     """Where the object is. At most one of `boxes`, `mask` and `center` takes the place of the detector.
 
-    boxes: rectangles in pixels. mask: a file (white protects), or a folder of files named like the photos. center: the
-    paper's middle pixels, as a share of the side. which: all boxes that agree with the label, or the best one. refine:
-    "grabcut" turns boxes into silhouettes. on_miss: what to do with a photo in which nothing is found.
+    boxes: rectangles in pixels. mask: a file (white protects), or a folder of masks that lie as the photos do. center:
+    the paper's middle pixels, as a share of the side. which: all boxes that agree with the label, or the best one.
+    refine: "grabcut" turns boxes into silhouettes. on_miss: what to do with a photo in which nothing is found.
     """
 
     boxes: tuple[localize.Rectangle, ...] = ()
@@ -154,6 +155,12 @@ class PhotoAttacker:
             ),
         )
         self.device = classifier.device
+
+    @cached_property
+    def masks(self) -> MaskFolder | None:
+        """The folder of masks, where masks come from one. Raises ImageError where it cannot be read."""
+        mask = self.settings.localization.mask
+        return None if mask is None else mask_folder(mask)
 
     @cached_property
     def gradients(self) -> GradientForm:
@@ -254,7 +261,9 @@ class PhotoAttacker:
     def _mask(self, photo: Photo, label: Label) -> tuple[torch.Tensor, tuple[Box, ...], str]:
         where = self.settings.localization
         if where.mask is not None:
-            return read_mask(_mask_file(where.mask, photo), photo.size), (), "mask file"
+            file = self.masks.mask_of(Path(photo.name)) if self.masks else where.mask
+            mask_1HW, notes = read_mask(file, photo.size)
+            return mask_1HW, (), "; ".join(["mask file", *notes])
         if where.center is not None:
             return localize.center_mask(photo.size, where.center), (), f"middle {where.center:g} of the sides"
         if where.boxes:
@@ -329,19 +338,6 @@ def _within(allowed_HW: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
     inside_HW = np.zeros_like(allowed_HW)
     inside_HW[window] = allowed_HW[window]
     return inside_HW
-
-
-def _mask_file(mask: Path, photo: Photo) -> Path:
-    stem = Path(photo.name).stem
-    try:
-        if not mask.is_dir():
-            return mask
-        found = sorted(path for path in mask.iterdir() if path.stem == stem and path.is_file())
-    except OSError as error:
-        raise UsageError(f"cannot read the masks {mask}: {error.strerror}", "give a grey image, or a folder") from error
-    if not found:
-        raise UsageError(f"the mask folder {mask} has no file called {stem}.*", "masks are named like their photos")
-    return found[0]
 
 
 def _nothing_to_change(photo: Photo, how: str, settings: PhotoSettings, share: float) -> LatcliError:

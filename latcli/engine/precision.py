@@ -103,6 +103,8 @@ def gradient_model(
     with _evaluating(net):
         x_2CHW = torch.rand(2, *image_shape, generator=torch.Generator().manual_seed(0)).to(device_of(net))
         expected_2K, layers = _observed(net, x_2CHW)
+        if not torch.isfinite(expected_2K).all():
+            return GradientForm(net, "fp32")  # no form is to blame; whoever scores it says what is wrong
         wanted = form or chosen_form(net, layers, precision)
         folds = tuple(layers.folds)
         # A network that uses a convolution's own output besides, or mixes the images of a batch, fails the first try.

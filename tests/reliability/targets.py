@@ -333,7 +333,7 @@ def small_yolo(folder: Path) -> bytes:
 def digits(folder: Path) -> Target:
     """MNIST's files, gzipped and plain."""
     from latcli.engine.datasets.base import DatasetSource
-    from latcli.engine.datasets.digits import mnist
+    from latcli.engine.datasets.published import mnist
 
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
@@ -358,29 +358,6 @@ def digits(folder: Path) -> Target:
 
 
 # The store
-
-
-def run_document(folder: Path) -> Target:
-    """run.json, as a run that is resumed or found crashed reads it."""
-    from latcli.store.database import Store
-    from latcli.store.run import mark_crashed
-
-    store = Store.open(folder / "runs")
-    with store.start_run("train", argv=["latcli"], config={"steps": 3}, seed=0, device="cpu") as made:
-        pass
-    document = made.folder / "run.json"
-    sound = document.read_bytes()
-
-    def read(data: bytes) -> None:
-        document.write_bytes(data)
-        with closing(sqlite3.connect(store.path)) as db, db:
-            db.execute("UPDATE runs SET status = 'running'")
-        mark_crashed(store, made.id)
-        document.write_bytes(data)
-        with store.resume_run(made.id, argv=["latcli"]):
-            pass
-
-    return Target([sound], mutations.json_damaged, read)
 
 
 def database_columns(folder: Path) -> Target:
@@ -470,7 +447,7 @@ def detections(folder: Path) -> Target:
 
     from latcli.commands.detection_cache import StoredDetections
     from latcli.engine.images import Photo, encode_png
-    from latcli.store.database import Store
+    from latcli.store.store import Store
 
     store = Store.open(folder / "runs")
     photo = Photo("hen.jpg", np.zeros((6, 10, 3), dtype=np.uint8), "5" * 64)
@@ -536,17 +513,18 @@ def _ids(store: Path) -> list[str]:
 
 
 def _report(store: Path) -> Any:
-    from latcli.commands.report.command import TABLES, gather
+    from latcli.commands.report import TABLES, gather
     from latcli.options import ReportOptions
     from latcli.reporting import csv_text, latex, markdown, page
     from latcli.reporting.page import writer
+    from latcli.results import to_json
     from latcli.session import Session
 
     if not hasattr(writer._environment, "cache_info"):
         writer._environment = functools.cache(writer._environment)  # templates are compiled once
     from latcli.reporting.report_terminal import report
 
-    document = gather(ReportOptions(paper=True), Session(store=store, quiet=True), TABLES).to_json()
+    document = to_json(gather(ReportOptions(paper=True), Session(store=store, quiet=True), TABLES))
     json.dumps(document)
     for form in (csv_text, latex, markdown, page):
         "".join(form.render(document) if form is not page else page.render(document, lambda _: None))
@@ -578,7 +556,6 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "weights-torch": weights_torch,
     "weights-yolo": yolo_weights,
     "digits": digits,
-    "run-document": run_document,
     "database-columns": database_columns,
     "evaluation-document": evaluation_document,
     "database-file": database_file,

@@ -457,12 +457,12 @@ def test_an_in_place_network_is_attacked_as_one_that_is_not(here: Path, capsys: 
         "        return super().forward(x * 0.5 + 0.25)\n\ndef plain(): return Plain()\n"
     )
     found = [
-        _results(_attack(capsys, "a.png", "--steps", "5", "--attack", attack, model=f"stressed:{model}")[1])
+        _results(_attack(capsys, "a.png", "--steps", "5", "--attack", attack, model=f"stressed:{model}")[1])["a.png"]
         for attack in ("pgd", "square")
         for model in ("in_place", "plain")
     ]
-    assert found[0] == found[1]
-    assert found[2] == found[3]
+    assert found[0]["adversarial"] == found[1]["adversarial"]
+    assert found[2]["adversarial"] == found[3]["adversarial"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -11,7 +10,6 @@ from latcli.commands.attack.options import attack_settings, config_of, localizat
 from latcli.commands.attack.pictures import PictureDrawer
 from latcli.commands.attack.result import AttackResult, Failure, PlannedPhoto
 from latcli.commands.detection_cache import StoredDetections
-from latcli.commands.photo_inputs import LabelOf, PhotoSource, find_sources, labeller, sha256_of
 from latcli.commands.trained import classifier_path
 from latcli.engine import registry
 from latcli.engine.detectors.auto import open_detector
@@ -19,15 +17,17 @@ from latcli.engine.detectors.base import Detector
 from latcli.engine.detectors.settings import DetectorSettings
 from latcli.engine.devices import open_device
 from latcli.engine.failures import explained
-from latcli.engine.labels import parse_label
+from latcli.engine.images import sha256_of
+from latcli.engine.labels import LabelOf, labeller, parse_label
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.imagenet import ClassifierSource
+from latcli.engine.photo_files import PhotoSource, find_sources
 from latcli.engine.photos import Localized, OnMiss, PhotoAttacker, PhotoSettings, batches
 from latcli.errors import ContractError, LatcliError, NoObjectError, StoreError, WeightsError
 from latcli.options import AttackOptions
 from latcli.session import Session
-from latcli.store.database import Store
+from latcli.store.store import Store
 
 
 def run(options: AttackOptions, session: Session) -> AttackResult:
@@ -58,6 +58,8 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
     result = AttackResult(classifier.name, detector.name, shown, options.dry_run, options.check_success)
     with Store.open(session.store) as store:
         attacker = PhotoAttacker(classifier, detector, attack, settings, StoredDetections(store))
+        if attacker.masks is not None:
+            attacker.masks.refuse_shared(source.path for source in sources)
         photos = _localized(attacker, sources, label_of, result, session, options.on_miss)
         if options.dry_run:
             _plan(attacker, photos, result, options.steps * options.restarts)
@@ -65,7 +67,7 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
         config = config_of(options) | {
             "precision": session.precision,
             "form": attacker.gradients.form,
-            "labels_sha256": sha256_of(options.labels),
+            "labels_sha256": None if options.labels is None else sha256_of(options.labels),
         }
         if attacker.gradients.note:
             session.note(f"note: {attacker.gradients.note}")
@@ -73,11 +75,10 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
         with (
             store.start_run(
                 "attack",
-                argv=sys.argv,
+                **session.of_run(),
                 config=config,
                 seed=session.seed,
                 device=str(device),
-                parent=session.parent,
                 model=model,
             ) as stored,
             explained(),
@@ -93,7 +94,6 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
                     keeper.keep_pictures()  # of the batch before, drawn meanwhile: no more than one is held
                     for attacked in attacked_photos:
                         result.images.append(keeper.keep(attacked, names[attacked.localized.photo.name]))
-                    stored.heartbeat()
                 keeper.keep_pictures()
             stored.set_exit_code(result.exit_code)
     return result

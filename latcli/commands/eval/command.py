@@ -27,25 +27,24 @@ from latcli.commands.eval.monitor import Monitor, attacked_images
 from latcli.commands.eval.options import describe, further, given_of, named, resolve
 from latcli.commands.eval.result import CellRow, EvalResult, Warned, grouped
 from latcli.commands.eval.samples import SAMPLES, Keeper, restore
-from latcli.commands.report.evaluations import MATRIX
-from latcli.commands.resuming import resumable_run
+from latcli.commands.report import MATRIX
+from latcli.commands.resume import resumable_run
 from latcli.commands.train.data import with_objects
 from latcli.commands.train.options import PhotoOptions
 from latcli.commands.trained import CHECKPOINT, classifier_path
 from latcli.engine import registry
 from latcli.engine.datasets.base import TrainingData
+from latcli.engine.datasets.catalog import full_name
 from latcli.engine.devices import open_device
 from latcli.engine.evaluation.matrix import Evaluation, Progress
 from latcli.engine.evaluation.settings import EvalSettings
 from latcli.engine.failures import explained
 from latcli.errors import UsageError, WeightsError
 from latcli.options import EvalOptions
+from latcli.results import to_json
 from latcli.session import Session
-from latcli.store.database import Store
 from latcli.store.files import artifact_path
-from latcli.store.records import RunRow
-from latcli.store.run import Run
-from latcli.store.values import plain
+from latcli.store.store import Run, RunRow, Store
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
 
 def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     device = open_device(session.device)
-    name = options.dataset or usual_dataset(store, named(options)) or registry.DEFAULT_DATASET
+    name = full_name(options.dataset or usual_dataset(store, named(options)) or registry.DEFAULT_DATASET)
     path = folder_of(name)
     way = None if path is None else photo_way(path, _sources(store, f"folder:{path}", options), session)
     photos = PhotoOptions.of(given_of(options))
@@ -108,11 +107,10 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     with (
         store.start_run(
             "eval",
-            argv=sys.argv,
+            **session.of_run(),
             config=config,
             seed=settings.seed,
             device=str(device),
-            parent=session.parent,
             dataset=dataset,
         ) as stored,
         explained(),
@@ -175,7 +173,7 @@ def _resume(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     kept = artifact_path(row.path, SAMPLES)
     if kept.exists():
         findings = restore(evaluation, kept)
-    with store.resume_run(row.id, argv=sys.argv) as stored, explained():
+    with store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag) as stored, explained():
         done, total = attacked_images(evaluation)
         line = f"resumed with {done:,} of {total:,} attacked images done"
         session.note(f"run {stored.id} {line}")
@@ -286,10 +284,10 @@ def _result(
 
 
 def _kept(stored: Run, result: EvalResult) -> EvalResult:
-    stored.record_cells([_database_row(cell, result.settings) for cell in result.cells])
+    stored.insert("cells", [_database_row(cell, result.settings) for cell in result.cells], instead=True)
     if result.reliance:
         stored.record_metrics([metric for row in result.reliance for metric in row.metrics()])
-    stored.write_artifact(MATRIX, json.dumps(plain(result.to_json()), indent=2).encode(), "matrix")
+    stored.write_artifact(MATRIX, json.dumps(to_json(result.to_json()), indent=2).encode(), "matrix")
     return result
 
 
@@ -321,6 +319,5 @@ def _cell_row(job: Job, position: int, name: str, evaluation: Evaluation) -> Cel
 
 
 def _database_row(cell: CellRow, settings: EvalSettings) -> dict[str, object]:
-    row = asdict(cell) | {"model": cell.model_id}
-    row |= {"mask_from": settings.mask_from, "center": settings.center} if cell.epsilon is not None else {}
-    return {name: value for name, value in row.items() if name not in ("label", "model_id", "train_seed")}
+    objects = {"mask_from": settings.mask_from, "center": settings.center}
+    return asdict(cell) | (objects if cell.epsilon is not None else {})

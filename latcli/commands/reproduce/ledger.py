@@ -15,20 +15,18 @@ from latcli.commands.attack.options import config_of as attack_config
 from latcli.commands.eval.further import Further
 from latcli.commands.eval.options import further
 from latcli.commands.eval.options import resolve as resolve_evaluation
-from latcli.commands.photo_inputs import find_sources, sha256_of
-from latcli.commands.report.evaluations import MATRIX
+from latcli.commands.report import MATRIX
 from latcli.commands.reproduce.steps import Evaluation, PhotoAttack, Step, Training, command_of
 from latcli.commands.train.options import DEFAULT_PRESET, resolve
 from latcli.commands.trained import CHECKPOINT
 from latcli.engine.datasets.base import Dataset
+from latcli.engine.images import sha256_of
+from latcli.engine.photo_files import find_sources
 from latcli.engine.training.presets import preset_row
 from latcli.errors import ExitCode
+from latcli.results import canonical_json
 from latcli.session import Session
-from latcli.store.database import Store, dataset_id
-from latcli.store.records import RunRow
-from latcli.store.rows import rows_of_runs
-from latcli.store.run import can_be_resumed
-from latcli.store.values import canonical_json
+from latcli.store.store import RunRow, Store, dataset_id
 
 State = Literal["done", "interrupted", "running", "missing"]
 
@@ -84,8 +82,7 @@ class Ledger:
         for row in found:
             if row.status == "running":
                 return Standing("running", row)
-        # An attack is not resumed, nor what has lost its own document.
-        cut_off = [] if isinstance(step, PhotoAttack) else [row for row in found if can_be_resumed(row)]
+        cut_off = [] if isinstance(step, PhotoAttack) else [row for row in found if row.path.is_dir()]
         return Standing("interrupted", cut_off[0]) if cut_off else Standing("missing")
 
     def trained(self, steps: Iterable[Training]) -> dict[Training, str]:
@@ -148,14 +145,16 @@ class Ledger:
 
     def _fits_attack(self, step: PhotoAttack) -> Callable[[RunRow], bool]:
         wanted = {name: value for name, value in attack_config(step.options).items() if name not in _OF_ATTACK_FREE}
-        wanted |= {"labels_sha256": sha256_of(step.options.labels), "precision": self.session.precision}
+        labels = step.options.labels
+        wanted |= {"labels_sha256": None if labels is None else sha256_of(labels)}
+        wanted["precision"] = self.session.precision
         sources = find_sources(step.options.photos)
         photos = {sha256_of(source.path) for source in sources}
 
         def fits(row: RunRow) -> bool:
             if not _was_told(row, wanted):
                 return False
-            attacked = {image["image"] for image in rows_of_runs(self.store, "attacks", [row.id])}
+            attacked = {image["sha256"] for image in self.store.rows_of(row.id, "attacks")}
             # What could not be attacked, for want of an object or of a picture, cannot be the next time either.
             failed = row.exit_code not in (None, ExitCode.OK)
             return attacked == photos or (failed and bool(attacked) and attacked < photos)

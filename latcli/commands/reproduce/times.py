@@ -15,7 +15,6 @@ import torch
 
 from latcli.commands.attack.options import config_of as attack_config
 from latcli.commands.eval.options import resolve as resolve_evaluation
-from latcli.commands.photo_inputs import find_sources
 from latcli.commands.reproduce.ledger import Ledger, Standing
 from latcli.commands.reproduce.steps import Evaluation, PhotoAttack, Step, Training
 from latcli.commands.train.options import DEFAULT_PRESET, resolve
@@ -23,11 +22,12 @@ from latcli.engine import registry
 from latcli.engine.datasets.base import Dataset
 from latcli.engine.devices import open_device
 from latcli.engine.evaluation.settings import EvalSettings
+from latcli.engine.photo_files import find_sources
 from latcli.engine.precision import gradient_model
 from latcli.engine.training.loop import new_network
 from latcli.engine.training.presets import preset_row
 from latcli.engine.training.settings import TrainSettings
-from latcli.store.records import RunRow
+from latcli.store.store import RunRow
 
 #: An update of the weights, in gradients of the inner attack: forward and backward in full precision, and a step.
 _UPDATE = 4.0

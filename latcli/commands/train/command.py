@@ -12,7 +12,7 @@ from typing import NoReturn
 import torch
 from torch import nn
 
-from latcli.commands.resuming import resumable_run
+from latcli.commands.resume import resumable_run
 from latcli.commands.signals import PendingSignal, postponed
 from latcli.commands.train.data import open_data, open_pretrained, with_objects
 from latcli.commands.train.monitor import Monitor
@@ -25,10 +25,10 @@ from latcli.commands.train.options import (
     resolve,
 )
 from latcli.commands.train.ranks import Plan, agreed_signal, answer, call, gathered
-from latcli.commands.train.result import TrainResult
 from latcli.commands.trained import CHECKPOINT
 from latcli.engine import registry
 from latcli.engine.datasets.base import TrainingData
+from latcli.engine.datasets.catalog import full_name
 from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.devices import open_device
 from latcli.engine.failures import explained
@@ -40,16 +40,15 @@ from latcli.engine.precision import Form, gradient_model
 from latcli.engine.training.loop import Trainer, new_network, train
 from latcli.engine.training.presets import Preset, PresetName, preset_row
 from latcli.engine.training.ranks import Ranks
-from latcli.engine.training.scoring import Score, adversarial_score, natural_score
+from latcli.engine.training.scoring import adversarial_score, natural_score
 from latcli.engine.training.settings import TrainSettings
 from latcli.engine.training.state import TrainingState, pack_state, read_state, restore
 from latcli.errors import ExitCode, LatcliError, UsageError
 from latcli.options import TrainOptions
+from latcli.results import Score, TrainResult
 from latcli.session import Session
-from latcli.store.database import Store
 from latcli.store.files import artifact_path
-from latcli.store.records import RunRow
-from latcli.store.run import Run
+from latcli.store.store import Run, RunRow, Store
 
 STATE = "state.safetensors"
 
@@ -139,7 +138,8 @@ def _begin(store: Store, options: TrainOptions, session: Session, ranks: Ranks) 
     trainer = job.trainer(None, session, ranks)
     dataset = store.record_dataset(job.dataset.name, fingerprint=job.dataset.fingerprint)
     config: dict[str, object] = {
-        "dataset": options.dataset or registry.DEFAULT_DATASET,
+        "dataset": full_name(options.dataset or registry.DEFAULT_DATASET),
+        "dataset_fingerprint": job.dataset.fingerprint,
         "architecture": job.architecture,
         "preset": job.preset,
         "precision": session.precision,
@@ -154,11 +154,10 @@ def _begin(store: Store, options: TrainOptions, session: Session, ranks: Ranks) 
     with (
         store.start_run(
             "train",
-            argv=sys.argv,
+            **session.of_run(),
             config=config,
             seed=job.settings.seed,
             device=str(job.device),
-            parent=session.parent,
             dataset=dataset,
         ) as stored,
         explained(),
@@ -185,7 +184,7 @@ def _resume(store: Store, options: TrainOptions, session: Session, ranks: Ranks)
         session.note(
             f"begun on {row.device}, going on on {job.device}: the weights will differ from an undisturbed run"
         )
-    with store.resume_run(row.id, argv=sys.argv) as stored, explained():
+    with store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag) as stored, explained():
         line = f"resumed at step {trainer.done:,} of {job.settings.steps:,}, {_processes(ranks)}"
         session.note(f"run {stored.id} {line}")
         stored.log(line)
@@ -310,10 +309,10 @@ class _Keeper:
         """What to do in a step, while the weights are those of the last one: give up a long one for a signal."""
 
         def stop() -> None:
-            if pending.waits(_PATIENCE_SECONDS) and self._trainer.ranks.size == 1:  # several stop at one step
+            if pending.has_waited(_PATIENCE_SECONDS) and self._trainer.ranks.size == 1:  # several stop at one step
                 before_saving()
                 self.save()
-                pending.deliver()
+                pending.deliver(pending.number)
 
         return stop
 

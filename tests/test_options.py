@@ -1,0 +1,251 @@
+"""Options: how text becomes values, where values come from, what files may not set, and what to type to get them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Outcome
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latcli import cli, options
+from latcli.errors import UsageError
+from latcli.options import AttackOptions, EvalOptions, ReproduceOptions, TrainOptions, command_words, number_text
+
+Run = Callable[..., Outcome]
+
+
+class Nothing:
+    """A result of which nothing is shown."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return work
+
+
+@pytest.fixture
+def user_file(tmp_path: Path) -> Path:
+    """Where the fixture `latcli` says that the user's own file is."""
+    file = tmp_path / "no-configuration" / "latcli" / "config.toml"
+    file.parent.mkdir(parents=True)
+    return file
+
+
+@pytest.fixture
+def seen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What commands are given, in place of being carried out."""
+    found: dict[str, Any] = {}
+
+    def imported(target: str) -> Callable[..., Any]:
+        def function(*values: Any) -> Any:
+            if len(values) == 2:
+                found.update(vars(values[1]) | vars(values[0]), options=values[0])
+            return Nothing() if len(values) == 2 else None
+
+        return function
+
+    monkeypatch.setattr(cli, "_imported", imported)
+    return found
+
+
+# text to values
+
+
+@pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("0.031", 0.031), ("1", 1.0), ("1/1", 1.0)])
+def test_an_epsilon_is_a_share_or_levels(text: str, value: float) -> None:
+    assert options.parse_epsilon(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "eight", "8/", "8/0", "0", "-1/255", "1.01", "nan", "inf", "8/255/2"])
+def test_other_epsilons_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        options.parse_epsilon(text)
+
+
+@given(st.floats(min_value=1e-6, max_value=1.0))
+def test_a_shown_epsilon_is_the_epsilon(value: float) -> None:
+    assert options.parse_epsilon(number_text(value)) == value
+
+
+@pytest.mark.parametrize("levels", [1, 2, 4, 8, 16, 254])
+def test_whole_levels_are_shown_as_such(levels: int) -> None:
+    assert number_text(levels / 255) == f"{levels}/255"
+
+
+@pytest.mark.parametrize(
+    "given_options",
+    [
+        AttackOptions(photos=("a b.jpg", "c.png"), epsilon=0.03137, box=("1,2,3,4", "5,6,7,8"), no_random_start=True),
+        TrainOptions(regime="random", epsilon=0.1, steps=7, masks=Path("my masks")),
+        EvalOptions(models=("7f3a",), curve=("epsilon=0.1,0.2",), restarts=3, strong=True),
+        ReproduceOptions(what="hole", centers=(0.25, 1 / 3), budget="quick"),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_typing_a_printed_command_gives_the_same_options(
+    latcli: Run, seen: dict[str, Any], given_options: object
+) -> None:
+    names = {AttackOptions: "attack", TrainOptions: "train", EvalOptions: "eval", ReproduceOptions: "reproduce"}
+    line = shlex.join(command_words(given_options))
+
+    assert latcli(names[type(given_options)], *shlex.split(line)).code == 0
+    assert seen["options"] == given_options
+
+
+# where values come from
+
+
+def test_the_nearest_source_wins(
+    latcli: Run, folder: Path, user_file: Path, seen: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def store(*words: str) -> str:
+        assert latcli("runs", "list", *words).code == 0
+        return str(seen["store"])
+
+    assert store() == "runs"
+    user_file.write_text('store = "user"\nlimit = 3')
+    assert store() == "user"
+    (folder / "latcli.toml").write_text('store = "project"')
+    assert store() == "project"
+    assert seen["limit"] == 3
+    (folder / "latcli.toml").write_text('store = "project"\n[runs]\nstore = "group"\n[runs.list]\nstore = "command"')
+    assert store() == "command"
+    assert latcli("runs", "verify").code == 0
+    assert str(seen["store"]) == "group"
+    (folder / "other.toml").write_text("quiet = true")
+    assert store("--config", "other.toml") == "user"  # it takes the place of the project's file alone
+    assert seen["quiet"] is True
+    monkeypatch.setenv("LATCLI_STORE", "environment")  # after the fixture has cleared it
+    assert store("--store", "flag") == "flag"
+
+
+def test_the_environment_lies_between_flag_and_file(
+    latcli: Run, folder: Path, seen: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "latcli.toml").write_text("offline = true\ndata = 'file'")
+    monkeypatch.setenv("LATCLI_OFFLINE", "0")
+    monkeypatch.setenv("LATCLI_DATA", "environment")
+
+    assert latcli("doctor").code == 0
+    assert (seen["offline"], str(seen["data"])) == (False, "environment")
+
+
+def test_values_are_read_as_the_command_line_reads_them(
+    latcli: Run, folder: Path, seen: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (folder / "latcli.toml").write_text(
+        'store = "~/runs"\nlimit = 5\n[attack]\nepsilon = "2/255"\nsteps = 10\nbox = ["0,0,9,9", "1,1,2,2"]\n'
+        'on-miss = "skip"\ncheck_success = true'
+    )
+
+    assert latcli("attack", "a.jpg").code == 0
+    assert {name: seen[name] for name in ("store", "epsilon", "steps", "box", "on_miss", "check_success")} == {
+        "store": tmp_path / "runs",
+        "epsilon": 2 / 255,
+        "steps": 10,
+        "box": ("0,0,9,9", "1,1,2,2"),
+        "on_miss": "skip",
+        "check_success": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("sede = 1", "'seed'"),
+        ("[attack]\nepsilom = 1", "'epsilon'"),
+        ("[atack]\nsteps = 1", "'attack'"),
+        ("[runs.lst]\nlimit = 1", "'list'"),
+        ("[attack]\nlimit = 1", "limit"),
+        ("config = 'x.toml'", "config"),
+        ("steps = true", "steps"),
+        ("steps = 2026-01-01", "steps"),
+        ("[attack]\nbox = '0,0,1,1'", "box = ["),
+        ("[attack]\nbox = [[1, 2]]", "box"),
+        ("offline = 1", "offline = true"),
+        ("json = 'yes'", "json = true"),
+        ("steps = 'ten'", "latcli.toml"),
+        ("steps = 0", "latcli.toml"),
+        ("epsilon = 8", "latcli.toml"),
+        ("[attack]\non-miss = 'skp'", "latcli.toml"),
+        ("epsilon = 8/255", 'epsilon = "8/255"'),
+        ("epsilon", "TOML"),
+        ("a = 1\na = 2", "TOML"),
+        ("trust-weights = true", "--trust-weights"),
+        ("classifier = 'evil:make'", "--classifier evil:make"),
+        ("[train]\narchitecture = 'evil.py:make'", "--architecture evil.py:make"),
+        ("[reproduce]\nclassifier = 'evil:make'", "--classifier evil:make"),
+        (f"steps = 1{'0' * 400}", "so large a number"),
+        ("a = " + "[" * 9000, "TOML"),
+    ],
+)
+def test_a_slip_in_a_file_is_refused_whatever_the_command(
+    latcli: Run, folder: Path, seen: dict[str, Any], text: str, word: str
+) -> None:
+    (folder / "latcli.toml").write_text(text)
+    outcome = latcli("attack", "a.jpg")
+
+    assert outcome.code == 2
+    assert word in " ".join(outcome.error)
+    assert seen == {}
+    assert latcli("attack", "--help").code == 0
+
+
+def test_code_is_named_on_the_command_line_or_in_the_users_own_file(
+    latcli: Run, folder: Path, user_file: Path, seen: dict[str, Any]
+) -> None:
+    assert latcli("attack", "a.jpg", "--classifier", "mine:net").code == 0
+    assert seen["classifier"] == "mine:net"
+    (folder / "latcli.toml").write_text("classifier = 'timm:resnet50'")  # a library's own name runs no code of others
+    assert latcli("attack", "a.jpg").code == 0
+    (folder / "latcli.toml").unlink()
+    user_file.write_text("classifier = 'mine:net'")
+    assert latcli("attack", "a.jpg").code == 0
+    assert seen["classifier"] == "mine:net"
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda file: file.write_bytes(b"\xff\xfe\x00"), "UTF-8"),
+        (lambda file: file.mkdir(), "cannot read"),
+        (lambda file: file.write_text("# " + "x" * (1 << 18)), "KiB"),
+    ],
+    ids=["not text", "folder", "long"],
+)
+def test_what_is_no_file_of_options_is_refused(
+    latcli: Run, folder: Path, seen: dict[str, Any], make: Callable[[Path], object], word: str
+) -> None:
+    make(folder / "latcli.toml")
+    outcome = latcli("runs", "list")
+
+    assert outcome.code == 2
+    assert word in " ".join(outcome.error)
+
+
+def test_what_user_code_prints_stays_off_a_json_document(latcli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def imported(target: str) -> Callable[..., Any]:
+        def run(given: object, session: object) -> Nothing:
+            print("printed by a module of the user's")
+            return Nothing()
+
+        return run
+
+    monkeypatch.setattr(cli, "_imported", imported)
+    outcome = latcli("attack", "a.jpg", "--json")
+
+    assert outcome.json == {}
+    assert "printed by a module" in outcome.err
