@@ -52,7 +52,7 @@ COMMANDS: Mapping[tuple[str, ...], Command] = {
     ),
     ("report",): Command(
         options.ReportOptions,
-        "latcli.commands.report.writing:run",
+        "latcli.commands.report:run",
         "latcli.reporting.report_terminal:shown",
         shared=Common,
         panel=_MAIN,

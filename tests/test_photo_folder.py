@@ -19,10 +19,8 @@ from photo_set import save, write_photos
 from PIL import Image
 
 from latcli.engine.datasets.base import Augmentation, Images, Request
-from latcli.engine.datasets.folders import class_folders
-from latcli.engine.datasets.image_folder import image_folder
-from latcli.engine.datasets.photo_folder import PhotoFolder, holds_photos, photo_folder
-from latcli.engine.datasets.photo_geometry import photo_square, random_crop
+from latcli.engine.datasets.folders import class_folders, image_folder
+from latcli.engine.datasets.photo_folder import PhotoFolder, holds_photos, photo_folder, photo_square, random_crop
 from latcli.engine.datasets.photo_masks import (
     MaskFile,
     ObjectSearch,
@@ -261,7 +259,7 @@ def test_what_is_hidden_or_no_file_is_passed_over(tmp_path: Path) -> None:
 def test_a_missing_mask_names_the_photo(photos: PhotoFolder, tmp_path: Path) -> None:
     (tmp_path / "masks" / "test" / "red" / "1.png").unlink()
 
-    with pytest.raises(UsageError, match=r"^test/red/1\.png has no mask: .*masks/test/red/1\.png is missing$"):
+    with pytest.raises(UsageError, match=r"^test/red/1\.png has no mask"):
         read_masks(photos.folders, tmp_path / "masks")
 
 

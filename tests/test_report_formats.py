@@ -20,14 +20,15 @@ from report_store import WILD, whole
 from rich.cells import cell_len
 from rich.console import RenderableType
 
-from latcli.commands.report.command import EVERYTHING, gather
-from latcli.commands.report.compare import compare
+from latcli.commands.compare import compare
+from latcli.commands.report import EVERYTHING, gather
 from latcli.options import ReportOptions
 from latcli.reporting import charts, csv_text, latex, markdown, report_terminal
 from latcli.reporting.comparison import comparison
 from latcli.reporting.console import PlainConsole
 from latcli.reporting.page.matrix import heat_map
 from latcli.reporting.text import printable
+from latcli.results import to_json
 from latcli.session import Session
 
 
@@ -42,7 +43,7 @@ def document(stored: tuple[Path, dict[str, str]]) -> dict[str, Any]:
     """Everything, with a file that is gone, and the paper beside it."""
     folder, runs = stored
     (folder / runs["attack"] / "0-mask.png").unlink()
-    return gather(ReportOptions(paper=True), Session(store=folder), EVERYTHING).to_json()
+    return to_json(gather(ReportOptions(paper=True), Session(store=folder), EVERYTHING))
 
 
 def shown(renderable: RenderableType) -> str:
@@ -84,7 +85,8 @@ def test_the_matrix_is_scaled_marked_and_captioned(document: dict[str, Any]) -> 
     assert any(line.split() == ["model", "loss", "x1000", "standard", "background"] for line in head)
     assert any(line.split() == ["natural", "20.00*", "20.0000", "15.0000"] for line in head)
     assert any(
-        line.split() == ["background", "(2", "seeds)", "40.00", "+-14.14", "1.3000", "+-0.1414", "0.3000", "+-0.1414"]
+        line.split()
+        == ["background", "(2", "seeds)", "40.00", "+-14.14*", "1.3000", "+-0.1414*", "0.3000", "+-0.1414*"]
         for line in head
     )
     for line in (
@@ -129,7 +131,7 @@ def test_a_store_without_figures_says_so(document: dict[str, Any]) -> None:
 def test_two_runs_side_by_side_stay_inside_80_columns(stored: tuple[Path, dict[str, str]]) -> None:
     folder, runs = stored
     told = compare(ReportOptions(runs=(runs["standard"], runs["background"]), compare=True), Session(store=folder))
-    text = shown(comparison(told.to_json()))
+    text = shown(comparison(to_json(told)))
     assert max(map(len, text.splitlines())) <= 80
     assert re.search(r"regime +standard +background", text)
     assert re.search(r"test_loss +0.1 +0.1 +\+0", text)

@@ -42,7 +42,7 @@ def matrix(*cells: dict[str, Any]) -> dict[str, Any]:
 
 
 def guesses(*names: str) -> list[dict[str, Any]]:
-    return [{"index": index, "name": name, "confidence": 0.9} for index, name in enumerate(names, start=8)]
+    return [{"index": index, "name": name, "p": 0.9} for index, name in enumerate(names, start=8)]
 
 
 def image(name: str, files: dict[str, str | None]) -> dict[str, Any]:

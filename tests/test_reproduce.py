@@ -25,7 +25,7 @@ from PIL import Image
 from latcli.cli import app
 from latcli.commands.attack import run as attack
 from latcli.commands.package_photos import package_photos
-from latcli.commands.report.evaluations import MATRIX
+from latcli.commands.report import MATRIX
 from latcli.commands.reproduce.command import MARKDOWN, run
 from latcli.commands.reproduce.findings import Found, Values, find
 from latcli.commands.reproduce.ledger import Ledger, Standing

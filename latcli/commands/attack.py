@@ -25,7 +25,6 @@ from latcli.results import (
     AttackedPhoto,
     AttackProtocol,
     AttackResult,
-    Label,
     PlannedPhoto,
     RegionSummary,
     columns,
@@ -65,12 +64,12 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
         epsilon=tasks[0].epsilon,
         region=tasks[0].region,
         attack=search,
-        target=None if target is None else Label(target.index, target.name, target.source),
+        target=target,
         at_model_resolution=options.at_model_resolution,
         precision=session.precision,
         seed=session.seed,
     )
-    attacker = PhotoAttacker(work.classifier, work.finder, attack, settings, session.forms)
+    attacker = PhotoAttacker(work.classifier, work.finder, attack, settings)
     protocol = protocol_of(options, work.classifier.name, tasks)
     shown: dict[str, Any] = {
         **asdict(protocol),
@@ -86,6 +85,8 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
             return AttackResult(**shown, planned=done, failures=tuple(work.failures))
         config = config_of(options) | {"precision": session.precision, "form": attacker.gradients.form}
         config["labels_sha256"] = None if options.labels is None else sha256_of(options.labels)
+        if attacker.gradients.note:
+            session.note(f"note: {attacker.gradients.note}")
         model = store.record_model(work.classifier.name, weights_sha256=work.classifier.fingerprint)
         with (
             store.start_run(

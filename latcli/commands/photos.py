@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from latcli.commands.detection_cache import StoredDetections
-from latcli.commands.photo_inputs import PhotoSource, find_sources, labeller
 from latcli.commands.trained import classifier_path
 from latcli.engine.detectors.base import DetectorContext
 from latcli.engine.devices import open_device
+from latcli.engine.labels import labeller
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.imagenet import ClassifierSource
 from latcli.engine.objects import ObjectSettings, check_values, open_finder
+from latcli.engine.photo_files import PhotoSource, find_sources
 from latcli.engine.photos import Located, PhotoAttacker
 from latcli.errors import ContractError, LatcliError, NoObjectError, StoreError, UsageError, WeightsError
 from latcli.options import ObjectOptions, PhotoOptions, parse_box
@@ -78,8 +79,7 @@ class PhotoWork:
         self.labels: dict[PhotoSource, Label | None] = {}
         for source in self.sources:
             try:
-                label = label_of(source)
-                self.labels[source] = None if label is None else Label(label.index, label.name, label.source)
+                self.labels[source] = label_of(source)
             except LatcliError as error:
                 self.fail(source.name, error)
         context = DetectorContext(

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
-from latcli.commands.report.photos import image_of
 from latcli.commands.resume import resume_command
 from latcli.engine.registry import unknown_name
 from latcli.errors import LatcliError
 from latcli.options import RunsListOptions, RunsPathOptions, RunsRemoveOptions, RunsShowOptions, RunsVerifyOptions
 from latcli.results import (
+    AttackedPhoto,
     Cell,
+    DocumentError,
     LastValue,
     RemovedRuns,
     RunDetails,
@@ -23,9 +24,11 @@ from latcli.results import (
     RunSummary,
     StoredFile,
     Verification,
+    from_columns,
 )
 from latcli.session import Session
 from latcli.store.files import artifact_path
+from latcli.store.schema import damaged
 from latcli.store.store import STATUSES, RunRow, Status, Store, require
 from latcli.store.verify import verify
 
@@ -58,7 +61,7 @@ def show_run(options: RunsShowOptions, session: Session) -> RunDetails:
             argv=tuple(row.argv),
             config=row.config,
             environment=store.environment(row.environment),
-            images=tuple(image_of(one) for one in store.rows_of(row.id, "attacks")),
+            images=tuple(_image(store, one) for one in store.rows_of(row.id, "attacks")),
             cells=tuple(_kept(Cell, one) for one in store.rows_of(row.id, "cells")),
             metrics=tuple(LastValue(**_kept(LastValue, one)) for one in store.rows_of(row.id, "latest_metrics")),
             artifacts=tuple(
@@ -176,6 +179,14 @@ def _how_to_resume(row: RunRow, session: Session) -> str | None:
     if row.command not in ("train", "eval") or row.status in ("completed", "running") or not row.path.is_dir():
         return None
     return resume_command(row.command, row.id, session)
+
+
+def _image(store: Store, row: dict[str, Any]) -> AttackedPhoto:
+    """A photo as `attack --json` has it. Raises StoreError where its row is damaged."""
+    try:
+        return from_columns(AttackedPhoto, row)
+    except DocumentError as error:
+        raise damaged(store.path, str(error)) from error
 
 
 def _kept(kind: type, row: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.imagenet import ClassifierSource
 from latcli.engine.objects import ObjectSettings, open_finder
 from latcli.engine.photos import PhotoAttacker, PhotoResult, PhotoSettings
-from latcli.results import Label
 
 
 def open_attacker(
@@ -43,6 +42,5 @@ def attack_photo(attacker: PhotoAttacker, path: str | Path, label: str | None = 
     is left to change.
     """
     right = None if label is None else parse_label(label, attacker.classifier)
-    given = None if right is None else Label(right.index, right.name, right.source)
-    located = attacker.locate(read_photo(Path(path)), given)
+    located = attacker.locate(read_photo(Path(path)), right)
     return attacker.attack_batch([attacker.threat(located)])[0]

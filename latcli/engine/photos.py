@@ -36,22 +36,18 @@ from latcli.engine.canvas import (
 )
 from latcli.engine.detectors.base import Target
 from latcli.engine.detectors.cam import evidence_inside
-from latcli.engine.folding import folded
 from latcli.engine.images import Photo, decode_png, encode_png
 from latcli.engine.models.classifier import Classifier, predict
 from latcli.engine.models.preprocessing import square_to_unit
 from latcli.engine.noise import derive_seed
 from latcli.engine.objects import FoundObject, ObjectFinder
-from latcli.engine.precision import FormMemory, GradientForm, Precision, choose_form
+from latcli.engine.precision import GradientForm, Precision, gradient_model
 from latcli.errors import LatcliError, UsageError
 from latcli.results import Guess, Label, Prediction
 
 #: Logits that a label must fall behind by, before an attack with a stop rank rests: PIL's resize rounds twice where
 #: the differentiable one rounds once, and the score is PIL's.
 STOP_MARGIN = 0.25
-
-#: Photos that the form of gradients is chosen with, however many are attacked together.
-_MEASURED_PHOTOS = 4
 
 
 @dataclass(frozen=True)
@@ -166,10 +162,8 @@ class PhotoAttacker:
         finder: ObjectFinder,
         attack: Attack,
         settings: PhotoSettings,
-        forms: FormMemory | None = None,
     ) -> None:
         self.classifier, self.finder, self.attack = classifier, finder, attack
-        self._forms = forms
         margin = STOP_MARGIN if settings.attack.stop_rank else 0.0
         search = replace(settings.attack, targeted=settings.target is not None, stop_margin=margin)
         self.settings = replace(settings, attack=search)
@@ -179,9 +173,7 @@ class PhotoAttacker:
     def gradients(self) -> GradientForm:
         """The classifier in the form that gradients are looked for in."""
         crop = self.classifier.preprocessing.crop
-        net = folded(self.classifier, (3, crop, crop))
-        form = choose_form(net, (3, crop, crop), _MEASURED_PHOTOS, self.settings.precision, self._forms)
-        return GradientForm(net, form)
+        return gradient_model(self.classifier, (3, crop, crop), self.settings.precision)
 
     @cached_property
     def _passes(self) -> tuple[int, int]:

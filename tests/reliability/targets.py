@@ -333,7 +333,7 @@ def small_yolo(folder: Path) -> bytes:
 def digits(folder: Path) -> Target:
     """MNIST's files, gzipped and plain."""
     from latcli.engine.datasets.base import DatasetSource
-    from latcli.engine.datasets.digits import mnist
+    from latcli.engine.datasets.published import mnist
 
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
@@ -480,23 +480,6 @@ def _use_detection(found: Any, photo: Any) -> None:
         assert box.segmentation is None or found.segmentations_NHW[box.segmentation].shape == photo.size
 
 
-def form_memory(folder: Path) -> Target:
-    """What is remembered of the fastest forms of gradients."""
-    from latcli.commands.form_folder import FormFolder
-
-    forms = FormFolder(folder / "forms")
-    forms.path.mkdir(exist_ok=True)
-    sound = json.dumps({"form": "fp32", "seconds": {"fp32": 0.1}, "about": "resnet18, batch 8"}).encode()
-
-    def read(data: bytes) -> None:
-        (forms.path / "key.json").write_bytes(data)
-        forms.recall("key")
-        for about, measured in forms.choices():
-            f"{about} {measured.form} {max(measured.seconds.values(), default=0):.3f}"
-
-    return Target([sound], mutations.json_damaged, read)
-
-
 def _show_everything(store: Path) -> None:
     """What `runs list`, `runs show`, `runs verify` and `report` put on a terminal."""
     from rich.console import Console
@@ -530,17 +513,18 @@ def _ids(store: Path) -> list[str]:
 
 
 def _report(store: Path) -> Any:
-    from latcli.commands.report.command import TABLES, gather
+    from latcli.commands.report import TABLES, gather
     from latcli.options import ReportOptions
     from latcli.reporting import csv_text, latex, markdown, page
     from latcli.reporting.page import writer
+    from latcli.results import to_json
     from latcli.session import Session
 
     if not hasattr(writer._environment, "cache_info"):
         writer._environment = functools.cache(writer._environment)  # templates are compiled once
     from latcli.reporting.report_terminal import report
 
-    document = gather(ReportOptions(paper=True), Session(store=store, quiet=True), TABLES).to_json()
+    document = to_json(gather(ReportOptions(paper=True), Session(store=store, quiet=True), TABLES))
     json.dumps(document)
     for form in (csv_text, latex, markdown, page):
         "".join(form.render(document) if form is not page else page.render(document, lambda _: None))
@@ -576,5 +560,4 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "evaluation-document": evaluation_document,
     "database-file": database_file,
     "detections": detections,
-    "form-memory": form_memory,
 }

@@ -27,13 +27,14 @@ from latcli.commands.eval.monitor import Monitor, attacked_images
 from latcli.commands.eval.options import describe, further, given_of, named, resolve
 from latcli.commands.eval.result import CellRow, EvalResult, Warned, grouped
 from latcli.commands.eval.samples import SAMPLES, Keeper, restore
-from latcli.commands.report.evaluations import MATRIX
+from latcli.commands.report import MATRIX
 from latcli.commands.resume import resumable_run
 from latcli.commands.train.data import with_objects
 from latcli.commands.train.options import PhotoOptions
 from latcli.commands.trained import CHECKPOINT, classifier_path
 from latcli.engine import registry
 from latcli.engine.datasets.base import TrainingData
+from latcli.engine.datasets.catalog import full_name
 from latcli.engine.devices import open_device
 from latcli.engine.evaluation.matrix import Evaluation, Progress
 from latcli.engine.evaluation.settings import EvalSettings
@@ -77,7 +78,7 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
 
 def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     device = open_device(session.device)
-    name = options.dataset or usual_dataset(store, named(options)) or registry.DEFAULT_DATASET
+    name = full_name(options.dataset or usual_dataset(store, named(options)) or registry.DEFAULT_DATASET)
     path = folder_of(name)
     way = None if path is None else photo_way(path, _sources(store, f"folder:{path}", options), session)
     photos = PhotoOptions.of(given_of(options))

@@ -11,9 +11,9 @@ from typing import Any
 from latcli.commands.eval.further import CurveRow, TransferRow
 from latcli.commands.eval.models import Entry
 from latcli.commands.eval.reliance import RelianceRow
-from latcli.commands.experiments import spread
 from latcli.engine.evaluation.distrust import Doubt
 from latcli.engine.evaluation.settings import EvalSettings
+from latcli.results import spread
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Masks of a folder's photos, found by a detector or read from files; must not know training or attacks.
+"""Masks of a folder's photos, found by a detector or read from files.
 
 Legend: H, W a photo's own size. mask_HW is uint8, 1 on the object.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -15,14 +15,18 @@ from typing import Protocol, Self
 import numpy as np
 import torch
 
-from latcli.engine.datasets.folders import SPLITS, ClassFolders, LabelledFile, SplitName, mask_files
+from latcli.engine.datasets.folders import SPLITS, ClassFolders, SplitName, mask_files, mask_notes
 from latcli.engine.detectors.base import Target
-from latcli.engine.images import Photo, read_mask, read_photo, sha256_of
+from latcli.engine.images import Photo, read_photo, sha256_of
 from latcli.engine.labels import known_class
 from latcli.engine.localize import center_mask
+from latcli.engine.masks import read_mask
 from latcli.engine.models.classifier import Classifier, predict
 from latcli.engine.objects import MISS_CENTER, ObjectFinder
 from latcli.errors import NoObjectError
+
+#: Masks in files that are read when they are opened; the others are read with their photos.
+_LOOKED_AT = 20
 
 
 class PhotoMask(Protocol):
@@ -77,7 +81,7 @@ class MaskFile:
 
     def read(self, size: tuple[int, int]) -> np.ndarray:
         """mask_HW. Raises ImageError for a file that is damaged or of another size."""
-        return (read_mask(self.path, size)[0].numpy() >= 0.5).astype(np.uint8)
+        return (read_mask(self.path, size)[0][0].numpy() >= 0.5).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class PhotoMasks:
 
     @property
     def fingerprint(self) -> str:
-        """A sha256 of all of them. Raises OSError where a file cannot be read."""
+        """A sha256 of all of them. Raises ImageError where a file cannot be read."""
         digests = "\n".join(mask.digest for mask in (*self.train, *self.test))
         return hashlib.sha256(digests.encode()).hexdigest()
 
@@ -135,21 +139,27 @@ def detected_masks(folders: ClassFolders, search: ObjectSearch, tick: Callable[[
             found.append(mask or PackedMask.of(center_mask(photo.size, MISS_CENTER)))
             tick()
         masks[split] = tuple(found)
-    return PhotoMasks(masks["train"], masks["test"], _notes(search.finder.settings.detector, missed, _all(folders)))
+    return PhotoMasks(
+        masks["train"],
+        masks["test"],
+        _notes(search.finder.settings.detector, missed, len(folders.train) + len(folders.test)),
+    )
 
 
 def read_masks(folders: ClassFolders, masks: Path) -> PhotoMasks:
-    """The masks of all photos as files that lie as the photos do. Raises UsageError where one is missing."""
-    train, test = (tuple(MaskFile(path) for path in mask_files(folders, masks, split)) for split in SPLITS)
-    return PhotoMasks(train, test)
+    """The masks of all photos as files that lie as the photos do; some are looked at for notes on how they are read.
+
+    Raises UsageError where one is missing or belongs to two photos, ImageError where one that is looked at is no mask.
+    """
+    train, test = mask_files(folders, masks)
+    files = [*train, *test]
+    looked_at = files[:: max(1, len(files) // _LOOKED_AT)]
+    notes = mask_notes([note for file in looked_at for note in read_mask(file)[1]], len(looked_at))
+    return PhotoMasks(tuple(map(MaskFile, train)), tuple(map(MaskFile, test)), notes)
 
 
-def _all(folders: ClassFolders) -> Sequence[LabelledFile]:
-    return (*folders.train, *folders.test)
-
-
-def _notes(detector: str, missed: int, photos: Sequence[LabelledFile]) -> tuple[str, ...]:
+def _notes(detector: str, missed: int, photos: int) -> tuple[str, ...]:
     if not missed:
         return ()
     middle = f"the middle {MISS_CENTER:g} of the sides stands for it"
-    return (f"{detector} found no object in {missed} of {len(photos)} photos, where {middle}",)
+    return (f"{detector} found no object in {missed} of {photos} photos, where {middle}",)

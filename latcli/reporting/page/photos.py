@@ -161,7 +161,7 @@ def _without(shown: Pictures | None) -> str:
 
 def _bars(image: Mapping[str, Any], side: Side) -> list[Bar]:
     said, label = image[side], image["label"]
-    guesses = [(guess["index"], guess["name"], guess["confidence"]) for guess in said.get("top") or ()]
+    guesses = [(guess["index"], guess["name"], guess["p"]) for guess in said.get("top") or ()]
     if not guesses:
         guesses = [(None, said["prediction"], said["confidence"])] if said["rank"] == 1 else []
     bars = []
