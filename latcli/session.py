@@ -18,8 +18,6 @@ from latcli.results import to_json
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from latcli.commands.form_folder import FormFolder
-
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -44,13 +42,6 @@ class Session(Recording):
     stdout: TextIO = field(default_factory=lambda: sys.stdout)
     stderr: TextIO = field(default_factory=lambda: sys.stderr)
     _live: Any = field(default=None, init=False, repr=False)  # the console of the bar that is shown
-
-    @property
-    def forms(self) -> FormFolder:
-        """What is remembered of the fastest forms of gradients."""
-        from latcli.commands.form_folder import FormFolder
-
-        return FormFolder.of_user()
 
     def of_run(self) -> dict[str, Any]:
         """What `Store.start_run` is told of this invocation."""

@@ -23,7 +23,6 @@ from latcli.engine.attacks.contract import allowed_levels, run_attack
 from latcli.engine.attacks.objectives import objective_for
 from latcli.engine.attacks.pgd import input_gradient
 from latcli.engine.attacks.settings import Attack, AttackSettings
-from latcli.engine.batch_invariance import BatchInvariant
 from latcli.engine.canvas import (
     MAX_GRID_PIXELS,
     Canvas,
@@ -36,7 +35,6 @@ from latcli.engine.canvas import (
     measure_change,
 )
 from latcli.engine.detectors.base import Box, Detection, Detector, Target
-from latcli.engine.folding import folded
 from latcli.engine.images import Photo, decode_png, encode_png
 from latcli.engine.masks import MaskFolder, mask_folder, read_mask
 from latcli.engine.models.classifier import Classifier, Prediction, predict
@@ -50,17 +48,13 @@ from latcli.engine.objects import (
     detection_mask,
     find_object,
 )
-from latcli.engine.precision import FormMemory, GradientForm, Precision, choose_form
+from latcli.engine.precision import GradientForm, Precision, gradient_model
 from latcli.errors import LatcliError, NoObjectError, UsageError
 from latcli.results import Label
 
 #: Logits that a label must fall behind by, before an attack with a stop rank rests: PIL's resize rounds twice where
 #: the differentiable one rounds once, and the score is PIL's.
 STOP_MARGIN = 0.25
-
-#: Photos that the form of gradients is chosen with, however many are attacked together: what a photo gets must not
-#: depend on its neighbours.
-_MEASURED_PHOTOS = 4
 
 OnMiss = Literal["fail", "skip", "center"]
 
@@ -151,10 +145,8 @@ class PhotoAttacker:
         attack: Attack,
         settings: PhotoSettings,
         cache: DetectionCache | None = None,
-        forms: FormMemory | None = None,
     ) -> None:
         self.classifier, self.detector, self.attack, self.cache = classifier, detector, attack, cache
-        self._forms = forms
         rank = settings.attack.stop_rank
         self.settings = replace(
             settings,
@@ -171,12 +163,10 @@ class PhotoAttacker:
         return None if mask is None else mask_folder(mask)
 
     @cached_property
-    def gradients(self) -> BatchInvariant:
-        """The classifier in the form that gradients are looked for in; its first use may take a measurement."""
+    def gradients(self) -> GradientForm:
+        """The classifier in the form in which gradients are computed."""
         crop = self.classifier.preprocessing.crop
-        net = folded(self.classifier, (3, crop, crop))
-        form = choose_form(net, (3, crop, crop), _MEASURED_PHOTOS, self.settings.precision, self._forms)
-        return BatchInvariant(GradientForm(net, form), (3, crop, crop))
+        return gradient_model(self.classifier, (3, crop, crop), self.settings.precision)
 
     def localize(self, photo: Photo, label: Label | None = None) -> Localized:
         """Everything up to the attack: clean prediction, object, mask, epsilon matrix.

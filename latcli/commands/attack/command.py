@@ -57,7 +57,7 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
     shown = {"epsilon": options.epsilon, "region": options.region, **protocol(options)}
     result = AttackResult(classifier.name, detector.name, shown, options.dry_run, options.check_success)
     with Store.open(session.store) as store:
-        attacker = PhotoAttacker(classifier, detector, attack, settings, StoredDetections(store), session.forms)
+        attacker = PhotoAttacker(classifier, detector, attack, settings, StoredDetections(store))
         if attacker.masks is not None:
             attacker.masks.refuse_shared(source.path for source in sources)
         photos = _localized(attacker, sources, label_of, result, session, options.on_miss)
@@ -69,6 +69,8 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
             "form": attacker.gradients.form,
             "labels_sha256": None if options.labels is None else sha256_of(options.labels),
         }
+        if attacker.gradients.note:
+            session.note(f"note: {attacker.gradients.note}")
         model = store.record_model(classifier.name, weights_sha256=classifier.fingerprint)
         with (
             store.start_run(
