@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from latcli import __version__, config, options, process
-from latcli.options import BASIC, PANELS, Common, Computing, Field, Recording
+from latcli.options import BASIC, PANELS, Common, Computing, Field, Implied, Recording
 from latcli.session import Session
 
 _MAIN, _LOOK = "Main commands", "Look around"
@@ -36,7 +36,8 @@ class Command:
 
 
 COMMANDS: Mapping[tuple[str, ...], Command] = {
-    ("attack",): Command(options.AttackOptions, "latcli.commands.attack.command:run", panel=_MAIN),
+    ("attack",): Command(options.AttackOptions, "latcli.commands.attack:run", panel=_MAIN),
+    ("mask",): Command(options.MaskOptions, "latcli.commands.mask:run", panel=_MAIN),
     ("train",): Command(options.TrainOptions, "latcli.commands.train.command:run", panel=_MAIN),
     ("eval",): Command(options.EvalOptions, "latcli.commands.eval.command:run", panel=_MAIN),
     ("report",): Command(options.ReportOptions, "latcli.commands.report:run", shared=Common, panel=_MAIN),
@@ -110,7 +111,8 @@ def add_command(path: tuple[str, ...], command: Command) -> None:
     call.__doc__ = command.options.__doc__
     group = app if len(path) == 1 else _groups[path[0]]
     few = frozenset(one.name for one in fields if one.is_argument or BASIC in one.marks) | {"help_all"}
-    group.command(path[-1], rich_help_panel=command.panel, cls=_showing_first(few))(call)
+    implied = {f"--{one.key}": (mark.text, one) for one in fields for mark in one.marks if isinstance(mark, Implied)}
+    group.command(path[-1], rich_help_panel=command.panel, cls=_showing_first(few, implied))(call)
 
 
 def _imported(target: str) -> Callable[..., Any]:
@@ -179,10 +181,21 @@ def _remember_debug(ctx: typer.Context, debug: bool) -> bool:
 # two lengths of help
 
 
-def _showing_first(few: frozenset[str]) -> type[TyperCommand]:
-    """A command whose --help shows these parameters, and whose --help-all shows all."""
+def _showing_first(few: frozenset[str], implied: Mapping[str, tuple[str, Field]]) -> type[TyperCommand]:
+    """A command whose --help shows these parameters, and whose --help-all shows all.
+
+    implied: options that may stand without a value, and the value that they have then.
+    """
 
     class Brief(TyperCommand):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            words: list[str] = []
+            for word, following in zip(args, [*args[1:], ""], strict=True):
+                words.append(word)
+                if word in implied and not _fits(implied[word][1], following):
+                    words.append(implied[word][0])
+            return super().parse_args(ctx, words)
+
         def format_help(self, ctx: Any, formatter: Any) -> None:
             everything = ctx.meta.get(_EVERYTHING, False)
             hidden: list[Any] = (
@@ -198,6 +211,15 @@ def _showing_first(few: frozenset[str]) -> type[TyperCommand]:
                     one.hidden = was
 
     return Brief
+
+
+def _fits(field: Field, text: str) -> bool:
+    """Whether an option takes this text for its value."""
+    try:
+        field.info.parser(text)
+    except typer.BadParameter:
+        return False
+    return True
 
 
 _EVERYTHING = "latcli.help_all"

@@ -16,9 +16,7 @@ from latcli.reporting.text import printable
 from latcli.results import to_json
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-
-    from latcli.commands.form_folder import FormFolder
+    from rich.console import RenderableType
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -43,14 +41,7 @@ class Session(Recording):
     trust_weights: bool = False
     stdout: TextIO = field(default_factory=lambda: sys.stdout)
     stderr: TextIO = field(default_factory=lambda: sys.stderr)
-    _live: Console | None = field(default=None, init=False, repr=False)
-
-    @property
-    def forms(self) -> FormFolder:
-        """What is remembered of the fastest forms of gradients."""
-        from latcli.commands.form_folder import FormFolder
-
-        return FormFolder.of_user()
+    _live: Any = field(default=None, init=False, repr=False)  # the console of the bar that is shown
 
     def of_run(self) -> dict[str, Any]:
         """What `Store.start_run` is told of this invocation."""

@@ -227,9 +227,9 @@ def test_what_is_no_file_of_options_is_refused(
 
 def test_what_user_code_prints_stays_off_a_json_document(latcli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def imported(target: str) -> Callable[..., Any]:
-        def run(given: object, session: object) -> Nothing:
+        def run(given: object, session: object) -> dict[str, str]:
             print("printed by a module of the user's")
-            return Nothing()
+            return {}
 
         return run
 

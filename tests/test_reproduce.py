@@ -23,7 +23,7 @@ from conftest import RunLatcli, StartLatcli
 from PIL import Image
 
 from latcli.cli import app
-from latcli.commands.attack.command import run as attack
+from latcli.commands.attack import run as attack
 from latcli.commands.package_photos import package_photos
 from latcli.commands.report import MATRIX
 from latcli.commands.reproduce.command import MARKDOWN, run

@@ -53,7 +53,8 @@ def attack(document: Document) -> list[Table]:
     if planned:
         found = [_plan(planned)]
     elif images:
-        found = [photos(document), *_regions(document.get("regions") or ())]
+        regions = _regions(document.get("regions") or ())
+        found = [*regions, photos(document, PHOTOS if regions else None)]
     else:
         found = [text_table("", "no photo was attacked")]
     lines = [*_failures(document), *(f"warning: {text}" for text in document.get("warnings") or ())]

@@ -291,14 +291,14 @@ def _load_weights(path: Path) -> None:
 
 def yolo_weights(folder: Path) -> Target:
     """`--detector-weights FILE.pt`: a whole network, rebuilt from a pickle."""
-    from latcli.engine.detectors.settings import DetectorSettings
-    from latcli.engine.detectors.yolo import YoloDetector
+    from latcli.engine.detectors.base import DetectorContext
+    from latcli.engine.detectors.yolo import YoloDetector, YoloSettings
 
     seeds = [small_yolo(folder)]
     return Target(
         seeds,
         mutations.zip_damaged,
-        _from_file(folder / "w.pt", lambda path: YoloDetector(DetectorSettings(weights=path, offline=True))),
+        _from_file(folder / "w.pt", lambda path: YoloDetector(YoloSettings(str(path)), DetectorContext(offline=True))),
     )
 
 
@@ -480,23 +480,6 @@ def _use_detection(found: Any, photo: Any) -> None:
         assert box.segmentation is None or found.segmentations_NHW[box.segmentation].shape == photo.size
 
 
-def form_memory(folder: Path) -> Target:
-    """What is remembered of the fastest forms of gradients."""
-    from latcli.commands.form_folder import FormFolder
-
-    forms = FormFolder(folder / "forms")
-    forms.path.mkdir(exist_ok=True)
-    sound = json.dumps({"form": "fp32", "seconds": {"fp32": 0.1}, "about": "resnet18, batch 8"}).encode()
-
-    def read(data: bytes) -> None:
-        (forms.path / "key.json").write_bytes(data)
-        forms.recall("key")
-        for about, measured in forms.choices():
-            f"{about} {measured.form} {max(measured.seconds.values(), default=0):.3f}"
-
-    return Target([sound], mutations.json_damaged, read)
-
-
 def _show_everything(store: Path) -> None:
     """What `runs list`, `runs show`, `runs verify` and `report` put on a terminal."""
     from rich.console import Console
@@ -576,5 +559,4 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "evaluation-document": evaluation_document,
     "database-file": database_file,
     "detections": detections,
-    "form-memory": form_memory,
 }
