@@ -19,6 +19,7 @@ import typer
 
 from latcli.engine import registry
 from latcli.errors import UsageError
+from latcli.reporting.text import number_text
 
 T = TypeVar("T")
 
@@ -270,14 +271,6 @@ def command_words(options: Any) -> list[str]:
                 word for text in ([",".join(texts)] if one.type is Any else texts) for word in (f"--{one.key}", text)
             ]
     return words + named
-
-
-def number_text(value: float) -> str:
-    """A number as a person would type it, where typing that gives the same number: 8/255, 0.3, 0.031."""
-    levels = value * 255
-    if 0 < value <= 1 and abs(levels - round(levels)) < 1e-9 and round(levels) / 255 == value and value != 1:
-        return f"{round(levels)}/255"
-    return repr(value)
 
 
 # options that every command has

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ from latcli.engine.noise import derive_seed
 from latcli.engine.objects import FoundObject, ObjectFinder
 from latcli.engine.precision import GradientForm, Precision, gradient_model
 from latcli.errors import LatcliError, UsageError
-from latcli.results import Guess, Label, Prediction
+from latcli.results import Label, Prediction
 
 #: Logits that a label must fall behind by, before an attack with a stop rank rests: PIL's resize rounds twice where
 #: the differentiable one rounds once, and the score is PIL's.
@@ -324,10 +324,7 @@ class PhotoAttacker:
         read = square_to_unit if self.settings.at_model_resolution else self.classifier.preprocessing.read
         # One at a time: of several together, the last bits would depend on how many there are.
         singly = [read(image.convert("RGB"))[None].to(self.device) for image in images]
-        return [
-            _as_result(self.classifier, predict(self.classifier, x_1Chw, [label])[0])
-            for x_1Chw, label in zip(singly, labels, strict=True)
-        ]
+        return [predict(self.classifier, x_1Chw, [label])[0] for x_1Chw, label in zip(singly, labels, strict=True)]
 
     def _view(self, canvas: Canvas) -> CanvasView:
         if self.settings.at_model_resolution:
@@ -374,12 +371,6 @@ def passes(attack: Attack, settings: AttackSettings, classes: int) -> tuple[int,
     eps_1CHW = torch.full((1, 1, 16, 16), 8 / 255)
     attack(model, x_1CHW, torch.tensor([0]), eps_1CHW, replace(settings, stop_rank=0), torch.tensor([0]))
     return counted[True], counted[False]
-
-
-def _as_result(classifier: Classifier, one: Any) -> Prediction:
-    names = classifier.class_names
-    top = tuple(Guess(index, names[index], p) for index, p in one.top)
-    return Prediction(one.name, one.index, top[0].p, one.confidence, one.rank, one.loss, top)
 
 
 def _seconds_of(work: Callable[[], None]) -> float:

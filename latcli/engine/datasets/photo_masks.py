@@ -113,7 +113,7 @@ class ObjectSearch:
             return Target(label.index, label.name)
         x_1Chw = self.classifier.preprocessing.read(photo.image)[None].to(self.classifier.device)
         guess = predict(self.classifier, x_1Chw, [None])[0]
-        return Target(guess.index, guess.name)
+        return Target(guess.index, guess.prediction)
 
     def mask(self, photo: Photo, class_name: str) -> PackedMask | None:
         """The object's mask; None where nothing was found."""
