@@ -93,13 +93,20 @@ def columns(row: Any) -> dict[str, Column]:
 
 def column_names(kind: Any) -> list[str]:
     """The columns that `columns` makes of a dataclass of this kind."""
-    names: list[str] = []
+    return list(column_types(kind))
+
+
+def column_types(kind: Any) -> dict[str, Any]:
+    """The columns that `columns` makes of a dataclass of this kind, and the type of each: str where it is JSON text."""
+    found: dict[str, Any] = {}
     for name, inner in _fields(kind):
         if dataclasses.is_dataclass(inner):
-            names += [f"{name}_{column}" for column in column_names(inner)]
+            found |= {f"{name}_{column}": type_ for column, type_ in column_types(inner).items()}
+        elif inner in _COLLECTIONS:
+            found[f"{name}_json"] = str
         else:
-            names.append(f"{name}_json" if inner in _COLLECTIONS else name)
-    return names
+            found[name] = inner
+    return found
 
 
 @functools.cache
@@ -521,7 +528,7 @@ class AttackedPhoto(LocatedPhoto):
     l2: float
     psnr: float | None = None
     ssim: float | None = None
-    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    files: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -590,7 +597,7 @@ class PlannedPhoto(LocatedPhoto):
 class MaskedPhoto(LocatedPhoto):
     """One photo of `latcli mask`; `files` are the paths of its mask and of the overlay that shows it."""
 
-    files: Mapping[str, str]
+    files: dict[str, str]
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,11 @@ from latcli.engine.datasets.photo_masks import (
     detected_masks,
     read_masks,
 )
-from latcli.engine.detectors.base import Box, Detection, Target
-from latcli.engine.detectors.none import NoDetector
+from latcli.engine.detectors.base import Box, Detection, Detector, NoDetector, Target
 from latcli.engine.images import Photo, read_photo
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.preprocessing import Preprocessing
+from latcli.engine.objects import DetectionCache, ObjectFinder, ObjectSettings
 from latcli.errors import ImageError, LatcliError, UsageError
 
 SIZE = Preprocessing(64, 56, "bilinear")
@@ -312,6 +312,10 @@ class Reds:
         return Detection((Box(columns.min(), rows.min(), columns.max() + 1, rows.max() + 1, 0.9, target.name),))
 
 
+def finder(detector: Detector, cache: DetectionCache | None = None) -> ObjectFinder:
+    return ObjectFinder(ObjectSettings(detector=detector.name), [detector], cache=cache)
+
+
 class Guesses(torch.nn.Module):
     """Class 2 of 3 for everything."""
 
@@ -330,7 +334,7 @@ def classifier() -> Classifier:
 
 def test_a_detectors_masks_and_what_it_is_asked_for(photos: PhotoFolder, classifier: Classifier) -> None:
     detector, ticks = Reds(), []
-    masks = detected_masks(photos.folders, ObjectSearch(detector, classifier), lambda: ticks.append(1))
+    masks = detected_masks(photos.folders, ObjectSearch(finder(detector), classifier), lambda: ticks.append(1))
 
     assert [target.name for target in detector.asked] == ["fox"] * 4 + ["red"] * 4 + ["fox"] * 2 + ["red"] * 2
     assert masks.notes == ("reds found no object in 6 of 12 photos, where the middle 0.5 of the sides stands for it",)
@@ -355,7 +359,7 @@ def test_detections_are_asked_for_once(photos: PhotoFolder, classifier: Classifi
 
     first, second = Reds(), Reds()
     masks = [
-        detected_masks(photos.folders, ObjectSearch(detector, classifier, cache=Cache()), lambda: None)
+        detected_masks(photos.folders, ObjectSearch(finder(detector, Cache()), classifier), lambda: None)
         for detector in (first, second)
     ]
 
@@ -364,7 +368,7 @@ def test_detections_are_asked_for_once(photos: PhotoFolder, classifier: Classifi
 
 
 def test_the_detector_none_protects_nothing(photos: PhotoFolder, classifier: Classifier) -> None:
-    masks = detected_masks(photos.folders, ObjectSearch(NoDetector(), classifier), lambda: None)
+    masks = detected_masks(photos.folders, ObjectSearch(finder(NoDetector()), classifier), lambda: None)
 
     assert masks.notes == ()
     assert not any(mask.read((0, 0)).any() for mask in masks.train)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from latcli.commands.resume import resume_command
@@ -61,7 +61,7 @@ def show_run(options: RunsShowOptions, session: Session) -> RunDetails:
             argv=tuple(row.argv),
             config=row.config,
             environment=store.environment(row.environment),
-            images=tuple(_image(store, one) for one in store.rows_of(row.id, "attacks")),
+            images=tuple(_image(store, row, one) for one in store.rows_of(row.id, "attacks")),
             cells=tuple(_kept(Cell, one) for one in store.rows_of(row.id, "cells")),
             metrics=tuple(LastValue(**_kept(LastValue, one)) for one in store.rows_of(row.id, "latest_metrics")),
             artifacts=tuple(
@@ -134,11 +134,18 @@ def _summary(row: RunRow, results: dict[str, str]) -> dict[str, Any]:
     other = {
         "run": row.id,
         "dir": row.path,
-        "regime": row.config.get("regime", row.config.get("region")),
-        "epsilon": row.config.get("epsilon"),
+        "regime": _one_of(row.config.get("regime", row.config.get("region"))),
+        "epsilon": _one_of(row.config.get("epsilon")),
         "result": results.get(row.id),
     }
     return other | {field.name: getattr(row, field.name) for field in fields(RunSummary) if field.name not in other}
+
+
+def _one_of(value: Any) -> Any:
+    """An option that may have several values as a list has it: the one, or None where there are several."""
+    if isinstance(value, list):
+        return value[0] if len(value) == 1 else None
+    return value
 
 
 def _results(store: Store, rows: Iterable[RunRow]) -> dict[str, str]:
@@ -158,7 +165,7 @@ def _results(store: Store, rows: Iterable[RunRow]) -> dict[str, str]:
 
 
 _FOOLED = """
-    SELECT run, sum(fooled) AS fooled, count(*) AS n FROM attacks
+    SELECT run, sum(fooled) AS fooled, sum(was_right) AS n FROM attacks
     WHERE run IN (SELECT value FROM json_each(:runs)) AND fooled IS NOT NULL GROUP BY run
 """
 _ACCURACY = """
@@ -181,12 +188,13 @@ def _how_to_resume(row: RunRow, session: Session) -> str | None:
     return resume_command(row.command, row.id, session)
 
 
-def _image(store: Store, row: dict[str, Any]) -> AttackedPhoto:
+def _image(store: Store, run: RunRow, row: dict[str, Any]) -> AttackedPhoto:
     """A photo as `attack --json` has it. Raises StoreError where its row is damaged."""
     try:
-        return from_columns(AttackedPhoto, row)
+        photo = from_columns(AttackedPhoto, row)
     except DocumentError as error:
         raise damaged(store.path, str(error)) from error
+    return replace(photo, files={kind: str(run.path / name) for kind, name in photo.files.items()})
 
 
 def _kept(kind: type, row: dict[str, Any]) -> dict[str, Any]:

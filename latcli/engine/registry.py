@@ -28,8 +28,9 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
     "detector": {
         "yolo": "latcli.engine.detectors.yolo:YoloDetector",
         "mobilenet": "latcli.engine.detectors.mobilenet:MobilenetDetector",
+        "saliency": "latcli.engine.detectors.saliency:SaliencyDetector",
         "cam": "latcli.engine.detectors.cam:CamDetector",
-        "none": "latcli.engine.detectors.none:NoDetector",
+        "none": "latcli.engine.detectors.base:NoDetector",
     },
     "classifier": {
         "efficientnet_lite0": "latcli.engine.models.imagenet:efficientnet_lite0",

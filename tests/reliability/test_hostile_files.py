@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from latcli.engine.detectors.settings import DetectorSettings
-from latcli.engine.detectors.yolo import YoloDetector
+from latcli.engine.detectors.base import DetectorContext
+from latcli.engine.detectors.yolo import YoloDetector, YoloSettings
 from latcli.engine.models.checkpoint import CheckpointInfo, open_checkpoint, pack_classifier
 from latcli.engine.models.weights import read_state_dict
 from latcli.errors import UsageError, WeightsError
@@ -45,6 +45,10 @@ def small_yolo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "small.pt"
 
 
+def opened(weights: Path, **context: bool) -> YoloDetector:
+    return YoloDetector(YoloSettings(str(weights)), DetectorContext(**context))
+
+
 def _with_call(weights: Path, to: Path, call: _Call) -> Path:
     torch.save(torch.load(weights, weights_only=False) | {"date": call}, to)
     return to
@@ -54,10 +58,10 @@ def test_weights_that_run_code_need_their_user_s_word(small_yolo: Path, tmp_path
     marker = tmp_path / "ran"
     file = _with_call(small_yolo, tmp_path / "calls.pt", _Call(os.mkdir, str(marker)))
     with pytest.raises(WeightsError, match="wants to run code") as refused:
-        YoloDetector(DetectorSettings(weights=file))
+        opened(file)
     assert "--trust-weights" in refused.value.hint
     assert not marker.exists()
-    YoloDetector(DetectorSettings(weights=file, trust_weights=True))
+    opened(file, trust_weights=True)
     assert marker.is_dir()
 
 
@@ -70,10 +74,10 @@ def test_a_layer_of_yolo_is_rebuilt_and_never_constructed(
     calls = [_Call(TorchVision, "resnet18"), _Call(DetectionModel, "/etc/passwd.yaml"), _Call(torch.nn.Linear, 9, 9)]
     for call in calls:
         with pytest.raises(WeightsError, match="wants to run code"):
-            YoloDetector(DetectorSettings(weights=_with_call(small_yolo, tmp_path / "calls.pt", call)))
+            opened(_with_call(small_yolo, tmp_path / "calls.pt", call))
     assert no_network == []
     assert torch.nn.Linear(2, 2).weight.shape == (2, 2)  # elsewhere layers are made as before
-    assert YoloDetector(DetectorSettings(weights=small_yolo)).name == "yolo"
+    assert opened(small_yolo).name == "yolo"
 
 
 def test_no_file_of_options_can_trust_weights(tmp_path: Path) -> None:

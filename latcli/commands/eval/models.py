@@ -15,13 +15,12 @@ from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.evaluation.distrust import Doubt
 from latcli.engine.evaluation.matrix import Subject, examine
-from latcli.engine.folding import folded
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.checkpoint import read_info
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.imagenet import ClassifierSource
 from latcli.engine.models.matching import with_classes_first
-from latcli.engine.precision import Form, GradientForm, check_form, choose_form
+from latcli.engine.precision import Form, GradientForm, check_form, gradient_model
 from latcli.engine.training.regimes import Regime
 from latcli.errors import LatcliError, UsageError, WeightsError
 from latcli.results import comparable_config
@@ -152,11 +151,11 @@ class Bench:
         return cls(store, data, batch, session, images.x_BCHW)
 
     def gradients(self, net: nn.Module, form: Form | None = None) -> GradientForm:
-        """The network in which gradients are looked for, in this form; None: in the one that is the fastest here."""
-        shape, session = self.data.image_shape, self.session
-        without_norms = folded(net, shape)
-        form = form or choose_form(without_norms, shape, self.batch, session.precision, session.forms)
-        return GradientForm(without_norms, form)
+        """The network in which gradients are computed, in this form; None: in the one that suits it here."""
+        fast = gradient_model(net, self.data.image_shape, self.session.precision, form)
+        if fast.note:
+            self.session.note(f"note: {fast.note}")
+        return fast
 
     def classifier(self, source: str) -> Classifier:
         """What the name or path stands for. Raises UsageError, WeightsError."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from latcli.commands.attack.options import config_of as attack_config
+from latcli.commands.attack import config_of as attack_config
 from latcli.commands.eval.further import Further
 from latcli.commands.eval.options import further
 from latcli.commands.eval.options import resolve as resolve_evaluation
