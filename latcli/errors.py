@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from enum import IntEnum
 
 
@@ -68,33 +67,3 @@ class MachineError(LatcliError):
 
 class Terminated(BaseException):
     """Raised in the main thread by SIGTERM, so that a run is closed as carefully as on Ctrl-C."""
-
-
-_signals: list[signal.Signals] = []
-
-
-def forget_signals() -> None:
-    """Begin anew: no signal has come."""
-    _signals.clear()
-
-
-def interruption(number: int) -> BaseException:
-    """The exception of SIGINT or SIGTERM, which is noted as having come."""
-    _signals.append(signal.Signals(number))
-    return KeyboardInterrupt() if number == signal.SIGINT else Terminated()
-
-
-def raise_swallowed() -> None:
-    """Raise the interruption that has come, where a library that was being imported has swallowed it.
-
-    For places where work begins or goes on, never where it is closed: there it has been heeded.
-    """
-    if _signals:
-        raise KeyboardInterrupt if _signals[0] == signal.SIGINT else Terminated
-
-
-def meant(error: BaseException | None) -> BaseException | None:
-    """The error, or the interruption that it was made of: a library that is being imported may make another of it."""
-    if _signals and isinstance(error, Exception) and not isinstance(error, LatcliError):
-        return KeyboardInterrupt() if _signals[0] == signal.SIGINT else Terminated()
-    return error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +19,7 @@ from typing import Any
 import typer
 
 from latcli.engine.failures import explained
-from latcli.errors import ExitCode, LatcliError, Terminated, forget_signals, interruption, meant
+from latcli.errors import ExitCode, LatcliError, Terminated
 from latcli.options import RefusedValue
 from latcli.reporting.text import printable
 
@@ -25,8 +27,8 @@ from latcli.reporting.text import printable
 ORIGINS = "latcli.origins"
 
 _LAST_WORDS: dict[int, str] = {ExitCode.INTERRUPTED: "interrupted", ExitCode.TERMINATED: "terminated"}
-#: After so long an exception that was not swallowed has left every import.
-_SWALLOWED_SECONDS = 0.2
+#: How long a signal waits for the import in which it came, and how often it looks whether that has ended.
+_IMPORT_SECONDS, _LOOK_AGAIN_SECONDS = 1.5, 0.02
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -95,16 +97,12 @@ def _signals_as_exceptions() -> Iterator[None]:
         yield
         return
 
-    forget_signals()
-
     def close(number: int, frame: FrameType | None) -> None:
         for caught in before:
             signal.signal(caught, signal.SIG_DFL)
         if os.isatty(2):
             os.write(2, _SHOW_CURSOR)  # a progress bar hides it, and may not live to show it again
-        if imports := _imports_under_way(frame):
-            _raise_again_while(imports, number)
-        raise interruption(number)
+        _raise_after_imports(number, frame, time.monotonic() + _IMPORT_SECONDS)
 
     # A signal that the caller had ignored, as nohup and a shell's & do, stays ignored.
     numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
@@ -115,30 +113,29 @@ def _signals_as_exceptions() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         for number, handler in before.items():
             signal.signal(number, handler)
-        error = sys.exception()
-        if (what_was_meant := meant(error)) is not error and what_was_meant is not None:
-            raise what_was_meant from error
 
 
-def _raise_again_while(imports: list[FrameType], number: int) -> None:
-    """Libraries swallow exceptions while they are imported; what an exception has left is not under way any more."""
+def _raise_after_imports(number: int, frame: FrameType | None, deadline: float) -> None:
+    """Raise the exception of a signal, but not inside an import: libraries swallow exceptions while they load.
 
-    def again(_number: int, frame: FrameType | None) -> None:
-        if any(one in imports for one in _imports_under_way(frame)):
-            _raise_again_while(imports, number)
-            raise interruption(number)
+    An import that has not ended by `deadline` ends with the process.
+    """
+    if not _is_importing(frame):
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+    if time.monotonic() >= deadline:
+        code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
+        os.write(2, f"{_LAST_WORDS[code]}\n".encode())
+        os._exit(code)
+    signal.signal(signal.SIGALRM, lambda _alarm, later: _raise_after_imports(number, later, deadline))
+    signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN_SECONDS)
 
-    signal.signal(signal.SIGALRM, again)
-    signal.setitimer(signal.ITIMER_REAL, _SWALLOWED_SECONDS)
 
-
-def _imports_under_way(frame: FrameType | None) -> list[FrameType]:
-    found = []
+def _is_importing(frame: FrameType | None) -> bool:
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            found.append(frame)
+            return True
         frame = frame.f_back
-    return found
+    return False
 
 
 def _command_named(command: Any, arguments: list[str]) -> str:
@@ -157,7 +154,9 @@ def _message_and_hint(error: typer.TyperException, hint: str) -> tuple[str, str]
         return error.message, error.hint + _origin_of(error)
     possibilities = getattr(error, "possibilities", None)
     if possibilities:
-        return _tidy(error.message), f"did you mean {' or '.join(possibilities)}? {hint}"
+        typed = str(getattr(error, "option_name", ""))
+        nearest = difflib.get_close_matches(typed, possibilities, n=1, cutoff=0.0)[0]
+        return _tidy(error.message), f"did you mean {nearest}? {hint}"
     message, _, suggestion = _tidy(error.format_message()).partition(". Did you mean ")
     if suggestion:
         hint = f"did you mean {suggestion} {hint}"

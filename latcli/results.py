@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -510,6 +511,59 @@ class AttackedPhoto(LocatedPhoto):
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class PhotoAverages:
+    """Photos before an attack, or after it.
+
+    right, top5, top10: photos whose right class is among the first 1, 5, 10 guesses. confidence, median_confidence:
+    mean and median of p(right class).
+    """
+
+    right: int
+    top5: int
+    top10: int
+    confidence: float
+    median_confidence: float
+
+
+@dataclass(frozen=True)
+class PhotoSummary:
+    """Attacked photos together; without any, only the counts are known.
+
+    fooled: right before the attack and wrong after it. altered_percent: mean share of pixels that were changed.
+    """
+
+    n: int
+    right_before: int = 0
+    fooled: int = 0
+    wrong_before: int = 0
+    altered_percent: float | None = None
+    clean: PhotoAverages | None = None
+    adversarial: PhotoAverages | None = None
+
+
+def photo_summary(photos: Sequence[AttackedPhoto]) -> PhotoSummary:
+    """Counts and averages over photos, as in the last rows of the paper's tables."""
+    if not photos:
+        return PhotoSummary(n=0)
+    right = sum(photo.was_right for photo in photos)
+    return PhotoSummary(
+        n=len(photos),
+        right_before=right,
+        fooled=sum(photo.fooled for photo in photos),
+        wrong_before=len(photos) - right,
+        altered_percent=statistics.fmean(photo.altered_percent for photo in photos),
+        clean=_averages([photo.clean for photo in photos]),
+        adversarial=_averages([photo.adversarial for photo in photos]),
+    )
+
+
+def _averages(predictions: Sequence[Prediction]) -> PhotoAverages:
+    right, top5, top10 = (sum(one.rank <= last for one in predictions) for last in (1, 5, 10))
+    confidences = [one.confidence for one in predictions]
+    return PhotoAverages(right, top5, top10, statistics.fmean(confidences), statistics.median(confidences))
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlannedPhoto(LocatedPhoto):
     """One photo of a dry run; `seconds` is what its attack will take, estimated from measured steps."""
@@ -568,7 +622,7 @@ class RegionSummary:
     region: str
     epsilon: float | None
     smallest_epsilon: float | None = None
-    summary: Any = None
+    summary: PhotoSummary | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -583,7 +637,7 @@ class AttackResult(AttackProtocol):
     images: tuple[AttackedPhoto, ...] = ()
     planned: tuple[PlannedPhoto, ...] = ()
     failures: tuple[Failure, ...] = ()
-    summary: Any = None
+    summary: PhotoSummary | None = None
     regions: tuple[RegionSummary, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -620,3 +674,91 @@ def exit_code_of(failures: Sequence[Failure]) -> ExitCode:
     if len(codes) == 1:
         return ExitCode(codes.pop())
     return ExitCode.FAILURE if codes else ExitCode.OK
+
+
+# training
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over n images: cross entropy, and the share of right top guesses."""
+
+    n: int
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class TestPoint:
+    """A score of the whole test set in the course of training (`--test-every`).
+
+    attacked_loss, attacked_accuracy: under the regime's own short attack; None for the natural regime.
+    """
+
+    step: int
+    loss: float
+    accuracy: float
+    attacked_loss: float | None = None
+    attacked_accuracy: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """The document of `latcli train`: a finished training run.
+
+    final: the score on the natural test images; adversarial: under the regime's own attack, which `attack` names, None
+    for the natural regime. tests: with --test-every. seconds, images_per_second and devices (the number of processes)
+    are those of this invocation, which may have resumed the run. form: of the gradients of the inner attack.
+    """
+
+    run: str
+    dir: Path
+    checkpoint: Path
+    regime: str
+    dataset: str
+    architecture: str
+    steps: int
+    epsilon: float | None
+    form: str
+    final: Score
+    adversarial: Score | None
+    attack: str | None
+    resumed_at: int | None
+    seconds: float
+    images_per_second: float
+    devices: int
+    notes: tuple[str, ...] = ()
+    tests: tuple[TestPoint, ...] = ()
+    next_commands: tuple[str, ...] = ()
+
+
+#: Parts of a training run's configuration that say how often, where and how it ran, and how it was scored.
+_NOT_COMPARED = frozenset(
+    {
+        *("seed", "notes", "precision", "devices", "nodes", "checkpoint_every", "test_every", "epochs", "preset"),
+        *("score_images", "score_steps", "dataset", "dataset_folder", "masks", "detector_weights", "found_by"),
+        "classifier_weights",
+    }
+)
+
+
+def comparable_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a training run's configuration that must be equal for runs to be one experiment with several seeds.
+
+    Data, masks and weights count by their fingerprints, not by where they lie. What is unset is left out, so that a
+    configuration that lacks an option is equal to one in which it has no value.
+    """
+    return {name: value for name, value in config.items() if name not in _NOT_COMPARED and value is not None}
+
+
+# intervals
+
+
+def wilson_interval(right: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of an accuracy of which `right` of `n` images were seen to be right.
+
+    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
+    """
+    z, share = 1.959964, right / n
+    middle, spread = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, (middle - spread) / (1 + z * z / n)), min(1.0, (middle + spread) / (1 + z * z / n))

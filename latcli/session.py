@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
-from latcli.errors import ExitCode, raise_swallowed
+from latcli.errors import ExitCode
 from latcli.options import Computing
 from latcli.reporting.text import printable
+from latcli.results import to_json
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -85,9 +86,10 @@ class Session(Computing):
 
         `draw()` gives the function that draws the document: a text is printed as it is, None prints nothing.
         """
+        document = result.to_json() if hasattr(result, "to_json") else to_json(result)
         if self.json:
-            self.print_json(result.to_json())
-        elif isinstance(drawn := draw()(result.to_json()), str):
+            self.print_json(document)
+        elif isinstance(drawn := draw()(document), str):
             print(drawn, file=self.stdout)
         elif drawn is not None:
             self.print(drawn)
@@ -100,7 +102,7 @@ class Session(Computing):
         `total` is the number of steps, None where it is not known beforehand.
         """
         if not self.shows_progress or self._live is not None:
-            yield lambda steps=1, /, *, text=None: raise_swallowed()
+            yield lambda steps=1, /, *, text=None: None
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -115,7 +117,6 @@ class Session(Computing):
             self._live = console
 
             def tick(steps: int = 1, /, *, text: str | None = None) -> None:
-                raise_swallowed()
                 bar.update(task, advance=steps, description=None if text is None else printable(text))
 
             try:

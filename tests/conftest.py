@@ -138,6 +138,34 @@ def latcli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Out
 
 
 @pytest.fixture(scope="session")
+def sample_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with one run of each command, made once: read it, or copy it, but leave it as it is.
+
+    Two photos that packages carry, attacked in two steps; three regimes trained for six steps on 5,000 digits, and
+    their evaluation on twenty.
+    """
+    from latcli import process
+    from latcli.cli import app
+    from latcli.commands.package_photos import package_photos
+
+    folder = tmp_path_factory.mktemp("sample") / "runs"
+    digits, where = ["--dataset", "mnist-5k"], ["--store", str(folder), "--quiet", "--device", "cpu"]
+    lines = [["attack", *map(str, package_photos()), "--detector", "cam", "--steps", "2", "--no-figures"]]
+    lines += [
+        ["train", "--regime", regime, *digits, "--preset", "quick", "--steps", "6"]
+        for regime in ("natural", "standard", "background")
+    ]
+    lines += [["eval", *digits, "--images", "20", "--steps", "2", "--curve", "steps=1,2", "--transfer", "all"]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(folder / "no-configuration"))
+        patch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO()))
+        patch.setattr(sys, "excepthook", sys.excepthook)
+        for words in lines:
+            assert process.run(app, [*words, *where]) == 0, words
+    return folder
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real photos and MNIST: LATCLI_TEST_DATA, or beside the repository. Skips where there is none."""
     folder = Path(os.environ.get("LATCLI_TEST_DATA") or ROOT.parent / "shared" / "data")

@@ -250,7 +250,7 @@ def test_what_was_cut_off_beside_the_matrix_goes_on_where_it_was(work: Path, mon
     (run_id,) = {path.name for path in evaluations(work)} - {whole.run}
     with Store.open_existing(work / "runs") as store:
         assert store.rows_of(run_id, "cells") == []
-    with pytest.raises(UsageError, match=r"begun otherwise: .*--transfer a,b \(was all\), --curve .*steps=1"):
+    with pytest.raises(UsageError, match=r"different options: .*--transfer a,b \(was all\), --curve .*steps=1"):
         resume(work, run_id, transfer="a,b", curve=("steps=1",))
 
     measured: list[str] = []
@@ -548,7 +548,7 @@ def test_what_cannot_be_resumed_is_refused_with_the_reason(work: Path, monkeypat
     train_id = trained(work, "natural")
     run_id = cut_off(work, monkeypatch)
 
-    with pytest.raises(UsageError, match=r"begun otherwise: .*--steps 9 \(was 3\).*--seed 5 \(was 0\)"):
+    with pytest.raises(UsageError, match=r"started with different options: .*--steps 9 \(was 3\).*--seed 5 \(was 0\)"):
         resume(work, run_id, steps=9, seed=5)
     with pytest.raises(UsageError, match=r"--strong full \(was None\)"):
         resume(work, run_id, strong=True)
@@ -573,7 +573,7 @@ def test_what_cannot_be_resumed_is_refused_with_the_reason(work: Path, monkeypat
         resume(work, run_id)
     digit.write_bytes(pixels)
     assert resume(work, run_id, steps=3).run == run_id
-    with pytest.raises(UsageError, match="has come to its end already"):
+    with pytest.raises(UsageError, match="is already completed"):
         resume(work, run_id)
 
 

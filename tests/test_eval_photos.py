@@ -234,7 +234,7 @@ def test_an_evaluation_goes_on_with_the_same_masks_alone(
     with pytest.raises(WeightsError, match=r"the masks of .* are not those"):
         run(EvalOptions(resume=begun), session_of(tmp_path))
     mask.write_bytes(original)
-    with pytest.raises(UsageError, match="begun otherwise: --masks"):
+    with pytest.raises(UsageError, match="started with different options: --masks"):
         run(EvalOptions(resume=begun, masks=tmp_path), session_of(tmp_path))
 
     resumed = run(EvalOptions(resume=begun, masks=photos["masks"]), session_of(tmp_path))

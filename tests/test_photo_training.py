@@ -18,11 +18,11 @@ from photo_set import SMALL, save_weights, write_photos
 from PIL import Image
 
 from latcli.commands.train.command import run
-from latcli.commands.train.result import TrainResult
 from latcli.engine.models.checkpoint import unpack
 from latcli.engine.training.loop import StepReport, Trainer
 from latcli.errors import UsageError
 from latcli.options import TrainOptions
+from latcli.results import TrainResult
 from latcli.session import Session
 from latcli.store.database import Store
 

@@ -37,33 +37,9 @@ PROGRAM = textwrap.dedent(
 
     @app.command()
     @with_session
-    def load(session: Session, number: int) -> int:
-        import os
-        try:
-            os.kill(os.getpid(), number)
-            time.sleep(10)
-        except BaseException as error:
-            raise ImportError("initialization failed") from error
-
-    @app.command()
-    @with_session
     def bring(session: Session, folder: str) -> int:
         sys.path.insert(0, folder)
         import greedy
-        return 0
-
-    @app.command()
-    @with_session
-    def swallow(session: Session, number: int) -> int:
-        import os
-        try:
-            os.kill(os.getpid(), number)
-            time.sleep(10)
-        except BaseException:
-            pass
-        with session.progress("work", None) as tick:
-            tick()
-            print("went on")
         return 0
 
     @app.command()
@@ -215,28 +191,6 @@ def test_a_signal_closes_what_is_open_and_says_one_line(
     assert waiting.returncode == code
     assert out == "closing\nclosed\n"
     assert err == f"{word}\n"
-
-
-@pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
-)
-def test_a_signal_that_a_library_makes_an_error_of_is_still_a_signal(
-    program: list[str], number: signal.Signals, code: int, word: str
-) -> None:
-    done = run(program, "load", str(int(number)))
-
-    assert (done.returncode, done.stdout, done.stderr) == (code, "", f"{word}\n")
-
-
-@pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
-)
-def test_a_signal_that_a_library_swallows_ends_the_work_at_its_next_step(
-    program: list[str], number: signal.Signals, code: int, word: str
-) -> None:
-    done = run(program, "swallow", str(int(number)))
-
-    assert (done.returncode, done.stdout, done.stderr) == (code, "", f"{word}\n")
 
 
 def test_a_signal_that_an_import_swallows_comes_again(program: list[str], tmp_path: Path) -> None:

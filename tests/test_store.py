@@ -27,8 +27,6 @@ from latcli.errors import (
     StoreError,
     Terminated,
     UsageError,
-    forget_signals,
-    interruption,
 )
 from latcli.store import locks, run
 from latcli.store.database import DATABASE, Store
@@ -278,28 +276,6 @@ def test_a_signal_closes_the_run_as_interrupted(store: Store, number: signal.Sig
     row = store.find_run(run_id)
     assert (row.status, row.exit_code, row.error) == ("interrupted", code, None)
     assert row.finished is not None
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_error_that_a_library_made_of_a_signal_is_an_interruption(
-    store: Store, number: signal.Signals, code: int
-) -> None:
-    def load_a_library() -> None:
-        try:
-            raise interruption(number)
-        except BaseException as error:
-            raise ImportError("initialization failed") from error
-
-    try:
-        with pytest.raises(ImportError), store.start_run("attack", **SETTINGS) as run:
-            load_a_library()
-    finally:
-        forget_signals()
-    row = store.find_run(run.id)
-    assert (row.status, row.exit_code, row.error) == ("interrupted", code, None)
-    with pytest.raises(ImportError), store.start_run("attack", **SETTINGS) as another:
-        raise ImportError("no such library")
-    assert store.find_run(another.id).status == "failed"
 
 
 # ---- one run ----

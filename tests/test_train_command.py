@@ -289,7 +289,7 @@ def test_what_cannot_be_resumed_is_refused_with_the_reason(run_latcli: RunLatcli
     two_lines(run_latcli(*resume), 1, "state.safetensors is truncated or damaged")
     state.write_bytes(whole)
     assert document(run_latcli(*resume, "--json", "--steps", "120"))["steps"] == 120
-    two_lines(run_latcli(*resume), 2, "has come to its end already")
+    two_lines(run_latcli(*resume), 2, "is already completed")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

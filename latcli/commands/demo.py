@@ -14,10 +14,10 @@ from latcli.commands.eval.result import EvalResult
 from latcli.commands.package_photos import PACKAGE_LABELS, package_photos
 from latcli.commands.report.writing import run as run_report
 from latcli.commands.train.command import run as run_train
-from latcli.commands.train.result import TrainResult
 from latcli.engine.training.regimes import Regime
 from latcli.errors import ExitCode
 from latcli.options import AttackOptions, DemoOptions, EvalOptions, ReportOptions, TrainOptions
+from latcli.results import TrainResult, to_json
 from latcli.session import Session
 
 #: The three that the paper compares, and how many steps each is trained: enough to tell them apart, no more.
@@ -47,7 +47,7 @@ class DemoResult:
         """The document that `--json` prints."""
         return {
             "attack": self.attack.to_json(),
-            "trained": [one.to_json() for one in self.trained],
+            "trained": [to_json(one) for one in self.trained],
             "evaluation": self.evaluation.to_json(),
             "page": str(self.page),
             "next": list(self.next_commands),

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from latcli.documents import DocumentError, read_json
-from latcli.errors import ExitCode, LatcliError, StoreError, Terminated, UsageError, meant, raise_swallowed
+from latcli.errors import ExitCode, LatcliError, StoreError, Terminated, UsageError
 from latcli.store import artifacts, locks
 from latcli.store.files import (
     LOCK,
@@ -217,7 +217,6 @@ def start(
     model: str | None,
 ) -> Run:
     """Make a run's folder, take its lock, and only then add its row: see `Store.start_run`."""
-    raise_swallowed()
     if seed is not None and abs(seed) > _LARGEST_SEED:
         raise UsageError(f"the seed {seed} is too large to be kept", f"choose one from 0 to {_LARGEST_SEED}")
     found = environment()
@@ -240,7 +239,6 @@ def start(
 
 def reopen(store: Store, row: RunRow, *, argv: list[str]) -> Run:
     """Take up a run that has ended, one way or another, under its own id: see `Store.resume_run`."""
-    raise_swallowed()
     require_own_folder(row.path)
     try:
         lock = locks.acquire(row.path / LOCK)
@@ -380,7 +378,7 @@ def _write_json(folder: Path, document: Mapping[str, object]) -> None:
 
 
 def _outcome(error: BaseException | None, exit_code: int) -> tuple[Status, int, str | None]:
-    match meant(error):
+    match error:
         case None:
             return "completed", exit_code, None
         case KeyboardInterrupt():

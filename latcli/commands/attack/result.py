@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from latcli.commands.report.photos import summary
 from latcli.engine.labels import Label
 from latcli.engine.models.classifier import Prediction
 from latcli.errors import ExitCode
+from latcli.results import photo_summary, to_json
 
 BoxRow = tuple[float, float, float, float, float, str]
 
@@ -34,9 +34,14 @@ class AttackedPhoto:
     files: dict[str, str]
 
     @property
+    def was_right(self) -> bool:
+        """Whether the top guess was the right class before the attack."""
+        return self.clean.rank == 1
+
+    @property
     def fooled(self) -> bool:
-        """Whether the right class is no longer the top guess; the label decides, not the clean prediction."""
-        return self.adversarial.rank > 1
+        """Whether the top guess was the right class before the attack and is another one after it."""
+        return self.was_right and self.adversarial.rank > 1
 
     def to_json(self, folder: Path) -> dict[str, Any]:
         """The image's part of the JSON document."""
@@ -128,13 +133,9 @@ class AttackResult:
         else:
             folder = self.dir or Path()
             document["images"] = [image.to_json(folder) for image in self.images]
-            document["summary"] = self.summary()
+            document["summary"] = to_json(photo_summary(cast(Any, self.images)))
         document["failures"] = [asdict(failure) for failure in self.failures]
         return document
-
-    def summary(self) -> dict[str, Any]:
-        """Averages over the photos, as in the last rows of the paper's tables."""
-        return summary([image.to_json(Path()) for image in self.images])
 
 
 def _prediction_json(prediction: Prediction) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from latcli.commands.eval.options import describe, further, given_of, named, res
 from latcli.commands.eval.result import CellRow, EvalResult, Warned, grouped
 from latcli.commands.eval.samples import SAMPLES, Keeper, restore
 from latcli.commands.report.evaluations import MATRIX
-from latcli.commands.resuming import resumable_run
+from latcli.commands.resume import resumable_run
 from latcli.commands.train.data import with_objects
 from latcli.commands.train.options import PhotoOptions
 from latcli.commands.trained import CHECKPOINT, classifier_path

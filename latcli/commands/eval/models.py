@@ -10,7 +10,6 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from latcli.commands.experiments import told
 from latcli.commands.trained import CHECKPOINT, classifier_path, means_a_run
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.photo_folder import PhotoFolder
@@ -25,6 +24,7 @@ from latcli.engine.models.matching import with_classes_first
 from latcli.engine.precision import Form, GradientForm, check_form, choose_form
 from latcli.engine.training.regimes import Regime
 from latcli.errors import LatcliError, UsageError, WeightsError
+from latcli.results import comparable_config
 from latcli.session import Session
 from latcli.store.database import Store
 from latcli.store.files import artifact_path
@@ -124,7 +124,7 @@ def _one_a_seed(newest_first: Sequence[RunRow]) -> list[RunRow]:
     """The latest run of each seed, of those that were told the same as the latest of all."""
     chosen: dict[int | None, RunRow] = {}
     for row in newest_first:
-        if told(row.config) == told(newest_first[0].config):
+        if comparable_config(row.config) == comparable_config(newest_first[0].config):
             chosen.setdefault(row.seed, row)
     return sorted(chosen.values(), key=lambda row: row.seed or 0)
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from latcli.commands.experiments import spread, told
+from latcli.commands.experiments import spread
 from latcli.commands.paper_figures import FIGURE_2
+from latcli.results import comparable_config
 from latcli.store.records import RunRow
 
 #: Rows and columns as the paper's Figure 2 has them, then the controls.
@@ -69,7 +70,8 @@ class Model:
         """Equal for models whose figures are averaged: of one regime, and trained alike but for the seed."""
         if self.train is None:
             return self.id
-        return self.regime, tuple(sorted((name, repr(value)) for name, value in told(self.train.config).items()))
+        config = comparable_config(self.train.config)
+        return self.regime, tuple(sorted((name, repr(value)) for name, value in config.items()))
 
     def take(self, one: Measured) -> None:
         """Keep a cell unless a later one is there."""
@@ -286,9 +288,9 @@ def _label_apart(rows: Sequence[dict[str, Any]], groups: Sequence[Sequence[Model
     for row, group in zip(rows, groups, strict=True):
         by_label.setdefault(row["label"], []).append((row, group[0].train))
     for label, alike in by_label.items():
-        configs = [told(run.config) for _, run in alike if run is not None]
+        configs = [comparable_config(run.config) for _, run in alike if run is not None]
         for row, run in alike if len(alike) > 1 else ():
-            row["differs"] = row["models"][0] if run is None else _told_apart(told(run.config), configs)
+            row["differs"] = row["models"][0] if run is None else _told_apart(comparable_config(run.config), configs)
             row["label"] = f"{label} ({row['differs']})"
 
 

@@ -12,7 +12,7 @@ from typing import NoReturn
 import torch
 from torch import nn
 
-from latcli.commands.resuming import resumable_run
+from latcli.commands.resume import resumable_run
 from latcli.commands.signals import PendingSignal, postponed
 from latcli.commands.train.data import open_data, open_pretrained, with_objects
 from latcli.commands.train.monitor import Monitor
@@ -25,7 +25,6 @@ from latcli.commands.train.options import (
     resolve,
 )
 from latcli.commands.train.ranks import Plan, agreed_signal, answer, call, gathered
-from latcli.commands.train.result import TrainResult
 from latcli.commands.trained import CHECKPOINT
 from latcli.engine import registry
 from latcli.engine.datasets.base import TrainingData
@@ -40,11 +39,12 @@ from latcli.engine.precision import Form, GradientForm, choose_form
 from latcli.engine.training.loop import Trainer, new_network, train
 from latcli.engine.training.presets import Preset, PresetName, preset_row
 from latcli.engine.training.ranks import Ranks
-from latcli.engine.training.scoring import Score, adversarial_score, natural_score
+from latcli.engine.training.scoring import adversarial_score, natural_score
 from latcli.engine.training.settings import TrainSettings
 from latcli.engine.training.state import TrainingState, pack_state, read_state, restore
 from latcli.errors import ExitCode, LatcliError, UsageError
 from latcli.options import TrainOptions
+from latcli.results import Score, TrainResult
 from latcli.session import Session
 from latcli.store.database import Store
 from latcli.store.files import artifact_path
@@ -138,6 +138,7 @@ def _begin(store: Store, options: TrainOptions, session: Session, ranks: Ranks) 
     dataset = store.record_dataset(job.dataset.name, fingerprint=job.dataset.fingerprint)
     config: dict[str, object] = {
         "dataset": options.dataset or registry.DEFAULT_DATASET,
+        "dataset_fingerprint": job.dataset.fingerprint,
         "architecture": job.architecture,
         "preset": job.preset,
         "precision": session.precision,
@@ -308,10 +309,10 @@ class _Keeper:
         """What to do in a step, while the weights are those of the last one: give up a long one for a signal."""
 
         def stop() -> None:
-            if pending.waits(_PATIENCE_SECONDS) and self._trainer.ranks.size == 1:  # several stop at one step
+            if pending.has_waited(_PATIENCE_SECONDS) and self._trainer.ranks.size == 1:  # several stop at one step
                 before_saving()
                 self.save()
-                pending.deliver()
+                pending.deliver(pending.number)
 
         return stop
 

@@ -5,7 +5,7 @@ Legend: B images, C channels, H, W pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -19,18 +19,10 @@ from latcli.engine.datasets.base import TrainingData
 from latcli.engine.noise import derive_seed, item_seeds
 from latcli.engine.training.regimes import masks, regime_epsilon
 from latcli.engine.training.settings import TrainSettings
+from latcli.results import Score
 
 #: Images scored together: many small ones, or as many larger ones as have no more pixels.
 _MOST, _PIXELS = 250, 250 * 96 * 96
-
-
-@dataclass(frozen=True)
-class Score:
-    """Means over n images: cross entropy, and the share (0 to 1) of right top guesses."""
-
-    n: int
-    loss: float
-    accuracy: float
 
 
 @torch.no_grad()

@@ -1,0 +1,119 @@
+"""The docs say what the program does: docs/cli.md is current, and every documented command is one that can be typed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Outcome
+
+from latcli import cli
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """The fenced blocks of a page in these languages."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"^```(?:{'|'.join(languages)})\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def documented_commands(page: Path) -> list[str]:
+    """The lines of a page's shell blocks, without prompts and line continuations."""
+    lines = "\n".join(blocks(page, "sh", "bash", "shell", "console")).replace("\\\n", " ").splitlines()
+    return [line.removeprefix("$ ").strip() for line in lines]
+
+
+LINES = [(page.name, line) for page in PAGES for line in documented_commands(page)]
+
+
+def test_the_page_of_the_command_line_is_current_whoever_writes_it(tmp_path: Path) -> None:
+    script = tmp_path / "generate_cli.py"
+    script.write_bytes((ROOT / "docs" / "generate_cli.py").read_bytes())
+    noise = {"FORCE_COLOR": "1", "COLUMNS": "200", "LATCLI_STORE": "/elsewhere", "TERMINAL_WIDTH": "40"}
+    environment = os.environ | noise | {"PYTHONPATH": str(ROOT)}
+    (tmp_path / "cli.md").write_text("yesterday's")
+    stale = subprocess.run([sys.executable, script, "--check"], env=environment, capture_output=True, check=False)
+    subprocess.run([sys.executable, script], env=environment, check=True)
+
+    assert stale.returncode == 1
+    assert (tmp_path / "cli.md").read_text() == (ROOT / "docs" / "cli.md").read_text()
+
+
+def test_the_readme_is_short_and_has_commands_to_try() -> None:
+    lines = [line for page, line in LINES if page == "README.md"]
+
+    assert {"make demo", "make test"} <= set(lines)
+    assert sum(line.startswith("latcli ") for line in lines) >= 3
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+
+
+@pytest.mark.parametrize(
+    ("page", "line"), [(page, line) for page, line in LINES if re.match(r"(\.venv/bin/)?latcli( |$)", line)]
+)
+def test_a_documented_command_can_be_typed(
+    latcli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, page: str, line: str
+) -> None:
+    class Nothing:
+        def to_json(self) -> dict[str, Any]:
+            return {}
+
+    def imported(target: str) -> Callable[..., Any]:
+        return lambda *values: Nothing() if len(values) == 2 else None
+
+    monkeypatch.setattr(cli, "_imported", imported)
+    words = shlex.split(line.removeprefix(".venv/bin/"), comments=True)
+    words = words[: min((words.index(sign) for sign in ("|", ">", "&&") if sign in words), default=len(words))]
+
+    assert latcli(*words[1:]).code == 0, f"{page}: {line}"
+
+
+@pytest.mark.parametrize(("page", "line"), [pair for pair in LINES if pair[1].startswith("make ")])
+def test_a_documented_target_of_make_exists(page: str, line: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+    assert {word for word in shlex.split(line, comments=True)[1:] if "=" not in word} <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", text):
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.exists(), f"{page.name} points to {target}"
+        if anchor and file.suffix == ".md":
+            headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in slugs, f"{page.name} points to {target}"
+
+
+def test_the_questions_to_the_database_are_answered(sample_store: Path) -> None:
+    questions = blocks(ROOT / "docs" / "report.md", "sql")
+    with closing(sqlite3.connect(sample_store / "latcli.db")) as connection:
+        answers = [connection.execute(question).fetchall() for question in questions]
+
+    assert len(questions) >= 3
+    assert all(answers)
+    assert not any(None in row for rows in answers for row in rows)
+
+
+def test_every_reference_between_tables_is_declared(sample_store: Path) -> None:
+    with closing(sqlite3.connect(sample_store / "latcli.db")) as connection:
+        tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        columns = {table: [row[1] for row in connection.execute(f"PRAGMA table_info({table})")] for table in tables}
+        keys = {table: {row[3] for row in connection.execute(f"PRAGMA foreign_key_list({table})")} for table in tables}
+
+    referring = {"run", "model", "dataset", "environment", "image", "parent"}
+    undeclared = {table: referring & set(names) - keys[table] for table, names in columns.items()}
+    assert {table: names for table, names in undeclared.items() if names} == {}
