@@ -45,7 +45,7 @@ COMMANDS: Mapping[tuple[str, ...], Command] = {
     ),
     ("eval",): Command(
         options.EvalOptions,
-        "latcli.commands.eval.command:run",
+        "latcli.commands.evaluate:run",
         "latcli.reporting.evaluation_report:evaluation",
         panel=_MAIN,
     ),

@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from latcli.commands.attack.options import config_of as attack_config
-from latcli.commands.eval.further import Further
-from latcli.commands.eval.options import further
-from latcli.commands.eval.options import resolve as resolve_evaluation
+from latcli.commands.evaluate import settings_of
 from latcli.commands.photo_inputs import find_sources, sha256_of
 from latcli.commands.report.evaluations import MATRIX
 from latcli.commands.reproduce.steps import Evaluation, PhotoAttack, Step, Training, command_of
@@ -23,6 +21,7 @@ from latcli.commands.trained import CHECKPOINT
 from latcli.engine.datasets.base import Dataset
 from latcli.engine.training.presets import preset_row
 from latcli.errors import ExitCode
+from latcli.results import to_json
 from latcli.session import Session
 from latcli.store.database import Store, dataset_id
 from latcli.store.records import RunRow
@@ -131,7 +130,7 @@ class Ledger:
             "dataset_fingerprint": data.fingerprint,
             "precision": self.session.precision,
             "mask_fingerprint": data.mask_fingerprint,
-            **resolve_evaluation(step.options, data, self.session).to_json(),
+            **to_json(settings_of(step.options, data, self.session)),
             "seed": step.seed,
         }
 
@@ -140,9 +139,7 @@ class Ledger:
             evaluated = [entry.get("train_run") for entry in entries or () if isinstance(entry, dict)]
             same_models = len(evaluated) == len(models) and set(evaluated) == models
             whole = row.status != "completed" or (row.path / MATRIX).is_file()
-            if not (same_models and whole and _was_told(row, wanted)):
-                return False
-            return Further.from_json(row.config) == further(step.options)
+            return same_models and whole and _was_told(row, wanted)
 
         return fits
 

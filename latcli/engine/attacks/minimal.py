@@ -86,9 +86,7 @@ def _leads(
     return logits_BK.detach(), lead_TB.detach(), torch.stack(gradients)
 
 
-def _nearest(
-    box: LinfBox, adv_BCHW: torch.Tensor, lead_TB: torch.Tensor, gradient_TBCHW: torch.Tensor
-) -> torch.Tensor:
+def _nearest(box: LinfBox, adv_BCHW: torch.Tensor, lead_TB: torch.Tensor, gradient_TBCHW: torch.Tensor) -> torch.Tensor:
     """The smallest change of the image that gives some class the lead, if the model were linear around adv_BCHW.
 
     Where no share s of epsilon is enough, s is 1. A change by s moves each value by s epsilon along the sign of the

@@ -83,7 +83,7 @@ def targeted_dlr(logits_BK: torch.Tensor, y_B: torch.Tensor, target_B: torch.Ten
 
 
 def top_margins(logits_BK: torch.Tensor, y_B: torch.Tensor, ranks: int) -> torch.Tensor:
-    """Sum, over the `ranks` largest other logits, of their lead over the label's, at most `SAFELY_WON` each; shape (B,).
+    """Sum of the leads of the `ranks` largest other logits over the label's, `SAFELY_WON` at most each; shape (B,).
 
     It is largest where the label has left the first `ranks` guesses, however sure the model is of the first of them:
     cross entropy drives up one wrong class and may leave the label second. With fewer other classes, all count.

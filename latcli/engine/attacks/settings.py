@@ -47,13 +47,13 @@ class AttackSettings:
     steps: gradient steps of each restart. step: what the first step moves, as a share of each pixel's own epsilon (of
     the radius for l2); schedule: how that share falls over the steps. A step of None means 2.5 / steps where it stays
     constant (Madry et al., ICLR'18) and 10 / steps where it falls: large steps find the right corner of the box, small
-    ones settle in it. restarts: independent random starts, of which each image
-    keeps its worst. random_start: off starts at the image itself. objective: "ce" (cross entropy), "margin" (of logits),
-    "top10" or "topk:K" (margins of the K largest other logits). targeted: y_B names the class to reach instead of the
-    class to leave. norm, radius: l2 adds a ball of that radius
-    (image scale, over all pixels and channels) to the box that the epsilon matrix gives. stop_rank: an image is left
-    alone once k classes stand above its label (or the target stands first), with `stop_margin` logits to spare;
-    0 means never. targets: how many of the likeliest other classes apgd-t steers to, one after the other.
+    ones settle in it. restarts: independent random starts, of which each image keeps its worst. random_start: off
+    starts at the image itself. objective: "ce" (cross entropy), "margin" (of logits), "top10" or "topk:K" (margins of
+    the K largest other logits). targeted: y_B names the class to reach instead of the class to leave. norm, radius: l2
+    adds a ball of that radius (image scale, over all pixels and channels) to the box that the epsilon matrix gives.
+    stop_rank: an image is left alone once k classes stand above its label (or the target stands first), with
+    `stop_margin` logits to spare; 0 means never. targets: how many of the likeliest other classes apgd-t steers to, one
+    after the other, and minimal considers.
     """
 
     steps: int = 40

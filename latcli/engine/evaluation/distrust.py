@@ -60,9 +60,7 @@ def allowed_share(eps_B1HW: torch.Tensor) -> torch.Tensor:
     return (eps_B1HW > 0).float().mean(dim=(1, 2, 3))
 
 
-def examine(
-    score: Model, x_BCHW: torch.Tensor, name: str = "the model", gradients: Model | None = None
-) -> list[Doubt]:
+def examine(score: Model, x_BCHW: torch.Tensor, name: str = "the model", gradients: Model | None = None) -> list[Doubt]:
     """What speaks against a model as a whole, from its answers to some images in [0, 1]: cheap, before any long work.
 
     gradients: the form in which attacks look for gradients; None where they need none. Raises LatcliError, in which the

@@ -227,7 +227,7 @@ class Evaluation:
         column.fill(place_B, right_B, loss_B, time.perf_counter() - begun)
 
     def _fill_strong(self, position: int, name: InputType, place_B: torch.Tensor, images: Images) -> None:
-        """The suite on those that are right as they are and when attacked: the worst case is over all that was tried."""
+        """The suite on those that are right as they are and when attacked; the worst case is over all attempts."""
         begun = time.perf_counter()
         subject, columns = self.subjects[position], self.columns[position]
         column = columns[strong_column(name)]

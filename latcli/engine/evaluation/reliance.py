@@ -296,7 +296,9 @@ def _score(classifier: Classifier, pictures: Mapping[Variant, np.ndarray], label
 
 
 def _group(photos: Sequence[PhotoReliance]) -> RelianceGroup:
-    means = {v: _mean([one.outcomes[v] for one in photos if v in one.outcomes]) for v in VARIANTS}
+    means: dict[str, VariantMean] = {
+        v: _mean([one.outcomes[v] for one in photos if v in one.outcomes]) for v in VARIANTS
+    }
     shares = [one.background_share for one in photos]
     return RelianceGroup(len(photos), min(shares), max(shares), means, _gap(photos))
 

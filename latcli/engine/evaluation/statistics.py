@@ -26,7 +26,7 @@ _DRAWN = 2_000_000
 
 
 def wilson_interval(right: int, n: int) -> tuple[float, float]:
-    """The 95 % score interval of a share, right/n (Wilson, 1927); unlike p +- 1.96 s it holds at 0, at 1 and for few."""
+    """The 95 % score interval of the share right/n (Wilson, 1927); it also holds at 0, at 1 and for few."""
     share, z2 = right / n, _Z * _Z
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
@@ -45,7 +45,7 @@ def mcnemar_p_value(only_a: int, only_b: int) -> float:
     for count in range(min(only_a, only_b) + 1):
         ways += term
         term = term * (n - count) // (count + 1)
-    return min(1.0, 2 * ways / 2**n)
+    return float(min(1.0, 2 * ways / 2**n))
 
 
 def bootstrap_means(values_NM: torch.Tensor, seed: int, resamples: int = RESAMPLES) -> torch.Tensor:
@@ -57,9 +57,11 @@ def bootstrap_means(values_NM: torch.Tensor, seed: int, resamples: int = RESAMPL
     values_NM = values_NM.double().cpu()
     generator = torch.Generator().manual_seed(derive_seed(seed, "bootstrap", N))
     means = []
-    for rows in torch.arange(resamples).split(max(1, _DRAWN // N)):
-        chosen_RN = torch.randint(N, (len(rows), N), generator=generator)
-        counts_RN = torch.zeros(len(rows), N, dtype=torch.float64)
+    together = max(1, _DRAWN // N)
+    for start in range(0, resamples, together):
+        count = min(together, resamples - start)
+        chosen_RN = torch.randint(N, (count, N), generator=generator)
+        counts_RN = torch.zeros(count, N, dtype=torch.float64)
         counts_RN.scatter_add_(1, chosen_RN, torch.ones_like(counts_RN))
         means.append(counts_RN @ values_NM / N)
     return torch.cat(means)
@@ -95,7 +97,7 @@ def rejected(p_values: Sequence[float], alpha: float = ALPHA) -> list[bool]:
 
 
 def not_beaten(values: Sequence[float], p_value: Callable[[int, int], float]) -> list[bool]:
-    """Whether each of several models may be the best (the highest value): the first, and who chance may have put behind.
+    """Whether each of several models may be the best: the one of the highest value, and all not worse beyond chance.
 
     `p_value(first, other)` compares two by their positions. All are False where there is nothing to compare.
     """
