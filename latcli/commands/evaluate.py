@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -60,10 +60,8 @@ from latcli.results import (
     to_json,
 )
 from latcli.session import Session, Tick
-from latcli.store.database import Store
 from latcli.store.files import artifact_path
-from latcli.store.records import RunRow
-from latcli.store.run import Run
+from latcli.store.store import Run, RunRow, Store
 
 #: As `--transfer`: every model of the evaluation.
 ALL_MODELS = "all"
@@ -110,7 +108,7 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
 
 def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     device = open_device(session.device)
-    names = named_models(options)
+    names, _ = named_models(options), _beside(options)  # what is wrong with them is said before any file is read
     dataset = options.dataset or usual_dataset(store, names) or registry.DEFAULT_DATASET
     way = photo_way(dataset, _sources(store, names, dataset, options.seeds), session)
     photos = PhotoOptions.of(given_plainly(options))
@@ -143,11 +141,10 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     with (
         store.start_run(
             "eval",
-            argv=sys.argv,
+            **session.of_run(),
             config=config,
             seed=settings.seed,
             device=str(device),
-            parent=session.parent,
             dataset=store.record_dataset(data.name, fingerprint=data.fingerprint),
         ) as stored,
         explained(),
@@ -164,7 +161,7 @@ def _resume(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     kept = artifact_path(row.path, SAMPLES)
     if kept.exists():
         findings = restore(evaluation, kept)
-    with store.resume_run(row.id, argv=sys.argv) as stored, explained():
+    with store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag) as stored, explained():
         done, total = evaluation.attacked_images
         session.note(f"run {stored.id}")
         _say(f"resumed with {done:,} of {total:,} attacked images done", stored, session)
@@ -572,7 +569,7 @@ def _groups(column: Sequence[Cell], found: ColumnStatistics) -> list[SeedGroup]:
 
 
 def _kept(stored: Run, result: EvalResult) -> EvalResult:
-    stored.record_cells([_database_row(cell) for cell in result.cells])
+    stored.insert("cells", result.cells, instead=True)
     if result.reliance:
         stored.record_metrics([metric for row in result.reliance for metric in _metrics(row)])
     stored.write_artifact(MATRIX, json.dumps(to_json(result), indent=2).encode(), "matrix")
@@ -585,9 +582,3 @@ def _metrics(row: RelianceRow) -> list[tuple[str, int, float | None]]:
     gap = row.overall.gap
     values |= {"gap": gap.value, "gap_standard_error": gap.standard_error, "n": row.overall.n}
     return [(f"reliance/{row.model}/{name}", 0, value) for name, value in values.items()]
-
-
-def _database_row(cell: Cell) -> Mapping[str, object]:
-    kept = ("regime", "input", "epsilon", "steps", "seed", "n", "loss", "accuracy", "attack", "restarts", "mask_from")
-    row = asdict(cell)
-    return {name: row[name] for name in (*kept, "center", "seconds")} | {"model": cell.model_id}

@@ -24,7 +24,7 @@ from latcli.engine.models.classifier import Classifier
 from latcli.errors import WeightsError
 from latcli.results import AccuracyCurve, DocumentError, RelianceRow, TransferCell, read, to_json
 from latcli.session import Tick
-from latcli.store.run import Run
+from latcli.store.store import Run
 
 #: What was found out, image by image, and beside the matrix part by part.
 SAMPLES = "samples.safetensors"

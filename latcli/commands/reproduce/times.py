@@ -25,7 +25,7 @@ from latcli.engine.training.loop import new_network
 from latcli.engine.training.presets import preset_row
 from latcli.engine.training.settings import TrainSettings
 from latcli.results import to_json
-from latcli.store.records import RunRow
+from latcli.store.store import RunRow
 
 #: An update of the weights, in gradients of the inner attack: forward and backward in full precision, and a step.
 _UPDATE = 4.0

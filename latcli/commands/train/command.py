@@ -46,10 +46,8 @@ from latcli.errors import ExitCode, LatcliError, UsageError
 from latcli.options import TrainOptions
 from latcli.results import Score, TrainResult
 from latcli.session import Session
-from latcli.store.database import Store
 from latcli.store.files import artifact_path
-from latcli.store.records import RunRow
-from latcli.store.run import Run
+from latcli.store.store import Run, RunRow, Store
 
 STATE = "state.safetensors"
 
@@ -153,11 +151,10 @@ def _begin(store: Store, options: TrainOptions, session: Session, ranks: Ranks) 
     with (
         store.start_run(
             "train",
-            argv=sys.argv,
+            **session.of_run(),
             config=config,
             seed=job.settings.seed,
             device=str(job.device),
-            parent=session.parent,
             dataset=dataset,
         ) as stored,
         explained(),
@@ -184,7 +181,7 @@ def _resume(store: Store, options: TrainOptions, session: Session, ranks: Ranks)
         session.note(
             f"begun on {row.device}, going on on {job.device}: the weights will differ from an undisturbed run"
         )
-    with store.resume_run(row.id, argv=sys.argv) as stored, explained():
+    with store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag) as stored, explained():
         line = f"resumed at step {trainer.done:,} of {job.settings.steps:,}, {_processes(ranks)}"
         session.note(f"run {stored.id} {line}")
         stored.log(line)

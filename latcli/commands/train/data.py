@@ -19,7 +19,7 @@ from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.imagenet import ClassifierSource
 from latcli.session import Session
-from latcli.store.database import Store
+from latcli.store.store import Store
 
 
 def open_data(

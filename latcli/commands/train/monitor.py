@@ -7,7 +7,7 @@ import time
 from latcli.commands.train.curves import Curves
 from latcli.engine.training.loop import StepReport
 from latcli.session import Session, Tick
-from latcli.store.run import Run
+from latcli.store.store import Run
 
 #: The first steps are slower than the rest; the duration is told once these, and this many seconds, are behind.
 _FIRST_STEPS = 3
@@ -43,7 +43,6 @@ class Monitor:
         self._measure_speed(report.step)
         if report.clean_accuracy is None:
             self._tick()
-            self._run.heartbeat()
             return
         text = self._text(report)
         self._tick(text=self._beside_bar(report))
