@@ -63,7 +63,7 @@ class Findings:
         """All rows of the parts whose name begins so. Raises WeightsError where they hold something else."""
         kept = [rows for name, rows in self.rows_of.items() if name.partition(" ")[0] == kind]
         try:
-            return tuple(read(_ROWS[kind], values) for rows in kept for values in rows)
+            return tuple(row for rows in read(list[list[_ROWS[kind]]], kept) for row in rows)  # type: ignore[misc]
         except DocumentError as error:
             raise WeightsError(
                 f"the run keeps no {kind} that can be read: {error}", "start a new evaluation"

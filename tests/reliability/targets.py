@@ -226,8 +226,8 @@ def training_state(folder: Path) -> Target:
 
 def evaluation_samples(folder: Path) -> Target:
     """What `eval --resume` goes on from."""
-    from latcli.commands.eval.samples import restore
-    from latcli.engine.evaluation.samples import Column
+    from latcli.commands.evaluation_parts import restore
+    from latcli.engine.evaluation.matrix import Column
     from latcli.engine.models.checkpoint import pack
 
     column = Column.empty(6)
