@@ -15,7 +15,7 @@ from PIL import Image
 
 from latcli.engine.datasets.base import DatasetSource, Defaults, make_dataset
 from latcli.engine.datasets.catalog import open_dataset
-from latcli.engine.datasets.image_folder import image_folder
+from latcli.engine.datasets.folders import image_folder
 from latcli.errors import LatcliError, UsageError
 
 CHECKSUMS = {

@@ -19,13 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from latcli.engine import images
 from latcli.engine.images import (
     decode_photo,
     decode_png,
     encode_png,
-    find_photos,
-    read_mask,
     read_photo,
     sha256_of,
     to_levels,
@@ -201,7 +198,7 @@ def test_of_an_animation_the_first_frame_is_taken_and_noted(file_format: str) ->
     photo = decode_photo(encoded(frames[0], file_format, save_all=True, append_images=frames[1:], **options), "a")
     assert photo.size == (7, 9)
     assert (photo.levels_HWC == (255, 0, 0)).all()
-    assert photo.notes == ("first of 3 frames",)
+    assert photo.notes == ("first of several frames",)
 
 
 def test_cmyk_jpeg_becomes_rgb_and_is_noted() -> None:
@@ -456,131 +453,3 @@ def test_colours_keep_their_places() -> None:
     assert [round(255 * float(value)) for value in x_CHW[:, 1, 2]] == [10, 20, 30]
     assert float(x_CHW.sum()) == pytest.approx(60 / 255)
     np.testing.assert_array_equal(to_levels(x_CHW), levels)
-
-
-# Masks
-
-
-def saved(tmp_path: Path, image: Image.Image, name: str = "mask.png") -> Path:
-    path = tmp_path / name
-    image.save(path)
-    return path
-
-
-def test_a_mask_is_read_with_its_soft_values(tmp_path: Path) -> None:
-    grey = np.array([[0, 51, 255], [102, 1, 254]], dtype=np.uint8)
-    mask_1HW = read_mask(saved(tmp_path, Image.fromarray(grey)), (2, 3))
-    assert mask_1HW.shape == (1, 2, 3)
-    assert torch.equal(mask_1HW[0], torch.from_numpy(grey).float() / 255)
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK"])
-def test_a_mask_may_be_of_any_mode(mode: str, tmp_path: Path) -> None:
-    image = Image.new("L", (4, 2), 0)
-    image.paste(255, (0, 0, 2, 2))
-    mask_1HW = read_mask(saved(tmp_path, image.convert(mode), "mask.tiff"), (2, 4))
-    assert torch.equal(mask_1HW[0], torch.tensor([[1.0, 1.0, 0.0, 0.0]] * 2))
-
-
-def test_a_16_bit_mask_is_scaled(tmp_path: Path) -> None:
-    wide = np.array([[0, 257, 32_896, 65_535]], dtype=np.uint16)
-    mask_1HW = read_mask(saved(tmp_path, Image.fromarray(wide)), (1, 4))
-    assert torch.equal(mask_1HW[0, 0], torch.tensor([0.0, 1.0, 128.0, 255.0]) / 255)
-
-
-def test_the_alpha_of_a_one_coloured_image_is_the_mask(tmp_path: Path) -> None:
-    image = Image.new("RGBA", (3, 1), (0, 0, 0, 0))
-    image.putpixel((1, 0), (0, 0, 0, 255))
-    assert torch.equal(read_mask(saved(tmp_path, image), (1, 3))[0], torch.tensor([[0.0, 1.0, 0.0]]))
-
-
-def test_a_mask_with_alpha_and_colours_is_read_from_its_colours(tmp_path: Path) -> None:
-    image = Image.new("RGBA", (2, 1), (0, 0, 0, 255))
-    image.putpixel((1, 0), (255, 255, 255, 255))
-    assert torch.equal(read_mask(saved(tmp_path, image), (1, 2))[0], torch.tensor([[0.0, 1.0]]))
-
-
-def test_a_mask_of_another_size_is_refused_with_both_sizes(tmp_path: Path) -> None:
-    path = saved(tmp_path, Image.new("L", (30, 20)))
-    with pytest.raises(ImageError, match="is 30x20, its photo 20x30"):
-        read_mask(path, (30, 20))
-
-
-@pytest.mark.parametrize("content", [None, b"", b"no image", encoded(noise(), "PNG")[:200]])
-def test_a_mask_that_cannot_be_read_is_refused(content: bytes | None, tmp_path: Path) -> None:
-    path = tmp_path / "mask.png"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"mask\.png"):
-        read_mask(path, (24, 32))
-
-
-# Folders
-
-
-def test_a_folder_is_searched_recursively_in_a_stable_order(tmp_path: Path) -> None:
-    for name in (
-        "b/2.JPG",
-        "b/10.jpg",
-        "a/x.webp",
-        "z.png",
-        ".hidden.png",
-        ".thumbnails/x.png",
-        "notes.txt",
-        "b/c/d.gif",
-    ):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    found = [str(path.relative_to(tmp_path)) for path in find_photos(tmp_path)]
-    assert found == ["z.png", "a/x.webp", "b/10.jpg", "b/2.JPG", "b/c/d.gif"]
-
-
-@pytest.mark.parametrize("names", [(), ("notes.txt",), (".hidden.jpg",), (".folder/photo.jpg",)])
-def test_a_folder_without_images_is_refused(names: tuple[str, ...], tmp_path: Path) -> None:
-    for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    with pytest.raises(ImageError, match="no image below") as caught:
-        find_photos(tmp_path)
-    assert ".jpg" in caught.value.hint
-
-
-def test_links_that_lead_in_circles_are_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "photo.png").touch()
-    (tmp_path / "again").symlink_to(tmp_path)
-    (tmp_path / "deeper").mkdir()
-    (tmp_path / "deeper" / "up").symlink_to(tmp_path / "deeper")
-    assert find_photos(tmp_path) == [tmp_path / "photo.png"]
-
-
-def test_a_pipe_in_a_folder_is_passed_over(tmp_path: Path) -> None:
-    """Reading it would wait for ever."""
-    os.mkfifo(tmp_path / "pipe.png")
-    (tmp_path / "photo.png").touch()
-    (tmp_path / "gone.png").symlink_to("nowhere.png")
-    assert find_photos(tmp_path) == [tmp_path / "gone.png", tmp_path / "photo.png"]
-
-
-def test_a_folder_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "photo.png").touch()
-    closed = tmp_path / "closed"
-    closed.mkdir()
-    closed.chmod(0)
-    try:
-        if os.access(closed, os.R_OK):
-            pytest.skip("this user may read every folder")
-        with pytest.raises(ImageError, match=r"cannot read the folder .*closed"):
-            find_photos(tmp_path)
-    finally:
-        closed.chmod(0o700)
-
-
-def test_a_folder_that_the_system_refuses_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same without the rights of a user: the refusal comes from the system call."""
-
-    def refuse(path: object) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(images.os, "scandir", refuse)
-    with pytest.raises(ImageError, match=r"cannot read the folder .*: Permission denied"):
-        find_photos(tmp_path)

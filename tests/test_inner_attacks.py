@@ -10,8 +10,7 @@ from torch import nn
 
 from latcli.engine.attacks.contract import check_contract
 from latcli.engine.attacks.objectives import cross_entropy_odds
-from latcli.engine.datasets.augmentation import crop_and_flip
-from latcli.engine.datasets.base import Images
+from latcli.engine.datasets.base import Images, crop_and_flip
 from latcli.engine.noise import item_seeds, permutation, uniform_noise
 from latcli.engine.training.inner_attacks import climb, plan_for
 from latcli.engine.training.presets import InnerAttackName

@@ -24,7 +24,7 @@ from torch import nn
 
 from latcli.commands.train.ranks import gathered
 from latcli.engine.models.small import resnet18
-from latcli.engine.precision import GradientForm
+from latcli.engine.precision import gradient_model
 from latcli.engine.training.global_norm import GlobalBatchNorm, use_global_norms
 from latcli.engine.training.lifeline import Hub, Spoke
 from latcli.engine.training.worlds import World, find_world
@@ -119,7 +119,7 @@ def test_a_batch_norm_over_two_ranks_is_one_over_all_images(quick_outcomes: list
 
 def test_batch_norms_are_replaced_and_nothing_is_renamed() -> None:
     net = resnet18((1, 8, 8), 10)
-    fast = GradientForm(net, "fp32")
+    fast = gradient_model(net, (1, 8, 8), form="fp32")
     names, parameters, buffers = list(net.state_dict()), list(net.parameters()), list(net.buffers())
     x_BCHW = torch.rand(4, 1, 8, 8)
     expected_BK = net.eval()(x_BCHW)
@@ -134,8 +134,8 @@ def test_batch_norms_are_replaced_and_nothing_is_renamed() -> None:
     with torch.no_grad():
         net.norm.running_mean.add_(1.0)  # as training does
     fast.refresh()
-    assert torch.equal(fast(x_BCHW), net(x_BCHW))
-    assert torch.equal(GradientForm(net, "fp32")(x_BCHW), net(x_BCHW))
+    torch.testing.assert_close(fast(x_BCHW), net(x_BCHW))
+    torch.testing.assert_close(gradient_model(net, (1, 8, 8), form="fp32")(x_BCHW), net(x_BCHW))
 
 
 def test_all_ranks_stop_where_the_loss_of_one_is_no_number(quick_outcomes: list[Any]) -> None:

@@ -321,12 +321,12 @@ class Photos(Sequence[LabelledPhoto]):
     """The first photos of a folder, with the boxes of the classifier's own activation map; read when asked for."""
 
     def __init__(self, folder: Path, found: Classifier, count: int | None = None) -> None:
-        from latcli.engine.detectors.cam import CamDetector
-        from latcli.engine.detectors.settings import DetectorSettings
+        from latcli.engine.detectors.base import DetectorContext
+        from latcli.engine.detectors.cam import CamDetector, CamSettings
 
         with (folder / "labels.csv").open(encoding="utf-8") as file:
             self.rows = [(folder / row["file"], int(row["imagenet_index"])) for row in csv.DictReader(file)][:count]
-        self.cam = CamDetector(DetectorSettings(classifier=found))
+        self.cam = CamDetector(CamSettings(), DetectorContext(found))
         self.boxes: dict[int, list[tuple[float, float, float, float]]] = {}
 
     def __len__(self) -> int:

@@ -15,9 +15,9 @@ from training_cases import BASE
 from latcli.commands.train.options import TrainOptions, resolve
 from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults, make_dataset
 from latcli.engine.datasets.catalog import open_dataset
-from latcli.engine.datasets.digits import MNIST_DEFAULTS
+from latcli.engine.datasets.published import MNIST_DEFAULTS
 from latcli.engine.models.small import paper_cnn, resnet18
-from latcli.engine.precision import FORMS, Form, GradientForm, choose_form
+from latcli.engine.precision import FORMS, Form, gradient_model
 from latcli.engine.training.averaging import WeightAverage
 from latcli.engine.training.loop import DivergedError, StepReport, Trainer, new_network, train
 from latcli.engine.training.losses import trades
@@ -169,7 +169,7 @@ def test_background_training_withstands_the_background_attack(digits: Dataset) -
         finish(trainer)
         trainer.settings = replace(trainer.settings, regime="background")
         net = trainer.net.eval()
-        fast = GradientForm(net, trainer.form)
+        fast = gradient_model(net, digits.image_shape, form=trainer.form)
         accuracies[regime] = adversarial_score(net, fast, digits, trainer.settings, images=100, steps=10).accuracy
 
     assert accuracies["background"] > accuracies["natural"] + 0.3
@@ -222,7 +222,8 @@ def test_every_form_computes_the_network_as_it_is_now(make: Any, form: Form) -> 
         torch.manual_seed(0)
         net = make((1, 28, 28), 10)
         x_BCHW = torch.rand(8, 1, 28, 28)
-    fast = GradientForm(net, form)
+    fast = gradient_model(net, (1, 28, 28), form=form)
+    assert fast.form == form
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.mul_(1.5)
@@ -234,14 +235,6 @@ def test_every_form_computes_the_network_as_it_is_now(make: Any, form: Form) -> 
     assert float((fast(x_BCHW) - expected_BK).abs().max()) < (0.05 if form.startswith("bf16") else 1e-4) * scale
     assert float((stale_BK - expected_BK).abs().max()) > 0.1 * scale
     assert all(parameter.grad is None for parameter in net.parameters())
-
-
-def test_a_precision_that_is_named_leaves_nothing_to_chance() -> None:
-    net = paper_cnn((1, 28, 28), 10)
-
-    assert choose_form(net, (1, 28, 28), 4, "fp32") == "fp32-channels-last"
-    assert choose_form(net, (1, 28, 28), 4, "bf16") == "bf16-channels-last"
-    assert choose_form(net, (1, 28, 28), 4, "auto") in FORMS
 
 
 # schedules, averages, losses

@@ -27,8 +27,7 @@ from latcli.commands.evaluated_models import (
     usual_dataset,
 )
 from latcli.commands.evaluation_parts import SAMPLES, Findings, SampleKeeper, parts_of, restore
-from latcli.commands.experiments import spread
-from latcli.commands.report.evaluations import MATRIX
+from latcli.commands.report import MATRIX
 from latcli.commands.resume import check_same_data, dataset_of, folder_of, resumable_run, resume_command
 from latcli.commands.train.data import with_objects
 from latcli.commands.train.monitor import duration_text
@@ -37,6 +36,7 @@ from latcli.commands.trained import CHECKPOINT, classifier_path
 from latcli.engine import registry
 from latcli.engine.attacks.contract import run_attack
 from latcli.engine.datasets.base import TrainingData
+from latcli.engine.datasets.catalog import full_name
 from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.devices import open_device
 from latcli.engine.evaluation.curves import require_ascending
@@ -57,6 +57,7 @@ from latcli.results import (
     RelianceRow,
     SeedGroup,
     read,
+    spread,
     to_json,
 )
 from latcli.session import Session, Tick
@@ -109,7 +110,7 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
 def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     device = open_device(session.device)
     names, _ = named_models(options), _beside(options)  # what is wrong with them is said before any file is read
-    dataset = options.dataset or usual_dataset(store, names) or registry.DEFAULT_DATASET
+    dataset = full_name(options.dataset or usual_dataset(store, names) or registry.DEFAULT_DATASET)
     way = photo_way(dataset, _sources(store, names, dataset, options.seeds), session)
     photos = PhotoOptions.of(given_plainly(options))
     data = open_data(dataset, way, options.masks, device, session)

@@ -18,7 +18,6 @@ from latcli.engine.datasets.catalog import open_folder, open_training_data
 from latcli.engine.datasets.photo_folder import PhotoFolder, holds_photos
 from latcli.engine.evaluation.distrust import Doubt, examine
 from latcli.engine.evaluation.matrix import Subject
-from latcli.engine.folding import folded
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.checkpoint import read_info
 from latcli.engine.models.classifier import Classifier
@@ -26,7 +25,7 @@ from latcli.engine.models.finetuning import is_classifier_name, preprocessing_of
 from latcli.engine.models.imagenet import ClassifierSource
 from latcli.engine.models.matching import with_classes_first
 from latcli.engine.models.preprocessing import Preprocessing
-from latcli.engine.precision import GradientForm, check_form, choose_form
+from latcli.engine.precision import check_form, gradient_model
 from latcli.engine.training.regimes import Regime
 from latcli.errors import LatcliError, UsageError, WeightsError
 from latcli.results import EvaluatedModel, comparable_config
@@ -295,13 +294,14 @@ class ModelLoader:
         return self._ready(facts, classifier, net)
 
     def _ready(self, facts: Mapping[str, object], classifier: Classifier, net: nn.Module) -> LoadedModel:
-        without_norms, shape = folded(net, self.data.image_shape), self.data.image_shape
         known = facts.get("form")
-        precision, memory = self.session.precision, self.session.forms
-        form = check_form(str(known)) if known else choose_form(without_norms, shape, self._batch, precision, memory)
-        subject = Subject(str(facts["label"]), net, GradientForm(without_norms, form))
+        form = check_form(str(known)) if known else None
+        fast = gradient_model(net, self.data.image_shape, self.session.precision, form)
+        if fast.note:
+            self.session.note(f"note: {fast.note}")
+        subject = Subject(str(facts["label"]), net, fast)
         doubts = examine(net, self._x_BCHW, subject.name, subject.fast)
-        entry = EvaluatedModel(**{**facts, "fingerprint": classifier.fingerprint, "form": form})  # type: ignore[arg-type]
+        entry = EvaluatedModel(**{**facts, "fingerprint": classifier.fingerprint, "form": fast.form})  # type: ignore[arg-type]
         return LoadedModel(entry, subject, tuple(doubts))
 
     def _classifier(self, source: str) -> Classifier:

@@ -63,7 +63,7 @@ class Findings:
         """All rows of the parts whose name begins so. Raises WeightsError where they hold something else."""
         kept = [rows for name, rows in self.rows_of.items() if name.partition(" ")[0] == kind]
         try:
-            return tuple(row for rows in read(list[list[_ROWS[kind]]], kept) for row in rows)  # type: ignore[misc]
+            return tuple(row for rows in read(list[list[_ROWS[kind]]], kept) for row in rows)  # type: ignore[valid-type]
         except DocumentError as error:
             raise WeightsError(
                 f"the run keeps no {kind} that can be read: {error}", "start a new evaluation"

@@ -30,18 +30,19 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
     "detector": {
         "yolo": "latcli.engine.detectors.yolo:YoloDetector",
         "mobilenet": "latcli.engine.detectors.mobilenet:MobilenetDetector",
+        "saliency": "latcli.engine.detectors.saliency:SaliencyDetector",
         "cam": "latcli.engine.detectors.cam:CamDetector",
-        "none": "latcli.engine.detectors.none:NoDetector",
+        "none": "latcli.engine.detectors.base:NoDetector",
     },
     "classifier": {
         "efficientnet_lite0": "latcli.engine.models.imagenet:efficientnet_lite0",
         "inception_v3": "latcli.engine.models.imagenet:inception_v3",
     },
     "dataset": {
-        "mnist": "latcli.engine.datasets.digits:mnist",
-        "fashion-mnist": "latcli.engine.datasets.digits:fashion_mnist",
-        "cifar10": "latcli.engine.datasets.cifar:cifar10",
-        "mnist-5k": "latcli.engine.datasets.mnist_5k:mnist_5k",
+        "mnist": "latcli.engine.datasets.published:mnist",
+        "fashion-mnist": "latcli.engine.datasets.published:fashion_mnist",
+        "cifar10": "latcli.engine.datasets.published:cifar10",
+        "mnist-5k": "latcli.engine.datasets.published:mnist_5k",
     },
     "architecture": {
         "paper-cnn": "latcli.engine.models.small:paper_cnn",

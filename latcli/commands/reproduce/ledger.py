@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from latcli.commands.attack.options import config_of as attack_config
+from latcli.commands.attack import config_of as attack_config
 from latcli.commands.evaluate import settings_of
-from latcli.commands.photo_inputs import find_sources, sha256_of
-from latcli.commands.report.evaluations import MATRIX
+from latcli.commands.report import MATRIX
 from latcli.commands.reproduce.steps import Evaluation, PhotoAttack, Step, Training, command_of
 from latcli.commands.train.options import DEFAULT_PRESET, resolve
 from latcli.commands.trained import CHECKPOINT
 from latcli.engine.datasets.base import Dataset
+from latcli.engine.images import sha256_of
+from latcli.engine.photo_files import find_sources
 from latcli.engine.training.presets import preset_row
 from latcli.errors import ExitCode
 from latcli.results import canonical_json, to_json
@@ -140,7 +141,9 @@ class Ledger:
 
     def _fits_attack(self, step: PhotoAttack) -> Callable[[RunRow], bool]:
         wanted = {name: value for name, value in attack_config(step.options).items() if name not in _OF_ATTACK_FREE}
-        wanted |= {"labels_sha256": sha256_of(step.options.labels), "precision": self.session.precision}
+        labels = step.options.labels
+        wanted |= {"labels_sha256": None if labels is None else sha256_of(labels)}
+        wanted["precision"] = self.session.precision
         sources = find_sources(step.options.photos)
         photos = {sha256_of(source.path) for source in sources}
 

@@ -5,14 +5,16 @@ A run that was cut off and went on later counts with its pause; the median over 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from latcli.commands.attack.options import config_of as attack_config
+import torch
+
+from latcli.commands.attack import config_of as attack_config
 from latcli.commands.evaluate import settings_of
-from latcli.commands.photo_inputs import find_sources
 from latcli.commands.reproduce.ledger import Ledger, Standing
 from latcli.commands.reproduce.steps import Evaluation, PhotoAttack, Step, Training
 from latcli.commands.train.options import DEFAULT_PRESET, resolve
@@ -20,7 +22,8 @@ from latcli.engine import registry
 from latcli.engine.datasets.base import Dataset
 from latcli.engine.devices import open_device
 from latcli.engine.evaluation.settings import EvalSettings
-from latcli.engine.precision import choose_form, gradient_seconds
+from latcli.engine.photo_files import find_sources
+from latcli.engine.precision import gradient_model
 from latcli.engine.training.loop import new_network
 from latcli.engine.training.presets import preset_row
 from latcli.engine.training.settings import TrainSettings
@@ -112,8 +115,12 @@ class Times:
     def _timed(self, architecture: str) -> float:
         data, session = self._data(), self.ledger.session
         net = new_network(registry.load("architecture", architecture), data, 0).to(open_device(session.device))
-        form = choose_form(net, data.image_shape, _TIMED, session.precision, session.forms)
-        return gradient_seconds(net, form, data.image_shape, _TIMED) / _TIMED
+        fast = gradient_model(net, data.image_shape, session.precision)
+        x_BCHW = torch.rand(_TIMED, *data.image_shape, device=open_device(session.device)).requires_grad_()
+        for _ in range(2):  # the first one warms up
+            started = time.perf_counter()
+            torch.autograd.grad(fast(x_BCHW).sum(), x_BCHW)[0].sum().item()  # waits for the device
+        return (time.perf_counter() - started) / _TIMED
 
     def _data(self) -> Dataset:
         if self.ledger.data is None:

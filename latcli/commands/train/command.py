@@ -28,6 +28,7 @@ from latcli.commands.train.ranks import Plan, agreed_signal, answer, call, gathe
 from latcli.commands.trained import CHECKPOINT
 from latcli.engine import registry
 from latcli.engine.datasets.base import TrainingData
+from latcli.engine.datasets.catalog import full_name
 from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.devices import open_device
 from latcli.engine.failures import explained
@@ -35,7 +36,7 @@ from latcli.engine.models.checkpoint import CheckpointInfo, pack_classifier
 from latcli.engine.models.finetuning import check_architecture, fine_tuned, is_classifier_name
 from latcli.engine.models.small import Architecture
 from latcli.engine.models.weights import state_dict_sha256
-from latcli.engine.precision import Form, GradientForm, choose_form
+from latcli.engine.precision import Form, gradient_model
 from latcli.engine.training.loop import Trainer, new_network, train
 from latcli.engine.training.presets import Preset, PresetName, preset_row
 from latcli.engine.training.ranks import Ranks
@@ -80,18 +81,20 @@ class Job:
         return new_network(self._architecture(session), self.dataset, self.settings.seed).to(self.device)
 
     def trainer(self, state: TrainingState | None, session: Session, ranks: Ranks) -> Trainer:
-        """A trainer that stands where the state was, or with fresh weights in the form that is found to be fastest.
+        """A trainer that stands where the state was, or with fresh weights in the form of gradients that suits it.
 
         All ranks make theirs at the same time. Raises UsageError, and WeightsError for a state that does not fit.
         """
         net = self.network(session)
-        share = max(1, self.settings.batch // ranks.size)
-        form = state.form if state else self._form(net, share, session)
+        form = state.form if state else self._form(net, session)
         call(ranks, self._plan(form, state))
         return _placed(Trainer(net, self.dataset, self.settings, form, ranks), state, self.architecture)
 
-    def _form(self, net: nn.Module, share: int, session: Session) -> Form:
-        return choose_form(net, self.dataset.image_shape, share, session.precision, session.forms)
+    def _form(self, net: nn.Module, session: Session) -> Form:
+        fast = gradient_model(net, self.dataset.image_shape, session.precision)
+        if fast.note:
+            session.note(f"note: {fast.note}")
+        return fast.form
 
     def _plan(self, form: Form, state: TrainingState | None) -> Plan:
         return Plan(
@@ -135,7 +138,7 @@ def _begin(store: Store, options: TrainOptions, session: Session, ranks: Ranks) 
     trainer = job.trainer(None, session, ranks)
     dataset = store.record_dataset(job.dataset.name, fingerprint=job.dataset.fingerprint)
     config: dict[str, object] = {
-        "dataset": options.dataset or registry.DEFAULT_DATASET,
+        "dataset": full_name(options.dataset or registry.DEFAULT_DATASET),
         "dataset_fingerprint": job.dataset.fingerprint,
         "architecture": job.architecture,
         "preset": job.preset,
@@ -389,7 +392,7 @@ def _scores(trainer: Trainer, job: Job, session: Session) -> tuple[Score, Score 
     if not job.settings.is_adversarial:
         return final, None
     session.note(f"attacking {min(preset.score_images, data.test_count):,} test images with pgd-{preset.score_steps}")
-    fast = GradientForm(net, trainer.form)
+    fast = gradient_model(net, data.image_shape, form=trainer.form)
     return final, adversarial_score(net, fast, data, job.settings, images=preset.score_images, steps=preset.score_steps)
 
 
