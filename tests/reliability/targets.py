@@ -246,7 +246,7 @@ def evaluation_samples(folder: Path) -> Target:
     def read(path: Path) -> None:
         fresh = Column.empty(6)
         found = restore(SimpleNamespace(columns=[{"natural": fresh}]), path)
-        rows = (*found.transfer(), *found.curves(), *found.reliance())
+        rows = [row for kind in ("transfer", "curve", "reliance") for row in found.rows(kind)]
         json.dumps([str(row) for row in rows])
 
     seeds = [pack("evaluation", tensors, {"settings": {"n": 6}, "findings": findings})]
