@@ -190,7 +190,7 @@ def _showing_first(few: frozenset[str], implied: Mapping[str, tuple[str, Field]]
     class Brief(TyperCommand):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
             words: list[str] = []
-            for word, following in zip(args, [*args[1:], ""], strict=True):
+            for word, following in zip(args, [*args[1:], ""], strict=False):
                 words.append(word)
                 if word in implied and not _fits(implied[word][1], following):
                     words.append(implied[word][0])
