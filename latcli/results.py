@@ -528,7 +528,7 @@ class AttackedPhoto(LocatedPhoto):
     l2: float
     psnr: float | None = None
     ssim: float | None = None
-    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    files: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -597,7 +597,7 @@ class PlannedPhoto(LocatedPhoto):
 class MaskedPhoto(LocatedPhoto):
     """One photo of `latcli mask`; `files` are the paths of its mask and of the overlay that shows it."""
 
-    files: Mapping[str, str]
+    files: dict[str, str]
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,15 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "apgd-dlr": "latcli.engine.attacks.apgd:apgd_dlr",
         "apgd-t": "latcli.engine.attacks.apgd:apgd_t",
         "square": "latcli.engine.attacks.square:square",
+        "mi-fgsm": "latcli.engine.attacks.mi_fgsm:mi_fgsm",
+        "minimal": "latcli.engine.attacks.minimal:minimal",
     },
     "detector": {
         "yolo": "latcli.engine.detectors.yolo:YoloDetector",
         "mobilenet": "latcli.engine.detectors.mobilenet:MobilenetDetector",
+        "saliency": "latcli.engine.detectors.saliency:SaliencyDetector",
         "cam": "latcli.engine.detectors.cam:CamDetector",
-        "none": "latcli.engine.detectors.none:NoDetector",
+        "none": "latcli.engine.detectors.base:NoDetector",
     },
     "classifier": {
         "efficientnet_lite0": "latcli.engine.models.imagenet:efficientnet_lite0",

@@ -13,11 +13,11 @@ from latcli.engine.datasets.base import DatasetSource, MaskSource, TrainingData
 from latcli.engine.datasets.catalog import open_training_data
 from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.datasets.photo_masks import ObjectSearch, detected_masks
-from latcli.engine.detectors.auto import open_detector
-from latcli.engine.detectors.settings import DetectorSettings
+from latcli.engine.detectors.base import DetectorContext
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.imagenet import ClassifierSource
+from latcli.engine.objects import ObjectSettings, open_finder
 from latcli.session import Session
 from latcli.store.store import Store
 
@@ -53,24 +53,23 @@ def with_objects(
     if mask_from != "detector" or not isinstance(data, PhotoFolder):
         return data, photos
     classifier = open_pretrained(architecture, photos, session).to(device)
-    settings = DetectorSettings(
-        weights=None if photos.detector_weights is None else Path(photos.detector_weights),
-        confidence=photos.detector_confidence,
-        offline=session.offline,
-        device=device,
-        classifier=classifier,
-        threshold=photos.cam_threshold,
-        progress=session.shows_progress,
-        trust_weights=session.trust_weights,
+    values = {
+        "weights": photos.detector_weights,
+        "confidence": photos.detector_confidence,
+        "cam_threshold": photos.cam_threshold,
+    }
+    settings = ObjectSettings(
+        detector=photos.found_by or photos.detector, values=values, which=photos.boxes, refine=photos.refine
     )
-    detector, why = open_detector(photos.found_by or photos.detector, settings)
-    session.note(f"objects are found by {why}")
-    search = ObjectSearch(detector, classifier, photos.boxes, photos.refine, StoredDetections(store))
+    context = DetectorContext(classifier, device, session.offline, session.shows_progress, session.trust_weights)
+    finder, about = open_finder(settings, context, StoredDetections(store))
+    session.note(f"objects are found by {about}")
+    search = ObjectSearch(finder, classifier)
     with session.progress("objects", data.train_count + data.test_count) as tick:
         masks = detected_masks(data.folders, search, tick)
     for note in masks.notes:
         session.note(f"note: {note}")
-    return data.with_masks(masks), replace(photos, found_by=detector.name)
+    return data.with_masks(masks), replace(photos, found_by=settings.detector)
 
 
 def open_pretrained(architecture: str, photos: PhotoOptions, session: Session) -> Classifier:

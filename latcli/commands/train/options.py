@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from latcli.engine.datasets.base import Defaults, MaskSource
-from latcli.engine.objects import Refinement, WhichBoxes
+from latcli.engine.detectors.agreement import WhichBoxes
+from latcli.engine.objects import Refinement
 from latcli.engine.training.presets import (
     Preset,
     PresetName,

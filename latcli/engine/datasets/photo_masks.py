@@ -16,13 +16,14 @@ import numpy as np
 import torch
 
 from latcli.engine.datasets.folders import SPLITS, ClassFolders, SplitName, mask_files, mask_notes
-from latcli.engine.detectors.base import Detector, Target
+from latcli.engine.detectors.base import Target
 from latcli.engine.images import Photo, read_photo, sha256_of
 from latcli.engine.labels import known_class
 from latcli.engine.localize import center_mask
 from latcli.engine.masks import read_mask
 from latcli.engine.models.classifier import Classifier, predict
-from latcli.engine.objects import MISS_CENTER, DetectionCache, Refinement, WhichBoxes, detection_mask, find_object
+from latcli.engine.objects import MISS_CENTER, ObjectFinder
+from latcli.errors import NoObjectError
 
 #: Masks in files that are read when they are opened; the others are read with their photos.
 _LOOKED_AT = 20
@@ -100,13 +101,10 @@ class PhotoMasks:
 
 @dataclass(frozen=True)
 class ObjectSearch:
-    """What finds the objects: a detector, and the classifier whose classes and guesses tell it what to look for."""
+    """What finds the objects, and the classifier whose classes and guesses say what to look for."""
 
-    detector: Detector
+    finder: ObjectFinder
     classifier: Classifier
-    which: WhichBoxes = "all"
-    refine: Refinement = "none"
-    cache: DetectionCache | None = None
 
     def target(self, photo: Photo, class_name: str) -> Target:
         """The classifier's class that shares the photo's class name, else its own top guess."""
@@ -115,14 +113,14 @@ class ObjectSearch:
             return Target(label.index, label.name)
         x_1Chw = self.classifier.preprocessing.read(photo.image)[None].to(self.classifier.device)
         guess = predict(self.classifier, x_1Chw, [None])[0]
-        return Target(guess.index, guess.name)
+        return Target(guess.index, guess.prediction)
 
     def mask(self, photo: Photo, class_name: str) -> PackedMask | None:
         """The object's mask; None where nothing was found."""
-        found = find_object(self.detector, photo, self.target(photo, class_name), self.which, self.cache)
-        if not found.boxes and self.detector.name != "none":
+        try:
+            return PackedMask.of(self.finder.find(photo, self.target(photo, class_name)).mask_1HW)
+        except NoObjectError:
             return None
-        return PackedMask.of(detection_mask(photo, found, self.refine))
 
 
 def detected_masks(folders: ClassFolders, search: ObjectSearch, tick: Callable[[], None]) -> PhotoMasks:
@@ -142,7 +140,9 @@ def detected_masks(folders: ClassFolders, search: ObjectSearch, tick: Callable[[
             tick()
         masks[split] = tuple(found)
     return PhotoMasks(
-        masks["train"], masks["test"], _notes(search.detector.name, missed, len(folders.train) + len(folders.test))
+        masks["train"],
+        masks["test"],
+        _notes(search.finder.settings.detector, missed, len(folders.train) + len(folders.test)),
     )
 
 
