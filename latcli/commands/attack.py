@@ -145,7 +145,7 @@ def attack_settings(options: AttackOptions) -> AttackSettings:
         schedule=options.schedule,
         restarts=options.restarts,
         random_start=not options.no_random_start,
-        objective=options.objective,  # type: ignore[arg-type]
+        objective=options.objective,
         norm=options.norm,
         radius=options.radius,
         stop_rank=_STOP_RANKS[options.stop],

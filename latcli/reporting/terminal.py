@@ -115,7 +115,7 @@ def _wrapped(text: str, width: int) -> list[str]:
 def _blocks(table: Table, width: int) -> Iterator[list[_Stack]]:
     """The columns in as many blocks as the width asks for; each begins with the first column."""
     stacks = [_Stack(table, places) for places in table.stacks]
-    while stacks and any(one.optional for one in stacks[1:]) and _width(stacks, least=True) > width:
+    while stacks and any(one.optional for one in stacks[1:]) and _width(stacks) > width:
         del stacks[max(place for place, one in enumerate(stacks) if one.optional)]
     first, others = stacks[:1], stacks[1:]
     while first:
