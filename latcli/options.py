@@ -510,7 +510,7 @@ class AttackOptions(PhotoOptions):
         option(
             ATTACK,
             "NAME",
-            "pgd, fgsm, apgd-ce, apgd-dlr, apgd-t, square, or a plug-in's.",
+            "pgd, fgsm, mi-fgsm, apgd-ce, apgd-dlr, apgd-t, square, minimal, or a plug-in's.",
             autocompletion=_names_of("attack"),
         ),
         BASIC,
@@ -722,7 +722,13 @@ class EvalOptions(DataObjectOptions):
         ),
         BASIC,
     ] = None
-    steps: Annotated[int | None, option(ATTACK, "N", "Gradient steps of PGD.", min=1, show_default="100"), BASIC] = None
+    attack: Annotated[
+        str,
+        option(ATTACK, "NAME", "pgd, or any attack of `latcli attack`.", autocompletion=_names_of("attack")),
+    ] = "pgd"
+    norm: Annotated[Literal["linf", "l2"], option(ATTACK, "linf|l2", "l2 needs --radius as well.")] = "linf"
+    radius: Annotated[float | None, option(ATTACK, "R", "Radius of the l2 ball, inside epsilon's box.")] = None
+    steps: Annotated[int | None, option(ATTACK, "N", "Steps of the attack.", min=1, show_default="100"), BASIC] = None
     restarts: Annotated[
         int | None, option(ATTACK, "N", "Random starts; each image keeps its worst case.", min=1, show_default="1")
     ] = None
@@ -735,7 +741,9 @@ class EvalOptions(DataObjectOptions):
         option(STRONG, "quick|full", "full is AutoAttack's; quick is for a trial.", show_default="full"),
     ] = None
     transfer: Annotated[
-        str | None, option(BEYOND, "A,B,...|all", "Try examples made on each of these models on all the others.")
+        str | None,
+        option(BEYOND, "A,B,...|all", "Try examples made on each of these models on all the others."),
+        CODE,
     ] = None
     curve: Annotated[
         tuple[str, ...],

@@ -226,8 +226,8 @@ def training_state(folder: Path) -> Target:
 
 def evaluation_samples(folder: Path) -> Target:
     """What `eval --resume` goes on from."""
-    from latcli.commands.eval.samples import restore
-    from latcli.engine.evaluation.samples import Column
+    from latcli.commands.evaluation_parts import restore
+    from latcli.engine.evaluation.matrix import Column
     from latcli.engine.models.checkpoint import pack
 
     column = Column.empty(6)
@@ -246,7 +246,7 @@ def evaluation_samples(folder: Path) -> Target:
     def read(path: Path) -> None:
         fresh = Column.empty(6)
         found = restore(SimpleNamespace(columns=[{"natural": fresh}]), path)
-        rows = (*found.transfer(), *found.curves(), *found.reliance())
+        rows = [row for kind in ("transfer", "curve", "reliance") for row in found.rows(kind)]
         json.dumps([str(row) for row in rows])
 
     seeds = [pack("evaluation", tensors, {"settings": {"n": 6}, "findings": findings})]

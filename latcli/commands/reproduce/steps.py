@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latcli.commands.attack import run as run_attack
-from latcli.commands.eval.command import run as run_eval
+from latcli.commands.evaluate import run as run_eval
 from latcli.commands.train.command import run as run_train
 from latcli.options import AttackOptions, EvalOptions, TrainOptions, command_words
 from latcli.reporting.text import number_text
