@@ -41,7 +41,7 @@ COMMANDS: Mapping[tuple[str, ...], Command] = {
         options.AttackOptions, "latcli.commands.attack.command:run", "latcli.reporting.tables:attack", panel=_MAIN
     ),
     ("train",): Command(
-        options.TrainOptions, "latcli.commands.train.command:run", "latcli.reporting.tables:train", panel=_MAIN
+        options.TrainOptions, "latcli.commands.train:run", "latcli.reporting.tables:train", panel=_MAIN
     ),
     ("eval",): Command(
         options.EvalOptions,

@@ -13,7 +13,7 @@ from latcli.commands.eval.command import run as run_eval
 from latcli.commands.eval.result import EvalResult
 from latcli.commands.package_photos import PACKAGE_LABELS, package_photos
 from latcli.commands.report.writing import run as run_report
-from latcli.commands.train.command import run as run_train
+from latcli.commands.train import run as run_train
 from latcli.engine.training.regimes import Regime
 from latcli.errors import ExitCode
 from latcli.options import AttackOptions, DemoOptions, EvalOptions, ReportOptions, TrainOptions

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from latcli.errors import UsageError
-from latcli.options import command_words
+from latcli.options import Computing
 from latcli.session import Session
 from latcli.store.database import Store
 from latcli.store.records import RunRow
@@ -101,14 +101,13 @@ def next_command(words: str, session: Session) -> str:
 
 def _where(session: Session) -> list[str]:
     """The options of the session that say where and how it runs, without those of its output."""
-    words = command_words(session)
-    kept = []
-    for index, word in enumerate(words):
-        if word in ("--store", "--data", "--device"):
-            kept += [word, words[index + 1]]
-        elif word == "--offline":
-            kept.append(word)
-    return kept
+    words = [
+        word
+        for name in ("store", "data", "device")
+        if getattr(session, name) != getattr(Computing, name)
+        for word in (f"--{name}", str(getattr(session, name)))
+    ]
+    return [*words, "--offline"] if session.offline else words
 
 
 def _agree(name: str, asked: Any, was: Any) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from latcli.commands.datasets import PhotoOptions, with_objects
 from latcli.commands.eval.data import PhotoWay, folder_of, open_data, photo_way
 from latcli.commands.eval.further import ALL_MODELS, Findings, Further, Watched, parts_of
 from latcli.commands.eval.models import (
@@ -29,8 +30,6 @@ from latcli.commands.eval.result import CellRow, EvalResult, Warned, grouped
 from latcli.commands.eval.samples import SAMPLES, Keeper, restore
 from latcli.commands.report.evaluations import MATRIX
 from latcli.commands.resume import resumable_run
-from latcli.commands.train.data import with_objects
-from latcli.commands.train.options import PhotoOptions
 from latcli.commands.trained import CHECKPOINT, classifier_path
 from latcli.engine import registry
 from latcli.engine.datasets.base import TrainingData

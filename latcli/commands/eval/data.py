@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from latcli.commands.train.options import PhotoOptions
+from latcli.commands.datasets import PhotoOptions
 from latcli.engine.datasets.base import DatasetSource, TrainingData
 from latcli.engine.datasets.catalog import open_folder, open_training_data
 from latcli.engine.datasets.photo_folder import holds_photos

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from latcli.commands.train.monitor import duration_text
+from latcli.commands.training_log import duration_text
 from latcli.engine.evaluation.matrix import Evaluation, Progress
 from latcli.session import Session, Tick
 from latcli.store.run import Run

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from latcli.commands.datasets import DETECTING, OBJECTS, check_object_options, given_plainly
 from latcli.commands.eval.further import Further
 from latcli.commands.eval.reliance import DONOR_SEEDS
-from latcli.commands.train.options import DETECTING, OBJECTS, check_object_options, given_plainly
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.evaluation.settings import EvalSettings, StrongBudget

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from latcli.commands.datasets import PhotoOptions, open_data
 from latcli.commands.report.command import TABLES, gather
 from latcli.commands.report.paper import paper
 from latcli.commands.reproduce.findings import find
@@ -22,9 +23,7 @@ from latcli.commands.reproduce.parts import OF_PHOTOS, Part, needs_small_images,
 from latcli.commands.reproduce.result import ReproduceResult, StepRow
 from latcli.commands.reproduce.steps import PhotoAttack, Step, Training, command_line, command_of
 from latcli.commands.reproduce.times import Times
-from latcli.commands.train.data import open_data
-from latcli.commands.train.monitor import duration_text
-from latcli.commands.train.options import PhotoOptions
+from latcli.commands.training_log import duration_text
 from latcli.engine import registry
 from latcli.engine.datasets.base import Dataset
 from latcli.engine.devices import open_device

@@ -18,11 +18,12 @@ from latcli.commands.eval.options import resolve as resolve_evaluation
 from latcli.commands.photo_inputs import find_sources, sha256_of
 from latcli.commands.report.evaluations import MATRIX
 from latcli.commands.reproduce.steps import Evaluation, PhotoAttack, Step, Training, command_of
-from latcli.commands.train.options import DEFAULT_PRESET, resolve
+from latcli.commands.train import settings_of
 from latcli.commands.trained import CHECKPOINT
 from latcli.engine.datasets.base import Dataset
-from latcli.engine.training.presets import preset_row
+from latcli.engine.training.settings import DEFAULT_PRESET
 from latcli.errors import ExitCode
+from latcli.results import to_json
 from latcli.session import Session
 from latcli.store.database import Store, dataset_id
 from latcli.store.records import RunRow
@@ -103,14 +104,13 @@ class Ledger:
 
     def _fits_training(self, step: Training) -> Callable[[RunRow], bool]:
         data, options = self._data(), step.options
-        preset = options.preset or DEFAULT_PRESET
-        settings = resolve(options, preset_row(preset, fine_tuning=False), data.defaults, step.seed)
+        settings = settings_of(options, data, step.seed)
         wanted = {
             "architecture": options.architecture or data.defaults.architecture,
-            "preset": preset,
+            "preset": options.preset or DEFAULT_PRESET,
             "precision": self.session.precision,
             "mask_fingerprint": data.mask_fingerprint,
-            **settings.to_json(),
+            **to_json(settings),
         }
         if settings.regime in _WITHOUT_OBJECT:
             wanted = {name: value for name, value in wanted.items() if name not in _OF_OBJECT}

@@ -6,7 +6,7 @@ A run that was cut off and went on later counts with its pause; the median over 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
@@ -15,14 +15,13 @@ from latcli.commands.eval.options import resolve as resolve_evaluation
 from latcli.commands.photo_inputs import find_sources
 from latcli.commands.reproduce.ledger import Ledger, Standing
 from latcli.commands.reproduce.steps import Evaluation, PhotoAttack, Step, Training
-from latcli.commands.train.options import DEFAULT_PRESET, resolve
+from latcli.commands.train import settings_of
 from latcli.engine import registry
 from latcli.engine.datasets.base import Dataset
 from latcli.engine.devices import open_device
 from latcli.engine.evaluation.settings import EvalSettings
 from latcli.engine.precision import choose_form, gradient_seconds
 from latcli.engine.training.loop import new_network
-from latcli.engine.training.presets import preset_row
 from latcli.engine.training.settings import TrainSettings
 from latcli.store.records import RunRow
 
@@ -55,7 +54,7 @@ class Times:
         data = self._data()
         architecture = step.options.architecture or data.defaults.architecture
         settings = _settings(step, data)
-        wanted = settings.to_json() | {"architecture": architecture}
+        wanted = asdict(settings) | {"architecture": architecture}
         costs = ("architecture", "loss", *(("attack", "attack_steps") if settings.is_adversarial else ()))
         alike = self._alike("train", wanted, costs)
         of_kind = [seconds / _images(row) for row, seconds in alike if _is_adversarial(row) == settings.is_adversarial]
@@ -121,8 +120,7 @@ class Times:
 
 
 def _settings(step: Training, data: Dataset) -> TrainSettings:
-    row = preset_row(step.options.preset or DEFAULT_PRESET, fine_tuning=False)
-    return resolve(step.options, row, data.defaults, step.seed)
+    return settings_of(step.options, data, step.seed)
 
 
 def _is_adversarial(row: RunRow) -> bool:
