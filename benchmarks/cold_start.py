@@ -48,7 +48,7 @@ def stages(photo: Path, steps: int) -> dict[str, float]:
         from latcli.engine.attacks.settings import AttackSettings
         from latcli.engine.images import read_photo
         from latcli.engine.photos import PhotoSettings
-        from latcli.store.database import Store
+        from latcli.store.store import Store
     with stage("build classifier, load weights"):
         attacker = open_attacker(PhotoSettings(attack=AttackSettings(steps=steps)), device="cpu")
     with stage("read, classify, localize"):

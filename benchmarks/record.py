@@ -11,7 +11,8 @@ from typing import Any
 
 from benchmarks.machine import Neighbours, in_words, load, machine
 from benchmarks.rounds import Spread
-from latcli.store.values import plain, utc_now
+from latcli.results import to_json as plain
+from latcli.store.schema import utc_now
 
 
 @dataclass

@@ -24,9 +24,9 @@ from typing import Any
 from benchmarks.machine import Neighbours
 from benchmarks.record import Options, Record, begin
 from benchmarks.rounds import spread
-from latcli.store.database import Store
+from latcli.results import columns
 from latcli.store.provenance import environment, fingerprint, host
-from latcli.store.values import columns
+from latcli.store.store import Store
 
 REGIMES = ("natural", "standard", "background")
 METRICS = ("loss", "clean_accuracy", "adversarial_accuracy", "epsilon", "rate")
@@ -49,7 +49,6 @@ def run_row(number: int, command: str, config: dict[str, Any], seed: int, status
         "command": command,
         "status": status,
         "started": started,
-        "heartbeat": started,
         "finished": None if status == "crashed" else started,
         "exit_code": None if status == "crashed" else 0,
         "argv_json": ["latcli", command],
@@ -58,10 +57,10 @@ def run_row(number: int, command: str, config: dict[str, Any], seed: int, status
         "seed": seed,
         "device": "cpu",
         "dataset": None if command == "attack" else "mnist@00000000",
-        "environment": environment().id,
+        "environment": environment()["id"],
         "pid": 1,
         "host": host(),
-        "folder": f"{day}-{command}-{number % 65536:04x}",
+        "tags_json": [],
     }
 
 
@@ -86,7 +85,7 @@ def cell_rows(run: str, entries: list[dict[str, Any]]) -> Iterator[dict[str, Any
             attacked = given != "natural"
             yield {
                 "run": run,
-                "model": entry["id"],
+                "model_id": entry["id"],
                 "regime": entry["regime"],
                 "input": given,
                 "epsilon": 0.3 if attacked else None,
@@ -107,7 +106,7 @@ def photo_row(run: str, position: int) -> dict[str, Any]:
     told = {"epsilon": 8 / 255, "norm": "linf", "steps": 40, "restarts": 1}
     changed = {"altered_percent": 40.0, "background_percent": 50.0, "linf_inside": 0.0, "linf_outside": 8 / 255}
     label = {"label_index": 8, "label_name": "hen", "label_source": "given"}
-    place = {"run": run, "image": None, "position": position, "name": f"photos/{position}.jpg"}
+    place = {"run": run, "image": f"photos/{position}.jpg"}
     return {**place, **label, **sides, **told, **changed, "boxes_json": [], "notes_json": []}
 
 
@@ -117,7 +116,7 @@ SIDE = {"prediction": "hen", "confidence": 0.9, "rank": 1, "top_json": [[8, 0.9,
 def fill(folder: Path, runs: int, metrics: int) -> None:
     """A store with so many runs and rows of metrics."""
     with Store.open(folder) as store, store.writing() as db:
-        db.table("environments").insert(columns(environment().to_row()), ignore=True)
+        db.table("environments").insert(columns(environment()), ignore=True)
         db.table("datasets").insert({"id": "mnist@00000000", "name": "mnist", "fingerprint": "0" * 64})
         trained: list[dict[str, Any]] = []
         for number in range(runs):

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from latcli import __version__, config, options, process
-from latcli.options import BASIC, PANELS, Common, Computing, Field
+from latcli.options import BASIC, PANELS, Common, Computing, Field, Recording
 from latcli.session import Session
 
 _MAIN, _LOOK = "Main commands", "Look around"
@@ -32,7 +32,7 @@ class Command:
     options: type
     run: str
     draw: str
-    shared: type = Computing
+    shared: type = Recording
     panel: str | None = None
 
 
@@ -63,10 +63,10 @@ COMMANDS: Mapping[tuple[str, ...], Command] = {
         panel=_MAIN,
     ),
     ("demo",): Command(
-        options.DemoOptions, "latcli.commands.demo:run", "latcli.reporting.demo_report:demo", panel=_MAIN
+        options.DemoOptions, "latcli.commands.demo:run", "latcli.reporting.demo_report:demo", Computing, _MAIN
     ),
     ("doctor",): Command(
-        options.DoctorOptions, "latcli.commands.doctor:run", "latcli.reporting.listing:checks", panel=_LOOK
+        options.DoctorOptions, "latcli.commands.doctor:run", "latcli.reporting.listing:checks", Computing, _LOOK
     ),
     ("runs", "list"): Command(
         options.RunsListOptions, "latcli.commands.runs:list_runs", "latcli.reporting.listing:runs", shared=Common

@@ -8,6 +8,7 @@ is parsed here, so that a command never sees `8/255`. Nothing heavy is imported:
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import Enum, auto
@@ -106,6 +107,16 @@ def parse_shares(text: str) -> tuple[float, ...]:
     if not all(0.0 <= value < 1.0 for value in values) or list(values) != sorted(set(values)):
         raise UsageError(f"'{text}' is not an ascending list of shares from 0 to below 1", hint)
     return values
+
+
+def parse_name(text: str) -> str:
+    """A run's own name. Raises UsageError for one that would be unclear or awkward to type."""
+    if re.fullmatch(r"[^\W\d_][\w.-]{0,63}", text) and text != "latest":
+        return text
+    raise UsageError(
+        f"a run cannot be called '{text}'",
+        "a name begins with a letter, has at most 64 letters, digits, dots, dashes and underscores, and is not latest",
+    )
 
 
 # what the shell offers
@@ -274,6 +285,23 @@ class Computing(Common):
     ] = "auto"
     seed: Annotated[int, option(WHERE, "N", "Equal seeds give equal files.", min=0)] = 0
     offline: Annotated[bool, switch(WHERE, "Download nothing.", envvar="LATCLI_OFFLINE"), INCIDENTAL] = False
+
+
+@dataclass(kw_only=True)
+class Recording(Computing):
+    """What every command that keeps a run takes, too."""
+
+    name: Annotated[
+        str | None,
+        option(OUTPUT, "NAME", "Call the run so, in place of the end of its id.", parse=parse_name),
+        INCIDENTAL,
+        TYPED,
+    ] = None
+    tag: Annotated[
+        tuple[str, ...],
+        option(OUTPUT, "TAG", "Mark the run, for `latcli runs list --tag`. May be repeated."),
+        INCIDENTAL,
+    ] = ()
 
 
 # where the object is
@@ -847,8 +875,8 @@ class DoctorOptions:
     """
 
 
-_RUN = argument("RUN", "The end of a run's id, or latest.", autocompletion=complete_run)
-_RUNS = argument("RUN", "Ends of run ids, or latest.", autocompletion=complete_run)
+_RUN = argument("RUN", "The end of a run's id, its name, or latest.", autocompletion=complete_run)
+_RUNS = argument("RUN", "Ends of run ids, names, or latest.", autocompletion=complete_run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -875,6 +903,8 @@ class RunsListOptions:
         ),
         BASIC,
     ] = None
+    dataset: Annotated[str | None, option(WHICH_RUNS, "NAME", "Only runs on this data set."), BASIC] = None
+    tag: Annotated[str | None, option(WHICH_RUNS, "TAG", "Only runs marked with this tag."), BASIC] = None
     limit: Annotated[int | None, option(WHICH_RUNS, "N", "Only the newest N.", "--limit", "-n", min=1), BASIC] = None
 
 
@@ -897,10 +927,15 @@ class RunsVerifyOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunsRemoveOptions:
-    """Remove runs with all their files. A run that is still working is refused."""
+    """Remove runs with all their files. A run that is still working is refused.
+
+    Where other runs depend on them, they are named and you are asked first; off a terminal, --force is needed.
+    """
 
     runs: Annotated[tuple[str, ...], _RUNS]
-    force: Annotated[bool, switch(WHAT, "Also a run left as running by a machine that is gone."), BASIC] = False
+    force: Annotated[
+        bool, switch(WHAT, "Do not ask. Also remove a run left as running by a machine that is gone."), BASIC
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)

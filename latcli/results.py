@@ -751,6 +751,128 @@ def comparable_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name not in _NOT_COMPARED and value is not None}
 
 
+# runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """One run in a list. result: what came of it, in a few words, None where nothing is known.
+
+    dir: its folder. status: "running", "completed", "failed", "interrupted" or "crashed", as it is now. region: what an
+    attack may change; regime: of a training run. epsilon: on the scale of [0, 1].
+    """
+
+    run: str
+    dir: Path
+    name: str | None
+    tags: tuple[str, ...]
+    command: str
+    status: str
+    started: str
+    finished: str | None
+    seconds: float | None
+    exit_code: int | None
+    error: str | None
+    seed: int | None
+    device: str | None
+    dataset: str | None
+    regime: str | None
+    epsilon: float | None
+    model: str | None
+    parent: str | None
+    result: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """A file of a run; image: the sha256 of the photo that it is of; path: where it lies now."""
+
+    name: str
+    kind: str
+    image: str | None
+    sha256: str
+    size: int
+    created: str
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class LastValue:
+    """A metric at its last step; None where it was not a finite number."""
+
+    name: str
+    step: int
+    value: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDetails(RunSummary):
+    """One run with all that the store has of it. resume: the command that resumes it, None where none does."""
+
+    argv: tuple[str, ...]
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    images: tuple[Any, ...]
+    cells: tuple[Any, ...]
+    metrics: tuple[LastValue, ...]
+    artifacts: tuple[StoredFile, ...]
+    resume: str | None
+
+
+@dataclass(frozen=True)
+class RunList:
+    """The document of `latcli runs list`: the newest first."""
+
+    store: Path
+    runs: tuple[RunSummary, ...]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a run's files; `name` is relative to its folder.
+
+    fault: "missing", "changed", "unreadable", or "outside": a path that leads out of the folder, not followed.
+    """
+
+    run: str
+    name: str
+    fault: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The document of `latcli runs verify`: what is wrong with files and database, and how many files were checked."""
+
+    store: Path
+    ok: bool
+    runs: tuple[str, ...]
+    checked: int
+    problems: tuple[Problem, ...]
+    database: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Failure where anything is wrong."""
+        return ExitCode.OK if self.ok else ExitCode.FAILURE
+
+
+@dataclass(frozen=True)
+class RemovedRuns:
+    """The document of `latcli runs rm`."""
+
+    store: Path
+    removed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunPath:
+    """The document of `latcli runs path`: where a run, or one of its files, lies."""
+
+    run: str
+    path: Path
+
+
 # intervals
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
 from latcli.errors import ExitCode
-from latcli.options import Computing
+from latcli.options import Recording
 from latcli.reporting.text import printable
 from latcli.results import to_json
 
@@ -32,7 +32,7 @@ class Tick(Protocol):
 
 
 @dataclass(kw_only=True)
-class Session(Computing):
+class Session(Recording):
     """One invocation: results go to stdout, progress and messages to stderr.
 
     `parent` is the run of which this one is a part. `trust_weights` allows code in a detector's weights; no file and no
@@ -51,6 +51,10 @@ class Session(Computing):
         from latcli.commands.form_folder import FormFolder
 
         return FormFolder.of_user()
+
+    def of_run(self) -> dict[str, Any]:
+        """What `Store.start_run` is told of this invocation."""
+        return {"argv": sys.argv, "parent": self.parent, "name": self.name, "tags": self.tag}
 
     @property
     def stderr_is_terminal(self) -> bool:

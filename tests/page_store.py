@@ -11,7 +11,7 @@ from PIL import Image
 from report_store import photo, whole
 
 from latcli.reporting.figures import amplified_difference
-from latcli.store.database import Store
+from latcli.store.store import Store
 
 
 def png(levels: np.ndarray) -> bytes:
@@ -49,5 +49,5 @@ def seen(folder: Path, names: list[str]) -> dict[str, str]:
             for position, name in enumerate(names):
                 for kind, data in attack_files(position).items():
                     run.write_artifact(f"{position}-{kind}.png", data, kind)
-                run.record_attack(photo(position, name, "hen", '"cock" </script>'))
+                run.insert("attacks", [photo(position, name, "hen", '"cock" </script>')])
     return ids | {"seen": run.id}

@@ -8,8 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from latcli.store.database import Store
-from latcli.store.run import Run
+from latcli.store.store import Run, Store
 
 MNIST = "mnist@00000000"
 INPUTS = ("natural", "standard", "background")
@@ -69,7 +68,7 @@ def evaluate(
             for one in entries
             for given, loss in zip(INPUTS, losses[one["id"]], strict=True)
         ]
-        run.record_cells(cells)
+        run.insert("cells", cells)
         document = {"models": entries, "warnings": [], "notes": [], "transfer": [], "curves": [], "reliance": []}
         run.write_artifact("matrix.json", json.dumps(document | further).encode(), "matrix")
     return run
@@ -79,7 +78,7 @@ def _cell(
     model: str, regime: str | None, given: str, loss: float | None, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     attacked = given != "natural"
-    shared = {"model": model, "regime": regime, "input": given, "seed": settings["seed"], "loss": loss}
+    shared = {"model_id": model, "regime": regime, "input": given, "seed": settings["seed"], "loss": loss}
     shared |= {"accuracy": None if loss is None else 1 - loss / 100, "n": settings["n"] if attacked else 10_000}
     if not attacked:
         return shared
@@ -94,7 +93,8 @@ def photo(position: int, name: str, label: str, guess: str, **changed: Any) -> d
     after |= {"adversarial_top_json": [[7, 0.99, guess], [8, 0.001, label]]}
     told = {"label_index": 8, "label_name": label, "label_source": "given", "epsilon": 8 / 255, "norm": "linf"}
     told |= {"steps": 40, "restarts": 1, "altered_percent": 40.0, "background_percent": 50.0, "linf_inside": 0.0}
-    place = {"image": None, "position": position, "name": name, "boxes_json": [], "notes_json": []}
+    files = {kind: f"{position}-{kind}.png" for kind in ("adversarial", "mask", "difference", "figure")}
+    place = {"image": name, "boxes_json": [], "notes_json": [], "files_json": files}
     return place | clean | after | told | {"linf_outside": 8 / 255} | changed
 
 
@@ -106,7 +106,7 @@ def attack(store: Store, names: list[tuple[str, str, str]], **told: Any) -> Run:
         for position, (name, label, guess) in enumerate(names):
             for kind in ("adversarial", "mask", "difference", "figure"):
                 run.write_artifact(f"{position}-{kind}.png", f"{position} {kind}".encode(), kind)
-            run.record_attack(photo(position, name, label, guess))
+            run.insert("attacks", [photo(position, name, label, guess)])
     return run
 
 

@@ -19,7 +19,7 @@ from latcli.engine.images import Photo
 from latcli.engine.photos import Localization, PhotoAttacker, PhotoResult, PhotoSettings
 from latcli.errors import ImageError
 from latcli.reporting.figures import triptych
-from latcli.store.database import Store
+from latcli.store.store import Store
 
 PROTOCOL: dict[str, object] = {"epsilon": 8 / 255, "norm": "linf", "steps": 1, "restarts": 1}
 

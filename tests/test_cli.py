@@ -17,7 +17,7 @@ from conftest import Outcome
 from latcli import __version__
 from latcli.cli import COMMANDS, app
 from latcli.options import BASIC, fields_of
-from latcli.store.database import Store
+from latcli.store.store import Store
 
 RunLatcli = Callable[..., subprocess.CompletedProcess[str]]
 Run = Callable[..., Outcome]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from latcli.commands.detection_cache import StoredDetections
 from latcli.engine.detectors.base import Box, Detection
 from latcli.engine.images import Photo
-from latcli.store.database import Store
+from latcli.store.store import Store
 
 PHOTO = Photo("hen.jpg", np.zeros((6, 10, 3), dtype=np.uint8), "5" * 64)
 BOX = Box(0.1, 1 / 3, 9.999999, 5.5, 0.123456789, "köttbullar 'x'")

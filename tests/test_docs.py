@@ -114,6 +114,7 @@ def test_every_reference_between_tables_is_declared(sample_store: Path) -> None:
         columns = {table: [row[1] for row in connection.execute(f"PRAGMA table_info({table})")] for table in tables}
         keys = {table: {row[3] for row in connection.execute(f"PRAGMA foreign_key_list({table})")} for table in tables}
 
-    referring = {"run", "model", "dataset", "environment", "image", "parent"}
+    referring = {"run", "model_id", "dataset", "environment", "parent"}
     undeclared = {table: referring & set(names) - keys[table] for table, names in columns.items()}
     assert {table: names for table, names in undeclared.items() if names} == {}
+    assert ("model" in keys["runs"], "sha256" in keys["attacks"], "image" in keys["artifacts"]) == (True, True, True)

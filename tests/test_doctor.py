@@ -15,7 +15,7 @@ from latcli.commands.doctor import run as examine
 from latcli.engine.detectors.yolo import DEFAULT_WEIGHTS
 from latcli.errors import ExitCode, UsageError
 from latcli.session import Session
-from latcli.store.database import Store
+from latcli.store.store import Store
 
 
 @pytest.fixture

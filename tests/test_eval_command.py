@@ -39,8 +39,8 @@ from latcli.engine.models.small import paper_cnn
 from latcli.errors import LatcliError, UsageError, WeightsError
 from latcli.options import EvalOptions
 from latcli.session import Session
-from latcli.store.database import Store
-from latcli.store.verify import verify_run
+from latcli.store.store import Store
+from latcli.store.verify import verify
 
 #: The fixture `work` puts real digits of 12 pixels a side at this name, 10 for testing of each of three classes.
 TINY = "folder:tiny"
@@ -138,7 +138,7 @@ def test_a_run_gives_its_document_cells_and_samples(run_latcli: RunLatcli, work:
     assert found[:5] == (standard["loss"], standard["accuracy"], "pgd", 1, "center")
     assert row(work, "SELECT count(*) FROM cells") == (14,)
     with Store.open_existing(work / "runs") as store:
-        assert verify_run(store, store.find_run(result["run"])).problems == ()
+        assert verify(store, [store.find_run(result["run"])]).ok
 
     tensors, _ = unpack(Path(result["dir"]) / "samples.safetensors", "evaluation")
     assert tensors["0.standard.loss"].double().mean().item() == standard["loss"]
@@ -493,7 +493,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_cells(
     assert without_times(result["cells"]) == without_times(whole.to_json()["cells"])
     with Store.open_existing(work / "runs") as store:
         assert len(store.rows_of(cut_off.name, "cells")) == 3
-        assert verify_run(store, store.find_run(cut_off.name)).problems == ()
+        assert verify(store, [store.find_run(cut_off.name)]).ok
 
 
 class StopError(Exception):

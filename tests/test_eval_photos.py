@@ -27,7 +27,7 @@ from latcli.engine.models.preprocessing import Preprocessing
 from latcli.errors import LatcliError, UsageError, WeightsError
 from latcli.options import EvalOptions
 from latcli.session import Session
-from latcli.store.database import Store
+from latcli.store.store import Store
 
 VICTIMS = """
 import torch

@@ -24,7 +24,7 @@ from latcli.errors import UsageError
 from latcli.options import TrainOptions
 from latcli.results import TrainResult
 from latcli.session import Session
-from latcli.store.database import Store
+from latcli.store.store import Store
 
 
 @pytest.fixture

@@ -20,8 +20,7 @@ from latcli.errors import LatcliError, StoreError, UsageError
 from latcli.options import ReportOptions
 from latcli.reporting.report_terminal import ATTACKS
 from latcli.session import Session
-from latcli.store.database import Store
-from latcli.store.rows import last_values, series
+from latcli.store.store import Store
 
 
 @pytest.fixture
@@ -178,8 +177,8 @@ def test_files_stay_those_of_their_photo_when_another_one_is_left_out(store: Sto
     with store.start_run("attack", argv=[], config={}, seed=0, device="cpu") as run:
         for position, altered in enumerate((None, 40.0)):
             run.write_artifact(f"{position}-mask.png", f"{position}".encode(), "mask")
-            run.record_attack(photo(position, f"{position}.jpg", "hen", "cock", altered_percent=altered))
-        run.record_attack(photo(2, "from elsewhere.jpg", "hen", "cock") | {"position": None})
+            run.insert("attacks", [photo(position, f"{position}.jpg", "hen", "cock", altered_percent=altered)])
+        run.insert("attacks", [photo(2, "from elsewhere.jpg", "hen", "cock") | {"files_json": None}])
     images = document(store.folder)["attacks"][0]["images"]
     files = [(one["image"], one["files"]["mask"] and Path(one["files"]["mask"]).name) for one in images]
     assert files == [("1.jpg", "1-mask.png"), ("from elsewhere.jpg", None)]
@@ -193,7 +192,7 @@ def test_a_photo_that_lies_beside_the_store_is_no_fault_for_another_of_its_name(
     (tmp_path / "hen.jpg").write_bytes(b"a photo")
     (tmp_path / "work" / "hen.jpg").write_bytes(b"another")
     with store.start_run("attack", argv=[], config={}, seed=0, device="cpu") as run:
-        run.record_attack(photo(0, "hen.jpg", "hen", "cock", image=sha256(b"a photo").hexdigest()))
+        run.insert("attacks", [photo(0, "hen.jpg", "hen", "cock", sha256=sha256(b"a photo").hexdigest())])
     found = document(store.folder)
     assert found["attacks"][0]["images"][0]["files"]["original"] == str(tmp_path / "hen.jpg")
     assert found["faults"] == []
@@ -226,9 +225,9 @@ def test_a_file_that_is_gone_or_changed_is_a_fault_and_not_shown(store: Store) -
 def test_an_original_is_shown_only_while_it_is_the_photo_that_was_attacked(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "hen.jpg"
     path.write_bytes(b"a photo")
-    row = photo(0, str(path), "hen", "cock", image=sha256(b"a photo").hexdigest())
+    row = photo(0, str(path), "hen", "cock", sha256=sha256(b"a photo").hexdigest())
     with store.start_run("attack", argv=[], config={}, seed=0, device="cpu") as run:
-        run.record_attack(row)
+        run.insert("attacks", [row])
     assert document(store.folder)["attacks"][0]["images"][0]["files"]["original"] == str(path)
     path.write_bytes(b"another")
     found = document(store.folder)
@@ -260,7 +259,7 @@ def test_a_changed_evaluation_document_says_nothing(tmp_path: Path) -> None:
 
 def test_a_row_that_lacks_what_a_report_needs_is_a_fault(store: Store) -> None:
     with store.start_run("attack", argv=[], config={}, seed=0, device="cpu") as run:
-        run.record_attack({"image": None, "name": "hen.jpg"})
+        run.insert("attacks", [{"image": "hen.jpg"}])
     found = document(store.folder)
     assert found["attacks"] == []
     assert [(fault["name"], fault["fault"]) for fault in found["faults"]] == [("hen.jpg", "incomplete")]
@@ -343,7 +342,7 @@ def test_a_database_of_a_newer_version_is_refused(store: Store) -> None:
     with store.writing() as db:
         db.execute("INSERT INTO _migrations VALUES ('m999_later', '')")
     store.close()
-    with pytest.raises(StoreError, match="newer latcli"):
+    with pytest.raises(StoreError, match="another version of latcli"):
         document(store.folder)
 
 
@@ -379,14 +378,14 @@ def test_a_series_is_thinned_to_about_so_many_points_with_both_ends(store: Store
     with store.start_run("train", argv=[], config={}, seed=0, device="cpu") as run:
         run.record_metrics([("loss", step, float(step)) for step in range(1, 1001)])
         run.record_metrics([("rate", 1, None)])
-    every = series(store, [run.id], ["loss", "rate"])[run.id]
+    every = store.series([run.id], ["loss", "rate"])[run.id]
     assert (len(every["loss"]), every["rate"]) == (1000, [[1, None]])
-    some = series(store, [run.id], ["loss"], points=100)[run.id]["loss"]
+    some = store.series([run.id], ["loss"], points=100)[run.id]["loss"]
     assert 100 <= len(some) <= 101
     assert (some[0], some[-1]) == ([1, 1.0], [1000, 1000.0])
     assert {after[0] - before[0] for before, after in pairwise(some[:-1])} == {10}
-    assert last_values(store, [run.id], ["loss", "other"]) == {run.id: {"loss": 1000.0}}
-    assert series(store, [], ["loss"]) == {}
+    assert store.last_values([run.id], ["loss", "other"]) == {run.id: {"loss": 1000.0}}
+    assert store.series([], ["loss"]) == {}
 
 
 # ---- comparison ----
@@ -405,18 +404,18 @@ def test_photos_side_by_side_are_the_same_photos(store: Store) -> None:
     def attacked(*photos: dict[str, Any]) -> str:
         with store.start_run("attack", argv=[], config={}, seed=0, device="cpu") as run:
             for row in photos:
-                run.record_attack(row)
+                run.insert("attacks", [row])
         return run.id
 
     one, other, third = ("1" * 64, "2" * 64, "3" * 64)
     first = attacked(
-        photo(0, "a/1.jpg", "hen", "cock", image=one, adversarial_confidence=0.1),
-        photo(1, "b/1.jpg", "hen", "cock", image=other, adversarial_confidence=0.2),
+        photo(0, "a/1.jpg", "hen", "cock", sha256=one, adversarial_confidence=0.1),
+        photo(1, "b/1.jpg", "hen", "cock", sha256=other, adversarial_confidence=0.2),
         photo(2, "gone.jpg", "hen", "cock", altered_percent=None),
     )
     second = attacked(
-        photo(0, "elsewhere/b.jpg", "hen", "cock", image=other, adversarial_confidence=0.4),
-        photo(1, "a/1.jpg", "hen", "cock", image=third, adversarial_confidence=0.3),
+        photo(0, "elsewhere/b.jpg", "hen", "cock", sha256=other, adversarial_confidence=0.4),
+        photo(1, "a/1.jpg", "hen", "cock", sha256=third, adversarial_confidence=0.3),
     )
     found = compare(ReportOptions(runs=(first, second), compare=True), Session(store=store.folder)).to_json()
     told = {row["name"]: (row["a"], row["b"]) for row in found["results"]}

@@ -20,7 +20,7 @@ from latcli.commands.report import writing as report_writing
 from latcli.errors import LatcliError, UsageError
 from latcli.options import ReportOptions
 from latcli.session import Session
-from latcli.store.database import DATABASE, Store
+from latcli.store.store import DATABASE, Store
 
 RunLatcli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -150,7 +150,7 @@ def test_an_empty_store_a_missing_one_and_a_newer_one(run_latcli: RunLatcli, tmp
         connection.commit()
     newer = run_latcli("report", "--store", tmp_path / "empty")
     assert newer.returncode == 1
-    assert "newer latcli" in newer.stderr
+    assert "another version of latcli" in newer.stderr
 
 
 @pytest.mark.parametrize("name", ["latcli.db", "latcli.db-wal", "RUN/matrix.json", "RUN/report.md", "link/matrix.json"])

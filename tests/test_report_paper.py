@@ -13,7 +13,7 @@ from latcli.commands.report.command import EVERYTHING, gather
 from latcli.commands.report.paper import paper, verdict
 from latcli.options import ReportOptions
 from latcli.session import Session
-from latcli.store.database import Store
+from latcli.store.store import Store
 
 CLAIMS = [(figure, claim) for figure in FIGURE_2 for claim in figure.claims]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shlex
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -45,7 +46,7 @@ from latcli.options import parse_shares as parse_centers
 from latcli.reporting.console import console_for
 from latcli.reporting.reproduction import shown
 from latcli.session import Session
-from latcli.store.database import DATABASE, Store
+from latcli.store.store import DATABASE, Store
 
 SMALL: dict[str, Any] = {"budget": "quick", "steps": 2, "images": 6, "attack_steps": 2}
 
@@ -718,7 +719,7 @@ def test_the_plan_is_told_as_json_and_nothing_is_left(run_latcli: RunLatcli, tmp
     assert not (tmp_path / "work" / "runs").exists()
 
 
-def test_a_run_without_its_document_is_not_gone_on_with(digits: Path, tmp_path: Path) -> None:
+def test_a_run_without_its_folder_is_not_gone_on_with(digits: Path, tmp_path: Path) -> None:
     options = ReproduceOptions("figure2", dataset=f"folder:{digits}", seeds=1, plan=True, **SMALL)
     session = session_of(tmp_path / "runs")
     train(TrainOptions("natural", options.dataset, preset="quick", steps=2), session)
@@ -727,5 +728,5 @@ def test_a_run_without_its_document_is_not_gone_on_with(digits: Path, tmp_path: 
         with store.writing() as db:
             db.table("runs").update(row.id, {"status": "crashed"})
     assert states(options, session).count("interrupted") == 1
-    (row.path / "run.json").write_text("{")
+    shutil.rmtree(row.path)
     assert states(options, session) == ["missing"] * 4

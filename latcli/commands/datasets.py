@@ -23,7 +23,7 @@ from latcli.engine.objects import Refinement, WhichBoxes
 from latcli.errors import UsageError
 from latcli.options import given
 from latcli.session import Session
-from latcli.store.database import Store
+from latcli.store.store import Store
 
 #: What stands for the object where it is not the middle, in words.
 OBJECTS: dict[MaskSource, str] = {

@@ -8,12 +8,11 @@ from dataclasses import asdict
 
 import torch
 
-from latcli.documents import DocumentError, read_json
 from latcli.engine.detectors.base import Box, Detection
 from latcli.engine.images import Photo, encode_png, read_silhouettes
 from latcli.errors import ImageError
-from latcli.store.database import Store
-from latcli.store.records import CachedDetection
+from latcli.results import DocumentError, read
+from latcli.store.store import Store
 
 
 class StoredDetections:
@@ -24,13 +23,13 @@ class StoredDetections:
 
     def get(self, photo: Photo, fingerprint: str, target: str) -> Detection | None:
         """The detection of the same photo by the same detector for the same target, if there was one before."""
-        row = self.store.find_detection(_key(photo), fingerprint, target)
-        if row is None:
+        found = self.store.find_detection(_key(photo), fingerprint, target)
+        if found is None:
             return None
         try:
-            return _detection(row, photo)
+            return _detection(*found, photo)
         except (DocumentError, ImageError):
-            return None  # as good as never seen: it is found and kept anew
+            return None  # damaged: it is found and kept anew
 
     def put(self, photo: Photo, fingerprint: str, target: str, detection: Detection) -> None:
         """Keep a detection."""
@@ -43,14 +42,14 @@ class StoredDetections:
         self.store.save_detection(_key(photo), fingerprint, target, boxes_json, segmentations)
 
 
-def _detection(row: CachedDetection, photo: Photo) -> Detection:
+def _detection(boxes_json: str, segmentations: bytes | None, photo: Photo) -> Detection:
     """Raises DocumentError or ImageError where it is not what `put` kept."""
-    boxes = tuple(Box(**box) for box in read_json(row.boxes_json, list[Box]))
+    boxes = tuple(read(list[Box], boxes_json))
     height, width = photo.size
     stacked_HW = None
-    if row.segmentations is not None:
+    if segmentations is not None:
         # Silhouettes are kept as one tall black and white picture.
-        stacked_HW = torch.from_numpy(read_silhouettes(row.segmentations, "the silhouettes", width) > 0)
+        stacked_HW = torch.from_numpy(read_silhouettes(segmentations, "the silhouettes", width) > 0)
         if len(stacked_HW) % height:
             raise DocumentError("the silhouettes are of another photo")
     count = 0 if stacked_HW is None else len(stacked_HW) // height

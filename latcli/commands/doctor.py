@@ -184,14 +184,15 @@ def _disk(store: Path) -> Check:
 
 
 def _database(store: Path) -> Check:
-    from latcli.store.database import DATABASE, Store
+    from latcli.store.store import DATABASE, Store
+    from latcli.store.verify import database_faults
 
     path = store / DATABASE
     if not path.exists():
         return Check("database", "missing", f"no {path} yet", "the first run makes it")
     try:
         with Store.open_existing(store) as opened:
-            faults = opened.database_faults()
+            faults = database_faults(opened)
             states = Counter(run.status for run in opened.runs())
     except StoreError as error:
         return Check("database", "broken", error.message, error.hint)

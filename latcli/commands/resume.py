@@ -14,8 +14,7 @@ from typing import Any
 from latcli.errors import UsageError
 from latcli.options import Computing
 from latcli.session import Session
-from latcli.store.database import Store
-from latcli.store.records import RunRow
+from latcli.store.store import RunRow, Store
 
 #: Options that say where files lie. Their contents are compared by fingerprint, so a moved folder may be named anew.
 PLACES = ("masks", "classifier_weights", "detector_weights")

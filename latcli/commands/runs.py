@@ -1,155 +1,97 @@
-"""`latcli runs`: what the store holds, as result objects; must not print and must not know the terminal."""
+"""`latcli runs`: what the store holds, checked, shown and removed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from typing import Any
 
-from latcli.commands.report.photos import image_of, read_column
+from latcli.commands.report.photos import image_of
+from latcli.commands.resume import resume_command
 from latcli.engine.registry import unknown_name
-from latcli.errors import ExitCode
+from latcli.errors import LatcliError
 from latcli.options import RunsListOptions, RunsPathOptions, RunsRemoveOptions, RunsShowOptions, RunsVerifyOptions
+from latcli.results import (
+    Cell,
+    LastValue,
+    RemovedRuns,
+    RunDetails,
+    RunList,
+    RunPath,
+    RunSummary,
+    StoredFile,
+    Verification,
+)
 from latcli.session import Session
-from latcli.store import remove
-from latcli.store.database import Store, require
 from latcli.store.files import artifact_path
-from latcli.store.records import STATUSES, RunRow, Status
-from latcli.store.verify import Verification, verify_run
+from latcli.store.store import STATUSES, RunRow, Status, Store, require
+from latcli.store.verify import verify
+
+_SHOWN = 5
 
 
-@dataclass(frozen=True)
-class RunsListed:
-    """Runs, the newest first."""
-
-    store: Path
-    runs: list[RunRow]
-
-    def to_json(self) -> dict[str, Any]:
-        """`{"store": path, "runs": [run]}`."""
-        return {"store": str(self.store), "runs": [_run_json(run) for run in self.runs]}
-
-
-@dataclass(frozen=True)
-class RunShown:
-    """One run with all that the database knows of it; the lists hold rows of the tables they are called after."""
-
-    run: RunRow
-    environment: dict[str, Any]
-    attacks: list[dict[str, Any]]
-    cells: list[dict[str, Any]]
-    metrics: list[dict[str, Any]]
-    artifacts: list[dict[str, Any]]
-
-    def to_json(self) -> dict[str, Any]:
-        """The run as in a list, with `config`, `environment`, `images` (as `attack` gives them), `cells`, and so on."""
-        return _run_json(self.run) | {
-            "argv": self.run.argv,
-            "config": self.run.config,
-            "environment": _parsed(self.environment),
-            "images": [image_of(row) for row in self.attacks],
-            "cells": [_without_run(row) for row in self.cells],
-            "metrics": [_without_run(row) for row in self.metrics],
-            "artifacts": [_without_run(row) | {"path": str(self.run.path / row["name"])} for row in self.artifacts],
-        }
-
-
-@dataclass(frozen=True)
-class RunsVerified:
-    """What was found of each run's files, and what SQLite's own check says of the database."""
-
-    store: Path
-    runs: list[Verification]
-    database_faults: list[str]
-
-    @property
-    def exit_code(self) -> ExitCode:
-        """Failure where anything is wrong."""
-        return ExitCode.FAILURE if self.database_faults or any(run.problems for run in self.runs) else ExitCode.OK
-
-    def to_json(self) -> dict[str, Any]:
-        """`{"store": path, "ok": bool, "checked": n, "problems": [{run, name, fault, detail}], "database": [text]}`."""
-        return {
-            "store": str(self.store),
-            "ok": self.exit_code == ExitCode.OK,
-            "runs": [run.run for run in self.runs],
-            "checked": sum(run.checked for run in self.runs),
-            "problems": [asdict(problem) for run in self.runs for problem in run.problems],
-            "database": self.database_faults,
-        }
-
-
-@dataclass(frozen=True)
-class RunsRemoved:
-    """The runs that are gone."""
-
-    store: Path
-    runs: list[str]
-
-    def to_json(self) -> dict[str, Any]:
-        """`{"store": path, "removed": [id]}`."""
-        return {"store": str(self.store), "removed": self.runs}
-
-
-@dataclass(frozen=True)
-class RunPath:
-    """Where a run, or one of its files, lies."""
-
-    run: str
-    path: Path
-
-    def to_json(self) -> dict[str, Any]:
-        """`{"run": id, "path": path}`."""
-        return {"run": self.run, "path": str(self.path)}
-
-
-def list_runs(options: RunsListOptions, session: Session) -> RunsListed:
+def list_runs(options: RunsListOptions, session: Session) -> RunList:
     """Runs of the store, the newest first. Raises StoreError, and UsageError for an unknown status."""
-    wanted = None if options.status is None else _status(options.status)
-    with Store.open_existing(session.store) as opened:
-        found = opened.runs(command=options.command, status=wanted, limit=options.limit)
-        return RunsListed(opened.folder, found)
+    with Store.open_existing(session.store) as store:
+        rows = store.runs(
+            command=options.command,
+            status=None if options.status is None else _status(options.status),
+            dataset=options.dataset,
+            tag=options.tag,
+            limit=options.limit,
+        )
+        results = _results(store, rows)
+        return RunList(store.folder, tuple(RunSummary(**_summary(row, results)) for row in rows))
 
 
-def show_run(options: RunsShowOptions, session: Session) -> RunShown:
-    """Everything about the one run whose id ends so, or `latest`; metrics at their last step.
+def show_run(options: RunsShowOptions, session: Session) -> RunDetails:
+    """Everything about one run; metrics at their last step.
 
     Raises StoreError, and UsageError where there is no such run or more than one.
     """
-    with Store.open_existing(session.store) as opened:
-        row = opened.find_run(options.run)
-        return RunShown(
-            run=row,
-            environment=opened.environment(row.environment),
-            attacks=opened.rows_of(row.id, "attacks"),
-            cells=opened.rows_of(row.id, "cells"),
-            metrics=opened.rows_of(row.id, "latest_metrics"),
-            artifacts=opened.rows_of(row.id, "artifacts"),
+    with Store.open_existing(session.store) as store:
+        row = store.find_run(options.run)
+        return RunDetails(
+            **_summary(row, _results(store, [row])),
+            argv=tuple(row.argv),
+            config=row.config,
+            environment=store.environment(row.environment),
+            images=tuple(image_of(one) for one in store.rows_of(row.id, "attacks")),
+            cells=tuple(_kept(Cell, one) for one in store.rows_of(row.id, "cells")),
+            metrics=tuple(LastValue(**_kept(LastValue, one)) for one in store.rows_of(row.id, "latest_metrics")),
+            artifacts=tuple(
+                StoredFile(**_kept(StoredFile, one), path=row.path / one["name"])
+                for one in store.rows_of(row.id, "artifacts")
+            ),
+            resume=_how_to_resume(row, session),
         )
 
 
-def verify_runs(options: RunsVerifyOptions, session: Session) -> RunsVerified:
+def verify_runs(options: RunsVerifyOptions, session: Session) -> Verification:
     """Check the files of the runs named, or of all, and the database itself.
 
     A fault is a result, not an error. Raises StoreError, and UsageError where there is no such run.
     """
-    with Store.open_existing(session.store) as opened:
-        rows = _found(opened, options.runs) if options.runs else opened.runs()
-        return RunsVerified(opened.folder, [verify_run(opened, row) for row in rows], opened.database_faults())
+    with Store.open_existing(session.store) as store:
+        return verify(store, _found(store, options.runs) if options.runs else store.runs())
 
 
-def remove_runs(options: RunsRemoveOptions, session: Session) -> RunsRemoved:
+def remove_runs(options: RunsRemoveOptions, session: Session) -> RemovedRuns:
     """Remove runs, their files and their rows, or none of them.
 
-    A run that is alive is refused; `force` is for one that a machine now gone left behind as running.
-    Raises StoreError, and UsageError where there is no such run.
+    Raises StoreError for a run at work, UsageError where there is no such run, and LatcliError where other runs depend
+    on them and nobody agrees.
     """
     require(session.store)  # a mistyped folder must not become a store
-    with Store.open(session.store) as opened:
-        rows = _found(opened, options.runs)
-        remove.remove_runs(opened, rows, other_hosts=options.force)
-        return RunsRemoved(opened.folder, [row.id for row in rows])
+    with Store.open(session.store) as store:
+        rows = _found(store, options.runs)
+        others = store.dependents(row.id for row in rows)
+        if others and not options.force:
+            _ask(others, session)
+        store.remove_runs(rows, other_hosts=options.force)
+        return RemovedRuns(store.folder, tuple(row.id for row in rows))
 
 
 def run_path(options: RunsPathOptions, session: Session) -> RunPath:
@@ -157,14 +99,13 @@ def run_path(options: RunsPathOptions, session: Session) -> RunPath:
 
     Raises StoreError, also for a file name that leads out of the folder, and UsageError where there is no such run.
     """
-    with Store.open_existing(session.store) as opened:
-        row = opened.find_run(options.run)
+    with Store.open_existing(session.store) as store:
+        row = store.find_run(options.run)
     return RunPath(row.id, row.path if options.file is None else artifact_path(row.path, options.file))
 
 
 def _found(store: Store, names: Sequence[str]) -> list[RunRow]:
-    rows = (store.find_run(name) for name in names)
-    return list({row.id: row for row in rows}.values())
+    return list({row.id: row for row in map(store.find_run, names)}.values())
 
 
 def _status(name: str) -> Status:
@@ -174,32 +115,69 @@ def _status(name: str) -> Status:
     raise unknown_name("status", name, STATUSES)
 
 
-def _run_json(run: RunRow) -> dict[str, Any]:
-    return {
-        "run": run.id,
-        "dir": str(run.path),
-        "command": run.command,
-        "status": run.status,
-        "started": run.started,
-        "finished": run.finished,
-        "seconds": run.seconds,
-        "exit_code": run.exit_code,
-        "error": run.error,
-        "seed": run.seed,
-        "device": run.device,
-        "dataset": run.dataset,
-        "model": run.model,
-        "parent": run.parent,
+def _ask(others: Sequence[str], session: Session) -> None:
+    """Name the runs that depend on those to be removed, and go on if the user agrees."""
+    shown = ", ".join(others[:_SHOWN]) + (f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else "")
+    depend = f"{len(others)} {'run depends' if len(others) == 1 else 'runs depend'} on what would be removed: {shown}"
+    if not (sys.stdin.isatty() and session.stderr_is_terminal):
+        raise LatcliError(depend, "remove these, too, or add --force: they stay, without what they were made from")
+    print(f"{depend}\nRemove nevertheless? [y/N] ", end="", file=session.stderr, flush=True)
+    if sys.stdin.readline().strip().casefold() not in ("y", "yes"):
+        raise LatcliError("nothing was removed", "answer y to remove, or add --force")
+
+
+def _summary(row: RunRow, results: dict[str, str]) -> dict[str, Any]:
+    """The fields of a RunSummary."""
+    other = {
+        "run": row.id,
+        "dir": row.path,
+        "regime": row.config.get("regime", row.config.get("region")),
+        "epsilon": row.config.get("epsilon"),
+        "result": results.get(row.id),
     }
+    return other | {field.name: getattr(row, field.name) for field in fields(RunSummary) if field.name not in other}
 
 
-def _without_run(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key not in ("run", "id")}
+def _results(store: Store, rows: Iterable[RunRow]) -> dict[str, str]:
+    """What came of each run in a few words: photos fooled, test accuracy, size of the loss matrix, number of parts."""
+    ids = json.dumps([row.id for row in rows])
+    found: dict[str, str] = {}
+    for row in store.query(_FOOLED, {"runs": ids}):
+        found[row["run"]] = f"fooled {row['fooled']} of {row['n']}"
+    for row in store.query(_ACCURACY, {"runs": ids}):
+        found[row["run"]] = f"{100 * row['value']:.1f} % natural"
+    for row in store.query(_MATRIX, {"runs": ids}):
+        models = "1 model" if row["models"] == 1 else f"{row['models']} models"
+        found[row["run"]] = f"{models}, {row['inputs']} inputs"
+    for row in store.query(_PARTS, {"runs": ids}):
+        found.setdefault(row["run"], f"{row['n']} {'run' if row['n'] == 1 else 'runs'}")
+    return found
 
 
-def _parsed(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with its JSON columns read, under their names without `_json`. Raises StoreError."""
-    return {
-        key.removesuffix("_json"): read_column(key, value) if key.endswith("_json") else value
-        for key, value in row.items()
-    }
+_FOOLED = """
+    SELECT run, sum(fooled) AS fooled, count(*) AS n FROM attacks
+    WHERE run IN (SELECT value FROM json_each(:runs)) AND fooled IS NOT NULL GROUP BY run
+"""
+_ACCURACY = """
+    SELECT run, value FROM latest_metrics
+    WHERE run IN (SELECT value FROM json_each(:runs)) AND name = 'test_accuracy' AND value IS NOT NULL
+"""
+_MATRIX = """
+    SELECT run, count(DISTINCT model_id) AS models, count(DISTINCT input) AS inputs FROM cells
+    WHERE run IN (SELECT value FROM json_each(:runs)) GROUP BY run
+"""
+_PARTS = """
+    SELECT parent AS run, count(*) AS n FROM runs
+    WHERE parent IN (SELECT value FROM json_each(:runs)) GROUP BY parent
+"""
+
+
+def _how_to_resume(row: RunRow, session: Session) -> str | None:
+    if row.command not in ("train", "eval") or row.status in ("completed", "running") or not row.path.is_dir():
+        return None
+    return resume_command(row.command, row.id, session)
+
+
+def _kept(kind: type, row: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a row that are fields of the dataclass."""
+    return {field.name: row[field.name] for field in fields(kind) if field.name in row}

@@ -66,10 +66,8 @@ from latcli.errors import ExitCode, LatcliError, Terminated, UsageError
 from latcli.options import TrainOptions
 from latcli.results import DocumentError, Score, ScorePoint, TrainResult, read, to_json
 from latcli.session import Session
-from latcli.store.database import Store
 from latcli.store.files import artifact_path
-from latcli.store.records import RunRow
-from latcli.store.run import Run
+from latcli.store.store import Run, RunRow, Store
 
 STATE = "state.safetensors"
 
@@ -195,11 +193,10 @@ def _start(store: Store, options: TrainOptions, session: Session, ranks: Ranks) 
     with (
         store.start_run(
             "train",
-            argv=sys.argv,
+            **session.of_run(),
             config=config,
             seed=job.settings.seed,
             device=str(job.device),
-            parent=session.parent,
             dataset=store.record_dataset(job.data.name, fingerprint=job.data.fingerprint),
         ) as stored,
         explained(),
@@ -225,7 +222,7 @@ def _resume(store: Store, options: TrainOptions, session: Session, ranks: Ranks)
     trainer = _trainer(job, state, session, ranks)
     if row.device is not None and torch.device(row.device).type != job.device.type:
         session.note(f"started on {row.device}, resumed on {job.device}: the weights will differ in their last digits")
-    with store.resume_run(row.id, argv=sys.argv) as stored, explained():
+    with store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag) as stored, explained():
         line = f"resumed at step {trainer.done:,} of {job.settings.steps:,}, {_processes(ranks)}"
         session.note(f"run {stored.id} {line}")
         stored.log(line)

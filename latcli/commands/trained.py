@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from latcli.errors import UsageError
-from latcli.store.database import DATABASE, Store
 from latcli.store.files import artifact_path
+from latcli.store.store import DATABASE, Store
 
 #: The model that a run of `latcli train` leaves in its folder.
 CHECKPOINT = "checkpoint.safetensors"

@@ -11,7 +11,7 @@ from latcli.engine.training.loop import StepReport
 from latcli.errors import StoreError
 from latcli.results import ScorePoint
 from latcli.session import Session, Tick
-from latcli.store.run import Run
+from latcli.store.store import Run
 
 #: The folder inside the run's that `tensorboard --logdir` is pointed at, or at any folder above it.
 TENSORBOARD = "tensorboard"

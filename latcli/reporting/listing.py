@@ -32,8 +32,22 @@ _IMAGE_COLUMNS = ("image", "label", "clean", "adversarial", "altered")
 
 def runs(document: Mapping[str, Any]) -> RenderableType:
     """What `runs list --json` gives: a line a run."""
-    rows = [(run["run"], _state(run["status"]), duration(run["seconds"]), run["model"]) for run in document["runs"]]
-    return _table(("run", "status", "took", "model"), rows, folds=("model",)) if rows else Text("no runs")
+    columns = ("run", "command", "data set", "regime", "eps", "result", "status", "took", "name")
+    rows = [
+        (
+            run["run"].rpartition("-")[2],
+            run["command"],
+            (run["dataset"] or "").partition("@")[0],
+            run["regime"],
+            None if run["epsilon"] is None else f"{run['epsilon']:.3g}",
+            run["result"],
+            _state(run["status"]),
+            duration(run["seconds"]),
+            run["name"],
+        )
+        for run in document["runs"]
+    ]
+    return _table(columns, rows, folds=("data set", "result", "name")) if rows else Text("no runs")
 
 
 def run(document: Mapping[str, Any]) -> RenderableType:
@@ -42,7 +56,8 @@ def run(document: Mapping[str, Any]) -> RenderableType:
     facts: dict[str, object] = {key: document[key] for key in ("run", "dir", "command")}
     facts |= {"status": _state(document["status"]), "started": document["started"]}
     facts |= {"took": duration(document["seconds"]), "exit code": document["exit_code"]}
-    facts |= {key: document[key] for key in ("error", "seed", "device", "dataset", "model", "parent")}
+    facts |= {key: document[key] for key in ("name", "tags", "error", "seed", "device", "dataset", "model", "parent")}
+    facts |= {"resume with": document["resume"]}
     facts |= {"latcli": environment.get("latcli"), "torch": environment.get("torch")}
     facts |= {"command line": " ".join(map(str, document["argv"]))}
     parts: list[RenderableType] = [_facts(facts)]

@@ -1,4 +1,4 @@
-"""Where and with what a run was made: code version, packages, devices, host; must not import torch to find out."""
+"""Where and with what a run is made: code version, packages, devices, host; found out without importing torch."""
 
 from __future__ import annotations
 
@@ -9,53 +9,33 @@ import re
 import socket
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import latcli
-from latcli.store.values import canonical_json
+from latcli.results import canonical_json
 
 _GIT_SECONDS = 5
 
 
-@dataclass(frozen=True)
-class Environment:
-    """One row of `environments`. `torch` is None where it is not installed; the JSON columns are canonical."""
-
-    id: str
-    name: str
-    git_sha: str | None
-    git_dirty: bool | None
-    latcli: str
-    python: str
-    torch: str | None
-    platform: str
-    devices_json: str
-    packages_json: str
-
-    def to_row(self) -> dict[str, object]:
-        """The row as the database takes it."""
-        return asdict(self)
-
-
-def environment() -> Environment:
-    """The environment of this process. Equal environments have equal ids, so that runs share a row."""
+def environment() -> dict[str, Any]:
+    """The environment of this process: a row of `environments`. Equal ones have equal ids, so that runs share a row."""
     sha, dirty = checkout(Path(latcli.__file__).parent)
-    found = packages()
-    facts: dict[str, object] = {
+    versions = packages()
+    facts = {
         "git_sha": sha,
         "git_dirty": dirty,
         "latcli": latcli.__version__,
         "python": platform.python_version(),
-        "torch": found.get("torch"),
+        "torch": versions.get("torch"),
         "platform": platform.platform(),
-        "devices_json": canonical_json(devices()),
-        "packages_json": canonical_json(found),
+        "devices": devices(),
+        "packages": versions,
     }
     code = f"{latcli.__version__}+{sha[:7]}{'*' if dirty else ''}" if sha else latcli.__version__
     name = f"latcli {code}, Python {facts['python']}, torch {facts['torch']}, {platform.system()}"
-    return Environment(id=fingerprint(facts)[:16], name=name, **facts)  # type: ignore[arg-type]
+    return {"id": fingerprint(facts)[:16], "name": name, **facts}
 
 
 def fingerprint(config: object) -> str:
@@ -76,9 +56,8 @@ def checkout(package: Path) -> tuple[str | None, bool | None]:
     top = _git(package, "rev-parse", "--show-toplevel")
     if top is None or package.resolve().parent != Path(top).resolve():
         return None, None
-    sha = _git(package, "rev-parse", "HEAD")
     changes = _git(package, "status", "--porcelain", "--untracked-files=no")
-    return sha, None if changes is None else bool(changes)
+    return _git(package, "rev-parse", "HEAD"), None if changes is None else bool(changes)
 
 
 def packages() -> dict[str, str]:

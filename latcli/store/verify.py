@@ -1,97 +1,56 @@
-"""Whether a run's files are still those that were recorded; must not repair, and must not read outside the folder."""
+"""Whether the store is as it was written: every run's files, and the database itself. Nothing is repaired."""
 
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from latcli.errors import StoreError
-from latcli.store.artifacts import is_being_replaced, temporaries_in
-from latcli.store.database import Store
-from latcli.store.files import LOCK, LOG, RUN_JSON, artifact_path, sha256_of_file
-from latcli.store.provenance import host
-from latcli.store.records import RunRow
+from latcli.results import Problem, Verification
+from latcli.store.files import artifact_path, sha256_of_file
+from latcli.store.store import RunRow, Store
 
-Fault = Literal["missing", "changed", "unreadable", "outside", "stray"]
+Fault = Literal["missing", "changed", "unreadable", "outside"]
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One thing wrong with a run's files.
-
-    `missing`, `changed` and `unreadable` speak for themselves; `outside` is a path that leads out of the run's folder
-    and was not followed; `stray` is a temporary file of a write that never ended. `name` is relative to the folder.
-    """
-
-    run: str
-    name: str
-    fault: Fault
-    detail: str
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What a run's files were found to be; `checked` counts the artifacts looked at."""
-
-    run: str
-    checked: int
-    problems: tuple[Problem, ...]
+def verify(store: Store, runs: Sequence[RunRow]) -> Verification:
+    """Check the files of these runs, and the database itself. Raises StoreError."""
+    problems: list[Problem] = []
+    checked = 0
+    for run in runs:
+        count, found = _verify_run(store, run)
+        checked += count
+        problems += found
+    faults = database_faults(store)
+    ids = tuple(run.id for run in runs)
+    return Verification(store.folder, not problems and not faults, ids, checked, tuple(problems), tuple(faults))
 
 
-def verify_run(store: Store, run: RunRow) -> Verification:
-    """Compare every artifact of a run with its recorded size and sha256. Raises StoreError where the database fails."""
-    artifacts = store.rows_of(run.id, "artifacts")
-    problems = []
+def _verify_run(store: Store, run: RunRow) -> tuple[int, list[Problem]]:
+    """How many files of a run have a row, and what differs from their recorded size and sha256."""
     if run.path.is_symlink():
-        problems.append(Problem(run.id, ".", "outside", "a link stands in the folder's place, and was not followed"))
-        return Verification(run.id, 0, tuple(problems))
+        return 0, [Problem(run.id, ".", "outside", "a link stands in the folder's place, and was not followed")]
+    artifacts = store.rows_of(run.id, "artifacts")
+    found = {row["name"]: fault_of(run.path, row["name"], row["size"], row["sha256"]) for row in artifacts}
+    if any(found.values()) and run.status == "running":  # its files may have been replaced or removed meanwhile
+        again = {row["name"]: row for row in store.rows_of(run.id, "artifacts")}
+        found = {
+            name: fault_of(run.path, name, again[name]["size"], again[name]["sha256"]) if fault else None
+            for name, fault in found.items()
+            if name in again
+        }
+    problems = [Problem(run.id, name, *fault) for name, fault in found.items() if fault is not None]
     if not run.path.is_dir():
-        problems.append(Problem(run.id, ".", "missing", "the run's folder is gone"))
-    for row in artifacts:
-        found = _fault_now(store, run, row)
-        if found is not None:
-            problems.append(Problem(run.id, row["name"], *found))
-    problems += [
-        Problem(run.id, name, "outside", "it is a link, which is not followed")
-        for name in (RUN_JSON, LOG, LOCK)
-        if (run.path / name).is_symlink()
-    ]
-    problems += [
-        Problem(run.id, str(path.relative_to(run.path)), "stray", "a temporary file of a write that never ended")
-        for path in _strays(store, run)
-    ]
-    return Verification(run.id, len(artifacts), tuple(problems))
-
-
-def _strays(store: Store, run: RunRow) -> list[Path]:
-    """Temporary files that nobody is writing: a run is at work until its lock is free, whatever its row says."""
-    found = list(temporaries_in(run.path))
-    if not found or store.is_alive(run.id) or (run.status == "running" and run.host != host()):
-        return []
-    return [path for path in found if path.exists()]
-
-
-def _fault_now(store: Store, run: RunRow, row: dict[str, Any] | None) -> tuple[Fault, str] | None:
-    """As `fault_of`, for a file that its run may be writing anew or removing at this moment."""
-    while row is not None:
-        found = fault_of(run.path, row["name"], row["size"], row["sha256"])
-        if found is None or found[0] == "outside":
-            return found
-        if run.status == "running" and is_being_replaced(run.path / row["name"], row["size"], row["sha256"]):
-            return None
-        again = next((one for one in store.rows_of(run.id, "artifacts") if one["name"] == row["name"]), None)
-        if again == row:
-            return found
-        row = again
-    return None
+        problems.insert(0, Problem(run.id, ".", "missing", "the run's folder is gone"))
+    return len(artifacts), problems
 
 
 def fault_of(folder: Path, name: str, size: int, sha256: str | None) -> tuple[Fault, str] | None:
     """What is wrong with a file of a run's folder, and in words; None where it is as it was written.
 
-    With a `sha256` of None it is not read: that it is there and has its size is all that is asked.
+    With a `sha256` of None it is not read: only that it is there and has its size is checked.
     """
     try:
         path = artifact_path(folder, name)
@@ -110,3 +69,11 @@ def fault_of(folder: Path, name: str, size: int, sha256: str | None) -> tuple[Fa
     except OSError as error:
         return "unreadable", (error.strerror or str(error)).lower()
     return None
+
+
+def database_faults(store: Store) -> list[str]:
+    """What SQLite's own check finds wrong with the database; empty for a sound one. Raises StoreError."""
+    with store.reading() as db:
+        damage = [str(row[0]) for row in db.execute("PRAGMA quick_check").fetchall() if row[0] != "ok"]
+        dangling = db.execute("PRAGMA foreign_key_check").fetchall()
+    return damage + [f"row {row[1]} of {row[0]} points to no row of {row[2]}" for row in dangling]

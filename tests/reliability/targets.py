@@ -360,29 +360,6 @@ def digits(folder: Path) -> Target:
 # The store
 
 
-def run_document(folder: Path) -> Target:
-    """run.json, as a run that is resumed or found crashed reads it."""
-    from latcli.store.database import Store
-    from latcli.store.run import mark_crashed
-
-    store = Store.open(folder / "runs")
-    with store.start_run("train", argv=["latcli"], config={"steps": 3}, seed=0, device="cpu") as made:
-        pass
-    document = made.folder / "run.json"
-    sound = document.read_bytes()
-
-    def read(data: bytes) -> None:
-        document.write_bytes(data)
-        with closing(sqlite3.connect(store.path)) as db, db:
-            db.execute("UPDATE runs SET status = 'running'")
-        mark_crashed(store, made.id)
-        document.write_bytes(data)
-        with store.resume_run(made.id, argv=["latcli"]):
-            pass
-
-    return Target([sound], mutations.json_damaged, read)
-
-
 def database_columns(folder: Path) -> Target:
     """The JSON columns of a database, as `runs` and `report` read them."""
     from report_store import whole
@@ -470,7 +447,7 @@ def detections(folder: Path) -> Target:
 
     from latcli.commands.detection_cache import StoredDetections
     from latcli.engine.images import Photo, encode_png
-    from latcli.store.database import Store
+    from latcli.store.store import Store
 
     store = Store.open(folder / "runs")
     photo = Photo("hen.jpg", np.zeros((6, 10, 3), dtype=np.uint8), "5" * 64)
@@ -595,7 +572,6 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "weights-torch": weights_torch,
     "weights-yolo": yolo_weights,
     "digits": digits,
-    "run-document": run_document,
     "database-columns": database_columns,
     "evaluation-document": evaluation_document,
     "database-file": database_file,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -27,7 +26,7 @@ from latcli.engine.photos import Localized, OnMiss, PhotoAttacker, PhotoSettings
 from latcli.errors import ContractError, LatcliError, NoObjectError, StoreError, WeightsError
 from latcli.options import AttackOptions
 from latcli.session import Session
-from latcli.store.database import Store
+from latcli.store.store import Store
 
 
 def run(options: AttackOptions, session: Session) -> AttackResult:
@@ -71,11 +70,10 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
         with (
             store.start_run(
                 "attack",
-                argv=sys.argv,
+                **session.of_run(),
                 config=config,
                 seed=session.seed,
                 device=str(device),
-                parent=session.parent,
                 model=model,
             ) as stored,
             explained(),
@@ -91,7 +89,6 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
                     keeper.keep_pictures()  # of the batch before, drawn meanwhile: no more than one is held
                     for attacked in attacked_photos:
                         result.images.append(keeper.keep(attacked, names[attacked.localized.photo.name]))
-                    stored.heartbeat()
                 keeper.keep_pictures()
             stored.set_exit_code(result.exit_code)
     return result

@@ -15,8 +15,7 @@ from latcli.engine.models.classifier import Prediction
 from latcli.engine.photos import Localized, PhotoResult
 from latcli.errors import StoreError
 from latcli.reporting.text import printable
-from latcli.store.database import Store
-from latcli.store.run import Run
+from latcli.store.store import Run, Store
 
 
 @dataclass
@@ -31,7 +30,6 @@ class Keeper:
     store: Store
     run: Run
     protocol: dict[str, object]
-    kept: int = 0
 
     def __enter__(self) -> Self:
         return self
@@ -48,7 +46,7 @@ class Keeper:
         """Write the adversarial photo and its rows, begin its pictures, and put its result into plain values."""
         one = attacked.localized
         files = {"adversarial": f"{file_name}-adversarial.png"}
-        self.run.write_artifact(files["adversarial"], attacked.adversarial_png, "adversarial")
+        self.run.write_artifact(files["adversarial"], attacked.adversarial_png, "adversarial", one.photo.sha256)
         files |= self.drawer.begin(attacked, file_name)
         photo = AttackedPhoto(
             image=one.photo.name,
@@ -67,9 +65,8 @@ class Keeper:
             files=files,
         )
         height, width = one.photo.size
-        self.store.record_image(one.photo.sha256, one.photo.name, width, height)
-        self.run.record_attack(self._row(photo, one.photo.sha256))
-        self.kept += 1
+        place = {"image": photo.image, "sha256": one.photo.sha256, "height": height, "width": width}
+        self.run.insert("attacks", [place | self._row(photo)])
         return photo
 
     def keep_pictures(self) -> None:
@@ -82,11 +79,9 @@ class Keeper:
         names = self.drawer.attacker.classifier.class_names
         return [(index, confidence, names[index]) for index, confidence in prediction.top]
 
-    def _row(self, photo: AttackedPhoto, sha256: str) -> dict[str, object]:
+    def _row(self, photo: AttackedPhoto) -> dict[str, object]:
         return self.protocol | {
-            "image": sha256,
-            "position": self.kept,
-            "name": photo.image,
+            "fooled": photo.fooled,
             "label_index": photo.label.index,
             "label_name": photo.label.name,
             "label_source": photo.label.source,
@@ -104,6 +99,7 @@ class Keeper:
             "clean_top_json": self._named(photo.clean),
             "adversarial_top_json": self._named(photo.adversarial),
             "notes_json": photo.notes,
+            "files_json": photo.files,
         }
 
 

@@ -39,12 +39,10 @@ from latcli.engine.evaluation.settings import EvalSettings
 from latcli.engine.failures import explained
 from latcli.errors import UsageError, WeightsError
 from latcli.options import EvalOptions
+from latcli.results import to_json
 from latcli.session import Session
-from latcli.store.database import Store
 from latcli.store.files import artifact_path
-from latcli.store.records import RunRow
-from latcli.store.run import Run
-from latcli.store.values import plain
+from latcli.store.store import Run, RunRow, Store
 
 
 @dataclass(frozen=True)
@@ -107,11 +105,10 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     with (
         store.start_run(
             "eval",
-            argv=sys.argv,
+            **session.of_run(),
             config=config,
             seed=settings.seed,
             device=str(device),
-            parent=session.parent,
             dataset=dataset,
         ) as stored,
         explained(),
@@ -174,7 +171,7 @@ def _resume(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     kept = artifact_path(row.path, SAMPLES)
     if kept.exists():
         findings = restore(evaluation, kept)
-    with store.resume_run(row.id, argv=sys.argv) as stored, explained():
+    with store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag) as stored, explained():
         done, total = attacked_images(evaluation)
         line = f"resumed with {done:,} of {total:,} attacked images done"
         session.note(f"run {stored.id} {line}")
@@ -285,10 +282,10 @@ def _result(
 
 
 def _kept(stored: Run, result: EvalResult) -> EvalResult:
-    stored.record_cells([_database_row(cell, result.settings) for cell in result.cells])
+    stored.insert("cells", [_database_row(cell, result.settings) for cell in result.cells], instead=True)
     if result.reliance:
         stored.record_metrics([metric for row in result.reliance for metric in row.metrics()])
-    stored.write_artifact(MATRIX, json.dumps(plain(result.to_json()), indent=2).encode(), "matrix")
+    stored.write_artifact(MATRIX, json.dumps(to_json(result.to_json()), indent=2).encode(), "matrix")
     return result
 
 
@@ -320,6 +317,5 @@ def _cell_row(job: Job, position: int, name: str, evaluation: Evaluation) -> Cel
 
 
 def _database_row(cell: CellRow, settings: EvalSettings) -> dict[str, object]:
-    row = asdict(cell) | {"model": cell.model_id}
-    row |= {"mask_from": settings.mask_from, "center": settings.center} if cell.epsilon is not None else {}
-    return {name: value for name, value in row.items() if name not in ("label", "model_id", "train_seed")}
+    objects = {"mask_from": settings.mask_from, "center": settings.center}
+    return asdict(cell) | (objects if cell.epsilon is not None else {})

@@ -26,7 +26,7 @@ from latcli.engine.evaluation.transfer import Contender, transfer_matrix
 from latcli.errors import UsageError, WeightsError
 from latcli.options import parse_epsilon
 from latcli.session import Tick
-from latcli.store.run import Run
+from latcli.store.store import Run
 
 #: As `--transfer`: every model of the evaluation.
 ALL_MODELS = "all"
@@ -143,7 +143,6 @@ class Watched:
     def photo(self) -> None:
         """One photo is done. Raises StoreError."""
         self.tick()
-        self.run.heartbeat()
 
     def __call__(
         self, batches: Iterable[tuple[Images, torch.Tensor]], text: str
@@ -153,7 +152,6 @@ class Watched:
         for images, eps_B1HW in batches:
             yield images, eps_B1HW
             self.tick(len(images.y_B))
-            self.run.heartbeat()
 
 
 _Row = TypeVar("_Row", TransferRow, CurveRow, RelianceRow)

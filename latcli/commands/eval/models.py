@@ -26,9 +26,8 @@ from latcli.engine.training.regimes import Regime
 from latcli.errors import LatcliError, UsageError, WeightsError
 from latcli.results import comparable_config
 from latcli.session import Session
-from latcli.store.database import Store
 from latcli.store.files import artifact_path
-from latcli.store.records import RunRow
+from latcli.store.store import RunRow, Store
 
 #: Without names and without --seeds, the latest run of each of these.
 DEFAULT_REGIMES: tuple[Regime, ...] = ("natural", "standard", "background")

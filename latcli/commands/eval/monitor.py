@@ -7,7 +7,7 @@ import time
 from latcli.commands.training_log import duration_text
 from latcli.engine.evaluation.matrix import Evaluation, Progress
 from latcli.session import Session, Tick
-from latcli.store.run import Run
+from latcli.store.store import Run
 
 #: The duration is told once this many seconds are behind.
 _FIRST_SECONDS = 3.0
@@ -33,7 +33,6 @@ class Monitor:
         self._tick(0, text=f"{self._name(progress)} {column.done:,}/{len(column.right_N):,}")
         if column.done == len(column.right_N):
             self._tell(progress)
-        self._run.heartbeat()
 
     def _tell_time(self) -> None:
         seconds = time.monotonic() - self._begun

@@ -10,7 +10,7 @@ from latcli.commands.eval.further import Findings
 from latcli.engine.evaluation.matrix import Evaluation
 from latcli.engine.models.checkpoint import pack, unpack
 from latcli.errors import WeightsError
-from latcli.store.run import Run
+from latcli.store.store import Run
 
 #: What was found out, image by image, and beside the matrix part by part.
 SAMPLES = "samples.safetensors"

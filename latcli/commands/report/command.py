@@ -19,10 +19,8 @@ from latcli.errors import StoreError
 from latcli.options import ReportOptions
 from latcli.reporting.report_terminal import ATTACKS
 from latcli.session import Session
-from latcli.store.database import Store
-from latcli.store.records import RunRow, Status
-from latcli.store.rows import git_revisions, makers_of_models, names_of, rows_of_runs
-from latcli.store.values import utc_now
+from latcli.store.schema import utc_now
+from latcli.store.store import RunRow, Status, Store
 
 _WHY: dict[Status, str] = {
     "running": "running: it is still at work",
@@ -83,8 +81,8 @@ class _Gathering:
 
     def __init__(self, store: Store, selection: Selection, options: ReportOptions, needs: Needs) -> None:
         self.store, self.selection, self.options, self.needs = store, selection, options, needs
-        self.names = names_of(store, "datasets")
-        self.makers = makers_of_models(store)
+        self.names = {row["id"]: row["name"] for row in store.rows("datasets")}
+        self.makers = {row["id"]: row["run"] for row in store.rows("models") if row["run"] is not None}
         self.datasets = {row.id: dataset_name(row, self.names) for row in selection.rows}
         self.files = Files(store)
 
@@ -140,7 +138,7 @@ class _Gathering:
 
     def _cells(self) -> list[dict[str, Any]]:
         """Cells of the completed evaluations."""
-        return rows_of_runs(self.store, "cells", [run.id for run in self._of("eval")])
+        return self.store.rows_of_runs("cells", [run.id for run in self._of("eval")])
 
     def _cells_of_best(self, cells: Iterable[dict[str, Any]], chosen: Iterable[Row]) -> list[dict[str, Any]]:
         """Only the cells of the best runs, and of models from outside."""
@@ -149,8 +147,8 @@ class _Gathering:
         return [cell for cell in cells if self._maker(runs[cell["run"]], cell) in {None, *best_runs}]
 
     def _maker(self, run: RunRow, cell: Mapping[str, Any]) -> str | None:
-        maker: str | None = entries(run).get(cell["model"], {}).get("train_run")
-        return maker or self.makers.get(cell["model"])
+        maker: str | None = entries(run).get(cell["model_id"], {}).get("train_run")
+        return maker or self.makers.get(cell["model_id"])
 
     def _matrices(
         self, evaluations: Sequence[RunRow], cells: Iterable[Mapping[str, Any]], further: Further
@@ -169,7 +167,7 @@ class _Gathering:
 
     def _attacks(self) -> list[Row]:
         having = self._photographed()
-        names = names_of(self.store, "models")
+        names = {row["id"]: row["name"] for row in self.store.rows("models")}
         shown = {run.id for run, _ in having[: self.needs.attacks]}
         cares: dict[str, Care] = {run.id: self.needs.care if run.id in shown else "none" for run, _ in having}
         return [report_photos.attack(run, rows, names, self.files, cares[run.id]) for run, rows in having]
@@ -187,7 +185,7 @@ class _Gathering:
         while runs and len(having) < wanted:
             batch, runs = runs[:step], runs[step:]
             rows: dict[str, list[dict[str, Any]]] = {run.id: [] for run in batch}
-            for row in rows_of_runs(self.store, "attacks", rows):
+            for row in self.store.rows_of_runs("attacks", rows):
                 if self.files.complete(row) and self._legible(row):
                     rows[row["run"]].append(row)
             having += [(run, rows[run.id]) for run in batch if rows[run.id]]
@@ -198,12 +196,12 @@ class _Gathering:
         try:
             report_photos.image_of(row)
         except StoreError as error:
-            self.files.unreadable(row["run"], row["name"], error.message)
+            self.files.unreadable(row["run"], row["image"], error.message)
             return False
         return True
 
     def _runs(self) -> list[Row]:
-        revisions = git_revisions(self.store)
+        revisions = {row["id"]: row["git_sha"] for row in self.store.rows("environments")}
         return [
             {
                 "run": row.id,

@@ -14,9 +14,7 @@ from latcli.commands.report.photos import image_of, summary
 from latcli.errors import UsageError
 from latcli.options import ReportOptions
 from latcli.session import Session
-from latcli.store.database import Store
-from latcli.store.records import RunRow
-from latcli.store.rows import git_revisions, rows_of_runs
+from latcli.store.store import RunRow, Store
 
 Values = dict[str, Any]
 
@@ -78,7 +76,7 @@ def _configuration(store: Store, row: RunRow) -> Values:
         "seed": row.seed,
         "device": row.device,
         "data": row.dataset,
-        "git sha": git_revisions(store).get(row.environment),
+        "git sha": {one["id"]: one["git_sha"] for one in store.rows("environments")}.get(row.environment),
         "status": row.status,
     }
     return around | {name: value for name, value in row.config.items() if name not in _NOT_CHOSEN}
@@ -86,7 +84,7 @@ def _configuration(store: Store, row: RunRow) -> Values:
 
 def _photos_of(store: Store, row: RunRow) -> list[Values]:
     """The photos that a run attacked, but for those of which a figure is missing."""
-    return [image_of(photo) for photo in rows_of_runs(store, "attacks", [row.id]) if not lacking(photo)]
+    return [image_of(photo) for photo in store.rows_of(row.id, "attacks") if not lacking(photo)]
 
 
 def _names_apart(images: Iterable[Values]) -> dict[str, str]:
@@ -108,7 +106,7 @@ def _identity(image: Values) -> str:
 
 def _results(store: Store, row: RunRow, photos: list[Values], names: Mapping[str, str]) -> Values:
     numbers = {metric["name"]: metric["value"] for metric in store.rows_of(row.id, "latest_metrics")}
-    cells = _cells(rows_of_runs(store, "cells", [row.id]), row)
+    cells = _cells(store.rows_of(row.id, "cells"), row)
     return numbers | cells | _photos(photos, names)
 
 
@@ -117,7 +115,7 @@ def _cells(cells: list[Values], row: RunRow) -> Values:
     known = entries(row)
     groups: dict[tuple[str, str], list[Values]] = {}
     for cell in cells:
-        name = cell["regime"] or known.get(cell["model"], {}).get("label", cell["model"])
+        name = cell["regime"] or known.get(cell["model_id"], {}).get("label", cell["model_id"])
         groups.setdefault((name, cell["input"]), []).append(cell)
     found: Values = {}
     for (name, given), members in groups.items():

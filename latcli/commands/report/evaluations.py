@@ -9,7 +9,7 @@ from typing import Any
 from latcli.commands.report.files import Files
 from latcli.commands.report.shapes import Evaluation, require_consistent
 from latcli.documents import DocumentError, read_json
-from latcli.store.records import RunRow
+from latcli.store.store import RunRow
 
 #: The document that `latcli eval --json` prints, in the run's folder.
 MATRIX = "matrix.json"

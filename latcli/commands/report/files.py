@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from latcli.store.database import Store
 from latcli.store.files import artifact_path, sha256_of_file
-from latcli.store.records import RunRow
-from latcli.store.rows import rows_of_runs
+from latcli.store.store import RunRow, Store
 from latcli.store.verify import fault_of
 
 #: How far a file is trusted: not looked at; there and of its size; of its sha256.
@@ -55,7 +53,7 @@ class Files:
                 present.append(row.id)
             else:
                 self._fault(row.id, None, "missing", "the run's folder is gone")
-        for artifact in rows_of_runs(self.store, "artifacts", present):
+        for artifact in self.store.rows_of_runs("artifacts", present):
             self._known.setdefault(artifact["run"], {})[artifact["name"]] = artifact
 
     def of_kind(self, run: str, kind: str) -> list[str]:
@@ -88,7 +86,7 @@ class Files:
         """Whether a row of the table `attacks` lacks nothing; else the fault is remembered."""
         missing = lacking(attack)
         if missing:
-            self._fault(attack["run"], attack["name"], "incomplete", f"its row has no {', '.join(missing)}")
+            self._fault(attack["run"], attack["image"], "incomplete", f"its row has no {', '.join(missing)}")
         return not missing
 
     def unreadable(self, run: str, name: str, detail: str) -> None:

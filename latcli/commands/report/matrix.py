@@ -15,7 +15,7 @@ from typing import Any
 from latcli.commands.experiments import spread
 from latcli.commands.paper_figures import FIGURE_2
 from latcli.results import comparable_config
-from latcli.store.records import RunRow
+from latcli.store.store import RunRow
 
 #: Rows and columns as the paper's Figure 2 has them, then the controls.
 _ORDER = ("natural", "standard", "background", "foreground", "random")
@@ -101,9 +101,9 @@ def matrices(
         ids.setdefault(protocol, datasets.get(protocol.dataset, protocol.dataset))
         models = found.setdefault(protocol, {})
         for cell in by_run[run.id]:
-            if cell["model"] not in models:
-                models[cell["model"]] = _model(run, cell, training, makers)
-            models[cell["model"]].take(Measured(run, cell))
+            if cell["model_id"] not in models:
+                models[cell["model_id"]] = _model(run, cell, training, makers)
+            models[cell["model_id"]].take(Measured(run, cell))
     return [
         {"id": f"matrix-{number}"} | _matrix(protocol, ids[protocol], list(models.values()))
         for number, (protocol, models) in enumerate(found.items(), start=1)
@@ -117,13 +117,13 @@ def entries(run: RunRow) -> dict[str, Mapping[str, Any]]:
 
 def flat_cell(run: RunRow, cell: Mapping[str, Any]) -> dict[str, Any]:
     """A cell as `eval --json` has it, with its run."""
-    entry = entries(run).get(cell["model"], {})
+    entry = entries(run).get(cell["model_id"], {})
     shared = ("input", "loss", "accuracy", "n", "epsilon", "steps", "restarts", "attack", "seed", "seconds")
     return {
         "run": run.id,
-        "model": entry.get("name", cell["model"]),
-        "label": entry.get("label", cell["model"]),
-        "model_id": cell["model"],
+        "model": entry.get("name", cell["model_id"]),
+        "label": entry.get("label", cell["model_id"]),
+        "model_id": cell["model_id"],
         "regime": cell["regime"],
         "train_seed": entry.get("train_seed"),
         **{name: cell[name] for name in shared},
@@ -150,9 +150,9 @@ def _protocol(run: RunRow, cells: Sequence[Mapping[str, Any]]) -> Protocol:
 
 
 def _model(run: RunRow, cell: Mapping[str, Any], training: Mapping[str, RunRow], makers: Mapping[str, str]) -> Model:
-    entry = entries(run).get(cell["model"], {})
-    maker = makers.get(cell["model"]) or entry.get("train_run") or ""
-    return Model(cell["model"], entry.get("label", cell["model"]), cell["regime"], training.get(maker))
+    entry = entries(run).get(cell["model_id"], {})
+    maker = makers.get(cell["model_id"]) or entry.get("train_run") or ""
+    return Model(cell["model_id"], entry.get("label", cell["model_id"]), cell["regime"], training.get(maker))
 
 
 def _newest_of_seeds(models: Sequence[Model]) -> list[Model]:

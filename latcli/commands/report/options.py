@@ -11,9 +11,7 @@ from typing import Any
 from latcli.engine.registry import unknown_name
 from latcli.errors import UsageError
 from latcli.options import ReportOptions
-from latcli.store.database import Store
-from latcli.store.records import STATUSES, RunRow
-from latcli.store.rows import names_of
+from latcli.store.store import STATUSES, RunRow, Store
 
 #: In place of a file name: standard output.
 STDOUT = Path("-")
@@ -87,7 +85,7 @@ def select(store: Store, options: ReportOptions) -> Selection:
             f"there are no runs in {store.folder} yet",
             "run latcli attack PHOTO, or latcli train and then latcli eval; --store DIR names another store",
         )
-    names = names_of(store, "datasets")
+    names = {row["id"]: row["name"] for row in store.rows("datasets")}
     known = {dataset_name(row, names) for row in rows}
     if options.dataset is not None and options.dataset not in known:
         raise unknown_name("data set among the runs", options.dataset, sorted(name for name in known if name))

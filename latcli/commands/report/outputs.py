@@ -9,8 +9,8 @@ from typing import TextIO
 
 from latcli.commands.report.options import STDOUT
 from latcli.errors import LatcliError, UsageError
-from latcli.store.database import DATABASE, STORE_LOCK
-from latcli.store.files import RUN_JSON, replace_whole, temporary_beside
+from latcli.store.files import RUN_JSON, whole_file
+from latcli.store.store import DATABASE, STORE_LOCK
 
 
 def check_file(path: Path, store: Path) -> None:
@@ -61,16 +61,16 @@ def write(path: Path, pieces: Iterable[str | bytes], stdout: TextIO) -> int:
             with path.open("wb") as stream:
                 stream.writelines(counted())
         else:
-            replace_whole(path, counted())
+            with whole_file(path, counted()) as put_in_place:
+                put_in_place()
     except OSError as error:
         raise _unwritable(path, error) from error
     return size
 
 
 def _try_folder(folder: Path) -> None:
-    temporary = temporary_beside(folder / "report")
-    temporary.touch(exist_ok=False)
-    temporary.unlink()
+    with whole_file(folder / "report", []):  # not put in place: it is gone again
+        pass
 
 
 def _keep_off_store(path: Path, store: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from latcli.commands.report.files import Care, Files
 from latcli.documents import DocumentError, read_json
 from latcli.errors import StoreError
-from latcli.store.records import RunRow
+from latcli.store.store import RunRow
 
 #: Index, confidence and name; of early runs the name and the confidence.
 _Guesses = list[tuple[int | str, float] | tuple[int, float, str]]
@@ -29,14 +29,13 @@ def attack(
 
     names: of models by id. Files that are not as they were written are None, and a fault.
     """
-    kinds = {kind: files.of_kind(run.id, kind) for kind in _KINDS}
     images = [image_of(row) for row in rows]
     known = _known_names(images)
     for row, image in zip(rows, images, strict=True):
         for side in ("clean", "adversarial"):
             image[side]["top"] = [_guess(guess, known, image["label"]) for guess in image[side]["top"]]
         image["fooled"] = image["adversarial"]["rank"] > 1
-        image["files"] = _files(run, row, kinds, files, care)
+        image["files"] = _files(run, row, files, care)
     first: Mapping[str, Any] = rows[0] if rows else {}
     config = run.config
     return {
@@ -62,8 +61,8 @@ def image_of(row: Mapping[str, Any]) -> dict[str, Any]:
     }
     measured = ("epsilon", "norm", "steps", "restarts", "altered_percent", "background_percent")
     return {
-        "image": row["name"],
-        "sha256": row["image"],
+        "image": row["image"],
+        "sha256": row["sha256"],
         "label": {"index": row["label_index"], "name": row["label_name"], "source": row["label_source"]},
         **sides,
         **{key: row[key] for key in (*measured, "linf_inside", "linf_outside")},
@@ -128,15 +127,13 @@ def _detector(config: Mapping[str, Any]) -> str | None:
 def _files(
     run: RunRow,
     row: Mapping[str, Any],
-    kinds: Mapping[str, Sequence[str]],
     files: Files,
     care: Care,
 ) -> dict[str, str | None]:
-    """The photo's files: of each kind the one at the place that its row names; none where it names none."""
-    place = row["position"]
+    """The photo's files, of each kind the one that its row names."""
+    names = read_column("files_json", row["files_json"] or "{}", dict[str, str])
     found: dict[str, Path | None] = {
-        kind: files.sound(run, names[place], care) if place is not None and 0 <= place < len(names) else None
-        for kind, names in kinds.items()
+        kind: files.sound(run, names[kind], care) if kind in names else None for kind in _KINDS
     }
-    found["original"] = files.photo(run, row["name"], row["image"]) if care == "sha256" else None
+    found["original"] = files.photo(run, row["image"], row["sha256"]) if care == "sha256" else None
     return {kind: None if path is None else str(path) for kind, path in found.items()}

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 
 from latcli.documents import DocumentError, require_shape
 from latcli.errors import StoreError
-from latcli.store.records import RunRow
+from latcli.store.store import RunRow
 
 
 class _Entry(TypedDict):

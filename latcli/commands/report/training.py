@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from latcli.store.database import Store
-from latcli.store.records import RunRow
-from latcli.store.rows import last_values, series
+from latcli.store.store import RunRow, Store
 
 #: What a finished run recorded of its model, by the names of the report.
 _FINAL = {
@@ -33,8 +31,8 @@ def training(
     points: about so many of each series, None for all, 0 for no series. Raises StoreError.
     """
     ids = [run.id for run in runs]
-    final = last_values(store, ids, list(_FINAL.values()))
-    curves = {} if points == 0 else series(store, ids, _SERIES, points=points)
+    final = store.last_values(ids, list(_FINAL.values()))
+    curves = {} if points == 0 else store.series(ids, _SERIES, points=points)
     return [
         {
             "run": run.id,

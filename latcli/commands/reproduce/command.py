@@ -30,10 +30,9 @@ from latcli.engine.devices import open_device
 from latcli.errors import LatcliError, UsageError
 from latcli.options import ReportOptions, ReproduceOptions
 from latcli.reporting import reproduction
+from latcli.results import canonical_json
 from latcli.session import Session
-from latcli.store.database import DATABASE, Store
-from latcli.store.run import Run, can_be_resumed
-from latcli.store.values import canonical_json
+from latcli.store.store import DATABASE, Run, Store
 
 #: What a reproduction leaves in its run, besides its plots.
 MARKDOWN = "reproduction.md"
@@ -60,7 +59,7 @@ def run(options: ReproduceOptions, session: Session) -> ReproduceResult:
         ledger = Ledger.of(store, session, data)
         with _own_run(store, options, session) as stored:
             session.note(f"run {stored.id}")
-            _carry_out(steps, ledger, stored, replace(session, parent=stored.id))
+            _carry_out(steps, ledger, stored, replace(session, parent=stored.id, name=None))
             return _kept(stored, _result(stored, parts, steps, ledger, options, notes))
 
 
@@ -108,9 +107,9 @@ def _own_run(store: Store, options: ReproduceOptions, session: Session) -> Run:
     config = config_of(options) | {"precision": session.precision}
     for row in store.runs(command="reproduce"):
         same = row.seed == session.seed and canonical_json(row.config) == canonical_json(config)
-        if same and row.status not in ("completed", "running") and can_be_resumed(row):
-            return store.resume_run(row.id, argv=sys.argv)
-    return store.start_run("reproduce", argv=sys.argv, config=config, seed=session.seed, device=session.device)
+        if same and row.status not in ("completed", "running") and row.path.is_dir():
+            return store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag)
+    return store.start_run("reproduce", config=config, seed=session.seed, device=session.device, **session.of_run())
 
 
 def _carry_out(steps: Sequence[Step], ledger: Ledger, stored: Run, session: Session) -> None:
@@ -125,7 +124,6 @@ def _carry_out(steps: Sequence[Step], ledger: Ledger, stored: Run, session: Sess
         line = f"{place} ({_time_left(step, steps[number:], standing, times)})"
         session.note(line)
         stored.log(line)
-        stored.heartbeat()
         _carry_out_one(step, standing, ledger, session)
     ledger.refresh()
 

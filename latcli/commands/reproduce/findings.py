@@ -27,8 +27,7 @@ from latcli.options import ReproduciblePart as PartName
 from latcli.reporting.matrix_table import number
 from latcli.reporting.sheets import Entry, Sheet
 from latcli.reporting.tables import epsilon_text
-from latcli.store.records import RunRow
-from latcli.store.rows import rows_of_runs
+from latcli.store.store import RunRow
 
 #: What a table's figures are, to be said below it.
 _SPREAD = "mean and sample standard deviation over training seeds"
@@ -144,9 +143,7 @@ class _Finder:
         rows = []
         for step in part.attacks:
             run = self._run(step)
-            names = [
-                row["name"] for row in rows_of_runs(self.ledger.store, "artifacts", [run.id]) if row["kind"] == "figure"
-            ]
+            names = [row["name"] for row in self.ledger.store.rows_of(run.id, "artifacts") if row["kind"] == "figure"]
             rows += [(Entry(f"{run.id[-4:]}/{name}"), Entry(str(step.seed))) for name in names]
         notes = ["files of runs: latcli runs path RUN FILE"]
         self._sheet("Figure 1: photo, background black, attacked", ("run/file", "seed"), rows, notes)
@@ -357,7 +354,7 @@ class _Finder:
 
     def _images(self, step: PhotoAttack) -> list[dict[str, Any]]:
         """The photos that were attacked, as reports have them."""
-        return [image_of(row) for row in rows_of_runs(self.ledger.store, "attacks", [self._run(step).id])]
+        return [image_of(row) for row in self.ledger.store.rows_of(self._run(step).id, "attacks")]
 
     def _paper_of_hole(self) -> tuple[float, float] | None:
         """Accuracy of the natural model under background attack, and its loss there by that under standard attack."""

@@ -23,13 +23,9 @@ from latcli.commands.trained import CHECKPOINT
 from latcli.engine.datasets.base import Dataset
 from latcli.engine.training.settings import DEFAULT_PRESET
 from latcli.errors import ExitCode
-from latcli.results import to_json
+from latcli.results import canonical_json, to_json
 from latcli.session import Session
-from latcli.store.database import Store, dataset_id
-from latcli.store.records import RunRow
-from latcli.store.rows import rows_of_runs
-from latcli.store.run import can_be_resumed
-from latcli.store.values import canonical_json
+from latcli.store.store import RunRow, Store, dataset_id
 
 State = Literal["done", "interrupted", "running", "missing"]
 
@@ -85,8 +81,7 @@ class Ledger:
         for row in found:
             if row.status == "running":
                 return Standing("running", row)
-        # An attack is not resumed, nor what has lost its own document.
-        cut_off = [] if isinstance(step, PhotoAttack) else [row for row in found if can_be_resumed(row)]
+        cut_off = [] if isinstance(step, PhotoAttack) else [row for row in found if row.path.is_dir()]
         return Standing("interrupted", cut_off[0]) if cut_off else Standing("missing")
 
     def trained(self, steps: Iterable[Training]) -> dict[Training, str]:
@@ -155,7 +150,7 @@ class Ledger:
         def fits(row: RunRow) -> bool:
             if not _was_told(row, wanted):
                 return False
-            attacked = {image["image"] for image in rows_of_runs(self.store, "attacks", [row.id])}
+            attacked = {image["sha256"] for image in self.store.rows_of(row.id, "attacks")}
             # What could not be attacked, for want of an object or of a picture, cannot be the next time either.
             failed = row.exit_code not in (None, ExitCode.OK)
             return attacked == photos or (failed and bool(attacked) and attacked < photos)

@@ -23,7 +23,7 @@ from latcli.engine.evaluation.settings import EvalSettings
 from latcli.engine.precision import choose_form, gradient_seconds
 from latcli.engine.training.loop import new_network
 from latcli.engine.training.settings import TrainSettings
-from latcli.store.records import RunRow
+from latcli.store.store import RunRow
 
 #: An update of the weights, in gradients of the inner attack: forward and backward in full precision, and a step.
 _UPDATE = 4.0

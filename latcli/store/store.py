@@ -1,0 +1,754 @@
+"""The store: one SQLite file, a folder for each run, many processes at once; and a run, from its start to its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+
+from filelock import FileLock, Timeout
+
+from latcli.errors import ExitCode, LatcliError, StoreError, Terminated, UsageError
+from latcli.results import columns, legible, to_json
+from latcli.store.files import (
+    LOCK,
+    LOG,
+    RUN_JSON,
+    artifact_path,
+    is_locked,
+    remove_unfinished,
+    storage_error,
+    whole_file,
+    write_whole,
+)
+from latcli.store.provenance import environment, fingerprint, host
+from latcli.store.schema import (
+    connect_for_reading,
+    connect_for_writing,
+    damaged,
+    database,
+    lacking,
+    migrate,
+    sqlite_errors,
+    utc_now,
+)
+
+if TYPE_CHECKING:
+    from sqlite_utils.db import Database
+
+DATABASE = "latcli.db"
+STORE_LOCK = "latcli.lock"
+
+Status = Literal["running", "completed", "failed", "interrupted", "crashed"]
+STATUSES: tuple[Status, ...] = get_args(Status)
+
+#: Tables and views whose rows belong to one run.
+RunTable = Literal["attacks", "artifacts", "cells", "metrics", "latest_metrics", "loss_matrix", "attack_results"]
+
+#: UTC time, command and four random hex digits: `20261122-141503-attack-7f3a`.
+RUN_ID = re.compile(r"\d{8}-\d{6}-[a-z][a-z0-9-]{0,40}-[0-9a-f]{4}")
+
+#: Seconds to wait for another process that is creating the database, and for one that has just ended a run.
+_OPENING_SECONDS, _ENDING_SECONDS = 60.0, 1.0
+_SHOWN = 5
+_LARGEST_SEED = 2**63 - 1
+_CRASHED = "the process ended without closing the run"
+
+#: By the order in which they were written: a clock that is set back must not hide the latest.
+_NEWEST = "rowid DESC"
+_ENDS_WITH = "substr(id, -length(:name)) = :name"
+_AMONG = "IN (SELECT value FROM json_each(:runs))"
+_ORDER = {"attacks": "id", "cells": "id", "attack_results": "id", "artifacts": "rowid", "metrics": "name, step"}
+#: Rows of other tables that a row points to, and which of its columns they are made of where they are new.
+_POINTS_TO: dict[str, tuple[str, dict[str, str]]] = {
+    "attacks": ("images", {"sha256": "sha256", "name": "image", "width": "width", "height": "height"}),
+    "artifacts": ("images", {"sha256": "image"}),
+    "cells": ("models", {"id": "model_id", "name": "model_id"}),
+}
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run. `path` is its folder; times are UTC ISO 8601; `exit_code` and `finished` are None while it runs.
+
+    `status` is what holds now: a run whose process is gone is `crashed`, whatever the database still says.
+    """
+
+    id: str
+    path: Path
+    name: str | None
+    tags: list[str]
+    command: str
+    status: Status
+    parent: str | None
+    started: str
+    finished: str | None
+    exit_code: int | None
+    error: str | None
+    argv: list[str]
+    config: dict[str, Any]
+    config_hash: str
+    seed: int | None
+    device: str | None
+    dataset: str | None
+    model: str | None
+    environment: str
+    pid: int
+    host: str
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took, or None where it has not ended."""
+        if self.finished is None:
+            return None
+        return (datetime.fromisoformat(self.finished) - datetime.fromisoformat(self.started)).total_seconds()
+
+
+class Store:
+    """An open store. Its methods may be called from any thread; a forked child must open its own.
+
+    Every method raises StoreError where the database cannot be read or written.
+    """
+
+    def __init__(self, folder: Path, connection: sqlite3.Connection, *, read_only: bool) -> None:
+        """Use `open` or `open_existing`."""
+        self.folder = folder
+        self.path = folder / DATABASE
+        self.read_only = read_only
+        self._db = database(connection)
+        self._turn = threading.RLock()
+
+    # opening and closing
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open for writing; make the folder and the database where there are none.
+
+        Runs of this machine whose process is gone become `crashed`. Raises StoreError.
+        """
+        folder = folder.absolute()
+        path = folder / DATABASE
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / STORE_LOCK, timeout=_OPENING_SECONDS), sqlite_errors(path):
+                store = cls(folder, connect_for_writing(path), read_only=False)
+                try:
+                    migrate(store._db, path)
+                    store._mark_crashed()
+                except BaseException:
+                    store.close()
+                    raise
+        except (FileExistsError, NotADirectoryError) as error:
+            raise _not_a_folder(folder) from error
+        except Timeout as error:
+            raise StoreError(
+                f"another process has kept the store {folder} locked for {_OPENING_SECONDS:g} s",
+                "let it end first, or keep the runs elsewhere with --store DIR",
+            ) from error
+        except OSError as error:
+            raise storage_error(error, folder) from error
+        return store
+
+    @classmethod
+    def open_existing(cls, folder: Path) -> Self:
+        """Open for reading only: nothing is made or written, so it may lie on read-only media.
+
+        Raises StoreError, also where there is no store.
+        """
+        folder = folder.absolute()
+        path = folder / DATABASE
+        require(folder)
+        try:
+            with sqlite_errors(path):
+                store = cls(folder, connect_for_reading(path), read_only=True)
+                try:
+                    if lacking(store._db, path):
+                        raise _no_runs(folder)
+                except BaseException:
+                    store.close()
+                    raise
+        except OSError as error:
+            raise storage_error(error, folder) from error
+        return store
+
+    def close(self) -> None:
+        """Close the database; runs must have ended."""
+        with self._turn:
+            self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # transactions
+
+    @contextmanager
+    def reading(self) -> Iterator[Database]:
+        """The database for queries."""
+        with self._turn, sqlite_errors(self.path):
+            yield self._db
+
+    @contextmanager
+    def writing(self) -> Iterator[Database]:
+        """The database inside one write transaction: all of the block is kept, or none of it. Not to be nested.
+
+        The transaction takes its lock at once: one that reads first and writes later would fail among other writers
+        instead of waiting for them.
+        """
+        if self.read_only:
+            raise RuntimeError("this store was opened for reading only")
+        with self._turn, sqlite_errors(self.path):
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield self._db
+                self._db.commit()
+            finally:
+                self._db.rollback()  # nothing to undo after the commit
+
+    # runs
+
+    def start_run(
+        self,
+        command: str,
+        *,
+        argv: list[str],
+        config: Mapping[str, object],
+        seed: int | None,
+        device: str | None,
+        parent: str | None = None,
+        dataset: str | None = None,
+        model: str | None = None,
+        name: str | None = None,
+        tags: Sequence[str] = (),
+    ) -> Run:
+        """Start a run and its folder; use it as a context manager, which ends it whatever happens.
+
+        `parent` is anything that `find_run` takes; `dataset` and `model` are ids from `record_dataset` and
+        `record_model`, or plain names. Raises UsageError for an unknown parent, a name that another run has, or a seed
+        too large to be kept.
+        """
+        if seed is not None and abs(seed) > _LARGEST_SEED:
+            raise UsageError(f"the seed {seed} is too large to be kept", f"choose one from 0 to {_LARGEST_SEED}")
+        found = environment()
+        row: dict[str, Any] = {"name": name, "tags": tuple(tags), "command": command, "status": "running"}
+        row |= {"parent": None if parent is None else self.find_run(parent).id, "started": utc_now(), "argv": argv}
+        row |= {"config": config, "config_hash": fingerprint(config), "seed": seed, "device": device}
+        row |= {"dataset": dataset, "model": model, "environment": found["id"], "pid": os.getpid(), "host": host()}
+        folder, lock = self._new_folder(command)
+        try:
+            with self.writing() as db:
+                _check_name(db, name)
+                db.table("environments").insert(columns(found), ignore=True)
+                for table in ("dataset", "model"):
+                    if row[table] is not None:
+                        db.table(f"{table}s").insert({"id": row[table], "name": row[table]}, ignore=True)
+                db.table("runs").insert(columns({"id": folder.name} | row))
+            run = Run(self, folder, lock)
+            run.write_provenance()
+            return run
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(StoreError):
+                self._delete_run(folder.name)  # a signal may come when the row is there already
+            lock.release()
+            raise
+
+    def resume_run(self, run: str, *, argv: list[str], name: str | None = None, tags: Sequence[str] = ()) -> Run:
+        """Continue the run that `find_run` finds, in its folder and under its id; use it as a context manager.
+
+        Its configuration and its start stay as they were, and so do its name and tags unless there are new ones. Raises
+        StoreError where a process is at work on it or its folder is gone, and UsageError for an unknown run.
+        """
+        row = self.find_run(run)
+        lock = self._lock(row, _ENDING_SECONDS)
+        if lock is None:
+            raise StoreError(f"the folder of the run {row.id} is gone", "start a new run")
+        try:
+            remove_unfinished(row.path)
+            now: dict[str, Any] = {"status": "running", "finished": None, "exit_code": None, "error": None}
+            now |= {"argv": argv, "pid": os.getpid(), "host": host()} | ({"name": name} if name else {})
+            now |= {"tags": tuple(tags)} if tags else {}
+            with self.writing() as db:
+                _check_name(db, name, row.id)
+                db.table("runs").update(row.id, columns(now))
+            return Run(self, row.path, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    def find_run(self, name: str) -> RunRow:
+        """The run of that name, or whose id ends so; `latest` is the one that started last.
+
+        Raises UsageError where there is none, or more than one.
+        """
+        if name == "latest":
+            found = self.runs(limit=1)
+        else:
+            with self.reading() as db:
+                rows = list(db.query("SELECT * FROM runs WHERE name = :name", {"name": name}))
+                rows = rows or list(db.table("runs").rows_where(_ENDS_WITH, {"name": name}, order_by=_NEWEST))
+            found = [self._run_row(row) for row in rows]
+        if not found:
+            raise UsageError(f"there is no run '{name}' in {self.folder}", "`latcli runs list` shows those there are")
+        if len(found) > 1:
+            shown = ", ".join(row.id for row in found[:_SHOWN]) + (" …" if len(found) > _SHOWN else "")
+            raise UsageError(f"'{name}' fits {len(found)} runs: {shown}", "give more of the end of the id")
+        return found[0]
+
+    def runs(
+        self,
+        *,
+        command: str | None = None,
+        status: Status | None = None,
+        dataset: str | None = None,
+        tag: str | None = None,
+        limit: int | None = None,
+    ) -> list[RunRow]:
+        """Runs, the newest first. `status` is compared with what holds now, `dataset` with its name and its id."""
+        conditions = {
+            "command = :command": command,
+            "dataset IN (SELECT id FROM datasets WHERE :dataset IN (id, name))": dataset,
+            "EXISTS (SELECT 1 FROM json_each(tags_json) WHERE value = :tag)": tag,
+        }
+        where = " AND ".join(condition for condition, value in conditions.items() if value is not None) or "1"
+        with self.reading() as db:
+            given = {"command": command, "dataset": dataset, "tag": tag}
+            rows = list(db.table("runs").rows_where(where, given, order_by=_NEWEST))
+        found = (self._run_row(row) for row in rows)
+        return list(islice((row for row in found if status in (None, row.status)), limit))
+
+    def is_alive(self, run_id: str) -> bool:
+        """Whether a process of this machine holds the run's lock; where that cannot be found out, True."""
+        try:
+            return is_locked(self.folder_of(run_id) / LOCK)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True
+
+    def folder_of(self, run_id: str) -> Path:
+        """The run's folder. Raises StoreError for an id that no run can have, as it might lead out of the store."""
+        if not RUN_ID.fullmatch(run_id):
+            raise damaged(self.path, f"it has a run '{run_id}'")
+        return self.folder / run_id
+
+    def dependents(self, runs: Iterable[str]) -> list[str]:
+        """Ids of other runs that are parts of these, or used models that these trained, in the order of their start."""
+        asked = list(runs)
+        made = f"SELECT id FROM models WHERE run {_AMONG}"
+        found = self.query(
+            f"SELECT id FROM runs WHERE parent {_AMONG} OR model IN ({made})"
+            f" OR id IN (SELECT run FROM cells WHERE model_id IN ({made})) ORDER BY rowid",
+            {"runs": json.dumps(asked)},
+        )
+        return [row["id"] for row in found if row["id"] not in asked]
+
+    def remove_runs(self, runs: Sequence[RunRow], *, other_hosts: bool = False) -> None:
+        """Remove the runs' folders and then their rows; runs that had one as their parent stay, without it.
+
+        Nothing is removed unless all can be. The row goes last, so that a removal that was cut short can be repeated.
+        `other_hosts` allows runs that another machine seems to be working on. Raises StoreError for runs at work.
+        """
+        with ExitStack() as held:
+            for run in runs:
+                if run.status == "running" and run.host != host() and not other_hosts:
+                    raise StoreError(
+                        f"{run.id} is running on another machine, {run.host}, or was when that machine went down",
+                        "remove it there; if that machine is gone, --force removes it from here",
+                    )
+                if (lock := self._lock(run, 0.0)) is not None:
+                    held.callback(lock.release)
+            for run in runs:
+                try:
+                    if run.path.is_symlink():
+                        run.path.unlink()  # the link only, not what it points to
+                    elif run.path.exists():
+                        shutil.rmtree(run.path)
+                except OSError as error:
+                    raise storage_error(error, run.path) from error
+                self._delete_run(run.id)
+
+    # rows
+
+    def rows_of(self, run_id: str, table: RunTable) -> list[dict[str, Any]]:
+        """The rows of a table or view that belong to the run, in the order in which they were written."""
+        return self.rows_of_runs(table, [run_id])
+
+    def rows_of_runs(self, table: RunTable, runs: Iterable[str]) -> list[dict[str, Any]]:
+        """The rows of a table or view that belong to any of the runs, run by run; one query for all."""
+        order = f"run, {_ORDER[table]}" if table in _ORDER else "run"
+        query = f"SELECT * FROM {table} WHERE run {_AMONG} ORDER BY {order}"
+        return self.query(query, {"runs": json.dumps(list(runs))})
+
+    def rows(self, table: Literal["environments", "datasets", "models", "images"]) -> list[dict[str, Any]]:
+        """All rows of a table that runs share."""
+        return self.query(f"SELECT * FROM {table}")
+
+    def environment(self, environment_id: str) -> dict[str, Any]:
+        """A row of `environments`, with lists and mappings in place of their JSON."""
+        (row,) = self.query("SELECT * FROM environments WHERE id = :id", {"id": environment_id})
+        return self._readable(row)
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """The rows that a SELECT gives; `:runs` may be a JSON list of ids, as in `json_each(:runs)`."""
+        with self.reading() as db:
+            return list(db.query(sql, dict(parameters or {})))
+
+    def last_values(self, runs: Iterable[str], names: Sequence[str]) -> dict[str, dict[str, float | None]]:
+        """For each run that has any of these metrics, their values at the last step; NULL is None."""
+        values: dict[str, dict[str, float | None]] = {}
+        for row in self.rows_of_runs("latest_metrics", runs):
+            if row["name"] in names:
+                values.setdefault(row["run"], {})[row["name"]] = row["value"]
+        return values
+
+    def series(
+        self, runs: Iterable[str], names: Sequence[str], *, points: int | None = None
+    ) -> dict[str, dict[str, list[list[Any]]]]:
+        """For each run and each of these metrics, `[step, value]` in the order of steps; NULL is None.
+
+        `points`: about so many of each, evenly spread, the first and the last among them; None for all. SQLite thins
+        them out, so that a long run costs no more memory than a short one.
+        """
+        query = f"""
+            SELECT run, name, step, value FROM (
+                SELECT run, name, step, value,
+                       row_number() OVER (PARTITION BY run, name ORDER BY step) AS place,
+                       count(*) OVER (PARTITION BY run, name) AS n
+                FROM metrics WHERE run {_AMONG} AND name IN (SELECT value FROM json_each(:names))
+            )
+            WHERE :points IS NULL OR place = n OR (place - 1) % max(1, (n + :points - 1) / :points) = 0
+            ORDER BY run, name, step
+        """
+        given = {"runs": json.dumps(list(runs)), "names": json.dumps(list(names)), "points": points}
+        found: dict[str, dict[str, list[list[Any]]]] = {}
+        for row in self.query(query, given):
+            found.setdefault(row["run"], {}).setdefault(row["name"], []).append([row["step"], row["value"]])
+        return found
+
+    # what runs share
+
+    def record_dataset(self, name: str, *, split: str | None = None, fingerprint: str | None = None) -> str:
+        """Remember a data set; returns its id, which differs where split or contents differ."""
+        known = dataset_id(name, fingerprint, split)
+        with self.writing() as db:
+            row = {"id": known, "name": name, "split": split, "fingerprint": fingerprint}
+            db.table("datasets").upsert(row, pk="id")
+        return known
+
+    def record_model(
+        self,
+        name: str,
+        *,
+        architecture: str | None = None,
+        weights_sha256: str | None = None,
+        regime: str | None = None,
+        run: str | None = None,
+    ) -> str:
+        """Remember a model; returns its id, which differs where the weights differ. `run` trained it."""
+        model_id = name + (f"@{weights_sha256[:8]}" if weights_sha256 else "")
+        known = {"architecture": architecture, "weights_sha256": weights_sha256, "regime": regime, "run": run}
+        with self.writing() as db:
+            row = {"id": model_id, "name": name} | {key: value for key, value in known.items() if value is not None}
+            db.table("models").upsert(row, pk="id")
+        return model_id
+
+    def find_detection(self, image: str, detector: str, target: str = "") -> tuple[str, bytes | None] | None:
+        """JSON of boxes and PNG of silhouettes as `save_detection` kept them for an image's hash, a detector's
+        fingerprint and a target's name; None where there are none."""
+        found = self.query(
+            "SELECT boxes_json, segmentations FROM detections"
+            " WHERE image = :image AND detector = :detector AND target = :target",
+            {"image": image, "detector": detector, "target": target},
+        )
+        return (found[0]["boxes_json"], found[0]["segmentations"]) if found else None
+
+    def save_detection(
+        self, image: str, detector: str, target: str, boxes_json: str, segmentations: bytes | None = None
+    ) -> None:
+        """Remember a detection, in place of an earlier one for the same image, detector and target."""
+        key = {"image": image, "detector": detector, "target": target}
+        row = key | {"boxes_json": boxes_json, "segmentations": segmentations, "created": utc_now()}
+        with self.writing() as db:
+            db.table("images").insert({"sha256": image}, ignore=True)
+            db.table("detections").upsert(row, pk=tuple(key))
+
+    # inside
+
+    def _new_folder(self, command: str) -> tuple[Path, FileLock]:
+        """A new folder and its lock, under an id whose last four digits no other run has, as long as any are left."""
+        path = self.folder
+        try:
+            for attempt in range(128):
+                suffix = secrets.token_hex(2)
+                if attempt < 64 and self.query(f"SELECT 1 FROM runs WHERE {_ENDS_WITH}", {"name": suffix}):
+                    continue
+                path = self.folder_of(f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{command}-{suffix}")
+                with suppress(FileExistsError):
+                    path.mkdir()
+                    return path, _acquired(path, 0.0)
+        except OSError as error:
+            raise storage_error(error, path) from error
+        raise StoreError(f"{self.folder} holds too many runs of this second", "wait a moment and try again")
+
+    def _lock(self, run: RunRow, seconds: float) -> FileLock | None:
+        """The lock of a run that is not at work, None where it has no folder. Raises StoreError where it is at work."""
+        if run.path.is_symlink() or not run.path.is_dir():
+            return None
+        try:
+            return _acquired(run.path, seconds)
+        except Timeout as error:
+            raise StoreError(
+                f"{run.id} is still running, as process {run.pid}", "wait until it has ended, or stop it first"
+            ) from error
+        except OSError as error:
+            raise storage_error(error, run.path) from error
+
+    def _mark_crashed(self) -> None:
+        """Write down which runs of this machine have lost their process, and remove what it had begun to write."""
+        running = self.query("SELECT id FROM runs WHERE status = 'running' AND host = :host", {"host": host()})
+        for run_id in [row["id"] for row in running if not self.is_alive(row["id"])]:
+            with ExitStack() as held:
+                folder = self.folder_of(run_id)
+                if folder.is_dir() and not folder.is_symlink():
+                    try:
+                        held.callback(_acquired(folder, 0.0).release)
+                    except Timeout:
+                        continue  # it has just been resumed
+                    remove_unfinished(folder)
+                with self.writing() as db:
+                    change = {"status": "crashed", "error": _CRASHED, "id": run_id}
+                    db.execute(
+                        "UPDATE runs SET status = :status, error = :error WHERE id = :id AND status = 'running'", change
+                    )
+
+    def _delete_run(self, run_id: str) -> None:
+        with self.writing() as db:
+            db.execute("DELETE FROM runs WHERE id = ?", [run_id])
+
+    def _run_row(self, row: dict[str, Any]) -> RunRow:
+        dead = row["status"] == "running" and row["host"] == host() and not self.is_alive(row["id"])
+        values = self._readable(row) | {"path": self.folder_of(row["id"])} | ({"status": "crashed"} if dead else {})
+        return RunRow(**values)
+
+    def _readable(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row with lists and mappings in place of the columns that hold them as JSON."""
+        try:
+            return {
+                name.removesuffix("_json"): json.loads(value) if name.endswith("_json") else value
+                for name, value in row.items()
+            }
+        except (ValueError, RecursionError) as error:
+            raise damaged(self.path, f"the row of {row['id']} holds something else than JSON") from error
+
+
+class Run:
+    """A run that has started. Leaving its `with` block ends it: completed, failed or interrupted, with an exit code.
+
+    Its lock is held until then, by which a run whose process was killed is told from one at work.
+    """
+
+    def __init__(self, store: Store, folder: Path, lock: FileLock) -> None:
+        """Use `Store.start_run` or `Store.resume_run`."""
+        self.id = folder.name
+        self.folder = folder
+        self._store = store
+        self._lock = lock
+        self._pid = os.getpid()
+        self._exit_code = int(ExitCode.OK)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if os.getpid() != self._pid:  # a forked worker that unwinds must not end its parent's run
+            return
+        try:
+            try:
+                self._end(error)
+            except (KeyboardInterrupt, Terminated) as interruption:  # it ends all the same, as what the user will see
+                self._end(interruption)
+                raise
+        except StoreError as failure:
+            if error is None:
+                raise
+            error.add_note(f"besides, the run {self.id} could not be closed: {failure.message}")
+        finally:
+            self._lock.release()
+
+    def set_exit_code(self, code: int) -> None:
+        """What the run ends with if nothing is raised, for instance because one photo of a folder failed."""
+        self._exit_code = int(code)
+
+    def write_artifact(self, name: str, data: bytes, kind: str, image: str | None = None) -> Path:
+        """Keep a file in the run's folder and note its kind, size, sha256, and the sha256 of the image that it is of.
+
+        `name` may lead into subfolders, which are made; an earlier file of that name is replaced. Raises StoreError for
+        a name that leads out of the folder, and where the file cannot be written; then nothing half-written stays.
+        """
+        name = legible(name)
+        path = artifact_path(self.folder, name)
+        row = {"name": name, "kind": kind, "image": image, "sha256": sha256(data).hexdigest(), "size": len(data)}
+        is_new = not path.exists()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path, [data]) as put_in_place, self._store.writing() as db:
+                put_in_place()
+                self._insert(db, "artifacts", [row | {"created": utc_now()}])
+        except OSError as error:
+            raise storage_error(error, path) from error
+        except StoreError:
+            if is_new:
+                path.unlink(missing_ok=True)
+            raise
+        return path
+
+    def remove_artifact(self, name: str) -> None:
+        """Remove a file that `write_artifact` kept, and its row; nothing happens where there is none."""
+        path = artifact_path(self.folder, legible(name))
+        with self._store.writing() as db:
+            db.execute("DELETE FROM artifacts WHERE run = ? AND name = ?", [self.id, legible(name)])
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(error, path) from error
+
+    def insert(
+        self, table: Literal["attacks", "cells", "metrics"], rows: Iterable[Any], *, instead: bool = False
+    ) -> None:
+        """Add rows of the run, all or none: dataclasses or mappings, whose columns are what `results.columns` makes.
+
+        An image or a model that a row points to is remembered where it is new; a metric recorded again is replaced.
+        `instead`: in place of all rows that the run has in the table.
+        """
+        with self._store.writing() as db:
+            if instead:
+                db.execute(f"DELETE FROM {table} WHERE run = ?", [self.id])
+            self._insert(db, table, rows)
+
+    def record_metrics(self, values: Iterable[tuple[str, int, float | None]]) -> None:
+        """Add numbers, each as name, step, value; NaN and infinities are kept as NULL."""
+        self.insert("metrics", ({"name": name, "step": step, "value": value} for name, step, value in values))
+
+    def log(self, line: str) -> None:
+        """Append a line to the run's log, with the time before it; what is not printable is written as escapes."""
+        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(line.splitlines()))
+        path = self.folder / LOG
+        try:
+            with open(path, "a", encoding="utf-8", opener=_no_link) as file:
+                file.write(f"{utc_now()} {text}\n")
+        except OSError as error:
+            raise storage_error(error, path) from error
+
+    def made_model(self, model: str) -> None:
+        """Say which model the run has made: an id from `Store.record_model`."""
+        with self._store.writing() as db:
+            db.table("runs").update(self.id, {"model": model})
+
+    def write_provenance(self) -> None:
+        """Write what the database has of the run into `run.json`, for whoever finds the folder alone."""
+        row = asdict(self._store.find_run(self.id))
+        del row["path"]  # the folder may be moved
+        row["environment"] = self._store.environment(row["environment"])
+        text = json.dumps(to_json(row), indent=2, ensure_ascii=False)
+        write_whole(self.folder / RUN_JSON, f"{text}\n".encode())
+
+    def _insert(self, db: Database, table: str, rows: Iterable[Any]) -> None:
+        known = db.table(table).columns_dict.keys()
+        found = []
+        for row in rows:
+            values = columns(row)
+            # None says nothing of what it stands for: `target` is None where there are no target_index and target_name.
+            values = {name: value for name, value in values.items() if name in known or value is not None}
+            found.append(values | {"run": self.id})
+        if table in _POINTS_TO:
+            other, names = _POINTS_TO[table]
+            shared = [{theirs: row.get(ours) for theirs, ours in names.items()} for row in found]
+            named = [one for one in shared if next(iter(one.values())) is not None]
+            db.table(other).insert_all(named, ignore=True)
+        db.table(table).insert_all(found, replace=True)
+
+    def _end(self, error: BaseException | None) -> None:
+        status, exit_code, message = _outcome(error, self._exit_code)
+        (row,) = self._store.query("SELECT started FROM runs WHERE id = :id", {"id": self.id})
+        finished = max(utc_now(), row["started"])  # the clock may have been set back
+        with self._store.writing() as db:
+            change = {"status": status, "finished": finished, "exit_code": exit_code, "error": message}
+            db.table("runs").update(self.id, columns(change))
+        self.write_provenance()
+
+
+def dataset_id(name: str, fingerprint: str | None, split: str | None = None) -> str:
+    """What the store calls a data set: the same where name, split and contents are."""
+    return name + (f"/{split}" if split else "") + (f"@{fingerprint[:8]}" if fingerprint else "")
+
+
+def require(folder: Path) -> None:
+    """Raise StoreError unless the folder holds a store."""
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise _not_a_folder(folder)
+        if not (folder / DATABASE).exists():
+            raise _no_runs(folder)
+    except OSError as error:
+        raise storage_error(error, folder) from error
+
+
+def _no_runs(folder: Path) -> StoreError:
+    return StoreError(
+        f"there are no runs in {folder} yet",
+        "`latcli attack PHOTO` makes the first one, `latcli demo` several; --store DIR names another store",
+    )
+
+
+def _not_a_folder(folder: Path) -> StoreError:
+    return StoreError(f"{folder} is not a folder that could hold runs", "name a folder with --store DIR")
+
+
+def _check_name(db: Database, name: str | None, own_id: str = "") -> None:
+    for row in db.query("SELECT id FROM runs WHERE name = :name AND id <> :id", {"name": name, "id": own_id}):
+        raise UsageError(f"the run {row['id']} is called '{name}' already", "choose another --name")
+
+
+def _acquired(folder: Path, seconds: float) -> FileLock:
+    """The lock of a run's folder, held. Raises Timeout where another has it after so many seconds, and OSError."""
+    lock = FileLock(folder / LOCK, timeout=seconds, thread_local=False)
+    lock.acquire()
+    return lock
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+
+def _outcome(error: BaseException | None, exit_code: int) -> tuple[Status, int, str | None]:
+    match error:
+        case None:
+            return "completed", exit_code, None
+        case KeyboardInterrupt():
+            return "interrupted", ExitCode.INTERRUPTED, None
+        case Terminated():
+            return "interrupted", ExitCode.TERMINATED, None
+        case LatcliError() as known:
+            return "failed", known.exit_code, known.message
+        case _:
+            return "failed", ExitCode.FAILURE, f"{type(error).__name__}: {error}"
