@@ -315,7 +315,7 @@ def _connected(options: TrainOptions, session: Session) -> Ranks:
     if devices * nodes == 1:
         return Ranks()
     if session.device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"--device {session.device} is no device for several processes", "give --device cpu or cuda")
+        raise UsageError(f"--device {session.device} cannot be several processes' device", "give --device cpu or cuda")
     kind = open_device(session.device).type
     if options.resume is None:  # else the run's own batch counts, which the trainer checks
         fine_tuning = is_classifier_name(options.architecture or "")
@@ -358,17 +358,20 @@ def _follow(options: TrainOptions, session: Session, ranks: Ranks) -> NoReturn:
 def _agreed(make: Callable[[], Job], ranks: Ranks) -> Job:
     """The job that this rank makes, where all ranks make the same. Raises the LatcliError of the first that fails."""
     job: Job | None = None
-    failure: tuple[str, str, ExitCode] | None = None
+    own: LatcliError | None = None
     try:
         job = make()
     except LatcliError as error:
-        failure = (error.message, error.hint, error.exit_code)
+        own = error
+    failure = None if own is None else (own.message, own.hint, own.exit_code)
     data = None if job is None else (job.data.fingerprint, job.data.mask_fingerprint)
     found = ranks.gather((failure, data))
     for rank, (failed, _) in enumerate(found):
+        if failed is not None and rank == ranks.rank and own is not None:
+            raise own
         if failed is not None:
             message, hint, code = failed
-            raise LatcliError(f"rank {rank}: {message}" if rank else message, hint, code)
+            raise LatcliError(f"rank {rank}: {message}", hint, code)
     differing = [rank for rank, (_, other) in enumerate(found) if other != found[0][1]]
     if differing:
         raise UsageError(

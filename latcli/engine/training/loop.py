@@ -101,10 +101,10 @@ class Order:
 
 
 def check_parts(batch: int, ranks: int) -> None:
-    """Raise UsageError where a minibatch cannot be parted equally."""
+    """Raise UsageError where a minibatch cannot be divided equally."""
     if batch % ranks:
         raise UsageError(
-            f"a batch of {batch} cannot be parted into {ranks} equal shares", f"give --batch a multiple of {ranks}"
+            f"a batch of {batch} cannot be divided into {ranks} equal shares", f"give --batch a multiple of {ranks}"
         )
 
 
