@@ -39,6 +39,7 @@ BENCHMARKS = {
     "photo_folder": Benchmark("folders of photos: together, one by one, a process each", 8, photos=True),
     "report_speed": Benchmark("latcli report on 2,000 runs", 3),
     "sweeps": Benchmark("cost and memory against batch, image size, steps, photos", 9, photos=True),
+    "forms": Benchmark("the form that the rule chooses beside all others, on five networks", 3),
     "compile": Benchmark("torch.compile beside the chosen form", 5, photos=True),
 }
 

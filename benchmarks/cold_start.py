@@ -42,31 +42,34 @@ def stages(photo: Path, steps: int) -> dict[str, float]:
         import_torchvision()
         import timm  # noqa: F401
     with stage("import the rest"):
-        from latcli.commands.attack.files import Keeper
-        from latcli.commands.attack.pictures import PictureDrawer
+        from latcli.commands.pictures import PictureDrawer
         from latcli.engine.api import open_attacker
         from latcli.engine.attacks.settings import AttackSettings
         from latcli.engine.images import read_photo
+        from latcli.engine.objects import ObjectSettings
         from latcli.engine.photos import PhotoSettings
         from latcli.store.store import Store
     with stage("build classifier, load weights"):
-        attacker = open_attacker(PhotoSettings(attack=AttackSettings(steps=steps)), device="cpu")
+        attacker = open_attacker(
+            PhotoSettings(attack=AttackSettings(steps=steps)), ObjectSettings(detector="cam"), device="cpu"
+        )
     with stage("read, classify, localize"):
-        localized = attacker.localize(read_photo(photo))
+        threat = attacker.threat(attacker.locate(read_photo(photo)))
     with stage("bring into gradient form"):
-        attacker.seconds_a_step(localized)
+        attacker.seconds(threat)
     with stage(f"{steps} steps, encode, score"):
-        result = attacker.attack_batch([localized])[0]
+        result = attacker.attack_batch([threat])[0]
     with (
         stage("pictures and store"),
         tempfile.TemporaryDirectory() as folder,
         Store.open(Path(folder)) as store,
         store.start_run("attack", argv=[], config={}, seed=0, device="cpu") as run,
         PictureDrawer(attacker, figures=True) as drawer,
-        Keeper(drawer, store, run, {"epsilon": 8 / 255, "norm": "linf", "steps": steps, "restarts": 1}) as keeper,
     ):
-        keeper.keep(result, "photo")
-        keeper.keep_pictures()
+        run.write_artifact("photo-adversarial.png", result.adversarial_png, "adversarial")
+        drawer.begin(result, "photo")
+        for picture in drawer.drawn():
+            run.write_artifact(picture.file_name, picture.png, picture.kind)
     return seconds
 
 

@@ -18,12 +18,11 @@ from torch.nn import functional
 from benchmarks.photos import given_photos
 from latcli.engine.datasets.base import DatasetSource
 from latcli.engine.datasets.catalog import open_dataset
-from latcli.engine.folding import folded
 from latcli.engine.images import read_photo
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.imagenet import ClassifierSource
 from latcli.engine.models.small import paper_cnn, resnet18
-from latcli.engine.precision import GradientForm, check_form, choose_form
+from latcli.engine.precision import GradientForm, check_form, gradient_model
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,8 @@ class Problem:
         return channels, height, width
 
     def gradient_form(self, form: str = "auto") -> GradientForm:
-        """The network in a form of that name; for auto the one that latcli would choose for this batch."""
-        net = folded(self.net, self.image_shape)
-        chosen = choose_form(net, self.image_shape, len(self.x_BCHW), "auto") if form == "auto" else check_form(form)
-        return GradientForm(net, chosen)
+        """The network in a form of that name; for auto the one that latcli chooses."""
+        return gradient_model(self.net, self.image_shape, form=None if form == "auto" else check_form(form))
 
 
 def digits(batch: int = 256) -> Problem:

@@ -29,9 +29,8 @@ from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.devices import open_device
 from latcli.engine.evaluation.matrix import Evaluation, Subject
 from latcli.engine.evaluation.settings import ATTACKED, EvalSettings
-from latcli.engine.folding import folded
 from latcli.engine.models.checkpoint import open_checkpoint, read_info
-from latcli.engine.precision import GradientForm, choose_form
+from latcli.engine.precision import gradient_model
 
 _PEER = "torchattacks"
 
@@ -40,8 +39,8 @@ def ours(subject: Subject, data: TrainingData, settings: EvalSettings) -> dict[s
     """Seconds and robust accuracy of each attacked column, checks of the result and of the gradients included."""
     evaluation = Evaluation([subject], data, settings)
     evaluation.run(lambda progress: None)
-    cells = {name: evaluation.columns[0][name].cell() for name in ATTACKED}
-    return {name: (cell.seconds, cell.accuracy) for name, cell in cells.items()}
+    columns = {name: evaluation.columns[0][name] for name in ATTACKED}
+    return {name: (float(column.seconds_1), column.figures()[1]) for name, column in columns.items()}
 
 
 def theirs(net: nn.Module, data: TrainingData, settings: EvalSettings) -> tuple[float, float]:
@@ -64,9 +63,8 @@ def theirs(net: nn.Module, data: TrainingData, settings: EvalSettings) -> tuple[
 
 def compare(path: Path, data: TrainingData, settings: EvalSettings, rounds: int, record: Record) -> None:
     net = open_checkpoint(path).to(open_device("auto"))
-    without_norms = folded(net, data.image_shape)
-    form = choose_form(without_norms, data.image_shape, settings.batch, "auto")
-    subject = Subject(path.stem, net, GradientForm(without_norms, form))
+    fast = gradient_model(net, data.image_shape)
+    subject = Subject(path.stem, net, fast)
     regime, right = read_info(path).regime, {}
 
     def columns() -> dict[str, float]:
@@ -80,13 +78,13 @@ def compare(path: Path, data: TrainingData, settings: EvalSettings, rounds: int,
         return {_PEER: seconds}
 
     found = in_turn([peer, columns], rounds)
-    print(f"\n{regime} ({path.parent.name}), {form}, {settings.images} images, PGD-{settings.steps}", end="")
+    print(f"\n{regime} ({path.parent.name}), {fast.form}, {settings.images} images, PGD-{settings.steps}", end="")
     print(f", epsilon {settings.epsilon:g}")
     for name in (_PEER, *ATTACKED):
         seconds, ratio = found.time(name).median, found.ratio(_PEER, name)
         told = f"torchattacks / this: {ratio.median:6.2f} ({ratio.range})"
         print(f"{name:12} {seconds:8.2f} s   right {right[name]:6.2f} %   {told}")
-        record.add("robust accuracy", regime=regime, form=form, name=name, seconds=seconds, right=right[name])
+        record.add("robust accuracy", regime=regime, form=fast.form, name=name, seconds=seconds, right=right[name])
         if name != _PEER:
             record.add_ratio(f"{regime} model, {name} inputs", _PEER, ratio, (100 - right[name], 100 - right[_PEER]))
 
@@ -107,12 +105,8 @@ def settings_for(data: TrainingData, given: argparse.Namespace) -> EvalSettings:
         mask_from=data.defaults.mask_from,
         center=data.defaults.center if given.center is None else given.center,
         steps=given.steps,
-        restarts=1,
-        controls=False,
         until_wrong=True,
-        strong=None,
         batch=given.batch,
-        seed=0,
     )
 
 

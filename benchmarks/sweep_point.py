@@ -22,7 +22,8 @@ from latcli.engine.attacks.pgd import pgd
 from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.images import read_photo
 from latcli.engine.noise import item_seeds
-from latcli.engine.photos import Localization, PhotoSettings
+from latcli.engine.objects import ObjectSettings
+from latcli.engine.photos import PhotoSettings
 
 
 def batch_attack(given: argparse.Namespace) -> tuple[Callable[[], object], str]:
@@ -37,14 +38,12 @@ def batch_attack(given: argparse.Namespace) -> tuple[Callable[[], object], str]:
 
 def photo_attack(given: argparse.Namespace) -> tuple[Callable[[], object], str]:
     """The attack on square photos at their own resolution, from the canvas to the scored PNG; gradients in fp32."""
-    settings = PhotoSettings(
-        localization=Localization(center=0.5), attack=AttackSettings(steps=given.steps), precision="fp32"
-    )
-    attacker = open_attacker(settings, device="cpu", offline=True)
+    settings = PhotoSettings(attack=AttackSettings(steps=given.steps), precision="fp32")
+    attacker = open_attacker(settings, ObjectSettings(center=0.5), device="cpu", offline=True)
     photo = read_photo(carried()[0])
     square = photo.image.resize((given.side, given.side))
-    localized = attacker.localize(replace(photo, levels_HWC=np.asarray(square), resized=True))
-    return lambda: attacker.attack_batch([localized] * given.batch), attacker.gradients.form
+    threat = attacker.threat(attacker.locate(replace(photo, levels_HWC=np.asarray(square), resized=True)))
+    return lambda: attacker.attack_batch([threat] * given.batch), attacker.gradients.form
 
 
 def main() -> None:

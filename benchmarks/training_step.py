@@ -18,7 +18,7 @@ from latcli.engine.datasets.base import Dataset, DatasetSource
 from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.devices import open_device
 from latcli.engine.models.small import paper_cnn
-from latcli.engine.precision import choose_form
+from latcli.engine.precision import gradient_model
 from latcli.engine.training.loop import Trainer, new_network
 from latcli.engine.training.settings import TrainSettings, resolve
 
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = {"attack_steps": given.attack_steps, "batch": given.batch, "warm_up": 0.0}
     settings = resolve(options, data.defaults)
     net = new_network(paper_cnn, data, 0).to(device)
-    form = choose_form(net, data.image_shape, settings.batch, "auto")
+    form = gradient_model(net, data.image_shape).form
     steps = {"plain loop": plain_step(data, settings), "latcli": Trainer(net, data, settings, form).step}
     record = begin("training_step", given)
     measures = [clocked(name, finished(step, device)) for name, step in steps.items()]

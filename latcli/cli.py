@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from latcli import __version__, config, options, process
-from latcli.options import BASIC, PANELS, Common, Computing, Field, Recording
+from latcli.options import BASIC, PANELS, Common, Computing, Field, Implied, Recording
 from latcli.session import Session
 
 _MAIN, _LOOK = "Main commands", "Look around"
@@ -24,68 +24,31 @@ _MAIN, _LOOK = "Main commands", "Look around"
 
 @dataclass(frozen=True)
 class Command:
-    """One command: its options, its function `(options, session) -> result`, and what draws the result's document.
+    """One command: its options, and its function `(options, session) -> result` as `module:function`.
 
-    `run` and `draw` are `module:function`. `shared` are the options that it takes besides its own.
+    `shared` are the options that it takes besides its own. `reporting.documents` has what draws its document.
     """
 
     options: type
     run: str
-    draw: str
     shared: type = Recording
     panel: str | None = None
 
 
 COMMANDS: Mapping[tuple[str, ...], Command] = {
-    ("attack",): Command(
-        options.AttackOptions, "latcli.commands.attack.command:run", "latcli.reporting.tables:attack", panel=_MAIN
-    ),
-    ("train",): Command(
-        options.TrainOptions, "latcli.commands.train:run", "latcli.reporting.tables:train", panel=_MAIN
-    ),
-    ("eval",): Command(
-        options.EvalOptions,
-        "latcli.commands.eval.command:run",
-        "latcli.reporting.evaluation_report:evaluation",
-        panel=_MAIN,
-    ),
-    ("report",): Command(
-        options.ReportOptions,
-        "latcli.commands.report.writing:run",
-        "latcli.reporting.report_terminal:shown",
-        shared=Common,
-        panel=_MAIN,
-    ),
-    ("reproduce",): Command(
-        options.ReproduceOptions,
-        "latcli.commands.reproduce.command:run",
-        "latcli.reporting.reproduction:shown",
-        panel=_MAIN,
-    ),
-    ("demo",): Command(
-        options.DemoOptions, "latcli.commands.demo:run", "latcli.reporting.demo_report:demo", Computing, _MAIN
-    ),
-    ("doctor",): Command(
-        options.DoctorOptions, "latcli.commands.doctor:run", "latcli.reporting.listing:checks", Computing, _LOOK
-    ),
-    ("runs", "list"): Command(
-        options.RunsListOptions, "latcli.commands.runs:list_runs", "latcli.reporting.listing:runs", shared=Common
-    ),
-    ("runs", "show"): Command(
-        options.RunsShowOptions, "latcli.commands.runs:show_run", "latcli.reporting.listing:run", shared=Common
-    ),
-    ("runs", "verify"): Command(
-        options.RunsVerifyOptions,
-        "latcli.commands.runs:verify_runs",
-        "latcli.reporting.listing:verification",
-        shared=Common,
-    ),
-    ("runs", "rm"): Command(
-        options.RunsRemoveOptions, "latcli.commands.runs:remove_runs", "latcli.reporting.listing:removal", shared=Common
-    ),
-    ("runs", "path"): Command(
-        options.RunsPathOptions, "latcli.commands.runs:run_path", "latcli.reporting.listing:path", shared=Common
-    ),
+    ("attack",): Command(options.AttackOptions, "latcli.commands.attack:run", panel=_MAIN),
+    ("mask",): Command(options.MaskOptions, "latcli.commands.mask:run", panel=_MAIN),
+    ("train",): Command(options.TrainOptions, "latcli.commands.train:run", panel=_MAIN),
+    ("eval",): Command(options.EvalOptions, "latcli.commands.evaluate:run", panel=_MAIN),
+    ("report",): Command(options.ReportOptions, "latcli.commands.report:run", shared=Common, panel=_MAIN),
+    ("reproduce",): Command(options.ReproduceOptions, "latcli.commands.reproduce.command:run", panel=_MAIN),
+    ("demo",): Command(options.DemoOptions, "latcli.commands.demo:run", Computing, _MAIN),
+    ("doctor",): Command(options.DoctorOptions, "latcli.commands.doctor:run", Computing, _LOOK),
+    ("runs", "list"): Command(options.RunsListOptions, "latcli.commands.runs:list_runs", shared=Common),
+    ("runs", "show"): Command(options.RunsShowOptions, "latcli.commands.runs:show_run", shared=Common),
+    ("runs", "verify"): Command(options.RunsVerifyOptions, "latcli.commands.runs:verify_runs", shared=Common),
+    ("runs", "rm"): Command(options.RunsRemoveOptions, "latcli.commands.runs:remove_runs", shared=Common),
+    ("runs", "path"): Command(options.RunsPathOptions, "latcli.commands.runs:run_path", shared=Common),
 }
 
 app = typer.Typer(name="latcli", invoke_without_command=True, context_settings={"help_option_names": ["--help", "-h"]})
@@ -140,7 +103,7 @@ def add_command(path: tuple[str, ...], command: Command) -> None:
         # With --json the document is all there may be on stdout, whatever a user's own code prints.
         with redirect_stdout(session.stderr) if session.json else nullcontext():
             result = _imported(command.run)(given, session)
-        return session.show(result, lambda: _imported(command.draw))
+        return session.show(result, " ".join(path))
 
     parameters = [_parameter(one) for one in sorted(fields, key=_place)]
     call.__signature__ = inspect.Signature([*parameters, _HELP_ALL])  # type: ignore[attr-defined]
@@ -148,7 +111,8 @@ def add_command(path: tuple[str, ...], command: Command) -> None:
     call.__doc__ = command.options.__doc__
     group = app if len(path) == 1 else _groups[path[0]]
     few = frozenset(one.name for one in fields if one.is_argument or BASIC in one.marks) | {"help_all"}
-    group.command(path[-1], rich_help_panel=command.panel, cls=_showing_first(few))(call)
+    implied = {f"--{one.key}": (mark.text, one) for one in fields for mark in one.marks if isinstance(mark, Implied)}
+    group.command(path[-1], rich_help_panel=command.panel, cls=_showing_first(few, implied))(call)
 
 
 def _imported(target: str) -> Callable[..., Any]:
@@ -217,10 +181,21 @@ def _remember_debug(ctx: typer.Context, debug: bool) -> bool:
 # two lengths of help
 
 
-def _showing_first(few: frozenset[str]) -> type[TyperCommand]:
-    """A command whose --help shows these parameters, and whose --help-all shows all."""
+def _showing_first(few: frozenset[str], implied: Mapping[str, tuple[str, Field]]) -> type[TyperCommand]:
+    """A command whose --help shows these parameters, and whose --help-all shows all.
+
+    implied: options that may stand without a value, and the value that they have then.
+    """
 
     class Brief(TyperCommand):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            words: list[str] = []
+            for word, following in zip(args, [*args[1:], ""], strict=False):
+                words.append(word)
+                if word in implied and not _fits(implied[word][1], following):
+                    words.append(implied[word][0])
+            return super().parse_args(ctx, words)
+
         def format_help(self, ctx: Any, formatter: Any) -> None:
             everything = ctx.meta.get(_EVERYTHING, False)
             hidden: list[Any] = (
@@ -236,6 +211,15 @@ def _showing_first(few: frozenset[str]) -> type[TyperCommand]:
                     one.hidden = was
 
     return Brief
+
+
+def _fits(field: Field, text: str) -> bool:
+    """Whether an option takes this text for its value."""
+    try:
+        field.info.parser(text)
+    except typer.BadParameter:
+        return False
+    return True
 
 
 _EVERYTHING = "latcli.help_all"

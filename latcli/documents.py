@@ -1,4 +1,4 @@
-"""JSON and gzip from outside, read within bounds and checked against a shape; must not know where it came from.
+"""JSON from outside, checked against a shape; must not know where it came from.
 
 A file of a store, a header or a column of a database may hold anything, whoever wrote it. A shape is a type as it is
 written in an annotation: `str`, `float | None`, `list[str]`, `dict[str, Any]`, `Literal`, a TypedDict (further keys are
@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import json
 import types
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -20,8 +19,6 @@ _LARGEST = 2**63 - 1
 #: Nothing of ours is nested nearly so deep; the interpreter's own limit may be any number.
 _DEEPEST = 64
 _SHOWN = 40
-#: A gzip file is one as a rule; each one more is another copy of the rest.
-_MOST_MEMBERS = 64
 
 
 class DocumentError(ValueError):
@@ -42,27 +39,6 @@ def read_json(data: bytes | str, shape: Any = Any) -> Any:
 def require_shape(value: Any, shape: Any, name: str = "") -> None:
     """Raise DocumentError unless the value has the shape; `name` is what the error calls it."""
     _check(value, shape, name, 0)
-
-
-def gunzip(data: bytes, most: int) -> bytes:
-    """What a gzip file holds, of which there may be `most` bytes. Raises DocumentError where it is more or damaged."""
-    pieces: list[bytes] = []
-    size = 0
-    try:
-        while data:
-            if len(pieces) == _MOST_MEMBERS:
-                raise DocumentError(f"it consists of more than {_MOST_MEMBERS} parts")
-            stream = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-            pieces.append(stream.decompress(data, most + 1 - size))
-            size += len(pieces[-1])
-            if size > most:
-                raise DocumentError(f"it unpacks to more than {most:,} bytes")
-            if not stream.eof:
-                raise DocumentError("it ends too early")
-            data = stream.unused_data.lstrip(b"\0")
-    except zlib.error as error:
-        raise DocumentError(str(error)) from error
-    return b"".join(pieces)
 
 
 def _check(value: Any, shape: Any, name: str, depth: int) -> None:

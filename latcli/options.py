@@ -19,8 +19,11 @@ import typer
 
 from latcli.engine import registry
 from latcli.errors import UsageError
+from latcli.reporting.text import number_text
 
 T = TypeVar("T")
+
+RegionName = Literal["background", "foreground", "all", "random", "patch"]
 
 # panels, in the order in which help shows them
 
@@ -51,6 +54,13 @@ class Mark(Enum):
 BASIC, INCIDENTAL, CODE, TYPED = Mark
 
 
+@dataclass(frozen=True)
+class Implied:
+    """In a field's `Annotated`: the option may stand without a value, and then has this one."""
+
+    text: str
+
+
 class RefusedValue(typer.BadParameter):
     """An option's value that its parser refused, with the parser's own hint."""
 
@@ -76,6 +86,29 @@ def parse_epsilon(text: str | float, what: str = "epsilon") -> float:
     if not 0 < value <= 1:  # also true of nan
         raise UsageError(f"{what} '{text}' is not above 0 and at most 1", hint)
     return value
+
+
+def parse_epsilons(text: str | float) -> float | tuple[float, ...]:
+    """One epsilon, or several separated by commas in ascending order. Raises UsageError."""
+    values = sorted({parse_epsilon(part) for part in str(text).split(",")})
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def parse_regions(text: str) -> tuple[str, ...]:
+    """Names of regions separated by commas, each once. Raises UsageError."""
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    for name in names:
+        if name not in get_args(RegionName):
+            raise registry.unknown_name("region", name, get_args(RegionName))
+    return names
+
+
+def parse_objective(text: str) -> str:
+    """ce, margin, top10 or topk:K with a K of at least 1. Raises UsageError."""
+    word, colon, number = text.partition(":")
+    if text in ("ce", "margin", "top10") or (word == "topk" and colon and number.isdigit() and int(number) > 0):
+        return text
+    raise UsageError(f"there is no objective called '{text}'", "known: ce, margin, top10, topk:K such as topk:5")
 
 
 def parse_step_size(text: str | float) -> float:
@@ -185,7 +218,7 @@ class Field:
     name: str
     type: Any
     info: Any
-    marks: frozenset[Mark]
+    marks: frozenset[Mark | Implied]
     default: Any
 
     @property
@@ -228,27 +261,16 @@ def command_words(options: Any) -> list[str]:
         value = getattr(options, one.name)
         if one.is_argument:
             words += [str(item) for item in (value if isinstance(value, tuple) else [value])]
+        elif value is True:
+            named.append(f"--{one.key}")
         elif value != one.default:
-            named += _words(f"--{one.key}", value)
+            items = value if isinstance(value, tuple) else (value,)
+            texts = [number_text(item) if isinstance(item, float) else str(item) for item in items]
+            # What a parser makes a list of is written as one word.
+            named += [
+                word for text in ([",".join(texts)] if one.type is Any else texts) for word in (f"--{one.key}", text)
+            ]
     return words + named
-
-
-def _words(name: str, value: Any) -> list[str]:
-    if value is True:
-        return [name]
-    if isinstance(value, tuple) and all(isinstance(item, float) for item in value):
-        return [name, ",".join(map(repr, value))]
-    if isinstance(value, tuple):
-        return [word for item in value for word in (name, str(item))]
-    return [name, number_text(value) if isinstance(value, float) else str(value)]
-
-
-def number_text(value: float) -> str:
-    """A number as a person would type it, where typing that gives the same number: 8/255, 0.3, 0.031."""
-    levels = value * 255
-    if 0 < value <= 1 and abs(levels - round(levels)) < 1e-9 and round(levels) / 255 == value and value != 1:
-        return f"{round(levels)}/255"
-    return repr(value)
 
 
 # options that every command has
@@ -316,12 +338,18 @@ class ObjectOptions:
         option(
             OBJECT,
             "NAME",
-            "auto, yolo, mobilenet, cam, none, or a plug-in's.",
+            "auto (decided photo by photo), yolo, mobilenet, saliency, cam, none, or a plug-in's.",
             autocompletion=_names_of("detector", "auto"),
         ),
         BASIC,
     ] = "auto"
-    detector_weights: Annotated[Path | None, option(OBJECT, "FILE", "The detector's weights.")] = None
+    detector_weights: Annotated[
+        Path | None,
+        option(OBJECT, "FILE|NAME", "The detector's weights: .pt (yolo), .onnx, u2net, isnet-general-use (saliency)."),
+    ] = None
+    detector_option: Annotated[
+        tuple[str, ...], option(OBJECT, "NAME=VALUE", "A setting of the detector, a plug-in's too. May be repeated.")
+    ] = ()
     trust_weights: Annotated[
         bool,
         switch(OBJECT, "Run the code in the detector's weights (yolo). Only for a file whose maker you trust."),
@@ -338,9 +366,13 @@ class ObjectOptions:
     boxes: Annotated[
         Literal["all", "best"], option(OBJECT, "all|best", "Protect all boxes that agree with the class, or the best.")
     ] = "all"
-    refine: Annotated[Literal["none", "grabcut"], option(OBJECT, "none|grabcut", "Turn boxes into silhouettes.")] = (
-        "none"
-    )
+    refine: Annotated[
+        Literal["none", "grabcut", "saliency"],
+        option(OBJECT, "NAME", "Turn boxes into silhouettes: none, grabcut, saliency."),
+    ] = "none"
+    soft: Annotated[
+        bool, switch(OBJECT, "Let silhouettes have soft edges: epsilon grows from 0 to its full value there.")
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -369,12 +401,8 @@ class DataObjectOptions(ObjectOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttackOptions(ObjectOptions):
-    """Fool a classifier by changing only the background of a photo.
-
-    The object is found; every pixel outside it may change by at most epsilon.
-    The result is scored from the saved 8-bit file and kept as a run.
-    """
+class PhotoOptions(ObjectOptions):
+    """Photos, their right classes, their objects, and the classifier."""
 
     photos: Annotated[
         tuple[str, ...], argument("PHOTO...", "Photos, folders (searched recursively), or - for standard input.")
@@ -396,54 +424,9 @@ class AttackOptions(ObjectOptions):
     box: Annotated[
         tuple[str, ...], option(OBJECT, "X0,Y0,X1,Y1", "The object, in pixels. May be repeated."), BASIC
     ] = ()
-    mask: Annotated[
-        Path | None,
-        option(OBJECT, "FILE|DIR", "A mask, white on the object; or a folder with one mask for each photo."),
-        BASIC,
-    ] = None
     center: Annotated[
         float | None, option(OBJECT, "SHARE", "Protect the middle of the photo: a share of its sides, 0.25.")
     ] = None
-    epsilon: Annotated[
-        float,
-        option(ATTACK, "E", "Largest change of a pixel: 8/255 or 0.031.", parse=parse_epsilon, show_default="8/255"),
-        BASIC,
-    ] = 8 / 255
-    region: Annotated[
-        Literal["background", "foreground", "all", "random"],
-        option(ATTACK, "NAME", "What may change: background, foreground, all, or random (the background, moved)."),
-        BASIC,
-    ] = "background"
-    attack: Annotated[
-        str,
-        option(
-            ATTACK,
-            "NAME",
-            "pgd, fgsm, apgd-ce, apgd-dlr, apgd-t, square, or a plug-in's.",
-            autocompletion=_names_of("attack"),
-        ),
-        BASIC,
-    ] = "pgd"
-    steps: Annotated[int, option(ATTACK, "N", "Gradient steps.", min=1), BASIC] = 40
-    step_size: Annotated[
-        float | None, option(ATTACK, "E", "Size of the first step, on epsilon's scale.", parse=parse_step_size)
-    ] = None
-    schedule: Annotated[
-        Literal["constant", "linear", "cosine"], option(ATTACK, "NAME", "How steps shrink: constant, linear, cosine.")
-    ] = "cosine"
-    restarts: Annotated[int, option(ATTACK, "N", "Random starts; each photo keeps its worst case.", min=1)] = 1
-    no_random_start: Annotated[bool, switch(ATTACK, "Start at the photo itself.")] = False
-    objective: Annotated[
-        Literal["ce", "margin"], option(ATTACK, "ce|margin", "Climb cross entropy or the logit margin.")
-    ] = "ce"
-    target: Annotated[str | None, option(ATTACK, "NAME|INDEX", "Push towards this class.")] = None
-    stop: Annotated[
-        Literal["never", "top1", "top10"],
-        option(ATTACK, "WHEN", "Stop a photo as soon as its class has left the top1 or top10; or never."),
-    ] = "never"
-    norm: Annotated[Literal["linf", "l2"], option(ATTACK, "linf|l2", "l2 needs --radius as well.")] = "linf"
-    radius: Annotated[float | None, option(ATTACK, "R", "Radius of the l2 ball, inside epsilon's box.")] = None
-    at_model_resolution: Annotated[bool, switch(ATTACK, "Resize the photo first, as the paper does.")] = False
     classifier: Annotated[
         str,
         option(
@@ -458,12 +441,121 @@ class AttackOptions(ObjectOptions):
     classifier_weights: Annotated[
         Path | None, option(CLASSIFIER, "FILE", "Its weights: safetensors, or a PyTorch file without code.")
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskOptions(PhotoOptions):
+    """Find the objects of photos and write their masks, white on the object, for a person to look at and correct.
+
+    Masks lie in --out as the photos do, where `attack --mask` and the --masks of train and eval read them.
+    Each has an overlay beside it, in the folder `overlays`.
+    """
+
+    out: Annotated[Path, option(FILES, "DIR", "Where the masks are written."), INCIDENTAL, BASIC] = Path("masks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackOptions(PhotoOptions):
+    """Fool a classifier by changing only the background of a photo.
+
+    The object is found; every pixel outside it may change by at most epsilon.
+    The result is scored from the saved 8-bit file and kept as a run.
+    """
+
+    mask: Annotated[
+        Path | None,
+        option(OBJECT, "FILE|DIR", "A mask, white on the object; or a folder with one mask for each photo."),
+        BASIC,
+    ] = None
+    epsilon: Annotated[
+        Any,
+        option(
+            ATTACK,
+            "E",
+            "Largest change of a pixel: 8/255 or 0.031; several for a table: 2/255,4/255,8/255.",
+            parse=parse_epsilons,
+            show_default="8/255",
+        ),
+        BASIC,
+    ] = 8 / 255
+    region: Annotated[
+        RegionName,
+        option(
+            ATTACK,
+            "NAME",
+            "What may change: background, foreground, all, random (the background, moved), or patch (a square in the "
+            "background, with epsilon 1).",
+        ),
+        BASIC,
+    ] = "background"
+    regions: Annotated[
+        Any,
+        option(
+            ATTACK, "A,B,...", "Several regions for a table: background,random,foreground,all.", parse=parse_regions
+        ),
+    ] = ()
+    smallest_epsilon: Annotated[
+        float | None,
+        option(
+            ATTACK,
+            "[MAX]",
+            "Find the smallest epsilon that fools, in steps of 1/255, up to MAX (16/255).",
+            parse=parse_epsilon,
+        ),
+        Implied("16/255"),
+        BASIC,
+    ] = None
+    attack: Annotated[
+        str,
+        option(
+            ATTACK,
+            "NAME",
+            "pgd, fgsm, mi-fgsm, apgd-ce, apgd-dlr, apgd-t, square, minimal, or a plug-in's.",
+            autocompletion=_names_of("attack"),
+        ),
+        BASIC,
+    ] = "pgd"
+    steps: Annotated[int, option(ATTACK, "N", "Gradient steps.", min=1), BASIC] = 40
+    step_size: Annotated[
+        float | None, option(ATTACK, "E", "Size of the first step, on epsilon's scale.", parse=parse_step_size)
+    ] = None
+    schedule: Annotated[
+        Literal["constant", "linear", "cosine"], option(ATTACK, "NAME", "How steps shrink: constant, linear, cosine.")
+    ] = "cosine"
+    restarts: Annotated[int, option(ATTACK, "N", "Random starts; each photo keeps its worst case.", min=1)] = 1
+    no_random_start: Annotated[bool, switch(ATTACK, "Start at the photo itself.")] = False
+    objective: Annotated[
+        str,
+        option(
+            ATTACK,
+            "NAME",
+            "What is climbed: ce (cross entropy), margin (of logits), top10 or topk:K (push the class out of the "
+            "first K guesses).",
+            parse=parse_objective,
+        ),
+    ] = "ce"
+    target: Annotated[str | None, option(ATTACK, "NAME|INDEX", "Push towards this class.")] = None
+    stop: Annotated[
+        Literal["never", "top1", "top10"],
+        option(ATTACK, "WHEN", "Stop a photo as soon as its class has left the top1 or top10; or never."),
+    ] = "never"
+    norm: Annotated[Literal["linf", "l2"], option(ATTACK, "linf|l2", "l2 needs --radius as well.")] = "linf"
+    radius: Annotated[float | None, option(ATTACK, "R", "Radius of the l2 ball, inside epsilon's box.")] = None
+    at_model_resolution: Annotated[bool, switch(ATTACK, "Resize the photo first, as the paper does.")] = False
     batch: Annotated[int, option(WHERE, "N", "Photos attacked together.", min=1)] = 8
     no_figures: Annotated[bool, switch(OUTPUT, "Do not draw the paper's Figure 1 for each photo."), INCIDENTAL] = False
     dry_run: Annotated[bool, switch(OUTPUT, "Show object, background share and time; attack nothing."), INCIDENTAL] = (
         False
     )
     check_success: Annotated[bool, switch(OUTPUT, "Exit with code 4 unless every photo is fooled."), INCIDENTAL] = False
+
+    def __post_init__(self) -> None:
+        if self.smallest_epsilon is not None and isinstance(self.epsilon, tuple):
+            raise UsageError("--smallest-epsilon searches by itself", "leave out --epsilon, or give its largest as MAX")
+        if self.smallest_epsilon is not None and self.smallest_epsilon < 1 / 255:
+            raise UsageError("--smallest-epsilon searches whole steps of 1/255", "give at least 1/255, such as 16/255")
+        if self.regions and self.region != "background":
+            raise UsageError("--region and --regions cannot be used together", "name all of them in --regions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -651,7 +743,13 @@ class EvalOptions(DataObjectOptions):
         ),
         BASIC,
     ] = None
-    steps: Annotated[int | None, option(ATTACK, "N", "Gradient steps of PGD.", min=1, show_default="100"), BASIC] = None
+    attack: Annotated[
+        str,
+        option(ATTACK, "NAME", "pgd, or any attack of `latcli attack`.", autocompletion=_names_of("attack")),
+    ] = "pgd"
+    norm: Annotated[Literal["linf", "l2"], option(ATTACK, "linf|l2", "l2 needs --radius as well.")] = "linf"
+    radius: Annotated[float | None, option(ATTACK, "R", "Radius of the l2 ball, inside epsilon's box.")] = None
+    steps: Annotated[int | None, option(ATTACK, "N", "Steps of the attack.", min=1, show_default="100"), BASIC] = None
     restarts: Annotated[
         int | None, option(ATTACK, "N", "Random starts; each image keeps its worst case.", min=1, show_default="1")
     ] = None
@@ -664,7 +762,9 @@ class EvalOptions(DataObjectOptions):
         option(STRONG, "quick|full", "full is AutoAttack's; quick is for a trial.", show_default="full"),
     ] = None
     transfer: Annotated[
-        str | None, option(BEYOND, "A,B,...|all", "Try examples made on each of these models on all the others.")
+        str | None,
+        option(BEYOND, "A,B,...|all", "Try examples made on each of these models on all the others."),
+        CODE,
     ] = None
     curve: Annotated[
         tuple[str, ...],

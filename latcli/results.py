@@ -9,6 +9,7 @@ Shares are in [0, 1] unless a name ends in `_percent`; times are seconds.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import statistics
@@ -24,7 +25,8 @@ from latcli.errors import ExitCode
 T = TypeVar("T")
 Column: TypeAlias = int | float | str | bytes | None
 
-_COLLECTIONS = (tuple, list, dict)
+#: Types of fields that become JSON text in one column.
+_COLLECTIONS = (tuple, list, dict, Mapping, Sequence)
 
 # plain values: to JSON, to columns, and back
 
@@ -78,7 +80,8 @@ def columns(row: Any) -> dict[str, Column]:
     if not dataclasses.is_dataclass(row):
         return {_named(name, value): _column(value) for name, value in row.items()}
     found: dict[str, Column] = {}
-    for name, kind in _fields(type(row)):
+    of_row: Any = type(row)
+    for name, kind in _fields(of_row):
         value = getattr(row, name)
         if dataclasses.is_dataclass(kind):
             inner = dict.fromkeys(column_names(kind)) if value is None else columns(value)
@@ -90,15 +93,23 @@ def columns(row: Any) -> dict[str, Column]:
 
 def column_names(kind: Any) -> list[str]:
     """The columns that `columns` makes of a dataclass of this kind."""
-    names: list[str] = []
+    return list(column_types(kind))
+
+
+def column_types(kind: Any) -> dict[str, Any]:
+    """The columns that `columns` makes of a dataclass of this kind, and the type of each: str where it is JSON text."""
+    found: dict[str, Any] = {}
     for name, inner in _fields(kind):
         if dataclasses.is_dataclass(inner):
-            names += [f"{name}_{column}" for column in column_names(inner)]
+            found |= {f"{name}_{column}": type_ for column, type_ in column_types(inner).items()}
+        elif inner in _COLLECTIONS:
+            found[f"{name}_json"] = str
         else:
-            names.append(f"{name}_json" if inner in _COLLECTIONS else name)
-    return names
+            found[name] = inner
+    return found
 
 
+@functools.cache
 def _fields(kind: Any) -> list[tuple[str, Any]]:
     """Each field and what matters of its type: a dataclass, tuple, list, dict, or anything else; None aside."""
     hints = get_type_hints(kind)
@@ -133,11 +144,13 @@ def read(kind: type[T], document: Any) -> T:
 
     `document` may be JSON text. Further keys are ignored. Raises DocumentError.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
         plain = json.loads(document) if isinstance(document, str | bytes) else document
-        return TypeAdapter(kind).validate_python(plain)
+        known: Any = kind
+        found: T = _adapter(known).validate_python(plain)
+        return found
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the document"
@@ -145,6 +158,13 @@ def read(kind: type[T], document: Any) -> T:
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise DocumentError(f"it is not JSON: {reason}") from error
+
+
+@functools.cache
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def from_columns(kind: type[T], row: Mapping[str, Any]) -> T:
@@ -508,7 +528,7 @@ class AttackedPhoto(LocatedPhoto):
     l2: float
     psnr: float | None = None
     ssim: float | None = None
-    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    files: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -577,7 +597,7 @@ class PlannedPhoto(LocatedPhoto):
 class MaskedPhoto(LocatedPhoto):
     """One photo of `latcli mask`; `files` are the paths of its mask and of the overlay that shows it."""
 
-    files: Mapping[str, str]
+    files: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -873,14 +893,268 @@ class RunPath:
     path: Path
 
 
-# intervals
+# means over runs
 
 
-def wilson_interval(right: float, n: int) -> tuple[float, float]:
-    """The 95 % interval of an accuracy of which `right` of `n` images were seen to be right.
+def spread(values: Sequence[float]) -> float | None:
+    """The sample standard deviation; None for fewer than two values."""
+    return statistics.stdev(values) if len(values) > 1 else None
 
-    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
+
+# reports
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixCell:
+    """A row of a loss matrix on one input: the mean over `models`, of each over its evaluation seeds, on n images.
+
+    loss is None where any of them was not measured; diverged: how many of them have no finite one.
+    Spreads are sample standard deviations over "models", or of a single model over evaluation "seeds" (spread_over).
+    low and high: 95 % intervals, the wider of two, and which it is. Over the images: Wilson's ("wilson", accuracy) or a
+    bootstrap's ("bootstrap", loss); over the trained models: Student's ("models").
+    best_loss, best_accuracy: no other row is better beyond chance; False where there is no other row.
+    losses, accuracies: of each model of the row, in their order; None where it has none.
     """
-    z, share = 1.959964, right / n
-    middle, spread = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, (middle - spread) / (1 + z * z / n)), min(1.0, (middle + spread) / (1 + z * z / n))
+
+    loss: float | None
+    loss_spread: float | None = None
+    loss_low: float | None = None
+    loss_high: float | None = None
+    loss_interval: str | None = None
+    accuracy: float
+    accuracy_spread: float | None = None
+    accuracy_low: float
+    accuracy_high: float
+    interval: str
+    n: int
+    models: int
+    spread_over: str | None = None
+    diverged: int = 0
+    best_loss: bool = False
+    best_accuracy: bool = False
+    losses: tuple[float | None, ...] = ()
+    accuracies: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixRow:
+    """Models of one regime that were trained alike but for the seed, or one model from elsewhere; cells by input.
+
+    differs: in what its training differs from that of other rows of the regime, None where there is no such row.
+    """
+
+    label: str
+    differs: str | None
+    regime: str | None
+    models: tuple[str, ...]
+    train_runs: tuple[str, ...]
+    train_seeds: tuple[int | None, ...]
+    config_hash: str | None
+    model_count: int
+    cells: dict[str, MatrixCell]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossMatrix:
+    """Figures of one protocol, models down and inputs across.
+
+    images: how many were attacked. strong: the budget of the strong suite. natural_scale: what the paper multiplies
+    losses on natural inputs by. runs, seeds: of the evaluations. best_by: what the marks of the best rest on, by input:
+    "comparisons" on the same images, or "intervals" that do not overlap.
+    """
+
+    id: str
+    dataset: str
+    epsilon: float | None
+    attack: str | None
+    norm: str | None
+    radius: float | None
+    steps: int | None
+    restarts: int | None
+    mask_from: str | None
+    center: float | None
+    images: int
+    strong: str | None
+    natural_scale: int
+    inputs: tuple[str, ...]
+    runs: tuple[str, ...]
+    seeds: tuple[int, ...]
+    rows: tuple[MatrixRow, ...]
+    best_by: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportedAttack(AttackProtocol):
+    """The photos of an attack run on one region with one epsilon; a run of several has one of these for each.
+
+    images: as `attack --json` has them; of their files the paths of those that are as they were written, else None,
+    and the "original" photo where it lies unchanged.
+    """
+
+    run: str
+    dir: Path
+    started: str
+    seed: int | None
+    detector: str | None
+    at_model_resolution: bool
+    smallest_epsilon: float | None = None
+    summary: PhotoSummary
+    images: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportedTraining:
+    """A completed training run: what it was last measured at, by name, and series of `[step, value]`."""
+
+    run: str
+    regime: str | None
+    dataset: str | None
+    seed: int | None
+    architecture: str | None
+    steps: int | None
+    epsilon: float | None
+    status: str
+    final: Mapping[str, float | None]
+    series: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class BestRun:
+    """The training run of a data set and regime with the best `value` of a figure, of so many runs."""
+
+    dataset: str
+    regime: str
+    run: str
+    of: int
+    figure: str
+    value: float
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """All that is to be reported, the newest run first; `paper` is None unless asked for.
+
+    created: when it was gathered, UTC. loss_matrix: every cell, with its run. evaluations: of each its models, warnings
+    and notes. left_out: runs that have no figures, and why. faults: files that are not shown, for they are not as they
+    were written. best: which training runs were chosen as the best, and by what.
+    """
+
+    store: Path
+    created: str
+    selection: Mapping[str, Any]
+    matrices: Sequence[LossMatrix] = ()
+    loss_matrix: Sequence[Mapping[str, Any]] = ()
+    attacks: Sequence[ReportedAttack] = ()
+    training: Sequence[ReportedTraining] = ()
+    best: Sequence[BestRun] = ()
+    evaluations: Sequence[Mapping[str, Any]] = ()
+    curves: Sequence[Mapping[str, Any]] = ()
+    transfer: Sequence[Mapping[str, Any]] = ()
+    reliance: Sequence[Mapping[str, Any]] = ()
+    runs: Sequence[Mapping[str, Any]] = ()
+    left_out: Sequence[Mapping[str, Any]] = ()
+    faults: Sequence[Mapping[str, Any]] = ()
+    paper: PaperComparison | None = None
+    latcli: str = ""
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """One file that a report was written to; size in bytes."""
+
+    format: str
+    path: Path
+    size: int
+
+
+@dataclass(frozen=True)
+class WrittenReport(ReportResult):
+    """A report that was written into files; `printed` where one of them is standard output."""
+
+    written: tuple[WrittenFile, ...] = ()
+    printed: bool = False
+
+
+@dataclass(frozen=True)
+class ComparedRuns:
+    """Two runs side by side: `{name, a, b}` of each option that differs, of how many that are equal, and of results.
+
+    Rows of results have the difference b - a, too, where both are numbers.
+    """
+
+    store: Path
+    runs: tuple[Mapping[str, Any], Mapping[str, Any]]
+    configuration: tuple[Mapping[str, Any], ...]
+    equal: int
+    results: tuple[Mapping[str, Any], ...]
+
+
+# the paper's figures beside ours
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperFigure:
+    """A figure of the paper and ours; place and figure say which it is. Losses are scaled as the paper prints them."""
+
+    regime: str | None = None
+    input: str | None = None
+    figure: str | None = None
+    paper: float
+    ours: float | None = None
+    ours_spread: float | None = None
+    difference: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperClaim:
+    """A claim of the paper, both sides in words, and whether ours holds it: "holds", "fails" or "not measured".
+
+    The verdict is on the means over seeds; of the `seeds` that have all of its figures, it holds for `seeds_holding`.
+    """
+
+    of: str
+    claim: str
+    paper: str
+    ours: str
+    verdict: str
+    seeds_holding: int
+    seeds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperMatrix:
+    """Figure 2 of a data set; matrix: the id of ours, None where there is none. protocol: how ours was made."""
+
+    dataset: str
+    source: str
+    matrix: str | None
+    natural_scale: int
+    cells: tuple[PaperFigure, ...]
+    accuracies: tuple[PaperFigure, ...]
+    claims: tuple[PaperClaim, ...]
+    protocol: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperPhotos:
+    """Tables 1 and 2; run: the newest of ours, None where there is none; runs: of all attack seeds."""
+
+    source: str
+    run: str | None
+    runs: tuple[str, ...]
+    classifier: Mapping[str, str | None]
+    n: Mapping[str, int | None]
+    figures: tuple[PaperFigure, ...]
+    claims: tuple[PaperClaim, ...]
+    protocol: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PaperComparison:
+    """All that the paper has figures of, and all claims."""
+
+    figure2: tuple[PaperMatrix, ...]
+    tables: tuple[PaperPhotos, ...]
+    claims: tuple[PaperClaim, ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
@@ -16,9 +16,7 @@ from latcli.reporting.text import printable
 from latcli.results import to_json
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-
-    from latcli.commands.form_folder import FormFolder
+    from rich.console import RenderableType
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -43,14 +41,7 @@ class Session(Recording):
     trust_weights: bool = False
     stdout: TextIO = field(default_factory=lambda: sys.stdout)
     stderr: TextIO = field(default_factory=lambda: sys.stderr)
-    _live: Console | None = field(default=None, init=False, repr=False)
-
-    @property
-    def forms(self) -> FormFolder:
-        """What is remembered of the fastest forms of gradients."""
-        from latcli.commands.form_folder import FormFolder
-
-        return FormFolder.of_user()
+    _live: Any = field(default=None, init=False, repr=False)  # the console of the bar that is shown
 
     def of_run(self) -> dict[str, Any]:
         """What `Store.start_run` is told of this invocation."""
@@ -85,15 +76,19 @@ class Session(Recording):
         """Write the one JSON document of `--json` on stdout; what is no finite number becomes null."""
         print(json.dumps(_finite(document), indent=2, allow_nan=False), file=self.stdout)
 
-    def show(self, result: Any, draw: Callable[[], Callable[[dict[str, Any]], RenderableType | str | None]]) -> int:
+    def show(self, result: Any, command: str) -> int:
         """Write a command's result on stdout, as its JSON document under `--json`, else drawn; returns its exit code.
 
-        `draw()` gives the function that draws the document: a text is printed as it is, None prints nothing.
+        A text is printed as it is, None prints nothing.
         """
         document = result.to_json() if hasattr(result, "to_json") else to_json(result)
         if self.json:
             self.print_json(document)
-        elif isinstance(drawn := draw()(document), str):
+            return int(getattr(result, "exit_code", ExitCode.OK))
+        from latcli.reporting.terminal import shown
+
+        drawn = shown(command, document)
+        if isinstance(drawn, str):
             print(drawn, file=self.stdout)
         elif drawn is not None:
             self.print(drawn)

@@ -45,19 +45,6 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {"MPLCONFIGDIR": str(folder / "matplotlib"), "YOLO_CONFIG_DIR": str(folder / "ultralytics")}
 
 
-@pytest.fixture(autouse=True)
-def _forms_of_this_session(monkeypatch: pytest.MonkeyPatch, caches: dict[str, str]) -> None:
-    """What in-process commands remember of gradients stays out of the user's cache."""
-    folder = Path(caches["MPLCONFIGDIR"]).parent / "forms"
-
-    def forms(_: object) -> object:
-        from latcli.commands.form_folder import FormFolder
-
-        return FormFolder(folder)
-
-    monkeypatch.setattr("latcli.session.Session.forms", property(forms))
-
-
 @pytest.fixture
 def latcli_environment(tmp_path: Path, caches: dict[str, str]) -> dict[str, str]:
     """The environment of a user who has set nothing, with an empty home."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from latcli.results import AttackedPhoto, Cell, Guess, Label, Prediction, columns, to_json
 from latcli.store.store import Run, Store
 
 MNIST = "mnist@00000000"
@@ -47,66 +49,107 @@ def train(store: Store, regime: str, seed: int, *, accuracy: float = 0.9, **told
 
 
 def entry(store: Store, trained: Run) -> dict[str, Any]:
-    """What an evaluation's configuration has of a model."""
+    """What an evaluation has of a model."""
     row = store.find_run(trained.id)
-    label = f"{row.config['regime']} {row.id[-4:]}"
-    known = {"name": row.id, "label": label, "regime": row.config["regime"]}
-    return {"id": row.model, "train_run": row.id, "train_seed": row.seed, "source": "checkpoint", **known}
+    known = {"name": row.id, "label": f"{row.config['regime']} {row.id[-4:]}", "regime": row.config["regime"]}
+    return stranger(str(row.model)) | {"train_run": row.id, "train_seed": row.seed} | known
+
+
+def stranger(name: str) -> dict[str, Any]:
+    """The same of a model that latcli did not train."""
+    known = dict.fromkeys(("id", "name", "label"), name)
+    return known | {"source": name, "fingerprint": name, "form": "plain", "regime": None, "train_run": None}
 
 
 def evaluate(
     store: Store, losses: Mapping[str, tuple[float | None, ...]], entries: list[dict[str, Any]], **told: Any
 ) -> Run:
-    """A completed evaluation; `losses` by model id in the order of INPUTS; accuracies are 1 - loss / 100."""
+    """A completed evaluation; `losses` by model id in the order of INPUTS; accuracies are 1 - loss / 100.
+
+    Intervals are 5 % of a loss and one point of an accuracy to each side. further: parts of the document.
+    """
     settings = {"epsilon": 0.3, "steps": 100, "restarts": 1, "center": 0.25, "n": 1000, "seed": 0} | told
     further = settings.pop("further", {})
     dataset = store.record_dataset(settings.pop("dataset", "mnist"), fingerprint="0" * 64)
     config: dict[str, object] = {"entries": entries, "strong": None, **settings}
     with store.start_run("eval", argv=[], config=config, seed=0, device="cpu", dataset=dataset) as run:
         cells = [
-            _cell(one["id"], one["regime"], given, loss, settings)
+            cell(one, given, loss, settings)
             for one in entries
             for given, loss in zip(INPUTS, losses[one["id"]], strict=True)
         ]
         run.insert("cells", cells)
-        document = {"models": entries, "warnings": [], "notes": [], "transfer": [], "curves": [], "reliance": []}
-        run.write_artifact("matrix.json", json.dumps(document | further).encode(), "matrix")
+        document: dict[str, Any] = {"run": run.id, "dir": run.folder, "dataset": "mnist", "n": settings["n"]}
+        document |= {"attack": "pgd-100", "settings": settings, "models": entries, "cells": cells}
+        run.write_artifact("matrix.json", json.dumps(to_json(document | further)).encode(), "matrix")
     return run
 
 
-def _cell(
-    model: str, regime: str | None, given: str, loss: float | None, settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    attacked = given != "natural"
-    shared = {"model_id": model, "regime": regime, "input": given, "seed": settings["seed"], "loss": loss}
-    shared |= {"accuracy": None if loss is None else 1 - loss / 100, "n": settings["n"] if attacked else 10_000}
-    if not attacked:
-        return shared
-    attack = {name: settings[name] for name in ("epsilon", "steps", "restarts", "center")}
-    return shared | attack | {"attack": "pgd", "mask_from": "center"}
+def cell(entry: Mapping[str, Any], given: str, loss: float | None, settings: Mapping[str, Any]) -> Cell:
+    attack: dict[str, Any] = {name: settings[name] for name in ("epsilon", "steps", "restarts", "center")}
+    attack |= {"attack": "pgd", "norm": "linf", "mask_from": "center"}
+    if given == "natural":
+        attack = dict.fromkeys(attack)
+    accuracy = 1 - (loss or 0.0) / 100
+    return Cell(
+        **{name: entry.get(name) for name in ("label", "regime", "train_seed")},  # type: ignore[arg-type]
+        model=entry["name"],
+        model_id=entry["id"],
+        input=given,
+        loss=loss,
+        loss_low=None if loss is None else 0.95 * loss,
+        loss_high=None if loss is None else 1.05 * loss,
+        accuracy=accuracy,
+        accuracy_low=accuracy - 0.01,
+        accuracy_high=accuracy + 0.01,
+        n=10_000 if given == "natural" else settings["n"],
+        radius=None,
+        seed=settings["seed"],
+        seconds=1.0,
+        **attack,
+    )
 
 
 def photo(position: int, name: str, label: str, guess: str, **changed: Any) -> dict[str, Any]:
     """A row of the table `attacks`: right before, wrong after."""
-    clean = {"clean_prediction": label, "clean_confidence": 0.9, "clean_rank": 1, "clean_top_json": [[8, 0.9, label]]}
-    after = {"adversarial_prediction": guess, "adversarial_confidence": 0.001, "adversarial_rank": 20}
-    after |= {"adversarial_top_json": [[7, 0.99, guess], [8, 0.001, label]]}
-    told = {"label_index": 8, "label_name": label, "label_source": "given", "epsilon": 8 / 255, "norm": "linf"}
-    told |= {"steps": 40, "restarts": 1, "altered_percent": 40.0, "background_percent": 50.0, "linf_inside": 0.0}
+    top = (Guess(7, guess, 0.99), Guess(8, label, 0.001))
     files = {kind: f"{position}-{kind}.png" for kind in ("adversarial", "mask", "difference", "figure")}
-    place = {"image": name, "boxes_json": [], "notes_json": [], "files_json": files}
-    return place | clean | after | told | {"linf_outside": 8 / 255} | changed
+    attacked = AttackedPhoto(
+        image=name,
+        sha256=sha256(name.encode()).hexdigest(),
+        height=64,
+        width=96,
+        label=Label(8, label, "given"),
+        clean=Prediction(label, 8, 0.9, 0.9, 1, 0.1, (Guess(8, label, 0.9),)),
+        adversarial=Prediction(guess, 7, 0.99, 0.001, 20, 6.9, top),
+        was_right=True,
+        fooled=True,
+        detector="cam",
+        localized_by="cam",
+        object_percent=50.0,
+        region="background",
+        epsilon=8 / 255,
+        background_percent=50.0,
+        visible_background_percent=50.0,
+        altered_percent=40.0,
+        linf_inside=0.0,
+        linf_outside=8 / 255,
+        l2=1.0,
+        files=files,
+    )
+    protocol = {"classifier": "efficientnet_lite0", "attack": "pgd", "norm": "linf", "steps": 40, "restarts": 1}
+    return columns(attacked) | protocol | {"objective": "ce"} | changed
 
 
-def attack(store: Store, names: list[tuple[str, str, str]], **told: Any) -> Run:
+def attack(store: Store, names: list[tuple[str, str, str]], *, seed: int = 0, **told: Any) -> Run:
     """A completed attack on photos, given as name, right class and the guess afterwards, with their files."""
     config = {"classifier": "efficientnet_lite0", "detector": "cam", "region": "background"} | told
     model = store.record_model("efficientnet_lite0")
-    with store.start_run("attack", argv=[], config=config, seed=0, device="cpu", model=model) as run:
+    with store.start_run("attack", argv=[], config=config, seed=seed, device="cpu", model=model) as run:
         for position, (name, label, guess) in enumerate(names):
             for kind in ("adversarial", "mask", "difference", "figure"):
                 run.write_artifact(f"{position}-{kind}.png", f"{position} {kind}".encode(), kind)
-            run.insert("attacks", [photo(position, name, label, guess)])
+            run.insert("attacks", [photo(position, name, label, guess, region=config["region"])])
     return run
 
 
@@ -124,8 +167,9 @@ def further(entries: list[dict[str, Any]]) -> dict[str, Any]:
     """Transfer, a curve, reliance and a warning, as the document of an evaluation has them."""
     ids = [one["id"] for one in entries]
     points = [{"value": value, "n": 100, "attacked": 90, "accuracy": 0.9 - value} for value in (0.0, 0.1, 0.3)]
-    means = {name: {"n": 50, "accuracy": 0.8} for name in VARIANTS}
-    group = {"n": 50, "low": 0.2, "high": 0.7, "means": means, "gap": {"value": 0.05, "standard_error": 0.01}}
+    means = {name: {"n": 50, "accuracy": 0.8, "confidence": 0.7} for name in VARIANTS}
+    gap = {"n": 50, "mixed_same": 0.8, "mixed_rand": 0.75, "value": 0.05, "standard_error": 0.01}
+    group = {"n": 50, "low": 0.2, "high": 0.7, "means": means, "gap": gap}
     row = {"model": ids[0], "donor_seeds": 3, "overall": group, "by_share": [group], "without_same": 0, "left_out": []}
     return {
         "transfer": [
@@ -135,7 +179,16 @@ def further(entries: list[dict[str, Any]]) -> dict[str, Any]:
         ],
         "curves": [{"model": one, "input": "standard", "axis": "epsilon", "points": points} for one in ids],
         "reliance": [row],
-        "warnings": [{"model": ids[0], "label": "natural", "input": None, "check": "random-model", "text": "differs"}],
+        "warnings": [
+            {
+                "model": ids[0],
+                "label": "natural",
+                "input": None,
+                "check": "random-model",
+                "value": 1.0,
+                "text": "differs",
+            }
+        ],
     }
 
 

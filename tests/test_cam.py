@@ -1,16 +1,18 @@
-"""The class activation map as a detector: Zhou's formula, boxes around planted evidence, nothing left behind."""
+"""Activation maps: Zhou's formula, boxes around planted evidence, and what lies on the object."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from latcli.engine.detectors.base import Target
-from latcli.engine.detectors.cam import CamDetector
-from latcli.engine.detectors.settings import DetectorSettings
+from latcli.engine.detectors.base import DetectorContext, Target
+from latcli.engine.detectors.cam import CamDetector, CamSettings, activation_map, evidence_inside
 from latcli.engine.images import Photo
+from latcli.engine.localize import boxes_mask
 from latcli.engine.models.classifier import Classifier, Normalize
 from latcli.engine.models.preprocessing import Preprocessing, square_to_unit
 from latcli.errors import UsageError
@@ -19,12 +21,17 @@ RED, GREEN = Target(0, "red"), Target(1, "green")
 
 
 class Colours(nn.Module):
-    """Global average pooling over red minus the rest, and green minus the rest, and one linear layer."""
+    """Global average pooling over red minus the rest, and green minus the rest, and one linear layer.
 
-    def __init__(self) -> None:
+    `channels_last`: the map is handed on as (B, u, v, c), as in timm's Swin.
+    """
+
+    def __init__(self, channels_last: bool = False) -> None:
         super().__init__()
         self.features = nn.Sequential(nn.Conv2d(3, 2, 4, stride=4), nn.ReLU())
+        self.last = nn.Identity()
         self.classify = nn.Linear(2, 3)
+        self.channels_last = channels_last
         with torch.no_grad():
             weight_22 = torch.tensor([[1.0, -1.0, -1.0], [-1.0, 1.0, -1.0]])
             self.features[0].weight.copy_(weight_22[:, :, None, None].expand(2, 3, 4, 4) / 16)
@@ -32,19 +39,49 @@ class Colours(nn.Module):
             self.classify.weight.copy_(torch.tensor([[2.0, -1.0], [-1.0, 3.0], [-1.0, -1.0]]))
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        return self.classify(self.features(x_BCHW).mean(dim=(2, 3)))
+        map_Bcuv = self.features(x_BCHW)
+        if self.channels_last:
+            return self.classify(self.last(map_Bcuv.permute(0, 2, 3, 1)).mean(dim=(1, 2)))
+        return self.classify(self.last(map_Bcuv).mean(dim=(2, 3)))
 
 
-@pytest.fixture
-def classifier() -> Classifier:
-    return Classifier("colours", Colours(), Preprocessing(64, 64, "bilinear"), ["red", "green", "none"], "f00")
+class Tokens(nn.Module):
+    """Attention of two heads over 8 x 8 tokens: its last four-dimensional output is (B, heads, tokens, d).
+
+    `weights`: it is (B, heads, tokens, tokens), as square as a map.
+    """
+
+    def __init__(self, weights: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.cut = nn.Conv2d(3, 16, 8, stride=8)
+        self.last = nn.Identity()
+        self.classify = nn.Linear(16, 3)
+        self.weights = weights
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        tokens_BhNd = self.cut(x_BCHW).flatten(2).unflatten(1, (2, 8)).transpose(2, 3)
+        attention_BhNN = (tokens_BhNd @ tokens_BhNd.transpose(2, 3)).softmax(dim=3)
+        if self.weights:
+            mixed_BhNd = self.last(attention_BhNN) @ tokens_BhNd
+        else:
+            mixed_BhNd = attention_BhNN @ self.last(tokens_BhNd)
+        return self.classify(mixed_BhNd.mean(dim=2).flatten(1))
+
+
+def classifier_of(net: nn.Module, fingerprint: str = "f00") -> Classifier:
+    return Classifier("colours", net, Preprocessing(64, 64, "bilinear"), ["red", "green", "none"], fingerprint)
+
+
+def cam_of(net: nn.Module, threshold: float = 0.4) -> CamDetector:
+    return CamDetector(CamSettings(threshold), DetectorContext(classifier_of(net)))
 
 
 def photo_of(**blobs: tuple[int, int, int, int]) -> Photo:
     """A grey photo of 120 x 200 pixels with coloured rectangles (x0, y0, x1, y1)."""
     levels_HWC = np.full((120, 200, 3), 90, dtype=np.uint8)
     for colour, (x0, y0, x1, y1) in blobs.items():
-        levels_HWC[y0:y1, x0:x1] = {"red": (255, 0, 0), "green": (0, 255, 0)}[colour]
+        levels_HWC[y0:y1, x0:x1] = {"red": (255, 0, 0), "green": (0, 255, 0)}[colour.rstrip("2")]
     return Photo("photo", levels_HWC, "0" * 64)
 
 
@@ -56,91 +93,108 @@ def overlap(box: tuple[float, ...], wanted: tuple[int, ...]) -> float:
     return shared / (areas - shared)
 
 
-def test_the_box_lies_around_the_evidence_for_the_class_that_is_asked_for(classifier: Classifier) -> None:
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("target", [RED, GREEN])
+def test_the_box_lies_around_the_evidence_for_the_class_that_is_asked_for(target: Target, channels_last: bool) -> None:
     places = {"red": (20, 10, 80, 60), "green": (110, 50, 190, 110)}
-    detector = CamDetector(DetectorSettings(classifier=classifier))
-    for target in (RED, GREEN):
-        (box,) = detector.detect(photo_of(**places), target).boxes
-        assert overlap((box.x0, box.y0, box.x1, box.y1), places[target.name]) > 0.7
-        assert box.name == target.name
-        assert 0 < box.score <= 1
+    (box,) = cam_of(Colours(channels_last)).detect(photo_of(**places), target).boxes
+    assert overlap((box.x0, box.y0, box.x1, box.y1), places[target.name]) > 0.8
+    assert (box.name, box.segmentation) == (target.name, None)
+    assert 0.7 < box.score <= 1
 
 
-def test_of_two_parts_the_larger_one_is_boxed(classifier: Classifier) -> None:
-    levels_HWC = photo_of(red=(20, 10, 90, 80)).levels_HWC.copy()
-    levels_HWC[85:115, 150:190] = (255, 0, 0)
-    (box,) = CamDetector(DetectorSettings(classifier=classifier)).detect(Photo("p", levels_HWC, ""), RED).boxes
-    assert overlap((box.x0, box.y0, box.x1, box.y1), (20, 10, 90, 80)) > 0.7
-
-
-def test_a_lower_threshold_gives_no_smaller_box(classifier: Classifier) -> None:
-    photo = photo_of(red=(60, 40, 140, 90))
+def test_of_two_parts_the_larger_one_is_boxed_and_a_lower_threshold_gives_no_smaller_box() -> None:
+    photo = photo_of(red=(10, 10, 90, 90), red2=(150, 10, 170, 30))
+    (box,) = cam_of(Colours()).detect(photo, RED).boxes
+    assert overlap((box.x0, box.y0, box.x1, box.y1), (10, 10, 90, 90)) > 0.8
     areas = []
     for threshold in (0.1, 0.4, 0.8):
-        (box,) = CamDetector(DetectorSettings(classifier=classifier, threshold=threshold)).detect(photo, RED).boxes
+        (box,) = cam_of(Colours(), threshold).detect(photo, RED).boxes
         areas.append((box.x1 - box.x0) * (box.y1 - box.y0))
-    assert areas[0] >= areas[1] >= areas[2]
+    assert areas == sorted(areas, reverse=True)
     assert areas[0] > areas[2]
 
 
-def test_the_map_is_that_of_zhou_for_global_average_pooling(classifier: Classifier) -> None:
-    photo = photo_of(red=(20, 10, 80, 60), green=(110, 50, 190, 110))
-    net = classifier.net
-    assert isinstance(net, Colours)
+def test_the_map_is_that_of_zhou_for_global_average_pooling() -> None:
+    """The weights of the class times the activations, up to the mean's 1/256."""
+    net, photo = Colours(), photo_of(red=(20, 10, 80, 60), green=(110, 50, 190, 110))
     x_1Chw = square_to_unit(photo.image.resize((64, 64)))[None]
     with torch.no_grad():
-        features_cuv = net.features(x_1Chw)[0]
-    for target in (RED, GREEN):
-        weight_c = net.classify.weight[target.index]
-        expected_uv = torch.einsum("c,cuv->uv", weight_c, features_cuv) / features_cuv[0].numel()
-        found_uv = CamDetector(DetectorSettings(classifier=classifier)).activation_map(photo, target.index)
-        torch.testing.assert_close(found_uv, expected_uv)
+        expected_uv = torch.einsum("c,cuv->uv", net.classify.weight[1], net.features(x_1Chw)[0]) / 256
+    map_uv = activation_map(classifier_of(net), photo, 1)
+    assert map_uv.shape == (16, 16)
+    torch.testing.assert_close(map_uv, expected_uv)
 
 
-def test_no_evidence_is_no_box(classifier: Classifier) -> None:
-    detector = CamDetector(DetectorSettings(classifier=classifier))
-    assert detector.detect(photo_of(green=(20, 10, 80, 60)), RED).boxes == ()
+def test_a_map_with_channels_last_is_the_same_map() -> None:
+    photo = photo_of(red=(20, 10, 80, 60))
+    first, last = (activation_map(classifier_of(Colours(one)), photo, 0) for one in (False, True))
+    torch.testing.assert_close(first, last)
 
 
-def test_boxes_stay_inside_the_photo(classifier: Classifier) -> None:
-    for corner in ((0, 0, 60, 40), (140, 80, 200, 120), (0, 0, 200, 120)):
-        (box,) = CamDetector(DetectorSettings(classifier=classifier)).detect(photo_of(red=corner), RED).boxes
-        assert 0 <= box.x0 < box.x1 <= 200
-        assert 0 <= box.y0 < box.y1 <= 120
+@pytest.mark.parametrize(
+    "net",
+    [
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 3)),
+        lambda: nn.Sequential(Normalize((0.5,) * 3, (0.5,) * 3), nn.Flatten(), nn.Linear(3 * 64 * 64, 3)),
+        lambda: Tokens(weights=False),
+        lambda: Tokens(weights=True),
+    ],
+    ids=["no layer", "normalised image", "tokens", "attention weights"],
+)
+def test_a_network_without_a_map_of_the_image_is_refused(net: Callable[[], nn.Module]) -> None:
+    with pytest.raises(UsageError, match="no spatial layer"):
+        cam_of(net()).detect(photo_of(), RED)
+    assert evidence_inside(classifier_of(net()), photo_of(), 0, torch.ones(1, 120, 200)) is None
 
 
-@pytest.mark.parametrize("first", [[], [Normalize((0.5,) * 3, (0.5,) * 3)]], ids=["plain", "normalised"])
-def test_a_network_without_a_spatial_layer_is_refused(first: list[nn.Module]) -> None:
-    net = nn.Sequential(*first, nn.Flatten(), nn.Linear(3 * 64 * 64, 3))
-    flat = Classifier("flat", net, Preprocessing(64, 64, "bilinear"), ["a", "b", "c"], "")
-    with pytest.raises(UsageError, match="flat has no spatial layer"):
-        CamDetector(DetectorSettings(classifier=flat)).detect(photo_of(red=(0, 0, 50, 50)), RED)
-
-
-def test_no_classifier_is_refused() -> None:
+def test_no_evidence_is_no_box_and_no_classifier_is_refused() -> None:
+    assert cam_of(Colours()).detect(photo_of(green=(20, 10, 80, 60)), RED).boxes == ()
     with pytest.raises(UsageError, match="needs a classifier"):
-        CamDetector(DetectorSettings(classifier=None))
+        CamDetector(CamSettings(), DetectorContext())
 
 
-def test_nothing_is_left_behind_in_the_network(classifier: Classifier) -> None:
-    before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
-    CamDetector(DetectorSettings(classifier=classifier)).detect(photo_of(red=(20, 10, 80, 60)), RED)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.state_dict().items())
-    assert all(not module._forward_hooks for module in classifier.modules())
-    assert all(p.grad is None and not p.requires_grad for p in classifier.parameters())
+def test_boxes_stay_inside_the_photo() -> None:
+    (box,) = cam_of(Colours()).detect(photo_of(red=(0, 0, 200, 120)), RED).boxes
+    assert (box.x0, box.y0, box.x1, box.y1) == (0, 0, 200, 120)
 
 
-def test_the_fingerprint_tells_apart_what_gives_other_boxes(classifier: Classifier) -> None:
-    other = Classifier("colours", Colours(), Preprocessing(64, 64, "bilinear"), ["red", "green", "none"], "ba4")
-    fingerprints = {
-        CamDetector(DetectorSettings(classifier=c, threshold=threshold)).fingerprint
-        for c in (classifier, other)
-        for threshold in (0.2, 0.4)
-    }
-    assert len(fingerprints) == 4
-
-
-def test_gradients_are_taken_where_the_caller_has_switched_them_off(classifier: Classifier) -> None:
+def test_nothing_is_left_behind_in_the_network_and_gradients_are_taken_where_they_are_off() -> None:
+    detector = cam_of(Colours())
+    before = {name: value.clone() for name, value in detector.classifier.state_dict().items()}
     with torch.no_grad():
-        found = CamDetector(DetectorSettings(classifier=classifier)).detect(photo_of(red=(20, 10, 80, 60)), RED)
-    assert len(found.boxes) == 1
+        assert detector.detect(photo_of(red=(20, 10, 80, 60)), RED).boxes
+    assert all(torch.equal(value, before[name]) for name, value in detector.classifier.state_dict().items())
+    assert all(not module._forward_hooks for module in detector.classifier.modules())
+    assert all(p.grad is None and not p.requires_grad for p in detector.classifier.parameters())
+
+
+def test_the_fingerprint_tells_apart_what_gives_other_boxes() -> None:
+    found = [
+        CamDetector(CamSettings(threshold), DetectorContext(classifier_of(Colours(), weights))).fingerprint
+        for threshold, weights in ((0.4, "a" * 64), (0.5, "a" * 64), (0.4, "b" * 64))
+    ]
+    assert len(set(found)) == 3
+    assert CamDetector(CamSettings(), DetectorContext(classifier_of(Colours(), ""))).fingerprint is None
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.0, float("nan")])
+def test_a_threshold_outside_its_range_is_refused(threshold: float) -> None:
+    with pytest.raises(UsageError, match="threshold"):
+        CamSettings(threshold)
+
+
+# The evidence on the object
+
+
+def test_evidence_is_the_share_of_the_map_on_the_object_and_lift_compares_it_with_the_area() -> None:
+    classifier, photo = classifier_of(Colours()), photo_of(red=(0, 0, 100, 120))
+    left, right = (boxes_mask([box], photo.size) for box in ((0, 0, 100, 120), (100, 0, 200, 120)))
+    share, lift = evidence_inside(classifier, photo, 0, left) or (0, 0)
+    assert share == pytest.approx(0.98, abs=0.02)  # the map's places are eight pixels wide and blend at their borders
+    assert lift == pytest.approx(2 * share)
+    rest, _ = evidence_inside(classifier, photo, 0, right) or (0, 0)
+    assert share + rest == pytest.approx(1)
+    assert evidence_inside(classifier, photo, 0, torch.ones_like(left)) == (pytest.approx(1), pytest.approx(1))
+    assert evidence_inside(classifier, photo, 0, torch.zeros_like(left)) is None
+    assert evidence_inside(classifier, photo_of(green=(0, 0, 9, 9)), 0, left) is None

@@ -26,6 +26,7 @@ from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.registry import DEFAULT_CLASSIFIER
 from latcli.engine.vision import import_torchvision
 from latcli.errors import ExitCode, LatcliError, UsageError, WeightsError
+from latcli.results import Guess
 
 CPU = torch.device("cpu")
 OFFLINE = ClassifierSource(offline=True)
@@ -63,21 +64,21 @@ def test_a_prediction_has_known_numbers() -> None:
     log = math.log
     classifier = _saying([[log(1), log(5), log(2), log(2)], [log(4), log(1), log(3), log(2)]])
     first, second = predict(classifier, _nothing(2), [2, 0], shown=2)
-    assert (first.index, first.name) == (1, "class 1")
+    assert (first.index, first.prediction) == (1, "class 1")
     assert first.confidence == pytest.approx(0.2)
     assert first.loss == pytest.approx(-log(0.2))
     assert first.rank == 3  # behind 1, and level with 3, which counts against it
-    assert first.top[0] == (1, pytest.approx(0.5))
-    assert [index for index, _ in first.top] in ([1, 2], [1, 3])
+    assert (first.p_prediction, first.top[0]) == (pytest.approx(0.5), Guess(1, "class 1", first.p_prediction))
+    assert [guess.index for guess in first.top] in ([1, 2], [1, 3])
     assert (second.index, second.rank) == (0, 1)
     assert second.confidence == pytest.approx(0.4)
-    assert second.top == ((0, pytest.approx(0.4)), (2, pytest.approx(0.3)))
+    assert [(guess.index, guess.p) for guess in second.top] == [(0, pytest.approx(0.4)), (2, pytest.approx(0.3))]
 
 
 def test_without_a_label_an_image_is_scored_against_its_own_guess() -> None:
     (prediction,) = predict(_saying([[0.0, 3.0, 1.0]]), _nothing(1), [None])
     assert (prediction.index, prediction.rank) == (1, 1)
-    assert prediction.confidence == prediction.top[0][1]
+    assert prediction.confidence == prediction.p_prediction == prediction.top[0].p
 
 
 @pytest.mark.parametrize(("label", "rank"), [(0, 4), (1, 4), (2, 4), (3, 4), (4, 5)])
@@ -95,13 +96,13 @@ def test_predictions_are_the_softmax_of_the_logits(logits: np.ndarray, labels: l
     for row, label, prediction in zip(logits, labels, predict(_saying(logits), _nothing(3), labels, 99), strict=True):
         exact = np.exp(row.astype(np.float64) - row.max())
         exact /= exact.sum()
-        assert sum(confidence for _, confidence in prediction.top) == pytest.approx(1.0)
-        assert sorted(index for index, _ in prediction.top) == list(range(7))
-        for index, confidence in prediction.top:
-            assert confidence == pytest.approx(exact[index], rel=1e-9, abs=1e-300)
-        confidences = [confidence for _, confidence in prediction.top]
+        assert sum(guess.p for guess in prediction.top) == pytest.approx(1.0)
+        assert sorted(guess.index for guess in prediction.top) == list(range(7))
+        for guess in prediction.top:
+            assert guess.p == pytest.approx(exact[guess.index], rel=1e-9, abs=1e-300)
+        confidences = [guess.p for guess in prediction.top]
         assert confidences == sorted(confidences, reverse=True)
-        assert prediction.index == prediction.top[0][0]
+        assert prediction.index == prediction.top[0].index
         assert row[prediction.index] == row.max()
         label = prediction.index if label is None else label
         assert prediction.confidence == pytest.approx(exact[label], rel=1e-9, abs=1e-300)
@@ -194,7 +195,7 @@ def test_the_default_knows_what_photos_show(default: Classifier) -> None:
     woman, bus = predict(default, x_BChw, [652, None])
     assert woman.rank <= 3  # behind academic gown and mortarboard: she wears a cap
     assert woman.confidence > 0.1
-    assert bus.name == "minibus"
+    assert bus.prediction == "minibus"
     assert bus.confidence > 0.5
     assert default(x_BChw).requires_grad is False
 

@@ -11,8 +11,7 @@ from torch import nn
 from latcli.engine import registry
 from latcli.engine.attacks.contract import check_contract
 from latcli.engine.attacks.objectives import cross_entropy_odds
-from latcli.engine.datasets.augmentation import crop_and_flip
-from latcli.engine.datasets.base import Images
+from latcli.engine.datasets.base import Images, crop_and_flip
 from latcli.engine.noise import item_seeds, permutation, uniform_noise
 from latcli.engine.training.inner_attacks import climb, plan_for, registered_attack, registered_settings
 from latcli.engine.training.regimes import REGIMES, Regime, masks, otsu_mask, regime_epsilon

@@ -10,10 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from latcli.engine.detectors import settings as shared
-from latcli.engine.detectors.base import Box, Target
-from latcli.engine.detectors.mobilenet import MobilenetDetector
-from latcli.engine.detectors.settings import DetectorSettings
+from latcli.engine.detectors import base as shared
+from latcli.engine.detectors.base import Box, DetectorContext, Target
+from latcli.engine.detectors.mobilenet import MobilenetDetector, MobilenetSettings
 from latcli.engine.downloads import kept_at
 from latcli.engine.images import Photo
 from latcli.engine.vision import import_torchvision
@@ -59,6 +58,10 @@ def dogs_everywhere(random_weights: dict[str, torch.Tensor], tmp_path_factory: p
     return path
 
 
+def opened(weights: Path, **settings: float) -> MobilenetDetector:
+    return MobilenetDetector(MobilenetSettings(weights, **settings), DetectorContext())
+
+
 def _source_url() -> str:
     url: str = import_torchvision().models.detection.SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.url
     return url
@@ -67,7 +70,7 @@ def _source_url() -> str:
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (480, 640), (37, 53)])
 def test_boxes_lie_inside_photos_of_any_size(file: Path, size: tuple[int, int], no_network: list[object]) -> None:
     height, width = size
-    detection = MobilenetDetector(DetectorSettings(weights=file, confidence=LOW)).detect(_noise(*size), TARGET)
+    detection = opened(file, confidence=LOW).detect(_noise(*size), TARGET)
     assert detection.boxes
     assert detection.segmentations_NHW is None
     assert [b.score for b in detection.boxes] == sorted((b.score for b in detection.boxes), reverse=True)
@@ -78,18 +81,8 @@ def test_boxes_lie_inside_photos_of_any_size(file: Path, size: tuple[int, int], 
     assert no_network == []
 
 
-def test_the_same_photo_gives_the_same_boxes(file: Path) -> None:
-    detectors = [MobilenetDetector(DetectorSettings(weights=file, confidence=LOW)) for _ in range(2)]
-    photo = _noise(240, 320)
-    assert detectors[0].fingerprint == detectors[1].fingerprint
-    assert (
-        detectors[0].detect(photo, TARGET) == detectors[0].detect(photo, TARGET) == detectors[1].detect(photo, TARGET)
-    )
-    assert not torch.is_inference_mode_enabled()
-
-
 def test_classes_have_their_coco_names_and_boxes_their_place(dogs_everywhere: Path) -> None:
-    detector = MobilenetDetector(DetectorSettings(weights=dogs_everywhere))
+    detector = opened(dogs_everywhere)
     square, wide = (detector.detect(_noise(*size), TARGET).boxes for size in ((320, 320), (160, 640)))
     assert {box.name for box in square} == {"dog"}
     assert max(box.score for box in square) > 0.99
@@ -106,7 +99,7 @@ def _shares(boxes: tuple[Box, ...], height: int, width: int) -> np.ndarray:
 def test_large_photos_are_reduced_and_boxes_given_in_their_own_pixels(
     dogs_everywhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    detector = MobilenetDetector(DetectorSettings(weights=dogs_everywhere))
+    detector = opened(dogs_everywhere)
     own = detector.detect(_noise(320, 480), TARGET).boxes
     monkeypatch.setattr(shared, "MAX_DETECTOR_PIXELS", 5_000)
     reduced = detector.detect(_noise(320, 480), TARGET).boxes
@@ -114,33 +107,30 @@ def test_large_photos_are_reduced_and_boxes_given_in_their_own_pixels(
 
 
 def test_confidence_is_the_least_one_of_a_box(dogs_everywhere: Path) -> None:
-    unsure = MobilenetDetector(DetectorSettings(weights=dogs_everywhere, confidence=0.9999))
+    unsure = opened(dogs_everywhere, confidence=0.9999)
     assert unsure.detect(_noise(64, 64), TARGET).boxes == ()
 
 
-def test_fingerprint_names_weights_and_confidence(file: Path, dogs_everywhere: Path) -> None:
-    settings = [
-        DetectorSettings(weights=file),
-        DetectorSettings(weights=dogs_everywhere),
-        DetectorSettings(weights=file, confidence=0.5),
-    ]
-    assert len({MobilenetDetector(one).fingerprint for one in settings}) == 3
+def test_fingerprint_and_weights_name_what_was_opened(file: Path, dogs_everywhere: Path) -> None:
+    detectors = [opened(file), opened(dogs_everywhere), opened(file, confidence=0.5)]
+    assert len({detector.fingerprint for detector in detectors}) == 3
+    assert len({detector.weights for detector in detectors}) == 2
+    assert detectors[0].weights.startswith("ssdlite.pth sha256:")
 
 
 def test_weights_in_torchs_cache_are_used(file: Path, no_network: list[object]) -> None:
     cached = kept_at(_source_url())
     cached.parent.mkdir(parents=True)
     cached.write_bytes(file.read_bytes())
-    detector = MobilenetDetector(DetectorSettings(offline=True))
-    assert detector.source == str(cached)
-    assert detector.fingerprint == MobilenetDetector(DetectorSettings(weights=file)).fingerprint
+    detector = MobilenetDetector(MobilenetSettings(), DetectorContext(offline=True))
+    assert detector.fingerprint == opened(file).fingerprint
     assert no_network == []
 
 
 @pytest.mark.parametrize(("offline", "message"), [(True, "--offline"), (False, "does not answer")])
 def test_missing_weights_are_said_with_what_to_do(offline: bool, message: str, no_network: list[object]) -> None:
     with pytest.raises(WeightsError, match=message) as missing:
-        MobilenetDetector(DetectorSettings(offline=offline))
+        MobilenetDetector(MobilenetSettings(), DetectorContext(offline=offline))
     assert "--detector-weights FILE" in missing.value.hint
     assert "--detector cam" in missing.value.hint
     assert _source_url() in missing.value.hint
@@ -150,10 +140,10 @@ def test_missing_weights_are_said_with_what_to_do(offline: bool, message: str, n
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     torch.save({"weight": torch.ones(2)}, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match=r"other\.pth do not fit SSD: .* missing; weight unexpected"):
-        MobilenetDetector(DetectorSettings(weights=tmp_path / "other.pth"))
+        opened(tmp_path / "other.pth")
 
 
 def test_a_truncated_file_is_refused(file: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.pth").write_bytes(file.read_bytes()[:-5000])
     with pytest.raises(WeightsError, match="damaged"):
-        MobilenetDetector(DetectorSettings(weights=tmp_path / "cut.pth"))
+        opened(tmp_path / "cut.pth")

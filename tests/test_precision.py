@@ -1,27 +1,21 @@
-"""The form in which gradients are computed: the same function, faster; the classifier that scores is left alone."""
+"""The form in which gradients are computed: the same function, faster; what scores is left alone."""
 
 from __future__ import annotations
 
 import copy
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, weight_norm
 
-from latcli.commands.form_folder import FormFolder
 from latcli.engine import precision
-from latcli.engine.folding import folded
 from latcli.engine.models.classifier import Classifier, Normalize
 from latcli.engine.models.preprocessing import Preprocessing
-from latcli.engine.precision import FORMS, Form, GradientForm, Measured, ProcessMemory, choose_form
+from latcli.engine.precision import FORMS, Form, gradient_model
 
 SHAPE = (3, 16, 16)
-
-
-def fast(classifier: Classifier, form: Form) -> GradientForm:
-    """As photos and evaluation use it."""
-    return GradientForm(folded(classifier, SHAPE), form)
 
 
 def classifier_of(*layers: nn.Module) -> Classifier:
@@ -65,6 +59,13 @@ class Shared(nn.Module):
         return x_BCHW
 
 
+class Viewing(nn.Module):
+    """Takes features in the default layout alone."""
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        return x_BCHW.view(len(x_BCHW), -1)
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
@@ -74,7 +75,11 @@ def head() -> list[nn.Module]:
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)]
 
 
-NETWORKS = {
+def wrapped(wrap: Callable[[nn.Module], nn.Module]) -> list[nn.Module]:
+    return [wrap(nn.Conv2d(3, 8, 3)), lively(nn.BatchNorm2d(8)), nn.ReLU(), *head()]
+
+
+NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
     "plain": lambda: [nn.Conv2d(3, 8, 3), lively(nn.BatchNorm2d(8)), nn.ReLU(), *head()],
     "grouped, strided, no bias": lambda: [
         nn.Conv2d(3, 8, 3, stride=2, bias=False),
@@ -87,6 +92,12 @@ NETWORKS = {
     "residual": lambda: [nn.Conv2d(3, 8, 3), Residual(), *head()],
     "shared": lambda: [nn.Conv2d(3, 8, 3), Shared(), *head()],
     "batch statistics": lambda: [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, track_running_stats=False), *head()],
+    "spectral norm": lambda: wrapped(parametrizations.spectral_norm),
+    "weight norm": lambda: wrapped(parametrizations.weight_norm),
+    "old weight norm": lambda: wrapped(weight_norm),  # type: ignore[arg-type]
+    "old spectral norm": lambda: wrapped(torch.nn.utils.spectral_norm),
+    "scripted": lambda: [torch.jit.script(nn.Sequential(*NETWORKS["plain"]()).eval())],
+    "no layers": lambda: [nn.AdaptiveAvgPool2d(1), nn.Flatten()],
 }
 
 
@@ -101,31 +112,44 @@ def input_gradient(model: object, x_BChw: torch.Tensor) -> tuple[torch.Tensor, t
 @pytest.mark.parametrize("form", ["fp32", "fp32-channels-last"])
 def test_it_is_the_same_function_with_the_same_gradient(network: str, form: Form) -> None:
     classifier = classifier_of(*NETWORKS[network]())
+    fast = gradient_model(classifier, SHAPE, form=form)
     x_BChw = torch.rand(6, 3, 16, 16)
 
-    expected, found = (input_gradient(m, x_BChw) for m in (classifier, fast(classifier, form)))
+    assert (fast.form, fast.note) == (form, None)
+    for expected, found in zip(*(input_gradient(m, x_BChw) for m in (classifier, fast)), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
-    for expected_tensor, found_tensor in zip(expected, found, strict=True):
-        torch.testing.assert_close(found_tensor, expected_tensor, rtol=1e-4, atol=1e-5)
 
-
-def norms_run(model: object, classifier: Classifier) -> int:
+def norms_run(model: object) -> int:
     """How many batch norms the model runs, counted by torch itself."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         model(torch.rand(2, 3, 16, 16))  # type: ignore[operator]
     return sum(event.count for event in profile.key_averages() if event.key == "aten::batch_norm")
 
 
-@pytest.mark.parametrize(("network", "left"), [("plain", 0), ("grouped, strided, no bias", 0), ("norm first", 1)])
-def test_norms_after_convolutions_are_gone(network: str, left: int) -> None:
+@pytest.mark.parametrize(
+    ("network", "left"),
+    [
+        ("plain", 0),
+        ("grouped, strided, no bias", 0),
+        ("norm first", 1),
+        ("residual", 1),
+        ("shared", 2),
+        ("spectral norm", 1),
+        ("weight norm", 1),
+        ("old weight norm", 1),
+        ("old spectral norm", 1),
+    ],
+)
+def test_norms_after_plain_convolutions_are_folded(network: str, left: int) -> None:
     classifier = classifier_of(*NETWORKS[network]())
-    assert norms_run(fast(classifier, "fp32-channels-last"), classifier) == left
+    assert norms_run(gradient_model(classifier, SHAPE, "fp32")) == left
 
 
 def test_bf16_is_close_and_returns_fp32() -> None:
     classifier = classifier_of(*NETWORKS["plain"]())
     x_BChw = torch.rand(6, 3, 16, 16)
-    logits_BK = fast(classifier, "bf16-channels-last")(x_BChw)
+    logits_BK = gradient_model(classifier, SHAPE, "bf16")(x_BChw)
 
     assert logits_BK.dtype == torch.float32
     assert not torch.equal(logits_BK, classifier(x_BChw))  # bf16 it was
@@ -133,181 +157,118 @@ def test_bf16_is_close_and_returns_fp32() -> None:
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_the_classifier_itself_is_left_as_it_is(network: str) -> None:
-    classifier = classifier_of(*NETWORKS[network]())
-    before = copy.deepcopy(classifier.state_dict())
-    modules = [type(module) for module in classifier.modules()]
-    input_gradient(fast(classifier, "fp32-channels-last"), torch.rand(2, 3, 16, 16))
-    choose_form(classifier, SHAPE, 2, "auto", ProcessMemory())
+def test_the_network_itself_is_left_as_it_is(network: str) -> None:
+    net = nn.Sequential(*NETWORKS[network]())
+    before = copy.deepcopy(net.state_dict())
+    modules = [(type(module), module.training) for module in net.modules()]
+    hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in net.modules()]
+    input_gradient(gradient_model(net, SHAPE), torch.rand(2, 3, 16, 16))
 
-    after = classifier.state_dict()
+    after = net.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], before[name]) for name in before)
-    assert [type(module) for module in classifier.modules()] == modules
-    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in classifier.modules())
-    assert all(p.grad is None and not p.requires_grad for p in classifier.parameters())
-    assert not classifier.training
+    assert [(type(module), module.training) for module in net.modules()] == modules
+    assert [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in net.modules()] == hooks
+    assert all(parameter.grad is None for parameter in net.parameters())
 
 
-# the choice
+@pytest.mark.parametrize("network", ["plain", "weight norm", "old weight norm"])
+def test_refreshed_it_follows_the_weights_and_statistics(network: str) -> None:
+    net = nn.Sequential(*NETWORKS[network]())
+    fast = gradient_model(net, SHAPE, "fp32")
+    net.train()(torch.rand(4, *SHAPE)).square().sum().backward()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.sub_(parameter.grad, alpha=0.1)
+    x_BCHW, net = torch.rand(3, *SHAPE), net.eval()
+    assert not torch.allclose(fast(x_BCHW), net(x_BCHW))
+    fast.refresh()
+    torch.testing.assert_close(fast(x_BCHW), net(x_BCHW), rtol=1e-4, atol=1e-5)
 
 
-class Rounding(nn.Module):
-    """Works in any form, but in some gives other logits than as it is."""
+# the rule
 
-    def __init__(self, factors: dict[str, float]) -> None:
+
+def convolutions(channels: int, groups: int = 1) -> list[nn.Module]:
+    """Two convolutions; of 64 channels, 10 million multiplications."""
+    layers = [nn.Conv2d(3, channels, 1), nn.Conv2d(channels, channels, 3, padding=1, groups=groups), nn.ReLU()]
+    return [*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 5)]
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(768, 4, batch_first=True)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        rows_B1D = x_BCHW.flatten(1)[:, None]
+        return self.attention(rows_B1D, rows_B1D, rows_B1D)[0][:, 0]
+
+
+@pytest.mark.parametrize(
+    ("layers", "with_units", "without"),
+    [
+        (lambda: convolutions(64), "bf16-channels-last", "fp32-channels-last"),
+        (lambda: convolutions(64, groups=64), "fp32-channels-last", "fp32-channels-last"),
+        (lambda: convolutions(8), "fp32-channels-last", "fp32-channels-last"),
+        (lambda: [nn.Flatten(), nn.Linear(768, 2000)], "bf16-channels-last", "fp32"),
+        (lambda: [Attention()], "fp32", "fp32"),
+        (NETWORKS["no layers"], "fp32", "fp32"),
+    ],
+    ids=["convolutions", "depthwise", "small", "linear", "attention", "no layers"],
+)
+def test_the_form_follows_from_processor_and_network(
+    layers: Callable[[], list[nn.Module]], with_units: Form, without: Form, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = nn.Sequential(*layers())
+    for units, expected in ((True, with_units), (False, without)):
+        monkeypatch.setattr(precision, "has_bf16_units", lambda _, units=units: units)
+        assert gradient_model(net, SHAPE).form == expected
+        assert gradient_model(net, SHAPE, "fp32").form == without
+        assert gradient_model(net, SHAPE, "bf16").form == "bf16-channels-last"
+
+
+# forms that do not fit
+
+
+class Differing(nn.Module):
+    """Works in any form, but in one gives other logits than as it is."""
+
+    def __init__(self, form: str, factor: float) -> None:
         super().__init__()
         self.linear = nn.Linear(3 * 16 * 16, 5)
-        self.factors = factors
+        self.form, self.factor = form, factor
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         if self.linear.weight.dtype == torch.bfloat16:
-            form = "bf16"
+            form = "bf16-channels-last"
         else:
-            form = "channels-last" if x_BCHW.is_contiguous(memory_format=torch.channels_last) else "fp32"
-        return self.linear(x_BCHW.flatten(1)) * self.factors.get(form, 1.0)
-
-
-class Refusing(nn.Module):
-    """Takes images in the default layout alone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(3 * 16 * 16, 5)
-
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        return self.linear(x_BCHW.view(len(x_BCHW), -1))
-
-
-class Counting(ProcessMemory):
-    def __init__(self) -> None:
-        super().__init__()
-        self.measured: list[Measured] = []
-        self.told: list[str] = []
-
-    def remember(self, key: str, measured: Measured, about: str) -> None:
-        super().remember(key, measured, about)
-        self.measured.append(measured)
-        self.told.append(about)
-
-
-def test_a_choice_is_made_once_for_what_it_depends_on() -> None:
-    memory, net = Counting(), classifier_of(*NETWORKS["plain"]())
-    first = choose_form(net, SHAPE, 2, "auto", memory)
-    assert choose_form(classifier_of(*NETWORKS["plain"]()), SHAPE, 2, "auto", memory) == first
-    assert len(memory.measured) == 1
-    assert memory.told == ["285 weights, 3x16x16, batch 2, cpu"]
-    choose_form(net, SHAPE, 3, "auto", memory)
-    choose_form(net, (3, 20, 20), 2, "auto", memory)
-    choose_form(classifier_of(*NETWORKS["norm first"]()), SHAPE, 2, "auto", memory)
-    assert len(memory.measured) == 4
-    assert choose_form(net, SHAPE, 2, "fp32", memory) == "fp32-channels-last"
-    assert choose_form(net, SHAPE, 2, "bf16", memory) == "bf16-channels-last"
-    assert len(memory.measured) == 4
-
-
-def test_a_form_that_gives_other_logits_is_no_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "has_bf16_units", lambda _: True)
-    wrong = {"fp32": {"channels-last": 1.01, "bf16": 1.3}, "fp32-channels-last": {"fp32": 1.0, "bf16": 0.5}}
-    for factors in wrong.values():
-        memory = Counting()
-        choose_form(Rounding(factors), SHAPE, 4, "auto", memory)
-        assert "bf16-channels-last" not in memory.measured[0].seconds
-        assert ("fp32-channels-last" in memory.measured[0].seconds) == ("channels-last" not in factors)
-    memory = Counting()
-    choose_form(Rounding({}), SHAPE, 4, "auto", memory)
-    assert set(memory.measured[0].seconds) == set(FORMS)
-
-
-def test_a_remembered_form_is_tried_on_the_weights_of_the_next_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "has_bf16_units", lambda _: True)
-    monkeypatch.setattr(precision, "_seconds", lambda model, _: {"bf16-channels-last": 1.0}.get(model.form, 9.0))
-    memory = Counting()
-    assert choose_form(Rounding({}), SHAPE, 4, "auto", memory) == "bf16-channels-last"
-    assert choose_form(Rounding({"bf16": 1.5}), SHAPE, 4, "auto", memory) == "fp32-channels-last"
-    assert len(memory.measured) == 2
-
-
-def test_a_form_in_which_the_network_fails_is_no_candidate() -> None:
-    memory = Counting()
-    assert choose_form(Refusing(), SHAPE, 4, "auto", memory) == "fp32"
-    assert set(memory.measured[0].seconds) == {"fp32"}
-
-
-def test_a_cpu_without_units_is_not_asked_about_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "has_bf16_units", lambda _: False)
-    memory = Counting()
-    choose_form(classifier_of(*NETWORKS["plain"]()), SHAPE, 2, "auto", memory)
-    assert set(memory.measured[0].seconds) == {"fp32", "fp32-channels-last"}
+            form = "fp32-channels-last" if x_BCHW.is_contiguous(memory_format=torch.channels_last) else "fp32"
+        return self.linear(x_BCHW.flatten(1)) * (self.factor if form == self.form else 1.0)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "form"),
+    "net",
     [
-        ({"fp32": 1.0, "fp32-channels-last": 1.0}, "fp32-channels-last"),
-        ({"fp32": 0.97, "fp32-channels-last": 1.0}, "fp32-channels-last"),
-        ({"fp32": 0.9, "fp32-channels-last": 1.0}, "fp32"),
-        ({"fp32": 2.0, "fp32-channels-last": 1.0, "bf16-channels-last": 0.9}, "fp32-channels-last"),
-        ({"fp32": 2.0, "fp32-channels-last": 1.0, "bf16-channels-last": 0.8}, "bf16-channels-last"),
-        ({}, "fp32"),
+        lambda form: nn.Sequential(nn.Conv2d(3, 8, 3), Viewing(), nn.Linear(8 * 14 * 14, 5)),
+        lambda form: Differing(form, 1.5),
+        lambda form: Differing(form, float("nan")),
     ],
+    ids=["fails", "other logits", "NaN"],
 )
-def test_a_small_gain_is_not_worth_it(seconds: dict[Form, float], form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "has_bf16_units", lambda _: True)
-    monkeypatch.setattr(precision, "_seconds", lambda model, _: seconds[model.form])
-    monkeypatch.setattr(precision, "_agrees", lambda model, *_: model.form in seconds)
-    assert choose_form(classifier_of(*NETWORKS["plain"]()), SHAPE, 2, "auto", Counting()) == form
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "fp32"])
+def test_a_form_that_does_not_fit_gives_way_to_plain_fp32_and_says_so(
+    net: Callable[[Form], nn.Module], form: Form
+) -> None:
+    subject = net(form)
+    found = gradient_model(subject, SHAPE, form=form)
+
+    assert found.form == "fp32"
+    assert form in str(found.note)
+    x_BCHW = torch.rand(3, *SHAPE)
+    torch.testing.assert_close(found(x_BCHW), subject(x_BCHW))
 
 
-# the user's folder
-
-
-def test_the_folder_keeps_choices_between_processes(tmp_path: Path) -> None:
-    path = tmp_path / "no folder yet" / "forms"
-    measured = Measured("fp32", {"fp32": 0.25, "fp32-channels-last": 0.5})
-    assert FormFolder(path).recall("a") is None
-    assert FormFolder(path).choices() == []
-    FormFolder(path).remember("a", measured, "a network")
-    FormFolder(path).remember("b", Measured("bf16-channels-last", {}), "another")
-    assert FormFolder(path).recall("a") == measured
-    assert [about for about, _ in FormFolder(path).choices()] == ["a network", "another"]
-    assert sorted(file.name for file in path.iterdir()) == ["a.json", "b.json"]
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"[]",
-        b"{",
-        b"\xff",
-        b'{"form": 1}',
-        b'{"form": "fp8", "seconds": {}}',
-        b'{"form": "fp32"}',
-        b'{"form": "fp32", "seconds": {"fp32": "soon"}}',
-        b'{"form": ["fp32"], "seconds": {}}',
-    ],
-)
-def test_a_damaged_file_holds_nothing_and_is_mended(content: bytes, tmp_path: Path) -> None:
-    folder = FormFolder(tmp_path)
-    (tmp_path / "a.json").write_bytes(content)
-    assert folder.recall("a") is None
-    assert folder.choices() == []
-    folder.remember("a", Measured("fp32", {"fp32": 1.0}), "a network")
-    assert folder.recall("a") == Measured("fp32", {"fp32": 1.0})
-
-
-def test_a_folder_that_cannot_be_written_costs_a_measurement_and_no_more(tmp_path: Path) -> None:
-    (tmp_path / "cache").write_text("a file where the folder should be")
-    folder = FormFolder(tmp_path / "cache" / "forms")
-    folder.remember("a", Measured("fp32", {}), "a network")
-    assert folder.recall("a") is None
-    assert folder.choices() == []
-
-
-def test_it_lies_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert FormFolder.of_user().path == tmp_path / "latcli" / "forms"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert FormFolder.of_user().path == tmp_path / "home" / ".cache" / "latcli" / "forms"
+def test_a_network_that_fails_as_it_is_fails_here() -> None:
+    with pytest.raises(RuntimeError, match="shapes"):
+        gradient_model(nn.Sequential(nn.Flatten(), nn.Linear(5, 5)), SHAPE)

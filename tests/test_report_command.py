@@ -1,28 +1,27 @@
-"""`latcli report` as its user has it: fresh processes, files that are whole or not there, errors before the work."""
+"""`latcli report` as its user has it: files that are whole or not there, and errors before the work."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import os
-import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from report_store import train, whole
 
-from latcli.commands.report import writing as report_writing
+from latcli.commands import report
+from latcli.commands.report_output import check
 from latcli.errors import LatcliError, UsageError
 from latcli.options import ReportOptions
 from latcli.session import Session
-from latcli.store.store import DATABASE, Store
+from latcli.store.store import Store
 
-RunLatcli = Callable[..., subprocess.CompletedProcess[str]]
+Latcli = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
@@ -31,27 +30,38 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
     return folder, whole(folder)
 
 
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
 def names_in(folder: Path) -> set[str]:
     """Every file but SQLite's own beside a database, which come and go."""
     files = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(("-shm", "-wal")))
     return {str(path.relative_to(folder)) for path in files}
 
 
+def write(store: Path, **options: Any) -> None:
+    report.run(ReportOptions(**options), Session(store=store, stderr=io.StringIO()))
+
+
 def test_without_options_it_is_useful_plain_and_changes_nothing(
-    run_latcli: RunLatcli, stored: tuple[Path, dict[str, str]]
+    latcli: Latcli, stored: tuple[Path, dict[str, str]]
 ) -> None:
     before = names_in(stored[0])
-    done = run_latcli("report", "--store", stored[0])
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "Loss matrix on mnist" in done.stdout
-    assert "\x1b" not in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 80
-    assert done.stdout.isascii() or "猫" in done.stdout  # a photo's name is shown as it is
+    done = latcli("report", "--store", stored[0])
+    assert (done.code, done.err) == (0, "")
+    assert "Loss matrix on mnist" in done.out
+    assert "\x1b" not in done.out
     assert names_in(stored[0]) == before
 
 
 def test_nothing_heavy_is_imported_for_the_terminal(
-    run_latcli: RunLatcli, stored: tuple[Path, dict[str, str]], latcli_environment: dict[str, str], tmp_path: Path
+    stored: tuple[Path, dict[str, str]], latcli_environment: dict[str, str]
 ) -> None:
     code = (
         "import sys; from latcli import process; from latcli.cli import app;"
@@ -65,9 +75,9 @@ def test_nothing_heavy_is_imported_for_the_terminal(
     assert done.stderr == ""
 
 
-def test_json_is_one_document_with_everything(run_latcli: RunLatcli, stored: tuple[Path, dict[str, str]]) -> None:
+def test_json_is_one_document_with_everything(latcli: Latcli, stored: tuple[Path, dict[str, str]]) -> None:
     folder, runs = stored
-    document = json.loads(run_latcli("report", "--json", "--store", folder).stdout)
+    document = latcli("report", "--json", "--store", folder).json
     assert {run["run"] for run in document["runs"]} == set(runs.values())
     assert document["paper"] is None
     assert len(document["training"][0]["series"]["loss"]) == 10
@@ -75,126 +85,133 @@ def test_json_is_one_document_with_everything(run_latcli: RunLatcli, stored: tup
     assert document["attacks"][0]["images"][0]["files"]["mask"] is not None
 
 
-def test_a_dash_is_stdout_and_nothing_else_is_there(run_latcli: RunLatcli, stored: tuple[Path, dict[str, str]]) -> None:
-    done = run_latcli("report", "--csv", "-", "--store", stored[0])
-    assert done.returncode == 0
-    assert len(list(csv.DictReader(io.StringIO(done.stdout)))) > 100
-    assert run_latcli("report", "--markdown", "-", "--store", stored[0]).stdout.startswith("# Report of ")
-    assert run_latcli("report", "--latex", "-", "--store", stored[0]).stdout.rstrip().endswith(r"\end{document}")
+def test_a_dash_is_stdout_and_nothing_else_is_there(latcli: Latcli, stored: tuple[Path, dict[str, str]]) -> None:
+    for name in ("csv", "markdown", "latex", "html"):
+        printed = latcli("report", f"--{name}", "-", "--store", stored[0]).out
+        if name == "csv":
+            assert len(list(csv.DictReader(io.StringIO(printed)))) > 100
+        ends = {
+            "markdown": ("# Report of ", ""),
+            "latex": ("", "\\end{document}"),
+            "html": ("<!doctype html>", "</html>"),
+        }
+        start, end = ends.get(name, ("", ""))
+        assert printed.strip().startswith(start)
+        assert printed.strip().endswith(end)
 
 
-def test_files_are_written_and_named(
-    run_latcli: RunLatcli, stored: tuple[Path, dict[str, str]], tmp_path: Path
-) -> None:
-    done = run_latcli(
-        "report", "--store", stored[0], "--markdown", "r.md", "--latex", "r.tex", "--png", "pictures/deep"
-    )
-    work = tmp_path / "work"
-    assert (done.returncode, done.stderr) == (0, "")
-    assert [line.split()[:2] for line in done.stdout.splitlines()[:2]] == [["wrote", "r.md"], ["wrote", "r.tex"]]
-    assert {path.suffix for path in (work / "pictures/deep").iterdir()} == {".png"}
-    assert names_in(work) == {"r.md", "r.tex", *(f"pictures/deep/{p.name}" for p in (work / "pictures/deep").iterdir())}
-    told = json.loads(run_latcli("report", "--json", "--store", stored[0], "--csv", "r.csv").stdout)
-    assert told["written"] == [{"format": "csv", "path": "r.csv", "size": (work / "r.csv").stat().st_size}]
+def test_files_are_written_and_named(latcli: Latcli, stored: tuple[Path, dict[str, str]], work: Path) -> None:
+    done = latcli("report", "--store", stored[0], "--markdown", "r.md", "--latex", "r.tex", "--png", "pictures/deep")
+    assert (done.code, done.err) == (0, "")
+    pictures = {f"pictures/deep/{path.name}" for path in (work / "pictures/deep").iterdir()}
+    assert {Path(name).suffix for name in pictures} == {".png"}
+    assert names_in(work) == {"r.md", "r.tex", *pictures}
+    assert all(name in done.out for name in ("r.md", "r.tex", *pictures))
+    document = latcli("report", "--json", "--store", stored[0], "--csv", "r.csv").json
+    assert document["written"] == [{"format": "csv", "path": "r.csv", "size": (work / "r.csv").stat().st_size}]
 
 
-def test_two_runs_are_compared(run_latcli: RunLatcli, stored: tuple[Path, dict[str, str]]) -> None:
+def test_two_runs_are_compared(latcli: Latcli, stored: tuple[Path, dict[str, str]]) -> None:
     folder, runs = stored
-    done = run_latcli("report", "--compare", runs["standard"], runs["background"], "--store", folder)
-    assert done.returncode == 0
-    assert "Told differently" in done.stdout
-    document = json.loads(
-        run_latcli("report", "--compare", runs["standard"], runs["background"], "--json", "--store", folder).stdout
-    )
+    words = ("report", "--compare", runs["standard"], runs["background"], "--store", folder)
+    assert latcli(*words).code == 0
+    document = latcli(*words, "--json").json
     assert [run["run"] for run in document["runs"]] == [runs["standard"], runs["background"]]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("words", "code", "message"),
     [
-        (["--markdown", "no/such/folder/r.md"], "cannot be written"),
-        (["--csv", "."], "is a folder"),
-        (["--png", "file"], "cannot be written"),
-        (["--csv", "file/r.csv"], "cannot be written"),
-        (["--open"], "--open needs a page"),
-        (["--compare"], "--compare needs two runs, not 0"),
-        (["--csv", "-", "--json"], "would both be on stdout"),
-        (["zzzz"], "there is no run 'zzzz'"),
-        (["--since", "soon"], "'soon' is no date"),
+        (["--markdown", "no/such/folder/r.md"], 1, "cannot be written"),
+        (["--csv", "."], 2, "is a folder"),
+        (["--png", "file"], 1, "cannot be written"),
+        (["--csv", "file/r.csv"], 1, "cannot be written"),
+        (["--markdown", "good.md", "--csv", "none/r.csv"], 1, "cannot be written"),
+        (["zzzz"], 2, "there is no run 'zzzz'"),
+        (["--since", "soon"], 2, "'soon'"),
     ],
 )
 def test_what_cannot_be_done_is_two_lines_and_leaves_nothing(
-    run_latcli: RunLatcli, stored: tuple[Path, dict[str, str]], tmp_path: Path, arguments: list[str], message: str
+    latcli: Latcli, stored: tuple[Path, dict[str, str]], work: Path, words: list[str], code: int, message: str
 ) -> None:
-    (tmp_path / "work" / "file").write_text("mine")
-    done = run_latcli("report", "--store", stored[0], *arguments)
-    assert done.returncode in (1, 2)
-    assert done.stdout == ""
-    assert [line.partition(": ")[0] for line in done.stderr.splitlines()] == ["error", "hint"]
-    assert message in done.stderr
-    assert names_in(tmp_path / "work") == {"file"}
-    assert (tmp_path / "work" / "file").read_text() == "mine"
+    (work / "file").write_text("mine")
+    done = latcli("report", "--store", stored[0], *words)
+    assert (done.code, message in done.error[0]) == (code, True)
+    assert names_in(work) == {"file"}
+    assert (work / "file").read_text() == "mine"
 
 
-def test_an_empty_store_a_missing_one_and_a_newer_one(run_latcli: RunLatcli, tmp_path: Path) -> None:
-    missing = run_latcli("report", "--store", tmp_path / "typo")
-    assert missing.returncode == 1
-    assert "there are no runs" in missing.stderr
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"html": Path("-"), "csv": Path("-")},
+        {"png": Path("-")},
+        {"open": True},
+        {"open": True, "html": Path("-")},
+        {"csv": Path("a"), "markdown": Path("a")},
+        {"compare": True},
+        {"compare": True, "runs": ("a",)},
+        {"compare": True, "runs": ("a", "b"), "best": True},
+        {"compare": True, "runs": ("a", "b"), "csv": Path("c")},
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        check(ReportOptions(**options), tmp_path, json=False)
+
+
+def test_json_and_a_format_cannot_both_be_on_stdout(tmp_path: Path) -> None:
+    check(ReportOptions(csv=Path("-")), tmp_path, json=False)
+    with pytest.raises(UsageError, match="both be on stdout"):
+        check(ReportOptions(csv=Path("-")), tmp_path, json=True)
+
+
+def test_a_store_that_is_empty_missing_or_of_another_version(latcli: Latcli, tmp_path: Path) -> None:
     with Store.open(tmp_path / "empty"):
         pass
-    empty = run_latcli("report", "--store", tmp_path / "empty")
-    assert "there are no runs" in empty.stderr
-    assert "latcli attack PHOTO" in empty.stderr
-    with closing(sqlite3.connect(tmp_path / "empty" / DATABASE)) as connection:
-        connection.execute("INSERT INTO _migrations VALUES ('m999_later', '')")
-        connection.commit()
-    newer = run_latcli("report", "--store", tmp_path / "empty")
-    assert newer.returncode == 1
-    assert "another version of latcli" in newer.stderr
+    for name in ("typo", "empty"):
+        error, hint = latcli("report", "--store", tmp_path / name).error
+        assert ("there are no runs" in error, "latcli attack PHOTO" in hint) == (True, True)
+    with Store.open(tmp_path / "empty") as store, store.writing() as db:
+        db.execute("INSERT INTO _migrations VALUES ('m999_later', '')")
+    assert "another version of latcli" in latcli("report", "--store", tmp_path / "empty").error[0]
 
 
 @pytest.mark.parametrize("name", ["latcli.db", "latcli.db-wal", "RUN/matrix.json", "RUN/report.md", "link/matrix.json"])
 def test_a_report_never_replaces_what_it_is_made_of(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "runs"
-    run = whole(folder)["evaluation"]
-    (tmp_path / "link").symlink_to(folder / run)
-    path = tmp_path / name if name.startswith("link") else folder / name.replace("RUN", run)
+    with Store.open(folder) as store:
+        run = train(store, "natural", 0)
+        run.write_artifact("matrix.json", b"{}", "matrix")
+    (tmp_path / "link").symlink_to(run.folder)
+    path = tmp_path / name if name.startswith("link") else folder / name.replace("RUN", run.id)
     kept = path.read_bytes() if path.exists() else None
     with pytest.raises(UsageError, match="belongs to the store"):
-        report_writing.run(ReportOptions(markdown=path), Session(store=folder))
+        write(folder, markdown=path)
     assert (path.read_bytes() if path.exists() else None) == kept
-
-
-def test_a_report_may_lie_beside_the_runs(tmp_path: Path) -> None:
-    folder = tmp_path / "runs"
-    with Store.open(folder) as store:
-        train(store, "natural", 0)
-    report_writing.run(ReportOptions(markdown=folder / "report.md"), Session(store=folder))
+    write(folder, markdown=folder / "report.md")  # beside the runs it is welcome
     assert (folder / "report.md").read_text().startswith("# Report")
 
 
 def test_what_fails_half_way_leaves_the_file_that_was_there(
-    stored: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stored: tuple[Path, dict[str, str]], work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def half(document: object) -> Iterator[str]:
         yield "half of it"
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("latcli.reporting.markdown.render", half)
-    path = tmp_path / "report.md"
-    path.write_text("the last one")
+    monkeypatch.setattr("latcli.commands.report_output._writer", lambda name: half)
+    (work / "report.md").write_text("the last one")
     with pytest.raises(LatcliError, match="no space left"):
-        report_writing.run(ReportOptions(markdown=path), Session(store=stored[0]))
-    assert path.read_text() == "the last one"
-    assert names_in(tmp_path) >= {"report.md"}
-    assert [one.name for one in tmp_path.iterdir() if one.name.startswith(".latcli")] == []
+        write(stored[0], markdown=work / "report.md")
+    assert {path.name: path.read_text() for path in work.iterdir()} == {"report.md": "the last one"}
 
 
 def test_a_pipe_is_written_into_and_stays_a_pipe(stored: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
-        report_writing.run(ReportOptions(csv=pipe), Session(store=stored[0]))
+        write(stored[0], csv=pipe)
         if not pipe.is_fifo():
             reader.kill()  # it would wait for ever
         assert reader.communicate()[0].startswith(b"kind,run,")
@@ -204,30 +221,15 @@ def test_a_pipe_is_written_into_and_stays_a_pipe(stored: tuple[Path, dict[str, s
 def test_a_pipe_of_the_shell_is_written_into(stored: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     with (tmp_path / "r.csv").open("wb") as file, subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file) as cat:
         assert cat.stdin is not None
-        path = Path(f"/dev/fd/{cat.stdin.fileno()}")  # as the shell's >(cat) names it
-        report_writing.run(ReportOptions(csv=path), Session(store=stored[0]))
+        write(stored[0], csv=Path(f"/dev/fd/{cat.stdin.fileno()}"))  # as the shell's >(cat) names it
         cat.stdin.close()
     assert (tmp_path / "r.csv").read_bytes().startswith(b"kind,run,")
-
-
-def test_no_path_is_tried_after_the_work_has_begun(
-    stored: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def gathered(*_: object) -> Iterable[object]:
-        raise AssertionError("the work had begun")
-
-    monkeypatch.setattr(report_writing, "gather", gathered)
-    options = ReportOptions(markdown=tmp_path / "good.md", csv=tmp_path / "none" / "r.csv")
-    with pytest.raises(LatcliError, match="cannot be written"):
-        report_writing.run(options, Session(store=stored[0]))
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("opens", [True, False])
 def test_the_page_is_written_then_opened(
     stored: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opens: bool
 ) -> None:
-    pytest.importorskip("latcli.reporting.page")
     opened: list[str] = []
 
     def browser(address: str) -> bool:
@@ -236,8 +238,8 @@ def test_the_page_is_written_then_opened(
         return opens
 
     monkeypatch.setattr("webbrowser.open", browser)
-    said = io.StringIO()
+    notes = io.StringIO()
     options = ReportOptions(html=tmp_path / "a page.html", open=True)
-    report_writing.run(options, Session(store=stored[0], stderr=said))
+    report.run(options, Session(store=stored[0], stderr=notes))
     assert opened == [(tmp_path / "a page.html").as_uri()]
-    assert ("no browser" in said.getvalue()) is not opens
+    assert ("no browser" in notes.getvalue()) is not opens

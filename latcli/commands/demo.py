@@ -7,17 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from latcli.commands.attack.command import run as run_attack
-from latcli.commands.attack.result import AttackResult
-from latcli.commands.eval.command import run as run_eval
-from latcli.commands.eval.result import EvalResult
+from latcli.commands.attack import run as run_attack
+from latcli.commands.evaluate import run as run_eval
 from latcli.commands.package_photos import PACKAGE_LABELS, package_photos
-from latcli.commands.report.writing import run as run_report
+from latcli.commands.report import run as run_report
 from latcli.commands.train import run as run_train
 from latcli.engine.training.regimes import Regime
 from latcli.errors import ExitCode
 from latcli.options import AttackOptions, DemoOptions, EvalOptions, ReportOptions, TrainOptions
-from latcli.results import TrainResult, to_json
+from latcli.results import AttackResult, EvalResult, TrainResult, to_json
 from latcli.session import Session
 
 #: The three that the paper compares, and how many steps each is trained: enough to tell them apart, no more.
@@ -46,9 +44,9 @@ class DemoResult:
     def to_json(self) -> dict[str, Any]:
         """The document that `--json` prints."""
         return {
-            "attack": self.attack.to_json(),
+            "attack": to_json(self.attack),
             "trained": [to_json(one) for one in self.trained],
-            "evaluation": self.evaluation.to_json(),
+            "evaluation": to_json(self.evaluation),
             "page": str(self.page),
             "next": list(self.next_commands),
         }

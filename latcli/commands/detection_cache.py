@@ -1,4 +1,4 @@
-"""Detections kept in the store between runs: turns the engine's detections into rows and back; knows nothing else."""
+"""Detections kept in the store between runs: the engine's detections as rows, and back."""
 
 from __future__ import annotations
 
@@ -37,8 +37,7 @@ class StoredDetections:
         segmentations = None
         if detection.segmentations_NHW is not None:
             _, width = photo.size
-            stacked = detection.segmentations_NHW.reshape(-1, width).to(torch.uint8).mul(255)
-            segmentations = encode_png(stacked.cpu().numpy())
+            segmentations = encode_png(detection.segmentations_NHW.reshape(-1, width).cpu().numpy())
         self.store.save_detection(_key(photo), fingerprint, target, boxes_json, segmentations)
 
 
@@ -48,8 +47,8 @@ def _detection(boxes_json: str, segmentations: bytes | None, photo: Photo) -> De
     height, width = photo.size
     stacked_HW = None
     if segmentations is not None:
-        # Silhouettes are kept as one tall black and white picture.
-        stacked_HW = torch.from_numpy(read_silhouettes(segmentations, "the silhouettes", width) > 0)
+        # Silhouettes are kept as one tall grey picture.
+        stacked_HW = torch.from_numpy(read_silhouettes(segmentations, "the silhouettes", width))
         if len(stacked_HW) % height:
             raise DocumentError("the silhouettes are of another photo")
     count = 0 if stacked_HW is None else len(stacked_HW) // height

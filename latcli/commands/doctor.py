@@ -20,9 +20,6 @@ from latcli.session import Session
 #: A run on a folder of large photos leaves about this much.
 _ROOM = 1 << 30
 
-#: Of the measured forms of gradients the latest are shown.
-_SHOWN_FORMS = 3
-
 #: MNIST's files as torchvision keeps them below the data folder, each plain or compressed.
 _MNIST = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -62,7 +59,7 @@ def run(options: DoctorOptions, session: Session) -> DoctorResult:
         checks.append(Check("torch", "broken", f"cannot be imported: {error}", "install latcli again"))
     else:
         checks.append(Check("torch", "ok", torch.__version__))
-        checks += [*_hardware(session.device), _forms(session), *_vision()]
+        checks += [*_hardware(session.device), *_vision()]
     checks += [_mnist(session.data), _disk(session.store), _database(session.store), _configuration(session.config)]
     return DoctorResult(tuple(checks))
 
@@ -85,19 +82,6 @@ def _hardware(name: str) -> Iterator[Check]:
         yield Check("bf16 units", "ok", ", ".join(units))
     else:
         yield Check("bf16 units", "missing", f"none known on {device.type}", "--precision fp32 is the faster one here")
-
-
-def _forms(session: Session) -> Check:
-    """What was measured here of the ways to compute gradients."""
-    choices = session.forms.choices()
-    if not choices:
-        return Check("gradients", "ok", "nothing measured yet: each network is, when it is first used")
-    told = [
-        f"{about}: {measured.form}, "
-        + ", ".join(f"{form} {1000 * seconds:.1f} ms" for form, seconds in measured.seconds.items())
-        for about, measured in choices[-_SHOWN_FORMS:]
-    ]
-    return Check("gradients", "ok", f"{len(choices)} measured, in {session.forms.path}; " + "; ".join(told))
 
 
 def _vision() -> Iterator[Check]:

@@ -7,7 +7,7 @@ are the same is a matter of fingerprints, which are compared once the files are 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +87,9 @@ def folder_of(dataset: str) -> str | None:
     return str(Path(dataset.removeprefix(_FOLDER)).absolute()) if dataset.startswith(_FOLDER) else None
 
 
-def resume_command(command: str, run: str, session: Session) -> str:
-    """What a user types to resume the run from the same working directory."""
-    words = ["latcli", command, "--resume", run.rpartition("-")[2], *_where(session)]
+def resume_command(command: str, run: str, session: Session, names: Iterable[str] = ()) -> str:
+    """What a user types to resume the run from the same working directory; `names` have to be named again."""
+    words = ["latcli", command, *names, "--resume", run.rpartition("-")[2], *_where(session)]
     return shlex.join(words)
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
-from latcli.commands.report.photos import image_of
 from latcli.commands.resume import resume_command
 from latcli.engine.registry import unknown_name
 from latcli.errors import LatcliError
 from latcli.options import RunsListOptions, RunsPathOptions, RunsRemoveOptions, RunsShowOptions, RunsVerifyOptions
 from latcli.results import (
+    AttackedPhoto,
     Cell,
+    DocumentError,
     LastValue,
     RemovedRuns,
     RunDetails,
@@ -23,9 +24,11 @@ from latcli.results import (
     RunSummary,
     StoredFile,
     Verification,
+    from_columns,
 )
 from latcli.session import Session
 from latcli.store.files import artifact_path
+from latcli.store.schema import damaged
 from latcli.store.store import STATUSES, RunRow, Status, Store, require
 from latcli.store.verify import verify
 
@@ -58,7 +61,7 @@ def show_run(options: RunsShowOptions, session: Session) -> RunDetails:
             argv=tuple(row.argv),
             config=row.config,
             environment=store.environment(row.environment),
-            images=tuple(image_of(one) for one in store.rows_of(row.id, "attacks")),
+            images=tuple(_image(store, row, one) for one in store.rows_of(row.id, "attacks")),
             cells=tuple(_kept(Cell, one) for one in store.rows_of(row.id, "cells")),
             metrics=tuple(LastValue(**_kept(LastValue, one)) for one in store.rows_of(row.id, "latest_metrics")),
             artifacts=tuple(
@@ -131,11 +134,18 @@ def _summary(row: RunRow, results: dict[str, str]) -> dict[str, Any]:
     other = {
         "run": row.id,
         "dir": row.path,
-        "regime": row.config.get("regime", row.config.get("region")),
-        "epsilon": row.config.get("epsilon"),
+        "regime": _one_of(row.config.get("regime", row.config.get("region"))),
+        "epsilon": _one_of(row.config.get("epsilon")),
         "result": results.get(row.id),
     }
     return other | {field.name: getattr(row, field.name) for field in fields(RunSummary) if field.name not in other}
+
+
+def _one_of(value: Any) -> Any:
+    """An option that may have several values as a list has it: the one, or None where there are several."""
+    if isinstance(value, list):
+        return value[0] if len(value) == 1 else None
+    return value
 
 
 def _results(store: Store, rows: Iterable[RunRow]) -> dict[str, str]:
@@ -155,7 +165,7 @@ def _results(store: Store, rows: Iterable[RunRow]) -> dict[str, str]:
 
 
 _FOOLED = """
-    SELECT run, sum(fooled) AS fooled, count(*) AS n FROM attacks
+    SELECT run, sum(fooled) AS fooled, sum(was_right) AS n FROM attacks
     WHERE run IN (SELECT value FROM json_each(:runs)) AND fooled IS NOT NULL GROUP BY run
 """
 _ACCURACY = """
@@ -176,6 +186,15 @@ def _how_to_resume(row: RunRow, session: Session) -> str | None:
     if row.command not in ("train", "eval") or row.status in ("completed", "running") or not row.path.is_dir():
         return None
     return resume_command(row.command, row.id, session)
+
+
+def _image(store: Store, run: RunRow, row: dict[str, Any]) -> AttackedPhoto:
+    """A photo as `attack --json` has it. Raises StoreError where its row is damaged."""
+    try:
+        photo = from_columns(AttackedPhoto, row)
+    except DocumentError as error:
+        raise damaged(store.path, str(error)) from error
+    return replace(photo, files={kind: str(run.path / name) for kind, name in photo.files.items()})
 
 
 def _kept(kind: type, row: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,9 +15,8 @@ import torch
 from torch import nn
 
 from latcli.commands.datasets import (
-    DETECTING,
     OBJECTS,
-    PhotoOptions,
+    DataObjects,
     check_object_options,
     given_plainly,
     open_data,
@@ -37,6 +36,7 @@ from latcli.commands.trained import CHECKPOINT
 from latcli.commands.training_log import TrainingLog
 from latcli.engine import registry
 from latcli.engine.datasets.base import TrainingData
+from latcli.engine.datasets.catalog import full_name
 from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.devices import open_device
 from latcli.engine.failures import explained
@@ -49,7 +49,7 @@ from latcli.engine.models.finetuning import (
 )
 from latcli.engine.models.small import Architecture
 from latcli.engine.models.weights import load_into, read_state_dict, state_dict_sha256
-from latcli.engine.precision import GradientForm, choose_form
+from latcli.engine.precision import gradient_model
 from latcli.engine.training.distributed import FabricRanks, Ranks, world_of
 from latcli.engine.training.loop import Trainer, check_parts, new_network, train
 from latcli.engine.training.scoring import (
@@ -86,7 +86,7 @@ class Job:
     data: TrainingData
     architecture: str
     settings: TrainSettings
-    photos: PhotoOptions
+    objects: DataObjects
     device: torch.device
     test_every: int | None = None
     checkpoint_every: int | None = None
@@ -101,7 +101,9 @@ class Job:
 
         A network that a state is loaded into needs none of them. Raises UsageError, WeightsError.
         """
-        pretrained = open_pretrained(self.architecture, self.photos, session) if self.fine_tuning and fresh else None
+        path, pretrained = self.objects.classifier_weights, None
+        if self.fine_tuning and fresh:
+            pretrained = open_pretrained(self.architecture, path, session)
 
         def make(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
             if pretrained is not None:
@@ -112,7 +114,6 @@ class Job:
             return small(image_shape, classes)
 
         net = new_network(make, self.data, self.settings.seed)
-        path = self.photos.weights_path
         if fresh and path is not None and not self.fine_tuning:
             load_into(net, read_state_dict(path), what=f"the weights in {path}")
         return net.to(self.device)
@@ -170,8 +171,8 @@ def _start(store: Store, options: TrainOptions, session: Session, ranks: Ranks) 
     ranks.gather((None, None))  # nothing is resumed
     job = _agreed(lambda: _new_job(options, store, session), ranks)
     trainer = _trainer(job, None, session, ranks)
-    weights = state_dict_sha256(trainer.net.state_dict()) if job.photos.classifier_weights else None
-    name = options.dataset or registry.DEFAULT_DATASET
+    weights = state_dict_sha256(trainer.net.state_dict()) if job.objects.classifier_weights else None
+    name = full_name(options.dataset or registry.DEFAULT_DATASET)
     config: dict[str, Any] = {
         "dataset": name,
         "dataset_folder": folder_of(name),
@@ -183,7 +184,7 @@ def _start(store: Store, options: TrainOptions, session: Session, ranks: Ranks) 
         "devices": ranks.size // ranks.nodes,
         "nodes": ranks.nodes,
         **to_json(job.settings),
-        **asdict(job.photos),
+        **job.objects.to_config(),
         "mask_fingerprint": job.data.mask_fingerprint,
         "weights_fingerprint": weights,
         "checkpoint_every": options.checkpoint_every,
@@ -235,20 +236,20 @@ def _new_job(options: TrainOptions, store: Store | None, session: Session) -> Jo
     if options.architecture is not None:
         check_architecture(options.architecture)
     given = given_plainly(options)
-    photos = PhotoOptions.of(given)
-    data = open_data(options.dataset or registry.DEFAULT_DATASET, options.architecture, photos, device, session)
+    objects = DataObjects.of(options)
+    name = options.dataset or registry.DEFAULT_DATASET
+    data = open_data(name, options.architecture, objects.masks, device, session)
     architecture = options.architecture or data.defaults.architecture
     settings = settings_of(options, data, session.seed)
-    check_object_options(given, settings.mask_from, DETECTING)
+    check_object_options(given, settings.mask_from)
     if settings.mask_from == "detector" and not isinstance(data, PhotoFolder):
         raise UsageError(
             "--mask-from detector needs photos, which a small network cannot take",
             "give a classifier as --architecture, and --dataset folder:PATH",
         )
-    job = Job(data, architecture, settings, photos, device, options.test_every, options.checkpoint_every)
+    job = Job(data, architecture, settings, objects, device, options.test_every, options.checkpoint_every)
     session.note(describe(options, job))
-    data, photos = with_objects(data, architecture, settings.mask_from, photos, device, store, session)
-    return replace(job, data=data, photos=photos)
+    return replace(job, data=with_objects(data, architecture, settings.mask_from, objects, device, store, session))
 
 
 def _job_of(row: RunRow, options: TrainOptions, store: Store | None, session: Session) -> Job:
@@ -257,30 +258,31 @@ def _job_of(row: RunRow, options: TrainOptions, store: Store | None, session: Se
     Raises UsageError where its data or masks have changed.
     """
     try:
-        settings = read(TrainSettings, row.config)
+        settings, objects = read(TrainSettings, row.config), DataObjects.of(options, row.config)
     except DocumentError as error:
         raise UsageError(f"the configuration of {row.id} is damaged: {error}", "start a new run") from error
-    given = given_plainly(options)
     architecture = str(row.config.get("architecture", ""))
-    device, photos = open_device(session.device), PhotoOptions.of({**row.config, **given})
-    data = open_data(dataset_of(row, options.dataset), architecture, photos, device, session)
+    device = open_device(session.device)
+    data = open_data(dataset_of(row, options.dataset), architecture, objects.masks, device, session)
     check_same_data(row, data.name, data.fingerprint)
-    data, photos = with_objects(data, architecture, settings.mask_from, photos, device, store, session)
+    data = with_objects(data, architecture, settings.mask_from, objects, device, store, session)
     if data.mask_fingerprint != row.config.get("mask_fingerprint"):
         raise UsageError(
             f"the masks of {data.name} are not those that {row.id} was trained on",
             "put the same masks, photos and weights back, or start a new run",
         )
     every = options.checkpoint_every or row.config.get("checkpoint_every")
-    return Job(data, architecture, settings, photos, device, options.test_every or row.config.get("test_every"), every)
+    test_every = options.test_every or row.config.get("test_every")
+    return Job(data, architecture, settings, objects, device, test_every, every)
 
 
 def _trainer(job: Job, state: TrainingState | None, session: Session, ranks: Ranks) -> Trainer:
     """A trainer that stands where the state was, or with the weights that training starts from, in rank 0's form."""
     net = job.network(session, fresh=state is None)
-    share = max(1, job.settings.batch // ranks.size)
-    form = state.info.form if state else choose_form(net, job.data.image_shape, share, session.precision, session.forms)
-    trainer = Trainer(net, job.data, job.settings, ranks.gather(form)[0], ranks)
+    fast = gradient_model(net, job.data.image_shape, session.precision, form=state.info.form if state else None)
+    if fast.note:
+        session.note(f"note: {fast.note}")
+    trainer = Trainer(net, job.data, job.settings, ranks.gather(fast.form)[0], ranks)
     if state is not None:
         restore(trainer, state, job.architecture)
     return trainer
@@ -533,7 +535,7 @@ def _scores(
         return final, None
     images, steps = settings.score_images, settings.score_steps
     session.note(f"attacking {min(images, data.test_count):,} test images with pgd-{steps}")
-    fast = GradientForm(net, trainer.form)
+    fast = gradient_model(net, data.image_shape, form=trainer.form)
     return final, adversarial_score(net, fast, data, settings, images=images, steps=steps, on_work=on_work)
 
 

@@ -1,45 +1,46 @@
-"""The engine by names, for any Python program: a photo's path in, its result out; must not know the command line."""
+"""The engine by names, for any Python program: a photo's path in, its result out."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from latcli.engine import registry
-from latcli.engine.detectors.auto import open_detector
-from latcli.engine.detectors.settings import DetectorSettings
+from latcli.engine.detectors.base import DetectorContext
 from latcli.engine.devices import open_device
 from latcli.engine.images import read_photo
 from latcli.engine.labels import parse_label
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.imagenet import ClassifierSource
+from latcli.engine.objects import ObjectSettings, open_finder
 from latcli.engine.photos import PhotoAttacker, PhotoResult, PhotoSettings
 
 
 def open_attacker(
     settings: PhotoSettings | None = None,
+    objects: ObjectSettings | None = None,
     *,
     classifier: str = registry.DEFAULT_CLASSIFIER,
-    detector: str = "cam",
     attack: str = "pgd",
     device: str = "auto",
     offline: bool = False,
 ) -> PhotoAttacker:
-    """A classifier, a detector and an attack by their names, ready for any number of photos.
+    """A classifier, what finds objects, and an attack by its name, ready for any number of photos.
 
-    Names are those of `latcli attack`. Raises UsageError for an unknown one, WeightsError for weights that cannot be
-    had.
+    Names are those of `latcli attack`; `objects` is `auto` where it is left out. Raises UsageError for an unknown name,
+    WeightsError for weights that cannot be had.
     """
     place = open_device(device)
     model = open_classifier(classifier, ClassifierSource(offline=offline), place)
-    finder, _ = open_detector(detector, DetectorSettings(offline=offline, device=place, classifier=model))
+    finder, _ = open_finder(objects or ObjectSettings(), DetectorContext(model, place, offline))
     return PhotoAttacker(model, finder, registry.load("attack", attack), settings or PhotoSettings())
 
 
 def attack_photo(attacker: PhotoAttacker, path: str | Path, label: str | None = None) -> PhotoResult:
     """Attack one photo file; `label` is the name or index of its right class, or None for the clean prediction.
 
-    Raises ImageError for a file that is no photo, NoObjectError where the detector finds nothing, and LatcliError where
-    nothing is left to change.
+    Raises ImageError for a file that is no photo, NoObjectError where no object is found, and LatcliError where nothing
+    is left to change.
     """
     right = None if label is None else parse_label(label, attacker.classifier)
-    return attacker.attack_batch([attacker.localize(read_photo(Path(path)), right)])[0]
+    located = attacker.locate(read_photo(Path(path)), right)
+    return attacker.attack_batch([attacker.threat(located)])[0]

@@ -1,7 +1,5 @@
 """Photos of any mix of sizes as one batch for an attack, and the attack's result as exact levels of each photo.
 
-Knows levels, sizes and preprocessing; must not know detectors, labels or files.
-
 A canvas is as large as the largest photo of the batch; what lies beyond a smaller photo has epsilon 0 and no part in
 anything. A photo of many megapixels is attacked on a coarser grid whose cells change as one, so that time and memory
 follow the grid and not the camera; its result still has every pixel of its own.
@@ -30,6 +28,9 @@ MAX_GRID_PIXELS = 4_000_000
 
 #: Rows of a large photo that are worked on at a time.
 _STRIP = 512
+
+#: How far a window of structural similarity reaches from its middle.
+_REACH = 5
 
 #: What float32 sums of weights may miss 1 by.
 _SLACK = 1e-5
@@ -180,18 +181,25 @@ def _inside_radius(change_hwC: np.ndarray, areas_hw1: np.ndarray, radius_levels:
 
 @dataclass(frozen=True)
 class Change:
-    """How much of a photo changed: share of pixels in [0, 1], and the largest change, in image scale, where nothing
-    may change (`linf_inside`) and where something may (`linf_outside`); `l2` in image scale."""
+    """How much of a photo changed, and how visibly.
+
+    altered: share of pixels in [0, 1]. linf_inside, linf_outside: the largest change, in image scale, where nothing may
+    change and where something may; l2 in image scale. psnr in dB (infinite where nothing changed) and ssim are taken
+    over the pixels that may change, since the others are equal by design.
+    """
 
     altered: float
     linf_inside: float
     linf_outside: float
     l2: float
+    psnr: float
+    ssim: float
 
 
 def measure_change(levels_HWC: np.ndarray, adversarial_HWC: np.ndarray, allowed_HW: np.ndarray) -> Change:
     """Compare two photos of the same size, level by level."""
-    altered, inside, outside, squares = 0, 0, 0, 0
+    altered, inside, outside, squares, similar = 0, 0, 0, 0, 0.0
+    free = max(1, int(np.count_nonzero(allowed_HW)))
     for strip in _strips(len(levels_HWC)):
         change_HWC = np.abs(adversarial_HWC[strip].astype(np.int16) - levels_HWC[strip])
         largest_HW, free_HW = change_HWC.max(axis=2), allowed_HW[strip] > 0
@@ -199,7 +207,34 @@ def measure_change(levels_HWC: np.ndarray, adversarial_HWC: np.ndarray, allowed_
         inside = max(inside, int(largest_HW[~free_HW].max(initial=0)))
         outside = max(outside, int(largest_HW[free_HW].max(initial=0)))
         squares += int(np.square(change_HWC, dtype=np.int64).sum())
-    return Change(altered / allowed_HW.size, inside / 255.0, outside / 255.0, math.sqrt(squares) / 255.0)
+        # With the rows around it that its windows reach, so that no strip has an edge of its own.
+        first, last = max(0, strip.start - _REACH), min(len(levels_HWC), strip.stop + _REACH)
+        similarity_HW = structural_similarity(levels_HWC[first:last], adversarial_HWC[first:last])
+        similar += float(similarity_HW[strip.start - first :][: len(free_HW)][free_HW].sum())
+    psnr = 10.0 * math.log10(255.0**2 * 3 * free / squares) if squares else math.inf
+    return Change(
+        altered / allowed_HW.size, inside / 255.0, outside / 255.0, math.sqrt(squares) / 255.0, psnr, similar / free
+    )
+
+
+def structural_similarity(first_HWC: np.ndarray, second_HWC: np.ndarray) -> np.ndarray:
+    """SSIM of two photos' brightness at each pixel, float32 (H, W): 1 where they are equal.
+
+    Levels are uint8. Gaussian windows of 11 pixels (sigma 1.5), K1 = .01, K2 = .03. Source: Wang et al., "Image quality
+    assessment: from error visibility to structural similarity", IEEE TIP 2004, equation 13.
+    """
+    x, y = (cv2.cvtColor(levels_HWC, cv2.COLOR_RGB2GRAY).astype(np.float32) for levels_HWC in (first_HWC, second_HWC))
+
+    def mean(values_HW: np.ndarray) -> np.ndarray:
+        return np.asarray(cv2.GaussianBlur(values_HW, (2 * _REACH + 1, 2 * _REACH + 1), 1.5))
+
+    mean_x, mean_y = mean(x), mean(y)
+    variances = mean(x * x) - mean_x * mean_x + mean(y * y) - mean_y * mean_y
+    covariance = mean(x * y) - mean_x * mean_y
+    c1, c2 = (0.01 * 255.0) ** 2, (0.03 * 255.0) ** 2
+    alike = (2.0 * mean_x * mean_y + c1) * (2.0 * covariance + c2)
+    similarity_HW: np.ndarray = alike / ((mean_x * mean_x + mean_y * mean_y + c1) * (variances + c2))
+    return similarity_HW
 
 
 def check_levels(

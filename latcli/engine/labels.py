@@ -1,6 +1,6 @@
-"""Which class a photo shows: names, indices, WordNet ids, CSV files and folders to a class index.
+"""Which class a photo shows: from names, indices, WordNet ids, CSV files and folders to a class of a classifier.
 
-Knows class names and paths; must not know networks.
+Knows class names and paths; knows no networks.
 """
 
 from __future__ import annotations
@@ -9,16 +9,20 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from latcli.engine.photo_files import PhotoSource, as_given, composed
 from latcli.engine.registry import unknown_name
 from latcli.errors import UsageError
+from latcli.results import Label
 
 #: A line for each of a million photos is shorter.
 _MOST_BYTES = 1 << 27
+
+_CSV_HINT = "a CSV with the columns file and index or name is needed, in UTF-8 or UTF-16"
 
 
 class Classes(Protocol):
@@ -28,45 +32,97 @@ class Classes(Protocol):
     class_ids: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Label:
-    """A class, and where it came from: "given", "file", "folder" or "prediction"."""
-
-    index: int
-    name: str
-    source: str
-
-
 def parse_label(text: str, classes: Classes, source: str = "given") -> Label:
-    """The class that a text names: its index, its name (case, spaces, _ and - do not matter) or its WordNet id.
+    """The class that a text names: its name (case, spaces, _ and - do not matter), its WordNet id or its index.
 
-    Raises UsageError for a text that names no class, or several.
+    A name of the classifier's own comes before an index: `10` is the class called 10, where there is one. Raises
+    UsageError for a text that names no class, or several.
     """
-    text = text.strip()
-    if re.fullmatch(r"\d{1,9}", text):
-        index = int(text)
-        if index >= len(classes.class_names):
-            raise UsageError(
-                f"there is no class {index}", f"this classifier has the classes 0 to {len(classes.class_names) - 1}"
-            )
-        return Label(index, classes.class_names[index], source)
-    if text in classes.class_ids:
-        index = classes.class_ids.index(text)
-        return Label(index, classes.class_names[index], source)
-    wanted = _plain(text)
-    found = [index for index, name in enumerate(classes.class_names) if _plain(name) == wanted]
-    if not found:
-        raise unknown_name("class", text, classes.class_names)
-    # Of two names that only case tells apart, as ImageNet's Cardigan (a dog) and cardigan, the one as written is meant.
-    found = [index for index in found if classes.class_names[index] == text] or found
+    text = composed(text.strip())
+    found = _named(text, classes)
     if len(found) > 1:
         places = " or ".join(map(str, found))
         raise UsageError(f"'{text}' is the name of {len(found)} classes", f"give the index instead: {places}")
+    if not found and text.isdigit() and text.isascii():
+        found = [_index(text, classes)]
+    if not found:
+        raise unknown_name("class", text, classes.class_names)
     return Label(found[0], classes.class_names[found[0]], source)
 
 
+def known_class(name: str, classes: Classes) -> Label | None:
+    """The one class that another set's class shares its name or WordNet id (also as id_name) with; None without one.
+
+    An index is no name: another set's class 7 is nobody's seventh class.
+    """
+    found = _named(_without_gloss(composed(name), classes), classes)
+    return Label(found[0], classes.class_names[found[0]], "folder") if len(found) == 1 else None
+
+
+def _named(text: str, classes: Classes) -> list[int]:
+    """The classes of that name or WordNet id."""
+    if text in classes.class_ids:
+        return [classes.class_ids.index(text)]
+    wanted = _plain(text)
+    found = [index for index, name in enumerate(classes.class_names) if _plain(name) == wanted]
+    # Of two names that only case tells apart, as ImageNet's Cardigan (a dog) and cardigan, the one as written is meant.
+    return [index for index in found if composed(classes.class_names[index]) == text] or found
+
+
+@lru_cache(maxsize=1 << 16)
+def _plain(name: str) -> str:
+    plain = re.sub(r"[\s_\-]+", " ", composed(name)).strip().casefold()
+    return (plain.lstrip("0") or "0") if plain.isdigit() else plain  # 007 is the class called 7
+
+
+def _index(text: str, classes: Classes) -> int:
+    if len(text) > 9 or int(text) >= len(classes.class_names):
+        shown = text if len(text) <= 9 else f"{text[:9]}…"
+        raise UsageError(
+            f"there is no class {shown}", f"this classifier has the classes 0 to {len(classes.class_names) - 1}"
+        )
+    return int(text)
+
+
+def _without_gloss(folder: str, classes: Classes) -> str:
+    word_net_id = re.match(r"n\d{8}(?=$|[_\- ])", folder)
+    return word_net_id[0] if word_net_id and classes.class_ids else folder
+
+
+def folder_label(photo: Path, classes: Classes) -> Label:
+    """The label that a photo's parent folder names: a class name, a WordNet id (also as id_name), or an index.
+
+    The folder is the one of the path as it was given, not that of a link's target. Raises UsageError where it names no
+    class.
+    """
+    return parse_label(_without_gloss(composed(as_given(photo).parent.name), classes), classes, "folder")
+
+
+LabelOf = Callable[[PhotoSource], Label | None]
+
+
+def labeller(classes: Classes, label: str | None, labels: Path | None, labels_from: str | None) -> LabelOf:
+    """How a photo gets its label: one for all, a CSV file, the folder it lies in, or None for the clean prediction.
+
+    Raises UsageError for more than one of them, and for a label or file that is no good.
+    """
+    options = {"--label": label, "--labels": labels, "--labels-from": labels_from}
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} cannot be used together", "labels come from one place")
+    if label is not None:
+        one = parse_label(label, classes)
+        return lambda source: one
+    if labels is not None:
+        file = LabelFile(labels)
+        return lambda source: file.label_of(source.path, classes)
+    if labels_from is not None:
+        return lambda source: folder_label(source.path, classes)
+    return lambda source: None
+
+
 class LabelFile:
-    """A CSV of labels: a column of files, and one of indices or names (an index wins where both are there).
+    """A CSV of labels: a column of files, and one of indices or names, separated by commas, semicolons or tabs.
 
     A header row is recognised by its words (file, path, image; index, label, class, name). Files are taken relative to
     the CSV's own folder; a photo that is nowhere so named is looked up by its bare file name, if that is unique.
@@ -75,68 +131,51 @@ class LabelFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            content = _start_of(path, _MOST_BYTES + 1)
-            if len(content) > _MOST_BYTES:
-                raise csv.Error(f"it is longer than {_MOST_BYTES >> 20} MiB")
-            lines = io.StringIO(content.decode("utf-8-sig"), newline="")
-            rows = [row for row in csv.reader(_without_nul(lines)) if any(cell.strip() for cell in row)]
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise UsageError(
-                f"cannot read the labels {path}: {error}", "a CSV with the columns file and index or name is needed"
-            ) from error
+        rows = _rows(path)
         file_column, index_column, name_column, body = _columns(rows, path)
-        self._by_path: dict[str, str] = {}  # by real path; unlike Path.resolve it bears links that lead in circles
-        self._by_name: dict[str, list[str]] = {}
+        #: By absolute path, by that of a link's target, and by bare file name: index and name of each row.
+        self._rows: dict[str, set[tuple[str, str]]] = {}
         for number, row in enumerate(body, start=len(rows) - len(body) + 1):
-            texts = [row[c].strip() for c in (index_column, name_column) if c is not None and c < len(row)]
-            text = next((text for text in texts if text), None)
-            if file_column >= len(row) or text is None:
+            cells = [row[c].strip() if c is not None and c < len(row) else "" for c in (index_column, name_column)]
+            if file_column >= len(row) or not any(cells):
                 raise UsageError(f"{path}, row {number}: a file and a label are needed", "see the row above it")
-            file_name = row[file_column].strip()
-            self._by_path[os.path.realpath(path.parent / file_name)] = text
-            self._by_name.setdefault(Path(file_name).name, []).append(text)
+            for key in self._keys(row[file_column].strip()):
+                self._rows.setdefault(key, set()).add((cells[0], cells[1]))
 
     def label_of(self, photo: Path, classes: Classes) -> Label:
         """The label of one photo. Raises UsageError where the file names it not at all, or not uniquely."""
-        text = self._by_path.get(os.path.realpath(photo))
-        if text is None:
-            candidates = self._by_name.get(photo.name, [])
-            if len(set(candidates)) > 1:
-                raise UsageError(
-                    f"{self.path} has {len(candidates)} different labels for files called {photo.name}",
-                    "name them with their folders, relative to the CSV",
-                )
-            if not candidates:
-                raise UsageError(f"{self.path} has no label for {photo}", "add a row, or leave the photo out")
-            text = candidates[0]
-        return parse_label(text, classes, "file")
+        keys = _keys_of(photo)
+        found = next((self._rows[key] for key in keys if key in self._rows), set())
+        if not found:
+            raise UsageError(f"{self.path} has no label for {photo}", "add a row, or leave the photo out")
+        if len(found) > 1:
+            raise UsageError(
+                f"{self.path} has {len(found)} different labels for files called {photo.name}",
+                "name them with their folders, relative to the CSV",
+            )
+        ((index, name),) = found
+        return self._label(index, name, classes)
+
+    def _keys(self, file_name: str) -> Iterable[str]:
+        names = {file_name, file_name.replace("\\", "/")}  # Windows writes the second as the first
+        return {key for name in names for key in _keys_of(self.path.parent / name)}
+
+    def _label(self, index: str, name: str, classes: Classes) -> Label:
+        if not (index.isdigit() and index.isascii()):
+            return parse_label(index or name, classes, "file")
+        number = _index(index, classes)
+        named = _named(composed(name), classes) if name else []
+        if named and number not in named:
+            raise UsageError(
+                f"{self.path}: index {index} is '{classes.class_names[number]}', but the row's name is '{name}'",
+                "correct the one that is wrong, or remove its column",
+            )
+        return Label(number, classes.class_names[number], "file")
 
 
-def folder_label(photo: Path, classes: Classes) -> Label:
-    """The label that a photo's parent folder names: a class name, an index, or a WordNet id, also as id_name.
-
-    Raises UsageError where it names no class.
-    """
-    return parse_label(_without_gloss(photo.resolve().parent.name, classes), classes, "folder")
-
-
-def known_class(name: str, classes: Classes) -> Label | None:
-    """The one class that another set's class shares its name or WordNet id (also as id_name) with; None without one.
-
-    A number is no name: another set's class 7 is nobody's class 7.
-    """
-    if name.strip().isdigit():
-        return None
-    try:
-        return parse_label(_without_gloss(name, classes), classes, "folder")
-    except UsageError:
-        return None
-
-
-def _without_gloss(folder: str, classes: Classes) -> str:
-    word_net_id = re.match(r"n\d{8}(?=$|[_\- ])", folder)
-    return word_net_id[0] if word_net_id and classes.class_ids else folder
+def _keys_of(file: Path) -> tuple[str, str, str]:
+    """The most exact first. Unlike Path.resolve, realpath bears links that lead in circles."""
+    return composed(str(as_given(file))), composed(os.path.realpath(file)), composed(PurePosixPath(file).name)
 
 
 _FILE_WORDS = {"file", "filename", "path", "image", "photo"}
@@ -144,12 +183,32 @@ _INDEX_WORDS = {"index", "imagenet_index", "label_index", "class_index", "id"}
 _NAME_WORDS = {"name", "label", "class", "class_name", "label_name"}
 
 
+def _rows(path: Path) -> list[list[str]]:
+    """The rows of a CSV that are not blank, split where its first line says."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)  # of what may be a device without an end
+        if len(content) > _MOST_BYTES:
+            raise csv.Error(f"it is longer than {_MOST_BYTES >> 20} MiB")
+        text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        if "\0" in text:
+            raise csv.Error("it is a binary file")
+        first = next((line for line in text.splitlines() if line.strip(" ,;\t")), "")
+        separator = max(",;\t", key=lambda one: len(next(csv.reader([first], delimiter=one), [])))
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        return [row for row in rows if any(cell.strip() for cell in row)]
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise UsageError(f"cannot read the labels {path}: {error}", _CSV_HINT) from error
+
+
 def _columns(rows: Sequence[Sequence[str]], path: Path) -> tuple[int, int | None, int | None, Sequence[Sequence[str]]]:
     """Positions of the file, index and name columns, and the rows below the header."""
     if not rows:
-        raise UsageError(f"the labels {path} are empty", "a CSV with the columns file and index or name is needed")
+        raise UsageError(f"the labels {path} are empty", _CSV_HINT)
     header = [cell.strip().lower() for cell in rows[0]]
     if not _FILE_WORDS & set(header):
+        if len(rows[0]) < 2:
+            raise UsageError(f"the labels {path} have one column only: '{rows[0][0][:60]}'", _CSV_HINT)
         return 0, None, 1, rows
     file_column = next(i for i, word in enumerate(header) if word in _FILE_WORDS)
     index_column = next((i for i, word in enumerate(header) if word in _INDEX_WORDS), None)
@@ -157,20 +216,3 @@ def _columns(rows: Sequence[Sequence[str]], path: Path) -> tuple[int, int | None
     if index_column is None and name_column is None:
         raise UsageError(f"the labels {path} have no column of classes", "call one of them 'index' or 'name'")
     return file_column, index_column, name_column, rows[1:]
-
-
-def _start_of(path: Path, most: int) -> bytes:
-    """At most so many bytes of a file, which may be a device without an end. Raises OSError."""
-    with path.open("rb") as file:
-        return file.read(most)
-
-
-def _without_nul(lines: Iterable[str]) -> Iterator[str]:
-    for line in lines:
-        if "\0" in line:
-            raise csv.Error("it is a binary file")
-        yield line
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_\-]+", " ", name).strip().casefold()

@@ -1,7 +1,5 @@
 """The spine: boxes, silhouettes, files or a center become a mask, a mask becomes the epsilon matrix.
 
-Pure tensor code; must not know detectors' models, classifiers or attacks.
-
 Legend: B photos, H height, W width. mask_1HW and mask_B1HW are float in [0, 1]: 1 is the object, 0 the background,
 values between are a soft edge. eps_B1HW is the epsilon matrix (the paper's epmatrix): the largest change allowed at
 each pixel, in [0, 1] image scale.
@@ -15,12 +13,16 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from latcli.engine.noise import derive_seed
 from latcli.errors import UsageError
 
-Region = Literal["background", "foreground", "all", "random"]
+Region = Literal["background", "foreground", "all", "random", "patch"]
 REGIONS: tuple[Region, ...] = get_args(Region)
+
+#: A patch covers this share of an image, as in LaVAN (Karmon et al., ICML'18).
+PATCH_SHARE = 0.02
 
 Rectangle = tuple[float, float, float, float]
 
@@ -73,19 +75,14 @@ def center_mask(size: tuple[int, int], share: float) -> torch.Tensor:
 
 
 def middle_pixels(side: int, share: float) -> int:
-    """How many of `side` pixels a middle of so large a share comes to: the nearest number, and 1 at least."""
-    return max(1, math.floor(side * share + 0.5 + 1e-9))
+    """How many of `side` pixels a middle of so large a share is: the nearest number, at least 1 unless it is 0."""
+    return max(1, math.floor(side * share + 0.5 + 1e-9)) if share > 0.0 else 0
 
 
 def _middle(side: int, share: float) -> slice:
     length = middle_pixels(side, share)
     margin = (side - length) // 2
     return slice(margin, margin + length)
-
-
-def silhouettes_mask(segmentations_NHW: torch.Tensor) -> torch.Tensor:
-    """mask_1HW of the union of bool silhouettes."""
-    return segmentations_NHW.any(dim=0, keepdim=True).float()
 
 
 def grabcut_mask(levels_HWC: np.ndarray, boxes: Sequence[Rectangle], iterations: int = 5) -> torch.Tensor:
@@ -141,9 +138,10 @@ def epsilon_matrix(
 ) -> torch.Tensor:
     """eps_B1HW: what may change, and by how much. This is the whole threat model of an attack.
 
-    background: epsilon x (1 - mask), as in the paper's Algorithm 1; foreground: epsilon x mask; all: epsilon; random:
+    background: epsilon x (1 - mask), as in the paper's Algorithm 1. foreground: epsilon x mask. all: epsilon. random:
     the background's own shape, moved by a random offset (it wraps round), so that its area is the same to the pixel.
-    `epsilon` in (0, 1]; `seeds`, one a photo, are needed for "random" alone.
+    patch: a square of `PATCH_SHARE` of the image, at a random place without object if there is one; object inside it
+    stays protected. `epsilon` in (0, 1]; `seeds`, one for each image, are needed for random and patch alone.
 
     Raises UsageError for an epsilon outside (0, 1] or an unknown region.
     """
@@ -156,15 +154,29 @@ def epsilon_matrix(
         return mask_B1HW * epsilon
     if region == "all":
         return torch.full_like(mask_B1HW, epsilon)
-    if region == "random":
-        if seeds is None or len(seeds) != len(mask_B1HW):
-            raise ValueError("region 'random' needs one seed a photo")
-        moved = [_rolled(one_1HW, seed) for one_1HW, seed in zip(background_B1HW, seeds, strict=True)]
-        return torch.stack(moved).mul_(epsilon)
-    raise UsageError(f"there is no region called '{region}'", f"known: {', '.join(REGIONS)}")
+    if region not in REGIONS:
+        raise UsageError(f"there is no region called '{region}'", f"known: {', '.join(REGIONS)}")
+    if seeds is None or len(seeds) != len(mask_B1HW):
+        raise ValueError(f"region '{region}' needs one seed for each image")
+    place = _rolled if region == "random" else _patch
+    placed = [place(one_1HW, seed) for one_1HW, seed in zip(background_B1HW, seeds, strict=True)]
+    return torch.stack(placed).mul_(epsilon)
 
 
-def _rolled(mask_1HW: torch.Tensor, seed: int) -> torch.Tensor:
-    _, H, W = mask_1HW.shape
+def _rolled(background_1HW: torch.Tensor, seed: int) -> torch.Tensor:
+    _, H, W = background_1HW.shape
     rows, columns = derive_seed(seed, "rows") % H, derive_seed(seed, "columns") % W
-    return torch.roll(mask_1HW, shifts=(rows, columns), dims=(1, 2))
+    return torch.roll(background_1HW, shifts=(rows, columns), dims=(1, 2))
+
+
+def _patch(background_1HW: torch.Tensor, seed: int) -> torch.Tensor:
+    _, H, W = background_1HW.shape
+    side = min(H, W, max(1, round(math.sqrt(PATCH_SHARE * H * W))))
+    # How much object each square of that side holds: places with the least of it are as good as each other.
+    sums_HW = pad((1.0 - background_1HW[0]).double().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    object_hw = sums_HW[side:, side:] - sums_HW[:-side, side:] - sums_HW[side:, :-side] + sums_HW[:-side, :-side]
+    places = (object_hw <= object_hw.min() + 1e-6).nonzero()
+    top, left = places[derive_seed(seed, "patch") % len(places)].tolist()
+    patch_1HW = torch.zeros_like(background_1HW)
+    patch_1HW[:, top : top + side, left : left + side] = background_1HW[:, top : top + side, left : left + side]
+    return patch_1HW

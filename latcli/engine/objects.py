@@ -1,24 +1,85 @@
-"""From a photo and a detector to the mask of its object, for attacks and training alike; must not know either.
+"""Where the object of a photo is: given by its user, or found by a detector, or by several, photo by photo.
 
-Legend: H, W a photo's own size. mask_1HW is 1 on the object.
+Legend: H, W a photo's own size. mask_1HW is 1 on the object; levels_HW is the same as uint8, 255 on the object.
 """
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path, PurePath
+from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 
-from latcli.engine import localize
-from latcli.engine.detectors.base import Detection, Detector, Target
-from latcli.engine.detectors.choose import choose_boxes
+from latcli.engine import localize, registry
+from latcli.engine.detectors.agreement import WhichBoxes, agreeing_boxes, surest_box
+from latcli.engine.detectors.base import ANY_CLASS, Box, Detection, Detector, DetectorContext, Target
+from latcli.engine.detectors.saliency import inside_box
 from latcli.engine.images import Photo
+from latcli.engine.masks import mask_folder, read_mask
+from latcli.errors import NoObjectError, UsageError, WeightsError
+from latcli.results import DocumentError, read
 
 #: Share of the side that stands for the object where a detector misses it: the middle quarter of the area.
 MISS_CENTER = 0.5
 
-WhichBoxes = Literal["all", "best"]
-Refinement = Literal["none", "grabcut"]
+#: `auto` takes no salient object that is smaller than this share of the photo.
+_SMALLEST_SALIENT = 0.01
+
+Refinement = Literal["none", "grabcut", "saliency"]
+OnMiss = Literal["fail", "skip", "center"]
+
+
+@dataclass(frozen=True)
+class ObjectSettings:
+    """How the object of a photo is found. At most one of `boxes`, `mask` and `center` takes the place of the detector.
+
+    detector: a registered name, or "auto". values: settings of detectors by name, such as "confidence" for any that has
+    it, or "cam_threshold" for one. boxes: rectangles in pixels. mask: a file (white protects), or a folder of files
+    that lie below it as the photos do. center: the middle, as a share of the sides. which: all boxes that agree with
+    the label, or the best one. refine: turns boxes into silhouettes. soft: masks keep values between 0 and 1. on_miss:
+    what to do with a photo in which nothing is found.
+    """
+
+    detector: str = "auto"
+    values: Mapping[str, Any] = field(default_factory=dict)
+    boxes: tuple[localize.Rectangle, ...] = ()
+    mask: Path | None = None
+    center: float | None = None
+    which: WhichBoxes = "all"
+    refine: Refinement = "none"
+    soft: bool = False
+    on_miss: OnMiss = "fail"
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("boxes", "mask", "center") if getattr(self, name) not in ((), None)]
+        if len(given) > 1:
+            options = " and ".join("--box" if name == "boxes" else f"--{name}" for name in given)
+            raise UsageError(f"{options} cannot be used together", "each says on its own where the object is")
+        if self.center is not None and not 0.0 <= self.center < 1.0:
+            raise UsageError(f"the center share is {self.center:g}, not from 0 to below 1", "for example --center 0.25")
+
+
+@dataclass(frozen=True, eq=False)
+class FoundObject:
+    """The object of a photo, and who says so.
+
+    detector: a detector's name, or "box", "mask" or "center"; weights: name and hash of its weights; how: in words.
+    """
+
+    mask_1HW: torch.Tensor
+    detector: str
+    how: str
+    boxes: tuple[Box, ...] = ()
+    weights: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def confidence(self) -> float | None:
+        """The best score of its boxes; None without boxes."""
+        return max((box.score for box in self.boxes), default=None)
 
 
 class DetectionCache(Protocol):
@@ -33,29 +94,228 @@ class DetectionCache(Protocol):
         ...
 
 
-def find_object(
-    detector: Detector, photo: Photo, target: Target, which: WhichBoxes, cache: DetectionCache | None
-) -> Detection:
-    """The boxes that are taken for the target's object, from the cache where it has them; none where it was missed."""
-    return choose_boxes(_detect(detector, photo, target, cache), target, which)
+class ObjectFinder:
+    """Finds the object of one photo after the other, by the first of its detectors that finds it.
+
+    saliency: the detector that refines boxes where that is asked for. `open_finder` makes one of settings alone.
+    """
+
+    def __init__(
+        self,
+        settings: ObjectSettings,
+        detectors: Sequence[Detector] = (),
+        saliency: Detector | None = None,
+        cache: DetectionCache | None = None,
+    ) -> None:
+        self.settings, self.detectors, self.cache = settings, tuple(detectors), cache
+        self._saliency = saliency
+        self.masks = None if settings.mask is None else mask_folder(settings.mask)
+
+    def find(self, photo: Photo, target: Target) -> FoundObject:
+        """The object that the target names. Raises NoObjectError where nothing is found and that is to fail or skip.
+
+        ImageError and UsageError for a mask or box that does not fit the photo.
+        """
+        if (given := self._given(photo, target)) is not None:
+            return given
+        for detector in self.detectors:
+            if (found := self._found_by(detector, photo, target)) is not None:
+                return found
+        name = self.settings.detector
+        if self.settings.on_miss == "center":
+            mask_1HW = localize.center_mask(photo.size, MISS_CENTER)
+            return FoundObject(mask_1HW, "center", f"middle {MISS_CENTER:g}, {name} missed")
+        raise NoObjectError(
+            f"{name} found no object in {photo.name}",
+            "give --box or --mask, choose another --detector, or say --on-miss center or skip",
+        )
+
+    def _given(self, photo: Photo, target: Target) -> FoundObject | None:
+        where = self.settings
+        if where.mask is not None:
+            file = where.mask if self.masks is None else self.masks.mask_of(PurePath(photo.name))
+            mask_1HW, notes = read_mask(file, photo.size)
+            return FoundObject(mask_1HW, "mask", "mask file", notes=notes)
+        if where.center is not None:
+            mask_1HW = localize.center_mask(photo.size, where.center)
+            return FoundObject(mask_1HW, "center", f"middle {where.center:g} of the sides")
+        if where.boxes:
+            given = localize.user_boxes(where.boxes, photo.size)
+            boxes = tuple(Box(*box, score=1.0, name=target.name) for box in given)
+            levels_HW, how = self._silhouette(photo, target, Detection(boxes), where.refine)
+            return FoundObject(self._mask(levels_HW), "box", f"given boxes{how}", boxes)
+        return None
+
+    def _found_by(self, detector: Detector, photo: Photo, target: Target) -> FoundObject | None:
+        """What one detector finds; by `auto`, only what agrees with the target and is no speck."""
+        auto = self.settings.detector == "auto"
+        detection = self._detect(detector, photo, target)
+        found = agreeing_boxes(detection, target, self.settings.which)
+        notes: tuple[str, ...] = ()
+        if not found.boxes and detection.boxes and not auto:
+            found = surest_box(detection)
+            notes = (f"no box agrees with '{target.name}': the surest one is protected, '{found.boxes[0].name}'",)
+        if not found.boxes and detector.name != "none":
+            return None
+        refine = self.settings.refine
+        if auto and refine == "none" and self._saliency is not None and detector.name in _BOX_DETECTORS:
+            refine = "saliency"
+        levels_HW, how = self._silhouette(photo, target, found, refine)
+        salient = any(box.name == ANY_CLASS for box in found.boxes)
+        if auto and salient and np.mean(levels_HW >= 128) < _SMALLEST_SALIENT:
+            return None
+        weights = getattr(detector, "weights", None)
+        return FoundObject(self._mask(levels_HW), detector.name, detector.name + how, found.boxes, weights, notes)
+
+    def _silhouette(self, photo: Photo, target: Target, found: Detection, refine: Refinement) -> tuple[np.ndarray, str]:
+        """levels_HW of a detection, and how its boxes became silhouettes, in words.
+
+        The model's own silhouettes where all boxes have one, else the boxes, refined if that is asked for.
+        """
+        silhouettes = [box.segmentation for box in found.boxes if box.segmentation is not None]
+        if found.segmentations_NHW is not None and len(silhouettes) == len(found.boxes) > 0:
+            own = "" if found.boxes[0].name == ANY_CLASS else ", silhouettes"
+            return found.segmentations_NHW[silhouettes].amax(dim=0).numpy(), own
+        rectangles = [(box.x0, box.y0, box.x1, box.y1) for box in found.boxes]
+        if refine == "grabcut" and rectangles:
+            return _levels(localize.grabcut_mask(photo.levels_HWC, rectangles)), ", grabcut"
+        if refine == "saliency" and rectangles and self._saliency is not None:
+            return self._salient_parts(self._saliency, photo, target, rectangles)
+        return _levels(localize.boxes_mask(rectangles, photo.size)), ""
+
+    def _salient_parts(
+        self, saliency: Detector, photo: Photo, target: Target, rectangles: Sequence[localize.Rectangle]
+    ) -> tuple[np.ndarray, str]:
+        """The salient part of each box; a box of which too little is salient stays whole."""
+        soft_NHW = self._detect(saliency, photo, target).segmentations_NHW
+        soft_HW = np.zeros(photo.size, dtype=np.uint8) if soft_NHW is None else soft_NHW[0].numpy()
+        levels_HW = np.zeros(photo.size, dtype=np.uint8)
+        refined = 0
+        for rectangle in rectangles:
+            box_HW = localize.boxes_mask([rectangle], photo.size)[0].numpy() > 0
+            part_HW = inside_box(soft_HW, box_HW)
+            refined += part_HW is not None
+            levels_HW = np.maximum(levels_HW, 255 * box_HW.astype(np.uint8) if part_HW is None else part_HW)
+        return levels_HW, ", salient part" if refined else ""
+
+    def _mask(self, levels_HW: np.ndarray) -> torch.Tensor:
+        """mask_1HW of levels, cut at one half unless it is to be soft."""
+        values_HW = (
+            levels_HW.astype(np.float32) / 255.0 if self.settings.soft else (levels_HW >= 128).astype(np.float32)
+        )
+        return torch.from_numpy(values_HW)[None]
+
+    def _detect(self, detector: Detector, photo: Photo, target: Target) -> Detection:
+        """The detection, from the cache where it has it."""
+        if self.cache is None or detector.fingerprint is None:
+            return detector.detect(photo, target)
+        name = target.name if detector.depends_on_target else ""
+        detection = self.cache.get(photo, detector.fingerprint, name)
+        if detection is None:
+            detection = detector.detect(photo, target)
+            self.cache.put(photo, detector.fingerprint, name, detection)
+        return detection
 
 
-def detection_mask(photo: Photo, found: Detection, refine: Refinement) -> torch.Tensor:
-    """mask_1HW of a detection: the silhouettes where all boxes have one, else the boxes, refined if that is asked."""
-    rectangles = [(box.x0, box.y0, box.x1, box.y1) for box in found.boxes]
-    silhouettes = [box.segmentation for box in found.boxes if box.segmentation is not None]
-    if found.segmentations_NHW is not None and len(silhouettes) == len(rectangles) > 0:
-        return localize.silhouettes_mask(found.segmentations_NHW[silhouettes])
-    if refine == "grabcut" and rectangles:
-        return localize.grabcut_mask(photo.levels_HWC, rectangles)
-    return localize.boxes_mask(rectangles, photo.size)
+#: Detectors of boxes with classes, the surer ones first.
+_BOX_DETECTORS = ("yolo", "mobilenet")
 
 
-def _detect(detector: Detector, photo: Photo, target: Target, cache: DetectionCache | None) -> Detection:
-    name = target.name if detector.depends_on_target else ""
-    if cache and (known := cache.get(photo, detector.fingerprint, name)) is not None:
-        return known
-    detection = detector.detect(photo, target)
-    if cache:
-        cache.put(photo, detector.fingerprint, name, detection)
-    return detection
+def open_finder(
+    settings: ObjectSettings, context: DetectorContext, cache: DetectionCache | None = None
+) -> tuple[ObjectFinder, str]:
+    """What finds objects as the settings say, and a line that says which detectors, with which weights.
+
+    `auto` asks, one after the other: YOLO for boxes that agree with the label, or MobileNet where YOLO's weights cannot
+    be had; saliency; the activation map. Raises UsageError for an unknown detector, WeightsError where a detector that
+    is named, or weights that are, cannot be used.
+    """
+    detectors: list[Detector] = []
+    passed_over: list[str] = []
+    given = settings.boxes or settings.mask is not None or settings.center is not None
+    if not given and settings.detector == "auto":
+        detectors, passed_over = _open_all(settings.values, context)
+    elif not given:
+        detectors.append(open_detector(settings.detector, settings.values, context))
+    saliency = next((one for one in detectors if one.name == "saliency"), None)
+    if settings.refine == "saliency" and saliency is None:
+        saliency = open_detector("saliency", {}, context)
+    described = ", else ".join(map(_described, detectors)) or "given by the user"
+    return ObjectFinder(settings, detectors, saliency, cache), "; not ".join([described, *passed_over])
+
+
+def _open_all(values: Mapping[str, Any], context: DetectorContext) -> tuple[list[Detector], list[str]]:
+    """The detectors of `auto`, and why others are not among them.
+
+    Weights that the user names go to the first detector that can use them: leaving them out would answer another
+    question than the one that was asked.
+    """
+    passed_over: list[str] = []
+
+    def opened(name: str, values: Mapping[str, Any]) -> Detector | None:
+        try:
+            return open_detector(name, values, context)
+        except WeightsError as error:
+            passed_over.append(f"{name}: {error.message}")
+            return None
+
+    given: Detector | None = None
+    if values.get("weights") is not None:
+        given = next(filter(None, (opened(name, values) for name in (*_BOX_DETECTORS, "saliency"))), None)
+        if given is None:
+            raise WeightsError(
+                f"no detector can use {values['weights']}; {'; '.join(passed_over)}",
+                "give YOLO weights (.pt), SSDLite weights or a saliency network (.onnx), or leave the option out",
+            )
+        passed_over.clear()
+    others = {name: value for name, value in values.items() if name != "weights"}
+    boxes = given if given is not None and given.name in _BOX_DETECTORS else None
+    boxes = boxes or next(filter(None, (opened(name, others) for name in _BOX_DETECTORS)), None)
+    salient = given if given is not None and given.name == "saliency" else opened("saliency", others)
+    return [one for one in (boxes, salient, opened("cam", others)) if one is not None], passed_over
+
+
+def open_detector(name: str, values: Mapping[str, Any], context: DetectorContext) -> Detector:
+    """The detector of that name.
+
+    Its settings are its own dataclass `Settings`: a field F is filled by the value called `NAME_F`, else by the one
+    called F; None leaves the default. Raises UsageError for an unknown name and values that do not fit, WeightsError
+    where weights cannot be had or used.
+    """
+    kind = registry.load("detector", name)
+    settings = getattr(kind, "Settings", None)
+    if settings is None:
+        plain: Detector = kind(context)
+        return plain
+    chosen = {one.name: values.get(f"{name}_{one.name}", values.get(one.name)) for one in fields(settings)}
+    given = {
+        key: str(value) if isinstance(value, Path) else value for key, value in chosen.items() if value is not None
+    }
+    try:
+        detector: Detector = kind(read(settings, given), context)
+    except DocumentError as error:
+        raise UsageError(f"a setting of the detector {name} does not fit: {error}", "see its Settings") from error
+    return detector
+
+
+def check_values(detector: str, values: Mapping[str, Any]) -> None:
+    """Raise UsageError for a value that no setting of the detector (of any, for "auto") takes its value from."""
+    names = (*_BOX_DETECTORS, "saliency", "cam") if detector == "auto" else (detector,)
+    known: set[str] = set()
+    for name in names:
+        settings = getattr(registry.load("detector", name), "Settings", None)
+        own = {one.name for one in fields(settings)} if settings is not None else set()
+        known |= own | {f"{name}_{one}" for one in own}
+    for value in values:
+        if value not in known:
+            raise registry.unknown_name(f"setting of the detector {detector}", value, sorted(known))
+
+
+def _described(detector: Detector) -> str:
+    weights = getattr(detector, "weights", None)
+    return f"{detector.name} ({weights})" if weights else detector.name
+
+
+def _levels(mask_1HW: torch.Tensor) -> np.ndarray:
+    levels_HW: np.ndarray = mask_1HW[0].mul(255.0).round().to(torch.uint8).numpy()
+    return levels_HW

@@ -1,18 +1,17 @@
-"""The whole way of photos: detect, localize, attack, check, encode, score from the encoded bytes.
+"""The whole way of photos: find the object, attack, check, encode, score from the encoded bytes.
 
-A library call that any Python program can make; must not know the store, the command line or how results are shown.
+A library call that any Python program can make.
 
-Legend: B photos of a batch, H, W a photo's own size, h = w the classifier's input size.
+Legend: B photos of a batch, H, W a photo's own size, h, w the classifier's input size.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Literal
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,11 +22,11 @@ from latcli.engine.attacks.contract import allowed_levels, run_attack
 from latcli.engine.attacks.objectives import objective_for
 from latcli.engine.attacks.pgd import input_gradient
 from latcli.engine.attacks.settings import Attack, AttackSettings
-from latcli.engine.batch_invariance import BatchInvariant
 from latcli.engine.canvas import (
     MAX_GRID_PIXELS,
     Canvas,
     CanvasView,
+    Change,
     Grid,
     adversarial_levels,
     make_canvas,
@@ -35,67 +34,28 @@ from latcli.engine.canvas import (
     make_view,
     measure_change,
 )
-from latcli.engine.detectors.base import Box, Detection, Detector, Target
-from latcli.engine.folding import folded
-from latcli.engine.images import Photo, decode_png, encode_png, read_mask
-from latcli.engine.labels import Label
-from latcli.engine.models.classifier import Classifier, Prediction, predict
+from latcli.engine.detectors.base import Target
+from latcli.engine.detectors.cam import evidence_inside
+from latcli.engine.images import Photo, decode_png, encode_png
+from latcli.engine.models.classifier import Classifier, predict
 from latcli.engine.models.preprocessing import square_to_unit
 from latcli.engine.noise import derive_seed
-from latcli.engine.objects import (
-    MISS_CENTER,
-    DetectionCache,
-    Refinement,
-    WhichBoxes,
-    detection_mask,
-    find_object,
-)
-from latcli.engine.precision import FormMemory, GradientForm, Precision, choose_form
-from latcli.errors import LatcliError, NoObjectError, UsageError
+from latcli.engine.objects import FoundObject, ObjectFinder
+from latcli.engine.precision import GradientForm, Precision, gradient_model
+from latcli.errors import LatcliError, UsageError
+from latcli.results import Label, Prediction
 
 #: Logits that a label must fall behind by, before an attack with a stop rank rests: PIL's resize rounds twice where
 #: the differentiable one rounds once, and the score is PIL's.
 STOP_MARGIN = 0.25
 
-#: Photos that the form of gradients is chosen with, however many are attacked together: what a photo gets must not
-#: depend on its neighbours.
-_MEASURED_PHOTOS = 4
-
-OnMiss = Literal["fail", "skip", "center"]
-
-
-@dataclass(frozen=True)
-class Localization:
-    """Where the object is. At most one of `boxes`, `mask` and `center` takes the place of the detector.
-
-    boxes: rectangles in pixels. mask: a file (white protects), or a folder of files named like the photos. center: the
-    paper's middle pixels, as a share of the side. which: all boxes that agree with the label, or the best one. refine:
-    "grabcut" turns boxes into silhouettes. on_miss: what to do with a photo in which nothing is found.
-    """
-
-    boxes: tuple[localize.Rectangle, ...] = ()
-    mask: Path | None = None
-    center: float | None = None
-    which: WhichBoxes = "all"
-    refine: Refinement = "none"
-    on_miss: OnMiss = "fail"
-
-    def __post_init__(self) -> None:
-        given = [name for name in ("boxes", "mask", "center") if getattr(self, name) not in ((), None)]
-        if len(given) > 1:
-            options = " and ".join("--box" if name == "boxes" else f"--{name}" for name in given)
-            raise UsageError(f"{options} cannot be used together", "each says on its own where the object is")
-        if self.center is not None and not 0.0 < self.center < 1.0:
-            raise UsageError(f"the center share is {self.center:g}, not between 0 and 1", "for example --center 0.25")
-
 
 @dataclass(frozen=True)
 class PhotoSettings:
-    """Everything that decides a photo's result, besides the photo, the classifier and the detector."""
+    """Everything that decides a photo's result, besides the photo, the classifier and the attack."""
 
     epsilon: float = 8 / 255
     region: localize.Region = "background"
-    localization: Localization = field(default_factory=Localization)
     attack: AttackSettings = field(default_factory=AttackSettings)
     target: Label | None = None
     at_model_resolution: bool = False
@@ -104,185 +64,249 @@ class PhotoSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Localized:
-    """A photo, its label and clean prediction, the object's mask and what may change: ready to be attacked.
+class Located:
+    """A photo, its label and clean prediction, and its object.
 
-    `mask_HW` is uint8, 255 on the object; `how` says in words where it came from. `background_share` is the share of
-    pixels that the epsilon matrix lets change, `visible_share` the same of those that the classifier sees; `allowed_HW`
-    are whole levels (uint8) for the latter, since a change that nobody sees would be pointless.
+    mask_HW: uint8, 255 on the object. window: the rows and columns that the classifier sees. evidence: the share of the
+    classifier's evidence for the label that lies on the object, and its lift (see `evidence_inside`); None where the
+    network has no map.
     """
 
     photo: Photo
     label: Label
     clean: Prediction
-    boxes: tuple[Box, ...]
-    how: str
+    found: FoundObject
     mask_HW: np.ndarray
+    window: tuple[slice, slice]
+    evidence: tuple[float, float] | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The photo's height and width."""
+        return self.photo.size
+
+    @property
+    def object_share(self) -> float:
+        """Share of the photo's pixels that belong to the object."""
+        return float(np.mean(self.mask_HW >= 128))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was done to the photo to make it plain RGB, and what is doubtful about its object."""
+        return (*self.photo.notes, *self.found.notes, *_doubts(self))
+
+
+@dataclass(frozen=True, eq=False)
+class Threat:
+    """What may change in a photo: `allowed_HW` are whole levels (uint8), 0 where the classifier does not look.
+
+    background_share: the share of the photo's pixels that the region covers; visible_share: the share of those that the
+    classifier sees and that may change.
+    """
+
+    located: Located
+    region: localize.Region
+    epsilon: float
     allowed_HW: np.ndarray
     background_share: float
     visible_share: float
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """The photo's height and width."""
+        return self.located.photo.size
+
 
 @dataclass(frozen=True, eq=False)
 class PhotoResult:
-    """One attacked photo. Shares are in [0, 1]; confidences and ranks are the label's own.
+    """One attacked photo. `adversarial_png` are the very bytes that `adversarial` was scored from.
 
-    `adversarial_png` are the very bytes that the adversarial prediction was scored from.
+    p_target: the probability of the target class, of a targeted attack.
     """
 
-    localized: Localized
+    threat: Threat
     adversarial: Prediction
     adversarial_png: bytes
     adversarial_HWC: np.ndarray
-    altered_share: float
-    linf_inside: float
-    linf_outside: float
-    l2: float
+    change: Change
+    p_target: float | None = None
+    reached: bool | None = None
+
+    @property
+    def located(self) -> Located:
+        """The photo and its object."""
+        return self.threat.located
+
+    @property
+    def was_right(self) -> bool:
+        """Whether the label was the top guess before the attack."""
+        return self.located.clean.rank == 1
+
+    @property
+    def fooled(self) -> bool:
+        """Right before the attack, and wrong after it."""
+        return self.was_right and self.adversarial.rank > 1
+
+    @property
+    def succeeded(self) -> bool:
+        """The target is reached, where there is one, else the classifier is fooled."""
+        return self.fooled if self.reached is None else self.reached
 
 
 class PhotoAttacker:
-    """A classifier, a detector and settings, ready for any number of photos."""
+    """A classifier, what finds objects, an attack and settings, ready for any number of photos."""
 
     def __init__(
         self,
         classifier: Classifier,
-        detector: Detector,
+        finder: ObjectFinder,
         attack: Attack,
         settings: PhotoSettings,
-        cache: DetectionCache | None = None,
-        forms: FormMemory | None = None,
     ) -> None:
-        self.classifier, self.detector, self.attack, self.cache = classifier, detector, attack, cache
-        self._forms = forms
-        rank = settings.attack.stop_rank
-        self.settings = replace(
-            settings,
-            attack=replace(
-                settings.attack, targeted=settings.target is not None, stop_margin=STOP_MARGIN if rank else 0.0
-            ),
-        )
+        self.classifier, self.finder, self.attack = classifier, finder, attack
+        margin = STOP_MARGIN if settings.attack.stop_rank else 0.0
+        search = replace(settings.attack, targeted=settings.target is not None, stop_margin=margin)
+        self.settings = replace(settings, attack=search)
         self.device = classifier.device
 
     @cached_property
-    def gradients(self) -> BatchInvariant:
-        """The classifier in the form that gradients are looked for in; its first use may take a measurement."""
+    def gradients(self) -> GradientForm:
+        """The classifier in the form that gradients are looked for in."""
         crop = self.classifier.preprocessing.crop
-        net = folded(self.classifier, (3, crop, crop))
-        form = choose_form(net, (3, crop, crop), _MEASURED_PHOTOS, self.settings.precision, self._forms)
-        return BatchInvariant(GradientForm(net, form), (3, crop, crop))
+        return gradient_model(self.classifier, (3, crop, crop), self.settings.precision)
 
-    def localize(self, photo: Photo, label: Label | None = None) -> Localized:
-        """Everything up to the attack: clean prediction, object, mask, epsilon matrix.
+    @cached_property
+    def _passes(self) -> tuple[int, int]:
+        return passes(self.attack, self.settings.attack, len(self.classifier.class_names))
 
-        Without a label the clean prediction is the label. Raises NoObjectError where nothing was found and that is to
-        fail, LatcliError where nothing is left to change, ImageError or UsageError for a mask or box that does not fit.
+    def locate(self, photo: Photo, label: Label | None = None) -> Located:
+        """Clean prediction and object of a photo. Without a label the clean prediction is the label.
+
+        Raises NoObjectError where nothing was found and that is to fail, ImageError or UsageError for a mask or box
+        that does not fit, and for a target that is the photo's own class.
         """
-        settings = self.settings
         photo = self._at_resolution(photo)
         clean = self._score([photo.image], [label.index if label else None])[0]
-        label = label or Label(clean.index, clean.name, "prediction")
-        if settings.target is not None and settings.target.index == label.index:
+        label = label or Label(clean.index, clean.prediction, "prediction")
+        if self.settings.target is not None and self.settings.target.index == label.index:
             raise UsageError(
                 f"the target '{label.name}' is the class of {photo.name} itself", "choose another --target"
             )
-        mask_1HW, boxes, how = self._mask(photo, label)
-        seed = derive_seed(settings.seed, photo.sha256, "region")
-        eps_1HW = localize.epsilon_matrix(mask_1HW[None], settings.epsilon, settings.region, [seed])[0]
-        allowed_HW = allowed_levels(eps_1HW)[0].numpy()
-        background_share = float(np.count_nonzero(allowed_HW)) / allowed_HW.size
-        window = self._window(photo)
-        visible_share = float(np.count_nonzero(allowed_HW[window])) / allowed_HW[window].size
-        if visible_share == 0.0:
-            raise _nothing_to_change(photo, how, settings, background_share)
-        allowed_HW = _within(allowed_HW, window)
-        mask_HW = mask_1HW[0].mul(255.0).round_().to(torch.uint8).numpy()
-        return Localized(photo, label, clean, boxes, how, mask_HW, allowed_HW, background_share, visible_share)
+        found = self.finder.find(photo, Target(label.index, label.name))
+        mask_HW = found.mask_1HW[0].mul(255.0).round().to(torch.uint8).numpy()
+        evidence = evidence_inside(self.classifier, photo, label.index, found.mask_1HW)
+        return Located(photo, label, clean, found, mask_HW, self._window(photo), evidence)
 
-    def attack_batch(self, batch: Sequence[Localized]) -> list[PhotoResult]:
+    def threat(self, located: Located, region: localize.Region | None = None, epsilon: float | None = None) -> Threat:
+        """The epsilon matrix of a photo, in whole levels; region and epsilon are the settings' unless they are given.
+
+        Regions at a random place are placed within what the classifier sees, so that the control covers as much of it
+        as the background does. Raises LatcliError where nothing is left to change.
+        """
+        region, epsilon = region or self.settings.region, epsilon or self.settings.epsilon
+        seed = derive_seed(self.settings.seed, located.photo.sha256, "region")
+        mask_1HW = located.found.mask_1HW
+        seen_1hw = mask_1HW[:, located.window[0], located.window[1]]
+        allowed_HW = np.zeros(located.photo.size, dtype=np.uint8)
+        seen = allowed_levels(localize.epsilon_matrix(seen_1hw[None], epsilon, region, [seed])[0])[0].numpy()
+        allowed_HW[located.window] = seen
+        whole = allowed_HW
+        if region != "patch":
+            unplaced: localize.Region = "background" if region == "random" else region
+            whole = allowed_levels(localize.epsilon_matrix(mask_1HW[None], epsilon, unplaced)[0])[0].numpy()
+        background_share = float(np.count_nonzero(whole)) / whole.size
+        visible_share = float(np.count_nonzero(seen)) / seen.size
+        if visible_share == 0.0:
+            raise _nothing_to_change(located, epsilon, background_share)
+        return Threat(located, region, epsilon, allowed_HW, background_share, visible_share)
+
+    def attack_batch(self, batch: Sequence[Threat], search: AttackSettings | None = None) -> list[PhotoResult]:
         """Attack photos together; each result is what it would be alone, up to floating-point noise.
 
-        Raises ContractError where the attack leaves the epsilon matrix.
+        `search` takes the place of the settings' own. Raises ContractError where the attack leaves the epsilon matrix.
         """
         settings = self.settings
-        grids = [make_grid(one.photo.levels_HWC, one.allowed_HW) for one in batch]
+        search = search or settings.attack
+        photos = [one.located.photo for one in batch]
+        grids = [make_grid(one.located.photo.levels_HWC, one.allowed_HW) for one in batch]
         canvas = make_canvas(grids, self.device)
-        wanted = [settings.target.index if settings.target else one.label.index for one in batch]
-        seeds = [derive_seed(settings.seed, one.photo.sha256, "start") for one in batch]
+        wanted = [settings.target.index if settings.target else one.located.label.index for one in batch]
+        seeds = [derive_seed(settings.seed, photo.sha256, "start") for photo in photos]
         adv_BCHW = run_attack(
             self.attack,
             self._view(canvas),
             canvas.x_BCHW,
             torch.tensor(wanted, device=self.device),
             canvas.eps_B1HW,
-            _on_grids(settings.attack, grids),
+            _on_grids(search, grids),
             torch.tensor(seeds, device=self.device),
         )
         levels = [
-            adversarial_levels(one.photo.levels_HWC, one.allowed_HW, grid, adv_CHW, settings.attack.radius)
+            adversarial_levels(one.located.photo.levels_HWC, one.allowed_HW, grid, adv_CHW, search.radius)
             for one, grid, adv_CHW in zip(batch, grids, adv_BCHW, strict=True)
         ]
-        return self._results(batch, levels)
+        return [self._result(one, levels_HWC) for one, levels_HWC in zip(batch, levels, strict=True)]
 
-    def object_only(self, localized: Localized) -> tuple[np.ndarray, Prediction]:
+    def smallest_epsilon(
+        self, batch: Sequence[Located], region: localize.Region, most: float
+    ) -> list[tuple[PhotoResult, float | None]]:
+        """For each photo the least epsilon that succeeds, by bisection over whole levels up to `most`, and its result.
+
+        None, with the result at `most`, where nothing up to there succeeds, and for a photo that was wrong before. Each
+        trial is an attack that rests as soon as it succeeds, scored from its saved bytes. Bisection takes for granted
+        that a larger epsilon succeeds where a smaller one does.
+        """
+        rank = self.settings.attack.stop_rank or 1
+        search = replace(self.settings.attack, stop_rank=rank, stop_margin=STOP_MARGIN)
+        highest = int(most * 255.0 + 1e-6)
+        results = self.attack_batch([self.threat(one, region, highest / 255.0) for one in batch], search)
+        low, high = [0] * len(batch), [highest if result.succeeded else 0 for result in results]
+        while trials := [index for index in range(len(batch)) if high[index] - low[index] > 1]:
+            middle = {index: (low[index] + high[index]) // 2 for index in trials}
+            threats = [self.threat(batch[index], region, middle[index] / 255.0) for index in trials]
+            for index, result in zip(trials, self.attack_batch(threats, search), strict=True):
+                if result.succeeded:
+                    high[index], results[index] = middle[index], result
+                else:
+                    low[index] = middle[index]
+        return [(result, level / 255.0 if level else None) for result, level in zip(results, high, strict=True)]
+
+    def object_only(self, located: Located) -> tuple[np.ndarray, Prediction]:
         """The photo with its background blacked out (levels_HWC), and what the classifier says of it."""
-        kept_HW1 = localized.mask_HW[:, :, None] >= 128
-        levels_HWC = localized.photo.levels_HWC * kept_HW1
-        return levels_HWC, self._score([Image.fromarray(levels_HWC)], [localized.label.index])[0]
+        kept_HW1 = located.mask_HW[:, :, None] >= 128
+        levels_HWC = located.photo.levels_HWC * kept_HW1
+        return levels_HWC, self._score([Image.fromarray(levels_HWC)], [located.label.index])[0]
 
-    def seconds_a_step(self, localized: Localized) -> float:
-        """Time of one gradient step on one photo, measured: the second of two, since the first one warms up."""
-        grid = make_grid(localized.photo.levels_HWC, localized.allowed_HW)
+    def seconds(self, threat: Threat) -> float:
+        """How long the attack on one photo will take: the passes that it makes, times what one takes here, measured."""
+        grid = make_grid(threat.located.photo.levels_HWC, threat.allowed_HW)
         canvas = make_canvas([grid], self.device)
         view = self._view(canvas)
-        y_1 = torch.tensor([localized.label.index], device=self.device)
-        for _ in range(2):
-            start = time.perf_counter()
-            gradient_1CHW, _ = input_gradient(view, canvas.x_BCHW, y_1, objective_for(self.settings.attack))
-            gradient_1CHW.sum().item()  # waits for the device
-        return time.perf_counter() - start
+        y_1 = torch.tensor([threat.located.label.index], device=self.device)
 
-    def _results(self, batch: Sequence[Localized], levels: Sequence[np.ndarray]) -> list[PhotoResult]:
-        encoded = [encode_png(levels_HWC) for levels_HWC in levels]
-        scores = self._score([decode_png(png) for png in encoded], [one.label.index for one in batch])
-        results = []
-        for one, levels_HWC, png, adversarial in zip(batch, levels, encoded, scores, strict=True):
-            change = measure_change(one.photo.levels_HWC, levels_HWC, one.allowed_HW)
-            results.append(
-                PhotoResult(
-                    localized=one,
-                    adversarial=adversarial,
-                    adversarial_png=png,
-                    adversarial_HWC=levels_HWC,
-                    altered_share=change.altered,
-                    linf_inside=change.linf_inside,
-                    linf_outside=change.linf_outside,
-                    l2=change.l2,
-                )
-            )
-        return results
+        def gradient() -> None:
+            input_gradient(view, canvas.x_BCHW, y_1, objective_for(self.settings.attack))[0].sum().item()
 
-    def _mask(self, photo: Photo, label: Label) -> tuple[torch.Tensor, tuple[Box, ...], str]:
-        where = self.settings.localization
-        if where.mask is not None:
-            return read_mask(_mask_file(where.mask, photo), photo.size), (), "mask file"
-        if where.center is not None:
-            return localize.center_mask(photo.size, where.center), (), f"middle {where.center:g} of the sides"
-        if where.boxes:
-            given = localize.user_boxes(where.boxes, photo.size)
-            boxes = tuple(Box(*box, score=1.0, name=label.name) for box in given)
-            return detection_mask(photo, Detection(boxes), where.refine), boxes, "given boxes"
-        found = find_object(self.detector, photo, Target(label.index, label.name), where.which, self.cache)
-        if found.boxes or self.detector.name == "none":
-            return detection_mask(photo, found, where.refine), found.boxes, self.detector.name
-        if where.on_miss == "center":
-            return (
-                localize.center_mask(photo.size, MISS_CENTER),
-                (),
-                f"middle {MISS_CENTER:g}, {self.detector.name} missed",
-            )
-        raise NoObjectError(
-            f"{self.detector.name} found no object in {photo.name}",
-            "give --box or --mask, choose another --detector, or say --on-miss center or skip",
+        def forward() -> None:
+            with torch.no_grad():
+                view(canvas.x_BCHW).sum().item()
+
+        gradients, forwards = self._passes
+        return gradients * _seconds_of(gradient) + (forwards * _seconds_of(forward) if forwards else 0.0)
+
+    def _result(self, threat: Threat, levels_HWC: np.ndarray) -> PhotoResult:
+        png = encode_png(levels_HWC)
+        image, target = decode_png(png), self.settings.target
+        adversarial = self._score([image], [threat.located.label.index])[0]
+        p_target = None if target is None else self._score([image], [target.index])[0].confidence
+        return PhotoResult(
+            threat=threat,
+            adversarial=adversarial,
+            adversarial_png=png,
+            adversarial_HWC=levels_HWC,
+            change=measure_change(threat.located.photo.levels_HWC, levels_HWC, threat.allowed_HW),
+            p_target=p_target,
+            reached=None if target is None else adversarial.index == target.index,
         )
 
     def _at_resolution(self, photo: Photo) -> Photo:
@@ -308,15 +332,18 @@ class PhotoAttacker:
         return make_view(self.gradients, canvas, self.classifier.preprocessing.matrices)
 
 
-def batches(photos: Iterable[Localized], most: int, pixels: int = MAX_GRID_PIXELS) -> Iterator[list[Localized]]:
+T = TypeVar("T", Located, Threat)
+
+
+def batches(photos: Iterable[T], most: int, pixels: int = MAX_GRID_PIXELS) -> Iterator[list[T]]:
     """Photos in groups for `attack_batch`, in their order: at most `most`, on a canvas of at most `pixels` pixels.
 
     A photo that is larger than that goes alone.
     """
-    group: list[Localized] = []
+    group: list[T] = []
     height = width = 0
     for one in photos:
-        h, w = one.photo.size
+        h, w = one.size
         taller, wider = max(height, h), max(width, w)
         if group and (len(group) == most or taller * wider * (len(group) + 1) > pixels):
             yield group
@@ -327,6 +354,33 @@ def batches(photos: Iterable[Localized], most: int, pixels: int = MAX_GRID_PIXEL
         yield group
 
 
+def passes(attack: Attack, settings: AttackSettings, classes: int) -> tuple[int, int]:
+    """How often an attack on one image asks for a gradient, and for logits alone, where it never succeeds.
+
+    Counted by running it on a small linear model that is sure of its label.
+    """
+    counted = {True: 0, False: 0}
+    weights_KN = torch.rand(classes, 3 * 16 * 16, generator=torch.Generator().manual_seed(0)) * 1e-3
+    lead_K = torch.zeros(classes).index_fill(0, torch.tensor([1 if settings.targeted else 0]), 1e3)
+
+    def model(x_BCHW: torch.Tensor) -> torch.Tensor:
+        counted[torch.is_grad_enabled() and x_BCHW.requires_grad] += 1
+        return x_BCHW.flatten(1) @ weights_KN.T + lead_K
+
+    x_1CHW = torch.full((1, 3, 16, 16), 0.5)
+    eps_1CHW = torch.full((1, 1, 16, 16), 8 / 255)
+    attack(model, x_1CHW, torch.tensor([0]), eps_1CHW, replace(settings, stop_rank=0), torch.tensor([0]))
+    return counted[True], counted[False]
+
+
+def _seconds_of(work: Callable[[], None]) -> float:
+    """The second time of two, since the first one warms up."""
+    work()
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
 def _on_grids(settings: AttackSettings, grids: Sequence[Grid]) -> AttackSettings:
     """The settings for an attack on grids: a cell that changes changes all its pixels, so the l2 radius shrinks."""
     if settings.radius is None:
@@ -334,37 +388,33 @@ def _on_grids(settings: AttackSettings, grids: Sequence[Grid]) -> AttackSettings
     return replace(settings, radius=settings.radius / max(float(grid.cell_areas.max()) for grid in grids) ** 0.5)
 
 
-def _within(allowed_HW: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
-    """Nothing may change outside the window: no gradient comes from there, and a random start would stay as noise."""
-    inside_HW = np.zeros_like(allowed_HW)
-    inside_HW[window] = allowed_HW[window]
-    return inside_HW
+#: A lift of the evidence below this says that the object holds hardly more of it than its area would.
+_LOW_LIFT = 1.2
 
 
-def _mask_file(mask: Path, photo: Photo) -> Path:
-    stem = Path(photo.name).stem
-    try:
-        if not mask.is_dir():
-            return mask
-        found = sorted(path for path in mask.iterdir() if path.stem == stem and path.is_file())
-    except OSError as error:
-        raise UsageError(f"cannot read the masks {mask}: {error.strerror}", "give a grey image, or a folder") from error
-    if not found:
-        raise UsageError(f"the mask folder {mask} has no file called {stem}.*", "masks are named like their photos")
-    return found[0]
+def _doubts(located: Located) -> tuple[str, ...]:
+    found = located.found.detector in ("saliency", "yolo", "mobilenet")
+    if found and located.evidence is not None and located.evidence[1] < _LOW_LIFT:
+        share, lift = located.evidence
+        return (
+            f"{100 * share:.0f} % of the classifier's evidence lies on the object, {lift:.1f} times what its area "
+            "alone would hold: look at the mask",
+        )
+    return ()
 
 
-def _nothing_to_change(photo: Photo, how: str, settings: PhotoSettings, share: float) -> LatcliError:
-    if settings.epsilon < 1 / 255:
+def _nothing_to_change(located: Located, epsilon: float, share: float) -> LatcliError:
+    name = located.photo.name
+    if epsilon < 1 / 255:
         return UsageError(
-            f"epsilon {settings.epsilon:g} is less than one 8-bit level", "the smallest one that a PNG holds is 1/255"
+            f"epsilon {epsilon:g} is less than one 8-bit level", "the smallest one that a PNG holds is 1/255"
         )
     if share > 0.0:
         return LatcliError(
-            f"all that may change in {photo.name} lies outside what the classifier sees",
+            f"all that may change in {name} lies outside what the classifier sees",
             "its preprocessing crops the photo's middle; choose another box, mask or --region",
         )
     return LatcliError(
-        f"nothing is left to change in {photo.name}: the object ({how}) covers the whole photo",
-        "this says nothing about robustness; try --boxes best, --refine grabcut, --box or --mask",
+        f"nothing is left to change in {name}: the object ({located.found.how}) covers the whole photo",
+        "this says nothing about robustness; try --boxes best, --refine saliency, --box or --mask",
     )

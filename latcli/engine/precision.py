@@ -1,6 +1,7 @@
-"""How a network runs while gradients are looked for, and which way is the fastest here; never how anything is scored.
+"""The form in which a network computes gradients, chosen by rule; results are always scored by the network as it is.
 
-Knows layouts, number formats and devices; must not know attacks, regimes, data sets or photos.
+A form is a copy of the network: batch norms folded into the convolutions before them, weights in another memory layout
+or number format. It is tried on two images before it is used, and left out where it fails or changes the logits.
 
 Legend: B images, C channels, H, W pixels, K classes.
 """
@@ -8,16 +9,19 @@ Legend: B images, C channels, H, W pixels, K classes.
 from __future__ import annotations
 
 import copy
-import hashlib
-import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from latcli.engine.folding import device_of, same_logits
+from latcli.engine.failures import failure_of
 from latcli.errors import UsageError
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -25,30 +29,29 @@ Precision = Literal["auto", "fp32", "bf16"]
 Form = Literal["fp32", "fp32-channels-last", "bf16-channels-last"]
 FORMS: tuple[Form, ...] = get_args(Form)
 
-#: What is taken unless another form is faster by its share below: small gains are noise, and the choice should last.
-_USUAL: Form = "fp32-channels-last"
-_WORTH_IT: Mapping[Form, float] = {"fp32": 1.05, "bf16-channels-last": 1.15}
+#: Largest difference of logits, as a share of their standard deviation, that a form may make.
+_TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
 
-#: Largest difference of logits, as a share of their own spread, that a form may make.
-_TOLERANCE: Mapping[Form, float] = {"fp32": 1e-3, "fp32-channels-last": 1e-3, "bf16-channels-last": 0.1}
-
-#: Larger batches take long to measure and say no more.
-_LARGEST_MEASURED = 256
-
-#: Images that a remembered form is tried on again.
-_CHECKED = 4
+#: Below so many multiplications an image, converting numbers costs more than multiplying them faster saves.
+_FEW = 1_000_000
+#: Share of the multiplications in depthwise convolutions above which bf16 gains nothing: they wait for memory. Measured
+#: by `python -m benchmarks.forms`.
+_DEPTHWISE = 0.02
 
 
 class GradientForm:
-    """A frozen copy of `net` in evaluation mode; `refresh` brings it up to the weights of `net`.
+    """A frozen copy of a network in evaluation mode, in one of the forms; see `gradient_model`.
 
-    A copy, because casting the weights anew for each of many gradients of one step costs more than one cast a step.
+    form: its name. note: one line for the user where the form that was asked for could not be used, else None.
     """
 
-    def __init__(self, net: nn.Module, form: Form) -> None:
-        self.form = form
-        self._net = net
-        self._copy = copy.deepcopy(net).eval().requires_grad_(False)
+    def __init__(self, net: nn.Module, form: Form, folds: tuple[_Fold, ...] = (), note: str | None = None) -> None:
+        self.form, self.note = form, note
+        self._net, self._folds = net, folds
+        with torch.no_grad():  # scripted networks are copied by cloning their weights
+            self._copy = copy.deepcopy(net).eval().requires_grad_(False)
+        for fold in folds:
+            _fold(self._copy, fold)
         self._dtype = torch.bfloat16 if form.startswith("bf16") else torch.float32
         if self._dtype == torch.bfloat16:
             for module in self._copy.modules():
@@ -56,7 +59,7 @@ class GradientForm:
                     module.to(torch.bfloat16)
         if form.endswith("channels-last"):
             self._copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._pairs = list(zip(_tensors(self._copy), _tensors(net), strict=True))
+        self._copied = _tensors(self._copy).keys() & _tensors(net).keys()
 
     @property
     def network(self) -> nn.Module:
@@ -65,9 +68,18 @@ class GradientForm:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take over the weights as they are now."""
-        for mine, theirs in self._pairs:
-            mine.copy_(theirs)
+        """Take over the network's weights as they are now.
+
+        For the many gradients of a training step: casting the weights anew for each would cost more than once a step.
+        """
+        mine, theirs = _tensors(self._copy), _tensors(self._net)
+        for name in self._copied:
+            mine[name].copy_(theirs[name])
+        for fold in self._folds:
+            weight, bias = _folded_weights(self._net, fold)
+            convolution = self._copy.get_submodule(fold.convolution)
+            convolution.get_parameter("weight").copy_(weight)
+            convolution.get_parameter("bias").copy_(bias)
 
     def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """logits_BK in fp32 of images in [0, 1]."""
@@ -79,75 +91,51 @@ class GradientForm:
         return logits_BK.float()
 
 
-def _tensors(net: nn.Module) -> list[torch.Tensor]:
-    return [*net.parameters(), *net.buffers()]
+def gradient_model(
+    net: nn.Module, image_shape: tuple[int, int, int], precision: Precision = "auto", form: Form | None = None
+) -> GradientForm:
+    """The network in the form that suits its device, its layers and the images, for gradients with respect to images.
 
-
-@dataclass(frozen=True)
-class Measured:
-    """A choice and what it rests on: seconds of one gradient in each form that could be used."""
-
-    form: Form
-    seconds: Mapping[Form, float]
-
-
-class FormMemory(Protocol):
-    """Where choices are kept, so that they are made once, and are the same from one run to the next."""
-
-    def recall(self, key: str) -> Measured | None:
-        """What was remembered under this key."""
-        ...
-
-    def remember(self, key: str, measured: Measured, about: str) -> None:
-        """Keep a choice; `about` says to a person what was measured."""
-        ...
-
-
-class ProcessMemory:
-    """Remembers as long as the process lives."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, Measured] = {}
-
-    def recall(self, key: str) -> Measured | None:
-        """What was remembered under this key."""
-        return self._kept.get(key)
-
-    def remember(self, key: str, measured: Measured, about: str) -> None:
-        """Keep a choice."""
-        self._kept[key] = measured
-
-
-#: Where nobody hands in another memory.
-_PROCESS_MEMORY = ProcessMemory()
-
-
-def choose_form(
-    net: nn.Module,
-    image_shape: tuple[int, int, int],
-    batch: int,
-    precision: Precision,
-    memory: FormMemory | None = None,
-) -> Form:
-    """The form for this network on its device: given by `precision`, or for auto the fastest in a short measurement.
-
-    image_shape: (C, H, W). memory: None for one as long as the process. fp32 and bf16 leave nothing to measure. A form
-    in which the network fails, or gives other logits than as it is, is no candidate, and a CPU without units for bf16
-    is not asked about it.
+    `net` maps x_BCHW in [0, 1], of image_shape (C, H, W), to logits_BK. `precision` leaves the choice to the rule of
+    `chosen_form` or overrules it; `form` is that of an earlier run. A form in which the network fails on two images, or
+    gives other logits, is replaced by plain fp32, which the result's `note` says. The network stays as it is.
     """
-    if precision != "auto":
-        return "bf16-channels-last" if precision == "bf16" else _USUAL
-    batch = min(batch, _LARGEST_MEASURED)
-    device = device_of(net)
-    key = _key(net, image_shape, batch, device)
-    memory = memory or _PROCESS_MEMORY
-    measured = memory.recall(key)
-    # Weights are no part of the key, but whether a number format is exact enough for a network depends on them.
-    if measured is None or not _still_agrees(net, measured.form, image_shape, device):
-        measured = _measure(net, image_shape, batch, device)
-        shape = "x".join(map(str, image_shape))
-        memory.remember(key, measured, f"{_size(net)} weights, {shape}, batch {batch}, {device.type}")
-    return measured.form
+    with _evaluating(net):
+        x_2CHW = torch.rand(2, *image_shape, generator=torch.Generator().manual_seed(0)).to(device_of(net))
+        expected_2K, layers = _observed(net, x_2CHW)
+        if not torch.isfinite(expected_2K).all():
+            return GradientForm(net, "fp32")  # no form is to blame; whoever scores it says what is wrong
+        wanted = form or chosen_form(net, layers, precision)
+        folds = tuple(layers.folds)
+        # A network that uses a convolution's own output besides, or mixes the images of a batch, fails the first try.
+        reason = None
+        for tried in dict.fromkeys((folds, ())):
+            try:
+                found = GradientForm(net, wanted, tried)
+                reason = _fault(found, x_2CHW, expected_2K)
+            except Exception as error:  # whatever a network raises where a layer is not as its author had it
+                if failure := failure_of(error):
+                    raise failure from error
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+            if reason is None:
+                return found
+        note = f"gradients are computed in plain fp32, since {wanted} does not fit this network: {reason}"
+        return GradientForm(net, "fp32", note=note)
+
+
+def chosen_form(net: nn.Module, layers: Layers, precision: Precision) -> Form:
+    """The rule, from processor, network and image shape: the form that is the fastest, or within a few per cent of it.
+
+    bf16 where the device multiplies it in hardware, save in small networks, networks of depthwise convolutions, and
+    torch's own attention, whose packed weights autocast would convert in every call. Channels-last for convolutions.
+    """
+    if precision == "bf16":
+        return "bf16-channels-last"
+    attention = any(isinstance(module, nn.MultiheadAttention) for module in net.modules())
+    suits_bf16 = layers.multiplications >= _FEW and layers.depthwise_share <= _DEPTHWISE and not attention
+    if precision == "auto" and suits_bf16 and has_bf16_units(device_of(net)):
+        return "bf16-channels-last"
+    return "fp32-channels-last" if 2 * layers.convolved > layers.multiplications else "fp32"
 
 
 def has_bf16_units(device: torch.device) -> bool:
@@ -168,88 +156,147 @@ def check_form(name: str) -> Form:
     raise UsageError(f"there is no gradient form called '{name}'", f"known: {', '.join(FORMS)}")
 
 
-def _still_agrees(net: nn.Module, form: Form, image_shape: tuple[int, int, int], device: torch.device) -> bool:
-    x_BCHW = _images(_CHECKED, image_shape, device)
-    return _agrees(GradientForm(net, form), x_BCHW, _as_it_is(net, x_BCHW))
+def device_of(net: nn.Module) -> torch.device:
+    """Where the network's weights lie; the CPU for one that has none."""
+    return next((tensor.device for tensor in (*net.parameters(), *net.buffers())), torch.device("cpu"))
 
 
-def _images(count: int, image_shape: tuple[int, int, int], device: torch.device) -> torch.Tensor:
-    return torch.rand(count, *image_shape, generator=torch.Generator().manual_seed(0)).to(device)
+# what one run of the network shows
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """A convolution whose output goes into a batch norm and nowhere else, by their names in the network."""
+
+    convolution: str
+    norm: str
+
+
+@dataclass
+class Layers:
+    """What the layers of a network do for one image of a shape.
+
+    multiplications: in convolutions and linear layers; convolved, depthwise: of them, in all convolutions and in those
+    of one channel a group. folds: norms that may be folded into the convolution before them.
+    """
+
+    multiplications: float = 0.0
+    convolved: float = 0.0
+    depthwise: float = 0.0
+    folds: list[_Fold] | tuple[_Fold, ...] = ()
+
+    @property
+    def depthwise_share(self) -> float:
+        """Of all multiplications; 0 where there are none."""
+        return self.depthwise / self.multiplications if self.multiplications else 0.0
+
+
+@contextmanager
+def _evaluating(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode, module by module, while the block runs."""
+    training = [module for module in net.modules() if module.training]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 @torch.no_grad()
-def _as_it_is(net: nn.Module, x_BCHW: torch.Tensor) -> torch.Tensor:
-    logits_BK: torch.Tensor = copy.deepcopy(net).eval()(x_BCHW)
-    return logits_BK.float()
+def _observed(net: nn.Module, x_BCHW: torch.Tensor) -> tuple[torch.Tensor, Layers]:
+    """logits_BK of the network as it is, and its layers as hooks see them."""
+    layers = Layers()
+    names = {module: name for name, module in net.named_modules()}
+    made_by: dict[int, nn.Conv2d] = {}
+    outputs: list[torch.Tensor] = []  # kept alive, so that no two tensors have the same id
+    pairs: list[tuple[nn.Conv2d, _BatchNorm]] = []
+
+    def note_layer(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        if isinstance(module, nn.Linear):
+            layers.multiplications += output.numel() / len(x_BCHW) * module.in_features
+        elif isinstance(module, nn.Conv2d):
+            count = output.numel() / len(x_BCHW) * module.weight[0].numel()
+            layers.multiplications += count
+            layers.convolved += count
+            layers.depthwise += count if module.groups == module.in_channels > 1 else 0.0
+            outputs.append(output)
+            made_by[id(output)] = module
+
+    def note_norm(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        convolution = made_by.get(id(inputs[0])) if inputs else None
+        if isinstance(module, _BatchNorm) and convolution is not None:
+            pairs.append((convolution, module))
+
+    plain = {module for module in names if _is_plain(module)}  # before this function's own hooks
+    hooks: list[Any] = []
+    try:
+        for module in names:
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                hooks.append(module.register_forward_hook(note_layer))
+            elif isinstance(module, _BatchNorm):
+                hooks.append(module.register_forward_pre_hook(note_norm))
+        logits_BK: torch.Tensor = net(x_BCHW)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    uses = Counter(module for pair in pairs for module in pair)
+    layers.folds = [
+        _Fold(names[convolution], names[norm])
+        for convolution, norm in pairs
+        if uses[convolution] == uses[norm] == 1 and {convolution, norm} <= plain and norm.running_mean is not None
+    ]
+    return logits_BK.float(), layers
 
 
-def _measure(net: nn.Module, image_shape: tuple[int, int, int], batch: int, device: torch.device) -> Measured:
-    x_BCHW = _images(batch, image_shape, device)
-    expected_BK = _as_it_is(net, x_BCHW)
-    seconds: dict[Form, float] = {}
-    for form in FORMS:
-        if form.startswith("bf16") and not has_bf16_units(device):
-            continue
-        try:
-            fast = GradientForm(net, form)
-            if _agrees(fast, x_BCHW, expected_BK):
-                seconds[form] = _seconds(fast, x_BCHW)
-        except RuntimeError:  # an operation that does not know this layout or number format
-            continue
-    return Measured(_best(seconds), seconds)
+def _is_plain(module: nn.Module) -> bool:
+    """Whether the layer's weights are plain parameters, which no hook or parametrization computes on a call."""
+    hooked = module._forward_hooks or module._forward_pre_hooks or parametrize.is_parametrized(module)
+    return not hooked and (isinstance(module, _BatchNorm) or "weight" in module._parameters)
 
 
-def _best(seconds: Mapping[Form, float]) -> Form:
-    """The fastest, each form's seconds weighted by how much faster than the usual one it must be."""
-    if not seconds:
-        return "fp32"  # as it is; whatever is wrong with it shows where it is used
-    return min(seconds, key=lambda form: seconds[form] * _WORTH_IT.get(form, 1.0))
+def _fault(form: GradientForm, x_BCHW: torch.Tensor, expected_BK: torch.Tensor) -> str | None:
+    """What is wrong with a form: it gives other logits than expected, or no finite gradient. May raise anything."""
+    with torch.enable_grad():
+        leaf_BCHW = x_BCHW.clone().requires_grad_()
+        logits_BK = form(leaf_BCHW)
+        if logits_BK.shape != expected_BK.shape:
+            return "its logits have another shape"
+        difference = (logits_BK.detach() - expected_BK).abs().max()
+        spread = expected_BK.std().clamp_min(1e-6)
+        if not difference <= _TOLERANCE[form.form[:4]] * spread:  # also true of NaN
+            return f"its logits differ by {float(difference / spread):.2g} of their spread"
+        if logits_BK.requires_grad:
+            (gradient_BCHW,) = torch.autograd.grad(logits_BK.sum(), leaf_BCHW)
+            if not torch.isfinite(gradient_BCHW).all():
+                return "its gradients are not finite"
+    return None
+
+
+# batch norm inside the convolution before it
+
+
+def _fold(net: nn.Module, fold: _Fold) -> None:
+    """Give the convolution the norm's scale and shift, and leave of the norm what it does besides (timm: activate)."""
+    convolution, norm = net.get_submodule(fold.convolution), net.get_submodule(fold.norm)
+    weight, bias = _folded_weights(net, fold)
+    convolution.weight = nn.Parameter(weight, requires_grad=False)
+    convolution.bias = nn.Parameter(bias, requires_grad=False)
+    rest = getattr(norm, "act", None)
+    net.set_submodule(fold.norm, rest if isinstance(rest, nn.Module) else nn.Identity())
 
 
 @torch.no_grad()
-def _agrees(fast: GradientForm, x_BCHW: torch.Tensor, expected_BK: torch.Tensor) -> bool:
-    return same_logits(expected_BK, fast(x_BCHW), _TOLERANCE[fast.form])
-
-
-def gradient_seconds(net: nn.Module, form: Form, image_shape: tuple[int, int, int], batch: int) -> float:
-    """Seconds that one gradient of so many images takes here, in this form. image_shape: (C, H, W)."""
-    return _seconds(GradientForm(net, form), _images(batch, image_shape, device_of(net)), repeats=2)
-
-
-def _seconds(model: GradientForm, x_BCHW: torch.Tensor, repeats: int = 4) -> float:
-    """Seconds of one gradient of the images; the best of several, after one that only warms up."""
-    times = []
-    for _ in range(repeats):
-        _synchronize(x_BCHW.device)
-        begun = time.perf_counter()
-        with torch.enable_grad():
-            leaf_BCHW = x_BCHW.detach().requires_grad_()
-            torch.autograd.grad(model(leaf_BCHW).sum(), leaf_BCHW)
-        _synchronize(x_BCHW.device)
-        times.append(time.perf_counter() - begun)
-    return min(times[1:])
-
-
-def _key(net: nn.Module, image_shape: tuple[int, int, int], batch: int, device: torch.device) -> str:
-    """All that a measurement depends on: layers and their shapes, images, device, threads, torch."""
-    layers = [(type(module).__name__, str(module.extra_repr())) for module in net.modules()]
-    shapes = [tuple(tensor.shape) for tensor in _tensors(net)]
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
-    told = (layers, shapes, image_shape, batch, device.type, name, torch.get_num_threads(), torch.__version__)
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
-
-
-def _cpu_name() -> str:
-    capabilities = torch.cpu.get_capabilities()
-    return ",".join(
-        [str(capabilities.get("cpu_name")), *sorted(unit for unit, has in capabilities.items() if has is True)]
+def _folded_weights(net: nn.Module, fold: _Fold) -> tuple[torch.Tensor, torch.Tensor]:
+    convolution, norm = net.get_submodule(fold.convolution), net.get_submodule(fold.norm)
+    assert isinstance(convolution, nn.Conv2d)
+    assert isinstance(norm, _BatchNorm)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return fuse_conv_bn_weights(
+        convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
 
 
-def _size(net: nn.Module) -> str:
-    return f"{sum(parameter.numel() for parameter in net.parameters()):,}"
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _tensors(net: nn.Module) -> dict[str, torch.Tensor]:
+    return dict(net.named_parameters()) | dict(net.named_buffers())

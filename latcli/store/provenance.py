@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import platform
@@ -19,9 +20,14 @@ from latcli.results import canonical_json
 _GIT_SECONDS = 5
 
 
+@functools.cache  # what runs is what was there when the process began
+def _code() -> tuple[str | None, bool | None]:
+    return checkout(Path(latcli.__file__).parent)
+
+
 def environment() -> dict[str, Any]:
     """The environment of this process: a row of `environments`. Equal ones have equal ids, so that runs share a row."""
-    sha, dirty = checkout(Path(latcli.__file__).parent)
+    sha, dirty = _code()
     versions = packages()
     facts = {
         "git_sha": sha,

@@ -1,8 +1,8 @@
-"""The database's tables and views, as the steps that make them, and how a connection to it is opened.
+"""The database: its tables and views, the connections to it, and SQLite's errors as a user should read them.
 
-Append a function to `MIGRATIONS` to change the schema; never edit one that has been released. The columns of `attacks`
-and `cells` are those that `results.columns` makes of the rows' dataclasses. JSON columns end in `_json`, times are UTC
-in ISO 8601.
+The tables `attacks` and `cells` are made from the dataclasses of their rows, as `results.columns` lays them out, and
+get a new column where a class has a new field. Any other change of the schema is a further function in `MIGRATIONS`;
+one that has been released is not edited. JSON columns end in `_json`, times are UTC in ISO 8601.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from latcli.errors import StoreError
+from latcli.results import AttackedPhoto, AttackProtocol, Cell, column_types
 
 if TYPE_CHECKING:
     from sqlite_utils.db import Database
@@ -25,14 +26,43 @@ if TYPE_CHECKING:
 #: Seconds that a connection waits for another one's write transaction.
 TIMEOUT = 30.0
 
+_TYPES: dict[Any, str] = {bool: "INTEGER", int: "INTEGER", float: "REAL"}
+#: What the rows of a table are made of, and which of their columns point to another table.
+_ROWS: dict[str, tuple[tuple[type, ...], dict[str, str]]] = {
+    "attacks": ((AttackProtocol, AttackedPhoto), {"sha256": "images(sha256)"}),
+    "cells": ((Cell,), {"model_id": "models(id)"}),
+}
+
 
 def m001_tables(db: Database) -> None:
     """Runs, what they share, what they found, and the views that join these."""
     db.executescript(_TABLES)
+    for table in _ROWS:
+        db.executescript(
+            f"""
+            CREATE TABLE {table} (
+                id INTEGER PRIMARY KEY, run TEXT NOT NULL REFERENCES runs(id) ON DELETE CASCADE
+            ) STRICT;
+            CREATE INDEX {table}_run ON {table}(run);
+            """
+        )
+    add_new_columns(db)
     db.executescript(_VIEWS)
 
 
 MIGRATIONS: tuple[Callable[[Database], None], ...] = (m001_tables,)
+
+
+def add_new_columns(db: Database) -> None:
+    """Give the tables of results a column for each field that their rows' dataclasses have got since."""
+    for table, (kinds, references) in _ROWS.items():
+        there = db.table(table).columns_dict
+        wanted = {name: python_type for kind in kinds for name, python_type in column_types(kind).items()}
+        for name, python_type in wanted.items():
+            if name not in there:
+                target = f" REFERENCES {references[name]}" if name in references else ""
+                db.execute(f"ALTER TABLE {table} ADD COLUMN {name} {_TYPES.get(python_type, 'TEXT')}{target}")
+
 
 _TABLES = """
 CREATE TABLE environments (
@@ -118,102 +148,6 @@ CREATE TABLE artifacts (
     PRIMARY KEY (run, name)
 ) STRICT;
 
-CREATE TABLE attacks (
-    id INTEGER PRIMARY KEY,
-    run TEXT NOT NULL REFERENCES runs(id) ON DELETE CASCADE,
-    image TEXT NOT NULL,
-    sha256 TEXT REFERENCES images(sha256),
-    height INTEGER,
-    width INTEGER,
-    classifier TEXT,
-    attack TEXT,
-    region TEXT,
-    epsilon REAL,
-    norm TEXT,
-    radius REAL,
-    steps INTEGER,
-    restarts INTEGER,
-    objective TEXT,
-    smallest_epsilon REAL,
-    smallest_epsilon_max REAL,
-    label_index INTEGER,
-    label_name TEXT,
-    label_source TEXT,
-    clean_prediction TEXT,
-    clean_index INTEGER,
-    clean_p_prediction REAL,
-    clean_confidence REAL,
-    clean_rank INTEGER,
-    clean_loss REAL,
-    clean_top_json TEXT,
-    adversarial_prediction TEXT,
-    adversarial_index INTEGER,
-    adversarial_p_prediction REAL,
-    adversarial_confidence REAL,
-    adversarial_rank INTEGER,
-    adversarial_loss REAL,
-    adversarial_top_json TEXT,
-    was_right INTEGER,
-    fooled INTEGER,
-    target_index INTEGER,
-    target_name TEXT,
-    target_source TEXT,
-    p_target REAL,
-    reached INTEGER,
-    detector TEXT,
-    detector_weights TEXT,
-    detector_confidence REAL,
-    localized_by TEXT,
-    object_percent REAL,
-    background_percent REAL,
-    visible_background_percent REAL,
-    altered_percent REAL,
-    linf_inside REAL,
-    linf_outside REAL,
-    l2 REAL,
-    psnr REAL,
-    ssim REAL,
-    evidence_inside REAL,
-    evidence_lift REAL,
-    boxes_json TEXT,
-    notes_json TEXT,
-    files_json TEXT
-) STRICT;
-CREATE INDEX attacks_run ON attacks(run);
-CREATE INDEX attacks_sha256 ON attacks(sha256);
-
-CREATE TABLE cells (
-    id INTEGER PRIMARY KEY,
-    run TEXT NOT NULL REFERENCES runs(id) ON DELETE CASCADE,
-    model TEXT,
-    label TEXT,
-    model_id TEXT NOT NULL REFERENCES models(id),
-    regime TEXT,
-    train_seed INTEGER,
-    input TEXT NOT NULL,
-    loss REAL,
-    loss_low REAL,
-    loss_high REAL,
-    accuracy REAL,
-    accuracy_low REAL,
-    accuracy_high REAL,
-    n INTEGER NOT NULL,
-    epsilon REAL,
-    steps INTEGER,
-    restarts INTEGER,
-    attack TEXT,
-    norm TEXT,
-    radius REAL,
-    mask_from TEXT,
-    center REAL,
-    seed INTEGER,
-    seconds REAL,
-    best_accuracy INTEGER,
-    best_loss INTEGER
-) STRICT;
-CREATE INDEX cells_run ON cells(run);
-CREATE INDEX cells_model_id ON cells(model_id);
-
 CREATE TABLE metrics (
     run TEXT NOT NULL REFERENCES runs(id) ON DELETE CASCADE,
     name TEXT NOT NULL,
@@ -260,14 +194,13 @@ def migrate(db: Database, path: Path) -> None:
     Raises StoreError as `lacking` does.
     """
     steps = lacking(db, path)
-    if not steps:
-        return
     db.execute("BEGIN IMMEDIATE")
     try:
         db.execute("CREATE TABLE IF NOT EXISTS _migrations (name TEXT PRIMARY KEY, applied TEXT NOT NULL) STRICT")
         for step in steps:
             step(db)
             db.execute("INSERT INTO _migrations VALUES (?, ?)", [step.__name__, utc_now()])
+        add_new_columns(db)
         db.commit()
     finally:
         db.rollback()  # nothing to undo after the commit
@@ -360,19 +293,15 @@ def _open_uri(path: Path, options: str) -> sqlite3.Connection:
     return connection
 
 
-_ELSEWHERE = "keep the runs elsewhere with --store DIR"
 _DAMAGED = "move it away to start a new one; each run's folder keeps its run.json"
-#: What a primary result code means for a user: the message's second half, and the hint. Other codes are our defects.
-_TROUBLES: dict[int, tuple[str, str]] = {
-    sqlite3.SQLITE_FULL: ("cannot grow: no space left", f"free some space, or {_ELSEWHERE}"),
-    sqlite3.SQLITE_READONLY: ("is read-only", "name a folder that you may write with --store DIR"),
-    sqlite3.SQLITE_PERM: ("may not be opened", "name a folder that you may use with --store DIR"),
-    sqlite3.SQLITE_CANTOPEN: ("cannot be opened", "name a folder that you may use with --store DIR"),
-    sqlite3.SQLITE_BUSY: (f"stayed locked by another process for {TIMEOUT:g} s", f"let it end first, or {_ELSEWHERE}"),
-    sqlite3.SQLITE_LOCKED: ("is locked by another process", f"let it end first, or {_ELSEWHERE}"),
-    sqlite3.SQLITE_IOERR: ("cannot be read or written", f"check the device it lies on, or {_ELSEWHERE}"),
-    sqlite3.SQLITE_CORRUPT: ("is damaged", _DAMAGED),
-    sqlite3.SQLITE_NOTADB: ("is damaged or not a database", _DAMAGED),
+_NAME_ANOTHER = "name a folder that you may write with --store DIR"
+#: What to do about a primary result code; other codes are our own mistakes.
+_HINTS: dict[int, str] = {
+    sqlite3.SQLITE_FULL: "free some space, or keep the runs elsewhere with --store DIR",
+    sqlite3.SQLITE_BUSY: "let the other process end first, or keep the runs elsewhere with --store DIR",
+    sqlite3.SQLITE_IOERR: "check the device it lies on, or keep the runs elsewhere with --store DIR",
+    **dict.fromkeys((sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN), _NAME_ANOTHER),
+    **dict.fromkeys((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB), _DAMAGED),
 }
 #: How messages begin that speak of damage without a code of their own.
 _DAMAGE = ("Could not decode to UTF-8", "no such", "malformed", "unrecognized token", "unsupported file format")
@@ -386,12 +315,12 @@ def sqlite_errors(path: Path) -> Iterator[None]:
     except UnicodeDecodeError as error:  # raised in place of SQLite's own where its message has such bytes in it
         raise damaged(path, error.reason) from error
     except sqlite3.Error as error:
-        if str(error).startswith(_DAMAGE):
+        code = _code(error)
+        if str(error).startswith(_DAMAGE) or _HINTS.get(code) is _DAMAGED:
             raise damaged(path, str(error)) from error
-        if _code(error) not in _TROUBLES:
+        if code not in _HINTS:
             raise
-        what, hint = _TROUBLES[_code(error)]
-        raise StoreError(f"{path} {what} ({error})", hint) from error
+        raise StoreError(f"{path} cannot be used: {error}", _HINTS[code]) from error
 
 
 def damaged(path: Path, why: str) -> StoreError:

@@ -72,11 +72,10 @@ _NEWEST = "rowid DESC"
 _ENDS_WITH = "substr(id, -length(:name)) = :name"
 _AMONG = "IN (SELECT value FROM json_each(:runs))"
 _ORDER = {"attacks": "id", "cells": "id", "attack_results": "id", "artifacts": "rowid", "metrics": "name, step"}
-#: Rows of other tables that a row points to, and which of its columns they are made of where they are new.
-_POINTS_TO: dict[str, tuple[str, dict[str, str]]] = {
-    "attacks": ("images", {"sha256": "sha256", "name": "image", "width": "width", "height": "height"}),
-    "artifacts": ("images", {"sha256": "image"}),
-    "cells": ("models", {"id": "model_id", "name": "model_id"}),
+#: What rows of these tables say of the image that they point to: columns of `images`, and their own.
+_OF_IMAGES = {
+    "attacks": {"sha256": "sha256", "name": "image", "width": "width", "height": "height"},
+    "artifacts": {"sha256": "image"},
 }
 
 
@@ -664,37 +663,36 @@ class Run:
         with self._store.writing() as db:
             db.table("runs").update(self.id, {"model": model})
 
-    def write_provenance(self) -> None:
+    def write_provenance(self, **changed: Any) -> None:
         """Write what the database has of the run into `run.json`, for whoever finds the folder alone."""
-        row = asdict(self._store.find_run(self.id))
+        row = asdict(self._store.find_run(self.id)) | changed
         del row["path"]  # the folder may be moved
         row["environment"] = self._store.environment(row["environment"])
         text = json.dumps(to_json(row), indent=2, ensure_ascii=False)
         write_whole(self.folder / RUN_JSON, f"{text}\n".encode())
 
     def _insert(self, db: Database, table: str, rows: Iterable[Any]) -> None:
-        known = db.table(table).columns_dict.keys()
-        found = []
-        for row in rows:
-            values = columns(row)
-            # None says nothing of what it stands for: `target` is None where there are no target_index and target_name.
-            values = {name: value for name, value in values.items() if name in known or value is not None}
-            found.append(values | {"run": self.id})
-        if table in _POINTS_TO:
-            other, names = _POINTS_TO[table]
-            shared = [{theirs: row.get(ours) for theirs, ours in names.items()} for row in found]
-            named = [one for one in shared if next(iter(one.values())) is not None]
-            db.table(other).insert_all(named, ignore=True)
+        found = [columns(row) | {"run": self.id} for row in rows]
+        for row in found:
+            if table == "cells":
+                db.table("models").insert({"id": row["model_id"], "name": row["model_id"]}, ignore=True)
+            elif table in _OF_IMAGES:
+                image = {name: row.get(column) for name, column in _OF_IMAGES[table].items()}
+                if image["sha256"] is not None:
+                    known = {name: value for name, value in image.items() if value is not None}
+                    db.table("images").upsert(known, pk="sha256")
         db.table(table).insert_all(found, replace=True)
 
     def _end(self, error: BaseException | None) -> None:
         status, exit_code, message = _outcome(error, self._exit_code)
         (row,) = self._store.query("SELECT started FROM runs WHERE id = :id", {"id": self.id})
         finished = max(utc_now(), row["started"])  # the clock may have been set back
-        with self._store.writing() as db:
-            change = {"status": status, "finished": finished, "exit_code": exit_code, "error": message}
-            db.table("runs").update(self.id, columns(change))
-        self.write_provenance()
+        change = columns({"status": status, "finished": finished, "exit_code": exit_code, "error": message})
+        try:
+            self.write_provenance(**change)
+        finally:  # last: as long as the row says that it runs, the next process tidies up after a kill
+            with self._store.writing() as db:
+                db.table("runs").update(self.id, change)
 
 
 def dataset_id(name: str, fingerprint: str | None, split: str | None = None) -> str:

@@ -39,7 +39,6 @@ CASES = {
     "evaluation-document": 2_000,
     "database-file": 2_000,
     "detections": 5_000,
-    "form-memory": 10_000,
 }
 #: In the short form so many times fewer, and no target fewer than this.
 SHORTER, LEAST = 150, 15

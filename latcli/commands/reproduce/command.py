@@ -13,9 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from latcli.commands.datasets import PhotoOptions, open_data
-from latcli.commands.report.command import TABLES, gather
-from latcli.commands.report.paper import paper
+from latcli.commands.datasets import open_data
+from latcli.commands.paper import compare_with_paper
+from latcli.commands.report import TABLES, gather
 from latcli.commands.reproduce.findings import find
 from latcli.commands.reproduce.ledger import Ledger, Standing
 from latcli.commands.reproduce.options import config_of
@@ -29,8 +29,8 @@ from latcli.engine.datasets.base import Dataset
 from latcli.engine.devices import open_device
 from latcli.errors import LatcliError, UsageError
 from latcli.options import ReportOptions, ReproduceOptions
-from latcli.reporting import reproduction
-from latcli.results import canonical_json
+from latcli.reporting import render
+from latcli.results import canonical_json, to_json
 from latcli.session import Session
 from latcli.store.store import DATABASE, Run, Store
 
@@ -67,7 +67,7 @@ def _small_images(options: ReproduceOptions, session: Session) -> Dataset | None
     """What the steps look at, None where they look at photos alone. Raises UsageError, for an unknown network too."""
     if not needs_small_images(options):
         return None
-    data = open_data(options.dataset, None, PhotoOptions(), open_device("cpu"), session)
+    data = open_data(options.dataset, None, None, open_device("cpu"), session)
     if not isinstance(data, Dataset):
         raise UsageError(
             f"{options.dataset} holds photos, and the paper's figures are of small images",
@@ -218,17 +218,19 @@ def _report(parts: Sequence[Part], ledger: Ledger, options: ReproduceOptions) ->
         return None
     report = gather(ReportOptions(runs=runs, paper=True), ledger.session, TABLES)
     if options.like is not None:
-        matrices = [matrix | {"dataset": options.like} for matrix in report.matrices]
-        report.paper = paper(matrices, report.attacks, {row.id: row.config for row in ledger.rows})
-    return report.to_json()
+        configs = {row.id: row.config for row in ledger.rows}
+        paper = compare_with_paper(report.matrices, report.attacks, configs, options.like)
+        report = replace(report, paper=paper)
+    document: dict[str, Any] = to_json(report)
+    return document
 
 
 def _kept(stored: Run, result: ReproduceResult) -> ReproduceResult:
     """The result, once its plots and tables are files of the run."""
-    from latcli.reporting.sweep_charts import sweep
+    from latcli.reporting.charts import sweep
 
     document = result.to_json()
     files = [stored.write_artifact(f"{one['name']}.png", sweep(one), "plot") for one in document["sweeps"]]
-    text = "".join(reproduction.markdown(document))
+    text = "".join(render.reproduction(document))
     files.append(stored.write_artifact(MARKDOWN, text.encode("utf-8", "backslashreplace"), "report"))
     return replace(result, files=tuple(files))

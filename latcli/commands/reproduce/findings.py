@@ -11,31 +11,56 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from latcli.commands.experiments import spread
-from latcli.commands.paper_figures import FIGURE_2, PHOTO_FIGURES, PHOTOS, Claim, Figure2, PhotoClaim
-from latcli.commands.photo_inputs import find_sources
-from latcli.commands.report.evaluations import MATRIX
-from latcli.commands.report.paper import claim_texts, photo_figures, verdict
-from latcli.commands.report.photos import image_of, summary
+from latcli.commands.paper import (
+    FIGURE_2,
+    PHOTO_FIGURES,
+    PHOTOS,
+    Claim,
+    Figure2,
+    PhotoClaim,
+    claim_texts,
+    photo_figures,
+    verdict,
+)
+from latcli.commands.report import MATRIX
 from latcli.commands.reproduce.ledger import Ledger
 from latcli.commands.reproduce.parts import COMPARED, CONTROLS, Part
 from latcli.commands.reproduce.steps import Evaluation, PhotoAttack, Step, Training
 from latcli.engine.localize import middle_pixels
+from latcli.engine.photo_files import find_sources
 from latcli.errors import LatcliError
 from latcli.options import ReproduceOptions, TrainOptions
 from latcli.options import ReproduciblePart as PartName
-from latcli.reporting.matrix_table import number
-from latcli.reporting.sheets import Entry, Sheet
-from latcli.reporting.tables import epsilon_text
+from latcli.reporting.text import number_text
+from latcli.results import AttackedPhoto, PhotoSummary, from_columns, photo_summary, spread
 from latcli.store.store import RunRow
 
 #: What a table's figures are, to be said below it.
 _SPREAD = "mean and sample standard deviation over training seeds"
 
 
+@dataclass(frozen=True)
+class Entry:
+    """One field of a table: its text, its spread, and whether it is the best of its column."""
+
+    text: str
+    spread: str | None = None
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One table: names in the first column, figures in the others. `notes` are what must be known to read it."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
 @dataclass
 class Found:
-    """What is told of the parts. claims: one mapping each; sweeps: what is drawn, see `reporting.sweep_charts`."""
+    """What the parts show. claims: one mapping each; sweeps: what is drawn, see `reporting.charts.sweep`."""
 
     sheets: list[Sheet] = field(default_factory=list)
     claims: list[dict[str, Any]] = field(default_factory=list)
@@ -62,8 +87,8 @@ class Values:
         """As a table has it."""
         if self.mean is None:
             return Entry("-")
-        beside = None if self.spread is None else number(scale * self.spread, None, digits, unit)
-        return Entry(number(scale * self.mean, None, digits, "" if beside else unit), beside)
+        beside = None if self.spread is None else f"{scale * self.spread:.{digits}f}{unit}"
+        return Entry(f"{scale * self.mean:.{digits}f}{'' if beside else unit}", beside)
 
     def percent(self) -> Entry:
         """A share as a table has it."""
@@ -128,7 +153,7 @@ class _Finder:
             (Entry(words), Entry(f"{PHOTOS.figures[name]:.3g}"), _significant(figures[name]))
             for name, words in PHOTO_FIGURES.items()
         ]
-        headings = ("mean over photos", f"paper (n {PHOTOS.n})", f"ours (n {seeds[0]['n']})")
+        headings = ("mean over photos", f"paper (n {PHOTOS.n})", f"ours (n {seeds[0].n})")
         self._sheet(PHOTOS.source, headings, rows, self._photo_protocol(part))
         for claim in PHOTOS.claims:
             means = [figures[name].mean for name in claim.asked]
@@ -243,7 +268,7 @@ class _Finder:
         for epsilon, steps in of_epsilon.items():
             seeds = [_shares(one) for one in self._summaries(steps)]
             figures = {name: Values(tuple(one[name] for one in seeds)) for name in seeds[0]}
-            rows.append((Entry(epsilon_text(epsilon)), *(_significant(figures[name]) for name in columns)))
+            rows.append((Entry(number_text(epsilon)), *(_significant(figures[name]) for name in columns)))
             points.append((255 * epsilon, figures))
         rows.insert(
             0,
@@ -316,7 +341,7 @@ class _Finder:
         kept = f"a middle of {settings['center']:.4g} of the side"
         return [
             f"{document['dataset']}, n = {document['n']:,} attacked images",
-            f"{document['attack']}, epsilon {epsilon_text(settings['epsilon'])}",
+            f"{document['attack']}, epsilon {number_text(settings['epsilon'])}",
             *([kept] if middle and settings["mask_from"] == "center" else []),
             f"training: {_budget(first.models[0].options)}, seeds {', '.join(map(str, seeds))}",
             _SPREAD,
@@ -326,7 +351,7 @@ class _Finder:
     def _photo_protocol(self, part: Part, *, epsilon: bool = True) -> list[str]:
         options = part.attacks[0].options
         seeds = sorted({step.seed for step in part.attacks})
-        within = f"epsilon {epsilon_text(options.epsilon)}, " if epsilon else ""
+        within = f"epsilon {number_text(options.epsilon)}, " if epsilon else ""
         return [
             f"classifier {options.classifier} (the paper: {PHOTOS.classifier}), object from {options.detector}",
             f"{within}{options.steps} steps; attack seeds {', '.join(map(str, seeds))}",
@@ -337,7 +362,7 @@ class _Finder:
     def _doubts(self, step: PhotoAttack) -> list[str]:
         """What a reader must know of the photos before believing a figure."""
         photos, images = len(find_sources(step.options.photos)), self._images(step)
-        guessed = sum(image["label"]["source"] == "prediction" for image in images)
+        guessed = sum(image.label.source == "prediction" for image in images)
         lines = []
         if len(images) < photos:
             lines.append(f"{photos - len(images)} of {photos} photos could not be attacked, and are not counted")
@@ -345,16 +370,16 @@ class _Finder:
             lines.append(f"the right class of {guessed} of {len(images)} photos is the clean guess: see --labels")
         return lines
 
-    def _summaries(self, steps: Iterable[PhotoAttack]) -> list[dict[str, Any]]:
+    def _summaries(self, steps: Iterable[PhotoAttack]) -> list[PhotoSummary]:
         """Of each seed, over all photos."""
-        of_seed: dict[int, list[dict[str, Any]]] = {}
+        of_seed: dict[int, list[AttackedPhoto]] = {}
         for step in steps:
             of_seed.setdefault(step.seed, []).extend(self._images(step))
-        return [summary(images) for images in of_seed.values()]
+        return [photo_summary(images) for images in of_seed.values()]
 
-    def _images(self, step: PhotoAttack) -> list[dict[str, Any]]:
+    def _images(self, step: PhotoAttack) -> list[AttackedPhoto]:
         """The photos that were attacked, as reports have them."""
-        return [image_of(row) for row in self.ledger.store.rows_of(self._run(step).id, "attacks")]
+        return [from_columns(AttackedPhoto, row) for row in self.ledger.store.rows_of(self._run(step).id, "attacks")]
 
     def _paper_of_hole(self) -> tuple[float, float] | None:
         """Accuracy of the natural model under background attack, and its loss there by that under standard attack."""
@@ -385,9 +410,9 @@ class _Finder:
         return self._documents[step]
 
 
-def _shares(summed: Mapping[str, Any]) -> dict[str, float]:
+def _shares(summed: PhotoSummary) -> dict[str, float]:
     """The paper's figures of photos, and how many have the right class first."""
-    first = {f"{side}_top1": summed[side]["right"] / summed["n"] for side in ("clean", "adversarial")}
+    first = {f"{side}_top1": getattr(summed, side).right / summed.n for side in ("clean", "adversarial")}
     return photo_figures(summed) | first
 
 

@@ -11,16 +11,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from latcli.commands.attack.options import config_of as attack_config
-from latcli.commands.eval.further import Further
-from latcli.commands.eval.options import further
-from latcli.commands.eval.options import resolve as resolve_evaluation
-from latcli.commands.photo_inputs import find_sources, sha256_of
-from latcli.commands.report.evaluations import MATRIX
+from latcli.commands.attack import config_of as attack_config
+from latcli.commands.evaluate import settings_of
+from latcli.commands.report import MATRIX
 from latcli.commands.reproduce.steps import Evaluation, PhotoAttack, Step, Training, command_of
-from latcli.commands.train import settings_of
+from latcli.commands.train import settings_of as training_settings_of
 from latcli.commands.trained import CHECKPOINT
 from latcli.engine.datasets.base import Dataset
+from latcli.engine.images import sha256_of
+from latcli.engine.photo_files import find_sources
 from latcli.engine.training.settings import DEFAULT_PRESET
 from latcli.errors import ExitCode
 from latcli.results import canonical_json, to_json
@@ -99,7 +98,7 @@ class Ledger:
 
     def _fits_training(self, step: Training) -> Callable[[RunRow], bool]:
         data, options = self._data(), step.options
-        settings = settings_of(options, data, step.seed)
+        settings = training_settings_of(options, data, step.seed)
         wanted = {
             "architecture": options.architecture or data.defaults.architecture,
             "preset": options.preset or DEFAULT_PRESET,
@@ -126,7 +125,7 @@ class Ledger:
             "dataset_fingerprint": data.fingerprint,
             "precision": self.session.precision,
             "mask_fingerprint": data.mask_fingerprint,
-            **resolve_evaluation(step.options, data, self.session).to_json(),
+            **to_json(settings_of(step.options, data, self.session)),
             "seed": step.seed,
         }
 
@@ -135,15 +134,15 @@ class Ledger:
             evaluated = [entry.get("train_run") for entry in entries or () if isinstance(entry, dict)]
             same_models = len(evaluated) == len(models) and set(evaluated) == models
             whole = row.status != "completed" or (row.path / MATRIX).is_file()
-            if not (same_models and whole and _was_told(row, wanted)):
-                return False
-            return Further.from_json(row.config) == further(step.options)
+            return same_models and whole and _was_told(row, wanted)
 
         return fits
 
     def _fits_attack(self, step: PhotoAttack) -> Callable[[RunRow], bool]:
         wanted = {name: value for name, value in attack_config(step.options).items() if name not in _OF_ATTACK_FREE}
-        wanted |= {"labels_sha256": sha256_of(step.options.labels), "precision": self.session.precision}
+        labels = step.options.labels
+        wanted |= {"labels_sha256": None if labels is None else sha256_of(labels)}
+        wanted["precision"] = self.session.precision
         sources = find_sources(step.options.photos)
         photos = {sha256_of(source.path) for source in sources}
 

@@ -5,24 +5,28 @@ A run that was cut off and went on later counts with its pause; the median over 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
-from latcli.commands.attack.options import config_of as attack_config
-from latcli.commands.eval.options import resolve as resolve_evaluation
-from latcli.commands.photo_inputs import find_sources
+import torch
+
+from latcli.commands.attack import config_of as attack_config
+from latcli.commands.evaluate import settings_of
 from latcli.commands.reproduce.ledger import Ledger, Standing
 from latcli.commands.reproduce.steps import Evaluation, PhotoAttack, Step, Training
-from latcli.commands.train import settings_of
+from latcli.commands.train import settings_of as training_settings_of
 from latcli.engine import registry
 from latcli.engine.datasets.base import Dataset
 from latcli.engine.devices import open_device
 from latcli.engine.evaluation.settings import EvalSettings
-from latcli.engine.precision import choose_form, gradient_seconds
+from latcli.engine.photo_files import find_sources
+from latcli.engine.precision import gradient_model
 from latcli.engine.training.loop import new_network
 from latcli.engine.training.settings import TrainSettings
+from latcli.results import to_json
 from latcli.store.store import RunRow
 
 #: An update of the weights, in gradients of the inner attack: forward and backward in full precision, and a step.
@@ -72,8 +76,8 @@ class Times:
 
     def _evaluation(self, step: Evaluation) -> float:
         data = self._data()
-        settings = resolve_evaluation(step.options, data, self.ledger.session)
-        wanted = settings.to_json() | {"transfer": step.options.transfer, "entries": step.models}
+        settings = settings_of(step.options, data, self.ledger.session)
+        wanted = to_json(settings) | {"entries": step.models}
         alike = self._alike("eval", wanted, ("steps", "restarts", "until_wrong", "strong"))
         if alike:
             return _attacked(wanted) * median(seconds / _attacked(row.config) for row, seconds in alike)
@@ -110,8 +114,12 @@ class Times:
     def _timed(self, architecture: str) -> float:
         data, session = self._data(), self.ledger.session
         net = new_network(registry.load("architecture", architecture), data, 0).to(open_device(session.device))
-        form = choose_form(net, data.image_shape, _TIMED, session.precision, session.forms)
-        return gradient_seconds(net, form, data.image_shape, _TIMED) / _TIMED
+        fast = gradient_model(net, data.image_shape, session.precision)
+        x_BCHW = torch.rand(_TIMED, *data.image_shape, device=open_device(session.device)).requires_grad_()
+        for _ in range(2):  # the first one warms up
+            started = time.perf_counter()
+            torch.autograd.grad(fast(x_BCHW).sum(), x_BCHW)[0].sum().item()  # waits for the device
+        return (time.perf_counter() - started) / _TIMED
 
     def _data(self) -> Dataset:
         if self.ledger.data is None:
@@ -120,7 +128,7 @@ class Times:
 
 
 def _settings(step: Training, data: Dataset) -> TrainSettings:
-    return settings_of(step.options, data, step.seed)
+    return training_settings_of(step.options, data, step.seed)
 
 
 def _is_adversarial(row: RunRow) -> bool:

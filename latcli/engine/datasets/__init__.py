@@ -1,1 +1,1 @@
-"""Data sets, one file a family: a name and a folder in, whole sets of small images out; must not know training."""
+"""Data sets: a name or a folder in, labelled images by number out."""

@@ -1,4 +1,4 @@
-"""What a data set is to those that train and score on it; must not know where it came from or what is done with it.
+"""What a data set is to those that train and score on it.
 
 Legend: N images of a set, B of a minibatch, C channels, H, W pixels.
 """
@@ -9,12 +9,13 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import torch
+from torch.nn import functional
 
-from latcli.engine.datasets.augmentation import crop_and_flip
-from latcli.errors import LatcliError
+from latcli.engine.noise import uniform_noise
+from latcli.errors import LatcliError, UsageError
 
 Augmentation = Literal["none", "crop-flip"]
 MaskSource = Literal["center", "otsu", "detector", "folder"]
@@ -124,6 +125,13 @@ class TrainingData(Protocol):
         """The test images of each list of numbers (int64, on the CPU) in turn, as they are."""
         ...
 
+    def split(self, share: float, seed: int) -> Self:
+        """The same set with a share of its training images, drawn by the seed, in place of its test images.
+
+        Raises UsageError where either part would be empty.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -183,6 +191,21 @@ class Dataset:
             mask_B1HW = None if self.mask_test is None else self.mask_test[samples_B].float()
             yield Images(_unit(self.x_test[samples_B]), self.y_test[samples_B], samples_B, mask_B1HW)
 
+    def split(self, share: float, seed: int) -> Dataset:
+        """The same set with a share of its training images in place of its test images. Raises UsageError."""
+        rest_N, held_N = (part.to(self.y_train.device) for part in held_out(self.train_count, share, seed))
+        masks = self.mask_train
+        return replace(
+            self,
+            x_train=self.x_train[rest_N],
+            y_train=self.y_train[rest_N],
+            x_test=self.x_train[held_N],
+            y_test=self.y_train[held_N],
+            mask_train=None if masks is None else masks[rest_N],
+            mask_test=None if masks is None else masks[held_N],
+            fingerprint=split_fingerprint(self.fingerprint, share, seed),
+        )
+
     def to(self, device: torch.device) -> Dataset:
         """The same set, its tensors on `device`."""
         names = ("x_train", "y_train", "x_test", "y_test", "mask_train", "mask_test")
@@ -214,6 +237,47 @@ def make_dataset(
         raise LatcliError(f"training and test images of {name} differ in shape: {sizes}", hint)
     tensors = (*train, *test)
     return Dataset(name, *tensors, tuple(class_names), defaults, _fingerprint(tensors, class_names), tuple(notes))
+
+
+def held_out(count: int, share: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The numbers that stay and those that are held out for validation, each in ascending order; int64, on the CPU.
+
+    Raises UsageError where either part would be empty.
+    """
+    held = round(count * share)
+    if not 0 < held < count:
+        raise UsageError(
+            f"a validation share of {share:g} takes {held} of {count} training images",
+            "give a share at which images are left for both training and validation, such as 0.1",
+        )
+    order_N = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order_N[held:].sort().values, order_N[:held].sort().values
+
+
+def split_fingerprint(fingerprint: str, share: float, seed: int) -> str:
+    """The fingerprint of a set of which a share was held out."""
+    return hashlib.sha256(f"{fingerprint} validation {share!r} {seed}".encode()).hexdigest()
+
+
+_PADDING = 4
+
+
+def crop_and_flip(x_BCHW: torch.Tensor, seeds_B: torch.Tensor) -> torch.Tensor:
+    """Each image moved by up to 4 pixels either way (black comes in) and mirrored every other time.
+
+    `seeds_B` int64, one an image. This is what CIFAR-10 is usually trained with.
+    """
+    _, _, H, W = x_BCHW.shape
+    device = x_BCHW.device
+    drawn_B3 = uniform_noise(seeds_B, (1, 1, 3))[:, 0, 0]
+    offset_B2 = (drawn_B3[:, :2] * (2 * _PADDING + 1)).long()
+    rows_BH = offset_B2[:, :1] + torch.arange(H, device=device)
+    columns_BW = torch.arange(W, device=device).expand(len(x_BCHW), W)
+    columns_BW = torch.where(drawn_B3[:, 2:] < 0.5, columns_BW, W - 1 - columns_BW) + offset_B2[:, 1:]
+    padded_BCHW = functional.pad(x_BCHW, (_PADDING,) * 4)
+    images_B11 = torch.arange(len(x_BCHW), device=device)[:, None, None]
+    # Advanced indexing puts the three indexed axes first: (B, H, W, C).
+    return padded_BCHW[images_B11, :, rows_BH[:, :, None], columns_BW[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
 def _unit(x_BCHW: torch.Tensor) -> torch.Tensor:

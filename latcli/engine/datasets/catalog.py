@@ -1,4 +1,4 @@
-"""From the name a user types to a data set, small or of photos; knows every kind of name, no file format."""
+"""From the name that a user types to a data set, small or of photos."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from pathlib import Path
 
 from latcli.engine import registry
 from latcli.engine.datasets.base import Dataset, DatasetSource
-from latcli.engine.datasets.digits import mnist_files
-from latcli.engine.datasets.fetching import MissingDatasetError
-from latcli.engine.datasets.image_folder import image_folder
+from latcli.engine.datasets.folders import image_folder
 from latcli.engine.datasets.photo_folder import PhotoFolder, holds_photos, photo_folder
 from latcli.engine.datasets.photo_masks import read_masks
 from latcli.engine.models.finetuning import is_classifier_name, preprocessing_of
 from latcli.engine.models.preprocessing import Preprocessing
+from latcli.engine.photo_files import as_given
 from latcli.errors import UsageError
 
-_STAND_IN = "mnist-5k"
 #: What is fine-tuned on photos where nobody says what: its weights are at hand on every machine.
 _FOR_PHOTOS = "efficientnet_lite0"
 
@@ -66,20 +64,18 @@ def _photos(path: Path, preprocessing: Preprocessing, masks: Path | None) -> Pho
 def open_dataset(name: str, source: DatasetSource) -> Dataset:
     """A registered name or `folder:PATH`, on the CPU.
 
-    MNIST that is neither on disk nor to be had becomes mnist-5k, and a note of the set says so. Raises UsageError for
-    an unknown name or an unusable folder, LatcliError for files that are damaged or cannot be had.
+    Raises UsageError for an unknown name or an unusable folder, LatcliError for files that are damaged or missing.
     """
     family, colon, path = name.partition(":")
     if colon and family == "folder":
         return image_folder(Path(path))
     if colon:
         raise UsageError(f"there is no kind of data set called '{family}:'", "folder:PATH, or a name such as mnist")
-    try:
-        dataset: Dataset = registry.load("dataset", name)(source)
-    except MissingDatasetError as error:
-        if name != "mnist" or mnist_files(source.folder):  # some of its files are there: that is for the user to mend
-            raise
-        stand_in: Dataset = registry.load("dataset", _STAND_IN)(source)
-        note = f"NOT MNIST but the 5,000 digits of {_STAND_IN}, split 4,000/1,000: {error.message}"
-        return replace(stand_in, notes=(note, *stand_in.notes))
+    dataset: Dataset = registry.load("dataset", name)(source)
     return dataset
+
+
+def full_name(name: str) -> str:
+    """The name by which a data set is known in every folder: that of `folder:PATH` has the absolute path."""
+    folder = name.startswith("folder:")
+    return f"folder:{as_given(Path(name.removeprefix('folder:')))}" if folder else name

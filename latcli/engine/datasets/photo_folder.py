@@ -1,11 +1,13 @@
-"""Photos of any size in class folders, read by processes of their own while the network computes; knows no network.
+"""Photos of any size in class folders, read by further processes while the network computes.
 
-Legend: B photos of a minibatch, C = 3 channels, h = w the classifier's input size.
+Legend: B photos of a minibatch, C = 3 channels, H, W a photo's own size, h = w the classifier's input size; squares are
+uint8.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import signal
 import threading
@@ -14,15 +16,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
-from latcli.engine.datasets.base import Augmentation, Defaults, Images, Request
-from latcli.engine.datasets.folders import SPLITS, ClassFolders, LabelledFile, class_folders
-from latcli.engine.datasets.image_folder import LARGEST_SIDE
-from latcli.engine.datasets.photo_geometry import mask_square, photo_square, random_crop
+from latcli.engine.datasets.base import Augmentation, Defaults, Images, Request, held_out, split_fingerprint
+from latcli.engine.datasets.folders import LARGEST_SIDE, SPLITS, ClassFolders, LabelledFile, SplitName, class_folders
 from latcli.engine.datasets.photo_masks import PhotoMask, PhotoMasks
-from latcli.engine.images import photo_size, read_photo, sha256_of
-from latcli.engine.models.preprocessing import Preprocessing
+from latcli.engine.images import Photo, photo_size, read_photo, sha256_of
+from latcli.engine.models.preprocessing import FILTERS, Preprocessing
+from latcli.engine.noise import uniform_noise
 from latcli.errors import ImageError, LatcliError
 
 #: What training takes on photos. Epsilon is what `latcli attack` takes; the middle stands in where no object is known.
@@ -31,6 +34,12 @@ _DEFAULTS = Defaults(
 )
 #: More processes than this only wait for each other's disk.
 _MOST_WORKERS = 8
+
+#: Share of the photo's area that a random crop keeps at least, and how far its sides may differ (Szegedy et al.,
+#: CVPR'15, who keep 0.08: too little for the object and its background to both be there).
+_LEAST_AREA = 0.35
+_MOST_RATIO = 4 / 3
+
 
 #: A photo's number in its split, and the seed of its augmentation, None for none.
 Wanted = tuple[int, int | None]
@@ -87,12 +96,23 @@ class PhotoFolder:
             [(sample, seed if augment == "crop-flip" else None) for sample, seed in _pairs(request)]
             for request in requests
         )
-        return self._read(_Photos(self.folders.train, self._masks_of("train"), self.preprocessing), wanted)
+        return self._read("train", wanted)
 
     def testing(self, requests: Iterable[torch.Tensor]) -> Iterator[Images]:
         """The test photos as the classifier's own preprocessing gives them. Raises as `training` does."""
         wanted: Iterator[list[Wanted]] = ([(sample, None) for sample in samples.tolist()] for samples in requests)
-        return self._read(_Photos(self.folders.test, self._masks_of("test"), self.preprocessing), wanted)
+        return self._read("test", wanted)
+
+    def split(self, share: float, seed: int) -> PhotoFolder:
+        """The same set with a share of its training photos in place of its test photos. Raises UsageError."""
+        rest, held = (part.tolist() for part in held_out(self.train_count, share, seed))
+        files, masks = self.folders.train, self.masks
+        folders = replace(self.folders, train=tuple(files[n] for n in rest), test=tuple(files[n] for n in held))
+        if masks is not None:
+            given = masks.train
+            masks = replace(masks, train=tuple(given[n] for n in rest), test=tuple(given[n] for n in held))
+        fingerprint = split_fingerprint(self.fingerprint, share, seed)
+        return replace(self, folders=folders, masks=masks, fingerprint=fingerprint)
 
     def to(self, device: torch.device) -> PhotoFolder:
         """The same photos, to be handed out on `device`."""
@@ -100,20 +120,11 @@ class PhotoFolder:
 
     def with_masks(self, masks: PhotoMasks) -> PhotoFolder:
         """The same photos with their objects' masks. Raises ImageError where a mask cannot be read."""
-        try:
-            fingerprint = masks.fingerprint
-        except OSError as error:
-            raise ImageError(
-                f"cannot read the mask {error.filename}: {error.strerror}", "check its permissions"
-            ) from error
-        return replace(self, masks=masks, mask_fingerprint=fingerprint, notes=(*self.notes, *masks.notes))
+        return replace(self, masks=masks, mask_fingerprint=masks.fingerprint, notes=(*self.notes, *masks.notes))
 
-    def _masks_of(self, split: str) -> tuple[PhotoMask, ...] | None:
-        if self.masks is None:
-            return None
-        return self.masks.train if split == "train" else self.masks.test
-
-    def _read(self, photos: _Photos, wanted: Iterator[list[Wanted]]) -> Iterator[Images]:
+    def _read(self, split: SplitName, wanted: Iterator[list[Wanted]]) -> Iterator[Images]:
+        masks = None if self.masks is None else (self.masks.train if split == "train" else self.masks.test)
+        photos = _Photos(self.folders.files(split), masks, self.preprocessing)
         for batch in _batches(photos, wanted, self.workers):
             if isinstance(batch, _Fault):
                 raise ImageError(batch.message, batch.hint)
@@ -133,7 +144,7 @@ def photo_folder(path: Path, preprocessing: Preprocessing) -> PhotoFolder:
     Raises UsageError for another layout, ImageError for a file that cannot be read.
     """
     folders = class_folders(path)
-    return PhotoFolder(f"folder:{path}", folders, preprocessing, _fingerprint(folders), _workers())
+    return PhotoFolder(folders.name, folders, preprocessing, _fingerprint(folders), _workers())
 
 
 def holds_photos(path: Path) -> bool:
@@ -158,13 +169,7 @@ def _fingerprint(folders: ClassFolders) -> str:
     digest = hashlib.sha256()
     for split in SPLITS:
         for file in folders.files(split):
-            try:
-                content = sha256_of(file.path)
-            except OSError as error:
-                raise ImageError(
-                    f"cannot read {file.path}: {error.strerror or error}", "check its permissions"
-                ) from error
-            digest.update(f"{folders.relative(file)}\n{content}\n".encode("utf-8", "surrogateescape"))
+            digest.update(f"{folders.relative(file)}\n{sha256_of(file.path)}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -174,20 +179,63 @@ def _workers() -> int:
     return max(1, min(_MOST_WORKERS, cores // 2))
 
 
+# geometry
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """A part of a photo, left, top, right, bottom in pixels, and whether it is mirrored."""
+
+    box: tuple[float, float, float, float]
+    mirrored: bool
+
+
+def random_crop(size: tuple[int, int], seed: int) -> RandomCrop:
+    """A crop of a photo of `size` (H, W) that depends on the seed alone."""
+    H, W = size
+    area, ratio, across, down, mirror = uniform_noise(torch.tensor([seed]), (1, 1, 5)).flatten().tolist()
+    area = H * W * (_LEAST_AREA + (1.0 - _LEAST_AREA) * area)
+    stretch = math.exp((2.0 * ratio - 1.0) * math.log(_MOST_RATIO) / 2.0)
+    height, width = min(H, math.sqrt(area) / stretch), min(W, math.sqrt(area) * stretch)
+    left, top = (W - width) * across, (H - height) * down
+    return RandomCrop((left, top, left + width, top + height), mirror < 0.5)
+
+
+def photo_square(photo: Photo, preprocessing: Preprocessing, crop: RandomCrop | None) -> np.ndarray:
+    """levels_hwC: the crop at the network's size, or without one what the classifier's own preprocessing gives.
+
+    Raises ImageError for a photo that is too narrow for that.
+    """
+    return np.asarray(_square(photo.image, preprocessing, crop))
+
+
+def mask_square(mask_HW: np.ndarray, preprocessing: Preprocessing, crop: RandomCrop | None) -> np.ndarray:
+    """mask_hw, 0 or 1, of a mask uint8 0 or 1: by the photo's own geometry, and still one or the other.
+
+    A pixel is the object's where the object covers at least half of what the pixel is made of (bilinear, antialiased).
+    """
+    image = Image.fromarray(mask_HW * np.uint8(255))
+    square_hw = np.asarray(_square(image, replace(preprocessing, interpolation="bilinear"), crop))
+    return (square_hw >= 128).astype(np.uint8)
+
+
+def _square(image: Image.Image, preprocessing: Preprocessing, crop: RandomCrop | None) -> Image.Image:
+    if crop is None:
+        return preprocessing.prepare(image)
+    side = preprocessing.crop
+    square = image.resize((side, side), FILTERS[preprocessing.interpolation], box=crop.box)
+    return square.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if crop.mirrored else square
+
+
+# what a process that reads does to one photo
+
+
 @dataclass(frozen=True)
 class _Fault:
-    """What a worker says of a file that is no good: an error that is raised in a worker loses its hint on the way."""
+    """A file that is no good: an error that is raised in a worker loses its hint on the way."""
 
     message: str
     hint: str
-
-
-@dataclass(frozen=True)
-class _Square:
-    levels_hwC: torch.Tensor
-    mask_hw: torch.Tensor | None
-    label: int
-    sample: int
 
 
 @dataclass(frozen=True)
@@ -198,9 +246,12 @@ class _Batch:
     samples_B: torch.Tensor
 
 
+_Square = tuple[torch.Tensor, torch.Tensor | None, int, int]
+
+
 @dataclass(frozen=True)
 class _Photos:
-    """One split as a torch data set: what is done to one photo, in whatever process."""
+    """One split as a torch data set."""
 
     files: tuple[LabelledFile, ...]
     masks: tuple[PhotoMask, ...] | None
@@ -210,33 +261,31 @@ class _Photos:
         return len(self.files)
 
     def __getitem__(self, wanted: Wanted) -> _Square | _Fault:
+        """levels_hwC, mask_hw, label and number of a photo."""
         sample, seed = wanted
         file = self.files[sample]
         try:
             photo = read_photo(file.path)
             crop = None if seed is None else random_crop(photo.size, seed)
-            levels_hwC = photo_square(photo, self.preprocessing, crop)
+            levels_hwC = torch.from_numpy(photo_square(photo, self.preprocessing, crop).copy())
             mask_hw = None
             if self.masks is not None:
                 mask_hw = torch.from_numpy(mask_square(self.masks[sample].read(photo.size), self.preprocessing, crop))
         except LatcliError as error:
             named = error.message if str(file.path) in error.message else f"{file.path}: {error.message}"
             return _Fault(named, error.hint)
-        return _Square(torch.from_numpy(levels_hwC.copy()), mask_hw, file.label, sample)
+        return levels_hwC, mask_hw, file.label, sample
 
 
 def _collate(squares: Sequence[_Square | _Fault]) -> _Batch | _Fault:
-    whole = [square for square in squares if isinstance(square, _Square)]
-    faults = [fault for fault in squares if isinstance(fault, _Fault)]
-    if faults:
-        return faults[0]
-    masks = [square.mask_hw for square in whole if square.mask_hw is not None]
-    return _Batch(
-        torch.stack([square.levels_hwC for square in whole]),
-        torch.stack(masks) if masks else None,
-        torch.tensor([square.label for square in whole]),
-        torch.tensor([square.sample for square in whole]),
-    )
+    whole: list[_Square] = []
+    for square in squares:
+        if isinstance(square, _Fault):
+            return square
+        whole.append(square)
+    levels, masks, labels, samples = zip(*whole, strict=True)
+    mask_Bhw = None if masks[0] is None else torch.stack(masks)
+    return _Batch(torch.stack(levels), mask_Bhw, torch.tensor(labels), torch.tensor(samples))
 
 
 def _batches(photos: _Photos, wanted: Iterator[list[Wanted]], workers: int) -> Iterator[_Batch | _Fault]:

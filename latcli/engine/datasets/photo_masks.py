@@ -1,4 +1,4 @@
-"""Masks of a folder's photos, found by a detector or read from files; must not know training or attacks.
+"""Masks of a folder's photos, found by a detector or read from files.
 
 Legend: H, W a photo's own size. mask_HW is uint8, 1 on the object.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -15,13 +15,18 @@ from typing import Protocol, Self
 import numpy as np
 import torch
 
-from latcli.engine.datasets.folders import SPLITS, ClassFolders, LabelledFile, SplitName, mask_files
-from latcli.engine.detectors.base import Detector, Target
-from latcli.engine.images import Photo, read_mask, read_photo, sha256_of
+from latcli.engine.datasets.folders import SPLITS, ClassFolders, SplitName, mask_files, mask_notes
+from latcli.engine.detectors.base import Target
+from latcli.engine.images import Photo, read_photo, sha256_of
 from latcli.engine.labels import known_class
 from latcli.engine.localize import center_mask
+from latcli.engine.masks import read_mask
 from latcli.engine.models.classifier import Classifier, predict
-from latcli.engine.objects import MISS_CENTER, DetectionCache, Refinement, WhichBoxes, detection_mask, find_object
+from latcli.engine.objects import MISS_CENTER, ObjectFinder
+from latcli.errors import NoObjectError
+
+#: Masks in files that are read when they are opened; the others are read with their photos.
+_LOOKED_AT = 20
 
 
 class PhotoMask(Protocol):
@@ -76,7 +81,7 @@ class MaskFile:
 
     def read(self, size: tuple[int, int]) -> np.ndarray:
         """mask_HW. Raises ImageError for a file that is damaged or of another size."""
-        return (read_mask(self.path, size)[0].numpy() >= 0.5).astype(np.uint8)
+        return (read_mask(self.path, size)[0][0].numpy() >= 0.5).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -89,20 +94,17 @@ class PhotoMasks:
 
     @property
     def fingerprint(self) -> str:
-        """A sha256 of all of them. Raises OSError where a file cannot be read."""
+        """A sha256 of all of them. Raises ImageError where a file cannot be read."""
         digests = "\n".join(mask.digest for mask in (*self.train, *self.test))
         return hashlib.sha256(digests.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class ObjectSearch:
-    """What finds the objects: a detector, and the classifier whose classes and guesses tell it what to look for."""
+    """What finds the objects, and the classifier whose classes and guesses say what to look for."""
 
-    detector: Detector
+    finder: ObjectFinder
     classifier: Classifier
-    which: WhichBoxes = "all"
-    refine: Refinement = "none"
-    cache: DetectionCache | None = None
 
     def target(self, photo: Photo, class_name: str) -> Target:
         """The classifier's class that shares the photo's class name, else its own top guess."""
@@ -111,14 +113,14 @@ class ObjectSearch:
             return Target(label.index, label.name)
         x_1Chw = self.classifier.preprocessing.read(photo.image)[None].to(self.classifier.device)
         guess = predict(self.classifier, x_1Chw, [None])[0]
-        return Target(guess.index, guess.name)
+        return Target(guess.index, guess.prediction)
 
     def mask(self, photo: Photo, class_name: str) -> PackedMask | None:
         """The object's mask; None where nothing was found."""
-        found = find_object(self.detector, photo, self.target(photo, class_name), self.which, self.cache)
-        if not found.boxes and self.detector.name != "none":
+        try:
+            return PackedMask.of(self.finder.find(photo, self.target(photo, class_name)).mask_1HW)
+        except NoObjectError:
             return None
-        return PackedMask.of(detection_mask(photo, found, self.refine))
 
 
 def detected_masks(folders: ClassFolders, search: ObjectSearch, tick: Callable[[], None]) -> PhotoMasks:
@@ -137,21 +139,27 @@ def detected_masks(folders: ClassFolders, search: ObjectSearch, tick: Callable[[
             found.append(mask or PackedMask.of(center_mask(photo.size, MISS_CENTER)))
             tick()
         masks[split] = tuple(found)
-    return PhotoMasks(masks["train"], masks["test"], _notes(search.detector.name, missed, _all(folders)))
+    return PhotoMasks(
+        masks["train"],
+        masks["test"],
+        _notes(search.finder.settings.detector, missed, len(folders.train) + len(folders.test)),
+    )
 
 
 def read_masks(folders: ClassFolders, masks: Path) -> PhotoMasks:
-    """The masks of all photos as files that lie as the photos do. Raises UsageError where one is missing."""
-    train, test = (tuple(MaskFile(path) for path in mask_files(folders, masks, split)) for split in SPLITS)
-    return PhotoMasks(train, test)
+    """The masks of all photos as files that lie as the photos do; some are looked at for notes on how they are read.
+
+    Raises UsageError where one is missing or belongs to two photos, ImageError where one that is looked at is no mask.
+    """
+    train, test = mask_files(folders, masks)
+    files = [*train, *test]
+    looked_at = files[:: max(1, len(files) // _LOOKED_AT)]
+    notes = mask_notes([note for file in looked_at for note in read_mask(file)[1]], len(looked_at))
+    return PhotoMasks(tuple(map(MaskFile, train)), tuple(map(MaskFile, test)), notes)
 
 
-def _all(folders: ClassFolders) -> Sequence[LabelledFile]:
-    return (*folders.train, *folders.test)
-
-
-def _notes(detector: str, missed: int, photos: Sequence[LabelledFile]) -> tuple[str, ...]:
+def _notes(detector: str, missed: int, photos: int) -> tuple[str, ...]:
     if not missed:
         return ()
     middle = f"the middle {MISS_CENTER:g} of the sides stands for it"
-    return (f"{detector} found no object in {missed} of {len(photos)} photos, where {middle}",)
+    return (f"{detector} found no object in {missed} of {photos} photos, where {middle}",)

@@ -1,11 +1,13 @@
-"""Whether a box shows the labelled object: COCO class names against ImageNet classes; knows names only, no pixels."""
+"""Which boxes show the labelled object: COCO class names against ImageNet classes."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
+from typing import Literal
 
-from latcli.engine.detectors.base import Target
+from latcli.engine.detectors.base import ANY_CLASS, Box, Detection, Target
 from latcli.engine.vision import import_torchvision
 
 #: COCO class -> the ImageNet classes (indices, both ends included) whose objects an annotator of COCO would call so.
@@ -80,12 +82,40 @@ _COCO_TO_IMAGENET = {
 }
 
 
+WhichBoxes = Literal["all", "best"]
+
+
+def agreeing_boxes(detection: Detection, target: Target, which: WhichBoxes) -> Detection:
+    """The boxes that agree with the target's class, by falling confidence, or the best one of them; none if none does.
+
+    Silhouettes are carried along, and only those of the boxes that remain.
+    """
+    boxes = sorted((box for box in detection.boxes if agrees(box.name, target)), key=lambda box: -box.score)
+    return _only(detection, boxes if which == "all" else boxes[:1])
+
+
+def surest_box(detection: Detection) -> Detection:
+    """The box of the largest confidence, whatever its class."""
+    return _only(detection, sorted(detection.boxes, key=lambda box: -box.score)[:1])
+
+
+def _only(detection: Detection, kept: list[Box]) -> Detection:
+    used = [box.segmentation for box in kept if box.segmentation is not None]
+    boxes = (
+        box if box.segmentation is None else replace(box, segmentation=used.index(box.segmentation)) for box in kept
+    )
+    silhouettes_NHW = detection.segmentations_NHW
+    return Detection(tuple(boxes), silhouettes_NHW[used] if used and silhouettes_NHW is not None else None)
+
+
 def agrees(box_name: str, target: Target) -> bool:
-    """Whether boxes of that class are to be taken for the target's object.
+    """Whether boxes of that class are to be taken for the target's object; those of `ANY_CLASS` always are.
 
     Between a COCO name and an ImageNet class the table decides; all other names agree where they are equal, whatever
     their case and whether they are written with spaces, `_` or `-`.
     """
+    if box_name == ANY_CLASS:
+        return True
     name = _plain(box_name)
     if name in _coco_names() and _is_imagenet(target):
         return target.index in imagenet_indices(name)

@@ -1,107 +1,205 @@
-"""The classifier's own class activation map as a detector: needs no further weights, so it always works.
+"""Detector `cam`: a box around the evidence that the classifier itself sees for a class. Needs no further weights.
 
-Knows the classifier it looks into; must not know attacks.
-
-Legend: h = w the classifier's input size, c channels and u, v rows and columns of its last spatial layer.
+Legend: h, w the classifier's input size, c channels and u, v rows and columns of its last spatial layer.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
-from latcli.engine.detectors.base import Box, Detection, Target
-from latcli.engine.detectors.settings import DetectorSettings
+from latcli.engine.detectors.base import Box, Detection, DetectorContext, Target, check_share
 from latcli.engine.images import Photo
 from latcli.engine.models.classifier import Classifier, Normalize
 from latcli.engine.models.preprocessing import square_to_unit
 from latcli.errors import UsageError
 
-#: The map is thresholded and boxed on a grid of this many pixels a side.
+#: Maps and masks are compared, thresholded and boxed on a grid of this many pixels a side.
 _GRID = 256
+
+#: A map is spatial where at least this share of its change lies in the half of the image that was changed: chance
+#: gives .5, and attention over tokens, read as a map, .5 to one side at least.
+_LOCAL = 0.55
+
+
+@dataclass(frozen=True)
+class CamSettings:
+    """threshold: the share of the map's peak from which on a place is object, in [0, 1)."""
+
+    threshold: float = 0.4
+
+    def __post_init__(self) -> None:
+        check_share("a map's threshold", self.threshold, 0.99)
 
 
 class CamDetector:
-    """One box around the strongest connected part of the map of the target class.
+    """One box around the largest connected part of the target's activation map (see `activation_map`).
 
-    The map is gradient x activation of the last spatial layer, summed over channels; for networks that end in global
-    average pooling and one linear layer this is the class activation map of Zhou et al. (CVPR'16) itself, for others
-    its generalisation (HiResCAM, Draelos and Carin 2020). As there, what lies above a share of the maximum (0.2) is
-    kept and the largest connected part boxed. The whole photo is looked at, squeezed to the network's square.
+    As in Zhou et al. (CVPR'16), what lies above a share of the maximum is kept and the largest connected part boxed.
     """
 
+    Settings = CamSettings
     name = "cam"
     depends_on_target = True
 
-    def __init__(self, settings: DetectorSettings) -> None:
-        classifier = settings.classifier
-        if not isinstance(classifier, Classifier):
+    def __init__(self, settings: CamSettings, context: DetectorContext) -> None:
+        if not isinstance(context.classifier, Classifier):
             raise UsageError("the cam detector needs a classifier to look into", "choose another detector")
-        self.classifier = classifier
-        self.device = settings.device
+        self.classifier = context.classifier
         self.threshold = settings.threshold
-        self.fingerprint = f"cam {classifier.name} {classifier.fingerprint[:16]} threshold={self.threshold:g}"
+        identity = self.classifier.fingerprint
+        self.weights = f"{self.classifier.name} sha256:{identity[:16]}" if identity else self.classifier.name
+        self.fingerprint = f"cam {identity} threshold={self.threshold:g}" if identity else None
 
     def detect(self, photo: Photo, target: Target) -> Detection:
-        """At most one box; none where the network has no evidence for the target anywhere in the photo."""
+        """At most one box; none where the network has no evidence for the target anywhere in the photo.
+
+        Raises UsageError for a network without a spatial layer.
+        """
         H, W = photo.size
-        map_uv = self.activation_map(photo, target.index)
-        grid_GG = interpolate(map_uv[None, None], (_GRID, _GRID), mode="bilinear", align_corners=False)[0, 0].numpy()
-        box = _largest_part(grid_GG, self.threshold)
+        box = _largest_part(evidence_map(self.classifier, photo, target.index), self.threshold)
         if box is None:
             return Detection(())
         x0, y0, x1, y1, score = box
         scale_x, scale_y = W / _GRID, H / _GRID
         return Detection((Box(x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y, score, target.name),))
 
-    def activation_map(self, photo: Photo, label: int) -> torch.Tensor:
-        """map_uv: the evidence for `label` at each place of the last spatial layer; float32, on the CPU.
 
-        Raises UsageError for a network without a spatial layer.
-        """
-        crop = self.classifier.preprocessing.crop
-        x_1Chw = square_to_unit(photo.image.resize((crop, crop))).to(self.device)[None]
-        activations_1cuv = None
-        with torch.enable_grad():
-            logits_1K, activations_1cuv = _forward_with_last_spatial_layer(self.classifier, x_1Chw)
-            if activations_1cuv is None:
-                raise UsageError(
-                    f"{self.classifier.name} has no spatial layer to make an activation map of",
-                    "choose another --detector, or say where the object is: a mask, a box, the middle",
-                )
-            (gradient_1cuv,) = torch.autograd.grad(logits_1K[0, label], activations_1cuv)
-        return (gradient_1cuv * activations_1cuv).sum(dim=1)[0].detach().float().cpu()
+def evidence_inside(
+    classifier: Classifier, photo: Photo, label: int, mask_1HW: torch.Tensor
+) -> tuple[float, float] | None:
+    """The share of the classifier's evidence for the label that lies on the object, and the lift of that share.
+
+    Evidence is the positive part of the activation map over the whole photo. The lift is the share divided by the
+    object's share of the photo: 1 where the evidence is spread as if the object did not matter. None for a network
+    that has no map, a map without evidence and an empty mask.
+    """
+    try:
+        evidence_GG = evidence_map(classifier, photo, label)
+    except UsageError:
+        return None
+    object_GG = interpolate(mask_1HW[None], (_GRID, _GRID), mode="area")[0, 0].numpy()
+    total, area = float(evidence_GG.sum()), float(object_GG.mean())
+    if not (total > 0.0 and area > 0.0):
+        return None
+    share = float((evidence_GG * object_GG).sum()) / total
+    return share, share / area
 
 
-def _forward_with_last_spatial_layer(
-    classifier: Classifier, x_1Chw: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The logits, and the last output with more than one place that a module of the network gave on the way."""
+def evidence_map(classifier: Classifier, photo: Photo, label: int) -> np.ndarray:
+    """The positive part of the activation map on the grid, float32 (G, G). Raises UsageError."""
+    map_uv = activation_map(classifier, photo, label)
+    grid_GG = interpolate(map_uv[None, None], (_GRID, _GRID), mode="bilinear", align_corners=False)[0, 0]
+    return grid_GG.clamp_min(0.0).numpy()
+
+
+def activation_map(classifier: Classifier, photo: Photo, label: int) -> torch.Tensor:
+    """map_uv: the evidence for `label` at each place of the last spatial layer; float32, on the CPU.
+
+    Gradient x activation, summed over channels. For networks that end in global average pooling and one linear layer
+    this is the class activation map of Zhou et al. (CVPR'16) itself, for others its generalisation (HiResCAM, Draelos
+    and Carin 2020). The whole photo is looked at, squeezed to the network's input. Raises UsageError for a network
+    whose last four-dimensional output is no map of the image, such as attention over tokens.
+    """
+    height, width = input_size(classifier)
+    x_1Chw = square_to_unit(photo.image.resize((width, height)))[None].to(classifier.device)
+    channels = _channel_axis(classifier)
+    with torch.enable_grad():
+        logits_1K, last = _forward(classifier, x_1Chw.requires_grad_())
+        if channels is None or last is None:
+            raise UsageError(
+                f"{classifier.name} has no spatial layer to make an activation map of",
+                "choose another --detector, or say where the object is: --mask, --box, --center",
+            )
+        (gradient,) = torch.autograd.grad(logits_1K[0, label], last)
+    return (gradient * last).sum(dim=channels)[0].detach().float().cpu()
+
+
+def input_size(classifier: Classifier) -> tuple[int, int]:
+    """Height and width of what the classifier's network takes."""
+    crop = classifier.preprocessing.crop
+    return crop, crop
+
+
+_CHANNEL_AXES: WeakKeyDictionary[Classifier, int | None] = WeakKeyDictionary()
+
+
+def _channel_axis(classifier: Classifier) -> int | None:
+    """Which axis of the last four-dimensional output holds channels: 1, 3, or None where it is no map of the image.
+
+    Found by trying, once for each classifier: where half of an image changes, a map changes in that half.
+    """
+    if classifier not in _CHANNEL_AXES:
+        _CHANNEL_AXES[classifier] = _find_channel_axis(classifier)
+    return _CHANNEL_AXES[classifier]
+
+
+@torch.no_grad()
+def _find_channel_axis(classifier: Classifier) -> int | None:
+    height, width = input_size(classifier)
+    x_1Chw, other_1Chw = (_noise(seed, height, width).to(classifier.device) for seed in (0, 1))
+    before = _forward(classifier, x_1Chw)[1]
+    if before is None:
+        return None
+    shares: dict[int, list[float]] = {1: [], 3: []}
+    for axis, side in ((2, height), (3, width)):
+        for half in (slice(0, side // 2), slice(side // 2, side)):
+            changed_1Chw = x_1Chw.clone()
+            where = (slice(None), slice(None), half) if axis == 2 else (Ellipsis, half)
+            changed_1Chw[where] = other_1Chw[where]
+            after = _forward(classifier, changed_1Chw)[1]
+            if after is None or after.shape != before.shape:
+                return None
+            for channels in shares:
+                change_uv = (after - before).abs().sum(dim=channels)[0].float()
+                profile = change_uv.sum(dim=1 if axis == 2 else 0)
+                inside = profile[: len(profile) // 2] if half.start == 0 else profile[(len(profile) + 1) // 2 :]
+                outside = profile[(len(profile) + 1) // 2 :] if half.start == 0 else profile[: len(profile) // 2]
+                total = float(inside.sum() + outside.sum())
+                shares[channels].append(float(inside.sum()) / total if total > 0 else 0.0)
+    best = max(shares, key=lambda channels: min(shares[channels]))
+    return best if min(shares[best]) >= _LOCAL else None
+
+
+def _noise(seed: int, height: int, width: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, max(1, height // 8), max(1, width // 8), generator=generator)
+    return interpolate(coarse, (height, width), mode="nearest")
+
+
+def _forward(classifier: Classifier, x_1Chw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The logits, and the last output of a module of the network, for this one image, that is four-dimensional.
+
+    At least two of its axes must have more than one place.
+    """
     last: list[torch.Tensor] = []
 
     def keep(_module: nn.Module, _inputs: object, output: object) -> None:
-        if isinstance(output, torch.Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1 and output.requires_grad:
+        if not isinstance(output, torch.Tensor) or output.ndim != 4 or len(output) != 1:
+            return
+        if sorted(output.shape)[-2] > 1 and (output.requires_grad or not torch.is_grad_enabled()):
             last[:] = [output]
 
     # A normalised image is no evidence that a network has found.
     layers = [module for module in classifier.net.modules() if not isinstance(module, Normalize)]
     hooks = [module.register_forward_hook(keep) for module in layers]
     try:
-        # The weights are frozen; without this no activation would carry a gradient.
-        logits_1K = classifier(x_1Chw.requires_grad_())
+        logits_1K = classifier(x_1Chw)
     finally:
         for hook in hooks:
             hook.remove()
     return logits_1K, last[0] if last else None
 
 
-def _largest_part(grid_GG: np.ndarray, threshold: float) -> tuple[float, float, float, float, float] | None:
+def _largest_part(evidence_GG: np.ndarray, threshold: float) -> tuple[float, float, float, float, float] | None:
     """x0, y0, x1, y1 on the grid and the share of all evidence inside, of the largest part above the threshold."""
     import cv2
 
-    evidence_GG = np.maximum(grid_GG, 0.0)
     if not evidence_GG.max() > 0.0:
         return None
     above_GG = (evidence_GG >= threshold * evidence_GG.max()).astype(np.uint8)

@@ -1,46 +1,69 @@
-"""Detector `mobilenet`: torchvision's SSDLite320 on MobileNetV3, COCO classes, boxes only; knows no classifier.
+"""Detector `mobilenet`: torchvision's SSDLite320 on MobileNetV3, COCO classes, boxes only.
 
 Source of architecture and weights: torchvision `ssdlite320_mobilenet_v3_large`, `COCO_V1`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from latcli.engine.detectors.base import Box, Detection, Target
-from latcli.engine.detectors.settings import WITHOUT_WEIGHTS, DetectorSettings, for_detector, scaled_corners
+from latcli.engine.detectors.base import (
+    WITHOUT_WEIGHTS,
+    Box,
+    Detection,
+    DetectorContext,
+    Target,
+    check_share,
+    for_detector,
+    scaled_corners,
+)
 from latcli.engine.downloads import fetch
 from latcli.engine.images import Photo, to_unit
 from latcli.engine.models.weights import load_into, read_state_dict, state_dict_sha256
 from latcli.engine.vision import import_torchvision
 
 
+@dataclass(frozen=True)
+class MobilenetSettings:
+    """weights: a file, or None for torchvision's. confidence: the least one of a box, in [0, 1]."""
+
+    weights: Path | None = None
+    confidence: float = 0.25
+
+    def __post_init__(self) -> None:
+        check_share("a box's least confidence", self.confidence)
+
+
 class MobilenetDetector:
     """SSDLite with weights from a file, torchvision's cache or torchvision's download, in this order."""
+
+    Settings = MobilenetSettings
 
     name = "mobilenet"
     depends_on_target = False
 
-    def __init__(self, settings: DetectorSettings) -> None:
+    def __init__(self, settings: MobilenetSettings, context: DetectorContext) -> None:
         """Load the model. Raises WeightsError for weights that are missing, out of reach, damaged or do not fit."""
         import_torchvision()
         from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights, ssdlite320_mobilenet_v3_large
 
         source = SSDLite320_MobileNet_V3_Large_Weights.COCO_V1
-        path = Path(settings.weights) if settings.weights is not None else _default_weights(source.url, settings)
+        path = settings.weights or _default_weights(source.url, context)
         state_dict = read_state_dict(path)
         model = ssdlite320_mobilenet_v3_large(
             weights=None, weights_backbone=None, score_thresh=settings.confidence, detections_per_img=100
         )
         load_into(model, state_dict, what=f"the weights in {path}")
-        self._model = model.eval().requires_grad_(False).to(settings.device)
-        self._device = settings.device
+        self._model = model.eval().requires_grad_(False).to(context.device)
+        self._device = context.device
         self._names: list[str] = source.meta["categories"]
-        self.source = str(path)
-        self.fingerprint = f"mobilenet {state_dict_sha256(state_dict)[:16]} confidence={settings.confidence:g}"
+        digest = state_dict_sha256(state_dict)[:16]
+        self.weights = f"{path.name} sha256:{digest}"
+        self.fingerprint = f"mobilenet {digest} confidence={settings.confidence:g}"
 
     @torch.inference_mode()
     def detect(self, photo: Photo, target: Target) -> Detection:
@@ -56,11 +79,11 @@ class MobilenetDetector:
         return Detection(tuple(sorted(boxes, key=lambda box: -box.score)))
 
 
-def _default_weights(url: str, settings: DetectorSettings) -> Path:
+def _default_weights(url: str, context: DetectorContext) -> Path:
     return fetch(
         url,
         what="the SSDLite weights",
         hint=f"get {url} and give it with --detector-weights FILE, {WITHOUT_WEIGHTS}",
-        offline=settings.offline,
-        progress=settings.progress,
+        offline=context.offline,
+        progress=context.progress,
     )

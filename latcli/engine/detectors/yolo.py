@@ -1,7 +1,7 @@
-"""Detector `yolo`: any detection or segmentation model of ultralytics; knows no classifier.
+"""Detector `yolo`: any detection or segmentation model of ultralytics.
 
-Weights are read in ultralytics' safe mode, which rebuilds known layer classes and runs nothing of the file, unless
-their user has said that the file is to be trusted.
+Weights are read in ultralytics' safe mode, which allows known layer classes and runs no other code of the file, unless
+their user trusts the file (--trust-weights).
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import os
 import pickle
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,16 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from latcli.engine.detectors.base import Box, Detection, Target
-from latcli.engine.detectors.settings import WITHOUT_WEIGHTS, DetectorSettings, for_detector, scaled_corners
+from latcli.engine.detectors.base import (
+    WITHOUT_WEIGHTS,
+    Box,
+    Detection,
+    DetectorContext,
+    Target,
+    check_share,
+    for_detector,
+    scaled_corners,
+)
 from latcli.engine.downloads import kept_at, require_reachable
 from latcli.engine.images import Photo, sha256_of
 from latcli.engine.models.weights import DAMAGE_ERRORS, check_readable, short_reasons, unreadable
@@ -40,23 +49,36 @@ _ENVIRONMENT = {"YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "0", "YOLO_VERBOSE": "0
 _lock = threading.RLock()
 
 
+@dataclass(frozen=True)
+class YoloSettings:
+    """weights: a .pt file or an official name. confidence: the least one of a box, in [0, 1]."""
+
+    weights: str = DEFAULT_WEIGHTS
+    confidence: float = 0.25
+
+    def __post_init__(self) -> None:
+        check_share("a box's least confidence", self.confidence)
+
+
 class YoloDetector:
     """A YOLO from a `.pt` file, an official name ("yolo26s.pt") or, by default, the official `yolo26n.pt`.
 
     Segmentation weights give silhouettes at the photo's own size besides the boxes. Class names are the model's.
     """
 
+    Settings = YoloSettings
     name = "yolo"
     depends_on_target = False
 
-    def __init__(self, settings: DetectorSettings) -> None:
+    def __init__(self, settings: YoloSettings, context: DetectorContext) -> None:
         """Load the model. Raises WeightsError for weights that are missing, unreachable, damaged, unsafe or no YOLO."""
-        path = _find_weights(settings)
-        self._model = _load(path, trusted=settings.trust_weights)
+        path = _find_weights(settings.weights, context)
+        self._model = _load(path, trusted=context.trust_weights)
         self._confidence = settings.confidence
-        self._device = settings.device
-        self.source = str(path)
-        self.fingerprint = f"yolo {sha256_of(path)[:16]} confidence={settings.confidence:g}"
+        self._device = context.device
+        digest = sha256_of(path)[:16]
+        self.weights = f"{path.name} sha256:{digest}"
+        self.fingerprint = f"yolo {digest} confidence={settings.confidence:g}"
 
     def detect(self, photo: Photo, target: Target) -> Detection:
         """Every object above the confidence, boxes inside the photo, by falling confidence."""
@@ -92,10 +114,9 @@ def _at_hand(name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _find_weights(settings: DetectorSettings) -> Path:
-    name = str(settings.weights or DEFAULT_WEIGHTS)
+def _find_weights(name: str, context: DetectorContext) -> Path:
     official = Path(name).name == name and (name == DEFAULT_WEIGHTS or name in _official_names())
-    path = (_at_hand(name) or _download(name, settings)) if official else Path(name)
+    path = (_at_hand(name) or _download(name, context)) if official else Path(name)
     check_readable(path)
     if path.suffix.lower() != ".pt":
         raise WeightsError(f"{path} is no YOLO weights file", "give a .pt file as ultralytics saves it")
@@ -109,17 +130,17 @@ def _official_names() -> frozenset[str]:
         return frozenset(GITHUB_ASSETS_NAMES)
 
 
-def _download(name: str, settings: DetectorSettings) -> Path:
+def _download(name: str, context: DetectorContext) -> Path:
     what = f"the weights {name}"
     hint = f"get {name} from {_RELEASES} and give it with --detector-weights FILE, {WITHOUT_WEIGHTS}"
-    require_reachable(_RELEASES, what=what, hint=hint, offline=settings.offline)
+    require_reachable(_RELEASES, what=what, hint=hint, offline=context.offline)
     path = kept_at(f"{_RELEASES}/{name}")
     try:
         # Its bar goes to standard output, where only results belong.
         with _visiting_ultralytics(), redirect_stdout(sys.stderr):
             from ultralytics.utils.downloads import attempt_download_asset
 
-            attempt_download_asset(str(path), retry=0, progress=settings.progress)
+            attempt_download_asset(str(path), retry=0, progress=context.progress)
     except (OSError, MemoryError) as error:  # MemoryError is its word for a full disk
         raise WeightsError(f"the download of {what} failed: {error}", hint) from error
     return path
@@ -127,7 +148,7 @@ def _download(name: str, settings: DetectorSettings) -> Path:
 
 def _load(path: Path, *, trusted: bool) -> Any:
     path = path.absolute()
-    with _visiting_ultralytics(), short_reasons(), _ways_of_a_program() if trusted else _rebuilding_only():
+    with _visiting_ultralytics(), short_reasons(), _reading(trusted):
         from ultralytics import YOLO
         from ultralytics.nn.tasks import BaseModel
         from ultralytics.utils.checks import check_yolov5u_filename
@@ -156,30 +177,15 @@ def _refusal(path: Path, error: BaseException) -> WeightsError:
 
 
 @contextmanager
-def _ways_of_a_program() -> Iterator[None]:
-    """Read weights as ultralytics does by default: what stands in the file is run."""
-    from ultralytics.nn import tasks
+def _reading(trusted: bool) -> Iterator[None]:
+    """While weights are read: run the code in them if they are trusted, else construct no layer.
 
-    with _set(tasks, "SAFE_LOAD", False):
-        yield
-
-
-@contextmanager
-def _rebuilding_only() -> Iterator[None]:
-    """While weights are read, let layers be rebuilt from what the file says of them, and none be constructed.
-
-    The safe mode allows known classes to be called with any arguments, and some constructors ask the network, open
-    files or take any amount of memory. A saved network never needs that.
+    ultralytics' safe mode lets a file call known classes with any arguments, and some constructors ask the network,
+    open files or take any amount of memory. A saved network is rebuilt from its state, which calls none of them.
     """
     from ultralytics.nn import tasks
 
-    with _set(tasks, "torch_load", _without_constructors(tasks.torch_load)):
-        yield
-
-
-def _without_constructors(load: Callable[..., Any]) -> Callable[..., Any]:
-    reader = threading.get_ident()
-    construct = nn.Module.__init__
+    reader, construct, load = threading.get_ident(), nn.Module.__init__, tasks.torch_load
 
     def refuse(module: nn.Module, *arguments: Any, **named: Any) -> None:
         if threading.get_ident() == reader:
@@ -191,14 +197,15 @@ def _without_constructors(load: Callable[..., Any]) -> Callable[..., Any]:
         with _set(nn.Module, "__init__", refuse):
             return load(*arguments, **named)
 
-    return guarded
+    with _set(tasks, "SAFE_LOAD", not trusted), _set(tasks, "torch_load", load if trusted else guarded):
+        yield
 
 
 def _at_size(mask_HW: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if mask_HW.shape == size:
-        return mask_HW.bool().cpu()
+        return mask_HW.bool().cpu().to(torch.uint8).mul_(255)
     enlarged_11HW = functional.interpolate(mask_HW[None, None].float(), size, mode="bilinear", align_corners=False)
-    return (enlarged_11HW[0, 0] > 0.5).cpu()
+    return (enlarged_11HW[0, 0] > 0.5).cpu().to(torch.uint8).mul_(255)
 
 
 @contextmanager

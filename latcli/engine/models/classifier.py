@@ -6,13 +6,13 @@ Legend: B images, C = 3 channels, h = w the network's input size, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.errors import LatcliError
+from latcli.results import Guess, Prediction
 
 
 class Normalize(nn.Module):
@@ -69,22 +69,6 @@ class Classifier(nn.Module):
         return logits_BK
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What a classifier says of one image, as far as one label is concerned.
-
-    `top` are the first guesses as (class index, confidence), best first. `confidence` is the label's own softmax
-    value, `rank` its place, 1 for the top guess; a tie counts against the label. `loss` is its cross entropy.
-    """
-
-    index: int
-    name: str
-    confidence: float
-    rank: int
-    loss: float
-    top: tuple[tuple[int, float], ...]
-
-
 @torch.no_grad()
 def predict(
     classifier: Classifier, x_BChw: torch.Tensor, labels: Sequence[int | None], shown: int = 5
@@ -103,18 +87,19 @@ def predict(
     log_p_BK = logits_BK.double().log_softmax(dim=1).cpu()
     predictions = []
     for log_p_K, label in zip(log_p_BK, labels, strict=True):
-        top = log_p_K.topk(min(shown, len(log_p_K)))
-        index = int(top.indices[0])
-        label = index if label is None else label
-        ahead = int((log_p_K >= log_p_K[label]).sum())
+        first = log_p_K.topk(min(shown, len(log_p_K)))
+        guesses = zip(first.indices.tolist(), first.values.exp().tolist(), strict=True)
+        top = tuple(Guess(index, classifier.class_names[index], p) for index, p in guesses)
+        label = top[0].index if label is None else label
         predictions.append(
             Prediction(
-                index=index,
-                name=classifier.class_names[index],
+                prediction=top[0].name,
+                index=top[0].index,
+                p_prediction=top[0].p,
                 confidence=float(log_p_K[label].exp()),
-                rank=ahead,
+                rank=int((log_p_K >= log_p_K[label]).sum()),
                 loss=float(-log_p_K[label]),
-                top=tuple((int(k), float(v.exp())) for k, v in zip(top.indices, top.values, strict=True)),
+                top=top,
             )
         )
     return predictions

@@ -23,7 +23,7 @@ from latcli.engine.attacks.objectives import ObjectiveFunction, cross_entropy_od
 from latcli.engine.attacks.threat import LinfBox
 from latcli.engine.datasets.base import Images, Request, TrainingData
 from latcli.engine.noise import derive_seed, item_seeds, permutation, uniform_noise
-from latcli.engine.precision import Form, GradientForm
+from latcli.engine.precision import Form, gradient_model
 from latcli.engine.training.captured import Captured
 from latcli.engine.training.distributed import Ranks
 from latcli.engine.training.inner_attacks import (
@@ -174,12 +174,11 @@ class Trainer:
         self.ranks = ranks or Ranks()
         self.order = Order(settings.seed, data.train_count, settings.batch, self.ranks.rank, self.ranks.size)
         self.settings, self.data, self.done = settings, data, 0
-        layout = torch.channels_last if form.endswith("channels-last") else torch.contiguous_format
-        self.net = net.to(memory_format=layout).train()  # type: ignore[call-overload]
-        self._layout = layout
+        self.fast = gradient_model(net, data.image_shape, form=form)
+        self.form = self.fast.form
+        self._layout = torch.channels_last if self.form.endswith("channels-last") else torch.contiguous_format
+        self.net = net.to(memory_format=self._layout).train()  # type: ignore[call-overload]
         self._joined = self.ranks.join(self.net)
-        self.form = form
-        self.fast = GradientForm(self.net, form)
         on_cuda = next(net.parameters()).device.type == "cuda"
         #: Called between the steps of the inner attack, where the weights are still those of the last step, so that
         #: it may keep them, and raise to stop. Not on CUDA, where an inner attack is one recording, and quick.

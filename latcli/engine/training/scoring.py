@@ -18,7 +18,7 @@ from latcli.engine.attacks.pgd import pgd
 from latcli.engine.attacks.settings import AttackSettings, Model
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.noise import derive_seed, item_seeds
-from latcli.engine.precision import GradientForm
+from latcli.engine.precision import gradient_model
 from latcli.engine.training.loop import Trainer
 from latcli.engine.training.regimes import masks, regime_epsilon
 from latcli.engine.training.settings import TrainSettings
@@ -87,7 +87,7 @@ def score_point(trainer: Trainer, on_work: OnWork = _ignore) -> ScorePoint:
     natural = natural_score(net, data, on_work)
     if not settings.is_adversarial:
         return ScorePoint(trainer.done, natural.loss, natural.accuracy)
-    images, fast = settings.score_images, GradientForm(net, trainer.form)
+    images, fast = settings.score_images, gradient_model(net, data.image_shape, form=trainer.form)
     attacked = adversarial_score(net, fast, data, settings, images=images, steps=TEST_STEPS, on_work=on_work)
     return ScorePoint(trainer.done, natural.loss, natural.accuracy, attacked.loss, attacked.accuracy)
 

@@ -1,1 +1,0 @@
-"""`latcli attack`: photos in, adversarial photos and what became of them out; `command` is where it begins."""

@@ -1,0 +1,397 @@
+"""The cells of many evaluations as loss matrices: comparable figures side by side, seeds averaged, the best marked.
+
+A later evaluation of a model replaces an earlier one, and a later model of the same configuration and seed an earlier
+one. Mean, spread, interval and best are computed here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import sqrt
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+from latcli.commands.paper import FIGURE_2
+from latcli.engine.evaluation.chance import not_beaten
+from latcli.results import Cell, Comparison, EvalResult, LossMatrix, MatrixCell, MatrixRow, comparable_config, spread
+
+if TYPE_CHECKING:
+    from latcli.store.store import RunRow
+
+#: Rows and columns as the paper's Figure 2 has them, then the controls.
+_ORDER = ("natural", "natural-attacked", "standard", "background", "foreground", "random")
+_STRONG = "-strong"
+#: Options that tell rows of one regime apart, in a row's label.
+_LABELLED = 3
+#: The 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom.
+_STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A completed evaluation: its run, its cells, and its whole document where that is as it was written."""
+
+    run: RunRow
+    cells: Sequence[Cell]
+    document: EvalResult | None = None
+
+    @property
+    def comparisons(self) -> Sequence[Comparison]:
+        """Its models in pairs on the same images."""
+        return self.document.comparisons if self.document else ()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What it found to doubt in its own figures."""
+        return [warning.line for warning in self.document.warnings] if self.document else []
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything that must be equal for figures to be compared.
+
+    images: how many were attacked. strong_budget: of the strong suite, None where it is not quick. masks: their
+    fingerprint.
+    """
+
+    dataset: str
+    epsilon: float | None
+    attack: str | None
+    norm: str | None
+    radius: float | None
+    steps: int | None
+    restarts: int | None
+    mask_from: str | None
+    center: float | None
+    masks: str | None
+    images: int
+    is_quick: bool
+
+
+@dataclass
+class _Model:
+    """One model's latest cells under a protocol, by input and evaluation seed, each with its evaluation.
+
+    trained: the run that made it, None where it is from elsewhere or gone.
+    """
+
+    id: str
+    label: str
+    regime: str | None
+    trained: RunRow | None
+    cells: dict[str, dict[int, tuple[Evaluated, Cell]]] = field(default_factory=dict)
+
+    @property
+    def experiment(self) -> object:
+        """Equal for models whose figures are averaged: of one regime, and trained alike but for the seed."""
+        if self.trained is None:
+            return self.id
+        config = comparable_config(self.trained.config)
+        return self.regime, tuple(sorted((name, repr(value)) for name, value in config.items()))
+
+    @property
+    def trained_at(self) -> tuple[str, str]:
+        return ("", "") if self.trained is None else (self.trained.started, self.trained.id)
+
+
+def loss_matrices(
+    evaluations: Iterable[Evaluated], datasets: Mapping[str, str], trained: Mapping[str, RunRow]
+) -> list[LossMatrix]:
+    """The matrices, the one evaluated last first; `evaluations` are the newest first.
+
+    datasets: names by id. trained: the store's training runs by id.
+    """
+    makers = makers_of_models(trained)
+    found: dict[Protocol, dict[str, _Model]] = {}
+    for one in evaluations:
+        models = found.setdefault(_protocol(one), {})
+        for cell in one.cells:
+            if cell.model_id not in models:
+                run = trained.get(cell.model) or next(iter(makers.get(cell.model_id, ())), None)
+                models[cell.model_id] = _Model(cell.model_id, cell.label, cell.regime, run)
+            models[cell.model_id].cells.setdefault(cell.input, {}).setdefault(cell.seed, (one, cell))
+    return [
+        _matrix(f"matrix-{number}", protocol, datasets.get(protocol.dataset, protocol.dataset), list(models.values()))
+        for number, (protocol, models) in enumerate(found.items(), start=1)
+        if models
+    ]
+
+
+def makers_of_models(trained: Mapping[str, RunRow]) -> dict[str, list[RunRow]]:
+    """The training runs behind each model's id, the newest first: equal runs make equal models."""
+    makers: dict[str, list[RunRow]] = {}
+    for run in sorted(trained.values(), key=lambda run: (run.started, run.id), reverse=True):
+        if run.model is not None:
+            makers.setdefault(run.model, []).append(run)
+    return makers
+
+
+def _protocol(one: Evaluated) -> Protocol:
+    attacked = [cell for cell in one.cells if cell.epsilon is not None]
+    first = next((cell for cell in attacked if not cell.input.endswith(_STRONG)), attacked[0] if attacked else None)
+    names = ("epsilon", "attack", "norm", "radius", "steps", "restarts", "mask_from", "center")
+    values: dict[str, Any] = {name: getattr(first, name, None) for name in names}
+    if values["mask_from"] not in (None, "center"):
+        values["center"] = None
+    return Protocol(
+        dataset=one.run.dataset or "",
+        images=first.n if first else 0,
+        masks=one.run.config.get("mask_fingerprint"),
+        is_quick=one.run.config.get("strong") == "quick",
+        **values,
+    )
+
+
+def _matrix(name: str, protocol: Protocol, dataset: str, models: Sequence[_Model]) -> LossMatrix:
+    experiments: dict[object, list[_Model]] = {}
+    for model in models:
+        experiments.setdefault(model.experiment, []).append(model)
+    groups = [_newest_of_seeds(group) for group in experiments.values()]
+    kept = [model for group in groups for model in group]
+    inputs = tuple(sorted({given for model in kept for given in model.cells}, key=_place))
+    rows = _labelled_apart([_row(group) for group in groups], groups)
+    replaced = [
+        f"{row.label}: {len(every) - len(group)} older training run(s) of the same seed left out"
+        for row, group, every in zip(rows, groups, experiments.values(), strict=True)
+        if len(every) > len(group)
+    ]
+    order = sorted(range(len(rows)), key=lambda place: _place(rows[place].regime or ""))
+    rows, groups = [rows[place] for place in order], [groups[place] for place in order]
+    best_by = {given: _mark_best(given, rows, groups) for given in inputs} if len(rows) > 1 else {}
+    measured = [pair for model in kept for seeds in model.cells.values() for pair in seeds.values()]
+    runs = {one.run.id: one for one, _ in measured}
+    newest = sorted(runs, key=lambda run: runs[run].run.started, reverse=True)
+    is_strong = any(given.endswith(_STRONG) for given in inputs)
+    scale = next((figure.natural_scale for figure in FIGURE_2 if figure.dataset == dataset), 1)
+    return LossMatrix(
+        id=name,
+        dataset=dataset,
+        epsilon=protocol.epsilon,
+        attack=protocol.attack,
+        norm=protocol.norm,
+        radius=protocol.radius,
+        steps=protocol.steps,
+        restarts=protocol.restarts,
+        mask_from=protocol.mask_from,
+        center=protocol.center,
+        images=protocol.images,
+        strong=("quick" if protocol.is_quick else "full") if is_strong else None,
+        natural_scale=scale,
+        inputs=inputs,
+        runs=tuple(newest),
+        seeds=tuple(sorted({cell.seed for _, cell in measured})),
+        rows=tuple(rows),
+        best_by=best_by,
+        warnings=tuple(dict.fromkeys(line for run in newest for line in runs[run].warnings)),
+        notes=(*_notes(rows, inputs), *replaced),
+    )
+
+
+def _newest_of_seeds(models: Sequence[_Model]) -> list[_Model]:
+    """The models of one experiment without those whose seed was trained again, which is no further seed."""
+    newest: dict[object, _Model] = {}
+    for model in models:
+        seed = model.id if model.trained is None else model.trained.seed
+        newest[seed] = max(newest.get(seed, model), model, key=lambda one: one.trained_at)
+    return list(newest.values())
+
+
+def _place(name: str) -> tuple[bool, int, str]:
+    """Natural, standard, background, the controls, others; then the same under the strong suite."""
+    base = name.removesuffix(_STRONG)
+    return base != name, _ORDER.index(base) if base in _ORDER else len(_ORDER), name
+
+
+def _row(models: Sequence[_Model]) -> MatrixRow:
+    first = models[0]
+    inputs = dict.fromkeys(given for model in models for given in model.cells)
+    trained = [model.trained for model in models if model.trained is not None]
+    return MatrixRow(
+        label=first.regime if first.trained is not None and first.regime else first.label,
+        differs=None,
+        regime=first.regime,
+        models=tuple(model.id for model in models),
+        train_runs=tuple(run.id for run in trained),
+        train_seeds=tuple(run.seed for run in trained),
+        config_hash=trained[0].config_hash if trained else None,
+        model_count=len(models),
+        cells={given: _cell([list(model.cells.get(given, {}).values()) for model in models]) for given in inputs},
+    )
+
+
+# cells: mean, spread, interval
+
+
+def _cell(models: Sequence[Sequence[tuple[Evaluated, Cell]]]) -> MatrixCell:
+    """Of the evaluations of a row's models on one input; a model without any takes no part."""
+    of_models = [[cell for _, cell in seeds] for seeds in models]
+    cells = [of_model for of_model in of_models if of_model]
+    flat = [cell for of_model in cells for cell in of_model]
+    losses, accuracies = _figures(cells, "loss"), _figures(cells, "accuracy")
+    loss_low, loss_high, over_loss = _interval(cells, "loss", "bootstrap")
+    low, high, over = _interval(cells, "accuracy", "wilson")
+    return MatrixCell(
+        loss=fmean(losses) if losses else None,
+        loss_spread=spread(losses),
+        loss_low=loss_low,
+        loss_high=loss_high,
+        loss_interval=over_loss,
+        accuracy=fmean(accuracies),
+        accuracy_spread=spread(accuracies),
+        accuracy_low=0.0 if low is None else max(0.0, low),
+        accuracy_high=1.0 if high is None else min(1.0, high),
+        interval=over or "wilson",
+        n=min(cell.n for cell in flat),
+        models=len(cells),
+        spread_over="models" if len(cells) > 1 else "seeds" if len(flat) > 1 else None,
+        diverged=sum(cell.loss is None and not _leaves_no_loss(cell) for cell in flat),
+        losses=tuple(_mean(of_model, "loss") for of_model in of_models),
+        accuracies=tuple(_mean(of_model, "accuracy") for of_model in of_models),
+    )
+
+
+def _figures(models: Sequence[Sequence[Cell]], name: str) -> list[float]:
+    """One value a model, or, of a single model, one an evaluation seed; empty where any of them is missing.
+
+    A mean over those that did not diverge would make the others disappear.
+    """
+    if len(models) == 1:
+        values = [getattr(cell, name) for cell in models[0]]
+    else:
+        values = [_mean(of_model, name) for of_model in models]
+    return [] if None in values else values
+
+
+def _mean(cells: Sequence[Cell], name: str) -> float | None:
+    """Over evaluation seeds; None where any of them has no such figure, or there are none."""
+    values = [getattr(cell, name) for cell in cells]
+    return fmean(values) if values and None not in values else None
+
+
+def _interval(
+    models: Sequence[Sequence[Cell]], name: str, method: str
+) -> tuple[float | None, float | None, str | None]:
+    """The wider of two 95 % intervals: the mean of the cells' own, by `method`, and Student's over the models."""
+    flat = [cell for of_model in models for cell in of_model]
+    lows, highs = ([getattr(cell, f"{name}_{end}") for cell in flat] for end in ("low", "high"))
+    values = _figures(models, name)
+    if not values or None in (*lows, *highs):
+        return None, None, None
+    low, high = fmean(lows), fmean(highs)
+    if len(models) < 2:
+        return low, high, method
+    half = _student(len(values) - 1) * stdev(values) / sqrt(len(values))
+    if 2 * half <= high - low:
+        return low, high, method
+    return fmean(values) - half, fmean(values) + half, "models"
+
+
+def _student(degrees: int) -> float:
+    """The 97.5 % quantile of Student's t; beyond the table by its expansion in 1 / degrees (Cornish and Fisher)."""
+    if degrees <= len(_STUDENT):
+        return _STUDENT[degrees - 1]
+    z = 1.959964
+    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+
+
+def _leaves_no_loss(cell: Cell) -> bool:
+    return cell.attack == "pgd until wrong" or cell.input.endswith(_STRONG)
+
+
+# the best of a column
+
+
+def _mark_best(given: str, rows: Sequence[MatrixRow], groups: Sequence[Sequence[_Model]]) -> str:
+    """Mark the cells of a column that no other beats beyond chance; returns on what that rests."""
+    places = [place for place, row in enumerate(rows) if given in row.cells]
+    cells = [rows[place].cells[given] for place in places]
+    pairs = _comparisons(given, [groups[place] for place in places])
+    with_loss = [index for index, cell in enumerate(cells) if cell.loss is not None]
+
+    def accuracy_p_value(a: int, b: int) -> float:
+        if pairs:
+            return pairs[a, b].p_value
+        return 0.0 if cells[a].accuracy_low > cells[b].accuracy_high else 1.0
+
+    def loss_p_value(a: int, b: int) -> float:
+        a, b = with_loss[a], with_loss[b]
+        if pairs and (p_value := pairs[a, b].loss_p_value) is not None:
+            return p_value
+        high, low = cells[a].loss_high, cells[b].loss_low
+        return 0.0 if high is not None and low is not None and high < low else 1.0
+
+    best_accuracy = not_beaten([cell.accuracy for cell in cells], accuracy_p_value)
+    best_loss = not_beaten([-(cells[index].loss or 0.0) for index in with_loss], loss_p_value)
+    of_loss = dict(zip(with_loss, best_loss, strict=True))
+    for index, place in enumerate(places):
+        rows[place].cells[given] = replace(
+            cells[index], best_accuracy=best_accuracy[index], best_loss=of_loss.get(index, False)
+        )
+    return "comparisons" if pairs else "intervals"
+
+
+def _comparisons(given: str, groups: Sequence[Sequence[_Model]]) -> dict[tuple[int, int], Comparison]:
+    """The rows' models in pairs, by their places, each pair in both orders.
+
+    Empty where a row has several models or evaluation seeds, or the cells are not all of one evaluation.
+    """
+    measured = [list(model.cells[given].values()) for group in groups for model in group]
+    if len(measured) != len(groups) or any(len(one) != 1 for one in measured):
+        return {}
+    evaluations = {one[0][0].run.id: one[0][0] for one in measured}
+    if len(evaluations) != 1:
+        return {}
+    (evaluated,) = evaluations.values()
+    places = {group[0].id: place for place, group in enumerate(groups)}
+    found: dict[tuple[int, int], Comparison] = {}
+    for one in evaluated.comparisons:
+        if one.input == given and {one.a, one.b} <= places.keys():
+            a, b = places[one.a], places[one.b]
+            found[a, b] = found[b, a] = one
+    return found if len(found) == len(places) * (len(places) - 1) else {}
+
+
+# labels and notes
+
+
+def _labelled_apart(rows: Sequence[MatrixRow], groups: Sequence[Sequence[_Model]]) -> list[MatrixRow]:
+    """The rows, of which those with one label say how their training differs."""
+    found = []
+    for row, group in zip(rows, groups, strict=True):
+        alike = [other[0].trained for same, other in zip(rows, groups, strict=True) if same.label == row.label]
+        if len(alike) > 1:
+            configs = [comparable_config(run.config) for run in alike if run is not None]
+            own = group[0].trained
+            differs = row.models[0] if own is None else _difference(comparable_config(own.config), configs)
+            row = replace(row, differs=differs, label=f"{row.label} ({differs})")
+        found.append(row)
+    return found
+
+
+def _difference(config: Mapping[str, Any], configs: Sequence[Mapping[str, Any]]) -> str:
+    names = sorted({name for one in configs for name in one if any(one[name] != other.get(name) for other in configs)})
+    names.sort(key=lambda name: not all(name in one for one in configs))  # what all have set says more
+    if not names:
+        return "the only one trained by latcli"
+    texts = [f"{name} {_text(config.get(name))}" for name in names[:_LABELLED]]
+    return ", ".join(texts) + (", ..." if len(names) > _LABELLED else "")
+
+
+def _text(value: object) -> str:
+    return "unset" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _notes(rows: Sequence[MatrixRow], inputs: Sequence[str]) -> list[str]:
+    notes = [f"{row.label}, {given}: not evaluated" for row in rows for given in inputs if given not in row.cells]
+    cells = [(row, given, row.cells[given]) for row in rows for given in inputs if given in row.cells]
+    notes += [
+        f"{row.label}, {given}: {cell.diverged} evaluation(s) have no finite loss, so there is no mean"
+        for row, given, cell in cells
+        if cell.diverged
+    ]
+    return notes + [
+        f"{row.label}, {given}: {cell.models} of {row.model_count} models"
+        for row, given, cell in cells
+        if cell.models < row.model_count
+    ]

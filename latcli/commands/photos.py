@@ -1,0 +1,142 @@
+"""Photos, their labels, their objects and a classifier, for the commands `attack` and `mask`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from latcli.commands.detection_cache import StoredDetections
+from latcli.commands.trained import classifier_path
+from latcli.engine.detectors.base import DetectorContext
+from latcli.engine.devices import open_device
+from latcli.engine.labels import labeller
+from latcli.engine.models.catalog import open_classifier
+from latcli.engine.models.imagenet import ClassifierSource
+from latcli.engine.objects import ObjectSettings, check_values, open_finder
+from latcli.engine.photo_files import PhotoSource, find_sources
+from latcli.engine.photos import Located, PhotoAttacker
+from latcli.errors import ContractError, LatcliError, NoObjectError, StoreError, UsageError, WeightsError
+from latcli.options import ObjectOptions, PhotoOptions, parse_box
+from latcli.results import Failure, Label
+from latcli.session import Session
+from latcli.store.store import Store
+
+
+def detector_values(options: ObjectOptions) -> dict[str, Any]:
+    """Settings of detectors as `open_detector` takes them: `--detector-NAME`, `--DETECTOR-NAME`, `--detector-option`.
+
+    Raises UsageError for a --detector-option that the detector does not have.
+    """
+    given: dict[str, Any] = {}
+    for text in options.detector_option:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"'{text}' is no setting of a detector", "for example --detector-option threshold=0.3")
+        given[name.strip().replace("-", "_")] = value.strip()
+    check_values(options.detector, given)
+    named = {name: value for name, value in asdict(options).items() if "_" in name and name not in _NO_SETTINGS}
+    return {name.removeprefix("detector_"): value for name, value in named.items()} | given
+
+
+#: Options whose names look like a detector's setting, and are none.
+_NO_SETTINGS = ("detector_option", "trust_weights")
+
+
+def object_settings(options: PhotoOptions, mask: Path | None = None) -> ObjectSettings:
+    """How the object of each photo is found. Raises UsageError."""
+    return ObjectSettings(
+        detector=options.detector,
+        values=detector_values(options),
+        boxes=tuple(parse_box(text) for text in options.box),
+        mask=mask,
+        center=options.center,
+        which=options.boxes,
+        refine=options.refine,
+        soft=options.soft,
+        on_miss=options.on_miss,
+    )
+
+
+class PhotoWork:
+    """What a command on photos works with, opened and looked at before any long work.
+
+    `sources` are the photos and `labels` their right classes, None where the clean prediction is to be taken;
+    `failures` are the photos that were left out.
+    """
+
+    def __init__(self, options: PhotoOptions, session: Session, mask: Path | None = None) -> None:
+        """Open the classifier and the detectors. Raises UsageError, ImageError and WeightsError."""
+        self._session, self._on_miss = session, options.on_miss
+        self.failures: list[Failure] = []
+        settings = object_settings(options, mask)
+        self.sources = find_sources(options.photos)
+        device = open_device(session.device)
+        weights = ClassifierSource(options.classifier_weights, session.offline, session.shows_progress)
+        self.classifier = open_classifier(classifier_path(options.classifier, session.store), weights, device)
+        label_of = labeller(self.classifier, options.label, options.labels, options.labels_from)
+        self.labels: dict[PhotoSource, Label | None] = {}
+        for source in self.sources:
+            try:
+                self.labels[source] = label_of(source)
+            except LatcliError as error:
+                self.fail(source.name, error)
+        context = DetectorContext(
+            self.classifier, device, session.offline, session.shows_progress, options.trust_weights
+        )
+        self.finder, about = open_finder(settings, context)
+        if settings.detector == "auto" and self.finder.detectors:
+            session.note(f"objects are found by {about}")
+        if self.finder.masks is not None:
+            self.finder.masks.refuse_shared(source.path for source in self.sources)
+
+    def located(self, attacker: PhotoAttacker, store: Store) -> Iterator[Located]:
+        """The photos with their objects, read one after the other; those that cannot be are failures."""
+        self.finder.cache = StoredDetections(store)
+        with self._session.progress("photos", len(self.sources)) as tick:
+            for source, label in self.labels.items():
+                try:
+                    yield attacker.locate(source.read(), label)
+                except (ContractError, StoreError, WeightsError):
+                    raise  # no fault of this photo: the next one would meet the same
+                except LatcliError as error:
+                    self.fail(source.name, error)
+                tick()
+
+    def fail(self, name: str, error: LatcliError) -> None:
+        """Leave a photo out, and say why. Where it is the only one, and is not to be skipped, the error is raised."""
+        skipped = isinstance(error, NoObjectError) and self._on_miss == "skip"
+        if len(self.sources) == 1 and not skipped:
+            raise error
+        message = error.message if name in error.message else f"{name}: {error.message}"
+        self.failures.append(Failure(name, message, error.hint, int(error.exit_code), skipped))
+        self._session.note(f"{'skipped' if skipped else 'error'}: {message}")
+
+    def position(self, name: str) -> int:
+        """The place of a photo among the sources."""
+        return next(index for index, source in enumerate(self.sources) if source.name == name)
+
+
+def located_values(located: Located) -> dict[str, Any]:
+    """The fields of `results.LocatedPhoto`."""
+    photo, found = located.photo, located.found
+    share, lift = located.evidence or (None, None)
+    return {
+        "image": photo.name,
+        "sha256": photo.sha256,
+        "height": photo.size[0],
+        "width": photo.size[1],
+        "label": located.label,
+        "clean": located.clean,
+        "was_right": located.clean.rank == 1,
+        "detector": found.detector,
+        "detector_weights": found.weights,
+        "detector_confidence": found.confidence,
+        "localized_by": found.how,
+        "object_percent": 100 * located.object_share,
+        "evidence_inside": share,
+        "evidence_lift": lift,
+        "boxes": tuple((box.x0, box.y0, box.x1, box.y1, box.score, box.name) for box in found.boxes),
+        "notes": located.notes,
+    }

@@ -1,0 +1,165 @@
+"""Which files are photos, in which order, and what they are called; which mask belongs to which photo."""
+
+from __future__ import annotations
+
+import io
+import os
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from latcli.engine import photo_files
+from latcli.engine.datasets.folders import class_folders
+from latcli.engine.masks import MaskFolder
+from latcli.engine.photo_files import PhotoSource, find_sources, photos_below
+from latcli.errors import ImageError, UsageError
+
+
+def touch(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def below(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in photos_below(folder)]
+
+
+# the walker
+
+
+def test_photos_are_found_by_their_endings_in_the_order_of_their_names(tmp_path: Path) -> None:
+    touch(tmp_path, "b/2.JPG", "b/10.jpg", "a/x.webp", "z.png", "b/c/d.gif", "notes.txt", "c.avif", "png")
+    touch(tmp_path, ".hidden.png", "._z.png", ".thumbnails/x.png", "b/.ipynb_checkpoints/2-checkpoint.jpg")
+
+    assert below(tmp_path) == ["a/x.webp", "b/10.jpg", "b/2.JPG", "b/c/d.gif", "c.avif", "z.png"]
+
+
+def test_links_keep_their_own_names_and_circles_end(tmp_path: Path) -> None:
+    pool, photos = tmp_path / "pool", tmp_path / "photos"
+    touch(pool, "1.png")
+    touch(photos, "own.png", "deep/2.png")
+    (photos / "hen").symlink_to(pool)
+    (photos / "kite").symlink_to(pool)
+    (photos / "link.png").symlink_to(pool / "1.png")
+    (photos / "circle.png").symlink_to("circle.png")
+    (photos / "gone.png").symlink_to("nowhere")
+    (photos / "deep" / "up").symlink_to(photos)
+    (photos / "itself").symlink_to("itself")
+
+    found = below(photos)
+    assert found == ["circle.png", "deep/2.png", "gone.png", "hen/1.png", "kite/1.png", "link.png", "own.png"]
+
+
+def test_a_pipe_is_passed_over_since_reading_it_would_not_end(tmp_path: Path) -> None:
+    os.mkfifo(touch(tmp_path, "photo.png") / "pipe.png")
+
+    assert below(tmp_path) == ["photo.png"]
+
+
+def test_a_folder_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(photo_files.os, "scandir", refuse)
+    with pytest.raises(ImageError, match=r"cannot read the folder .*: Permission denied"):
+        below(tmp_path)
+
+
+def test_train_and_attack_find_the_same_photos(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        touch(
+            tmp_path / split, "hen/1.png", "hen/more/2.JPG", "hen/.ipynb_checkpoints/1.png", "kite/.a.png", "kite/b.gif"
+        )
+        touch(tmp_path / split, "kite/b.txt", ".git/c.png")
+        (tmp_path / split / "jay").symlink_to("hen")
+
+    folders = class_folders(tmp_path)
+    assert folders.class_names == ("hen", "jay", "kite")
+    trained = [file.path for split in ("test", "train") for file in folders.files(split)]  # type: ignore[arg-type]
+    assert trained == [source.path for source in find_sources([str(tmp_path)])]
+
+
+def test_names_are_compared_in_one_unicode_form(tmp_path: Path) -> None:
+    for split, form in (("train", "NFC"), ("test", "NFD")):
+        touch(tmp_path / split, f"{unicodedata.normalize(form, 'née')}/1.png", "a/1.png")  # type: ignore[arg-type]
+    assert class_folders(tmp_path).class_names == ("a", "née")
+
+    touch(tmp_path, f"train/{unicodedata.normalize('NFD', 'née')}/1.png")
+    with pytest.raises(UsageError, match="two folders called 'née'"):
+        class_folders(tmp_path)
+
+
+# what is given on the command line
+
+
+def test_each_path_counts_once_whatever_its_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(touch(tmp_path, "a.png", "b/c.png", "stdin"))
+    (tmp_path / "link.png").symlink_to("a.png")
+
+    sources = find_sources(["b/../a.png", "-", "a.png", "b", "stdin", ".", "-"])
+    assert [source.name for source in sources] == ["b/../a.png", "stdin", "b/c.png", "./stdin", "link.png"]
+
+
+@pytest.mark.parametrize("names", [(), ("notes.txt",), (".hidden.jpg",), (".folder/photo.jpg",)])
+def test_a_folder_without_photos_is_refused(names: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="no image below"):
+        find_sources([str(touch(tmp_path, *names))])
+
+
+def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"no such file: .*nowhere"):
+        find_sources([str(tmp_path / "nowhere")])
+    with pytest.raises(UsageError, match="no photo was given"):
+        find_sources([])
+
+
+def test_standard_input_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((3, 4, 3), 7, dtype=np.uint8)).save(buffer, "PNG")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(buffer.getvalue())))
+
+    photo = PhotoSource(Path("-")).read()
+    assert (photo.name, photo.size, int(photo.levels_HWC.mean())) == ("stdin", (3, 4), 7)
+
+
+# which mask belongs to which photo
+
+
+def test_masks_lie_as_the_photos_do(tmp_path: Path) -> None:
+    masks = MaskFolder(touch(tmp_path, "hen/1.png", "kite/1.tiff", "train/hen/1.png", "plain.png", "é.png"))
+
+    found = {name: masks.find(Path(name)) for name in ("/any/hen/1.jpg", "/any/kite/1.JPG", "/set/train/hen/1.jpg")}
+    assert [path and path.relative_to(tmp_path).as_posix() for path in found.values()] == [
+        *("hen/1.png", "kite/1.tiff", "train/hen/1.png")
+    ]
+    assert masks.find(Path("/any/jay/1.jpg")) is None
+    assert masks.find(Path("deep/plain.webp")) == tmp_path / "plain.png"
+    assert masks.find(Path(unicodedata.normalize("NFD", "é.jpg"))) == tmp_path / "é.png"
+    with pytest.raises(UsageError, match=r"jay/1\.jpg has no mask"):
+        masks.mask_of(Path("jay/1.jpg"))
+
+
+def test_the_folder_that_one_stands_in_counts_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "photos/hen/1.jpg", "masks/hen/1.png")
+    monkeypatch.chdir(tmp_path / "photos" / "hen")
+
+    assert MaskFolder(tmp_path / "masks").find(Path("1.jpg")) == tmp_path / "masks" / "hen" / "1.png"
+
+
+@pytest.mark.parametrize("photos", [("nest/hen/1.png", "nest/kite/1.png"), ("hen/1.png", "hen/1.jpg")])
+def test_two_photos_may_not_share_a_mask(photos: tuple[str, str], tmp_path: Path) -> None:
+    masks = MaskFolder(touch(tmp_path, "1.png"))
+
+    masks.refuse_shared([Path(photos[0]), Path(photos[0]), Path("other.png")])
+    with pytest.raises(UsageError, match=f"{photos[0]} and {photos[1]} would both have the mask"):
+        masks.refuse_shared(map(Path, photos))
+
+
+def test_two_masks_of_one_photo_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="are masks of one photo"):
+        MaskFolder(touch(tmp_path, "1.png", "1.tiff"))

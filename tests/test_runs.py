@@ -1,0 +1,375 @@
+"""`latcli runs`: what is listed, shown, verified and removed is what is there; a run at work is never touched."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Outcome
+from test_store import PHOTO, cell, run_elsewhere
+
+from latcli.commands.runs import remove_runs
+from latcli.errors import LatcliError, StoreError
+from latcli.options import RunsRemoveOptions
+from latcli.results import columns, to_json
+from latcli.session import Session
+from latcli.store import store as store_module
+from latcli.store.store import DATABASE, Run, Store
+
+Runs = Callable[..., Outcome]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "my runs"
+
+
+@pytest.fixture
+def store(folder: Path) -> Iterator[Store]:
+    with Store.open(folder) as opened:
+        yield opened
+
+
+@pytest.fixture
+def runs(latcli: Runs, folder: Path) -> Runs:
+    """`latcli runs WORDS --store FOLDER`."""
+    return lambda *words: latcli("runs", *words, "--store", folder)
+
+
+def finished(store: Store, command: str = "attack", config: dict[str, Any] | None = None, **changes: Any) -> Run:
+    known = {"argv": ["latcli"], "config": config or {"epsilon": 0.25}, "seed": 7, "device": "cpu"}
+    with store.start_run(command, **(known | changes)) as run:
+        run.write_artifact("hen-adversarial.png", b"picture", "adversarial", image=PHOTO.sha256)
+        run.write_artifact("masks/hen.png", b"mask", "mask")
+        if command == "attack":
+            run.insert("attacks", [{"classifier": "lite0"} | columns(PHOTO)])
+        elif command == "eval":
+            run.insert("cells", [cell(input=name) for name in ("natural", "background")])
+        run.record_metrics(
+            [("loss", 1, 2.0), ("loss", 2, 1.0), ("test_accuracy", 2, 0.986)][: 2 + (command == "train")]
+        )
+    return run
+
+
+def cut_off(store: Store, command: str = "train") -> Run:
+    with suppress(KeyboardInterrupt), store.start_run(command, argv=[], config={}, seed=0, device="cpu") as run:
+        raise KeyboardInterrupt
+    return run
+
+
+def problems(outcome: Outcome) -> list[tuple[str, str]]:
+    assert outcome.code == 1
+    return sorted((problem["name"], problem["fault"]) for problem in outcome.json["problems"])
+
+
+# list, show, path
+
+
+def test_runs_are_listed_newest_first_with_what_came_of_them(store: Store, runs: Runs) -> None:
+    dataset = store.record_dataset("mnist", fingerprint="c" * 64)
+    parent = finished(store, "reproduce", name="all-of-it")
+    attacked = finished(store, config={"epsilon": 8 / 255, "region": "background"}, parent=parent.id)
+    trained = finished(store, "train", {"epsilon": 0.3, "regime": "standard"}, dataset=dataset, tags=["a"])
+    evaluated = finished(store, "eval", parent=parent.id)
+    listed = runs("list", "--json").json["runs"]
+    assert [(run["run"], run["result"]) for run in listed] == [
+        (evaluated.id, "1 model, 2 inputs"),
+        (trained.id, "98.6 % natural"),
+        (attacked.id, "fooled 1 of 1"),
+        (parent.id, "2 runs"),
+    ]
+    assert [(run["dataset"], run["regime"], run["epsilon"], run["name"]) for run in listed] == [
+        (None, None, 0.25, None),
+        (dataset, "standard", 0.3, None),
+        (None, "background", 8 / 255, None),
+        (None, None, 0.25, "all-of-it"),
+    ]
+    chosen = {("--command", "eval"): evaluated, ("--limit", 1): evaluated, ("--dataset", "mnist"): trained}
+    for words, run in (chosen | {("--tag", "a"): trained}).items():
+        assert [one["run"] for one in runs("list", "--json", *words).json["runs"]] == [run.id]
+    assert runs("list", "--json", "--status", "failed").json["runs"] == []
+    refused = runs("list", "--status", "complete")
+    assert refused.code == 2
+    assert "'completed'" in refused.error[1]
+
+
+def test_the_list_fits_a_terminal_and_says_what_a_person_looks_for(store: Store, runs: Runs) -> None:
+    finished(store, config={"epsilon": 8 / 255, "region": "background"}, name="first")
+    finished(store, "train", {"epsilon": 0.3, "regime": "standard"}, dataset=store.record_dataset("mnist"))
+    cut_off(store)
+    text = runs("list").out
+    assert max(map(len, text.splitlines())) <= 80
+    for words in ("attack", "fooled", "first", "standard", "98.6 %", "mnist", "0.3", "interrupted"):
+        assert words in text
+
+
+def test_a_run_is_shown_with_the_numbers_of_its_json(store: Store, runs: Runs) -> None:
+    run = finished(store, name="first", tags=["a"])
+    document = runs("show", "first", "--json").json
+    assert (document["run"], document["dir"], document["argv"]) == (run.id, str(run.folder), ["latcli"])
+    assert (document["config"], document["tags"], document["resume"]) == ({"epsilon": 0.25}, ["a"], None)
+    assert document["environment"]["packages"]["torch"] == document["environment"]["torch"]
+    files = {"files": {"adversarial": str(run.folder / "hen-adversarial.png")}}
+    assert document["images"] == [to_json(PHOTO) | files]
+    assert document["metrics"] == [{"name": "loss", "step": 2, "value": 1.0}]
+    assert [(file["name"], file["size"], file["image"]) for file in document["artifacts"]] == [
+        ("hen-adversarial.png", 7, PHOTO.sha256),
+        ("masks/hen.png", 4, None),
+    ]
+    assert all(Path(file["path"]).is_file() for file in document["artifacts"])
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_no_digit_of_a_run_is_cut_and_nothing_is_interpreted(
+    store: Store, runs: Runs, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    run = finished(store, "eval", {"photos": ["some/[red]hen\x07\n\x1b[2J.jpg"]})
+    run.insert("cells", [cell(input="standard", n=1000, loss=1.25, label="[b]cock")])
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = runs("show", run.id).out
+    assert all(line.isprintable() for line in text.splitlines())
+    joined = "".join(text.split())
+    for words in ("1000", "1.25", "[b]cock", "[red]hen\\x07\\n\\x1b[2J.jpg"):
+        assert words in joined.replace(",", "")
+
+
+def test_a_run_that_was_cut_off_shows_the_command_that_resumes_it(store: Store, runs: Runs, folder: Path) -> None:
+    run = cut_off(store)
+    command = f"latcli train --resume {run.id[-4:]} --store '{folder}'"
+    assert runs("show", run.id, "--json").json["resume"] == command
+    assert command in " ".join(runs("show", run.id).out.split())
+    assert runs("show", cut_off(store, "attack").id, "--json").json["resume"] is None
+
+
+def test_a_path_is_that_of_the_run_or_of_one_of_its_files(store: Store, runs: Runs) -> None:
+    run = finished(store)
+    assert runs("path", "latest").out == f"{run.folder}\n"
+    assert Path(runs("path", run.id, "masks/hen.png", "--json").json["path"]).read_bytes() == b"mask"
+    assert runs("path", run.id, "../../precious").code == 1
+
+
+COMMANDS = [("list",), ("verify",), ("show", "ffff"), ("path", "ffff"), ("rm", "ffff")]
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_without_a_store_none_is_made_and_without_the_run_it_is_said(
+    runs: Runs, folder: Path, words: tuple[str, ...]
+) -> None:
+    missing = runs(*words)
+    assert missing.code == 1
+    assert "there are no runs" in missing.error[0]
+    assert "latcli demo" in missing.error[1]
+    assert not folder.exists()
+    Store.open(folder).close()
+    if words[1:]:
+        unknown = runs(*words)
+        assert unknown.code == 2
+        assert "there is no run 'ffff'" in unknown.error[0]
+
+
+def test_a_name_is_checked_before_anything_is_done(latcli: Runs, folder: Path) -> None:
+    for name in ("latest", "7f3a", "a b", "../x", ""):
+        refused = latcli("attack", "no-such.jpg", "--name", name, "--store", folder)
+        assert refused.code == 2
+        assert "cannot be called" in refused.error[0]
+
+
+# verify
+
+
+def test_untouched_runs_verify_wherever_the_store_lies(store: Store, runs: Runs, folder: Path) -> None:
+    first, second = finished(store), finished(store)
+    expected = {"store": str(folder), "ok": True, "runs": [second.id, first.id], "checked": 4}
+    expected |= {"problems": [], "database": []}
+    assert runs("verify", "--json").json == expected
+    assert runs("verify", first.id, first.id[-4:], "--json").json["runs"] == [first.id]
+    assert "4 files of 2 runs" in runs("verify").out
+
+
+def test_each_fault_is_found_and_named(store: Store, runs: Runs) -> None:
+    with store.start_run("attack", argv=[], config={}, seed=0, device="cpu") as run:
+        for name in ("good", "gone", "longer", "other", "a pipe", "deep/gone", "zero", "out/hen.png"):
+            run.write_artifact(name, b"0123", "mask")
+    (run.folder / "gone").unlink()
+    (run.folder / "longer").write_bytes(b"01234")
+    (run.folder / "other").write_bytes(b"0124")
+    for name in ("a pipe", "zero", "out/hen.png", "deep/gone"):
+        (run.folder / name).unlink()
+    os.mkfifo(run.folder / "a pipe")
+    (run.folder / "zero").symlink_to("/dev/zero")
+    for name in ("deep", "out"):
+        (run.folder / name).rmdir()
+    (run.folder / "deep").write_text("a file now")
+    outside = run.folder.parent.parent / "outside"
+    outside.mkdir()
+    (outside / "hen.png").write_bytes(b"0123")  # what the artifact was: following the link would find no fault
+    (run.folder / "out").symlink_to(outside)
+    (run.folder / "notes of mine.txt").write_text("these are welcome")
+    with store.writing() as db:
+        db.execute(
+            "INSERT INTO artifacts SELECT run, '../../passwd', kind, image, sha256, 4, created FROM artifacts LIMIT 1"
+        )
+    found = runs("verify", "--json")
+    assert problems(found) == [
+        ("../../passwd", "outside"),
+        ("a pipe", "changed"),
+        ("deep/gone", "missing"),
+        ("gone", "missing"),
+        ("longer", "changed"),
+        ("other", "changed"),
+        ("out/hen.png", "outside"),
+        ("zero", "outside"),
+    ]
+    assert {"run": run.id, "name": "longer", "fault": "changed", "detail": "it has 5 bytes instead of 4"} in found.json[
+        "problems"
+    ]
+    text = runs("verify").out
+    assert all(words in text for words in (run.id[-4:], "longer", "changed", "missing"))
+    shutil.rmtree(run.folder)
+    assert (".", "missing") in problems(runs("verify", "--json"))
+
+
+def test_a_file_that_cannot_be_read_is_said_so(store: Store, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: Path) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    finished(store)
+    monkeypatch.setattr("latcli.store.verify.sha256_of_file", fails)
+    assert problems(runs("verify", "--json")) == [
+        ("hen-adversarial.png", "unreadable"),
+        ("masks/hen.png", "unreadable"),
+    ]
+
+
+def test_a_row_that_points_nowhere_is_a_fault_of_the_database(store: Store, runs: Runs, folder: Path) -> None:
+    run = finished(store)
+    store.close()
+    with closing(sqlite3.connect(folder / DATABASE)) as connection:  # foreign keys are off unless asked for
+        connection.execute("DELETE FROM runs WHERE id = ?", [run.id])
+        connection.commit()
+    found = runs("verify", "--json")
+    assert found.code == 1
+    assert any("of artifacts points to no row of runs" in fault for fault in found.json["database"])
+
+
+# rm
+
+
+def rows_left(store: Store, run: Run) -> dict[str, int]:
+    tables = ("attacks", "artifacts", "cells", "metrics")
+    return {table: len(store.rows_of(run.id, table)) for table in tables}  # type: ignore[arg-type]
+
+
+def test_removed_runs_are_gone_with_files_and_rows_and_nothing_else_is(
+    store: Store, runs: Runs, folder: Path, tmp_path: Path
+) -> None:
+    kept, first, second, moved, gone = (finished(store) for _ in range(5))
+    (tmp_path / "precious").mkdir()
+    (first.folder / "link").symlink_to(tmp_path / "precious")
+    moved.folder.rename(tmp_path / "elsewhere")
+    moved.folder.symlink_to(tmp_path / "elsewhere")
+    shutil.rmtree(gone.folder)
+    names = [first.id[-4:], second.id, first.id, moved.id, gone.id]
+    assert runs("rm", *names, "--json").json == {
+        "store": str(folder),
+        "removed": [first.id, second.id, moved.id, gone.id],
+    }
+    for run in (first, second, moved, gone):
+        assert not os.path.lexists(run.folder)
+        assert set(rows_left(store, run).values()) == {0}
+    assert rows_left(store, kept) == {"attacks": 1, "artifacts": 2, "cells": 0, "metrics": 2}
+    assert (tmp_path / "precious").is_dir()
+    assert (tmp_path / "elsewhere" / "hen-adversarial.png").is_file()
+    assert runs("verify").code == 0
+
+
+def test_what_depends_on_a_run_is_named_and_asked_about(
+    store: Store, runs: Runs, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = finished(store, "train")
+    trained_model = store.record_model("cnn", weights_sha256="d" * 64, run=trained.id)
+    evaluated, part = finished(store, "eval"), finished(store, parent=trained.id)
+    evaluated.insert("cells", [cell(model_id=trained_model)])
+    attacked = finished(store, model=trained_model)
+    refused = runs("rm", trained.id)
+    assert refused.code == 1
+    assert all(run.id in refused.error[0] for run in (evaluated, part, attacked))
+    assert "--force" in refused.error[1]
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def answered(answer: str) -> tuple[str, ...]:
+        monkeypatch.setattr("sys.stdin", Terminal(answer))
+        stderr = Terminal()
+        removed = remove_runs(RunsRemoveOptions(runs=(trained.id,)), Session(store=folder, stderr=stderr)).removed
+        assert evaluated.id in stderr.getvalue()
+        return removed
+
+    for no in ("n\n", "\n", ""):
+        with pytest.raises(LatcliError, match="nothing was removed"):
+            answered(no)
+    assert trained.folder.is_dir()
+    assert answered("y\n") == (trained.id,)
+    assert store.find_run(part.id).parent is None
+    assert runs("rm", evaluated.id, part.id, attacked.id, "--json").code == 0  # together they depend on nothing else
+    assert runs("list", "--json").json["runs"] == []
+
+
+def test_a_run_at_work_is_refused_whoever_is_at_work_and_a_killed_one_is_not(store: Store, runs: Runs) -> None:
+    other = finished(store)
+    with run_elsewhere(store.folder) as (process, [living]):
+        for force in ([], ["--force"]):
+            refused = runs("rm", other.id, living, *force)
+            assert refused.code == 1
+            assert "still running, as process" in refused.error[0]
+        assert other.folder.is_dir()
+        process.kill()
+        process.wait()
+        assert runs("rm", living, "--json").json["removed"] == [living]
+    with store.start_run("attack", argv=[], config={}, seed=0, device="cpu") as own:
+        assert runs("rm", own.id).code == 1
+        assert store.is_alive(own.id)
+    with store.writing() as db:
+        db.execute("UPDATE runs SET status = 'running', host = 'elsewhere' WHERE id = ?", [other.id])
+    assert "on another machine, elsewhere" in runs("rm", other.id).error[0]
+    assert runs("rm", other.id, "--force", "--json").json["removed"] == [other.id]
+
+
+def test_a_removal_that_was_cut_short_can_be_repeated(
+    store: Store, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    def interrupted(self: Store, run: str) -> None:
+        raise KeyboardInterrupt
+
+    run = finished(store)
+    with monkeypatch.context() as patched:
+        patched.setattr(store_module.shutil, "rmtree", refused)
+        assert "permission denied" in runs("rm", run.id).error[0]
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "_delete_run", interrupted)
+        assert runs("rm", run.id).code == 130
+    assert [one["run"] for one in runs("list", "--json").json["runs"]] == [run.id]
+    assert runs("rm", "latest").out == f"removed {run.id}\n"
+
+
+def test_a_database_that_names_a_path_cannot_make_rm_leave_the_store(store: Store, tmp_path: Path) -> None:
+    with store.start_run("attack", argv=[], config={}, seed=0, device="cpu"):
+        pass
+    (tmp_path / "precious").mkdir()
+    with store.writing() as db:
+        db.execute("UPDATE runs SET id = '../precious'")
+    with pytest.raises(StoreError, match="is damaged"):
+        remove_runs(RunsRemoveOptions(runs=("precious",)), Session(store=store.folder))
+    assert (tmp_path / "precious").is_dir()

@@ -1,0 +1,794 @@
+"""The store keeps what it is given, whatever happens: other processes, kills, full disks, read-only media."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from latcli.errors import ExitCode, LatcliError, NoObjectError, StoreError, Terminated, UsageError
+from latcli.results import AttackedPhoto, Cell, Label, Prediction, column_names, columns, from_columns
+from latcli.store import schema, store
+from latcli.store.files import artifact_path, is_locked
+from latcli.store.provenance import checkout, devices, environment, fingerprint, packages
+from latcli.store.store import DATABASE, RUN_ID, Run, Store
+from latcli.store.verify import verify
+
+PLAIN: dict[str, Any] = {"argv": ["latcli"], "config": {"epsilon": 8 / 255}, "seed": 0, "device": "cpu"}
+PHOTO = AttackedPhoto(
+    image="hen.jpg",
+    sha256="a" * 64,
+    height=30,
+    width=40,
+    label=Label(8, "hen", "given"),
+    clean=Prediction("hen", 8, 0.9, 0.9, 1, 0.1),
+    adversarial=Prediction("cock", 7, 0.99, 1e-6, 71, 13.8),
+    was_right=True,
+    fooled=True,
+    detector="cam",
+    localized_by="the classifier's map",
+    object_percent=50.0,
+    region="background",
+    epsilon=8 / 255,
+    background_percent=50.0,
+    visible_background_percent=49.0,
+    altered_percent=48.5,
+    linf_inside=0.0,
+    linf_outside=8 / 255,
+    l2=1.5,
+    boxes=((1.0, 2.0, 30.0, 40.0, 0.75, "hen"),),
+    files={"adversarial": "hen-adversarial.png"},
+)
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "runs") as found:
+        yield found
+
+
+def start(opened: Store, command: str = "attack", **changes: Any) -> Run:
+    return opened.start_run(command, **(PLAIN | changes))
+
+
+def cell(**changes: Any) -> dict[str, Any]:
+    return {"model": "7f3a", "model_id": "cnn@1", "input": "natural", "n": 10, "loss": 0.5, "accuracy": 0.9} | changes
+
+
+def draw(monkeypatch: pytest.MonkeyPatch, *suffixes: str) -> None:
+    """Let these be the next runs' last digits."""
+    drawn = iter(suffixes)
+    monkeypatch.setattr(store.secrets, "token_hex", lambda size: next(drawn) if size == 2 else os.urandom(size).hex())
+
+
+# other processes
+
+
+def python(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """A process that runs the code; `wait()` in it says `ready` and waits for a line."""
+    head = (
+        "import sys, os, time, signal\nfrom pathlib import Path\nfrom latcli.store.store import Store\n"
+        "PLAIN = {'argv': [], 'config': {}, 'seed': 0, 'device': 'cpu'}\n"
+        "def wait(text='ready'):\n    print(text, flush=True)\n    sys.stdin.readline()\n"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, "-c", head + code, *map(str, arguments)], text=True, **pipes)  # type: ignore[call-overload,no-any-return]
+
+
+def all_at_once(processes: list[subprocess.Popen[str]]) -> None:
+    """Let processes that said `ready` go on at the same moment; each must end well."""
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n", process.communicate()[1]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert [(process.communicate(timeout=120)[1], process.returncode) for process in processes] == [("", 0)] * len(
+        processes
+    )
+
+
+@contextmanager
+def run_elsewhere(folder: Path, inside: str = "wait(run.id)") -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """A process that is in the middle of a run, and the words of the first line that it prints."""
+    code = f"with Store.open(Path(sys.argv[1])) as store, store.start_run('train', **PLAIN) as run:\n    {inside}\n"
+    with python(code, folder) as process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().split()
+        finally:
+            process.kill()
+
+
+def test_readers_and_writers_open_a_fresh_store_at_once(tmp_path: Path) -> None:
+    writer = "wait()\nwith Store.open(Path(sys.argv[1])) as store:\n    store.record_model(sys.argv[2])\n"
+    reader = (
+        "from latcli.errors import StoreError\nwait()\nfor _ in range(50):\n    try:\n"
+        "        with Store.open_existing(Path(sys.argv[1])) as store:\n            assert store.runs() == []\n"
+        "    except StoreError as error:\n        assert 'no runs' in error.message, error.message\n"
+    )
+    all_at_once([python(code, tmp_path / "fresh", n) for n, code in enumerate((writer, reader) * 3)])
+    with Store.open_existing(tmp_path / "fresh") as found:
+        assert {row["id"] for row in found.rows("models")} == {"0", "2", "4"}
+
+
+def test_a_killed_run_reads_as_crashed_and_a_living_one_as_running(opened: Store) -> None:
+    def in_the_file(run: str) -> str:
+        with closing(sqlite3.connect(opened.path)) as connection:
+            return str(connection.execute("SELECT status FROM runs WHERE id = ?", [run]).fetchone()[0])
+
+    with run_elsewhere(opened.folder) as (killed, [dead]), run_elsewhere(opened.folder) as (_, [living]):
+        with start(opened) as own:
+            killed.kill()
+            killed.wait()
+            (opened.folder / dead / ".latcli-0123.tmp").write_bytes(b"half")
+            with Store.open_existing(opened.folder) as reader:
+                assert reader.find_run(dead).status == "crashed"
+                assert [row.id for row in reader.runs(status="crashed")] == [dead]
+                assert {row.id for row in reader.runs(status="running")} == {living, own.id}
+            assert in_the_file(dead) == "running"  # readers write nothing
+            with Store.open(opened.folder) as writer:
+                assert {row.id: row.status for row in writer.runs()} == {
+                    dead: "crashed",
+                    living: "running",
+                    own.id: "running",
+                }
+            assert (in_the_file(dead), in_the_file(living)) == ("crashed", "running")
+            assert not (opened.folder / dead / ".latcli-0123.tmp").exists()
+        assert in_the_file(own.id) == "completed"
+
+
+def test_a_run_of_another_machine_is_left_alone(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with run_elsewhere(opened.folder) as (process, [run]):
+        process.kill()
+        process.wait()
+    monkeypatch.setattr(store, "host", lambda: "another machine")
+    Store.open(opened.folder).close()
+    assert opened.find_run(run).status == "running"
+
+
+def test_a_worker_neither_keeps_a_killed_run_alive_nor_ends_a_living_one(opened: Store) -> None:
+    outliving = (
+        "worker = os.fork()\n    if worker == 0:\n        time.sleep(600)\n"
+        "    print(run.id, worker, flush=True)\n    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with run_elsewhere(opened.folder, outliving) as (process, [run, worker]):
+        try:
+            process.wait()
+            assert opened.find_run(run).status == "crashed"
+        finally:
+            os.kill(int(worker), signal.SIGKILL)
+    unwinding = (
+        "if os.fork() == 0:\n        sys.exit(5)\n    os.wait()\n    wait(run.id)\n"
+        "    run.record_metrics([('loss', 1, 0.5)])"
+    )
+    with run_elsewhere(opened.folder, unwinding) as (process, [run]):
+        assert opened.find_run(run).status == "running"
+        assert process.communicate("\n") == ("", "")
+    assert opened.find_run(run).status == "completed"
+    assert opened.rows_of(run, "metrics") == [{"run": run, "name": "loss", "step": 1, "value": 0.5}]
+
+
+def test_waiting_for_a_store_that_stays_locked_ends_in_two_lines(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_OPENING_SECONDS", 0.1)
+    code = "from filelock import FileLock\nwith FileLock(sys.argv[1]):\n    wait()\n"
+    with python(code, opened.folder / "latcli.lock") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(StoreError, match=r"locked for 0\.1 s") as caught:
+            Store.open(opened.folder)
+        assert "--store DIR" in caught.value.hint
+        process.communicate("\n")
+    Store.open(opened.folder).close()
+
+
+# one run
+
+
+def test_a_run_that_ends_well_is_completed_in_the_database_and_in_its_folder(opened: Store) -> None:
+    with start(opened, model="lite0", dataset="mnist", name="first", tags=["a", "b"]) as run:
+        assert RUN_ID.fullmatch(run.id)
+        assert json.loads((run.folder / "run.json").read_text())["status"] == "running"
+        for _ in range(2):  # its lock stays its own however often the store is opened beside it
+            with Store.open(opened.folder) as again:
+                assert again.runs()[0].status == "running"
+    row, document = opened.find_run(run.id), json.loads((run.folder / "run.json").read_text())
+    assert (row.status, row.exit_code, row.error, row.path) == ("completed", 0, None, opened.folder / run.id)
+    assert (row.argv, row.config, row.tags) == (PLAIN["argv"], PLAIN["config"], ["a", "b"])
+    assert (row.model, row.dataset) == ("lite0", "mnist")
+    assert row.seconds is not None
+    assert 0 <= row.seconds < 60
+    same = [field.name for field in fields(row) if field.name not in ("path", "environment")]
+    assert {name: document[name] for name in same} == {name: getattr(row, name) for name in same}
+    assert document["environment"]["packages"]["torch"] == document["environment"]["torch"] == packages()["torch"]
+    assert {path.name for path in run.folder.iterdir()} == {"run.json", "lock"}
+    assert not is_locked(run.folder / "lock")
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "code", "error"),
+    [
+        (KeyboardInterrupt(), "interrupted", 130, None),
+        (Terminated(), "interrupted", 143, None),
+        (LatcliError("the disk is on fire", "put it out"), "failed", 1, "the disk is on fire"),
+        (NoObjectError("nothing found", "try --box"), "failed", 3, "nothing found"),
+        (ZeroDivisionError("by zero"), "failed", 1, "ZeroDivisionError: by zero"),
+        (None, "completed", 4, None),
+    ],
+)
+def test_how_a_run_ended_is_kept(
+    opened: Store, raised: BaseException | None, status: str, code: int, error: str | None
+) -> None:
+    caught = None
+    try:
+        with start(opened) as run:
+            run.set_exit_code(ExitCode.NOT_FOOLED)
+            if raised is not None:
+                raise raised
+    except BaseException as found:
+        caught = found
+    assert caught is raised
+    row, document = opened.find_run(run.id), json.loads((run.folder / "run.json").read_text())
+    assert (row.status, row.exit_code, row.error) == (status, code, error)
+    assert (document["status"], document["exit_code"], document["error"]) == (status, code, error)
+    assert not opened.is_alive(run.id)
+
+
+def test_a_run_that_failed_is_resumed_under_its_id(opened: Store) -> None:
+    with suppress(ValueError), start(opened, "train", name="old", tags=["a"]) as run:
+        run.record_metrics([("loss", 1, 2.5)])
+        raise ValueError("cut off")
+    with opened.resume_run(run.id[-4:], argv=["latcli", "--resume"], tags=["b"]) as again:
+        assert (again.id, again.folder) == (run.id, run.folder)
+        assert (opened.find_run(run.id).status, opened.find_run(run.id).error) == ("running", None)
+        with pytest.raises(StoreError, match="still running"):
+            opened.resume_run(run.id, argv=[])
+        again.record_metrics([("loss", 2, 1.5)])
+    row = opened.find_run(run.id)
+    assert (row.status, row.exit_code, row.error, row.argv) == ("completed", 0, None, ["latcli", "--resume"])
+    assert (row.config, row.name, row.tags) == (PLAIN["config"], "old", ["b"])
+    assert [metric["value"] for metric in opened.rows_of(run.id, "metrics")] == [2.5, 1.5]
+
+
+def test_a_run_that_cannot_start_leaves_nothing(opened: Store) -> None:
+    with start(opened, name="mine") as run:
+        pass
+    for changes, message in (
+        ({"parent": "ffff"}, "there is no run 'ffff'"),
+        ({"seed": 2**63}, "too large"),
+        ({"name": "mine"}, f"{run.id} is called 'mine' already"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            start(opened, **changes)
+    with pytest.raises(TypeError):
+        start(opened, config={"what": object()})
+    assert [path.name for path in opened.folder.iterdir() if path.is_dir()] == [run.id]
+    assert [row.id for row in opened.runs()] == [run.id]
+
+
+def test_the_log_has_a_plain_line_for_each_call(opened: Store) -> None:
+    with start(opened) as run:
+        run.log("Fräulein 漢字")
+        run.log("two\nlines, \x1b[31m, and no UTF-8: \udcff")
+    lines = (run.folder / "log.txt").read_text(encoding="utf-8").splitlines()
+    assert [line.split(" ", 1)[1] for line in lines] == [
+        "Fräulein 漢字",
+        "two lines, \\x1b[31m, and no UTF-8: \\udcff",
+    ]
+
+
+def test_a_clock_that_is_set_back_hides_no_run_and_ends_none_before_it_began(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with start(opened) as first:
+        monkeypatch.setattr(store, "utc_now", lambda: "2001-01-01T00:00:00.000Z")
+    with start(opened) as second:
+        pass
+    assert [row.id for row in opened.runs()] == [second.id, first.id]
+    assert opened.find_run("latest").id == second.id
+    assert [row.seconds for row in opened.runs()] == [0.0, 0.0]
+
+
+# artifacts
+
+
+def test_an_artifact_is_written_whole_recorded_replaced_and_removed(opened: Store) -> None:
+    with start(opened) as run:
+        path = run.write_artifact("masks/hen.png", b"first", "mask", image="a" * 64)
+        run.write_artifact("masks/hen.png", b"second!", "mask", image="a" * 64)
+        assert path.read_bytes() == b"second!"
+        (row,) = opened.rows_of(run.id, "artifacts")
+        assert row == {
+            "run": run.id,
+            "name": "masks/hen.png",
+            "kind": "mask",
+            "image": "a" * 64,
+            "sha256": "d8470465f9e7614921a043dd05deb31e1f8926c516afc00432359aa2ebb07d30",
+            "size": 7,
+            "created": row["created"],
+        }
+        assert [file.name for file in path.parent.iterdir()] == ["hen.png"]
+        for _ in range(2):
+            run.remove_artifact("masks/hen.png")
+    assert not path.exists()
+    assert opened.rows_of(run.id, "artifacts") == []
+
+
+ESCAPES = ["", ".", "..", "/", "/etc/passwd", "../x", "a/../../x", "a/..", "a/", "x\0y"]
+ESCAPES += ["run.json", "lock", "Lock", "log.txt", "./run.json", ".latcli-0123.tmp", "lock/x"]
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+def test_a_name_that_leads_elsewhere_is_refused(opened: Store, name: str) -> None:
+    with start(opened) as run:
+        with pytest.raises(StoreError, match="cannot be the name of a file of the run"):
+            run.write_artifact(name, b"x", "mask")
+        assert opened.rows_of(run.id, "artifacts") == []
+
+
+@given(st.lists(st.sampled_from(["..", ".", "/", "a", "é", " ", "\\", "~", "\n", "lock"]), max_size=8).map("".join))
+@settings(deadline=None)
+def test_every_name_that_is_taken_stays_inside(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+    folder = tmp_path_factory.getbasetemp() / "run"
+    with suppress(StoreError):
+        inside = Path(os.path.normpath(artifact_path(folder, name))).relative_to(folder)
+        assert inside.parts
+        assert inside.parts[0] not in ("..", "lock")
+
+
+@pytest.mark.parametrize("folder", ["with spaces", "Käse 漢字 Ελλάδα", "a?b#c%20d&e=f", "'quoted' \"twice\""])
+def test_a_store_may_lie_under_any_name_and_be_moved(tmp_path: Path, folder: str) -> None:
+    with Store.open(tmp_path / folder) as opened, start(opened) as run:
+        run.write_artifact("Fräulein 漢字.png", b"x", "mask")
+    (tmp_path / folder).rename(tmp_path / "moved")
+    with Store.open_existing(tmp_path / "moved") as found:
+        assert found.find_run("latest").path == tmp_path / "moved" / run.id
+        assert found.rows_of(run.id, "artifacts")[0]["name"] == "Fräulein 漢字.png"
+        assert verify(found, found.runs()).ok
+
+
+def test_names_that_are_no_utf8_are_kept_legibly(opened: Store) -> None:
+    name = os.fsdecode(b"hen-\xff.jpg")
+    with start(opened, argv=[name], config={"photo": Path(name)}) as run:
+        run.insert("attacks", [{"image": name}])
+        path = run.write_artifact(f"{name}.png", b"x", "mask")
+    assert opened.find_run(run.id).argv == ["hen-\\udcff.jpg"]
+    assert opened.rows_of(run.id, "attacks")[0]["image"] == "hen-\\udcff.jpg"
+    assert opened.rows_of(run.id, "artifacts")[0]["name"] == path.name == "hen-\\udcff.jpg.png"
+
+
+def test_a_write_that_fails_keeps_what_was_there(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with start(opened) as run:
+        path = run.write_artifact("hen.png", b"first", "mask")
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", fails)
+            with pytest.raises(StoreError, match="input/output error"):
+                run.write_artifact("hen.png", b"second", "mask")
+        assert path.read_bytes() == b"first"
+        assert sorted(file.name for file in run.folder.iterdir()) == ["hen.png", "lock", "run.json"]
+
+
+# rows
+
+
+@pytest.mark.parametrize(("table", "kind"), [("attacks", AttackedPhoto), ("cells", Cell)])
+def test_a_table_has_a_column_for_each_field_of_its_row(opened: Store, table: str, kind: Any) -> None:
+    with opened.reading() as db:
+        assert set(column_names(kind)) < db.table(table).columns_dict.keys()
+
+
+def test_a_new_field_of_a_row_becomes_a_column_of_a_store_that_is_there(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclass(frozen=True)
+    class Grown(Cell):
+        hue: float | None = None
+        parts: tuple[int, ...] = ()
+
+    with start(opened) as run:
+        run.insert("cells", [cell()])
+    monkeypatch.setitem(schema._ROWS, "cells", ((Grown,), {}))
+    with Store.open(opened.folder) as again, start(again) as later:
+        later.insert("cells", [cell(hue=0.25, parts=[1, 2])])
+        assert [(row["hue"], row["parts_json"]) for row in again.rows_of(later.id, "cells")] == [(0.25, "[1,2]")]
+        assert again.rows_of(run.id, "cells")[0]["hue"] is None
+
+
+def test_an_attacked_photo_is_one_row_and_the_view_joins_its_files(opened: Store) -> None:
+    with start(opened, name="first") as run:
+        run.write_artifact("hen-adversarial.png", b"picture", "adversarial", image=PHOTO.sha256)
+        run.insert("attacks", [{"classifier": "lite0", "steps": 40} | columns(PHOTO)])
+        (row,) = opened.rows_of(run.id, "attacks")
+        (joined,) = opened.rows_of(run.id, "attack_results")
+    assert {name: row[name] for name in columns(PHOTO)} == columns(PHOTO)
+    assert from_columns(AttackedPhoto, row) == PHOTO
+    assert (row["classifier"], row["target_name"], row["fooled"]) == ("lite0", None, 1)
+    assert (joined["adversarial_file"], joined["mask_file"], joined["run_name"]) == (
+        "hen-adversarial.png",
+        None,
+        "first",
+    )
+    assert opened.rows("images") == [{"sha256": "a" * 64, "name": "hen.jpg", "width": 40, "height": 30}]
+
+
+def test_numbers_of_numpy_are_numbers_and_what_is_none_is_null(opened: Store) -> None:
+    with start(opened, config={"epsilon": np.float64(0.25)}) as run:
+        run.insert(
+            "attacks",
+            [{"image": "hen.jpg", "clean_confidence": np.float32(0.5), "clean_rank": np.int64(3), "psnr": math.inf}],
+        )
+        run.record_metrics([("loss", 1, 0.5), ("loss", 2, math.nan), ("loss", 3, math.inf), ("loss", 4, None)])
+        run.record_metrics([("loss", 1, 0.25)])
+        (row,) = opened.rows_of(run.id, "attacks")
+        values = [one["value"] for one in opened.rows_of(run.id, "metrics")]
+    assert (row["clean_confidence"], row["clean_rank"], row["psnr"]) == (0.5, 3, None)
+    assert values == [0.25, None, None, None]
+    assert opened.find_run(run.id).config == {"epsilon": 0.25}
+
+
+def test_rows_are_added_all_or_none_and_in_place_of_the_runs_own(opened: Store) -> None:
+    with start(opened) as other, start(opened) as run:
+        other.insert("cells", [cell()])
+        run.insert("cells", [cell(), cell(input="standard")])
+        with pytest.raises(sqlite3.OperationalError, match="accurracy"):
+            run.insert("cells", [cell(), cell(accurracy=1.0)])
+        assert len(opened.rows_of(run.id, "cells")) == 2
+        run.insert("cells", [cell(loss=2.0), cell(model_id="resnet")], instead=True)
+        kept = [
+            (row["model_id"], row["input"], row["loss"]) for row in opened.rows_of_runs("cells", [run.id, other.id])
+        ]
+    assert sorted(kept) == [("cnn@1", "natural", 0.5), ("cnn@1", "natural", 2.0), ("resnet", "natural", 0.5)]
+    assert {row["id"] for row in opened.rows("models")} == {"cnn@1", "resnet"}
+
+
+def test_the_views_average_over_seeds_and_take_last_steps(opened: Store) -> None:
+    with start(opened, "eval", dataset="mnist") as run:
+        attacked = {"regime": "background", "input": "standard", "epsilon": 0.3, "steps": 100, "n": 1000}
+        run.insert("cells", [cell(**attacked, seed=n, loss=loss) for n, loss in enumerate([2.0, 4.0, math.nan])])
+        run.record_metrics([("loss", 10, 0.1), ("loss", 2, 9.0), ("accuracy", 1, 0.5)])
+        (row,) = opened.rows_of(run.id, "loss_matrix")
+        latest = [(one["name"], one["step"], one["value"]) for one in opened.rows_of(run.id, "latest_metrics")]
+    assert (row["loss"], row["accuracy"], row["seeds"], row["diverged"]) == (3.0, 0.9, 3, 1)
+    assert (row["dataset"], row["regime"], row["epsilon"], row["n"]) == ("mnist", "background", 0.3, 1000)
+    assert latest == [("accuracy", 1, 0.5), ("loss", 10, 0.1)]
+
+
+def test_a_detection_is_found_again_only_by_its_whole_key(opened: Store) -> None:
+    opened.save_detection("image", "yolo@1", "hen", "[[0, 0, 1, 1]]", b"\x89PNG\0")
+    opened.save_detection("image", "yolo@1", "", "[]")
+    opened.save_detection("image", "yolo@1", "", "[1]")
+    assert opened.find_detection("image", "yolo@1", "hen") == ("[[0, 0, 1, 1]]", b"\x89PNG\0")
+    assert opened.find_detection("image", "yolo@1") == ("[1]", None)
+    assert opened.find_detection("image", "yolo@2", "hen") is None
+    assert opened.find_detection("another", "yolo@1", "hen") is None
+
+
+def test_models_and_datasets_are_told_apart_by_their_contents(opened: Store) -> None:
+    first = opened.record_model("cnn", weights_sha256="a" * 64, regime="natural")
+    second = opened.record_model("cnn", weights_sha256="b" * 64)
+    dataset = opened.record_dataset("mnist", split="test", fingerprint="c" * 64)
+    assert opened.record_model("cnn", weights_sha256="a" * 64) == first != second
+    assert (first, dataset) == ("cnn@aaaaaaaa", "mnist/test@cccccccc")
+    assert {row["id"]: row["regime"] for row in opened.rows("models")} == {first: "natural", second: None}
+
+
+# finding runs
+
+
+def test_a_run_is_found_by_its_name_and_any_ending_that_only_it_has(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="there is no run 'latest'"):
+        opened.find_run("latest")
+    draw(monkeypatch, "aaa1", "aaa1", "bbb1", "ccc2")  # a second aaa1 is passed over
+    known = {"command": "train", "dataset": opened.record_dataset("mnist", fingerprint="c" * 64)}
+    with start(opened, name="bbb1") as first, start(opened, **known) as second, start(opened, tags=["x"]) as third:
+        pass
+    for run in (first, second, third):
+        for length in range(5, len(run.id) + 1):
+            assert opened.find_run(run.id[-length:]).id == run.id
+    assert [opened.find_run(name).id for name in ("latest", "bbb1", "aaa1")] == [third.id, first.id, first.id]
+    with pytest.raises(UsageError, match="'1' fits 2 runs") as caught:
+        opened.find_run("1")
+    assert first.id in caught.value.message
+    assert second.id in caught.value.message
+    for missing in ("ffff", "", "%", "' OR 1=1 --", f"{first.id}x", f"x{first.id}"):
+        with pytest.raises(UsageError, match="there is no run"):
+            opened.find_run(missing)
+    chosen = [{"command": "train"}, {"dataset": "mnist"}, {"dataset": known["dataset"]}, {"tag": "x"}, {"limit": 1}]
+    assert [[row.id for row in opened.runs(**one)] for one in chosen] == [[second.id]] * 3 + [[third.id]] * 2
+
+
+def test_ids_that_no_run_can_have_lead_nowhere(opened: Store) -> None:
+    with start(opened):
+        pass
+    with opened.writing() as db:
+        db.execute("UPDATE runs SET id = '../../precious'")
+    with pytest.raises(StoreError, match="is damaged"):
+        opened.runs()
+
+
+# trouble
+
+
+def test_a_file_in_the_way_and_a_store_that_is_not_there_are_two_lines(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "half made").mkdir()
+    (tmp_path / "half made" / DATABASE).touch()
+    for open_store, name in ((Store.open, "file"), (Store.open_existing, "file"), (Store.open, "file/runs")):
+        with pytest.raises(StoreError, match="not a folder") as caught:
+            open_store(tmp_path / name)
+        assert "--store DIR" in caught.value.hint
+    for name in ("missing", "empty", "half made"):
+        with pytest.raises(StoreError, match="there are no runs in") as caught:
+            Store.open_existing(tmp_path / name)
+        assert "latcli attack PHOTO" in caught.value.hint
+    assert not (tmp_path / "missing").exists()
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(b"this was never a database " * 500)
+
+
+def truncated(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 3)
+
+
+def overwritten(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(100)
+        file.write(bytes(range(250)) * 16)
+
+
+@pytest.mark.parametrize("damage", [garbage, truncated, overwritten])
+@pytest.mark.parametrize("open_store", [Store.open, Store.open_existing])
+def test_a_damaged_database_is_two_lines_and_left_alone(tmp_path: Path, damage: Any, open_store: Any) -> None:
+    with Store.open(tmp_path) as opened, start(opened) as run:
+        run.write_artifact("x.png", b"x", "mask")
+    damage(tmp_path / DATABASE)
+    before = (tmp_path / DATABASE).read_bytes()
+    with pytest.raises(StoreError, match="is damaged") as caught:
+        open_store(tmp_path).runs()
+    assert "\n" not in caught.value.message + caught.value.hint
+    assert "run.json" in caught.value.hint
+    assert (tmp_path / DATABASE).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("CREATE TABLE notes (text)", "some other program"),
+        (
+            "CREATE TABLE _migrations (name TEXT PRIMARY KEY, applied TEXT);"
+            "INSERT INTO _migrations VALUES ('m001_tables', ''), ('m999_later', '')",
+            "m999_later",
+        ),
+    ],
+)
+@pytest.mark.parametrize("open_store", [Store.open, Store.open_existing])
+def test_a_database_of_others_or_of_a_newer_latcli_is_left_alone(
+    tmp_path: Path, sql: str, message: str, open_store: Any
+) -> None:
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
+        connection.executescript(sql)
+        before = list(connection.iterdump())
+        with pytest.raises(StoreError, match=message) as caught:
+            open_store(tmp_path)
+        assert "--store DIR" in caught.value.hint
+        assert list(connection.iterdump()) == before
+
+
+def test_a_schema_that_cannot_be_finished_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def m002_fails(db: Any) -> None:
+        db.execute("CREATE TABLE more (x)")
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, m002_fails))
+        with pytest.raises(ZeroDivisionError):
+            Store.open(tmp_path)
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
+        assert connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+    Store.open(tmp_path).close()
+
+
+def test_a_store_for_reading_is_not_written_and_a_write_that_fails_halfway_is_undone(opened: Store) -> None:
+    with Store.open_existing(opened.folder) as reader, pytest.raises(RuntimeError, match="reading only"):
+        reader.record_model("cnn")
+    with suppress(ZeroDivisionError), opened.writing() as db:
+        db.table("images").insert({"sha256": "00"})
+        raise ZeroDivisionError
+    with pytest.raises(sqlite3.IntegrityError), opened.writing() as db:
+        db.table("models").insert({"id": "x", "name": "x", "run": "no such run"})
+    assert opened.rows("images") == opened.rows("models") == []
+
+
+ON_A_SMALL_DISK = """
+import errno, os, subprocess, sys
+from pathlib import Path
+from latcli.errors import StoreError
+from latcli.store.store import Store
+from latcli.store.verify import verify
+
+folder = Path(sys.argv[1])
+PLAIN = {'argv': [], 'config': {}, 'seed': 0, 'device': 'cpu'}
+
+def remount(options, path=folder):
+    subprocess.run(['mount', '-o', f'remount,bind,{options}', str(path)], check=True)
+
+def refused(action, *arguments):
+    try:
+        action(*arguments)
+    except StoreError as error:
+        assert '\\n' not in error.message + error.hint
+        return error
+    raise SystemExit(f'{action} was not refused')
+"""
+
+FULL = """
+store = Store.open(folder)
+with store.start_run('attack', **PLAIN) as run:
+    error = refused(run.write_artifact, 'big.png', bytes(2_000_000), 'mask')
+    assert 'no space left on device' in error.message and 'free some space' in error.hint, error
+    assert sorted(p.name for p in run.folder.iterdir()) == ['lock', 'run.json']
+    run.write_artifact('small.png', b'x', 'mask')
+def attack():
+    with store.start_run('attack', **PLAIN) as run, (folder / 'ballast').open('ab', buffering=0) as file:
+        for size in (4096, 1):
+            try:
+                while file.write(bytes(size)):
+                    pass
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+        for number in range(10_000):
+            run.record_metrics([(f'loss {number}', step, 0.5) for step in range(50)])
+error = refused(attack)
+assert 'full' in error.message and 'free some space' in error.hint, error
+assert any('could not be closed' in note for note in error.__notes__), error.__notes__
+refused(lambda: store.start_run('attack', **PLAIN))
+assert sum(path.is_dir() for path in folder.iterdir()) == 2
+(folder / 'ballast').unlink()
+again = Store.open(folder)
+assert [row.status for row in again.runs()] == ['crashed', 'completed']
+assert verify(again, again.runs()).ok
+"""
+
+READ_ONLY = """
+with Store.open(folder) as store, store.start_run('attack', **PLAIN) as run:
+    run.write_artifact('hen.png', b'x', 'mask')
+remount('ro')
+for path in (folder, folder / 'new'):
+    error = refused(Store.open, path)
+    assert 'read-only' in error.message and '--store DIR' in error.hint, error
+with Store.open_existing(folder) as store:
+    assert [row.status for row in store.runs()] == ['completed']
+    assert verify(store, store.runs()).ok
+remount('rw')
+run = (store := Store.open(folder)).start_run('attack', **PLAIN)
+subprocess.run(['mount', '--bind', run.folder, run.folder], check=True)
+remount('ro', run.folder)
+error = refused(run.write_artifact, 'hen.png', b'x', 'mask')
+assert 'read-only' in error.message and '--store DIR' in error.hint, error
+refused(run.log, 'hello')
+assert 'run.json' in refused(run.__exit__, None, None, None).message
+assert store.find_run(run.id).status == 'completed'
+"""
+
+ONLY_IN_THE_LOG = """
+code = 'import sys, os; from pathlib import Path; from latcli.store.store import Store\\n' \\
+    'Store.open(Path(sys.argv[1])).record_model("in the log only"); os._exit(0)'
+Store.open(folder).close()
+subprocess.run([sys.executable, '-c', code, str(folder)], check=True)
+assert (folder / 'latcli.db-wal').stat().st_size > 0
+remount('ro')
+with Store.open_existing(folder) as store:
+    assert [row['id'] for row in store.rows('models')] == ['in the log only']
+remount('rw')
+(folder / 'latcli.db-shm').unlink()
+remount('ro')
+error = refused(Store.open_existing, folder)
+assert 'latcli.db-wal' in error.message and 'copy the whole folder' in error.hint, error
+"""
+
+
+@pytest.mark.parametrize("code", [FULL, READ_ONLY, ONLY_IN_THE_LOG], ids=["full", "read-only", "log"])
+def test_a_small_or_read_only_disk_is_two_lines_and_leaves_nothing_half_written(tmp_path: Path, code: str) -> None:
+    unshare = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    mount = 'mount -t tmpfs -o size=1m tmpfs "$1"'
+    try:
+        if subprocess.run([*unshare, mount, "sh", tmp_path], capture_output=True, check=False).returncode:
+            raise FileNotFoundError
+    except FileNotFoundError:
+        pytest.skip("this system lets users mount no file system")
+    command = [*unshare, mount + ' && exec "$2" -c "$3" "$1"', "sh", tmp_path, sys.executable, ON_A_SMALL_DISK + code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+AS_ANOTHER = """
+Store.open_existing(Path(sys.argv[1])).close()  # what is imported late may lie where only root may read
+os.setgid(65534); os.setuid(65534)
+from latcli.errors import StoreError
+from latcli.store.verify import verify
+with Store.open_existing(Path(sys.argv[1])) as store:
+    print(len(store.runs()), verify(store, store.runs()).ok)
+try:
+    Store.open(Path(sys.argv[1]))
+except StoreError as error:
+    print(error.hint)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_another_user_may_read_a_store_and_is_refused_for_writing(opened: Store, tmp_path: Path) -> None:
+    with start(opened) as run:
+        run.write_artifact("hen.png", b"x", "mask")
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent.stat().st_mode & 0o005 != 0o005:  # pytest's own folders
+            parent.chmod(parent.stat().st_mode | 0o055)
+    out, err = python(AS_ANOTHER, opened.folder).communicate()
+    assert err == ""
+    assert out.splitlines()[0] == "1 True"
+    assert "--store DIR" in out.splitlines()[1]
+
+
+# where it was made
+
+
+def test_runs_of_one_environment_share_its_row_and_torch_is_not_imported_to_find_out(opened: Store) -> None:
+    with start(opened) as first, start(opened):
+        pass
+    (row,) = opened.rows("environments")
+    assert row["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert opened.find_run(first.id).environment == row["id"]
+    code = "from latcli.store.provenance import environment\nenvironment()\nprint('torch' in sys.modules)\n"
+    assert python(code).communicate()[0] == "False\n"
+    assert all(devices())
+
+
+def test_the_commit_is_that_of_the_checkout_the_code_comes_from(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@x", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    package, installed = tmp_path / "latcli", tmp_path / "venv" / "site-packages" / "latcli"
+    for folder in (package, installed):
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").write_text("")
+    assert checkout(package) == (None, None)
+    git("init", "-q")
+    git("add", "latcli")
+    git("commit", "-q", "-m", "first")
+    sha = git("rev-parse", "HEAD")
+    assert checkout(package) == (sha, False)
+    (package / "__init__.py").write_text("changed")
+    assert checkout(package) == (sha, True)
+    assert checkout(installed) == (None, None)
+
+
+def test_equal_settings_have_equal_hashes() -> None:
+    assert fingerprint({"a": 1, "b": [Path("x"), (1, 2)]}) == fingerprint({"b": ["x", [1, 2]], "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+    assert environment() == environment()
