@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
-from statistics import median
 from typing import Any
 
 import torch
@@ -33,6 +32,7 @@ from latcli.results import (
     PlannedPhoto,
     RegionSummary,
     columns,
+    median_smallest_epsilon,
     photo_summary,
     to_json,
 )
@@ -241,12 +241,10 @@ def _plan(attacker: PhotoAttacker, tasks: Sequence[Task], located: Located, work
 def _region_summary(task: Task, photos: Sequence[AttackedPhoto]) -> RegionSummary:
     if not task.smallest:
         return RegionSummary(region=task.region, epsilon=task.epsilon, summary=photo_summary(photos))
-    found = [photo.smallest_epsilon or math.inf for photo in photos if photo.was_right or photo.target is not None]
-    middle = median(found) if found else math.inf
     return RegionSummary(
         region=task.region,
         epsilon=None,
-        smallest_epsilon=middle if math.isfinite(middle) else None,
+        smallest_epsilon=median_smallest_epsilon(photos),
         summary=photo_summary(photos),
     )
 
