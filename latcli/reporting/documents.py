@@ -807,10 +807,7 @@ def _photo_figures(one: Document, title: str) -> Table:
         Column("ours", "ours", "short"),
         Column("difference", "difference", "short"),
     )
-    used = one.get("classifier") or {}
-    other = [f"classifier: the paper's {used['paper']}, ours {used['ours']}"] if used.get("ours") else []
-    notes = (*other, *one["protocol"])
-    return Table(title, columns, rows_of(columns, one["figures"]), notes)
+    return Table(title, columns, rows_of(columns, one["figures"]), tuple(one["protocol"]))
 
 
 def claims(found: Sequence[Document], title: str, dataset: str) -> list[Table]:
