@@ -38,7 +38,7 @@ class Command:
 COMMANDS: Mapping[tuple[str, ...], Command] = {
     ("attack",): Command(options.AttackOptions, "latcli.commands.attack:run", panel=_MAIN),
     ("mask",): Command(options.MaskOptions, "latcli.commands.mask:run", panel=_MAIN),
-    ("train",): Command(options.TrainOptions, "latcli.commands.train.command:run", panel=_MAIN),
+    ("train",): Command(options.TrainOptions, "latcli.commands.train:run", panel=_MAIN),
     ("eval",): Command(options.EvalOptions, "latcli.commands.evaluate:run", panel=_MAIN),
     ("report",): Command(options.ReportOptions, "latcli.commands.report:run", shared=Common, panel=_MAIN),
     ("reproduce",): Command(options.ReproduceOptions, "latcli.commands.reproduce:run", panel=_MAIN),

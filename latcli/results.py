@@ -716,7 +716,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class TestPoint:
+class ScorePoint:
     """A score of the whole test set in the course of training (`--test-every`).
 
     attacked_loss, attacked_accuracy: under the regime's own short attack; None for the natural regime.
@@ -755,7 +755,7 @@ class TrainResult:
     images_per_second: float
     devices: int
     notes: tuple[str, ...] = ()
-    tests: tuple[TestPoint, ...] = ()
+    tests: tuple[ScorePoint, ...] = ()
     next_commands: tuple[str, ...] = ()
 
 
