@@ -16,6 +16,8 @@ def test_it_attacks_trains_evaluates_and_ends_with_a_page(
     latcli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[object]
 ) -> None:
     monkeypatch.setattr(demo, "_REGIMES", (("natural", 6), ("standard", 2), ("background", 2)))
+    for name, few in (("_IMAGES", 20), ("_STEPS", 2), ("_PHOTO_STEPS", 2)):
+        monkeypatch.setattr(demo, name, few)
     store = tmp_path / "a store"
     done = latcli("demo", "--json", "--quiet", "--store", store)
     document = done.json

@@ -23,6 +23,8 @@ from latcli.session import Session
 #: The three that the paper compares, and how many steps each is trained: enough to tell them apart, no more.
 _REGIMES: tuple[tuple[Regime, int], ...] = (("natural", 200), ("standard", 100), ("background", 100))
 _DIGITS = "mnist-5k"
+#: Digits that are attacked, in how many steps; and steps of the attack on photos.
+_IMAGES, _STEPS, _PHOTO_STEPS = 200, 20, 40
 
 #: In the store.
 PAGE = "demo.html"
@@ -34,16 +36,20 @@ def run(options: DemoOptions, session: Session) -> DemoResult:
     Nothing is downloaded. Raises LatcliError where the packages do not carry their photos.
     """
     session = replace(session, offline=True)
-    session.note("attacking the backgrounds of two photos that ultralytics and matplotlib carry, 40 steps each")
+    session.note(
+        f"attacking the backgrounds of two photos that ultralytics and matplotlib carry, {_PHOTO_STEPS} steps each"
+    )
     photos = tuple(map(str, package_photos()))
-    attacked = attack.run(AttackOptions(photos=photos, labels=PACKAGE_LABELS, detector="cam"), session)
+    attacked = attack.run(
+        AttackOptions(photos=photos, labels=PACKAGE_LABELS, detector="cam", steps=_PHOTO_STEPS), session
+    )
     trained = tuple(
         train.run(TrainOptions(regime=regime, dataset=_DIGITS, preset="quick", steps=steps), session)
         for regime, steps in _REGIMES
     )
-    session.note("evaluating the three models: 200 digits, 20 steps")
+    session.note(f"evaluating the three models: {_IMAGES} digits, {_STEPS} steps")
     models = tuple(one.run for one in trained)
-    evaluation = evaluate.run(EvalOptions(models=models, dataset=_DIGITS, images=200, steps=20), session)
+    evaluation = evaluate.run(EvalOptions(models=models, dataset=_DIGITS, images=_IMAGES, steps=_STEPS), session)
     page = session.store / PAGE
     runs = (str(attacked.run), *models, evaluation.run)
     report.run(ReportOptions(runs=runs, html=page), replace(session, json=False))

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from latcli.commands import attack, evaluate, train
-from latcli.commands.datasets import PhotoOptions, open_data
+from latcli.commands.datasets import open_data
 from latcli.commands.report import MATRIX
 from latcli.commands.reproduction_steps import OF_PHOTOS, Step, photos_of, steps_of
 from latcli.commands.reproduction_tables import with_tables
@@ -87,7 +87,7 @@ def _small_images(options: ReproduceOptions, session: Session) -> Dataset | None
     """What the steps look at, None where they look at photos alone. Raises UsageError, for an unknown network too."""
     if set(options.parts) <= OF_PHOTOS:
         return None
-    data = open_data(options.dataset, None, PhotoOptions(), open_device("cpu"), session)
+    data = open_data(options.dataset, None, None, open_device("cpu"), session)
     if not isinstance(data, Dataset):
         raise UsageError(
             f"{options.dataset} holds photos, and the paper's figures are of small images",
