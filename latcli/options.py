@@ -264,13 +264,17 @@ def command_words(options: Any) -> list[str]:
         elif value is True:
             named.append(f"--{one.key}")
         elif value != one.default:
-            items = value if isinstance(value, tuple) else (value,)
-            texts = [number_text(item) if isinstance(item, float) else str(item) for item in items]
-            # What a parser makes a list of is written as one word.
-            named += [
-                word for text in ([",".join(texts)] if one.type is Any else texts) for word in (f"--{one.key}", text)
-            ]
+            for text in _texts(value, as_list=one.type is Any):
+                named += [f"--{one.key}", text]
     return words + named
+
+
+def _texts(value: Any, as_list: bool) -> list[str]:
+    """What stands behind an option's name: one text, or one for each time that the option is repeated."""
+    if isinstance(value, tuple):
+        texts = [repr(item) if isinstance(item, float) else str(item) for item in value]
+        return [",".join(texts)] if as_list else texts
+    return [number_text(value) if isinstance(value, float) else str(value)]
 
 
 # options that every command has

@@ -80,14 +80,14 @@ def test_masks_from_files_protect_in_training_and_scoring(options: TrainOptions,
 def test_a_run_that_was_cut_off_ends_with_the_same_bits(
     options: TrainOptions, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = replace(options, mask_from=None, masks=None)  # by default a detector finds the objects, here cam
+    options = replace(options, mask_from=None, masks=None, detector="cam")  # by default a detector finds objects
     whole = run(options, session)
     begun = cut_off(options, session, monkeypatch)
     resumed = run(TrainOptions(resume=begun), session)
 
     assert resumed.resumed_at == 2
     assert digest(resumed) == digest(whole)
-    assert (config(session, resumed)["detector"], config(session, resumed)["found_by"]) == ("auto", "cam")
+    assert (config(session, resumed)["mask_from"], config(session, resumed)["detector"]) == ("detector", "cam")
 
 
 def test_other_masks_are_not_resumed_with(
@@ -110,7 +110,7 @@ def test_the_natural_regime_asks_no_detector(options: TrainOptions, session: Ses
     result = run(natural, session)
 
     kept = config(session, result)
-    assert (kept["mask_from"], kept["found_by"], kept["mask_fingerprint"]) == ("center", None, None)
+    assert (kept["mask_from"], kept["mask_fingerprint"]) == ("center", None)
     assert result.adversarial is None
 
 

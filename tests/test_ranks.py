@@ -22,7 +22,7 @@ from rank_cases import CASES, norm_inputs, outcome, passed, small_digits
 from torch import nn
 
 from latcli.engine.models.small import resnet18
-from latcli.engine.precision import GradientForm
+from latcli.engine.precision import gradient_model
 from latcli.engine.training.distributed import FabricRanks, GlobalBatchNorm, use_global_norms, world_of
 from latcli.engine.vision import import_torchvision
 from latcli.errors import LatcliError, UsageError
@@ -100,7 +100,7 @@ def test_all_ranks_stop_where_the_loss_of_one_is_not_finite(outcomes: list[Any])
 
 def test_batch_norms_are_replaced_and_nothing_is_renamed() -> None:
     net = resnet18((1, 8, 8), 10)
-    fast = GradientForm(net, "fp32")
+    fast = gradient_model(net, (1, 8, 8), form="fp32")
     names, parameters, buffers = list(net.state_dict()), list(net.parameters()), list(net.buffers())
     x_BCHW = torch.rand(4, 1, 8, 8)
     expected_BK = net.eval()(x_BCHW)
@@ -115,7 +115,7 @@ def test_batch_norms_are_replaced_and_nothing_is_renamed() -> None:
     with torch.no_grad():
         net.norm.running_mean.add_(1.0)  # as training does
     fast.refresh()
-    assert torch.equal(fast(x_BCHW), net(x_BCHW))
+    torch.testing.assert_close(fast(x_BCHW), net(x_BCHW))
 
 
 def test_norms_that_do_more_still_do_it_or_are_refused() -> None:

@@ -19,7 +19,7 @@ from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults, make_d
 from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.models.checkpoint import pack
 from latcli.engine.models.small import paper_cnn, resnet18
-from latcli.engine.precision import Form, GradientForm
+from latcli.engine.precision import Form, gradient_model
 from latcli.engine.training.inner_attacks import trades
 from latcli.engine.training.loop import DivergedError, Order, StepReport, Trainer, WeightAverage, new_network, train
 from latcli.engine.training.scoring import adversarial_score, natural_score, score_point
@@ -261,7 +261,7 @@ def test_background_training_withstands_the_background_attack(digits: Dataset) -
         finish(trainer)
         trainer.settings = replace(trainer.settings, regime="background")
         net = trainer.net.eval()
-        fast = GradientForm(net, trainer.form)
+        fast = gradient_model(net, digits.image_shape, form=trainer.form)
         accuracies[regime] = adversarial_score(net, fast, digits, trainer.settings, images=100, steps=10).accuracy
 
     assert accuracies["background"] > accuracies["natural"] + 0.3
