@@ -361,12 +361,12 @@ def digits(folder: Path) -> Target:
 
 
 def database_columns(folder: Path) -> Target:
-    """The JSON columns of a database, as `runs` and `report` read them."""
+    """The JSON columns of a database, as `runs` and `report` read them; but for the configuration, which is trusted."""
     from report_store import whole
 
     whole(folder / "runs")
     columns = [
-        ("runs", "config_json"), ("runs", "argv_json"), ("attacks", "boxes_json"), ("attacks", "notes_json"),
+        ("runs", "argv_json"), ("runs", "tags_json"), ("attacks", "boxes_json"), ("attacks", "notes_json"),
         ("attacks", "clean_top_json"), ("attacks", "adversarial_top_json"), ("environments", "packages_json"),
         ("environments", "devices_json"),
     ]  # fmt: skip
@@ -486,14 +486,18 @@ def _show_everything(store: Path) -> None:
 
     from latcli.commands import runs
     from latcli.errors import LatcliError
+    from latcli.options import RunsListOptions, RunsShowOptions, RunsVerifyOptions
     from latcli.reporting.terminal import shown as drawn
     from latcli.results import to_json
+    from latcli.session import Session
 
     console = Console(file=io.StringIO(), width=80)
     refused = None
-    for what in (lambda: drawn("runs list", to_json(runs.list_runs(store))),
-                 *(lambda row=row: drawn("runs show", to_json(runs.show_run(store, row))) for row in _ids(store)),
-                 lambda: drawn("runs verify", to_json(runs.verify_runs(store))),
+    session = Session(store=store, quiet=True)
+    asked = [("runs list", lambda: runs.list_runs(RunsListOptions(), session)),
+             *(("runs show", lambda row=row: runs.show_run(RunsShowOptions(run=row), session)) for row in _ids(store)),
+             ("runs verify", lambda: runs.verify_runs(RunsVerifyOptions(), session))]  # fmt: skip
+    for what in (*(lambda name=name, ask=ask: drawn(name, to_json(ask())) for name, ask in asked),
                  lambda: _report(store)):  # fmt: skip
         try:
             shown = what()

@@ -34,7 +34,6 @@ CASES = {
     "weights-torch": 8_000,
     "weights-yolo": 2_500,
     "digits": 3_000,
-    "run-document": 4_000,
     "database-columns": 2_000,
     "evaluation-document": 2_000,
     "database-file": 2_000,
