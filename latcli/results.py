@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from latcli.errors import ExitCode
 
@@ -578,6 +578,13 @@ def photo_summary(photos: Sequence[AttackedPhoto]) -> PhotoSummary:
     )
 
 
+def median_smallest_epsilon(photos: Sequence[AttackedPhoto]) -> float | None:
+    """The median over the photos that could be fooled, or had a target; None where half of them withstood them all."""
+    found = [photo.smallest_epsilon or math.inf for photo in photos if photo.was_right or photo.target is not None]
+    middle = statistics.median(found) if found else math.inf
+    return middle if math.isfinite(middle) else None
+
+
 def _averages(predictions: Sequence[Prediction]) -> PhotoAverages:
     right, top5, top10 = (sum(one.rank <= last for one in predictions) for last in (1, 5, 10))
     confidences = [one.confidence for one in predictions]
@@ -709,7 +716,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class TestPoint:
+class ScorePoint:
     """A score of the whole test set in the course of training (`--test-every`).
 
     attacked_loss, attacked_accuracy: under the regime's own short attack; None for the natural regime.
@@ -748,7 +755,7 @@ class TrainResult:
     images_per_second: float
     devices: int
     notes: tuple[str, ...] = ()
-    tests: tuple[TestPoint, ...] = ()
+    tests: tuple[ScorePoint, ...] = ()
     next_commands: tuple[str, ...] = ()
 
 
@@ -1158,3 +1165,32 @@ class PaperComparison:
     figure2: tuple[PaperMatrix, ...]
     tables: tuple[PaperPhotos, ...]
     claims: tuple[PaperClaim, ...]
+
+
+# what this machine offers
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: "ok", "missing" where it is not needed, or "broken": latcli cannot work."""
+
+    name: str
+    state: Literal["ok", "missing", "broken"]
+    detail: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True)
+class DoctorResult:
+    """Everything that was looked at, in the order in which it is shown; `ok` where nothing is broken."""
+
+    checks: tuple[Check, ...]
+    ok: bool = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ok", all(check.state != "broken" for check in self.checks))
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Failure where something is broken."""
+        return ExitCode.OK if self.ok else ExitCode.FAILURE

@@ -34,7 +34,7 @@ from latcli.commands.reproduce.result import ReproduceResult
 from latcli.commands.reproduce.steps import Evaluation, PhotoAttack, Training, command_line, command_of
 from latcli.commands.reproduce.times import Times
 from latcli.commands.runs import list_runs, remove_runs, verify_runs
-from latcli.commands.train.command import run as train
+from latcli.commands.train import run as train
 from latcli.commands.trained import CHECKPOINT
 from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults, make_dataset
 from latcli.engine.datasets.catalog import open_dataset

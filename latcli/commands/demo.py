@@ -11,7 +11,7 @@ from latcli.commands.attack import run as run_attack
 from latcli.commands.evaluate import run as run_eval
 from latcli.commands.package_photos import PACKAGE_LABELS, package_photos
 from latcli.commands.report import run as run_report
-from latcli.commands.train.command import run as run_train
+from latcli.commands.train import run as run_train
 from latcli.engine.training.regimes import Regime
 from latcli.errors import ExitCode
 from latcli.options import AttackOptions, DemoOptions, EvalOptions, ReportOptions, TrainOptions

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from latcli.commands.datasets import open_data
 from latcli.commands.paper import compare_with_paper
 from latcli.commands.report import TABLES, gather
 from latcli.commands.reproduce.findings import find
@@ -22,9 +23,7 @@ from latcli.commands.reproduce.parts import OF_PHOTOS, Part, needs_small_images,
 from latcli.commands.reproduce.result import ReproduceResult, StepRow
 from latcli.commands.reproduce.steps import PhotoAttack, Step, Training, command_line, command_of
 from latcli.commands.reproduce.times import Times
-from latcli.commands.train.data import open_data
-from latcli.commands.train.monitor import duration_text
-from latcli.commands.train.options import PhotoOptions
+from latcli.commands.training_log import duration_text
 from latcli.engine import registry
 from latcli.engine.datasets.base import Dataset
 from latcli.engine.devices import open_device
@@ -68,7 +67,7 @@ def _small_images(options: ReproduceOptions, session: Session) -> Dataset | None
     """What the steps look at, None where they look at photos alone. Raises UsageError, for an unknown network too."""
     if not needs_small_images(options):
         return None
-    data = open_data(options.dataset, None, PhotoOptions(), open_device("cpu"), session)
+    data = open_data(options.dataset, None, None, open_device("cpu"), session)
     if not isinstance(data, Dataset):
         raise UsageError(
             f"{options.dataset} holds photos, and the paper's figures are of small images",

@@ -15,12 +15,12 @@ from latcli.commands.attack import config_of as attack_config
 from latcli.commands.evaluate import settings_of
 from latcli.commands.report import MATRIX
 from latcli.commands.reproduce.steps import Evaluation, PhotoAttack, Step, Training, command_of
-from latcli.commands.train.options import DEFAULT_PRESET, resolve
+from latcli.commands.train import settings_of as training_settings_of
 from latcli.commands.trained import CHECKPOINT
 from latcli.engine.datasets.base import Dataset
 from latcli.engine.images import sha256_of
 from latcli.engine.photo_files import find_sources
-from latcli.engine.training.presets import preset_row
+from latcli.engine.training.settings import DEFAULT_PRESET
 from latcli.errors import ExitCode
 from latcli.results import canonical_json, to_json
 from latcli.session import Session
@@ -98,14 +98,13 @@ class Ledger:
 
     def _fits_training(self, step: Training) -> Callable[[RunRow], bool]:
         data, options = self._data(), step.options
-        preset = options.preset or DEFAULT_PRESET
-        settings = resolve(options, preset_row(preset, fine_tuning=False), data.defaults, step.seed)
+        settings = training_settings_of(options, data, step.seed)
         wanted = {
             "architecture": options.architecture or data.defaults.architecture,
-            "preset": preset,
+            "preset": options.preset or DEFAULT_PRESET,
             "precision": self.session.precision,
             "mask_fingerprint": data.mask_fingerprint,
-            **settings.to_json(),
+            **to_json(settings),
         }
         if settings.regime in _WITHOUT_OBJECT:
             wanted = {name: value for name, value in wanted.items() if name not in _OF_OBJECT}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from latcli.engine.evaluation.settings import StrongBudget
-from latcli.engine.training.presets import PresetName
+from latcli.engine.training.settings import PresetName
 from latcli.options import ReproduceOptions
 
 BudgetName = Literal["quick", "standard", "paper"]

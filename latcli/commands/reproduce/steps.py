@@ -13,7 +13,7 @@ from pathlib import Path
 
 from latcli.commands.attack import run as run_attack
 from latcli.commands.evaluate import run as run_eval
-from latcli.commands.train.command import run as run_train
+from latcli.commands.train import run as run_train
 from latcli.options import AttackOptions, EvalOptions, TrainOptions, command_words
 from latcli.reporting.text import number_text
 from latcli.session import Session

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
@@ -17,7 +17,7 @@ from latcli.commands.attack import config_of as attack_config
 from latcli.commands.evaluate import settings_of
 from latcli.commands.reproduce.ledger import Ledger, Standing
 from latcli.commands.reproduce.steps import Evaluation, PhotoAttack, Step, Training
-from latcli.commands.train.options import DEFAULT_PRESET, resolve
+from latcli.commands.train import settings_of as training_settings_of
 from latcli.engine import registry
 from latcli.engine.datasets.base import Dataset
 from latcli.engine.devices import open_device
@@ -25,7 +25,6 @@ from latcli.engine.evaluation.settings import EvalSettings
 from latcli.engine.photo_files import find_sources
 from latcli.engine.precision import gradient_model
 from latcli.engine.training.loop import new_network
-from latcli.engine.training.presets import preset_row
 from latcli.engine.training.settings import TrainSettings
 from latcli.results import to_json
 from latcli.store.store import RunRow
@@ -59,7 +58,7 @@ class Times:
         data = self._data()
         architecture = step.options.architecture or data.defaults.architecture
         settings = _settings(step, data)
-        wanted = settings.to_json() | {"architecture": architecture}
+        wanted = asdict(settings) | {"architecture": architecture}
         costs = ("architecture", "loss", *(("attack", "attack_steps") if settings.is_adversarial else ()))
         alike = self._alike("train", wanted, costs)
         of_kind = [seconds / _images(row) for row, seconds in alike if _is_adversarial(row) == settings.is_adversarial]
@@ -129,8 +128,7 @@ class Times:
 
 
 def _settings(step: Training, data: Dataset) -> TrainSettings:
-    row = preset_row(step.options.preset or DEFAULT_PRESET, fine_tuning=False)
-    return resolve(step.options, row, data.defaults, step.seed)
+    return training_settings_of(step.options, data, step.seed)
 
 
 def _is_adversarial(row: RunRow) -> bool:
