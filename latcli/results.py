@@ -839,8 +839,8 @@ class RunDetails(RunSummary):
     argv: tuple[str, ...]
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
-    images: tuple[Any, ...]
-    cells: tuple[Any, ...]
+    images: tuple[AttackedPhoto, ...]
+    cells: tuple[Cell, ...]
     metrics: tuple[LastValue, ...]
     artifacts: tuple[StoredFile, ...]
     resume: str | None
