@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from latcli.errors import ExitCode
 
@@ -578,6 +578,13 @@ def photo_summary(photos: Sequence[AttackedPhoto]) -> PhotoSummary:
     )
 
 
+def median_smallest_epsilon(photos: Sequence[AttackedPhoto]) -> float | None:
+    """The median over the photos that could be fooled, or had a target; None where half of them withstood them all."""
+    found = [photo.smallest_epsilon or math.inf for photo in photos if photo.was_right or photo.target is not None]
+    middle = statistics.median(found) if found else math.inf
+    return middle if math.isfinite(middle) else None
+
+
 def _averages(predictions: Sequence[Prediction]) -> PhotoAverages:
     right, top5, top10 = (sum(one.rank <= last for one in predictions) for last in (1, 5, 10))
     confidences = [one.confidence for one in predictions]
@@ -709,7 +716,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class TestPoint:
+class ScorePoint:
     """A score of the whole test set in the course of training (`--test-every`).
 
     attacked_loss, attacked_accuracy: under the regime's own short attack; None for the natural regime.
@@ -748,7 +755,7 @@ class TrainResult:
     images_per_second: float
     devices: int
     notes: tuple[str, ...] = ()
-    tests: tuple[TestPoint, ...] = ()
+    tests: tuple[ScorePoint, ...] = ()
     next_commands: tuple[str, ...] = ()
 
 
@@ -832,8 +839,8 @@ class RunDetails(RunSummary):
     argv: tuple[str, ...]
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
-    images: tuple[Any, ...]
-    cells: tuple[Any, ...]
+    images: tuple[AttackedPhoto, ...]
+    cells: tuple[Cell, ...]
     metrics: tuple[LastValue, ...]
     artifacts: tuple[StoredFile, ...]
     resume: str | None
@@ -1158,3 +1165,152 @@ class PaperComparison:
     figure2: tuple[PaperMatrix, ...]
     tables: tuple[PaperPhotos, ...]
     claims: tuple[PaperClaim, ...]
+
+
+# what this machine offers
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: "ok", "missing" where it is not needed, or "broken": latcli cannot work."""
+
+    name: str
+    state: Literal["ok", "missing", "broken"]
+    detail: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True)
+class DoctorResult:
+    """Everything that was looked at, in the order in which it is shown; `ok` where nothing is broken."""
+
+    checks: tuple[Check, ...]
+    ok: bool = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ok", all(check.state != "broken" for check in self.checks))
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Failure where something is broken."""
+        return ExitCode.OK if self.ok else ExitCode.FAILURE
+
+
+# reproductions, and the demo
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One step. state: "done", "interrupted", "running" or "missing". seconds: it took, None where it is not done.
+
+    command_line: what a user types for this step alone.
+    """
+
+    number: int
+    step: str
+    command: str
+    state: str
+    run: str | None
+    config_hash: str | None
+    seconds: float | None
+    command_line: str
+
+
+@dataclass(frozen=True)
+class TableEntry:
+    """One field of a reproduction's table: its text, what stands behind a plus-minus sign, and whether it is best."""
+
+    text: str
+    spread: str | None = None
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class ReproducedTable:
+    """Names in the first column, figures in the others; `notes` are what must be known to read it."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[TableEntry, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SweepLine:
+    """Figures against one setting: points of x, mean and spread."""
+
+    label: str
+    points: tuple[tuple[float, float | None, float | None], ...]
+
+
+@dataclass(frozen=True)
+class SweepPanel:
+    """One plot: our lines, the paper's figure where it has one, and whether it is drawn by logarithms."""
+
+    title: str
+    lines: tuple[SweepLine, ...]
+    paper: float | None
+    decades: bool = False
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Plots against the setting that `across` names."""
+
+    name: str
+    title: str
+    across: str
+    panels: tuple[SweepPanel, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceResult:
+    """A reproduction that was planned, or is finished: then with tables, claims, sweeps and the report they are from.
+
+    The options come first, by their names. run, dir: None for a plan. report: of the runs that the paper's own figures
+    are made of, None where there are none. steps: the option --steps is `minibatches`.
+    """
+
+    run: str | None = None
+    dir: Path | None = None
+    what: str
+    budget: str
+    seeds: int | None
+    images: int | None
+    minibatches: int | None
+    attack_steps: int | None
+    dataset: str
+    like: str | None
+    architecture: str | None
+    epsilon: float | None
+    center: float | None
+    centers: tuple[float, ...]
+    photos: Path | None
+    labels: Path | None
+    classifier: str
+    detector: str
+    seed: int
+    planned: bool
+    steps: tuple[StepRow, ...]
+    tables: tuple[ReproducedTable, ...] = ()
+    claims: tuple[PaperClaim, ...] = ()
+    sweeps: tuple[Sweep, ...] = ()
+    report: ReportResult | None = None
+    files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """What the demo did, the page that shows it, and commands to try next."""
+
+    attack: AttackResult
+    trained: tuple[TrainResult, ...]
+    evaluation: EvalResult
+    page: Path
+    next: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """That of the attack."""
+        return self.attack.exit_code

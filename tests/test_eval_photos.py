@@ -161,7 +161,7 @@ def test_a_fine_tuned_network_is_evaluated_on_what_a_detector_finds(tmp_path: Pa
     result = evaluate(tmp_path, fine_tuned_checkpoint(tmp_path), **told)
 
     kept = config(tmp_path, result.run)
-    assert (kept["mask_from"], kept["found_by"], len(kept["mask_fingerprint"])) == ("detector", "cam", 64)
+    assert (kept["mask_from"], kept["detector"], len(kept["mask_fingerprint"])) == ("detector", "cam", 64)
     assert [cell.n for cell in result.cells] == [4, 4, 4]
     assert result.settings["epsilon"] == 8 / 255
 

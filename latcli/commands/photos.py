@@ -37,7 +37,8 @@ def detector_values(options: ObjectOptions) -> dict[str, Any]:
         given[name.strip().replace("-", "_")] = value.strip()
     check_values(options.detector, given)
     named = {name: value for name, value in asdict(options).items() if "_" in name and name not in _NO_SETTINGS}
-    return {name.removeprefix("detector_"): value for name, value in named.items()} | given
+    overruled = [name for name in named for other in given if name == other or name.endswith(f"_{other}")]
+    return {name.removeprefix("detector_"): named[name] for name in named.keys() - set(overruled)} | given
 
 
 #: Options whose names look like a detector's setting, and are none.
@@ -72,6 +73,7 @@ class PhotoWork:
         self.failures: list[Failure] = []
         settings = object_settings(options, mask)
         self.sources = find_sources(options.photos)
+        self._positions = {source.name: index for index, source in enumerate(self.sources)}
         device = open_device(session.device)
         weights = ClassifierSource(options.classifier_weights, session.offline, session.shows_progress)
         self.classifier = open_classifier(classifier_path(options.classifier, session.store), weights, device)
@@ -115,7 +117,7 @@ class PhotoWork:
 
     def position(self, name: str) -> int:
         """The place of a photo among the sources."""
-        return next(index for index, source in enumerate(self.sources) if source.name == name)
+        return self._positions[name]
 
 
 def located_values(located: Located) -> dict[str, Any]:
