@@ -315,17 +315,12 @@ def _planned_steps(document: Document) -> list[Table]:
         Column("number", "", "count"),
         Column("step", "step", "name"),
         Column("state", "state", "name"),
-        Column("seconds", "about", "duration"),
     )
     records = [
-        {**row, "state": f"{row['state']}, run {short(row['run'])}" if row["run"] else row["state"]}
-        | ({"seconds": None} if row["state"] == "done" else {})
-        for row in steps
+        {**row, "state": f"{row['state']}, run {short(row['run'])}" if row["run"] else row["state"]} for row in steps
     ]
-    waiting = [row for row in steps if row["state"] != "done"]
-    known = [row["seconds"] for row in waiting if row.get("seconds") is not None]
-    time = f", {'at least ' if len(known) < len(waiting) else ''}about {duration(sum(known))}" if known else ""
-    left = f"{len(waiting)} of {counted(len(steps), 'step')} to do{time}" if waiting else "all steps are done"
+    waiting = sum(row["state"] != "done" for row in steps)
+    left = f"{waiting} of {counted(len(steps), 'step')} to do" if waiting else "all steps are done"
     commands = [line for row in steps for line in continued(row["command_line"])]
     return [Table("Steps", columns, rows_of(columns, records), (left,)), text_table("Commands", *commands)]
 
