@@ -133,7 +133,7 @@ def _attacks(document: Document, *, cut: bool) -> list[Table]:
     found = []
     for one in shown:
         table = photo_table(one, PHOTOS if cut else None)
-        title = f"{table.title}, run {short(one['run'])}"
+        title = f"{table.title} (run {short(one['run'])})"
         found.append(replace(table, title=title, notes=(*table.notes, *folder_line(one))))
     total = sum(run["command"] == "attack" and run["status"] == "completed" for run in document["runs"])
     return found + _more_table(cut and bool(shown), total, len(shown), "attack run", "attack runs", "run ids")
