@@ -41,7 +41,7 @@ COMMANDS: Mapping[tuple[str, ...], Command] = {
     ("train",): Command(options.TrainOptions, "latcli.commands.train:run", panel=_MAIN),
     ("eval",): Command(options.EvalOptions, "latcli.commands.evaluate:run", panel=_MAIN),
     ("report",): Command(options.ReportOptions, "latcli.commands.report:run", shared=Common, panel=_MAIN),
-    ("reproduce",): Command(options.ReproduceOptions, "latcli.commands.reproduce.command:run", panel=_MAIN),
+    ("reproduce",): Command(options.ReproduceOptions, "latcli.commands.reproduce:run", panel=_MAIN),
     ("demo",): Command(options.DemoOptions, "latcli.commands.demo:run", Computing, _MAIN),
     ("doctor",): Command(options.DoctorOptions, "latcli.commands.doctor:run", Computing, _LOOK),
     ("runs", "list"): Command(options.RunsListOptions, "latcli.commands.runs:list_runs", shared=Common),

@@ -947,7 +947,10 @@ class ReproduceOptions:
         ),
     ] = "cam"
     plan: Annotated[
-        bool, switch(OUTPUT, "Show the steps, which are done, and the time; run nothing."), INCIDENTAL, BASIC
+        bool,
+        switch(OUTPUT, "Show the steps, which are done, and their commands; run nothing."),
+        INCIDENTAL,
+        BASIC,
     ] = False
 
     def __post_init__(self) -> None:

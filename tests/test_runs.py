@@ -138,6 +138,9 @@ def test_no_digit_of_a_run_is_cut_and_nothing_is_interpreted(
     joined = "".join(text.split())
     for words in ("1000", "1.25", "[b]cock", "[red]hen\\x07\\n\\x1b[2J.jpg"):
         assert words in joined.replace(",", "")
+    assert runs("show", run.id, "--json").json["cells"][-1] == to_json(
+        cell(input="standard", n=1000, loss=1.25, label="[b]cock")
+    )
 
 
 def test_a_run_that_was_cut_off_shows_the_command_that_resumes_it(store: Store, runs: Runs, folder: Path) -> None:
@@ -179,6 +182,12 @@ def test_a_name_is_checked_before_anything_is_done(latcli: Runs, folder: Path) -
         refused = latcli("attack", "no-such.jpg", "--name", name, "--store", folder)
         assert refused.code == 2
         assert "cannot be called" in refused.error[0]
+    with Store.open(folder) as store:
+        taken = finished(store, name="mine")
+    for words in (("train", "--dataset", "no-such"), ("eval", "no-such")):
+        refused = latcli(*words, "--name", "mine", "--store", folder)
+        assert refused.code == 2
+        assert refused.error[0] == f"the run {taken.id} is called 'mine' already"
 
 
 # verify

@@ -15,7 +15,7 @@ from latcli.commands.photos import PhotoWork, located_values
 from latcli.commands.pictures import PictureDrawer
 from latcli.engine import registry
 from latcli.engine.attacks.settings import AttackSettings
-from latcli.engine.evaluation import distrust
+from latcli.engine.evaluation.distrust import examine
 from latcli.engine.failures import explained
 from latcli.engine.images import sha256_of
 from latcli.engine.labels import parse_label
@@ -83,6 +83,7 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
         "check_success": options.check_success,
     }
     with Store.open(session.store) as store:
+        store.check_name(session.name)
         photos = work.located(attacker, store)
         # Looked at before anything is measured or a run is started: a photo on its own may raise its error here.
         first = next(photos, None)
@@ -190,12 +191,9 @@ def config_of(options: AttackOptions) -> dict[str, Any]:
 
 
 def _doubts(classifier: Classifier, located: Located) -> tuple[str, ...]:
-    """What speaks against the classifier, from its answers to one photo."""
+    """What speaks against the classifier, from its answers to a photo and its mirror image. Raises LatcliError."""
     x_1Chw = classifier.preprocessing.read(located.photo.image)[None].to(classifier.device)
-    with torch.no_grad():
-        first_1K, second_1K = classifier(x_1Chw).float(), classifier(x_1Chw).float()
-    doubts = (distrust.random_model(first_1K, second_1K), distrust.probabilities(first_1K))
-    return tuple(doubt.text for doubt in doubts if doubt is not None)
+    return tuple(one.text for one in examine(classifier, torch.cat([x_1Chw, x_1Chw.flip(3)]), classifier.name))
 
 
 def _attacked(

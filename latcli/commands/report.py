@@ -63,7 +63,10 @@ _FINAL = {
     "adversarial_accuracy": "test_adversarial_accuracy",
 }
 #: What it recorded while it trained.
-_SERIES = ("loss", "clean_accuracy", "adversarial_accuracy", "epsilon", "rate")
+_SERIES = (
+    *("loss", "clean_accuracy", "adversarial_accuracy", "epsilon", "rate"),
+    *("test_loss", "test_accuracy", "test_attacked_loss", "test_attacked_accuracy"),
+)
 #: Figures that the best run is chosen by, the first that it has.
 _BEST_BY = {
     "adversarial_accuracy": "accuracy under its own attack",

@@ -14,7 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from latcli import __version__
-from latcli.reporting import documents
+from latcli.reporting import documents, evaluations
+from latcli.reporting.photos import p_guess, photo_table
 from latcli.reporting.pictures import FEW, LARGE_SIDE, SMALL_SIDE, Pictures, Read, pictures
 from latcli.reporting.svg import Chart, curve_charts, training_charts
 from latcli.reporting.table import NONE, Cell, Table, printed
@@ -71,8 +72,9 @@ class Card:
 
 @dataclass(frozen=True)
 class Attack:
-    """An attack run. `cards` are made one by one while the page is written, and only once."""
+    """Attacked photos. `cards` are made one by one while the page is written, and only once."""
 
+    id: str
     table: Table
     smallest: Sequence[Bar]
     labels: Sequence[str]
@@ -115,20 +117,20 @@ def _content(document: Document, picture: Read) -> dict[str, Any]:
     side = LARGE_SIDE if photos <= FEW else SMALL_SIDE
     runs = [_run(run) for run in document.get("runs") or ()]
     measured = [documents.further_of(document, one) for one in document.get("evaluations") or ()]
-    labels = [documents.labels_of(one) for one in measured]
+    labels = [evaluations.labels_of(one) for one in measured]
     return {
         "created": moment(document.get("created") or datetime.now(UTC).isoformat()),
         "version": document.get("latcli") or __version__,
         "store": document.get("store") or NONE,
         "selection": _selection(document.get("selection") or {}),
-        "matrices": [documents.matrix(one) for one in document.get("matrices") or ()],
-        "comparisons": _tables(measured, labels, documents.comparisons),
+        "matrices": [evaluations.matrix(one) for one in document.get("matrices") or ()],
+        "comparisons": _tables(measured, labels, evaluations.comparisons),
         "paper": documents.paper(document["paper"]) if document.get("paper") else [],
         "curves": curve_charts(document),
-        "transfer": _tables(measured, labels, documents.transfer),
-        "reliance": _tables(measured, labels, documents.reliance),
+        "transfer": _tables(measured, labels, evaluations.transfer),
+        "reliance": _tables(measured, labels, evaluations.reliance),
         "training": _training(document),
-        "attacks": [_attack(one, picture, side) for one in attacks],
+        "attacks": [_attack(one, picture, side, f"{one['run']}-{place}") for place, one in enumerate(attacks, start=1)],
         "photos": photos,
         "side": side,
         "runs": runs,
@@ -185,7 +187,7 @@ def _run(run: Document) -> RunView:
 # photos
 
 
-def _attack(document: Document, read: Read, side: int) -> Attack:
+def _attack(document: Document, read: Read, side: int, id: str) -> Attack:
     images = document["images"]
     known = [image for image in images if image.get("smallest_epsilon") is not None]
     most = max((image["smallest_epsilon"] for image in known), default=1.0)
@@ -194,16 +196,16 @@ def _attack(document: Document, read: Read, side: int) -> Attack:
         for one in sorted(known, key=lambda one: one["smallest_epsilon"])
     ]
     labels = sorted({image["label"]["name"] or NONE for image in images})
-    cards = (_card(document, number, image, read, side) for number, image in enumerate(images, start=1))
-    return Attack(documents.photos(document), smallest, labels, cards)
+    cards = (_card(document, f"photo-{id}-{place}", one, read, side) for place, one in enumerate(images, start=1))
+    return Attack(id, photo_table(document), smallest, labels, cards)
 
 
-def _card(document: Document, number: int, image: Document, read: Read, side: int) -> Card:
+def _card(document: Document, id: str, image: Document, read: Read, side: int) -> Card:
     shown = pictures(image, read, side)
     verdict, kind = _verdict(image)
     name, after = base_name(image["image"]), image["adversarial"]
     return Card(
-        id=f"photo-{document['run']}-{number}",
+        id=id,
         name=name,
         path=image["image"],
         label=image["label"]["name"] or NONE,
@@ -259,7 +261,7 @@ def _bars(image: Document, side: str) -> list[Bar]:
     guesses = [
         (guess["index"], guess["name"], guess.get("p", guess.get("confidence"))) for guess in known.get("top") or ()
     ]
-    guesses = guesses or [(known.get("index"), known["prediction"] or NONE, documents.p_guess(known))]
+    guesses = guesses or [(known.get("index"), known["prediction"] or NONE, p_guess(known))]
     bars = []
     for place, (index, name, p) in enumerate(guesses, start=1):
         right = known["rank"] == place if index is None or label["index"] is None else index == label["index"]
@@ -285,7 +287,7 @@ def _facts(document: Document, image: Document) -> list[tuple[str, str]]:
         "right class": f"{label['name'] or NONE}{source}",
         "its rank": both("{:,}".format, clean["rank"], after["rank"]),
         "p(right class)": both(probability, clean["confidence"], after["confidence"]),
-        "p(guess)": both(probability, documents.p_guess(clean), documents.p_guess(after)),
+        "p(guess)": both(probability, p_guess(clean), p_guess(after)),
         "p(target)": _or_none(image.get("p_target"), probability),
         "epsilon": _or_none(document.get("epsilon"), number_text),
         "smallest epsilon that fools": _or_none(image.get("smallest_epsilon"), number_text),

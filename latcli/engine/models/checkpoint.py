@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from latcli.documents import DocumentError, read_json, require_shape
 from latcli.engine import registry
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.finetuning import fine_tuned_without_weights, is_classifier_name
@@ -24,6 +23,7 @@ from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.models.small import Architecture
 from latcli.engine.models.weights import check_readable, load_into, require_fit, state_dict_sha256
 from latcli.errors import WeightsError
+from latcli.results import DocumentError, read
 
 _HEADER = "latcli"
 _FORMAT = 1
@@ -82,15 +82,14 @@ def unpack(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, An
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(_HEADER)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        document = read_json(header or "{}")
+        document = read(dict[str, Any], header or "{}")
     except (SafetensorError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise WeightsError(
             f"{path} is truncated or damaged: {reason}", "copy it again from where it is whole"
         ) from error
-    if not isinstance(document, dict) or document.get("kind") != kind:
-        found = document.get("kind", "no file of latcli") if isinstance(document, dict) else "no file of latcli"
-        raise WeightsError(f"{path} is no {kind} but {found}", hint)
+    if document.get("kind") != kind:
+        raise WeightsError(f"{path} is no {kind} but {document.get('kind', 'no file of latcli')}", hint)
     if document.get("format") != _FORMAT:
         raise WeightsError(
             f"{path} has the format {document.get('format')}, not {_FORMAT}", "use the latcli that wrote it"
@@ -146,16 +145,10 @@ def _fitted(make: Callable[[], _Net], state_dict: Mapping[str, torch.Tensor], pa
 
 
 def _info(document: Mapping[str, Any], path: Path) -> CheckpointInfo:
-    fields = CheckpointInfo.__dataclass_fields__
-    missing = [name for name in fields if name not in document]
-    if missing:
-        raise WeightsError(f"{path} does not say its {', '.join(missing)}", _OTHER_CHECKPOINT)
-    known = {name: document[name] for name in fields}
     try:
-        require_shape(known, CheckpointInfo)
+        info = read(CheckpointInfo, dict(document))
     except DocumentError as error:
         raise WeightsError(f"{path} does not describe its network: {error}", _OTHER_CHECKPOINT) from error
-    if min(known["image_shape"]) < 1 or not known["class_names"]:
+    if min(info.image_shape) < 1 or not info.class_names:
         raise WeightsError(f"{path} is of images without pixels, or has no classes", _OTHER_CHECKPOINT)
-    known |= {"image_shape": tuple(document["image_shape"]), "class_names": tuple(document["class_names"])}
-    return CheckpointInfo(**known)
+    return info
