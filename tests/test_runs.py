@@ -182,6 +182,12 @@ def test_a_name_is_checked_before_anything_is_done(latcli: Runs, folder: Path) -
         refused = latcli("attack", "no-such.jpg", "--name", name, "--store", folder)
         assert refused.code == 2
         assert "cannot be called" in refused.error[0]
+    with Store.open(folder) as store:
+        taken = finished(store, name="mine")
+    for words in (("train", "--dataset", "no-such"), ("eval", "no-such")):
+        refused = latcli(*words, "--name", "mine", "--store", folder)
+        assert refused.code == 2
+        assert refused.error[0] == f"the run {taken.id} is called 'mine' already"
 
 
 # verify

@@ -253,7 +253,7 @@ class Store:
         folder, lock = self._new_folder(command)
         try:
             with self.writing() as db:
-                _check_name(db, name)
+                self.check_name(name)
                 db.table("environments").insert(columns(found), ignore=True)
                 for table in ("dataset", "model"):
                     if row[table] is not None:
@@ -285,12 +285,17 @@ class Store:
             now |= {"argv": argv, "pid": os.getpid(), "host": host()} | ({"name": name} if name else {})
             now |= {"tags": tuple(tags)} if tags else {}
             with self.writing() as db:
-                _check_name(db, name, row.id)
+                self.check_name(name, row.id)
                 db.table("runs").update(row.id, columns(now))
             return Run(self, row.path, lock)
         except BaseException:
             lock.release()
             raise
+
+    def check_name(self, name: str | None, own_id: str = "") -> None:
+        """Raise UsageError where another run has the name already."""
+        for row in self.query("SELECT id FROM runs WHERE name = :name AND id <> :id", {"name": name, "id": own_id}):
+            raise UsageError(f"the run {row['id']} is called '{name}' already", "choose another --name")
 
     def find_run(self, name: str) -> RunRow:
         """The run of that name, or whose id ends so; `latest` is the one that started last.
@@ -723,11 +728,6 @@ def _no_runs(folder: Path) -> StoreError:
 
 def _not_a_folder(folder: Path) -> StoreError:
     return StoreError(f"{folder} is not a folder that could hold runs", "name a folder with --store DIR")
-
-
-def _check_name(db: Database, name: str | None, own_id: str = "") -> None:
-    for row in db.query("SELECT id FROM runs WHERE name = :name AND id <> :id", {"name": name, "id": own_id}):
-        raise UsageError(f"the run {row['id']} is called '{name}' already", "choose another --name")
 
 
 def _acquired(folder: Path, seconds: float) -> FileLock:
