@@ -232,6 +232,8 @@ def _resume(store: Store, options: TrainOptions, session: Session, ranks: Ranks)
 
 def _new_job(options: TrainOptions, store: Store | None, session: Session) -> Job:
     """What these options mean. Raises UsageError, LatcliError."""
+    if store is not None:
+        store.check_name(session.name)
     device = open_device(session.device)
     if options.architecture is not None:
         check_architecture(options.architecture)

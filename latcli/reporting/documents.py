@@ -392,9 +392,9 @@ def runs(document: Document) -> list[Table]:
         Column("epsilon", "epsilon"),
         Column("result", "result", "name"),
         Column("status", "status"),
-        Column("took", "took", optional=True),
+        Column("took", "took"),
         Column("name", "name", "name"),
-        Column("tags", "tags", "name"),
+        Column("tags", "tags", "name", optional=True),
     )
     records = [
         {**run, "run": short(run["run"]), "status": _state(run["status"]), "tags": plain(run.get("tags"))}
