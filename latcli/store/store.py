@@ -175,7 +175,7 @@ class Store:
                 store = cls(folder, connect_for_reading(path), read_only=True)
                 try:
                     if lacking(store._db, path):
-                        raise _no_runs(folder)
+                        raise no_runs(folder)
                 except BaseException:
                     store.close()
                     raise
@@ -300,7 +300,7 @@ class Store:
     def find_run(self, name: str) -> RunRow:
         """The run of that name, or whose id ends so; `latest` is the one that started last.
 
-        Raises UsageError where there is none, or more than one.
+        Raises UsageError where there is none, or more than one, and StoreError where there are no runs at all.
         """
         if name == "latest":
             found = self.runs(limit=1)
@@ -310,6 +310,8 @@ class Store:
                 where, {"name": name}
             )
             found = [self._run_row(row) for row in rows]
+        if not found and not self.query("SELECT 1 FROM runs LIMIT 1"):
+            raise no_runs(self.folder)
         if not found:
             raise UsageError(f"there is no run '{name}' in {self.folder}", "`latcli runs list` shows those there are")
         if len(found) > 1:
@@ -569,7 +571,7 @@ class Store:
 class Run:
     """A run that has started. Leaving its `with` block ends it: completed, failed or interrupted, with an exit code.
 
-    Its lock is held until then, by which a run whose process was killed is told from one at work.
+    Its lock is held until then: where a running run's lock is free, its process was killed.
     """
 
     def __init__(self, store: Store, folder: Path, lock: FileLock) -> None:
@@ -714,12 +716,13 @@ def require(folder: Path) -> None:
         if folder.exists() and not folder.is_dir():
             raise _not_a_folder(folder)
         if not (folder / DATABASE).exists():
-            raise _no_runs(folder)
+            raise no_runs(folder)
     except OSError as error:
         raise storage_error(error, folder) from error
 
 
-def _no_runs(folder: Path) -> StoreError:
+def no_runs(folder: Path) -> StoreError:
+    """The error of a store that holds nothing yet."""
     return StoreError(
         f"there are no runs in {folder} yet",
         "`latcli attack PHOTO` makes the first one, `latcli demo` several; --store DIR names another store",
