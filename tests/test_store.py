@@ -525,7 +525,7 @@ def test_models_and_datasets_are_told_apart_by_their_contents(opened: Store) -> 
 def test_a_run_is_found_by_its_name_and_any_ending_that_only_it_has(
     opened: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UsageError, match="there is no run 'latest'"):
+    with pytest.raises(StoreError, match="there are no runs"):
         opened.find_run("latest")
     draw(monkeypatch, "aaa1", "aaa1", "bbb1", "ccc2")  # a second aaa1 is passed over
     known = {"command": "train", "dataset": opened.record_dataset("mnist", fingerprint="c" * 64)}

@@ -38,11 +38,12 @@ from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import full_name
 from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.devices import open_device
+from latcli.engine.evaluation.chance import mcnemar_p_value
 from latcli.engine.evaluation.curves import require_ascending
 from latcli.engine.evaluation.matrix import Evaluation, Progress
 from latcli.engine.evaluation.reliance import VARIANTS, photos_of
 from latcli.engine.evaluation.settings import NATURAL, NATURAL_ATTACKED, EvalSettings
-from latcli.engine.evaluation.statistics import ColumnStatistics, mcnemar_p_value
+from latcli.engine.evaluation.statistics import ColumnStatistics
 from latcli.engine.failures import explained
 from latcli.errors import Terminated, UsageError, WeightsError
 from latcli.options import EvalOptions, parse_epsilon
@@ -107,6 +108,7 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
 
 
 def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
+    store.check_name(session.name)
     device = open_device(session.device)
     names, _ = named_models(options), _beside(options)  # what is wrong with them is said before any file is read
     dataset = full_name(options.dataset or usual_dataset(store, names) or registry.DEFAULT_DATASET)
