@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier, Normalize, predict
-from latcli.engine.models.imagenet import ClassifierSource
+from latcli.engine.models.source import ClassifierSource
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.registry import DEFAULT_CLASSIFIER
 from latcli.engine.vision import import_torchvision
@@ -50,7 +50,7 @@ class _Says(nn.Module):
 def _saying(logits: list[list[float]] | np.ndarray) -> Classifier:
     logits_BK = torch.as_tensor(logits, dtype=torch.float32)
     names = [f"class {index}" for index in range(logits_BK.shape[1])]
-    return Classifier("fixed", _Says(logits_BK), Preprocessing(4, 4, "bilinear"), names, "")
+    return Classifier("fixed", _Says(logits_BK), Preprocessing(4, 4, "bilinear"), names)
 
 
 def _nothing(batch: int) -> torch.Tensor:
@@ -125,7 +125,7 @@ def test_logits_that_are_no_numbers_are_refused(wrong: float) -> None:
 
 def test_predicting_needs_no_gradients_and_leaves_none() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
-    classifier = Classifier("linear", net, Preprocessing(4, 4, "bilinear"), ["a", "b", "c"], "")
+    classifier = Classifier("linear", net, Preprocessing(4, 4, "bilinear"), ["a", "b", "c"])
     x_BChw = torch.rand(2, 3, 4, 4, requires_grad=True)
     seen: list[bool] = []
     net.register_forward_hook(lambda _module, _inputs, output: seen.append(output.requires_grad))
@@ -139,7 +139,7 @@ def test_predicting_needs_no_gradients_and_leaves_none() -> None:
 
 def test_a_classifier_is_in_evaluation_mode_with_frozen_weights() -> None:
     net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.Dropout()).train()
-    classifier = Classifier("any", net, Preprocessing(8, 8, "bilinear"), ["a", "b"], "f", ["n1", "n2"])
+    classifier = Classifier("any", net, Preprocessing(8, 8, "bilinear"), ["a", "b"], ["n1", "n2"])
     assert not any(module.training for module in classifier.modules())
     assert not any(parameter.requires_grad for parameter in classifier.parameters())
     assert (classifier.class_names, classifier.class_ids) == (("a", "b"), ("n1", "n2"))
@@ -397,7 +397,7 @@ def described():
 
 
 def whole():
-    return Classifier("mine", Small(), Preprocessing(9, 8, "bilinear"), list("abcd"), "abc")
+    return Classifier("mine", Small(), Preprocessing(9, 8, "bilinear"), list("abcd"))
 
 
 def number():

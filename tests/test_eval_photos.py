@@ -21,8 +21,8 @@ from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.checkpoint import CheckpointInfo, pack_classifier
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.finetuning import fine_tuned_without_weights
-from latcli.engine.models.imagenet import ClassifierSource
-from latcli.engine.models.matching import with_classes_first
+from latcli.engine.models.source import ClassifierSource
+from latcli.engine.models.classifier import with_classes_first
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.errors import LatcliError, UsageError, WeightsError
 from latcli.options import EvalOptions
@@ -137,7 +137,7 @@ def test_the_top_guess_is_one_of_all_classes_and_logits_keep_their_names() -> No
             return torch.tensor([[0.0, 1.0, 2.0, 3.0]]).expand(len(x_BChw), -1)
 
     names, ids = ("hen", "Cat", "tree frog", "dog"), ("n01", "n02", "n03", "n04")
-    classifier = Classifier("it", Fixed(), Preprocessing(8, 8, "bilinear"), names, "f", ids)
+    classifier = Classifier("it", Fixed(), Preprocessing(8, 8, "bilinear"), names, ids)
     ordered = with_classes_first(classifier, ("dog", "tree_frog"), "the folder")
 
     assert ordered.class_names == ("dog", "tree frog", "hen", "Cat")

@@ -23,7 +23,7 @@ from latcli.engine.models.finetuning import (
     is_classifier_name,
     preprocessing_of,
 )
-from latcli.engine.models.imagenet import ClassifierSource
+from latcli.engine.models.source import ClassifierSource
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.errors import UsageError
 

@@ -285,7 +285,7 @@ def test_labels_come_from_one_place(tmp_path: Path) -> None:
 
 
 def test_every_name_and_wordnet_id_of_imagenet_means_one_class(tmp_path: Path) -> None:
-    from latcli.engine.models.imagenet_networks import imagenet_ids, imagenet_names
+    from latcli.engine.models.libraries import imagenet_ids, imagenet_names
 
     imagenet = Zoo(tuple(imagenet_names()), tuple(imagenet_ids()))
     for names in (imagenet.class_names, imagenet.class_ids):

@@ -117,7 +117,7 @@ def _classifiers() -> Iterator[Check]:
 
     from latcli.engine import registry
     from latcli.engine.downloads import kept_at
-    from latcli.engine.models.imagenet import ClassifierSource
+    from latcli.engine.models.source import ClassifierSource
     from latcli.engine.registry import DEFAULT_CLASSIFIER
 
     name = f"classifier {DEFAULT_CLASSIFIER}"

@@ -13,7 +13,7 @@ from latcli.engine.detectors.base import DetectorContext
 from latcli.engine.devices import open_device
 from latcli.engine.labels import labeller
 from latcli.engine.models.catalog import open_classifier
-from latcli.engine.models.imagenet import ClassifierSource
+from latcli.engine.models.source import ClassifierSource
 from latcli.engine.objects import ObjectSettings, check_values, open_finder
 from latcli.engine.photo_files import PhotoSource, find_sources
 from latcli.engine.photos import Located, PhotoAttacker

@@ -443,7 +443,7 @@ def test_a_classifier_of_ones_own_may_be_odd(model: str, here: Path, capsys: pyt
 
 def test_a_classifier_leaves_its_input_as_it_was() -> None:
     net = nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(12, CLASSES))
-    classifier = Classifier("in place", net, Preprocessing(2, 2, "bilinear"), [str(k) for k in range(CLASSES)], "")
+    classifier = Classifier("in place", net, Preprocessing(2, 2, "bilinear"), [str(k) for k in range(CLASSES)])
     x_BChw = torch.full((1, 3, 2, 2), -1.0)
     classifier(x_BChw)
     assert (x_BChw == -1.0).all()

@@ -19,7 +19,7 @@ from latcli.engine.datasets.photo_folder import holds_photos
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.checkpoint import read_info
 from latcli.engine.models.finetuning import is_classifier_name, preprocessing_of
-from latcli.engine.models.imagenet import ClassifierSource
+from latcli.engine.models.source import ClassifierSource
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.errors import UsageError
 from latcli.session import Session

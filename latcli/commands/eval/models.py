@@ -18,8 +18,8 @@ from latcli.engine.evaluation.matrix import Subject, examine
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.checkpoint import read_info
 from latcli.engine.models.classifier import Classifier
-from latcli.engine.models.imagenet import ClassifierSource
-from latcli.engine.models.matching import with_classes_first
+from latcli.engine.models.source import ClassifierSource
+from latcli.engine.models.classifier import with_classes_first
 from latcli.engine.precision import Form, GradientForm, check_form, gradient_model
 from latcli.engine.training.regimes import Regime
 from latcli.errors import LatcliError, UsageError, WeightsError

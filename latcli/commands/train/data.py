@@ -16,7 +16,7 @@ from latcli.engine.datasets.photo_masks import ObjectSearch, detected_masks
 from latcli.engine.detectors.base import DetectorContext
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier
-from latcli.engine.models.imagenet import ClassifierSource
+from latcli.engine.models.source import ClassifierSource
 from latcli.engine.objects import ObjectSettings, open_finder
 from latcli.session import Session
 from latcli.store.store import Store

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,14 +16,14 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from latcli.documents import DocumentError, read_json, require_shape
 from latcli.engine import registry
-from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.classifier import Classifier, GreyInput
 from latcli.engine.models.finetuning import fine_tuned_without_weights, is_classifier_name
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.models.small import Architecture
 from latcli.engine.models.weights import check_readable, load_into, require_fit, state_dict_sha256
 from latcli.errors import WeightsError
+from latcli.results import DocumentError, read, to_json
 
 _HEADER = "latcli"
 _FORMAT = 1
@@ -35,7 +35,10 @@ _Net = TypeVar("_Net", bound=nn.Module)
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint says of its network. `image_shape` is (C, H, W); `dataset_fingerprint` a sha256."""
+    """What a checkpoint says of its network. `image_shape` is (C, H, W); `dataset_fingerprint` a sha256.
+
+    preprocessing, normalization (mean and deviation of the channels): of a network that was fine-tuned.
+    """
 
     architecture: str
     image_shape: tuple[int, int, int]
@@ -45,19 +48,8 @@ class CheckpointInfo:
     regime: str
     epsilon: float
     steps: int
-
-
-class GreyInput(nn.Module):
-    """Lets a network of one channel read photos: three channels become their mean, which of grey ones is each."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """logits_BK of images with one channel or three."""
-        logits_BK: torch.Tensor = self.net(x_BCHW.mean(dim=1, keepdim=True) if x_BCHW.shape[1] == 3 else x_BCHW)
-        return logits_BK
+    preprocessing: Preprocessing | None = None
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 def pack(kind: str, tensors: Mapping[str, torch.Tensor], description: Mapping[str, Any]) -> bytes:
@@ -82,8 +74,8 @@ def unpack(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, An
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(_HEADER)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        document = read_json(header or "{}")
-    except (SafetensorError, OSError, ValueError) as error:
+        document = json.loads(header or "{}")
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise WeightsError(
             f"{path} is truncated or damaged: {reason}", "copy it again from where it is whole"
@@ -102,7 +94,7 @@ def unpack(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, An
 
 def pack_classifier(state_dict: Mapping[str, torch.Tensor], info: CheckpointInfo) -> bytes:
     """The bytes of a checkpoint that `open_checkpoint` reads."""
-    return pack(_KIND, state_dict, asdict(info))
+    return pack(_KIND, state_dict, to_json(info))
 
 
 def read_info(path: Path) -> CheckpointInfo:
@@ -119,16 +111,17 @@ def open_checkpoint(path: Path) -> Classifier:
     """
     state_dict, document = unpack(path, _KIND)
     info = _info(document, path)
-    classes, fingerprint = len(info.class_names), state_dict_sha256(state_dict)
+    classes = len(info.class_names)
     if is_classifier_name(info.architecture):
-        tuned = _fitted(partial(fine_tuned_without_weights, info.architecture, classes), state_dict, path)
-        return Classifier(str(path), tuned, tuned.preprocessing, info.class_names, fingerprint)
+        described = (info.preprocessing, info.normalization)
+        tuned = _fitted(partial(fine_tuned_without_weights, info.architecture, classes, *described), state_dict, path)
+        return Classifier(str(path), tuned, tuned.preprocessing, info.class_names)
     architecture: Architecture = registry.load("architecture", info.architecture)
     net: nn.Module = _fitted(partial(architecture, info.image_shape, classes), state_dict, path)
     C, H, W = info.image_shape
     side = min(H, W)
     net = GreyInput(net) if C == 1 else net
-    return Classifier(str(path), net, Preprocessing(side, side, "bilinear"), info.class_names, fingerprint)
+    return Classifier(str(path), net, Preprocessing(side, side), info.class_names)
 
 
 def _fitted(make: Callable[[], _Net], state_dict: Mapping[str, torch.Tensor], path: Path) -> _Net:
@@ -146,16 +139,10 @@ def _fitted(make: Callable[[], _Net], state_dict: Mapping[str, torch.Tensor], pa
 
 
 def _info(document: Mapping[str, Any], path: Path) -> CheckpointInfo:
-    fields = CheckpointInfo.__dataclass_fields__
-    missing = [name for name in fields if name not in document]
-    if missing:
-        raise WeightsError(f"{path} does not say its {', '.join(missing)}", _OTHER_CHECKPOINT)
-    known = {name: document[name] for name in fields}
     try:
-        require_shape(known, CheckpointInfo)
+        info = read(CheckpointInfo, dict(document))
     except DocumentError as error:
         raise WeightsError(f"{path} does not describe its network: {error}", _OTHER_CHECKPOINT) from error
-    if min(known["image_shape"]) < 1 or not known["class_names"]:
+    if min(info.image_shape) < 1 or not info.class_names:
         raise WeightsError(f"{path} is of images without pixels, or has no classes", _OTHER_CHECKPOINT)
-    known |= {"image_shape": tuple(document["image_shape"]), "class_names": tuple(document["class_names"])}
-    return CheckpointInfo(**known)
+    return info
