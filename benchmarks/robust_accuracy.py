@@ -39,8 +39,8 @@ def ours(subject: Subject, data: TrainingData, settings: EvalSettings) -> dict[s
     """Seconds and robust accuracy of each attacked column, checks of the result and of the gradients included."""
     evaluation = Evaluation([subject], data, settings)
     evaluation.run(lambda progress: None)
-    cells = {name: evaluation.columns[0][name].cell() for name in ATTACKED}
-    return {name: (cell.seconds, cell.accuracy) for name, cell in cells.items()}
+    columns = {name: evaluation.columns[0][name] for name in ATTACKED}
+    return {name: (float(column.seconds_1), column.figures()[1]) for name, column in columns.items()}
 
 
 def theirs(net: nn.Module, data: TrainingData, settings: EvalSettings) -> tuple[float, float]:
@@ -105,12 +105,8 @@ def settings_for(data: TrainingData, given: argparse.Namespace) -> EvalSettings:
         mask_from=data.defaults.mask_from,
         center=data.defaults.center if given.center is None else given.center,
         steps=given.steps,
-        restarts=1,
-        controls=False,
         until_wrong=True,
-        strong=None,
         batch=given.batch,
-        seed=0,
     )
 
 

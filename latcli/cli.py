@@ -24,69 +24,31 @@ _MAIN, _LOOK = "Main commands", "Look around"
 
 @dataclass(frozen=True)
 class Command:
-    """One command: its options, its function `(options, session) -> result`, and what draws the result's document.
+    """One command: its options, and its function `(options, session) -> result` as `module:function`.
 
-    `run` and `draw` are `module:function`. `shared` are the options that it takes besides its own.
+    `shared` are the options that it takes besides its own. `reporting.documents` has what draws its document.
     """
 
     options: type
     run: str
-    draw: str
     shared: type = Recording
     panel: str | None = None
 
 
 COMMANDS: Mapping[tuple[str, ...], Command] = {
-    ("attack",): Command(
-        options.AttackOptions, "latcli.commands.attack:run", "latcli.reporting.tables:attack", panel=_MAIN
-    ),
-    ("mask",): Command(options.MaskOptions, "latcli.commands.mask:run", "latcli.reporting.tables:masks", panel=_MAIN),
-    ("train",): Command(
-        options.TrainOptions, "latcli.commands.train.command:run", "latcli.reporting.tables:train", panel=_MAIN
-    ),
-    ("eval",): Command(
-        options.EvalOptions,
-        "latcli.commands.eval.command:run",
-        "latcli.reporting.evaluation_report:evaluation",
-        panel=_MAIN,
-    ),
-    ("report",): Command(
-        options.ReportOptions,
-        "latcli.commands.report:run",
-        "latcli.reporting.report_terminal:shown",
-        shared=Common,
-        panel=_MAIN,
-    ),
-    ("reproduce",): Command(
-        options.ReproduceOptions,
-        "latcli.commands.reproduce.command:run",
-        "latcli.reporting.reproduction:shown",
-        panel=_MAIN,
-    ),
-    ("demo",): Command(
-        options.DemoOptions, "latcli.commands.demo:run", "latcli.reporting.demo_report:demo", Computing, _MAIN
-    ),
-    ("doctor",): Command(
-        options.DoctorOptions, "latcli.commands.doctor:run", "latcli.reporting.listing:checks", Computing, _LOOK
-    ),
-    ("runs", "list"): Command(
-        options.RunsListOptions, "latcli.commands.runs:list_runs", "latcli.reporting.listing:runs", shared=Common
-    ),
-    ("runs", "show"): Command(
-        options.RunsShowOptions, "latcli.commands.runs:show_run", "latcli.reporting.listing:run", shared=Common
-    ),
-    ("runs", "verify"): Command(
-        options.RunsVerifyOptions,
-        "latcli.commands.runs:verify_runs",
-        "latcli.reporting.listing:verification",
-        shared=Common,
-    ),
-    ("runs", "rm"): Command(
-        options.RunsRemoveOptions, "latcli.commands.runs:remove_runs", "latcli.reporting.listing:removal", shared=Common
-    ),
-    ("runs", "path"): Command(
-        options.RunsPathOptions, "latcli.commands.runs:run_path", "latcli.reporting.listing:path", shared=Common
-    ),
+    ("attack",): Command(options.AttackOptions, "latcli.commands.attack:run", panel=_MAIN),
+    ("mask",): Command(options.MaskOptions, "latcli.commands.mask:run", panel=_MAIN),
+    ("train",): Command(options.TrainOptions, "latcli.commands.train.command:run", panel=_MAIN),
+    ("eval",): Command(options.EvalOptions, "latcli.commands.evaluate:run", panel=_MAIN),
+    ("report",): Command(options.ReportOptions, "latcli.commands.report:run", shared=Common, panel=_MAIN),
+    ("reproduce",): Command(options.ReproduceOptions, "latcli.commands.reproduce.command:run", panel=_MAIN),
+    ("demo",): Command(options.DemoOptions, "latcli.commands.demo:run", Computing, _MAIN),
+    ("doctor",): Command(options.DoctorOptions, "latcli.commands.doctor:run", Computing, _LOOK),
+    ("runs", "list"): Command(options.RunsListOptions, "latcli.commands.runs:list_runs", shared=Common),
+    ("runs", "show"): Command(options.RunsShowOptions, "latcli.commands.runs:show_run", shared=Common),
+    ("runs", "verify"): Command(options.RunsVerifyOptions, "latcli.commands.runs:verify_runs", shared=Common),
+    ("runs", "rm"): Command(options.RunsRemoveOptions, "latcli.commands.runs:remove_runs", shared=Common),
+    ("runs", "path"): Command(options.RunsPathOptions, "latcli.commands.runs:run_path", shared=Common),
 }
 
 app = typer.Typer(name="latcli", invoke_without_command=True, context_settings={"help_option_names": ["--help", "-h"]})
@@ -141,7 +103,7 @@ def add_command(path: tuple[str, ...], command: Command) -> None:
         # With --json the document is all there may be on stdout, whatever a user's own code prints.
         with redirect_stdout(session.stderr) if session.json else nullcontext():
             result = _imported(command.run)(given, session)
-        return session.show(result, lambda: _imported(command.draw))
+        return session.show(result, " ".join(path))
 
     parameters = [_parameter(one) for one in sorted(fields, key=_place)]
     call.__signature__ = inspect.Signature([*parameters, _HELP_ALL])  # type: ignore[attr-defined]
@@ -228,7 +190,7 @@ def _showing_first(few: frozenset[str], implied: Mapping[str, tuple[str, Field]]
     class Brief(TyperCommand):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
             words: list[str] = []
-            for word, following in zip(args, [*args[1:], ""], strict=True):
+            for word, following in zip(args, [*args[1:], ""], strict=False):
                 words.append(word)
                 if word in implied and not _fits(implied[word][1], following):
                     words.append(implied[word][0])

@@ -19,6 +19,7 @@ import typer
 
 from latcli.engine import registry
 from latcli.errors import UsageError
+from latcli.reporting.text import number_text
 
 T = TypeVar("T")
 
@@ -272,14 +273,6 @@ def command_words(options: Any) -> list[str]:
     return words + named
 
 
-def number_text(value: float) -> str:
-    """A number as a person would type it, where typing that gives the same number: 8/255, 0.3, 0.031."""
-    levels = value * 255
-    if 0 < value <= 1 and abs(levels - round(levels)) < 1e-9 and round(levels) / 255 == value and value != 1:
-        return f"{round(levels)}/255"
-    return repr(value)
-
-
 # options that every command has
 
 
@@ -517,7 +510,7 @@ class AttackOptions(PhotoOptions):
         option(
             ATTACK,
             "NAME",
-            "pgd, fgsm, apgd-ce, apgd-dlr, apgd-t, square, or a plug-in's.",
+            "pgd, fgsm, mi-fgsm, apgd-ce, apgd-dlr, apgd-t, square, minimal, or a plug-in's.",
             autocompletion=_names_of("attack"),
         ),
         BASIC,
@@ -729,7 +722,13 @@ class EvalOptions(DataObjectOptions):
         ),
         BASIC,
     ] = None
-    steps: Annotated[int | None, option(ATTACK, "N", "Gradient steps of PGD.", min=1, show_default="100"), BASIC] = None
+    attack: Annotated[
+        str,
+        option(ATTACK, "NAME", "pgd, or any attack of `latcli attack`.", autocompletion=_names_of("attack")),
+    ] = "pgd"
+    norm: Annotated[Literal["linf", "l2"], option(ATTACK, "linf|l2", "l2 needs --radius as well.")] = "linf"
+    radius: Annotated[float | None, option(ATTACK, "R", "Radius of the l2 ball, inside epsilon's box.")] = None
+    steps: Annotated[int | None, option(ATTACK, "N", "Steps of the attack.", min=1, show_default="100"), BASIC] = None
     restarts: Annotated[
         int | None, option(ATTACK, "N", "Random starts; each image keeps its worst case.", min=1, show_default="1")
     ] = None
@@ -742,7 +741,9 @@ class EvalOptions(DataObjectOptions):
         option(STRONG, "quick|full", "full is AutoAttack's; quick is for a trial.", show_default="full"),
     ] = None
     transfer: Annotated[
-        str | None, option(BEYOND, "A,B,...|all", "Try examples made on each of these models on all the others.")
+        str | None,
+        option(BEYOND, "A,B,...|all", "Try examples made on each of these models on all the others."),
+        CODE,
     ] = None
     curve: Annotated[
         tuple[str, ...],

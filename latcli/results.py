@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from latcli.errors import ExitCode
 
@@ -576,6 +576,13 @@ def photo_summary(photos: Sequence[AttackedPhoto]) -> PhotoSummary:
         clean=_averages([photo.clean for photo in photos]),
         adversarial=_averages([photo.adversarial for photo in photos]),
     )
+
+
+def median_smallest_epsilon(photos: Sequence[AttackedPhoto]) -> float | None:
+    """The median over the photos that could be fooled, or had a target; None where half of them withstood them all."""
+    found = [photo.smallest_epsilon or math.inf for photo in photos if photo.was_right or photo.target is not None]
+    middle = statistics.median(found) if found else math.inf
+    return middle if math.isfinite(middle) else None
 
 
 def _averages(predictions: Sequence[Prediction]) -> PhotoAverages:
@@ -1158,3 +1165,32 @@ class PaperComparison:
     figure2: tuple[PaperMatrix, ...]
     tables: tuple[PaperPhotos, ...]
     claims: tuple[PaperClaim, ...]
+
+
+# what this machine offers
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: "ok", "missing" where it is not needed, or "broken": latcli cannot work."""
+
+    name: str
+    state: Literal["ok", "missing", "broken"]
+    detail: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True)
+class DoctorResult:
+    """Everything that was looked at, in the order in which it is shown; `ok` where nothing is broken."""
+
+    checks: tuple[Check, ...]
+    ok: bool = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ok", all(check.state != "broken" for check in self.checks))
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Failure where something is broken."""
+        return ExitCode.OK if self.ok else ExitCode.FAILURE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
@@ -76,15 +76,19 @@ class Session(Recording):
         """Write the one JSON document of `--json` on stdout; what is no finite number becomes null."""
         print(json.dumps(_finite(document), indent=2, allow_nan=False), file=self.stdout)
 
-    def show(self, result: Any, draw: Callable[[], Callable[[dict[str, Any]], RenderableType | str | None]]) -> int:
+    def show(self, result: Any, command: str) -> int:
         """Write a command's result on stdout, as its JSON document under `--json`, else drawn; returns its exit code.
 
-        `draw()` gives the function that draws the document: a text is printed as it is, None prints nothing.
+        A text is printed as it is, None prints nothing.
         """
         document = result.to_json() if hasattr(result, "to_json") else to_json(result)
         if self.json:
             self.print_json(document)
-        elif isinstance(drawn := draw()(document), str):
+            return int(getattr(result, "exit_code", ExitCode.OK))
+        from latcli.reporting.terminal import shown
+
+        drawn = shown(command, document)
+        if isinstance(drawn, str):
             print(drawn, file=self.stdout)
         elif drawn is not None:
             self.print(drawn)

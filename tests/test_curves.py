@@ -16,7 +16,7 @@ from latcli.engine.attacks.pgd import pgd
 from latcli.engine.attacks.settings import AttackSettings, Model
 from latcli.engine.datasets.base import Images
 from latcli.engine.evaluation.curves import Curve, accuracy_against_epsilon, accuracy_against_steps
-from latcli.engine.evaluation.outcomes import judge
+from latcli.engine.judge import judge
 from latcli.engine.noise import derive_seed, item_seeds
 from latcli.errors import ContractError, LatcliError, UsageError
 

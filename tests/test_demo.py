@@ -11,7 +11,7 @@ from latcli.commands import demo
 from latcli.commands.runs import list_runs, verify_runs
 from latcli.errors import ExitCode
 from latcli.reporting.console import console_for
-from latcli.reporting.demo_report import demo as drawn
+from latcli.reporting.terminal import shown as drawn
 from latcli.session import Session
 
 
@@ -35,7 +35,7 @@ def test_it_attacks_trains_evaluates_and_ends_with_a_page(
     assert no_network == []
 
     shown = io.StringIO()
-    console_for(shown).print(drawn(document))
+    console_for(shown).print(drawn("demo", document))
     lines = shown.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     assert any(line.strip().endswith("demo.html") for line in lines)

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import Outcome
@@ -64,14 +63,8 @@ def test_the_readme_is_short_and_has_commands_to_try() -> None:
 def test_a_documented_command_can_be_typed(
     latcli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, page: str, line: str
 ) -> None:
-    class Nothing:
-        def to_json(self) -> dict[str, Any]:
-            return {}
-
-    def imported(target: str) -> Callable[..., Any]:
-        return lambda *values: Nothing() if len(values) == 2 else None
-
-    monkeypatch.setattr(cli, "_imported", imported)
+    monkeypatch.setattr(cli, "_imported", lambda target: lambda options, session: {})
+    monkeypatch.setattr("latcli.session.Session.show", lambda *_: 0)
     words = shlex.split(line.removeprefix(".venv/bin/"), comments=True)
     words = words[: min((words.index(sign) for sign in ("|", ">", "&&") if sign in words), default=len(words))]
 

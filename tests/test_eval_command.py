@@ -1,11 +1,12 @@
-"""`latcli eval`: which models it takes, what it keeps, what is left after kill and signals, and bad input."""
+"""`latcli eval`: which models it takes, what it keeps, how it is resumed, and what it refuses before any work."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import shlex
 import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,22 +15,23 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import RunLatcli, StartLatcli
+from conftest import StartLatcli
 from PIL import Image
-from test_train_command import document, row
 
-from latcli.commands.eval import further as eval_further
-from latcli.commands.eval.command import run
-from latcli.commands.eval.further import Findings
-from latcli.commands.eval.models import usual_dataset
-from latcli.commands.eval.result import EvalResult, grouped
-from latcli.commands.eval.samples import SAMPLES
+from latcli.commands import evaluate as evaluate_command
+from latcli.commands import evaluation_parts
+from latcli.commands.evaluate import run
+from latcli.commands.evaluated_models import usual_dataset
+from latcli.commands.evaluation_parts import SAMPLES, Findings
 from latcli.commands.trained import CHECKPOINT
 from latcli.engine.attacks.pgd import pgd
+from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.datasets.base import DatasetSource, Images
 from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.evaluation.curves import accuracy_against_epsilon, accuracy_against_steps
-from latcli.engine.evaluation.transfer import Contender, transfer_matrix
+from latcli.engine.evaluation.matrix import Subject
+from latcli.engine.evaluation.statistics import mcnemar_p_value, wilson_interval
+from latcli.engine.evaluation.transfer import transfer_matrix
 from latcli.engine.localize import center_mask
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.checkpoint import CheckpointInfo, pack, pack_classifier, unpack
@@ -38,348 +40,16 @@ from latcli.engine.models.source import ClassifierSource
 from latcli.engine.models.small import paper_cnn
 from latcli.errors import LatcliError, UsageError, WeightsError
 from latcli.options import EvalOptions
+from latcli.results import Cell, EvalResult, from_columns, read, to_json
 from latcli.session import Session
 from latcli.store.store import Store
 from latcli.store.verify import verify
 
 #: The fixture `work` puts real digits of 12 pixels a side at this name, 10 for testing of each of three classes.
 TINY = "folder:tiny"
-QUICK = {"dataset": TINY, "images": 12, "steps": 3, "batch": 6}
-
-
-@pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where commands run."""
-    digits = open_dataset("mnist-5k", DatasetSource(tmp_path))
-    parts = {"train": (digits.x_train, digits.y_train, 2), "test": (digits.x_test, digits.y_test, 10)}
-    folder = tmp_path / "work"
-    for split, (x_NCHW, y_N, count) in parts.items():
-        for digit in range(3):
-            place = folder / "tiny" / split / str(digit)
-            place.mkdir(parents=True)
-            for index, x_CHW in enumerate(x_NCHW[y_N == digit][:count]):
-                Image.fromarray(x_CHW[0].numpy()).resize((12, 12)).save(place / f"{index}.png")
-    monkeypatch.chdir(folder)
-    return folder
-
-
-def checkpoint_bytes(regime: str, seed: int, **changes: Any) -> bytes:
-    data = open_dataset(TINY, DatasetSource(Path()))
-    about: dict[str, Any] = {"image_shape": data.image_shape, "class_names": data.class_names, "dataset": data.name}
-    about |= changes
-    torch.manual_seed(seed + 100 * len(regime))
-    net = paper_cnn(about["image_shape"], len(about["class_names"]))
-    fixed = {"architecture": "paper-cnn", "dataset_fingerprint": data.fingerprint, "epsilon": 0.3, "steps": 1}
-    return pack_classifier(net.state_dict(), CheckpointInfo(**fixed, regime=regime, **about))
-
-
-def trained(work: Path, regime: str, seed: int = 0, *, told: str = "", completed: bool = True, **changes: Any) -> str:
-    """A training run as `latcli train` leaves it, with weights of chance; its id."""
-    data = open_dataset(TINY, DatasetSource(Path()))
-    config: dict[str, object] = {"dataset": TINY, "regime": regime, "seed": seed, "told": told}
-    with Store.open(work / "runs") as store:
-        dataset = store.record_dataset(data.name, fingerprint=data.fingerprint)
-        try:
-            with store.start_run("train", argv=[], config=config, seed=seed, device="cpu", dataset=dataset) as stored:
-                stored.write_artifact(CHECKPOINT, checkpoint_bytes(regime, seed, **changes), "checkpoint")
-                if not completed:
-                    raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            pass
-        return stored.id
-
-
-def evaluate(work: Path, *models: str, seed: int = 0, **options: Any) -> tuple[EvalResult, str]:
-    """The result and what was said on stderr."""
-    said = io.StringIO()
-    session = Session(store=work / "runs", data=work / "data", offline=True, precision="fp32", seed=seed, stderr=said)
-    return run(EvalOptions(models=models, **QUICK | options), session), said.getvalue()
-
-
-def evaluations(work: Path) -> list[Path]:
-    return sorted((work / "runs").glob("*-eval-*"))
-
-
-def without_times(cells: Any) -> list[dict[str, Any]]:
-    return [{name: value for name, value in cell.items() if name != "seconds"} for cell in cells]
-
-
-# a whole run
-
-
-def test_a_run_gives_its_document_cells_and_samples(run_latcli: RunLatcli, work: Path) -> None:
-    natural, background = trained(work, "natural"), trained(work, "background", seed=4)
-    options = ("--images", "9", "--steps", "2", "--controls", "--strong", "--strong-budget", "quick", "--json")
-    done = run_latcli("eval", *options, "--epsilon", "0.1", "--seed", "3")
-    result = document(done)
-
-    assert (result["dataset"], result["n"]) == (TINY, 9)
-    assert f"natural: training run {natural}" in done.stderr
-    assert [entry["name"] for entry in result["models"]] == [natural, background]
-    columns = ["natural", "standard", "background", "foreground", "random", "standard-strong", "background-strong"]
-    assert [(cell["regime"], cell["input"]) for cell in result["cells"]] == [
-        (regime, name) for regime in ("natural", "background") for name in columns
-    ]
-    standard = result["cells"][1]
-    assert {
-        "n": 9,
-        "epsilon": 0.1,
-        "steps": 2,
-        "seed": 3,
-        "train_seed": 0,
-        "model": natural,
-    }.items() <= standard.items()
-    assert result["cells"][0]["n"] == 30
-    assert json.loads((Path(result["dir"]) / "matrix.json").read_text()) == result
-
-    assert row(work, "SELECT command, status, seed FROM runs ORDER BY started DESC LIMIT 1") == ("eval", "completed", 3)
-    query = "SELECT loss, accuracy, attack, restarts, mask_from, models.run FROM cells JOIN models ON models.id = model"
-    found = row(work, f"{query} WHERE input = 'standard' AND cells.regime = 'natural'")
-    assert found[:5] == (standard["loss"], standard["accuracy"], "pgd", 1, "center")
-    assert row(work, "SELECT count(*) FROM cells") == (14,)
-    with Store.open_existing(work / "runs") as store:
-        assert verify(store, [store.find_run(result["run"])]).ok
-
-    tensors, _ = unpack(Path(result["dir"]) / "samples.safetensors", "evaluation")
-    assert tensors["0.standard.loss"].double().mean().item() == standard["loss"]
-    assert tensors["0.standard.right"].double().mean().item() == standard["accuracy"]
-
-
-def test_without_json_the_matrix_is_drawn(run_latcli: RunLatcli, work: Path) -> None:
-    run_id = trained(work, "natural")
-    done = run_latcli(
-        "eval", run_id[-4:], "--images", "6", "--steps", "1", "--dataset", TINY, "--until-wrong", "--curve", "steps=1,2"
-    )
-
-    assert done.returncode == 0, done.stderr
-    assert "Loss matrix on folder:tiny" in done.stdout
-    assert f"natural {run_id[-4:]}" in done.stdout
-    assert "until the first wrong guess" in done.stdout
-    assert "Accuracy in % against steps, background, n = 6" in done.stdout
-    assert done.stdout.rstrip().splitlines()[-1].startswith("run ")
-    assert "standard: accuracy" in done.stderr
-
-
-# beside the matrix
-
-
-def by_hand(name: str, result: EvalResult, epsilon: float) -> list[tuple[Images, torch.Tensor]]:
-    """The attacked images in one batch, with the epsilon matrix of an input."""
-    data = open_dataset(TINY, DatasetSource(Path()))
-    chosen = torch.arange(result.n) * 30 // result.n
-    (images,) = data.testing([chosen])
-    object_1HW = center_mask((12, 12), result.settings.center)
-    mask_B1HW = object_1HW.expand(len(chosen), -1, -1, -1) if name == "background" else torch.zeros(12, 1, 12, 12)
-    return [(images, epsilon * (1 - mask_B1HW))]
-
-
-def networks(result: EvalResult) -> dict[str, Classifier]:
-    return {one.id: open_classifier(one.source, ClassifierSource(), torch.device("cpu")) for one in result.models}
-
-
-def test_transfer_is_each_models_examples_on_every_model(work: Path) -> None:
-    trained(work, "natural")
-    trained(work, "background", seed=2)
-    result, said = evaluate(work, transfer="all", seed=5)
-
-    assert "transfer" in said
-    assert json.loads((result.dir / "matrix.json").read_text())["transfer"] == result.to_json()["transfer"]
-    nets = networks(result)
-    contenders = [Contender(model, net, net) for model, net in nets.items()]
-    expected = {
-        (name, cell.source, cell.target): cell
-        for name in ("standard", "background")
-        for cell in transfer_matrix(contenders, by_hand(name, result, 0.3), pgd, result.settings.attack(), 5)
-    }
-    assert [(one.input, one.source, one.target) for one in result.transfer] == list(expected)
-    for one in result.transfer:
-        cell = expected[one.input, one.source, one.target]
-        assert (one.n, one.accuracy) == (12, cell.accuracy)
-        # Batches of 6 here, of 12 there: float32 logits differ in their last digits, and so may an iterate.
-        assert one.loss == pytest.approx(cell.loss, rel=1e-4)
-    losses = {one.loss for one in result.transfer}
-    assert len(losses) == 10  # what they are without an attack stands under either input
-
-
-def test_curves_are_those_of_the_matrix_attack_inside_each_inputs_region(work: Path) -> None:
-    trained(work, "natural")
-    result, _ = evaluate(work, curve=("steps=1,4", "epsilon=0.02,8/255,0.3"))
-
-    assert [(one.input, one.axis) for one in result.curves] == [
-        (name, axis) for name in ("standard", "background") for axis in ("epsilon", "steps")
-    ]
-    ((model, net),) = networks(result).items()
-    told = (result.settings.attack(), 0)
-    for one in result.curves:
-        if one.axis == "epsilon":
-            values: tuple[float, ...] = (0.02, 8 / 255, 0.3)
-            curve = accuracy_against_epsilon(pgd, net, net, by_hand(one.input, result, 1.0), values, *told)
-        else:
-            curve = accuracy_against_steps(pgd, net, net, by_hand(one.input, result, 0.3), (1, 4), *told)
-        assert (one.model, one.points) == (model, curve.points)
-    assert result.to_json()["curves"][0]["points"][2]["value"] == 8 / 255
-
-
-def test_transfer_between_listed_models_leaves_the_others_out(work: Path) -> None:
-    one, two, three = (trained(work, regime) for regime in ("natural", "standard", "background"))
-    result, _ = evaluate(work, one[-4:], transfer=f"{two[-4:]}, {three[-4:]},{two[-4:]}")
-
-    assert [entry.name for entry in result.models] == [one, two, three]
-    ids = [entry.id for entry in result.models]
-    assert {row.source for row in result.transfer} == {None, *ids[1:]}
-    assert {row.target for row in result.transfer} == set(ids[1:])
-
-    alone, _ = evaluate(work, transfer=f"{two[-4:]},{three[-4:]}")
-    assert [entry.name for entry in alone.models] == [two, three]
-    assert alone.transfer == result.transfer
-
-
-def test_what_was_cut_off_beside_the_matrix_goes_on_where_it_was(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained(work, "natural")
-    trained(work, "background")
-    options: dict[str, Any] = {"transfer": "all", "curve": ("epsilon=0.1,0.2", "steps=1,2")}
-    whole, _ = evaluate(work, **options)
-
-    def stop(*_: object) -> None:
-        raise StopError
-
-    with monkeypatch.context() as patched:
-        patched.setattr(eval_further, "accuracy_against_steps", stop)
-        with pytest.raises(StopError):
-            evaluate(work, **options)
-    (run_id,) = {path.name for path in evaluations(work)} - {whole.run}
-    with Store.open_existing(work / "runs") as store:
-        assert store.rows_of(run_id, "cells") == []
-    with pytest.raises(UsageError, match=r"different options: .*--transfer a,b \(was all\), --curve .*steps=1"):
-        resume(work, run_id, transfer="a,b", curve=("steps=1",))
-
-    measured: list[str] = []
-    for name in ("transfer_matrix", "accuracy_against_epsilon", "accuracy_against_steps"):
-        monkeypatch.setattr(eval_further, name, noting(measured, getattr(eval_further, name)))
-    said = io.StringIO()
-    result = resume(work, run_id, said=said)
-    assert (result.transfer, result.curves) == (whole.transfer, whole.curves)
-    assert Counter(measured) == {"accuracy_against_epsilon": 3, "accuracy_against_steps": 4}
-    assert "resumed with 48 of 48 attacked images done" in said.getvalue()
-
-
-def noting(measured: list[str], measure: Callable[..., Any]) -> Callable[..., Any]:
-    def noted(*given: Any) -> Any:
-        measured.append(measure.__name__)
-        return measure(*given)
-
-    return noted
-
-
-def test_findings_of_another_version_are_refused(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained(work, "natural")
-    options: dict[str, Any] = {"curve": ("steps=1,2",)}
-
-    def stop(_: Findings) -> None:
-        raise StopError
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Findings, "curves", stop)
-        with pytest.raises(StopError):
-            evaluate(work, **options)
-    (path,) = evaluations(work)
-    tensors, description = unpack(path / SAMPLES, "evaluation")
-    for damaged in ({"curve steps": [{"model": "a"}]}, {"curve steps": 3}, ["curve"], None):
-        told = {"settings": description["settings"], "findings": damaged}
-        (path / SAMPLES).write_bytes(pack("evaluation", tensors, told))
-        with pytest.raises(WeightsError, match=r"does not fit the evaluation|keeps no curve that can be read"):
-            resume(work, path.name)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"models": ("a",), "transfer": "all"}, "--transfer needs two models"),
-        ({"transfer": "a"}, "--transfer needs two models"),
-        ({"transfer": "a,,a "}, "--transfer needs two models"),
-        ({"transfer": " "}, "--transfer names no models"),
-        ({"transfer": "a,b", "seeds": True}, "--seeds chooses training runs by itself"),
-        ({"curve": ("width=1",)}, "there is no curve 'width=1'"),
-        ({"curve": ("epsilon",)}, "epsilon '' is not a number"),
-        ({"curve": ("epsilon=0.1,2",)}, "epsilon '2' is not over 0 and at most 1"),
-        ({"curve": ("steps=1,2.5",)}, "'2.5' is no number of steps"),
-        ({"curve": ("steps=0,5",)}, "are not ascending and above 0"),
-        ({"curve": ("epsilon=0.2,0.1",)}, "are not ascending and above 0"),
-        ({"curve": ("steps=1", "steps=5")}, "two curves against steps"),
-    ],
-)
-def test_what_nothing_can_be_measured_of_is_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message) as caught:
-        EvalOptions(**options)
-    assert caught.value.hint
-
-
-def test_what_models_or_data_do_not_give_is_refused_before_a_run_is_begun(work: Path) -> None:
-    trained(work, "natural")
-    with pytest.raises(UsageError, match="--transfer needs two models"):
-        evaluate(work, transfer="all")
-    with pytest.raises(UsageError, match="--reliance needs photos, which folder:tiny has none of"):
-        evaluate(work, reliance=True)
-    assert evaluations(work) == []
-
-
-# which models
-
-
-def test_without_names_the_latest_completed_run_of_each_regime(work: Path) -> None:
-    trained(work, "natural", seed=1)
-    latest = [trained(work, "natural", seed=2), trained(work, "standard"), trained(work, "background")]
-    trained(work, "standard", seed=9, completed=False)
-    trained(work, "foreground")
-
-    result, said = evaluate(work, dataset=None)
-
-    assert [entry.name for entry in result.models] == latest
-    assert all(name in said for name in latest)
-    assert result.groups == ()
-
-
-def test_seeds_take_every_seed_of_the_latest_experiment(work: Path) -> None:
-    trained(work, "natural", seed=3, told="otherwise")
-    trained(work, "natural", seed=1)
-    second, first = trained(work, "natural", seed=2), trained(work, "natural", seed=1)
-    result, _ = evaluate(work, seeds=True)
-
-    assert [(entry.name, entry.train_seed) for entry in result.models] == [(first, 1), (second, 2)]
-    assert [group.models for group in result.groups] == [2, 2, 2]
-
-
-def test_groups_are_mean_and_sample_deviation(work: Path) -> None:
-    for seed in (1, 2, 5):
-        trained(work, "standard", seed=seed)
-    result, said = evaluate(work, seeds=True)
-
-    assert "natural: no training run of folder:tiny is completed" in said
-    assert "12 of 30 images attacked" in said
-    losses = [cell.loss for cell in result.cells if cell.input == "background" and cell.loss is not None]
-    mean = sum(losses) / 3
-    (group,) = [group for group in result.groups if group.input == "background"]
-    assert len(set(losses)) == 3
-    assert group.models == 3
-    assert group.loss == pytest.approx(mean)
-    assert group.loss_spread == pytest.approx((sum((loss - mean) ** 2 for loss in losses) / 2) ** 0.5)
-    assert grouped(result.cells[:1])[0].loss_spread is None
-
-
-def test_a_checkpoint_and_a_module_are_models_and_one_named_twice_is_evaluated_once(
-    work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_id = trained(work, "natural")
-    path = work / "runs" / run_id / CHECKPOINT
-    (work / "eval_victims.py").write_text(VICTIMS)
-    monkeypatch.syspath_prepend(work)
-    result, said = evaluate(work, run_id[-4:], str(path), "eval_victims:honest")
-
-    assert [entry.name for entry in result.models] == [run_id, "eval_victims:honest"]
-    assert "is evaluated once" in said
-    assert [entry.regime for entry in result.models] == ["natural", None]
-    assert result.warnings == ()
-
+QUICK: dict[str, Any] = {"dataset": TINY, "images": 12, "steps": 3, "batch": 6}
+PLAIN_PGD = AttackSettings(steps=3, schedule="constant")
+INPUTS = ("standard", "background")
 
 VICTIMS = """
 import torch
@@ -395,6 +65,7 @@ class Net(nn.Module):
         self.linear = nn.Linear(3 * 144, 3)
         generator = torch.Generator().manual_seed(1)
         self.linear.weight.data = torch.randn(3, 432, generator=generator) * 0.1
+        self.linear.bias.data.zero_()
 
     def forward(self, x):
         logits = self.linear((x * 3).round().flatten(1) / 3 if self.kind == "quantized" else x.flatten(1))
@@ -417,212 +88,378 @@ def nan():
 """
 
 
-@pytest.fixture
-def victims(work: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    (work / "eval_victims.py").write_text(VICTIMS)
-    monkeypatch.syspath_prepend(work)
-    return "eval_victims"
-
-
-@pytest.mark.parametrize(
-    ("name", "check"),
-    [("quantized", "vanishing-gradients"), ("softmax", "probabilities"), ("random", "random-model")],
-)
-def test_what_is_doubtful_is_told_logged_and_recorded(work: Path, victims: str, name: str, check: str) -> None:
-    result, said = evaluate(work, f"{victims}:{name}")
-
-    assert check in [warned["check"] for warned in result.to_json()["warnings"]]
-    assert f"warning: {victims}:{name}" in said
-    assert f"warning: {victims}:{name}" in (result.dir / "log.txt").read_text()
-
-
-# cut off and taken up again
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits and a module of networks, made once; nobody writes there."""
+    folder = tmp_path_factory.mktemp("tiny")
+    digits = open_dataset("mnist-5k", DatasetSource(folder))
+    parts = {"train": (digits.x_train, digits.y_train, 2), "test": (digits.x_test, digits.y_test, 10)}
+    for split, (x_NCHW, y_N, count) in parts.items():
+        for digit in range(3):
+            place = folder / split / str(digit)
+            place.mkdir(parents=True)
+            for index, x_CHW in enumerate(x_NCHW[y_N == digit][:count]):
+                Image.fromarray(x_CHW[0].numpy()).resize((12, 12)).save(place / f"{index}.png")
+    return folder
 
 
 @pytest.fixture
-def start(start_latcli: StartLatcli, work: Path) -> StartLatcli:
-    """`start_latcli`, once the data is in its place."""
-    return start_latcli
+def work(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where commands run."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "tiny").symlink_to(tiny)
+    (folder / "eval_victims.py").write_text(VICTIMS)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.chdir(folder)
+    return folder
 
 
-def wait_for_samples(process: subprocess.Popen[str], work: Path) -> Path:
-    """Until something is kept; the run's folder."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        found = list((work / "runs").glob("*-eval-*/samples.safetensors"))
-        if found:
-            return found[0].parent
-        time.sleep(0.02)
-    raise AssertionError(f"nothing was kept: {process.communicate() if process.poll() is not None else 'too slow'}")
+def checkpoint_bytes(regime: str, seed: int, **changes: Any) -> bytes:
+    data = open_dataset(TINY, DatasetSource(Path()))
+    about: dict[str, Any] = {"image_shape": data.image_shape, "class_names": data.class_names, "dataset": data.name}
+    about |= changes
+    torch.manual_seed(seed + 100 * len(regime))
+    net = paper_cnn(about["image_shape"], len(about["class_names"]))
+    fixed = {"architecture": "paper-cnn", "dataset_fingerprint": data.fingerprint, "epsilon": 0.3, "steps": 1}
+    return pack_classifier(net.state_dict(), CheckpointInfo(**fixed, regime=regime, **about))
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "status"),
-    [
-        (signal.SIGKILL, -9, "crashed"),
-        pytest.param(signal.SIGTERM, 143, "interrupted", marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, 130, "interrupted", marks=pytest.mark.slow),
-    ],
-)
-def test_a_run_that_was_cut_off_ends_with_the_same_cells(
-    run_latcli: RunLatcli,
-    start: StartLatcli,
-    work: Path,
-    number: signal.Signals,
-    code: int,
-    status: str,
-) -> None:
-    trained(work, "background")
-    arguments = ("eval", "--images", "30", "--steps", "40", "--batch", "2", "--precision", "fp32")
-    process = start(*arguments)
-    cut_off = wait_for_samples(process, work)
-    process.send_signal(number)
-    process.communicate(timeout=60)
-    assert process.returncode == code
-    with Store.open_existing(work / "runs") as store:
-        assert store.find_run(cut_off.name).status == status
-        assert store.rows_of(cut_off.name, "cells") == []
+def trained(work: Path, regime: str, seed: int = 0, *, rate: float = 0.1, completed: bool = True) -> str:
+    """A training run as `latcli train` leaves it, with weights of chance; its id."""
+    data = open_dataset(TINY, DatasetSource(Path()))
+    config: dict[str, object] = {"dataset": TINY, "regime": regime, "seed": seed, "rate": rate}
+    with Store.open(work / "runs") as store:
+        dataset = store.record_dataset(data.name, fingerprint=data.fingerprint)
+        try:
+            with store.start_run("train", argv=[], config=config, seed=seed, device="cpu", dataset=dataset) as stored:
+                stored.write_artifact(CHECKPOINT, checkpoint_bytes(regime, seed), "checkpoint")
+                if not completed:
+                    raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            pass
+        return stored.id
 
-    resumed = run_latcli("eval", "--resume", cut_off.name[-4:], "--json")
-    result = document(resumed)
-    whole, _ = evaluate(work, dataset=None, images=30, steps=40, batch=2)
 
-    done = int(resumed.stderr.partition("resumed with ")[2].split()[0])
-    assert 0 <= done < 60
-    assert result["run"] == cut_off.name != whole.run
-    assert without_times(result["cells"]) == without_times(whole.to_json()["cells"])
-    with Store.open_existing(work / "runs") as store:
-        assert len(store.rows_of(cut_off.name, "cells")) == 3
-        assert verify(store, [store.find_run(cut_off.name)]).ok
+def session_of(work: Path, stderr: io.StringIO | None = None, **more: Any) -> Session:
+    given = {"store": work / "runs", "data": work / "data", "offline": True, "precision": "fp32"} | more
+    return Session(stderr=stderr or io.StringIO(), **given)
+
+
+def evaluate(
+    work: Path, *models: str, seed: int = 0, stderr: io.StringIO | None = None, **options: Any
+) -> tuple[EvalResult, str]:
+    """The result and what was written on stderr."""
+    stderr = stderr or io.StringIO()
+    return run(EvalOptions(models=models, **QUICK | options), session_of(work, stderr, seed=seed)), stderr.getvalue()
+
+
+def resume(work: Path, run_id: str, *models: str, stderr: io.StringIO | None = None, **more: Any) -> EvalResult:
+    options = {name: more.pop(name) for name in tuple(more) if name in EvalOptions.__dataclass_fields__}
+    return run(EvalOptions(models=models, resume=run_id, **options), session_of(work, stderr, **more))
+
+
+def evaluations(work: Path) -> list[str]:
+    return sorted(path.name for path in (work / "runs").glob("*-eval-*"))
+
+
+def without_times(cells: Any) -> list[Cell]:
+    return [dataclasses.replace(cell, seconds=0.0) for cell in cells]
 
 
 class StopError(Exception):
     pass
 
 
-def cut_off(work: Path, monkeypatch: pytest.MonkeyPatch, *models: str, **options: Any) -> str:
-    """The id of an evaluation that ended after its eighth batch."""
-    from latcli.commands.eval import monitor as eval_monitor
-
-    batches = 0
-    after_batch = eval_monitor.Monitor.after_batch
+def cut_off(work: Path, monkeypatch: pytest.MonkeyPatch, *models: str, batches: int = 8, **options: Any) -> str:
+    """The id of an evaluation that was interrupted after so many batches."""
+    seen, before = 0, evaluations(work)
+    after_batch = evaluate_command._Monitor.after_batch
 
     def stop(monitor: Any, progress: Any) -> None:
-        nonlocal batches
+        nonlocal seen
         after_batch(monitor, progress)
-        batches += 1
-        if batches == 8:
-            raise StopError
+        seen += 1
+        if seen == batches:
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(eval_monitor.Monitor, "after_batch", stop)
-        with pytest.raises(StopError):
+        patched.setattr(evaluate_command._Monitor, "after_batch", stop)
+        with pytest.raises(KeyboardInterrupt):
             evaluate(work, *models, **options)
-    return evaluations(work)[-1].name
+    (run_id,) = set(evaluations(work)) - set(before)
+    return run_id
 
 
-def resume(work: Path, run_id: str, seed: int = 0, said: io.StringIO | None = None, **options: Any) -> EvalResult:
-    stderr = said or io.StringIO()
-    session = Session(store=work / "runs", data=work / "data", offline=True, seed=seed, stderr=stderr)
-    return run(EvalOptions(resume=run_id, **options), session)
+# a whole run
 
 
-def test_a_strong_evaluation_goes_on_with_the_models_it_was_begun_with(
-    work: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_gives_its_document_cells_and_samples(latcli: Callable[..., Any], work: Path) -> None:
+    natural, background = trained(work, "natural"), trained(work, "background", seed=4)
+    options = ("--images", "9", "--steps", "2", "--controls", "--strong", "--strong-budget", "quick", "--json")
+    done = latcli("eval", *options, "--epsilon", "0.1", "--seed", "3")
+    document = done.json
+    result = read(EvalResult, document)
+    assert (result.dataset, result.n, result.attack) == (f"folder:{work / 'tiny'}", 9, "pgd-2, 1 random start")
+    assert f"natural: training run {natural}" in done.err
+    assert [entry.name for entry in result.models] == [natural, background]
+    columns = ["natural", "natural-attacked", "standard", "background", "foreground", "random"]
+    columns += ["standard-strong", "background-strong"]
+    expected = [(regime, name) for regime in ("natural", "background") for name in columns]
+    assert [(cell.regime, cell.input) for cell in result.cells] == expected
+    assert [cell.n for cell in result.cells[:3]] == [30, 9, 9]
+    standard = result.cells[2]
+    about = (standard.model, standard.train_seed, standard.epsilon, standard.steps, standard.seed, standard.attack)
+    assert about == (natural, 0, 0.1, 2, 3, "pgd")
+    assert (standard.norm, standard.radius, standard.mask_from) == ("linf", None, "center")
+    assert (result.cells[0].epsilon, result.cells[1].attack) == (None, None)
+    assert json.loads((result.dir / "matrix.json").read_text()) == document
+    with Store.open_existing(work / "runs") as store:
+        row = store.find_run(result.run)
+        assert (row.command, row.status, row.seed) == ("eval", "completed", 3)
+        assert tuple(from_columns(Cell, one) for one in store.rows_of(result.run, "cells")) == result.cells
+        assert verify(store, [row]).ok
+    tensors, _ = unpack(result.dir / SAMPLES, "evaluation")
+    assert tensors["0.standard.loss_N"].mean().item() == standard.loss
+    assert tensors["0.standard.right_N"].double().mean().item() == standard.accuracy
+
+
+def test_cells_have_intervals_and_models_are_compared_on_the_same_images(work: Path) -> None:
+    trained(work, "natural")
+    trained(work, "background", seed=2)
+    result, _ = evaluate(work)
+    tensors, _ = unpack(result.dir / SAMPLES, "evaluation")
+    for cell in result.cells:
+        right = round(cell.accuracy * cell.n)
+        assert (cell.accuracy_low, cell.accuracy_high) == wilson_interval(right, cell.n)
+        assert None not in (cell.loss_low, cell.loss, cell.loss_high)
+        assert cell.loss_low < cell.loss < cell.loss_high  # type: ignore[operator]
+    by_input = {one.input: one for one in result.comparisons}
+    assert list(by_input) == ["natural", "natural-attacked", *INPUTS]
+    ids = [entry.id for entry in result.models]
+    for name in INPUTS:
+        one, (a, b) = by_input[name], (tensors[f"{model}.{name}.right_N"] == 1 for model in (0, 1))
+        assert [one.a, one.b, one.n, one.only_a, one.only_b] == [*ids, 12, int((a & ~b).sum()), int((b & ~a).sum())]
+        assert one.p_value == mcnemar_p_value(one.only_a, one.only_b)
+        losses = [tensors[f"{model}.{name}.loss_N"].mean() for model in (0, 1)]
+        assert one.loss_difference == pytest.approx(float(losses[0] - losses[1]))
+    # The attacked images' own natural figures: what the attack is to be compared with.
+    natural, chosen = tensors["0.natural.right_N"], tensors["chosen"]
+    (attacked,) = [c for c in result.cells if c.input == "natural-attacked" and c.model_id == ids[0]]
+    assert attacked.accuracy == (natural[chosen] == 1).double().mean()
+    whole, _ = evaluate(work, images=30, steps=1)
+    assert "natural-attacked" not in {cell.input for cell in whole.cells}
+
+
+def test_any_attack_and_norm_can_be_chosen(work: Path) -> None:
+    trained(work, "natural")
+    usual = {cell.input: cell for cell in evaluate(work)[0].cells}
+    other, _ = evaluate(work, attack="mi-fgsm", norm="l2", radius=0.3)
+    assert other.attack == "mi-fgsm-3, l2 radius 0.3"
+    for cell in other.cells[2:]:
+        assert (cell.attack, cell.norm, cell.radius) == ("mi-fgsm", "l2", 0.3)
+        assert usual["natural"].loss < cell.loss < usual[cell.input].loss  # type: ignore[operator]
+    for attack in ("square", "apgd-ce"):  # they know no ball, which shows before a run is started
+        before = evaluations(work)
+        with pytest.raises(UsageError, match="no l2 ball"):
+            evaluate(work, attack=attack, norm="l2", radius=0.3)
+        assert evaluations(work) == before
+
+
+def test_without_json_the_matrix_is_drawn(latcli: Callable[..., Any], work: Path) -> None:
+    run_id = trained(work, "natural")
+    quick = ("--images", "6", "--steps", "1", "--dataset", TINY)
+    done = latcli("eval", run_id[-4:], *quick, "--until-wrong", "--curve", "steps=1,2")
+    assert done.code == 0, done.err
+    assert f"natural {run_id[-4:]}" in done.out
+    assert "until the first wrong guess" in done.out
+    assert "standard: accuracy" in done.err
+
+
+# beside the matrix
+
+
+def by_hand(name: str, result: EvalResult, epsilon: float) -> list[tuple[Images, torch.Tensor]]:
+    """The attacked images in one batch, with the epsilon matrix of an input."""
+    (images,) = open_dataset(TINY, DatasetSource(Path())).testing([torch.arange(12) * 30 // 12])
+    object_1HW = center_mask((12, 12), result.settings["center"]) if name == "background" else torch.zeros(1, 12, 12)
+    return [(images, epsilon * (1 - object_1HW.expand(12, -1, -1, -1)))]
+
+
+def networks(result: EvalResult) -> dict[str, Classifier]:
+    return {one.id: open_classifier(one.source, ClassifierSource(), torch.device("cpu")) for one in result.models}
+
+
+def test_transfer_is_each_models_examples_on_every_model(work: Path) -> None:
+    trained(work, "natural")
+    trained(work, "background", seed=2)
+    result, _ = evaluate(work, transfer="all", seed=5)
+    subjects = [Subject(model, net, net) for model, net in networks(result).items()]
+    expected = [
+        cell
+        for name in INPUTS
+        for cell in transfer_matrix(subjects, name, by_hand(name, result, 0.3), pgd, PLAIN_PGD, 5)
+    ]
+    # Batches of 6 here, of 12 there: float32 logits differ in their last digits, and so may an iterate.
+    assert list(result.transfer) == [
+        dataclasses.replace(cell, loss=pytest.approx(cell.loss, rel=1e-4)) for cell in expected
+    ]
+    assert len({one.loss for one in result.transfer}) == 10  # without an attack they are the same under either input
+
+
+def test_curves_are_those_of_the_matrix_attack_inside_each_inputs_region(work: Path) -> None:
+    trained(work, "natural")
+    result, _ = evaluate(work, curve=("steps=1,4", "epsilon=0.02,8/255,0.3"))
+    axes = [(name, axis) for name in INPUTS for axis in ("epsilon", "steps")]
+    assert [(one.input, one.axis) for one in result.curves] == axes
+    ((model, net),) = networks(result).items()
+    for one in result.curves:
+        if one.axis == "epsilon":
+            values = (0.02, 8 / 255, 0.3)
+            curve = accuracy_against_epsilon(pgd, net, net, by_hand(one.input, result, 1.0), values, PLAIN_PGD, 0)
+        else:
+            curve = accuracy_against_steps(pgd, net, net, by_hand(one.input, result, 0.3), (1, 4), PLAIN_PGD, 0)
+        assert (one.model, one.points) == (model, curve.points)
+
+
+def test_transfer_between_listed_models_leaves_the_others_out(work: Path) -> None:
+    one, two, three = (trained(work, regime) for regime in ("natural", "standard", "background"))
+    result, _ = evaluate(work, one[-4:], transfer=f"{two[-4:]}, {three[-4:]},{two[-4:]}")
+    assert [entry.name for entry in result.models] == [one, two, three]
+    ids = [entry.id for entry in result.models]
+    assert {row.source for row in result.transfer} == {None, *ids[1:]}
+    assert {row.target for row in result.transfer} == set(ids[1:])
+
+
+def test_what_was_cut_off_beside_the_matrix_goes_on_where_it_was(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(work, "natural")
+    trained(work, "background")
+    options: dict[str, Any] = {"transfer": "all", "curve": ("epsilon=0.1,0.2", "steps=1,2")}
+    whole, _ = evaluate(work, **options)
+
+    def stop(*_: object) -> None:
+        raise StopError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation_parts, "accuracy_against_steps", stop)
+        with pytest.raises(StopError):
+            evaluate(work, **options)
+    (run_id,) = set(evaluations(work)) - {whole.run}
+    with Store.open_existing(work / "runs") as store:
+        assert store.rows_of(run_id, "cells") == []
+    with pytest.raises(UsageError, match=r"different options: .*--transfer .*all.*--curve-steps"):
+        resume(work, run_id, transfer="a,b", curve=("steps=1",))
+
+    measured: list[str] = []
+
+    def noted(name: str) -> Callable[..., Any]:
+        function = getattr(evaluation_parts, name)
+        return lambda *given: (measured.append(name), function(*given))[1]
+
+    for name in ("transfer_matrix", "accuracy_against_epsilon", "accuracy_against_steps"):
+        monkeypatch.setattr(evaluation_parts, name, noted(name))
+    stderr = io.StringIO()
+    result = resume(work, run_id, stderr=stderr)
+    assert (result.transfer, result.curves) == (whole.transfer, whole.curves)
+    assert Counter(measured) == {"accuracy_against_epsilon": 3, "accuracy_against_steps": 4}
+    assert "resumed with 48 of 48 attacked images done" in stderr.getvalue()
+
+    damaged: tuple[Any, ...] = ({"curve steps": [{"model": "a"}]}, {"curve steps": 3}, ["curve"], None)
+    for findings in damaged:
+        if isinstance(findings, dict):
+            with pytest.raises(WeightsError, match="keeps no curve that can be read"):
+                Findings(findings).rows("curve")
+        path = result.dir / SAMPLES
+        tensors, description = unpack(path, "evaluation")
+        path.write_bytes(pack("evaluation", tensors, description | {"findings": findings}))
+        if not isinstance(findings, dict):
+            with pytest.raises(WeightsError, match="does not fit the evaluation: findings"):
+                evaluation_parts.restore(_empty(work, result), path)
+
+
+def _empty(work: Path, result: EvalResult) -> Any:
+    from latcli.engine.evaluation.matrix import Evaluation
+    from latcli.engine.evaluation.settings import EvalSettings
+
+    data = open_dataset(TINY, DatasetSource(Path()))
+    subjects = [Subject(model, net, net) for model, net in networks(result).items()]
+    return Evaluation(subjects, data, read(EvalSettings, result.settings))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"models": ("a",), "transfer": "all"}, "--transfer needs at least two models"),
+        ({"transfer": "a"}, "--transfer needs at least two models"),
+        ({"transfer": "a,,a "}, "--transfer needs at least two models"),
+        ({"transfer": " "}, "--transfer names no models"),
+        ({"transfer": "a,b", "seeds": True}, "--seeds chooses training runs by itself"),
+        ({"models": ("a",), "seeds": True}, "--seeds chooses training runs by itself"),
+        ({"strong_budget": "quick"}, "--strong-budget needs --strong"),
+        ({"donor_seeds": 2}, "--donor-seeds needs --reliance"),
+        ({"curve": ("width=1",)}, "there is no curve 'width=1'"),
+        ({"curve": ("epsilon",)}, "epsilon '' is not a number"),
+        ({"curve": ("epsilon=0.1,2",)}, "epsilon '2' is not above 0 and at most 1"),
+        ({"curve": ("steps=1,2.5",)}, "'2.5' is no number of steps"),
+        ({"curve": ("steps=0,5",)}, "are not ascending and above 0"),
+        ({"curve": ("epsilon=0.2,0.1",)}, "are not ascending and above 0"),
+        ({"curve": ("steps=1", "steps=5")}, "two curves against steps"),
+        ({"transfer": "all"}, "--transfer needs at least two models"),
+        ({"reliance": True}, "--reliance needs photos"),
+        ({"dataset": "folder:tiny", "attack": "pdg"}, "no attack called 'pdg'"),
+    ],
+)
+def test_what_nothing_can_be_measured_of_is_refused_before_a_run_is_started(
+    work: Path, options: dict[str, Any], message: str
 ) -> None:
     trained(work, "natural")
-    options = {"strong": True, "strong_budget": "quick", "controls": True}
-    run_id = cut_off(work, monkeypatch, **options)
-    whole, _ = evaluate(work, **options)
-    trained(work, "natural", seed=7)  # the latest one now
-
-    said = io.StringIO()
-    result = resume(work, run_id, said=said)
-
-    assert "resumed with 18 of 72 attacked images done" in said.getvalue()  # five of the eight batches were natural
-    assert [entry.name for entry in result.models] == [entry.name for entry in whole.models]
-    assert without_times(result.to_json()["cells"]) == without_times(whole.to_json()["cells"])
-
-
-def test_what_cannot_be_resumed_is_refused_with_the_reason(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train_id = trained(work, "natural")
-    run_id = cut_off(work, monkeypatch)
-
-    with pytest.raises(UsageError, match=r"started with different options: .*--steps 9 \(was 3\).*--seed 5 \(was 0\)"):
-        resume(work, run_id, steps=9, seed=5)
-    with pytest.raises(UsageError, match=r"--strong full \(was None\)"):
-        resume(work, run_id, strong=True)
-    with pytest.raises(UsageError, match="is a run of train, not of eval"):
-        resume(work, train_id)
-    samples = work / "runs" / run_id / "samples.safetensors"
-    whole = samples.read_bytes()
-    samples.write_bytes(whole[:-9])
-    with pytest.raises(WeightsError, match="truncated or damaged"):
-        resume(work, run_id)
-    samples.write_bytes(whole)
-    checkpoint = work / "runs" / train_id / CHECKPOINT
-    original = checkpoint.read_bytes()
-    checkpoint.write_bytes(checkpoint_bytes("natural", 8))
-    with pytest.raises(WeightsError, match="are not those that the evaluation was begun with"):
-        resume(work, run_id)
-    checkpoint.write_bytes(original)
-    digit = next((work / "tiny" / "test" / "0").iterdir())
-    pixels = digit.read_bytes()
-    Image.new("L", (12, 12)).save(digit)
-    with pytest.raises(WeightsError, match="is not the one that"):
-        resume(work, run_id)
-    digit.write_bytes(pixels)
-    assert resume(work, run_id, steps=3).run == run_id
-    with pytest.raises(UsageError, match="is already completed"):
-        resume(work, run_id)
-
-
-# bad input
-
-
-def test_an_empty_store_says_what_to_train(work: Path) -> None:
-    with pytest.raises(UsageError, match=r"no training run of folder:tiny in .* is completed") as caught:
-        evaluate(work)
-    assert "latcli train --dataset folder:tiny --regime natural" in caught.value.hint
+    with pytest.raises(UsageError, match=message) as caught:
+        run(EvalOptions(**{"dataset": TINY} | options), session_of(work))
+    assert caught.value.hint
     assert evaluations(work) == []
 
 
-def test_a_model_whose_classes_or_images_do_not_fit_is_refused(work: Path, victims: str) -> None:
-    with pytest.raises(UsageError, match="efficientnet_lite0 has 1,000 classes, and folder:tiny has 3"):
-        evaluate(work, "efficientnet_lite0")
-    other = work / "other.safetensors"
-    for changes, said in (
-        ({"class_names": ("a", "b", "c")}, "was trained on .*, whose classes or image size are not"),
-        ({"class_names": ("2", "1", "0")}, "in another order"),
-        ({"class_names": ("0", "1")}, "has 2 classes"),
-        ({"image_shape": (1, 16, 16)}, "does not take images of 1x12x12"),
-    ):
-        other.write_bytes(checkpoint_bytes("natural", 0, **changes))
-        with pytest.raises(UsageError, match=said):
-            evaluate(work, str(other))
-    with pytest.raises(LatcliError, match=f"{victims}:nan returns NaN"):
-        evaluate(work, f"{victims}:nan")
-    assert evaluations(work) == []
+# which models
 
 
-def test_an_id_that_fits_two_runs_is_refused(work: Path) -> None:
+def test_without_names_the_latest_completed_run_of_each_regime(work: Path) -> None:
+    trained(work, "natural", seed=1)
+    latest = [trained(work, "natural", seed=2), trained(work, "standard"), trained(work, "background")]
+    trained(work, "standard", seed=9, completed=False)
+    trained(work, "foreground")
+    result, said = evaluate(work, dataset=None)
+    assert [entry.name for entry in result.models] == latest
+    assert all(name in said for name in latest)
+    assert result.groups == ()
+
+
+def test_seeds_take_every_seed_of_the_latest_experiment(work: Path) -> None:
+    trained(work, "standard", seed=3, rate=0.9)
+    trained(work, "standard", seed=1)
+    second, fifth, first = (trained(work, "standard", seed=seed) for seed in (2, 5, 1))
+    result, said = evaluate(work, seeds=True)
+    expected = [(first, 1), (second, 2), (fifth, 5)]
+    assert [(entry.name, entry.train_seed) for entry in result.models] == expected
+    assert f"natural: no training run of folder:{work / 'tiny'} is completed" in said
+    assert [group.models for group in result.groups] == [3, 3, 3, 3]
+    losses = [cell.loss for cell in result.cells if cell.input == "background" and cell.loss is not None]
+    mean = sum(losses) / 3
+    (group,) = [group for group in result.groups if group.input == "background"]
+    assert group.loss == pytest.approx(mean)
+    assert group.loss_spread == pytest.approx((sum((loss - mean) ** 2 for loss in losses) / 2) ** 0.5)
+
+
+def test_a_checkpoint_and_a_module_are_models_and_one_named_twice_is_evaluated_once(work: Path) -> None:
     run_id = trained(work, "natural")
-    twin = f"20200101-000000-train-{run_id[-4:]}"
-    with Store.open(work / "runs") as store, store.writing() as db:
-        one = dict(next(iter(db.query("SELECT * FROM runs WHERE id = ?", [run_id]))))
-        db.table("runs").insert(one | {"id": twin, "folder": twin})
-    with pytest.raises(UsageError, match=f"'{run_id[-4:]}' fits 2 runs"):
-        evaluate(work, run_id[-4:])
+    path = work / "runs" / run_id / CHECKPOINT
+    result, said = evaluate(work, run_id[-4:], str(path), "eval_victims:honest")
+    assert [entry.name for entry in result.models] == [run_id, "eval_victims:honest"]
+    assert "is evaluated once" in said
+    assert [entry.regime for entry in result.models] == ["natural", None]
+    assert result.warnings == ()
 
 
-def test_options_that_contradict_each_other_are_refused() -> None:
-    with pytest.raises(UsageError, match="--seeds chooses training runs by itself"):
-        EvalOptions(models=("a",), seeds=True)
-    with pytest.raises(UsageError, match="of no use without --strong"):
-        EvalOptions(strong_budget="quick")
-
-
-def test_named_runs_bring_their_data_set(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_named_runs_bring_their_data_set(work: Path) -> None:
     first = trained(work, "natural")
     with Store.open(work / "runs") as store:
         config: dict[str, object] = {"dataset": "folder:another", "regime": "natural", "seed": 0}
@@ -632,5 +469,158 @@ def test_named_runs_bring_their_data_set(work: Path, monkeypatch: pytest.MonkeyP
         assert usual_dataset(store, (first,)) == usual_dataset(store, ("resnet18", first[-4:])) == TINY
         with pytest.raises(UsageError, match="no run"):
             usual_dataset(store, ("0000",))
-    result, _ = evaluate(work, first, dataset=None)
-    assert result.dataset == TINY
+    assert evaluate(work, first, dataset=None)[0].dataset == f"folder:{work / 'tiny'}"
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [("quantized", "vanishing-gradients"), ("softmax", "probabilities"), ("random", "random-model")],
+)
+def test_what_is_doubtful_is_shown_logged_and_recorded(work: Path, name: str, check: str) -> None:
+    result, said = evaluate(work, f"eval_victims:{name}")
+    assert check in [warning.check for warning in result.warnings]
+    assert f"warning: eval_victims:{name}" in said
+    assert f"warning: eval_victims:{name}" in (result.dir / "log.txt").read_text()
+
+
+# cut off and resumed
+
+
+def test_a_strong_evaluation_goes_on_with_the_models_it_was_started_with(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(work, "natural")
+    options = {"strong": True, "strong_budget": "quick", "controls": True}
+    run_id = cut_off(work, monkeypatch, **options)
+    whole, _ = evaluate(work, **options)
+    trained(work, "natural", seed=7)  # the latest one now
+    stderr = io.StringIO()
+    result = resume(work, run_id, stderr=stderr)
+    assert "resumed with 18 of 72 attacked images done" in stderr.getvalue()  # five of the eight batches were natural
+    assert result.models == whole.models
+    assert without_times(result.cells) == without_times(whole.cells)
+
+
+def test_what_cannot_be_resumed_is_refused_with_the_reason(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_id = trained(work, "natural")
+    run_id = cut_off(work, monkeypatch)
+    with pytest.raises(UsageError, match=r"--steps 9 \(was 3\).*--seed 5 \(was 0\)"):
+        resume(work, run_id, steps=9, seed=5)
+    with pytest.raises(UsageError, match=r"--strong full \(was None\)"):
+        resume(work, run_id, strong=True)
+    with pytest.raises(UsageError, match="does not evaluate efficientnet_lite0"):
+        resume(work, run_id, "efficientnet_lite0")
+    with pytest.raises(UsageError, match="is a run of train, not of eval"):
+        resume(work, train_id)
+    samples, checkpoint = work / "runs" / run_id / SAMPLES, work / "runs" / train_id / CHECKPOINT
+    for path, other, kind, message in (
+        (samples, samples.read_bytes()[:-9], WeightsError, "truncated or damaged"),
+        (checkpoint, checkpoint_bytes("natural", 8), WeightsError, "is not the one that the evaluation was started"),
+    ):
+        whole = path.read_bytes()
+        path.write_bytes(other)
+        with pytest.raises(kind, match=message):
+            resume(work, run_id)
+        path.write_bytes(whole)
+    (work / "tiny").unlink()
+    for index in range(6):
+        place = work / "tiny" / ("train", "test")[index % 2] / str(index % 3)
+        place.mkdir(parents=True)
+        Image.new("L", (12, 12)).save(place / "0.png")
+    with pytest.raises(UsageError, match="is not the one that"):
+        resume(work, run_id)
+
+
+def test_a_store_and_a_folder_that_were_moved_are_found_again(
+    work: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_id = trained(work, "natural")
+    run_id = cut_off(work, monkeypatch)
+    whole, _ = evaluate(work)
+    moved = work / "elsewhere"
+    (work / "runs").rename(moved)
+    (work / "tiny").rename(work / "digits")
+    monkeypatch.chdir(tiny)
+    with pytest.raises(UsageError, match="is not there any more"):
+        resume(work, run_id, store=moved)
+    result = resume(work, run_id, store=moved, dataset=f"folder:{work / 'digits'}")
+    assert without_times(result.cells) == without_times(whole.cells)
+    assert result.models[0].source == str(moved / train_id / CHECKPOINT)
+
+
+def test_a_model_that_is_gone_is_named(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (work / "own.safetensors").write_bytes(checkpoint_bytes("natural", 0))
+    run_id = cut_off(work, monkeypatch, "own.safetensors")
+    (work / "own.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"the model own\.safetensors is not at .* any more") as caught:
+        resume(work, run_id)
+    assert "moved" in caught.value.hint
+
+
+def test_code_that_a_stored_run_names_runs_only_when_it_is_named_again(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(work, "natural")
+    stderr = io.StringIO()
+    run_id = cut_off(work, monkeypatch, "eval_victims:honest", stderr=stderr)
+    command = f"latcli eval eval_victims:honest --resume {run_id[-4:]} --store {work / 'runs'}"
+    assert command in stderr.getvalue()
+    with pytest.raises(UsageError, match="code that a stored run names is not run") as caught:
+        resume(work, run_id)
+    assert f"latcli eval eval_victims:honest --resume {run_id[-4:]}" in caught.value.hint
+    assert resume(work, run_id, "eval_victims:honest").run == run_id
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_process_and_says_how_to_continue(
+    start_latcli: StartLatcli, latcli: Callable[..., Any], work: Path
+) -> None:
+    trained(work, "background")
+    process = start_latcli("eval", "--images", "30", "--steps", "40", "--batch", "2", "--precision", "fp32")
+    deadline = time.monotonic() + 120
+    while not list((work / "runs").glob(f"*-eval-*/{SAMPLES}")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    (line,) = [line for line in said.splitlines() if "latcli eval --resume" in line]
+    words = shlex.split(line.partition("latcli ")[2])
+    done = latcli(*words, "--json")
+    whole, _ = evaluate(work, dataset=None, images=30, steps=40, batch=2)
+    assert without_times(read(EvalResult, done.json).cells) == without_times(whole.cells)
+
+
+# bad input
+
+
+def test_an_empty_store_says_what_to_train(work: Path) -> None:
+    with pytest.raises(UsageError, match=r"no training run of folder:.*tiny in .* is completed") as caught:
+        evaluate(work)
+    assert f"latcli train --dataset folder:{work / 'tiny'} --regime natural" in caught.value.hint
+    assert evaluations(work) == []
+
+
+def test_a_model_whose_classes_or_images_do_not_fit_is_refused(work: Path) -> None:
+    with pytest.raises(UsageError, match=r"efficientnet_lite0 has 1,000 classes, and folder:.* has 3"):
+        evaluate(work, "efficientnet_lite0")
+    other = work / "other.safetensors"
+    for changes, message in (
+        ({"class_names": ("a", "b", "c")}, "was trained on .*, whose classes or image size are not"),
+        ({"class_names": ("2", "1", "0")}, "in another order"),
+        ({"class_names": ("0", "1")}, "has 2 classes"),
+        ({"image_shape": (1, 16, 16)}, "does not take images of 1x12x12"),
+    ):
+        other.write_bytes(checkpoint_bytes("natural", 0, **changes))
+        with pytest.raises(UsageError, match=message):
+            evaluate(work, str(other))
+    with pytest.raises(LatcliError, match="eval_victims:nan returns NaN"):
+        evaluate(work, "eval_victims:nan")
+    assert evaluations(work) == []
+
+
+def test_results_read_back_as_they_were(work: Path) -> None:
+    trained(work, "natural")
+    result, _ = evaluate(work, curve=("steps=1,2",), until_wrong=True)
+    assert read(EvalResult, json.dumps(to_json(result))) == result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,11 +13,10 @@ import torch
 from photo_set import CLASSES, SMALL, save_weights, write_photos
 from PIL import Image
 
-from latcli.commands.eval.command import run
-from latcli.commands.eval.reliance import RelianceRow, photos_of
-from latcli.commands.eval.result import EvalResult
+from latcli.commands import evaluate as evaluate_command
+from latcli.commands.evaluate import run
 from latcli.engine.datasets.catalog import open_folder
-from latcli.engine.evaluation.reliance import averaged, background_reliance, summarize, survey_photos
+from latcli.engine.evaluation.reliance import background_reliance, photos_of
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.checkpoint import CheckpointInfo, pack_classifier
 from latcli.engine.models.classifier import Classifier
@@ -26,6 +26,7 @@ from latcli.engine.models.classifier import with_classes_first
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.errors import LatcliError, UsageError, WeightsError
 from latcli.options import EvalOptions
+from latcli.results import EvalResult, read
 from latcli.session import Session
 from latcli.store.store import Store
 
@@ -112,7 +113,7 @@ def test_a_classifier_from_outside_is_right_about_the_folders_classes(tmp_path: 
     # What is 0.4 at most cannot be brighter than 0.6 by 0.05: only the object counts, and that is protected.
     assert background.loss == pytest.approx(natural.loss, abs=1e-6)
     assert standard.loss > natural.loss + 0.01
-    assert result.settings.mask_from == "folder"
+    assert (result.settings["mask_from"], standard.mask_from, natural.mask_from) == ("folder", "folder", None)
 
 
 def test_a_published_classifier_knows_folders_by_word_net_ids(tmp_path: Path, shared_data: Path) -> None:
@@ -162,7 +163,7 @@ def test_a_fine_tuned_network_is_evaluated_on_what_a_detector_finds(tmp_path: Pa
     kept = config(tmp_path, result.run)
     assert (kept["mask_from"], kept["found_by"], len(kept["mask_fingerprint"])) == ("detector", "cam", 64)
     assert [cell.n for cell in result.cells] == [4, 4, 4]
-    assert result.settings.epsilon == 8 / 255
+    assert result.settings["epsilon"] == 8 / 255
 
 
 def test_reliance_tells_who_looks_at_the_background(tmp_path: Path, photos: dict[str, Any]) -> None:
@@ -179,9 +180,7 @@ def test_reliance_tells_who_looks_at_the_background(tmp_path: Path, photos: dict
     assert by_background.overall.gap.standard_error == 0.0
     assert [group.n for group in by_background.by_share] == [1, 1, 1, 1]
 
-    document = json.loads((result.dir / "matrix.json").read_text())
-    assert document["reliance"] == json.loads(json.dumps(result.to_json()["reliance"]))
-    assert tuple(map(RelianceRow.from_json, document["reliance"])) == result.reliance  # as a resumed run reads them
+    assert read(EvalResult, (result.dir / "matrix.json").read_text()) == result
     with Store.open_existing(tmp_path / "runs") as store:
         rows = {row["name"]: row["value"] for row in store.rows_of(result.run, "metrics")}
     assert rows[f"reliance/{by_background.model}/gap"] == 1.0
@@ -190,54 +189,48 @@ def test_reliance_tells_who_looks_at_the_background(tmp_path: Path, photos: dict
 
 
 def test_reliance_is_the_mean_over_donor_seeds_from_the_sessions_on(tmp_path: Path, photos: dict[str, Any]) -> None:
-    told = EvalOptions(models=("photo_victims:background",), reliance=True, donor_seeds=2, **photos)
+    options = EvalOptions(models=("photo_victims:background",), reliance=True, donor_seeds=2, **photos)
     session = session_of(tmp_path)
     session.seed = 1
-    result = run(told, session)
-
-    folder = open_folder(tmp_path / "set", Preprocessing(32, 32, "bilinear"), tmp_path / "masks")
+    result = run(options, session)
+    folder = photos_of(open_folder(tmp_path / "set", Preprocessing(32, 32, "bilinear"), tmp_path / "masks"))
     classifier = open_classifier("photo_victims:background", ClassifierSource(), torch.device("cpu"))
-    each = [background_reliance(classifier, photos_of(folder), seed) for seed in (1, 2)]
-    survey = survey_photos(photos_of(folder), classifier.preprocessing)
-    assert result.reliance[0].overall == summarize(averaged([one.photos for one in each]), survey, 1).overall
-    assert each[0].overall.means["mixed_rand"] != each[1].overall.means["mixed_rand"]
+    name = result.models[0].id
+    assert result.reliance == (background_reliance(name, classifier, folder, (1, 2)),)
+    each = [background_reliance(name, classifier, folder, (seed,)).overall.means["mixed_rand"] for seed in (1, 2)]
+    assert each[0] != each[1]
     assert config(tmp_path, result.run)["donor_seeds"] == 2
 
 
 def test_reliance_where_nothing_can_be_told_is_refused(tmp_path: Path, photos: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="--reliance needs to know the objects"):
         evaluate(tmp_path, "photo_victims:four", **photos | {"masks": None, "mask_from": "center"}, reliance=True)
-    with pytest.raises(UsageError, match="--donor-seeds is of no use without --reliance"):
-        EvalOptions(donor_seeds=2)
     assert list((tmp_path / "runs").glob("*-eval-*")) == []
 
 
 def test_an_evaluation_goes_on_with_the_same_masks_alone(
     tmp_path: Path, photos: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from latcli.commands.eval import command
-
     whole = evaluate(tmp_path, "photo_victims:four", **photos)
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(command, "_result", stop)
+        patched.setattr(evaluate_command, "_result", stop)
         with pytest.raises(KeyboardInterrupt):
             evaluate(tmp_path, "photo_victims:four", **photos)
     (begun,) = {path.name for path in (tmp_path / "runs").glob("*-eval-*")} - {whole.run}
+    again = EvalOptions(models=("photo_victims:four",), resume=begun)  # code has to be named again
     mask = tmp_path / "masks" / "test" / "red" / "0.png"
     original = mask.read_bytes()
     with Image.open(mask) as image:
         image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(mask)
     with pytest.raises(WeightsError, match=r"the masks of .* are not those"):
-        run(EvalOptions(resume=begun), session_of(tmp_path))
+        run(again, session_of(tmp_path))
     mask.write_bytes(original)
-    with pytest.raises(UsageError, match="started with different options: --masks"):
-        run(EvalOptions(resume=begun, masks=tmp_path), session_of(tmp_path))
-
-    resumed = run(EvalOptions(resume=begun, masks=photos["masks"]), session_of(tmp_path))
+    moved = (tmp_path / "masks").rename(tmp_path / "moved")
+    resumed = run(dataclasses.replace(again, masks=moved), session_of(tmp_path))
     assert [(cell.loss, cell.accuracy) for cell in resumed.cells] == [
         (cell.loss, cell.accuracy) for cell in whole.cells
     ]

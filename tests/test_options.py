@@ -19,13 +19,6 @@ from latcli.options import AttackOptions, EvalOptions, ReproduceOptions, TrainOp
 Run = Callable[..., Outcome]
 
 
-class Nothing:
-    """A result of which nothing is shown."""
-
-    def to_json(self) -> dict[str, Any]:
-        return {}
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder."""
@@ -49,14 +42,10 @@ def seen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def imported(target: str) -> Callable[..., Any]:
-        def function(*values: Any) -> Any:
-            if len(values) == 2:
-                found.update(vars(values[1]) | vars(values[0]), options=values[0])
-            return Nothing() if len(values) == 2 else None
-
-        return function
+        return lambda given, session: found.update(vars(session) | vars(given), options=given)
 
     monkeypatch.setattr(cli, "_imported", imported)
+    monkeypatch.setattr("latcli.session.Session.show", lambda *_: 0)
     return found
 
 
@@ -238,9 +227,9 @@ def test_what_is_no_file_of_options_is_refused(
 
 def test_what_user_code_prints_stays_off_a_json_document(latcli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def imported(target: str) -> Callable[..., Any]:
-        def run(given: object, session: object) -> Nothing:
+        def run(given: object, session: object) -> dict[str, str]:
             print("printed by a module of the user's")
-            return Nothing()
+            return {}
 
         return run
 

@@ -19,7 +19,6 @@ from latcli.engine.evaluation.reliance import (
     LabelledPhoto,
     Outcome,
     PhotoReliance,
-    Reliance,
     Survey,
     averaged,
     background_reliance,
@@ -30,6 +29,7 @@ from latcli.engine.images import Photo, decode_photo, encode_png, read_photo
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.errors import LatcliError
+from latcli.results import RelianceRow
 
 CROP = 20
 NAMES = ("red", "green", "blue", "cyan")
@@ -85,29 +85,31 @@ def some_photos(each: int = 4) -> list[LabelledPhoto]:
     ]
 
 
-def accuracies(result: Reliance) -> dict[str, float | None]:
-    return {variant: mean.accuracy for variant, mean in result.overall.means.items()}
+def measured(
+    known: Classifier, photos: Sequence[LabelledPhoto], *seeds: int, groups: int = 4
+) -> tuple[RelianceRow, list[PhotoReliance]]:
+    """The row, and every photo as it was measured."""
+    seen: list[PhotoReliance] = []
+    return background_reliance("known", known, photos, seeds or (0,), groups, seen.append), seen
+
+
+def accuracies(row: RelianceRow) -> dict[str, float | None]:
+    return {variant: mean.accuracy for variant, mean in row.overall.means.items()}
 
 
 # Classifiers whose answer is known
 
 
-def test_a_classifier_that_looks_at_the_background_alone_is_found_out() -> None:
-    result = background_reliance(looks_at_the_border(), some_photos())
-    found = accuracies(result)
+def test_who_looks_at_the_background_alone_is_found_out_and_who_looks_at_the_object_has_no_gap() -> None:
+    row, _ = measured(looks_at_the_border(), some_photos())
     # On black nothing of the label is left: black is as near to three of the colours, and further from the fourth.
-    assert found.pop("only_fg") == 0.0
-    assert found == {"original": 1, "only_bg_b": 1, "only_bg_t": 1, "mixed_same": 1, "mixed_rand": 0}
-    gap = result.overall.gap
-    assert (gap.n, gap.mixed_same, gap.mixed_rand, gap.value, gap.standard_error) == (16, 1, 0, 1, 0)
-
-
-def test_a_classifier_that_looks_at_the_object_alone_has_no_gap() -> None:
-    result = background_reliance(looks_at_the_centre(), some_photos())
-    found = accuracies(result)
-    assert found.pop("only_bg_b") == 0.0
-    assert found == {"original": 1, "only_fg": 1, "only_bg_t": 1, "mixed_same": 1, "mixed_rand": 1}
-    assert (result.overall.gap.value, result.overall.gap.standard_error) == (0, 0)
+    no_background = {"original": 1, "only_fg": 0, "only_bg_b": 1, "only_bg_t": 1, "mixed_same": 1, "mixed_rand": 0}
+    assert accuracies(row) == no_background
+    assert dataclasses.astuple(row.overall.gap) == (16, 1, 0, 1, 0)
+    row, _ = measured(looks_at_the_centre(), some_photos())
+    no_object = {"original": 1, "only_fg": 1, "only_bg_b": 0, "only_bg_t": 1, "mixed_same": 1, "mixed_rand": 1}
+    assert accuracies(row) == no_object
+    assert dataclasses.astuple(row.overall.gap) == (16, 1, 1, 0, 0)
 
 
 def test_a_tiled_background_holds_nothing_of_the_object() -> None:
@@ -115,9 +117,8 @@ def test_a_tiled_background_holds_nothing_of_the_object() -> None:
     for one in photos:
         one.photo.levels_HWC[one.silhouette] = COLOURS[(one.label + 1) % 4]
     # It sees the colour of the class beside, where the object was; tiled over, that of the background.
-    result = background_reliance(looks_at_the_centre(), photos)
-    assert accuracies(result)["original"] == 0
-    assert accuracies(result)["only_bg_t"] == 1
+    row, _ = measured(looks_at_the_centre(), photos)
+    assert (accuracies(row)["original"], accuracies(row)["only_bg_t"]) == (0, 1)
 
 
 def test_a_mixed_photo_shows_no_second_object() -> None:
@@ -134,10 +135,19 @@ def test_a_mixed_photo_shows_no_second_object() -> None:
         mask_HW = np.zeros((CROP, CROP), dtype=np.uint8)
         levels_HWC[corner, corner] = mask_HW[corner, corner] = 255
         photos.append(LabelledPhoto(decode_photo(encode_png(levels_HWC), f"{number}.png"), number // 2, mask_HW))
-    for seed in range(4):
-        for one in background_reliance(classifier(ShareOfWhite(), NAMES[:2]), photos, seed).photos:
-            assert one.outcomes["mixed_same"] == one.outcomes["mixed_rand"] == one.outcomes["original"]
-            assert one.outcomes["only_bg_t"] != one.outcomes["original"]
+    for one in measured(classifier(ShareOfWhite(), NAMES[:2]), photos, 0, 1, 2, 3)[1]:
+        assert one.outcomes["mixed_same"] == one.outcomes["mixed_rand"] == one.outcomes["original"]
+        assert one.outcomes["only_bg_t"] != one.outcomes["original"]
+
+
+def test_a_tie_counts_against_the_label() -> None:
+    class Undecided(nn.Module):
+        def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(len(x_BCHW), len(NAMES))
+
+    row, _ = measured(classifier(Undecided()), some_photos())
+    assert set(accuracies(row).values()) == {0.0}
+    assert {mean.confidence for mean in row.overall.means.values()} == {0.25}
 
 
 # Who lends
@@ -146,89 +156,80 @@ def test_a_mixed_photo_shows_no_second_object() -> None:
 def test_backgrounds_come_from_the_right_class_and_never_from_the_photo_itself() -> None:
     photos = some_photos()
     label_of = {one.photo.name: one.label for one in photos}
-    for seed in range(5):
-        for one in background_reliance(looks_at_the_border(), photos, seed).photos:
-            assert label_of[one.lent_by["mixed_same"]] == one.label
-            assert one.lent_by["mixed_same"] != one.name
-            assert label_of[one.lent_by["mixed_rand"]] != one.label
-
-
-def test_every_other_photo_of_the_class_and_every_other_class_lends_in_turn() -> None:
-    photos = some_photos()
+    for one in measured(looks_at_the_border(), photos, *range(5))[1]:
+        assert label_of[one.lent_by["mixed_same"]] == one.label
+        assert one.lent_by["mixed_same"] != one.name
+        assert label_of[one.lent_by["mixed_rand"]] != one.label
     survey = survey_photos(photos, PREPROCESSING)
     sha256 = photos[0].photo.sha256
-    same = {survey.same_class(sha256, 0, seed) for seed in range(200)}
-    other = {survey.other_class(sha256, 0, seed) for seed in range(400)}
-    assert same == {1, 2, 3}
-    assert other == set(range(4, 16))
+    assert {survey.same_class(sha256, 0, seed) for seed in range(200)} == {1, 2, 3}
+    assert {survey.other_class(sha256, 0, seed) for seed in range(400)} == set(range(4, 16))
 
 
-def test_nothing_depends_on_the_order_of_the_photos() -> None:
-    photos = some_photos()
-    forwards = background_reliance(looks_at_the_border(), photos, seed=3)
-    backwards = background_reliance(looks_at_the_border(), photos[::-1], seed=3)
-    assert forwards.overall == backwards.overall
-    assert forwards.by_share == backwards.by_share
-    assert forwards.photos == backwards.photos[::-1]
-
-
-def test_another_seed_chooses_other_lenders() -> None:
-    lent = [
-        [one.lent_by["mixed_rand"] for one in background_reliance(looks_at_the_border(), some_photos(), seed).photos]
-        for seed in (0, 0, 1)
-    ]
-    assert lent[0] == lent[1] != lent[2]
+def test_lenders_depend_on_the_seed_and_nothing_on_the_order_of_the_photos() -> None:
+    row, forwards = measured(looks_at_the_border(), some_photos(), 3)
+    again, backwards = measured(looks_at_the_border(), some_photos()[::-1], 3)
+    assert row == again
+    assert forwards == backwards[::-1]
+    _, other = measured(looks_at_the_border(), some_photos(), 4)
+    assert [one.lent_by for one in other] != [one.lent_by for one in forwards]
 
 
 def test_a_photo_that_is_there_twice_lends_nothing_to_itself() -> None:
-    photos = [labelled(0, 0), labelled(0, 0), labelled(1, 0), labelled(1, 1)]
-    result = background_reliance(looks_at_the_border(), photos)
-    assert [("mixed_same" in one.outcomes) for one in result.photos] == [False, False, True, True]
-    assert result.without_same == 2
+    row, each = measured(looks_at_the_border(), [labelled(0, 0), labelled(0, 0), labelled(1, 0), labelled(1, 1)])
+    assert [("mixed_same" in one.outcomes) for one in each] == [False, False, True, True]
+    assert row.without_same == 2
 
 
 # What is left out, and counted
 
 
-def test_the_only_photo_of_a_class_has_no_part_in_the_gap() -> None:
-    photos = [labelled(0, 0), labelled(0, 1), labelled(1, 0)]
-    result = background_reliance(looks_at_the_border(), photos)
-    means = result.overall.means
-    assert result.without_same == 1
-    assert {variant: mean.n for variant, mean in means.items()} == {
-        variant: 2 if variant == "mixed_same" else 3 for variant in VARIANTS
-    }
-    assert result.overall.gap.n == 2
+@pytest.mark.parametrize(
+    ("photos", "same", "rand", "without_same"),
+    [
+        ([(0, 0), (0, 1), (1, 0)], 2, 3, 1),  # the only photo of a class has no part in the gap
+        ([(0, 0), (1, 0), (2, 0), (3, 0)], 0, 4, 4),
+        ([(0, 0), (0, 1)], 2, 0, 0),
+    ],
+)
+def test_what_has_no_lender_is_not_counted(
+    photos: list[tuple[int, int]], same: int, rand: int, without_same: int
+) -> None:
+    row, _ = measured(looks_at_the_border(), [labelled(*one) for one in photos])
+    counts = {variant: mean.n for variant, mean in row.overall.means.items()}
+    assert counts == dict.fromkeys(VARIANTS, len(photos)) | {"mixed_same": same, "mixed_rand": rand}
+    assert (row.without_same, row.overall.gap.n) == (without_same, min(same, rand))
+    if not row.overall.gap.n:
+        assert dataclasses.astuple(row.overall.gap) == (0, None, None, None, None)
 
 
-def test_where_every_class_has_one_photo_there_is_no_gap() -> None:
-    result = background_reliance(looks_at_the_border(), [labelled(label) for label in range(4)])
-    gap, same = result.overall.gap, result.overall.means["mixed_same"]
-    assert dataclasses.astuple(gap) == (0, None, None, None, None)
-    assert dataclasses.astuple(same) == (0, None, None)
-    assert (result.overall.means["mixed_rand"].n, result.without_same) == (4, 4)
-
-
-def test_of_one_class_alone_there_is_no_other_background() -> None:
-    result = background_reliance(looks_at_the_border(), [labelled(0, 0), labelled(0, 1)])
-    assert (result.overall.means["mixed_same"].n, result.overall.means["mixed_rand"].n) == (2, 0)
-    assert result.overall.gap.n == 0
+def outcome_of(name: str, same: bool | None, rand: bool, lender: str = "x") -> PhotoReliance:
+    outcomes = {"original": Outcome(True, 0.9), "mixed_rand": Outcome(rand, 0.5)}
+    outcomes |= {} if same is None else {"mixed_same": Outcome(same, 0.7)}
+    lent_by = {"mixed_same": lender, "mixed_rand": lender}
+    return PhotoReliance(name, name, 0, 0.5, outcomes, lent_by)  # type: ignore[arg-type]
 
 
 def test_both_sides_of_the_gap_are_the_same_photos() -> None:
-    def one(number: int, rand: bool, same: bool | None) -> PhotoReliance:
-        outcomes = {"original": Outcome(True, 0.9), "mixed_rand": Outcome(rand, 0.5)}
-        if same is not None:
-            outcomes["mixed_same"] = Outcome(same, 0.7)
-        return PhotoReliance(f"{number}", f"{number}", 0, number / 10, outcomes, {})  # type: ignore[arg-type]
-
-    results = [one(1, True, None), one(2, True, None), one(3, False, True), one(4, True, True), one(5, False, False)]
-    gap = (overall := summarize(results, Survey((), (), {}, {}), 0).overall).gap
+    given = ((None, True), (None, True), (True, False), (True, True), (False, False))
+    results = [outcome_of(str(number), *one) for number, one in enumerate(given)]
+    overall = summarize("m", results, Survey((), (), {}, {}), 1).overall
     assert overall.means["mixed_rand"].accuracy == pytest.approx(3 / 5)
-    assert (gap.n, gap.mixed_same, gap.mixed_rand) == (3, pytest.approx(2 / 3), pytest.approx(1 / 3))
     # Differences 1, 0, 0: mean 1/3, sample variance 1/3, over 3 photos.
-    assert gap.value == pytest.approx(1 / 3)
-    assert gap.standard_error == pytest.approx(math.sqrt(1 / 3 / 3))
+    expected = (3, 2 / 3, 1 / 3, 1 / 3, math.sqrt(1 / 3 / 3))
+    assert dataclasses.astuple(overall.gap) == pytest.approx(expected)
+
+
+def test_over_several_donor_seeds_a_photo_stays_one_sample() -> None:
+    """Differences of the photos are 0.5 and 1, whose mean is 0.75 with a standard error of 0.25."""
+    passes = [
+        [outcome_of("a", True, False), outcome_of("b", True, False)],
+        [outcome_of("a", True, True), outcome_of("b", True, False, "y")],
+    ]
+    both = averaged(passes)
+    gap = summarize("m", both, Survey((), (), {}, {}), 2).overall.gap
+    assert dataclasses.astuple(gap) == (2, 1.0, 0.25, 0.75, 0.25)
+    assert [one.lent_by["mixed_same"] for one in both] == ["x", "x, y"]
 
 
 def test_photos_that_tell_nothing_are_left_out_by_name() -> None:
@@ -238,27 +239,27 @@ def test_photos_that_tell_nothing_are_left_out_by_name() -> None:
     everything.mask_HW[:] = 255
     aside.mask_HW[:] = 0
     aside.mask_HW[:, :10] = 255
-    result = background_reliance(looks_at_the_border(), [nothing, *photos, everything, aside])
-    assert [(one.name, one.why) for one in result.left_out] == [
+    row, each = measured(looks_at_the_border(), [nothing, *photos, everything, aside])
+    assert [(one.name, one.why) for one in row.left_out] == [
         ("0-10.png", "no object where the classifier looks"),
         ("1-11.png", "no background beside the object's box"),
         ("2-12.png", "no object where the classifier looks"),
     ]
-    assert result.overall.n == len(photos)
-    assert not {one.name for one in result.left_out} & {name for p in result.photos for name in p.lent_by.values()}
+    assert row.overall.n == len(photos)
+    assert not {one.name for one in row.left_out} & {name for one in each for name in one.lent_by.values()}
 
 
 # By share of background
 
 
 def test_groups_by_share_are_of_equal_count_and_ascend() -> None:
-    result = background_reliance(looks_at_the_border(), some_photos(), groups=4)
-    assert [group.n for group in result.by_share] == [4, 4, 4, 4]
-    edges = [edge for group in result.by_share for edge in (group.low, group.high)]
+    row, _ = measured(looks_at_the_border(), some_photos())
+    assert [group.n for group in row.by_share] == [4, 4, 4, 4]
+    edges = [edge for group in row.by_share for edge in (group.low, group.high)]
     assert edges == sorted(edges)
-    assert (edges[0], edges[-1]) == (result.overall.low, result.overall.high)
-    assert sum(group.gap.n for group in result.by_share) == result.overall.gap.n
-    assert [g.n for g in background_reliance(looks_at_the_border(), some_photos()[:3], groups=4).by_share] == [1, 1, 1]
+    assert (edges[0], edges[-1]) == (row.overall.low, row.overall.high)
+    assert sum(group.gap.n for group in row.by_share) == row.overall.gap.n
+    assert [group.n for group in measured(looks_at_the_border(), some_photos()[:3])[0].by_share] == [1, 1, 1]
 
 
 def test_the_share_is_that_of_the_pixels_which_the_classifier_sees() -> None:
@@ -266,8 +267,7 @@ def test_the_share_is_that_of_the_pixels_which_the_classifier_sees() -> None:
     one = labelled(0, 0, height=30, width=60)
     one.mask_HW[:] = 0
     one.mask_HW[:, 30:] = 255
-    result = background_reliance(looks_at_the_border(), [one, labelled(1)])
-    assert result.photos[0].background_share == 0.5
+    assert measured(looks_at_the_border(), [one, labelled(1)])[1][0].background_share == 0.5
 
 
 # Memory
@@ -276,13 +276,12 @@ def test_the_share_is_that_of_the_pixels_which_the_classifier_sees() -> None:
 class Lazy(Sequence[LabelledPhoto]):
     """Photos made when asked for; knows how many of them were alive at once."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self) -> None:
         self.alive: weakref.WeakSet[Photo] = weakref.WeakSet()
         self.most = 0
 
     def __len__(self) -> int:
-        return self.count
+        return 24
 
     def __getitem__(self, index: int) -> LabelledPhoto:  # type: ignore[override]
         one = labelled(index % 4, index)
@@ -292,12 +291,10 @@ class Lazy(Sequence[LabelledPhoto]):
 
 
 def test_a_photo_is_not_kept_once_it_is_measured() -> None:
-    photos = Lazy(24)
-    seen: list[PhotoReliance] = []
-    result = background_reliance(looks_at_the_border(), photos, watch=seen.append)
+    photos = Lazy()
+    measured(looks_at_the_border(), photos)
     # The photo, one that lends, and one that the loop's variable still holds while the next is read.
     assert photos.most <= 3
-    assert tuple(seen) == result.photos
 
 
 # Bad input
@@ -305,24 +302,16 @@ def test_a_photo_is_not_kept_once_it_is_measured() -> None:
 
 def test_bad_input_is_refused_in_one_line() -> None:
     wrong = dataclasses.replace(labelled(0), mask_HW=np.zeros((3, 4), dtype=np.uint8))
-    with pytest.raises(LatcliError, match=r"the mask of 0-0\.png is \(3, 4\), its photo \(30, 30\)"):
-        background_reliance(looks_at_the_border(), [wrong])
+    refusals = [
+        ([wrong], r"the mask of 0-0\.png is \(3, 4\), its photo \(30, 30\)"),
+        ([], "no photo is left to measure"),
+    ]
     for label in (-1, 4):
         beyond = dataclasses.replace(labelled(0), label=label)
-        with pytest.raises(LatcliError, match=f"has the label {label}, known the classes 0 to 3"):
-            background_reliance(looks_at_the_border(), [beyond])
-    with pytest.raises(LatcliError, match="no photo is left to measure"):
-        background_reliance(looks_at_the_border(), [])
-
-
-def test_a_tie_counts_against_the_label() -> None:
-    class Undecided(nn.Module):
-        def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-            return torch.zeros(len(x_BCHW), len(NAMES))
-
-    result = background_reliance(classifier(Undecided()), some_photos())
-    assert set(accuracies(result).values()) == {0.0}
-    assert {mean.confidence for mean in result.overall.means.values()} == {0.25}
+        refusals.append(([beyond], f"has the label {label}, known the classes 0 to 3"))
+    for photos, message in refusals:
+        with pytest.raises(LatcliError, match=message):
+            measured(looks_at_the_border(), photos)
 
 
 # Real photos
@@ -363,14 +352,14 @@ def test_real_photos_with_the_classifier_s_own_boxes(shared_data: Path) -> None:
 
     model = open_classifier("efficientnet_lite0", ClassifierSource(offline=True), torch.device("cpu"))
     photos = Photos(shared_data / "photos", model, 20)
-    result = background_reliance(model, photos)
-    means = result.overall.means
-    assert result.overall.n + len(result.left_out) == len(photos) == 20
-    assert result.without_same == result.overall.n  # one photo a class
-    assert means["mixed_same"].n == result.overall.gap.n == 0
+    row, each = measured(model, photos)
+    means = row.overall.means
+    assert row.overall.n + len(row.left_out) == len(photos) == 20
+    assert row.without_same == row.overall.n  # one photo a class
+    assert means["mixed_same"].n == row.overall.gap.n == 0
     # Original is nothing but the classifier's ordinary prediction.
     names = {str(path): position for position, (path, _) in enumerate(photos.rows)}
-    for one in result.photos:
+    for one in each:
         path, label = photos.rows[names[one.name]]
         with torch.no_grad():
             logits_1K = model(model.preprocessing.read(read_photo(path).image)[None])
@@ -379,21 +368,3 @@ def test_real_photos_with_the_classifier_s_own_boxes(shared_data: Path) -> None:
     # The object says far more than the background, on whatever background it stands.
     assert min(values[variant] for variant in ("original", "only_fg", "mixed_rand")) > 0.5
     assert max(values[variant] for variant in ("only_bg_b", "only_bg_t")) < 0.25
-
-
-def test_over_several_donor_seeds_a_photo_stays_one_sample() -> None:
-    """Differences of the photos are 0.5 and 1, whose mean is 0.75 with a standard error of 0.25."""
-
-    def measured(name: str, same: bool, rand: bool, lender: str) -> PhotoReliance:
-        outcomes = {"original": Outcome(True, 1.0), "mixed_same": Outcome(same, 0.5), "mixed_rand": Outcome(rand, 0.25)}
-        return PhotoReliance(name, name, 0, 0.5, outcomes, {"mixed_same": lender, "mixed_rand": lender})  # type: ignore[arg-type]
-
-    passes = [
-        [measured("a", True, False, "x"), measured("b", True, False, "x")],
-        [measured("a", True, True, "x"), measured("b", True, False, "y")],
-    ]
-    both = averaged(passes)
-    gap = summarize(both, Survey((), (), {}, {}), seed=0).overall.gap
-    assert (gap.n, gap.mixed_same, gap.mixed_rand, gap.value, gap.standard_error) == (2, 1.0, 0.25, 0.75, 0.25)
-    assert [one.lent_by["mixed_same"] for one in both] == ["x", "x, y"]
-    assert averaged(passes[:1]) == passes[0]

@@ -89,6 +89,7 @@ def test_each_region_and_epsilon_of_a_run_is_a_table_and_a_search_for_the_smalle
         found = [{"epsilon": e, "smallest_epsilon": e, "smallest_epsilon_max": 0.03} for e in (0.01, 0.02)]
         search.insert("attacks", [photo(0, "a.jpg", "hen", "cock", **changed) for changed in found])
     attacks = document(store.folder)["attacks"]
+    assert attacks[0]["smallest_epsilon"] == pytest.approx(0.015)
     assert [(one["run"], one["region"], one["epsilon"], one["summary"]["n"]) for one in attacks] == [
         (search.id, "background", None, 2),
         *((run.id, changed["region"], changed["epsilon"], 1) for changed in changes),

@@ -44,7 +44,7 @@ from latcli.errors import ExitCode, LatcliError, UsageError
 from latcli.options import AttackOptions, EvalOptions, ReproduceOptions, TrainOptions
 from latcli.options import parse_shares as parse_centers
 from latcli.reporting.console import console_for
-from latcli.reporting.reproduction import shown
+from latcli.reporting.terminal import shown
 from latcli.session import Session
 from latcli.store.store import DATABASE, Store
 
@@ -673,7 +673,7 @@ def test_it_is_read_at_80_columns(made: tuple[ReproduceOptions, Session, Reprodu
     options, session, result = made
     for document in (result.to_json(), run(replace(options, plan=True, seeds=3), session).to_json()):
         text = io.StringIO()
-        console_for(text).print(shown(document))
+        console_for(text).print(shown("reproduce", document))
         lines = text.getvalue().splitlines()
         assert max(len(line) for line in lines if str(session.store.parent) not in line) <= 80
         assert text.getvalue().isascii()

@@ -1,4 +1,4 @@
-"""Results of attacks as tables: the paper's columns, inside 80 columns of any terminal, harmless whatever is shown."""
+"""Tables: figures are whole and mean what they say, names stay names, and every width is enough."""
 
 from __future__ import annotations
 
@@ -9,243 +9,307 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sample_documents as sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from report_store import WILD
 from rich.cells import cell_len
+from rich.console import Console
+from test_snapshots import CASES, drawn
 
-from latcli.reporting import tables
-from latcli.reporting.console import PlainConsole
-
-WILD = "[red]très 貓貓貓貓貓貓貓貓貓貓貓貓貓貓貓貓貓貓貓貓\x1b[31m\n$x$ <b>" + "long " * 20
-
-
-def prediction(name: str, confidence: float, rank: int) -> dict[str, Any]:
-    return {"prediction": name, "index": 1, "confidence": confidence, "rank": rank, "loss": 1.0}
+from latcli.reporting import documents
+from latcli.reporting.table import Cell, Column, Row, Table, printed
+from latcli.reporting.terminal import Drawn, shown
+from latcli.reporting.text import duration, number_text, printable, probability
 
 
-def image_of(
-    name: str = "photos/hen.jpg",
-    label: str = "hen",
-    clean: tuple[str, float, int] = ("hen", 0.931, 1),
-    adversarial: tuple[str, float, int] = ("cock", 0.000169, 11),
-    source: str = "given",
-) -> dict[str, Any]:
-    kinds = ("adversarial", "mask", "difference", "figure")
-    return {
-        "image": name,
-        "label": {"index": 8, "name": label, "source": source},
-        "clean": prediction(*clean),
-        "adversarial": prediction(*adversarial),
-        "fooled": adversarial[2] > 1,
-        "altered_percent": 49.14,
-        "background_percent": 60.0,
-        "linf_inside": 0.0,
-        "linf_outside": 8 / 255,
-        "notes": [],
-        "files": {kind: f"/store/20261122-141503-attack-7f3a/hen-{kind}.png" for kind in kinds},
-    }
-
-
-def document_of(*images: dict[str, Any], **more: Any) -> dict[str, Any]:
-    def averages(side: str) -> dict[str, Any]:
-        ranks = [image[side]["rank"] for image in images]
-        counts = {
-            key: sum(rank <= limit for rank in ranks) for key, limit in (("right", 1), ("top5", 5), ("top10", 10))
-        }
-        return counts | {"confidence": sum(image[side]["confidence"] for image in images) / len(images)}
-
-    summary = {"n": 0}
-    if images:
-        summary = {"n": len(images), "altered_percent": 49.1} | {
-            side: averages(side) for side in ("clean", "adversarial")
-        }
-    return {
-        "run": "20261122-141503-attack-7f3a",
-        "dir": "/store/20261122-141503-attack-7f3a",
-        "classifier": "efficientnet_lite0",
-        "detector": "cam",
-        "epsilon": 8 / 255,
-        "region": "background",
-        "images": list(images),
-        "summary": summary,
-        "failures": [],
-    } | more
-
-
-def planned_of(name: str = "photos/hen.jpg", label: str = "hen", how: str = "cam", size: int = 400) -> dict[str, Any]:
-    return {
-        "image": name,
-        "label": {"index": 8, "name": label, "source": "given"},
-        "height": size,
-        "width": size,
-        "how": how,
-        "background_percent": 57.25,
-        "visible_background_percent": 40.0,
-        "seconds": 12.3,
-    }
-
-
-def plan_of(*planned: dict[str, Any]) -> dict[str, Any]:
-    document = document_of(run=None, dir=None, planned=list(planned))
-    del document["images"]
-    return document
-
-
-def drawn(document: dict[str, Any], width: int = 80) -> str:
+def colours(document: dict[str, Any]) -> str:
     stream = io.StringIO()
-    PlainConsole(file=stream, force_terminal=False, color_system=None, width=width).print(tables.attack(document))
+    Console(file=stream, force_terminal=True, color_system="truecolor", width=100).print(shown("eval", document))
     return stream.getvalue()
 
 
-def rows_of(text: str) -> list[list[str]]:
-    return [re.split(r"\s{2,}", line.strip()) for line in text.splitlines()]
+def values_of(table: Table, column: str) -> list[Any]:
+    (place,) = [place for place, one in enumerate(table.columns) if one.key == column]
+    return [row.cells[place].value for row in table.rows]
 
 
-def is_harmless(text: str, width: int = 80) -> bool:
-    return all(cell_len(line) <= width and line.isprintable() for line in text.splitlines())
-
-
-def test_the_columns_are_those_of_the_papers_tables() -> None:
-    text = drawn(document_of(image_of(), image_of("kite.jpg", "kite", ("kite", 0.5, 1), ("kite", 0.25, 1))))
-    assert rows_of(text)[:12] == [
-        ["Clean photos"],
-        ["class", "right?", "top 5", "top 10", "guess", "p(class)"],
-        [rows_of(text)[2][0]],
-        ["hen", "yes", "yes", "yes", "hen", "0.931"],
-        ["kite", "yes", "yes", "yes", "kite", "0.500"],
-        [rows_of(text)[5][0]],
-        ["2 photos", "2/2", "2/2", "2/2", "0.716"],
-        [""],
-        ["Adversarial photos: background altered by at most 8/255"],
-        ["class", "altered", "right?", "top 5", "top 10", "guess", "p(class)"],
-        [rows_of(text)[10][0]],
-        ["hen", "49.1 %", "no", "no", "no", "cock", "1.7e-04"],
-    ]
-    assert set(rows_of(text)[2][0]) == {"-"}
-    assert ["2 photos", "49.1 %", "1/2", "1/2", "1/2", "0.125"] in rows_of(text)
-    assert text.isascii()
-
-
-def test_one_photo_has_no_averages() -> None:
-    assert "1 photos" not in drawn(document_of(image_of()))
-    assert "2 photos" in drawn(document_of(image_of(), image_of()))
+# figures
 
 
 @pytest.mark.parametrize(
-    ("rank", "answers"),
+    ("cell", "form", "text"),
     [
-        (1, ["yes", "yes", "yes"]),
-        (2, ["no", "yes", "yes"]),
-        (5, ["no", "yes", "yes"]),
-        (6, ["no", "no", "yes"]),
-        (10, ["no", "no", "yes"]),
-        (11, ["no", "no", "no"]),
+        (Cell(0.0414), "number", "0.0414"),
+        (Cell(68.194), "number", "68.19"),
+        (Cell(0.00004), "number", "4.0e-05"),
+        (Cell(0.0414, scale=1000), "number", "41.40"),
+        (Cell(0.04, spread=0.002), "number", "0.0400 ± 0.0020"),
+        (Cell(0.99, spread=0.0012), "percent", "99.00 ± 0.12 %"),
+        (Cell(-0.0159), "points", "-1.59 points"),
+        (Cell(8 / 255), "epsilon", "8/255"),
+        (Cell(1234567), "count", "1,234,567"),
+        (Cell(None), "number", "-"),
+        (Cell(None), "text", ""),
     ],
 )
-def test_the_rank_decides_right_top_5_and_top_10(rank: int, answers: list[str]) -> None:
-    rows = rows_of(drawn(document_of(image_of(adversarial=("cock", 0.01, rank)))))
-    assert ["hen", "49.1 %", *answers, "cock", "0.010"] in rows
+def test_a_value_is_printed_in_its_columns_format(cell: Cell, form: Any, text: str) -> None:
+    assert printed(cell, Column("x", "x", form)).joined() == text
 
 
 @pytest.mark.parametrize(
-    ("confidence", "text"),
-    [(1.0, "1.000"), (0.7124, "0.712"), (0.001, "0.001"), (0.000169, "1.7e-04"), (1e-30, "1.0e-30"), (0.0, "0.0e+00")],
+    ("low", "high", "form", "text"),
+    [
+        (0.912, 0.955, "percent", "[91.2, 95.5]"),
+        (0.0373, 0.1, "number", "[0.037, 0.100]"),
+        (55.6, 68, "number", "[55.6, 68.0]"),
+    ],
 )
-def test_small_confidences_keep_their_digits(confidence: float, text: str) -> None:
-    assert tables.confidence_text(confidence) == text
-    assert len(text) <= 7
+def test_an_interval_has_the_digits_that_count(low: float, high: float, form: Any, text: str) -> None:
+    assert printed(Cell(0.5, low=low, high=high), Column("x", "x", form)).interval == text
 
 
 @pytest.mark.parametrize(
-    ("epsilon", "text"), [(8 / 255, "8/255"), (1 / 255, "1/255"), (1.0, "255/255"), (0.031, "0.031"), (0.3, "0.3")]
+    ("p", "text"),
+    [(1.0, "1.000"), (0.7124, "0.712"), (0.001, "0.001"), (0.000169, "1.7e-04"), (1e-30, "1.0e-30"), (0.0, "0.000")],
 )
-def test_epsilon_is_told_as_it_is_written(epsilon: float, text: str) -> None:
-    words = " ".join(drawn(document_of(image_of(), epsilon=epsilon)).split())
-    assert f"background altered by at most {text} class" in words
+def test_small_probabilities_keep_their_digits(p: float, text: str) -> None:
+    assert probability(p) == text
 
 
-def test_that_the_prediction_was_taken_for_the_label_is_told() -> None:
-    text = drawn(document_of(image_of(source="prediction")))
-    assert "hen *" in text
-    assert "* no label was given" in text
-    assert "*" not in drawn(document_of(image_of()))
+@pytest.mark.parametrize(("value", "text"), [(8 / 255, "8/255"), (0.031, "0.031"), (0.3, "0.3"), (0.03137, "0.03137")])
+def test_an_epsilon_is_shown_so_that_typing_it_gives_the_same(value: float, text: str) -> None:
+    assert number_text(value) == text
+    before, _, after = text.partition("/")
+    assert float(before) / float(after or 1) == value
 
 
-def test_the_change_where_none_is_allowed_is_told_as_it_was_measured() -> None:
-    broken = image_of()
-    broken["linf_inside"] = 0.25
-    assert "change where none is allowed: 0;" in drawn(document_of(image_of()))
-    assert "change where none is allowed: 0.25;" in drawn(document_of(image_of(), broken))
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (59.94, "59.9 s"), (60, "1 min 00 s"), (3599.6, "1 h 00 min"), (7384, "2 h 03 min")],
+)
+def test_a_duration_is_short(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
-def test_what_was_done_to_a_photo_is_told() -> None:
-    noted = image_of("x/cmyk.jpg")
-    noted["notes"] = ["CMYK turned into RGB"]
-    assert "cmyk.jpg: CMYK turned into RGB" in drawn(document_of(noted))
+# photos
+
+WRONG_BEFORE = sample.photo("kite.jpg", "kite", ("hip", 0.5, 0.1, 3), ("hip", 0.9, 0.01, 30))
+HELD = sample.photo("cat.jpg", "cat", ("cat", 0.9, 0.9, 1), ("cat", 0.6, 0.6, 1))
 
 
-def test_files_of_one_photo_are_named_and_of_several_their_folder() -> None:
-    assert "/store/20261122-141503-attack-7f3a/hen-figure.png" in drawn(document_of(image_of())).splitlines()
-    assert "pictures in /store/20261122-141503-attack-7f3a" in drawn(document_of(image_of(), image_of()))
+def test_p_of_the_guess_and_of_the_right_class_are_two_columns() -> None:
+    table = documents.photos(sample.attack(sample.photo()))
+
+    assert values_of(table, "adversarial_guess") == ["cock"]
+    assert values_of(table, "adversarial_p_guess") == [0.998]
+    assert values_of(table, "adversarial_p") == [0.000169]
+    assert values_of(table, "adversarial_rank") == [11]
+
+
+def test_nobody_was_fooled_who_was_wrong_before() -> None:
+    images = sample.attack(sample.photo(), WRONG_BEFORE, HELD)["images"]
+
+    assert documents.success_words(images) == "fooled 1 of 2 that were right, 1 wrong before"
+
+
+def test_a_target_is_reached_or_not() -> None:
+    aimed = {"target": sample.Label(3, "dog", "given"), "p_target": 0.9}
+    document = sample.attack(sample.photo(**aimed, reached=True), sample.photo(**aimed, reached=False))
+    table = documents.photos(document)
+
+    assert values_of(table, "reached")[:2] == ["reached", "not reached"]
+    assert "target reached 1 of 2" in " ".join(table.notes)
+
+
+def test_two_photos_of_one_class_are_told_apart_by_their_files() -> None:
+    table = documents.photos(sample.attack(sample.photo("a/hen-1.jpg"), sample.photo("b/hen-2.jpg")))
+
+    assert values_of(table, "photo")[:2] == ["hen-1.jpg", "hen-2.jpg"]
+
+
+@pytest.mark.parametrize(("classes", "tops"), [(1000, 2), (10, 1), (2, 0), (None, 2)])
+def test_top_5_and_top_10_only_where_there_are_more_classes(classes: int | None, tops: int) -> None:
+    document = sample.attack(sample.photo(), HELD) | {"classes": classes}
+
+    assert " ".join(documents.photos(document).notes).count("in the top") == tops
+
+
+@pytest.mark.parametrize(
+    ("detector", "region", "words"),
+    [
+        ("cam", "background", "background altered"),
+        ("none", "background", "image altered"),
+        ("cam", "image", "image altered"),
+    ],
+)
+def test_the_heading_says_what_was_altered(detector: str, region: str, words: str) -> None:
+    document = sample.attack(sample.photo(), detector=detector, region=region)
+
+    assert documents.changed_words(document) == f"{words} by at most 8/255"
+
+
+def test_a_change_where_none_is_allowed_is_shown_as_it_was_measured() -> None:
+    table = documents.photos(sample.attack(sample.photo(), sample.photo(linf_inside=0.25)))
+
+    assert "change where none is allowed: 0.25" in " ".join(table.notes)
+
+
+def test_one_photo_has_no_averages_and_many_are_cut_and_counted() -> None:
+    assert not any(row.total for row in documents.photos(sample.attack(sample.photo())).rows)
+    table = documents.photos(sample.attack(*[sample.photo()] * 30), most=20)
+    assert len(table.rows) == 21
+    assert "the first 20 of 30 photos; the last row and the counts are of all" in table.notes
+
+
+def test_several_epsilons_stand_in_a_column() -> None:
+    table = documents.photos(sample.attack(sample.photo(epsilon=1 / 255), sample.photo(epsilon=2 / 255)))
+
+    assert values_of(table, "epsilon")[:2] == [1 / 255, 2 / 255]
 
 
 def test_paths_below_the_working_directory_are_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    document = document_of(image_of(), image_of(), dir=str(tmp_path / "runs" / "x"))
-    assert "pictures in runs/x" in drawn(document)
+    document = sample.attack(HELD, HELD, dir=tmp_path / "runs" / "x")
+
+    assert "pictures in runs/x" in drawn("attack", document)
 
 
-def test_failures_and_skipped_photos_are_told() -> None:
-    failures = [
-        {"image": "a", "error": "a is empty (0 bytes)", "hint": "", "exit_code": 1, "skipped": False},
-        {"image": "b", "error": "cam found no object in b", "hint": "", "exit_code": 3, "skipped": True},
-    ]
-    lines = drawn(document_of(failures=failures)).splitlines()
-    assert lines[:3] == ["no photo was attacked", "failed: a is empty (0 bytes)", "skipped: cam found no object in b"]
-    assert "failed: a is empty (0 bytes)" in drawn(document_of(image_of(), failures=failures))
+# the loss matrix
 
 
-def test_a_plan_tells_object_share_and_cost() -> None:
-    rows = rows_of(drawn(plan_of(planned_of(), planned_of("kite.jpg", "kite", "given boxes"))))
-    assert ["photo", "size", "class", "object from", "may change", "time"] in rows
-    assert ["hen.jpg", "400x400", "hen", "cam", "57.2 %", "12.3 s"] in rows
-    assert ["2 photos", "25 s"] in rows
+def test_the_star_is_where_the_document_says_and_nowhere_else() -> None:
+    table = documents.matrix(sample.matrix())
+    starred = [(row.cells[0].value, column.key) for row in table.rows
+               for cell, column in zip(row.cells, table.columns, strict=True) if cell.best]  # fmt: skip
+
+    assert starred == [("standard, 2 seeds", "natural loss"), ("background, 3 seeds", "natural loss")]
 
 
-# Whatever things are called
+def test_each_column_says_of_how_many_images_it_is() -> None:
+    document = sample.matrix()
+    document["rows"][0]["cells"]["standard"]["n"] = 200
+    table = documents.matrix(document)
+    notes = {column.key: column.notes for column in table.columns}
+
+    assert notes["natural loss"] == ("x1,000", "n = 10,000")
+    assert notes["natural-attacked accuracy"] == ("n = 1,000",)
+    assert notes["standard accuracy"] == ()
+    assert "0.00 % (200)" in drawn("report", sample.nothing(sample.report(), matrices=[document]))
 
 
-@pytest.mark.parametrize("name", [WILD, "貓" * 17, "e\u0301" * 17])
-@pytest.mark.parametrize("count", [1, 3])
-def test_wild_names_stay_inside_80_columns_and_leave_the_numbers(count: int, name: str) -> None:
-    wild = image_of(name, name, (name, 0.931, 1), (name, 0.000169, 11), "prediction")
-    wild["notes"] = [WILD]
-    wild["files"] = {kind: f"/store/{'x' * 200}-{kind}.png" for kind in wild["files"]}
-    failures = [{"image": WILD, "error": WILD, "hint": WILD, "exit_code": 1, "skipped": False}]
-    text = drawn(document_of(*[wild] * count, failures=failures, dir="/store/" + "y" * 300))
-    assert is_harmless(text), text
-    assert text.count("0.931") >= count
-    assert text.count("1.7e-04") >= count
-    assert text.count("49.1 %") >= count
-    assert "[red]" in text
+def test_the_heat_maps_colours_go_by_the_logarithm_of_the_loss_before_it_is_scaled() -> None:
+    rows = {f"model {loss}": ((loss, 0.5), (loss, 0.5)) for loss in (0.01, 0.1, 10.0, None)}
+    table = documents.matrix(sample.matrix(rows, ("natural", "standard")))
+    shades = [(row.cells[1].shade, row.cells[3].shade) for row in table.rows]
+
+    assert shades == [(0.0, 0.0), (pytest.approx(1 / 3), pytest.approx(1 / 3)), (1.0, 1.0), (None, None)]
+    coloured = colours(sample.evaluation())
+    assert "48;2;238;245;251" in coloured  # the lightest, and the darkest
+    assert "48;2;17;58;102" in coloured
 
 
-@pytest.mark.parametrize("name", [WILD, "貓" * 14, "x" * 40])
-@pytest.mark.parametrize("count", [1, 3])
-def test_a_wild_plan_stays_inside_80_columns_and_leaves_the_numbers(count: int, name: str) -> None:
-    text = drawn(plan_of(*[planned_of(name, name, name, size=12_000)] * count))
-    assert is_harmless(text), text
-    assert text.count("12000x12000") == count
-    assert text.count("57.2 %") == count
-    assert text.count("12.3 s") == count
+def test_what_stands_behind_a_plus_minus_sign_is_said() -> None:
+    document = sample.matrix()
+    document["rows"][0]["cells"]["standard"] |= {"loss_spread": 0.1, "spread_over": "seeds"}
+    notes = documents.matrix(document).notes
+
+    assert "± is the sample standard deviation over training seeds" in notes
+    assert "± of a single model is the sample standard deviation over evaluation seeds" in notes
 
 
-@settings(max_examples=60, deadline=None)
-@given(name=st.text(max_size=60), label=st.text(max_size=60), count=st.integers(1, 2), plan=st.booleans())
-def test_no_name_breaks_a_table(name: str, label: str, count: int, plan: bool) -> None:
-    document = document_of(*[image_of(name, label, (label, 0.5, 1), (label, 0.25, 2))] * count)
-    if plan:
-        document = plan_of(*[planned_of(name, label, label)] * count)
+def test_models_of_one_label_are_two_rows() -> None:
+    assert documents.unique_labels([("a", "x"), ("b", "x"), ("c", "y")]) == {"a": "x", "b": "b", "c": "y"}
+
+
+# a report
+
+
+def test_a_report_on_a_terminal_is_cut_to_the_newest_and_says_so() -> None:
+    whole = sample.report()
+    attacks = [sample.attack(sample.photo(), run=f"2026-attack-{place}") for place in range(2)]
+    many = {"matrices": whole["matrices"] * 6, "training": whole["training"] * 9, "attacks": attacks}
+    many["runs"] = [sample.run_row()] * 5
+    text = drawn("report", whole | many)
+
+    for line in ("and 2 more loss matrices: ", "and 1 more training run: ", "and 3 more attack runs: "):
+        assert line in text
+    everything = documents.report(whole | many)
+    assert sum(table.kind == "matrix" for table in everything) == 6
+    assert not any("more" in note for table in everything for note in table.notes)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [("completed", "these runs have no figures"), ("failed", "no figures yet")]
+)
+def test_a_store_without_figures_says_so(status: str, words: str) -> None:
+    document = sample.nothing(sample.report(), runs=[sample.run_row(status=status)])
+
+    assert drawn("report", document).startswith(words)
+
+
+def test_a_finished_reproduction_has_nothing_left_to_do() -> None:
+    _, planned = CASES["reproduce-plan"]
+    done = planned | {"steps": [row | {"state": "done", "run": "2-train-a"} for row in planned["steps"]]}
+
+    assert "all steps are done" in drawn("reproduce", done)
+    unknown = planned | {"steps": [row | {"seconds": None} for row in planned["steps"]]}
+    assert "1 of 2 steps to do\n" in drawn("reproduce", unknown)
+
+
+# every width, every name
+
+
+@pytest.mark.parametrize("width", [40, 60, 100, 200])
+@pytest.mark.parametrize("name", ["attack", "attack-target", "eval", "report", "runs-list", "runs-show", "reproduce"])
+def test_no_figure_is_cut_at_any_width(name: str, width: int) -> None:
+    command, document = CASES[name]
+    figures = re.findall(r"-?\d[\d,]*\.\d+(?:e-\d+)?", drawn(command, document, 200))
+    text = drawn(command, document, width)
+
+    assert max(map(cell_len, text.splitlines())) <= width
+    optional = {cell for table in documents.tables(command, document) or () if isinstance(table, Table)
+                for row in table.rows for cell, column in zip(row.cells, table.columns, strict=True)
+                if column.optional for cell in [printed(cell, column).text]}  # fmt: skip
+    kept = {figure for figure in figures if not any(figure in one for one in optional)}
+    assert kept <= set(re.findall(r"-?\d[\d,]*\.\d+(?:e-\d+)?", text.replace("\n", " ")))
+
+
+def test_columns_that_do_not_fit_stand_below_with_the_names_again() -> None:
+    columns = (Column("name", "name"), *(Column(str(k), f"column {k}", "number") for k in range(9)))
+    rows = tuple(Row((Cell(f"row {k}"), *(Cell(1000.5 + place) for place in range(9)))) for k in range(2))
+    stream = io.StringIO()
+    Console(file=stream, width=50).print(Drawn([Table("t", columns, rows)]))
+
+    assert stream.getvalue().count("row 1") == 2
+    for place in range(9):
+        assert stream.getvalue().count(f"{1000.5 + place:,.1f}") == 2
+
+
+def test_wild_names_stay_in_their_lines_and_are_not_obeyed() -> None:
+    document = sample.wild_report()
     before = deepcopy(document)
-    assert is_harmless(drawn(document))
+    text = drawn("report", document)
+
     assert document == before
+    assert max(map(cell_len, text.splitlines())) <= 80
+    assert all(line.isprintable() for line in text.splitlines())
+    assert "\x1b" not in text
+
+
+@settings(max_examples=40, deadline=None)
+@given(name=st.text(max_size=60), label=st.text(max_size=60), count=st.integers(1, 2))
+def test_no_name_breaks_a_table(name: str, label: str, count: int) -> None:
+    photos = [sample.photo(name, label, (label, 0.931, 0.931, 1), (label, 0.5, 0.25, 2))] * count
+    stream = io.StringIO()
+    Console(file=stream, width=80).print(shown("attack", sample.attack(*photos)))
+    lines = stream.getvalue().splitlines()
+
+    assert all(cell_len(line) <= 80 and line.isprintable() for line in lines)
+    assert stream.getvalue().count("0.931") >= 2 * count
+
+
+@pytest.mark.parametrize("text", [*WILD, "[red]bold[/red]", "a\x00b", "\udcff", "\u2028\u200f"])
+def test_printable_text_is_one_line(text: str) -> None:
+    assert printable(text).isprintable()
+    assert printable(printable(text)) == printable(text)

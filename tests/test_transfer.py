@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,14 +15,17 @@ from latcli.engine.attacks.contract import run_attack
 from latcli.engine.attacks.pgd import pgd
 from latcli.engine.attacks.settings import AttackSettings, Model
 from latcli.engine.datasets.base import Images
-from latcli.engine.evaluation.transfer import Contender, TransferCell, transfer_matrix
+from latcli.engine.evaluation.matrix import Subject
+from latcli.engine.evaluation.transfer import transfer_matrix
 from latcli.errors import ContractError, LatcliError, UsageError
+from latcli.results import TransferCell
 
 SHAPE = (1, 4, 4)
 PLAIN = AttackSettings(steps=10, schedule="constant", step=0.5)
+Batches = list[tuple[Images, torch.Tensor]]
 
 
-def linear(weights_CHW: torch.Tensor) -> Model:
+def linear(weights_CHW: torch.Tensor) -> Any:
     """Two classes; the first one's lead over the second is -weights . x."""
 
     def classify(x_BCHW: torch.Tensor) -> torch.Tensor:
@@ -35,120 +39,110 @@ def weights(seed: int) -> torch.Tensor:
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
 
 
-def contender(name: str, model: Model) -> Contender:
-    return Contender(name, model, model)
+def subject(name: str, model: Any) -> Subject:
+    return Subject(name, model, model)
 
 
-def images(count: int, seed: int = 0, first: int = 0) -> Images:
+A, B = subject("a", linear(weights(1))), subject("b", linear(weights(2)))
+
+
+def images(count: int) -> Images:
     """Images so far from 0 and 1 that an epsilon of 0.1 is never cut short."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     x_BCHW = 0.2 + 0.6 * torch.rand(count, *SHAPE, generator=generator)
-    return Images(x_BCHW, torch.randint(0, 2, (count,), generator=generator), torch.arange(first, first + count))
+    return Images(x_BCHW, torch.randint(0, 2, (count,), generator=generator), torch.arange(count))
 
 
-def uniform(batch: Images, epsilon: float = 0.1) -> torch.Tensor:
-    """A matrix that protects the upper half."""
-    eps_B1HW = torch.full((len(batch.y_B), 1, *SHAPE[1:]), epsilon)
+def lower_half(batch: Images) -> torch.Tensor:
+    eps_B1HW = torch.full((len(batch.y_B), 1, *SHAPE[1:]), 0.1)
     eps_B1HW[:, :, :2] = 0.0
     return eps_B1HW
+
+
+def whole(batch: Images) -> Batches:
+    return [(batch, lower_half(batch))]
 
 
 def in_two(batch: Images, at: int) -> Iterator[tuple[Images, torch.Tensor]]:
     for part in (slice(0, at), slice(at, None)):
         some = Images(batch.x_BCHW[part], batch.y_B[part], batch.samples_B[part])
-        yield some, uniform(some)
+        yield some, lower_half(some)
 
 
-def by_name(cells: list[TransferCell]) -> dict[tuple[str | None, str], TransferCell]:
-    return {(cell.source, cell.target): cell for cell in cells}
+def transfer(
+    subjects: list[Subject], batches: Any, attack: Any = pgd, how: AttackSettings = PLAIN, seed: int = 0
+) -> Any:
+    return transfer_matrix(subjects, "background", batches, attack, how, seed)
 
 
 def test_on_linear_models_each_cell_is_the_closed_form() -> None:
     models = {"a": weights(1), "b": weights(2), "opposite of a": -weights(1)}
     batch = images(40)
-    eps_B1HW = uniform(batch)
-    contenders = [contender(name, linear(w_CHW)) for name, w_CHW in models.items()]
-    cells = by_name(transfer_matrix(contenders, in_two(batch, 15), pgd, PLAIN, seed=0))
+    subjects = [subject(name, linear(w_CHW)) for name, w_CHW in models.items()]
+    found: list[TransferCell] = transfer(subjects, in_two(batch, 15))
+    cells = {(cell.source, cell.target): cell for cell in found}
     assert len(cells) == 3 * 4
     sign_B111 = (1 - 2 * batch.y_B)[:, None, None, None]
-    corners = {name: batch.x_BCHW + eps_B1HW * sign_B111 * w_CHW.sign() for name, w_CHW in models.items()}
+    corners = {name: batch.x_BCHW + lower_half(batch) * sign_B111 * w_CHW.sign() for name, w_CHW in models.items()}
     for source, x_BCHW in {None: batch.x_BCHW, **corners}.items():
         for target, w_CHW in models.items():
             logits_B2 = linear(w_CHW)(x_BCHW).double()
             cell = cells[source, target]
-            assert cell.n == 40
+            assert (cell.input, cell.n) == ("background", 40)
             # float32 sums of 16 products of about 1
             assert cell.loss == pytest.approx(float(functional.cross_entropy(logits_B2, batch.y_B)), abs=2e-6)
-            assert cell.accuracy == float((logits_B2.argmax(dim=1) == batch.y_B).float().mean())
+            assert cell.accuracy == float((logits_B2.argmax(dim=1) == batch.y_B).double().mean())
     # What hurts a model helps its opposite.
     assert cells["a", "a"].loss > cells[None, "a"].loss
     assert cells["a", "opposite of a"].loss < cells[None, "opposite of a"].loss
 
 
 def test_all_sources_start_at_the_same_images_however_they_are_batched() -> None:
-    seen: list[list[tuple[int, int]]] = []
+    seen: list[list[int]] = []
 
-    def looking(
-        model: Model,
-        x_BCHW: torch.Tensor,
-        y_B: torch.Tensor,
-        eps_B1HW: torch.Tensor,
-        settings: AttackSettings,
-        seeds_B: torch.Tensor,
-    ) -> torch.Tensor:
-        seen.append(seeds_B.tolist())
-        return pgd(model, x_BCHW, y_B, eps_B1HW, settings, seeds_B)
+    def looking(*given: Any) -> torch.Tensor:
+        seen.append(given[-1].tolist())
+        return pgd(*given)
 
-    contenders = [contender("a", linear(weights(1))), contender("b", linear(weights(2)))]
     one_step = replace(PLAIN, steps=1, step=0.01)
-    batch = images(10)
-    whole = transfer_matrix(contenders, [(batch, uniform(batch))], looking, one_step, seed=5)
-    parts = transfer_matrix(contenders, in_two(batch, 4), looking, one_step, seed=5)
+    together = transfer([A, B], whole(images(10)), looking, one_step, seed=5)
+    apart = transfer([A, B], in_two(images(10), 4), looking, one_step, seed=5)
     assert seen[0] == seen[1] == seen[2] + seen[4] == seen[3] + seen[5]
-    assert len(set(map(str, seen[0]))) == 10
-    for one, other in zip(whole, parts, strict=True):
-        assert (one.source, one.target, one.n, one.accuracy) == (other.source, other.target, other.n, other.accuracy)
-        assert one.loss == pytest.approx(other.loss, abs=1e-9)
-    assert transfer_matrix(contenders, in_two(batch, 4), pgd, one_step, seed=6) != parts
+    assert len(set(seen[0])) == 10
+    for one, other in zip(together, apart, strict=True):
+        assert one == replace(other, loss=pytest.approx(other.loss, abs=1e-9))
+    assert transfer([A, B], in_two(images(10), 4), pgd, one_step, seed=6) != apart
 
 
 def test_the_examples_are_sought_on_the_fast_form_and_scored_on_the_other() -> None:
-    w_CHW, batch = weights(1), images(12)
-    eps_B1HW = uniform(batch)
-    one = Contender("a", linear(weights(3)), linear(w_CHW))
-    cell = by_name(transfer_matrix([one], [(batch, eps_B1HW)], pgd, PLAIN, seed=0))["a", "a"]
-    adv_BCHW = run_attack(pgd, one.fast, batch.x_BCHW, batch.y_B, eps_B1HW, PLAIN, torch.arange(12))
-    assert cell.loss == pytest.approx(float(functional.cross_entropy(one.score(adv_BCHW), batch.y_B)), abs=2e-6)
+    batch, fast = images(12), linear(weights(3))
+    *_, cell = transfer([Subject("a", linear(weights(1)), fast)], whole(batch))
+    adv_BCHW = run_attack(pgd, fast, batch.x_BCHW, batch.y_B, lower_half(batch), PLAIN, torch.arange(12))
+    expected = functional.cross_entropy(linear(weights(1))(adv_BCHW), batch.y_B)
+    assert cell.loss == pytest.approx(float(expected), abs=2e-6)
 
 
 def test_a_tie_counts_against_the_label() -> None:
-    undecided = contender("undecided", lambda x_BCHW: 0 * x_BCHW.flatten(1)[:, :2])
-    batch = images(6)
-    cells = transfer_matrix([undecided], [(batch, uniform(batch))], pgd, PLAIN, seed=0)
+    undecided = subject("undecided", lambda x_BCHW: 0 * x_BCHW.flatten(1)[:, :2])
+    cells = transfer([undecided], whole(images(6)))
     assert [(cell.accuracy, cell.loss) for cell in cells] == [(0.0, pytest.approx(math.log(2)))] * 2
 
 
-def test_an_attack_that_leaves_the_matrix_is_caught() -> None:
+def test_bad_input_and_leaks_are_refused_in_one_line() -> None:
     def leaking(model: Model, x_BCHW: torch.Tensor, *_: object) -> torch.Tensor:
         return x_BCHW + 0.001
 
     batch = images(3)
-    with pytest.raises(ContractError, match="broke its contract"):
-        transfer_matrix([contender("a", linear(weights(1)))], [(batch, uniform(batch))], leaking, PLAIN, seed=0)
-
-
-def test_bad_input_is_refused_in_one_line() -> None:
-    a, batch = contender("a", linear(weights(1))), images(3)
-    pairs = [(batch, uniform(batch))]
-    with pytest.raises(UsageError, match="same name"):
-        transfer_matrix([a, a], pairs, pgd, PLAIN, seed=0)
-    with pytest.raises(UsageError, match="targeted"):
-        transfer_matrix([a], pairs, pgd, replace(PLAIN, targeted=True), seed=0)
-    with pytest.raises(LatcliError, match="no images"):
-        transfer_matrix([a], [], pgd, PLAIN, seed=0)
-    beyond = [(replace(batch, y_B=torch.tensor([0, 1, 2])), uniform(batch))]
-    with pytest.raises(LatcliError, match="the labels 0 to 2 do not fit a model of 2 classes"):
-        transfer_matrix([a], beyond, pgd, PLAIN, seed=0)
-    broken = contender("nan", lambda x_BCHW: torch.full((len(x_BCHW), 2), float("nan")))
-    with pytest.raises(LatcliError, match="NaN or infinite logits"):
-        transfer_matrix([a, broken], pairs, pgd, PLAIN, seed=0)
+    beyond = [(replace(batch, y_B=torch.tensor([0, 1, 2])), lower_half(batch))]
+    broken = subject("nan", lambda x_BCHW: torch.full((len(x_BCHW), 2), float("nan")))
+    refusals: list[tuple[type[LatcliError], str, tuple[Any, ...]]] = [
+        (UsageError, "same name", ([A, A], whole(batch))),
+        (UsageError, "targeted", ([A], whole(batch), pgd, replace(PLAIN, targeted=True))),
+        (LatcliError, "no images", ([A], [])),
+        (LatcliError, "the labels 0 to 2 do not fit the 2 classes of a", ([A], beyond)),
+        (LatcliError, "nan returns NaN or infinite logits", ([A, broken], whole(batch))),
+        (ContractError, "broke its contract", ([A], whole(batch), leaking)),
+    ]
+    for kind, message, given in refusals:
+        with pytest.raises(kind, match=message):
+            transfer(*given)

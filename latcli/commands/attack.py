@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from statistics import median
 from typing import Any
 
 from latcli.commands.photos import PhotoWork, located_values
@@ -28,6 +27,7 @@ from latcli.results import (
     PlannedPhoto,
     RegionSummary,
     columns,
+    median_smallest_epsilon,
     photo_summary,
     to_json,
 )
@@ -145,7 +145,7 @@ def attack_settings(options: AttackOptions) -> AttackSettings:
         schedule=options.schedule,
         restarts=options.restarts,
         random_start=not options.no_random_start,
-        objective=options.objective,  # type: ignore[arg-type]
+        objective=options.objective,
         norm=options.norm,
         radius=options.radius,
         stop_rank=_STOP_RANKS[options.stop],
@@ -218,12 +218,10 @@ def _plan(attacker: PhotoAttacker, tasks: Sequence[Task], located: Located, work
 def _region_summary(task: Task, photos: Sequence[AttackedPhoto]) -> RegionSummary:
     if not task.smallest:
         return RegionSummary(region=task.region, epsilon=task.epsilon, summary=photo_summary(photos))
-    found = [photo.smallest_epsilon or math.inf for photo in photos if photo.was_right or photo.target is not None]
-    middle = median(found) if found else math.inf
     return RegionSummary(
         region=task.region,
         epsilon=None,
-        smallest_epsilon=middle if math.isfinite(middle) else None,
+        smallest_epsilon=median_smallest_epsilon(photos),
         summary=photo_summary(photos),
     )
 

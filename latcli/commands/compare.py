@@ -8,7 +8,8 @@ from statistics import fmean
 from typing import Any
 
 from latcli.errors import UsageError
-from latcli.options import ReportOptions, number_text
+from latcli.options import ReportOptions
+from latcli.reporting.text import number_text
 from latcli.results import AttackedPhoto, ComparedRuns, DocumentError, from_columns, photo_summary
 from latcli.session import Session
 from latcli.store.store import RunRow, Store

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from latcli.commands.attack import run as run_attack
-from latcli.commands.eval.command import run as run_eval
-from latcli.commands.eval.result import EvalResult
+from latcli.commands.evaluate import run as run_eval
 from latcli.commands.package_photos import PACKAGE_LABELS, package_photos
 from latcli.commands.report import run as run_report
 from latcli.commands.train.command import run as run_train
 from latcli.engine.training.regimes import Regime
 from latcli.errors import ExitCode
 from latcli.options import AttackOptions, DemoOptions, EvalOptions, ReportOptions, TrainOptions
-from latcli.results import AttackResult, TrainResult, to_json
+from latcli.results import AttackResult, EvalResult, TrainResult, to_json
 from latcli.session import Session
 
 #: The three that the paper compares, and how many steps each is trained: enough to tell them apart, no more.
@@ -47,7 +46,7 @@ class DemoResult:
         return {
             "attack": to_json(self.attack),
             "trained": [to_json(one) for one in self.trained],
-            "evaluation": self.evaluation.to_json(),
+            "evaluation": to_json(self.evaluation),
             "page": str(self.page),
             "next": list(self.next_commands),
         }

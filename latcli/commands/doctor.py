@@ -1,4 +1,4 @@
-"""`latcli doctor`: what this machine offers; must not change anything, and must not know the terminal."""
+"""`latcli doctor`: what this machine offers, in ten lines; it changes nothing and needs no network."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import os
 import platform
 import shutil
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
 
 from latcli import __version__
 from latcli.config import files_in_use
-from latcli.errors import ExitCode, LatcliError, StoreError
+from latcli.errors import LatcliError, StoreError
 from latcli.options import DoctorOptions
+from latcli.results import Check, DoctorResult
 from latcli.session import Session
 
 #: A run on a folder of large photos leaves about this much.
@@ -24,47 +23,49 @@ _ROOM = 1 << 30
 _MNIST = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing looked at: it is fine, not here but not needed, or broken so that latcli cannot work."""
-
-    name: str
-    state: Literal["ok", "missing", "broken"]
-    detail: str
-    hint: str | None = None
-
-
-@dataclass(frozen=True)
-class DoctorResult:
-    """Everything looked at, in the order it is shown."""
-
-    checks: tuple[Check, ...]
-
-    @property
-    def exit_code(self) -> ExitCode:
-        """Failure where something is broken; what is only missing is no failure."""
-        return ExitCode.FAILURE if any(check.state == "broken" for check in self.checks) else ExitCode.OK
-
-    def to_json(self) -> dict[str, Any]:
-        """`{"ok": bool, "checks": [{name, state, detail, hint}]}`."""
-        return {"ok": self.exit_code == ExitCode.OK, "checks": [asdict(check) for check in self.checks]}
-
-
 def run(options: DoctorOptions, session: Session) -> DoctorResult:
-    """Look at what latcli needs, without the network. Raises UsageError for a device that this machine lacks."""
-    checks = [Check("latcli", "ok", f"{__version__} on Python {platform.python_version()}, {platform.system()}")]
-    try:
-        import torch
-    except (ImportError, OSError) as error:
-        checks.append(Check("torch", "broken", f"cannot be imported: {error}", "install latcli again"))
-    else:
-        checks.append(Check("torch", "ok", torch.__version__))
-        checks += [*_hardware(session.device), *_vision()]
-    checks += [_mnist(session.data), _disk(session.store), _database(session.store), _configuration(session.config)]
+    """Look at what latcli needs. Raises UsageError for a device that this machine lacks."""
+    about = f"{__version__} on Python {platform.python_version()}, {platform.system()}"
+    if platform.system() == "Windows":
+        why = "latcli does not run on Windows: it locks the store with fcntl, and ends runs by POSIX signals"
+        return DoctorResult((Check("latcli", "broken", f"{about}: {why}", "use WSL (Linux within Windows)"),))
+    checks = [
+        Check("latcli", "ok", about),
+        _looked_at("torch", _torch),
+        _looked_at("device", lambda: _device(session.device)),
+        _looked_at("detectors", _detectors),
+        _looked_at("classifiers", _classifiers),
+        _data_sets(session.data),
+        _looked_at("downloads", _downloads),
+        _disk(session.store),
+        _database(session.store),
+        Check("configuration", "ok", ", ".join(map(str, reversed(files_in_use(session.config)))) or "defaults only"),
+    ]
     return DoctorResult(tuple(checks))
 
 
-def _hardware(name: str) -> Iterator[Check]:
+def _looked_at(name: str, look: Callable[[], Check]) -> Check:
+    """The check; broken where a library cannot be imported."""
+    try:
+        return look()
+    except (ImportError, OSError, RuntimeError) as error:
+        return Check(name, "broken", f"cannot be imported: {error}", "install latcli again")
+
+
+def _torch() -> Check:
+    import torch
+
+    from latcli.engine.vision import operators
+
+    try:
+        kind = operators()
+    except LatcliError as error:
+        return Check("torch", "broken", error.message, error.hint)
+    of = {"native": "with its own operators", "stand-in": "with operators in plain PyTorch: its own need another torch"}
+    return Check("torch", "ok", f"{torch.__version__}, torchvision {of[kind]}")
+
+
+def _device(name: str) -> Check:
     import torch
 
     from latcli.engine.devices import open_device
@@ -72,80 +73,74 @@ def _hardware(name: str) -> Iterator[Check]:
     device = open_device(name)
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        yield Check("device", "ok", f"{device}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+        detail = f"{device}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
         units = ["CUDA"] if torch.cuda.is_bf16_supported(including_emulation=False) else []
     else:
-        yield Check("device", "ok", f"{device}, {torch.get_num_threads()} threads on {os.cpu_count()} cores")
+        detail = f"{device}, {torch.get_num_threads()} threads on {os.cpu_count()} cores"
         found = torch.cpu.get_capabilities() if device.type == "cpu" else {}
         units = [unit for unit, there in found.items() if "bf16" in unit and there is True]
-    if units:
-        yield Check("bf16 units", "ok", ", ".join(units))
-    else:
-        yield Check("bf16 units", "missing", f"none known on {device.type}", "--precision fp32 is the faster one here")
+    return Check("device", "ok", f"{detail}, bf16 units: {', '.join(units) or 'none known'}")
 
 
-def _vision() -> Iterator[Check]:
-    """Torchvision's operators, and what needs them to be found: detectors and classifiers."""
-    from latcli.engine.vision import operators
-
-    try:
-        kind = operators()
-    except (LatcliError, ImportError, OSError, RuntimeError) as error:
-        yield Check("torchvision", "broken", f"cannot be imported: {error}", "install latcli again")
-        return
-    detail = {"native": "its own operators", "stand-in": "operators in plain PyTorch: its own are for another torch"}
-    yield Check("torchvision", "ok", detail[kind])
-    yield from _detectors()
-    yield from _classifiers()
-
-
-def _detectors() -> Iterator[Check]:
+def _detectors() -> Check:
     from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights
 
-    from latcli.engine.detectors.yolo import DEFAULT_WEIGHTS, weights_at_hand
+    from latcli.engine.detectors import saliency, yolo
     from latcli.engine.downloads import kept_at
 
-    yolo = weights_at_hand()
-    yield _weights("detector yolo", yolo or Path(DEFAULT_WEIGHTS), "--detector-weights FILE")
-    url = SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.url
-    yield _weights("detector mobilenet", kept_at(url), "--detector-weights FILE")
-    yield Check("detector cam", "ok", "needs no weights besides the classifier's")
+    try:
+        weights = {
+            "yolo": yolo.weights_at_hand(),
+            "mobilenet": _if_there(kept_at(SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.url)),
+            "saliency": saliency.weights_at_hand(),
+        }
+    except LatcliError as error:
+        return Check("detectors", "broken", error.message, error.hint)
+    detail = "; ".join(f"{name}: {path or 'no weights'}" for name, path in weights.items())
+    if any(weights.values()):
+        return Check("detectors", "ok", f"{detail}; cam needs none")
+    hint = f"{saliency.INSTALL_WEIGHTS} brings saliency's; others are downloaded, or given with --detector-weights FILE"
+    return Check("detectors", "missing", f"{detail}; cam needs none", hint)
 
 
-def _classifiers() -> Iterator[Check]:
+def _classifiers() -> Check:
     from torchvision.models import Inception_V3_Weights
 
     from latcli.engine import registry
     from latcli.engine.downloads import kept_at
     from latcli.engine.models.source import ClassifierSource
-    from latcli.engine.registry import DEFAULT_CLASSIFIER
 
-    name = f"classifier {DEFAULT_CLASSIFIER}"
     try:
-        registry.load("classifier", DEFAULT_CLASSIFIER)(ClassifierSource(offline=True))
+        registry.load("classifier", registry.DEFAULT_CLASSIFIER)(ClassifierSource(offline=True))
     except LatcliError as error:
-        yield Check(name, "broken", error.message, error.hint)
-    except ImportError as error:
-        yield Check(name, "broken", f"cannot be imported: {error}", "install latcli again")
-    else:
-        yield Check(name, "ok", "its weights come with a package")
-    yield _weights("classifier inception_v3", kept_at(Inception_V3_Weights.DEFAULT.url), "--classifier-weights FILE")
+        return Check("classifiers", "broken", error.message, error.hint)
+    inception = _if_there(kept_at(Inception_V3_Weights.DEFAULT.url))
+    detail = f"{registry.DEFAULT_CLASSIFIER} from its package; inception_v3: {inception or 'no weights yet'}"
+    return Check("classifiers", "ok", detail)
 
 
-def _weights(name: str, path: Path, option: str) -> Check:
-    if path.is_file():
-        return Check(name, "ok", str(path))
-    return Check(name, "missing", f"no {path.name}", f"downloaded when first used, or given with {option}")
+def _if_there(path: Path) -> Path | None:
+    return path if path.is_file() else None
 
 
-def _mnist(data: Path) -> Check:
+def _data_sets(data: Path) -> Check:
     folder = data / "MNIST" / "raw"
     absent = [name for name in _MNIST if not (folder / name).is_file() and not (folder / f"{name}.gz").is_file()]
     if not absent:
-        return Check("data set MNIST", "ok", str(folder))
-    return Check(
-        "data set MNIST", "missing", f"no {folder / absent[0]}", "put its four files there, or name --data DIR"
-    )
+        return Check("data sets", "ok", f"MNIST in {folder}")
+    hint = "put its four files there, or name --data DIR; mnist-5k stands in"
+    return Check("data sets", "missing", f"MNIST: no {folder / absent[0]}", hint)
+
+
+def _downloads() -> Check:
+    """Where weights are kept, which may be nowhere."""
+    from latcli.engine.downloads import downloads_folder
+
+    folder = downloads_folder()
+    if folder is not None:
+        return Check("downloads", "ok", f"kept in {folder}")
+    hint = "set HOME, XDG_CACHE_HOME or TORCH_HOME to keep downloads"
+    return Check("downloads", "missing", "this user has no home folder: nothing is downloaded", hint)
 
 
 def _disk(store: Path) -> Check:
@@ -153,14 +148,13 @@ def _disk(store: Path) -> Check:
     folder = store.absolute()
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
+    another = "name another folder with --store DIR"
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        return Check(
-            "disk", "broken", f"{folder} is no folder that may be written", "name another folder with --store DIR"
-        )
+        return Check("disk", "broken", f"{folder} is no folder that may be written", another)
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        return Check("disk", "broken", f"{folder}: {error.strerror}", "name another folder with --store DIR")
+        return Check("disk", "broken", f"{folder}: {error.strerror}", another)
     detail = f"{free / 2**30:.1f} GiB free at {folder}"
     if free < _ROOM:
         return Check("disk", "missing", detail, "a folder of large photos may need more")
@@ -185,8 +179,3 @@ def _database(store: Path) -> Check:
         return Check("database", "broken", f"{path}: {faults[0]}", hint)
     shown = ", ".join(f"{count} {state}" for state, count in states.items()) or "no runs"
     return Check("database", "ok", f"{path}: {shown}")
-
-
-def _configuration(named: Path | None) -> Check:
-    files = files_in_use(named)
-    return Check("configuration", "ok", ", ".join(str(file) for file in reversed(files)) or "defaults only")

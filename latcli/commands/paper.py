@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import Any, Literal
 
-from latcli.options import number_text
+from latcli.reporting.text import number_text
 from latcli.results import (
     AttackProtocol,
     LossMatrix,

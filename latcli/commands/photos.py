@@ -72,6 +72,7 @@ class PhotoWork:
         self.failures: list[Failure] = []
         settings = object_settings(options, mask)
         self.sources = find_sources(options.photos)
+        self._positions = {source.name: index for index, source in enumerate(self.sources)}
         device = open_device(session.device)
         weights = ClassifierSource(options.classifier_weights, session.offline, session.shows_progress)
         self.classifier = open_classifier(classifier_path(options.classifier, session.store), weights, device)
@@ -115,7 +116,7 @@ class PhotoWork:
 
     def position(self, name: str) -> int:
         """The place of a photo among the sources."""
-        return next(index for index, source in enumerate(self.sources) if source.name == name)
+        return self._positions[name]
 
 
 def located_values(located: Located) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from latcli.results import (
     ReportResult,
     WrittenReport,
     from_columns,
+    median_smallest_epsilon,
     photo_summary,
     read,
     to_json,
@@ -375,6 +376,7 @@ class _Gathering:
                 seed=run.seed,
                 detector=_detector_of(run.config),
                 at_model_resolution=bool(run.config.get("at_model_resolution")),
+                smallest_epsilon=None if epsilon is not None else median_smallest_epsilon(photos),
                 summary=photo_summary(photos),
                 images=tuple(to_json(photo) | {"files": self._files_of(run, photo, care)} for photo in photos),
             )

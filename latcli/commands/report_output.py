@@ -75,17 +75,9 @@ def _writer(name: str) -> Callable[[Mapping[str, Any]], Iterable[str]]:
         from latcli.reporting.page import render
 
         return lambda document: render(document, _picture)
-    if name == "markdown":
-        from latcli.reporting import markdown
+    from latcli.reporting import render as files
 
-        return markdown.render
-    if name == "csv":
-        from latcli.reporting import csv_text
-
-        return csv_text.render
-    from latcli.reporting import latex
-
-    return latex.render
+    return {"markdown": files.markdown, "csv": files.csv_lines, "latex": files.latex}[name]
 
 
 def _picture(path: str) -> bytes | None:

@@ -7,12 +7,12 @@ are the same is a matter of fingerprints, which are compared once the files are 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from latcli.errors import UsageError
-from latcli.options import command_words
+from latcli.options import Computing
 from latcli.session import Session
 from latcli.store.store import RunRow, Store
 
@@ -87,9 +87,9 @@ def folder_of(dataset: str) -> str | None:
     return str(Path(dataset.removeprefix(_FOLDER)).absolute()) if dataset.startswith(_FOLDER) else None
 
 
-def resume_command(command: str, run: str, session: Session) -> str:
-    """What a user types to resume the run from the same working directory."""
-    words = ["latcli", command, "--resume", run.rpartition("-")[2], *_where(session)]
+def resume_command(command: str, run: str, session: Session, names: Iterable[str] = ()) -> str:
+    """What a user types to resume the run from the same working directory; `names` have to be named again."""
+    words = ["latcli", command, *names, "--resume", run.rpartition("-")[2], *_where(session)]
     return shlex.join(words)
 
 
@@ -100,14 +100,13 @@ def next_command(words: str, session: Session) -> str:
 
 def _where(session: Session) -> list[str]:
     """The options of the session that say where and how it runs, without those of its output."""
-    words = command_words(session)
-    kept = []
-    for index, word in enumerate(words):
-        if word in ("--store", "--data", "--device"):
-            kept += [word, words[index + 1]]
-        elif word == "--offline":
-            kept.append(word)
-    return kept
+    words = [
+        word
+        for name in ("store", "data", "device")
+        if getattr(session, name) != getattr(Computing, name)
+        for word in (f"--{name}", str(getattr(session, name)))
+    ]
+    return [*words, "--offline"] if session.offline else words
 
 
 def _agree(name: str, asked: Any, was: Any) -> bool:

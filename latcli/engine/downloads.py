@@ -27,6 +27,12 @@ ANSWER_SECONDS = 4.0
 _STALL_SECONDS = 20.0
 
 
+def downloads_folder() -> Path | None:
+    """Where downloads are kept: torch's own cache; None for a user without a home folder, for whom it names none."""
+    folder = Path(torch.hub.get_dir())
+    return None if folder.parts[0] == "~" else folder
+
+
 def kept_at(url: str) -> Path:
     """Where the file of that URL is kept once it is here: torch's own cache, as torchvision uses it."""
     return Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name)
@@ -72,6 +78,11 @@ def fetch(url: str, *, offline: bool, what: str | None = None, hint: str | None 
         return path
     what = what or f"the weights {path.name}"
     hint = hint or f"get {url} elsewhere and put it at {path}"
+    if downloads_folder() is None:
+        raise WeightsError(
+            f"{what} are not on this machine, and this user has no home folder to keep them in",
+            "set HOME, XDG_CACHE_HOME or TORCH_HOME, or choose weights that are on this machine",
+        )
     require_reachable(url, what=what, hint=hint, offline=offline)
     named = re.search(r"-([0-9a-f]{8,})\.", path.name)
     hash_prefix = named.group(1) if named else None

@@ -25,6 +25,8 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "apgd-dlr": "latcli.engine.attacks.apgd:apgd_dlr",
         "apgd-t": "latcli.engine.attacks.apgd:apgd_t",
         "square": "latcli.engine.attacks.square:square",
+        "mi-fgsm": "latcli.engine.attacks.mi_fgsm:mi_fgsm",
+        "minimal": "latcli.engine.attacks.minimal:minimal",
     },
     "detector": {
         "yolo": "latcli.engine.detectors.yolo:YoloDetector",

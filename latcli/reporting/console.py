@@ -1,4 +1,4 @@
-"""Rich consoles on a stream, with colour only where it is wanted; must not know what is shown on them."""
+"""Rich consoles on a stream, with colour only where it is wanted."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TextIO
 from rich.box import Box
 from rich.console import Console
 
-#: Two rules and no frame; in letters that every stream takes, so that a terminal and a file show the same table.
-RULED = Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
+#: A rule below the heading and one before the last rows, and no frame; in letters that every stream takes, so that a
+#: terminal and a file show the same table.
+RULED = Box("    \n    \n -- \n    \n -- \n    \n    \n    \n", ascii=True)
 
 #: Columns of what is written into a file or a pipe, unless COLUMNS says otherwise.
 WIDTH = 80

@@ -663,9 +663,9 @@ class Run:
         with self._store.writing() as db:
             db.table("runs").update(self.id, {"model": model})
 
-    def write_provenance(self) -> None:
+    def write_provenance(self, **changed: Any) -> None:
         """Write what the database has of the run into `run.json`, for whoever finds the folder alone."""
-        row = asdict(self._store.find_run(self.id))
+        row = asdict(self._store.find_run(self.id)) | changed
         del row["path"]  # the folder may be moved
         row["environment"] = self._store.environment(row["environment"])
         text = json.dumps(to_json(row), indent=2, ensure_ascii=False)
@@ -687,10 +687,12 @@ class Run:
         status, exit_code, message = _outcome(error, self._exit_code)
         (row,) = self._store.query("SELECT started FROM runs WHERE id = :id", {"id": self.id})
         finished = max(utc_now(), row["started"])  # the clock may have been set back
-        with self._store.writing() as db:
-            change = {"status": status, "finished": finished, "exit_code": exit_code, "error": message}
-            db.table("runs").update(self.id, columns(change))
-        self.write_provenance()
+        change = columns({"status": status, "finished": finished, "exit_code": exit_code, "error": message})
+        try:
+            self.write_provenance(**change)
+        finally:  # last: as long as the row says that it runs, the next process tidies up after a kill
+            with self._store.writing() as db:
+                db.table("runs").update(self.id, change)
 
 
 def dataset_id(name: str, fingerprint: str | None, split: str | None = None) -> str:

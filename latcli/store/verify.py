@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import stat
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from latcli.errors import StoreError
 from latcli.results import Problem, Verification
 from latcli.store.files import artifact_path, sha256_of_file
 from latcli.store.store import RunRow, Store
 
-Fault = Literal["missing", "changed", "unreadable", "outside"]
+#: What is wrong with a file, as `results.Problem` has it, and in words.
+Fault = tuple[str, str]
+
+#: A file is in place some milliseconds before its row: how often, and how long apart, a run at work is looked at again.
+_LOOKS, _LOOK_SECONDS = 20, 0.3
 
 
 def verify(store: Store, runs: Sequence[RunRow]) -> Verification:
@@ -33,21 +38,36 @@ def _verify_run(store: Store, run: RunRow) -> tuple[int, list[Problem]]:
     if run.path.is_symlink():
         return 0, [Problem(run.id, ".", "outside", "a link stands in the folder's place, and was not followed")]
     artifacts = store.rows_of(run.id, "artifacts")
-    found = {row["name"]: fault_of(run.path, row["name"], row["size"], row["sha256"]) for row in artifacts}
-    if any(found.values()) and run.status == "running":  # its files may have been replaced or removed meanwhile
-        again = {row["name"]: row for row in store.rows_of(run.id, "artifacts")}
-        found = {
-            name: fault_of(run.path, name, again[name]["size"], again[name]["sha256"]) if fault else None
-            for name, fault in found.items()
-            if name in again
-        }
-    problems = [Problem(run.id, name, *fault) for name, fault in found.items() if fault is not None]
+    problems = []
     if not run.path.is_dir():
-        problems.insert(0, Problem(run.id, ".", "missing", "the run's folder is gone"))
+        problems.append(Problem(run.id, ".", "missing", "the run's folder is gone"))
+    for row in artifacts:
+        fault = fault_of(run.path, row["name"], row["size"], row["sha256"])
+        if fault is not None and run.status == "running":
+            fault = _lasting_fault(store, run, row)
+        if fault is not None:
+            problems.append(Problem(run.id, row["name"], *fault))
     return len(artifacts), problems
 
 
-def fault_of(folder: Path, name: str, size: int, sha256: str | None) -> tuple[Fault, str] | None:
+def _lasting_fault(store: Store, run: RunRow, row: dict[str, Any]) -> Fault | None:
+    """What is wrong with a file of a run at work, which may be replacing or removing it at this moment."""
+    fault = None
+    for _ in range(_LOOKS):
+        fault = fault_of(run.path, row["name"], row["size"], row["sha256"])
+        if fault is None:
+            return None
+        time.sleep(_LOOK_SECONDS)
+        again = [one for one in store.rows_of(run.id, "artifacts") if one["name"] == row["name"]]
+        if again == [row] and fault_of(run.path, row["name"], row["size"], row["sha256"]) == fault:
+            return fault
+        if not again:
+            return None
+        row = again[0]
+    return fault
+
+
+def fault_of(folder: Path, name: str, size: int, sha256: str | None) -> Fault | None:
     """What is wrong with a file of a run's folder, and in words; None where it is as it was written.
 
     With a `sha256` of None it is not read: only that it is there and has its size is checked.

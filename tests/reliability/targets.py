@@ -226,8 +226,8 @@ def training_state(folder: Path) -> Target:
 
 def evaluation_samples(folder: Path) -> Target:
     """What `eval --resume` goes on from."""
-    from latcli.commands.eval.samples import restore
-    from latcli.engine.evaluation.samples import Column
+    from latcli.commands.evaluation_parts import restore
+    from latcli.engine.evaluation.matrix import Column
     from latcli.engine.models.checkpoint import pack
 
     column = Column.empty(6)
@@ -246,7 +246,7 @@ def evaluation_samples(folder: Path) -> Target:
     def read(path: Path) -> None:
         fresh = Column.empty(6)
         found = restore(SimpleNamespace(columns=[{"natural": fresh}]), path)
-        rows = (*found.transfer(), *found.curves(), *found.reliance())
+        rows = [row for kind in ("transfer", "curve", "reliance") for row in found.rows(kind)]
         json.dumps([str(row) for row in rows])
 
     seeds = [pack("evaluation", tensors, {"settings": {"n": 6}, "findings": findings})]
@@ -486,13 +486,14 @@ def _show_everything(store: Path) -> None:
 
     from latcli.commands import runs
     from latcli.errors import LatcliError
-    from latcli.reporting import listing
+    from latcli.reporting.terminal import shown as drawn
+    from latcli.results import to_json
 
     console = Console(file=io.StringIO(), width=80)
     refused = None
-    for what in (lambda: listing.runs(runs.list_runs(store).to_json()),
-                 *(lambda row=row: listing.run(runs.show_run(store, row).to_json()) for row in _ids(store)),
-                 lambda: listing.verification(runs.verify_runs(store).to_json()),
+    for what in (lambda: drawn("runs list", to_json(runs.list_runs(store))),
+                 *(lambda row=row: drawn("runs show", to_json(runs.show_run(store, row))) for row in _ids(store)),
+                 lambda: drawn("runs verify", to_json(runs.verify_runs(store))),
                  lambda: _report(store)):  # fmt: skip
         try:
             shown = what()
@@ -515,20 +516,18 @@ def _ids(store: Path) -> list[str]:
 def _report(store: Path) -> Any:
     from latcli.commands.report import TABLES, gather
     from latcli.options import ReportOptions
-    from latcli.reporting import csv_text, latex, markdown, page
-    from latcli.reporting.page import writer
+    from latcli.reporting import page, render
+    from latcli.reporting.terminal import shown
     from latcli.results import to_json
     from latcli.session import Session
 
-    if not hasattr(writer._environment, "cache_info"):
-        writer._environment = functools.cache(writer._environment)  # templates are compiled once
-    from latcli.reporting.report_terminal import report
-
+    if not hasattr(page.environment, "cache_info"):
+        page.environment = functools.cache(page.environment)  # templates are compiled once
     document = to_json(gather(ReportOptions(paper=True), Session(store=store, quiet=True), TABLES))
     json.dumps(document)
-    for form in (csv_text, latex, markdown, page):
-        "".join(form.render(document) if form is not page else page.render(document, lambda _: None))
-    return report(document)
+    for write in (render.csv_lines, render.latex, render.markdown, lambda report: page.render(report, lambda _: None)):
+        "".join(write(document))
+    return shown("report", document)
 
 
 def _from_file(path: Path, read: Callable[[Path], Any]) -> Callable[[bytes], None]:

@@ -30,7 +30,7 @@ from latcli.engine.datasets.base import Dataset
 from latcli.engine.devices import open_device
 from latcli.errors import LatcliError, UsageError
 from latcli.options import ReportOptions, ReproduceOptions
-from latcli.reporting import reproduction
+from latcli.reporting import render
 from latcli.results import canonical_json, to_json
 from latcli.session import Session
 from latcli.store.store import DATABASE, Run, Store
@@ -228,10 +228,10 @@ def _report(parts: Sequence[Part], ledger: Ledger, options: ReproduceOptions) ->
 
 def _kept(stored: Run, result: ReproduceResult) -> ReproduceResult:
     """The result, once its plots and tables are files of the run."""
-    from latcli.reporting.sweep_charts import sweep
+    from latcli.reporting.charts import sweep
 
     document = result.to_json()
     files = [stored.write_artifact(f"{one['name']}.png", sweep(one), "plot") for one in document["sweeps"]]
-    text = "".join(reproduction.markdown(document))
+    text = "".join(render.reproduction(document))
     files.append(stored.write_artifact(MARKDOWN, text.encode("utf-8", "backslashreplace"), "report"))
     return replace(result, files=tuple(files))

@@ -31,9 +31,7 @@ from latcli.engine.photo_files import find_sources
 from latcli.errors import LatcliError
 from latcli.options import ReproduceOptions, TrainOptions
 from latcli.options import ReproduciblePart as PartName
-from latcli.reporting.matrix_table import number
-from latcli.reporting.sheets import Entry, Sheet
-from latcli.reporting.tables import epsilon_text
+from latcli.reporting.text import number_text
 from latcli.results import AttackedPhoto, PhotoSummary, from_columns, photo_summary, spread
 from latcli.store.store import RunRow
 
@@ -41,9 +39,28 @@ from latcli.store.store import RunRow
 _SPREAD = "mean and sample standard deviation over training seeds"
 
 
+@dataclass(frozen=True)
+class Entry:
+    """One field of a table: its text, its spread, and whether it is the best of its column."""
+
+    text: str
+    spread: str | None = None
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One table: names in the first column, figures in the others. `notes` are what must be known to read it."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
 @dataclass
 class Found:
-    """What is told of the parts. claims: one mapping each; sweeps: what is drawn, see `reporting.sweep_charts`."""
+    """What the parts show. claims: one mapping each; sweeps: what is drawn, see `reporting.charts.sweep`."""
 
     sheets: list[Sheet] = field(default_factory=list)
     claims: list[dict[str, Any]] = field(default_factory=list)
@@ -70,8 +87,8 @@ class Values:
         """As a table has it."""
         if self.mean is None:
             return Entry("-")
-        beside = None if self.spread is None else number(scale * self.spread, None, digits, unit)
-        return Entry(number(scale * self.mean, None, digits, "" if beside else unit), beside)
+        beside = None if self.spread is None else f"{scale * self.spread:.{digits}f}{unit}"
+        return Entry(f"{scale * self.mean:.{digits}f}{'' if beside else unit}", beside)
 
     def percent(self) -> Entry:
         """A share as a table has it."""
@@ -251,7 +268,7 @@ class _Finder:
         for epsilon, steps in of_epsilon.items():
             seeds = [_shares(one) for one in self._summaries(steps)]
             figures = {name: Values(tuple(one[name] for one in seeds)) for name in seeds[0]}
-            rows.append((Entry(epsilon_text(epsilon)), *(_significant(figures[name]) for name in columns)))
+            rows.append((Entry(number_text(epsilon)), *(_significant(figures[name]) for name in columns)))
             points.append((255 * epsilon, figures))
         rows.insert(
             0,
@@ -324,7 +341,7 @@ class _Finder:
         kept = f"a middle of {settings['center']:.4g} of the side"
         return [
             f"{document['dataset']}, n = {document['n']:,} attacked images",
-            f"{document['attack']}, epsilon {epsilon_text(settings['epsilon'])}",
+            f"{document['attack']}, epsilon {number_text(settings['epsilon'])}",
             *([kept] if middle and settings["mask_from"] == "center" else []),
             f"training: {_budget(first.models[0].options)}, seeds {', '.join(map(str, seeds))}",
             _SPREAD,
@@ -334,7 +351,7 @@ class _Finder:
     def _photo_protocol(self, part: Part, *, epsilon: bool = True) -> list[str]:
         options = part.attacks[0].options
         seeds = sorted({step.seed for step in part.attacks})
-        within = f"epsilon {epsilon_text(options.epsilon)}, " if epsilon else ""
+        within = f"epsilon {number_text(options.epsilon)}, " if epsilon else ""
         return [
             f"classifier {options.classifier} (the paper: {PHOTOS.classifier}), object from {options.detector}",
             f"{within}{options.steps} steps; attack seeds {', '.join(map(str, seeds))}",

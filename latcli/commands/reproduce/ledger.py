@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from latcli.commands.attack import config_of as attack_config
-from latcli.commands.eval.further import Further
-from latcli.commands.eval.options import further
-from latcli.commands.eval.options import resolve as resolve_evaluation
+from latcli.commands.evaluate import settings_of
 from latcli.commands.report import MATRIX
 from latcli.commands.reproduce.steps import Evaluation, PhotoAttack, Step, Training, command_of
 from latcli.commands.train.options import DEFAULT_PRESET, resolve
@@ -24,7 +22,7 @@ from latcli.engine.images import sha256_of
 from latcli.engine.photo_files import find_sources
 from latcli.engine.training.presets import preset_row
 from latcli.errors import ExitCode
-from latcli.results import canonical_json
+from latcli.results import canonical_json, to_json
 from latcli.session import Session
 from latcli.store.store import RunRow, Store, dataset_id
 
@@ -128,7 +126,7 @@ class Ledger:
             "dataset_fingerprint": data.fingerprint,
             "precision": self.session.precision,
             "mask_fingerprint": data.mask_fingerprint,
-            **resolve_evaluation(step.options, data, self.session).to_json(),
+            **to_json(settings_of(step.options, data, self.session)),
             "seed": step.seed,
         }
 
@@ -137,9 +135,7 @@ class Ledger:
             evaluated = [entry.get("train_run") for entry in entries or () if isinstance(entry, dict)]
             same_models = len(evaluated) == len(models) and set(evaluated) == models
             whole = row.status != "completed" or (row.path / MATRIX).is_file()
-            if not (same_models and whole and _was_told(row, wanted)):
-                return False
-            return Further.from_json(row.config) == further(step.options)
+            return same_models and whole and _was_told(row, wanted)
 
         return fits
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latcli.commands.attack import run as run_attack
-from latcli.commands.eval.command import run as run_eval
+from latcli.commands.evaluate import run as run_eval
 from latcli.commands.train.command import run as run_train
 from latcli.options import AttackOptions, EvalOptions, TrainOptions, command_words
-from latcli.reporting.tables import epsilon_text
+from latcli.reporting.text import number_text
 from latcli.session import Session
 
 #: Options of the session that decide what a step computes, or where it finds and leaves things.
@@ -74,7 +74,7 @@ class PhotoAttack:
     @property
     def title(self) -> str:
         """In few words."""
-        within = epsilon_text(self.options.epsilon)
+        within = number_text(self.options.epsilon)
         return f"attack {', '.join(Path(one).name for one in self.options.photos)} within {within}, seed {self.seed}"
 
     def run(self, session: Session) -> str:

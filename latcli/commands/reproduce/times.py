@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from latcli.commands.attack import config_of as attack_config
-from latcli.commands.eval.options import resolve as resolve_evaluation
+from latcli.commands.evaluate import settings_of
 from latcli.commands.reproduce.ledger import Ledger, Standing
 from latcli.commands.reproduce.steps import Evaluation, PhotoAttack, Step, Training
 from latcli.commands.train.options import DEFAULT_PRESET, resolve
@@ -27,6 +27,7 @@ from latcli.engine.precision import gradient_model
 from latcli.engine.training.loop import new_network
 from latcli.engine.training.presets import preset_row
 from latcli.engine.training.settings import TrainSettings
+from latcli.results import to_json
 from latcli.store.store import RunRow
 
 #: An update of the weights, in gradients of the inner attack: forward and backward in full precision, and a step.
@@ -76,8 +77,8 @@ class Times:
 
     def _evaluation(self, step: Evaluation) -> float:
         data = self._data()
-        settings = resolve_evaluation(step.options, data, self.ledger.session)
-        wanted = settings.to_json() | {"transfer": step.options.transfer, "entries": step.models}
+        settings = settings_of(step.options, data, self.ledger.session)
+        wanted = to_json(settings) | {"entries": step.models}
         alike = self._alike("eval", wanted, ("steps", "restarts", "until_wrong", "strong"))
         if alike:
             return _attacked(wanted) * median(seconds / _attacked(row.config) for row, seconds in alike)

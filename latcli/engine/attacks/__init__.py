@@ -1,1 +1,1 @@
-"""Attacks, one function each with one signature; they see an epsilon matrix, never a box, a mask or a region name."""
+"""Attacks: one function each, with one signature. They see an epsilon matrix, never a box, a mask or a region name."""

@@ -1,4 +1,4 @@
-"""Auto-PGD inside an epsilon matrix, which finds its step sizes by itself; sees no box, no mask, no region name.
+"""Auto-PGD inside an epsilon matrix, which finds its step sizes by itself.
 
 Source: Croce and Hein, ICML'20, "Reliable evaluation of adversarial robustness with an ensemble of diverse
 parameter-free attacks", Algorithm 1. Where the paper has one epsilon, here every pixel has its own; the random start,

@@ -1,6 +1,6 @@
-"""The promise about every adversarial image, and its check; must not know how the image was made.
+"""The promise about every adversarial image, and its check.
 
-Peers leak epsilon into protected pixels, so nothing leaves the engine on trust: a broken promise raises.
+Peers leak epsilon into protected pixels, so nothing leaves the engine unchecked: a broken promise raises.
 
 Legend: B images, C channels, H, W pixels; levels are uint8.
 """

@@ -1,4 +1,4 @@
-"""The fast gradient sign method inside an epsilon matrix: one whole step; sees no box, no mask, no region name."""
+"""The fast gradient sign method inside an epsilon matrix: one whole step."""
 
 from __future__ import annotations
 

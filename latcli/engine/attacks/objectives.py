@@ -1,4 +1,4 @@
-"""What an attack climbs, one number an image; knows logits and labels only.
+"""What an attack climbs: functions of logits and labels that give one number for each image.
 
 Legend: B images, K classes.
 """
@@ -6,15 +6,19 @@ Legend: B images, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
-from latcli.engine.attacks.settings import AttackSettings
+from latcli.engine.attacks.settings import AttackSettings, ranks_of
 
 ObjectiveFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 #: Added to differences of logits that are divided by: all of them equal is 0 / 1e-12, not 0 / 0.
 _NO_DIVISION_BY_ZERO = 1e-12
+
+#: A logit that leads the label's by this much stays ahead through rounding to 8 bits, and counts as won.
+SAFELY_WON = 2.0
 
 
 def cross_entropy_odds(logits_BK: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
@@ -78,8 +82,21 @@ def targeted_dlr(logits_BK: torch.Tensor, y_B: torch.Tensor, target_B: torch.Ten
     return lead_B / (top_B4[:, 0] - top_B4[:, 2:].mean(dim=1) + _NO_DIVISION_BY_ZERO)
 
 
+def top_margins(logits_BK: torch.Tensor, y_B: torch.Tensor, ranks: int) -> torch.Tensor:
+    """Sum of the leads of the `ranks` largest other logits over the label's, `SAFELY_WON` at most each; shape (B,).
+
+    It is largest where the label has left the first `ranks` guesses, however sure the model is of the first of them:
+    cross entropy drives up one wrong class and may leave the label second. With fewer other classes, all count.
+    """
+    label_logit_B, others_BK = _split(logits_BK, y_B)
+    top_BR = others_BK.topk(min(ranks, logits_BK.shape[1] - 1), dim=1).values
+    return (top_BR - label_logit_B[:, None]).clamp_max(SAFELY_WON).sum(dim=1)
+
+
 def objective_for(settings: AttackSettings) -> ObjectiveFunction:
     """The function to climb: away from the label, or towards the target."""
+    if ranks := ranks_of(settings.objective):
+        return partial(top_margins, ranks=ranks)
     return directed({"ce": cross_entropy_odds, "margin": logit_margin}[settings.objective], settings)
 
 

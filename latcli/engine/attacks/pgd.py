@@ -1,4 +1,4 @@
-"""Projected gradient descent inside an epsilon matrix; sees no box, no mask, no region name.
+"""Projected gradient descent inside an epsilon matrix.
 
 Source: Algorithm 1 of the paper; Madry et al., ICLR'18. Legend: B images, C channels, H, W pixels; a small b is the
 part of the batch that is still under attack.
@@ -60,13 +60,18 @@ def _restart(
 ) -> torch.Tensor:
     threat = threat_for(x_BCHW, eps_B1HW, settings)
     start_BCHW = threat.random_start(seeds_B) if settings.random_start else x_BCHW.clone()
-    return (_climb_until if settings.stop_rank else climb)(model, start_BCHW, y_B, threat, settings)
+    return climb(model, start_BCHW, y_B, threat, settings)
 
 
 def climb(
     model: Model, adv_BCHW: torch.Tensor, y_B: torch.Tensor, threat: Threat, settings: AttackSettings
 ) -> torch.Tensor:
-    """The iterate that all steps lead to from adv_BCHW, for every image; restarts and stop rank are not looked at."""
+    """The iterate that the steps lead to from adv_BCHW; with a stop rank each image's first one that meets it.
+
+    Restarts are not looked at.
+    """
+    if settings.stop_rank:
+        return _climb_until(model, adv_BCHW, y_B, threat, settings)
     objective = objective_for(settings)
     for index in range(settings.steps):
         gradient_BCHW, _ = input_gradient(model, adv_BCHW, y_B, objective)

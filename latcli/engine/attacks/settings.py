@@ -1,4 +1,4 @@
-"""What an attack can be told, and the signature that every attack has; knows no particular attack.
+"""The settings that every attack takes, and the signature that every attack has.
 
 Legend: B images, C channels, H, W pixels, K classes. eps_B1HW is the epsilon matrix in [0, 1] image scale.
 """
@@ -16,11 +16,10 @@ from latcli.engine.registry import unknown_name
 from latcli.errors import UsageError
 
 Norm = Literal["linf", "l2"]
-Objective = Literal["ce", "margin"]
 Schedule = Literal["constant", "linear", "cosine"]
 
 NORMS: tuple[Norm, ...] = get_args(Norm)
-OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+OBJECTIVES = ("ce", "margin", "top10")
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
 #: Images in [0, 1] to logits: model(x_BCHW) -> logits_BK.
@@ -48,12 +47,13 @@ class AttackSettings:
     steps: gradient steps of each restart. step: what the first step moves, as a share of each pixel's own epsilon (of
     the radius for l2); schedule: how that share falls over the steps. A step of None means 2.5 / steps where it stays
     constant (Madry et al., ICLR'18) and 10 / steps where it falls: large steps find the right corner of the box, small
-    ones settle in it. restarts: independent random starts, of which each image
-    keeps its worst. random_start: off starts at the image itself. objective: cross entropy or logit margin.
-    targeted: y_B names the class to reach instead of the class to leave. norm, radius: l2 adds a ball of that radius
-    (image scale, over all pixels and channels) to the box that the epsilon matrix gives. stop_rank: an image is left
-    alone once k classes stand above its label (or the target stands first), with `stop_margin` logits to spare;
-    0 means never. targets: how many of the likeliest other classes apgd-t steers to, one after the other.
+    ones settle in it. restarts: independent random starts, of which each image keeps its worst. random_start: off
+    starts at the image itself. objective: "ce" (cross entropy), "margin" (of logits), "top10" or "topk:K" (margins of
+    the K largest other logits). targeted: y_B names the class to reach instead of the class to leave. norm, radius: l2
+    adds a ball of that radius (image scale, over all pixels and channels) to the box that the epsilon matrix gives.
+    stop_rank: an image is left alone once k classes stand above its label (or the target stands first), with
+    `stop_margin` logits to spare; 0 means never. targets: how many of the likeliest other classes apgd-t steers to, one
+    after the other, and minimal considers.
     """
 
     steps: int = 40
@@ -61,7 +61,7 @@ class AttackSettings:
     schedule: Schedule = "cosine"
     restarts: int = 1
     random_start: bool = True
-    objective: Objective = "ce"
+    objective: str = "ce"
     targeted: bool = False
     norm: Norm = "linf"
     radius: float | None = None
@@ -72,11 +72,14 @@ class AttackSettings:
     def __post_init__(self) -> None:
         for what, name, known in (
             ("norm", self.norm, NORMS),
-            ("objective", self.objective, OBJECTIVES),
             ("schedule", self.schedule, SCHEDULES),
         ):
             if name not in known:
                 raise unknown_name(what, name, known)
+        if ranks_of(self.objective) and self.targeted:
+            raise UsageError(
+                f"the objective {self.objective} leads away from a label, not to a target", "choose ce or margin"
+            )
         if self.steps < 1 or self.restarts < 1:
             raise UsageError("an attack needs at least one step and one restart", "try --steps 40 --restarts 1")
         if self.step is not None and not 0 < self.step < math.inf:
@@ -99,6 +102,24 @@ class AttackSettings:
         if self.schedule == "cosine":
             return share * 0.5 * (1.0 + math.cos(math.pi * progress))
         return share
+
+
+def ranks_of(objective: str) -> int:
+    """K of the objective "topk:K" ("top10" is "topk:10"), 0 for the others. Raises UsageError for an unknown one."""
+    if objective in ("ce", "margin"):
+        return 0
+    name, _, count = objective.replace("top10", "topk:10").partition(":")
+    if name != "topk":
+        raise unknown_name("objective", objective, (*OBJECTIVES, "topk:K"))
+    if not (count.isascii() and count.isdigit() and int(count)):
+        raise UsageError(f"the objective '{objective}' needs a whole number above 0", "for example topk:5")
+    return int(count)
+
+
+def refuse_targets(settings: AttackSettings) -> None:
+    """Raise UsageError for an attack that would lead the images to their labels instead of away from them."""
+    if settings.targeted:
+        raise UsageError("a targeted attack cannot measure accuracy", "leave the target out")
 
 
 class Attack(Protocol):

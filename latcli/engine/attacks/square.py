@@ -1,4 +1,4 @@
-"""The Square attack inside an epsilon matrix: random search with the logits alone; never asks for a gradient.
+"""The Square attack inside an epsilon matrix: random search that asks for logits and never for a gradient.
 
 Source: Andriushchenko et al., ECCV'20, "Square Attack: a query-efficient black-box adversarial attack via random
 search", Algorithms 1 and 2 (l-infinity). Legend: B images, C channels, H, W pixels, K classes, P places that a square

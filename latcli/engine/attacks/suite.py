@@ -1,4 +1,4 @@
-"""Several attacks one after the other, and the worst case of each image; knows no mask, no region, no data set.
+"""Several attacks one after the other, and the worst case of each image.
 
 Source: Croce and Hein, ICML'20 (AutoAttack): who has been fooled is attacked no further. Legend: B images, C channels,
 H, W pixels, K classes; a small b is the part of the batch that still holds out.
@@ -100,7 +100,7 @@ def worst_case(batches: Iterable[Batch], suite: Sequence[Member], gradients: Mod
 
 
 def _worst_of_batch(batch: Batch, suite: Sequence[Member], gradients: Model, score: Model) -> Outcome:
-    right_B, height_B = _judge(score, batch.x_BCHW, batch.y_B)
+    right_B, height_B = _rightness(score, batch.x_BCHW, batch.y_B)
     outcome = Outcome(right_B, torch.full_like(batch.y_B, HOLDS), batch.x_BCHW.clone())
     for position, member in enumerate(suite):
         open_b = outcome.robust.nonzero()[:, 0]
@@ -108,7 +108,7 @@ def _worst_of_batch(batch: Batch, suite: Sequence[Member], gradients: Model, sco
             break
         part, sees, judges = batch.narrowed(open_b), narrowed(gradients, open_b), narrowed(score, open_b)
         adv_bCHW = _attack(member, part, sees, judges)
-        right_b, height_b = _judge(judges, adv_bCHW, part.y_B)
+        right_b, height_b = _rightness(judges, adv_bCHW, part.y_B)
         outcome.broken_by_B[open_b[~right_b]] = position
         taken_b = ~right_b | (height_b > height_B[open_b])
         outcome.adv_BCHW[open_b[taken_b]] = adv_bCHW[taken_b]
@@ -125,7 +125,7 @@ def _attack(member: Member, part: Batch, gradients: Model, score: Model) -> torc
     adv_bCHW = _run(member, part, gradients, stop_rank=1)
     with torch.no_grad():
         wins_b = logit_margin(gradients(adv_bCHW), part.y_B) > 0
-    disputed_b = (wins_b & _judge(score, adv_bCHW, part.y_B)[0]).nonzero()[:, 0]
+    disputed_b = (wins_b & _rightness(score, adv_bCHW, part.y_B)[0]).nonzero()[:, 0]
     if len(disputed_b):
         again = (part.narrowed(disputed_b), narrowed(gradients, disputed_b))
         adv_bCHW[disputed_b] = _run(member, *again, stop_rank=0)
@@ -140,7 +140,7 @@ def _run(member: Member, part: Batch, gradients: Model, stop_rank: int) -> torch
 
 
 @torch.no_grad()
-def _judge(score: Model, x_BCHW: torch.Tensor, y_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _rightness(score: Model, x_BCHW: torch.Tensor, y_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Whether each image is classified rightly, and how high its loss is (as log odds)."""
     logits_BK = score(x_BCHW)
     return is_right(logits_BK, y_B), cross_entropy_odds(logits_BK, y_B)

@@ -1,7 +1,5 @@
 """Where an attack may go: the box that the epsilon matrix gives, alone or cut with an l2 ball.
 
-Knows x, epsilon and gradients; must not know models, labels or objectives.
-
 Legend: B images, C channels, H, W pixels.
 """
 

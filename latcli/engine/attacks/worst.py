@@ -1,4 +1,4 @@
-"""The worst case of each image among all that an attack has tried; must not know how any of it was found.
+"""The worst case of each image among all candidates that an attack has tried.
 
 Legend: B images, C channels, H, W pixels, K classes; a small b is the part of the batch that is spoken of.
 """

@@ -1,1 +1,1 @@
-"""Models against inputs: the loss matrix and what makes its figures doubtful; must not know files, runs or tables."""
+"""Models against inputs: the loss matrix, what is measured beside it, and what makes its figures doubtful."""

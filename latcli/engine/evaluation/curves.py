@@ -1,4 +1,4 @@
-"""Accuracy against epsilon and against steps, each in one sweep; must not know how models were trained, or figures.
+"""Accuracy against epsilon and against steps, each in one sweep.
 
 Both curves go upwards, and an image leaves as soon as it is wrong. The example that it is wrong at stays allowed at
 every larger epsilon, and an attacker with more steps may stop earlier; so it stays wrong, and need not be attacked
@@ -21,25 +21,16 @@ import torch
 
 from latcli.engine.attacks.contract import check_contract, run_attack
 from latcli.engine.attacks.pgd import climb, pgd, restart_seeds
-from latcli.engine.attacks.settings import Attack, AttackSettings, Model, narrowed
+from latcli.engine.attacks.settings import Attack, AttackSettings, Model, narrowed, refuse_targets
 from latcli.engine.attacks.threat import threat_for
 from latcli.engine.datasets.base import Images
-from latcli.engine.evaluation.outcomes import judge, refuse_targets
+from latcli.engine.judge import judge
 from latcli.engine.noise import derive_seed, item_seeds
 from latcli.errors import LatcliError, UsageError
+from latcli.results import CurvePoint
 
 #: attempt(value, open_b) -> adv_bCHW: examples for the images at the positions open_b, at one point of the curve.
 Attempt = Callable[[float, torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """Accuracy (0 to 1) over all n images at one epsilon or number of steps; `attacked` of them were attacked there."""
-
-    value: float
-    n: int
-    accuracy: float
-    attacked: int
 
 
 @dataclass(frozen=True)
@@ -80,7 +71,7 @@ def accuracy_against_epsilon(
     attacked, `score` (fp32) says what is right. Random starts are the same for each epsilon but for its size.
 
     Raises UsageError for epsilons that do not ascend or a targeted attack, ContractError, and LatcliError for no images
-    or what `judge` finds.
+    or as `judge` does.
     """
     require_ascending(epsilons, "epsilons")
     if epsilons[-1] > 1.0:

@@ -1,4 +1,4 @@
-"""A photo taken apart along its object and put together anew; must not know classifiers, labels or results.
+"""A photo taken apart along its object and put together anew.
 
 Source: Xiao, Engstrom, Ilyas and Madry, "Noise or Signal: The Role of Image Backgrounds in Object Recognition"
 (ICLR'21), section 2: the variants of ImageNet-9, whose names these functions have.

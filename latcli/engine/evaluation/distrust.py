@@ -1,4 +1,4 @@
-"""What makes figures doubtful, each as a small function of tensors or numbers; must not know data sets or runs.
+"""What makes figures doubtful, each as a small function of tensors or numbers.
 
 After Croce and Hein, ICML'20 (the flags of AutoAttack), and Carlini et al., arXiv:1902.06705 (section 5). Legend: B, N
 images, C channels, H, W pixels, K classes. eps_B1HW is the epsilon matrix in [0, 1] image scale.
@@ -21,6 +21,7 @@ Check = Literal[
     "vanishing-gradients",
     "random-model",
     "probabilities",
+    "batch-statistics",
     "nothing-to-change",
     "accuracy-rises",
     "black-box-wins",
@@ -32,6 +33,8 @@ _FEW = 0.01
 _NEARLY_NOTHING = 0.01
 #: Two outputs for one input may differ by this share of the largest logit: kernels may add in another order.
 _REPEATABLE = 1e-5
+#: The same image alone and among others: sums of another size are rounded in another order.
+_SAME_IN_BATCH = 1e-3
 #: Points of accuracy (as a share) that chance may make; the rest is for shares that no binary number holds.
 _CHANCE = 0.002 + 1e-9
 
@@ -57,20 +60,41 @@ def allowed_share(eps_B1HW: torch.Tensor) -> torch.Tensor:
     return (eps_B1HW > 0).float().mean(dim=(1, 2, 3))
 
 
-def check_logits(logits_BK: torch.Tensor, model: str) -> None:
-    """Raise LatcliError where a logit is NaN: no guess and no loss can be read from it."""
-    if logits_BK.isnan().any():
-        rows = int(logits_BK.isnan().any(dim=1).sum())
+def examine(score: Model, x_BCHW: torch.Tensor, name: str = "the model", gradients: Model | None = None) -> list[Doubt]:
+    """What speaks against a model as a whole, from its answers to some images in [0, 1]: cheap, before any long work.
+
+    gradients: the form in which attacks look for gradients; None where they need none. Raises LatcliError, in which the
+    model is called `name`, for logits that are NaN or not one number a class, and where there is no gradient.
+    """
+    with torch.no_grad():
+        first_BK, second_BK = score(x_BCHW).float(), score(x_BCHW).float()
+        alone_1K = score(x_BCHW[:1]).float()
+    if first_BK.dim() != 2 or len(first_BK) != len(x_BCHW) or first_BK.shape[1] < 2:
+        shape = "x".join(map(str, first_BK.shape))
         raise LatcliError(
-            f"{model} returns NaN for {rows} of {len(logits_BK)} images", "a model that diverged cannot be evaluated"
+            f"{name} returns {shape} numbers for {len(x_BCHW)} images", "a classifier returns a logit for each class"
         )
+    if first_BK.isnan().any():
+        rows = int(first_BK.isnan().any(dim=1).sum())
+        raise LatcliError(
+            f"{name} returns NaN for {rows} of {len(first_BK)} images", "a model that diverged cannot be evaluated"
+        )
+    if gradients is not None:
+        _require_gradient(gradients, x_BCHW[:1], first_BK[:1].argmax(dim=1), name)
+    by_chance = random_model(first_BK, second_BK)
+    neighbours = None if by_chance else batch_statistics(first_BK[:1], alone_1K)
+    return [doubt for doubt in (by_chance, neighbours, probabilities(first_BK)) if doubt]
 
 
-def check_labels(y_B: torch.Tensor, classes: int, data: str) -> None:
-    """Raise LatcliError where a label is none of the model's classes."""
-    if int(y_B.min()) < 0 or int(y_B.max()) >= classes:
-        found = f"{int(y_B.min())} to {int(y_B.max())}"
-        raise LatcliError(f"{data} has labels from {found}, and the model {classes} classes", "check the data set")
+def _require_gradient(gradients: Model, x_1CHW: torch.Tensor, y_1: torch.Tensor, name: str) -> None:
+    try:
+        input_gradient(gradients, x_1CHW, y_1, cross_entropy_odds)
+    except (LatcliError, RuntimeError) as error:
+        cause = f": {str(error).partition(chr(10))[0]}" if isinstance(error, RuntimeError) else ""
+        raise LatcliError(
+            f"{name} gives no gradient of its logits{cause}",
+            "a model under attack must be differentiable with respect to its images",
+        ) from error
 
 
 def random_model(first_BK: torch.Tensor, second_BK: torch.Tensor) -> Doubt | None:
@@ -81,6 +105,19 @@ def random_model(first_BK: torch.Tensor, second_BK: torch.Tensor) -> Doubt | Non
         return None
     text = f"the model gives different logits for the same image (by {difference:.2g} of the largest)"
     return Doubt("random-model", difference, f"{text}; its robustness may be chance")
+
+
+def batch_statistics(among_BK: torch.Tensor, alone_BK: torch.Tensor) -> Doubt | None:
+    """An image's logits differ between a batch and the image alone, as with batch norm that was left in training mode.
+
+    Both are of the same images.
+    """
+    largest = float(among_BK.abs().max().clamp_min(1e-30))
+    difference = float((among_BK - alone_BK).abs().max()) / largest
+    if difference <= _SAME_IN_BATCH:
+        return None
+    text = f"an image's logits depend on the other images of its batch (by {difference:.2g} of the largest)"
+    return Doubt("batch-statistics", difference, f"{text}; put the model into evaluation mode")
 
 
 def probabilities(logits_BK: torch.Tensor) -> Doubt | None:
@@ -113,7 +150,7 @@ def nothing_to_change(allowed_N: torch.Tensor) -> Doubt | None:
 def accuracy_rises(curve: Mapping[float, float]) -> Doubt | None:
     """A larger epsilon gives higher accuracy: every smaller change is allowed, too, so an attack has failed.
 
-    `curve` gives the accuracy (0 to 1) for each epsilon. The largest rise is told.
+    `curve` gives the accuracy (0 to 1) for each epsilon. The doubt names the largest rise.
     """
     points = sorted(curve.items())
     rises = [

@@ -1,36 +1,37 @@
-"""Models on natural and attacked test images: fills the columns, batch by batch; must not know files or runs.
+"""Models on natural and attacked test images: fills the columns of the loss matrix, image by image.
 
-Attacks run on a model's fast form; what they find is checked against the contract and scored by the model in fp32.
-Legend: B images, C channels, H, W pixels, K classes; a small b is a part of the batch. eps_B1HW is the epsilon matrix.
+Attacks run on a model's fast form; what they find is checked against the contract and scored by the model in fp32. An
+image whose entry is filled is done: an interrupted evaluation goes on with the others, and nothing is counted twice.
+
+Legend: B images, C channels, H, W pixels, K classes, N images of a column, M models; a small b is a part of the batch.
+eps_B1HW is the epsilon matrix.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import chain
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from latcli.engine.attacks.contract import run_attack
-from latcli.engine.attacks.objectives import cross_entropy_odds, is_right
-from latcli.engine.attacks.pgd import input_gradient, pgd
 from latcli.engine.attacks.settings import Model
 from latcli.engine.attacks.suite import HOLDS, Batch, Member, Outcome, worst_case
 from latcli.engine.datasets.base import Images, TrainingData
 from latcli.engine.evaluation import distrust
 from latcli.engine.evaluation.distrust import Doubt
-from latcli.engine.evaluation.samples import Column
-from latcli.engine.evaluation.settings import ATTACKED, EvalSettings, InputType, strong_column
+from latcli.engine.evaluation.settings import ATTACKED, NATURAL, EvalSettings, InputType, strong_column
+from latcli.engine.judge import judge
 from latcli.engine.noise import derive_seed, item_seeds
 from latcli.engine.training.regimes import masks, regime_epsilon
-from latcli.errors import LatcliError
+from latcli.errors import LatcliError, WeightsError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subject:
     """A model under test: `net` scores, in fp32 and evaluation mode; `fast` is where attacks look for gradients."""
 
@@ -48,8 +49,73 @@ class Progress:
     images: int
 
 
+_OPEN = -1
+
 #: In `Column.broken_by_N` of a strong column: the ordinary attack; the suite's members follow, in their order.
-BROKEN_BY_PGD = 0
+BROKEN_BY_ATTACK = 0
+
+
+@dataclass
+class Column:
+    """One model on one input, or on one that a suite of attacks made.
+
+    right_N int8: 1, 0, or -1 where it is open; loss_N float64: NaN where not measured; broken_by_N int8: which attack
+    of a suite got the image wrong, -1 for none; vanished_N int8: 1 where the gradient is zero at every pixel that may
+    change; allowed_N float32: the share of pixels that may change; seconds_1 float64: the time taken so far.
+    """
+
+    right_N: torch.Tensor
+    loss_N: torch.Tensor
+    broken_by_N: torch.Tensor
+    vanished_N: torch.Tensor
+    allowed_N: torch.Tensor
+    seconds_1: torch.Tensor
+
+    @classmethod
+    def empty(cls, n: int) -> Column:
+        """Nothing is done yet."""
+        return cls(
+            torch.full((n,), _OPEN, dtype=torch.int8),
+            torch.full((n,), math.nan, dtype=torch.float64),
+            torch.full((n,), HOLDS, dtype=torch.int8),
+            torch.zeros(n, dtype=torch.int8),
+            torch.zeros(n),
+            torch.zeros(1, dtype=torch.float64),
+        )
+
+    def is_done(self, positions_B: torch.Tensor) -> bool:
+        """Whether each image at these positions is."""
+        return bool((self.right_N[positions_B] != _OPEN).all())
+
+    @property
+    def done(self) -> int:
+        """How many images are."""
+        return int((self.right_N != _OPEN).sum())
+
+    def figures(self) -> tuple[float | None, float]:
+        """Mean loss (None where it was not measured for every image) and accuracy. Raises ValueError before the end."""
+        if self.done < len(self.right_N):
+            raise ValueError("the figures of a column that is not done")
+        loss = float(self.loss_N.mean())
+        return None if math.isnan(loss) else loss, float(self.right_N.double().mean())
+
+    def fill(self, place_B: torch.Tensor, right_B: torch.Tensor, loss_B: torch.Tensor, seconds: float) -> None:
+        """Note what came of the images at these positions."""
+        self.loss_N[place_B] = loss_B.to(self.loss_N)
+        self.right_N[place_B] = right_B.to(self.right_N)
+        self.seconds_1 += seconds
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Its parts by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], what: str) -> None:
+        """Fill the column with what `tensors` gave. Raises WeightsError where that does not fit; `what` names it."""
+        for name, mine in self.tensors().items():
+            theirs = tensors.get(name)
+            if theirs is None or theirs.shape != mine.shape or theirs.dtype != mine.dtype:
+                raise WeightsError(f"{what} does not fit the evaluation: {name}", "start a new evaluation")
+            mine.copy_(theirs)
 
 
 class Evaluation:
@@ -63,28 +129,70 @@ class Evaluation:
         #: Numbers of the attacked images: every so many-th of the test set.
         self.chosen_N = torch.arange(n) * data.test_count // n
         self.columns: tuple[dict[str, Column], ...] = tuple(
-            {"natural": Column.empty(data.test_count)} | {name: Column.empty(n) for name in settings.columns}
+            {NATURAL: Column.empty(data.test_count)} | {name: Column.empty(n) for name in settings.columns}
             for _ in subjects
         )
+        self._attack_function = settings.attack_function()
+
+    @property
+    def attacked_images(self) -> tuple[int, int]:
+        """How many attacked images are done, and how many there are in all columns together."""
+        columns = [column for one in self.columns for name, column in one.items() if name != NATURAL]
+        return sum(column.done for column in columns), sum(len(column.right_N) for column in columns)
 
     def run(self, after_batch: Callable[[Progress], None]) -> None:
         """Do what is not done yet; `after_batch` may raise to stop. Raises ContractError, and LatcliError for NaN."""
         for position in range(len(self.subjects)):
-            for progress in chain(self._natural(position), self._attacked(position)):
+            for progress in chain(self._natural(position), self._attack_open(position)):
                 after_batch(progress)
 
+    def outcomes(self, name: str, *, chosen: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """right_NM bool and loss_NM of all models on one input; `chosen`: on the attacked images alone."""
+        columns = [of_model[name] for of_model in self.columns]
+        kept_N = self.chosen_N if chosen else slice(None)
+        right_NM = torch.stack([column.right_N[kept_N] == 1 for column in columns], dim=1)
+        return right_NM, torch.stack([column.loss_N[kept_N] for column in columns], dim=1)
+
+    def attacked(self, name: InputType, epsilon: float) -> Iterator[tuple[Images, torch.Tensor]]:
+        """The images that the columns are of, batch by batch, with their eps_B1HW on an input, of another epsilon."""
+        for images in self.data.testing(torch.split(self.chosen_N, self.settings.batch)):
+            yield images, self._matrix(name, images, epsilon, self._seeds(images))
+
+    def doubts(self, position: int) -> Iterator[tuple[str, Doubt]]:
+        """What speaks against a model's columns, by their names, once they are done."""
+        columns, settings = self.columns[position], self.settings
+        clean = float((columns[NATURAL].right_N[self.chosen_N] == 1).double().mean())
+        for name in settings.inputs:
+            column = columns[name]
+            found = (
+                distrust.vanishing_gradients(column.vanished_N),
+                distrust.nothing_to_change(column.allowed_N),
+                distrust.accuracy_rises({0.0: clean, settings.epsilon: column.figures()[1]}),
+            )
+            yield from ((name, doubt) for doubt in found if doubt is not None)
+        for strong in map(strong_column, ATTACKED) if settings.strong else ():
+            doubt = distrust.black_box_wins(*self._worst_cases(columns[strong]))
+            if doubt is not None:
+                yield strong, doubt
+
+    def _worst_cases(self, column: Column) -> tuple[torch.Tensor, torch.Tensor]:
+        """Bool (N,) each: right in the worst case of the white-box attacks, and in that of all."""
+        names = [self.settings.attack, *(member.name for member in self.settings.suite())]
+        black = torch.tensor([place for place, name in enumerate(names) if name == "square"], dtype=torch.int8)
+        right_N = column.right_N == 1
+        return right_N | torch.isin(column.broken_by_N, black), right_N
+
     def _natural(self, position: int) -> Iterator[Progress]:
-        subject, column = self.subjects[position], self.columns[position]["natural"]
+        subject, column = self.subjects[position], self.columns[position][NATURAL]
         numbers = torch.arange(self.data.test_count)
         places = [one for one in torch.split(numbers, self.settings.batch) if not column.is_done(one)]
         for place_B, images in zip(places, self.data.testing(places), strict=True):
             begun = time.perf_counter()
-            distrust.check_labels(images.y_B, len(self.data.class_names), self.data.name)
-            right_B, loss_B = judge(subject, images.x_BCHW, images.y_B)
-            _fill(column, place_B, right_B, loss_B, begun)
-            yield Progress(position, "natural", len(place_B))
+            found = judge(subject.net, images.x_BCHW, images.y_B, subject.name)
+            column.fill(place_B, found.right_B, found.loss_B, time.perf_counter() - begun)
+            yield Progress(position, NATURAL, len(place_B))
 
-    def _attacked(self, position: int) -> Iterator[Progress]:
+    def _attack_open(self, position: int) -> Iterator[Progress]:
         columns, settings = self.columns[position], self.settings
         places = [
             place_B
@@ -95,14 +203,14 @@ class Evaluation:
         for place_B, images in zip(places, batches, strict=True):
             for name in settings.inputs:
                 if not columns[name].is_done(place_B):
-                    self._attack(position, name, place_B, images)
+                    self._fill_attacked(position, name, place_B, images)
                     yield Progress(position, name, len(place_B))
             for name in ATTACKED if settings.strong else ():
                 if not columns[strong_column(name)].is_done(place_B):
-                    self._attack_strongly(position, name, place_B, images)
+                    self._fill_strong(position, name, place_B, images)
                     yield Progress(position, strong_column(name), len(place_B))
 
-    def _attack(self, position: int, name: InputType, place_B: torch.Tensor, images: Images) -> None:
+    def _fill_attacked(self, position: int, name: InputType, place_B: torch.Tensor, images: Images) -> None:
         begun = time.perf_counter()
         subject, column, settings = self.subjects[position], self.columns[position][name], self.settings
         batch = self._batch(name, images)
@@ -113,33 +221,33 @@ class Evaluation:
             right_B = _worst(subject, batch, settings.first_wrong()).robust
             loss_B = torch.full((len(place_B),), torch.nan)
         else:
-            given = (batch.x_BCHW, batch.y_B, batch.eps_B1HW, settings.attack(), batch.seeds_B)
-            right_B, loss_B = judge(subject, run_attack(pgd, subject.fast, *given), batch.y_B)
-        _fill(column, place_B, right_B, loss_B, begun)
+            given = (batch.x_BCHW, batch.y_B, batch.eps_B1HW, settings.attack_settings(), batch.seeds_B)
+            found = judge(subject.net, run_attack(self._attack_function, subject.fast, *given), batch.y_B, subject.name)
+            right_B, loss_B = found.right_B, found.loss_B
+        column.fill(place_B, right_B, loss_B, time.perf_counter() - begun)
 
-    def _attack_strongly(self, position: int, name: InputType, place_B: torch.Tensor, images: Images) -> None:
-        """The suite on those that are right as they are and under PGD: the worst case is over all that was tried."""
+    def _fill_strong(self, position: int, name: InputType, place_B: torch.Tensor, images: Images) -> None:
+        """The suite on those that are right as they are and when attacked; the worst case is over all attempts."""
         begun = time.perf_counter()
         subject, columns = self.subjects[position], self.columns[position]
         column = columns[strong_column(name)]
-        clean_B = columns["natural"].right_N[self.chosen_N[place_B]] == 1
+        clean_B = columns[NATURAL].right_N[self.chosen_N[place_B]] == 1
         right_B = clean_B & (columns[name].right_N[place_B] == 1)
         broken_by_B = torch.full_like(place_B, HOLDS)
-        broken_by_B[clean_B & ~right_B] = BROKEN_BY_PGD
+        broken_by_B[clean_B & ~right_B] = BROKEN_BY_ATTACK
         open_b = right_B.nonzero()[:, 0]
         if len(open_b):
             part = self._batch(name, images).narrowed(open_b.to(images.x_BCHW.device))
             outcome = _worst(subject, part, self.settings.suite())
             found_b = outcome.broken_by_B.cpu()
-            broken_by_B[open_b] = torch.where(found_b == HOLDS, HOLDS, found_b + BROKEN_BY_PGD + 1)
+            broken_by_B[open_b] = torch.where(found_b == HOLDS, HOLDS, found_b + BROKEN_BY_ATTACK + 1)
             right_B[open_b] = outcome.robust.cpu()
         column.broken_by_N[place_B] = broken_by_B.to(column.broken_by_N)
-        _fill(column, place_B, right_B, torch.full((len(place_B),), torch.nan), begun)
+        column.fill(place_B, right_B, torch.full((len(place_B),), torch.nan), time.perf_counter() - begun)
 
     def _batch(self, name: InputType, images: Images) -> Batch:
-        settings = self.settings
         seeds_B = self._seeds(images)
-        eps_B1HW = self._matrix(name, images, settings.epsilon, seeds_B)
+        eps_B1HW = self._matrix(name, images, self.settings.epsilon, seeds_B)
         return Batch(images.x_BCHW, images.y_B, eps_B1HW, seeds_B)
 
     def _matrix(self, name: InputType, images: Images, epsilon: float, seeds_B: torch.Tensor) -> torch.Tensor:
@@ -149,69 +257,8 @@ class Evaluation:
     def _seeds(self, images: Images) -> torch.Tensor:
         return item_seeds(derive_seed(self.settings.seed, "evaluation"), images.samples_B)
 
-    def attacked(self, name: InputType, epsilon: float) -> Iterator[tuple[Images, torch.Tensor]]:
-        """The images that the columns are of, batch by batch, with their eps_B1HW on an input, of another epsilon."""
-        for images in self.data.testing(torch.split(self.chosen_N, self.settings.batch)):
-            yield images, self._matrix(name, images, epsilon, self._seeds(images))
-
-    def doubts(self, position: int) -> Iterator[tuple[str, Doubt]]:
-        """What speaks against a model's columns, by their names, once they are done."""
-        columns, settings = self.columns[position], self.settings
-        clean = float(columns["natural"].right_N[self.chosen_N].double().mean())
-        for name in settings.inputs:
-            column = columns[name]
-            found = (
-                distrust.vanishing_gradients(column.vanished_N),
-                distrust.nothing_to_change(column.allowed_N),
-                distrust.accuracy_rises({0.0: clean, settings.epsilon: column.cell().accuracy}),
-            )
-            yield from ((name, doubt) for doubt in found if doubt is not None)
-        for strong in map(strong_column, ATTACKED) if settings.strong else ():
-            doubt = distrust.black_box_wins(*self._worst_cases(columns[strong]))
-            if doubt is not None:
-                yield strong, doubt
-
-    def _worst_cases(self, column: Column) -> tuple[torch.Tensor, torch.Tensor]:
-        """Bool (N,) each: right in the worst case of the white-box attacks, and in that of all."""
-        black = [place + BROKEN_BY_PGD + 1 for place, one in enumerate(self.settings.suite()) if one.name == "square"]
-        right_N = column.right_N == 1
-        return right_N | torch.isin(column.broken_by_N, torch.tensor(black, dtype=torch.int8)), right_N
-
-
-def examine(subject: Subject, x_BCHW: torch.Tensor) -> list[Doubt]:
-    """What speaks against a model as a whole, from its answers to some images.
-
-    Raises LatcliError for NaN, and for a model that gives no gradient, which most attacks need.
-    """
-    with torch.no_grad():
-        first_BK, second_BK = subject.net(x_BCHW).float(), subject.net(x_BCHW).float()
-    distrust.check_logits(first_BK, subject.name)
-    try:
-        input_gradient(subject.fast, x_BCHW[:1], first_BK[:1].argmax(dim=1), cross_entropy_odds)
-    except (LatcliError, RuntimeError) as error:
-        cause = f": {str(error).partition(chr(10))[0]}" if isinstance(error, RuntimeError) else ""
-        raise LatcliError(
-            f"{subject.name} gives no gradient of its logits{cause}",
-            "a model under attack must be differentiable with respect to its images",
-        ) from error
-    return [doubt for doubt in (distrust.random_model(first_BK, second_BK), distrust.probabilities(first_BK)) if doubt]
-
-
-@torch.no_grad()
-def judge(subject: Subject, x_BCHW: torch.Tensor, y_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bool (B,): the label is the top guess; and the cross entropy (B,); both in fp32. Raises LatcliError for NaN."""
-    logits_BK = subject.net(x_BCHW).float()
-    distrust.check_logits(logits_BK, subject.name)
-    return is_right(logits_BK, y_B), functional.cross_entropy(logits_BK, y_B, reduction="none")
-
 
 def _worst(subject: Subject, batch: Batch, suite: Sequence[Member]) -> Outcome:
     """What a suite finds; an image leaves it at its first wrong guess, which may be of the image as it is."""
     (outcome,) = worst_case([batch], suite, subject.fast, subject.net)
     return outcome
-
-
-def _fill(column: Column, place_B: torch.Tensor, right_B: torch.Tensor, loss_B: torch.Tensor, begun: float) -> None:
-    column.loss_N[place_B] = loss_B.to(column.loss_N)
-    column.right_N[place_B] = right_B.to(column.right_N)
-    column.seconds_1 += time.perf_counter() - begun

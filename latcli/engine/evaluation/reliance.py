@@ -1,4 +1,4 @@
-"""How much a classifier leans on the background, without any attack; must not know detectors, folders or the store.
+"""How much a classifier leans on the background, without any attack: photos on backgrounds of other photos.
 
 Source: the Backgrounds Challenge (Xiao, Engstrom, Ilyas and Madry, "Noise or Signal", ICLR'21). There the labels are
 nine coarse classes; here they are the ones given, so figures compare with the paper's only on its own nine.
@@ -10,21 +10,26 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal, get_args
+from statistics import fmean, stdev
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 
+from latcli.engine.datasets.base import TrainingData
+from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.evaluation import cutouts
-from latcli.engine.images import Photo
-from latcli.engine.models.classifier import Classifier, predict
+from latcli.engine.images import Photo, read_photo
+from latcli.engine.judge import judge
+from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.noise import derive_seed
-from latcli.errors import LatcliError
+from latcli.errors import LatcliError, UsageError
+from latcli.results import BackgroundGap, LeftOut, RelianceGroup, RelianceRow, VariantMean
 
 Variant = Literal["original", "only_fg", "only_bg_b", "only_bg_t", "mixed_same", "mixed_rand"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
@@ -53,12 +58,32 @@ class LabelledPhoto:
         return object_HW
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """A photo that cannot tell anything about backgrounds, and why."""
+class FolderPhotos(Sequence[LabelledPhoto]):
+    """A folder's test photos with their masks, each read when it is asked for, so that memory stays flat."""
 
-    name: str
-    why: str
+    def __init__(self, data: PhotoFolder) -> None:
+        assert data.masks is not None
+        self._files, self._masks = data.folders.test, data.masks.test
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: Any) -> Any:
+        """One photo. Raises ImageError where photo or mask cannot be read."""
+        photo = read_photo(self._files[index].path)
+        mask_HW = self._masks[index].read(photo.size)
+        return LabelledPhoto(photo, self._files[index].label, mask_HW * np.uint8(255))
+
+
+def photos_of(data: TrainingData) -> FolderPhotos:
+    """The test photos that backgrounds can be cut from. Raises UsageError for a set without photos or without masks."""
+    if not isinstance(data, PhotoFolder):
+        raise UsageError(f"--reliance needs photos, and {data.name} has none", "give --dataset folder:PHOTOS")
+    if data.masks is None:
+        raise UsageError(
+            "--reliance needs to know the objects of the photos", "choose --mask-from detector, or give --masks DIR"
+        )
+    return FolderPhotos(data)
 
 
 @dataclass(frozen=True)
@@ -102,8 +127,10 @@ class Survey:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the classifier says of one variant of a photo: whether the label is its top guess (a tie is not), and the
-    label's own softmax value. Of several donor seeds both are means."""
+    """What the classifier says of one variant of a photo, in means over the donor seeds.
+
+    right: the label is the top guess (a tie is not); confidence: the label's own softmax value.
+    """
 
     right: float
     confidence: float
@@ -124,76 +151,30 @@ class PhotoReliance:
     lent_by: Mapping[Variant, str]
 
 
-@dataclass(frozen=True)
-class Mean:
-    """Means over n photos: the share (0 to 1) of right top guesses, and the label's confidence; None where n is 0."""
-
-    n: int
-    accuracy: float | None
-    confidence: float | None
-
-
-@dataclass(frozen=True)
-class Gap:
-    """The background gap: accuracy on Mixed-Same minus on Mixed-Rand, over the n photos that have both.
-
-    `standard_error` is that of the mean of n paired differences: it says how far n photos can be trusted. Numbers are
-    None where n is too small to have them: below 1, for the error below 2.
-    """
-
-    n: int
-    mixed_same: float | None
-    mixed_rand: float | None
-    value: float | None
-    standard_error: float | None
-
-
-@dataclass(frozen=True)
-class Group:
-    """n photos with a share of background from `low` to `high`, both included: means of each variant, and the gap."""
-
-    n: int
-    low: float
-    high: float
-    means: Mapping[Variant, Mean]
-    gap: Gap
-
-
-@dataclass(frozen=True)
-class Reliance:
-    """How a classifier did on a set of photos: together, by share of background, and photo by photo.
-
-    `without_same` photos are the only ones of their class: they have no Mixed-Same, and no part in the gap.
-    """
-
-    seed: int
-    overall: Group
-    by_share: tuple[Group, ...]
-    photos: tuple[PhotoReliance, ...]
-    without_same: int
-    left_out: tuple[LeftOut, ...]
-
-
 def background_reliance(
+    model: str,
     classifier: Classifier,
     photos: Sequence[LabelledPhoto],
-    seed: int = 0,
+    seeds: Sequence[int] = (0,),
     groups: int = 4,
     watch: Callable[[PhotoReliance], None] = lambda _: None,
-) -> Reliance:
+) -> RelianceRow:
     """Accuracy on Original, Only-FG, Only-BG-B, Only-BG-T, Mixed-Same and Mixed-Rand, and the background gap.
 
-    `photos` is asked for one photo at a time and each is asked for several times, so a sequence that reads its photos
-    when asked keeps memory flat. `watch` is shown each photo's result at once. No result depends on the order.
+    `model` is the classifier's name in the row. `photos` is asked for one photo at a time and each is asked for several
+    times, so a sequence that reads its photos when asked keeps memory flat. Every photo gets the backgrounds that each
+    of `seeds` chooses; `watch` is shown each photo's result at once. No result depends on the order.
 
     Raises LatcliError for an empty set, a mask of another size, or a label that the classifier does not have.
     """
     survey = survey_photos(photos, classifier.preprocessing)
-    results = []
-    for position in survey.usable:
-        results.append(measure_photo(classifier, photos, survey, position, seed))
-        watch(results[-1])
-    return summarize(results, survey, seed, groups)
+    passes: list[list[PhotoReliance]] = []
+    for seed in seeds:
+        passes.append([])
+        for position in survey.usable:
+            passes[-1].append(measure_photo(classifier, photos, survey, position, seed))
+            watch(passes[-1][-1])
+    return summarize(model, averaged(passes), survey, len(seeds), groups)
 
 
 def survey_photos(photos: Sequence[LabelledPhoto], preprocessing: Preprocessing) -> Survey:
@@ -258,11 +239,10 @@ def averaged(passes: Sequence[Sequence[PhotoReliance]]) -> list[PhotoReliance]:
 
 
 def _averaged(parts: Sequence[PhotoReliance]) -> PhotoReliance:
-    count = len(parts)
     outcomes = {
         variant: Outcome(
-            math.fsum(part.outcomes[variant].right for part in parts) / count,
-            math.fsum(part.outcomes[variant].confidence for part in parts) / count,
+            fmean(part.outcomes[variant].right for part in parts),
+            fmean(part.outcomes[variant].confidence for part in parts),
         )
         for variant in parts[0].outcomes
     }
@@ -270,7 +250,9 @@ def _averaged(parts: Sequence[PhotoReliance]) -> PhotoReliance:
     return replace(parts[0], outcomes=outcomes, lent_by=lent_by)
 
 
-def summarize(results: Sequence[PhotoReliance], survey: Survey, seed: int, groups: int = 4) -> Reliance:
+def summarize(
+    model: str, results: Sequence[PhotoReliance], survey: Survey, donor_seeds: int, groups: int = 4
+) -> RelianceRow:
     """Results of all photos together, and in `groups` groups of equal count (to one photo) by share of background.
 
     The groups' edges are the shares found, so that each mean rests on as many photos. Raises LatcliError for no photo.
@@ -285,7 +267,7 @@ def summarize(results: Sequence[PhotoReliance], survey: Survey, seed: int, group
     edges = [len(ordered) * index // count for index in range(count + 1)]
     by_share = tuple(_group(ordered[start:stop]) for start, stop in pairwise(edges))
     without_same = sum("mixed_same" not in one.outcomes for one in results)
-    return Reliance(seed, _group(ordered), by_share, tuple(results), without_same, survey.left_out)
+    return RelianceRow(model, donor_seeds, _group(ordered), by_share, without_same, survey.left_out)
 
 
 def _tells_nothing(one: LabelledPhoto, preprocessing: Preprocessing) -> str:
@@ -306,35 +288,33 @@ def _background_share(object_HW: np.ndarray, preprocessing: Preprocessing) -> fl
 def _score(classifier: Classifier, pictures: Mapping[Variant, np.ndarray], label: int) -> dict[Variant, Outcome]:
     read = classifier.preprocessing.read
     x_BChw = torch.stack([read(Image.fromarray(levels_HWC)) for levels_HWC in pictures.values()])
-    predictions = predict(classifier, x_BChw.to(classifier.device), [label] * len(pictures), shown=1)
-    return {
-        variant: Outcome(prediction.rank == 1, prediction.confidence)
-        for variant, prediction in zip(pictures, predictions, strict=True)
+    y_B = torch.full((len(pictures),), label)
+    found = judge(classifier, x_BChw.to(classifier.device), y_B, classifier.name)
+    confidence_B = found.loss_B.neg().exp()
+    pairs = zip(found.right_B.tolist(), confidence_B.tolist(), strict=True)
+    return {variant: Outcome(float(right), sure) for variant, (right, sure) in zip(pictures, pairs, strict=True)}
+
+
+def _group(photos: Sequence[PhotoReliance]) -> RelianceGroup:
+    means: dict[str, VariantMean] = {
+        v: _mean([one.outcomes[v] for one in photos if v in one.outcomes]) for v in VARIANTS
     }
-
-
-def _group(photos: Sequence[PhotoReliance]) -> Group:
-    means = {v: _mean([one.outcomes[v] for one in photos if v in one.outcomes]) for v in VARIANTS}
     shares = [one.background_share for one in photos]
-    return Group(len(photos), min(shares), max(shares), means, _gap(photos))
+    return RelianceGroup(len(photos), min(shares), max(shares), means, _gap(photos))
 
 
-def _mean(outcomes: Sequence[Outcome]) -> Mean:
+def _mean(outcomes: Sequence[Outcome]) -> VariantMean:
     right, confidence = ([getattr(o, name) for o in outcomes] for name in ("right", "confidence"))
-    return Mean(len(outcomes), _average(right), _average(confidence))
+    return VariantMean(len(outcomes), _average(right), _average(confidence))
 
 
-def _gap(photos: Sequence[PhotoReliance]) -> Gap:
+def _gap(photos: Sequence[PhotoReliance]) -> BackgroundGap:
     both = [one.outcomes for one in photos if {"mixed_same", "mixed_rand"} <= one.outcomes.keys()]
     same, rand = ([outcomes[v].right for outcomes in both] for v in ("mixed_same", "mixed_rand"))
-    differences = [float(s) - float(r) for s, r in zip(same, rand, strict=True)]
-    n, value = len(both), _average(differences)
-    error = None
-    if value is not None and n > 1:
-        error = math.sqrt(sum((d - value) ** 2 for d in differences) / (n - 1) / n)
-    return Gap(n, _average(same), _average(rand), value, error)
+    differences = [s - r for s, r in zip(same, rand, strict=True)]
+    error = stdev(differences) / math.sqrt(len(both)) if len(both) > 1 else None
+    return BackgroundGap(len(both), _average(same), _average(rand), _average(differences), error)
 
 
-def _average(values: Iterable[float]) -> float | None:
-    values = list(values)
-    return math.fsum(values) / len(values) if values else None
+def _average(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None

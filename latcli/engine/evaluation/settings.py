@@ -1,14 +1,15 @@
-"""Everything that decides what an evaluation computes, checked once; must not know models, files or devices."""
+"""Everything that decides what an evaluation computes, checked once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self, get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
 
-from latcli.engine.attacks.settings import AttackSettings
+from latcli.engine import registry
+from latcli.engine.attacks.settings import Attack, AttackSettings, Norm
 from latcli.engine.attacks.suite import Member, members, standard_suite
 from latcli.engine.datasets.base import MaskSource
+from latcli.engine.evaluation.curves import require_ascending
 from latcli.engine.training.regimes import Regime
 from latcli.errors import UsageError
 
@@ -18,33 +19,46 @@ InputType = Regime
 ATTACKED: tuple[InputType, ...] = ("standard", "background")
 CONTROLS: tuple[InputType, ...] = ("foreground", "random")
 
+#: The column of natural images, and that of those among them that the attacked columns have.
+NATURAL, NATURAL_ATTACKED = "natural", "natural-attacked"
+
 #: How hard the strong suite tries: `full` is AutoAttack's budget, `quick` shows no more than that it runs.
 StrongBudget = Literal["quick", "full"]
 _QUICK = {"apgd_steps": 10, "targets": 3, "queries": 100}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvalSettings:
     """Equal settings, models, data and device give equal figures.
 
     images: how many test images are attacked; natural inputs are always all of them. epsilon in [0, 1] image scale;
-    center: share of the side that the middle keeps, looked at where mask_from is center. steps, restarts: of PGD.
-    controls: the inputs foreground and random, too. until_wrong: an image is attacked no further than its first wrong
-    guess, which leaves no loss to be reported. strong: the budget of the suite that standard and background inputs are
-    attacked with besides; None for no suite. batch: images attacked together.
+    center: share of the side that the middle keeps, looked at where mask_from is center. attack: a registered name;
+    norm, radius, steps, restarts: its settings. controls: the inputs foreground and random, too. until_wrong: an image
+    is attacked no further than its first wrong guess, which leaves no loss to be reported. strong: the budget of the
+    suite that standard and background inputs are attacked with besides; None for no suite. transfer: the models, by
+    name, whose examples are tried on each other, or "all"; empty for none. curve_epsilons, curve_steps: the points of
+    accuracy curves. donor_seeds: how often each photo gets other backgrounds; 0 for never. batch: images attacked
+    together.
     """
 
-    images: int
+    images: int = 1000
     epsilon: float
-    mask_from: MaskSource
-    center: float
-    steps: int
-    restarts: int
-    controls: bool
-    until_wrong: bool
-    strong: StrongBudget | None
-    batch: int
-    seed: int
+    mask_from: MaskSource = "center"
+    center: float = 0.0
+    attack: str = "pgd"
+    norm: Norm = "linf"
+    radius: float | None = None
+    steps: int = 100
+    restarts: int = 1
+    controls: bool = False
+    until_wrong: bool = False
+    strong: StrongBudget | None = None
+    transfer: tuple[str, ...] = ()
+    curve_epsilons: tuple[float, ...] = ()
+    curve_steps: tuple[int, ...] = ()
+    donor_seeds: int = 0
+    batch: int = 250
+    seed: int = 0
 
     def __post_init__(self) -> None:
         for name, count in {"images": self.images, "batch": self.batch}.items():
@@ -55,12 +69,18 @@ class EvalSettings:
         if not 0.0 <= self.center < 1.0:
             raise UsageError(f"center is {self.center:g}, not a share from 0 to below 1", "for example --center 0.5")
         if self.mask_from not in get_args(MaskSource):
-            raise UsageError(
-                f"there is no mask-from called '{self.mask_from}'", "known: center, otsu, detector, folder"
-            )
+            known = ", ".join(get_args(MaskSource))
+            raise UsageError(f"there is no mask-from called '{self.mask_from}'", f"known: {known}")
         if self.strong not in (None, *get_args(StrongBudget)):
             raise UsageError(f"there is no strong budget called '{self.strong}'", "known: quick, full")
-        self.attack()
+        if self.strong and self.norm != "linf":
+            raise UsageError("the strong suite knows no l2 ball", "leave --strong or --norm l2 out")
+        if self.attack not in registry.names("attack"):
+            raise registry.unknown_name("attack", self.attack, registry.names("attack"))
+        for what, values in {"epsilons": self.curve_epsilons, "numbers of steps": self.curve_steps}.items():
+            if values:
+                require_ascending(values, what)
+        self.attack_settings()
 
     @property
     def inputs(self) -> tuple[InputType, ...]:
@@ -72,41 +92,41 @@ class EvalSettings:
         """Names of the attacked columns, in the order of the table."""
         return (*self.inputs, *(map(strong_column, ATTACKED) if self.strong else ()))
 
+    def attack_settings(self) -> AttackSettings:
+        """Steps of one size from a random start, as the paper's PGD has them. Raises UsageError."""
+        return AttackSettings(
+            steps=self.steps, restarts=self.restarts, schedule="constant", norm=self.norm, radius=self.radius
+        )
+
+    def attack_function(self) -> Attack:
+        """The attack itself. Raises LatcliError where its plug-in cannot be imported."""
+        attack: Attack = registry.load("attack", self.attack)
+        return attack
+
     def first_wrong(self) -> list[Member]:
-        """PGD as a suite of its own, in which an image rests at its first wrong guess."""
-        return members([("pgd", self.attack())])
+        """The attack as a suite of its own, in which an image rests at its first wrong guess."""
+        return members([(self.attack, self.attack_settings())])
 
     def suite(self) -> list[Member]:
         """The strong suite: APGD on cross entropy, targeted APGD on DLR, Square."""
         return standard_suite(**_QUICK) if self.strong == "quick" else standard_suite()
 
-    def attack(self) -> AttackSettings:
-        """PGD as the paper has it: steps of one size from a random start. Raises UsageError."""
-        return AttackSettings(steps=self.steps, restarts=self.restarts, schedule="constant")
-
     @property
     def attack_name(self) -> str:
         """As the caption calls it."""
-        starts = "1 random start" if self.restarts == 1 else f"{self.restarts} random starts"
-        return f"pgd-{self.steps}, {starts}" + (", until the first wrong guess" if self.until_wrong else "")
+        parts = [f"{self.attack}-{self.steps}"]
+        if self.attack == "pgd":
+            parts.append("1 random start" if self.restarts == 1 else f"{self.restarts} random starts")
+        elif self.restarts > 1:
+            parts.append(f"{self.restarts} restarts")
+        parts += [f"l2 radius {self.radius:g}"] if self.radius is not None else []
+        return ", ".join([*parts, "until the first wrong guess"] if self.until_wrong else parts)
 
     def attack_of(self, column: str) -> str:
-        """What an attacked column was made with, for a reader of the database."""
+        """What an attacked column was made with."""
         if column in self.inputs:
-            return "pgd until wrong" if self.until_wrong else "pgd"
-        return " + ".join(["pgd", *(member.name for member in self.suite())])
-
-    def to_json(self) -> dict[str, Any]:
-        """All of it in plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """What `to_json` gave; other keys are not looked at. Raises UsageError where one is missing."""
-        missing = [name for name in cls.__dataclass_fields__ if name not in values]
-        if missing:
-            raise UsageError(f"the run does not say its {', '.join(missing)}", "it was written by another latcli")
-        return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+            return f"{self.attack} until wrong" if self.until_wrong else self.attack
+        return " + ".join([self.attack, *(member.name for member in self.suite())])
 
 
 def strong_column(name: InputType) -> str:

@@ -1,0 +1,350 @@
+"""The models of an evaluation: which they are, how each is opened and looked over, and how they see photos."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import torch
+from torch import nn
+
+from latcli.commands.resume import dataset_of, folder_of
+from latcli.commands.trained import CHECKPOINT, classifier_path, means_a_run
+from latcli.engine import registry
+from latcli.engine.datasets.base import DatasetSource, TrainingData
+from latcli.engine.datasets.catalog import open_folder, open_training_data
+from latcli.engine.datasets.photo_folder import PhotoFolder, holds_photos
+from latcli.engine.evaluation.distrust import Doubt, examine
+from latcli.engine.evaluation.matrix import Subject
+from latcli.engine.models.catalog import open_classifier
+from latcli.engine.models.checkpoint import read_info
+from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.finetuning import is_classifier_name, preprocessing_of
+from latcli.engine.models.source import ClassifierSource
+from latcli.engine.models.classifier import with_classes_first
+from latcli.engine.models.preprocessing import Preprocessing
+from latcli.engine.precision import check_form, gradient_model
+from latcli.engine.training.regimes import Regime
+from latcli.errors import LatcliError, UsageError, WeightsError
+from latcli.results import EvaluatedModel, comparable_config
+from latcli.session import Session
+from latcli.store.files import artifact_path
+from latcli.store.store import RunRow, Store
+
+#: Without names and without --seeds, the latest run of each of these.
+DEFAULT_REGIMES: tuple[Regime, ...] = ("natural", "standard", "background")
+
+#: How many test images a model is looked over with.
+_LOOKED_AT = 64
+
+_FOLDER = "folder:"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that is ready, and what speaks against it at first sight."""
+
+    entry: EvaluatedModel
+    subject: Subject
+    doubts: tuple[Doubt, ...]
+
+
+# which models
+
+
+def usual_dataset(store: Store, named: Iterable[str]) -> str | None:
+    """What the first training run among the named models learnt from, else the one that was completed last.
+
+    None where there is no such run. Raises UsageError for the id of a run that is not there, and for a folder that is
+    gone.
+    """
+    runs = [store.find_run(name) for name in named if means_a_run(name)]
+    for row in runs or store.runs(command="train", status="completed"):
+        return dataset_of(row, None) or None
+    return None
+
+
+def trained_on(store: Store, dataset: str, *, seeds: bool) -> list[RunRow]:
+    """The latest completed training run of each regime on this data set; of the three that the paper compares.
+
+    With `seeds` the latest of each seed of the same experiment, for every regime there is. Raises UsageError where
+    there is none.
+    """
+    rows = [row for row in store.runs(command="train", status="completed") if _learnt_from(row, dataset)]
+    chosen: list[RunRow] = []
+    for regime in get_args(Regime) if seeds else DEFAULT_REGIMES:
+        of_regime = [row for row in rows if row.config.get("regime") == regime]
+        chosen += _one_a_seed(of_regime) if seeds else of_regime[:1]
+    if not chosen:
+        raise UsageError(
+            f"no training run of {dataset} in {store.folder} is completed",
+            f"name a model, or train: latcli train --dataset {dataset} --regime natural (then standard, background)",
+        )
+    return chosen
+
+
+def _learnt_from(row: RunRow, dataset: str) -> bool:
+    folder = folder_of(dataset)
+    if folder is not None and row.config.get("dataset_folder") == folder:
+        return True
+    return (row.dataset or "").rpartition("@")[0] == dataset
+
+
+def _one_a_seed(newest_first: Sequence[RunRow]) -> list[RunRow]:
+    """The latest run of each seed, of those with the same settings as the latest of all."""
+    chosen: dict[int | None, RunRow] = {}
+    for row in newest_first:
+        if comparable_config(row.config) == comparable_config(newest_first[0].config):
+            chosen.setdefault(row.seed, row)
+    return sorted(chosen.values(), key=lambda row: row.seed or 0)
+
+
+def require_named_again(entries: Iterable[EvaluatedModel], named: Sequence[str], run: str) -> None:
+    """Raise UsageError where a stored run names code of the user's own that the command line does not name as well.
+
+    What lies in a store must not run code by itself: a store may come from somebody else.
+    """
+    code = code_named(entries)
+    if missing := [name for name in code if name not in named]:
+        raise UsageError(
+            f"{run} evaluates {missing[0]}, and code that a stored run names is not run without your word",
+            f"if you trust it, name it again: latcli eval {' '.join(code)} --resume {run[-4:]}",
+        )
+
+
+def source_of(entry: EvaluatedModel, store: Store) -> str:
+    """What opens a model of a stored evaluation again: its training run, wherever the store lies now, else its name.
+
+    Raises UsageError where its file is gone.
+    """
+    if entry.train_run is not None:
+        found = [row for row in store.runs(command="train") if row.id == entry.train_run]
+        path = artifact_path(found[0].path, CHECKPOINT) if found else None
+        if path is not None and path.exists():
+            return str(path)
+    if entry.source.endswith(".safetensors") and not Path(entry.source).exists():
+        raise UsageError(
+            f"the model {entry.name} is not at {entry.source} any more, nor in the store {store.folder}",
+            "if the store was moved, move its training runs with it; else put the file back, or start a new evaluation",
+        )
+    return entry.source
+
+
+def code_named(entries: Iterable[EvaluatedModel]) -> list[str]:
+    """Names among the models that stand for code of the user's own, as `module:function` does."""
+    sources = [entry.source for entry in entries]
+    return [name for name in sources if not name.endswith(".safetensors") and registry.names_code(name)]
+
+
+# the data, in the form that the models take
+
+
+@dataclass(frozen=True)
+class PhotoWay:
+    """How models take photos. `architecture` is the classifier's name without what it was fine-tuned to."""
+
+    architecture: str
+    preprocessing: Preprocessing
+
+
+def photo_way(dataset: str, sources: Sequence[str], session: Session) -> PhotoWay | None:
+    """How these models, paths of checkpoints or names, take a folder's photos; None where they take small images.
+
+    Photos are handed out at the classifiers' input size, so all have to see the same square of a photo. Raises
+    UsageError where they do not, or are unknown, and ImageError and WeightsError where a file cannot be read.
+    """
+    if not dataset.startswith(_FOLDER):
+        return None
+    large = holds_photos(Path(dataset.removeprefix(_FOLDER)))
+    ways = {source: _way(source, session, large=large) for source in sources}
+    first = next(iter(ways))
+    for source, way in ways.items():
+        if _seen(way) != _seen(ways[first]):
+            raise UsageError(
+                f"{first} takes {_seen(ways[first])}, {source} takes {_seen(way)}",
+                "evaluate models that see the same images; the others in an evaluation of their own",
+            )
+    return ways[first]
+
+
+def open_data(
+    dataset: str, way: PhotoWay | None, masks: Path | None, device: torch.device, session: Session
+) -> TrainingData:
+    """The data set on the device, with the masks that files hold. Raises as `open_training_data`.
+
+    A folder is of photos where `way` says how models take them.
+    """
+    if dataset.startswith(_FOLDER):
+        folder = Path(dataset.removeprefix(_FOLDER))
+        data = open_folder(folder, way.preprocessing if way else None, masks)
+    else:
+        source = DatasetSource(session.data, session.offline, session.shows_progress)
+        data = open_training_data(dataset, None, source, masks)
+    for note in data.notes:
+        session.note(f"note: {note}")
+    return data.to(device)
+
+
+def _way(source: str, session: Session, *, large: bool) -> PhotoWay | None:
+    if source.endswith(".safetensors"):
+        architecture = read_info(Path(source)).architecture
+        return PhotoWay(architecture, preprocessing_of(architecture)) if is_classifier_name(architecture) else None
+    if not large:
+        return None
+    if is_classifier_name(source):
+        return PhotoWay(source, preprocessing_of(source))
+    wanted = ClassifierSource(None, session.offline, session.shows_progress)
+    return PhotoWay(source, open_classifier(source, wanted, torch.device("cpu")).preprocessing)
+
+
+def _seen(way: PhotoWay | None) -> str:
+    if way is None:
+        return "small images as they are"
+    seen = way.preprocessing
+    return f"the middle {seen.crop} of a photo resized to {seen.resize} ({seen.interpolation})"
+
+
+# opening
+
+
+class ColourInput(nn.Module):
+    """Lets a network that takes colour see grey images: the one channel becomes all three."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x_B1HW: torch.Tensor) -> torch.Tensor:
+        """logits_BK of grey images."""
+        logits_BK: torch.Tensor = self.net(x_B1HW.expand(-1, 3, -1, -1))
+        return logits_BK
+
+
+class ModelLoader:
+    """Opens models for one data set: looks at classes and image size, and tries each on some test images."""
+
+    def __init__(self, store: Store, data: TrainingData, batch: int, session: Session) -> None:
+        """Raises LatcliError where the set has no test images."""
+        n = min(_LOOKED_AT, data.test_count)
+        if n == 0:
+            raise LatcliError(f"{data.name} has no test images", "choose another data set")
+        (images,) = data.testing([torch.arange(n) * data.test_count // n])
+        self.store, self.data, self.session, self._batch = store, data, session, batch
+        self._x_BCHW = images.x_BCHW
+
+    def load(self, name: str) -> LoadedModel:
+        """A model by the end of a training run's id, by its checkpoint's path, or by any name of a classifier.
+
+        Raises UsageError where it is unknown or does not fit the data, WeightsError where it cannot be read, and
+        LatcliError where it gives NaN or no gradient.
+        """
+        path = classifier_path(name, self.store.folder)
+        if path != name:
+            return self.load_run(self.store.find_run(Path(path).parent.name))
+        if name.endswith(".safetensors"):
+            return self._load_checkpoint(Path(name).absolute(), name, Path(name).stem, None)
+        classifier = self._classifier(name)
+        net = self._fitting(classifier, name)
+        model_id = self.store.record_model(name, weights_sha256=classifier.fingerprint)
+        return self._ready({"source": name, "name": name, "label": name, "id": model_id}, classifier, net)
+
+    def load_run(self, row: RunRow) -> LoadedModel:
+        """The model of a training run. Raises as `load` does."""
+        label = f"{row.config.get('regime')} {row.id[-4:]}"
+        return self._load_checkpoint(artifact_path(row.path, CHECKPOINT), row.id, label, row)
+
+    def load_again(self, entry: EvaluatedModel) -> LoadedModel:
+        """A model of a stored evaluation, with gradients in the form that it had. Raises WeightsError if it changed."""
+        source = source_of(entry, self.store)
+        classifier = self._classifier(source)
+        if classifier.fingerprint != entry.fingerprint:
+            raise WeightsError(
+                f"the model {entry.name} is not the one that the evaluation was started with: it answers differently",
+                "start a new evaluation",
+            )
+        facts = {name: getattr(entry, name) for name in EvaluatedModel.__dataclass_fields__} | {"source": source}
+        return self._ready(facts, classifier, self._fitting(classifier, entry.name))
+
+    def _load_checkpoint(self, path: Path, name: str, label: str, row: RunRow | None) -> LoadedModel:
+        classifier, info, data = self._classifier(str(path)), read_info(path), self.data
+        net = self._fitting(classifier, name)
+        if info.class_names != data.class_names or info.image_shape != data.image_shape:
+            raise UsageError(
+                f"{name} was trained on {info.dataset}, whose classes or image size are not those of {data.name}",
+                "choose a model that was trained for this data set, or --dataset NAME",
+            )
+        if info.dataset != data.name:
+            self.session.note(f"note: {name} was trained on {info.dataset}, not on {data.name}")
+        model_id = self.store.record_model(
+            f"{info.architecture}-{info.regime}",
+            architecture=info.architecture,
+            weights_sha256=classifier.fingerprint,
+            regime=info.regime,
+        )
+        facts: dict[str, object] = {
+            "source": str(path),
+            "name": name,
+            "label": label,
+            "id": model_id,
+            "regime": info.regime,
+        }
+        facts |= {} if row is None else {"train_run": row.id, "train_seed": row.seed}
+        return self._ready(facts, classifier, net)
+
+    def _ready(self, facts: Mapping[str, object], classifier: Classifier, net: nn.Module) -> LoadedModel:
+        known = facts.get("form")
+        form = check_form(str(known)) if known else None
+        fast = gradient_model(net, self.data.image_shape, self.session.precision, form)
+        if fast.note:
+            self.session.note(f"note: {fast.note}")
+        subject = Subject(str(facts["label"]), net, fast)
+        doubts = examine(net, self._x_BCHW, subject.name, subject.fast)
+        entry = EvaluatedModel(**{**facts, "fingerprint": classifier.fingerprint, "form": fast.form})  # type: ignore[arg-type]
+        return LoadedModel(entry, subject, tuple(doubts))
+
+    def _classifier(self, source: str) -> Classifier:
+        wanted = ClassifierSource(None, self.session.offline, self.session.shows_progress)
+        return open_classifier(source, wanted, self._x_BCHW.device)
+
+    def _fitting(self, classifier: Classifier, name: str) -> nn.Module:
+        """The network as it takes this set's images; on photos a Classifier.
+
+        Raises UsageError where classes or images do not fit.
+        """
+        theirs, ours, data = classifier.class_names, self.data.class_names, self.data
+        if isinstance(data, PhotoFolder):
+            return with_classes_first(classifier, ours, data.name)
+        if len(theirs) != len(ours):
+            raise UsageError(
+                f"{name} has {len(theirs):,} classes, and {data.name} has {len(ours):,}",
+                "choose a model that was trained for this data set, or --dataset NAME",
+            )
+        if set(theirs) == set(ours) and theirs != ours:
+            raise UsageError(
+                f"{name} has the classes of {data.name} in another order", "give it in the data set's order"
+            )
+        failures = []
+        for net in (classifier, ColourInput(classifier)) if data.image_shape[0] == 1 else (classifier,):
+            try:
+                with torch.no_grad():
+                    net(self._x_BCHW[:1])
+            except RuntimeError as error:
+                failures.append(str(error).partition("\n")[0])
+            else:
+                return net
+        shape = "x".join(map(str, data.image_shape))
+        raise UsageError(
+            f"{name} does not take images of {shape}: {failures[0]}", "choose a model for images of this size"
+        )
+
+
+def once_each(loaded: Iterable[LoadedModel], session: Session) -> list[LoadedModel]:
+    """Without those that are another one under a second name."""
+    kept: dict[str, LoadedModel] = {}
+    for one in loaded:
+        if one.entry.id in kept:
+            session.note(f"note: {one.entry.name} is {kept[one.entry.id].entry.name}, and is evaluated once")
+        kept.setdefault(one.entry.id, one)
+    return list(kept.values())

@@ -1,0 +1,133 @@
+"""The smallest change inside an epsilon matrix that leaves the label, found by linearizing the model again and again.
+
+Source: Moosavi-Dezfooli, Fawzi and Frossard, CVPR'16, "DeepFool"; as in Croce and Hein, ICML'20, "Minimally distorted
+adversarial examples" (FAB), each step solves the linear problem inside the box and from the image itself, not from the
+last iterate. The size of a change is the largest share of its own epsilon that any pixel uses.
+
+Legend: B images, C channels, H, W pixels, K classes, T classes that are considered.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from latcli.engine.attacks.objectives import directed, logit_margin, reached
+from latcli.engine.attacks.settings import AttackSettings, Model
+from latcli.engine.attacks.threat import LinfBox, largest_scale, linf_box
+from latcli.engine.attacks.worst import WorstCase
+from latcli.errors import LatcliError
+
+#: Each step goes this much further than the linear model asks for, to end beyond the boundary and not on it.
+OVERSHOOT = 1.02
+
+#: Bisections between the image and what was found, at the end: the change is smallest to 2^-8 of itself.
+BISECTIONS = 8
+
+#: How far each step but the first goes to where the linear model points; whole steps may swing for ever.
+PROGRESS = 0.3
+
+
+def minimal(
+    model: Model,
+    x_BCHW: torch.Tensor,
+    y_B: torch.Tensor,
+    eps_B1HW: torch.Tensor,
+    settings: AttackSettings,
+    seeds_B: torch.Tensor,
+) -> torch.Tensor:
+    """For each image the smallest change found that leaves the label by the stop margin. See `Attack` for shapes.
+
+    Each of the `steps` steps takes a gradient for each of the `targets` likeliest other classes, and goes towards the
+    one that the linearized model reaches with the smallest change; with `targeted`, towards the target alone. An image
+    for which no change inside epsilon is enough keeps the candidate of the largest logit margin. Step size, schedule,
+    restarts, random start, objective and stop rank are not looked at, and nothing is random. Raises UsageError for the
+    l2 norm.
+    """
+    box = linf_box(x_BCHW, eps_B1HW, settings)
+    everyone_B = torch.arange(len(y_B), device=y_B.device)
+    fallback = WorstCase(x_BCHW, y_B, settings, directed(logit_margin, settings))
+    best_BCHW, size_B = x_BCHW.clone(), torch.full_like(x_BCHW[:, 0, 0, 0], float("inf"))
+    adv_BCHW = x_BCHW.clone()
+    for index in range(settings.steps + 1):
+        logits_BK, lead_TB, gradient_TBCHW = _leads(model, adv_BCHW, y_B, settings, slopes=index < settings.steps)
+        fallback.offer(everyone_B, adv_BCHW, logits_BK)
+        smaller_B = reached(logits_BK, y_B, settings) & (_size(adv_BCHW, box) < size_B)
+        best_BCHW = torch.where(smaller_B[:, None, None, None], adv_BCHW, best_BCHW)
+        size_B = torch.where(smaller_B, _size(adv_BCHW, box), size_B)
+        if index < settings.steps:
+            nearest_BCHW = _nearest(box, adv_BCHW, lead_TB - settings.stop_margin, gradient_TBCHW)
+            adv_BCHW = torch.lerp(adv_BCHW, nearest_BCHW, PROGRESS if index else 1.0)
+    found_B = size_B.isfinite()
+    shrunk_BCHW = _shrunk(model, x_BCHW, best_BCHW, y_B, settings)
+    return box.project_(torch.where(found_B[:, None, None, None], shrunk_BCHW, fallback.adv_BCHW))
+
+
+def _leads(
+    model: Model, adv_BCHW: torch.Tensor, y_B: torch.Tensor, settings: AttackSettings, *, slopes: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """logits_BK, lead_TB of the likeliest other classes over the label (or of the target), and their gradients."""
+    with torch.enable_grad():
+        leaf_BCHW = adv_BCHW.detach().requires_grad_()
+        logits_BK = model(leaf_BCHW).float()
+        if settings.targeted:
+            lead_TB = -logit_margin(logits_BK, y_B)[None]
+        else:
+            others_BK = logits_BK.detach().scatter(1, y_B[:, None], float("-inf"))
+            target_BT = others_BK.topk(min(settings.targets, logits_BK.shape[1] - 1), dim=1).indices
+            lead_TB = (logits_BK.gather(1, target_BT) - logits_BK.gather(1, y_B[:, None])).T
+        if not slopes:
+            return logits_BK.detach(), lead_TB.detach(), adv_BCHW[None]
+        if not lead_TB.requires_grad:
+            raise LatcliError("the model gives no gradient of its logits", "choose --attack square")
+        gradients = [
+            torch.autograd.grad(lead_B.sum(), leaf_BCHW, retain_graph=place + 1 < len(lead_TB))[0]
+            for place, lead_B in enumerate(lead_TB)
+        ]
+    return logits_BK.detach(), lead_TB.detach(), torch.stack(gradients)
+
+
+def _nearest(box: LinfBox, adv_BCHW: torch.Tensor, lead_TB: torch.Tensor, gradient_TBCHW: torch.Tensor) -> torch.Tensor:
+    """The smallest change of the image that gives some class the lead, if the model were linear around adv_BCHW.
+
+    Where no share s of epsilon is enough, s is 1. A change by s moves each value by s epsilon along the sign of the
+    gradient, as far as [0, 1] lets it.
+    """
+    gradient_TBCHW = gradient_TBCHW.nan_to_num()
+    # A scale of gradient and lead moves no boundary, and the largest may be beyond what float32 can add up.
+    scale_TB = gradient_TBCHW.abs().amax(dim=(2, 3, 4)).clamp_min(1e-30)
+    slope_TBCHW = gradient_TBCHW / scale_TB[:, :, None, None, None]
+    missing_TB = ((adv_BCHW - box.x_BCHW) * slope_TBCHW).sum(dim=(2, 3, 4)) - lead_TB / scale_TB
+    room_TBCHW = torch.where(slope_TBCHW > 0, box.hi_BCHW - box.x_BCHW, box.x_BCHW - box.lo_BCHW)
+    steep_TBCHW = slope_TBCHW.abs()
+
+    def falls_short(share_N: torch.Tensor) -> torch.Tensor:
+        share_TB111 = share_N.view(*missing_TB.shape, 1, 1, 1)
+        gained_TB = (steep_TBCHW * torch.minimum(share_TB111 * box.eps_B1HW, room_TBCHW)).sum(dim=(2, 3, 4))
+        return (gained_TB <= missing_TB).flatten()
+
+    share_TB = largest_scale(falls_short, missing_TB.flatten()).view_as(missing_TB)
+    share_B, chosen_B = share_TB.min(dim=0)
+    slope_BCHW = slope_TBCHW[chosen_B, torch.arange(len(chosen_B), device=chosen_B.device)]
+    size_B1HW = (share_B * OVERSHOOT).clamp_max(1.0)[:, None, None, None] * box.eps_B1HW
+    return box.project_(torch.addcmul(box.x_BCHW, slope_BCHW.sign(), size_B1HW))
+
+
+def _size(adv_BCHW: torch.Tensor, box: LinfBox) -> torch.Tensor:
+    """The largest share of its epsilon that any value of each image uses; shape (B,)."""
+    share_BCHW = (adv_BCHW - box.x_BCHW).abs() / box.eps_B1HW.clamp_min(1e-30)
+    return share_BCHW.amax(dim=(1, 2, 3))
+
+
+@torch.no_grad()
+def _shrunk(
+    model: Model, x_BCHW: torch.Tensor, best_BCHW: torch.Tensor, y_B: torch.Tensor, settings: AttackSettings
+) -> torch.Tensor:
+    """The image nearest to x on the straight line to each best one that was seen to leave the label."""
+    low_B111, high_B111 = torch.zeros_like(x_BCHW[:, :1, :1, :1]), torch.ones_like(x_BCHW[:, :1, :1, :1])
+    for _ in range(BISECTIONS):
+        middle_B111 = (low_B111 + high_B111) / 2
+        leaves_B = reached(model(torch.lerp(x_BCHW, best_BCHW, middle_B111)), y_B, settings)
+        leaves_B111 = leaves_B[:, None, None, None]
+        low_B111 = torch.where(leaves_B111, low_B111, middle_B111)
+        high_B111 = torch.where(leaves_B111, middle_B111, high_B111)
+    return torch.lerp(x_BCHW, best_BCHW, high_B111)

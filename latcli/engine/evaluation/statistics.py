@@ -1,0 +1,181 @@
+"""How far figures of n images can be trusted: intervals, comparisons of models on the same images, who is best.
+
+Legend: N images, M models, R resamples of a bootstrap, G groups of models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from statistics import NormalDist, fmean, variance
+
+import torch
+
+from latcli.engine.noise import derive_seed
+
+RESAMPLES = 1000
+
+#: What is taken for chance happens by chance at least this often.
+ALPHA = 0.05
+
+_Z = NormalDist().inv_cdf(0.975)
+
+#: Numbers drawn at once: all resamples of a large set would take gigabytes.
+_DRAWN = 2_000_000
+
+
+def wilson_interval(right: int, n: int) -> tuple[float, float]:
+    """The 95 % score interval of the share right/n (Wilson, 1927); it also holds at 0, at 1 and for few."""
+    share, z2 = right / n, _Z * _Z
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    low = 0.0 if right == 0 else middle - half
+    high = 1.0 if right == n else middle + half
+    return low, high
+
+
+def mcnemar_p_value(only_a: int, only_b: int) -> float:
+    """The exact two-sided p-value that two models are right equally often (McNemar, 1947).
+
+    only_a, only_b: images that one of them alone has right; by chance each is as likely to be the one.
+    """
+    n = only_a + only_b
+    ways, term = 0, 1
+    for count in range(min(only_a, only_b) + 1):
+        ways += term
+        term = term * (n - count) // (count + 1)
+    return float(min(1.0, 2 * ways / 2**n))
+
+
+def bootstrap_means(values_NM: torch.Tensor, seed: int, resamples: int = RESAMPLES) -> torch.Tensor:
+    """means_RM, float64: the means of so many resamples of the N rows, the same for all columns; on the CPU.
+
+    Equal seeds and N give equal resamples (Efron, 1979).
+    """
+    N, _ = values_NM.shape
+    values_NM = values_NM.double().cpu()
+    generator = torch.Generator().manual_seed(derive_seed(seed, "bootstrap", N))
+    means = []
+    together = max(1, _DRAWN // N)
+    for start in range(0, resamples, together):
+        count = min(together, resamples - start)
+        chosen_RN = torch.randint(N, (count, N), generator=generator)
+        counts_RN = torch.zeros(count, N, dtype=torch.float64)
+        counts_RN.scatter_add_(1, chosen_RN, torch.ones_like(counts_RN))
+        means.append(counts_RN @ values_NM / N)
+    return torch.cat(means)
+
+
+def percentile_interval(means_R: torch.Tensor) -> tuple[float, float]:
+    """The middle 95 % of bootstrapped means."""
+    low, high = means_R.quantile(torch.tensor([0.025, 0.975], dtype=means_R.dtype)).tolist()
+    return low, high
+
+
+def difference_p_value(difference: float, means_R: torch.Tensor, n: int, variance: float = 0.0) -> float:
+    """The two-sided p-value that a mean of n paired differences is 0, by the normal law.
+
+    means_R: bootstrapped means of the differences, whose deviation is the standard error. variance: of what else the
+    difference depends on. Never below 2^(1 - n), which the signs of n differences can say at most.
+    """
+    error = math.sqrt(float(means_R.var()) + variance)
+    if difference == 0.0:
+        return 1.0
+    p = math.erfc(abs(difference) / error / math.sqrt(2.0)) if error else 0.0
+    return min(1.0, max(p, 2.0 ** (1 - n)))
+
+
+def rejected(p_values: Sequence[float], alpha: float = ALPHA) -> list[bool]:
+    """Which of several hypotheses fall, so that a true one falls at most so often (Holm, 1979)."""
+    found = [False] * len(p_values)
+    for place, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        if p_values[index] > alpha / (len(p_values) - place):
+            break
+        found[index] = True
+    return found
+
+
+def not_beaten(values: Sequence[float], p_value: Callable[[int, int], float]) -> list[bool]:
+    """Whether each of several models may be the best: the one of the highest value, and all not worse beyond chance.
+
+    `p_value(first, other)` compares two by their positions. All are False where there is nothing to compare.
+    """
+    if len(values) < 2:
+        return [False] * len(values)
+    first = max(range(len(values)), key=values.__getitem__)
+    others = [index for index in range(len(values)) if index != first]
+    beaten = dict(zip(others, rejected([p_value(first, other) for other in others]), strict=True))
+    return [not beaten.get(index, False) for index in range(len(values))]
+
+
+class ColumnStatistics:
+    """All models on the same images of one input.
+
+    right_NM bool; loss_NM float64, with NaN where losses were not measured: then the column has none.
+    """
+
+    def __init__(self, right_NM: torch.Tensor, loss_NM: torch.Tensor, seed: int) -> None:
+        self.n, self.models = right_NM.shape
+        self._right_NM = right_NM.double().cpu()
+        self.has_loss = not loss_NM.isnan().any()
+        self.accuracy_M: list[float] = self._right_NM.mean(dim=0).tolist()
+        self.loss_M: list[float] = loss_NM.double().mean(dim=0).tolist()
+        both = bootstrap_means(torch.cat([self._right_NM, loss_NM.double().cpu()], dim=1), seed)
+        self._accuracy_RM, self._loss_RM = both[:, : self.models], both[:, self.models :]
+
+    def accuracy_interval(self, model: int) -> tuple[float, float]:
+        """Wilson's."""
+        return wilson_interval(int(self._right_NM[:, model].sum()), self.n)
+
+    def loss_interval(self, model: int) -> tuple[float, float] | tuple[None, None]:
+        """Percentiles of the bootstrap; None without a loss, and for a single image, which says nothing of others."""
+        return percentile_interval(self._loss_RM[:, model]) if self.has_loss and self.n > 1 else (None, None)
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Every two models, by their positions."""
+        return list(combinations(range(self.models), 2))
+
+    def only_right(self, a: int, b: int) -> tuple[int, int]:
+        """How many images a alone has right, and b alone."""
+        lead_N = self._right_NM[:, a] - self._right_NM[:, b]
+        return int((lead_N > 0).sum()), int((lead_N < 0).sum())
+
+    def loss_p_value(self, a: int, b: int) -> float:
+        """That the mean losses are the same."""
+        return difference_p_value(self.loss_M[a] - self.loss_M[b], self._loss_RM[:, a] - self._loss_RM[:, b], self.n)
+
+    def best_accuracy(self) -> list[bool]:
+        """Whether no other model is better beyond chance."""
+        return not_beaten(self.accuracy_M, lambda a, b: mcnemar_p_value(*self.only_right(a, b)))
+
+    def best_loss(self) -> list[bool]:
+        """Whether no other model is better beyond chance; all False where there is no loss."""
+        if not self.has_loss:
+            return [False] * self.models
+        return not_beaten([-loss for loss in self.loss_M], self.loss_p_value)
+
+    def best_groups(self, groups: Sequence[Sequence[int]]) -> tuple[list[bool], list[bool]]:
+        """Whether no other group of models is better beyond chance, in accuracy and in loss.
+
+        A group is the mean of its models, trained with different seeds: what chance can do is the deviation over images
+        and, where a group has several models, over trainings.
+        """
+        accuracy = self._best_means(self.accuracy_M, self._accuracy_RM, groups)
+        if not self.has_loss:
+            return accuracy, [False] * len(groups)
+        return accuracy, self._best_means([-loss for loss in self.loss_M], -self._loss_RM, groups)
+
+    def _best_means(
+        self, value_M: Sequence[float], means_RM: torch.Tensor, groups: Sequence[Sequence[int]]
+    ) -> list[bool]:
+        values = [[value_M[model] for model in group] for group in groups]
+        means = [fmean(of_group) for of_group in values]
+        errors = [variance(of_group) / len(of_group) if len(of_group) > 1 else 0.0 for of_group in values]
+        means_RG = torch.stack([means_RM[:, list(group)].mean(dim=1) for group in groups], dim=1)
+
+        def p_value(a: int, b: int) -> float:
+            differences_R = means_RG[:, a] - means_RG[:, b]
+            return difference_p_value(means[a] - means[b], differences_R, self.n, errors[a] + errors[b])
+
+        return not_beaten(means, p_value)

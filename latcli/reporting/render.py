@@ -1,0 +1,293 @@
+"""Tables as Markdown, as a LaTeX document and as CSV; whatever names hold, they stay names."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from latcli.reporting import documents
+from latcli.reporting.table import Cell, Column, Row, Table, printed
+from latcli.reporting.text import printable
+
+_SHARED = "best of its column, shared where the difference is within chance"
+
+# Markdown, with tables as GitHub draws them
+
+#: What Markdown or the HTML inside it could take for markup.
+_MARKUP = re.compile(r"([\\`*_\[\]#~$])")
+#: At the beginning of a line, a list, a heading or a rule.
+_LEADING = re.compile(r"^(\s*\d*)([-+=.)])")
+
+
+def markdown(document: Mapping[str, Any]) -> Iterator[str]:
+    """A report as Markdown."""
+    yield f"# Report of {markdown_text(document['store'])}\n"
+    for table in documents.report(document):
+        yield from markdown_table(table)
+
+
+def markdown_text(text: str) -> str:
+    """The text as it is, whatever it holds: no markup, no HTML, no link, on one line."""
+    harmless = _MARKUP.sub(r"\\\1", printable(text))
+    harmless = harmless.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "&#124;")
+    # GitHub makes links of bare addresses and of names behind an @.
+    return harmless.replace("://", "&#58;//").replace("@", "&#64;").replace("www.", "www&#46;")
+
+
+def markdown_table(table: Table) -> Iterator[str]:
+    """One table below its heading, and its notes."""
+    yield f"\n## {markdown_text(table.title)}\n\n" if table.title else "\n"
+    if table.columns:
+        yield _line([markdown_text(column.full_heading) for column in table.columns])
+        yield _line(["--:" if column.flush_right else ":--" for column in table.columns])
+        for row in table.rows:
+            yield _line([_markdown_cell(*pair) for pair in zip(row.cells, table.columns, strict=True)])
+        yield "\n" if table.notes else ""
+    for note in [*table.notes, *([f"bold: {_SHARED}"] if table.has_best else [])]:
+        yield markdown_item(note)
+
+
+def markdown_item(text: str) -> str:
+    """One item of a list."""
+    harmless = _LEADING.sub(r"\1\\\2", markdown_text(text))
+    return f"- {harmless}\n"
+
+
+def _line(fields: Sequence[str]) -> str:
+    return f"| {' | '.join(fields)} |\n"
+
+
+def _markdown_cell(cell: Cell, column: Column) -> str:
+    shown = printed(cell, column)
+    text = markdown_text(shown.joined())
+    text = f"**{text}**" if cell.best else text
+    return f"{text} {markdown_text(shown.interval)}" if shown.interval else text
+
+
+def reproduction(document: Mapping[str, Any]) -> Iterator[str]:
+    """A finished reproduction as Markdown: verdicts, tables, plots, and every step with its run and command."""
+    what = f"{document['what']}, budget {document['budget']}, seed {document['seed']}"
+    yield f"# Reproduction: {markdown_text(what)}\n\n"
+    yield from map(markdown_item, document["notes"])
+    for table in documents.reproduction_file(document):
+        yield from markdown_table(table)
+    for sweep in document["sweeps"]:
+        yield f"\n![{markdown_text(sweep['title'])}]({sweep['name']}.png)\n"
+    yield "\n## Commands\n\n```sh\n"
+    yield "".join(f"{printable(row['command_line'])}\n" for row in document["steps"])
+    yield "```\n"
+    if document["report"]:
+        yield "\n# What `latcli report --paper` shows of the runs that the paper's own figures are made of\n"
+        for table in documents.report(document["report"]):
+            yield from markdown_table(table)
+
+
+# LaTeX, with booktabs
+
+_BEGINNING = r"""% Compiles as it is with pdflatex. In a paper: \usepackage{booktabs}, and the table environments below.
+\documentclass{article}
+\usepackage[utf8]{inputenc}
+\usepackage[margin=2cm]{geometry}
+\usepackage{booktabs}
+\begin{document}
+"""
+#: Letters of a text beyond which it breaks its lines; letters across a page; lines of a table on one page, since LaTeX
+#: never breaks a table itself.
+_BREAKS, _ACROSS, _DOWN = 28, 112, 40
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': r"''{}", "'": r"'{}", "`": r"\`{}",
+    # Behind the end of a row these two would begin its options.
+    "[": "{[}", "*": "{*}",
+    # Ligatures: two hyphens would become a dash, and so on.
+    "-": r"-{}", ",": r",{}", "!": r"!{}", "?": r"?{}",
+    "±": r"$\pm$",
+}  # fmt: skip
+#: Letters beyond ASCII that every LaTeX can set; of others the code point is printed.
+_LATIN = frozenset(letter for letter in map(chr, range(0xC0, 0x100)) if letter.isalpha()) - frozenset("ÐÞðþ")
+
+
+def latex(document: Mapping[str, Any]) -> Iterator[str]:
+    """A report as a LaTeX document, a table after the other."""
+    yield _BEGINNING
+    parts = [part for whole in documents.report(document) for part in latex_pages(whole)]
+    for count, table in enumerate(parts, start=1):
+        yield from latex_table(table)
+        if count % 12 == 0:  # LaTeX holds but so many tables at once
+            yield "\\clearpage\n"
+    yield "\\end{document}\n"
+
+
+def latex_text(text: str) -> str:
+    """The text as it is, whatever it holds: no command, no formula, no comment."""
+    return "".join(_letter(letter) for letter in printable(text))
+
+
+def _letter(letter: str) -> str:
+    if letter in _SPECIAL:
+        return _SPECIAL[letter]
+    return letter if letter.isascii() or letter in _LATIN else f"{{[}}U+{ord(letter):04X}]"
+
+
+def latex_table(table: Table) -> Iterator[str]:
+    """One table environment; text without a table is a paragraph."""
+    if not table.columns:
+        yield f"\n\\paragraph{{{latex_text(table.title)}}}\n"
+        yield "".join(f"{latex_text(note)}\\par\n" for note in table.notes)
+        return
+    widths = _letters(table)
+    letters = sum(widths) + 2 * len(widths)
+    small = "" if letters <= 84 else "\\small\n" if letters <= 94 else "\\footnotesize\\setlength{\\tabcolsep}{3pt}\n"
+    yield f"\n\\begin{{table}}[htbp]\n\\centering\n{small}\\caption{{{latex_text(table.title)}}}\n"
+    aligned = (_alignment(column, width) for column, width in zip(table.columns, widths, strict=True))
+    yield f"\\begin{{tabular}}{{{''.join(aligned)}}}\n\\toprule\n"
+    yield from _latex_head(table)
+    yield "\\midrule\n"
+    for row in table.rows:
+        yield "\\midrule\n" if row.total else ""
+        yield _latex_row([_latex_cell(*pair) for pair in zip(row.cells, table.columns, strict=True)])
+    yield "\\bottomrule\n\\end{tabular}\n"
+    notes = [*table.notes, *([f"bold: {_SHARED}"] if table.has_best else [])]
+    if notes:
+        yield "\\par\\medskip\n\\parbox{0.9\\linewidth}{\\footnotesize\\raggedright\n"
+        yield "\\\\\n".join(f"{latex_text(note)}." for note in notes) + "}\n"
+    yield "\\end{table}\n"
+
+
+def _letters(table: Table) -> list[int]:
+    """Letters that each column takes; long texts break their lines."""
+
+    def width(place: int, column: Column) -> int:
+        texts = [_latex_plain(row.cells[place], column) for row in table.rows]
+        longest = max(map(len, [column.heading, *texts]))
+        return longest if column.flush_right else min(longest, _BREAKS)
+
+    return [width(place, column) for place, column in enumerate(table.columns)]
+
+
+def _latex_plain(cell: Cell, column: Column) -> str:
+    shown = printed(cell, column)
+    return f"{shown.joined()} {shown.interval}".rstrip()
+
+
+def _alignment(column: Column, width: int) -> str:
+    if column.flush_right:
+        return "r"
+    return f"p{{{0.5 * width:.1f}em}}" if width == _BREAKS else "l"
+
+
+def latex_pages(table: Table) -> Iterator[Table]:
+    """The table in tables that fit on a page each, across and down; the notes stand below the last."""
+    if not table.columns:
+        yield table
+        return
+    parts = [part for wide in _narrow(table) for part in _short(wide)]
+    for place, part in enumerate(parts):
+        title = part.title if place == 0 else f"{part.title} (continued)"
+        yield replace(part, title=title, notes=part.notes if place == len(parts) - 1 else ())
+
+
+def _narrow(table: Table) -> Iterator[Table]:
+    widths = [sum(width + 2 for width in map(_letters(table).__getitem__, places)) for places in table.stacks]
+    stacks = table.stacks
+    first, places, used = stacks[0], list(stacks[0]), widths[0]
+    for stack, width in zip(stacks[1:], widths[1:], strict=True):
+        if used + width > _ACROSS and len(places) > len(first):
+            yield _chosen(table, places)
+            places, used = list(first), widths[0]
+        places, used = [*places, *stack], used + width
+    yield _chosen(table, places)
+
+
+def _chosen(table: Table, places: Sequence[int]) -> Table:
+    places = sorted(places)
+    rows = tuple(replace(row, cells=tuple(row.cells[place] for place in places)) for row in table.rows)
+    return replace(table, columns=tuple(table.columns[place] for place in places), rows=rows)
+
+
+def _short(table: Table) -> Iterator[Table]:
+    parts: list[list[Row]] = [[]]
+    lines = 0
+    for row in table.rows:
+        texts = [cell.value for cell, column in zip(row.cells, table.columns, strict=True) if not column.flush_right]
+        height = max((-(-len(str(text or "")) // _BREAKS) for text in texts), default=1)
+        if lines + height > _DOWN and parts[-1]:
+            parts.append([])
+            lines = 0
+        parts[-1].append(row)
+        lines += height
+    yield from (replace(table, rows=tuple(part)) for part in parts)
+
+
+def _latex_head(table: Table) -> Iterator[str]:
+    if any(name for name, _ in table.groups):
+        yield _latex_row([f"\\multicolumn{{{count}}}{{c}}{{{latex_text(name)}}}" for name, count in table.groups])
+        first = 1
+        for name, count in table.groups:
+            yield f"\\cmidrule(lr){{{first}-{first + count - 1}}}\n" if name else ""
+            first += count
+    yield _latex_row([latex_text(column.heading) for column in table.columns])
+    for line in range(max(len(column.notes) for column in table.columns)):
+        yield _latex_row(
+            [latex_text(column.notes[line]) if line < len(column.notes) else "" for column in table.columns]
+        )
+
+
+def _latex_row(fields: Sequence[str]) -> str:
+    return f"{' & '.join(fields)} \\\\\n"
+
+
+def _latex_cell(cell: Cell, column: Column) -> str:
+    shown = printed(cell, column)
+    # A figure's own minus sign is no hyphen.
+    is_signed = isinstance(cell.value, int | float) and shown.text[:1] in ("-", "+") and "e" not in shown.text
+    text = f"${shown.text}$" + latex_text(shown.unit) if is_signed else latex_text(shown.joined())
+    text = f"\\textbf{{{text}}}" if cell.best else text
+    return f"{text} {latex_text(shown.interval)}" if shown.interval else text
+
+
+# CSV, one figure a line, with one header for everything, so that any program reads it as one table
+
+COLUMNS = (
+    *("kind", "run", "dataset", "model", "regime", "input", "epsilon", "at", "image", "label"),
+    *("figure", "value", "spread", "low", "high", "models", "n", "seed"),
+)
+#: A spreadsheet takes a field that begins so for a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "|", "%")
+
+
+def csv_lines(document: Mapping[str, Any]) -> Iterator[str]:
+    """A report's figures in full: shares from 0 to 1, losses as they are; what is not of a kind of line is empty."""
+    yield _csv_line(dict(zip(COLUMNS, COLUMNS, strict=True)))
+    for table in documents.report(document):
+        yield from map(_csv_line, _figures(table) if table.kind else ())
+
+
+def _figures(table: Table) -> Iterable[Mapping[str, object]]:
+    for row in table.rows:
+        for cell, column in zip(row.cells, table.columns, strict=True):
+            if column.figure and cell.value is not None and not (row.total and not row.about):
+                values = {"value": cell.value, "spread": cell.spread, "low": cell.low, "high": cell.high}
+                about = {"kind": table.kind, **table.about, **row.about, **column.about}
+                n = {} if cell.n is None else {"n": cell.n}
+                yield {"figure": column.figure, **about, **values, **n}
+
+
+def csv_field(value: object) -> str | int | float | None:
+    """A value as a field: numbers as they are, text on one line and never a formula."""
+    if value is None or isinstance(value, int | float):
+        return value
+    text = printable(str(value))
+    return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
+
+
+def _csv_line(row: Mapping[str, object]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow([csv_field(row.get(name)) for name in COLUMNS])
+    return buffer.getvalue()

@@ -1,0 +1,198 @@
+"""A table of typed cells: made once from a document, drawn by every renderer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Literal
+
+from latcli.reporting.text import counted, decimals_of, duration, number, number_text, probability, size
+
+Value = str | int | float | None
+About = Mapping[str, Value]
+Format = Literal["text", "number", "short", "percent", "points", "p", "count", "duration", "size", "epsilon"]
+
+#: What stands where there is no figure.
+NONE = "-"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One field. A share of 1 is shown in per cent where its column says so.
+
+    spread: stands behind a plus-minus sign. low, high: the ends of a 95 % interval. n: of how many images the value is.
+    best: the best of its column, or not told apart from the best. style: "good", "bad", "doubtful" or "quiet". shade:
+    its colour in a heat map, from 0 to 1. scale: the value is multiplied by it when it is printed.
+    """
+
+    value: Value = None
+    spread: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    best: bool = False
+    style: str = ""
+    shade: float | None = None
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: a `key`, a heading and how its values are printed.
+
+    group: a heading over several columns. stack: on a terminal, columns of one stack are lines of one column. prefix:
+    stands before its values there. notes: further lines of the heading.
+    folds: long texts go on in the next line. optional: left out where a terminal is too narrow. counts: cells show
+    their n. figure: what a CSV file calls its values, empty for what is no figure; about: what else it says of them.
+    """
+
+    key: str
+    heading: str
+    format: Format = "text"
+    group: str = ""
+    stack: str = ""
+    prefix: str = ""
+    notes: tuple[str, ...] = ()
+    folds: bool = False
+    optional: bool = False
+    counts: bool = False
+    figure: str = ""
+    about: About = field(default_factory=dict)
+
+    @property
+    def flush_right(self) -> bool:
+        """Whether it has figures."""
+        return self.format != "text"
+
+    @property
+    def full_heading(self) -> str:
+        """The heading on one line, with its group and its note."""
+        name = f"{self.group}: {self.heading}" if self.group else self.heading
+        return f"{name} ({', '.join(self.notes)})" if self.notes else name
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row. total: it sums up those above it. about: what a CSV file says of its figures."""
+
+    cells: tuple[Cell, ...]
+    total: bool = False
+    about: About = field(default_factory=dict)
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table and what must be known to read it; without columns, only text.
+
+    kind: what a CSV file calls its lines; about: what it says of all of them. facts: names and values without heading.
+    """
+
+    title: str = ""
+    columns: tuple[Column, ...] = ()
+    rows: tuple[Row, ...] = ()
+    notes: tuple[str, ...] = ()
+    kind: str = ""
+    about: About = field(default_factory=dict)
+    facts: bool = False
+    id: str = ""
+    runs: tuple[str, ...] = ()
+
+    @property
+    def stacks(self) -> list[list[int]]:
+        """Positions of the columns, those of one stack together."""
+        keys = [column.stack or str(place) for place, column in enumerate(self.columns)]
+        return [[place for place, key in enumerate(keys) if key == name] for name in dict.fromkeys(keys)]
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """Headings over the columns, and how many columns each is over."""
+        return [(name, len(list(columns))) for name, columns in groupby(self.columns, key=lambda one: one.group)]
+
+    @property
+    def has_best(self) -> bool:
+        """Whether a cell is marked as the best of its column."""
+        return any(cell.best for row in self.rows for cell in row.cells)
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A cell as text; what it has not is empty."""
+
+    text: str
+    spread: str = ""
+    unit: str = ""
+    interval: str = ""
+    n: str = ""
+
+    def joined(self, plus_minus: str = "±") -> str:
+        """Value, spread and n on one line."""
+        beside = f" {plus_minus} {self.spread}" if self.spread else ""
+        return f"{self.text}{beside}{self.unit}" + (f" ({self.n})" if self.n else "")
+
+
+def printed(cell: Cell, column: Column) -> Printed:
+    """The cell in its column's format."""
+    value = cell.value
+    if value is None:
+        return Printed("" if column.format == "text" else NONE)
+    n = f"{cell.n:,}" if column.counts and cell.n is not None else ""
+    if isinstance(value, str) or column.format == "text":
+        return Printed(str(value), n=n)
+    if column.format not in ("number", "percent", "points"):
+        return Printed(_FORMATS[column.format](value * cell.scale), _spread(cell), n=n)
+    scale = cell.scale * (1 if column.format == "number" else 100)
+    shown = value * scale
+    unit = {"percent": " %", "points": " points"}.get(column.format, "")
+    places = 2 if unit else None if cell.spread is None else decimals_of(shown)
+    text = f"{shown:+.2f}" if column.format == "points" else number(shown, places)
+    spread = "" if cell.spread is None else number(cell.spread * scale, places)
+    return Printed(text, spread, unit, _interval(cell, scale, unit), n)
+
+
+def _interval(cell: Cell, scale: float, unit: str) -> str:
+    if cell.low is None or cell.high is None:
+        return ""
+    low, high = cell.low * scale, cell.high * scale
+    decimals = 1 if unit or 10 <= high < 100 else 4 if high < 0.01 else 3 if high < 1 else 2 if high < 10 else 0
+    return f"[{low:.{decimals}f}, {high:.{decimals}f}]"
+
+
+def _spread(cell: Cell) -> str:
+    return "" if cell.spread is None else f"{cell.spread * cell.scale:.2g}"
+
+
+_FORMATS = {
+    "short": lambda value: f"{value:.3g}",
+    "p": probability,
+    "count": lambda value: f"{value:,.0f}",
+    "duration": duration,
+    "size": size,
+    "epsilon": number_text,
+}
+
+
+def text_table(title: str, *lines: str) -> Table:
+    """Lines below a heading, which may be empty."""
+    return Table(title, notes=lines)
+
+
+def facts(values: Mapping[str, Value], title: str = "") -> Table:
+    """Names and values, those that are known."""
+    rows = tuple(Row((Cell(name), Cell(value))) for name, value in values.items() if value not in (None, ""))
+    return Table(title, (Column("name", ""), Column("value", "", folds=True)), rows, facts=True)
+
+
+def rows_of(columns: Sequence[Column], records: Sequence[Mapping[str, Value | Cell]]) -> tuple[Row, ...]:
+    """A row for each mapping, with the cells that the columns are named after."""
+
+    def cell(value: Value | Cell) -> Cell:
+        return value if isinstance(value, Cell) else Cell(value)
+
+    return tuple(Row(tuple(cell(record.get(column.key)) for column in columns)) for record in records)
+
+
+def seeds(count: int) -> str:
+    """How many, in words."""
+    return counted(count, "seed")

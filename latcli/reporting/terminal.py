@@ -1,0 +1,178 @@
+"""Tables for a terminal of any width: figures are never cut, names are folded, wide tables go on below."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from latcli.reporting import documents
+from latcli.reporting.console import RULED
+from latcli.reporting.table import Cell, Column, Table, printed
+from latcli.reporting.text import printable
+
+BEST = "*"
+_STYLES = {"good": "green", "bad": "red", "doubtful": "yellow", "quiet": "dim"}
+#: Background and ink of a heat map from the lowest loss to the highest, as on the page.
+_SHADES = (
+    ("#eef5fb", "#1b1f23"), ("#d5e6f4", "#1b1f23"), ("#b0d1ea", "#1b1f23"), ("#82b5dc", "#10151a"),
+    ("#2f6fa8", "#ffffff"), ("#20568a", "#ffffff"), ("#113a66", "#ffffff"),
+)  # fmt: skip
+#: Widths to which the first and the other names are folded where there is no room.
+_FIRST, _NAME = 16, 10
+#: Between two columns.
+_GAP = 2
+
+
+def shown(command: str, document: Mapping[str, Any]) -> RenderableType | str | None:
+    """A command's document as something that rich can print, as a text to be printed as it is, or None."""
+    found = documents.tables(command, document)
+    return Drawn(found) if isinstance(found, list) else found
+
+
+class Drawn:
+    """Tables below each other, with a blank line between them, in the width that there is."""
+
+    def __init__(self, tables: Sequence[Table]) -> None:
+        self.tables = tables
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        """What rich calls to print this."""
+        for place, table in enumerate(self.tables):
+            if place:
+                yield ""
+            if table.title:
+                yield Text(_plain(table.title), "bold", overflow="fold")
+            for count, block in enumerate(_blocks(table, options.max_width)):
+                yield from [""] if count else []
+                yield _drawn(table, block)
+            if table.columns and table.notes:
+                yield ""
+            notes = [*table.notes, f"{BEST} best of its column; shared where the difference is within chance"]
+            for note in notes if table.has_best else table.notes:
+                style = "yellow" if note.startswith("warning") else ""
+                yield Text(_plain(note), style, overflow="fold")
+
+
+class _Stack:
+    """Columns that are one on a terminal: the lines of its heading and of each row, and how wide they are."""
+
+    def __init__(self, table: Table, places: Sequence[int]) -> None:
+        self.columns = [table.columns[place] for place in places]
+        self.flush_right = any(column.flush_right for column in self.columns)
+        self.rows = [
+            [_lines(table, row.cells[place], table.columns[place], place) for place in places] for row in table.rows
+        ]
+        found = [cell_len(line.plain) for row in self.rows for lines in row for line in lines]
+        values = max(found, default=0)
+        self.heading = [] if table.facts else _heading(self.columns, max(values, 6))
+        self.natural = max([values, *map(cell_len, self.heading), 1])
+        self.folds = all(column.folds for column in self.columns) or (not self.flush_right and self.natural > 40)
+        self.optional = all(column.optional for column in self.columns)
+        self.width = self.natural
+
+    def least(self, first: bool) -> int:
+        """The width that it needs."""
+        return min(self.natural, _FIRST if first else _NAME) if self.folds else self.natural
+
+
+def _lines(table: Table, cell: Cell, column: Column, place: int) -> list[Text]:
+    """A cell's text, and its interval below it where the column has any."""
+    shown = printed(cell, column)
+    marked = any(row.cells[place].best for row in table.rows)
+    text = column.prefix * bool(shown.text) + shown.joined("+-") + (BEST if cell.best else " " if marked else "")
+    ink = _STYLES.get(cell.style, "")
+    if cell.shade is not None:
+        background, ink = _SHADES[min(len(_SHADES) - 1, int(cell.shade * len(_SHADES)))]
+        ink = f"{ink} on {background}"
+    lines = [Text(_plain(text), f"bold {ink}" if cell.best or (not place and table.facts) else ink)]
+    if any(row.cells[place].low is not None for row in table.rows):
+        lines.append(Text(shown.interval + " " * marked, ink or "dim"))
+    return lines if text or not column.stack else []
+
+
+def _heading(columns: Sequence[Column], width: int) -> list[str]:
+    groups, headings = (list(dict.fromkeys(values)) for values in zip(*((c.group, c.heading) for c in columns)))  # noqa: B905
+    if len(columns) == 1:
+        lines = [text for text in (groups[0], headings[0]) if text]
+    else:
+        lines = groups if len(groups) == 1 and groups[0] else [text for text in headings if text]
+    notes = dict.fromkeys(note for column in columns for note in column.notes)
+    wrapped = [part for line in map(_plain, lines) for part in _wrapped(line, width)]
+    return [*wrapped, *map(_plain, notes)]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    longest = max((len(word) for word in text.split()), default=1)
+    return textwrap.wrap(text, max(width, min(longest, 16))) or [text]
+
+
+def _blocks(table: Table, width: int) -> Iterator[list[_Stack]]:
+    """The columns in as many blocks as the width asks for; each begins with the first column."""
+    stacks = [_Stack(table, places) for places in table.stacks]
+    while stacks and any(one.optional for one in stacks[1:]) and _width(stacks) > width:
+        del stacks[max(place for place, one in enumerate(stacks) if one.optional)]
+    first, others = stacks[:1], stacks[1:]
+    while first:
+        block = list(first)
+        while others and (len(block) == 1 or _width([*block, others[0]], least=True) <= width):
+            block.append(others.pop(0))
+        _widen(block, width)
+        yield block
+        if not others:
+            return
+
+
+def _width(stacks: Sequence[_Stack], *, least: bool = False) -> int:
+    widths = [one.least(not place) if least else one.width for place, one in enumerate(stacks)]
+    return sum(widths) + _GAP * (len(widths) - 1)
+
+
+def _widen(block: Sequence[_Stack], width: int) -> None:
+    """Give each column what it needs, and what is left to the names that would fold, evenly."""
+    for place, one in enumerate(block):
+        one.width = one.least(not place)
+    spare = width - _width(block)
+    folding = sorted((one for one in block if one.width < one.natural), key=lambda one: one.natural - one.width)
+    for place, one in enumerate(folding):
+        more = max(0, min(one.natural - one.width, spare // (len(folding) - place)))
+        one.width, spare = one.width + more, spare - more
+
+
+def _drawn(table: Table, block: Sequence[_Stack]) -> RichTable:
+    drawn = RichTable(
+        box=None if table.facts else RULED, show_header=not table.facts, show_edge=False, pad_edge=False,
+        padding=(0, _GAP if table.facts else 1, 0, 0),
+    )  # fmt: skip
+    for one in block:
+        heading = "\n".join(" " * (one.width - cell_len(line)) * one.flush_right + line for line in one.heading)
+        drawn.add_column(Text(heading), width=one.width, no_wrap=not one.folds, overflow="fold", vertical="top")
+    depth = max(len(one.columns) for one in block) if len(block[0].columns) > 1 else 1
+    for place, row in enumerate(table.rows):
+        if row.total:
+            drawn.add_section()
+        for level in range(depth):
+            cells = []
+            for one in block:
+                lines = one.rows[place]
+                chosen = lines[level : level + 1] if depth > 1 else lines
+                cells.append(Text("\n").join(_padded(line, one) for part in chosen for line in part))
+            if depth == 1 or any(cell.plain.strip() for cell in cells):
+                drawn.add_row(*cells)
+    return drawn
+
+
+def _padded(line: Text, stack: _Stack) -> Text:
+    if not stack.flush_right:
+        return line
+    return Text(" " * (stack.width - cell_len(line.plain)) + line.plain, line.style)
+
+
+def _plain(text: str) -> str:
+    """Text in letters that every terminal has, as far as names allow."""
+    return printable(text).replace("±", "+-")

@@ -1,0 +1,81 @@
+"""Detections come back from the store as they went in, and only for the photo, detector and target they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from latcli.commands.detection_cache import StoredDetections
+from latcli.engine.detectors.base import Box, Detection
+from latcli.engine.images import Photo
+from latcli.store.store import Store
+
+PHOTO = Photo("hen.jpg", np.zeros((6, 10, 3), dtype=np.uint8), "5" * 64)
+BOX = Box(0.1, 1 / 3, 9.999999, 5.5, 0.123456789, "köttbullar 'x'")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "runs") as opened:
+        yield opened
+
+
+def test_boxes_come_back_to_the_last_digit_and_a_later_detection_replaces_an_earlier_one(
+    store: Store, tmp_path: Path
+) -> None:
+    detection = Detection((BOX, Box(1, 2, 3, 4, 1.0, "hen")))
+    assert StoredDetections(store).get(PHOTO, "fake", "") is None
+    for kept in (Detection(()), detection):  # that nothing was found is kept, too
+        StoredDetections(store).put(PHOTO, "fake", "", kept)
+        assert StoredDetections(store).get(PHOTO, "fake", "") == kept
+    store.close()
+    with Store.open(tmp_path / "runs") as again:
+        assert StoredDetections(again).get(PHOTO, "fake", "") == detection
+
+
+def test_photo_detector_and_target_are_the_key(store: Store) -> None:
+    cache = StoredDetections(store)
+    cache.put(PHOTO, "fake", "hen", Detection((BOX,)))
+    assert cache.get(replace(PHOTO, name="renamed.jpg"), "fake", "hen") == Detection((BOX,))
+    assert cache.get(replace(PHOTO, sha256="6" * 64), "fake", "hen") is None
+    assert cache.get(PHOTO, "fake confidence=0.5", "hen") is None
+    assert cache.get(PHOTO, "fake", "cock") is None
+    # The same file at another size is another image to a detector.
+    small = replace(PHOTO, levels_HWC=np.zeros((4, 4, 3), dtype=np.uint8), resized=True)
+    assert cache.get(small, "fake", "hen") is None
+    cache.put(small, "fake", "hen", Detection(()))
+    assert cache.get(small, "fake", "hen") == Detection(())
+    assert cache.get(replace(small, levels_HWC=np.zeros((5, 5, 3), dtype=np.uint8)), "fake", "hen") is None
+    assert cache.get(PHOTO, "fake", "hen") == Detection((BOX,))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(count=st.integers(1, 4), height=st.integers(1, 9), width=st.integers(1, 11), seed=st.integers(0, 2**32 - 1))
+def test_silhouettes_come_back_level_by_level(store: Store, count: int, height: int, width: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    silhouettes_NHW = torch.randint(0, 256, (count, height, width), generator=generator, dtype=torch.uint8)
+    boxes = tuple(replace(BOX, segmentation=index) for index in reversed(range(count)))
+    photo = replace(PHOTO, levels_HWC=np.zeros((height, width, 3), dtype=np.uint8))
+    StoredDetections(store).put(photo, "fake", "", Detection(boxes, silhouettes_NHW))
+    found = StoredDetections(store).get(photo, "fake", "")
+    assert found is not None
+    assert found.boxes == boxes
+    assert found.segmentations_NHW is not None
+    assert torch.equal(found.segmentations_NHW, silhouettes_NHW)
+
+
+@pytest.mark.parametrize("damaged", ["{}", '[{"x0": 1}]', '[{"x0":NaN,"y0":0,"x1":1,"y1":1,"score":1,"name":"a"}]'])
+def test_what_is_damaged_is_found_anew(damaged: str, store: Store) -> None:
+    store.save_detection(PHOTO.sha256, "fake", "", damaged, None)
+    assert StoredDetections(store).get(PHOTO, "fake", "") is None
+    segmented = '[{"x0":0,"y0":0,"x1":1,"y1":1,"score":1,"name":"a","segmentation":0}]'
+    for silhouettes in (None, b"no PNG"):
+        store.save_detection(PHOTO.sha256, "fake", "", segmented, silhouettes)
+        assert StoredDetections(store).get(PHOTO, "fake", "") is None

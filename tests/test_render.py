@@ -1,0 +1,163 @@
+"""Reports as Markdown, LaTeX and CSV: whatever names hold, they stay names, and figures are those of the document."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sample_documents as sample
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from report_store import WILD
+
+from latcli.reporting import render
+from latcli.reporting.table import Cell, Column, Row, Table
+from latcli.reporting.text import printable
+
+
+def plain_lines(text: str) -> bool:
+    return all(line.isprintable() for line in text.splitlines())
+
+
+# Markdown
+
+
+class Tags(HTMLParser):
+    """Collects the tags of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+
+def test_markdown_tables_are_whole_whatever_names_hold() -> None:
+    text = "".join(render.markdown(sample.wild_report()))
+    tags = Tags()
+    tags.feed(text)
+
+    assert tags.tags == []
+    assert plain_lines(text)
+    for table in re.findall(r"(?:^\|.*\|\n)+", text, flags=re.MULTILINE):
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+    assert not re.search(r"(?<!\\)\[link|(?<!\\)`|://|@someone", text)
+
+
+@pytest.mark.parametrize("text", WILD)
+def test_a_name_in_markdown_is_one_line_without_markup(text: str) -> None:
+    escaped = render.markdown_text(text)
+    assert "\n" not in escaped
+    assert not re.search(r"(?<!\\)[|*_`\[\]$~]|[<>]", escaped)
+    assert not re.match(r"- \s*\d*[-+=.)]", render.markdown_item(text))
+
+
+# CSV
+
+
+def rows_of(document: dict[str, Any]) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO("".join(render.csv_lines(document)), newline="")))
+
+
+def test_csv_has_the_figures_of_the_document() -> None:
+    document = sample.report()
+    rows = rows_of(document)
+    kinds = {"matrix", "training", "photo", "curve", "transfer", "reliance", "comparison", "paper", "claim", "left out"}
+    assert {row["kind"] for row in rows} == kinds | {"fault"}
+
+    def value(**wanted: str) -> float:
+        (row,) = [row for row in rows if wanted.items() <= row.items()]
+        return float(row["value"])
+
+    matrix = {"kind": "matrix", "regime": "background", "n": "10000", "models": "3", "epsilon": ""}
+    assert value(**matrix, input="natural", figure="loss") == 0.0396
+    assert value(kind="photo", image="hen.jpg", input="adversarial", figure="confidence") == 0.000169
+    assert value(kind="photo", image="hen.jpg", input="adversarial", figure="p_prediction") == 0.998
+    assert value(kind="training", figure="adversarial_accuracy", seed="0") == 0.5
+    assert value(kind="curve", model="natural 00aa", at="epsilon=0.3") == pytest.approx(0.6)
+    assert value(kind="paper", input="natural", figure="loss") == 0.0414
+    assert value(kind="paper", figure="accuracy") == 0.99
+    assert [float(row["spread"]) for row in rows if row["figure"] == "gap"] == [0.0123, 0.0123]
+
+
+def test_no_field_of_a_csv_is_a_formula_or_breaks_a_line() -> None:
+    text = "".join(render.csv_lines(sample.wild_report()))
+    assert plain_lines(text)
+    for row in csv.reader(io.StringIO(text, newline="")):
+        assert len(row) == len(render.COLUMNS)
+        for value in row:
+            assert not value.lstrip().startswith(("=", "@", "|", "%"))
+            assert not value.startswith(("+", "-")) or re.fullmatch(r"-\d+(\.\d+)?(e-?\d+)?", value)
+
+
+@given(st.text())
+@settings(deadline=None)
+def test_any_text_is_a_harmless_field(text: str) -> None:
+    field = render.csv_field(text)
+    assert isinstance(field, str)
+    assert not field.lstrip().startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert field.removeprefix("'") == printable(text).removeprefix("'")
+
+
+# LaTeX
+
+
+@pytest.mark.parametrize("text", WILD)
+def test_a_name_in_latex_commands_nothing(text: str) -> None:
+    escaped = render.latex_text(text)
+    known = r"\\(textbackslash|textasciicircum|textasciitilde|textless|textgreater|textbar)\{\}|\\`\{\}|\\[{}$&#%_]"
+    assert not re.search(r"[\\$&#%_^~]", re.sub(known, "", escaped))
+    assert not re.search(r"(?<!\{)[\[*]", escaped)  # an option of the row before it
+
+
+@given(st.text(max_size=60))
+@settings(deadline=None)
+def test_any_text_in_latex_is_of_letters_that_it_has(text: str) -> None:
+    escaped = render.latex_text(text.replace("±", ""))
+    assert all(letter.isascii() or 0xC0 <= ord(letter) <= 0xFF for letter in escaped)
+    assert escaped.count("{") - escaped.count(r"\{") == escaped.count("}") - escaped.count(r"\}")
+
+
+@pytest.mark.parametrize(("length", "most"), [(5, 40), (60, 20)], ids=["short", "folded"])
+def test_a_long_table_in_latex_goes_on_in_another(length: int, most: int) -> None:
+    training = [sample.trained(seed=1000 + place, regime="x" * length) for place in range(150)]
+    text = "".join(render.latex(sample.nothing(sample.report(), training=training)))
+    tables = re.findall(r"\\begin\{table\}.*?\\end\{table\}", text, flags=re.DOTALL)
+    seeds = [re.findall(r"& (1\d{3}) &", table) for table in tables]
+
+    assert [seed for table in seeds for seed in table] == [str(1000 + place) for place in range(150)]
+    assert max(map(len, seeds)) <= most
+    assert ["(continued)" in table for table in tables] == [False] + [True] * (len(tables) - 1)
+
+
+def test_a_wide_table_in_latex_goes_on_in_another_with_its_names() -> None:
+    columns = (Column("name", "name"), *(Column(str(place), f"column {place}", "number") for place in range(30)))
+    table = Table("t", columns, (Row((Cell("row"), *(Cell(place + 0.5) for place in range(30)))),))
+    parts = list(render.latex_pages(table))
+
+    assert len(parts) > 1
+    assert all(part.rows[0].cells[0].value == "row" for part in parts)
+    assert [cell.value for part in parts for cell in part.rows[0].cells[1:]] == [place + 0.5 for place in range(30)]
+
+
+@pytest.mark.slow
+def test_latex_compiles_whatever_names_hold(tmp_path: Path) -> None:
+    if shutil.which("pdflatex") is None:
+        pytest.skip("no pdflatex here: the LaTeX report was not compiled")
+    document = sample.wild_report()
+    many = document | {"training": document["training"] * 40, "attacks": sample.report()["attacks"] * 2}
+    (tmp_path / "report.tex").write_text("".join(render.latex(many)), encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "report.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    log = (tmp_path / "report.log").read_text(errors="replace")
+    assert "Missing character" not in log
+    assert "Float too large" not in log
