@@ -1194,3 +1194,25 @@ class DoctorResult:
     def exit_code(self) -> ExitCode:
         """Failure where something is broken."""
         return ExitCode.OK if self.ok else ExitCode.FAILURE
+
+
+# classes of a classifier
+
+
+@dataclass(frozen=True)
+class FoundClass:
+    """A class: its index among the logits, its name, and what WordNet says of it, where it is one of ImageNet's."""
+
+    index: int
+    name: str
+    wordnet_id: str | None = None
+    description: str | None = None
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """Of a classifier of `count` classes those that were asked for, by index."""
+
+    classifier: str
+    count: int
+    classes: tuple[FoundClass, ...]

@@ -70,7 +70,9 @@ class Tokens(nn.Module):
 
 
 def classifier_of(net: nn.Module, fingerprint: str = "f00") -> Classifier:
-    return Classifier("colours", net, Preprocessing(64, 64, "bilinear"), ["red", "green", "none"], fingerprint)
+    classifier = Classifier("colours", net, Preprocessing(64, 64, "bilinear"), ["red", "green", "none"])
+    classifier.fingerprint = fingerprint  # type: ignore[assignment]
+    return classifier
 
 
 def cam_of(net: nn.Module, threshold: float = 0.4) -> CamDetector:

@@ -21,8 +21,8 @@ from torch.nn import functional
 
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier, Normalize, predict
-from latcli.engine.models.source import ClassifierSource
 from latcli.engine.models.preprocessing import Preprocessing
+from latcli.engine.models.source import ClassifierSource
 from latcli.engine.registry import DEFAULT_CLASSIFIER
 from latcli.engine.vision import import_torchvision
 from latcli.errors import ExitCode, LatcliError, UsageError, WeightsError

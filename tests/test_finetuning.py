@@ -23,8 +23,8 @@ from latcli.engine.models.finetuning import (
     is_classifier_name,
     preprocessing_of,
 )
-from latcli.engine.models.source import ClassifierSource
 from latcli.engine.models.preprocessing import Preprocessing
+from latcli.engine.models.source import ClassifierSource
 from latcli.errors import UsageError
 
 CPU = torch.device("cpu")

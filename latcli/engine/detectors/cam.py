@@ -15,8 +15,8 @@ from torch.nn.functional import interpolate
 
 from latcli.engine.detectors.base import Box, Detection, DetectorContext, Target, check_share
 from latcli.engine.images import Photo
-from latcli.engine.models.classifier import Classifier, Normalize
-from latcli.engine.models.preprocessing import square_to_unit
+from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.preprocessing import Normalize, square_to_unit
 from latcli.errors import UsageError
 
 #: Maps and masks are compared, thresholded and boxed on a grid of this many pixels a side.
@@ -122,8 +122,7 @@ def activation_map(classifier: Classifier, photo: Photo, label: int) -> torch.Te
 
 def input_size(classifier: Classifier) -> tuple[int, int]:
     """Height and width of what the classifier's network takes."""
-    crop = classifier.preprocessing.crop
-    return crop, crop
+    return classifier.preprocessing.size
 
 
 _CHANNEL_AXES: WeakKeyDictionary[Classifier, int | None] = WeakKeyDictionary()

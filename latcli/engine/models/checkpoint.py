@@ -115,13 +115,16 @@ def open_checkpoint(path: Path) -> Classifier:
     if is_classifier_name(info.architecture):
         described = (info.preprocessing, info.normalization)
         tuned = _fitted(partial(fine_tuned_without_weights, info.architecture, classes, *described), state_dict, path)
-        return Classifier(str(path), tuned, tuned.preprocessing, info.class_names)
+        return Classifier(
+            str(path), tuned, tuned.preprocessing, info.class_names, weights_sha256=state_dict_sha256(state_dict)
+        )
     architecture: Architecture = registry.load("architecture", info.architecture)
     net: nn.Module = _fitted(partial(architecture, info.image_shape, classes), state_dict, path)
     C, H, W = info.image_shape
     side = min(H, W)
     net = GreyInput(net) if C == 1 else net
-    return Classifier(str(path), net, Preprocessing(side, side), info.class_names)
+    sha256 = state_dict_sha256(state_dict)
+    return Classifier(str(path), net, Preprocessing(side, side), info.class_names, weights_sha256=sha256)
 
 
 def _fitted(make: Callable[[], _Net], state_dict: Mapping[str, torch.Tensor], path: Path) -> _Net:

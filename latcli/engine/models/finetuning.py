@@ -21,6 +21,7 @@ from latcli.engine.models.preprocessing import Normalize, Preprocessing
 from latcli.engine.models.source import ClassifierSource
 from latcli.errors import UsageError
 
+
 class FineTuned(nn.Module):
     """A network that stays in evaluation mode while it is trained; maps images in [0, 1] to logits.
 

@@ -31,7 +31,11 @@ def huggingface_classifier(name: str, source: ClassifierSource) -> Classifier:
         raise LatcliError("hf:NAME needs the package transformers", "pip install transformers")
     import_torchvision()
     from huggingface_hub import constants
-    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+    from transformers import (  # type: ignore[import-not-found, unused-ignore]
+        AutoConfig,
+        AutoImageProcessor,
+        AutoModelForImageClassification,
+    )
 
     local = source.offline or Path(name).is_dir()
     if not local:

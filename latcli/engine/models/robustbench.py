@@ -37,8 +37,8 @@ def robustbench_classifier(name: str, source: ClassifierSource) -> Classifier:
     import_torchvision()
     try:
         with contextlib.redirect_stdout(sys.stderr), _pkg_resources():  # it prints
-            from robustbench.model_zoo.models import model_dicts
-            from robustbench.utils import load_model
+            from robustbench.model_zoo.models import model_dicts  # type: ignore[import-untyped, import-not-found, unused-ignore]
+            from robustbench.utils import load_model  # type: ignore[import-untyped, import-not-found, unused-ignore]
     except ImportError as error:
         raise LatcliError(f"robustbench cannot be imported: {error}", "install what it needs") from error
     *where, model = name.split("/")

@@ -73,6 +73,7 @@ def read_weights(path: Path) -> Weights:
     `weights_only`, so that nothing in it runs. Raises WeightsError for a file that is missing, damaged, wants to run
     code or holds no weights.
     """
+    content: Any
     if path.suffix == ".safetensors":
         content, names = _read_safetensors(path)
     else:
@@ -144,7 +145,10 @@ def without_prefix(module: nn.Module, weights: Weights, note: Callable[[str], No
     if not expected or any(name in state_dict for name in expected):
         return state_dict
     prefixes = {
-        found[: -len(name)] for name in (expected[0], expected[-1]) for found in state_dict if found.endswith(f".{name}")
+        found[: -len(name)]
+        for name in (expected[0], expected[-1])
+        for found in state_dict
+        if found.endswith(f".{name}")
     }
     counts = {prefix: sum(prefix + name in state_dict for name in expected) for prefix in sorted(prefixes)}
     if not counts:
