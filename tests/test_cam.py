@@ -13,8 +13,8 @@ from latcli.engine.detectors.base import DetectorContext, Target
 from latcli.engine.detectors.cam import CamDetector, CamSettings, activation_map, evidence_inside
 from latcli.engine.images import Photo
 from latcli.engine.localize import boxes_mask
-from latcli.engine.models.classifier import Classifier, Normalize
-from latcli.engine.models.preprocessing import Preprocessing, square_to_unit
+from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.preprocessing import Normalize, Preprocessing, square_to_unit
 from latcli.errors import UsageError
 
 RED, GREEN = Target(0, "red"), Target(1, "green")

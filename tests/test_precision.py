@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.utils import parametrizations, weight_norm
 
 from latcli.engine import precision
-from latcli.engine.models.classifier import Classifier, Normalize
-from latcli.engine.models.preprocessing import Preprocessing
+from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.preprocessing import Normalize, Preprocessing
 from latcli.engine.precision import FORMS, Form, gradient_model
 
 SHAPE = (3, 16, 16)

@@ -1,4 +1,4 @@
-"""A classifier of the user's own: `module:function` or `path/file.py:function`; its code runs in this process."""
+"""Classifiers by name; of them, the user's own: `module:function` or `path/file.py:function`, whose code runs here."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from latcli.engine import registry
 from latcli.engine.models.classifier import Classifier, GreyInput, logits_in
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.models.source import ClassifierSource
@@ -29,6 +30,26 @@ _EXAMPLE = "a function without arguments that returns a torch.nn.Module taking i
 
 #: The names that were opened in this process: their code may run again, as for a checkpoint that was trained from it.
 named_by_user: set[str] = set()
+
+
+def named_classifier(name: str, source: ClassifierSource) -> Classifier:
+    """The classifier of a registered name, a library's or the user's code, on the CPU. Raises as `open_classifier`."""
+    family, colon, rest = name.partition(":")
+    if family in registry.CLASSIFIER_FAMILIES and colon:
+        opened: Classifier = registry.load_family(family)(rest, source)
+    elif colon:
+        opened = custom_classifier(name, source)
+    else:
+        if name not in registry.BUILT_IN["classifier"]:
+            refuse_description(name, source)
+        opened = registry.load("classifier", name)(source)
+    return opened
+
+
+def refuse_description(name: str, source: ClassifierSource) -> None:
+    """Raise UsageError where the user describes a classifier that says itself what its classes and images are."""
+    if given := source.described:
+        raise UsageError(f"{name} says itself what {given} would", f"leave {given} out")
 
 
 def custom_classifier(name: str, source: ClassifierSource) -> Classifier:
@@ -51,8 +72,7 @@ def custom_classifier(name: str, source: ClassifierSource) -> Classifier:
         load_into(inner, without_prefix(inner, weights, source.note), what=f"the weights in {source.weights}")
         names = weights.class_names
     if isinstance(net, Classifier):
-        if source.described:
-            raise UsageError(f"{name} returns a Classifier, which says itself what {source.described} would", _EXAMPLE)
+        refuse_description(name, source)
         return net
     own = getattr(net, "preprocessing", None)
     if own is not None and not isinstance(own, Preprocessing):

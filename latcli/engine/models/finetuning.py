@@ -13,9 +13,8 @@ from torch import nn
 
 from latcli.engine import registry
 from latcli.engine.labels import known_class
-from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier, logits_in
-from latcli.engine.models.custom import named_by_user
+from latcli.engine.models.custom import named_by_user, named_classifier
 from latcli.engine.models.libraries import NETWORKS, LibraryNetwork, timm_network, torchvision_network
 from latcli.engine.models.preprocessing import Normalize, Preprocessing
 from latcli.engine.models.source import ClassifierSource
@@ -124,7 +123,7 @@ def _made(architecture: str) -> Classifier:
             f"this model's network is code of its user's own, {architecture}, which only the command line may name",
             f"name it, and the model as its weights: {architecture} --classifier-weights FILE",
         )
-    return open_classifier(architecture, ClassifierSource(offline=True), torch.device("cpu"))
+    return named_classifier(architecture, ClassifierSource(offline=True))
 
 
 def _with_head(

@@ -16,7 +16,14 @@ from latcli.engine.downloads import fetch, require_reachable
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.preprocessing import Preprocessing, interpolation_called
 from latcli.engine.models.source import ClassifierSource
-from latcli.engine.models.weights import classes_in, load_into, read_state_dict, read_weights, without_prefix
+from latcli.engine.models.weights import (
+    classes_in,
+    load_into,
+    read_state_dict,
+    read_weights,
+    state_dict_sha256,
+    without_prefix,
+)
 from latcli.engine.registry import unknown_name
 from latcli.engine.vision import import_torchvision
 from latcli.errors import UsageError, WeightsError
@@ -48,7 +55,8 @@ class LibraryNetwork:
         class_names = source.names_of(count, own, self.name)
         ids = self.class_ids if class_names == self.class_names else ()
         net = nn.Sequential(source.normalize(self.mean, self.std), body)
-        return Classifier(self.name, net, source.preprocessing(self.preprocessing), class_names, ids)
+        preprocessing, sha256 = source.preprocessing(self.preprocessing), state_dict_sha256(body.state_dict())
+        return Classifier(self.name, net, preprocessing, class_names, ids, sha256)
 
     def from_file(self, source: ClassifierSource) -> Classifier:
         """The classifier of `source.weights`; its number of classes is the file's. Raises WeightsError."""

@@ -286,8 +286,11 @@ def _is_scripted(path: Path) -> bool:
     """Whether a file is what torch.jit.save writes, which is code for torch's own interpreter alone."""
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError):  # torch.load says what is wrong with it
+        return False
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
