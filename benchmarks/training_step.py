@@ -14,15 +14,13 @@ from torch.nn import functional
 
 from benchmarks.record import Options, begin
 from benchmarks.rounds import clocked, in_turn
-from latcli.commands.train.options import TrainOptions, resolve
 from latcli.engine.datasets.base import Dataset, DatasetSource
 from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.devices import open_device
 from latcli.engine.models.small import paper_cnn
 from latcli.engine.precision import gradient_model
 from latcli.engine.training.loop import Trainer, new_network
-from latcli.engine.training.presets import PRESETS
-from latcli.engine.training.settings import TrainSettings
+from latcli.engine.training.settings import TrainSettings, resolve
 
 
 def plain_step(data: Dataset, settings: TrainSettings) -> Callable[[], None]:
@@ -68,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.read(arguments)
     device = open_device("auto")
     data = open_dataset("mnist-5k", DatasetSource(Path("data"), offline=True)).to(device)
-    said = TrainOptions(attack_steps=given.attack_steps, batch=given.batch, warm_up=0.0)
-    settings = resolve(said, PRESETS["standard"], data.defaults, seed=0)
+    options = {"attack_steps": given.attack_steps, "batch": given.batch, "warm_up": 0.0}
+    settings = resolve(options, data.defaults)
     net = new_network(paper_cnn, data, 0).to(device)
     form = gradient_model(net, data.image_shape).form
     steps = {"plain loop": plain_step(data, settings), "latcli": Trainer(net, data, settings, form).step}

@@ -38,10 +38,10 @@ class Command:
 COMMANDS: Mapping[tuple[str, ...], Command] = {
     ("attack",): Command(options.AttackOptions, "latcli.commands.attack:run", panel=_MAIN),
     ("mask",): Command(options.MaskOptions, "latcli.commands.mask:run", panel=_MAIN),
-    ("train",): Command(options.TrainOptions, "latcli.commands.train.command:run", panel=_MAIN),
+    ("train",): Command(options.TrainOptions, "latcli.commands.train:run", panel=_MAIN),
     ("eval",): Command(options.EvalOptions, "latcli.commands.evaluate:run", panel=_MAIN),
     ("report",): Command(options.ReportOptions, "latcli.commands.report:run", shared=Common, panel=_MAIN),
-    ("reproduce",): Command(options.ReproduceOptions, "latcli.commands.reproduce.command:run", panel=_MAIN),
+    ("reproduce",): Command(options.ReproduceOptions, "latcli.commands.reproduce:run", panel=_MAIN),
     ("demo",): Command(options.DemoOptions, "latcli.commands.demo:run", Computing, _MAIN),
     ("classes",): Command(options.ClassesOptions, "latcli.commands.classifiers:run", Computing, _LOOK),
     ("doctor",): Command(options.DoctorOptions, "latcli.commands.doctor:run", Computing, _LOOK),
@@ -162,14 +162,15 @@ def _use_config_files(ctx: typer.Context, file: Path | None) -> Path | None:
         while node.parent is not None:
             path.insert(0, str(node.command.name))
             node = node.parent
-        shape = {where: tuple(_settable(one)) for where, one in COMMANDS.items()}
+        shape = {where: tuple(settable(one)) for where, one in COMMANDS.items()}
         settings = config.settings_for(tuple(path), shape, config.files_in_use(file))
         ctx.default_map = {name: setting.value for name, setting in settings.items()}
         ctx.meta[process.ORIGINS] = {name: setting.origin for name, setting in settings.items()}
     return file
 
 
-def _settable(command: Command) -> list[Field]:
+def settable(command: Command) -> list[Field]:
+    """The options of a command that a file may set."""
     fields = [*options.fields_of(command.options), *options.fields_of(command.shared)]
     return [one for one in fields if not one.is_argument and one.name != "config"]
 

@@ -303,13 +303,17 @@ def command_words(options: Any) -> list[str]:
         elif value is True:
             named.append(f"--{one.key}")
         elif value != one.default:
-            items = value if isinstance(value, tuple) else (value,)
-            texts = [number_text(item) if isinstance(item, float) else str(item) for item in items]
-            # What a parser makes a list of is written as one word.
-            named += [
-                word for text in ([",".join(texts)] if one.type is Any else texts) for word in (f"--{one.key}", text)
-            ]
+            for text in _texts(value, as_list=one.type is Any):
+                named += [f"--{one.key}", text]
     return words + named
+
+
+def _texts(value: Any, as_list: bool) -> list[str]:
+    """What stands behind an option's name: one text, or one for each time that the option is repeated."""
+    if isinstance(value, tuple):
+        texts = [repr(item) if isinstance(item, float) else str(item) for item in value]
+        return [",".join(texts)] if as_list else texts
+    return [number_text(value) if isinstance(value, float) else str(value)]
 
 
 # options that every command has
@@ -697,8 +701,14 @@ class TrainOptions(ClassifierOptions, DataObjectOptions):
         BASIC,
     ] = None
     attack: Annotated[
-        Literal["pgd", "fgsm-rs", "n-fgsm", "free"] | None,
-        option(TRAINING_ATTACK, "NAME", "pgd, fgsm-rs, n-fgsm, free.", show_default="pgd"),
+        str | None,
+        option(
+            TRAINING_ATTACK,
+            "NAME",
+            "pgd, fgsm-rs, n-fgsm, free, or any attack that declares it can train: fgsm, apgd-ce, a plug-in's.",
+            show_default="pgd",
+            autocompletion=_names_of("attack", "fgsm-rs", "n-fgsm", "free"),
+        ),
     ] = None
     attack_steps: Annotated[
         int | None,
@@ -719,6 +729,9 @@ class TrainOptions(ClassifierOptions, DataObjectOptions):
         float | None, option(OPTIMIZATION, "SHARE", "Fraction of each minibatch left natural.", show_default="0")
     ] = None
     steps: Annotated[int | None, option(OPTIMIZATION, "N", "Number of minibatches.", min=1), BASIC] = None
+    epochs: Annotated[
+        int | None, option(OPTIMIZATION, "N", "Passes over the training images, in place of --steps.", min=1), BASIC
+    ] = None
     batch: Annotated[int | None, option(OPTIMIZATION, "N", "Images in a minibatch.", min=1)] = None
     optimizer: Annotated[Literal["adamw", "sgd"] | None, option(OPTIMIZATION, "adamw|sgd", "The optimizer.")] = None
     schedule: Annotated[
@@ -740,6 +753,17 @@ class TrainOptions(ClassifierOptions, DataObjectOptions):
     checkpoint_every: Annotated[
         int | None,
         option(KEEPING, "N", "Steps between checkpoints.", min=1, show_default="once a minute"),
+        INCIDENTAL,
+    ] = None
+    test_every: Annotated[
+        int | None,
+        option(
+            KEEPING,
+            "N",
+            "Steps between scores of the test set, natural and under a short attack of the regime.",
+            min=1,
+            show_default="at the end",
+        ),
         INCIDENTAL,
     ] = None
     resume: Annotated[
@@ -990,7 +1014,10 @@ class ReproduceOptions:
         ),
     ] = "cam"
     plan: Annotated[
-        bool, switch(OUTPUT, "Show the steps, which are done, and the time; run nothing."), INCIDENTAL, BASIC
+        bool,
+        switch(OUTPUT, "Show the steps, which are done, and their commands; run nothing."),
+        INCIDENTAL,
+        BASIC,
     ] = False
 
     def __post_init__(self) -> None:

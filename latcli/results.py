@@ -716,7 +716,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class TestPoint:
+class ScorePoint:
     """A score of the whole test set in the course of training (`--test-every`).
 
     attacked_loss, attacked_accuracy: under the regime's own short attack; None for the natural regime.
@@ -755,7 +755,7 @@ class TrainResult:
     images_per_second: float
     devices: int
     notes: tuple[str, ...] = ()
-    tests: tuple[TestPoint, ...] = ()
+    tests: tuple[ScorePoint, ...] = ()
     next_commands: tuple[str, ...] = ()
 
 
@@ -839,8 +839,8 @@ class RunDetails(RunSummary):
     argv: tuple[str, ...]
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
-    images: tuple[Any, ...]
-    cells: tuple[Any, ...]
+    images: tuple[AttackedPhoto, ...]
+    cells: tuple[Cell, ...]
     metrics: tuple[LastValue, ...]
     artifacts: tuple[StoredFile, ...]
     resume: str | None
@@ -1194,6 +1194,126 @@ class DoctorResult:
     def exit_code(self) -> ExitCode:
         """Failure where something is broken."""
         return ExitCode.OK if self.ok else ExitCode.FAILURE
+
+
+# reproductions, and the demo
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One step. state: "done", "interrupted", "running" or "missing". seconds: it took, None where it is not done.
+
+    command_line: what a user types for this step alone.
+    """
+
+    number: int
+    step: str
+    command: str
+    state: str
+    run: str | None
+    config_hash: str | None
+    seconds: float | None
+    command_line: str
+
+
+@dataclass(frozen=True)
+class TableEntry:
+    """One field of a reproduction's table: its text, what stands behind a plus-minus sign, and whether it is best."""
+
+    text: str
+    spread: str | None = None
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class ReproducedTable:
+    """Names in the first column, figures in the others; `notes` are what must be known to read it."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[TableEntry, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SweepLine:
+    """Figures against one setting: points of x, mean and spread."""
+
+    label: str
+    points: tuple[tuple[float, float | None, float | None], ...]
+
+
+@dataclass(frozen=True)
+class SweepPanel:
+    """One plot: our lines, the paper's figure where it has one, and whether it is drawn by logarithms."""
+
+    title: str
+    lines: tuple[SweepLine, ...]
+    paper: float | None
+    decades: bool = False
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Plots against the setting that `across` names."""
+
+    name: str
+    title: str
+    across: str
+    panels: tuple[SweepPanel, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceResult:
+    """A reproduction that was planned, or is finished: then with tables, claims, sweeps and the report they are from.
+
+    The options come first, by their names. run, dir: None for a plan. report: of the runs that the paper's own figures
+    are made of, None where there are none. steps: the option --steps is `minibatches`.
+    """
+
+    run: str | None = None
+    dir: Path | None = None
+    what: str
+    budget: str
+    seeds: int | None
+    images: int | None
+    minibatches: int | None
+    attack_steps: int | None
+    dataset: str
+    like: str | None
+    architecture: str | None
+    epsilon: float | None
+    center: float | None
+    centers: tuple[float, ...]
+    photos: Path | None
+    labels: Path | None
+    classifier: str
+    detector: str
+    seed: int
+    planned: bool
+    steps: tuple[StepRow, ...]
+    tables: tuple[ReproducedTable, ...] = ()
+    claims: tuple[PaperClaim, ...] = ()
+    sweeps: tuple[Sweep, ...] = ()
+    report: ReportResult | None = None
+    files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """What the demo did, the page that shows it, and commands to try next."""
+
+    attack: AttackResult
+    trained: tuple[TrainResult, ...]
+    evaluation: EvalResult
+    page: Path
+    next: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """That of the attack."""
+        return self.attack.exit_code
 
 
 # classes of a classifier

@@ -84,7 +84,7 @@ class Session(Recording):
         document = result.to_json() if hasattr(result, "to_json") else to_json(result)
         if self.json:
             self.print_json(document)
-            return int(getattr(result, "exit_code", ExitCode.OK))
+            return _exit_code(result)
         from latcli.reporting.terminal import shown
 
         drawn = shown(command, document)
@@ -92,7 +92,7 @@ class Session(Recording):
             print(drawn, file=self.stdout)
         elif drawn is not None:
             self.print(drawn)
-        return int(getattr(result, "exit_code", ExitCode.OK))
+        return _exit_code(result)
 
     @contextmanager
     def progress(self, description: str, total: int | None) -> Iterator[Tick]:
@@ -122,6 +122,12 @@ class Session(Recording):
                 yield tick
             finally:
                 self._live = None
+
+
+def _exit_code(result: Any) -> int:
+    """The code that a result ends the process with. The one of a stored run, a plain number, is only shown."""
+    code = getattr(result, "exit_code", ExitCode.OK)
+    return int(code) if isinstance(code, ExitCode) else 0
 
 
 def _finite(value: Any) -> Any:

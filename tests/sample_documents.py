@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from report_store import WILD
 
+from latcli.reporting.figures import amplified_difference
 from latcli.results import (
     AccuracyCurve,
     AttackedPhoto,
@@ -242,3 +246,31 @@ def wild_report() -> dict[str, Any]:
         "left_out": [{"run": wild, "command": "train", "status": "crashed", "why": wild} for wild in WILD],
         "faults": [{"run": wild, "name": wild, "fault": "missing", "detail": wild} for wild in WILD],
     }
+
+
+# pictures
+
+
+def png(levels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(levels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def levels(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A photo, the same changed by up to 8 levels outside a box, and the box as a mask."""
+    drawn = np.random.default_rng(seed)
+    across = np.linspace(0, 255, 96, dtype=np.float32)
+    photo_HWC = np.clip(across[None, :, None] + drawn.normal(0, 20, (64, 96, 3)), 0, 255).astype(np.uint8)
+    mask_HW = np.zeros((64, 96), np.uint8)
+    mask_HW[20:50, 30:70] = 255
+    change_HWC = drawn.integers(-8, 9, photo_HWC.shape) * (mask_HW == 0)[..., None]
+    change_HWC[0, 0] = -8 if photo_HWC[0, 0].min() >= 8 else 8
+    return photo_HWC, np.clip(photo_HWC + change_HWC, 0, 255).astype(np.uint8), mask_HW
+
+
+def attack_files(seed: int = 0) -> dict[str, bytes]:
+    """What `latcli attack` leaves of a photo."""
+    before_HWC, after_HWC, mask_HW = levels(seed)
+    difference_HWC = amplified_difference(before_HWC, after_HWC, 127.0 / 8)
+    return {"adversarial": png(after_HWC), "difference": png(difference_HWC), "mask": png(mask_HW)}

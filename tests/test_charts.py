@@ -14,7 +14,7 @@ from report_store import WILD
 
 from latcli.reporting import svg
 from latcli.reporting.charts import charts, heat_map, sweep
-from latcli.reporting.documents import matrix
+from latcli.reporting.evaluations import matrix
 
 
 def is_drawn(data: bytes) -> bool:

@@ -120,20 +120,21 @@ CASES = [(name, norm) for name in registry.names("attack") for norm in NORMS if 
 
 
 def test_every_registered_attack_is_here() -> None:
-    assert {name for name, _ in CASES} == set(registry.names("attack")) >= {"pgd", "fgsm"}
-    assert {("pgd", "l2"), ("fgsm", "l2")} <= set(CASES)
+    assert {name for name, _ in CASES} == set(registry.names("attack"))
+    assert {name for name, norm in CASES if norm == "l2"} == {"pgd", "fgsm", "mi-fgsm"}
 
 
 @st.composite
 def attack_settings(draw: st.DrawFn, norm: Norm) -> AttackSettings:
+    objective = draw(st.sampled_from([*OBJECTIVES, "topk:3"]))
     chosen = AttackSettings(
         steps=draw(st.integers(1, 4)),
         step=draw(st.sampled_from([None, 0.3, 3.0])),
         schedule=draw(st.sampled_from(["constant", "linear", "cosine"])),
         restarts=draw(st.integers(1, 2)),
         random_start=draw(st.booleans()),
-        objective=draw(st.sampled_from(OBJECTIVES)),
-        targeted=draw(st.booleans()),
+        objective=objective,
+        targeted=objective in ("ce", "margin") and draw(st.booleans()),
         stop_rank=draw(st.sampled_from([0, 0, 1, 10])),
     )
     return replace(chosen, norm="l2", radius=draw(st.sampled_from([0.01, 0.5, 50.0]))) if norm == "l2" else chosen
@@ -155,7 +156,7 @@ def _assert_kept(
 
 
 @pytest.mark.parametrize(("name", "norm"), CASES)
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=40)
 @given(st.data(), images(), epsilons())
 def test_an_attack_keeps_the_contract(
     name: str, norm: Norm, data: st.DataObject, x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor
@@ -185,16 +186,19 @@ def test_an_attack_uses_what_it_is_allowed(name: str, norm: Norm, model: str) ->
         registry.load("attack", name), MODELS[model], x_BCHW, y_B, eps_B1HW, chosen, torch.arange(BATCH)
     )
     moved_B = (adv_BCHW - x_BCHW).flatten(1).norm(dim=1)
-    assert (moved_B > 0.3).all()  # the corner of the box is .43 away, the radius .5
+    beaten_B = (
+        MODELS[model](adv_BCHW).argmax(dim=1) != y_B if name == "minimal" else torch.zeros(BATCH, dtype=torch.bool)
+    )
+    assert ((moved_B > 0.3) | beaten_B).all()  # the corner of the box is .43 away, the radius .5
 
 
 # The model is left as it was
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("trainable", [False, True])
-@pytest.mark.parametrize("grad_enabled", [False, True])
-@pytest.mark.parametrize("with_gradients", [False, True])
+@pytest.mark.parametrize(
+    ("training", "trainable", "grad_enabled", "with_gradients"),
+    [(False, False, True, False), (True, True, False, True), (False, True, True, False), (True, False, False, False)],
+)
 @pytest.mark.parametrize(("name", "norm"), CASES)
 def test_the_model_is_left_as_it_was(
     name: str, norm: Norm, training: bool, trainable: bool, grad_enabled: bool, with_gradients: bool
@@ -333,7 +337,6 @@ def test_an_epsilon_that_is_no_number_allows_nothing() -> None:
         check_contract(x_BCHW, x_BCHW.clone(), eps_B1HW)
 
 
-@settings(deadline=None)
 @given(images(), epsilons(), st.data())
 def test_what_reaches_every_limit_is_no_breach(
     x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor, data: st.DataObject
@@ -345,7 +348,6 @@ def test_what_reaches_every_limit_is_no_breach(
     check_contract(x_BCHW, adv_BCHW, eps_B1HW, radius or 1.0)
 
 
-@settings(deadline=None)
 @given(images(), epsilons(), st.data())
 def test_any_value_that_strays_is_a_breach(x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor, data: st.DataObject) -> None:
     place = tuple(data.draw(st.integers(0, side - 1)) for side in x_BCHW.shape)
@@ -403,16 +405,10 @@ def test_an_epsilon_allows_whole_levels(epsilon: float, levels: int) -> None:
 
 def test_every_whole_number_of_levels_is_allowed_in_full() -> None:
     levels = torch.arange(256)
-    for eps in (
-        levels / 255,
-        (levels.double() / 255).float(),
-        torch.ones(256) * (levels / 255),
-        1 - (255 - levels) / 255,
-    ):
+    for eps in (levels / 255, (levels.double() / 255).float(), 1 - (255 - levels) / 255):
         assert torch.equal(allowed_levels(eps.view(1, 1, 256)).flatten().long(), levels)
 
 
-@settings(deadline=None)
 @given(arrays(np.float32, (1, 4, 4), elements=st.floats(0, 1, width=32)))
 def test_levels_never_exceed_epsilon_and_use_it_up(eps: np.ndarray) -> None:
     before = eps.copy()

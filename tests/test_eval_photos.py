@@ -160,7 +160,7 @@ def test_a_fine_tuned_network_is_evaluated_on_what_a_detector_finds(tmp_path: Pa
     result = evaluate(tmp_path, fine_tuned_checkpoint(tmp_path), **told)
 
     kept = config(tmp_path, result.run)
-    assert (kept["mask_from"], kept["found_by"], len(kept["mask_fingerprint"])) == ("detector", "cam", 64)
+    assert (kept["mask_from"], kept["detector"], len(kept["mask_fingerprint"])) == ("detector", "cam", 64)
     assert [cell.n for cell in result.cells] == [4, 4, 4]
     assert result.settings["epsilon"] == 8 / 255
 
@@ -242,7 +242,6 @@ def test_an_evaluation_goes_on_with_the_same_masks_alone(
         (("no_green",), {}, "photo_victims:no_green has no class 'green', which folder:.*set has"),
         (("four", "larger"), {}, r"four takes the middle 32 of a photo resized to 32 .*, .*larger takes the middle 40"),
         (("four",), {"boxes": "best"}, "--boxes is of no use where no detector looks"),
-        (("four",), {"classifier_weights": Path("w")}, "--classifier-weights is of no use where no detector looks"),
         (("four",), {"mask_from": "center"}, "--masks is of no use to --mask-from center"),
         (("four",), {"mask_from": "folder", "masks": None}, "--mask-from folder needs the folder"),
         (("four",), {"dataset": "mnist-5k"}, "--masks is of no use to mnist-5k"),

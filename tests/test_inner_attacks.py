@@ -8,14 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from latcli.engine import registry
 from latcli.engine.attacks.contract import check_contract
 from latcli.engine.attacks.objectives import cross_entropy_odds
 from latcli.engine.datasets.base import Images, crop_and_flip
 from latcli.engine.noise import item_seeds, permutation, uniform_noise
-from latcli.engine.training.inner_attacks import climb, plan_for
-from latcli.engine.training.presets import InnerAttackName
-from latcli.engine.training.regimes import REGIMES, Regime, masks, regime_epsilon
-from latcli.engine.training.silhouettes import otsu_mask
+from latcli.engine.training.inner_attacks import climb, plan_for, registered_attack, registered_settings
+from latcli.engine.training.regimes import REGIMES, Regime, masks, otsu_mask, regime_epsilon
 from latcli.errors import UsageError
 
 
@@ -24,7 +23,7 @@ def center_masks(x_BCHW: torch.Tensor) -> torch.Tensor:
     return masks(Images(x_BCHW, count_B, count_B), "center", 0.5)
 
 
-PLANNED: tuple[InnerAttackName, ...] = ("pgd", "fgsm-rs", "n-fgsm")
+PLANNED = ("pgd", "fgsm-rs", "n-fgsm")
 
 
 def linear(classes: int = 3, channels: int = 1, side: int = 8) -> nn.Module:
@@ -41,7 +40,7 @@ def images(count: int, side: int = 8) -> tuple[torch.Tensor, torch.Tensor, torch
 
 @pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("name", PLANNED)
-def test_the_contract_holds_for_every_attack_and_regime(name: InnerAttackName, regime: Regime) -> None:
+def test_the_contract_holds_for_every_attack_and_regime(name: str, regime: Regime) -> None:
     x_BCHW, y_B, seeds_B = images(6)
     eps_B1HW = regime_epsilon(regime, center_masks(x_BCHW), 0.3, seeds_B)
     plan = plan_for(name, 4, None)
@@ -55,9 +54,7 @@ def test_the_contract_holds_for_every_attack_and_regime(name: InnerAttackName, r
 
 @given(st.sampled_from(PLANNED), st.floats(1e-3, 1.0), st.integers(1, 5), st.integers(0, 2**31))
 @settings(max_examples=40, deadline=None)
-def test_the_contract_holds_for_any_epsilon_matrix(
-    name: InnerAttackName, epsilon: float, steps: int, seed: int
-) -> None:
+def test_the_contract_holds_for_any_epsilon_matrix(name: str, epsilon: float, steps: int, seed: int) -> None:
     x_BCHW, y_B, seeds_B = images(3)
     eps_B1HW = uniform_noise(seeds_B + seed, (1, 8, 8)).sub(0.3).clamp(min=0).mul(epsilon)
     plan = plan_for(name, steps, None)
@@ -115,9 +112,20 @@ def test_an_image_is_attacked_the_same_alone_as_among_others() -> None:
         assert torch.allclose(alone, together[one], atol=1e-6)
 
 
-def test_free_has_no_plan() -> None:
-    with pytest.raises(UsageError, match="'free' has no plan"):
-        plan_for("free", 3, None)
+def test_any_registered_attack_that_declares_it_can_train_is_found() -> None:
+    names = [name for name in registry.names("attack") if getattr(registry.load("attack", name), "can_train", False)]
+
+    assert {"fgsm", "apgd-ce"} <= set(names)
+    assert not {"square", "apgd-t"} & set(names)
+    for name in names:
+        x_BCHW, y_B, seeds_B = images(4)
+        eps_B1HW = regime_epsilon("background", center_masks(x_BCHW), 0.3, seeds_B)
+        adv_BCHW = registered_attack(name)(linear(), x_BCHW, y_B, eps_B1HW, registered_settings(3, None), seeds_B)
+        check_contract(x_BCHW, adv_BCHW, eps_B1HW)
+        assert not torch.equal(adv_BCHW, x_BCHW)
+    with pytest.raises(UsageError, match="does not declare") as caught:
+        registered_attack("square")
+    assert set(names) <= set(caught.value.hint.removeprefix("known: ").split(", "))
 
 
 # the epsilon matrix of a regime
@@ -164,7 +172,7 @@ def test_the_threshold_is_that_of_an_exhaustive_search(seed: int) -> None:
     assert found == pytest.approx(max(between(threshold) for threshold in range(256)))
 
 
-# numbers that hang on a seed and a place alone
+# numbers that depend on a seed and a place alone
 
 
 def test_an_order_is_a_permutation_and_another_one_for_another_seed() -> None:

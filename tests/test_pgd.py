@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ from latcli.errors import UsageError
 # The optimum, where it is known
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=60)
 @given(
     linear_problems(),
     st.sampled_from([AttackSettings(steps=s, schedule=k) for s in (1, 10, 25) for k in SCHEDULES]),
@@ -66,7 +66,6 @@ def _best_in_ball_and_box(gradient_n: np.ndarray, low_n: np.ndarray, high_n: np.
     return np.clip(shortest * gradient_n, low_n, high_n)
 
 
-@settings(deadline=None, max_examples=40)
 @given(linear_problems(), st.sampled_from([0.02, 0.3, 1.0, 50.0]), st.booleans(), st.sampled_from(["linear", "cosine"]))
 def test_on_a_linear_model_l2_pgd_reaches_the_best_of_ball_and_box(
     problem: tuple[np.ndarray, torch.Tensor, torch.Tensor, int], radius: float, random_start: bool, schedule: Schedule
@@ -97,7 +96,7 @@ def _plain_pgd(net: nn.Module, x: torch.Tensor, y: torch.Tensor, eps: float, ste
     return adv
 
 
-@pytest.mark.parametrize("steps", range(1, 9))
+@pytest.mark.parametrize("steps", [1, 2, 8])
 def test_every_iterate_is_that_of_a_plain_pgd(steps: int) -> None:
     net, x_BCHW, eps = convnet(), small_images(6), 0.05
     y_B = torch.arange(6)
@@ -152,7 +151,7 @@ def test_confident_models_are_attacked_like_any_other(objective: str) -> None:
 
 
 @pytest.mark.parametrize("objective", ["ce", "margin"])
-@pytest.mark.parametrize("target", range(CLASSES))
+@pytest.mark.parametrize("target", [0, 5, 11])
 def test_a_target_is_reached(target: int, objective: str) -> None:
     net, x_BCHW = convnet(), small_images(4)
     y_B = torch.full((4,), target)
@@ -201,55 +200,44 @@ def _climb(model: Model, restarts: int, batch: int = 64, **more: object) -> torc
     return pgd(model, half, torch.zeros(batch, dtype=torch.int64), half, chosen, seeds(batch)).flatten()
 
 
-@pytest.mark.parametrize("steps", [1, 10])
-@pytest.mark.parametrize("restarts", [1, 2, 5])
-def test_each_image_keeps_the_restart_that_beats_its_label(restarts: int, steps: int) -> None:
-    """Above, the label is beaten by a hair; below, it is not, though the cross entropy is higher there."""
-    model = _two_valleys(upper=(0.1, -20.0), lower=(-0.1, -0.1))
-    upper_B = _starts_up(seeds(64), restarts).any(dim=0)
-    assert 0 < upper_B.sum() < 64 or restarts > 4
-    ends_B = _climb(model, restarts, steps=steps, step=1.0, schedule="constant")
-    assert torch.equal(ends_B, upper_B.float())
+@dataclass(frozen=True)
+class Valleys:
+    """Where the two halves lead, the settings, and whether one restart there is enough to end in the upper one."""
+
+    upper: tuple[float, float]
+    lower: tuple[float, float]
+    settings: dict[str, object]
+    one_is_enough: bool = True
+    middle: float = -20.0
 
 
 @pytest.mark.parametrize("restarts", [1, 2, 5])
-def test_each_image_keeps_the_restart_that_reaches_its_target(restarts: int) -> None:
-    """Above, the target stands first by a hair; below, it does not, though the cross entropy is lower there."""
-    model = _two_valleys(upper=(-0.1, -0.1), lower=(0.1, -20.0), middle=20.0)
-    ends_B = _climb(model, restarts, targeted=True)
-    assert torch.equal(ends_B, _starts_up(seeds(64), restarts).any(dim=0).float())
-
-
-@pytest.mark.parametrize("restarts", [1, 2, 5])
-@pytest.mark.parametrize("objective", ["ce", "margin"])
-def test_of_restarts_that_all_win_the_highest_is_kept(restarts: int, objective: str) -> None:
-    model = _two_valleys(upper=(5.0, -20.0), lower=(2.0, 2.0))
-    ends_B = _climb(model, restarts, objective=objective)
-    assert torch.equal(ends_B, _starts_up(seeds(64), restarts).any(dim=0).float())
-
-
-@pytest.mark.parametrize("restarts", [1, 2, 5])
-def test_the_last_restart_is_not_the_one_that_counts(restarts: int) -> None:
-    """Here the lower valley is the worse case: an image that was there once stays, wherever later restarts end."""
-    model = _two_valleys(upper=(-1.0, -20.0), lower=(5.0, -20.0))
-    ends_B = _climb(model, restarts)
-    assert torch.equal(ends_B, _starts_up(seeds(64), restarts).all(dim=0).float())
-
-
-@pytest.mark.parametrize("restarts", [1, 2, 5])
-def test_a_restart_that_meets_the_stop_rank_is_kept(restarts: int) -> None:
-    """Above, two classes pass the label and the image rests; below, one does, and by far."""
-    model = _two_valleys(upper=(1.0, 1.0), lower=(9.0, -20.0))
-    ends_B = _climb(model, restarts, stop_rank=2, steps=40)
-    assert torch.equal(ends_B > 0.5, _starts_up(seeds(64), restarts).any(dim=0))
-
-
-@pytest.mark.parametrize("restarts", [1, 2, 5])
-def test_a_beaten_label_is_kept_where_no_restart_meets_the_stop_rank(restarts: int) -> None:
-    model = _two_valleys(upper=(0.1, -20.0), lower=(-0.1, -0.1))
-    for more in ({"stop_rank": 2}, {"stop_rank": 1, "stop_margin": 0.25}):
-        ends_B = _climb(model, restarts, **more)
-        assert torch.equal(ends_B > 0.5, _starts_up(seeds(64), restarts).any(dim=0))
+@pytest.mark.parametrize(
+    "valleys",
+    [
+        # above, the label is beaten by a hair; below, it is not, though the cross entropy is higher there
+        Valleys((0.1, -20.0), (-0.1, -0.1), {"step": 1.0, "schedule": "constant"}),
+        Valleys((0.1, -20.0), (-0.1, -0.1), {"steps": 1, "step": 1.0, "schedule": "constant"}),
+        # above, the target stands first by a hair; below, it does not, though the cross entropy is lower there
+        Valleys((-0.1, -0.1), (0.1, -20.0), {"targeted": True}, middle=20.0),
+        # both win: the higher one is kept
+        Valleys((5.0, -20.0), (2.0, 2.0), {"objective": "ce"}),
+        Valleys((5.0, -20.0), (2.0, 2.0), {"objective": "margin"}),
+        # the lower valley is the worse case: an image that was there once stays, wherever later restarts end
+        Valleys((-1.0, -20.0), (5.0, -20.0), {}, one_is_enough=False),
+        # above, two classes pass the label and the image rests; below, one does, and by far
+        Valleys((1.0, 1.0), (9.0, -20.0), {"stop_rank": 2, "steps": 40}),
+        # no restart meets the stop rank: a beaten label is kept
+        Valleys((0.1, -20.0), (-0.1, -0.1), {"stop_rank": 2}),
+        Valleys((0.1, -20.0), (-0.1, -0.1), {"stop_rank": 1, "stop_margin": 0.25}),
+    ],
+)
+def test_each_image_keeps_its_worst_restart(valleys: Valleys, restarts: int) -> None:
+    ends_B = _climb(_two_valleys(valleys.upper, valleys.lower, valleys.middle), restarts, **valleys.settings)
+    starts = _starts_up(seeds(64), restarts)
+    expected_B = starts.any(dim=0) if valleys.one_is_enough else starts.all(dim=0)
+    assert restarts > 2 or 0 < expected_B.sum() < 64
+    assert torch.equal(ends_B > 0.5, expected_B)
 
 
 @pytest.mark.parametrize("objective", ["ce", "margin"])
@@ -444,32 +432,18 @@ def _attack(seeds_B: torch.Tensor, restarts: int = 2) -> torch.Tensor:
     return pgd(net, x_BCHW, torch.arange(4), background(4), chosen, seeds_B)
 
 
-def test_the_same_seeds_give_the_same_images_whatever_else_draws_numbers() -> None:
-    torch.manual_seed(1)
-    first_BCHW = _attack(seeds(4))
-    torch.manual_seed(2)
+def test_chance_comes_from_each_images_seed_alone() -> None:
+    first_BCHW, net, x_BCHW = _attack(seeds(4)), convnet(), small_images(2)
     torch.rand(17)
     assert torch.equal(_attack(seeds(4)), first_BCHW)
-
-
-def test_no_number_is_drawn_from_the_programs_own_generator() -> None:
-    net, x_BCHW = convnet(), small_images(2)
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
+    state = torch.get_rng_state()
     pgd(net, x_BCHW, torch.arange(2), background(2), AttackSettings(steps=2, restarts=2), seeds(2))
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_another_seed_gives_another_image_and_touches_no_neighbour() -> None:
+    assert torch.equal(torch.get_rng_state(), state)  # no number is drawn from the program's own generator
     seeds_B = seeds(4)
     seeds_B[2] += 1
-    other_BCHW, first_BCHW = _attack(seeds_B), _attack(seeds(4))
-    assert (other_BCHW != first_BCHW).flatten(1).any(dim=1).tolist() == [False, False, True, False]
-
-
-def test_restarts_begin_at_unrelated_places() -> None:
-    seeds_B = torch.tensor([0, 1, 2, 3, 2**63 - 1])
-    all_seeds = torch.stack([restart_seeds(seeds_B, restart) for restart in range(20)])
+    differ = (_attack(seeds_B) != first_BCHW).flatten(1).any(dim=1)
+    assert differ.tolist() == [False, False, True, False]
+    all_seeds = torch.stack([restart_seeds(torch.tensor([0, 1, 2, 2**63 - 1]), restart) for restart in range(20)])
     assert len(all_seeds.unique()) == all_seeds.numel()
 
 
@@ -495,7 +469,7 @@ def test_schedules_have_known_steps(chosen: AttackSettings, expected: list[float
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("steps", [2, 3, 5, 10, 40, 100, 1000])
+@pytest.mark.parametrize("steps", [2, 3, 10, 100])
 def test_the_default_steps_cross_the_whole_box(steps: int, schedule: Schedule) -> None:
     chosen = AttackSettings(steps=steps, schedule=schedule)
     shares = [chosen.step_at(index) for index in range(steps)]
@@ -522,6 +496,9 @@ def test_the_default_steps_cross_the_whole_box(steps: int, schedule: Schedule) -
         ({"norm": "l2", "radius": math.inf}, "radius is inf"),
         ({"norm": "L2"}, "no norm called 'L2'"),
         ({"objective": "cw"}, "no objective called 'cw'"),
+        ({"objective": "topk:0"}, "needs a whole number above 0"),
+        ({"objective": "topk:ten"}, "needs a whole number above 0"),
+        ({"objective": "top10", "targeted": True}, "leads away from a label"),
         ({"schedule": "cosin"}, "no schedule called 'cosin'"),
         ({"stop_rank": -1}, "stop rank"),
         ({"stop_rank": 1, "stop_margin": -0.5}, "stop rank"),
@@ -540,7 +517,6 @@ logits_st = arrays(np.float32, (4, 6), elements=st.one_of(st.integers(-3, 3).map
 labels_st = st.lists(st.integers(0, 5), min_size=4, max_size=4)
 
 
-@settings(deadline=None)
 @given(logits_st, labels_st)
 def test_cross_entropy_is_the_softplus_of_its_odds(logits: np.ndarray, labels: list[int]) -> None:
     logits_BK, y_B = torch.from_numpy(logits), torch.tensor(labels)
@@ -558,7 +534,6 @@ def test_the_odds_never_fade_where_the_cross_entropy_does() -> None:
     assert torch.allclose(kept, torch.tensor([[-1.0, share, 1 - share]]))
 
 
-@settings(deadline=None)
 @given(logits_st, labels_st, st.integers(1, 8), st.sampled_from([0.0, 0.25, 1.0]))
 def test_a_rank_is_reached_when_so_many_classes_stand_above_the_label(
     logits: np.ndarray, labels: list[int], rank: int, margin: float
@@ -572,6 +547,36 @@ def test_a_rank_is_reached_when_so_many_classes_stand_above_the_label(
         assert met == ((others > row[label] + np.float32(margin)).sum() >= min(rank, 5))
         assert first == bool((row[label] > others + np.float32(margin)).all())
     assert torch.equal(logit_margin(logits_BK, y_B) > 0, reached(logits_BK, y_B, AttackSettings()))
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [
+        # the other logits lead the label's (1) by 1.5, -1, -3 and 7, the last of which counts as SAFELY_WON = 2
+        ("topk:1", 2.0),
+        ("topk:2", 2.0 + 1.5),
+        ("topk:3", 2.0 + 1.5 - 1.0),
+        ("top10", 2.0 + 1.5 - 1.0 - 3.0),
+        ("margin", 7.0),
+    ],
+)
+def test_the_margins_of_the_largest_others_are_summed_up_to_what_is_safely_won(objective: str, expected: float) -> None:
+    logits_BK = torch.tensor([[1.0, 2.5, 0.0, -2.0, 8.0]], requires_grad=True)
+    climbed_B = objective_for(AttackSettings(objective=objective))(logits_BK, torch.tensor([0]))
+    assert climbed_B.item() == expected
+    (gradient_BK,) = torch.autograd.grad(climbed_B.sum(), logits_BK)
+    if objective == "topk:3":  # what is safely won has no more pull
+        assert gradient_BK.tolist() == [[-2.0, 1.0, 1.0, 0.0, 0.0]]
+
+
+def test_the_rank_objective_gets_more_labels_out_of_the_first_guesses() -> None:
+    net, x_BCHW, eps_B1HW = convnet(), small_images(40), background(40, 0.08)
+    y_B = net(x_BCHW).argmax(dim=1)
+    out = {}
+    for objective in ("ce", "topk:4"):
+        adv_BCHW = pgd(net, x_BCHW, y_B, eps_B1HW, AttackSettings(objective=objective), seeds(40))
+        out[objective] = int(reached(net(adv_BCHW), y_B, AttackSettings(), rank=4).sum())
+    assert 0 < out["ce"] < out["topk:4"] <= 40
 
 
 def test_a_tie_is_no_win() -> None:

@@ -1,4 +1,4 @@
-"""`latcli train` on photos: what is settled before the first step, what is resumed, and what the run is good for."""
+"""`latcli train` on photos: masks, what is resumed, what is refused, and that the model can be attacked."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import pytest
 from conftest import RunLatcli
 from photo_set import SMALL, save_weights, write_photos
 from PIL import Image
+from training_cases import interrupted_at
 
-from latcli.commands.train.command import run
+from latcli.commands.train import run
 from latcli.engine.models.checkpoint import unpack
-from latcli.engine.training.loop import StepReport, Trainer
 from latcli.errors import UsageError
 from latcli.options import TrainOptions
 from latcli.results import TrainResult
@@ -59,19 +59,10 @@ def config(session: Session, result: TrainResult) -> dict[str, Any]:
         return store.find_run(result.run).config
 
 
-def cut_off(options: TrainOptions, session: Session, monkeypatch: pytest.MonkeyPatch, after: int = 2) -> str:
-    """Begin a run, end it as Ctrl-C does after some steps; its id."""
-    step = Trainer.step
-
-    def interrupted(trainer: Trainer, *, measure: bool = False) -> StepReport:
-        if trainer.done == after:
-            raise KeyboardInterrupt
-        return step(trainer, measure=measure)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run(options, session)
+def cut_off(options: TrainOptions, session: Session, monkeypatch: pytest.MonkeyPatch, step: int = 2) -> str:
+    """Start a run, and end it by Ctrl-C at that step; its id."""
+    with interrupted_at(monkeypatch, step), pytest.raises(KeyboardInterrupt):
+        run(options, session)
     return max(session.store.glob("*-train-*")).name
 
 
@@ -89,20 +80,20 @@ def test_masks_from_files_protect_in_training_and_scoring(options: TrainOptions,
 def test_a_run_that_was_cut_off_ends_with_the_same_bits(
     options: TrainOptions, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = replace(options, mask_from=None, masks=None)  # by default a detector finds the objects, here cam
+    options = replace(options, mask_from=None, masks=None, detector="cam")  # by default a detector finds objects
     whole = run(options, session)
     begun = cut_off(options, session, monkeypatch)
     resumed = run(TrainOptions(resume=begun), session)
 
     assert resumed.resumed_at == 2
     assert digest(resumed) == digest(whole)
-    assert (config(session, resumed)["detector"], config(session, resumed)["found_by"]) == ("auto", "cam")
+    assert (config(session, resumed)["mask_from"], config(session, resumed)["detector"]) == ("detector", "cam")
 
 
 def test_other_masks_are_not_resumed_with(
     options: TrainOptions, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun = cut_off(options, session, monkeypatch, after=1)
+    begun = cut_off(options, session, monkeypatch, step=1)
     path = tmp_path / "masks" / "train" / "red" / "0.png"
     with Image.open(path) as image:
         turned = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
@@ -119,7 +110,7 @@ def test_the_natural_regime_asks_no_detector(options: TrainOptions, session: Ses
     result = run(natural, session)
 
     kept = config(session, result)
-    assert (kept["mask_from"], kept["found_by"], kept["mask_fingerprint"]) == ("center", None, None)
+    assert (kept["mask_from"], kept["mask_fingerprint"]) == ("center", None)
     assert result.adversarial is None
 
 
@@ -128,8 +119,8 @@ def test_the_natural_regime_asks_no_detector(options: TrainOptions, session: Ses
     [
         ({"preset": "paper"}, "the preset paper is for small networks"),
         ({"masks": None}, "--mask-from folder needs the folder"),
-        ({"mask_from": "center"}, "--masks is of no use to --mask-from center"),
-        ({"boxes": "best"}, "--boxes is of no use where no detector looks"),
+        ({"mask_from": "center"}, "--masks is not used with --mask-from center"),
+        ({"boxes": "best"}, "--boxes is not used where no detector looks"),
         ({"architecture": "torchvision:resnet1"}, "there is no torchvision classifier called"),
         ({"architecture": "tests:net"}, "there is no architecture called 'tests:net'"),
         ({"architecture": "resnet18"}, "resize|pixels"),

@@ -66,6 +66,14 @@ def test_the_plug_ins_of_the_docs_do_the_main_job(plugin: Path, photo: Path, run
     assert 0 < image["linf_outside"] <= 8 / 255
     assert image["label"]["name"] in {"cat", "dog", "hen", "bus"}
 
+    more = ["--detector-option", "size=0.25", "--regions", "background,all"]
+    done = run_latcli("attack", photo, *arguments, *more, environment={"PYTHONPATH": str(plugin)})
+    assert [one["boxes"][0][:4] for one in json.loads(done.stdout)["images"]] == [[60, 45, 80, 60]] * 2
+    done = run_latcli(
+        "attack", photo, *arguments, "--detector-option", "sise=1", environment={"PYTHONPATH": str(plugin)}
+    )
+    assert (done.returncode, "did you mean 'size'" in done.stderr) == (2, True)
+
 
 def test_the_data_set_of_the_docs_is_trained_on(plugin: Path, run_latcli: RunLatcli) -> None:
     arguments = ["--dataset", "stripes", "--regime", "natural", "--steps", "30", "--batch", "32", "--json"]

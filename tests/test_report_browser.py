@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from page_store import seen
+import sample_documents as sample
+
+from latcli.reporting.page import render
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-RunLatcli = Callable[..., subprocess.CompletedProcess[str]]
+pytestmark = pytest.mark.slow
 
-NAMES = ["photos/<img src=x onerror=alert(1)>.jpg", "photos/hen.jpg", "photos/kite.jpg", "photos/snail.jpg"]
+WILD = "<img src=x onerror=alert(1)>.jpg"
+RIGHT, WRONG = ("hen", 0.9, 0.9, 1), ("cock", 0.9, 0.01, 30)
+FILES = {kind: kind for kind in ("adversarial", "difference", "mask")}
+CARDS = {
+    name: sample.photo(f"photos/{name}", label, before, after, altered_percent=altered, files=FILES)
+    for name, label, before, after, altered in (
+        (WILD, "hen", RIGHT, WRONG, 40.0),
+        ("hen.jpg", "hen", RIGHT, RIGHT, 20.0),
+        ("kite.jpg", '"cock" </script>', WRONG, WRONG, 30.0),
+    )
+}
 
 #: Every control's name as a screen reader would say it, and what has none.
-NAMELESS = """() => [...document.querySelectorAll("a, button, input, summary, [role=region], nav, img, svg[role=img]")]
-    .filter((e) => !e.closest("[hidden]") && !(e.getAttribute("aria-label") || e.textContent.trim() || e.alt
-        || e.closest("label")?.textContent.trim()
-        || (e.getAttribute("aria-labelledby") || "").split(" ").some((id) => document.getElementById(id)?.textContent)))
-    .map((e) => e.outerHTML.slice(0, 120))"""
+NAMELESS = """() => [
+    ...document.querySelectorAll("a, button, input, select, summary, [role=region], nav, img, svg[role=img]")
+].filter((e) => !e.closest("[hidden]") && !(e.getAttribute("aria-label") || e.textContent.trim() || e.alt
+    || e.closest("label")?.textContent.trim()
+    || (e.getAttribute("aria-labelledby") || "").split(" ").some((id) => document.getElementById(id)?.textContent)))
+.map((e) => e.outerHTML.slice(0, 120))"""
+NO_WIDER = "document.documentElement.scrollWidth <= innerWidth"
 
 
 @pytest.fixture(scope="module")
@@ -42,74 +55,83 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    folder = tmp_path_factory.mktemp("browser") / "runs"
-    return folder, seen(folder, NAMES)
-
-
-@pytest.fixture
-def file(run_latcli: RunLatcli, store: tuple[Path, dict[str, str]], tmp_path: Path) -> Path:
-    page = tmp_path / "report.html"
-    done = run_latcli("report", "--paper", "--html", page, "--store", store[0])
-    assert done.returncode == 0, done.stderr
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    page = tmp_path_factory.mktemp("browser") / "report.html"
+    page.write_text("".join(render(sample.report(*CARDS.values()), sample.attack_files().get)), encoding="utf-8")
     return page
 
 
-@pytest.mark.slow
-def test_the_page_works_in_a_browser(browser: Browser, file: Path, store: tuple[Path, dict[str, str]]) -> None:
-    for width, height in ((1280, 900), (390, 844)):
-        for theme in ("light", "dark"):
-            context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme)
-            page = context.new_page()
-            heard: list[str] = []
-            page.on("console", lambda message, heard=heard: heard.append(message.text))
-            page.on("pageerror", lambda error, heard=heard: heard.append(str(error)))
-            page.on("dialog", lambda dialog, heard=heard: (heard.append("a dialog"), dialog.dismiss()))
-            asked: list[str] = []
-            page.on("request", lambda request, asked=asked: asked.append(request.url))
-            page.goto(file.as_uri())
-            look_at(page, store[1], theme)
-            assert heard == []
-            assert [url for url in asked if url != file.as_uri() and not url.startswith("data:")] == []
-            context.close()
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+def test_the_page_works_in_a_browser(browser: Browser, file: Path, width: int, height: int, theme: Any) -> None:
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme)
+    page = context.new_page()
+    heard: list[str] = []
+    page.on("console", lambda message: heard.append(message.text))
+    page.on("pageerror", lambda error: heard.append(str(error)))
+    page.on("dialog", lambda dialog: (heard.append("a dialog"), dialog.dismiss()))
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(file.as_uri())
 
-
-def look_at(page: Page, ids: dict[str, str], theme: str) -> None:
     assert page.get_by_text("The pictures unfold with JavaScript").is_hidden()
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate(NO_WIDER)
     assert page.evaluate(NAMELESS) == []
-    compare(page, f"photo-{ids['seen']}-1")
+    compare(page)
+    choose(page)
     switch_theme(page, theme)
-    page.goto(f"{page.url.partition('#')[0]}#run-{ids['evaluation']}")
-    assert page.locator(f"[id='run-{ids['evaluation']}']").get_attribute("open") is not None
+    page.goto(f"{file.as_uri()}#run-{sample.RUN}")
+    assert page.locator(f"[id='run-{sample.RUN}']").get_attribute("open") is not None
     page.locator("details").evaluate_all("all => all.forEach((one) => { one.open = true; })")
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate(NO_WIDER)
+    assert heard == []
+    assert [url for url in asked if not url.startswith((file.as_uri(), "data:"))] == []
+    context.close()
 
 
-def compare(page: Page, id: str) -> None:
+def compare(page: Page) -> None:
+    id = f"photo-{sample.RUN}-1"
     card = page.locator(f"[id='{id}']")
     card.scroll_into_view_if_needed()
     loaded = "e => e.complete && e.naturalWidth === 96"
     for side in ("before", "after"):
         page.wait_for_function(f"id => ({loaded})(document.getElementById(id).querySelector('.{side}'))", arg=id)
-    slider = card.get_by_role("slider", name="Before and after, <img src=x onerror=alert(1)>.jpg")
+    slider = card.get_by_role("slider", name=f"Before and after, {WILD}")
     slider.focus()
-    shown = clip(page, id)
+    clip = "id => getComputedStyle(document.getElementById(id).querySelector('.before')).clipPath"
+    shown = page.evaluate(clip, id)
     page.keyboard.press("ArrowLeft")
     assert slider.get_attribute("aria-valuetext") == "49 % before, 51 % after"
     page.keyboard.press("Home")
     assert slider.input_value() == "0"
-    assert clip(page, id) != shown
+    assert page.evaluate(clip, id) != shown
     for name in ("mask", "difference"):
-        box = card.locator(f"[data-toggle={name}]")
-        box.focus()
+        card.locator(f"[data-toggle={name}]").focus()
         page.keyboard.press("Space")
         assert card.locator(f"img.{name}").is_visible()
         page.wait_for_function(f"id => ({loaded})(document.getElementById(id).querySelector('img.{name}'))", arg=id)
 
 
-def clip(page: Page, id: str) -> Any:
-    return page.evaluate("id => getComputedStyle(document.getElementById(id).querySelector('.before')).clipPath", id)
+def choose(page: Page) -> None:
+    """Show and sort photos by what their cards say."""
+
+    def shown() -> list[str | None]:
+        names = page.locator(".card:not([hidden]) h4")
+        return list(names.evaluate_all("all => all.map((one) => one.firstChild.textContent.trim())"))
+
+    assert shown() == list(CARDS)
+    page.locator("select[data-filter=kind]").select_option("fooled")
+    assert shown() == [WILD]
+    assert page.get_by_text("1 of 3 shown").is_visible()
+    page.locator("select[data-filter=kind]").select_option("")
+    page.locator("select[data-filter=label]").select_option('"cock" </script>')
+    assert shown() == ["kite.jpg"]
+    page.locator("select[data-filter=label]").select_option("")
+    for order, names in (("altered", ["hen.jpg", "kite.jpg", WILD]), ("name", [WILD, "hen.jpg", "kite.jpg"])):
+        page.locator("select[data-sort]").select_option(order)
+        assert shown() == names
+    page.locator("select[data-sort]").select_option("")
+    assert shown() == list(CARDS)
 
 
 def switch_theme(page: Page, theme: str) -> None:
@@ -122,21 +144,34 @@ def switch_theme(page: Page, theme: str) -> None:
     assert page.evaluate(ground) != before
 
 
-@pytest.mark.slow
-def test_far_pictures_stay_folded_and_print_unfolds_them(
-    browser: Browser, file: Path, store: tuple[Path, dict[str, str]]
-) -> None:
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_background_column_is_in_sight(browser: Browser, file: Path, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    page.goto(file.as_uri())
+    boxes = page.locator("table.matrix tbody tr td:last-child").evaluate_all(
+        "all => all.map((one) => { const box = one.getBoundingClientRect(); return [box.left, box.right]; })"
+    )
+
+    assert len(boxes) == 3
+    assert all(0 <= left < right <= width for left, right in boxes)
+    texts = page.locator("table.matrix td > span").evaluate_all(
+        "all => all.filter((one) => one.scrollWidth > one.parentElement.clientWidth).map((one) => one.textContent)"
+    )
+    assert texts == []
+    page.close()
+
+
+def test_far_pictures_stay_folded_and_print_unfolds_them(browser: Browser, file: Path) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 300})
     page.goto(file.as_uri())
     unfolded = "document.querySelectorAll('.card img[src]').length"
 
     assert page.evaluate(unfolded) == 0
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert page.evaluate(unfolded) == 2 * len(NAMES)
+    assert page.evaluate(unfolded) == 2 * len(CARDS)
     page.close()
 
 
-@pytest.mark.slow
 def test_without_scripts_all_but_the_pictures_is_there(browser: Browser, file: Path) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()

@@ -18,9 +18,9 @@ import pytest
 import sample_documents as sample
 from hypothesis import given
 from hypothesis import strategies as st
-from page_store import attack_files, levels
 from PIL import Image
 from report_store import WILD
+from sample_documents import attack_files, levels
 
 from latcli.reporting.figures import amplified_difference
 from latcli.reporting.page import STEPS, render

@@ -138,6 +138,9 @@ def test_no_digit_of_a_run_is_cut_and_nothing_is_interpreted(
     joined = "".join(text.split())
     for words in ("1000", "1.25", "[b]cock", "[red]hen\\x07\\n\\x1b[2J.jpg"):
         assert words in joined.replace(",", "")
+    assert runs("show", run.id, "--json").json["cells"][-1] == to_json(
+        cell(input="standard", n=1000, loss=1.25, label="[b]cock")
+    )
 
 
 def test_a_run_that_was_cut_off_shows_the_command_that_resumes_it(store: Store, runs: Runs, folder: Path) -> None:

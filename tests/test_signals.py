@@ -9,34 +9,30 @@ import pytest
 from latcli.commands.signals import postponed
 
 
-def test_an_interrupt_is_remembered_until_the_block_asks() -> None:
+def interrupted(times: int, reached: list[int], *, deliver: bool = False) -> None:
     with postponed() as pending:
-        signal.raise_signal(signal.SIGINT)
-        assert pending.number == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
-            pending.deliver(pending.number)
-        pending.number = None
-
-
-def interrupted(times: int, reached: list[int]) -> None:
-    with postponed():
         for time in range(times):
             signal.raise_signal(signal.SIGINT)
+            assert pending.has_waited(0.0)
+            if deliver:
+                pending.deliver(pending.number)
             reached.append(time)
 
 
-def test_an_interrupt_that_nobody_asked_for_comes_at_the_end() -> None:
+@pytest.mark.parametrize(
+    ("times", "deliver", "expected"),
+    [
+        pytest.param(1, False, [0], id="it comes at the end"),
+        pytest.param(1, True, [], id="it comes when it is asked for"),
+        pytest.param(3, False, [0], id="a second one is not put off"),
+    ],
+)
+def test_an_interrupt_is_put_off_until_it_suits(times: int, deliver: bool, expected: list[int]) -> None:
     reached: list[int] = []
     with pytest.raises(KeyboardInterrupt):
-        interrupted(1, reached)
-    assert reached == [0]
+        interrupted(times, reached, deliver=deliver)
 
-
-def test_a_second_interrupt_is_not_put_off() -> None:
-    reached: list[int] = []
-    with pytest.raises(KeyboardInterrupt):
-        interrupted(3, reached)
-    assert reached == [0]
+    assert reached == expected
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

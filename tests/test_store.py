@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,32 @@ PHOTO = AttackedPhoto(
     files={"adversarial": "hen-adversarial.png"},
 )
 
+CELL = Cell(
+    model="7f3a",
+    label="natural 7f3a",
+    model_id="cnn@1",
+    regime="natural",
+    train_seed=0,
+    input="natural",
+    loss=0.5,
+    loss_low=0.4,
+    loss_high=0.6,
+    accuracy=0.9,
+    accuracy_low=0.6,
+    accuracy_high=0.98,
+    n=10,
+    epsilon=None,
+    steps=None,
+    restarts=None,
+    attack=None,
+    norm=None,
+    radius=None,
+    mask_from=None,
+    center=None,
+    seed=0,
+    seconds=1.5,
+)
+
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Store]:
@@ -66,8 +92,8 @@ def start(opened: Store, command: str = "attack", **changes: Any) -> Run:
     return opened.start_run(command, **(PLAIN | changes))
 
 
-def cell(**changes: Any) -> dict[str, Any]:
-    return {"model": "7f3a", "model_id": "cnn@1", "input": "natural", "n": 10, "loss": 0.5, "accuracy": 0.9} | changes
+def cell(**changes: Any) -> Cell:
+    return replace(CELL, **changes)
 
 
 def draw(monkeypatch: pytest.MonkeyPatch, *suffixes: str) -> None:
@@ -410,7 +436,7 @@ def test_a_new_field_of_a_row_becomes_a_column_of_a_store_that_is_there(
         run.insert("cells", [cell()])
     monkeypatch.setitem(schema._ROWS, "cells", ((Grown,), {}))
     with Store.open(opened.folder) as again, start(again) as later:
-        later.insert("cells", [cell(hue=0.25, parts=[1, 2])])
+        later.insert("cells", [columns(CELL) | {"hue": 0.25, "parts": [1, 2]}])
         assert [(row["hue"], row["parts_json"]) for row in again.rows_of(later.id, "cells")] == [(0.25, "[1,2]")]
         assert again.rows_of(run.id, "cells")[0]["hue"] is None
 
@@ -452,7 +478,7 @@ def test_rows_are_added_all_or_none_and_in_place_of_the_runs_own(opened: Store) 
         other.insert("cells", [cell()])
         run.insert("cells", [cell(), cell(input="standard")])
         with pytest.raises(sqlite3.OperationalError, match="accurracy"):
-            run.insert("cells", [cell(), cell(accurracy=1.0)])
+            run.insert("cells", [cell(), columns(CELL) | {"accurracy": 1.0}])
         assert len(opened.rows_of(run.id, "cells")) == 2
         run.insert("cells", [cell(loss=2.0), cell(model_id="resnet")], instead=True)
         kept = [

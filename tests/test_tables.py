@@ -17,7 +17,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from test_snapshots import CASES, drawn
 
-from latcli.reporting import documents
+from latcli.reporting import documents, evaluations
+from latcli.reporting.photos import changed_words, photo_table, success_words
 from latcli.reporting.table import Cell, Column, Row, Table, printed
 from latcli.reporting.terminal import Drawn, shown
 from latcli.reporting.text import duration, number_text, printable, probability
@@ -99,7 +100,7 @@ HELD = sample.photo("cat.jpg", "cat", ("cat", 0.9, 0.9, 1), ("cat", 0.6, 0.6, 1)
 
 
 def test_p_of_the_guess_and_of_the_right_class_are_two_columns() -> None:
-    table = documents.photos(sample.attack(sample.photo()))
+    table = photo_table(sample.attack(sample.photo()))
 
     assert values_of(table, "adversarial_guess") == ["cock"]
     assert values_of(table, "adversarial_p_guess") == [0.998]
@@ -110,20 +111,20 @@ def test_p_of_the_guess_and_of_the_right_class_are_two_columns() -> None:
 def test_nobody_was_fooled_who_was_wrong_before() -> None:
     images = sample.attack(sample.photo(), WRONG_BEFORE, HELD)["images"]
 
-    assert documents.success_words(images) == "fooled 1 of 2 that were right, 1 wrong before"
+    assert success_words(images) == "fooled 1 of 2 that were right, 1 wrong before"
 
 
 def test_a_target_is_reached_or_not() -> None:
     aimed = {"target": sample.Label(3, "dog", "given"), "p_target": 0.9}
     document = sample.attack(sample.photo(**aimed, reached=True), sample.photo(**aimed, reached=False))
-    table = documents.photos(document)
+    table = photo_table(document)
 
     assert values_of(table, "reached")[:2] == ["reached", "not reached"]
     assert "target reached 1 of 2" in " ".join(table.notes)
 
 
 def test_two_photos_of_one_class_are_told_apart_by_their_files() -> None:
-    table = documents.photos(sample.attack(sample.photo("a/hen-1.jpg"), sample.photo("b/hen-2.jpg")))
+    table = photo_table(sample.attack(sample.photo("a/hen-1.jpg"), sample.photo("b/hen-2.jpg")))
 
     assert values_of(table, "photo")[:2] == ["hen-1.jpg", "hen-2.jpg"]
 
@@ -132,7 +133,7 @@ def test_two_photos_of_one_class_are_told_apart_by_their_files() -> None:
 def test_top_5_and_top_10_only_where_there_are_more_classes(classes: int | None, tops: int) -> None:
     document = sample.attack(sample.photo(), HELD) | {"classes": classes}
 
-    assert " ".join(documents.photos(document).notes).count("in the top") == tops
+    assert " ".join(photo_table(document).notes).count("in the top") == tops
 
 
 @pytest.mark.parametrize(
@@ -146,24 +147,24 @@ def test_top_5_and_top_10_only_where_there_are_more_classes(classes: int | None,
 def test_the_heading_says_what_was_altered(detector: str, region: str, words: str) -> None:
     document = sample.attack(sample.photo(), detector=detector, region=region)
 
-    assert documents.changed_words(document) == f"{words} by at most 8/255"
+    assert changed_words(document) == f"{words} by at most 8/255"
 
 
 def test_a_change_where_none_is_allowed_is_shown_as_it_was_measured() -> None:
-    table = documents.photos(sample.attack(sample.photo(), sample.photo(linf_inside=0.25)))
+    table = photo_table(sample.attack(sample.photo(), sample.photo(linf_inside=0.25)))
 
     assert "change where none is allowed: 0.25" in " ".join(table.notes)
 
 
 def test_one_photo_has_no_averages_and_many_are_cut_and_counted() -> None:
-    assert not any(row.total for row in documents.photos(sample.attack(sample.photo())).rows)
-    table = documents.photos(sample.attack(*[sample.photo()] * 30), most=20)
+    assert not any(row.total for row in photo_table(sample.attack(sample.photo())).rows)
+    table = photo_table(sample.attack(*[sample.photo()] * 30), most=20)
     assert len(table.rows) == 21
     assert "the first 20 of 30 photos; the last row and the counts are of all" in table.notes
 
 
 def test_several_epsilons_stand_in_a_column() -> None:
-    table = documents.photos(sample.attack(sample.photo(epsilon=1 / 255), sample.photo(epsilon=2 / 255)))
+    table = photo_table(sample.attack(sample.photo(epsilon=1 / 255), sample.photo(epsilon=2 / 255)))
 
     assert values_of(table, "epsilon")[:2] == [1 / 255, 2 / 255]
 
@@ -179,7 +180,7 @@ def test_paths_below_the_working_directory_are_relative(tmp_path: Path, monkeypa
 
 
 def test_the_star_is_where_the_document_says_and_nowhere_else() -> None:
-    table = documents.matrix(sample.matrix())
+    table = evaluations.matrix(sample.matrix())
     starred = [(row.cells[0].value, column.key) for row in table.rows
                for cell, column in zip(row.cells, table.columns, strict=True) if cell.best]  # fmt: skip
 
@@ -189,7 +190,7 @@ def test_the_star_is_where_the_document_says_and_nowhere_else() -> None:
 def test_each_column_says_of_how_many_images_it_is() -> None:
     document = sample.matrix()
     document["rows"][0]["cells"]["standard"]["n"] = 200
-    table = documents.matrix(document)
+    table = evaluations.matrix(document)
     notes = {column.key: column.notes for column in table.columns}
 
     assert notes["natural loss"] == ("x1,000", "n = 10,000")
@@ -200,7 +201,7 @@ def test_each_column_says_of_how_many_images_it_is() -> None:
 
 def test_the_heat_maps_colours_go_by_the_logarithm_of_the_loss_before_it_is_scaled() -> None:
     rows = {f"model {loss}": ((loss, 0.5), (loss, 0.5)) for loss in (0.01, 0.1, 10.0, None)}
-    table = documents.matrix(sample.matrix(rows, ("natural", "standard")))
+    table = evaluations.matrix(sample.matrix(rows, ("natural", "standard")))
     shades = [(row.cells[1].shade, row.cells[3].shade) for row in table.rows]
 
     assert shades == [(0.0, 0.0), (pytest.approx(1 / 3), pytest.approx(1 / 3)), (1.0, 1.0), (None, None)]
@@ -212,14 +213,14 @@ def test_the_heat_maps_colours_go_by_the_logarithm_of_the_loss_before_it_is_scal
 def test_what_stands_behind_a_plus_minus_sign_is_said() -> None:
     document = sample.matrix()
     document["rows"][0]["cells"]["standard"] |= {"loss_spread": 0.1, "spread_over": "seeds"}
-    notes = documents.matrix(document).notes
+    notes = evaluations.matrix(document).notes
 
     assert "± is the sample standard deviation over training seeds" in notes
     assert "± of a single model is the sample standard deviation over evaluation seeds" in notes
 
 
 def test_models_of_one_label_are_two_rows() -> None:
-    assert documents.unique_labels([("a", "x"), ("b", "x"), ("c", "y")]) == {"a": "x", "b": "b", "c": "y"}
+    assert evaluations.unique_labels([("a", "x"), ("b", "x"), ("c", "y")]) == {"a": "x", "b": "b", "c": "y"}
 
 
 # a report

@@ -1,67 +1,82 @@
-"""`latcli train` in processes of its own: results, stored runs, and what is left after kill, signals and bad input."""
+"""`latcli train`: results, stored runs, and what is left after kill, signals and bad input."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
+import shlex
+import shutil
 import signal
-import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import RunLatcli, StartLatcli
+from conftest import Outcome, StartLatcli
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import save_file
+from training_cases import interrupted_at, write_digits
 
-from latcli.engine.datasets.base import DatasetSource
-from latcli.engine.datasets.catalog import open_dataset
+from latcli.commands import training_log
+from latcli.commands.training_log import TensorBoard, TrainingLog
 from latcli.engine.models.checkpoint import unpack
+from latcli.engine.models.small import paper_cnn
+from latcli.engine.training import scoring
+from latcli.engine.training.loop import StepReport
+from latcli.errors import StoreError
+from latcli.results import comparable_config
+from latcli.session import Session
+from latcli.store.store import RunRow, Store
 
-#: The fixture `folder` puts a data set of very small images at this name.
-TINY = ("--preset", "quick", "--dataset", "folder:tiny", "--architecture", "paper-cnn", "--precision", "fp32")
-FAST = (*TINY, "--batch", "8")
-LONG = (*FAST, "--regime", "natural", "--steps", "120", "--checkpoint-every", "8")
+Run = Callable[..., Outcome]
+
+TINY = ("--dataset", "folder:tiny", "--architecture", "paper-cnn", "--precision", "fp32", "--preset", "quick")
+FAST = (*TINY, "--regime", "natural", "--batch", "8", "--steps", "6")
 
 
-@pytest.fixture
-def folder(tmp_path: Path, run_latcli: RunLatcli) -> Path:
-    """Where commands run; it holds real digits of 12 pixels a side, 30 for training and 10 for testing a class."""
-    digits = open_dataset("mnist-5k", DatasetSource(tmp_path))
-    parts = {"train": (digits.x_train, digits.y_train, 30), "test": (digits.x_test, digits.y_test, 10)}
-    for split, (x_NCHW, y_N, count) in parts.items():
-        for digit in range(3):
-            place = tmp_path / "work" / "tiny" / split / str(digit)
-            place.mkdir(parents=True)
-            for index, x_CHW in enumerate(x_NCHW[y_N == digit][:count]):
-                Image.fromarray(x_CHW[0].numpy()).resize((12, 12)).save(place / f"{index}.png")
-    return tmp_path / "work"
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_digits(tmp_path_factory.mktemp("digits") / "tiny")
 
 
 @pytest.fixture
-def start(start_latcli: StartLatcli, folder: Path) -> StartLatcli:
-    """`start_latcli`, once the data is in its place."""
-    return start_latcli
+def work(tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, which holds the data set `folder:tiny`."""
+    folder = tmp_path / "work"
+    folder.mkdir(exist_ok=True)
+    shutil.copytree(digits, folder / "tiny")
+    monkeypatch.chdir(folder)
+    return folder
 
 
-def document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+@pytest.fixture
+def train(work: Path, latcli: Run) -> Run:
+    return lambda *arguments: latcli("train", "--offline", *arguments)
 
 
-def weights(path: str | Path) -> str:
-    """The digest of a finished run's weights."""
-    return str(unpack(Path(path), "classifier")[1]["digest"])
+def document(done: Outcome) -> Any:
+    assert done.code == 0, done.err
+    return done.json
 
 
-def only_run(folder: Path) -> Path:
-    return next(iter((folder / "runs").glob("*-train-*")))
+def weights(result: dict[str, Any]) -> str:
+    return str(unpack(Path(result["checkpoint"]), "classifier")[1]["digest"])
+
+
+def row_of(work: Path, name: str = "latest") -> RunRow:
+    with Store.open_existing(work / "runs") as store:
+        return store.find_run(name)
+
+
+def metrics(work: Path, name: str) -> list[tuple[int, float]]:
+    with Store.open_existing(work / "runs") as store:
+        rows = store.rows_of(store.find_run("latest").id, "metrics")
+    return [(row["step"], row["value"]) for row in rows if row["name"] == name]
 
 
 def step_of(state: Path) -> int:
@@ -70,260 +85,350 @@ def step_of(state: Path) -> int:
         return int(json.loads(file.metadata()["latcli"])["step"])
 
 
-def wait_for_step(process: subprocess.Popen[str], folder: Path, step: int = 1) -> Path:
-    """Until a state of that step or a later one is kept; the run's folder."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        states = list((folder / "runs").glob("*-train-*/state.safetensors"))
-        if states and step_of(states[0]) >= step:
-            return states[0].parent
-        time.sleep(0.05)
-    raise AssertionError(f"no state came: {process.communicate() if process.poll() is not None else 'too slow'}")
-
-
-def row(folder: Path, query: str) -> tuple[Any, ...]:
-    connection = sqlite3.connect(folder / "runs" / "latcli.db")
-    try:
-        found = connection.execute(query).fetchone()
-    finally:
-        connection.close()
-    assert found is not None
-    return tuple(found)
-
-
-def two_lines(done: subprocess.CompletedProcess[str], code: int, *said: str) -> None:
-    lines = done.stderr.strip().splitlines()
-    assert done.returncode == code, done.stderr
-    assert done.stdout == ""
-    assert [line.partition(":")[0] for line in lines[-2:]] == ["error", "hint"]
-    assert "Traceback" not in done.stderr
-    for text in said:
-        assert text in lines[-2] + lines[-1]
-
-
-@contextmanager
-def undisturbed(run_latcli: RunLatcli, tmp_path: Path, *arguments: str) -> Iterator[dict[str, Any]]:
-    yield document(run_latcli("train", *arguments, "--json", "--store", tmp_path / "undisturbed"))
-
-
 # a whole run
 
 
-def test_a_run_gives_its_document_a_model_and_numbers(run_latcli: RunLatcli, tmp_path: Path) -> None:
-    folder = tmp_path / "work"
-    done = run_latcli(
-        "train",
-        "--preset",
-        "quick",
-        "--dataset",
-        "mnist-5k",
-        "--batch",
-        "8",
-        "--steps",
-        "6",
-        "--attack-steps",
-        "1",
-        "--json",
-    )
-    result = document(done)
+def test_a_run_gives_its_document_a_model_and_numbers(train: Run, work: Path, latcli: Run) -> None:
+    done = train(*TINY, "--batch", "8", "--steps", "6", "--attack-steps", "1", "--test-every", "4", "--json")
+    result, row = document(done), row_of(work)
 
-    assert result["regime"] == "background"
-    assert (result["dataset"], result["steps"]) == ("mnist-5k", 6)
-    assert result["final"]["n"] == 1000
-    assert 0 <= result["final"]["accuracy"] <= 1
-    assert result["adversarial"]["n"] == 200
-    assert result["adversarial"]["loss"] > 0
+    assert (result["regime"], result["dataset"], result["architecture"]) == (
+        "background",
+        f"folder:{work / 'tiny'}",
+        "paper-cnn",
+    )
+    assert (result["steps"], result["epsilon"], result["resumed_at"], result["devices"]) == (6, 0.3, None, 1)
+    assert (result["final"]["n"], result["adversarial"]["n"]) == (30, 30)
+    assert 0 <= result["adversarial"]["accuracy"] <= result["final"]["accuracy"] <= 1
+    assert result["attack"] == "background attack, pgd-10 at epsilon 0.3"
     assert Path(result["checkpoint"]).is_relative_to(result["dir"])
     assert not (Path(result["dir"]) / "state.safetensors").exists()
-    assert row(folder, "SELECT status, exit_code, dataset FROM runs")[:2] == ("completed", 0)
-    assert row(folder, "SELECT value FROM metrics WHERE name = 'test_accuracy'") == (result["final"]["accuracy"],)
-    assert row(folder, "SELECT count(*) FROM metrics WHERE name = 'loss'") == (6,)
-    trained = "SELECT architecture, regime, models.run = runs.id FROM runs JOIN models ON models.id = runs.model"
-    assert row(folder, trained) == ("paper-cnn", "background", 1)
-    assert "6 of 6: loss" in done.stderr
-    assert run_latcli("runs", "verify").returncode == 0
+    assert [one["step"] for one in result["tests"]] == [4, 6]
+    assert (result["tests"][1]["loss"], result["tests"][1]["accuracy"]) == tuple(
+        result["final"][name] for name in ("loss", "accuracy")
+    )
+    assert all(0 <= one["attacked_accuracy"] <= 1 for one in result["tests"])
+    assert (row.status, row.exit_code, row.seed) == ("completed", 0, 0)
+    assert row.config["dataset_folder"] == str(work / "tiny")
+    assert {"steps", "epsilon", "rate", "dataset_fingerprint", "precision", "architecture"} <= row.config.keys()
+    assert [step for step, _ in metrics(work, "loss")] == [1, 2, 3, 4, 5, 6]
+    assert metrics(work, "test_accuracy") == [(one["step"], one["accuracy"]) for one in result["tests"]]
+    assert metrics(work, "test_adversarial_loss") == [(6, result["adversarial"]["loss"])]
+    assert "6 of 6: loss" in done.err
+    assert latcli("runs", "verify").code == 0
+    for command in result["next_commands"]:
+        words = shlex.split(command)
+        assert (words[0], result["run"][-4:] in words) == ("latcli", True)
 
 
-@pytest.mark.slow
-def test_equal_seeds_give_equal_weights_and_the_model_is_a_classifier(run_latcli: RunLatcli, folder: Path) -> None:
-    arguments = ("train", *FAST, "--regime", "natural", "--steps", "20", "--json")
-    one, other = (document(run_latcli(*arguments, "--seed", "5")) for _ in range(2))
-    assert weights(one["checkpoint"]) == weights(other["checkpoint"])
+def test_its_next_commands_work_and_equal_seeds_give_equal_weights(train: Run, latcli: Run, digits: Path) -> None:
+    one, other = (document(train(*FAST, "--seed", "5", "--json")) for _ in range(2))
+    assert weights(one) == weights(other)
+    assert weights(document(train(*FAST, "--seed", "6", "--json"))) != weights(one)
 
-    photo = folder / "tiny" / "test" / "0" / "0.png"
-    attack = ("attack", photo, "--center", "0.3", "--steps", "2", "--no-figures", "--json", "--classifier")
-    by_run = document(run_latcli(*attack, one["run"][-4:]))
-    by_path = document(run_latcli(*attack, one["checkpoint"]))
-    assert by_run["images"][0]["clean"] == by_path["images"][0]["clean"]
-    assert by_run["images"][0]["linf_inside"] == 0
+    command = next(one for one in other["next_commands"] if " attack " in one).replace("PHOTO", "tiny/test/0/0.png")
+    attacked = document(latcli(*shlex.split(command)[1:], "--steps", "2", "--no-figures", "--json"))
+    assert attacked["images"][0]["linf_inside"] == 0
 
 
-def test_without_json_a_table_of_scores(run_latcli: RunLatcli, folder: Path) -> None:
-    done = run_latcli("train", *FAST, "--regime", "natural", "--steps", "2")
+def test_an_epoch_is_a_pass_over_the_images(train: Run) -> None:
+    epochs = (*TINY, "--regime", "natural", "--batch", "16", "--epochs", "2", "--json")
 
-    assert done.returncode == 0, done.stderr
-    assert "natural training on folder:tiny, 2 steps" in done.stdout
-    assert "accuracy" in done.stdout
+    assert document(train(*epochs))["steps"] == 10
+    assert "--steps and --epochs" in train(*epochs[:-1], "--steps", "3").error[0]
 
 
-def test_mnist_that_is_nowhere_is_replaced_loudly_and_the_run_remembers(run_latcli: RunLatcli, tmp_path: Path) -> None:
-    folder = tmp_path / "work"
-    done = run_latcli("train", "--regime", "natural", "--steps", "2", "--batch", "8", "--offline", "--json")
+def test_an_attack_of_the_registry_trains(train: Run, work: Path) -> None:
+    result = document(train(*TINY, "--attack", "fgsm", "--batch", "8", "--steps", "2", "--json"))
+
+    assert result["adversarial"]["n"] == 30
+    assert row_of(work).config["attack"] == "fgsm"
+
+
+def test_a_small_network_starts_from_weights(train: Run, work: Path) -> None:
+    start = document(train(*FAST, "--json"))
+    slow = ("--rate", "1e-9", "--steps", "1", "--classifier-weights", start["checkpoint"], "--json")
+    result = document(train(*FAST[:-2], *slow))
+
+    assert result["final"]["loss"] == pytest.approx(start["final"]["loss"], abs=1e-5)
+    assert len(row_of(work).config["weights_fingerprint"]) == 64
+    save_file(paper_cnn((1, 12, 12), 10).state_dict(), work / "ten.safetensors")
+    refused = train(*FAST, "--classifier-weights", "ten.safetensors")
+    assert refused.code == 1
+    assert "ten.safetensors do not fit PaperCNN: logits.weight (10, 1024)" in refused.error[0]
+    assert len(list((work / "runs").glob("*-train-*"))) == 2
+
+
+def test_mnist_that_is_nowhere_is_replaced_loudly_and_the_run_remembers(train: Run, work: Path) -> None:
+    done = train("--regime", "natural", "--steps", "1", "--batch", "8", "--precision", "fp32", "--json")
 
     assert document(done)["dataset"] == "mnist-5k"
-    assert "NOT MNIST" in done.stderr
-    assert "NOT MNIST" in (only_run(folder) / "log.txt").read_text()
-    assert row(folder, "SELECT name FROM datasets") == ("mnist-5k",)
+    assert "NOT MNIST" in done.err
+    assert "NOT MNIST" in (row_of(work).path / "log.txt").read_text()
 
 
-# cut off and taken up again
+def test_runs_are_one_experiment_whatever_their_seed_and_place(train: Run, work: Path) -> None:
+    configs = []
+    for more in (("--seed", "1"), ("--checkpoint-every", "2", "--test-every", "3"), ("--rate", "0.001")):
+        document(train(*FAST, *more, "--json"))
+        configs.append(comparable_config(row_of(work).config))
+        shutil.move(work / "tiny", work / "moved")
+        shutil.copytree(work / "moved", work / "tiny")
+        shutil.rmtree(work / "moved")
+
+    assert configs[0] == configs[1]
+    assert configs[0] != configs[2]
 
 
-def test_a_killed_run_is_resumed_to_the_same_bits(
-    run_latcli: RunLatcli, start: StartLatcli, folder: Path, tmp_path: Path
+# cut off and resumed
+
+
+def test_an_interrupted_run_says_how_to_resume_it_and_ends_with_the_same_bits(
+    train: Run, latcli: Run, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with undisturbed(run_latcli, tmp_path, *LONG) as expected:
-        process = start("train", *LONG)
-        cut_off = wait_for_step(process, folder)
-        process.kill()
-        process.communicate()
-        first = run_latcli("runs", "show", "latest", "--json")
-        assert json.loads(first.stdout)["status"] == "crashed"
+    options = (*TINY, "--batch", "8", "--steps", "6", "--attack-steps", "1", "--test-every", "2")
+    expected = document(train(*options, "--json", "--store", "elsewhere"))
+    with interrupted_at(monkeypatch, 4):
+        done = train(*options, "--store", work / "runs")
+    row = row_of(work)
 
-        result = document(run_latcli("train", "--resume", cut_off.name[-4:], "--json"))
-
-        assert result["run"] == cut_off.name
-        assert 0 < result["resumed_at"] < 120
-        assert weights(result["checkpoint"]) == weights(expected["checkpoint"])
-        assert result["final"] == expected["final"]
-        assert row(folder, "SELECT status, exit_code, error FROM runs") == ("completed", 0, None)
-        assert row(folder, "SELECT count(*) FROM metrics WHERE name = 'loss'") == (120,)
-
-
-@pytest.mark.slow
-def test_twenty_kills_change_nothing(run_latcli: RunLatcli, start: StartLatcli, folder: Path, tmp_path: Path) -> None:
-    # Long enough that no machine comes to the end between two kills.
-    arguments = (*FAST, "--attack-steps", "2", "--steps", "900", "--checkpoint-every", "7")
-    moments = random.Random(0)
-    with undisturbed(run_latcli, tmp_path, *arguments) as expected:
-        command: tuple[str, ...] = ("train", *arguments)
-        reached = 1
-        for _ in range(20):
-            process = start(*command)
-            cut_off = wait_for_step(process, folder, reached)
-            time.sleep(moments.uniform(0.0, 0.2))
-            process.kill()
-            process.communicate()
-            assert process.returncode == -signal.SIGKILL
-            command = ("train", "--resume", cut_off.name)
-            reached = step_of(cut_off / "state.safetensors") + 1
-        result = document(run_latcli(*command, "--json"))
-
-    assert reached <= result["resumed_at"] + 1 < 900
-    assert weights(result["checkpoint"]) == weights(expected["checkpoint"])
-
-
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
-)
-def test_a_signal_keeps_the_step_that_was_reached(
-    run_latcli: RunLatcli, start: StartLatcli, folder: Path, tmp_path: Path, number: signal.Signals, code: int
-) -> None:
-    arguments = (*FAST, "--regime", "natural", "--steps", "600", "--checkpoint-every", "50")
-    process = start("train", *arguments)
-    cut_off = wait_for_step(process, folder, 50)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
-
-    assert process.returncode == code, stderr
-    assert row(folder, "SELECT status, exit_code FROM runs") == ("interrupted", code)
-    reached = step_of(cut_off / "state.safetensors")
-    assert 50 <= reached < 600
-    if number == signal.SIGTERM:
-        with undisturbed(run_latcli, tmp_path, *arguments) as expected:
-            result = document(run_latcli("train", "--resume", "latest", "--json"))
-            assert result["resumed_at"] == reached
-            assert weights(result["checkpoint"]) == weights(expected["checkpoint"])
-
-
-def test_a_diverging_run_names_its_step_and_keeps_its_last_good_state(run_latcli: RunLatcli, folder: Path) -> None:
-    options = ("--optimizer", "sgd", "--rate", "1e20", "--schedule", "constant", "--checkpoint-every", "1000")
-    done = run_latcli("train", *FAST, "--regime", "natural", "--steps", "50", *options)
-
-    two_lines(done, 1, "training diverged at step ", "the last good checkpoint is kept")
-    status, error = row(folder, "SELECT status, error FROM runs")
-    assert status == "failed"
-    assert "diverged at step" in error
-    assert step_of(only_run(folder) / "state.safetensors") == 0
-
-
-def test_two_processes_cannot_work_on_one_run(run_latcli: RunLatcli, start: StartLatcli, folder: Path) -> None:
-    process = start("train", *FAST, "--regime", "natural", "--steps", "100000", "--checkpoint-every", "20")
-    cut_off = wait_for_step(process, folder)
-
-    two_lines(run_latcli("train", "--resume", cut_off.name), 2, "is at work in another process")
-    assert process.poll() is None
-    process.kill()
+    assert done.code == 130
+    assert (row.status, step_of(row.path / "state.safetensors")) == ("interrupted", 4)
+    (line,) = [line for line in done.err.splitlines() if "resume it: " in line]
+    assert row.id in line
+    monkeypatch.chdir(work.parent)  # the data set was named by a relative path
+    result = document(latcli(*shlex.split(line.partition("resume it: latcli ")[2]), "--json"))
+    assert (result["run"], result["resumed_at"]) == (row.id, 4)
+    assert weights(result) == weights(expected)
+    for name in ("final", "adversarial", "tests"):
+        assert result[name] == expected[name]
+    assert [step for step, _ in metrics(work, "loss")] == [1, 2, 3, 4, 5, 6]
+    assert "already completed" in latcli("train", "--resume", row.id, "--store", work / "runs").error[0]
 
 
 @pytest.fixture
-def cut_off_run(run_latcli: RunLatcli, start: StartLatcli, folder: Path) -> Path:
-    process = start("train", *LONG)
-    cut_off = wait_for_step(process, folder)
-    process.kill()
-    process.communicate()
-    return cut_off
+def cut_off(train: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> RunRow:
+    with interrupted_at(monkeypatch, 2):
+        assert train(*FAST).code == 130
+    return row_of(work)
 
 
-@pytest.mark.slow
-def test_what_cannot_be_resumed_is_refused_with_the_reason(run_latcli: RunLatcli, cut_off_run: Path) -> None:
-    resume = ("train", "--resume", cut_off_run.name)
-    changed = run_latcli(*resume, "--steps", "99", "--rate", "0.5", "--seed", "3", "--regime", "natural")
-    two_lines(changed, 2, "--steps 99 (was 120)", "--rate 0.5 (was 0.002)", "--seed 3 (was 0)")
-    assert "--regime" not in changed.stderr
-    two_lines(run_latcli("train", "--resume", "ffff0"), 2, "there is no run 'ffff0'")
+def test_other_options_are_refused_with_all_differences(train: Run, cut_off: RunRow) -> None:
+    resume = ("--resume", cut_off.id)
+    error = train(*resume, "--steps", "99", "--rate", "0.5", "--seed", "3", "--regime", "natural").error[0]
 
-    state = cut_off_run / "state.safetensors"
+    assert all(one in error for one in ("--steps 99 (was 6)", "--rate 0.5 (was 0.002)", "--seed 3 (was 0)"))
+    assert "--regime" not in error
+    assert "there is no run 'ffff0'" in train("--resume", "ffff0").error[0]
+    assert "--dataset mnist-5k " in train(*resume, "--dataset", "mnist-5k").error[0]
+    state = cut_off.path / "state.safetensors"
     whole = state.read_bytes()
     state.write_bytes(whole[:-100])
-    two_lines(run_latcli(*resume), 1, "state.safetensors is truncated or damaged")
+    damaged = train(*resume)
+    assert (damaged.code, "state.safetensors is truncated or damaged" in damaged.error[0]) == (1, True)
     state.write_bytes(whole)
-    assert document(run_latcli(*resume, "--json", "--steps", "120"))["steps"] == 120
-    two_lines(run_latcli(*resume), 2, "is already completed")
+    assert document(train(*resume, "--steps", "6", "--json"))["steps"] == 6
+
+
+def test_a_moved_folder_is_named_and_found_by_its_contents(train: Run, cut_off: RunRow, work: Path) -> None:
+    shutil.move(work / "tiny", work / "moved")
+    shutil.move(work / "runs", work / "archive")
+    resume = ("--resume", cut_off.id, "--store", "archive")
+
+    gone = train(*resume)
+    assert (gone.code, f"the folder {work / 'tiny'}" in gone.error[0]) == (2, True)
+    assert "--dataset folder:" in gone.error[1]
+    shutil.copytree(work / "moved", work / "other")
+    (work / "other" / "train" / "0" / "0.png").unlink()
+    assert "its contents differ" in train(*resume, "--dataset", "folder:other").error[0]
+    assert document(train(*resume, "--dataset", "folder:moved", "--json"))["resumed_at"] == 2
+
+
+def test_a_run_of_another_command_is_no_training_run(train: Run, latcli: Run, work: Path) -> None:
+    Image.new("RGB", (64, 64), (200, 30, 30)).save("photo.png")
+    attack = ("attack", "photo.png", "--center", "0.3", "--steps", "1", "--no-figures", "--json")
+    run = document(latcli(*attack))["run"]
+
+    assert "is a run of attack, not of train" in latcli(*attack, "--classifier", run[-4:]).error[0]
+    assert "is a run of attack, not of train" in train("--resume", run).error[0]
+
+
+def test_a_long_score_of_the_test_set_is_given_up_for_a_signal(
+    train: Run, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The point that was cut off is measured when the run is resumed."""
+    monkeypatch.setattr("latcli.commands.train._PATIENCE_SECONDS", 0.0)
+    score = scoring.natural_score
+
+    def interrupted(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return score(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "natural_score", interrupted)
+        assert train(*FAST, "--test-every", "3").code == 130
+    assert step_of(row_of(work).path / "state.safetensors") == 3
+    assert metrics(work, "test_loss") == []
+    assert [one["step"] for one in document(train("--resume", "latest", "--json"))["tests"]] == [3, 6]
+
+
+def test_a_diverging_run_names_its_step_and_keeps_its_last_good_state(train: Run, work: Path) -> None:
+    options = ("--optimizer", "sgd", "--rate", "1e20", "--schedule", "constant", "--checkpoint-every", "1000")
+    done = train(*FAST[:-2], "--steps", "50", *options)
+
+    row = row_of(work)
+    assert (done.code, row.status) == (1, "failed")
+    assert "training diverged at step " in done.error[0]
+    assert "diverged at step" in (row.error or "")
+    assert step_of(row.path / "state.safetensors") == 0
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_store_that_cannot_be_written_is_told_of(run_latcli: RunLatcli, tmp_path: Path) -> None:
-    (tmp_path / "sealed").mkdir(mode=0o500)
+def test_a_store_that_cannot_be_written_is_one_error(train: Run, work: Path) -> None:
+    (work / "sealed").mkdir(mode=0o500)
 
-    two_lines(run_latcli("train", *FAST, "--store", tmp_path / "sealed"), 1, "cannot be read or written")
-
-
-# bad input
+    assert "cannot be read or written" in train(*FAST, "--store", "sealed").error[0]
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (("--dataset", "minst"), 2, "there is no dataset called 'minst'"),
-        (("--dataset", "fashion-mnist", "--offline"), 1, "(md5 8d4fb7e6c68d591d4c3dfef9ec88bf0d) is missing"),
+        (("--dataset", "fashion-mnist"), 1, "(md5 8d4fb7e6c68d591d4c3dfef9ec88bf0d) is missing"),
         (("--dataset", "mnist-5k", "--batch", "4001"), 2, "larger than the 4000 training images"),
         (("--dataset", "mnist-5k", "--architecture", "vgg"), 2, "there is no architecture called 'vgg'"),
+        (("--dataset", "mnist-5k", "--attack", "square"), 2, "does not declare that it can be used in training"),
+        (("--dataset", "mnist-5k", "--mask-from", "detector"), 2, "--mask-from detector needs photos"),
     ],
 )
-def test_bad_options_are_told_in_two_lines(
-    run_latcli: RunLatcli, tmp_path: Path, arguments: tuple[str, ...], code: int, said: str
+def test_bad_options_are_refused_before_a_run_is_started(
+    train: Run, work: Path, arguments: tuple[str, ...], code: int, said: str
 ) -> None:
-    two_lines(run_latcli("train", *arguments), code, said)
-    assert list((tmp_path / "work" / "runs").glob("*-train-*")) == []
+    done = train(*arguments)
+
+    assert (done.code, said in done.error[0]) == (code, True), done.error
+    assert list((work / "runs").glob("*-train-*")) == []
+
+
+# real processes
+
+
+def wait_for_step(process: subprocess.Popen[str], work: Path, step: int = 1) -> Path:
+    """Until a state of that step or a later one is kept; the run's folder."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        states = list((work / "runs").glob("*-train-*/state.safetensors"))
+        if states and step_of(states[0]) >= step:
+            return states[0].parent
+        time.sleep(0.05)
+    raise AssertionError(f"no state came: {process.communicate() if process.poll() is not None else 'too slow'}")
 
 
 @pytest.mark.slow
-def test_a_run_of_another_command_is_no_classifier_and_not_resumed(run_latcli: RunLatcli, tmp_path: Path) -> None:
-    photo = tmp_path / "photo.png"
-    Image.new("RGB", (64, 64), (200, 30, 30)).save(photo)
-    attack = ("attack", photo, "--center", "0.3", "--steps", "1", "--no-figures", "--json")
-    run = document(run_latcli(*attack))["run"]
+def test_twenty_kills_change_nothing(train: Run, start_latcli: StartLatcli, work: Path) -> None:
+    # Long enough that no machine comes to the end between two kills.
+    arguments = (*TINY, "--batch", "8", "--attack-steps", "2", "--steps", "900", "--checkpoint-every", "7")
+    moments, reached = random.Random(0), 1
+    expected = document(train(*arguments, "--json", "--store", "undisturbed"))
+    command: tuple[str, ...] = ("train", *arguments)
+    for _ in range(20):
+        process = start_latcli(*command)
+        folder = wait_for_step(process, work, reached)
+        time.sleep(moments.uniform(0.0, 0.2))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert row_of(work).status == "crashed"
+        command = ("train", "--resume", folder.name)
+        reached = step_of(folder / "state.safetensors") + 1
+    result = document(train(*command[1:], "--json"))
 
-    two_lines(run_latcli(*attack, "--classifier", run[-4:]), 2, "is a run of attack, not of train")
-    two_lines(run_latcli("train", "--resume", run), 2, "is a run of attack, not of train")
+    assert reached <= result["resumed_at"] + 1 < 900
+    assert weights(result) == weights(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_process_with_the_state_kept(
+    train: Run, start_latcli: StartLatcli, work: Path, number: signal.Signals, code: int
+) -> None:
+    process = start_latcli("train", *FAST[:-2], "--steps", "100000", "--checkpoint-every", "50")
+    folder = wait_for_step(process, work, 50)
+    busy = train("--resume", folder.name)
+    assert (busy.code, "is at work in another process" in busy.error[0]) == (2, True)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+
+    assert process.returncode == code, stderr
+    assert (row_of(work).status, row_of(work).exit_code) == ("interrupted", code)
+    assert step_of(folder / "state.safetensors") >= 50
+
+
+# what it reports on the way
+
+
+def read_curve(run_folder: Path, name: str) -> list[tuple[int, float]]:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(run_folder / "tensorboard"))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def test_tensorboard_has_every_number_and_forgets_what_a_kill_made_void(tmp_path: Path) -> None:
+    before = TensorBoard(tmp_path, 0)
+    before.add([("loss", step, 1.0) for step in range(1, 6)])  # killed here; the state is of step 3
+    time.sleep(1.1)  # files are read in the order of the seconds in which they were begun
+    after = TensorBoard(tmp_path, 3)
+    after.add([("loss", step, 2.0) for step in range(4, 8)] + [("rate", 4, 0.25)])
+    before.close(), after.close()
+
+    assert read_curve(tmp_path, "loss") == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0), (5, 2.0), (6, 2.0), (7, 2.0)]
+    assert read_curve(tmp_path, "rate") == [(4, 0.25)]
+
+
+def test_without_tensorboard_nothing_is_written_and_a_folder_in_the_way_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tensorboard").write_text("in the way")
+    with pytest.raises(StoreError, match=r"cannot write .*tensorboard: "):
+        TensorBoard(tmp_path, 0)
+    (tmp_path / "tensorboard").unlink()
+    monkeypatch.setattr(training_log, "find_spec", lambda _name: None)
+    curves = TensorBoard(tmp_path, 0)
+    curves.add([("loss", 1, 0.5)])
+    curves.close()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+class SilentRun:
+    """A run that keeps its log in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.lines = folder, list[str]()
+
+    def log(self, line: str) -> None:
+        self.lines.append(line)
+
+    def record_metrics(self, values: Any) -> None:
+        pass
+
+
+def test_the_estimate_and_the_bar_include_the_scoring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes a second, and all scoring as much as 300 steps."""
+    clock, ticks = [0.0], list[int]()
+    monkeypatch.setattr(training_log.time, "monotonic", lambda: clock[0])
+    run: Any = SilentRun(tmp_path)
+    session = Session(stderr=io.StringIO())
+    tick = lambda steps=1, /, *, text=None: ticks.append(steps)  # noqa: E731
+    log = TrainingLog(session, run, tick, steps=100, done=0, batch=8, scoring=300.0)
+    for step in range(1, 101):
+        clock[0] += 1.0
+        log.on_step(StepReport(step, 1.0, 0.1, 0.3))
+    for _ in range(600):
+        log.on_scoring(0.5)
+    log.close()
+
+    assert run.lines == ["94 steps to go, about 7 min, of which scoring 5 min"]
+    assert sum(ticks) == 400
+    assert log.images_per_second == pytest.approx(8.0)

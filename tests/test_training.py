@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from training_cases import BASE
 
-from latcli.commands.train.options import TrainOptions, resolve
 from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults, make_dataset
 from latcli.engine.datasets.catalog import open_dataset
-from latcli.engine.datasets.published import MNIST_DEFAULTS
+from latcli.engine.models.checkpoint import pack
 from latcli.engine.models.small import paper_cnn, resnet18
-from latcli.engine.precision import FORMS, Form, gradient_model
-from latcli.engine.training.averaging import WeightAverage
-from latcli.engine.training.loop import DivergedError, StepReport, Trainer, new_network, train
-from latcli.engine.training.losses import trades
-from latcli.engine.training.presets import PRESETS, PRESETS_NAMES
-from latcli.engine.training.schedules import epsilon_at, rate_at
-from latcli.engine.training.scoring import adversarial_score, natural_score
-from latcli.engine.training.settings import TrainSettings
+from latcli.engine.precision import Form, gradient_model
+from latcli.engine.training.inner_attacks import trades
+from latcli.engine.training.loop import DivergedError, Order, StepReport, Trainer, WeightAverage, new_network, train
+from latcli.engine.training.scoring import adversarial_score, natural_score, score_point
+from latcli.engine.training.settings import FINE_TUNING, PRESETS, TrainSettings, resolve
 from latcli.engine.training.state import pack_state, read_state, restore
-from latcli.errors import UsageError
+from latcli.errors import UsageError, WeightsError
+from latcli.results import read, to_json
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,9 @@ def trainer_for(dataset: Dataset, form: Form = "fp32-channels-last", **changes: 
     return Trainer(new_network(make, dataset, settings.seed), dataset, settings, form)
 
 
-def finish(trainer: Trainer) -> list[StepReport]:
+def finish(trainer: Trainer, measure_every: int = 1) -> list[StepReport]:
     reports: list[StepReport] = []
-    train(trainer, on_step=reports.append, after_step=lambda _step: None, measure_every=1)
+    train(trainer, on_step=reports.append, after_step=lambda _step: None, measure_every=measure_every)
     return reports
 
 
@@ -57,66 +57,86 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-# the loop
+# resumed to the bit
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "background": {},
-    "standard": {"regime": "standard"},
-    "foreground": {"regime": "foreground"},
-    "random silhouettes": {"regime": "random", "mask_from": "otsu"},
-    "natural": {"regime": "natural"},
-    "no average": {"average": 0.0},
-    "sgd": {"optimizer": "sgd", "schedule": "constant"},
-    "trades": {"loss": "trades"},
-    "mix": {"mix": 0.5},
-    "free": {"attack": "free", "mix": 0.25},
-    "fgsm-rs": {"attack": "fgsm-rs"},
-    "n-fgsm": {"attack": "n-fgsm", "augment": "crop-flip"},
+VARIANTS: dict[str, tuple[Form, dict[str, Any]]] = {
+    "background": ("bf16-channels-last", {}),
+    "fp32": ("fp32", {}),
+    "fp32 channels last": ("fp32-channels-last", {}),
+    "standard": ("bf16-channels-last", {"regime": "standard"}),
+    "foreground": ("bf16-channels-last", {"regime": "foreground"}),
+    "random silhouettes": ("bf16-channels-last", {"regime": "random", "mask_from": "otsu"}),
+    "natural": ("bf16-channels-last", {"regime": "natural"}),
+    "no average": ("bf16-channels-last", {"average": 0.0}),
+    "sgd": ("bf16-channels-last", {"optimizer": "sgd", "schedule": "constant"}),
+    "trades": ("bf16-channels-last", {"loss": "trades"}),
+    "free and mixed": ("bf16-channels-last", {"attack": "free", "mix": 0.25}),
+    "fgsm-rs": ("bf16-channels-last", {"attack": "fgsm-rs"}),
+    "n-fgsm": ("bf16-channels-last", {"attack": "n-fgsm", "augment": "crop-flip"}),
+    "registered": ("bf16-channels-last", {"attack": "apgd-ce"}),
 }
 
 
-@pytest.mark.parametrize(
-    ("changes", "form"),
-    [*((changes, "bf16-channels-last") for changes in VARIANTS.values()), ({}, "fp32"), ({}, "fp32-channels-last")],
-    ids=[*VARIANTS, "fp32", "fp32 channels last"],
-)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_a_resumed_run_ends_with_the_weights_of_the_undisturbed_one(
-    digits: Dataset, tmp_path: Path, changes: dict[str, Any], form: Form
+    digits: Dataset, tmp_path: Path, variant: str
 ) -> None:
-    undisturbed = trainer_for(digits, form, **changes)
+    form, changes = VARIANTS[variant]
+    undisturbed, cut_off, resumed = (trainer_for(digits, form, **changes) for _ in range(3))
     losses = [report.loss for report in finish(undisturbed)]
-    broken_off = trainer_for(digits, form, **changes)
     for _ in range(2):
-        broken_off.step()
-    (tmp_path / "state").write_bytes(pack_state(broken_off, "paper-cnn"))
+        cut_off.step()
+    (tmp_path / "state").write_bytes(pack_state(cut_off, "paper-cnn"))
 
-    resumed = trainer_for(digits, form, **changes)
     restore(resumed, read_state(tmp_path / "state"), "paper-cnn")
+    score_point(resumed) if variant == "background" else None  # which leaves training as it is
     torch.manual_seed(99)  # whatever else has drawn numbers meanwhile
 
     assert [report.loss for report in finish(resumed)] == losses[2:]
     assert same(undisturbed.weights(), resumed.weights())
     assert same(undisturbed.net.state_dict(), resumed.net.state_dict())
-    assert not same(undisturbed.weights(), broken_off.weights())
+    assert not same(undisturbed.weights(), cut_off.weights())
 
 
 def test_a_network_with_batch_norm_is_resumed_as_well(colours: Dataset, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"steps": 2, "batch": 2, "augment": "crop-flip", "attack_steps": 1}
-    undisturbed, broken_off, resumed = (trainer_for(colours, "bf16-channels-last", **changes) for _ in range(3))
+    undisturbed, cut_off, resumed = (trainer_for(colours, "bf16-channels-last", **changes) for _ in range(3))
     finish(undisturbed)
-    broken_off.step()
-    (tmp_path / "state").write_bytes(pack_state(broken_off, "resnet18"))
+    cut_off.step()
+    (tmp_path / "state").write_bytes(pack_state(cut_off, "resnet18"))
     restore(resumed, read_state(tmp_path / "state"), "resnet18")
     finish(resumed)
 
     assert same(undisturbed.weights(), resumed.weights())
 
 
-def test_another_seed_gives_another_model(digits: Dataset) -> None:
-    one, other = trainer_for(digits, steps=1), trainer_for(digits, steps=1, seed=1)
-    finish(one), finish(other)
+def test_a_state_that_is_damaged_or_of_something_else_is_refused(digits: Dataset, tmp_path: Path) -> None:
+    path, trainer = tmp_path / "state", trainer_for(digits, steps=1)
+    path.write_bytes(pack_state(trainer, "paper-cnn"))
+    state = read_state(path)
+    other_data = replace(state, info=replace(state.info, dataset_fingerprint="0"))
 
-    assert not same(one.weights(), other.weights())
+    with pytest.raises(WeightsError, match="of the architecture paper-cnn, not resnet18"):
+        restore(trainer, state, "resnet18")
+    with pytest.raises(WeightsError, match="is not the one that"):
+        restore(trainer, other_data, "paper-cnn")
+    path.write_bytes(pack("training state", state.tensors, {"step": 1}))
+    with pytest.raises(WeightsError, match="lacks a part of the training state"):
+        read_state(path)
+    moments = {"optimizer.999.exp_avg": torch.zeros(1)}
+    with pytest.raises(WeightsError, match="moments of a parameter '999'"):
+        restore(trainer, replace(state, tensors=state.tensors | moments), "paper-cnn")
+
+
+def test_weights_that_are_not_finite_are_not_kept(digits: Dataset) -> None:
+    trainer = trainer_for(digits)
+    next(trainer.net.parameters()).data[0] = float("inf")
+
+    with pytest.raises(DivergedError, match="a weight is not finite"):
+        pack_state(trainer, "paper-cnn")
+
+
+# the order of samples
 
 
 def test_each_epoch_shows_every_sample_once_in_an_order_of_its_own(digits: Dataset) -> None:
@@ -128,6 +148,47 @@ def test_each_epoch_shows_every_sample_once_in_an_order_of_its_own(digits: Datas
     assert all(sorted(epoch) == list(range(64)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
     assert [int(y) for y in trainer.batch_at(1).y_B] == epochs[0][16:32]  # in whatever order they are asked for
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    ranks=st.integers(1, 4),
+    share=st.integers(1, 5),
+    spare=st.integers(0, 30),
+    first=st.integers(0, 20),
+    natural=st.integers(0, 20),
+)
+def test_the_ranks_shares_are_the_minibatch(
+    seed: int, ranks: int, share: int, spare: int, first: int, natural: int
+) -> None:
+    batch = ranks * share
+    natural = min(natural, batch)
+    parts = [Order(seed, batch + spare, batch, rank, ranks) for rank in range(ranks)]
+
+    alone = next(Order(seed, batch + spare, batch).requests(first))
+    together = [next(part.requests(first)) for part in parts]
+
+    assert torch.equal(alone.samples_B, torch.cat([one.samples_B for one in together]))
+    assert torch.equal(alone.seeds_B, torch.cat([one.seeds_B for one in together]))
+    of_each = [range(rank * share, rank * share + part.of_mine(natural)) for rank, part in enumerate(parts)]
+    assert [index for one in of_each for index in one] == list(range(natural))
+
+
+def test_a_stream_that_starts_later_goes_on_as_the_one_that_started_at_once() -> None:
+    order = Order(3, 23, 5)
+    for index, request in enumerate(islice(order.requests(0), 12)):
+        assert torch.equal(request.samples_B, next(order.requests(index)).samples_B)
+        assert torch.equal(request.seeds_B, next(order.requests(index)).seeds_B)
+
+
+def test_a_batch_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(UsageError, match="10 cannot be divided into 4 equal shares"):
+        Order(0, 100, 10, 0, 4)
+    with pytest.raises(UsageError, match="101 is larger than the 100 training images"):
+        Order(0, 100, 101)
+
+
+# steps
 
 
 def test_the_mixed_part_stays_natural_and_the_rest_does_not(digits: Dataset) -> None:
@@ -142,16 +203,46 @@ def test_the_mixed_part_stays_natural_and_the_rest_does_not(digits: Dataset) -> 
     assert torch.equal(adv_BCHW[:, :, middle, middle], batch.x_BCHW[:, :, middle, middle])
 
 
-def test_free_updates_so_often_a_minibatch(digits: Dataset) -> None:
+def test_free_updates_so_often_on_each_minibatch(digits: Dataset) -> None:
     trainer = trainer_for(digits, attack="free", attack_steps=3, steps=2)
     finish(trainer)
 
     assert {int(moments["step"]) for moments in trainer.optimizer.state.values()} == {6}
 
 
-def test_it_learns(digits: Dataset) -> None:
+def test_another_seed_gives_another_model(digits: Dataset) -> None:
+    one, other = trainer_for(digits, steps=1), trainer_for(digits, steps=1, seed=1)
+    finish(one), finish(other)
+
+    assert not same(one.weights(), other.weights())
+
+
+def test_accuracies_are_measured_when_they_are_asked_for(digits: Dataset) -> None:
+    reports = finish(trainer_for(digits), measure_every=3)
+
+    assert [report.step for report in reports if report.clean_accuracy is not None] == [3, 4]
+    assert [report.step for report in reports] == [1, 2, 3, 4]
+    assert all(0 <= (report.adversarial_accuracy or 0) <= 1 for report in reports)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(digits: Dataset) -> None:
+    trainer = trainer_for(digits, regime="natural", optimizer="sgd", schedule="constant", rate=1e20, steps=50)
+    before: dict[str, torch.Tensor] = {}
+
+    def remember(_step: int) -> None:
+        before.update(copy.deepcopy(trainer.net.state_dict()))
+
+    with pytest.raises(DivergedError, match=r"training diverged at step \d+: the loss is not finite") as caught:
+        train(trainer, on_step=lambda _report: None, after_step=remember, measure_every=50)
+
+    assert caught.value.step == trainer.done + 1
+    assert all(torch.equal(before[n].nan_to_num(7), v.nan_to_num(7)) for n, v in trainer.net.state_dict().items())
+
+
+def test_it_learns_and_its_test_score_is_that_of_the_average(digits: Dataset) -> None:
     trainer = trainer_for(digits, regime="natural", steps=40, batch=64)
     finish(trainer)
+    point = score_point(trainer)
     trainer.net.load_state_dict(trainer.weights())
 
     score = natural_score(trainer.net.eval(), digits)
@@ -159,6 +250,7 @@ def test_it_learns(digits: Dataset) -> None:
     assert score.n == 1000
     assert score.accuracy > 0.8
     assert score.loss < 0.8
+    assert (point.step, point.loss, point.accuracy, point.attacked_loss) == (40, score.loss, score.accuracy, None)
 
 
 @pytest.mark.slow
@@ -175,90 +267,30 @@ def test_background_training_withstands_the_background_attack(digits: Dataset) -
     assert accuracies["background"] > accuracies["natural"] + 0.3
 
 
-def test_measured_accuracies_are_shares_and_come_when_asked_for(digits: Dataset) -> None:
-    reports: list[StepReport] = []
-    train(trainer_for(digits), on_step=reports.append, after_step=lambda _step: None, measure_every=3)
-
-    measured = [report.step for report in reports if report.clean_accuracy is not None]
-    assert measured == [3, 4]
-    assert [report.step for report in reports] == [1, 2, 3, 4]
-    assert all(0 <= (report.adversarial_accuracy or 0) <= 1 for report in reports)
-
-
-def test_a_loss_that_is_no_number_stops_before_the_weights_are_touched(digits: Dataset) -> None:
-    trainer = trainer_for(digits, regime="natural", optimizer="sgd", schedule="constant", rate=1e20, steps=50)
-    before: dict[str, torch.Tensor] = {}
-
-    def remember(_step: int) -> None:
-        before.update(copy.deepcopy(trainer.net.state_dict()))
-
-    with pytest.raises(DivergedError, match=r"training diverged at step \d+: the loss is not finite") as caught:
-        train(trainer, on_step=lambda _report: None, after_step=remember, measure_every=50)
-
-    assert caught.value.step == trainer.done + 1
-    assert all(torch.equal(before[n].nan_to_num(7), v.nan_to_num(7)) for n, v in trainer.net.state_dict().items())
-
-
-def test_weights_that_are_no_numbers_are_not_kept(digits: Dataset) -> None:
-    trainer = trainer_for(digits)
-    next(trainer.net.parameters()).data[0] = float("inf")
-
-    with pytest.raises(DivergedError, match="a weight is not finite"):
-        pack_state(trainer, "paper-cnn")
-
-
-def test_a_batch_that_is_larger_than_the_data_is_refused(colours: Dataset) -> None:
-    with pytest.raises(UsageError, match="a batch of 41 is larger than the 40 training images"):
-        trainer_for(colours, batch=41)
-
-
-# forms
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("make", [paper_cnn, resnet18])
-def test_every_form_computes_the_network_as_it_is_now(make: Any, form: Form) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = make((1, 28, 28), 10)
-        x_BCHW = torch.rand(8, 1, 28, 28)
-    fast = gradient_model(net, (1, 28, 28), form=form)
-    assert fast.form == form
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.mul_(1.5)
-    stale_BK = fast(x_BCHW)
-    fast.refresh()
-
-    expected_BK = net.eval()(x_BCHW).detach()
-    scale = float(expected_BK.abs().max())
-    assert float((fast(x_BCHW) - expected_BK).abs().max()) < (0.05 if form.startswith("bf16") else 1e-4) * scale
-    assert float((stale_BK - expected_BK).abs().max()) > 0.1 * scale
-    assert all(parameter.grad is None for parameter in net.parameters())
-
-
 # schedules, averages, losses
 
 
 def test_a_one_cycle_rate_climbs_to_its_peak_and_falls_to_nothing() -> None:
-    rates = [rate_at("one-cycle", step, 100, 0.1) for step in range(100)]
+    settings = replace(BASE, steps=100, rate=0.1)
+    rates = [settings.rate_at(step) for step in range(100)]
 
     assert max(rates) == rates[19] == 0.1
     assert rates[:20] == sorted(rates[:20])
     assert rates[19:] == sorted(rates[19:], reverse=True)
     assert 0 < rates[0] < 0.011
     assert 0 <= rates[-1] < 1e-3
-    assert {rate_at("constant", step, 100, 0.1) for step in range(100)} == {0.1}
-    assert rate_at("one-cycle", 0, 1, 0.1) == 0.1
+    assert replace(settings, steps=1).rate_at(0) == 0.1
+    assert {replace(settings, schedule="constant").rate_at(step) for step in range(100)} == {0.1}
 
 
 def test_epsilon_grows_over_the_warm_up_and_never_above() -> None:
-    epsilons = [epsilon_at(step, 100, 0.5, 0.3) for step in range(100)]
+    settings = replace(BASE, steps=100, warm_up=0.5)
+    epsilons = [settings.epsilon_at(step) for step in range(100)]
 
     assert epsilons == sorted(epsilons)
     assert 0 < epsilons[0] < 0.01
     assert epsilons[50:] == [0.3] * 50
-    assert epsilon_at(0, 100, 0.0, 0.3) == 0.3
+    assert replace(settings, warm_up=0.0).epsilon_at(0) == 0.3
 
 
 def test_an_average_of_constant_weights_is_those_and_forgets_the_first() -> None:
@@ -285,41 +317,61 @@ def test_trades_of_equal_predictions_is_cross_entropy() -> None:
 
 # settings
 
+DIGITS = Defaults(0.3, 0.4, "paper-cnn")
+
 
 def test_the_paper_s_preset_is_the_paper() -> None:
-    settings = resolve(TrainOptions(preset="paper"), PRESETS["paper"], MNIST_DEFAULTS, seed=0)
+    settings = resolve({}, DIGITS, preset="paper")
 
-    assert (settings.steps, settings.attack, settings.attack_steps, settings.epsilon) == (100_000, "pgd", 100, 0.3)
-    assert settings.regime == "background"
+    assert (settings.steps, settings.batch, settings.attack, settings.attack_steps) == (100_000, 50, "pgd", 100)
+    assert (settings.regime, settings.epsilon, settings.step_size) == ("background", 0.3, pytest.approx(0.01))
+    assert resolve({"attack": "fgsm-rs"}, DIGITS, preset="paper").step_size is None
 
 
-@pytest.mark.parametrize("preset", PRESETS_NAMES)
-def test_what_is_said_goes_before_preset_and_data(preset: Any) -> None:
-    said = TrainOptions(regime="natural", steps=7, epsilon=0.2, average=0.0, mix=0.0)
-    settings = resolve(said, PRESETS[preset], Defaults(0.1, 0.4, "paper-cnn"), seed=3)
+@pytest.mark.parametrize(
+    ("preset", "fine_tuning"), [*((name, False) for name in PRESETS), *((name, True) for name in FINE_TUNING)]
+)
+def test_given_options_go_before_the_preset_and_the_preset_before_the_data(preset: Any, fine_tuning: bool) -> None:
+    given = {"regime": "natural", "epsilon": 0.2, "average": 0.0, "mix": 0.0, "dataset": "another option"}
+    row = (FINE_TUNING if fine_tuning else PRESETS)[preset]
+    settings = resolve(given, DIGITS, preset=preset, fine_tuning=fine_tuning, seed=3)
 
-    assert (settings.steps, settings.epsilon, settings.average, settings.center) == (7, 0.2, 0.0, 0.4)
-    assert settings.seed == 3
-    assert settings.batch == PRESETS[preset].batch
-    assert TrainSettings.from_json(settings.to_json()) == settings
+    assert (settings.epsilon, settings.average, settings.center, settings.seed) == (0.2, 0.0, 0.4, 3)
+    assert settings.steps == row["natural_steps"]
+    assert settings.batch == row.get("batch", 128)
+    assert set(row) - {"natural_steps", "step_share"} <= {field.name for field in fields(TrainSettings)}
+    assert read(TrainSettings, to_json(settings) | {"further": 1}) == settings
+
+
+def test_an_epoch_is_all_minibatches_that_the_images_make() -> None:
+    assert resolve({"epochs": 3, "batch": 50}, DIGITS, train_count=4_020).steps == 240
+    with pytest.raises(UsageError, match="--steps and --epochs"):
+        resolve({"epochs": 3, "steps": 5}, DIGITS, train_count=4_020)
+
+
+def test_a_configuration_that_lacks_an_option_has_its_default() -> None:
+    assert read(TrainSettings, {"regime": "natural", "steps": 7}) == TrainSettings(regime="natural", steps=7)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"regime": "sideways"}, "no regime called 'sideways'"),
-        ({"epsilon": 0.0}, "epsilon is 0"),
-        ({"epsilon": 1.5}, "epsilon is 1.5"),
-        ({"epsilon": float("nan")}, "epsilon is nan"),
-        ({"rate": float("inf")}, "rate is inf"),
-        ({"mix": 1.0}, "mix is 1"),
-        ({"warm_up": -0.1}, "warm-up is -0.1"),
-        ({"steps": 0}, "steps is 0"),
-        ({"beta": -1.0}, "beta"),
-        ({"attack": "free", "loss": "trades"}, "free cannot be used with TRADES"),
+        ({"epsilon": 0.0}, "--epsilon is 0"),
+        ({"epsilon": 1.5}, "--epsilon is 1.5"),
+        ({"epsilon": float("nan")}, "--epsilon is nan"),
+        ({"rate": float("inf")}, "--rate is inf"),
+        ({"mix": 1.0}, "--mix is 1"),
+        ({"warm_up": -0.1}, "--warm-up is -0.1"),
+        ({"steps": 0}, "--steps is 0"),
+        ({"beta": -1.0}, "--beta"),
+        ({"attack": "free", "loss": "trades"}, "free climbs the cross entropy and cannot be used with TRADES"),
+        ({"attack": "fgsm", "loss": "trades"}, "fgsm climbs the cross entropy and cannot be used with TRADES"),
         ({"loss": "trades", "mix": 0.5}, "natural part already"),
+        ({"attack": "square"}, "square does not declare that it can be used in training"),
+        ({"attack": "pdg"}, "no inner attack called 'pdg'"),
     ],
 )
-def test_settings_that_cannot_be_meant_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         replace(BASE, **changes)

@@ -1,28 +1,46 @@
-"""Settings of a short training run, which tests change as they need."""
+"""Short training runs: their settings, a folder of small digits, and Ctrl-C at a step."""
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from latcli.engine.datasets.base import DatasetSource
+from latcli.engine.datasets.catalog import open_dataset
+from latcli.engine.training.loop import StepReport, Trainer
 from latcli.engine.training.settings import TrainSettings
 
-BASE = TrainSettings(
-    regime="background",
-    epsilon=0.3,
-    mask_from="center",
-    center=0.25,
-    attack="pgd",
-    attack_steps=2,
-    step_size=None,
-    loss="ce",
-    beta=6.0,
-    mix=0.0,
-    augment="none",
-    steps=4,
-    batch=8,
-    optimizer="adamw",
-    schedule="one-cycle",
-    rate=2e-3,
-    weight_decay=1e-4,
-    warm_up=0.4,
-    average=0.9,
-    seed=0,
-)
+BASE = TrainSettings(attack_steps=2, steps=4, batch=8, average=0.9, score_images=40, score_steps=2)
+
+
+def write_digits(folder: Path) -> Path:
+    """Real digits of three classes, 12 pixels a side, 30 for training and 10 for testing a class."""
+    digits = open_dataset("mnist-5k", DatasetSource(folder, offline=True))
+    parts = {"train": (digits.x_train, digits.y_train, 30), "test": (digits.x_test, digits.y_test, 10)}
+    for split, (x_NCHW, y_N, count) in parts.items():
+        for digit in range(3):
+            place = folder / split / str(digit)
+            place.mkdir(parents=True)
+            for index, x_CHW in enumerate(x_NCHW[y_N == digit][:count]):
+                Image.fromarray(x_CHW[0].numpy()).resize((12, 12)).save(place / f"{index}.png")
+    return folder
+
+
+@contextmanager
+def interrupted_at(monkeypatch: pytest.MonkeyPatch, step: int) -> Iterator[None]:
+    """Training in this block meets a Ctrl-C while it takes that step."""
+    take = Trainer.step
+
+    def interrupted(trainer: Trainer, *, measure: bool = False) -> StepReport:
+        if trainer.done + 1 == step:
+            signal.raise_signal(signal.SIGINT)
+        return take(trainer, measure=measure)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", interrupted)
+        yield

@@ -6,16 +6,21 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from typing import Any
+
+import torch
 
 from latcli.commands.photos import PhotoWork, located_values
 from latcli.commands.pictures import PictureDrawer
 from latcli.engine import registry
 from latcli.engine.attacks.settings import AttackSettings
+from latcli.engine.evaluation.distrust import examine
 from latcli.engine.failures import explained
 from latcli.engine.images import sha256_of
 from latcli.engine.labels import parse_label
 from latcli.engine.localize import Region
+from latcli.engine.models.classifier import Classifier
 from latcli.engine.photos import Located, PhotoAttacker, PhotoResult, PhotoSettings, batches
 from latcli.errors import LatcliError
 from latcli.options import AttackOptions
@@ -79,10 +84,18 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
     }
     with Store.open(session.store) as store:
         photos = work.located(attacker, store)
+        # Looked at before anything is measured or a run is started: a photo on its own may raise its error here.
+        first = next(photos, None)
+        warnings: tuple[str, ...] = ()
+        if first is not None:
+            photos = chain([first], photos)
+            warnings = _doubts(work.classifier, first)
+            for warning in warnings:
+                session.note(f"warning: {warning}")
         if options.dry_run:
             planned = tuple(_plan(attacker, tasks, located, work) for located in photos)
             done = tuple(one for one in planned if one is not None)
-            return AttackResult(**shown, planned=done, failures=tuple(work.failures))
+            return AttackResult(**shown, planned=done, failures=tuple(work.failures), warnings=warnings)
         config = config_of(options) | {"precision": session.precision, "form": attacker.gradients.form}
         config["labels_sha256"] = None if options.labels is None else sha256_of(options.labels)
         if attacker.gradients.note:
@@ -118,6 +131,7 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
                 dir=stored.folder,
                 images=images,
                 failures=tuple(work.failures),
+                warnings=warnings,
                 summary=photo_summary(images) if len(tasks) == 1 else None,
                 regions=tuple(
                     _region_summary(task, [photo for photo in images if task.covers(photo)]) for task in tasks
@@ -173,6 +187,12 @@ def config_of(options: AttackOptions) -> dict[str, Any]:
     """The options in plain values, as the run keeps them; what allows code to run is given anew each time."""
     values: dict[str, Any] = to_json(asdict(options))
     return {name: value for name, value in values.items() if name != "trust_weights"}
+
+
+def _doubts(classifier: Classifier, located: Located) -> tuple[str, ...]:
+    """What speaks against the classifier, from its answers to a photo and its mirror image. Raises LatcliError."""
+    x_1Chw = classifier.preprocessing.read(located.photo.image)[None].to(classifier.device)
+    return tuple(one.text for one in examine(classifier, torch.cat([x_1Chw, x_1Chw.flip(3)]), classifier.name))
 
 
 def _attacked(

@@ -6,13 +6,14 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
 import torch
 
 from latcli.commands.classifiers import classifier_source
+from latcli.commands.datasets import DETECTING, OBJECTS, DataObjects, check_object_options, given_plainly, with_objects
 from latcli.commands.evaluated_models import (
     DEFAULT_REGIMES,
     LoadedModel,
@@ -30,21 +31,20 @@ from latcli.commands.evaluated_models import (
 from latcli.commands.evaluation_parts import SAMPLES, Findings, SampleKeeper, parts_of, restore
 from latcli.commands.report import MATRIX
 from latcli.commands.resume import check_same_data, dataset_of, folder_of, resumable_run, resume_command
-from latcli.commands.train.data import with_objects
-from latcli.commands.train.monitor import duration_text
-from latcli.commands.train.options import DETECTING, OBJECTS, PhotoOptions, check_object_options, given_plainly
 from latcli.commands.trained import CHECKPOINT, classifier_path
+from latcli.commands.training_log import duration_text
 from latcli.engine import registry
 from latcli.engine.attacks.contract import run_attack
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import full_name
 from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.devices import open_device
+from latcli.engine.evaluation.chance import mcnemar_p_value
 from latcli.engine.evaluation.curves import require_ascending
 from latcli.engine.evaluation.matrix import Evaluation, Progress
 from latcli.engine.evaluation.reliance import VARIANTS, photos_of
 from latcli.engine.evaluation.settings import NATURAL, NATURAL_ATTACKED, EvalSettings
-from latcli.engine.evaluation.statistics import ColumnStatistics, mcnemar_p_value
+from latcli.engine.evaluation.statistics import ColumnStatistics
 from latcli.engine.failures import explained
 from latcli.errors import Terminated, UsageError, WeightsError
 from latcli.options import ClassifierOptions, EvalOptions, parse_epsilon
@@ -114,10 +114,10 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     dataset = full_name(options.dataset or usual_dataset(store, names) or registry.DEFAULT_DATASET)
     described = classifier_source(options, session)
     way = photo_way(dataset, _sources(store, names, dataset, options.seeds), described)
-    photos = PhotoOptions.of(given_plainly(options))
+    objects = DataObjects.of(options)
     data = open_data(dataset, way, options.masks, device, session)
     settings = settings_of(options, data, session)
-    data, photos = _with_objects(data, way, settings, photos, device, store, session)
+    data = _with_objects(data, way, settings, objects, device, store, session)
     models, contenders = _loaded(ModelLoader(store, data, settings.batch, session, described), options, settings)
     if settings.donor_seeds:
         photos_of(data)
@@ -133,12 +133,12 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
         "models": list(names),
         "entries": to_json([one.entry for one in models]),
         "contenders": [one.entry.id for one in contenders],
-        **{name: to_json(getattr(options, name)) for name in ClassifierOptions.__dataclass_fields__},
+        **{name: to_json(value) for name in ClassifierOptions.__dataclass_fields__ if (value := getattr(options, name))},
         "seeds": options.seeds,
         "precision": session.precision,
         "threads": torch.get_num_threads(),
         **to_json(settings),
-        **(asdict(photos) if way else {"masks": photos.masks}),
+        **(objects.to_config() if way else {"masks": objects.to_config()["masks"]}),
         "mask_fingerprint": data.mask_fingerprint,
         "notes": list(data.notes),
     }
@@ -185,12 +185,12 @@ def _job_of(row: RunRow, store: Store, options: EvalOptions, session: Session) -
         raise UsageError(f"{row.id} does not evaluate {other[0]}", "resume it without this name, or start a new run")
     device = open_device(session.device)
     dataset = dataset_of(row, options.dataset)
-    photos = PhotoOptions.of(row.config | given_plainly(options))
-    described = classifier_source(row.config | given_plainly(options), session)
+    objects = DataObjects.of(options, row.config)
+    described = classifier_source(objects, session)
     way = photo_way(dataset, [source_of(entry, store) for entry in entries], described)
-    data = open_data(dataset, way, photos.masks_path, device, session)
+    data = open_data(dataset, way, objects.masks, device, session)
     check_same_data(row, data.name, data.fingerprint)
-    data, _ = _with_objects(data, way, settings, photos, device, store, session)
+    data = _with_objects(data, way, settings, objects, device, store, session)
     if data.mask_fingerprint != row.config.get("mask_fingerprint"):
         raise WeightsError(
             f"the masks of {data.name} are not those that {row.id} was started with",
@@ -319,15 +319,15 @@ def _with_objects(
     data: TrainingData,
     way: PhotoWay | None,
     settings: EvalSettings,
-    photos: PhotoOptions,
+    objects: DataObjects,
     device: torch.device,
     store: Store,
     session: Session,
-) -> tuple[TrainingData, PhotoOptions]:
+) -> TrainingData:
     """The data with what a detector finds, where it is photos and a detector is asked. Raises as `with_objects`."""
     if way is None:
-        return data, photos
-    return with_objects(data, way.architecture, settings.mask_from, photos, device, store, session)
+        return data
+    return with_objects(data, way.architecture, settings.mask_from, objects, device, store, session)
 
 
 def _loaded(

@@ -37,7 +37,8 @@ def detector_values(options: ObjectOptions) -> dict[str, Any]:
         given[name.strip().replace("-", "_")] = value.strip()
     check_values(options.detector, given)
     named = {name: value for name, value in asdict(options).items() if "_" in name and name not in _NO_SETTINGS}
-    return {name.removeprefix("detector_"): value for name, value in named.items()} | given
+    overruled = [name for name in named for other in given if name == other or name.endswith(f"_{other}")]
+    return {name.removeprefix("detector_"): named[name] for name in named.keys() - set(overruled)} | given
 
 
 #: Options whose names look like a detector's setting, and are none.

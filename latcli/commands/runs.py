@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from latcli.commands.resume import resume_command
 from latcli.engine.registry import unknown_name
@@ -31,6 +31,8 @@ from latcli.store.files import artifact_path
 from latcli.store.schema import damaged
 from latcli.store.store import STATUSES, RunRow, Status, Store, require
 from latcli.store.verify import verify
+
+T = TypeVar("T")
 
 _SHOWN = 5
 
@@ -61,11 +63,13 @@ def show_run(options: RunsShowOptions, session: Session) -> RunDetails:
             argv=tuple(row.argv),
             config=row.config,
             environment=store.environment(row.environment),
-            images=tuple(_image(store, row, one) for one in store.rows_of(row.id, "attacks")),
-            cells=tuple(_kept(Cell, one) for one in store.rows_of(row.id, "cells")),
-            metrics=tuple(LastValue(**_kept(LastValue, one)) for one in store.rows_of(row.id, "latest_metrics")),
+            images=tuple(
+                _with_paths(_read(AttackedPhoto, store, one), row) for one in store.rows_of(row.id, "attacks")
+            ),
+            cells=tuple(_read(Cell, store, one) for one in store.rows_of(row.id, "cells")),
+            metrics=tuple(_read(LastValue, store, one) for one in store.rows_of(row.id, "latest_metrics")),
             artifacts=tuple(
-                StoredFile(**_kept(StoredFile, one), path=row.path / one["name"])
+                _read(StoredFile, store, one | {"path": row.path / one["name"]})
                 for one in store.rows_of(row.id, "artifacts")
             ),
             resume=_how_to_resume(row, session),
@@ -188,15 +192,14 @@ def _how_to_resume(row: RunRow, session: Session) -> str | None:
     return resume_command(row.command, row.id, session)
 
 
-def _image(store: Store, run: RunRow, row: dict[str, Any]) -> AttackedPhoto:
-    """A photo as `attack --json` has it. Raises StoreError where its row is damaged."""
+def _read(kind: type[T], store: Store, row: dict[str, Any]) -> T:
+    """A row as the dataclass that it was made of. Raises StoreError where it is damaged."""
     try:
-        photo = from_columns(AttackedPhoto, row)
+        return from_columns(kind, row)
     except DocumentError as error:
         raise damaged(store.path, str(error)) from error
+
+
+def _with_paths(photo: AttackedPhoto, run: RunRow) -> AttackedPhoto:
+    """A photo as `attack --json` has it: its row names files relative to the run's folder."""
     return replace(photo, files={kind: str(run.path / name) for kind, name in photo.files.items()})
-
-
-def _kept(kind: type, row: dict[str, Any]) -> dict[str, Any]:
-    """The columns of a row that are fields of the dataclass."""
-    return {field.name: row[field.name] for field in fields(kind) if field.name in row}

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from latcli.reporting.documents import matrix
+from latcli.reporting.evaluations import matrix
 from latcli.reporting.figures import INK, plain, png_of
 from latcli.reporting.table import Table, printed
 from latcli.reporting.text import short

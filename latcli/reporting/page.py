@@ -14,7 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from latcli import __version__
-from latcli.reporting import documents
+from latcli.reporting import documents, evaluations
+from latcli.reporting.photos import p_guess, photo_table
 from latcli.reporting.pictures import FEW, LARGE_SIDE, SMALL_SIDE, Pictures, Read, pictures
 from latcli.reporting.svg import Chart, curve_charts, training_charts
 from latcli.reporting.table import NONE, Cell, Table, printed
@@ -115,18 +116,18 @@ def _content(document: Document, picture: Read) -> dict[str, Any]:
     side = LARGE_SIDE if photos <= FEW else SMALL_SIDE
     runs = [_run(run) for run in document.get("runs") or ()]
     measured = [documents.further_of(document, one) for one in document.get("evaluations") or ()]
-    labels = [documents.labels_of(one) for one in measured]
+    labels = [evaluations.labels_of(one) for one in measured]
     return {
         "created": moment(document.get("created") or datetime.now(UTC).isoformat()),
         "version": document.get("latcli") or __version__,
         "store": document.get("store") or NONE,
         "selection": _selection(document.get("selection") or {}),
-        "matrices": [documents.matrix(one) for one in document.get("matrices") or ()],
-        "comparisons": _tables(measured, labels, documents.comparisons),
+        "matrices": [evaluations.matrix(one) for one in document.get("matrices") or ()],
+        "comparisons": _tables(measured, labels, evaluations.comparisons),
         "paper": documents.paper(document["paper"]) if document.get("paper") else [],
         "curves": curve_charts(document),
-        "transfer": _tables(measured, labels, documents.transfer),
-        "reliance": _tables(measured, labels, documents.reliance),
+        "transfer": _tables(measured, labels, evaluations.transfer),
+        "reliance": _tables(measured, labels, evaluations.reliance),
         "training": _training(document),
         "attacks": [_attack(one, picture, side) for one in attacks],
         "photos": photos,
@@ -195,7 +196,7 @@ def _attack(document: Document, read: Read, side: int) -> Attack:
     ]
     labels = sorted({image["label"]["name"] or NONE for image in images})
     cards = (_card(document, number, image, read, side) for number, image in enumerate(images, start=1))
-    return Attack(documents.photos(document), smallest, labels, cards)
+    return Attack(photo_table(document), smallest, labels, cards)
 
 
 def _card(document: Document, number: int, image: Document, read: Read, side: int) -> Card:
@@ -259,7 +260,7 @@ def _bars(image: Document, side: str) -> list[Bar]:
     guesses = [
         (guess["index"], guess["name"], guess.get("p", guess.get("confidence"))) for guess in known.get("top") or ()
     ]
-    guesses = guesses or [(known.get("index"), known["prediction"] or NONE, documents.p_guess(known))]
+    guesses = guesses or [(known.get("index"), known["prediction"] or NONE, p_guess(known))]
     bars = []
     for place, (index, name, p) in enumerate(guesses, start=1):
         right = known["rank"] == place if index is None or label["index"] is None else index == label["index"]
@@ -285,7 +286,7 @@ def _facts(document: Document, image: Document) -> list[tuple[str, str]]:
         "right class": f"{label['name'] or NONE}{source}",
         "its rank": both("{:,}".format, clean["rank"], after["rank"]),
         "p(right class)": both(probability, clean["confidence"], after["confidence"]),
-        "p(guess)": both(probability, documents.p_guess(clean), documents.p_guess(after)),
+        "p(guess)": both(probability, p_guess(clean), p_guess(after)),
         "p(target)": _or_none(image.get("p_target"), probability),
         "epsilon": _or_none(document.get("epsilon"), number_text),
         "smallest epsilon that fools": _or_none(image.get("smallest_epsilon"), number_text),

@@ -43,7 +43,7 @@ def markdown_table(table: Table) -> Iterator[str]:
     yield f"\n## {markdown_text(table.title)}\n\n" if table.title else "\n"
     if table.columns:
         yield _line([markdown_text(column.full_heading) for column in table.columns])
-        yield _line(["--:" if column.flush_right else ":--" for column in table.columns])
+        yield _line([":--" if column.is_text else "--:" for column in table.columns])
         for row in table.rows:
             yield _line([_markdown_cell(*pair) for pair in zip(row.cells, table.columns, strict=True)])
         yield "\n" if table.notes else ""
@@ -166,7 +166,7 @@ def _letters(table: Table) -> list[int]:
     def width(place: int, column: Column) -> int:
         texts = [_latex_plain(row.cells[place], column) for row in table.rows]
         longest = max(map(len, [column.heading, *texts]))
-        return longest if column.flush_right else min(longest, _BREAKS)
+        return min(longest, _BREAKS) if column.is_text else longest
 
     return [width(place, column) for place, column in enumerate(table.columns)]
 
@@ -177,7 +177,7 @@ def _latex_plain(cell: Cell, column: Column) -> str:
 
 
 def _alignment(column: Column, width: int) -> str:
-    if column.flush_right:
+    if not column.is_text:
         return "r"
     return f"p{{{0.5 * width:.1f}em}}" if width == _BREAKS else "l"
 
@@ -215,7 +215,7 @@ def _short(table: Table) -> Iterator[Table]:
     parts: list[list[Row]] = [[]]
     lines = 0
     for row in table.rows:
-        texts = [cell.value for cell, column in zip(row.cells, table.columns, strict=True) if not column.flush_right]
+        texts = [cell.value for cell, column in zip(row.cells, table.columns, strict=True) if column.is_text]
         height = max((-(-len(str(text or "")) // _BREAKS) for text in texts), default=1)
         if lines + height > _DOWN and parts[-1]:
             parts.append([])

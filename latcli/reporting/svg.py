@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from latcli.reporting.documents import labels_of
+from latcli.reporting.evaluations import labels_of
 from latcli.reporting.table import NONE
 from latcli.reporting.text import number, number_text, percent, short
 

@@ -11,7 +11,7 @@ from latcli.reporting.text import counted, decimals_of, duration, number, number
 
 Value = str | int | float | None
 About = Mapping[str, Value]
-Format = Literal["text", "number", "short", "percent", "points", "p", "count", "duration", "size", "epsilon"]
+Format = Literal["text", "name", "number", "short", "percent", "points", "p", "count", "duration", "size", "epsilon"]
 
 #: What stands where there is no figure.
 NONE = "-"
@@ -43,7 +43,7 @@ class Column:
 
     group: a heading over several columns. stack: on a terminal, columns of one stack are lines of one column. prefix:
     stands before its values there. notes: further lines of the heading.
-    folds: long texts go on in the next line. optional: left out where a terminal is too narrow. counts: cells show
+    optional: left out where a terminal is too narrow. counts: cells show
     their n. figure: what a CSV file calls its values, empty for what is no figure; about: what else it says of them.
     """
 
@@ -54,16 +54,15 @@ class Column:
     stack: str = ""
     prefix: str = ""
     notes: tuple[str, ...] = ()
-    folds: bool = False
     optional: bool = False
     counts: bool = False
     figure: str = ""
     about: About = field(default_factory=dict)
 
     @property
-    def flush_right(self) -> bool:
-        """Whether it has figures."""
-        return self.format != "text"
+    def is_text(self) -> bool:
+        """Whether it has texts; those of the format "name" may be folded."""
+        return self.format in ("text", "name")
 
     @property
     def full_heading(self) -> str:
@@ -136,9 +135,9 @@ def printed(cell: Cell, column: Column) -> Printed:
     """The cell in its column's format."""
     value = cell.value
     if value is None:
-        return Printed("" if column.format == "text" else NONE)
+        return Printed("" if column.is_text else NONE)
     n = f"{cell.n:,}" if column.counts and cell.n is not None else ""
-    if isinstance(value, str) or column.format == "text":
+    if isinstance(value, str) or column.is_text:
         return Printed(str(value), n=n)
     if column.format not in ("number", "percent", "points"):
         return Printed(_FORMATS[column.format](value * cell.scale), _spread(cell), n=n)
@@ -181,7 +180,7 @@ def text_table(title: str, *lines: str) -> Table:
 def facts(values: Mapping[str, Value], title: str = "") -> Table:
     """Names and values, those that are known."""
     rows = tuple(Row((Cell(name), Cell(value))) for name, value in values.items() if value not in (None, ""))
-    return Table(title, (Column("name", ""), Column("value", "", folds=True)), rows, facts=True)
+    return Table(title, (Column("name", ""), Column("value", "", "name")), rows, facts=True)
 
 
 def rows_of(columns: Sequence[Column], records: Sequence[Mapping[str, Value | Cell]]) -> tuple[Row, ...]:

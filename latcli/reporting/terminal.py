@@ -64,7 +64,7 @@ class _Stack:
 
     def __init__(self, table: Table, places: Sequence[int]) -> None:
         self.columns = [table.columns[place] for place in places]
-        self.flush_right = any(column.flush_right for column in self.columns)
+        self.is_text = all(column.is_text for column in self.columns)
         self.rows = [
             [_lines(table, row.cells[place], table.columns[place], place) for place in places] for row in table.rows
         ]
@@ -72,7 +72,7 @@ class _Stack:
         values = max(found, default=0)
         self.heading = [] if table.facts else _heading(self.columns, max(values, 6))
         self.natural = max([values, *map(cell_len, self.heading), 1])
-        self.folds = all(column.folds for column in self.columns) or (not self.flush_right and self.natural > 40)
+        self.folds = self.is_text and (self.natural > 40 or all(column.format == "name" for column in self.columns))
         self.optional = all(column.optional for column in self.columns)
         self.width = self.natural
 
@@ -150,7 +150,7 @@ def _drawn(table: Table, block: Sequence[_Stack]) -> RichTable:
         padding=(0, _GAP if table.facts else 1, 0, 0),
     )  # fmt: skip
     for one in block:
-        heading = "\n".join(" " * (one.width - cell_len(line)) * one.flush_right + line for line in one.heading)
+        heading = "\n".join(" " * (one.width - cell_len(line)) * (not one.is_text) + line for line in one.heading)
         drawn.add_column(Text(heading), width=one.width, no_wrap=not one.folds, overflow="fold", vertical="top")
     depth = max(len(one.columns) for one in block) if len(block[0].columns) > 1 else 1
     for place, row in enumerate(table.rows):
@@ -168,7 +168,7 @@ def _drawn(table: Table, block: Sequence[_Stack]) -> RichTable:
 
 
 def _padded(line: Text, stack: _Stack) -> Text:
-    if not stack.flush_right:
+    if stack.is_text:
         return line
     return Text(" " * (stack.width - cell_len(line.plain)) + line.plain, line.style)
 

@@ -257,7 +257,7 @@ class Store:
                 db.table("environments").insert(columns(found), ignore=True)
                 for table in ("dataset", "model"):
                     if row[table] is not None:
-                        db.table(f"{table}s").insert({"id": row[table], "name": row[table]}, ignore=True)
+                        db.table(f"{table}s").insert(columns({"id": row[table], "name": row[table]}), ignore=True)
                 db.table("runs").insert(columns({"id": folder.name} | row))
             run = Run(self, folder, lock)
             run.write_provenance()
@@ -300,9 +300,10 @@ class Store:
         if name == "latest":
             found = self.runs(limit=1)
         else:
-            with self.reading() as db:
-                rows = list(db.query("SELECT * FROM runs WHERE name = :name", {"name": name}))
-                rows = rows or list(db.table("runs").rows_where(_ENDS_WITH, {"name": name}, order_by=_NEWEST))
+            where = f"SELECT * FROM runs WHERE {_ENDS_WITH} ORDER BY {_NEWEST}"
+            rows = self.query("SELECT * FROM runs WHERE name = :name", {"name": name}) or self.query(
+                where, {"name": name}
+            )
             found = [self._run_row(row) for row in rows]
         if not found:
             raise UsageError(f"there is no run '{name}' in {self.folder}", "`latcli runs list` shows those there are")
@@ -327,9 +328,9 @@ class Store:
             "EXISTS (SELECT 1 FROM json_each(tags_json) WHERE value = :tag)": tag,
         }
         where = " AND ".join(condition for condition, value in conditions.items() if value is not None) or "1"
-        with self.reading() as db:
-            given = {"command": command, "dataset": dataset, "tag": tag}
-            rows = list(db.table("runs").rows_where(where, given, order_by=_NEWEST))
+        most = -1 if limit is None or status is not None else limit  # the status that holds now is not in the database
+        given = {"command": command, "dataset": dataset, "tag": tag}
+        rows = self.query(f"SELECT * FROM runs WHERE {where} ORDER BY {_NEWEST} LIMIT {most}", given)
         found = (self._run_row(row) for row in rows)
         return list(islice((row for row in found if status in (None, row.status)), limit))
 
@@ -408,7 +409,7 @@ class Store:
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """The rows that a SELECT gives; `:runs` may be a JSON list of ids, as in `json_each(:runs)`."""
         with self.reading() as db:
-            return list(db.query(sql, dict(parameters or {})))
+            return list(db.query(sql, columns(parameters or {})))
 
     def last_values(self, runs: Iterable[str], names: Sequence[str]) -> dict[str, dict[str, float | None]]:
         """For each run that has any of these metrics, their values at the last step; NULL is None."""
@@ -449,7 +450,7 @@ class Store:
         known = dataset_id(name, fingerprint, split)
         with self.writing() as db:
             row = {"id": known, "name": name, "split": split, "fingerprint": fingerprint}
-            db.table("datasets").upsert(row, pk="id")
+            db.table("datasets").upsert(columns(row), pk="id")
         return known
 
     def record_model(
@@ -462,11 +463,11 @@ class Store:
         run: str | None = None,
     ) -> str:
         """Remember a model; returns its id, which differs where the weights differ. `run` trained it."""
-        model_id = name + (f"@{weights_sha256[:8]}" if weights_sha256 else "")
+        model_id = legible(name) + (f"@{weights_sha256[:8]}" if weights_sha256 else "")
         known = {"architecture": architecture, "weights_sha256": weights_sha256, "regime": regime, "run": run}
         with self.writing() as db:
             row = {"id": model_id, "name": name} | {key: value for key, value in known.items() if value is not None}
-            db.table("models").upsert(row, pk="id")
+            db.table("models").upsert(columns(row), pk="id")
         return model_id
 
     def find_detection(self, image: str, detector: str, target: str = "") -> tuple[str, bytes | None] | None:
@@ -545,6 +546,8 @@ class Store:
     def _run_row(self, row: dict[str, Any]) -> RunRow:
         dead = row["status"] == "running" and row["host"] == host() and not self.is_alive(row["id"])
         values = self._readable(row) | {"path": self.folder_of(row["id"])} | ({"status": "crashed"} if dead else {})
+        if [type(values[name]) for name in ("config", "argv", "tags")] != [dict, list, list]:
+            raise damaged(self.path, f"the run {row['id']} lacks its configuration, command line or tags")
         return RunRow(**values)
 
     def _readable(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -661,7 +664,7 @@ class Run:
     def made_model(self, model: str) -> None:
         """Say which model the run has made: an id from `Store.record_model`."""
         with self._store.writing() as db:
-            db.table("runs").update(self.id, {"model": model})
+            db.table("runs").update(self.id, columns({"model": model}))
 
     def write_provenance(self, **changed: Any) -> None:
         """Write what the database has of the run into `run.json`, for whoever finds the folder alone."""
@@ -697,7 +700,7 @@ class Run:
 
 def dataset_id(name: str, fingerprint: str | None, split: str | None = None) -> str:
     """What the store calls a data set: the same where name, split and contents are."""
-    return name + (f"/{split}" if split else "") + (f"@{fingerprint[:8]}" if fingerprint else "")
+    return legible(name) + (f"/{split}" if split else "") + (f"@{fingerprint[:8]}" if fingerprint else "")
 
 
 def require(folder: Path) -> None:

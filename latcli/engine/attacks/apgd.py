@@ -25,7 +25,7 @@ from latcli.engine.attacks.objectives import (
     targeted_dlr,
 )
 from latcli.engine.attacks.pgd import input_gradient, restart_seeds
-from latcli.engine.attacks.settings import AttackSettings, Model, narrowed
+from latcli.engine.attacks.settings import AttackSettings, Model, can_train, narrowed
 from latcli.engine.attacks.threat import LinfBox, linf_box
 from latcli.engine.attacks.worst import WorstCase
 
@@ -36,6 +36,7 @@ MOMENTUM = 0.75
 RISING = 0.75
 
 
+@can_train
 def apgd_ce(
     model: Model,
     x_BCHW: torch.Tensor,

@@ -7,9 +7,10 @@ from dataclasses import replace
 import torch
 
 from latcli.engine.attacks.pgd import pgd
-from latcli.engine.attacks.settings import AttackSettings, Model
+from latcli.engine.attacks.settings import AttackSettings, Model, can_train
 
 
+@can_train
 def fgsm(
     model: Model,
     x_BCHW: torch.Tensor,

@@ -1,8 +1,9 @@
 """The smallest change inside an epsilon matrix that leaves the label, found by linearizing the model again and again.
 
-Source: Moosavi-Dezfooli, Fawzi and Frossard, CVPR'16, "DeepFool"; as in Croce and Hein, ICML'20, "Minimally distorted
-adversarial examples" (FAB), each step solves the linear problem inside the box and from the image itself, not from the
-last iterate. The size of a change is the largest share of its own epsilon that any pixel uses.
+Source: Moosavi-Dezfooli, Fawzi and Frossard, CVPR'16, "DeepFool", whose steps lead on until the label is left. From
+then on, as in Croce and Hein, ICML'20, "Minimally distorted adversarial examples" (FAB), each step starts at the image
+itself. The linear problems are solved inside the box. The size of a change is the largest share of its own epsilon that
+any pixel uses.
 
 Legend: B images, C channels, H, W pixels, K classes, T classes that are considered.
 """
@@ -17,13 +18,14 @@ from latcli.engine.attacks.threat import LinfBox, largest_scale, linf_box
 from latcli.engine.attacks.worst import WorstCase
 from latcli.errors import LatcliError
 
-#: Each step goes this much further than the linear model asks for, to end beyond the boundary and not on it.
-OVERSHOOT = 1.02
+#: Each step goes this much further than the linear model asks for, and by this share of epsilon, to end beyond the
+#: boundary and not on it.
+OVERSHOOT, BEYOND = 1.02, 1e-3
 
-#: Bisections between the image and what was found, at the end: the change is smallest to 2^-8 of itself.
+#: Halvings of the share of epsilon that a change may use, at the end: it is the smallest to 2^-8 of itself.
 BISECTIONS = 8
 
-#: How far each step but the first goes to where the linear model points; whole steps may swing for ever.
+#: How far each step goes to where the linear model points, once a change is found; whole steps may swing for ever.
 PROGRESS = 0.3
 
 
@@ -54,12 +56,13 @@ def minimal(
         smaller_B = reached(logits_BK, y_B, settings) & (_size(adv_BCHW, box) < size_B)
         best_BCHW = torch.where(smaller_B[:, None, None, None], adv_BCHW, best_BCHW)
         size_B = torch.where(smaller_B, _size(adv_BCHW, box), size_B)
+        found_B111 = size_B.isfinite()[:, None, None, None]
         if index < settings.steps:
-            nearest_BCHW = _nearest(box, adv_BCHW, lead_TB - settings.stop_margin, gradient_TBCHW)
-            adv_BCHW = torch.lerp(adv_BCHW, nearest_BCHW, PROGRESS if index else 1.0)
-    found_B = size_B.isfinite()
-    shrunk_BCHW = _shrunk(model, x_BCHW, best_BCHW, y_B, settings)
-    return box.project_(torch.where(found_B[:, None, None, None], shrunk_BCHW, fallback.adv_BCHW))
+            base_BCHW = torch.where(found_B111, x_BCHW, adv_BCHW)
+            nearest_BCHW = _nearest(box, base_BCHW, adv_BCHW, lead_TB - settings.stop_margin, gradient_TBCHW)
+            adv_BCHW = torch.where(found_B111, torch.lerp(adv_BCHW, nearest_BCHW, PROGRESS), nearest_BCHW)
+    shrunk_BCHW = _shrunk(model, box, best_BCHW, size_B, y_B, settings)
+    return torch.where(found_B111, shrunk_BCHW, fallback.adv_BCHW)
 
 
 def _leads(
@@ -86,18 +89,24 @@ def _leads(
     return logits_BK.detach(), lead_TB.detach(), torch.stack(gradients)
 
 
-def _nearest(box: LinfBox, adv_BCHW: torch.Tensor, lead_TB: torch.Tensor, gradient_TBCHW: torch.Tensor) -> torch.Tensor:
-    """The smallest change of the image that gives some class the lead, if the model were linear around adv_BCHW.
+def _nearest(
+    box: LinfBox,
+    base_BCHW: torch.Tensor,
+    adv_BCHW: torch.Tensor,
+    lead_TB: torch.Tensor,
+    gradient_TBCHW: torch.Tensor,
+) -> torch.Tensor:
+    """The smallest change of base_BCHW that gives some class the lead, if the model were linear around adv_BCHW.
 
     Where no share s of epsilon is enough, s is 1. A change by s moves each value by s epsilon along the sign of the
-    gradient, as far as [0, 1] lets it.
+    gradient, as far as the box lets it.
     """
     gradient_TBCHW = gradient_TBCHW.nan_to_num()
     # A scale of gradient and lead moves no boundary, and the largest may be beyond what float32 can add up.
     scale_TB = gradient_TBCHW.abs().amax(dim=(2, 3, 4)).clamp_min(1e-30)
     slope_TBCHW = gradient_TBCHW / scale_TB[:, :, None, None, None]
-    missing_TB = ((adv_BCHW - box.x_BCHW) * slope_TBCHW).sum(dim=(2, 3, 4)) - lead_TB / scale_TB
-    room_TBCHW = torch.where(slope_TBCHW > 0, box.hi_BCHW - box.x_BCHW, box.x_BCHW - box.lo_BCHW)
+    missing_TB = ((adv_BCHW - base_BCHW) * slope_TBCHW).sum(dim=(2, 3, 4)) - lead_TB / scale_TB
+    room_TBCHW = torch.where(slope_TBCHW > 0, box.hi_BCHW - base_BCHW, base_BCHW - box.lo_BCHW)
     steep_TBCHW = slope_TBCHW.abs()
 
     def falls_short(share_N: torch.Tensor) -> torch.Tensor:
@@ -108,8 +117,8 @@ def _nearest(box: LinfBox, adv_BCHW: torch.Tensor, lead_TB: torch.Tensor, gradie
     share_TB = largest_scale(falls_short, missing_TB.flatten()).view_as(missing_TB)
     share_B, chosen_B = share_TB.min(dim=0)
     slope_BCHW = slope_TBCHW[chosen_B, torch.arange(len(chosen_B), device=chosen_B.device)]
-    size_B1HW = (share_B * OVERSHOOT).clamp_max(1.0)[:, None, None, None] * box.eps_B1HW
-    return box.project_(torch.addcmul(box.x_BCHW, slope_BCHW.sign(), size_B1HW))
+    size_B1HW = (share_B * OVERSHOOT + BEYOND).clamp_max(1.0)[:, None, None, None] * box.eps_B1HW
+    return box.project_(torch.addcmul(base_BCHW, slope_BCHW.sign(), size_B1HW))
 
 
 def _size(adv_BCHW: torch.Tensor, box: LinfBox) -> torch.Tensor:
@@ -120,14 +129,20 @@ def _size(adv_BCHW: torch.Tensor, box: LinfBox) -> torch.Tensor:
 
 @torch.no_grad()
 def _shrunk(
-    model: Model, x_BCHW: torch.Tensor, best_BCHW: torch.Tensor, y_B: torch.Tensor, settings: AttackSettings
+    model: Model,
+    box: LinfBox,
+    best_BCHW: torch.Tensor,
+    size_B: torch.Tensor,
+    y_B: torch.Tensor,
+    settings: AttackSettings,
 ) -> torch.Tensor:
-    """The image nearest to x on the straight line to each best one that was seen to leave the label."""
-    low_B111, high_B111 = torch.zeros_like(x_BCHW[:, :1, :1, :1]), torch.ones_like(x_BCHW[:, :1, :1, :1])
+    """The best images with their changes cut to the least share of epsilon that was seen to leave the label."""
+    low_B, high_B, kept_BCHW = torch.zeros_like(size_B), size_B, best_BCHW
     for _ in range(BISECTIONS):
-        middle_B111 = (low_B111 + high_B111) / 2
-        leaves_B = reached(model(torch.lerp(x_BCHW, best_BCHW, middle_B111)), y_B, settings)
-        leaves_B111 = leaves_B[:, None, None, None]
-        low_B111 = torch.where(leaves_B111, low_B111, middle_B111)
-        high_B111 = torch.where(leaves_B111, middle_B111, high_B111)
-    return torch.lerp(x_BCHW, best_BCHW, high_B111)
+        middle_B = (low_B + high_B) / 2
+        most_B1HW = middle_B.nan_to_num(1.0, 1.0)[:, None, None, None] * box.eps_B1HW
+        cut_BCHW = box.project_(box.x_BCHW + torch.clamp(best_BCHW - box.x_BCHW, -most_B1HW, most_B1HW))
+        leaves_B = reached(model(cut_BCHW), y_B, settings)
+        kept_BCHW = torch.where(leaves_B[:, None, None, None], cut_BCHW, kept_BCHW)
+        low_B, high_B = torch.where(leaves_B, low_B, middle_B), torch.where(leaves_B, middle_B, high_B)
+    return kept_BCHW

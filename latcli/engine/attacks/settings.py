@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 import torch
 
@@ -140,3 +140,15 @@ class Attack(Protocol):
     ) -> torch.Tensor:
         """Return adversarial images that keep the contract."""
         ...
+
+
+A = TypeVar("A", bound=Attack)
+
+
+def can_train(attack: A) -> A:
+    """Declare, as a decorator, that `latcli train --attack` may use the attack.
+
+    It is given few steps and no restarts, and climbs the cross entropy by the model's gradients.
+    """
+    attack.can_train = True  # type: ignore[attr-defined]
+    return attack

@@ -149,20 +149,24 @@ def _find_channel_axis(classifier: Classifier) -> int | None:
     for axis, side in ((2, height), (3, width)):
         for half in (slice(0, side // 2), slice(side // 2, side)):
             changed_1Chw = x_1Chw.clone()
-            where = (slice(None), slice(None), half) if axis == 2 else (Ellipsis, half)
-            changed_1Chw[where] = other_1Chw[where]
+            changed_1Chw.narrow(axis, half.start, half.stop - half.start).copy_(
+                other_1Chw.narrow(axis, half.start, half.stop - half.start)
+            )
             after = _forward(classifier, changed_1Chw)[1]
             if after is None or after.shape != before.shape:
                 return None
-            for channels in shares:
+            for channels, found in shares.items():
                 change_uv = (after - before).abs().sum(dim=channels)[0].float()
-                profile = change_uv.sum(dim=1 if axis == 2 else 0)
-                inside = profile[: len(profile) // 2] if half.start == 0 else profile[(len(profile) + 1) // 2 :]
-                outside = profile[(len(profile) + 1) // 2 :] if half.start == 0 else profile[: len(profile) // 2]
-                total = float(inside.sum() + outside.sum())
-                shares[channels].append(float(inside.sum()) / total if total > 0 else 0.0)
+                found.append(_share_of_half(change_uv.sum(dim=3 - axis), first=half.start == 0))
     best = max(shares, key=lambda channels: min(shares[channels]))
     return best if min(shares[best]) >= _LOCAL else None
+
+
+def _share_of_half(profile: torch.Tensor, first: bool) -> float:
+    """Which share of a profile along one axis lies in its first (or last) half; 1 where there is nothing at all."""
+    middle = len(profile) // 2
+    before, after = float(profile[:middle].sum()), float(profile[len(profile) - middle :].sum())
+    return (before if first else after) / (before + after) if before + after > 0 else 1.0
 
 
 def _noise(seed: int, height: int, width: int) -> torch.Tensor:

@@ -1,11 +1,38 @@
-"""Who may be the best of several models, when chance may have put some of them behind; nothing heavy is imported."""
+"""What chance can do with counts of images: intervals, comparisons, and who may be the best; imports nothing heavy."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from statistics import NormalDist
 
 #: What is taken for chance happens by chance at least this often.
 ALPHA = 0.05
+
+_Z = NormalDist().inv_cdf(0.975)
+
+
+def wilson_interval(right: int, n: int) -> tuple[float, float]:
+    """The 95 % score interval of the share right/n (Wilson, 1927); it also holds at 0, at 1 and for few."""
+    share, z2 = right / n, _Z * _Z
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    low = 0.0 if right == 0 else middle - half
+    high = 1.0 if right == n else middle + half
+    return low, high
+
+
+def mcnemar_p_value(only_a: int, only_b: int) -> float:
+    """The exact two-sided p-value that two models are right equally often (McNemar, 1947).
+
+    only_a, only_b: images that one of them alone has right; by chance each is as likely to be the one.
+    """
+    n = only_a + only_b
+    ways, term = 0, 1
+    for count in range(min(only_a, only_b) + 1):
+        ways += term
+        term = term * (n - count) // (count + 1)
+    return float(min(1.0, 2 * ways / 2**n))
 
 
 def rejected(p_values: Sequence[float], alpha: float = ALPHA) -> list[bool]:

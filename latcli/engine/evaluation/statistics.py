@@ -1,4 +1,4 @@
-"""How far figures of n images can be trusted: intervals, comparisons of models on the same images, who is best.
+"""How far the figures of a column can be trusted: bootstrapped intervals, models compared on the same images.
 
 Legend: N images, M models, R resamples of a bootstrap, G groups of models.
 """
@@ -6,46 +6,19 @@ Legend: N images, M models, R resamples of a bootstrap, G groups of models.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
-from statistics import NormalDist, fmean, variance
+from statistics import fmean, variance
 
 import torch
 
+from latcli.engine.evaluation.chance import mcnemar_p_value, not_beaten, wilson_interval
 from latcli.engine.noise import derive_seed
 
 RESAMPLES = 1000
 
-#: What is taken for chance happens by chance at least this often.
-ALPHA = 0.05
-
-_Z = NormalDist().inv_cdf(0.975)
-
 #: Numbers drawn at once: all resamples of a large set would take gigabytes.
 _DRAWN = 2_000_000
-
-
-def wilson_interval(right: int, n: int) -> tuple[float, float]:
-    """The 95 % score interval of the share right/n (Wilson, 1927); it also holds at 0, at 1 and for few."""
-    share, z2 = right / n, _Z * _Z
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    low = 0.0 if right == 0 else middle - half
-    high = 1.0 if right == n else middle + half
-    return low, high
-
-
-def mcnemar_p_value(only_a: int, only_b: int) -> float:
-    """The exact two-sided p-value that two models are right equally often (McNemar, 1947).
-
-    only_a, only_b: images that one of them alone has right; by chance each is as likely to be the one.
-    """
-    n = only_a + only_b
-    ways, term = 0, 1
-    for count in range(min(only_a, only_b) + 1):
-        ways += term
-        term = term * (n - count) // (count + 1)
-    return float(min(1.0, 2 * ways / 2**n))
 
 
 def bootstrap_means(values_NM: torch.Tensor, seed: int, resamples: int = RESAMPLES) -> torch.Tensor:
@@ -84,29 +57,6 @@ def difference_p_value(difference: float, means_R: torch.Tensor, n: int, varianc
         return 1.0
     p = math.erfc(abs(difference) / error / math.sqrt(2.0)) if error else 0.0
     return min(1.0, max(p, 2.0 ** (1 - n)))
-
-
-def rejected(p_values: Sequence[float], alpha: float = ALPHA) -> list[bool]:
-    """Which of several hypotheses fall, so that a true one falls at most so often (Holm, 1979)."""
-    found = [False] * len(p_values)
-    for place, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        if p_values[index] > alpha / (len(p_values) - place):
-            break
-        found[index] = True
-    return found
-
-
-def not_beaten(values: Sequence[float], p_value: Callable[[int, int], float]) -> list[bool]:
-    """Whether each of several models may be the best: the one of the highest value, and all not worse beyond chance.
-
-    `p_value(first, other)` compares two by their positions. All are False where there is nothing to compare.
-    """
-    if len(values) < 2:
-        return [False] * len(values)
-    first = max(range(len(values)), key=values.__getitem__)
-    others = [index for index in range(len(values)) if index != first]
-    beaten = dict(zip(others, rejected([p_value(first, other) for other in others]), strict=True))
-    return [not beaten.get(index, False) for index in range(len(values))]
 
 
 class ColumnStatistics:

@@ -74,15 +74,14 @@ def unpack(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, An
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(_HEADER)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        document = json.loads(header or "{}")
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        document = read(dict[str, Any], header or "{}")
+    except (SafetensorError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise WeightsError(
             f"{path} is truncated or damaged: {reason}", "copy it again from where it is whole"
         ) from error
-    if not isinstance(document, dict) or document.get("kind") != kind:
-        found = document.get("kind", "no file of latcli") if isinstance(document, dict) else "no file of latcli"
-        raise WeightsError(f"{path} is no {kind} but {found}", hint)
+    if document.get("kind") != kind:
+        raise WeightsError(f"{path} is no {kind} but {document.get('kind', 'no file of latcli')}", hint)
     if document.get("format") != _FORMAT:
         raise WeightsError(
             f"{path} has the format {document.get('format')}, not {_FORMAT}", "use the latcli that wrote it"

@@ -6,6 +6,7 @@ Legend: B images, C channels, h, w the network's input size, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Self
 
 import torch
@@ -17,7 +18,7 @@ from latcli.engine.models.classifier import Classifier, logits_in
 from latcli.engine.models.custom import named_by_user, named_classifier
 from latcli.engine.models.libraries import NETWORKS, LibraryNetwork, timm_network, torchvision_network
 from latcli.engine.models.preprocessing import Normalize, Preprocessing
-from latcli.engine.models.source import ClassifierSource
+from latcli.engine.models.source import AS_PUBLISHED, ClassifierSource
 from latcli.errors import UsageError
 
 
@@ -68,10 +69,15 @@ def check_architecture(architecture: str) -> None:
         raise registry.unknown_name("architecture", architecture, [*known, *families, "module:function"])
 
 
-def preprocessing_of(architecture: str) -> Preprocessing:
-    """How photos are prepared for a classifier of that name; its weights are not asked for. Raises UsageError."""
+def preprocessing_of(architecture: str, described: ClassifierSource = AS_PUBLISHED) -> Preprocessing:
+    """How photos are prepared for a classifier of that name, as the user describes it. Raises UsageError.
+
+    A library's weights are not asked for; what is no library's is opened.
+    """
     network = _library_network(architecture)
-    return network.preprocessing if network else _made(architecture).preprocessing
+    if network is None:
+        return named_classifier(architecture, described).preprocessing
+    return described.preprocessing(network.preprocessing)
 
 
 def fine_tuned(classifier: Classifier, class_names: Sequence[str]) -> FineTuned:
@@ -90,21 +96,24 @@ def fine_tuned_without_weights(
     classes: int,
     preprocessing: Preprocessing | None = None,
     normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    described: ClassifierSource = AS_PUBLISHED,
 ) -> FineTuned:
     """The network that `fine_tuned` makes of that classifier, with weights that mean nothing yet; downloads nothing.
 
-    `preprocessing` and `normalization` take the place of the library's own. A classifier that is no library's has but
+    `preprocessing` and `normalization` of a checkpoint take the place of the library's own, and so does what the user
+    describes. A classifier that is no library's has but
     one way of being made, its own. Raises UsageError for a name that is no classifier's, and for code that the user
     has not named.
     """
     network = _library_network(architecture)
     if network is None:
-        made = _made(architecture)
+        made = _made(architecture, described)
         net, own, old_classes = made.net, made.preprocessing, len(made.class_names)
     else:
         own, old_classes = network.preprocessing, len(network.class_names) or 2
         mean, std = normalization or (network.mean, network.std)
-        net = nn.Sequential(Normalize(mean, std), network.build(old_classes))
+        net = nn.Sequential(described.normalize(mean, std), network.build(old_classes))
+        own = described.preprocessing(own)
     return _with_head(net.requires_grad_(True), preprocessing or own, architecture, old_classes, [None] * classes)
 
 
@@ -117,13 +126,13 @@ def _library_network(architecture: str) -> LibraryNetwork | None:
     return NETWORKS[architecture]() if architecture in NETWORKS else None
 
 
-def _made(architecture: str) -> Classifier:
+def _made(architecture: str, described: ClassifierSource) -> Classifier:
     if registry.names_code(architecture) and architecture not in named_by_user:
         raise UsageError(
             f"this model's network is code of its user's own, {architecture}, which only the command line may name",
             f"name it, and the model as its weights: {architecture} --classifier-weights FILE",
         )
-    return named_classifier(architecture, ClassifierSource(offline=True))
+    return named_classifier(architecture, replace(described, weights=None, offline=True))
 
 
 def _with_head(

@@ -89,6 +89,10 @@ class ClassifierSource:
         return names
 
 
+#: A classifier as it is published, of which the user says nothing.
+AS_PUBLISHED = ClassifierSource()
+
+
 def read_class_names(path: Path) -> tuple[str, ...]:
     """The names in a file: one a line, or JSON. Raises UsageError for anything else."""
     hint = 'one name a line, or JSON: ["cat", "dog"], or {"0": "cat", "1": "dog"}'

@@ -1,4 +1,4 @@
-"""A computation of fixed shapes recorded once as a CUDA graph and replayed; must not know what it computes.
+"""A computation of fixed shapes, recorded once as a CUDA graph and replayed.
 
 The inner attack of a small network is hundreds of tiny kernels, and launching them takes longer than running them.
 """

@@ -1,16 +1,17 @@
-"""Algorithm 1 and its variants: one step, one loop; must not know files, stores or how progress is shown.
+"""Algorithm 1 and its variants: the order of samples, one step, one loop.
 
 All that is random is a hash of the seed, the step and the sample's number, never of its place among others: a resumed
-run draws what the undisturbed one would have drawn, and so will several devices.
+run draws what the undisturbed one would have drawn, and so do several devices.
 
-Source: the paper's Algorithm 1 (localized adversarial training). Legend: B images, C channels, H, W pixels, K classes;
-a small b is the adversarial part of the batch. eps_b1HW is the epsilon matrix.
+Source: the paper's Algorithm 1 (localized adversarial training). Legend: N images of the training set, B of a
+minibatch, C channels, H, W pixels, K classes; a small b is the adversarial part of the batch, or this rank's share.
+eps_b1HW is the epsilon matrix.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,26 +21,31 @@ from torch.nn import functional
 from latcli.engine.attacks.contract import check_contract
 from latcli.engine.attacks.objectives import ObjectiveFunction, cross_entropy_odds
 from latcli.engine.attacks.threat import LinfBox
-from latcli.engine.datasets.base import Images, TrainingData
-from latcli.engine.noise import derive_seed, item_seeds, uniform_noise
+from latcli.engine.datasets.base import Images, Request, TrainingData
+from latcli.engine.noise import derive_seed, item_seeds, permutation, uniform_noise
 from latcli.engine.precision import Form, gradient_model
-from latcli.engine.training.averaging import WeightAverage
 from latcli.engine.training.captured import Captured
-from latcli.engine.training.inner_attacks import Plan, climb, plan_for
-from latcli.engine.training.losses import divergence_from, trades
-from latcli.engine.training.order import Order
-from latcli.engine.training.ranks import Alone, Ranks
+from latcli.engine.training.distributed import Ranks
+from latcli.engine.training.inner_attacks import (
+    INNER_ATTACKS,
+    Plan,
+    climb,
+    divergence_from,
+    plan_for,
+    registered_attack,
+    registered_settings,
+    trades,
+)
 from latcli.engine.training.regimes import masks, regime_epsilon
-from latcli.engine.training.schedules import epsilon_at, rate_at
 from latcli.engine.training.settings import TrainSettings
-from latcli.errors import LatcliError
+from latcli.errors import LatcliError, UsageError
 
 #: The contract of the inner attack's images is checked at every so many steps, and at the last.
 _CHECK_EVERY = 100
 
 
 class DivergedError(LatcliError):
-    """Training that came to numbers that are none."""
+    """Training whose loss or weights are not finite any more."""
 
     def __init__(self, step: int, what: str) -> None:
         super().__init__(
@@ -47,6 +53,86 @@ class DivergedError(LatcliError):
             "the last good checkpoint is kept; lower --rate, or lengthen --warm-up",
         )
         self.step = step
+
+
+@dataclass(frozen=True)
+class Order:
+    """Each epoch is a new order of all samples, of which a rest that fills no minibatch is left out.
+
+    `samples` are there in all, `batch` make a minibatch, of which each of `ranks` takes an equal share.
+    """
+
+    seed: int
+    samples: int
+    batch: int
+    rank: int = 0
+    ranks: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch > self.samples:
+            raise UsageError(
+                f"a batch of {self.batch} is larger than the {self.samples} training images",
+                f"give --batch at most {self.samples}",
+            )
+        check_parts(self.batch, self.ranks)
+
+    @property
+    def share(self) -> int:
+        """How many samples of a minibatch are this rank's."""
+        return self.batch // self.ranks
+
+    def of_mine(self, count: int) -> int:
+        """How many of a minibatch's first `count` samples are this rank's."""
+        return min(max(count - self.rank * self.share, 0), self.share)
+
+    def requests(self, first: int) -> Iterator[Request]:
+        """This rank's share of minibatch `first` and of all that follow, without end."""
+        batches = self.samples // self.batch
+        epoch, order_N = -1, torch.empty(0)
+        index = first
+        while True:
+            if index // batches != epoch:
+                epoch = index // batches
+                order_N = permutation(derive_seed(self.seed, "order", epoch), self.samples, torch.device("cpu"))
+            begin = index % batches * self.batch + self.rank * self.share
+            samples_b = order_N[begin : begin + self.share]
+            yield Request(samples_b, item_seeds(derive_seed(self.seed, "augment", index), samples_b))
+            index += 1
+
+
+def check_parts(batch: int, ranks: int) -> None:
+    """Raise UsageError where a minibatch cannot be divided equally."""
+    if batch % ranks:
+        raise UsageError(
+            f"a batch of {batch} cannot be divided into {ranks} equal shares", f"give --batch a multiple of {ranks}"
+        )
+
+
+class WeightAverage:
+    """An exponential average of parameters and buffers (Polyak and Juditsky, 1992); counters are copied.
+
+    Its memory grows from the last few steps to 1 / (1 - decay) steps, so that the first weights leave no trace.
+    """
+
+    def __init__(self, net: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.values = {name: value.detach().clone() for name, value in net.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, net: nn.Module, step: int) -> None:
+        """Take in the weights after step `step` (from 0)."""
+        weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
+        for name, value in net.state_dict().items():
+            if value.is_floating_point():
+                self.values[name].lerp_(value, weight)
+            else:
+                self.values[name].copy_(value)
+
+    @torch.no_grad()
+    def restore(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Take over the values of an earlier average of the same network."""
+        for name, value in self.values.items():
+            value.copy_(values[name])
 
 
 @dataclass(frozen=True)
@@ -65,7 +151,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step came to. Accuracies are of its own minibatch, before the update; None where not measured."""
+    """Numbers of one step. Accuracies are of its own minibatch, after the update; None where not measured."""
 
     step: int
     loss: float
@@ -85,7 +171,7 @@ class Trainer:
     def __init__(
         self, net: nn.Module, data: TrainingData, settings: TrainSettings, form: Form, ranks: Ranks | None = None
     ) -> None:
-        self.ranks: Ranks = ranks or Alone()
+        self.ranks = ranks or Ranks()
         self.order = Order(settings.seed, data.train_count, settings.batch, self.ranks.rank, self.ranks.size)
         self.settings, self.data, self.done = settings, data, 0
         self.fast = gradient_model(net, data.image_shape, form=form)
@@ -97,7 +183,10 @@ class Trainer:
         #: Called between the steps of the inner attack, where the weights are still those of the last step, so that
         #: it may keep them, and raise to stop. Not on CUDA, where an inner attack is one recording, and quick.
         self.between: Callable[[], None] = lambda: None
-        self._climb = Captured(self._climb_once) if on_cuda else self._climb_stoppably
+        planned = settings.attack in INNER_ATTACKS
+        self._attack = None if planned else registered_attack(settings.attack)
+        # A registered attack may look at its images on the way, which a recording cannot.
+        self._climb = Captured(self._climb_once) if on_cuda and planned else self._climb_stoppably
         self.optimizer = _optimizer(self.net, settings)
         self.average = WeightAverage(self.net, settings.average) if settings.average else None
         self._stream: Iterator[Images] | None = None
@@ -110,10 +199,10 @@ class Trainer:
         """
         settings, index = self.settings, self.done
         torch.manual_seed(derive_seed(settings.seed, "step", index))  # for networks that draw numbers of their own
-        rate = rate_at(settings.schedule, index, settings.steps, settings.rate)
+        rate = settings.rate_at(index)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        epsilon = epsilon_at(index, settings.steps, settings.warm_up, settings.epsilon)
+        epsilon = settings.epsilon_at(index)
         batch = self.batch_at(index)
         if settings.is_adversarial and settings.attack == "free":
             loss, adv_BCHW = self._free_step(batch, epsilon)
@@ -162,7 +251,7 @@ class Trainer:
         eps_b1HW = regime_epsilon(settings.regime, batch.mask_B1HW[natural:], epsilon, seeds_b)
         adv_bCHW = self._climb(x_bCHW, y_b, eps_b1HW, seeds_b)
         if self.done % _CHECK_EVERY == 0 or self.done == settings.steps - 1:
-            check_contract(x_bCHW, adv_bCHW, eps_b1HW * self._plan().allowance)
+            check_contract(x_bCHW, adv_bCHW, eps_b1HW * (1.0 if self._attack else self._plan().allowance))
         adv_BCHW = torch.cat((batch.x_BCHW[:natural], adv_bCHW)) if natural else adv_bCHW
         return adv_BCHW.contiguous(memory_format=self._layout)
 
@@ -175,6 +264,10 @@ class Trainer:
     def _climb_stoppably(
         self, x_bCHW: torch.Tensor, y_b: torch.Tensor, eps_b1HW: torch.Tensor, seeds_b: torch.Tensor
     ) -> torch.Tensor:
+        if self._attack is not None:
+            self.between()
+            settings = registered_settings(self.settings.attack_steps, self.settings.step_share)
+            return self._attack(self.fast, x_bCHW, y_b, eps_b1HW, settings, seeds_b)
         objective = self._objective(x_bCHW)
         return climb(self.fast, x_bCHW, y_b, eps_b1HW, self._plan(), objective, seeds_b, self.between)
 

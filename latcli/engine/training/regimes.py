@@ -1,6 +1,7 @@
-"""What a model is trained against, as values of the epsilon matrix; must not know attacks, losses or data sets.
+"""What a model is trained against: objects' masks, and regimes as values of the epsilon matrix.
 
-Legend: B images, C channels, H, W pixels. eps_B1HW is the epsilon matrix in [0, 1] image scale.
+Legend: B images, C channels, H, W pixels, L = 256 levels. mask_B1HW is 1 on the object; eps_B1HW is the epsilon matrix
+in [0, 1] image scale.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import torch
 
 from latcli.engine.datasets.base import Images, MaskSource
 from latcli.engine.localize import Region, center_mask, epsilon_matrix
-from latcli.engine.training.silhouettes import otsu_mask
 from latcli.errors import UsageError
 
 Regime = Literal["natural", "standard", "background", "foreground", "random"]
 
 REGIMES: tuple[Regime, ...] = get_args(Regime)
+
+_LEVELS = 256
 
 #: Regimes that train on adversarial images, and what those may change.
 _REGIONS: dict[Regime, Region] = {
@@ -25,7 +27,6 @@ _REGIONS: dict[Regime, Region] = {
     "foreground": "foreground",
     "random": "random",
 }
-
 
 #: Regimes whose adversarial images depend on where the object is.
 LOCALIZED: frozenset[Regime] = frozenset({"background", "foreground", "random"})
@@ -59,3 +60,37 @@ def regime_epsilon(regime: Regime, mask_B1HW: torch.Tensor, epsilon: float, seed
         return torch.zeros_like(mask_B1HW)
     seeds = seeds_B.tolist() if regime == "random" else None
     return epsilon_matrix(mask_B1HW, epsilon, _REGIONS[regime], seeds)
+
+
+# silhouettes from an image's own grey levels
+
+
+def otsu_mask(x_BCHW: torch.Tensor) -> torch.Tensor:
+    """mask_B1HW, float: each image cut in two by the threshold that parts its levels best (Otsu, 1979).
+
+    The object is the side that has less of the image's border. An image of one level has no object: its mask is empty.
+    `x_BCHW` is in [0, 1]; of several channels the mean counts.
+    """
+    grey_BHW = x_BCHW.mean(dim=1).mul(_LEVELS - 1).round_().to(torch.int64)
+    bright_BHW = grey_BHW > _thresholds(grey_BHW)[:, None, None]
+    border_BP = torch.cat((bright_BHW[:, 0], bright_BHW[:, -1], bright_BHW[:, :, 0], bright_BHW[:, :, -1]), dim=1)
+    on_bright_B = border_BP.float().mean(dim=1) > 0.5
+    object_BHW = bright_BHW ^ on_bright_B[:, None, None]
+    object_BHW &= (grey_BHW.amax(dim=(1, 2)) > grey_BHW.amin(dim=(1, 2)))[:, None, None]
+    return object_BHW[:, None].float()
+
+
+def _thresholds(grey_BHW: torch.Tensor) -> torch.Tensor:
+    """The level of each image above which a pixel is bright, int64 (B,): where between-class variance is largest."""
+    B = len(grey_BHW)
+    flat_BP = grey_BHW.flatten(1)
+    counts_BL = torch.zeros(B, _LEVELS, device=grey_BHW.device).scatter_add_(
+        1, flat_BP, torch.ones_like(flat_BP, dtype=torch.float32)
+    )
+    # Sums of whole numbers: float64 keeps them exact, so the threshold is the same on every device.
+    share_BL = counts_BL.double().cumsum(dim=1)
+    levels_L = torch.arange(_LEVELS, device=grey_BHW.device, dtype=torch.float64)
+    sum_BL = (counts_BL * levels_L).cumsum(dim=1)
+    total_B1, whole_B1 = share_BL[:, -1:], sum_BL[:, -1:]
+    between_BL = (whole_B1 * share_BL - total_B1 * sum_BL).square() / (share_BL * (total_B1 - share_BL)).clamp_min(1.0)
+    return between_BL.argmax(dim=1)

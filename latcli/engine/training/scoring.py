@@ -1,11 +1,12 @@
-"""Loss and accuracy of a network on a data set, in fp32, natural and attacked; must not know how it was trained.
+"""Loss and accuracy of a network on a data set, in fp32: natural, and under its regime's own attack.
 
-Legend: B images, C channels, H, W pixels.
+Legend: B images, C channels, H, W pixels, K classes.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import copy
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -17,41 +18,95 @@ from latcli.engine.attacks.pgd import pgd
 from latcli.engine.attacks.settings import AttackSettings, Model
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.noise import derive_seed, item_seeds
+from latcli.engine.precision import gradient_model
+from latcli.engine.training.loop import Trainer
 from latcli.engine.training.regimes import masks, regime_epsilon
 from latcli.engine.training.settings import TrainSettings
-from latcli.results import Score
+from latcli.results import Score, ScorePoint
+
+#: Gradient steps of the attack that tests a model in the course of its training.
+TEST_STEPS = 10
 
 #: Images scored together: many small ones, or as many larger ones as have no more pixels.
 _MOST, _PIXELS = 250, 250 * 96 * 96
 
+#: Called after each batch with the work that it took, in forward passes of one image; may raise to stop.
+OnWork = Callable[[float], None]
+
+
+def _ignore(work: float) -> None:
+    """For those who do not watch."""
+
 
 @torch.no_grad()
-def natural_score(net: nn.Module, data: TrainingData) -> Score:
+def natural_score(net: nn.Module, data: TrainingData, on_work: OnWork = _ignore) -> Score:
     """The network's score on all test images as they are; it must be in evaluation mode."""
-    requests = torch.split(torch.arange(data.test_count), _together(data))
-    return _mean([_score(net, images.x_BCHW, images.y_B) for images in data.testing(requests)])
+    sums = []
+    for images in data.testing(torch.split(torch.arange(data.test_count), _together(data))):
+        sums.append(_sums(net, images.x_BCHW, images.y_B))
+        on_work(len(images.y_B))
+    return _mean(sums)
 
 
 def adversarial_score(
-    net: nn.Module, fast: Model, data: TrainingData, settings: TrainSettings, *, images: int, steps: int
+    net: nn.Module,
+    fast: Model,
+    data: TrainingData,
+    settings: TrainSettings,
+    *,
+    images: int,
+    steps: int,
+    on_work: OnWork = _ignore,
 ) -> Score:
     """The score under the regime's own attack: PGD of `steps` at the full epsilon, on `images` test images.
 
-    The images are every so many-th of the test set. They are sought on `fast`, checked against the contract and scored
-    on `net`. Raises ContractError.
+    The images are evenly spaced over the test set. Perturbations are searched for on `fast`, checked against the
+    contract and scored on `net`. Raises ContractError.
     """
     count = min(images, data.test_count)
     chosen_N = torch.arange(count) * data.test_count // count
     attack = AttackSettings(steps=steps, schedule="constant")
-    scores = []
+    sums = []
     for batch in data.testing(torch.split(chosen_N, _together(data))):
         seeds_B = item_seeds(derive_seed(settings.seed, "score"), batch.samples_B)
         mask_B1HW = masks(batch, settings.mask_from, settings.center)
         eps_B1HW = regime_epsilon(settings.regime, mask_B1HW, settings.epsilon, seeds_B)
         adv_BCHW = run_attack(pgd, fast, batch.x_BCHW, batch.y_B, eps_B1HW, attack, seeds_B)
         with torch.no_grad():
-            scores.append(_score(net, adv_BCHW, batch.y_B))
-    return _mean(scores)
+            sums.append(_sums(net, adv_BCHW, batch.y_B))
+        on_work(len(batch.y_B) * (2 * steps + 1))
+    return _mean(sums)
+
+
+def score_point(trainer: Trainer, on_work: OnWork = _ignore) -> ScorePoint:
+    """The scores of the weights that count after the steps done; training is left as it is."""
+    net = copy.deepcopy(trainer.net)
+    net.load_state_dict(trainer.weights())
+    net.eval()
+    settings, data = trainer.settings, trainer.data
+    natural = natural_score(net, data, on_work)
+    if not settings.is_adversarial:
+        return ScorePoint(trainer.done, natural.loss, natural.accuracy)
+    images, fast = settings.score_images, gradient_model(net, data.image_shape, form=trainer.form)
+    attacked = adversarial_score(net, fast, data, settings, images=images, steps=TEST_STEPS, on_work=on_work)
+    return ScorePoint(trainer.done, natural.loss, natural.accuracy, attacked.loss, attacked.accuracy)
+
+
+def work_of_step(settings: TrainSettings) -> float:
+    """What a training step takes, in forward passes of one image: about 2 for a gradient of it, 3 for an update."""
+    if not settings.is_adversarial:
+        return 3.0 * settings.batch
+    if settings.attack == "free":
+        return 3.0 * settings.attack_steps * settings.batch
+    gradients = 1 if settings.attack.endswith("fgsm") or settings.attack == "fgsm-rs" else settings.attack_steps
+    updates = 2 if settings.loss == "trades" else 1
+    return (2.0 * gradients * (1.0 - settings.mix) + 3.0 * updates) * settings.batch
+
+
+def work_of_scoring(settings: TrainSettings, data: TrainingData, steps: int) -> float:
+    """What a natural and an adversarial score of so many steps take together, in forward passes of one image."""
+    attacked = min(settings.score_images, data.test_count) if settings.is_adversarial else 0
+    return data.test_count + attacked * (2.0 * steps + 1.0)
 
 
 def _together(data: TrainingData) -> int:
@@ -59,12 +114,13 @@ def _together(data: TrainingData) -> int:
     return max(1, min(_MOST, _PIXELS // (H * W)))
 
 
-def _score(net: nn.Module, x_BCHW: torch.Tensor, y_B: torch.Tensor) -> Score:
+def _sums(net: nn.Module, x_BCHW: torch.Tensor, y_B: torch.Tensor) -> tuple[int, float, float]:
+    """How many images there are, the sum of their losses, and how many are right."""
     logits_BK = net(x_BCHW).float()
-    losses = float(functional.cross_entropy(logits_BK, y_B, reduction="sum"))
-    return Score(len(y_B), losses, float(is_right(logits_BK, y_B).sum()))
+    loss = float(functional.cross_entropy(logits_BK, y_B, reduction="sum"))
+    return len(y_B), loss, float(is_right(logits_BK, y_B).sum())
 
 
-def _mean(sums: list[Score]) -> Score:
-    n = sum(one.n for one in sums)
-    return replace(sums[0], n=n, loss=sum(s.loss for s in sums) / n, accuracy=sum(s.accuracy for s in sums) / n)
+def _mean(sums: list[tuple[int, float, float]]) -> Score:
+    n = sum(count for count, _, _ in sums)
+    return Score(n, sum(loss for _, loss, _ in sums) / n, sum(right for _, _, right in sums) / n)

@@ -1,51 +1,45 @@
-"""All that a training run must remember to go on as if nothing had happened, as one file's bytes; must not know runs.
+"""All that a training run needs to go on as if nothing had happened, as the bytes of one file.
 
 Random numbers and schedules are functions of the step, so weights, moments, the average and the step are all there is.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 
-from latcli.documents import DocumentError, require_shape
 from latcli.engine.models.checkpoint import pack, unpack
 from latcli.engine.models.weights import load_into
-from latcli.engine.precision import Form, check_form
+from latcli.engine.precision import Form
 from latcli.engine.training.loop import Trainer
 from latcli.errors import WeightsError
+from latcli.results import DocumentError, read, to_json
 
 _KIND = "training state"
 _NET, _AVERAGE, _OPTIMIZER = "net.", "average.", "optimizer."
 
 
-class _Needed(TypedDict):
-    step: int
-    architecture: str
-    dataset_fingerprint: str
-    form: str
-    threads: int
-
-
-class _Document(_Needed, total=False):
-    ranks: int  # unknown to the first versions
-
-
 @dataclass(frozen=True)
-class TrainingState:
-    """A state that was read. `ranks` processes of `threads` threads computed it: sums depend on how they are parted."""
+class StateInfo:
+    """What a state is of. `ranks` processes of `threads` threads computed it: sums depend on how they are parted."""
 
-    path: Path
     step: int
     architecture: str
     dataset_fingerprint: str
     form: Form
-    ranks: int
-    threads: int
+    ranks: int = 1
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """A state that was read from `path`."""
+
+    path: Path
+    info: StateInfo
     tensors: dict[str, torch.Tensor]
 
 
@@ -57,37 +51,27 @@ def pack_state(trainer: Trainer, architecture: str) -> bytes:
         tensors |= {_AVERAGE + name: value for name, value in trainer.average.values.items()}
     for index, moments in trainer.optimizer.state_dict()["state"].items():
         tensors |= {f"{_OPTIMIZER}{index}.{key}": value for key, value in moments.items() if value is not None}
-    description = {
-        "step": trainer.done,
-        "architecture": architecture,
-        "dataset_fingerprint": trainer.data.fingerprint,
-        "form": trainer.form,
-        "ranks": trainer.ranks.size,
-        "threads": torch.get_num_threads(),
-        "settings": trainer.settings.to_json(),
-    }
-    return pack(_KIND, tensors, description)
+    info = StateInfo(
+        trainer.done,
+        architecture,
+        trainer.data.fingerprint,
+        trainer.form,
+        trainer.ranks.size,
+        torch.get_num_threads(),
+    )
+    return pack(_KIND, tensors, to_json(info))
 
 
 def read_state(path: Path) -> TrainingState:
     """The state at `path`. Raises WeightsError for a file that is truncated, damaged or no training state."""
     tensors, document = unpack(path, _KIND)
     try:
-        require_shape(document, _Document)
+        info = read(StateInfo, document)
     except DocumentError as error:
         raise WeightsError(f"{path} lacks a part of the training state: {error}", "start a new run") from error
-    if min(document["step"], document["threads"] - 1, document.get("ranks", 1) - 1) < 0:
+    if info.step < 0 or info.ranks < 1 or info.threads < 1:
         raise WeightsError(f"{path} counts steps, ranks or threads below zero", "start a new run")
-    return TrainingState(
-        path,
-        document["step"],
-        document["architecture"],
-        document["dataset_fingerprint"],
-        check_form(document["form"]),
-        document.get("ranks", 1),
-        document["threads"],
-        tensors,
-    )
+    return TrainingState(path, info, tensors)
 
 
 def restore(trainer: Trainer, state: TrainingState, architecture: str) -> None:
@@ -95,11 +79,12 @@ def restore(trainer: Trainer, state: TrainingState, architecture: str) -> None:
 
     Raises WeightsError where the state is of another architecture, other data, or does not fit the network.
     """
-    if state.architecture != architecture:
+    if state.info.architecture != architecture:
         raise WeightsError(
-            f"{state.path} is of the architecture {state.architecture}, not {architecture}", "start a new run with it"
+            f"{state.path} is of the architecture {state.info.architecture}, not {architecture}",
+            "start a new run with it",
         )
-    if state.dataset_fingerprint != trainer.data.fingerprint:
+    if state.info.dataset_fingerprint != trainer.data.fingerprint:
         raise WeightsError(
             f"the data set {trainer.data.name} is not the one that {state.path} was trained on",
             "put the same files back under --data, or start a new run",
@@ -111,16 +96,19 @@ def restore(trainer: Trainer, state: TrainingState, architecture: str) -> None:
             raise WeightsError(f"{state.path} lacks the average of the weights", "start a new run")
         trainer.average.restore(average)
     _restore_moments(trainer, _part(state.tensors, _OPTIMIZER))
-    trainer.done = state.step
+    trainer.done = state.info.step
 
 
 def _restore_moments(trainer: Trainer, saved: dict[str, torch.Tensor]) -> None:
-    parameters = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
+    parameters = {
+        str(index): parameter
+        for index, parameter in enumerate(p for group in trainer.optimizer.param_groups for p in group["params"])
+    }
     for name, value in saved.items():
         index, _, key = name.partition(".")
-        if not re.fullmatch(r"\d{1,6}", index) or int(index) >= len(parameters):
+        if index not in parameters:
             raise WeightsError(f"the training state has moments of a parameter {index!r:.40}", "start a new run")
-        parameter = parameters[int(index)]
+        parameter = parameters[index]
         if value.shape == parameter.shape:
             # In the parameter's own memory layout: a fused update walks both side by side.
             trainer.optimizer.state[parameter][key] = torch.empty_like(parameter).detach().copy_(value)

@@ -1,0 +1,333 @@
+"""`latcli reproduce`: every run that a claim of the paper takes, and what they show.
+
+What the store holds is not done again: a step is done where a completed run has the configuration that the step would
+have, on the same data.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from latcli.commands import attack, evaluate, train
+from latcli.commands.datasets import open_data
+from latcli.commands.report import MATRIX
+from latcli.commands.reproduction_steps import OF_PHOTOS, Step, photos_of, steps_of
+from latcli.commands.reproduction_tables import with_tables
+from latcli.commands.trained import CHECKPOINT
+from latcli.engine import registry
+from latcli.engine.datasets.base import Dataset
+from latcli.engine.devices import open_device
+from latcli.engine.images import sha256_of
+from latcli.engine.photo_files import find_sources
+from latcli.errors import ExitCode, LatcliError, UsageError
+from latcli.options import (
+    AttackOptions,
+    Computing,
+    EvalOptions,
+    ReproduceOptions,
+    TrainOptions,
+    command_words,
+)
+from latcli.results import ReproduceResult, StepRow, canonical_json, to_json
+from latcli.session import Session
+from latcli.store.store import DATABASE, Run, RunRow, Store, dataset_id
+
+#: What a reproduction leaves in its run, besides its plots.
+MARKDOWN = "reproduction.md"
+
+State = Literal["done", "interrupted", "running", "missing"]
+
+
+#: Regimes that compute the same wherever the object is, and what says where it is.
+_WITHOUT_OBJECT = frozenset({"natural", "standard"})
+_OF_OBJECT = frozenset({"center", "mask_from", "mask_fingerprint"})
+#: Parts of an attack's configuration that decide how it is kept or shown, or that are compared by contents instead.
+_OF_ATTACK_FREE = frozenset({"photos", "labels", "batch", "dry_run", "check_success"})
+
+
+def run(options: ReproduceOptions, session: Session) -> ReproduceResult:
+    """Do what is missing, continue what was interrupted, say what it all shows; with `plan`, only list the steps.
+
+    Raises UsageError and LatcliError for options and data that are unusable, before a run is started; then whatever a
+    step's command raises. What is done stays done.
+    """
+    data = _small_images(options, session)
+    parts: dict[str, tuple[Step, ...]] = {name: steps_of(name, options, session, data) for name in options.parts}
+    steps = list(dict.fromkeys(step for part in parts.values() for step in part))
+    notes = _notes(options, data, session)
+    for note in notes:
+        session.note(f"note: {note}")
+    notes = [*(data.notes if data else ()), *notes]
+    shown = _shown(options) | {"seed": session.seed, "notes": tuple(notes)}
+    if options.plan:
+        with _looking(session) as store:
+            return ReproduceResult(**shown, planned=True, steps=_rows(steps, Found(store, session, data)))
+    with Store.open(session.store) as store:
+        found = Found(store, session, data)
+        with _own_run(store, options, session) as stored:
+            session.note(f"run {stored.id}")
+            _carry_out(steps, found, stored, replace(session, parent=stored.id, name=None, tag=()))
+            rows = _rows(steps, found)
+            runs = {step: row for step in steps if (row := found.state_of(step)[1]) is not None}
+            result = ReproduceResult(**shown, planned=False, run=stored.id, dir=stored.folder, steps=rows)
+            result = with_tables(result, parts, runs, options, data, session)
+            return replace(result, files=tuple(_kept(stored, result)))
+
+
+# data and notes
+
+
+def _small_images(options: ReproduceOptions, session: Session) -> Dataset | None:
+    """What the steps look at, None where they look at photos alone. Raises UsageError, for an unknown network too."""
+    if set(options.parts) <= OF_PHOTOS:
+        return None
+    data = open_data(options.dataset, None, None, open_device("cpu"), session)
+    if not isinstance(data, Dataset):
+        raise UsageError(
+            f"{options.dataset} holds photos, and the paper's figures are of small images",
+            "give a folder of small images, or reproduce table2 with --photos",
+        )
+    if options.architecture is not None:
+        registry.load("architecture", options.architecture)
+    return data
+
+
+def _notes(options: ReproduceOptions, data: Dataset | None, session: Session) -> list[str]:
+    notes = []
+    if options.like is not None and data is not None and data.name != options.like:
+        notes.append(f"figures of {data.name} are compared with the paper's of {options.like}")
+    if OF_PHOTOS & set(options.parts) and photos_of(options, session) is None:
+        notes.append(
+            f"no photos in {session.data / 'photos'}: two that packages carry are used; --photos DIR names others"
+        )
+    if options.budget == "paper" and data is not None:
+        notes.append("the paper's budget is 100,000 minibatches under PGD-100 a model: days on a CPU")
+    return notes
+
+
+def _shown(options: ReproduceOptions) -> dict[str, Any]:
+    """The options by the names of the result."""
+    names = {one.name for one in fields(ReproduceResult)} - {"steps"}
+    return {name: value for name, value in vars(options).items() if name in names} | {"minibatches": options.steps}
+
+
+# what the store has of a step
+
+
+@dataclass
+class Found:
+    """Finds the runs of steps in a store. data: the set of small images, None where no step looks at one."""
+
+    store: Store
+    session: Session
+    data: Dataset | None
+    _fits: dict[Step, Callable[[RunRow], bool]] = field(default_factory=dict)
+
+    def state_of(self, step: Step) -> tuple[State, RunRow | None]:
+        """The newest run that counts: a finished one, else one at work, else one that was cut off.
+
+        Raises UsageError for options that are unusable, ImageError where photos cannot be read.
+        """
+        if step.command == "eval":  # depends on which models there are by now
+            fits = self._fitting_evaluation(step)
+        else:
+            if step not in self._fits:
+                self._fits[step] = (
+                    self._fitting_training(step) if step.command == "train" else self._fitting_attack(step)
+                )
+            fits = self._fits[step]
+        rows = [row for row in self.store.runs(command=step.command) if row.seed == step.seed and fits(row)]
+        states: dict[str, State] = {"completed": "done", "running": "running"}
+        for status, state in states.items():
+            for row in rows:
+                if row.status == status:
+                    return state, row
+        # An attack cannot be resumed, nor can a run whose folder is gone.
+        cut_off = [row for row in rows if step.command != "attack" and row.path.is_dir()]
+        return ("interrupted", cut_off[0]) if cut_off else ("missing", None)
+
+    def trained(self, steps: Sequence[Step]) -> dict[Step, RunRow]:
+        """The runs of those training steps that are done."""
+        states = {step: self.state_of(step) for step in steps}
+        return {step: row for step, (state, row) in states.items() if state == "done" and row is not None}
+
+    def _fitting_training(self, step: Step) -> Callable[[RunRow], bool]:
+        options, data = step.options, self._small_images()
+        assert isinstance(options, TrainOptions)
+        wanted = to_json(train.settings_of(options, data, step.seed)) | {
+            "architecture": options.architecture or data.defaults.architecture,
+            "precision": self.session.precision,
+            "mask_fingerprint": data.mask_fingerprint,
+        }
+        if wanted["regime"] in _WITHOUT_OBJECT:
+            wanted = {name: value for name, value in wanted.items() if name not in _OF_OBJECT}
+        dataset = dataset_id(data.name, data.fingerprint)
+
+        def fits(row: RunRow) -> bool:
+            whole = row.status != "completed" or (row.path / CHECKPOINT).is_file()
+            return whole and row.dataset == dataset and _has(row, wanted)
+
+        return fits
+
+    def _fitting_evaluation(self, step: Step) -> Callable[[RunRow], bool]:
+        options, data, trained = step.options, self._small_images(), self.trained(step.models)
+        assert isinstance(options, EvalOptions)
+        if len(trained) < len(step.models):
+            return lambda row: False
+        models = sorted(str(row.model) for row in trained.values())
+        session = replace(self.session, seed=step.seed)
+        wanted = to_json(evaluate.settings_of(options, data, session)) | {
+            "dataset_fingerprint": data.fingerprint,
+            "precision": self.session.precision,
+            "mask_fingerprint": data.mask_fingerprint,
+        }
+
+        def fits(row: RunRow) -> bool:
+            evaluated = sorted(str(entry.get("id")) for entry in row.config.get("entries", ()))
+            whole = row.status != "completed" or (row.path / MATRIX).is_file()
+            return whole and evaluated == models and _has(row, wanted)
+
+        return fits
+
+    def _fitting_attack(self, step: Step) -> Callable[[RunRow], bool]:
+        options = step.options
+        assert isinstance(options, AttackOptions)
+        wanted = {name: value for name, value in attack.config_of(options).items() if name not in _OF_ATTACK_FREE}
+        labels = None if options.labels is None else sha256_of(options.labels)
+        wanted |= {"labels_sha256": labels, "precision": self.session.precision}
+        photos = {sha256_of(source.path) for source in find_sources(options.photos)}
+
+        def fits(row: RunRow) -> bool:
+            if not _has(row, wanted):
+                return False
+            attacked = {photo["sha256"] for photo in self.store.rows_of(row.id, "attacks")}
+            # What could not be attacked, without an object or readable contents, cannot be the next time either.
+            failed = row.exit_code not in (None, ExitCode.OK)
+            return attacked == photos or (failed and bool(attacked) and attacked < photos)
+
+        return fits
+
+    def _small_images(self) -> Dataset:
+        if self.data is None:
+            raise RuntimeError("a step needs small images, and none were opened")
+        return self.data
+
+
+def _has(row: RunRow, wanted: Mapping[str, Any]) -> bool:
+    """Whether a run's configuration has all of these values."""
+    known = {name: row.config[name] for name in wanted if name in row.config}
+    return canonical_json(known) == canonical_json(wanted)
+
+
+# carrying out
+
+
+@contextmanager
+def _looking(session: Session) -> Iterator[Store]:
+    """The store as it is, unchanged; an empty one where there is none."""
+    if (session.store / DATABASE).exists():
+        with Store.open_existing(session.store) as store:
+            yield store
+        return
+    with TemporaryDirectory() as folder, Store.open(Path(folder)) as store:
+        yield store
+
+
+def _own_run(store: Store, options: ReproduceOptions, session: Session) -> Run:
+    """The run that the steps are parts of: one of the same options that was cut off, else a new one."""
+    config = to_json({name: value for name, value in vars(options).items() if name != "plan"})
+    config |= {"precision": session.precision}
+    for row in store.runs(command="reproduce"):
+        same = row.seed == session.seed and canonical_json(row.config) == canonical_json(config)
+        if same and row.status not in ("completed", "running") and row.path.is_dir():
+            of_run = session.of_run()
+            return store.resume_run(row.id, argv=of_run["argv"], name=of_run["name"], tags=of_run["tags"])
+    return store.start_run("reproduce", **session.of_run(), config=config, seed=session.seed, device=session.device)
+
+
+def _carry_out(steps: Sequence[Step], found: Found, stored: Run, session: Session) -> None:
+    for number, step in enumerate(steps, start=1):
+        state, row = found.state_of(step)
+        place = f"step {number} of {len(steps)}: {step.title}"
+        if state == "done" and row is not None:
+            session.note(f"{place}: done, run {row.id[-4:]}")
+            continue
+        if state == "running" and row is not None:
+            raise LatcliError(
+                f"'{step.title}' is running in another process, as {row.id}", "wait for its end, then run this again"
+            )
+        session.note(place)
+        stored.log(place)
+        _carry_out_one(step, row.id if row else None, found, replace(session, seed=step.seed))
+
+
+def _carry_out_one(step: Step, resume: str | None, found: Found, session: Session) -> None:
+    match step.options:
+        case TrainOptions() as options:
+            train.run(options if resume is None else TrainOptions(resume=resume), session)
+        case EvalOptions() as options:
+            models = tuple(row.id for row in found.trained(step.models).values())
+            evaluate.run(replace(options, models=models) if resume is None else EvalOptions(resume=resume), session)
+        case AttackOptions() as options:
+            attacked = attack.run(options, session)
+            if found.state_of(step)[0] != "done":
+                raise LatcliError(
+                    f"'{step.title}' found nothing: no photo could be attacked",
+                    f"latcli runs show {str(attacked.run)[-4:]} says why; mend or remove the photos",
+                )
+
+
+def _rows(steps: Sequence[Step], found: Found) -> tuple[StepRow, ...]:
+    names = _names_of_models(steps, found)
+    rows = []
+    for number, step in enumerate(steps, start=1):
+        state, row = found.state_of(step)
+        rows.append(
+            StepRow(
+                number=number,
+                step=step.title,
+                command=step.command,
+                state=state,
+                run=None if row is None else row.id,
+                config_hash=None if row is None else row.config_hash,
+                seconds=row.seconds if row is not None and state == "done" else None,
+                command_line=command_line(step, found.session, [names[one] for one in step.models]),
+            )
+        )
+    return tuple(rows)
+
+
+def _names_of_models(steps: Sequence[Step], found: Found) -> dict[Step, str]:
+    """The ends of the training runs' ids; STEP and its number for a model that is yet to be trained."""
+    numbers = {step: number for number, step in enumerate(steps, start=1) if step.command == "train"}
+    trained = found.trained(list(numbers))
+    return {
+        step: trained[step].id.rpartition("-")[2] if step in trained else f"STEP{number}"
+        for step, number in numbers.items()
+    }
+
+
+def command_line(step: Step, session: Session, models: Sequence[str] = ()) -> str:
+    """What a user types for this step alone. models: the names of the models of an evaluation."""
+    options = replace(step.options, models=tuple(models)) if isinstance(step.options, EvalOptions) else step.options
+    shared = ("store", "data", "device", "precision", "offline")
+    where = Computing(**{name: getattr(session, name) for name in shared}, seed=step.seed)
+    return shlex.join(["latcli", step.command, *command_words(options), *command_words(where)])
+
+
+def _kept(stored: Run, result: ReproduceResult) -> Iterator[Path]:
+    """The plots and tables, as files of the run."""
+    from latcli.reporting import render
+    from latcli.reporting.charts import sweep
+
+    document = to_json(result)
+    for one in document["sweeps"]:
+        yield stored.write_artifact(f"{one['name']}.png", sweep(one), "plot")
+    text = "".join(render.reproduction(document))
+    yield stored.write_artifact(MARKDOWN, text.encode("utf-8", "backslashreplace"), "report")

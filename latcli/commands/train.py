@@ -1,0 +1,589 @@
+"""`latcli train`: a data set in, a trained classifier and a stored run out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+
+from latcli.commands.classifiers import classifier_source
+from latcli.commands.datasets import (
+    OBJECTS,
+    DataObjects,
+    check_object_options,
+    given_plainly,
+    open_data,
+    open_pretrained,
+    with_objects,
+)
+from latcli.commands.resume import (
+    check_same_data,
+    dataset_of,
+    folder_of,
+    next_command,
+    resumable_run,
+    resume_command,
+)
+from latcli.commands.signals import PendingSignal, postponed
+from latcli.commands.trained import CHECKPOINT
+from latcli.commands.training_log import TrainingLog
+from latcli.engine import registry
+from latcli.engine.datasets.base import TrainingData
+from latcli.engine.datasets.catalog import full_name
+from latcli.engine.datasets.photo_folder import PhotoFolder
+from latcli.engine.devices import open_device
+from latcli.engine.failures import explained
+from latcli.engine.models.checkpoint import CheckpointInfo, pack_classifier
+from latcli.engine.models.finetuning import (
+    FineTuned,
+    check_architecture,
+    fine_tuned,
+    fine_tuned_without_weights,
+    is_classifier_name,
+)
+from latcli.engine.models.small import Architecture
+from latcli.engine.models.weights import load_into, read_weights, state_dict_sha256, without_prefix
+from latcli.engine.precision import gradient_model
+from latcli.engine.training.distributed import FabricRanks, Ranks, world_of
+from latcli.engine.training.loop import Trainer, check_parts, new_network, train
+from latcli.engine.training.scoring import (
+    TEST_STEPS,
+    adversarial_score,
+    natural_score,
+    score_point,
+    work_of_scoring,
+    work_of_step,
+)
+from latcli.engine.training.settings import DEFAULT_PRESET, TrainSettings, preset_values, resolve
+from latcli.engine.training.state import TrainingState, pack_state, read_state, restore
+from latcli.errors import ExitCode, LatcliError, Terminated, UsageError
+from latcli.options import TrainOptions
+from latcli.results import DocumentError, Score, ScorePoint, TrainResult, read, to_json
+from latcli.session import Session
+from latcli.store.files import artifact_path
+from latcli.store.store import Run, RunRow, Store
+
+STATE = "state.safetensors"
+
+#: Without --checkpoint-every, the state is kept this often.
+_STATE_SECONDS = 60.0
+#: A signal that has waited so long for the end of a step is let through in the middle of its inner attack.
+_PATIENCE_SECONDS = 0.5
+#: Numbers are recorded at about so many steps of a run.
+_MEASUREMENTS = 200
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that is settled before the first step; the same for a run that starts and for one that is resumed."""
+
+    data: TrainingData
+    architecture: str
+    settings: TrainSettings
+    objects: DataObjects
+    device: torch.device
+    test_every: int | None = None
+    checkpoint_every: int | None = None
+
+    @property
+    def fine_tuning(self) -> bool:
+        """Whether a classifier is trained further on photos."""
+        return is_classifier_name(self.architecture)
+
+    def network(self, session: Session, *, fresh: bool) -> nn.Module:
+        """The network; where it is `fresh`, with the weights that training starts from.
+
+        A network that a state is loaded into needs none of them. Raises UsageError, WeightsError.
+        """
+        path, pretrained = self.objects.classifier_weights, None
+        if self.fine_tuning and fresh:
+            pretrained = open_pretrained(self.architecture, self.objects, session)
+
+        def make(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+            if pretrained is not None:
+                return fine_tuned(pretrained, self.data.class_names)
+            if self.fine_tuning:
+                described = classifier_source(self.objects, session)
+                return fine_tuned_without_weights(self.architecture, classes, described=described)
+            small: Architecture = registry.load("architecture", self.architecture)
+            return small(image_shape, classes)
+
+        net = new_network(make, self.data, self.settings.seed)
+        if fresh and path is not None and not self.fine_tuning:
+            state_dict = without_prefix(net, read_weights(path), session.note)
+            load_into(net, state_dict, what=f"the weights in {path}")
+        return net.to(self.device)
+
+
+def run(options: TrainOptions, session: Session) -> TrainResult:
+    """Train a classifier, or resume a run that was cut off, and keep it.
+
+    Raises UsageError and LatcliError for options and data that are unusable, before a run is started; WeightsError for
+    a state that is damaged or does not fit; DivergedError, ContractError and StoreError while it trains. A process of
+    several that is not the first of them ends here.
+    """
+    ranks = _connected(options, session)
+    if isinstance(ranks, FabricRanks):
+        session = replace(session, device=str(ranks.device))
+    with ranks.watched():
+        if ranks.rank:
+            _follow(options, session, ranks)
+        with Store.open(session.store) as store:
+            if options.resume is not None:
+                return _resume(store, options, session, ranks)
+            return _start(store, options, session, ranks)
+
+
+def settings_of(options: TrainOptions, data: TrainingData, seed: int) -> TrainSettings:
+    """The settings that these options mean on this data set. Raises UsageError."""
+    architecture = options.architecture or data.defaults.architecture
+    return resolve(
+        given_plainly(options),
+        data.defaults,
+        preset=options.preset or DEFAULT_PRESET,
+        fine_tuning=is_classifier_name(architecture),
+        train_count=data.train_count,
+        seed=seed,
+    )
+
+
+def describe(options: TrainOptions, job: Job) -> str:
+    """What preset, options and data set have led to, in one line."""
+    settings = job.settings
+    parts = [f"{settings.steps:,} steps of {settings.batch}", f"{settings.optimizer} at {settings.rate:g}"]
+    if settings.is_adversarial:
+        inner = settings.attack if "fgsm" in settings.attack else f"{settings.attack}-{settings.attack_steps}"
+        kept = OBJECTS.get(settings.mask_from, f"a middle of {settings.center:g} of the side")
+        parts += [f"{inner} at epsilon {settings.epsilon:.4g}", settings.loss]
+        parts += [] if settings.regime == "standard" else [f"object: {kept}"]
+    what = f"{settings.regime} training of {job.architecture} on {job.data.name}"
+    return f"{what}, preset {options.preset or DEFAULT_PRESET}: {', '.join(parts)}"
+
+
+# before the first step
+
+
+def _start(store: Store, options: TrainOptions, session: Session, ranks: Ranks) -> TrainResult:
+    ranks.gather((None, None))  # nothing is resumed
+    job = _agreed(lambda: _new_job(options, store, session), ranks)
+    trainer = _trainer(job, None, session, ranks)
+    weights = state_dict_sha256(trainer.net.state_dict()) if job.objects.classifier_weights else None
+    name = full_name(options.dataset or registry.DEFAULT_DATASET)
+    config: dict[str, Any] = {
+        "dataset": name,
+        "dataset_folder": folder_of(name),
+        "dataset_fingerprint": job.data.fingerprint,
+        "architecture": job.architecture,
+        "preset": options.preset or DEFAULT_PRESET,
+        "epochs": options.epochs,
+        "precision": session.precision,
+        "devices": ranks.size // ranks.nodes,
+        "nodes": ranks.nodes,
+        **to_json(job.settings),
+        **job.objects.to_config(),
+        "mask_fingerprint": job.data.mask_fingerprint,
+        "weights_fingerprint": weights,
+        "checkpoint_every": options.checkpoint_every,
+        "test_every": options.test_every,
+        "notes": list(job.data.notes),
+    }
+    with (
+        store.start_run(
+            "train",
+            **session.of_run(),
+            config=config,
+            seed=job.settings.seed,
+            device=str(job.device),
+            dataset=store.record_dataset(job.data.name, fingerprint=job.data.fingerprint),
+        ) as stored,
+        explained(),
+    ):
+        session.note(f"run {stored.id}")
+        stored.log(describe(options, job))
+        stored.log(f"gradients of the inner attack: {trainer.form}, {_processes(ranks)}")
+        for note in job.data.notes:
+            stored.log(note)
+        keeper = _Keeper(stored, trainer, job)
+        keeper.save()
+        return _train(store, stored, job, trainer, keeper, session)
+
+
+def _resume(store: Store, options: TrainOptions, session: Session, ranks: Ranks) -> TrainResult:
+    row = resumable_run(store, str(options.resume), "train", given_plainly(options), session)
+    kept = artifact_path(row.path, STATE)
+    state = read_state(kept) if kept.exists() else None
+    ranks.gather((row, state))
+    job = _agreed(lambda: _job_of(row, options, store, session), ranks)
+    if state is not None:
+        _use_threads(state, job.device, session, ranks)
+    trainer = _trainer(job, state, session, ranks)
+    if row.device is not None and torch.device(row.device).type != job.device.type:
+        session.note(f"started on {row.device}, resumed on {job.device}: the weights will differ in their last digits")
+    with store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag) as stored, explained():
+        line = f"resumed at step {trainer.done:,} of {job.settings.steps:,}, {_processes(ranks)}"
+        session.note(f"run {stored.id} {line}")
+        stored.log(line)
+        return _train(store, stored, job, trainer, _Keeper(stored, trainer, job), session, resumed_at=trainer.done)
+
+
+def _new_job(options: TrainOptions, store: Store | None, session: Session) -> Job:
+    """What these options mean. Raises UsageError, LatcliError."""
+    device = open_device(session.device)
+    if options.architecture is not None:
+        check_architecture(options.architecture)
+    given = given_plainly(options)
+    objects = DataObjects.of(options)
+    name = options.dataset or registry.DEFAULT_DATASET
+    data = open_data(name, options.architecture, objects, device, session)
+    architecture = options.architecture or data.defaults.architecture
+    settings = settings_of(options, data, session.seed)
+    check_object_options(given, settings.mask_from)
+    if settings.mask_from == "detector" and not isinstance(data, PhotoFolder):
+        raise UsageError(
+            "--mask-from detector needs photos, which a small network cannot take",
+            "give a classifier as --architecture, and --dataset folder:PATH",
+        )
+    job = Job(data, architecture, settings, objects, device, options.test_every, options.checkpoint_every)
+    session.note(describe(options, job))
+    return replace(job, data=with_objects(data, architecture, settings.mask_from, objects, device, store, session))
+
+
+def _job_of(row: RunRow, options: TrainOptions, store: Store | None, session: Session) -> Job:
+    """What a run was started with, whatever the defaults are by now; where its files lie may be given anew.
+
+    Raises UsageError where its data or masks have changed.
+    """
+    try:
+        settings, objects = read(TrainSettings, row.config), DataObjects.of(options, row.config)
+    except DocumentError as error:
+        raise UsageError(f"the configuration of {row.id} is damaged: {error}", "start a new run") from error
+    architecture = str(row.config.get("architecture", ""))
+    device = open_device(session.device)
+    if registry.names_code(architecture) and options.architecture != architecture:
+        raise UsageError(
+            f"{row.id} trains {architecture}, and code that a stored run names is not run without your word",
+            f"if you trust it, name it again: --resume {row.id[-4:]} --architecture {architecture}",
+        )
+    data = open_data(dataset_of(row, options.dataset), architecture, objects, device, session)
+    check_same_data(row, data.name, data.fingerprint)
+    data = with_objects(data, architecture, settings.mask_from, objects, device, store, session)
+    if data.mask_fingerprint != row.config.get("mask_fingerprint"):
+        raise UsageError(
+            f"the masks of {data.name} are not those that {row.id} was trained on",
+            "put the same masks, photos and weights back, or start a new run",
+        )
+    every = options.checkpoint_every or row.config.get("checkpoint_every")
+    test_every = options.test_every or row.config.get("test_every")
+    return Job(data, architecture, settings, objects, device, test_every, every)
+
+
+def _trainer(job: Job, state: TrainingState | None, session: Session, ranks: Ranks) -> Trainer:
+    """A trainer that stands where the state was, or with the weights that training starts from, in rank 0's form."""
+    net = job.network(session, fresh=state is None)
+    fast = gradient_model(net, job.data.image_shape, session.precision, form=state.info.form if state else None)
+    if fast.note:
+        session.note(f"note: {fast.note}")
+    trainer = Trainer(net, job.data, job.settings, ranks.gather(fast.form)[0], ranks)
+    if state is not None:
+        restore(trainer, state, job.architecture)
+    return trainer
+
+
+def _use_threads(state: TrainingState, device: torch.device, session: Session, ranks: Ranks) -> None:
+    """As many threads as before: the order in which a CPU adds depends on them, and on how many ranks there are."""
+    if ranks.size != state.info.ranks:
+        session.note(
+            f"kept by {state.info.ranks} processes, going on on {ranks.size}: "
+            "the weights will differ in their last digits"
+        )
+    elif device.type == "cpu" and torch.get_num_threads() != state.info.threads:
+        session.note(f"using {state.info.threads} threads, as the run did before")
+        torch.set_num_threads(state.info.threads)
+
+
+def _processes(ranks: Ranks) -> str:
+    threads = f"{torch.get_num_threads()} threads"
+    return f"{ranks.size} x {threads}" if ranks.size > 1 else threads
+
+
+# several processes
+
+
+def _connected(options: TrainOptions, session: Session) -> Ranks:
+    """All ranks, started and connected; a rank other than 0 is silent from here on, unless it is debugged.
+
+    Raises UsageError for a world that this machine cannot be part of, before anything is started.
+    """
+    devices, nodes = world_of(options.devices, options.nodes)
+    if devices * nodes == 1:
+        return Ranks()
+    if session.device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device {session.device} cannot be several processes' device", "give --device cpu or cuda")
+    kind = open_device(session.device).type
+    if options.resume is None:  # else the run's own batch counts, which the trainer checks
+        fine_tuning = is_classifier_name(options.architecture or "")
+        preset = preset_values(options.preset or DEFAULT_PRESET, fine_tuning=fine_tuning)
+        check_parts(options.batch or preset.get("batch", TrainSettings.batch), devices * nodes)
+    ranks = FabricRanks(devices, nodes, "cuda" if kind == "cuda" else "cpu")
+    if ranks.rank and not session.debug:
+        for stream in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    return ranks
+
+
+def _follow(options: TrainOptions, session: Session, ranks: Ranks) -> NoReturn:
+    """Be a rank other than 0 to the end of the training, without a run: rank 0 keeps what is computed.
+
+    Ends the process, with exit code 0 also where all stop on a signal: whoever started the ranks hears of it by rank 0.
+    """
+    session = replace(session, quiet=not session.debug, json=False)
+    row, state = ranks.gather((None, None))[0]
+    job = _agreed(
+        lambda: _new_job(options, None, session) if row is None else _job_of(row, options, None, session), ranks
+    )
+    if state is not None:
+        _use_threads(state, job.device, session, ranks)
+    trainer = _trainer(job, state, session, ranks)
+    with postponed() as pending:
+
+        def after_step(step: int) -> None:
+            if _common_signal(pending, ranks) is not None:
+                sys.exit(ExitCode.OK)
+            if job.test_every and (step % job.test_every == 0 or step == job.settings.steps):
+                score_point(trainer)  # as rank 0 does meanwhile
+
+        if trainer.done and job.test_every and trainer.done % job.test_every == 0:
+            score_point(trainer)
+        train(trainer, on_step=lambda _: None, after_step=after_step, measure_every=_measure_every(job.settings))
+    sys.exit(ExitCode.OK)
+
+
+def _agreed(make: Callable[[], Job], ranks: Ranks) -> Job:
+    """The job that this rank makes, where all ranks make the same. Raises the LatcliError of the first that fails."""
+    job: Job | None = None
+    own: LatcliError | None = None
+    try:
+        job = make()
+    except LatcliError as error:
+        own = error
+    failure = None if own is None else (own.message, own.hint, own.exit_code)
+    data = None if job is None else (job.data.fingerprint, job.data.mask_fingerprint)
+    found = ranks.gather((failure, data))
+    for rank, (failed, _) in enumerate(found):
+        if failed is not None and rank == ranks.rank and own is not None:
+            raise own
+        if failed is not None:
+            message, hint, code = failed
+            raise LatcliError(f"rank {rank}: {message}", hint, code)
+    differing = [rank for rank, (_, other) in enumerate(found) if other != found[0][1]]
+    if differing:
+        raise UsageError(
+            f"the data set or its masks are not the same on rank {differing[0]} as on rank 0",
+            "put the same files on every machine",
+        )
+    assert job is not None
+    return job
+
+
+def _common_signal(pending: PendingSignal, ranks: Ranks) -> int | None:
+    """The signal to stop at after this step, the same on all ranks: one that any of them has caught by now."""
+    if ranks.size == 1:
+        return pending.number
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    caught = ranks.mean([float(pending.number == number) for number in numbers])
+    return next((int(number) for number, share in zip(numbers, caught, strict=True) if share), None)
+
+
+# training
+
+
+class _Keeper:
+    """Writes the state into the run now and then; the one before stays until the new one is whole."""
+
+    def __init__(self, stored: Run, trainer: Trainer, job: Job) -> None:
+        self._stored, self._trainer, self._job = stored, trainer, job
+        self._saved_at, self._saved_step = time.monotonic(), trainer.done
+
+    def save(self) -> None:
+        """Keep the state now. Raises DivergedError, StoreError."""
+        self._stored.write_artifact(STATE, pack_state(self._trainer, self._job.architecture), "state")
+        self._saved_at, self._saved_step = time.monotonic(), self._trainer.done
+
+    def is_due(self, step: int) -> bool:
+        """Whether the state is to be kept after this step."""
+        if step == self._trainer.settings.steps:
+            return True
+        if self._job.checkpoint_every is not None:
+            return step - self._saved_step >= self._job.checkpoint_every
+        return time.monotonic() - self._saved_at >= _STATE_SECONDS
+
+
+def _train(
+    store: Store,
+    stored: Run,
+    job: Job,
+    trainer: Trainer,
+    keeper: _Keeper,
+    session: Session,
+    resumed_at: int | None = None,
+) -> TrainResult:
+    settings, a_step = job.settings, work_of_step(job.settings)
+    points = _points_left(job, trainer.done)
+    scoring = work_of_scoring(settings, job.data, settings.score_steps)
+    scoring = (scoring + points * work_of_scoring(settings, job.data, TEST_STEPS)) / a_step
+    try:
+        with session.progress("training", settings.steps + int(scoring)) as tick:
+            log = TrainingLog(
+                session, stored, tick, steps=settings.steps, done=trainer.done, batch=settings.batch, scoring=scoring
+            )
+            try:
+                _take_steps(job, trainer, keeper, log)
+            finally:
+                log.close()  # a run that diverged shows how it came to that
+            seconds = log.seconds
+            final, adversarial = _scores(trainer, job, session, lambda work: log.on_scoring(work / a_step))
+    except (KeyboardInterrupt, Terminated):
+        again = resume_command("train", stored.id, session)
+        session.note(f"run {stored.id} stopped at step {trainer.done:,}; resume it: {again}")
+        raise
+    checkpoint = _keep_model(store, stored, job, trainer)
+    _record_scores(stored, settings.steps, final, adversarial)
+    stored.remove_artifact(STATE)  # nothing is left to resume, and it is four times as large as the model
+    where = "" if job.fine_tuning else f" --center {settings.center:g}"
+    short = stored.id.rpartition("-")[2]
+    return TrainResult(
+        run=stored.id,
+        dir=stored.folder,
+        checkpoint=checkpoint,
+        regime=settings.regime,
+        dataset=job.data.name,
+        architecture=job.architecture,
+        steps=settings.steps,
+        epsilon=settings.epsilon if settings.is_adversarial else None,
+        form=trainer.form,
+        final=final,
+        adversarial=adversarial,
+        attack=_attack_name(settings) if adversarial else None,
+        resumed_at=resumed_at,
+        seconds=seconds,
+        images_per_second=log.images_per_second,
+        devices=trainer.ranks.size,
+        notes=job.data.notes,
+        tests=_recorded_points(store, stored.id) if job.test_every else (),
+        next_commands=(
+            next_command(f"eval {short}", session),
+            next_command(f"attack PHOTO --classifier {short}{where}", session),
+        ),
+    )
+
+
+def _take_steps(job: Job, trainer: Trainer, keeper: _Keeper, log: TrainingLog) -> None:
+    """All steps that are left, with the state kept and the test set scored when it is time."""
+    settings, a_step = job.settings, work_of_step(job.settings)
+    with postponed() as pending, trainer.ranks.watched():  # inside the run, which the loss of a rank must fail
+
+        def stop(number: int) -> None:
+            log.flush()
+            keeper.save()
+            pending.deliver(number)
+
+        def between_pieces(work: float = 0.0) -> None:
+            """Give up a long step or score for a signal: the weights are still those of the last step."""
+            log.on_scoring(work / a_step)
+            if pending.number and pending.has_waited(_PATIENCE_SECONDS) and trainer.ranks.size == 1:
+                stop(pending.number)
+
+        def score_test_set() -> None:
+            begun = time.monotonic()
+            log.on_point(score_point(trainer, between_pieces), time.monotonic() - begun)
+
+        def after_step(step: int) -> None:
+            if number := _common_signal(pending, trainer.ranks):
+                stop(number)
+            if keeper.is_due(step):
+                log.flush()
+                keeper.save()
+            if job.test_every and (step % job.test_every == 0 or step == settings.steps):
+                score_test_set()
+
+        trainer.between = between_pieces
+        if trainer.done and job.test_every and trainer.done % job.test_every == 0:
+            score_test_set()  # it may have been cut off before this was done
+        train(trainer, on_step=log.on_step, after_step=after_step, measure_every=_measure_every(settings))
+
+
+def _measure_every(settings: TrainSettings) -> int:
+    return max(1, settings.steps // _MEASUREMENTS)
+
+
+def _points_left(job: Job, done: int) -> int:
+    """How many times the test set will be scored on the way."""
+    return 0 if not job.test_every else -(-job.settings.steps // job.test_every) - done // job.test_every
+
+
+def _attack_name(settings: TrainSettings) -> str:
+    return f"{settings.regime} attack, pgd-{settings.score_steps} at epsilon {settings.epsilon:.4g}"
+
+
+def _scores(
+    trainer: Trainer, job: Job, session: Session, on_work: Callable[[float], None]
+) -> tuple[Score, Score | None]:
+    """On the test images, natural and under the regime's own attack, by the weights that are kept, in fp32."""
+    trainer.net.load_state_dict(trainer.weights())
+    net, settings, data = trainer.net.eval(), job.settings, job.data
+    final = natural_score(net, data, on_work)
+    if not settings.is_adversarial:
+        return final, None
+    images, steps = settings.score_images, settings.score_steps
+    session.note(f"attacking {min(images, data.test_count):,} test images with pgd-{steps}")
+    fast = gradient_model(net, data.image_shape, form=trainer.form)
+    return final, adversarial_score(net, fast, data, settings, images=images, steps=steps, on_work=on_work)
+
+
+def _keep_model(store: Store, stored: Run, job: Job, trainer: Trainer) -> Path:
+    weights = trainer.weights()
+    info = CheckpointInfo(
+        architecture=job.architecture,
+        image_shape=job.data.image_shape,
+        class_names=job.data.class_names,
+        dataset=job.data.name,
+        dataset_fingerprint=job.data.fingerprint,
+        regime=job.settings.regime,
+        epsilon=job.settings.epsilon if job.settings.is_adversarial else 0.0,
+        steps=job.settings.steps,
+        preprocessing=trainer.net.preprocessing if isinstance(trainer.net, FineTuned) else None,
+        normalization=trainer.net.normalization if isinstance(trainer.net, FineTuned) else None,
+    )
+    path = stored.write_artifact(CHECKPOINT, pack_classifier(weights, info), "checkpoint")
+    model = store.record_model(
+        f"{job.architecture}-{job.settings.regime}",
+        architecture=job.architecture,
+        weights_sha256=state_dict_sha256(weights),
+        regime=job.settings.regime,
+        run=stored.id,
+    )
+    stored.made_model(model)
+    return path
+
+
+def _record_scores(stored: Run, step: int, final: Score, adversarial: Score | None) -> None:
+    scores = {"test": final} | ({"test_adversarial": adversarial} if adversarial else {})
+    values = [(f"{name}_{what}", step, getattr(s, what)) for name, s in scores.items() for what in ("loss", "accuracy")]
+    stored.record_metrics(values)
+
+
+def _recorded_points(store: Store, run: str) -> tuple[ScorePoint, ...]:
+    """The scores of the test set in the course of training, those before a resumption among them."""
+    by_step: dict[int, dict[str, float]] = {}
+    for row in store.rows_of(run, "metrics"):
+        if row["name"].startswith("test_") and "adversarial" not in row["name"]:
+            by_step.setdefault(row["step"], {})[row["name"].removeprefix("test_")] = row["value"]
+    return tuple(ScorePoint(step, **values) for step, values in sorted(by_step.items()))

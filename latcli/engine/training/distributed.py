@@ -1,0 +1,261 @@
+"""Several processes that train one model, by Lightning Fabric's launcher or torchrun; alone, nothing of it is imported.
+
+Each takes its share of every minibatch, and nothing that a sample meets depends on which rank it falls to. Batch norm
+is over the minibatch of all ranks, on any device; torch's own SyncBatchNorm is for GPUs alone. Source: cross-replica
+batch norm (Peng et al., MegDet, CVPR'18), with the squared deviation reduced after the mean, which loses no digits
+where the mean is large.
+
+Legend: B images of this rank, F channels.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from latcli.errors import LatcliError, UsageError
+
+#: A rank that has died is noticed at once; one that is stopped or out of reach, after so many seconds.
+TIMEOUT_SECONDS = 60.0
+#: How long ranks wait for each other while they read their data and look for objects.
+_PREPARING = timedelta(hours=2)
+
+
+class Ranks:
+    """The processes that train together, as one of them sees it; this class is the only process there is.
+
+    `rank` counts from 0 to below `size`; they run on `nodes` machines.
+    """
+
+    rank = 0
+    size = 1
+    nodes = 1
+
+    def join(self, net: nn.Module) -> nn.Module:
+        """The network as it is to be called in an update: `backward` then gives all ranks the mean of the gradients."""
+        return net
+
+    def mean(self, values: Sequence[float]) -> list[float]:
+        """The mean of each value over all ranks."""
+        return list(values)
+
+    def gather(self, value: object) -> list[Any]:
+        """Every rank's value (one that can be pickled), in the order of ranks; waits as long as preparing may take."""
+        return [value]
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Turn what torch raises where another rank is gone into a LatcliError."""
+        yield
+
+
+def world_of(devices: int | None, nodes: int | None) -> tuple[int, int]:
+    """How many processes on each of how many machines: what torchrun or srun has started, else what is asked for.
+
+    Raises UsageError where the two differ, or the environment lacks what several machines need.
+    """
+    found = None
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        found = (local, int(os.environ["WORLD_SIZE"]) // local)
+    elif _under_srun():
+        if "SLURM_NTASKS_PER_NODE" not in os.environ:
+            raise UsageError("SLURM_NTASKS_PER_NODE is not in the environment", "give srun --ntasks-per-node")
+        found = (int(os.environ["SLURM_NTASKS_PER_NODE"]), int(os.environ["SLURM_NNODES"]))
+    asked = (devices or 1, nodes or 1)
+    if found is not None and asked not in ((1, 1), found):
+        raise UsageError(
+            f"--devices {asked[0]} --nodes {asked[1]}, but {found[0]} processes on {found[1]} nodes were started",
+            "leave both options out: they are found",
+        )
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
+    if found is None and asked[1] > 1 and missing:
+        raise UsageError(
+            f"--nodes {asked[1]} needs {', '.join(missing)} in the environment",
+            "on every node set MASTER_ADDR and MASTER_PORT to an address and a free port of the first, and NODE_RANK "
+            "to 0, 1, ...; or start latcli by torchrun or srun",
+        )
+    return found or asked
+
+
+def _under_srun() -> bool:
+    """Whether srun has started several tasks; in a batch script itself, or a shell under srun, it has not."""
+    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    return "SLURM_STEP_ID" in os.environ and not interactive and int(os.environ.get("SLURM_NTASKS", "1")) > 1
+
+
+class FabricRanks(Ranks):
+    """The processes of this world, started and connected; `device` is where this one computes.
+
+    device_type: "cpu" or "cuda". Where nothing else has started them, Fabric's launcher runs this command line once
+    more for each. Raises LatcliError where Fabric is missing or the ranks do not come together, UsageError for a world
+    that does not fit this machine.
+    """
+
+    def __init__(self, devices: int, nodes: int, device_type: str, timeout: float = TIMEOUT_SECONDS) -> None:
+        if importlib.util.find_spec("lightning_fabric") is None:
+            raise LatcliError("several devices need the package lightning-fabric", "pip install 'latcli[distributed]'")
+        if device_type == "cuda" and torch.cuda.device_count() < devices:
+            raise UsageError(
+                f"--devices {devices}, but there are {torch.cuda.device_count()} CUDA devices",
+                f"give --devices at most {torch.cuda.device_count()}, or --device cpu",
+            )
+        from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+        from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+        from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+        from lightning_fabric.strategies.ddp import DDPStrategy
+        from lightning_fabric.strategies.launchers import subprocess_script
+        from torch import distributed
+
+        for name in ("lightning_fabric", "lightning.fabric", "torch.distributed"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        # Fabric's observer would kill rank 0 when another rank ends, before rank 0 has closed its run.
+        subprocess_script._launch_process_observer = lambda child_processes: None
+        self.size, self.nodes, self._timeout = devices * nodes, nodes, timeout
+        strategy = DDPStrategy(timeout=timedelta(seconds=timeout), forward_sync_buffers=False)  # buffers are equal
+        started_by: Any = LightningEnvironment()
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            started_by = TorchElasticEnvironment()
+        elif _under_srun():
+            started_by = SLURMEnvironment(auto_requeue=False)
+        fabric = Fabric(
+            accelerator=device_type, devices=devices, num_nodes=nodes, strategy=strategy, plugins=[started_by]
+        )
+        with self.watched():
+            fabric.launch()
+            self._preparing = distributed.new_group(backend="gloo", timeout=_PREPARING)
+            # Numbers that lie on the CPU anyway; gloo notices that a process has died, which NCCL does not.
+            self._numbers = distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+        self._fabric, self.rank, self.device = fabric, fabric.global_rank, fabric.device
+
+    def join(self, net: nn.Module) -> nn.Module:
+        """DDP around `net`, whose batch norms see the images of all ranks from now on."""
+        use_global_norms(net)
+        joined: nn.Module = self._fabric.setup_module(net, move_to_device=False)
+        return joined
+
+    def mean(self, values: Sequence[float]) -> list[float]:
+        """The mean of each value over all ranks, which must all come here."""
+        sums = torch.tensor(values, dtype=torch.float64)
+        torch.distributed.all_reduce(sums, group=self._numbers)
+        means: list[float] = (sums / self.size).tolist()
+        return means
+
+    def gather(self, value: object) -> list[Any]:
+        """Every rank's value, in the order of ranks."""
+        values = [None] * self.size
+        torch.distributed.all_gather_object(values, value, group=self._preparing)
+        return values
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Turn what torch raises where another rank is gone into a LatcliError."""
+        try:
+            yield
+        except ValueError as error:  # Fabric's, where devices and nodes are not what was started
+            raise UsageError(str(error).splitlines()[0], "leave --devices and --nodes out, or correct them") from error
+        except RuntimeError as error:
+            if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error).lower():
+                raise
+            text = str(error).strip().partition("\n")[0]
+            if "timed out" in text.lower() or "timeout" in text.lower():
+                raise LatcliError(
+                    f"another rank has not answered for {self._timeout:g} seconds",
+                    "it was never started, is stopped, or its machine cannot be reached; then resume the run",
+                ) from error
+            raise LatcliError(
+                f"another rank has ended, or cannot be reached: {text[:200]}",
+                "look at its machine's memory and log, check MASTER_ADDR and MASTER_PORT, then resume the run",
+            ) from error
+
+
+class GlobalBatchNorm(_BatchNorm):
+    """A batch norm whose statistics in training are those of all ranks' images; each rank must hold as many.
+
+    What modules it holds are applied to what it has normalized, in turn.
+    """
+
+    @classmethod
+    def of(cls, norm: _BatchNorm) -> GlobalBatchNorm:
+        """The same layer: it holds the very parameters and buffers of `norm`, under the same names.
+
+        Raises UsageError for a kind of batch norm of which it is not known what else it does.
+        """
+        # timm's BatchNormAct2d drops and activates after it has normalized.
+        plain = type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+        if not plain and list(norm._modules) != ["drop", "act"]:
+            raise UsageError(
+                f"the network has layers of the kind {type(norm).__name__}, which cannot be trained on several devices",
+                "train it on one, or choose another --architecture",
+            )
+        made = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        made._parameters, made._buffers, made.training = norm._parameters, norm._buffers, norm.training
+        made._modules = norm._modules
+        return made
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalized x of shape (B, F, ...); without training the same as any batch norm."""
+        normal = self._normalized(x) if self.training else super().forward(x)
+        for module in self._modules.values():
+            assert module is not None
+            normal = module(normal)
+        return normal
+
+    def _normalized(self, x: torch.Tensor) -> torch.Tensor:
+        shape = (1, -1, *(1,) * (x.dim() - 2))
+        dims = [0, *range(2, x.dim())]
+        mean_F: torch.Tensor = _MeanOverRanks.apply(x.mean(dims))  # type: ignore[no-untyped-call]
+        centered = x - mean_F.view(shape)
+        variance_F: torch.Tensor = _MeanOverRanks.apply(centered.square().mean(dims))  # type: ignore[no-untyped-call]
+        count = x.numel() // x.shape[1] * torch.distributed.get_world_size()
+        self._update_statistics(mean_F.detach(), variance_F.detach(), count)
+        normal = centered * (variance_F + self.eps).rsqrt().view(shape)
+        return torch.addcmul(self.bias.view(shape), normal, self.weight.view(shape)) if self.affine else normal
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        """Nothing: the layer that this one stands for has seen such images before."""
+
+    @torch.no_grad()
+    def _update_statistics(self, mean_F: torch.Tensor, variance_F: torch.Tensor, count: int) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        weight = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean_F, weight)
+        self.running_var.lerp_(variance_F * (count / max(count - 1, 1)), weight)
+
+
+def use_global_norms(net: nn.Module) -> None:
+    """Put a GlobalBatchNorm in the place of every batch norm inside `net`; weights and their names stay."""
+    for module in net.modules():
+        for name, child in module.named_children():
+            if isinstance(child, _BatchNorm) and not isinstance(child, GlobalBatchNorm):
+                setattr(module, name, GlobalBatchNorm.of(child))
+
+
+class _MeanOverRanks(torch.autograd.Function):
+    """The mean of a tensor over all ranks, which all hold it then; so do gradients flow back, to all of them."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        return _mean_over_ranks(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return _mean_over_ranks(gradients[0])
+
+
+def _mean_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    mean = tensor.clone(memory_format=torch.contiguous_format)
+    torch.distributed.all_reduce(mean)
+    return mean.div_(torch.distributed.get_world_size())

@@ -1,0 +1,57 @@
+"""Names with escape codes, line breaks or markup do no harm where a command speaks: errors, notes, logs, tables."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Outcome
+from report_store import WILD
+from test_store import PHOTO, start
+
+from latcli.results import columns
+from latcli.session import Session
+from latcli.store.store import Store
+
+NAMES = [*WILD, "[red]bold[/red]", "[/]", "\x9b31m", "a\x00b", "\udcff\udc80", "\u2028\u2029\u200f"]
+
+
+def harmless(text: str) -> bool:
+    return all(line.isprintable() for line in text.split("\n"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_note_is_one_line_and_json_stays_json(name: str) -> None:
+    stdout, stderr = io.StringIO(), io.StringIO()
+    session = Session(stdout=stdout, stderr=stderr)
+    session.note(f"note: {name}")
+    session.print_json({"name": name})
+    assert stderr.getvalue().count("\n") == 1
+    assert harmless(stderr.getvalue())
+    assert json.loads(stdout.getvalue()) == {"name": name}
+    assert stdout.getvalue().isascii()
+
+
+def test_runs_are_shown_as_text_whatever_they_hold(tmp_path: Path, latcli: Callable[..., Outcome]) -> None:
+    with Store.open(tmp_path / "runs") as store:
+        for name in NAMES:
+            model = store.record_model(name)
+            with start(store, argv=["latcli", name], config={name: name}, device=name, model=model, tags=[name]) as run:
+                run.insert("attacks", [columns(PHOTO) | {"image": name, "label_name": name, "clean_prediction": name}])
+                run.record_metrics([(name, 0, 1.0)])
+                safe = "".join(c for c in name if c not in "/\0").strip(". ")[:40] or "x"
+                run.write_artifact(f"{safe}.png", b"1", name)
+                run.log(f"photo {name}")
+            lines = (run.folder / "log.txt").read_text(encoding="utf-8").split("\n")
+            assert (len(lines), harmless("\n".join(lines))) == (2, True)
+            assert json.loads((run.folder / "run.json").read_bytes())["argv"][0] == "latcli"
+            (run.folder / f"{safe}.png").write_bytes(b"2")
+        ids = [row.id for row in store.runs()]
+    typed = [("list",), ("verify",), *(("show", run) for run in ids), ("rm", *ids), ("show", "\x1b]0;owned\x07\n[red]")]
+    for words in typed:
+        said = latcli("runs", *words, "--store", tmp_path / "runs")
+        assert harmless(said.out + said.err), words
+        assert said.out or len(said.err.splitlines()) == 2

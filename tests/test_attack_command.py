@@ -1,0 +1,710 @@
+"""`latcli attack` as its user meets it: documents, exit codes, what is kept, and what becomes of bad input."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_model
+from PIL import Image
+from rich.cells import cell_len
+from tiny_model import save_photo
+
+from latcli.commands.attack import file_names
+from latcli.commands.package_photos import package_photos
+from latcli.errors import ExitCode
+
+TINY = ("--classifier", "tiny_model:tiny")
+QUICK = (*TINY, "--steps", "3", "--no-figures")
+CENTER = (*QUICK, "--center", "0.4")
+
+#: Classifiers with oddities, as a user's own module.
+ODD_MODELS = """
+import torch
+from tiny_model import TinyNet
+
+class Blind(TinyNet):
+    def __init__(self):
+        super().__init__()
+        self.features.weight.data.zero_()
+        self.features.bias.data.zero_()
+
+class Named(TinyNet):
+    class_names = tuple(f"[red]très {index} \\x1b[31m" + "long " * 20 for index in range(16))
+
+class Softmax(TinyNet):
+    def forward(self, x):
+        return super().forward(x).softmax(dim=1)
+
+class Noisy(TinyNet):
+    def forward(self, x):
+        return super().forward(x) + torch.randn(16)
+
+def no_module():
+    return 3
+"""
+
+Latcli = Callable[..., Any]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory with the user's own classifiers in it, and no way to the network."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    shutil.copy(tiny_model.__file__, folder)
+    (folder / "odd_models.py").write_text(ODD_MODELS)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("LATCLI_OFFLINE", "1")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def attacked(latcli: Latcli, *arguments: object) -> dict[str, Any]:
+    """The document of an attack that ends well."""
+    done = latcli("attack", *arguments, "--json")
+    assert done.code == 0, done.err
+    document: dict[str, Any] = done.json
+    return document
+
+
+def levels_of(path: str | Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+# The document
+
+
+def test_the_document_says_what_the_files_show(latcli: Latcli, here: Path) -> None:
+    for seed in range(2):
+        save_photo(here / "photos" / f"{seed}.png", seed=seed)
+    document = attacked(latcli, "photos", *TINY, "--steps", "3", "--detector", "cam")
+    assert (document["classifier"], document["detector"], document["attack"]) == ("tiny_model:tiny", "cam", "pgd")
+    assert (document["epsilon"], document["region"], document["norm"]) == (8 / 255, "background", "linf")
+    run = Path(document["dir"])
+    assert run == here / "runs" / document["run"]
+    for number, image in enumerate(document["images"]):
+        assert image["image"] == f"photos/{number}.png"
+        assert image["label"]["name"] == f"class {image['label']['index']}" == image["clean"]["prediction"]
+        assert (image["region"], image["epsilon"]) == ("background", 8 / 255)
+        for side in ("clean", "adversarial"):
+            said = image[side]
+            assert said["top"][0] == {"index": said["index"], "name": said["prediction"], "p": said["p_prediction"]}
+            assert 0 <= said["confidence"] <= said["p_prediction"] <= 1
+            assert (said["rank"] == 1) == (said["prediction"] == image["label"]["name"])
+        assert image["was_right"]
+        assert image["fooled"] == (image["adversarial"]["rank"] > 1)
+        assert image["linf_inside"] == 0
+        assert (image["detector"], image["localized_by"]) == ("cam", "cam")
+        assert image["detector_weights"].startswith("tiny_model:tiny")
+        ((x0, y0, x1, y1, score, name),) = image["boxes"]
+        assert 0 <= x0 < x1 <= 44
+        assert 0 <= y0 < y1 <= 40
+        assert 0 < score == image["detector_confidence"] <= 1
+        assert name == image["label"]["name"]
+        assert 0 < image["evidence_inside"] <= 1
+        assert image["evidence_lift"] == pytest.approx(
+            100 * image["evidence_inside"] / image["object_percent"], rel=0.1
+        )
+        assert image["psnr"] > 20
+        assert 0 < image["ssim"] < 1
+        assert set(image["files"]) == {"adversarial", "mask", "difference", "figure"}
+        for path in map(Path, image["files"].values()):
+            assert path.parent == run
+            Image.open(path).verify()
+        before, mask = tiny_model.blobs(seed=number), levels_of(image["files"]["mask"])
+        change = np.abs(levels_of(image["files"]["adversarial"]).astype(int) - before).max(axis=2)
+        assert change[mask == 255].max() == 0
+        assert change.max() / 255 == pytest.approx(image["linf_outside"]) == pytest.approx(8 / 255)
+        assert 100 * np.mean(change > 0) == pytest.approx(image["altered_percent"])
+        assert 100 * np.mean(mask == 0) == pytest.approx(image["background_percent"])
+        assert 100 * np.mean(mask == 255) == pytest.approx(image["object_percent"])
+        difference = levels_of(image["files"]["difference"])
+        assert (difference[mask == 255] == 128).all()
+        assert {int(difference.min()), int(difference.max())} == {1, 255}
+    summary = document["summary"]
+    assert (summary["n"], summary["right_before"], summary["wrong_before"]) == (2, 2, 0)
+    assert summary["fooled"] == sum(image["fooled"] for image in document["images"])
+
+
+def test_the_database_has_what_the_document_says(latcli: Latcli, here: Path) -> None:
+    save_photo(here / "a.png")
+    options = ("a.png", *CENTER, "--seed", "7", "--label", "3", "--target", "5", "--steps", "4")
+    document = attacked(latcli, *options)
+    (image,) = document["images"]
+    with closing(sqlite3.connect(here / "runs" / "latcli.db")) as db:
+        db.row_factory = sqlite3.Row
+        (row,) = db.execute("SELECT * FROM attacks").fetchall()
+        kinds = {row["kind"]: row["image"] for row in db.execute("SELECT kind, image FROM artifacts")}
+    for key in ("image", "sha256", "region", "epsilon", "detector", "localized_by", "fooled", "was_right", "reached"):
+        assert row[key] == image[key], key
+    for key in ("p_target", "object_percent", "visible_background_percent", "l2", "psnr", "ssim", "evidence_inside"):
+        assert row[key] == pytest.approx(image[key]), key
+    for side in ("clean", "adversarial"):
+        for key in ("prediction", "p_prediction", "confidence", "rank", "loss"):
+            assert row[f"{side}_{key}"] == image[side][key]
+    for key in ("classifier", "attack", "norm", "radius", "steps", "restarts", "objective"):
+        assert row[key] == document[key], key
+    assert (row["target_index"], row["label_name"], row["steps"]) == (5, "class 3", 4)
+    assert kinds == {"adversarial": image["sha256"], "mask": image["sha256"], "difference": image["sha256"]}
+    shown = latcli("runs", "show", "latest", "--json").json
+    assert (shown["status"], shown["exit_code"], shown["seed"]) == ("completed", 0, 7)
+    assert shown["config"]["center"] == 0.4
+    assert latcli("runs", "verify").code == 0
+
+
+def test_the_same_command_gives_the_same_files(latcli: Latcli, here: Path) -> None:
+    save_photo(here / "a.png")
+    runs = [attacked(latcli, "a.png", *TINY, "--steps", "3", "--center", "0.4") for _ in range(2)]
+    for kind, path in runs[0]["images"][0]["files"].items():
+        assert Path(path).read_bytes() == Path(runs[1]["images"][0]["files"][kind]).read_bytes(), kind
+    other = attacked(latcli, "a.png", *CENTER, "--seed", "1")
+    first, second = (Path(run["images"][0]["files"]["adversarial"]).read_bytes() for run in (runs[0], other))
+    assert first != second
+
+
+def test_a_second_run_finds_its_detections_in_the_store(latcli: Latcli, here: Path) -> None:
+    save_photo(here / "a.png")
+    cam, moved = ("a.png", *QUICK, "--detector", "cam"), [1.0, 2.0, 30.0, 31.0]
+
+    def box(*more: str) -> list[float]:
+        found: list[float] = attacked(latcli, *cam, *more)["images"][0]["boxes"][0][:4]
+        return found
+
+    assert box() != moved
+    with closing(sqlite3.connect(here / "runs" / "latcli.db")) as db:
+        found = db.execute("SELECT boxes_json FROM detections").fetchone()
+        if found is None:
+            pytest.skip("this classifier has no identity, so nothing is cached")
+        other = json.dumps([json.loads(found[0])[0] | dict(zip(("x0", "y0", "x1", "y1"), moved, strict=True))])
+        db.execute("UPDATE detections SET boxes_json = ?", [other])
+        db.commit()
+    assert box() == moved
+    assert box("--cam-threshold", "0.3") != moved
+    assert box("--detector-option", "threshold=0.3") == box("--cam-threshold", "0.3")
+
+
+# Several regions and epsilons
+
+
+def test_regions_and_epsilons_make_one_table_in_one_run(latcli: Latcli, here: Path) -> None:
+    for seed in range(2):
+        save_photo(here / "photos" / f"{seed}.png", seed=seed)
+    document = attacked(
+        latcli, "photos", *CENTER, "--regions", "background,random,foreground,all,patch", "--epsilon", "2/255,8/255"
+    )
+    assert (document["region"], document["epsilon"], document["summary"]) == (None, None, None)
+    wanted = [(region, e / 255) for region in ("background", "random", "foreground", "all") for e in (2, 8)]
+    wanted.append(("patch", 1.0))
+    assert [(one["region"], one["epsilon"]) for one in document["regions"]] == wanted
+    assert [one["summary"]["n"] for one in document["regions"]] == [2] * 9
+    images = document["images"]
+    assert [image["image"] for image in images] == ["photos/0.png"] * 9 + ["photos/1.png"] * 9
+    assert [(image["region"], image["epsilon"]) for image in images[:9]] == wanted
+    files = [image["files"]["adversarial"] for image in images]
+    assert len(set(files)) == 18
+    assert len({image["files"]["mask"] for image in images}) == 2
+    for image in images:
+        change = np.abs(levels_of(image["files"]["adversarial"]).astype(int) - levels_of(image["image"])).max(axis=2)
+        mask = levels_of(image["files"]["mask"])
+        assert change.max() <= round(255 * image["epsilon"])
+        if image["region"] in ("background", "patch"):
+            assert change[mask == 255].max() == 0
+        if image["region"] == "foreground":
+            assert change[mask == 0].max() == 0
+    table = latcli("attack", "photos", *CENTER, "--regions", "background,all").out
+    assert "background" in table
+    assert latcli("runs", "verify").code == 0
+
+
+def test_the_smallest_epsilon_is_told_for_each_photo_and_region(latcli: Latcli, here: Path) -> None:
+    for seed in range(2):
+        save_photo(here / "photos" / f"{seed}.png", seed=seed)
+    document = attacked(
+        latcli, *CENTER, "--steps", "8", "--regions", "background,all", "--smallest-epsilon", "64/255", "photos"
+    )
+    assert document["smallest_epsilon_max"] == 64 / 255
+    for image in document["images"]:
+        assert image["smallest_epsilon"] == image["epsilon"]
+        assert image["fooled"]
+    for one in document["regions"]:
+        found = [image["epsilon"] for image in document["images"] if image["region"] == one["region"]]
+        assert (one["epsilon"], one["smallest_epsilon"]) == (None, pytest.approx(np.median(found)))
+    assert document["regions"][1]["smallest_epsilon"] <= document["regions"][0]["smallest_epsilon"]
+
+
+def test_the_smallest_epsilon_needs_no_maximum(latcli: Latcli, here: Path) -> None:
+    save_photo(here / "a.png")
+    for words in (("--smallest-epsilon", "a.png"), ("a.png", "--smallest-epsilon")):
+        assert attacked(latcli, *CENTER, *words)["smallest_epsilon_max"] == 16 / 255
+
+
+# The tables
+
+
+def is_plain(text: str) -> bool:
+    """No line over 80 columns, and nothing that a terminal would act upon."""
+    return all(cell_len(line) <= 80 for line in text.splitlines()) and not re.search(r"[^\n -~\u00a0-\U0010ffff]", text)
+
+
+@pytest.mark.parametrize("photos", [1, 3])
+@pytest.mark.parametrize("more", [(), ("--dry-run",), ("--regions", "background,all")])
+def test_tables_fit_80_columns_whatever_things_are_called(
+    photos: int, more: tuple[str, ...], latcli: Latcli, here: Path
+) -> None:
+    for seed in range(photos):
+        save_photo(here / "photos" / (f"{seed}" + "-very" * 20 + "-long.png"), seed=seed)
+    done = latcli("attack", "photos", "--classifier", "odd_models:Named", *CENTER[2:], *more)
+    assert done.code == 0, done.err
+    assert is_plain(done.out), done.out
+
+
+# Which photos
+
+
+def test_a_photo_is_read_from_standard_input_and_keeps_its_own_files(
+    latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = save_photo(here / "stdin.png").read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    document = attacked(latcli, "-", "stdin.png", *CENTER)
+    assert [image["image"] for image in document["images"]] == ["stdin", "stdin.png"]
+    files = [path for image in document["images"] for path in image["files"].values()]
+    assert len(set(files)) == 6
+    assert latcli("runs", "verify").code == 0
+
+
+def test_photos_of_one_name_in_two_folders_get_files_of_their_own(latcli: Latcli, here: Path) -> None:
+    for number, name in enumerate(("x/a.png", "y/a.png", "y/A.png", "z/a.tiff", "z/a-2.png")):
+        save_photo(here / name, seed=number)
+    images = attacked(latcli, "x", "y", "z", *CENTER)["images"]
+    assert len({image["files"]["adversarial"].casefold() for image in images}) == 5
+    for image in images:
+        change = levels_of(image["files"]["adversarial"]).astype(int) - levels_of(image["image"])
+        assert np.abs(change).max() <= 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "source"),
+    [
+        (("--label", "class_9"), "given"),
+        (("--label", "9"), "given"),
+        (("--labels", "labels.csv"), "file"),
+        (("--labels-from", "folder"), "folder"),
+        ((), "prediction"),
+    ],
+)
+def test_the_label_comes_from_where_it_was_given(
+    arguments: tuple[str, ...], source: str, latcli: Latcli, here: Path
+) -> None:
+    save_photo(here / "class-9" / "a.png")
+    (here / "labels.csv").write_text("file,name\nclass-9/a.png,Class 9\n")
+    (image,) = attacked(latcli, "class-9", *CENTER, *arguments)["images"]
+    assert image["label"] == {"index": 9, "name": "class 9", "source": source}
+
+
+def test_a_broken_photo_is_reported_and_the_rest_goes_on(latcli: Latcli, here: Path) -> None:
+    for number in range(4):
+        save_photo(here / "photos" / f"{number}.png", seed=number)
+    (here / "photos" / "1.png").write_bytes(b"")
+    (here / "photos" / "2.png").write_bytes((here / "photos" / "3.png").read_bytes()[:300])
+    (here / "photos" / "circle.png").symlink_to("circle.png")
+    done = latcli("attack", "photos", *CENTER, "--json")
+    assert done.code == ExitCode.FAILURE
+    assert [image["image"] for image in done.json["images"]] == ["photos/0.png", "photos/3.png"]
+    names = ["photos/1.png", "photos/2.png", "photos/circle.png"]
+    assert [failure["image"] for failure in done.json["failures"]] == names
+    for line, name in zip(done.err.splitlines(), names, strict=True):
+        assert line.startswith("error: ")
+        assert name in line
+    shown = latcli("runs", "show", "latest", "--json").json
+    assert (shown["status"], shown["exit_code"]) == ("completed", 1)
+
+
+def test_what_does_not_fit_one_of_several_photos_is_told_with_its_name_before_any_is_attacked(
+    latcli: Latcli, here: Path
+) -> None:
+    save_photo(here / "class 1" / "a.png")
+    save_photo(here / "holiday" / "odd.png")
+    done = latcli("attack", "holiday", "class 1", *CENTER, "--labels-from", "folder", "--json")
+    assert done.code == ExitCode.USAGE
+    assert "odd.png" in done.err
+    (failure,) = done.json["failures"]
+    assert (failure["image"], failure["exit_code"]) == ("holiday/odd.png", 2)
+    assert len(done.json["images"]) == 1
+
+
+def test_masks_lie_as_their_photos_do(latcli: Latcli, here: Path) -> None:
+    """Two photos of one name have a mask each, and may not share one."""
+    for seed, folder in enumerate(("hen", "kite")):
+        save_photo(here / "nest" / folder / "1.png", seed=seed)
+        (here / "masks" / folder).mkdir(parents=True)
+        mask = np.zeros((40, 44), np.uint8)
+        mask[: 10 + 10 * seed] = 255
+        Image.fromarray(mask).save(here / "masks" / folder / "1.png")
+    images = attacked(latcli, "nest", *QUICK, "--mask", "masks")["images"]
+    assert [image["background_percent"] for image in images] == [75.0, 50.0]
+    (here / "flat").mkdir()
+    shutil.copy(here / "masks" / "hen" / "1.png", here / "flat")
+    error, _ = latcli("attack", "nest", *QUICK, "--mask", "flat").error
+    assert "flat/1.png" in error
+    assert not (here / "runs").exists() or latcli("runs", "list", "--json").json["runs"][0]["status"] == "completed"
+
+
+# Bad input: two lines, the right exit code, nothing half-written
+
+
+def bad_files(folder: Path) -> None:
+    good = save_photo(folder / "good.png").read_bytes()
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("hello\n")
+    (folder / "truncated.png").write_bytes(good[: len(good) // 2])
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    (folder / "bomb.png").write_bytes(good[:12] + header + struct.pack(">I", zlib.crc32(header)) + good[33:])
+    (folder / "circle.png").symlink_to("circle.png")
+    (folder / "nothing").mkdir()
+    Image.new("L", (10, 10), 255).save(folder / "small_mask.png")
+    Image.new("L", (44, 40)).save(folder / "black_mask.png")
+    save_photo(folder / "masks" / "other.png")
+    (folder / "no_labels.csv").write_text("other.png,3\n")
+    (folder / "binary.csv").write_bytes(good)
+    (folder / "empty.pt").write_bytes(b"")
+    (folder / "text.safetensors").write_text("hello")
+
+
+GOOD = ("good.png", *CENTER)
+FOUND = ("good.png", *QUICK)
+
+BAD_INPUT = {
+    "no such file": (("nowhere.jpg", *CENTER), 1, "no such file: nowhere.jpg"),
+    "a name that no file can have": (("x" * 5_000 + ".jpg", *CENTER), 1, "cannot read|no such file"),
+    "empty": (("empty.jpg", *CENTER), 1, "empty.jpg is empty"),
+    "text": (("text.jpg", *CENTER), 1, "text.jpg is not an image"),
+    "truncated": (("truncated.png", *CENTER), 1, "truncated.png is damaged"),
+    "bomb": (("bomb.png", *CENTER), 1, "60000x60000"),
+    "circular link": (("circle.png", *CENTER), 1, "circle.png"),
+    "folder without photos": (("nothing", *CENTER), 1, "nothing"),
+    "no photo": ((*CENTER,), 2, "PHOTO"),
+    "epsilon 0": ((*GOOD, "--epsilon", "0"), 2, "'0' is not above 0"),
+    "epsilon above 1": ((*GOOD, "--epsilon", "1.01"), 2, "at most 1"),
+    "one epsilon of several": ((*GOOD, "--epsilon", "1/255,eight"), 2, "'eight' is not a number"),
+    "epsilon below a level": ((*GOOD, "--epsilon", "0.001"), 2, "less than one 8-bit level"),
+    "smallest epsilon of several": ((*GOOD, "--smallest-epsilon", "--epsilon", "1/255,2/255"), 2, "--smallest-epsilon"),
+    "region": ((*GOOD, "--regions", "background,sky"), 2, "no region called 'sky'"),
+    "region and regions": ((*GOOD, "--region", "all", "--regions", "background,all"), 2, "--region and --regions"),
+    "objective": ((*GOOD, "--objective", "topk:0"), 2, "no objective called 'topk:0'"),
+    "label": ((*GOOD, "--label", "clas 9"), 2, "no class called 'clas 9'"),
+    "label out of range": ((*GOOD, "--label", "16"), 2, "there is no class 16"),
+    "target": ((*GOOD, "--target", "unicorn"), 2, "no class called 'unicorn'"),
+    "target that is the label": ((*GOOD, "--label", "3", "--target", "3"), 2, "the class of good.png itself"),
+    "labels missing": ((*GOOD, "--labels", "nowhere.csv"), 2, "nowhere.csv"),
+    "labels binary": ((*GOOD, "--labels", "binary.csv"), 2, "cannot read the labels binary.csv"),
+    "labels of others": ((*GOOD, "--labels", "no_labels.csv"), 2, "no label for good.png"),
+    "two kinds of labels": ((*GOOD, "--label", "1", "--labels", "no_labels.csv"), 2, "--label and --labels"),
+    "detector": ((*FOUND, "--detector", "yoloo"), 2, "no detector called 'yoloo'"),
+    "setting of a detector": ((*FOUND, "--detector", "cam", "--detector-option", "x=1"), 2, "no setting of .* 'x'"),
+    "value of a setting": ((*FOUND, "--detector", "cam", "--detector-option", "threshold=a"), 2, "threshold"),
+    "setting without a value": ((*FOUND, "--detector-option", "threshold"), 2, "'threshold' is no setting"),
+    "classifier": (("good.png", "--classifier", "efficientnet_lite"), 2, "no classifier called"),
+    "module": (("good.png", "--classifier", "tinny:tiny"), 2, "tinny"),
+    "no network": (("good.png", "--classifier", "odd_models:no_module"), 2, "odd_models:no_module"),
+    "device": ((*GOOD, "--device", "abacus"), 2, "no device called 'abacus'"),
+    "attack": ((*GOOD, "--attack", "pdg"), 2, "no attack called 'pdg'"),
+    "steps": ((*GOOD, "--steps", "0"), 2, "steps"),
+    "l2 without a radius": ((*GOOD, "--norm", "l2"), 2, "--radius"),
+    "center": ((*FOUND, "--center", "1.5"), 2, "center"),
+    "box outside": ((*FOUND, "--box", "0,0,45,10"), 2, "outside the photo of 44x40"),
+    "box of three": ((*FOUND, "--box", "0,0,45"), 2, "0,0,45"),
+    "box and center": ((*GOOD, "--box", "0,0,9,9"), 2, "--box and --center"),
+    "full frame": ((*FOUND, "--box", "0,0,44,40"), 1, "nothing is left to change in good.png"),
+    "mask of another size": ((*FOUND, "--mask", "small_mask.png"), 1, "is 10x10, its photo 44x40"),
+    "mask that protects nothing": ((*FOUND, "--mask", "black_mask.png"), 1, "black_mask.png"),
+    "mask missing": ((*FOUND, "--mask", "nowhere.png"), 1, "nowhere.png"),
+    "no mask in the folder": ((*FOUND, "--mask", "masks"), 2, "good"),
+    "no object": (("good.png", "--classifier", "odd_models:Blind", "--detector", "cam"), 3, "cam found no object"),
+    "weights missing": ((*GOOD, "--classifier-weights", "nowhere.pt"), 1, "no such weights file"),
+    "weights that are text": ((*GOOD, "--classifier-weights", "text.safetensors"), 1, "text.safetensors is damaged"),
+    "detector weights": ((*FOUND, "--detector", "yolo", "--detector-weights", "empty.pt"), 1, "empty.pt is empty"),
+    "no way to the weights": ((*FOUND, "--detector", "yolo", "--offline"), 1, "yolo"),
+    "store in the way": ((*GOOD, "--store", "good.png"), 1, "good.png"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_told_in_two_lines_with_its_exit_code(case: str, latcli: Latcli, here: Path) -> None:
+    arguments, code, message = BAD_INPUT[case]
+    bad_files(here)
+    done = latcli("attack", *arguments, "--json")
+    error, _ = done.error
+    assert done.code == code, done.err
+    assert re.search(message, error), error
+    assert list((here / "runs").rglob("*.png")) == []
+    assert list((here / "runs").rglob(".latcli-*")) == []
+    if (here / "runs" / "latcli.db").exists():
+        assert {run["status"] for run in latcli("runs", "list", "--json").json["runs"]} <= {"failed"}
+
+
+def test_all_is_well_without_the_bad_input(latcli: Latcli, here: Path) -> None:
+    bad_files(here)
+    assert latcli("attack", *GOOD).code == 0
+    assert latcli("attack", *FOUND, "--detector", "cam").code == 0
+
+
+def test_photos_without_an_object_are_failures_or_skipped(latcli: Latcli, here: Path) -> None:
+    for seed in range(2):
+        save_photo(here / "photos" / f"{seed}.png", seed=seed)
+    blind = ("--classifier", "odd_models:Blind", "--detector", "cam", "--steps", "2", "--no-figures", "--json")
+    failed = latcli("attack", "photos", *blind)
+    assert failed.code == ExitCode.NO_OBJECT
+    assert [failure["skipped"] for failure in failed.json["failures"]] == [False, False]
+    for photos in ("photos", "photos/0.png"):
+        skipped = latcli("attack", photos, *blind, "--on-miss", "skip")
+        assert skipped.code == 0
+        assert "skipped: cam found no object" in skipped.err
+        assert all(failure["skipped"] for failure in skipped.json["failures"])
+    centered = latcli("attack", "photos", *blind, "--on-miss", "center")
+    assert centered.code == 0
+    assert len(centered.json["images"]) == 2
+
+
+def test_check_success_is_4_unless_every_photo_was_right_and_is_fooled(latcli: Latcli, here: Path) -> None:
+    save_photo(here / "a.png")
+    hardly, surely = ("--epsilon", "1/255", "--steps", "1"), ("--epsilon", "64/255", "--steps", "20")
+    given = ("a.png", *TINY, "--center", "0.4", "--no-figures", "--json")
+    done = latcli("attack", *given, *hardly, "--label", "9", "--check-success")
+    assert (done.code, done.json["images"][0]["fooled"]) == (4, False)
+    assert latcli("runs", "show", "latest", "--json").json["exit_code"] == 4
+    done = latcli("attack", *given, *surely, "--label", "9", "--check-success")
+    assert (done.code, done.json["images"][0]["fooled"]) == (0, True)
+    assert latcli("attack", *given, *hardly, "--label", "9").code == 0
+    wrong = latcli("attack", *given, *surely, "--label", "2", "--check-success")
+    (image,) = wrong.json["images"]
+    assert (wrong.code, image["was_right"], image["fooled"]) == (4, False, False)
+    assert image["adversarial"]["rank"] > 1
+    targeted = latcli("attack", *given, *surely, "--target", "5", "--check-success")
+    (image,) = targeted.json["images"]
+    assert targeted.code == (0 if image["reached"] else 4)
+    assert image["reached"] == (image["adversarial"]["index"] == 5)
+
+
+def test_a_dry_run_attacks_nothing_and_creates_no_run(
+    latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latcli.engine.photos.run_attack", None)
+    for seed in range(2):
+        save_photo(here / "photos" / f"{seed}.png", seed=seed)
+    (here / "photos" / "2.png").write_bytes(b"")
+    done = latcli("attack", "photos", *QUICK, "--detector", "cam", "--dry-run", "--json")
+    assert done.code == ExitCode.FAILURE
+    assert (done.json["run"], done.json["images"], len(done.json["planned"])) == (None, [], 2)
+    for planned in done.json["planned"]:
+        assert (planned["height"], planned["width"]) == (40, 44)
+        assert len(planned["boxes"]) == 1
+        assert 0 < planned["background_percent"] < 100
+        assert planned["seconds"] > 0
+    table = latcli("attack", "photos/0.png", *QUICK, "--detector", "cam", "--dry-run")
+    assert table.code == 0
+    assert "44x40" in table.out
+    assert latcli("runs", "list", "--json").json["runs"] == []
+
+
+@pytest.mark.parametrize(("network", "word"), [("Softmax", "probabilities"), ("Noisy", "different logits")])
+def test_networks_whose_figures_are_doubtful_are_warned_of_before_the_attack(
+    network: str, word: str, latcli: Latcli, here: Path
+) -> None:
+    save_photo(here / "a.png")
+    done = latcli("attack", "a.png", "--classifier", f"odd_models:{network}", *CENTER[2:], "--json")
+    assert word in done.err
+    assert any(word in warning for warning in done.json["warnings"])
+    assert attacked(latcli, "a.png", *CENTER)["warnings"] == []
+
+
+def test_auto_says_in_one_line_what_it_asks(latcli: Latcli, here: Path) -> None:
+    save_photo(here / "a.png")
+    done = latcli("attack", "a.png", *QUICK, "--on-miss", "center", "--json")
+    assert done.code == 0
+    assert done.json["detector"] == "auto"
+    (line,) = done.err.splitlines()
+    assert "not yolo" in line
+    assert "else cam" in line
+
+
+# Signals and disks
+
+
+@contextmanager
+def at_work(here: Path, environment: dict[str, str], photos: int = 40) -> Iterator[subprocess.Popen[str]]:
+    """A process that attacks a folder of photos one by one, once it has finished two of them."""
+    for seed in range(photos):
+        save_photo(here / "photos" / f"{seed:03}.png", 60 + seed, 90, seed)
+    command = [sys.executable, "-m", "latcli", "attack", "photos", *TINY]
+    command += ["--center", "0.4", "--steps", "30", "--batch", "1", "--json"]
+    with subprocess.Popen(
+        command, cwd=here, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            end = time.monotonic() + 120
+            while len(list((here / "runs").glob("*/*-figure.png"))) < 2:
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < end, "no photo was finished"
+                time.sleep(0.02)
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_ends_the_run_and_keeps_what_is_finished(
+    number: signal.Signals, code: int, word: str, here: Path, latcli_environment: dict[str, str], latcli: Latcli
+) -> None:
+    with at_work(here, latcli_environment) as process:
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout, stderr) == (code, "", f"{word}\n")
+    shown = latcli("runs", "show", "latest", "--json").json
+    assert (shown["status"], shown["exit_code"]) == ("interrupted", code)
+    kept = {row["name"] for row in shown["artifacts"]}
+    stems = [Path(image["image"]).stem for image in shown["images"]]
+    assert 1 <= len(stems) < 40
+    assert {f"{stem}-{kind}.png" for stem in stems for kind in ("adversarial", "mask", "difference")} <= kept
+    assert latcli("runs", "verify").code == 0
+
+
+@pytest.mark.slow
+def test_after_a_kill_the_next_command_marks_the_run_as_crashed(
+    here: Path, latcli_environment: dict[str, str], latcli: Latcli
+) -> None:
+    with at_work(here, latcli_environment) as process:
+        process.kill()
+        process.communicate(timeout=60)
+    assert latcli("attack", "photos/000.png", *CENTER).code == 0
+    first, last = latcli("runs", "list", "--json").json["runs"][::-1]
+    assert (first["status"], last["status"]) == ("crashed", "completed")
+    checked = latcli("runs", "verify", "--json").json
+    assert {problem["fault"] for problem in checked["problems"]} <= {"stray"}
+
+
+# Weights that want to run code
+
+
+class Bomb:
+    """Unpickled without care, it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
+@pytest.mark.parametrize("option", ["--classifier-weights", "--detector-weights"])
+def test_a_pickle_that_wants_to_run_code_does_not_run(name: str, option: str, latcli: Latcli, here: Path) -> None:
+    import torch
+
+    save_photo(here / "a.png")
+    torch.save({"state_dict": Bomb(here / "ran")}, here / name)
+    where = ("--center", "0.4") if option == "--classifier-weights" else ("--detector", "mobilenet")
+    done = latcli("attack", "a.png", *QUICK, *where, option, name)
+    assert done.code == ExitCode.FAILURE
+    assert name in done.error[0]
+    assert not (here / "ran").exists()
+    with (here / name).open("rb") as file:
+        torch.load(file, weights_only=False)
+    assert (here / "ran").exists()
+
+
+# Names
+
+HOSTILE = [
+    b"line\nbreak.png",
+    b"\x1b[31mred\x1b]0;title\x07.png",
+    b"[red]markup [link=x]y.png",
+    b"<img src=x onerror=alert(1)>.png",
+    b"$(touch ran) `touch ran`; touch ran.png",
+    b"caf\xe9 \xff\xfe.png",
+    "\u202egnp.exe\u200b.png".encode(),
+    ("\u8c93" * 80).encode() + b".png",
+    b"x" * 251 + b".png",
+    b"..png",
+    b"--help.png",
+    b"%s%n{0}.png",
+]
+
+
+def test_hostile_names_of_photos_do_no_harm(latcli: Latcli, here: Path) -> None:
+    photo = save_photo(here / "a.png").read_bytes()
+    (here / "photos").mkdir()
+    for name in HOSTILE:
+        (here / "photos" / os.fsdecode(name)).write_bytes(photo)
+    (here / "photos" / "broken [red]\x1b[31m\n.png").write_bytes(b"")
+    shown = latcli("attack", "photos", *CENTER)
+    assert shown.code == ExitCode.FAILURE
+    assert is_plain(shown.out), shown.out
+    (line,) = shown.err.splitlines()
+    assert line == r"error: photos/broken [red]\x1b[31m\n.png is empty (0 bytes)"
+    done = latcli("attack", "photos", *CENTER, "--json")
+    images = done.json["images"]
+    assert len(images) == len(HOSTILE) - 1  # a name that begins with a dot is hidden
+    files = [Path(path) for image in images for path in image["files"].values()]
+    assert len(set(files)) == 3 * len(images)
+    for path in files:
+        assert path.is_file()
+        assert re.fullmatch(r"[\w.-]+", path.name), path.name
+    for command in (("show", "latest"), ("verify",), ("list",)):
+        found = latcli("runs", *command)
+        assert found.code == 0
+        assert is_plain(found.out), found.out
+    assert not (here / "ran").exists()
+
+
+def test_names_of_files_are_safe_distinct_and_not_too_long() -> None:
+    given = [os.fsdecode(b"photos/" + name) for name in HOSTILE]
+    given += ["x/a.png", "y/a.jpg", "z/A.png", "stdin", "./stdin", "stdin.png", "a/", "é" * 200]
+    given += [f"{folder}/{'貓' * 100}.png" for folder in "xy"]
+    names = file_names(given)
+    assert len({name.casefold() for name in names}) == len(given)
+    for name in names:
+        assert re.fullmatch(r"[\w.-]+", name)
+        assert not name.startswith(".")
+        assert len(os.fsencode(f"{name}-adversarial.png")) <= 255
+
+
+# The real classifier on real photos
+
+
+@pytest.mark.slow
+def test_real_photos_are_fooled_by_their_backgrounds(latcli: Latcli, here: Path) -> None:
+    photos = package_photos()
+    bus, officer = attacked(latcli, *photos, "--steps", "10", "--check-success", "--no-figures")["images"]
+    assert bus["label"]["name"] == "minibus"
+    assert officer["label"]["name"] in {"academic gown", "military uniform"}
+    for photo, image in zip(photos, (bus, officer), strict=True):
+        assert image["fooled"]
+        assert image["adversarial"]["confidence"] < image["clean"]["confidence"] / 100
+        change = np.abs(levels_of(image["files"]["adversarial"]).astype(int) - levels_of(photo)).max(axis=2)
+        assert change[levels_of(image["files"]["mask"]) > 0].max() == 0
+        assert change.max() == 8
+    stopped = attacked(latcli, *photos, "--detector", "cam", "--stop", "top10", "--no-figures")["images"]
+    assert all(image["adversarial"]["rank"] > 10 for image in stopped)

@@ -1,0 +1,457 @@
+"""The whole way of a photo: what may change, what changed, and that the score is that of the saved bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_model import CLASSES, CROP, RESIZE, TinyNet, blobs
+
+from latcli.engine import registry
+from latcli.engine.attacks.pgd import pgd
+from latcli.engine.attacks.settings import AttackSettings
+from latcli.engine.detectors.base import Box, Detection, Target
+from latcli.engine.images import Photo, decode_photo, encode_png
+from latcli.engine.models.classifier import Classifier
+from latcli.engine.objects import ObjectFinder, ObjectSettings
+from latcli.engine.photos import Located, PhotoAttacker, PhotoResult, PhotoSettings, batches, passes
+from latcli.errors import ContractError, ExitCode, LatcliError, UsageError
+from latcli.results import Label
+
+NAMES = TinyNet.class_names
+#: x0, y0, x1, y1 of the object, unless a test says otherwise.
+MIDDLE = (12.0, 10.0, 28.0, 26.0)
+
+
+def photo_of(height: int = 40, width: int = 44, seed: int = 0) -> Photo:
+    return decode_photo(encode_png(blobs(height, width, seed)), f"{seed}.png")
+
+
+def label_of(index: int) -> Label:
+    return Label(index, NAMES[index], "given")
+
+
+def attacker_of(
+    *boxes: tuple[float, float, float, float],
+    search: AttackSettings | None = None,
+    objects: ObjectSettings | None = None,
+    **settings: Any,
+) -> PhotoAttacker:
+    finder = ObjectFinder(objects or ObjectSettings(boxes=boxes or (MIDDLE,)))
+    classifier = Classifier("tiny", TinyNet(), TinyNet.preprocessing, NAMES, "tiny")
+    return PhotoAttacker(classifier, finder, pgd, PhotoSettings(attack=search or AttackSettings(steps=12), **settings))
+
+
+def attack(attacker: PhotoAttacker, photo: Photo, label: int | None = None) -> PhotoResult:
+    located = attacker.locate(photo, None if label is None else label_of(label))
+    return attacker.attack_batch([attacker.threat(located)])[0]
+
+
+def change_of(result: PhotoResult) -> np.ndarray:
+    """The largest change of each pixel, in levels, from the bytes that were saved."""
+    saved = np.asarray(Image.open(io.BytesIO(result.adversarial_png)))
+    return np.abs(saved.astype(int) - result.located.photo.levels_HWC).max(axis=2)
+
+
+def probabilities(png: bytes, resize: bool = True) -> np.ndarray:
+    """What the network says of a file, by PIL and numpy alone."""
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    if resize:
+        short = min(image.size)
+        image = image.resize((image.width * RESIZE // short, image.height * RESIZE // short), Image.Resampling.BILINEAR)
+        left, top = round((image.width - CROP) / 2), round((image.height - CROP) / 2)
+        image = image.crop((left, top, left + CROP, top + CROP))
+    x_1CHW = torch.from_numpy(np.asarray(image).astype(np.float32) / 255).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        found: np.ndarray = TinyNet()(x_1CHW).double().softmax(dim=1)[0].numpy()
+    return found
+
+
+# The background changes, the object does not
+
+
+def test_the_background_changes_by_at_most_epsilon_and_the_object_not_at_all() -> None:
+    result = attack(attacker_of(epsilon=8 / 255), photo_of())
+    change = change_of(result)
+    assert change[10:26, 12:28].max() == 0
+    assert change.max() == 8
+    assert (result.change.linf_inside, result.change.linf_outside) == (0.0, pytest.approx(8 / 255))
+    assert result.change.altered == pytest.approx(np.count_nonzero(change) / change.size)
+    assert result.located.mask_HW[10:26, 12:28].min() == 255
+    assert result.located.mask_HW.sum() == 16 * 16 * 255
+    assert result.located.object_share == pytest.approx(16 * 16 / (40 * 44))
+    assert result.threat.background_share == pytest.approx(1 - result.located.object_share)
+
+
+def test_the_attack_fools_the_classifier_and_leaves_it_as_it_was() -> None:
+    attacker = attacker_of(epsilon=16 / 255)
+    before = {name: value.clone() for name, value in attacker.classifier.state_dict().items()}
+    results = [attack(attacker, photo_of(seed=seed)) for seed in range(6)]
+    assert sum(result.fooled for result in results) >= 5
+    for result in results:
+        assert result.was_right
+        assert result.located.label.source == "prediction"
+        assert result.adversarial.confidence < result.located.clean.confidence
+    assert not attacker.classifier.training
+    assert all(torch.equal(value, before[name]) for name, value in attacker.classifier.state_dict().items())
+    assert all(parameter.grad is None for parameter in attacker.classifier.parameters())
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("size", [(40, 44), (41, 97), (120, 50), (20, 20), (1, 1), (7, 3)])
+def test_the_score_is_that_of_the_saved_bytes(size: tuple[int, int], seed: int) -> None:
+    photo = photo_of(*size, seed=seed)
+    result = attack(attacker_of((0, 0, 1, 1), region="all"), photo, label=5)
+    said, found = result.adversarial, probabilities(result.adversarial_png)
+    assert said.index == found.argmax()
+    assert (said.confidence, said.p_prediction) == (
+        pytest.approx(found[5], abs=1e-6),
+        pytest.approx(found.max(), abs=1e-6),
+    )
+    assert said.rank == 1 + np.count_nonzero(found > found[5])
+    assert said.loss == pytest.approx(-np.log(found[5]), abs=1e-5)
+    assert [guess.index for guess in said.top] == list(found.argsort()[::-1][:5])
+    clean = probabilities(encode_png(photo.levels_HWC))
+    assert result.located.clean.confidence == pytest.approx(clean[5], abs=1e-6)
+    assert result.located.clean.index == clean.argmax()
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(result.adversarial_png))), result.adversarial_HWC)
+
+
+def test_an_attack_that_leaves_the_epsilon_matrix_is_stopped() -> None:
+    attacker = attacker_of()
+    attacker.attack = lambda model, x_BCHW, *_: (x_BCHW + 0.5).clamp(0, 1)  # type: ignore[assignment]
+    with pytest.raises(ContractError):
+        attack(attacker, photo_of())
+
+
+@pytest.mark.parametrize(("change", "levels"), [(0.6, 1), (0.4, 0), (-0.6, -1), (-0.4, 0), (2.5001, 3)])
+def test_changes_are_rounded_to_the_nearest_level_not_cut_off(change: float, levels: int) -> None:
+    attacker = attacker_of()
+    attacker.attack = lambda model, x, y, eps, *_: x + change / 255 * (eps > 0)  # type: ignore[assignment]
+    result = attack(attacker, photo_of())
+    found = result.adversarial_HWC.astype(int) - result.located.photo.levels_HWC
+    assert set(found[result.threat.allowed_HW > 0].ravel()) == {levels}
+
+
+def test_a_classifier_that_returns_nan_is_refused() -> None:
+    attacker = attacker_of()
+    attacker.classifier.net.head.bias.data[0] = float("nan")  # type: ignore[union-attr, index]
+    with pytest.raises(LatcliError, match="tiny returns NaN or infinite logits"):
+        attacker.locate(photo_of())
+
+
+# Labels and targets
+
+
+def test_a_photo_that_is_classified_wrongly_is_judged_by_its_label_and_is_not_fooled() -> None:
+    photo = photo_of()
+    label = (attacker_of().locate(photo).clean.index + 1) % CLASSES
+    result = attack(attacker_of(search=AttackSettings(steps=1), epsilon=1 / 255), photo, label)
+    found = probabilities(result.adversarial_png)
+    assert result.adversarial.confidence == pytest.approx(found[label], abs=1e-6)
+    assert result.adversarial.rank == 1 + np.count_nonzero(found > found[label]) > 1
+    assert (result.was_right, result.fooled, result.succeeded) == (False, False, False)
+
+
+def test_the_label_is_what_the_attack_leaves() -> None:
+    photo = photo_of()
+    label = int(probabilities(encode_png(photo.levels_HWC)).argsort()[-2])
+    result = attack(attacker_of(epsilon=16 / 255), photo, label)
+    assert result.adversarial.confidence < result.located.clean.confidence / 3
+
+
+def test_a_target_is_reached_and_its_probability_said() -> None:
+    photo = photo_of()
+    target = int(probabilities(encode_png(photo.levels_HWC)).argsort()[-3])
+    search = AttackSettings(steps=40)
+    result = attack(attacker_of(search=search, epsilon=32 / 255, target=label_of(target)), photo)
+    found = probabilities(result.adversarial_png)
+    assert result.adversarial.index == target == found.argmax()
+    assert (result.reached, result.succeeded, result.fooled) == (True, True, True)
+    assert result.p_target == pytest.approx(found[target], abs=1e-6)
+    result = attack(attacker_of(search=AttackSettings(steps=1), epsilon=1 / 255, target=label_of(target)), photo)
+    assert (result.reached, result.succeeded) == (False, False)
+
+
+def test_the_class_of_a_photo_is_no_target() -> None:
+    attacker = attacker_of(target=label_of(5))
+    with pytest.raises(UsageError, match=r"the target 'class 5' is the class of 0\.png itself"):
+        attacker.locate(photo_of(), label_of(5))
+    assert attacker.locate(photo_of(), label_of(6)).label.index == 6
+
+
+# What may change
+
+
+def test_an_object_that_fills_the_frame_is_reported_and_not_attacked() -> None:
+    attacker = attacker_of((0, 0, 44, 40))
+    with pytest.raises(LatcliError, match=r"nothing is left to change in 0\.png: the object .* whole photo") as caught:
+        attacker.threat(attacker.locate(photo_of()))
+    assert "robustness" in caught.value.hint
+    assert caught.value.exit_code == ExitCode.FAILURE
+
+
+def test_what_the_classifier_does_not_see_is_left_alone() -> None:
+    """Of a photo five times as wide as high it sees the middle alone."""
+    wide = photo_of(40, 200)
+    unseen = attacker_of((50, 0, 150, 40))
+    with pytest.raises(LatcliError, match="lies outside what the classifier sees"):
+        unseen.threat(unseen.locate(wide))
+    result = attack(attacker_of((90, 0, 110, 40)), wide)
+    assert result.threat.background_share == pytest.approx(0.9)
+    assert 0 < result.threat.visible_share < 0.9
+    changed = change_of(result)
+    assert changed[:, :75].max() == changed[:, 125:].max() == 0
+    assert changed.max() > 0
+
+
+def test_regions_say_what_may_change() -> None:
+    attacker, photo = attacker_of(), photo_of()
+    inside = np.zeros((40, 44), dtype=bool)
+    inside[10:26, 12:28] = True
+    located = attacker.locate(photo)
+    window = np.zeros_like(inside)
+    window[located.window] = True
+    for region, expected in (("background", ~inside), ("foreground", inside), ("all", np.ones_like(inside))):
+        threat = attacker.threat(located, region)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(threat.allowed_HW, 8 * (expected & window))
+        assert threat.background_share == pytest.approx(expected.mean())
+
+
+@pytest.mark.parametrize("size", [(40, 44), (40, 90), (90, 40), (50, 500)])
+def test_a_random_region_is_as_large_as_the_background_where_the_classifier_looks(size: tuple[int, int]) -> None:
+    height, width = size
+    box = (0.4 * width, 0.2 * height, 0.6 * width, 0.8 * height)
+    moved = 0
+    for seed in range(5):
+        attacker = attacker_of(box, seed=seed)
+        located = attacker.locate(photo_of(*size))
+        background, random = (attacker.threat(located, region) for region in ("background", "random"))
+        assert random.visible_share == background.visible_share
+        assert random.background_share == background.background_share
+        assert np.count_nonzero(random.allowed_HW) == np.count_nonzero(background.allowed_HW)
+        moved += not np.array_equal(random.allowed_HW, background.allowed_HW)
+    assert moved >= 4
+
+
+def test_a_patch_is_a_small_square_of_any_value_in_the_background() -> None:
+    attacker = attacker_of()
+    located = attacker.locate(photo_of())
+    threat = attacker.threat(located, "patch", 1.0)
+    rows, columns = np.nonzero(threat.allowed_HW)
+    assert (np.ptp(rows), np.ptp(columns)) == (4, 4)  # 5 x 5 are 2 % of the 36 x 36 that the classifier sees
+    assert set(threat.allowed_HW[threat.allowed_HW > 0]) == {255}
+    result = attacker.attack_batch([threat])[0]
+    changed = change_of(result)
+    assert changed[threat.allowed_HW == 0].max() == 0
+    assert changed.max() > 100
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "levels"), [(1 / 256, None), (1e-9, None), (1 / 255, 1), (0.031, 7), (0.0313, 7), (1.0, 255)]
+)
+def test_epsilon_is_rounded_down_to_whole_levels(epsilon: float, levels: int | None) -> None:
+    attacker = attacker_of(epsilon=epsilon)
+    located = attacker.locate(photo_of())
+    if levels is None:
+        with pytest.raises(UsageError, match="less than one 8-bit level"):
+            attacker.threat(located)
+    else:
+        assert attacker.threat(located).allowed_HW.max() == levels
+
+
+def test_the_l2_radius_holds_for_the_saved_photo() -> None:
+    search = AttackSettings(steps=12, norm="l2", radius=0.4)
+    result = attack(attacker_of(search=search, epsilon=1.0), photo_of())
+    saved = np.asarray(Image.open(io.BytesIO(result.adversarial_png))).astype(int)
+    length = np.sqrt(np.square(saved - result.located.photo.levels_HWC).sum()) / 255
+    assert result.change.l2 == pytest.approx(length)
+    assert 0.28 < length <= 0.4
+
+
+def test_at_model_resolution_the_saved_photo_has_the_networks_size() -> None:
+    result = attack(attacker_of((0, 0, 5, 5), at_model_resolution=True), photo_of(60, 80))
+    assert result.adversarial_HWC.shape == (CROP, CROP, 3)
+    assert result.located.photo.notes[-1] == f"resized to {CROP} px"
+    found = probabilities(result.adversarial_png, resize=False)
+    assert result.adversarial.confidence == pytest.approx(found[result.located.label.index], abs=1e-6)
+    assert attack(attacker_of((0, 0, 5, 5)), photo_of(60, 80)).adversarial_HWC.shape == (60, 80, 3)
+
+
+def test_a_photo_of_more_pixels_than_the_grid_keeps_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    from latcli.engine import photos
+
+    monkeypatch.setattr(photos, "make_grid", lambda levels, allowed: coarse(levels, allowed, 900))
+    from latcli.engine.canvas import make_grid as coarse
+
+    result = attack(attacker_of((20, 20, 61, 61)), photo_of(97, 101))
+    changed = change_of(result)
+    assert changed[20:61, 20:61].max() == 0
+    assert changed.max() <= 8
+    assert result.adversarial_HWC.shape == (97, 101, 3)
+
+
+@pytest.mark.parametrize("rank", [1, 10])
+def test_an_attack_that_stops_early_has_reached_its_rank_in_the_saved_file(rank: int) -> None:
+    attacker = attacker_of(search=AttackSettings(steps=60, stop_rank=rank), epsilon=48 / 255)
+    for seed in range(4):
+        assert attack(attacker, photo_of(seed=seed)).adversarial.rank > rank
+
+
+# The smallest epsilon
+
+
+def test_the_smallest_epsilon_fools_and_one_level_less_does_not() -> None:
+    attacker = attacker_of(search=AttackSettings(steps=15))
+    located = [attacker.locate(photo_of(seed=seed)) for seed in range(4)]
+    for one, (result, epsilon) in zip(located, attacker.smallest_epsilon(located, "background", 64 / 255), strict=True):
+        assert epsilon is not None
+        assert (result.fooled, result.threat.epsilon) == (True, epsilon)
+        level = round(255 * epsilon)
+        assert level / 255 == epsilon
+        assert change_of(result).max() <= level
+        assert probabilities(result.adversarial_png).argmax() != one.label.index
+        search = AttackSettings(steps=15, stop_rank=1, stop_margin=0.25)
+        if level > 1:
+            less = attacker.attack_batch([attacker.threat(one, "background", (level - 1) / 255)], search)[0]
+            assert not less.fooled
+
+
+def test_without_a_smallest_epsilon_the_largest_is_what_was_tried() -> None:
+    attacker = attacker_of(search=AttackSettings(steps=1))
+    wrong = (attacker.locate(photo_of()).clean.index + 1) % CLASSES
+    located = [attacker.locate(photo_of()), attacker.locate(photo_of(), label_of(wrong))]
+    for result, epsilon in attacker.smallest_epsilon(located, "background", 1.5 / 255):
+        assert (epsilon, result.fooled, result.threat.epsilon) == (None, False, 1 / 255)
+
+
+def test_bisection_finds_a_known_threshold() -> None:
+    """An attack that adds epsilon to red, on a classifier that changes its mind at 105 levels of red."""
+
+    class Red(torch.nn.Module):
+        def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+            red_B = x_BCHW[:, 0].mean(dim=(1, 2)) - 104.5 / 255
+            return torch.stack([-red_B, red_B] + [-torch.ones_like(red_B)] * (CLASSES - 2), dim=1)
+
+    attacker = attacker_of(objects=ObjectSettings(center=0.0))
+    attacker.classifier.net = Red()
+    attacker.attack = lambda model, x, y, eps, *_: x + eps  # type: ignore[assignment]
+    levels = [90, 97, 104, 105]
+    photos = [Photo(str(red), np.full((30, 30, 3), red, np.uint8), str(red)) for red in levels]
+    found = attacker.smallest_epsilon([attacker.locate(photo, label_of(0)) for photo in photos], "all", 16 / 255)
+    assert [None if epsilon is None else round(255 * epsilon) for _, epsilon in found] == [15, 8, 1, None]
+    assert [result.threat.epsilon for result, _ in found][3] == 16 / 255
+
+
+# Seeds and batches
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others() -> None:
+    pngs = [attack(attacker_of(seed=seed), photo_of()).adversarial_png for seed in (3, 3, 4)]
+    assert pngs[0] == pngs[1] != pngs[2]
+
+
+def test_a_photo_comes_out_of_a_batch_as_alone_but_for_noise() -> None:
+    attacker = attacker_of(objects=ObjectSettings(center=0.4))
+    sizes = [(40, 44), (61, 33), (20, 20), (35, 90)]
+    located = [attacker.locate(photo_of(*size, seed=seed), label_of(seed)) for seed, size in enumerate(sizes)]
+    threats = [attacker.threat(one) for one in located]
+    for threat, together in zip(threats, attacker.attack_batch(threats), strict=True):
+        alone = attacker.attack_batch([threat])[0]
+        assert together.adversarial.confidence == pytest.approx(alone.adversarial.confidence, rel=0.02)
+        assert together.adversarial.rank == alone.adversarial.rank
+
+
+def test_the_random_start_of_a_photo_depends_on_its_bytes_not_its_name() -> None:
+    one = photo_of()
+    renamed, other = replace(one, name="renamed.png"), replace(one, sha256="other")
+    pngs = [
+        attack(attacker_of(search=AttackSettings(steps=1)), photo).adversarial_png for photo in (one, renamed, other)
+    ]
+    assert pngs[0] == pngs[1] != pngs[2]
+
+
+def test_photos_are_grouped_in_order_by_number_and_by_canvas_and_not_before_their_turn() -> None:
+    def grouped(sizes: list[tuple[int, int]], most: int, pixels: int) -> list[int]:
+        photos: Iterator[Any] = (SimpleNamespace(size=size) for size in sizes)
+        return [len(group) for group in batches(photos, most, pixels)]
+
+    assert grouped([(10, 10)] * 5, 2, 10_000) == [2, 2, 1]
+    assert grouped([(10, 10)] * 5, 8, 300) == [3, 2]
+    assert grouped([(10, 40), (40, 10)], 8, 1_000) == [1, 1]  # their canvas is as wide and as high as both
+    assert grouped([(10, 40), (10, 40)], 8, 1_000) == [2]
+    assert grouped([(10, 10), (100, 100), (10, 10)], 8, 300) == [1, 1, 1]
+    assert grouped([], 8, 300) == []
+    loaded: list[int] = []
+
+    def load() -> Iterator[Any]:
+        for number in range(20):
+            loaded.append(number)
+            yield SimpleNamespace(size=(10, 10))
+
+    assert len(next(batches(load(), 4, 10_000))) == 4
+    assert len(loaded) <= 5
+
+
+# What else is asked of it
+
+
+def test_the_object_alone_is_the_photo_with_a_black_background() -> None:
+    attacker = attacker_of()
+    one = attacker.locate(photo_of())
+    levels, said = attacker.object_only(one)
+    np.testing.assert_array_equal(levels[10:26, 12:28], one.photo.levels_HWC[10:26, 12:28])
+    assert levels.sum() == one.photo.levels_HWC[10:26, 12:28].sum()
+    assert said.confidence == pytest.approx(probabilities(encode_png(levels))[one.label.index], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "expected"),
+    [
+        ("pgd", AttackSettings(steps=7), (7, 0)),
+        ("pgd", AttackSettings(steps=7, restarts=3), (21, 4)),
+        ("fgsm", AttackSettings(), (1, 0)),
+        ("apgd-ce", AttackSettings(steps=5), (6, 0)),
+        ("apgd-t", AttackSettings(steps=5), (54, 1)),
+        ("square", AttackSettings(steps=5), (0, 5)),
+    ],
+)
+def test_the_passes_of_an_attack_are_counted(name: str, settings: AttackSettings, expected: tuple[int, int]) -> None:
+    assert passes(registry.load("attack", name), settings, CLASSES) == expected
+
+
+def test_the_time_of_an_attack_is_that_of_its_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from latcli.engine import photos
+
+    monkeypatch.setattr(photos, "_seconds_of", lambda work: work() or (2.0 if "gradient" in work.__name__ else 0.5))
+    attacker = attacker_of(search=AttackSettings(steps=5))
+    attacker.attack = registry.load("attack", "apgd-t")
+    assert attacker.seconds(attacker.threat(attacker.locate(photo_of()))) == 54 * 2.0 + 0.5
+
+
+def test_a_found_object_without_the_classifiers_evidence_gets_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    from latcli.engine import photos
+
+    class Finds:
+        name, fingerprint, depends_on_target = "saliency", None, False
+
+        def detect(self, photo: Photo, target: Target) -> Detection:
+            return Detection((Box(*MIDDLE, 0.9, target.name),))
+
+    def located(share: float, lift: float) -> Located:
+        monkeypatch.setattr(photos, "evidence_inside", lambda *_: (share, lift))
+        attacker = attacker_of()
+        attacker.finder = ObjectFinder(ObjectSettings(detector="saliency"), [Finds()])
+        return attacker.locate(photo_of())
+
+    (note,) = located(0.07, 0.9).notes
+    assert note.startswith("7 % of the classifier's evidence")
+    assert located(0.5, 2.0).notes == ()
+    assert located(0.5, 2.0).evidence == (0.5, 2.0)
