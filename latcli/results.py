@@ -764,7 +764,7 @@ _NOT_COMPARED = frozenset(
     {
         *("seed", "notes", "precision", "devices", "nodes", "checkpoint_every", "test_every", "epochs", "preset"),
         *("score_images", "score_steps", "dataset", "dataset_folder", "masks", "detector_weights", "found_by"),
-        "classifier_weights",
+        *("classifier_weights", "class_names"),
     }
 )
 

@@ -241,8 +241,8 @@ def test_an_evaluation_goes_on_with_the_same_masks_alone(
     [
         (("no_green",), {}, "photo_victims:no_green has no class 'green', which folder:.*set has"),
         (("four", "larger"), {}, r"four takes the middle 32 of a photo resized to 32 .*, .*larger takes the middle 40"),
-        (("four",), {"boxes": "best"}, "--boxes is of no use where no detector looks"),
-        (("four",), {"mask_from": "center"}, "--masks is of no use to --mask-from center"),
+        (("four",), {"boxes": "best"}, "--boxes is not used where no detector looks"),
+        (("four",), {"mask_from": "center"}, "--masks is not used with --mask-from center"),
         (("four",), {"mask_from": "folder", "masks": None}, "--mask-from folder needs the folder"),
         (("four",), {"dataset": "mnist-5k"}, "--masks is of no use to mnist-5k"),
         (("four",), {"dataset": "mnist-5k", "masks": None, "mask_from": "detector"}, "needs photos"),

@@ -133,7 +133,9 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
         "models": list(names),
         "entries": to_json([one.entry for one in models]),
         "contenders": [one.entry.id for one in contenders],
-        **{name: to_json(value) for name in ClassifierOptions.__dataclass_fields__ if (value := getattr(options, name))},
+        **{
+            name: to_json(value) for name in ClassifierOptions.__dataclass_fields__ if (value := getattr(options, name))
+        },
         "seeds": options.seeds,
         "precision": session.precision,
         "threads": torch.get_num_threads(),

@@ -560,7 +560,8 @@ def _keep_model(store: Store, stored: Run, job: Job, trainer: Trainer) -> Path:
         epsilon=job.settings.epsilon if job.settings.is_adversarial else 0.0,
         steps=job.settings.steps,
         preprocessing=trainer.net.preprocessing if isinstance(trainer.net, FineTuned) else None,
-        normalization=trainer.net.normalization if isinstance(trainer.net, FineTuned) else None,
+        mean=tuple(job.objects.mean),
+        std=tuple(job.objects.std),
     )
     path = stored.write_artifact(CHECKPOINT, pack_classifier(weights, info), "checkpoint")
     model = store.record_model(

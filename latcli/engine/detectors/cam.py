@@ -189,7 +189,8 @@ def _forward(classifier: Classifier, x_1Chw: torch.Tensor) -> tuple[torch.Tensor
             last[:] = [output]
 
     # A normalised image is no evidence that a network has found.
-    layers = [module for module in classifier.net.modules() if not isinstance(module, Normalize)]
+    hidden = (Normalize, torch.jit.ScriptModule)  # scripted layers take no hooks
+    layers = [module for module in classifier.net.modules() if not isinstance(module, hidden)]
     hooks = [module.register_forward_hook(keep) for module in layers]
     try:
         logits_1K = classifier(x_1Chw)

@@ -18,9 +18,10 @@ from torch import nn
 
 from latcli.engine import registry
 from latcli.engine.models.classifier import Classifier, GreyInput
-from latcli.engine.models.finetuning import fine_tuned_without_weights, is_classifier_name
+from latcli.engine.models.finetuning import fine_tuned_without_weights, is_classifier_name, is_library_name
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.models.small import Architecture
+from latcli.engine.models.source import ClassifierSource
 from latcli.engine.models.weights import check_readable, load_into, require_fit, state_dict_sha256
 from latcli.errors import WeightsError
 from latcli.results import DocumentError, read, to_json
@@ -37,7 +38,7 @@ _Net = TypeVar("_Net", bound=nn.Module)
 class CheckpointInfo:
     """What a checkpoint says of its network. `image_shape` is (C, H, W); `dataset_fingerprint` a sha256.
 
-    preprocessing, normalization (mean and deviation of the channels): of a network that was fine-tuned.
+    preprocessing: of a network that was fine-tuned; mean, std: of its normalisation, where the user gave them.
     """
 
     architecture: str
@@ -49,7 +50,8 @@ class CheckpointInfo:
     epsilon: float
     steps: int
     preprocessing: Preprocessing | None = None
-    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 def pack(kind: str, tensors: Mapping[str, torch.Tensor], description: Mapping[str, Any]) -> bytes:
@@ -112,8 +114,9 @@ def open_checkpoint(path: Path) -> Classifier:
     info = _info(document, path)
     classes = len(info.class_names)
     if is_classifier_name(info.architecture):
-        described = (info.preprocessing, info.normalization)
-        tuned = _fitted(partial(fine_tuned_without_weights, info.architecture, classes, *described), state_dict, path)
+        described = (info.preprocessing, ClassifierSource(mean=info.mean, std=info.std))
+        make = partial(fine_tuned_without_weights, info.architecture, classes, *described)
+        tuned = _fitted(make, state_dict, path, by_library=is_library_name(info.architecture))
         return Classifier(
             str(path), tuned, tuned.preprocessing, info.class_names, weights_sha256=state_dict_sha256(state_dict)
         )
@@ -126,12 +129,18 @@ def open_checkpoint(path: Path) -> Classifier:
     return Classifier(str(path), net, Preprocessing(side, side), info.class_names, weights_sha256=sha256)
 
 
-def _fitted(make: Callable[[], _Net], state_dict: Mapping[str, torch.Tensor], path: Path) -> _Net:
-    """The network with the weights. It is made without memory first: what a header names may be of any size."""
+def _fitted(
+    make: Callable[[], _Net], state_dict: Mapping[str, torch.Tensor], path: Path, *, by_library: bool = True
+) -> _Net:
+    """The network with the weights.
+
+    One that a library builds is made without memory first: what a header names may be of any size.
+    """
     what = f"the weights of {path}"
     try:
-        with torch.device("meta"):
-            require_fit(make(), state_dict, what=what)
+        if by_library:
+            with torch.device("meta"):
+                require_fit(make(), state_dict, what=what)
         net = make()
     except (RuntimeError, ValueError, ArithmeticError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -17,7 +17,7 @@ from latcli.engine.labels import known_class
 from latcli.engine.models.classifier import Classifier, logits_in
 from latcli.engine.models.custom import named_by_user, named_classifier
 from latcli.engine.models.libraries import NETWORKS, LibraryNetwork, timm_network, torchvision_network
-from latcli.engine.models.preprocessing import Normalize, Preprocessing
+from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.models.source import AS_PUBLISHED, ClassifierSource
 from latcli.errors import UsageError
 
@@ -43,15 +43,6 @@ class FineTuned(nn.Module):
     def forward(self, x_BChw: torch.Tensor) -> torch.Tensor:
         """logits_BK of images in [0, 1] at the network's input size."""
         return logits_in(self.net(x_BChw))
-
-    @property
-    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """Mean and deviation of the channels, where they are taken off in front of the network."""
-        first = next(iter(self.net.children()), None)
-        if not isinstance(self.net, nn.Sequential) or not isinstance(first, Normalize):
-            return None
-        mean, std = (tuple(value.flatten().tolist()) for value in (first.mean, first.std))
-        return mean, std
 
 
 def is_classifier_name(architecture: str) -> bool:
@@ -95,26 +86,28 @@ def fine_tuned_without_weights(
     architecture: str,
     classes: int,
     preprocessing: Preprocessing | None = None,
-    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
     described: ClassifierSource = AS_PUBLISHED,
 ) -> FineTuned:
     """The network that `fine_tuned` makes of that classifier, with weights that mean nothing yet; downloads nothing.
 
-    `preprocessing` and `normalization` of a checkpoint take the place of the library's own, and so does what the user
-    describes. A classifier that is no library's has but
-    one way of being made, its own. Raises UsageError for a name that is no classifier's, and for code that the user
-    has not named.
+    `preprocessing` is that of a checkpoint; else the library's own, as the user describes it. A classifier that is no
+    library's has but one way of being made, its own. Raises UsageError for a name that is no classifier's, and for code
+    that the user has not named.
     """
     network = _library_network(architecture)
     if network is None:
-        made = _made(architecture, described)
+        size = preprocessing.size if preprocessing else described.input_size
+        made = _made(architecture, replace(described, input_size=size))
         net, own, old_classes = made.net, made.preprocessing, len(made.class_names)
     else:
-        own, old_classes = network.preprocessing, len(network.class_names) or 2
-        mean, std = normalization or (network.mean, network.std)
-        net = nn.Sequential(described.normalize(mean, std), network.build(old_classes))
-        own = described.preprocessing(own)
+        own, old_classes = described.preprocessing(network.preprocessing), len(network.class_names) or 2
+        net = nn.Sequential(described.normalize(network.mean, network.std), network.build(old_classes))
     return _with_head(net.requires_grad_(True), preprocessing or own, architecture, old_classes, [None] * classes)
+
+
+def is_library_name(architecture: str) -> bool:
+    """Whether a library builds the classifier, without its weights."""
+    return architecture in NETWORKS or architecture.partition(":")[0] in ("timm", "torchvision")
 
 
 def _library_network(architecture: str) -> LibraryNetwork | None:
