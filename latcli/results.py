@@ -763,7 +763,7 @@ class TrainResult:
 _NOT_COMPARED = frozenset(
     {
         *("seed", "notes", "precision", "devices", "nodes", "checkpoint_every", "test_every", "epochs", "preset"),
-        *("score_images", "score_steps", "dataset", "dataset_folder", "masks", "detector_weights", "found_by"),
+        *("score_images", "score_steps", "dataset", "dataset_folder", "masks", "detector_weights"),
         *("classifier_weights", "class_names"),
     }
 )

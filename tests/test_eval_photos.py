@@ -241,7 +241,7 @@ def test_an_evaluation_goes_on_with_the_same_masks_alone(
     [
         (("no_green",), {}, "photo_victims:no_green has no class 'green', which folder:.*set has"),
         (("four", "larger"), {}, r"four takes the middle 32 of a photo resized to 32 .*, .*larger takes the middle 40"),
-        (("four",), {"boxes": "best"}, "--boxes is not used where no detector looks"),
+        (("four",), {"boxes": "best"}, "--boxes is not used where no detector"),
         (("four",), {"mask_from": "center"}, "--masks is not used with --mask-from center"),
         (("four",), {"mask_from": "folder", "masks": None}, "--mask-from folder needs the folder"),
         (("four",), {"dataset": "mnist-5k"}, "--masks is of no use to mnist-5k"),

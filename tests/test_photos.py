@@ -415,25 +415,29 @@ def test_the_object_alone_is_the_photo_with_a_black_background() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "expected"),
     [
-        ("pgd", AttackSettings(steps=7), (7, 0)),
-        ("pgd", AttackSettings(steps=7, restarts=3), (21, 4)),
-        ("fgsm", AttackSettings(), (1, 0)),
-        ("apgd-ce", AttackSettings(steps=5), (6, 0)),
-        ("apgd-t", AttackSettings(steps=5), (54, 1)),
-        ("square", AttackSettings(steps=5), (0, 5)),
+        ("pgd", AttackSettings(steps=7), 7),
+        ("pgd", AttackSettings(steps=7, restarts=3), 25),
+        ("fgsm", AttackSettings(), 1),
+        ("apgd-ce", AttackSettings(steps=5), 6),
+        ("apgd-t", AttackSettings(steps=5), 55),
+        ("square", AttackSettings(steps=5), 5),
     ],
 )
-def test_the_passes_of_an_attack_are_counted(name: str, settings: AttackSettings, expected: tuple[int, int]) -> None:
+def test_the_passes_of_an_attack_are_counted(name: str, settings: AttackSettings, expected: int) -> None:
     assert passes(registry.load("attack", name), settings, CLASSES) == expected
 
 
-def test_the_time_of_an_attack_is_that_of_its_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from latcli.engine import photos
-
-    monkeypatch.setattr(photos, "_seconds_of", lambda work: work() or (2.0 if "gradient" in work.__name__ else 0.5))
-    attacker = attacker_of(search=AttackSettings(steps=5))
-    attacker.attack = registry.load("attack", "apgd-t")
-    assert attacker.seconds(attacker.threat(attacker.locate(photo_of()))) == 54 * 2.0 + 0.5
+@pytest.mark.parametrize(("name", "steps", "expected"), [("apgd-t", 5, 55), ("pgd", 40, 40), ("square", 9, 9)])
+def test_the_time_of_an_attack_is_its_passes_times_what_one_takes(
+    name: str, steps: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(1000))
+    attacker = attacker_of(search=AttackSettings(steps=steps))
+    attacker.attack = registry.load("attack", name)
+    threat = attacker.threat(attacker.locate(photo_of()))
+    assert attacker._passes == expected
+    monkeypatch.setattr("latcli.engine.photos.time.perf_counter", lambda: 0.5 * next(clock))
+    assert attacker.seconds(threat) == pytest.approx(0.5 * expected)
 
 
 def test_a_found_object_without_the_classifiers_evidence_gets_a_note(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ def test_the_page_works_in_a_browser(browser: Browser, file: Path, width: int, h
 
 
 def compare(page: Page) -> None:
-    id = f"photo-{sample.RUN}-1"
+    id = f"photo-{sample.RUN}-1-1"
     card = page.locator(f"[id='{id}']")
     card.scroll_into_view_if_needed()
     loaded = "e => e.complete && e.naturalWidth === 96"

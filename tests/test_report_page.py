@@ -163,6 +163,16 @@ def test_photos_can_be_chosen_and_sorted_by_what_their_cards_say() -> None:
     assert re.findall(r'data-after="([^"]+)"', text) == ["0.000169"] * 2
 
 
+def test_every_id_is_one_elements_alone_and_every_link_leads_to_one() -> None:
+    document = sample.report(sample.photo(), attacks=[sample.attack(sample.photo(), sample.photo())] * 2)
+    document["attacks"][1]["epsilon"] = 1 / 255
+    attributes = Seen(page_of(document)).attributes
+    ids = [value for key, value in attributes if key == "id"]
+
+    assert len(ids) == len(set(ids))
+    assert {value for key, value in attributes if key == "href"} <= {f"#{id}" for id in ids}
+
+
 def test_smallest_epsilons_are_bars() -> None:
     photos = [sample.photo(f"{levels}.jpg", smallest_epsilon=levels / 255) for levels in (4, 1)]
     text = page_of(sample.report(*photos))

@@ -122,13 +122,16 @@ def test_a_run_gives_its_document_a_model_and_numbers(train: Run, work: Path, la
 
 
 def test_its_next_commands_work_and_equal_seeds_give_equal_weights(train: Run, latcli: Run, digits: Path) -> None:
-    one, other = (document(train(*FAST, "--seed", "5", "--json")) for _ in range(2))
+    one, other = (document(train(*FAST, "--seed", "5", "--name", name, "--json")) for name in ("first", "second"))
     assert weights(one) == weights(other)
     assert weights(document(train(*FAST, "--seed", "6", "--json"))) != weights(one)
 
     command = next(one for one in other["next_commands"] if " attack " in one).replace("PHOTO", "tiny/test/0/0.png")
     attacked = document(latcli(*shlex.split(command)[1:], "--steps", "2", "--no-figures", "--json"))
     assert attacked["images"][0]["linf_inside"] == 0
+    by_name = [word if word != other["run"][-4:] else "second" for word in shlex.split(command)[1:]]
+    again = document(latcli(*by_name, "--steps", "2", "--no-figures", "--json"))
+    assert again["images"][0]["adversarial"] == attacked["images"][0]["adversarial"]
 
 
 def test_an_epoch_is_a_pass_over_the_images(train: Run) -> None:

@@ -109,6 +109,7 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
 
 
 def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
+    store.check_name(session.name)
     device = open_device(session.device)
     names, _ = named_models(options), _beside(options)  # what is wrong with them is said before any file is read
     dataset = full_name(options.dataset or usual_dataset(store, names) or registry.DEFAULT_DATASET)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from latcli.commands.resume import dataset_of, folder_of
-from latcli.commands.trained import CHECKPOINT, classifier_path, means_a_run
+from latcli.commands.trained import CHECKPOINT, classifier_path, named_run
 from latcli.engine import registry
 from latcli.engine.datasets.base import DatasetSource, TrainingData
 from latcli.engine.datasets.catalog import open_folder, open_training_data
@@ -59,7 +59,7 @@ def usual_dataset(store: Store, named: Iterable[str]) -> str | None:
     None where there is no such run. Raises UsageError for the id of a run that is not there, and for a folder that is
     gone.
     """
-    runs = [store.find_run(name) for name in named if means_a_run(name)]
+    runs = [row for name in named if (row := named_run(store, name)) is not None]
     for row in runs or store.runs(command="train", status="completed"):
         return dataset_of(row, None) or None
     return None

@@ -236,6 +236,8 @@ def _resume(store: Store, options: TrainOptions, session: Session, ranks: Ranks)
 
 def _new_job(options: TrainOptions, store: Store | None, session: Session) -> Job:
     """What these options mean. Raises UsageError, LatcliError."""
+    if store is not None:
+        store.check_name(session.name)
     device = open_device(session.device)
     if options.architecture is not None:
         check_architecture(options.architecture)
@@ -503,7 +505,8 @@ def _take_steps(job: Job, trainer: Trainer, keeper: _Keeper, log: TrainingLog) -
 
         def score_test_set() -> None:
             begun = time.monotonic()
-            log.on_point(score_point(trainer, between_pieces), time.monotonic() - begun)
+            point = score_point(trainer, between_pieces)
+            log.on_point(point, time.monotonic() - begun, _points_left(job, trainer.done))
 
         def after_step(step: int) -> None:
             if number := _common_signal(pending, trainer.ranks):
@@ -526,7 +529,9 @@ def _measure_every(settings: TrainSettings) -> int:
 
 def _points_left(job: Job, done: int) -> int:
     """How many times the test set will be scored on the way."""
-    return 0 if not job.test_every else -(-job.settings.steps // job.test_every) - done // job.test_every
+    if not job.test_every or done >= job.settings.steps:
+        return 0
+    return -(-job.settings.steps // job.test_every) - done // job.test_every
 
 
 def _attack_name(settings: TrainSettings) -> str:

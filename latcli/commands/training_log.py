@@ -41,7 +41,7 @@ class TrainingLog:
         self._steps, self._first, self._batch, self._scoring = steps, done, batch, scoring
         self._begun = time.monotonic()
         self._timed_from: tuple[float, int] | None = None
-        self._estimated = False
+        self._estimated = self._cost_shown = False
         self._last_line = done
         self._scored = 0.0
         self._paused = 0.0
@@ -83,8 +83,8 @@ class TrainingLog:
         if int(self._scored) > before:
             self._tick(int(self._scored) - before)
 
-    def on_point(self, point: ScorePoint, seconds: float) -> None:
-        """Take in a score of the test set, and how long it took to find. Raises StoreError."""
+    def on_point(self, point: ScorePoint, seconds: float, points_left: int) -> None:
+        """Take in a score of the test set and how long it took; so many more will come. Raises StoreError."""
         self._paused += seconds
         values = {
             "test_loss": point.loss,
@@ -97,7 +97,11 @@ class TrainingLog:
         text = f"step {point.step:,}: test loss {point.loss:.4f}, accuracy {100 * point.accuracy:.2f} %"
         if point.attacked_loss is not None and point.attacked_accuracy is not None:
             text += f"; attacked {point.attacked_loss:.4f}, {100 * point.attacked_accuracy:.2f} %"
-        self._line(f"{text} ({duration_text(seconds)})")
+        self._line(text)
+        if not self._cost_shown and points_left:
+            self._cost_shown = True
+            cost = f"scoring the test set took {duration_text(seconds)}; {points_left} more"
+            self._session.note(f"{cost} will take about {duration_text(points_left * seconds)}")
 
     def flush(self) -> None:
         """Write the numbers that have gathered. Raises StoreError."""

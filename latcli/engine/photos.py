@@ -8,9 +8,11 @@ Legend: B photos of a batch, H, W a photo's own size, h, w the classifier's inpu
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
+from statistics import median
 from typing import TypeVar
 
 import numpy as np
@@ -19,9 +21,7 @@ from PIL import Image
 
 from latcli.engine import localize
 from latcli.engine.attacks.contract import allowed_levels, run_attack
-from latcli.engine.attacks.objectives import objective_for
-from latcli.engine.attacks.pgd import input_gradient
-from latcli.engine.attacks.settings import Attack, AttackSettings
+from latcli.engine.attacks.settings import Attack, AttackSettings, Model, narrowed
 from latcli.engine.canvas import (
     MAX_GRID_PIXELS,
     Canvas,
@@ -175,7 +175,7 @@ class PhotoAttacker:
         return gradient_model(self.classifier, (3, *self.classifier.preprocessing.size), self.settings.precision)
 
     @cached_property
-    def _passes(self) -> tuple[int, int]:
+    def _passes(self) -> int:
         return passes(self.attack, self.settings.attack, len(self.classifier.class_names))
 
     def locate(self, photo: Photo, label: Label | None = None) -> Located:
@@ -277,21 +277,18 @@ class PhotoAttacker:
         return levels_HWC, self._score([Image.fromarray(levels_HWC)], [located.label.index])[0]
 
     def seconds(self, threat: Threat) -> float:
-        """How long the attack on one photo will take: the passes that it makes, times what one takes here, measured."""
-        grid = make_grid(threat.located.photo.levels_HWC, threat.allowed_HW)
-        canvas = make_canvas([grid], self.device)
-        view = self._view(canvas)
-        y_1 = torch.tensor([threat.located.label.index], device=self.device)
-
-        def gradient() -> None:
-            input_gradient(view, canvas.x_BCHW, y_1, objective_for(self.settings.attack))[0].sum().item()
-
-        def forward() -> None:
-            with torch.no_grad():
-                view(canvas.x_BCHW).sum().item()
-
-        gradients, forwards = self._passes
-        return gradients * _seconds_of(gradient) + (forwards * _seconds_of(forward) if forwards else 0.0)
+        """How long the attack on one photo will take: the time between its first passes, times their number."""
+        canvas = make_canvas([make_grid(threat.located.photo.levels_HWC, threat.allowed_HW)], self.device)
+        view = _Stopwatch(self._view(canvas))
+        y_1, seed_1 = torch.tensor([threat.located.label.index]), torch.tensor([0])
+        start = time.perf_counter()
+        try:
+            settings = self.settings.attack
+            self.attack(view, canvas.x_BCHW, y_1.to(self.device), canvas.eps_B1HW, settings, seed_1.to(self.device))
+        except _EnoughError:
+            spans = [later - earlier for earlier, later in pairwise(view.starts[1:])]
+            return self._passes * median(spans)
+        return time.perf_counter() - start
 
     def _result(self, threat: Threat, levels_HWC: np.ndarray) -> PhotoResult:
         png = encode_png(levels_HWC)
@@ -353,31 +350,39 @@ def batches(photos: Iterable[T], most: int, pixels: int = MAX_GRID_PIXELS) -> It
         yield group
 
 
-def passes(attack: Attack, settings: AttackSettings, classes: int) -> tuple[int, int]:
-    """How often an attack on one image asks for a gradient, and for logits alone, where it never succeeds.
+def passes(attack: Attack, settings: AttackSettings, classes: int) -> int:
+    """How often an attack on one image asks the model, where it never succeeds.
 
     Counted by running it on a small linear model that is sure of its label.
     """
-    counted = {True: 0, False: 0}
     weights_KN = torch.rand(classes, 3 * 16 * 16, generator=torch.Generator().manual_seed(0)) * 1e-3
     lead_K = torch.zeros(classes).index_fill(0, torch.tensor([1 if settings.targeted else 0]), 1e3)
-
-    def model(x_BCHW: torch.Tensor) -> torch.Tensor:
-        counted[torch.is_grad_enabled() and x_BCHW.requires_grad] += 1
-        return x_BCHW.flatten(1) @ weights_KN.T + lead_K
-
-    x_1CHW = torch.full((1, 3, 16, 16), 0.5)
-    eps_1CHW = torch.full((1, 1, 16, 16), 8 / 255)
-    attack(model, x_1CHW, torch.tensor([0]), eps_1CHW, replace(settings, stop_rank=0), torch.tensor([0]))
-    return counted[True], counted[False]
+    model = _Stopwatch(lambda x_BCHW: x_BCHW.flatten(1) @ weights_KN.T + lead_K, enough=None)
+    x_1CHW, eps_11HW = torch.full((1, 3, 16, 16), 0.5), torch.full((1, 1, 16, 16), 8 / 255)
+    attack(model, x_1CHW, torch.tensor([0]), eps_11HW, replace(settings, stop_rank=0), torch.tensor([0]))
+    return len(model.starts)
 
 
-def _seconds_of(work: Callable[[], None]) -> float:
-    """The second time of two, since the first one warms up."""
-    work()
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+class _EnoughError(Exception):
+    """Enough passes were timed."""
+
+
+class _Stopwatch:
+    """A model that notes when it is asked, and may refuse to go on after so many times."""
+
+    def __init__(self, model: Model, enough: int | None = 6, starts: list[float] | None = None) -> None:
+        self._model, self._enough = model, enough
+        self.starts: list[float] = [] if starts is None else starts
+
+    def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        self.starts.append(time.perf_counter())
+        if len(self.starts) == self._enough:
+            raise _EnoughError
+        return self._model(x_BCHW)
+
+    def narrowed(self, kept_b: torch.Tensor) -> _Stopwatch:
+        """The same for some of the images."""
+        return _Stopwatch(narrowed(self._model, kept_b), self._enough, self.starts)
 
 
 def _on_grids(settings: AttackSettings, grids: Sequence[Grid]) -> AttackSettings:

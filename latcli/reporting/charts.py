@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from latcli.reporting.evaluations import matrix
 from latcli.reporting.figures import INK, plain, png_of
+from latcli.reporting.svg import TRAINING
 from latcli.reporting.table import Table, printed
 from latcli.reporting.text import short
 
@@ -20,12 +21,6 @@ from latcli.reporting.text import short
 _COLOURS = ("#3b6ea8", "#c8553d", "#2e9e4f", "#8c5fa8", "#b58900", "#52606d")
 _DASHES: tuple[tuple[float, ...], ...] = ((), (4, 2), (6, 2, 1, 2), (1, 1.5))
 _REGIMES = ("natural", "standard", "background", "foreground", "random")
-_SERIES = {
-    "loss": "loss",
-    "test_loss": "test loss",
-    "clean_accuracy": "clean accuracy",
-    "adversarial_accuracy": "accuracy under attack",
-}
 #: Training runs in one figure.
 _LINES = 12
 
@@ -82,7 +77,7 @@ def _texts(table: Table, y: int, place: int) -> Iterator[tuple[str, bool]]:
 
 def training_curves(rows: Sequence[Mapping[str, Any]], title: str) -> bytes:
     """Loss and accuracies of training runs against their steps, a line a run; of many the newest."""
-    names = [name for name in _SERIES if any(row["series"].get(name) for row in rows)]
+    names = [name for name in TRAINING if any(len(row["series"].get(name) or ()) > 1 for row in rows)]
     figure, *panels = _figure(3.4 * max(1, len(names)), 3.4, max(1, len(names)))
     for name, axes in zip(names, panels, strict=False):
         for line, row in _numbered(rows[:_LINES]):
@@ -94,7 +89,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]], title: str) -> bytes:
             axes.set_yscale("log")
         else:
             axes.set_ylim(0.0, 1.02)
-        _finish(axes, "step", _SERIES[name])
+        _finish(axes, "step", TRAINING[name])
     cut = f", the newest {_LINES} of {len(rows)} runs" if len(rows) > _LINES else ""
     return _with_legend(figure, title + cut, columns=4)
 

@@ -133,7 +133,7 @@ def _attacks(document: Document, *, cut: bool) -> list[Table]:
     found = []
     for one in shown:
         table = photo_table(one, PHOTOS if cut else None)
-        title = f"{table.title}, run {short(one['run'])}"
+        title = f"{table.title} (run {short(one['run'])})"
         found.append(replace(table, title=title, notes=(*table.notes, *folder_line(one))))
     total = sum(run["command"] == "attack" and run["status"] == "completed" for run in document["runs"])
     return found + _more_table(cut and bool(shown), total, len(shown), "attack run", "attack runs", "run ids")
@@ -315,10 +315,10 @@ def _planned_steps(document: Document) -> list[Table]:
         Column("number", "", "count"),
         Column("step", "step", "name"),
         Column("state", "state", "name"),
+        Column("seconds", "took", "duration"),
     )
-    records = [
-        {**row, "state": f"{row['state']}, run {short(row['run'])}" if row["run"] else row["state"]} for row in steps
-    ]
+    states = [f"{row['state']}, run {short(row['run'])}" if row["run"] else row["state"] for row in steps]
+    records = [{**row, "state": state} for row, state in zip(steps, states, strict=True)]
     waiting = sum(row["state"] != "done" for row in steps)
     left = f"{waiting} of {counted(len(steps), 'step')} to do" if waiting else "all steps are done"
     commands = [line for row in steps for line in continued(row["command_line"])]
@@ -392,9 +392,9 @@ def runs(document: Document) -> list[Table]:
         Column("epsilon", "epsilon"),
         Column("result", "result", "name"),
         Column("status", "status"),
-        Column("took", "took", optional=True),
+        Column("took", "took"),
         Column("name", "name", "name"),
-        Column("tags", "tags", "name"),
+        Column("tags", "tags", "name", optional=True),
     )
     records = [
         {**run, "run": short(run["run"]), "status": _state(run["status"]), "tags": plain(run.get("tags"))}

@@ -61,7 +61,7 @@ def matrix(document: Document) -> Table:
     about = {"run": " ".join(document.get("runs") or ()), "dataset": document["dataset"], "at": document.get("id")}
     return Table(
         f"Loss matrix on {document['dataset']}", tuple(columns), tuple(rows), tuple(_matrix_notes(document)),
-        kind="matrix", about=about, id=document.get("id", "matrix"), runs=tuple(document.get("runs") or ()),
+        kind="matrix", about=about, runs=tuple(document.get("runs") or ()),
     )  # fmt: skip
 
 
@@ -112,7 +112,9 @@ def _matrix_notes(document: Document) -> list[str]:
     lines.append(protocol_words(document))
     lines.append(f"object: {object_words(document.get('mask_from'), document.get('center'))}")
     if any(cell.get("accuracy_low") is not None for _, _, cell in cells):
-        lines.append("[ ] 95 % intervals over images: Wilson's for accuracies, by bootstrap for losses")
+        over_seeds = any("models" in (cell.get("interval"), cell.get("loss_interval")) for _, _, cell in cells)
+        wider = "; over training seeds, Student's, where that is wider" * over_seeds
+        lines.append(f"[ ] 95 % intervals over images: Wilson's for accuracies, by bootstrap for losses{wider}")
     if document.get("strong"):
         made_with = f" of {document['strong_attack']}" if document.get("strong_attack") else ""
         lines.append(f"strong: the strong suite's worst case{made_with}, {document['strong']} budget")
@@ -204,11 +206,11 @@ def comparisons(document: Document, labels: Mapping[str, str]) -> list[Table]:
         Column("input", "input", "name"),
         Column("models", "models a / b", "name"),
         Column("n", "n", "count"),
-        Column("only_a", "only a right", "count", "accuracy", figure="only_a"),
-        Column("only_b", "only b right", "count", "accuracy", figure="only_b"),
-        Column("p_value", "p", "p", "accuracy", figure="p_value"),
-        Column("loss_difference", "a - b", "number", "loss", figure="loss_difference"),
-        Column("loss_p_value", "p", "p", "loss", figure="loss_p_value"),
+        Column("only_a", "only a right", "count", figure="only_a"),
+        Column("only_b", "only b right", "count", figure="only_b"),
+        Column("p_value", "p", "p", figure="p_value"),
+        Column("loss_difference", "loss a - b", "number", figure="loss_difference"),
+        Column("loss_p_value", "p of loss", "p", figure="loss_p_value"),
     )
     found = []
     for row in document.get("comparisons") or ():

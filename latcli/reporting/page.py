@@ -72,8 +72,9 @@ class Card:
 
 @dataclass(frozen=True)
 class Attack:
-    """An attack run. `cards` are made one by one while the page is written, and only once."""
+    """Attacked photos. `cards` are made one by one while the page is written, and only once."""
 
+    id: str
     table: Table
     smallest: Sequence[Bar]
     labels: Sequence[str]
@@ -129,7 +130,7 @@ def _content(document: Document, picture: Read) -> dict[str, Any]:
         "transfer": _tables(measured, labels, evaluations.transfer),
         "reliance": _tables(measured, labels, evaluations.reliance),
         "training": _training(document),
-        "attacks": [_attack(one, picture, side) for one in attacks],
+        "attacks": [_attack(one, picture, side, f"{one['run']}-{place}") for place, one in enumerate(attacks, start=1)],
         "photos": photos,
         "side": side,
         "runs": runs,
@@ -186,7 +187,7 @@ def _run(run: Document) -> RunView:
 # photos
 
 
-def _attack(document: Document, read: Read, side: int) -> Attack:
+def _attack(document: Document, read: Read, side: int, id: str) -> Attack:
     images = document["images"]
     known = [image for image in images if image.get("smallest_epsilon") is not None]
     most = max((image["smallest_epsilon"] for image in known), default=1.0)
@@ -195,16 +196,16 @@ def _attack(document: Document, read: Read, side: int) -> Attack:
         for one in sorted(known, key=lambda one: one["smallest_epsilon"])
     ]
     labels = sorted({image["label"]["name"] or NONE for image in images})
-    cards = (_card(document, number, image, read, side) for number, image in enumerate(images, start=1))
-    return Attack(photo_table(document), smallest, labels, cards)
+    cards = (_card(document, f"photo-{id}-{place}", one, read, side) for place, one in enumerate(images, start=1))
+    return Attack(id, photo_table(document), smallest, labels, cards)
 
 
-def _card(document: Document, number: int, image: Document, read: Read, side: int) -> Card:
+def _card(document: Document, id: str, image: Document, read: Read, side: int) -> Card:
     shown = pictures(image, read, side)
     verdict, kind = _verdict(image)
     name, after = base_name(image["image"]), image["adversarial"]
     return Card(
-        id=f"photo-{document['run']}-{number}",
+        id=id,
         name=name,
         path=image["image"],
         label=image["label"]["name"] or NONE,

@@ -100,9 +100,10 @@ def photo_table(document: Document, most: int | None = None) -> Table:
     if most is not None and len(images) > most:
         notes.append(f"the first {most} of {len(images):,} photos; the last row and the counts are of all")
     about = {"run": document["run"], "model": document.get("classifier"), "epsilon": document.get("epsilon")}
+    against = f"{counted(len(images), 'photo')} against {document.get('classifier') or 'a classifier'}"
     return Table(
-        f"{counted(len(images), 'photo')} against {document.get('classifier') or 'a classifier'}",
-        columns, tuple(shown), tuple(notes), kind="photo", about=about, id=f"attack-{document['run']}",
+        f"{against}: {changed_words(document)}",
+        columns, tuple(shown), tuple(notes), kind="photo", about=about,
         runs=(document["run"],) if document["run"] else (),
     )  # fmt: skip
 
@@ -195,10 +196,12 @@ def _photo_total(summary: Document, columns: tuple[Column, ...]) -> Row:
 
 
 def _photo_notes(document: Document, images: Sequence[Document], summary: Document) -> list[str]:
-    done = [changed_words(document)] + ([f"object from {document['detector']}"] if document.get("detector") else [])
+    done = [f"object from {document['detector']}"] if document.get("detector") else []
+    done += [document["attack"]] if document.get("attack") else []
     done += [f"{document['steps']} steps"] if document.get("steps") else []
+    done += [counted(document["restarts"], "random start")] if (document.get("restarts") or 1) > 1 else []
     done += [f"norm {document['norm']}"] if document.get("norm") else []
-    notes = [", ".join(done), success_words(images)]
+    notes = [*([", ".join(done)] if done else []), success_words(images)]
     if len(images) > 1 and summary.get("clean"):
         notes += _rank_words(document, images, summary)
     if any(map(_is_assumed, images)):
@@ -209,7 +212,8 @@ def _photo_notes(document: Document, images: Sequence[Document], summary: Docume
 
 
 def _image_notes(images: Sequence[Document]) -> list[str]:
-    return [f"{base_name(image['image'])}: {note}" for image in images for note in image.get("notes") or ()]
+    notes = (f"{base_name(image['image'])}: {note}" for image in images for note in image.get("notes") or ())
+    return list(dict.fromkeys(notes))
 
 
 def success_words(images: Sequence[Document]) -> str:

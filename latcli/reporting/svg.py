@@ -24,12 +24,15 @@ STYLES = 8
 
 #: What a training run writes down that says nothing of the model.
 _BOOKKEEPING = {"rate", "epsilon", "images_per_second"}
-_TRAINING = {
+#: Figures of training and what their charts are called.
+TRAINING = {
     "loss": "Training loss",
     "test_loss": "Test loss",
+    "test_attacked_loss": "Test loss under attack",
     "clean_accuracy": "Accuracy on clean training batches",
     "adversarial_accuracy": "Accuracy on attacked training batches",
     "test_accuracy": "Accuracy on test images",
+    "test_attacked_accuracy": "Accuracy on attacked test images",
 }
 
 Points = Sequence[tuple[float, float | None]]
@@ -216,8 +219,8 @@ def curve_charts(document: Mapping[str, Any]) -> list[Chart]:
 def training_charts(runs: Sequence[Mapping[str, Any]], place: int) -> list[Chart]:
     """A chart for each figure that training runs wrote down, a line for each run."""
     names = dict.fromkeys(key for run in runs for key, points in (run.get("series") or {}).items() if len(points) > 1)
-    wanted = [name for name in _TRAINING if name in names]
-    wanted += [name for name in names if name not in _TRAINING and name not in _BOOKKEEPING]
+    wanted = [name for name in TRAINING if name in names]
+    wanted += [name for name in names if name not in TRAINING and name not in _BOOKKEEPING]
     return [_training_chart(name, runs, f"training-{place}-{count}") for count, name in enumerate(wanted, start=1)]
 
 
@@ -236,7 +239,7 @@ def _training_chart(name: str, runs: Sequence[Mapping[str, Any]], id: str) -> Ch
     x = linear("step", (step for one in series for step, _ in one.points))
     values = [value for one in series for _, value in one.points if value is not None]
     y = shares("accuracy") if name.endswith("accuracy") else losses(name.replace("_", " "), values)
-    return chart(id, _TRAINING.get(name, name.replace("_", " ")), x, y, series, legend)
+    return chart(id, TRAINING.get(name, name.replace("_", " ")), x, y, series, legend)
 
 
 def _styles(names: Sequence[str], regimes: Iterable[str | None]) -> dict[str, int]:

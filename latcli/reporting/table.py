@@ -95,7 +95,6 @@ class Table:
     kind: str = ""
     about: About = field(default_factory=dict)
     facts: bool = False
-    id: str = ""
     runs: tuple[str, ...] = ()
 
     @property

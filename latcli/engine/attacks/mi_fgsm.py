@@ -11,13 +11,14 @@ from dataclasses import replace
 import torch
 
 from latcli.engine.attacks.pgd import climb
-from latcli.engine.attacks.settings import AttackSettings, Model
+from latcli.engine.attacks.settings import AttackSettings, Model, can_train
 from latcli.engine.attacks.threat import Threat, threat_for
 
 #: How much of the gradients so far each step keeps (the paper's mu).
 DECAY = 1.0
 
 
+@can_train
 def mi_fgsm(
     model: Model,
     x_BCHW: torch.Tensor,
