@@ -315,10 +315,10 @@ def _planned_steps(document: Document) -> list[Table]:
         Column("number", "", "count"),
         Column("step", "step", "name"),
         Column("state", "state", "name"),
+        Column("seconds", "took", "duration"),
     )
-    records = [
-        {**row, "state": f"{row['state']}, run {short(row['run'])}" if row["run"] else row["state"]} for row in steps
-    ]
+    states = [f"{row['state']}, run {short(row['run'])}" if row["run"] else row["state"] for row in steps]
+    records = [{**row, "state": state} for row, state in zip(steps, states, strict=True)]
     waiting = sum(row["state"] != "done" for row in steps)
     left = f"{waiting} of {counted(len(steps), 'step')} to do" if waiting else "all steps are done"
     commands = [line for row in steps for line in continued(row["command_line"])]
