@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.machine import Neighbours
 from benchmarks.record import Options, Record, begin
 from benchmarks.rounds import spread
-from latcli.results import columns
+from latcli.results import AttackedPhoto, Guess, Label, Prediction, columns
 from latcli.store.provenance import environment, fingerprint, host
 from latcli.store.store import Store
 
@@ -85,6 +85,8 @@ def cell_rows(run: str, entries: list[dict[str, Any]]) -> Iterator[dict[str, Any
             attacked = given != "natural"
             yield {
                 "run": run,
+                "model": entry["name"],
+                "label": entry["label"],
                 "model_id": entry["id"],
                 "regime": entry["regime"],
                 "input": given,
@@ -98,19 +100,39 @@ def cell_rows(run: str, entries: list[dict[str, Any]]) -> Iterator[dict[str, Any
                 "n": 1000 if attacked else 10000,
                 "loss": 0.1,
                 "accuracy": 0.9,
+                "accuracy_low": 0.88,
+                "accuracy_high": 0.92,
+                "seconds": 1.0,
             }
 
 
 def photo_row(run: str, position: int) -> dict[str, Any]:
-    sides = {f"{side}_{key}": value for side in ("clean", "adversarial") for key, value in SIDE.items()}
-    told = {"epsilon": 8 / 255, "norm": "linf", "steps": 40, "restarts": 1}
-    changed = {"altered_percent": 40.0, "background_percent": 50.0, "linf_inside": 0.0, "linf_outside": 8 / 255}
-    label = {"label_index": 8, "label_name": "hen", "label_source": "given"}
-    place = {"run": run, "image": f"photos/{position}.jpg"}
-    return {**place, **label, **sides, **told, **changed, "boxes_json": [], "notes_json": []}
-
-
-SIDE = {"prediction": "hen", "confidence": 0.9, "rank": 1, "top_json": [[8, 0.9, "hen"], [7, 0.1, "cock"]]}
+    files = {kind: f"{position}-{kind}.png" for kind in ("adversarial", "mask", "difference", "figure")}
+    photo = AttackedPhoto(
+        image=f"photos/{position}.jpg",
+        sha256="",
+        height=300,
+        width=400,
+        label=Label(8, "hen", "given"),
+        clean=Prediction("hen", 8, 0.9, 0.9, 1, 0.1, (Guess(8, "hen", 0.9), Guess(7, "cock", 0.1))),
+        adversarial=Prediction("cock", 7, 0.9, 0.1, 2, 2.3, (Guess(7, "cock", 0.9), Guess(8, "hen", 0.1))),
+        was_right=True,
+        fooled=True,
+        detector="cam",
+        localized_by="the classifier's map",
+        object_percent=50.0,
+        region="background",
+        epsilon=8 / 255,
+        background_percent=50.0,
+        visible_background_percent=50.0,
+        altered_percent=40.0,
+        linf_inside=0.0,
+        linf_outside=8 / 255,
+        l2=1.0,
+        files=files,
+    )
+    protocol = {"classifier": "efficientnet_lite0", "attack": "pgd", "norm": "linf", "steps": 40, "restarts": 1}
+    return {"run": run, **protocol, **columns(photo), "sha256": None}
 
 
 def fill(folder: Path, runs: int, metrics: int) -> None:

@@ -58,7 +58,7 @@ def test_a_canvas_sees_each_photo_as_it_is_alone(network: nn.Module) -> None:
     photos = [levels_of(*size, seed) for seed, size in enumerate(MIXED)]
     grids = [make_grid(p, np.full(p.shape[:2], 8, np.uint8)) for p in photos]
     canvas = make_canvas(grids, CPU)
-    logits_BK = make_view(network, canvas, PIPELINE.matrices)(canvas.x_BCHW)
+    logits_BK = make_view(network, canvas, PIPELINE)(canvas.x_BCHW)
     for photo, logits_K in zip(photos, logits_BK, strict=True):
         rows_hH, columns_wW = PIPELINE.matrices(photo.shape[:2])
         alone_1Chw = (rows_hH @ to_unit(photo) @ columns_wW.T)[None]
@@ -71,7 +71,7 @@ def test_a_canvas_reads_photos_as_the_ordinary_pipeline_does(pipeline: Preproces
     photos = [levels_of(*size, seed) for seed, size in enumerate(MIXED)]
     photos = [(128 + contrast * (p.astype(np.float64) - 128)).clip(0, 255).astype(np.uint8) for p in photos]
     canvas = make_canvas([make_grid(p, np.full(p.shape[:2], 8, np.uint8)) for p in photos], CPU)
-    seen_BChw = make_view(lambda x_BCHW: x_BCHW, canvas, pipeline.matrices)(canvas.x_BCHW)
+    seen_BChw = make_view(lambda x_BCHW: x_BCHW, canvas, pipeline)(canvas.x_BCHW)
     for photo, seen_Chw in zip(photos, seen_BChw, strict=True):
         difference_Chw = 255 * (seen_Chw - pipeline.read(Image.fromarray(photo))).abs()
         assert difference_Chw.max() < 1.2  # PIL rounds after each of its two passes
@@ -85,7 +85,7 @@ def test_black_and_white_areas_keep_their_whole_gradient(level: int) -> None:
     canvas = make_canvas([make_grid(photo, np.full(photo.shape[:2], 8, np.uint8))], CPU)
     pipeline = Preprocessing(20, 16, "bicubic")
     x_BCHW = canvas.x_BCHW.requires_grad_()
-    seen_BChw = make_view(lambda x_BCHW: x_BCHW, canvas, pipeline.matrices)(x_BCHW)
+    seen_BChw = make_view(lambda x_BCHW: x_BCHW, canvas, pipeline)(x_BCHW)
     (gradient_BCHW,) = torch.autograd.grad(seen_BChw.sum(), x_BCHW)
     rows_hH, columns_wW = pipeline.matrices((61, 83))
     expected_HW = rows_hH.sum(dim=0)[:, None] * columns_wW.sum(dim=0)
@@ -97,7 +97,7 @@ def attacked(network: nn.Module, sizes: list[tuple[int, int]], seeds: list[int],
     allowed = [allowance_of(*size, seed) for size, seed in zip(sizes, seeds, strict=True)]
     grids = [make_grid(p, a) for p, a in zip(photos, allowed, strict=True)]
     canvas = make_canvas(grids, CPU)
-    view = make_view(network, canvas, PIPELINE.matrices)
+    view = make_view(network, canvas, PIPELINE)
     chosen = AttackSettings(steps=6, **options)  # type: ignore[arg-type]
     y_B, seeds_B = torch.tensor(seeds) % 5, torch.tensor(seeds) + 100
     adv_BCHW = run_attack(pgd, view, canvas.x_BCHW, y_B, canvas.eps_B1HW, chosen, seeds_B)
@@ -119,7 +119,7 @@ def test_a_photo_comes_out_of_a_batch_as_it_does_alone(network: nn.Module) -> No
 def test_a_narrowed_view_is_the_view_of_those_photos(network: nn.Module) -> None:
     grids = [make_grid(levels_of(*size, 0), allowance_of(*size, 0)) for size in MIXED]
     canvas = make_canvas(grids, CPU)
-    view = make_view(network, canvas, PIPELINE.matrices)
+    view = make_view(network, canvas, PIPELINE)
     kept_b = torch.tensor([2, 0])
     torch.testing.assert_close(view.narrowed(kept_b)(canvas.x_BCHW[kept_b]), view(canvas.x_BCHW)[kept_b])
 
@@ -133,7 +133,7 @@ def test_the_view_sees_the_levels_that_will_be_saved_and_passes_gradients_straig
         return x_BCHW.flatten(1)
 
     x_BCHW = (canvas.x_BCHW + 0.3 / 255).requires_grad_()  # rounds back to the photo's own levels
-    view = make_view(look, canvas, lambda size: (torch.eye(size[0]), torch.eye(size[1])))
+    view = make_view(look, canvas, None)
     (gradient_BCHW,) = torch.autograd.grad(view(x_BCHW).sum(), x_BCHW)
 
     torch.testing.assert_close(seen[0], canvas.x_BCHW, rtol=0, atol=1e-6)

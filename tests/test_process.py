@@ -16,55 +16,52 @@ import pytest
 PROGRAM = textwrap.dedent(
     """
     import sys, time
+    from dataclasses import dataclass
     from typing import Annotated
     import typer
-    from latcli import process
-    from latcli.cli_options import with_session
-    from latcli.session import Session
-    from latcli.errors import LatcliError, NoObjectError
+    from latcli import cli, options, process
+    from latcli.errors import NoObjectError
 
-    app = typer.Typer()
+    @dataclass(kw_only=True)
+    class Nothing:
+        'Take no argument.'
 
-    @app.command()
-    @with_session
-    def refuse(session: Session, path: str) -> int:
-        raise NoObjectError(f"no object on {path}", "try --center")
+    @dataclass(kw_only=True)
+    class Word(Nothing):
+        word: Annotated[str, options.argument("WORD", "Any word.")]
 
-    @app.command()
-    @with_session
-    def fail(session: Session) -> int:
+    def refuse(given, session):
+        raise NoObjectError(f"no object on {given.word}", "try --center")
+
+    def fail(given, session):
         raise ValueError("first line\\nsecond \\x1b[31mline")
 
-    @app.command()
-    @with_session
-    def bring(session: Session, folder: str) -> int:
-        sys.path.insert(0, folder)
+    def bring(given, session):
+        sys.path.insert(0, given.word)
         import greedy
-        return 0
 
-    @app.command()
-    @with_session
-    def end(session: Session, code: int) -> int:
-        return code
+    def end(given, session):
+        raise typer.Exit(int(given.word))
 
-    @app.command()
-    @with_session
-    def talk(session: Session, lines: int) -> None:
-        for number in range(lines):
+    def talk(given, session):
+        for number in range(int(given.word)):
             print("line", number, file=session.stdout)
+        raise typer.Exit
 
-    @app.command()
-    @with_session
-    def wait(session: Session, closing: float = 0.0) -> None:
+    def wait(given, session):
         try:
             print("ready", flush=True)
             time.sleep(60)
         finally:
             print("closing", flush=True)
-            time.sleep(closing)
+            time.sleep(float(given.word))
             print("closed", flush=True)
 
-    sys.exit(process.run(app, sys.argv[1:]))
+    for function in (refuse, fail, bring, end, talk, wait):
+        command = cli.Command(Nothing if function is fail else Word, f"__main__:{function.__name__}")
+        cli.COMMANDS[function.__name__,] = command
+        cli.add_command((function.__name__,), command)
+    sys.exit(process.run(cli.app, sys.argv[1:]))
     """
 )
 
@@ -143,9 +140,9 @@ def test_a_command_chooses_its_exit_code(program: list[str], code: int) -> None:
     ("arguments", "error", "hint"),
     [
         (["refsue"], "no such command 'refsue'", "did you mean 'refuse'?"),
-        (["refuse"], "missing argument 'path'", "see 'latcli refuse --help'"),
+        (["refuse"], "missing argument 'WORD'", "see 'latcli refuse --help'"),
         (["refuse", "a", "b"], "got unexpected extra argument(s) (b)", "see 'latcli refuse --help'"),
-        (["refuse", "--sed", "1", "a"], "no such option: --sed", "did you mean --seed or --store?"),
+        (["refuse", "--sed", "1", "a"], "no such option: --sed", "did you mean --seed?"),
         (["refuse", "a", "--seed"], "option '--seed' requires an argument", "see 'latcli refuse --help'"),
         (["refuse", "a", "--seed", "x"], "invalid value for '--seed'", "see 'latcli refuse --help'"),
         (["refuse", "a", "--seed", "-1"], "invalid value for '--seed'", "see 'latcli refuse --help'"),
@@ -169,9 +166,7 @@ def test_a_slip_on_the_command_line_is_two_lines(
 
 @pytest.fixture
 def waiting(program: list[str]) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [*program, "wait", "--closing", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([*program, "wait", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     yield process
@@ -210,7 +205,7 @@ def test_a_signal_that_an_import_swallows_comes_again(program: list[str], tmp_pa
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_at_once(program: list[str], second: signal.Signals) -> None:
-    process = subprocess.Popen([*program, "wait", "--closing", "60"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*program, "wait", "60"], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
@@ -224,7 +219,7 @@ def test_a_second_signal_ends_at_once(program: list[str], second: signal.Signals
 
 def test_an_ignored_interrupt_stays_ignored(program: list[str]) -> None:
     process = subprocess.Popen(
-        [*program, "wait"],
+        [*program, "wait", "0"],
         stdout=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),

@@ -170,7 +170,10 @@ def test_without_a_store_none_is_made_and_without_the_run_it_is_said(
     assert "there are no runs" in missing.error[0]
     assert "latcli demo" in missing.error[1]
     assert not folder.exists()
-    Store.open(folder).close()
+    with Store.open(folder) as store:
+        empty = runs(*words)
+        assert (empty.code, empty.error) == (missing.code, missing.error)
+        finished(store)
     if words[1:]:
         unknown = runs(*words)
         assert unknown.code == 2
@@ -182,6 +185,12 @@ def test_a_name_is_checked_before_anything_is_done(latcli: Runs, folder: Path) -
         refused = latcli("attack", "no-such.jpg", "--name", name, "--store", folder)
         assert refused.code == 2
         assert "cannot be called" in refused.error[0]
+    with Store.open(folder) as store:
+        taken = finished(store, name="mine")
+    for words in (("train", "--dataset", "no-such"), ("eval", "no-such")):
+        refused = latcli(*words, "--name", "mine", "--store", folder)
+        assert refused.code == 2
+        assert refused.error[0] == f"the run {taken.id} is called 'mine' already"
 
 
 # verify
@@ -324,7 +333,7 @@ def test_what_depends_on_a_run_is_named_and_asked_about(
     assert answered("y\n") == (trained.id,)
     assert store.find_run(part.id).parent is None
     assert runs("rm", evaluated.id, part.id, attacked.id, "--json").code == 0  # together they depend on nothing else
-    assert runs("list", "--json").json["runs"] == []
+    assert "there are no runs" in runs("list").error[0]
 
 
 def test_a_run_at_work_is_refused_whoever_is_at_work_and_a_killed_one_is_not(store: Store, runs: Runs) -> None:

@@ -525,7 +525,7 @@ def test_models_and_datasets_are_told_apart_by_their_contents(opened: Store) -> 
 def test_a_run_is_found_by_its_name_and_any_ending_that_only_it_has(
     opened: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UsageError, match="there is no run 'latest'"):
+    with pytest.raises(StoreError, match="there are no runs"):
         opened.find_run("latest")
     draw(monkeypatch, "aaa1", "aaa1", "bbb1", "ccc2")  # a second aaa1 is passed over
     known = {"command": "train", "dataset": opened.record_dataset("mnist", fingerprint="c" * 64)}
@@ -638,6 +638,9 @@ def test_a_schema_that_cannot_be_finished_leaves_no_trace(tmp_path: Path, monkey
     with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
         assert connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
     Store.open(tmp_path).close()
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, m002_fails))
+    with pytest.raises(StoreError, match="older latcli"):
+        Store.open_existing(tmp_path)
 
 
 def test_a_store_for_reading_is_not_written_and_a_write_that_fails_halfway_is_undone(opened: Store) -> None:

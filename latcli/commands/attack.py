@@ -81,6 +81,7 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
         **asdict(protocol), detector=options.detector, dry_run=options.dry_run, check_success=options.check_success
     )
     with Store.open(session.store) as store:
+        store.check_name(session.name)
         photos = work.located(attacker, store)
         # Looked at before anything is measured or a run is started: a photo on its own may raise its error here.
         if (first := next(photos, None)) is not None:

@@ -42,7 +42,7 @@ from latcli.results import (
 from latcli.session import Session
 from latcli.store.files import artifact_path, sha256_of_file
 from latcli.store.schema import utc_now
-from latcli.store.store import STATUSES, RunRow, Store
+from latcli.store.store import STATUSES, RunRow, Store, no_runs
 from latcli.store.verify import fault_of
 
 T = TypeVar("T")
@@ -146,10 +146,7 @@ def _select(store: Store, options: ReportOptions) -> tuple[list[RunRow], Row]:
         named = {store.find_run(name).id for name in options.runs}
         rows = [row for row in rows if row.id in named]
     if not rows:
-        raise UsageError(
-            f"there are no runs in {store.folder} yet",
-            "run latcli attack PHOTO, or latcli train and then latcli eval; --store DIR names another store",
-        )
+        raise no_runs(store.folder)
     names = _names_of(store, "datasets")
     known = {_dataset_of(row, names) for row in rows}
     if options.dataset is not None and options.dataset not in known:

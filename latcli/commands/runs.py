@@ -29,7 +29,7 @@ from latcli.results import (
 from latcli.session import Session
 from latcli.store.files import artifact_path
 from latcli.store.schema import damaged
-from latcli.store.store import STATUSES, RunRow, Status, Store, require
+from latcli.store.store import STATUSES, RunRow, Status, Store, no_runs, require
 from latcli.store.verify import verify
 
 T = TypeVar("T")
@@ -47,6 +47,8 @@ def list_runs(options: RunsListOptions, session: Session) -> RunList:
             tag=options.tag,
             limit=options.limit,
         )
+        if not rows and not store.runs(limit=1):
+            raise no_runs(store.folder)
         results = _results(store, rows)
         return RunList(store.folder, tuple(RunSummary(**_summary(row, results)) for row in rows))
 
@@ -82,7 +84,11 @@ def verify_runs(options: RunsVerifyOptions, session: Session) -> Verification:
     A fault is a result, not an error. Raises StoreError, and UsageError where there is no such run.
     """
     with Store.open_existing(session.store) as store:
-        return verify(store, _found(store, options.runs) if options.runs else store.runs())
+        rows = _found(store, options.runs) if options.runs else store.runs()
+        found = verify(store, rows)
+        if found.ok and not rows:
+            raise no_runs(store.folder)
+        return found
 
 
 def remove_runs(options: RunsRemoveOptions, session: Session) -> RemovedRuns:

@@ -112,7 +112,9 @@ def _matrix_notes(document: Document) -> list[str]:
     lines.append(protocol_words(document))
     lines.append(f"object: {object_words(document.get('mask_from'), document.get('center'))}")
     if any(cell.get("accuracy_low") is not None for _, _, cell in cells):
-        lines.append("[ ] 95 % intervals over images: Wilson's for accuracies, by bootstrap for losses")
+        over_seeds = any("models" in (cell.get("interval"), cell.get("loss_interval")) for _, _, cell in cells)
+        wider = "; over training seeds, Student's, where that is wider" * over_seeds
+        lines.append(f"[ ] 95 % intervals over images: Wilson's for accuracies, by bootstrap for losses{wider}")
     if document.get("strong"):
         made_with = f" of {document['strong_attack']}" if document.get("strong_attack") else ""
         lines.append(f"strong: the strong suite's worst case{made_with}, {document['strong']} budget")

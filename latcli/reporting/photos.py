@@ -197,7 +197,9 @@ def _photo_total(summary: Document, columns: tuple[Column, ...]) -> Row:
 
 def _photo_notes(document: Document, images: Sequence[Document], summary: Document) -> list[str]:
     done = [f"object from {document['detector']}"] if document.get("detector") else []
+    done += [document["attack"]] if document.get("attack") else []
     done += [f"{document['steps']} steps"] if document.get("steps") else []
+    done += [counted(document["restarts"], "random start")] if (document.get("restarts") or 1) > 1 else []
     done += [f"norm {document['norm']}"] if document.get("norm") else []
     notes = [*([", ".join(done)] if done else []), success_words(images)]
     if len(images) > 1 and summary.get("clean"):

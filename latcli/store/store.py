@@ -174,8 +174,12 @@ class Store:
             with sqlite_errors(path):
                 store = cls(folder, connect_for_reading(path), read_only=True)
                 try:
-                    if lacking(store._db, path):
-                        raise _no_runs(folder)
+                    steps = lacking(store._db, path)
+                    if steps and not store._db.table_names():
+                        raise no_runs(folder)
+                    if steps:
+                        hint = "any command that keeps a run brings it up to date"
+                        raise StoreError(f"{path} was made by an older latcli", hint)
                 except BaseException:
                     store.close()
                     raise
@@ -253,7 +257,7 @@ class Store:
         folder, lock = self._new_folder(command)
         try:
             with self.writing() as db:
-                _check_name(db, name)
+                self.check_name(name)
                 db.table("environments").insert(columns(found), ignore=True)
                 for table in ("dataset", "model"):
                     if row[table] is not None:
@@ -285,17 +289,22 @@ class Store:
             now |= {"argv": argv, "pid": os.getpid(), "host": host()} | ({"name": name} if name else {})
             now |= {"tags": tuple(tags)} if tags else {}
             with self.writing() as db:
-                _check_name(db, name, row.id)
+                self.check_name(name, row.id)
                 db.table("runs").update(row.id, columns(now))
             return Run(self, row.path, lock)
         except BaseException:
             lock.release()
             raise
 
+    def check_name(self, name: str | None, own_id: str = "") -> None:
+        """Raise UsageError where another run has the name already."""
+        for row in self.query("SELECT id FROM runs WHERE name = :name AND id <> :id", {"name": name, "id": own_id}):
+            raise UsageError(f"the run {row['id']} is called '{name}' already", "choose another --name")
+
     def find_run(self, name: str) -> RunRow:
         """The run of that name, or whose id ends so; `latest` is the one that started last.
 
-        Raises UsageError where there is none, or more than one.
+        Raises UsageError where there is none, or more than one, and StoreError where there are no runs at all.
         """
         if name == "latest":
             found = self.runs(limit=1)
@@ -305,6 +314,8 @@ class Store:
                 where, {"name": name}
             )
             found = [self._run_row(row) for row in rows]
+        if not found and not self.query("SELECT 1 FROM runs LIMIT 1"):
+            raise no_runs(self.folder)
         if not found:
             raise UsageError(f"there is no run '{name}' in {self.folder}", "`latcli runs list` shows those there are")
         if len(found) > 1:
@@ -564,7 +575,7 @@ class Store:
 class Run:
     """A run that has started. Leaving its `with` block ends it: completed, failed or interrupted, with an exit code.
 
-    Its lock is held until then, by which a run whose process was killed is told from one at work.
+    Its lock is held until then: where a running run's lock is free, its process was killed.
     """
 
     def __init__(self, store: Store, folder: Path, lock: FileLock) -> None:
@@ -709,12 +720,13 @@ def require(folder: Path) -> None:
         if folder.exists() and not folder.is_dir():
             raise _not_a_folder(folder)
         if not (folder / DATABASE).exists():
-            raise _no_runs(folder)
+            raise no_runs(folder)
     except OSError as error:
         raise storage_error(error, folder) from error
 
 
-def _no_runs(folder: Path) -> StoreError:
+def no_runs(folder: Path) -> StoreError:
+    """The error of a store that holds nothing yet."""
     return StoreError(
         f"there are no runs in {folder} yet",
         "`latcli attack PHOTO` makes the first one, `latcli demo` several; --store DIR names another store",
@@ -723,11 +735,6 @@ def _no_runs(folder: Path) -> StoreError:
 
 def _not_a_folder(folder: Path) -> StoreError:
     return StoreError(f"{folder} is not a folder that could hold runs", "name a folder with --store DIR")
-
-
-def _check_name(db: Database, name: str | None, own_id: str = "") -> None:
-    for row in db.query("SELECT id FROM runs WHERE name = :name AND id <> :id", {"name": name, "id": own_id}):
-        raise UsageError(f"the run {row['id']} is called '{name}' already", "choose another --name")
 
 
 def _acquired(folder: Path, seconds: float) -> FileLock:
