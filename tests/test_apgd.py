@@ -14,20 +14,18 @@ import torchattacks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from linear_problems import corner, epsilon_st, linear_model, linear_problems, unit_st
+from linear_problems import corner, linear_model, linear_problems
 from small_digits import EPSILON, SmallDigits
 from small_images import CLASSES, background, convnet, seeds, small_images
 from torch import nn
 from torch.nn import functional
 
 from latcli.engine.attacks.apgd import apgd_ce, apgd_dlr, apgd_t, checkpoints
-from latcli.engine.attacks.contract import check_contract
 from latcli.engine.attacks.objectives import cross_entropy_odds, dlr, logit_margin, targeted_dlr
 from latcli.engine.attacks.pgd import restart_seeds
 from latcli.engine.attacks.settings import Attack, AttackSettings, Model
 from latcli.engine.attacks.threat import LinfBox
 from latcli.engine.attacks.worst import WorstCase
-from latcli.errors import UsageError
 
 ATTACKS = pytest.mark.parametrize("attack", [apgd_ce, apgd_dlr, apgd_t])
 
@@ -42,7 +40,6 @@ def _exact(net: nn.Module) -> Model:
 
 
 @ATTACKS
-@settings(deadline=None, max_examples=40)
 @given(linear_problems(), st.integers(1, 6), st.booleans(), st.booleans())
 def test_on_a_linear_model_apgd_reaches_the_corner_of_the_box(
     attack: Attack,
@@ -74,7 +71,7 @@ def test_a_single_step_moves_every_free_pixel_to_its_limit(attack: Attack) -> No
 
 
 @ATTACKS
-@pytest.mark.parametrize("target", range(CLASSES))
+@pytest.mark.parametrize("target", [0, 7])
 def test_a_target_is_reached(attack: Attack, target: int) -> None:
     net, x_BCHW, y_B = convnet(), small_images(4), torch.full((4,), target)
     adv_BCHW = attack(net, x_BCHW, y_B, background(4, 0.5), AttackSettings(targeted=True), seeds(4))
@@ -187,7 +184,7 @@ class _Scripted:
         return torch.stack([torch.zeros_like(lead_1), lead_1], dim=1)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=30)
 @given(st.lists(st.sampled_from([1, 1, 1, 1, 1, 1, 0, -3, -12]), min_size=30, max_size=30))
 def test_steps_are_halved_and_the_best_returned_to_as_in_the_paper(changes: list[int]) -> None:
     """Any course of heights, so that both of the paper's conditions are met and missed."""
@@ -235,84 +232,7 @@ def test_an_image_that_wins_is_not_ousted_by_a_higher_one_that_does_not() -> Non
         assert worst.adv_BCHW.item() == 0.25
 
 
-# The contract, for every image that the model is shown
-
-
-@st.composite
-def networks(draw: st.DrawFn, shape: tuple[int, int, int]) -> tuple[Model, int]:
-    """A small network of 2 to 10 classes, in fp32 or under bf16 autocast, sure of itself or not."""
-    classes, bf16 = draw(st.integers(2, 10)), draw(st.booleans())
-    confidence = draw(st.sampled_from([1.0, 1e4]))
-    torch.manual_seed(draw(st.integers(0, 3)))
-    net = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 8), nn.Tanh(), nn.Linear(8, classes))
-
-    def classify(x_BCHW: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-            logits_BK: torch.Tensor = net(x_BCHW)
-        return confidence * logits_BK
-
-    return classify, classes
-
-
-@ATTACKS
-@settings(deadline=None, max_examples=40)
-@given(st.data())
-def test_no_iterate_ever_leaves_the_epsilon_matrix(attack: Attack, data: st.DataObject) -> None:
-    shape = tuple(data.draw(st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5))))
-    x_BCHW = torch.from_numpy(data.draw(arrays(np.float32, (3, *shape), elements=unit_st)))
-    eps_B1HW = torch.from_numpy(data.draw(arrays(np.float32, (3, 1, *shape[1:]), elements=epsilon_st)))
-    eps_B1HW[0] = 0.0  # one image that may not change at all
-    eps_B1HW[1, :, data.draw(st.integers(0, shape[1] - 1))] = 0.0  # one with a protected row
-    model, classes = data.draw(networks(shape))
-    y_B = torch.tensor(data.draw(st.lists(st.integers(0, classes - 1), min_size=3, max_size=3)))
-    chosen = AttackSettings(
-        steps=data.draw(st.integers(1, 8)),
-        restarts=data.draw(st.integers(1, 2)),
-        random_start=data.draw(st.booleans()),
-        targeted=data.draw(st.booleans()),
-        stop_rank=data.draw(st.sampled_from([0, 1])),
-        targets=data.draw(st.sampled_from([1, 3, 9])),
-    )
-    watched = _Watched(model)
-    adv_BCHW = attack(watched, x_BCHW, y_B, eps_B1HW, chosen, seeds(3))
-    check_contract(x_BCHW, adv_BCHW, eps_B1HW)
-    assert torch.equal(adv_BCHW[0], x_BCHW[0])
-    for seen_bCHW in watched.seen:
-        if len(seen_bCHW) == 3:  # nobody has left: the positions are those of the batch
-            check_contract(x_BCHW, seen_bCHW, eps_B1HW)
-
-
-# Restarts, rest, chance
-
-
-@ATTACKS
-def test_more_restarts_never_find_less(attack: Attack, small_digits: SmallDigits) -> None:
-    x_BCHW, y_B, eps_B1HW, seeds_B = small_digits.first(60)
-    wins, heights = [], []
-    for restarts in (1, 2, 4):
-        chosen = AttackSettings(steps=4, restarts=restarts, targets=2)
-        logits_BK = small_digits.net(attack(small_digits.net, x_BCHW, y_B, eps_B1HW, chosen, seeds_B))
-        wins.append(logit_margin(logits_BK, y_B) > 0)
-        heights.append({apgd_ce: cross_entropy_odds, apgd_dlr: dlr, apgd_t: logit_margin}[attack](logits_BK, y_B))
-    for fewer, more in ((0, 1), (1, 2)):
-        assert (wins[more] | ~wins[fewer]).all()
-        same = wins[more] == wins[fewer]
-        assert (heights[more] >= heights[fewer] - 1e-5)[same].all()
-    assert heights[2].mean() > heights[0].mean() + 1e-4  # and restarts do find more
-
-
-@ATTACKS
-@pytest.mark.parametrize("stop_rank", [0, 1])
-def test_an_image_gets_the_same_result_alone_and_in_a_batch(attack: Attack, stop_rank: int) -> None:
-    net, x_BCHW, eps_B1HW = _exact(convnet()), small_images(8), background(8, 0.06)
-    y_B, seeds_B = net(x_BCHW).argmax(dim=1), seeds(8)
-    chosen = AttackSettings(steps=12, stop_rank=stop_rank, restarts=2, targets=3)
-    together_BCHW = attack(net, x_BCHW, y_B, eps_B1HW, chosen, seeds_B)
-    assert 0 < (logit_margin(net(together_BCHW), y_B) > 0).sum() < 8
-    for i in range(8):
-        one = slice(i, i + 1)
-        alone_1CHW = attack(net, x_BCHW[one], y_B[one], eps_B1HW[one], chosen, seeds_B[one])
-        assert torch.allclose(alone_1CHW[0], together_BCHW[i], rtol=0, atol=1e-6)
+# Rest
 
 
 @ATTACKS
@@ -334,14 +254,6 @@ def test_an_image_rests_at_the_first_iterate_that_meets_the_stop_rank(attack: At
     assert sizes[-1] == 8 - won_B.sum()
 
 
-def test_the_l2_norm_is_refused() -> None:
-    chosen = AttackSettings(norm="l2", radius=1.0)
-    with pytest.raises(UsageError, match="no l2 ball"):
-        apgd_ce(convnet(), small_images(1), torch.tensor([0]), background(1, 0.1), chosen, seeds(1))
-    with pytest.raises(UsageError, match="at least one target"):
-        AttackSettings(targets=0)
-
-
 # What is climbed
 
 # Apart by 1/16 at least: below that the 1e-12 that guards the division would show.
@@ -349,7 +261,6 @@ logits_st = arrays(np.int64, (3, 6), elements=st.integers(-480, 480), unique=Tru
 labels_st = st.lists(st.integers(0, 5), min_size=3, max_size=3)
 
 
-@settings(deadline=None)
 @given(logits_st, labels_st, st.integers(1, 5), st.integers(2, 6))
 def test_ratios_of_logit_differences_are_the_papers(
     logits: np.ndarray, labels: list[int], shift: int, classes: int
@@ -375,18 +286,6 @@ def test_ratios_of_equal_logits_are_numbers() -> None:
     assert total.item() == 0
     assert logits_BK.grad is not None
     assert logits_BK.grad.isfinite().all()
-
-
-def test_a_model_that_is_sure_is_attacked_like_any_other() -> None:
-    """The cross entropy of such a model is exactly 0 in float32, and so is its gradient."""
-    net, x_BCHW, eps_B1HW = convnet(), small_images(8), background(8, 0.2)
-    y_B = net(x_BCHW).argmax(dim=1)
-    with torch.no_grad():
-        net[-1].weight.mul_(1e5)
-        net[-1].bias.mul_(1e5)
-    for attack in (apgd_ce, apgd_dlr, apgd_t):
-        adv_BCHW = attack(net, x_BCHW, y_B, eps_B1HW, AttackSettings(steps=20, targets=3), seeds(8))
-        assert (net(adv_BCHW).argmax(dim=1) != y_B).all()
 
 
 # A peer

@@ -12,10 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from small_digits import SmallDigits
+from small_images import background, convnet, seeds, small_images
 from torch import nn
 
 from latcli.engine import registry
 from latcli.engine.attacks.contract import ROUNDING, allowed_levels, check_contract, run_attack
+from latcli.engine.attacks.objectives import cross_entropy_odds, dlr, logit_margin
 from latcli.engine.attacks.settings import NORMS, OBJECTIVES, Attack, AttackSettings, Model, Norm
 from latcli.errors import ContractError, LatcliError, UsageError
 
@@ -167,7 +170,13 @@ def test_an_attack_keeps_the_contract(
     seeds_B = torch.tensor(data.draw(st.lists(st.integers(0, 2**63 - 1), min_size=BATCH, max_size=BATCH)))
     attack: Attack = registry.load("attack", name)
     before = [t.clone() for t in (x_BCHW, y_B, eps_B1HW, seeds_B)]
-    adv_BCHW = attack(model, x_BCHW, y_B, eps_B1HW, chosen, seeds_B)
+
+    def watched(seen_bCHW: torch.Tensor) -> torch.Tensor:
+        if len(seen_bCHW) == BATCH:  # nobody has left: the positions are those of the batch
+            check_contract(x_BCHW, seen_bCHW.detach(), eps_B1HW, chosen.radius)
+        return model(seen_bCHW)
+
+    adv_BCHW = attack(watched, x_BCHW, y_B, eps_B1HW, chosen, seeds_B)
     _assert_kept(x_BCHW, adv_BCHW, eps_B1HW, chosen.radius)
     assert not adv_BCHW.requires_grad
     assert all(torch.equal(*pair) for pair in zip(before, (x_BCHW, y_B, eps_B1HW, seeds_B), strict=True))
@@ -190,6 +199,48 @@ def test_an_attack_uses_what_it_is_allowed(name: str, norm: Norm, model: str) ->
         MODELS[model](adv_BCHW).argmax(dim=1) != y_B if name == "minimal" else torch.zeros(BATCH, dtype=torch.bool)
     )
     assert ((moved_B > 0.3) | beaten_B).all()  # the corner of the box is .43 away, the radius .5
+
+
+# Images, restarts
+
+
+@pytest.mark.parametrize("stop_rank", [0, 1])
+@pytest.mark.parametrize(("name", "norm"), CASES)
+def test_an_image_gets_the_same_result_alone_and_in_a_batch(name: str, norm: Norm, stop_rank: int) -> None:
+    net, x_BCHW, eps_B1HW = convnet().double(), small_images(8), background(8, 0.07)
+
+    def exact(x_BCHW: torch.Tensor) -> torch.Tensor:  # in float32 a sign may flip where a gradient is all but zero
+        logits_BK: torch.Tensor = net(x_BCHW.double())
+        return logits_BK
+
+    y_B = exact(x_BCHW).argmax(dim=1)
+    chosen = AttackSettings(steps=8, stop_rank=stop_rank, restarts=2, targets=3, **_norm(norm))  # type: ignore[arg-type]
+    attack: Attack = registry.load("attack", name)
+    together_BCHW = attack(exact, x_BCHW, y_B, eps_B1HW, chosen, seeds(8))
+    assert name == "square" or 0 < (logit_margin(exact(together_BCHW), y_B) > 0).sum() < 8
+    for one in (slice(0, 1), slice(3, 4), slice(7, 8)):
+        alone_1CHW = attack(exact, x_BCHW[one], y_B[one], eps_B1HW[one], chosen, seeds(8)[one])
+        assert torch.allclose(alone_1CHW, together_BCHW[one], rtol=0, atol=1e-5)
+
+
+HEIGHTS = {"pgd": cross_entropy_odds, "apgd-ce": cross_entropy_odds, "apgd-dlr": dlr, "apgd-t": logit_margin}
+
+
+@pytest.mark.parametrize("name", [*HEIGHTS, "square"])
+def test_more_restarts_never_find_less(name: str, small_digits: SmallDigits) -> None:
+    x_BCHW, y_B, eps_B1HW, seeds_B = small_digits.first(60)
+    wins, heights = [], []
+    for restarts in (1, 2, 4):
+        chosen = AttackSettings(steps=15 if name == "square" else 4, step=0.3, restarts=restarts, targets=2)
+        adv_BCHW = registry.load("attack", name)(small_digits.net, x_BCHW, y_B, eps_B1HW, chosen, seeds_B)
+        logits_BK = small_digits.net(adv_BCHW)
+        wins.append(logit_margin(logits_BK, y_B) > 0)
+        heights.append(HEIGHTS.get(name, logit_margin)(logits_BK, y_B))
+    for fewer, more in ((0, 1), (1, 2)):
+        assert (wins[more] | ~wins[fewer]).all()
+        same = wins[more] == wins[fewer]
+        assert (heights[more] >= heights[fewer] - 1e-5)[same].all()
+    assert heights[2].mean() > heights[0].mean() + 1e-4  # and restarts do find more
 
 
 # The model is left as it was

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_model import save_photo
 
 from latcli.commands import doctor
 from latcli.engine.detectors import saliency
@@ -122,6 +123,21 @@ def test_little_room_and_no_home_are_no_failure(look: Callable[..., Any], monkey
     monkeypatch.setattr(doctor, "_ROOM", 1 << 80)
     monkeypatch.setattr(torch.hub, "_hub_dir", "~/.cache/torch/hub")
     assert states(look()) == FRESH | {"disk": "missing", "downloads": "missing"}
+
+
+@pytest.mark.parametrize("command", ["doctor", "attack photo.png --classifier tiny_model:tiny --detector cam"])
+def test_a_user_without_a_home_folder_is_no_crash(
+    command: str, latcli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def homeless() -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.chdir(tmp_path)
+    save_photo(tmp_path / "photo.png")
+    assert latcli(*command.split()).code == 0
 
 
 def test_windows_is_not_supported_and_nothing_else_is_looked_at(

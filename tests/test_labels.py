@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from latcli.engine.labels import LabelFile, folder_label, known_class, labeller, parse_label
+from latcli.engine.models.classifier import Classifier, with_classes_first
+from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.photo_files import PhotoSource
 from latcli.errors import ExitCode, UsageError
 
@@ -74,6 +78,15 @@ def test_a_class_of_another_set_is_known_by_name_never_by_index() -> None:
     assert known_class("n00000002_old_hen", ZOO) == parse_label("hen", ZOO, "folder")
     assert [known_class(name, ZOO) for name in ("2", "crane", "cow")] == [None, None, None]
     assert known_class("10", NUMBERS) == parse_label("10", NUMBERS, "folder")
+
+
+def test_a_models_logits_are_put_into_the_order_of_the_folders() -> None:
+    names = [str(index) for index in range(12)]
+    classifier = Classifier("own", nn.Identity(), Preprocessing(8, 8, "bilinear"), names, "")
+    ordered = with_classes_first(classifier, NUMBERS.class_names, "the folder")
+
+    assert tuple(ordered.class_names) == NUMBERS.class_names
+    assert ordered.net(torch.arange(12.0)[None])[0].tolist() == [float(name) for name in NUMBERS.class_names]
 
 
 def test_an_unknown_name_gets_the_nearest_one_as_a_hint() -> None:
@@ -285,7 +298,7 @@ def test_labels_come_from_one_place(tmp_path: Path) -> None:
 
 
 def test_every_name_and_wordnet_id_of_imagenet_means_one_class(tmp_path: Path) -> None:
-    from latcli.engine.models.imagenet_networks import imagenet_ids, imagenet_names
+    from latcli.engine.models.libraries import imagenet_ids, imagenet_names
 
     imagenet = Zoo(tuple(imagenet_names()), tuple(imagenet_ids()))
     for names in (imagenet.class_names, imagenet.class_ids):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from test_datasets import write_folders
 
 from latcli.engine import photo_files
 from latcli.engine.datasets.folders import class_folders
@@ -163,3 +167,31 @@ def test_two_photos_may_not_share_a_mask(photos: tuple[str, str], tmp_path: Path
 def test_two_masks_of_one_photo_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="are masks of one photo"):
         MaskFolder(touch(tmp_path, "1.png", "1.tiff"))
+
+
+# all commands
+
+
+def test_attack_train_and_eval_read_one_folder_and_its_masks_alike(
+    latcli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folders(tmp_path / "set", grey=True, masks=tmp_path / "masks")  # of 0 and 1
+    for split in ("train", "test"):
+        hidden = tmp_path / "set" / split / "cat" / ".ipynb_checkpoints"
+        shutil.copytree(tmp_path / "set" / split / "cat", hidden)
+    quick = ("--preset", "quick", "--steps", "1", "--batch", "2", "--average", "0")
+    where = ("--dataset", "folder:set", "--mask-from", "folder", "--masks", "masks")
+
+    trained = latcli("train", *where, "--regime", "background", *quick, "--json")
+    assert trained.code == 0, trained.err
+    evaluated = latcli("eval", trained.json["run"], *where, "--images", "4", "--steps", "1", "--json")
+    assert evaluated.code == 0, evaluated.err
+    attacked = latcli("attack", "set", "--mask", "masks", "--classifier", "tiny_model:tiny", "--steps", "1", "--json")
+    assert attacked.code == 0, attacked.err
+    assert (trained.json["dataset"], evaluated.json["dataset"]) == (f"folder:{tmp_path / 'set'}",) * 2
+    assert {cell["n"] for cell in evaluated.json["cells"] if cell["input"] == "natural"} == {4}
+    assert len(attacked.json["images"]) == 8
+    assert {image["linf_inside"] for image in attacked.json["images"]} == {0}
+    for outcome in (trained, evaluated):
+        assert "of 8 of 8 masks: its largest value, 1, is white" in outcome.err

@@ -10,17 +10,13 @@ import torch
 import torchattacks
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from linear_problems import corner, epsilon_st, linear_model, linear_problems, unit_st
+from linear_problems import corner, linear_model, linear_problems
 from small_digits import EPSILON, SmallDigits
 
-from latcli.engine.attacks.contract import check_contract
 from latcli.engine.attacks.objectives import logit_margin
 from latcli.engine.attacks.settings import AttackSettings, Model
 from latcli.engine.attacks.square import Squares, side_at, square
 from latcli.engine.attacks.threat import LinfBox
-from latcli.engine.localize import center_mask, epsilon_matrix
-from latcli.errors import UsageError
 
 SIDE = 8
 
@@ -53,7 +49,7 @@ def _square(model: Model, x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor, label: i
 # What it finds
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=6)
 @given(linear_problems(), st.booleans())
 def test_on_a_linear_model_square_comes_close_to_the_corner(
     problem: tuple[np.ndarray, torch.Tensor, torch.Tensor, int], targeted: bool
@@ -81,17 +77,6 @@ def test_of_all_that_was_asked_the_worst_is_kept(channels: int) -> None:
     # Within a restart each square is put on the best image so far.
     best_B, before_B = margins_QB[:50].amax(dim=0), margins_QB[0]
     assert (best_B > before_B + 0.5).all()
-
-
-def test_more_restarts_never_find_less(small_digits: SmallDigits) -> None:
-    x_BCHW, y_B, eps_B1HW, seeds_B = small_digits.first(80)
-    margins = []
-    for restarts in (1, 2, 4):
-        adv_BCHW = square(small_digits.net, x_BCHW, y_B, eps_B1HW, AttackSettings(steps=15, restarts=restarts), seeds_B)
-        margins.append(logit_margin(small_digits.net(adv_BCHW), y_B))
-    assert (margins[1] >= margins[0] - 1e-5).all()
-    assert (margins[2] >= margins[1] - 1e-5).all()
-    assert margins[2].mean() > margins[0].mean() + 0.05
 
 
 def test_a_peer_finds_as_much_on_real_digits(small_digits: SmallDigits) -> None:
@@ -169,29 +154,6 @@ def test_every_query_asks_for_something_new() -> None:
 # The contract and the budget
 
 
-@settings(deadline=None, max_examples=50)
-@given(st.data())
-def test_no_query_ever_leaves_the_epsilon_matrix(data: st.DataObject) -> None:
-    shape = tuple(data.draw(st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6))))
-    x_BCHW = torch.from_numpy(data.draw(arrays(np.float32, (3, *shape), elements=unit_st)))
-    eps_B1HW = torch.from_numpy(data.draw(arrays(np.float32, (3, 1, *shape[1:]), elements=epsilon_st)))
-    eps_B1HW[0] = 0.0  # one image that may not change at all
-    eps_B1HW[1, :, data.draw(st.integers(0, shape[1] - 1))] = 0.0  # one with a protected row
-    classes, dtype = data.draw(st.integers(2, 10)), data.draw(st.sampled_from([torch.float32, torch.bfloat16]))
-    weights = torch.randn(math.prod(shape), classes, generator=torch.Generator().manual_seed(classes))
-    watched = _Watched(lambda x: x.to(dtype).flatten(1) @ weights.to(dtype))
-    steps, restarts = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 2))
-    more = {"stop_rank": data.draw(st.sampled_from([0, 1])), "targeted": data.draw(st.booleans())}
-    adv_BCHW = _square(watched, x_BCHW, eps_B1HW, steps=steps, restarts=restarts, **more)
-    check_contract(x_BCHW, adv_BCHW, eps_B1HW)
-    assert torch.equal(adv_BCHW[0], x_BCHW[0])
-    # Images of different extents are asked about one after the other, so what counts is images, not calls.
-    assert sum(map(len, watched.seen)) <= steps * restarts * len(x_BCHW)
-    for seen_bCHW in watched.seen:
-        if len(seen_bCHW) == 3:  # nobody has left: the positions are those of the batch
-            check_contract(x_BCHW, seen_bCHW, eps_B1HW)
-
-
 def test_an_image_asks_no_more_than_its_budget_and_nothing_once_it_rests(small_digits: SmallDigits) -> None:
     x_BCHW, y_B, eps_B1HW, seeds_B = small_digits.first(100)
     watched = _Watched(small_digits.net)
@@ -202,24 +164,3 @@ def test_an_image_asks_no_more_than_its_budget_and_nothing_once_it_rests(small_d
     assert sizes[0] == 100
     assert sizes == sorted(sizes, reverse=True)
     assert 100 - won_B.sum() <= sizes[-1] < 100
-
-
-@pytest.mark.parametrize("stop_rank", [0, 1])
-def test_an_image_gets_the_same_result_alone_and_in_a_batch(stop_rank: int, small_digits: SmallDigits) -> None:
-    x_BCHW, y_B, _, seeds_B = small_digits.first(40)
-    eps_B1HW = epsilon_matrix(center_mask((28, 28), 0.3)[None].expand(40, 1, 28, 28), 0.2)
-    net, chosen = small_digits.net, AttackSettings(steps=25, stop_rank=stop_rank, restarts=2)
-    together_BCHW = square(net, x_BCHW, y_B, eps_B1HW, chosen, seeds_B)
-    for i in range(0, 40, 5):
-        one = slice(i, i + 1)
-        alone_1CHW = square(net, x_BCHW[one], y_B[one], eps_B1HW[one], chosen, seeds_B[one])
-        assert torch.equal(alone_1CHW[0], together_BCHW[i])
-    other_BCHW = square(net, x_BCHW, y_B, eps_B1HW, chosen, seeds_B + (torch.arange(40) == 5))
-    differs_B = (other_BCHW != together_BCHW).flatten(1).any(dim=1)
-    assert not differs_B[torch.arange(40) != 5].any()
-    assert differs_B[5]
-
-
-def test_the_l2_norm_is_refused() -> None:
-    with pytest.raises(UsageError, match="no l2 ball"):
-        _square(_flat, torch.rand(1, 1, 4, 4), torch.full((1, 1, 4, 4), 0.1), norm="l2", radius=1.0)

@@ -57,7 +57,6 @@ def _assert_inside(adv_BCHW: torch.Tensor, x_BCHW: torch.Tensor, eps_B1HW: torch
 # The box
 
 
-@settings(deadline=None)
 @given(problems(), st.lists(st.integers(0, 2**63 - 1), min_size=2, max_size=2))
 def test_the_random_start_is_noise_of_each_pixels_own_epsilon(
     problem: tuple[torch.Tensor, torch.Tensor, torch.Tensor], seeds: list[int]
@@ -69,7 +68,6 @@ def test_the_random_start_is_noise_of_each_pixels_own_epsilon(
     assert torch.allclose(start_BCHW, (x_BCHW + eps_B1HW * noise_BCHW).clamp(0, 1), atol=1e-6)
 
 
-@settings(deadline=None)
 @given(problems(), st.floats(0.01, 3))
 def test_a_step_moves_each_pixel_by_a_share_of_its_own_epsilon(
     problem: tuple[torch.Tensor, torch.Tensor, torch.Tensor], share: float
@@ -101,7 +99,6 @@ def test_the_smallest_gradient_moves_a_pixel_as_far_as_the_largest() -> None:
 # The ball cut with the box
 
 
-@settings(deadline=None)
 @given(problems(), radius_st)
 def test_the_projection_is_inside_ball_and_box(
     problem: tuple[torch.Tensor, torch.Tensor, torch.Tensor], radius: float
@@ -112,18 +109,6 @@ def test_the_projection_is_inside_ball_and_box(
     assert (_length(projected_BCHW - x_BCHW) <= radius * (1 + 1e-6) + 1e-6).all()
 
 
-@settings(deadline=None)
-@given(problems(), radius_st)
-def test_projecting_twice_changes_nothing_more(
-    problem: tuple[torch.Tensor, torch.Tensor, torch.Tensor], radius: float
-) -> None:
-    x_BCHW, eps_B1HW, v_BCHW = problem
-    threat = L2BallInBox(x_BCHW, eps_B1HW, radius)
-    once_BCHW = threat.project(v_BCHW)
-    assert torch.allclose(threat.project(once_BCHW.clone()), once_BCHW, rtol=0, atol=2e-6)
-
-
-@settings(deadline=None)
 @given(problems(), radius_st, st.floats(0, 0.999))
 def test_a_point_inside_stays_where_it_is(
     problem: tuple[torch.Tensor, torch.Tensor, torch.Tensor], radius: float, inwards: float
@@ -154,7 +139,7 @@ def _dykstra(v_n: np.ndarray, low_n: np.ndarray, high_n: np.ndarray, radius: flo
     return point
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=40)
 @given(problems(batch=1), radius_st)
 @example((torch.tensor([[[[0.5, 0.5]]]]), torch.tensor([[[[0.1, 0.5]]]]), torch.tensor([[[[3.0, 0.8]]]])), 0.2)
 def test_the_projection_is_the_one_that_alternating_projections_find(
@@ -168,23 +153,6 @@ def test_the_projection_is_the_one_that_alternating_projections_find(
     # As near to v as theirs, which is the promise; and, the nearest point being unique, the same point.
     assert np.linalg.norm(found_n - flat[0]) <= np.linalg.norm(expected_n - flat[0]) + 1e-5
     assert np.abs(found_n - expected_n).max() < 2e-3
-
-
-@pytest.mark.parametrize("radius", [0.05, 0.4, 1.0, 2.0])
-def test_no_allowed_image_is_nearer_than_the_projection(radius: float) -> None:
-    x_BCHW, eps_B1HW = _random_problem()
-    low_BCHW, high_BCHW = _bounds(x_BCHW, eps_B1HW)
-    generator = torch.Generator().manual_seed(1)
-    v_BCHW = x_BCHW + torch.randn(x_BCHW.shape, generator=generator) * 0.2
-    projected_BCHW = L2BallInBox(x_BCHW, eps_B1HW, radius).project(v_BCHW.clone())
-    distance_B = _length(projected_BCHW - v_BCHW)
-    for spread in (1e-3, 1e-2, 0.1, 1.0):
-        for _ in range(60):
-            around_BCHW = projected_BCHW + spread * torch.randn(x_BCHW.shape, generator=generator)
-            around_BCHW = torch.clamp(around_BCHW, low_BCHW, high_BCHW)
-            shrunk_B = (radius / _length(around_BCHW - x_BCHW)).clamp_max(1.0).float()
-            feasible_BCHW = x_BCHW + (around_BCHW - x_BCHW) * shrunk_B[:, None, None, None]
-            assert (_length(feasible_BCHW - v_BCHW) >= distance_B - 1e-6).all()
 
 
 def test_a_pixel_that_hits_its_epsilon_leaves_its_share_of_the_ball_to_the_others() -> None:
@@ -221,12 +189,6 @@ def test_values_at_the_end_of_their_box_do_not_use_up_an_l2_step() -> None:
     assert torch.allclose((moved_BCHW - x_BCHW).flatten(), torch.tensor([0.0, 0.0, -0.06, 0.08]), atol=1e-6)
 
 
-def test_an_l2_step_without_a_gradient_stays() -> None:
-    x_BCHW, eps_B1HW = _random_problem()
-    threat = L2BallInBox(x_BCHW, eps_B1HW, 0.5)
-    assert torch.allclose(threat.move(x_BCHW.clone(), torch.zeros_like(x_BCHW), 0.5), x_BCHW, rtol=0, atol=1e-7)
-
-
 def test_the_radius_holds_on_a_photo_of_megapixels() -> None:
     """One float32 sum over so many equal squares would be off by more than the contract allows."""
     x_BCHW = torch.full((1, 3, 1200, 1600), 0.5)
@@ -252,18 +214,9 @@ def test_a_part_of_a_batch_has_its_own_images_and_epsilons(radius: float | None)
     assert not torch.equal(moved[0], start_bCHW)
 
 
-def test_the_settings_choose_the_set() -> None:
-    x_BCHW, eps_B1HW = _random_problem()
-    assert isinstance(threat_for(x_BCHW, eps_B1HW, AttackSettings()), LinfBox)
-    ball = threat_for(x_BCHW, eps_B1HW, AttackSettings(norm="l2", radius=0.25))
-    assert isinstance(ball, L2BallInBox)
-    assert ball.radius == 0.25
-
-
 # What both stand on
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1.5), min_size=1, max_size=5))
 def test_the_largest_scale_is_found(limits: list[float]) -> None:
     limit_B = torch.tensor(limits)
@@ -273,7 +226,6 @@ def test_the_largest_scale_is_found(limits: list[float]) -> None:
     assert ((scale_B == 1.0) == (limit_B >= 1.0)).all()
 
 
-@settings(deadline=None)
 @given(arrays(np.float32, (2, 3, 4, 5), elements=st.floats(-1, 1, width=32)))
 def test_the_length_of_a_change_is_its_l2_norm(change_BCHW: np.ndarray) -> None:
     expected_B = np.linalg.norm(change_BCHW.astype(np.float64).reshape(2, -1), axis=1)

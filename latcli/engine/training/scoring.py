@@ -10,13 +10,12 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from latcli.engine.attacks.contract import run_attack
-from latcli.engine.attacks.objectives import is_right
 from latcli.engine.attacks.pgd import pgd
 from latcli.engine.attacks.settings import AttackSettings, Model
 from latcli.engine.datasets.base import TrainingData
+from latcli.engine.judge import judge
 from latcli.engine.noise import derive_seed, item_seeds
 from latcli.engine.precision import gradient_model
 from latcli.engine.training.loop import Trainer
@@ -116,9 +115,8 @@ def _together(data: TrainingData) -> int:
 
 def _sums(net: nn.Module, x_BCHW: torch.Tensor, y_B: torch.Tensor) -> tuple[int, float, float]:
     """How many images there are, the sum of their losses, and how many are right."""
-    logits_BK = net(x_BCHW).float()
-    loss = float(functional.cross_entropy(logits_BK, y_B, reduction="sum"))
-    return len(y_B), loss, float(is_right(logits_BK, y_B).sum())
+    found = judge(net, x_BCHW, y_B, "the network")
+    return len(y_B), float(found.loss_B.sum()), float(found.right_B.sum())
 
 
 def _mean(sums: list[tuple[int, float, float]]) -> Score:
