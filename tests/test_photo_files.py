@@ -172,6 +172,7 @@ def test_two_masks_of_one_photo_are_refused(tmp_path: Path) -> None:
 # all commands
 
 
+@pytest.mark.slow
 def test_attack_train_and_eval_read_one_folder_and_its_masks_alike(
     latcli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
