@@ -122,7 +122,7 @@ def test_the_natural_regime_asks_no_detector(options: TrainOptions, session: Ses
         ({"mask_from": "center"}, "--masks is not used with --mask-from center"),
         ({"boxes": "best"}, "--boxes is not used where no detector looks"),
         ({"architecture": "torchvision:resnet1"}, "there is no torchvision classifier called"),
-        ({"architecture": "tests:net"}, "there is no architecture called 'tests:net'"),
+        ({"architecture": "no_such:net"}, "the classifier no_such:net cannot be imported"),
         ({"architecture": "resnet18"}, "resize|pixels"),
         ({"batch": 16}, "a batch of 16 is larger than the 8 training images"),
         ({"dataset": "mnist-5k"}, "takes photos, which mnist-5k has none of"),

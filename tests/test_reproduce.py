@@ -240,10 +240,9 @@ def parts_of(options: ReproduceOptions, session: Session, data: Dataset) -> dict
     return {name: steps_of(name, options, session, data) for name in options.parts}
 
 
-def parsed(words: list[str]) -> tuple[Any, dict[str, Any]]:
+def parsed(words: list[str], commands: Any) -> tuple[Any, dict[str, Any]]:
     """The options that a command line gives, and the other parameters."""
-    command = typer.main.get_command(app).commands[words[1]]  # type: ignore[attr-defined]
-    given = command.make_context(words[1], words[2:]).params
+    given = commands[words[1]].make_context(words[1], words[2:]).params
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     kind = COMMANDS[(words[1],)].options
     return kind(**{name: given[name] for name in kind.__dataclass_fields__}), given
@@ -254,11 +253,12 @@ def test_the_command_line_of_a_step_gives_exactly_its_options(budget: str, tmp_p
     options = options_of("all", budget=budget, architecture="resnet18", center=0.5, epsilon=0.2, photos=tmp_path)
     session = Session(store=tmp_path / "a store", seed=3, offline=True)
     steps = {step for steps in parts_of(options, session, images_of(28)).values() for step in steps}
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
     for step in steps:
         models = tuple(f"{number:04x}" for number, _ in enumerate(step.models))
         words = shlex.split(command_line(step, session, models))
-        given, around = parsed(words)
+        given, around = parsed(words, commands)
         assert words[:2] == ["latcli", step.command]
         assert given == (replace(step.options, models=models) if step.command == "eval" else step.options)  # type: ignore[call-arg]
         assert (around["seed"], around["store"], around["offline"]) == (step.seed, session.store, True)

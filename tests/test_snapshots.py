@@ -37,7 +37,10 @@ REPRODUCED = {
     "sweeps": [{"title": "Loss against the middle", "name": "middle"}], "files": ["/store/reproduction.md"],
     "report": None, "steps": [STEP | {"state": "done", "run": "20261126-025345-train-2be2"}],
 }  # fmt: skip
-PLANNED = REPRODUCED | {"planned": True, "steps": [*REPRODUCED["steps"], STEP | {"state": "to do", "run": None}]}  # type: ignore[dict-item,misc,list-item]
+PLANNED = REPRODUCED | {
+    "planned": True,
+    "steps": [*REPRODUCED["steps"], STEP | {"state": "missing", "run": None, "seconds": None}],
+}  # type: ignore[dict-item,misc,list-item]
 SCORE = {"n": 1000, "loss": 0.2255, "accuracy": 0.941}
 TRAINED = {
     "run": sample.RUN, "checkpoint": "/store/checkpoint.safetensors", "regime": "background", "dataset": "mnist-5k",

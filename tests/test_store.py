@@ -638,6 +638,9 @@ def test_a_schema_that_cannot_be_finished_leaves_no_trace(tmp_path: Path, monkey
     with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
         assert connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
     Store.open(tmp_path).close()
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, m002_fails))
+    with pytest.raises(StoreError, match="older latcli"):
+        Store.open_existing(tmp_path)
 
 
 def test_a_store_for_reading_is_not_written_and_a_write_that_fails_halfway_is_undone(opened: Store) -> None:

@@ -7,7 +7,7 @@ one. Mean, spread, interval and best are computed here and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import sqrt
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -51,8 +51,7 @@ class Evaluated:
 class Protocol:
     """Everything that must be equal for figures to be compared.
 
-    images: how many were attacked. strong_budget: of the strong suite, None where it is not quick. masks: their
-    fingerprint.
+    images: how many were attacked. masks: their fingerprint. is_quick: the strong suite has the budget of a trial.
     """
 
     dataset: str
@@ -164,18 +163,11 @@ def _matrix(name: str, protocol: Protocol, dataset: str, models: Sequence[_Model
     newest = sorted(runs, key=lambda run: runs[run].run.started, reverse=True)
     is_strong = any(given.endswith(_STRONG) for given in inputs)
     scale = next((figure.natural_scale for figure in FIGURE_2 if figure.dataset == dataset), 1)
+    shared = asdict(protocol)
+    del shared["masks"], shared["is_quick"]
     return LossMatrix(
+        **shared | {"dataset": dataset},
         id=name,
-        dataset=dataset,
-        epsilon=protocol.epsilon,
-        attack=protocol.attack,
-        norm=protocol.norm,
-        radius=protocol.radius,
-        steps=protocol.steps,
-        restarts=protocol.restarts,
-        mask_from=protocol.mask_from,
-        center=protocol.center,
-        images=protocol.images,
         strong=("quick" if protocol.is_quick else "full") if is_strong else None,
         natural_scale=scale,
         inputs=inputs,

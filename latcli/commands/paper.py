@@ -37,12 +37,12 @@ REGIMES = ("natural", "standard", "background")
 class Claim:
     """A statement of the paper that figures can bear out or not.
 
-    asked: which figures it is about; holds: whether it is true of them, in this order. Losses are mean cross entropies,
-    not scaled; accuracies are shares.
+    asked: which figures it is about, by quantity and place, or by the names of `PHOTO_FIGURES`; holds: whether it is
+    true of them, in this order. Losses are mean cross entropies, not scaled; accuracies are shares.
     """
 
     text: str
-    asked: tuple[tuple[Quantity, Place], ...]
+    asked: tuple[Any, ...]
     holds: Callable[..., bool]
 
 
@@ -71,15 +71,6 @@ class Figure2:
 
 
 @dataclass(frozen=True)
-class PhotoClaim:
-    """A statement on photos; asked: the figures of `PHOTO_FIGURES` it is about, holds: whether it is true of them."""
-
-    text: str
-    asked: tuple[str, ...]
-    holds: Callable[..., bool]
-
-
-@dataclass(frozen=True)
 class PhotoTables:
     """Tables 1 and 2: `n` photos on one classifier; figures by the names of `PHOTO_FIGURES`, shares from 0 to 1."""
 
@@ -87,7 +78,7 @@ class PhotoTables:
     classifier: str
     n: int
     figures: Mapping[str, float]
-    claims: tuple[PhotoClaim, ...]
+    claims: tuple[Claim, ...]
 
 
 #: Means over photos, in words.
@@ -203,12 +194,12 @@ PHOTOS = PhotoTables(
         "altered": 0.491,
     },
     claims=(
-        PhotoClaim(
+        Claim(
             "the background alone takes 99 % of the confidence in the right class, or more",
             ("clean_confidence", "adversarial_confidence"),
             lambda clean, attacked: attacked <= clean / 100,
         ),
-        PhotoClaim(
+        Claim(
             "the right class leaves the top ten of every photo",
             ("adversarial_top10",),
             lambda attacked: attacked == 0,
@@ -236,7 +227,7 @@ def compare_with_paper(
     return PaperComparison(figure2=tuple(figures), tables=(tables,), claims=claims)
 
 
-def verdict(claim: Claim | PhotoClaim, values: Sequence[float | None]) -> str:
+def verdict(claim: Claim, values: Sequence[float | None]) -> str:
     """Return "holds", "fails", or "not measured" where one of the figures that the claim is about is missing."""
     if None in values:
         return "not measured"
@@ -244,7 +235,7 @@ def verdict(claim: Claim | PhotoClaim, values: Sequence[float | None]) -> str:
 
 
 def _judged(
-    claim: Claim | PhotoClaim,
+    claim: Claim,
     of: str,
     texts: tuple[str, str],
     ours: Sequence[float | None],
@@ -332,11 +323,11 @@ def _claim(figure: Figure2, claim: Claim, rows: Rows) -> PaperClaim:
     ours = [_ours(rows, quantity, place) for quantity, place in claim.asked]
     seeds = [_of_seeds(rows, quantity, place) for quantity, place in claim.asked]
     shared = [seed for seed in seeds[0] if all(seed in one for one in seeds)]
-    texts = claim_texts(claim, theirs), claim_texts(claim, ours)
+    texts = _texts(claim, theirs), _texts(claim, ours)
     return _judged(claim, figure.dataset, texts, ours, [[one[seed] for one in seeds] for seed in shared])
 
 
-def claim_texts(claim: Claim, values: Sequence[float | None]) -> str:
+def _texts(claim: Claim, values: Sequence[float | None]) -> str:
     """The figures that a claim is about, for a reader."""
     if all(value is None for value in values):
         return "-"
@@ -464,7 +455,7 @@ def _tables(tables: PhotoTables, attacks: Sequence[ReportedAttack]) -> PaperPhot
 
 
 def _photo_claim(
-    tables: PhotoTables, claim: PhotoClaim, means: Mapping[str, float | None], of_seeds: Iterable[Mapping[str, float]]
+    tables: PhotoTables, claim: Claim, means: Mapping[str, float | None], of_seeds: Iterable[Mapping[str, float]]
 ) -> PaperClaim:
     theirs, ours = ([figures[name] for name in claim.asked] for figures in (tables.figures, means))
     texts = [" and ".join("-" if value is None else f"{value:.3g}" for value in values) for values in (theirs, ours)]

@@ -174,8 +174,12 @@ class Store:
             with sqlite_errors(path):
                 store = cls(folder, connect_for_reading(path), read_only=True)
                 try:
-                    if lacking(store._db, path):
+                    steps = lacking(store._db, path)
+                    if steps and not store._db.table_names():
                         raise no_runs(folder)
+                    if steps:
+                        hint = "any command that keeps a run brings it up to date"
+                        raise StoreError(f"{path} was made by an older latcli", hint)
                 except BaseException:
                     store.close()
                     raise

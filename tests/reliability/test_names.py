@@ -37,21 +37,18 @@ def test_a_note_is_one_line_and_json_stays_json(name: str) -> None:
 
 def test_runs_are_shown_as_text_whatever_they_hold(tmp_path: Path, latcli: Callable[..., Outcome]) -> None:
     with Store.open(tmp_path / "runs") as store:
-        for name in NAMES:
-            model = store.record_model(name)
-            with start(store, argv=["latcli", name], config={name: name}, device=name, model=model, tags=[name]) as run:
+        known = {"device": NAMES[0], "model": store.record_model(NAMES[-2]), "tags": NAMES}
+        with start(store, argv=["latcli", *NAMES], config={name: name for name in NAMES}, **known) as run:
+            for name in NAMES:
                 run.insert("attacks", [columns(PHOTO) | {"image": name, "label_name": name, "clean_prediction": name}])
-                run.record_metrics([(name, 0, 1.0)])
                 safe = "".join(c for c in name if c not in "/\0").strip(". ")[:40] or "x"
-                run.write_artifact(f"{safe}.png", b"1", name)
+                run.write_artifact(f"{safe}.png", b"1", name).write_bytes(b"2")
                 run.log(f"photo {name}")
-            lines = (run.folder / "log.txt").read_text(encoding="utf-8").split("\n")
-            assert (len(lines), harmless("\n".join(lines))) == (2, True)
-            assert json.loads((run.folder / "run.json").read_bytes())["argv"][0] == "latcli"
-            (run.folder / f"{safe}.png").write_bytes(b"2")
-        ids = [row.id for row in store.runs()]
-    typed = [("list",), ("verify",), *(("show", run) for run in ids), ("rm", *ids), ("show", "\x1b]0;owned\x07\n[red]")]
-    for words in typed:
-        said = latcli("runs", *words, "--store", tmp_path / "runs")
-        assert harmless(said.out + said.err), words
-        assert said.out or len(said.err.splitlines()) == 2
+            run.record_metrics([(name, 0, 1.0) for name in NAMES])
+    lines = (run.folder / "log.txt").read_text(encoding="utf-8").split("\n")
+    assert (len(lines), harmless("\n".join(lines))) == (len(NAMES) + 1, True)
+    assert json.loads((run.folder / "run.json").read_bytes())["argv"][0] == "latcli"
+    for words in (("list",), ("verify",), ("show", run.id), ("show", "\x1b]0;owned\x07\n[red]"), ("rm", run.id)):
+        outcome = latcli("runs", *words, "--store", tmp_path / "runs")
+        assert harmless(outcome.out + outcome.err), words
+        assert outcome.out or len(outcome.err.splitlines()) == 2
