@@ -21,7 +21,7 @@ from latcli.engine.models.imagenet_networks import (
     torchvision_network,
 )
 from latcli.engine.models.weights import load_into, read_state_dict, state_dict_sha256
-from latcli.engine.vision import import_torchvision
+from latcli.engine.vision import import_timm, import_torchvision
 from latcli.errors import WeightsError
 
 
@@ -102,7 +102,7 @@ def timm_classifier(name: str, source: ClassifierSource) -> Classifier:
 
 
 def _timm_pretrained(name: str, *, offline: bool) -> nn.Module:
-    import timm
+    timm = import_timm()
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError
     from timm.models import get_pretrained_cfg

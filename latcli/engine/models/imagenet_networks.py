@@ -14,7 +14,7 @@ from torch import nn
 from latcli.engine.models.classifier import Normalize
 from latcli.engine.models.preprocessing import Interpolation, Preprocessing
 from latcli.engine.registry import unknown_name
-from latcli.engine.vision import import_torchvision
+from latcli.engine.vision import import_timm, import_torchvision
 
 #: Networks whose published weights expect the input scaling of the original implementation.
 _TRANSFORM_INPUT = {"inception_v3", "googlenet"}
@@ -41,9 +41,7 @@ class ImageNetNetwork:
 
 def efficientnet_lite0_network() -> ImageNetNetwork:
     """EfficientNet-Lite0, 224 px, as the embedded weights want it."""
-    import_torchvision()
-    import timm
-
+    timm = import_timm()
     return ImageNetNetwork(
         "efficientnet_lite0",
         timm.create_model("tf_efficientnet_lite0", pretrained=False),
@@ -77,9 +75,7 @@ def torchvision_network(name: str) -> ImageNetNetwork:
 
 def timm_network(name: str) -> ImageNetNetwork:
     """Any classifier of timm. Raises UsageError for a name that timm does not know."""
-    import_torchvision()
-    import timm
-
+    timm = import_timm()
     known = timm.list_models(pretrained=True)
     if name not in known and name not in timm.list_models():
         raise unknown_name("timm classifier", name, known)
@@ -88,8 +84,7 @@ def timm_network(name: str) -> ImageNetNetwork:
 
 def timm_described(name: str, body: nn.Module) -> ImageNetNetwork:
     """A network that timm built, with what timm says of its input and its classes."""
-    import timm
-
+    timm = import_timm()
     data = timm.data.resolve_model_data_config(body)
     crop = data["input_size"][-1]
     # Rounded down, as timm's own transform does.
@@ -120,16 +115,12 @@ def imagenet_names() -> list[str]:
 
 def imagenet_ids() -> list[str]:
     """The 1,000 WordNet ids, in the order of the class indices."""
-    import_torchvision()
-    from timm.data import ImageNetInfo
-
-    ids: list[str] = ImageNetInfo().label_names()
+    ids: list[str] = import_timm().data.ImageNetInfo().label_names()
     return ids
 
 
 def _timm_classes(net: nn.Module) -> tuple[list[str], list[str]]:
-    import timm
-
+    timm = import_timm()
     count = int(cast("int", net.num_classes))
     if count == 1000:
         return imagenet_names(), imagenet_ids()
