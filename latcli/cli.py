@@ -43,6 +43,7 @@ COMMANDS: Mapping[tuple[str, ...], Command] = {
     ("report",): Command(options.ReportOptions, "latcli.commands.report:run", shared=Common, panel=_MAIN),
     ("reproduce",): Command(options.ReproduceOptions, "latcli.commands.reproduce:run", panel=_MAIN),
     ("demo",): Command(options.DemoOptions, "latcli.commands.demo:run", Computing, _MAIN),
+    ("classes",): Command(options.ClassesOptions, "latcli.commands.classifiers:run", Computing, _LOOK),
     ("doctor",): Command(options.DoctorOptions, "latcli.commands.doctor:run", Computing, _LOOK),
     ("runs", "list"): Command(options.RunsListOptions, "latcli.commands.runs:list_runs", shared=Common),
     ("runs", "show"): Command(options.RunsShowOptions, "latcli.commands.runs:show_run", shared=Common),

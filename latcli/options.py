@@ -152,6 +152,38 @@ def parse_name(text: str) -> str:
     )
 
 
+def parse_numbers(text: str) -> tuple[float, ...]:
+    """Numbers of the colour channels, separated by commas: one for all, or one each. Raises UsageError."""
+    hint = "one number, or one for each channel: 0.485,0.456,0.406"
+    try:
+        values = tuple(float(part) for part in str(text).split(","))
+    except ValueError:
+        raise UsageError(f"'{text}' is not a list of numbers", hint) from None
+    if len(values) not in (1, 3) or not all(map(math.isfinite, values)):
+        raise UsageError(f"'{text}' is not one number or three", hint)
+    return values
+
+
+def parse_input_size(text: str) -> tuple[int, int]:
+    """Height and width in pixels from `224` or `224,320`. Raises UsageError."""
+    sides = [int(part) if part.strip().isdecimal() else 0 for part in str(text).split(",")]
+    if len(sides) not in (1, 2) or not all(0 < side <= 4096 for side in sides):
+        raise UsageError(f"'{text}' is not a size", "pixels of a side, or height and width: 224 or 224,320")
+    return sides[0], sides[-1]
+
+
+def parse_resize(text: str) -> str | int:
+    """squash, crop, or the pixels of the short side before the crop. Raises UsageError."""
+    word = str(text)
+    if word in ("squash", "crop"):
+        return word
+    if word.isdecimal() and 0 < int(word) <= 8192:
+        return int(word)
+    raise UsageError(
+        f"'{text}' is no way to resize", "squash, crop, or the pixels of the short side before the crop: 256"
+    )
+
+
 # what the shell offers
 
 
@@ -177,6 +209,13 @@ def _one_of(*words: str) -> Callable[[str], list[str]]:
         return [word for word in words if word.startswith(incomplete)]
 
     return complete
+
+
+_FAMILIES = tuple(f"{family}:" for family in registry.CLASSIFIER_FAMILIES)
+_CLASSIFIERS = (
+    "efficientnet_lite0, inception_v3, timm:NAME, torchvision:NAME, hf:NAME, robustbench:NAME, module:function, "
+    "file.py:function, a training run."
+)
 
 
 # how a field becomes an option
@@ -401,11 +440,50 @@ class DataObjectOptions(ObjectOptions):
     ] = None
 
 
+# which classifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierOptions:
+    """What there is to say of a classifier besides its name."""
+
+    classifier_weights: Annotated[
+        Path | None,
+        option(
+            CLASSIFIER,
+            "FILE",
+            "Its weights: safetensors, or a PyTorch file without code. The head is the file's.",
+        ),
+    ] = None
+    class_names: Annotated[
+        Path | None,
+        option(CLASSIFIER, "FILE", "Names of its classes: one a line, or JSON, in the order of the logits."),
+    ] = None
+    mean: Annotated[
+        Any, option(CLASSIFIER, "M", "Normalization: mean, of all channels or each.", parse=parse_numbers)
+    ] = ()
+    std: Annotated[
+        Any, option(CLASSIFIER, "S", "Normalization: standard deviation, of all channels or each.", parse=parse_numbers)
+    ] = ()
+    input_size: Annotated[
+        Any, option(CLASSIFIER, "N|H,W", "Pixels of its input: 224, or height and width.", parse=parse_input_size)
+    ] = ()
+    resize: Annotated[
+        Any,
+        option(
+            CLASSIFIER,
+            "NAME|N",
+            "Photos to its input: squash; crop, the middle; or N, the short side before the crop.",
+            parse=parse_resize,
+        ),
+    ] = ()
+
+
 # the commands
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhotoOptions(ObjectOptions):
+class PhotoOptions(ClassifierOptions, ObjectOptions):
     """Photos, their right classes, their objects, and the classifier."""
 
     photos: Annotated[
@@ -436,15 +514,12 @@ class PhotoOptions(ObjectOptions):
         option(
             CLASSIFIER,
             "NAME",
-            "efficientnet_lite0, inception_v3, torchvision:NAME, timm:NAME, module:function, a training run.",
-            autocompletion=_names_of("classifier", "timm:", "torchvision:"),
+            _CLASSIFIERS,
+            autocompletion=_names_of("classifier", *_FAMILIES),
         ),
         BASIC,
         CODE,
     ] = registry.DEFAULT_CLASSIFIER
-    classifier_weights: Annotated[
-        Path | None, option(CLASSIFIER, "FILE", "Its weights: safetensors, or a PyTorch file without code.")
-    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -563,7 +638,7 @@ class AttackOptions(PhotoOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(DataObjectOptions):
+class TrainOptions(ClassifierOptions, DataObjectOptions):
     """Train a classifier on images whose background is under attack (the paper's Algorithm 1).
 
     A small network on small images, or a classifier fine-tuned on photos.
@@ -604,17 +679,12 @@ class TrainOptions(DataObjectOptions):
         option(
             WHAT,
             "NAME",
-            "paper-cnn, resnet18, or a classifier to fine-tune on photos: efficientnet_lite0, inception_v3, "
-            "torchvision:NAME, timm:NAME, a plug-in's.",
+            "paper-cnn, resnet18, resnet20, resnet56, or a classifier to fine-tune on photos (see latcli attack).",
             show_default="the data set's",
-            autocompletion=_names_of("architecture", "timm:", "torchvision:"),
+            autocompletion=_names_of("architecture", *_FAMILIES),
         ),
         BASIC,
         CODE,
-    ] = None
-    classifier_weights: Annotated[
-        Path | None,
-        option(WHAT, "FILE", "Weights that training starts from: safetensors, or a PyTorch file."),
     ] = None
     augment: Annotated[
         Literal["none", "crop-flip"] | None, option(WHAT, "NAME", "none, crop-flip.", show_default="the data set's")
@@ -705,7 +775,7 @@ class TrainOptions(DataObjectOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalOptions(DataObjectOptions):
+class EvalOptions(ClassifierOptions, DataObjectOptions):
     """Measure how far models lean on the background: the loss matrix of models and inputs.
 
     Each model is scored on natural images, under standard attack, and under background attack.
@@ -737,9 +807,6 @@ class EvalOptions(DataObjectOptions):
         int | None, option(WHAT, "N", "Test images that are attacked.", min=1, show_default="1000"), BASIC
     ] = None
     controls: Annotated[bool, switch(WHAT, "Also attack the foreground, and a random region."), BASIC] = False
-    classifier_weights: Annotated[
-        Path | None, option(OBJECT, "FILE", "Weights of the classifier whose map the detector cam reads.")
-    ] = None
     epsilon: Annotated[
         float | None,
         option(
@@ -972,6 +1039,22 @@ class DemoOptions:
     Attacks two sample photos, trains the paper's three regimes on 5,000 digits for a short while, shows the loss
     matrix, and prints the path of a page to open.
     """
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassesOptions(ClassifierOptions):
+    """List the classes of a classifier, or find those that a word describes.
+
+    `latcli classes efficientnet_lite0 cat` finds tabby, Persian cat and others.
+    Names, indices and WordNet ids are what --label and --target take.
+    """
+
+    classifier: Annotated[
+        str,
+        argument("CLASSIFIER", _CLASSIFIERS, autocompletion=_names_of("classifier", *_FAMILIES)),
+        CODE,
+    ]
+    words: Annotated[tuple[str, ...], argument("[WORD...]", "Words that the class's name or description has.")] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

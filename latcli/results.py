@@ -764,7 +764,7 @@ _NOT_COMPARED = frozenset(
     {
         *("seed", "notes", "precision", "devices", "nodes", "checkpoint_every", "test_every", "epochs", "preset"),
         *("score_images", "score_steps", "dataset", "dataset_folder", "masks", "detector_weights"),
-        "classifier_weights",
+        *("classifier_weights", "class_names"),
     }
 )
 
@@ -1314,3 +1314,25 @@ class DemoResult:
     def exit_code(self) -> ExitCode:
         """That of the attack."""
         return self.attack.exit_code
+
+
+# classes of a classifier
+
+
+@dataclass(frozen=True)
+class FoundClass:
+    """A class: its index among the logits, its name, and what WordNet says of it, where it is one of ImageNet's."""
+
+    index: int
+    name: str
+    wordnet_id: str | None = None
+    description: str | None = None
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """Of a classifier of `count` classes those that were asked for, by index."""
+
+    classifier: str
+    count: int
+    classes: tuple[FoundClass, ...]

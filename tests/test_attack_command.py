@@ -12,6 +12,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -28,7 +29,8 @@ from tiny_model import save_photo
 
 from latcli.commands.attack import file_names
 from latcli.commands.package_photos import package_photos
-from latcli.errors import ExitCode
+from latcli.engine import photos
+from latcli.errors import ContractError, ExitCode
 
 TINY = ("--classifier", "tiny_model:tiny")
 QUICK = (*TINY, "--steps", "3", "--no-figures")
@@ -257,6 +259,42 @@ def test_the_smallest_epsilon_needs_no_maximum(latcli: Latcli, here: Path) -> No
         assert attacked(latcli, *CENTER, *words)["smallest_epsilon_max"] == 16 / 255
 
 
+# The pictures
+
+
+def test_an_error_keeps_what_is_drawn_and_waits_for_no_figure(
+    latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(4):
+        save_photo(here / "photos" / f"{seed}.png", seed=seed)
+    begun, go_on, drawn, attack = threading.Event(), threading.Event(), [], photos.run_attack
+
+    def slow(*given: object) -> bytes:
+        drawn.append(given)
+        begun.set()
+        assert go_on.wait(60)
+        return b"figure"
+
+    def fails_at_last(*given: Any) -> Any:
+        if not drawn:
+            return attack(*given)
+        assert begun.wait(60)
+        threading.Timer(0.1, go_on.set).start()
+        raise ContractError("the attack broke its contract", "a defect")
+
+    monkeypatch.setattr("latcli.commands.pictures.triptych_on_thread", slow)
+    monkeypatch.setattr(photos, "run_attack", fails_at_last)
+    done = latcli("attack", "photos", *TINY, "--steps", "1", "--center", "0.4", "--batch", "3")
+    assert done.code == ExitCode.FAILURE
+    kept = {path.name for path in (here / "runs").glob("*/*.png")}
+    assert kept == {
+        *(f"{place}-{kind}.png" for place in range(3) for kind in ("adversarial", "mask", "difference")),
+        "0-figure.png",
+    }
+    assert len(drawn) == 1
+    assert latcli("runs", "verify").code == 0
+
+
 # The tables
 
 
@@ -475,8 +513,8 @@ def test_photos_without_an_object_are_failures_or_skipped(latcli: Latcli, here: 
     failed = latcli("attack", "photos", *blind)
     assert failed.code == ExitCode.NO_OBJECT
     assert [failure["skipped"] for failure in failed.json["failures"]] == [False, False]
-    for photos in ("photos", "photos/0.png"):
-        skipped = latcli("attack", photos, *blind, "--on-miss", "skip")
+    for given in ("photos", "photos/0.png"):
+        skipped = latcli("attack", given, *blind, "--on-miss", "skip")
         assert skipped.code == 0
         assert "skipped: cam found no object" in skipped.err
         assert all(failure["skipped"] for failure in skipped.json["failures"])

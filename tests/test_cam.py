@@ -13,8 +13,8 @@ from latcli.engine.detectors.base import DetectorContext, Target
 from latcli.engine.detectors.cam import CamDetector, CamSettings, activation_map, evidence_inside
 from latcli.engine.images import Photo
 from latcli.engine.localize import boxes_mask
-from latcli.engine.models.classifier import Classifier, Normalize
-from latcli.engine.models.preprocessing import Preprocessing, square_to_unit
+from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.preprocessing import Normalize, Preprocessing, square_to_unit
 from latcli.errors import UsageError
 
 RED, GREEN = Target(0, "red"), Target(1, "green")
@@ -70,7 +70,9 @@ class Tokens(nn.Module):
 
 
 def classifier_of(net: nn.Module, fingerprint: str = "f00") -> Classifier:
-    return Classifier("colours", net, Preprocessing(64, 64, "bilinear"), ["red", "green", "none"], fingerprint)
+    classifier = Classifier("colours", net, Preprocessing(64, 64, "bilinear"), ["red", "green", "none"])
+    classifier.fingerprint = fingerprint  # type: ignore[assignment]
+    return classifier
 
 
 def cam_of(net: nn.Module, threshold: float = 0.4) -> CamDetector:

@@ -13,8 +13,8 @@ from training_cases import BASE
 from latcli.engine.datasets.base import Dataset, Defaults, make_dataset
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.checkpoint import CheckpointInfo, open_checkpoint, pack_classifier, read_info, unpack
-from latcli.engine.models.imagenet import ClassifierSource
 from latcli.engine.models.small import paper_cnn, resnet18
+from latcli.engine.models.source import ClassifierSource
 from latcli.engine.training.loop import Trainer, new_network
 from latcli.engine.training.state import pack_state, read_state, restore
 from latcli.errors import UsageError, WeightsError

@@ -20,9 +20,9 @@ from torch import nn
 from torch.nn import functional
 
 from latcli.engine.models.catalog import open_classifier
-from latcli.engine.models.classifier import Classifier, Normalize, predict
-from latcli.engine.models.imagenet import ClassifierSource
-from latcli.engine.models.preprocessing import Preprocessing
+from latcli.engine.models.classifier import Classifier, predict
+from latcli.engine.models.preprocessing import Normalize, Preprocessing
+from latcli.engine.models.source import ClassifierSource
 from latcli.engine.registry import DEFAULT_CLASSIFIER
 from latcli.engine.vision import import_torchvision
 from latcli.errors import ExitCode, LatcliError, UsageError, WeightsError
@@ -50,7 +50,7 @@ class _Says(nn.Module):
 def _saying(logits: list[list[float]] | np.ndarray) -> Classifier:
     logits_BK = torch.as_tensor(logits, dtype=torch.float32)
     names = [f"class {index}" for index in range(logits_BK.shape[1])]
-    return Classifier("fixed", _Says(logits_BK), Preprocessing(4, 4, "bilinear"), names, "")
+    return Classifier("fixed", _Says(logits_BK), Preprocessing(4, 4, "bilinear"), names)
 
 
 def _nothing(batch: int) -> torch.Tensor:
@@ -125,7 +125,7 @@ def test_logits_that_are_no_numbers_are_refused(wrong: float) -> None:
 
 def test_predicting_needs_no_gradients_and_leaves_none() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
-    classifier = Classifier("linear", net, Preprocessing(4, 4, "bilinear"), ["a", "b", "c"], "")
+    classifier = Classifier("linear", net, Preprocessing(4, 4, "bilinear"), ["a", "b", "c"])
     x_BChw = torch.rand(2, 3, 4, 4, requires_grad=True)
     seen: list[bool] = []
     net.register_forward_hook(lambda _module, _inputs, output: seen.append(output.requires_grad))
@@ -139,7 +139,7 @@ def test_predicting_needs_no_gradients_and_leaves_none() -> None:
 
 def test_a_classifier_is_in_evaluation_mode_with_frozen_weights() -> None:
     net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.Dropout()).train()
-    classifier = Classifier("any", net, Preprocessing(8, 8, "bilinear"), ["a", "b"], "f", ["n1", "n2"])
+    classifier = Classifier("any", net, Preprocessing(8, 8, "bilinear"), ["a", "b"], ["n1", "n2"])
     assert not any(module.training for module in classifier.modules())
     assert not any(parameter.requires_grad for parameter in classifier.parameters())
     assert (classifier.class_names, classifier.class_ids) == (("a", "b"), ("n1", "n2"))
@@ -186,7 +186,7 @@ def test_the_default_is_ready_without_a_network(default: Classifier) -> None:
 
 def test_the_default_has_the_packages_weights(default: Classifier) -> None:
     """Of a given version of the package: other weights would make other results under the same name."""
-    assert default.fingerprint == "ac73d8caead58befc6b7f487a945ef400c8f1514ec776b50fd6f4f8f65497ef2"
+    assert default.weights_sha256 == "ac73d8caead58befc6b7f487a945ef400c8f1514ec776b50fd6f4f8f65497ef2"
 
 
 def test_the_default_knows_what_photos_show(default: Classifier) -> None:
@@ -372,7 +372,7 @@ MINE = """
 import torch
 from torch import nn
 from latcli.engine.models.classifier import Classifier
-from latcli.engine.models.preprocessing import Preprocessing
+from latcli.engine.models.preprocessing import Normalize, Preprocessing
 
 
 class Small(nn.Module):
@@ -397,7 +397,7 @@ def described():
 
 
 def whole():
-    return Classifier("mine", Small(), Preprocessing(9, 8, "bilinear"), list("abcd"), "abc")
+    return Classifier("mine", Small(), Preprocessing(9, 8, "bilinear"), list("abcd"))
 
 
 def number():
@@ -424,12 +424,16 @@ def preprocessing_wrong():
     return net
 
 
-def grey():
-    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.LazyLinear(4))
-
-
-def spatial():
+def features():
     return nn.Conv2d(3, 4, 3)
+
+
+def leaving():
+    raise SystemExit(3)
+
+
+def two_inputs():
+    return nn.Bilinear(3, 3, 4)
 
 
 def undefined():
@@ -457,7 +461,7 @@ def test_a_plain_module_is_a_classifier(mine: str) -> None:
     assert classifier.name == f"{mine}:plain"
     assert classifier.class_names == ("class 0", "class 1", "class 2", "class 3")
     assert classifier.preprocessing == Preprocessing(256, 224, "bilinear")
-    assert len(classifier.fingerprint) == 64
+    assert len(classifier.fingerprint or "") == 64
     assert not any(module.training for module in classifier.modules())
     assert not any(parameter.requires_grad for parameter in classifier.parameters())
     x_BChw = torch.rand(2, 3, 224, 224)
@@ -472,7 +476,9 @@ def test_a_module_may_bring_names_and_preprocessing(mine: str) -> None:
 
 def test_a_function_may_return_a_classifier(mine: str) -> None:
     classifier = _open(f"{mine}:whole")
-    assert (classifier.name, classifier.fingerprint, classifier.preprocessing.crop) == ("mine", "abc", 8)
+    assert (classifier.name, classifier.preprocessing.crop) == ("mine", 8)
+    with pytest.raises(UsageError, match="says itself what --mean would"):
+        _open(f"{mine}:whole", ClassifierSource(mean=(0.5,)))
 
 
 def test_weights_are_loaded_into_ones_own(mine: str, tmp_path: Path, foreign: Path) -> None:
@@ -498,8 +504,9 @@ def test_weights_are_loaded_into_ones_own(mine: str, tmp_path: Path, foreign: Pa
         ("CONSTANT", "failed: TypeError: 'int' object is not callable"),
         ("names_wrong", "names 2 classes and returns 4 logits"),
         ("preprocessing_wrong", "the `preprocessing` of .* is a tuple"),
-        ("grey", "does not take images of 3x224x224: RuntimeError"),
-        ("spatial", r"does not return logits of shape \(batch, classes\)"),
+        ("features", r"a tensor of shape \(2, 4, 222, 222\) for two images"),
+        ("leaving", "failed: SystemExit"),
+        ("two_inputs", r"does not take images of 3x224x224, nor of other usual sizes: TypeError"),
     ],
 )
 def test_what_is_no_classifier_is_refused_in_one_line(mine: str, function: str, message: str) -> None:

@@ -36,8 +36,8 @@ from latcli.engine.localize import center_mask
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.checkpoint import CheckpointInfo, pack, pack_classifier, unpack
 from latcli.engine.models.classifier import Classifier
-from latcli.engine.models.imagenet import ClassifierSource
 from latcli.engine.models.small import paper_cnn
+from latcli.engine.models.source import ClassifierSource
 from latcli.errors import LatcliError, UsageError, WeightsError
 from latcli.options import EvalOptions
 from latcli.results import Cell, EvalResult, from_columns, read, to_json

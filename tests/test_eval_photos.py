@@ -19,11 +19,10 @@ from latcli.engine.datasets.catalog import open_folder
 from latcli.engine.evaluation.reliance import background_reliance, photos_of
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.checkpoint import CheckpointInfo, pack_classifier
-from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.classifier import Classifier, with_classes_first
 from latcli.engine.models.finetuning import fine_tuned_without_weights
-from latcli.engine.models.imagenet import ClassifierSource
-from latcli.engine.models.matching import with_classes_first
 from latcli.engine.models.preprocessing import Preprocessing
+from latcli.engine.models.source import ClassifierSource
 from latcli.errors import LatcliError, UsageError, WeightsError
 from latcli.options import EvalOptions
 from latcli.results import EvalResult, read
@@ -138,7 +137,7 @@ def test_the_top_guess_is_one_of_all_classes_and_logits_keep_their_names() -> No
             return torch.tensor([[0.0, 1.0, 2.0, 3.0]]).expand(len(x_BChw), -1)
 
     names, ids = ("hen", "Cat", "tree frog", "dog"), ("n01", "n02", "n03", "n04")
-    classifier = Classifier("it", Fixed(), Preprocessing(8, 8, "bilinear"), names, "f", ids)
+    classifier = Classifier("it", Fixed(), Preprocessing(8, 8, "bilinear"), names, ids)
     ordered = with_classes_first(classifier, ("dog", "tree_frog"), "the folder")
 
     assert ordered.class_names == ("dog", "tree frog", "hen", "Cat")
@@ -243,7 +242,6 @@ def test_an_evaluation_goes_on_with_the_same_masks_alone(
         (("no_green",), {}, "photo_victims:no_green has no class 'green', which folder:.*set has"),
         (("four", "larger"), {}, r"four takes the middle 32 of a photo resized to 32 .*, .*larger takes the middle 40"),
         (("four",), {"boxes": "best"}, "--boxes is not used where no detector"),
-        (("four",), {"classifier_weights": Path("w")}, "--classifier-weights is not used where no detector"),
         (("four",), {"mask_from": "center"}, "--masks is not used with --mask-from center"),
         (("four",), {"mask_from": "folder", "masks": None}, "--mask-from folder needs the folder"),
         (("four",), {"dataset": "mnist-5k"}, "--masks is of no use to mnist-5k"),

@@ -11,7 +11,7 @@ from torch import nn
 
 from latcli.engine.datasets.base import DatasetSource
 from latcli.engine.datasets.catalog import open_training_data
-from latcli.engine.models import imagenet
+from latcli.engine.models import libraries
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.checkpoint import CheckpointInfo, open_checkpoint, pack_classifier
 from latcli.engine.models.classifier import Classifier
@@ -23,8 +23,8 @@ from latcli.engine.models.finetuning import (
     is_classifier_name,
     preprocessing_of,
 )
-from latcli.engine.models.imagenet import ClassifierSource
 from latcli.engine.models.preprocessing import Preprocessing
+from latcli.engine.models.source import ClassifierSource
 from latcli.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -63,8 +63,7 @@ def test_shared_classes_keep_what_was_learnt_of_them(source: ClassifierSource) -
 )
 def test_a_network_without_weights_gets_a_head_and_gradients(name: str) -> None:
     tuned = fine_tuned_without_weights(name, 3)
-    crop = tuned.preprocessing.crop
-    logits_BK = tuned(photos(1, crop))
+    logits_BK = tuned(photos(1, tuned.preprocessing.size[0]))
     logits_BK.square().sum().backward()
 
     assert logits_BK.shape == (1, 3)
@@ -117,7 +116,7 @@ class Scaled(nn.Module):
     "net", [TwoHeads(), Scaled(), nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 5), nn.Linear(5, 4))]
 )
 def test_a_head_that_cannot_be_replaced_is_said(net: nn.Module) -> None:
-    classifier = Classifier("mine", net, SQUARE, [f"class {index}" for index in range(5)], "0")
+    classifier = Classifier("mine", net, SQUARE, [f"class {index}" for index in range(5)])
 
     with pytest.raises(UsageError, match="the head of mine cannot be replaced"):
         fine_tuned(classifier, ("a", "b"))
@@ -135,7 +134,8 @@ def test_a_head_that_cannot_be_replaced_is_said(net: nn.Module) -> None:
         ("timm:test_vit", True),
         ("resnet18", False),
         ("paper-cnn", False),
-        ("module:function", False),
+        ("module:function", True),
+        ("hf:google/vit", True),
     ],
 )
 def test_which_names_are_fine_tuned(name: str, tuned: bool) -> None:
@@ -169,7 +169,7 @@ def test_a_checkpoint_opens_as_it_was_trained_and_downloads_nothing(
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(pack_classifier(tuned.state_dict(), info))
     for name in ("require_reachable", "fetch", "_timm_pretrained"):
-        monkeypatch.setattr(imagenet, name, lambda *_, **__: pytest.fail("asked for weights"))
+        monkeypatch.setattr(libraries, name, lambda *_, **__: pytest.fail("asked for weights"))
     opened = open_checkpoint(path)
 
     x_BCHW = photos(3, 160)

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from latcli.engine.labels import LabelFile, folder_label, known_class, labeller, parse_label
-from latcli.engine.models.classifier import Classifier
-from latcli.engine.models.matching import with_classes_first
+from latcli.engine.models.classifier import Classifier, with_classes_first
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.photo_files import PhotoSource
 from latcli.errors import ExitCode, UsageError
@@ -299,7 +298,7 @@ def test_labels_come_from_one_place(tmp_path: Path) -> None:
 
 
 def test_every_name_and_wordnet_id_of_imagenet_means_one_class(tmp_path: Path) -> None:
-    from latcli.engine.models.imagenet_networks import imagenet_ids, imagenet_names
+    from latcli.engine.models.libraries import imagenet_ids, imagenet_names
 
     imagenet = Zoo(tuple(imagenet_names()), tuple(imagenet_ids()))
     for names in (imagenet.class_names, imagenet.class_ids):

@@ -329,7 +329,7 @@ class Guesses(torch.nn.Module):
 
 @pytest.fixture
 def classifier() -> Classifier:
-    return Classifier("guesses", Guesses(), SIZE, ("red", "blue", "fox"), "0", ("n00000001", "n00000002", "n00000003"))
+    return Classifier("guesses", Guesses(), SIZE, ("red", "blue", "fox"), ("n00000001", "n00000002", "n00000003"))
 
 
 def test_a_detectors_masks_and_what_it_is_asked_for(photos: PhotoFolder, classifier: Classifier) -> None:

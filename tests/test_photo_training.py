@@ -122,7 +122,7 @@ def test_the_natural_regime_asks_no_detector(options: TrainOptions, session: Ses
         ({"mask_from": "center"}, "--masks is not used with --mask-from center"),
         ({"boxes": "best"}, "--boxes is not used where no detector looks"),
         ({"architecture": "torchvision:resnet1"}, "there is no torchvision classifier called"),
-        ({"architecture": "tests:net"}, "there is no architecture called 'tests:net'"),
+        ({"architecture": "no_such:net"}, "the classifier no_such:net cannot be imported"),
         ({"architecture": "resnet18"}, "resize|pixels"),
         ({"batch": 16}, "a batch of 16 is larger than the 8 training images"),
         ({"dataset": "mnist-5k"}, "takes photos, which mnist-5k has none of"),
@@ -137,6 +137,7 @@ def test_what_does_not_go_together_is_refused_before_a_run_is_begun(
     assert list(session.store.glob("*-train-*")) == []
 
 
+@pytest.mark.slow
 def test_photos_without_a_word_are_for_the_default_classifier(options: TrainOptions, session: Session) -> None:
     said = TrainOptions(dataset=options.dataset, regime="natural", preset="quick", steps=1, batch=2)
     result = run(said, session)

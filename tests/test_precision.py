@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.utils import parametrizations, weight_norm
 
 from latcli.engine import precision
-from latcli.engine.models.classifier import Classifier, Normalize
-from latcli.engine.models.preprocessing import Preprocessing
+from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.preprocessing import Normalize, Preprocessing
 from latcli.engine.precision import FORMS, Form, gradient_model
 
 SHAPE = (3, 16, 16)
@@ -20,7 +20,7 @@ SHAPE = (3, 16, 16)
 
 def classifier_of(*layers: nn.Module) -> Classifier:
     net = nn.Sequential(Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), *layers)
-    return Classifier("test", net, Preprocessing(20, 16, "bilinear"), [f"{k}" for k in range(5)], "none")
+    return Classifier("test", net, Preprocessing(20, 16, "bilinear"), [f"{k}" for k in range(5)])
 
 
 def lively(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:

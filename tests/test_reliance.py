@@ -52,7 +52,7 @@ class ColourNet(nn.Module):
 
 
 def classifier(net: nn.Module, names: Sequence[str] = NAMES) -> Classifier:
-    return Classifier("known", net, PREPROCESSING, names, "known")
+    return Classifier("known", net, PREPROCESSING, names)
 
 
 def looks_at_the_border() -> Classifier:
@@ -348,7 +348,7 @@ class Photos(Sequence[LabelledPhoto]):
 @pytest.mark.slow
 def test_real_photos_with_the_classifier_s_own_boxes(shared_data: Path) -> None:
     from latcli.engine.models.catalog import open_classifier
-    from latcli.engine.models.imagenet import ClassifierSource
+    from latcli.engine.models.source import ClassifierSource
 
     model = open_classifier("efficientnet_lite0", ClassifierSource(offline=True), torch.device("cpu"))
     photos = Photos(shared_data / "photos", model, 20)

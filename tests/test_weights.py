@@ -174,10 +174,13 @@ def test_old_files_without_counters_fit(state_dict: dict[str, torch.Tensor]) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"3.weight": None}, "3.weight missing"),
-        ({"4.weight": torch.ones(1)}, "4.weight unexpected"),
-        ({"3.weight": torch.ones(5, 16)}, "3.weight (5, 16) instead of (2, 16) of another shape"),
-        (dict.fromkeys(["0.weight", "0.bias", "1.weight", "1.bias", "3.bias"]), "and 2 more missing"),
+        ({"3.weight": None}, "missing: 3.weight"),
+        ({"4.weight": torch.ones(1)}, "left over: 4.weight"),
+        ({"3.weight": torch.ones(5, 16)}, "of another shape: 3.weight (5, 16) instead of (2, 16)"),
+        (
+            dict.fromkeys(["0.weight", "0.bias", "1.weight", "1.bias", "3.bias"]),
+            "missing: 0.weight, 0.bias, 1.weight and 2 more",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_said_and_change_nothing(

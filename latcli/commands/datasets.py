@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from latcli.commands.classifiers import classifier_source
 from latcli.commands.detection_cache import StoredDetections
 from latcli.commands.photos import detector_values
 from latcli.engine.datasets.base import DatasetSource, MaskSource, TrainingData
@@ -18,10 +19,9 @@ from latcli.engine.datasets.photo_masks import ObjectSearch, detected_masks
 from latcli.engine.detectors.base import DetectorContext
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier
-from latcli.engine.models.imagenet import ClassifierSource
 from latcli.engine.objects import ObjectSettings, open_finder
 from latcli.errors import UsageError
-from latcli.options import ObjectOptions, given
+from latcli.options import ClassifierOptions, ObjectOptions, given
 from latcli.results import read, to_json
 from latcli.session import Session
 from latcli.store.store import Store
@@ -37,11 +37,10 @@ DETECTING = tuple(field.name for field in fields(ObjectOptions) if field.name no
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataObjects(ObjectOptions):
-    """Where the objects of a data set come from, and the weights of the classifier that a detector may ask."""
+class DataObjects(ClassifierOptions, ObjectOptions):
+    """Where the objects of a data set come from, and what the user says of the classifier."""
 
     masks: Path | None = None
-    classifier_weights: Path | None = None
 
     @classmethod
     def of(cls, options: Any, config: Mapping[str, Any] | None = None) -> DataObjects:
@@ -84,14 +83,15 @@ def check_object_options(given: Mapping[str, Any], mask_from: MaskSource, detect
 
 
 def open_data(
-    name: str, architecture: str | None, masks: Path | None, device: torch.device, session: Session
+    name: str, architecture: str | None, objects: DataObjects | None, device: torch.device, session: Session
 ) -> TrainingData:
-    """The data set on the device, with the masks in that folder; its notes are shown. Raises as `open_training_data`.
+    """The data set on the device, with the masks in their folder; its notes are shown. Raises as `open_training_data`.
 
     An architecture of None is the data set's own.
     """
     source = DatasetSource(session.data, session.offline, session.shows_progress)
-    data = open_training_data(name, architecture, source, masks)
+    objects = objects or DataObjects()
+    data = open_training_data(name, architecture, source, objects.masks, classifier_source(objects, session))
     for note in data.notes:
         session.note(f"note: {note}")
     return data.to(device)
@@ -113,7 +113,7 @@ def with_objects(
     """
     if mask_from != "detector" or not isinstance(data, PhotoFolder):
         return data
-    classifier = open_pretrained(architecture, objects.classifier_weights, session).to(device)
+    classifier = open_pretrained(architecture, objects, session).to(device)
     settings = ObjectSettings(
         detector=objects.detector, values=detector_values(objects), which=objects.boxes, refine=objects.refine
     )
@@ -127,7 +127,6 @@ def with_objects(
     return data.with_masks(masks)
 
 
-def open_pretrained(architecture: str, weights: Path | None, session: Session) -> Classifier:
+def open_pretrained(architecture: str, objects: DataObjects, session: Session) -> Classifier:
     """The classifier that is fine-tuned, as it was published or as a file has it; on the CPU."""
-    source = ClassifierSource(weights, session.offline, session.shows_progress)
-    return open_classifier(architecture, source, torch.device("cpu"))
+    return open_classifier(architecture, classifier_source(objects, session), torch.device("cpu"))

@@ -108,7 +108,7 @@ def _classifiers() -> Check:
 
     from latcli.engine import registry
     from latcli.engine.downloads import kept_at
-    from latcli.engine.models.imagenet import ClassifierSource
+    from latcli.engine.models.source import ClassifierSource
 
     try:
         registry.load("classifier", registry.DEFAULT_CLASSIFIER)(ClassifierSource(offline=True))

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from latcli.commands.classifiers import classifier_source
 from latcli.commands.datasets import DETECTING, OBJECTS, DataObjects, check_object_options, given_plainly, with_objects
 from latcli.commands.evaluated_models import (
     DEFAULT_REGIMES,
@@ -46,7 +47,7 @@ from latcli.engine.evaluation.settings import NATURAL, NATURAL_ATTACKED, EvalSet
 from latcli.engine.evaluation.statistics import ColumnStatistics
 from latcli.engine.failures import explained
 from latcli.errors import Terminated, UsageError, WeightsError
-from latcli.options import EvalOptions, parse_epsilon
+from latcli.options import ClassifierOptions, EvalOptions, parse_epsilon
 from latcli.results import (
     Cell,
     Comparison,
@@ -112,12 +113,13 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     device = open_device(session.device)
     names, _ = named_models(options), _beside(options)  # what is wrong with them is said before any file is read
     dataset = full_name(options.dataset or usual_dataset(store, names) or registry.DEFAULT_DATASET)
-    way = photo_way(dataset, _sources(store, names, dataset, options.seeds), session)
+    described = classifier_source(options, session)
+    way = photo_way(dataset, _sources(store, names, dataset, options.seeds), described)
     objects = DataObjects.of(options)
     data = open_data(dataset, way, options.masks, device, session)
     settings = settings_of(options, data, session)
     data = _with_objects(data, way, settings, objects, device, store, session)
-    models, contenders = _loaded(ModelLoader(store, data, settings.batch, session), options, settings)
+    models, contenders = _loaded(ModelLoader(store, data, settings.batch, session, described), options, settings)
     if settings.donor_seeds:
         photos_of(data)
     if settings.transfer and len(contenders) < 2:
@@ -132,6 +134,9 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
         "models": list(names),
         "entries": to_json([one.entry for one in models]),
         "contenders": [one.entry.id for one in contenders],
+        **{
+            name: to_json(value) for name in ClassifierOptions.__dataclass_fields__ if (value := getattr(options, name))
+        },
         "seeds": options.seeds,
         "precision": session.precision,
         "threads": torch.get_num_threads(),
@@ -184,7 +189,8 @@ def _job_of(row: RunRow, store: Store, options: EvalOptions, session: Session) -
     device = open_device(session.device)
     dataset = dataset_of(row, options.dataset)
     objects = DataObjects.of(options, row.config)
-    way = photo_way(dataset, [source_of(entry, store) for entry in entries], session)
+    described = classifier_source(objects, session)
+    way = photo_way(dataset, [source_of(entry, store) for entry in entries], described)
     data = open_data(dataset, way, objects.masks, device, session)
     check_same_data(row, data.name, data.fingerprint)
     data = _with_objects(data, way, settings, objects, device, store, session)
@@ -196,7 +202,7 @@ def _job_of(row: RunRow, store: Store, options: EvalOptions, session: Session) -
     if device.type == "cpu" and torch.get_num_threads() != threads:
         session.note(f"using {threads} threads, as the run did before")
         torch.set_num_threads(threads)  # the order in which a CPU adds depends on them
-    loader = ModelLoader(store, data, settings.batch, session)
+    loader = ModelLoader(store, data, settings.batch, session, described)
     models = tuple(loader.load_again(entry) for entry in entries)
     contenders = tuple(one for one in models if one.entry.id in ids)
     return Job(data, settings, models, contenders, bool(row.config.get("seeds")), device)
@@ -217,7 +223,7 @@ def settings_of(options: EvalOptions, data: TrainingData, session: Session) -> E
     mask_from = options.mask_from or ("folder" if options.masks else defaults.mask_from)
     if mask_from == "detector" and not of_photos:
         raise UsageError("--mask-from detector needs photos, which small images are not", "choose another --mask-from")
-    check_object_options(given_plainly(options), mask_from, (*DETECTING, "classifier_weights"))
+    check_object_options(given_plainly(options), mask_from, DETECTING)
     given = {name: getattr(options, name) for name in ("images", "epsilon", "steps", "restarts", "batch")}
     usual = {"epsilon": defaults.epsilon} | ({"batch": _PHOTO_BATCH} if of_photos else {})
     return EvalSettings(

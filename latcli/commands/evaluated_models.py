@@ -20,11 +20,10 @@ from latcli.engine.evaluation.distrust import Doubt, examine
 from latcli.engine.evaluation.matrix import Subject
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.checkpoint import read_info
-from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.classifier import Classifier, with_classes_first
 from latcli.engine.models.finetuning import is_classifier_name, preprocessing_of
-from latcli.engine.models.imagenet import ClassifierSource
-from latcli.engine.models.matching import with_classes_first
 from latcli.engine.models.preprocessing import Preprocessing
+from latcli.engine.models.source import ClassifierSource
 from latcli.engine.precision import check_form, gradient_model
 from latcli.engine.training.regimes import Regime
 from latcli.errors import LatcliError, UsageError, WeightsError
@@ -149,7 +148,7 @@ class PhotoWay:
     preprocessing: Preprocessing
 
 
-def photo_way(dataset: str, sources: Sequence[str], session: Session) -> PhotoWay | None:
+def photo_way(dataset: str, sources: Sequence[str], described: ClassifierSource) -> PhotoWay | None:
     """How these models, paths of checkpoints or names, take a folder's photos; None where they take small images.
 
     Photos are handed out at the classifiers' input size, so all have to see the same square of a photo. Raises
@@ -158,7 +157,7 @@ def photo_way(dataset: str, sources: Sequence[str], session: Session) -> PhotoWa
     if not dataset.startswith(_FOLDER):
         return None
     large = holds_photos(Path(dataset.removeprefix(_FOLDER)))
-    ways = {source: _way(source, session, large=large) for source in sources}
+    ways = {source: _way(source, described, large=large) for source in sources}
     first = next(iter(ways))
     for source, way in ways.items():
         if _seen(way) != _seen(ways[first]):
@@ -187,23 +186,21 @@ def open_data(
     return data.to(device)
 
 
-def _way(source: str, session: Session, *, large: bool) -> PhotoWay | None:
+def _way(source: str, described: ClassifierSource, *, large: bool) -> PhotoWay | None:
     if source.endswith(".safetensors"):
-        architecture = read_info(Path(source)).architecture
-        return PhotoWay(architecture, preprocessing_of(architecture)) if is_classifier_name(architecture) else None
+        info = read_info(Path(source))
+        if not is_classifier_name(info.architecture):
+            return None
+        return PhotoWay(info.architecture, info.preprocessing or preprocessing_of(info.architecture))
     if not large:
         return None
-    if is_classifier_name(source):
-        return PhotoWay(source, preprocessing_of(source))
-    wanted = ClassifierSource(None, session.offline, session.shows_progress)
-    return PhotoWay(source, open_classifier(source, wanted, torch.device("cpu")).preprocessing)
+    return PhotoWay(source, open_classifier(source, described, torch.device("cpu")).preprocessing)
 
 
 def _seen(way: PhotoWay | None) -> str:
     if way is None:
         return "small images as they are"
-    seen = way.preprocessing
-    return f"the middle {seen.crop} of a photo resized to {seen.resize} ({seen.interpolation})"
+    return way.preprocessing.described()
 
 
 # opening
@@ -225,13 +222,19 @@ class ColourInput(nn.Module):
 class ModelLoader:
     """Opens models for one data set: looks at classes and image size, and tries each on some test images."""
 
-    def __init__(self, store: Store, data: TrainingData, batch: int, session: Session) -> None:
-        """Raises LatcliError where the set has no test images."""
+    def __init__(
+        self, store: Store, data: TrainingData, batch: int, session: Session, described: ClassifierSource
+    ) -> None:
+        """`described` is what the user says of models that are no training run's.
+
+        Raises LatcliError where the set has no test images.
+        """
         n = min(_LOOKED_AT, data.test_count)
         if n == 0:
             raise LatcliError(f"{data.name} has no test images", "choose another data set")
         (images,) = data.testing([torch.arange(n) * data.test_count // n])
         self.store, self.data, self.session, self._batch = store, data, session, batch
+        self._described = described
         self._x_BCHW = images.x_BCHW
 
     def load(self, name: str) -> LoadedModel:
@@ -259,7 +262,7 @@ class ModelLoader:
         """A model of a stored evaluation, with gradients in the form that it had. Raises WeightsError if it changed."""
         source = source_of(entry, self.store)
         classifier = self._classifier(source)
-        if classifier.fingerprint != entry.fingerprint:
+        if (classifier.fingerprint or "") != entry.fingerprint:
             raise WeightsError(
                 f"the model {entry.name} is not the one that the evaluation was started with: it answers differently",
                 "start a new evaluation",
@@ -280,7 +283,7 @@ class ModelLoader:
         model_id = self.store.record_model(
             f"{info.architecture}-{info.regime}",
             architecture=info.architecture,
-            weights_sha256=classifier.fingerprint,
+            weights_sha256=classifier.weights_sha256,
             regime=info.regime,
         )
         facts: dict[str, object] = {
@@ -301,12 +304,14 @@ class ModelLoader:
             self.session.note(f"note: {fast.note}")
         subject = Subject(str(facts["label"]), net, fast)
         doubts = examine(net, self._x_BCHW, subject.name, subject.fast)
-        entry = EvaluatedModel(**{**facts, "fingerprint": classifier.fingerprint, "form": fast.form})  # type: ignore[arg-type]
+        entry = EvaluatedModel(**{**facts, "fingerprint": classifier.fingerprint or "", "form": fast.form})  # type: ignore[arg-type]
         return LoadedModel(entry, subject, tuple(doubts))
 
     def _classifier(self, source: str) -> Classifier:
-        wanted = ClassifierSource(None, self.session.offline, self.session.shows_progress)
-        return open_classifier(source, wanted, self._x_BCHW.device)
+        described = self._described
+        if source.endswith(".safetensors"):
+            described = ClassifierSource(offline=described.offline, progress=described.progress, note=described.note)
+        return open_classifier(source, described, self._x_BCHW.device)
 
     def _fitting(self, classifier: Classifier, name: str) -> nn.Module:
         """The network as it takes this set's images; on photos a Classifier.

@@ -7,13 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from latcli.commands.classifiers import classifier_source
 from latcli.commands.detection_cache import StoredDetections
 from latcli.commands.trained import classifier_path
 from latcli.engine.detectors.base import DetectorContext
 from latcli.engine.devices import open_device
 from latcli.engine.labels import labeller
 from latcli.engine.models.catalog import open_classifier
-from latcli.engine.models.imagenet import ClassifierSource
 from latcli.engine.objects import ObjectSettings, check_values, open_finder
 from latcli.engine.photo_files import PhotoSource, find_sources
 from latcli.engine.photos import Located, PhotoAttacker
@@ -75,8 +75,8 @@ class PhotoWork:
         self.sources = find_sources(options.photos)
         self._positions = {source.name: index for index, source in enumerate(self.sources)}
         device = open_device(session.device)
-        weights = ClassifierSource(options.classifier_weights, session.offline, session.shows_progress)
-        self.classifier = open_classifier(classifier_path(options.classifier, session.store), weights, device)
+        name = classifier_path(options.classifier, session.store)
+        self.classifier = open_classifier(name, classifier_source(options, session), device)
         label_of = labeller(self.classifier, options.label, options.labels, options.labels_from)
         self.labels: dict[PhotoSource, Label | None] = {}
         for source in self.sources:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
+from latcli.commands.classifiers import classifier_source
 from latcli.commands.datasets import (
     OBJECTS,
     DataObjects,
@@ -42,13 +43,14 @@ from latcli.engine.devices import open_device
 from latcli.engine.failures import explained
 from latcli.engine.models.checkpoint import CheckpointInfo, pack_classifier
 from latcli.engine.models.finetuning import (
+    FineTuned,
     check_architecture,
     fine_tuned,
     fine_tuned_without_weights,
     is_classifier_name,
 )
 from latcli.engine.models.small import Architecture
-from latcli.engine.models.weights import load_into, read_state_dict, state_dict_sha256
+from latcli.engine.models.weights import load_into, read_weights, state_dict_sha256, without_prefix
 from latcli.engine.precision import gradient_model
 from latcli.engine.training.distributed import FabricRanks, Ranks, world_of
 from latcli.engine.training.loop import Trainer, check_parts, new_network, train
@@ -103,19 +105,21 @@ class Job:
         """
         path, pretrained = self.objects.classifier_weights, None
         if self.fine_tuning and fresh:
-            pretrained = open_pretrained(self.architecture, path, session)
+            pretrained = open_pretrained(self.architecture, self.objects, session)
 
         def make(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
             if pretrained is not None:
                 return fine_tuned(pretrained, self.data.class_names)
             if self.fine_tuning:
-                return fine_tuned_without_weights(self.architecture, classes)
+                described = classifier_source(self.objects, session)
+                return fine_tuned_without_weights(self.architecture, classes, described=described)
             small: Architecture = registry.load("architecture", self.architecture)
             return small(image_shape, classes)
 
         net = new_network(make, self.data, self.settings.seed)
         if fresh and path is not None and not self.fine_tuning:
-            load_into(net, read_state_dict(path), what=f"the weights in {path}")
+            state_dict = without_prefix(net, read_weights(path), session.note)
+            load_into(net, state_dict, what=f"the weights in {path}")
         return net.to(self.device)
 
 
@@ -240,7 +244,7 @@ def _new_job(options: TrainOptions, store: Store | None, session: Session) -> Jo
     given = given_plainly(options)
     objects = DataObjects.of(options)
     name = options.dataset or registry.DEFAULT_DATASET
-    data = open_data(name, options.architecture, objects.masks, device, session)
+    data = open_data(name, options.architecture, objects, device, session)
     architecture = options.architecture or data.defaults.architecture
     settings = settings_of(options, data, session.seed)
     check_object_options(given, settings.mask_from)
@@ -265,7 +269,12 @@ def _job_of(row: RunRow, options: TrainOptions, store: Store | None, session: Se
         raise UsageError(f"the configuration of {row.id} is damaged: {error}", "start a new run") from error
     architecture = str(row.config.get("architecture", ""))
     device = open_device(session.device)
-    data = open_data(dataset_of(row, options.dataset), architecture, objects.masks, device, session)
+    if registry.names_code(architecture) and options.architecture != architecture:
+        raise UsageError(
+            f"{row.id} trains {architecture}, and code that a stored run names is not run without your word",
+            f"if you trust it, name it again: --resume {row.id[-4:]} --architecture {architecture}",
+        )
+    data = open_data(dataset_of(row, options.dataset), architecture, objects, device, session)
     check_same_data(row, data.name, data.fingerprint)
     data = with_objects(data, architecture, settings.mask_from, objects, device, store, session)
     if data.mask_fingerprint != row.config.get("mask_fingerprint"):
@@ -555,6 +564,9 @@ def _keep_model(store: Store, stored: Run, job: Job, trainer: Trainer) -> Path:
         regime=job.settings.regime,
         epsilon=job.settings.epsilon if job.settings.is_adversarial else 0.0,
         steps=job.settings.steps,
+        preprocessing=trainer.net.preprocessing if isinstance(trainer.net, FineTuned) else None,
+        mean=tuple(job.objects.mean),
+        std=tuple(job.objects.std),
     )
     path = stored.write_artifact(CHECKPOINT, pack_classifier(weights, info), "checkpoint")
     model = store.record_model(

@@ -10,7 +10,7 @@ Legend: B photos, C = 3, H, W the canvas; HH, WW a photo's own size where it dif
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -21,6 +21,7 @@ from latcli.engine.attacks.contract import ROUNDING
 from latcli.engine.attacks.settings import Model
 from latcli.engine.attacks.threat import largest_scale
 from latcli.engine.images import to_unit
+from latcli.engine.models.preprocessing import LinearResize, Preprocessing
 from latcli.errors import ContractError
 
 #: Photos of more pixels than this are attacked on a coarser grid.
@@ -31,9 +32,6 @@ _STRIP = 512
 
 #: How far a window of structural similarity reaches from its middle.
 _REACH = 5
-
-#: What float32 sums of weights may miss 1 by.
-_SLACK = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,45 +97,33 @@ def make_canvas(grids: Sequence[Grid], device: torch.device) -> Canvas:
 class CanvasView:
     """The model that an attack on a canvas climbs: round to 8 bits, read each photo as the classifier does, classify.
 
-    `matrices` has rows_hH and columns_wW (see `Preprocessing.matrices`) of each photo. Rounding is inside, with a
-    straight-through gradient, so that the attack sees what will be saved.
+    `resizes` is the classifier's preprocessing for each photo. Rounding is inside, with a straight-through gradient, so
+    that the attack sees what will be saved.
     """
 
-    def __init__(self, classify: Model, matrices: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        self.classify, self.matrices = classify, tuple(matrices)
+    def __init__(self, classify: Model, resizes: Sequence[LinearResize]) -> None:
+        self.classify, self.resizes = classify, tuple(resizes)
 
     def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """logits_BK of the photos on a canvas."""
         with torch.no_grad():
             rounding_BCHW = x_BCHW.mul(255.0).round_().div_(255.0).sub_(x_BCHW)
         # Each photo by a product of its own: one product over a canvas sums in an order that depends on its size.
-        photos = zip((x_BCHW + rounding_BCHW).unbind(), self.matrices, strict=True)
-        return self.classify(torch.stack([_read(x_CHW, *pair) for x_CHW, pair in photos]))
+        photos = zip((x_BCHW + rounding_BCHW).unbind(), self.resizes, strict=True)
+        return self.classify(torch.stack([resize(x_CHW) for x_CHW, resize in photos]))
 
     def narrowed(self, kept_b: torch.Tensor) -> CanvasView:
         """The view of some of the photos."""
-        return CanvasView(self.classify, [self.matrices[kept] for kept in kept_b.tolist()])
+        return CanvasView(self.classify, [self.resizes[kept] for kept in kept_b.tolist()])
 
 
-def _read(x_CHW: torch.Tensor, rows_hH: torch.Tensor, columns_wW: torch.Tensor) -> torch.Tensor:
-    """x_Chw of the photo in the upper left corner, as PIL does it: columns first, cut off after each pass."""
-    # A copy, so that the product never sees how wide the canvas is.
-    photo_CHW = x_CHW[:, : rows_hH.shape[1], : columns_wW.shape[1]].contiguous()
-    return _cut_off(rows_hH @ _cut_off(photo_CHW @ columns_wW.T))
-
-
-def _cut_off(x_BCHW: torch.Tensor) -> torch.Tensor:
-    """Clamped to [0, 1], but for rounding: weights add up to 1 and a little, and white areas must keep a gradient."""
-    return x_BCHW.clamp(-_SLACK, 1.0 + _SLACK)
-
-
-def make_view(
-    classify: Model, canvas: Canvas, matrices: Callable[[tuple[int, int]], tuple[torch.Tensor, torch.Tensor]]
-) -> CanvasView:
-    """The view of a canvas; `matrices` gives rows_hH and columns_wW for a photo of a size (H, W)."""
-    device = canvas.x_BCHW.device
-    pairs = [matrices(size) for size in canvas.sizes]
-    return CanvasView(classify, [(rows_hH.to(device), columns_wW.to(device)) for rows_hH, columns_wW in pairs])
+def make_view(classify: Model, canvas: Canvas, preprocessing: Preprocessing | None) -> CanvasView:
+    """The view of a canvas by a classifier's preprocessing; None where photos have its size already."""
+    found = [
+        LinearResize(torch.eye(size[0]), torch.eye(size[1])) if preprocessing is None else preprocessing.linear(size)
+        for size in canvas.sizes
+    ]
+    return CanvasView(classify, [resize.to(canvas.x_BCHW.device) for resize in found])
 
 
 def adversarial_levels(

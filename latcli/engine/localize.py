@@ -173,7 +173,7 @@ def _patch(background_1HW: torch.Tensor, seed: int) -> torch.Tensor:
     _, H, W = background_1HW.shape
     side = min(H, W, max(1, round(math.sqrt(PATCH_SHARE * H * W))))
     # How much object each square of that side holds: places with the least of it are as good as each other.
-    sums_HW = pad((1.0 - background_1HW[0]).double().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    sums_HW = pad((1.0 - background_1HW[0]).cpu().double().cumsum(0).cumsum(1), (1, 0, 1, 0))
     object_hw = sums_HW[side:, side:] - sums_HW[:-side, side:] - sums_HW[side:, :-side] + sums_HW[:-side, :-side]
     places = (object_hw <= object_hw.min() + 1e-6).nonzero()
     top, left = places[derive_seed(seed, "patch") % len(places)].tolist()

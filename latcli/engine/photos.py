@@ -172,8 +172,7 @@ class PhotoAttacker:
     @cached_property
     def gradients(self) -> GradientForm:
         """The classifier in the form that gradients are looked for in."""
-        crop = self.classifier.preprocessing.crop
-        return gradient_model(self.classifier, (3, crop, crop), self.settings.precision)
+        return gradient_model(self.classifier, (3, *self.classifier.preprocessing.size), self.settings.precision)
 
     @cached_property
     def _passes(self) -> int:
@@ -324,9 +323,9 @@ class PhotoAttacker:
         return [predict(self.classifier, x_1Chw, [label])[0] for x_1Chw, label in zip(singly, labels, strict=True)]
 
     def _view(self, canvas: Canvas) -> CanvasView:
-        if self.settings.at_model_resolution:
-            return make_view(self.gradients, canvas, lambda size: (torch.eye(size[0]), torch.eye(size[1])))
-        return make_view(self.gradients, canvas, self.classifier.preprocessing.matrices)
+        return make_view(
+            self.gradients, canvas, None if self.settings.at_model_resolution else self.classifier.preprocessing
+        )
 
 
 T = TypeVar("T", Located, Threat)

@@ -7,7 +7,8 @@ A row is `name: "module:attribute"`. Another package adds its own through an ent
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
@@ -35,8 +36,8 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "none": "latcli.engine.detectors.base:NoDetector",
     },
     "classifier": {
-        "efficientnet_lite0": "latcli.engine.models.imagenet:efficientnet_lite0",
-        "inception_v3": "latcli.engine.models.imagenet:inception_v3",
+        "efficientnet_lite0": "latcli.engine.models.libraries:efficientnet_lite0",
+        "inception_v3": "latcli.engine.models.libraries:inception_v3",
     },
     "dataset": {
         "mnist": "latcli.engine.datasets.published:mnist",
@@ -47,6 +48,8 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
     "architecture": {
         "paper-cnn": "latcli.engine.models.small:paper_cnn",
         "resnet18": "latcli.engine.models.small:resnet18",
+        "resnet20": "latcli.engine.models.small:resnet20",
+        "resnet56": "latcli.engine.models.small:resnet56",
     },
 }
 
@@ -54,8 +57,16 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
 DEFAULT_CLASSIFIER = "efficientnet_lite0"
 DEFAULT_DATASET = "mnist"
 
+#: Classifiers by a library's own names, `timm:resnet50`: functions of that name and a ClassifierSource.
+CLASSIFIER_FAMILIES: dict[str, str] = {
+    "timm": "latcli.engine.models.libraries:timm_classifier",
+    "torchvision": "latcli.engine.models.libraries:torchvision_classifier",
+    "hf": "latcli.engine.models.huggingface:huggingface_classifier",
+    "robustbench": "latcli.engine.models.robustbench:robustbench_classifier",
+}
+
 #: Before a colon: a library's own name, or a folder; anything else there is a module whose code runs.
-_FAMILIES = ("timm", "torchvision", "folder")
+_FAMILIES = (*CLASSIFIER_FAMILIES, "folder")
 
 #: No name of ours is so long.
 _LONGEST = 100
@@ -77,18 +88,29 @@ def names_code(name: str) -> bool:
     return bool(colon) and family not in _FAMILIES
 
 
+def load_family(family: str) -> Any:
+    """The function that opens a classifier of one of `CLASSIFIER_FAMILIES` by its name there."""
+    return _imported(CLASSIFIER_FAMILIES[family])
+
+
+def _imported(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    return getattr(import_module(module), attribute)
+
+
 def load(kind: Kind, name: str) -> Any:
     """The registered object of that kind and name.
 
     Raises UsageError for an unknown name and LatcliError where a plug-in cannot be imported.
     """
     if name in BUILT_IN[kind]:
-        module, _, attribute = BUILT_IN[kind][name].partition(":")
-        return getattr(import_module(module), attribute)
+        return _imported(BUILT_IN[kind][name])
     plugin = _plugins(kind).get(name)
     if plugin is None:
         raise unknown_name(kind, name, names(kind))
     try:
+        # Beside a torch that it was not built for, torchvision has to be mended before anybody imports it.
+        _imported("latcli.engine.vision:import_torchvision")()
         return plugin.load()
     except (ImportError, AttributeError) as error:
         raise LatcliError(
@@ -101,7 +123,19 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that is not among the known ones, with the nearest spelling as its hint."""
     known = list(known)
     name = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."  # comparing takes the square of its length
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean '{close[0]}'? " if close else ""
+    close = nearest(name, known)
+    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     shown = ", ".join(known[:12]) + (" …" if len(known) > 12 else "")
     return UsageError(f"there is no {what} called '{name}'", f"{hint}known: {shown}")
+
+
+def nearest(text: str, names: Sequence[str], count: int = 3) -> list[str]:
+    """The names nearest to a text: those that contain its words, the shortest first, then those spelt alike."""
+    text = text[:_LONGEST].casefold()
+    words = [word for word in re.split(r"[\s_\-.]+", text) if word]
+    holding = [name for name in names if words and all(word in name.casefold() for word in words)]
+    whole = [name for name in holding if set(words) <= set(re.split(r"[\s_\-.,]+", name.casefold()))]
+    by_word = [*sorted(whole, key=len), *sorted(holding, key=len)]
+    spelt = {name.casefold(): name for name in reversed(names)}
+    alike = [spelt[name] for name in difflib.get_close_matches(text, spelt, n=count)]
+    return list(dict.fromkeys([*by_word, *alike]))[:count]

@@ -493,6 +493,19 @@ def path(document: Document) -> str:
     return str(document["path"])
 
 
+def classes(document: Document) -> list[Table]:
+    """A line for each class: index, name, and what it is."""
+    columns = (
+        Column("index", "index"),
+        Column("name", "class"),
+        Column("wordnet_id", "WordNet id", optional=True),
+        Column("description", "description", optional=True),
+    )
+    records = [{**one, "description": Cell(one["description"] or "", style="quiet")} for one in document["classes"]]
+    known = tuple(one for one in columns if any(plain(record[one.key]) for record in records))
+    return [Table("", known, rows_of(known, records))]
+
+
 def checks(document: Document) -> list[Table]:
     """A line for each check, and its hint below."""
     columns = (
@@ -522,6 +535,7 @@ DOCUMENTS: dict[str, Callable[[Document], list[Table] | str | None]] = {
     "reproduce": reproduction,
     "demo": demo,
     "doctor": checks,
+    "classes": classes,
     "runs list": runs,
     "runs show": run,
     "runs verify": verification,

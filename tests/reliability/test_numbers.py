@@ -410,7 +410,7 @@ def test_an_in_place_network_is_attacked_as_one_that_is_not(attack: str, attacke
 
 def test_a_classifier_leaves_its_input_as_it_was() -> None:
     net = nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(12, CLASSES))
-    classifier = Classifier("in place", net, Preprocessing(2, 2, "bilinear"), [str(k) for k in range(CLASSES)], "")
+    classifier = Classifier("in place", net, Preprocessing(2, 2, "bilinear"), [str(k) for k in range(CLASSES)])
     x_BChw = torch.full((1, 3, 2, 2), -1.0)
     classifier(x_BChw)
     assert (x_BChw == -1.0).all()

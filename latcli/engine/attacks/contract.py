@@ -25,10 +25,7 @@ def run_attack(
     settings: AttackSettings,
     seeds_B: torch.Tensor,
 ) -> torch.Tensor:
-    """Run any attack and check what it returns. The only way in which the engine itself calls attacks.
-
-    See `Attack` for shapes. Raises ContractError.
-    """
+    """Run any attack and check what it returns. See `Attack` for shapes. Raises ContractError."""
     # Copies: an attack that writes into its arguments must not move what it is measured against.
     adv_BCHW = attack(model, x_BCHW.clone(), y_B, eps_B1HW.clone(), settings, seeds_B).detach()
     check_contract(x_BCHW, adv_BCHW, eps_B1HW, settings.radius)
@@ -55,7 +52,7 @@ def check_contract(
     if ((adv_BCHW != x_BCHW) & (eps_B1HW == 0)).any():
         raise _broken("a protected pixel changed")
     if radius is not None:
-        length = change_BCHW.double().flatten(1).norm(dim=1).max()
+        length = change_BCHW.flatten(1).cpu().double().norm(dim=1).max()  # Apple's GPUs have no float64
         if length > radius * (1.0 + 1e-5):
             raise _broken(f"the l2 change is {length:.6g}, above the radius {radius:g}")
 

@@ -136,7 +136,7 @@ class Squares:
 
     def _place(self, number_B: torch.Tensor) -> torch.Tensor:
         """The place (int64, row by row) that a number in [0, 1) stands for, each allowed one as likely."""
-        wanted_B = (number_B.double() * self.rank_BP[:, -1]).long()
+        wanted_B = (number_B * 2**24).long() * self.rank_BP[:, -1] >> 24  # exact: a number has 24 bits
         place_B1 = torch.searchsorted(self.rank_BP, wanted_B[:, None], right=True)
         return place_B1[:, 0].clamp_max(self.rank_BP.shape[1] - 1)  # an image that may not change has no place
 

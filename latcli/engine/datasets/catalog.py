@@ -12,6 +12,7 @@ from latcli.engine.datasets.photo_folder import PhotoFolder, holds_photos, photo
 from latcli.engine.datasets.photo_masks import read_masks
 from latcli.engine.models.finetuning import is_classifier_name, preprocessing_of
 from latcli.engine.models.preprocessing import Preprocessing
+from latcli.engine.models.source import AS_PUBLISHED, ClassifierSource
 from latcli.engine.photo_files import as_given
 from latcli.errors import UsageError
 
@@ -20,7 +21,11 @@ _FOR_PHOTOS = "efficientnet_lite0"
 
 
 def open_training_data(
-    name: str, architecture: str | None, source: DatasetSource, masks: Path | None = None
+    name: str,
+    architecture: str | None,
+    source: DatasetSource,
+    masks: Path | None = None,
+    described: ClassifierSource = AS_PUBLISHED,
 ) -> Dataset | PhotoFolder:
     """What `architecture`, or where it is None the set's own, is trained on; on the CPU.
 
@@ -41,7 +46,7 @@ def open_training_data(
         return open_dataset(name, source)
     if not tuned and (architecture is not None or not holds_photos(path)):
         return image_folder(path, masks)
-    photos = _photos(path, preprocessing_of(architecture or _FOR_PHOTOS), masks)
+    photos = _photos(path, preprocessing_of(architecture or _FOR_PHOTOS, described), masks)
     if architecture is None:
         note = f"{path} holds photos: {_FOR_PHOTOS} is fine-tuned on them; --architecture names another classifier"
         photos = replace(photos, notes=(note, *photos.notes))

@@ -70,7 +70,7 @@ class PhotoFolder:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """C, h, w."""
-        return 3, self.preprocessing.crop, self.preprocessing.crop
+        return 3, *self.preprocessing.size
 
     @property
     def defaults(self) -> Defaults:
@@ -222,8 +222,8 @@ def mask_square(mask_HW: np.ndarray, preprocessing: Preprocessing, crop: RandomC
 def _square(image: Image.Image, preprocessing: Preprocessing, crop: RandomCrop | None) -> Image.Image:
     if crop is None:
         return preprocessing.prepare(image)
-    side = preprocessing.crop
-    square = image.resize((side, side), FILTERS[preprocessing.interpolation], box=crop.box)
+    height, width = preprocessing.size
+    square = image.resize((width, height), FILTERS[preprocessing.interpolation], box=crop.box)
     return square.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if crop.mirrored else square
 
 

@@ -15,8 +15,8 @@ from torch.nn.functional import interpolate
 
 from latcli.engine.detectors.base import Box, Detection, DetectorContext, Target, check_share
 from latcli.engine.images import Photo
-from latcli.engine.models.classifier import Classifier, Normalize
-from latcli.engine.models.preprocessing import square_to_unit
+from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.preprocessing import Normalize, square_to_unit
 from latcli.errors import UsageError
 
 #: Maps and masks are compared, thresholded and boxed on a grid of this many pixels a side.
@@ -122,8 +122,7 @@ def activation_map(classifier: Classifier, photo: Photo, label: int) -> torch.Te
 
 def input_size(classifier: Classifier) -> tuple[int, int]:
     """Height and width of what the classifier's network takes."""
-    crop = classifier.preprocessing.crop
-    return crop, crop
+    return classifier.preprocessing.size
 
 
 _CHANNEL_AXES: WeakKeyDictionary[Classifier, int | None] = WeakKeyDictionary()
@@ -190,7 +189,8 @@ def _forward(classifier: Classifier, x_1Chw: torch.Tensor) -> tuple[torch.Tensor
             last[:] = [output]
 
     # A normalised image is no evidence that a network has found.
-    layers = [module for module in classifier.net.modules() if not isinstance(module, Normalize)]
+    hidden = (Normalize, torch.jit.ScriptModule)  # scripted layers take no hooks
+    layers = [module for module in classifier.net.modules() if not isinstance(module, hidden)]
     hooks = [module.register_forward_hook(keep) for module in layers]
     try:
         logits_1K = classifier(x_1Chw)

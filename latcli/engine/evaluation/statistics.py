@@ -27,7 +27,7 @@ def bootstrap_means(values_NM: torch.Tensor, seed: int, resamples: int = RESAMPL
     Equal seeds and N give equal resamples (Efron, 1979).
     """
     N, _ = values_NM.shape
-    values_NM = values_NM.double().cpu()
+    values_NM = values_NM.cpu().double()
     generator = torch.Generator().manual_seed(derive_seed(seed, "bootstrap", N))
     means = []
     together = max(1, _DRAWN // N)
@@ -67,11 +67,11 @@ class ColumnStatistics:
 
     def __init__(self, right_NM: torch.Tensor, loss_NM: torch.Tensor, seed: int) -> None:
         self.n, self.models = right_NM.shape
-        self._right_NM = right_NM.double().cpu()
+        self._right_NM = right_NM.cpu().double()
         self.has_loss = not loss_NM.isnan().any()
         self.accuracy_M: list[float] = self._right_NM.mean(dim=0).tolist()
         self.loss_M: list[float] = loss_NM.double().mean(dim=0).tolist()
-        both = bootstrap_means(torch.cat([self._right_NM, loss_NM.double().cpu()], dim=1), seed)
+        both = bootstrap_means(torch.cat([self._right_NM, loss_NM.cpu().double()], dim=1), seed)
         self._accuracy_RM, self._loss_RM = both[:, : self.models], both[:, self.models :]
 
     def accuracy_interval(self, model: int) -> tuple[float, float]:

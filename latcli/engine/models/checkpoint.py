@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,13 +17,14 @@ import torch
 from torch import nn
 
 from latcli.engine import registry
-from latcli.engine.models.classifier import Classifier
-from latcli.engine.models.finetuning import fine_tuned_without_weights, is_classifier_name
+from latcli.engine.models.classifier import Classifier, GreyInput
+from latcli.engine.models.finetuning import fine_tuned_without_weights, is_classifier_name, is_library_name
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.models.small import Architecture
+from latcli.engine.models.source import ClassifierSource
 from latcli.engine.models.weights import check_readable, load_into, require_fit, state_dict_sha256
 from latcli.errors import WeightsError
-from latcli.results import DocumentError, read
+from latcli.results import DocumentError, read, to_json
 
 _HEADER = "latcli"
 _FORMAT = 1
@@ -35,7 +36,10 @@ _Net = TypeVar("_Net", bound=nn.Module)
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint says of its network. `image_shape` is (C, H, W); `dataset_fingerprint` a sha256."""
+    """What a checkpoint says of its network. `image_shape` is (C, H, W); `dataset_fingerprint` a sha256.
+
+    preprocessing: of a network that was fine-tuned; mean, std: of its normalisation, where the user gave them.
+    """
 
     architecture: str
     image_shape: tuple[int, int, int]
@@ -45,19 +49,9 @@ class CheckpointInfo:
     regime: str
     epsilon: float
     steps: int
-
-
-class GreyInput(nn.Module):
-    """Lets a network of one channel read photos: three channels become their mean, which of grey ones is each."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """logits_BK of images with one channel or three."""
-        logits_BK: torch.Tensor = self.net(x_BCHW.mean(dim=1, keepdim=True) if x_BCHW.shape[1] == 3 else x_BCHW)
-        return logits_BK
+    preprocessing: Preprocessing | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 def pack(kind: str, tensors: Mapping[str, torch.Tensor], description: Mapping[str, Any]) -> bytes:
@@ -101,7 +95,7 @@ def unpack(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, An
 
 def pack_classifier(state_dict: Mapping[str, torch.Tensor], info: CheckpointInfo) -> bytes:
     """The bytes of a checkpoint that `open_checkpoint` reads."""
-    return pack(_KIND, state_dict, asdict(info))
+    return pack(_KIND, state_dict, to_json(info))
 
 
 def read_info(path: Path) -> CheckpointInfo:
@@ -118,24 +112,35 @@ def open_checkpoint(path: Path) -> Classifier:
     """
     state_dict, document = unpack(path, _KIND)
     info = _info(document, path)
-    classes, fingerprint = len(info.class_names), state_dict_sha256(state_dict)
+    classes = len(info.class_names)
     if is_classifier_name(info.architecture):
-        tuned = _fitted(partial(fine_tuned_without_weights, info.architecture, classes), state_dict, path)
-        return Classifier(str(path), tuned, tuned.preprocessing, info.class_names, fingerprint)
+        described = (info.preprocessing, ClassifierSource(mean=info.mean, std=info.std))
+        make = partial(fine_tuned_without_weights, info.architecture, classes, *described)
+        tuned = _fitted(make, state_dict, path, by_library=is_library_name(info.architecture))
+        return Classifier(
+            str(path), tuned, tuned.preprocessing, info.class_names, weights_sha256=state_dict_sha256(state_dict)
+        )
     architecture: Architecture = registry.load("architecture", info.architecture)
     net: nn.Module = _fitted(partial(architecture, info.image_shape, classes), state_dict, path)
     C, H, W = info.image_shape
     side = min(H, W)
     net = GreyInput(net) if C == 1 else net
-    return Classifier(str(path), net, Preprocessing(side, side, "bilinear"), info.class_names, fingerprint)
+    sha256 = state_dict_sha256(state_dict)
+    return Classifier(str(path), net, Preprocessing(side, side), info.class_names, weights_sha256=sha256)
 
 
-def _fitted(make: Callable[[], _Net], state_dict: Mapping[str, torch.Tensor], path: Path) -> _Net:
-    """The network with the weights. It is made without memory first: what a header names may be of any size."""
+def _fitted(
+    make: Callable[[], _Net], state_dict: Mapping[str, torch.Tensor], path: Path, *, by_library: bool = True
+) -> _Net:
+    """The network with the weights.
+
+    One that a library builds is made without memory first: what a header names may be of any size.
+    """
     what = f"the weights of {path}"
     try:
-        with torch.device("meta"):
-            require_fit(make(), state_dict, what=what)
+        if by_library:
+            with torch.device("meta"):
+                require_fit(make(), state_dict, what=what)
         net = make()
     except (RuntimeError, ValueError, ArithmeticError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -1,99 +1,177 @@
-"""A classifier of the user's own: `module:function`, found from the working directory; knows nothing of attacks."""
+"""Classifiers by name; of them, the user's own: `module:function` or `path/file.py:function`, whose code runs here."""
 
 from __future__ import annotations
 
+import importlib.util
 import sys
+import threading
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from latcli.engine.models.classifier import Classifier
-from latcli.engine.models.imagenet import ClassifierSource
+from latcli.engine import registry
+from latcli.engine.models.classifier import Classifier, GreyInput, logits_in
 from latcli.engine.models.preprocessing import Preprocessing
-from latcli.engine.models.weights import load_into, read_state_dict, state_dict_sha256
+from latcli.engine.models.source import ClassifierSource
+from latcli.engine.models.weights import load_into, read_weights, without_prefix
+from latcli.engine.vision import import_torchvision
 from latcli.errors import UsageError
 
-#: What code of the user's may raise. It is no defect of latcli; --debug shows where.
-_FAILURES = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    NameError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
+#: Sides that a module is tried on where nobody says, the usual one first.
+_SIDES = (224, 32, 28, 64, 96, 128, 160, 192, 240, 256, 299, 320, 384, 448, 512)
+#: After so many seconds, what is being waited for is named.
+_PATIENCE_SECONDS = 5.0
 
-_EXAMPLE = "a function without arguments that returns a torch.nn.Module taking images in [0, 1]"
+_EXAMPLE = "a function without arguments that returns a torch.nn.Module taking images in [0, 1] is needed"
+
+#: The names that were opened in this process: their code may run again, as for a checkpoint that was trained from it.
+named_by_user: set[str] = set()
+
+
+def named_classifier(name: str, source: ClassifierSource) -> Classifier:
+    """The classifier of a registered name, a library's or the user's code, on the CPU. Raises as `open_classifier`."""
+    family, colon, rest = name.partition(":")
+    if family in registry.CLASSIFIER_FAMILIES and colon:
+        opened: Classifier = registry.load_family(family)(rest, source)
+    elif colon:
+        opened = custom_classifier(name, source)
+    else:
+        if name not in registry.BUILT_IN["classifier"]:
+            refuse_description(name, source)
+        opened = registry.load("classifier", name)(source)
+    return opened
+
+
+def refuse_description(name: str, source: ClassifierSource) -> None:
+    """Raise UsageError where the user describes a classifier that says itself what its classes and images are."""
+    if given := source.described:
+        raise UsageError(f"{name} says itself what {given} would", f"leave {given} out")
 
 
 def custom_classifier(name: str, source: ClassifierSource) -> Classifier:
     """What `module:function` returns: a Classifier, or any module that takes x_BCHW in [0, 1] and returns logits_BK.
 
-    A plain module may carry `class_names` (a sequence) and `preprocessing` (a Preprocessing); otherwise classes are
-    called by their numbers and photos are resized to 256 and cropped to 224. `source.weights` are loaded into it.
-    Weights of another precision, half or double, become fp32.
-    Raises UsageError where it is not found, fails, or is no classifier.
+    The logits may be in a tuple, a dict or an object with `logits`; images may have one channel. A plain module may
+    carry `class_names` and `preprocessing` (a Preprocessing). Otherwise `source` says, or else classes are called by
+    their numbers and photos are resized to 256 and cropped to 224; a network that does not take those gets the first
+    size that it takes. `source.weights` are loaded into it. Weights of another precision become fp32.
+
+    Raises UsageError where it is not found, fails, exits, or is no classifier; WeightsError for weights that do not
+    fit.
     """
-    net = _made_by(name).float()  # scores are taken in fp32, and half precision knows few operations on a CPU
+    named_by_user.add(name)
+    net = _made_by(name, source).float()  # scores are taken in fp32, and half precision knows few operations on a CPU
+    names: tuple[str, ...] = ()
     if source.weights is not None:
-        load_into(net, read_state_dict(source.weights), what=name)
+        weights = read_weights(source.weights)
+        inner = net.net if isinstance(net, Classifier) else net
+        load_into(inner, without_prefix(inner, weights, source.note), what=f"the weights in {source.weights}")
+        names = weights.class_names
     if isinstance(net, Classifier):
+        refuse_description(name, source)
         return net
-    preprocessing = getattr(net, "preprocessing", None) or Preprocessing(256, 224, "bilinear")
-    if not isinstance(preprocessing, Preprocessing):
-        found = type(preprocessing).__name__
-        raise UsageError(f"the `preprocessing` of {name} is a {found}", "it has to be a latcli Preprocessing")
-    count = _classes_of(net, name, preprocessing)
-    names = getattr(net, "class_names", None) or [f"class {index}" for index in range(count)]
-    if len(names) != count:
+    own = getattr(net, "preprocessing", None)
+    if own is not None and not isinstance(own, Preprocessing):
         raise UsageError(
-            f"{name} names {len(names)} classes and returns {count} logits", "give `class_names` one name a logit"
+            f"the `preprocessing` of {name} is a {type(own).__name__}", "it has to be a latcli Preprocessing"
         )
-    return Classifier(name, net, preprocessing, names, state_dict_sha256(net.state_dict()))
+    net.eval()
+    said = names or tuple(getattr(net, "class_names", None) or ())
+    if source.mean or source.std:
+        net = nn.Sequential(source.normalize((0.0,), (1.0,)), net)
+    body, preprocessing, count = _tried(net, name, own, source)
+    if said and len(said) != count and source.class_names is None:
+        raise UsageError(f"{name} names {len(said)} classes and returns {count} logits", "give one name a logit")
+    return Classifier(name, body, preprocessing, source.names_of(count, said, name))
 
 
-def _made_by(name: str) -> nn.Module:
-    module_name, _, function_name = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+def _made_by(name: str, source: ClassifierSource) -> nn.Module:
+    where, _, function_name = name.rpartition(":")
+    import_torchvision()  # user code may begin with `import torchvision` or `import timm`
+    waiting = threading.Timer(_PATIENCE_SECONDS, source.note, [f"still importing {name}"])
+    waiting.daemon = True
+    waiting.start()
     try:
-        function = getattr(import_module(module_name), function_name)
-    except _FAILURES as error:
-        raise UsageError(
-            f"the classifier {name} cannot be imported: {_first_line(error)}", f"{_EXAMPLE} is needed"
-        ) from error
-    try:
-        net = function()
-    except _FAILURES as error:
-        raise UsageError(f"{name} failed: {_first_line(error)}", f"{_EXAMPLE} is needed") from error
+        function = _run(lambda: getattr(_imported(where), function_name), f"the classifier {name} cannot be imported")
+        net = _run(function, f"{name} failed")
+    finally:
+        waiting.cancel()
     if not isinstance(net, nn.Module):
-        raise UsageError(f"{name} returned a {type(net).__name__}, not a torch.nn.Module", f"{_EXAMPLE} is needed")
+        raise UsageError(f"{name} returned a {type(net).__name__}, not a torch.nn.Module", _EXAMPLE)
     return net
 
 
-@torch.no_grad()
-def _classes_of(net: nn.Module, name: str, preprocessing: Preprocessing) -> int:
+def _imported(where: str) -> Any:
+    """The module of a dotted name, found from the working directory, or of a file, with the files beside it."""
+    folder = str(Path.cwd())
+    if where.endswith(".py"):
+        path = Path(where).absolute()
+        folder = str(path.parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    if not where.endswith(".py"):
+        return import_module(where)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {where}")
+    known = sys.modules.get(path.stem)
+    if known is not None and getattr(known, "__file__", None) == str(path):
+        return known
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    if known is None:
+        sys.modules[path.stem] = module  # so that pickles and dataclasses in it find it
+    spec.loader.exec_module(module)
+    return module
+
+
+def _run(work: Callable[[], Any], what: str) -> Any:
+    """What user code returns; whatever it raises, an exit included, is no defect of latcli: --debug shows where."""
     try:
-        logits_BK = net.eval()(torch.zeros(1, 3, preprocessing.crop, preprocessing.crop))
-    except _FAILURES as error:
-        raise UsageError(
-            f"{name} does not take images of 3x{preprocessing.crop}x{preprocessing.crop}: {_first_line(error)}",
-            "give the module an attribute `preprocessing`, and let it compute in float32",
-        ) from error
-    if not isinstance(logits_BK, torch.Tensor) or logits_BK.ndim != 2:
-        raise UsageError(f"{name} does not return logits of shape (batch, classes)", f"{_EXAMPLE} is needed")
-    return logits_BK.shape[1]
+        return work()
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"{what}: {_first_line(error)}", _EXAMPLE) from error
+
+
+def _tried(
+    net: nn.Module, name: str, own: Preprocessing | None, source: ClassifierSource
+) -> tuple[nn.Module, Preprocessing, int]:
+    """The network as it takes photos, its preprocessing and its number of classes, found by giving it images."""
+    if own is not None or source.input_size is not None:
+        prepared = [source.preprocessing(own or Preprocessing(source.input_size or 224, source.input_size or 224))]
+    else:
+        prepared = [source.preprocessing(Preprocessing(256, 224)), *(Preprocessing(s, s) for s in _SIDES[1:])]
+    failures = []
+    for preprocessing in prepared:
+        for body in (net, GreyInput(net)):
+            try:
+                return body, preprocessing, _classes_of(body, name, preprocessing)
+            except UsageError:
+                raise
+            except (Exception, SystemExit) as error:
+                failures.append(_first_line(error))
+    h, w = prepared[0].size
+    sizes = f"3x{h}x{w}" + (", nor of other usual sizes" if len(prepared) > 1 else ", nor of one channel")
+    raise UsageError(
+        f"{name} does not take images of {sizes}: {failures[0]}",
+        "give --input-size, or the module an attribute `preprocessing`; it must take one batch of images, in float32",
+    )
+
+
+@torch.no_grad()
+def _classes_of(body: nn.Module, name: str, preprocessing: Preprocessing) -> int:
+    generator = torch.Generator().manual_seed(0)
+    found = logits_in(body(torch.rand(2, 3, *preprocessing.size, generator=generator)))
+    if not isinstance(found, torch.Tensor) or found.ndim != 2 or len(found) != 2 or found.shape[1] < 2:
+        shown = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
+        raise UsageError(f"{name} returns {shown} for two images, not logits of shape (2, classes)", _EXAMPLE)
+    return found.shape[1]
 
 
 def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"

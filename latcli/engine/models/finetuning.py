@@ -1,11 +1,12 @@
-"""A classifier's network with a head for other classes, ready to be trained on; must not know data or attacks.
+"""A classifier's network with a head for other classes, ready to be trained on.
 
-Legend: B images, C channels, h = w the network's input size, K classes.
+Legend: B images, C channels, h, w the network's input size, K classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Self
 
 import torch
@@ -13,13 +14,12 @@ from torch import nn
 
 from latcli.engine import registry
 from latcli.engine.labels import known_class
-from latcli.engine.models.classifier import Classifier
-from latcli.engine.models.imagenet import ClassifierSource
-from latcli.engine.models.imagenet_networks import BUILT_IN, timm_network, torchvision_network
+from latcli.engine.models.classifier import Classifier, logits_in
+from latcli.engine.models.custom import named_by_user, named_classifier
+from latcli.engine.models.libraries import NETWORKS, LibraryNetwork, timm_network, torchvision_network
 from latcli.engine.models.preprocessing import Preprocessing
+from latcli.engine.models.source import AS_PUBLISHED, ClassifierSource
 from latcli.errors import UsageError
-
-_FAMILIES = ("torchvision:", "timm:")
 
 
 class FineTuned(nn.Module):
@@ -30,6 +30,7 @@ class FineTuned(nn.Module):
     """
 
     def __init__(self, net: nn.Module, preprocessing: Preprocessing) -> None:
+        """`net` maps images in [0, 1] of the preprocessing's size to logits."""
         super().__init__()
         self.net = net
         self.preprocessing = preprocessing
@@ -41,27 +42,33 @@ class FineTuned(nn.Module):
 
     def forward(self, x_BChw: torch.Tensor) -> torch.Tensor:
         """logits_BK of images in [0, 1] at the network's input size."""
-        logits_BK: torch.Tensor = self.net(x_BChw)
-        return logits_BK
+        return logits_in(self.net(x_BChw))
 
 
 def is_classifier_name(architecture: str) -> bool:
-    """Whether training an architecture of that name means fine-tuning: a registered classifier, or a library's."""
+    """Whether training an architecture of that name means fine-tuning: a registered classifier, a library's, code."""
     if architecture in registry.names("architecture"):
         return False
-    return architecture.startswith(_FAMILIES) or architecture in registry.names("classifier")
+    return ":" in architecture or architecture in registry.names("classifier")
 
 
 def check_architecture(architecture: str) -> None:
     """Raise UsageError for a name that is neither a small network's nor a classifier's."""
     known = [*registry.names("architecture"), *registry.names("classifier")]
-    if architecture not in known and not architecture.startswith(_FAMILIES):
-        raise registry.unknown_name("architecture", architecture, [*known, *(f"{name}NAME" for name in _FAMILIES)])
+    if architecture not in known and ":" not in architecture:
+        families = (f"{family}:NAME" for family in registry.CLASSIFIER_FAMILIES)
+        raise registry.unknown_name("architecture", architecture, [*known, *families, "module:function"])
 
 
-def preprocessing_of(architecture: str) -> Preprocessing:
-    """How photos are prepared for a classifier of that name; its weights are not asked for. Raises UsageError."""
-    return _without_weights(architecture)[1]
+def preprocessing_of(architecture: str, described: ClassifierSource = AS_PUBLISHED) -> Preprocessing:
+    """How photos are prepared for a classifier of that name, as the user describes it. Raises UsageError.
+
+    A library's weights are not asked for; what is no library's is opened.
+    """
+    network = _library_network(architecture)
+    if network is None:
+        return named_classifier(architecture, described).preprocessing
+    return described.preprocessing(network.preprocessing)
 
 
 def fine_tuned(classifier: Classifier, class_names: Sequence[str]) -> FineTuned:
@@ -75,26 +82,50 @@ def fine_tuned(classifier: Classifier, class_names: Sequence[str]) -> FineTuned:
     return _with_head(net, classifier.preprocessing, classifier.name, len(classifier.class_names), rows)
 
 
-def fine_tuned_without_weights(architecture: str, classes: int) -> FineTuned:
+def fine_tuned_without_weights(
+    architecture: str,
+    classes: int,
+    preprocessing: Preprocessing | None = None,
+    described: ClassifierSource = AS_PUBLISHED,
+) -> FineTuned:
     """The network that `fine_tuned` makes of that classifier, with weights that mean nothing yet; downloads nothing.
 
-    A plug-in's classifier has but one way of being made, its own. Raises UsageError for a name that is no classifier's.
+    `preprocessing` is that of a checkpoint; else the library's own, as the user describes it. A classifier that is no
+    library's has but one way of being made, its own. Raises UsageError for a name that is no classifier's, and for code
+    that the user has not named.
     """
-    net, preprocessing, old_classes = _without_weights(architecture)
-    return _with_head(net.requires_grad_(True), preprocessing, architecture, old_classes, [None] * classes)
-
-
-def _without_weights(architecture: str) -> tuple[nn.Module, Preprocessing, int]:
-    """Network, preprocessing and number of classes."""
-    family, colon, rest = architecture.partition(":")
-    if colon:
-        network = timm_network(rest) if family == "timm" else torchvision_network(rest)
-    elif architecture in BUILT_IN:
-        network = BUILT_IN[architecture]()
+    network = _library_network(architecture)
+    if network is None:
+        size = preprocessing.size if preprocessing else described.input_size
+        made = _made(architecture, replace(described, input_size=size))
+        net, own, old_classes = made.net, made.preprocessing, len(made.class_names)
     else:
-        made: Classifier = registry.load("classifier", architecture)(ClassifierSource())
-        return made.net, made.preprocessing, len(made.class_names)
-    return network.module(), network.preprocessing, len(network.class_names)
+        own, old_classes = described.preprocessing(network.preprocessing), len(network.class_names) or 2
+        net = nn.Sequential(described.normalize(network.mean, network.std), network.build(old_classes))
+    return _with_head(net.requires_grad_(True), preprocessing or own, architecture, old_classes, [None] * classes)
+
+
+def is_library_name(architecture: str) -> bool:
+    """Whether a library builds the classifier, without its weights."""
+    return architecture in NETWORKS or architecture.partition(":")[0] in ("timm", "torchvision")
+
+
+def _library_network(architecture: str) -> LibraryNetwork | None:
+    family, _, rest = architecture.partition(":")
+    if family == "timm":
+        return timm_network(rest)
+    if family == "torchvision":
+        return torchvision_network(rest)
+    return NETWORKS[architecture]() if architecture in NETWORKS else None
+
+
+def _made(architecture: str, described: ClassifierSource) -> Classifier:
+    if registry.names_code(architecture) and architecture not in named_by_user:
+        raise UsageError(
+            f"this model's network is code of its user's own, {architecture}, which only the command line may name",
+            f"name it, and the model as its weights: {architecture} --classifier-weights FILE",
+        )
+    return named_classifier(architecture, replace(described, weights=None, offline=True))
 
 
 def _with_head(
@@ -102,6 +133,8 @@ def _with_head(
 ) -> FineTuned:
     """The network with a head of len(rows) classes; each is row `rows[k]` of the old head, or new."""
     found = [path for path, module in net.named_modules() if _outputs(module) == old_classes]
+    if not found and len(rows) == old_classes and not any(rows):  # scripted, say, but with the right number of classes
+        return FineTuned(net, preprocessing)
     if not found:
         raise _no_head(name, f"no last layer of {old_classes} outputs is in it")
     parent, _, attribute = found[-1].rpartition(".")
@@ -137,10 +170,9 @@ def _new_head(old: nn.Module, rows: Sequence[int | None]) -> nn.Module:
 
 def _freeze_unused(tuned: FineTuned, name: str, classes: int) -> None:
     """Freeze what no logit depends on, as auxiliary heads: an update would wait for gradients that never come."""
-    crop = tuned.preprocessing.crop
     with torch.enable_grad():
         try:
-            logits_1K = tuned(torch.zeros(1, 3, crop, crop))
+            logits_1K = tuned(torch.zeros(1, 3, *tuned.preprocessing.size))
         except RuntimeError as error:  # two heads whose outputs are added
             raise _no_head(name, str(error).partition("\n")[0][:120]) from error
         if not isinstance(logits_1K, torch.Tensor) or logits_1K.shape != (1, classes):

@@ -1,110 +1,263 @@
-"""From a photo to what a classifier reads: resize, crop, levels to [0, 1]; twice, for PIL images and for gradients.
+"""From a photo to what a classifier reads: resize, crop or pad, levels to [0, 1]; as PIL does it, and as matrices.
 
-Knows sizes and filters; must not know networks or attacks.
-
-Legend: H, W are the photo's own pixels, R is the short side after resizing, h = w the crop that the network takes.
+Legend: H, W are the photo's own pixels, h, w those of the network's input.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn.functional import interpolate
+from torch import nn
 
-from latcli.errors import ImageError
+from latcli.errors import ImageError, UsageError
 
 #: A photo much longer than it is wide would be enlarged along with its short side.
 MAX_RESIZED_SIDE = 50_000
 
-Interpolation = Literal["bilinear", "bicubic"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 
 #: PIL's filter of each name.
-FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+FILTERS: Mapping[str, Image.Resampling] = {
+    name: getattr(Image.Resampling, name.upper()) for name in get_args(Interpolation)
+}
+
+#: How far each filter reaches, in pixels of the smaller picture, and its value there (Pillow's `Resample.c`).
+_KERNELS: Mapping[str, tuple[float, Callable[[np.ndarray], np.ndarray]]] = {
+    "box": (0.5, lambda x: ((x > -0.5) & (x <= 0.5)).astype(np.float64)),
+    "bilinear": (1.0, lambda x: np.maximum(1.0 - np.abs(x), 0.0)),
+    "hamming": (1.0, lambda x: np.where(np.abs(x) < 1.0, np.sinc(x) * (0.54 + 0.46 * np.cos(np.pi * x)), 0.0)),
+    "bicubic": (2.0, lambda x: _cubic(np.abs(x))),
+    "lanczos": (3.0, lambda x: np.where((x >= -3.0) & (x < 3.0), np.sinc(x) * np.sinc(x / 3.0), 0.0)),
+}
+
+
+def _cubic(x: np.ndarray) -> np.ndarray:
+    """Keys' kernel with a = -0.5, of distances."""
+    inner, outer = (1.5 * x - 2.5) * x * x + 1.0, ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+    return np.where(x < 1.0, inner, np.where(x < 2.0, outer, 0.0))
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The ordinary pipeline: short side to `resize`, middle square of `crop` pixels, levels / 255."""
+    """The ordinary pipeline: resize with PIL's antialiased filter, take the middle, levels / 255.
 
-    resize: int
-    crop: int
-    interpolation: Interpolation
+    resize: pixels of the short side; (height, width) where the network's input is not square. crop: pixels of the
+    input's side, or (height, width). mode: "crop" keeps the aspect ratio and cuts off what is left of the long side;
+    "squash" makes every photo `resize` high and wide; "border" keeps the aspect ratio and fits the long side. What a
+    crop lacks is filled with `fill` (levels of red, green and blue).
+    """
+
+    resize: int | tuple[int, int]
+    crop: int | tuple[int, int]
+    interpolation: Interpolation = "bilinear"
+    mode: Literal["crop", "squash", "border"] = "crop"
+    fill: tuple[int, int, int] = (0, 0, 0)
 
     def __post_init__(self) -> None:
-        if self.crop > self.resize:
-            raise ValueError(f"a crop of {self.crop} does not fit a short side of {self.resize}")
+        if min(*self._target, *self.size) < 1:
+            raise ValueError(f"a photo cannot be resized to {self._target} and cropped to {self.size}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(h, w) of the network's input."""
+        return _pair(self.crop)
+
+    @property
+    def _target(self) -> tuple[int, int]:
+        return _pair(self.resize)
 
     def prepare(self, image: Image.Image) -> Image.Image:
-        """The square that the network sees, as PIL makes it: resized (antialiased, 8 bit), cropped."""
-        top, left, height, width = self._window((image.height, image.width))
+        """What the network sees, as PIL makes it: resized (8 bit), cropped or padded."""
+        height, width, top, left = self._window((image.height, image.width))
         resized = image.resize((width, height), FILTERS[self.interpolation])
-        return resized.crop((left, top, left + self.crop, top + self.crop))
+        (h, w), offset = self.size, (-left, -top)
+        if any(self.fill) and (top < 0 or left < 0):
+            canvas = Image.new("RGB", (w, h), self.fill)
+            canvas.paste(resized, offset)
+            return canvas
+        return resized.crop((left, top, left + w, top + h))
 
     def read(self, image: Image.Image) -> torch.Tensor:
         """x_Chw in [0, 1] of an RGB photo: how every score of latcli is taken."""
         return square_to_unit(self.prepare(image))
 
     def matrices(self, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """`read` as a linear map: rows_hH and columns_wW such that rows_hH @ x_HW @ columns_wW.T is what `read` gives.
+        """rows_hH and columns_wW such that rows_hH @ x_HW @ columns_wW.T is what `read` gives for a photo (H, W).
 
-        `size` is (H, W). Antialiased resizing is separable and linear, so the crop costs nothing and the gradient is
-        the same product turned round. PIL does the columns first, then the rows, and rounds to 8 bits and clips after
-        each; with the clipping, the two agree to about one level.
+        Rows of zeros are what is filled.
         """
-        top, left, height, width = self._window(size)
-        rows_hH = _resize_matrix(size[0], height, top, self.crop, self.interpolation)
-        columns_wW = _resize_matrix(size[1], width, left, self.crop, self.interpolation)
-        return rows_hH, columns_wW
+        height, width, top, left = self._window(size)
+        rows_hH = _resize_matrix(size[0], height, top, self.size[0], self.interpolation)
+        return rows_hH, _resize_matrix(size[1], width, left, self.size[1], self.interpolation)
+
+    def linear(self, size: tuple[int, int]) -> LinearResize:
+        """`read` as a linear map of photos of `size` (H, W): with its clipping, the two agree to about one level."""
+        rows_hH, columns_wW = self.matrices(size)
+        height, width, _, _ = self._window(size)
+        padding_Chw = None
+        if any(self.fill):
+            beside_hw = 1.0 - rows_hH.sum(dim=1).round()[:, None] * columns_wW.sum(dim=1).round()
+            padding_Chw = torch.tensor(self.fill)[:, None, None] / 255.0 * beside_hw
+        return LinearResize(rows_hH, columns_wW, padding_Chw, _rows_first(size, (height, width), self.interpolation))
 
     def visible(self, size: tuple[int, int]) -> tuple[slice, slice]:
-        """The rows and columns of a photo of `size` (H, W) that reach the network; the rest is cropped away.
-
-        The resize filter reaches a little across the crop's edge, and so do they.
-        """
-        top, left, height, width = self._window(size)
-        rows = _reach(size[0], height, top, self.crop, self.interpolation)
-        return rows, _reach(size[1], width, left, self.crop, self.interpolation)
+        """The rows and columns of a photo of `size` (H, W) that reach the network; the rest is cropped away."""
+        rows, columns = (matrix.any(dim=0).nonzero()[:, 0] for matrix in self.matrices(size))
+        return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
     def _window(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
-        """Top, left of the crop, and height, width of the resized photo, by torchvision's rounding rules."""
-        H, W = size
-        if H <= W:
-            height, width = self.resize, int(self.resize * W / H)
-        else:
-            height, width = int(self.resize * H / W), self.resize
-        if max(height, width) > MAX_RESIZED_SIDE:
+        """Height, width of the resized photo, and top, left of the crop, by torchvision's and timm's rounding rules.
+
+        Top and left are negative where the crop is larger than the resized photo.
+        """
+        (H, W), (target_h, target_w) = size, self._target
+        if self.mode == "squash":
+            height, width = target_h, target_w
+        elif self.mode == "crop" and target_h == target_w:  # torchvision's Resize
+            short = target_h
+            height, width = (short, int(short * W / H)) if H <= W else (int(short * H / W), short)
+        else:  # timm's ResizeKeepRatio
+            ratios = (H / target_h, W / target_w)
+            ratio = max(ratios) if self.mode == "border" else min(ratios)
+            height, width = round(H / ratio), round(W / ratio)
+        if max(height, width) > MAX_RESIZED_SIDE or min(height, width) < 1:
             raise ImageError(f"a photo of {W}x{H} pixels is too narrow to classify", "cut a squarer part out of it")
-        return round((height - self.crop) / 2.0), round((width - self.crop) / 2.0), height, width
+        return height, width, _first(height, self.size[0]), _first(width, self.size[1])
+
+    def described(self) -> str:
+        """One line for a user: what of a photo the network sees, and how it is resized."""
+        (h, w), (resize_h, resize_w) = self.size, self._target
+        seen = f"{h}" if h == w else f"{w}x{h}"
+        if self.mode == "crop":
+            return f"the middle {seen} of a photo resized to {min(resize_h, resize_w)} ({self.interpolation})"
+        how = "squashed" if self.mode == "squash" else "with borders"
+        return f"the whole photo {how} to {seen} ({self.interpolation})"
 
 
-def _reach(side: int, resized: int, first: int, count: int, interpolation: Interpolation) -> slice:
-    """The pixels of a side of `side` that `count` pixels from `first` on are made of, once it is `resized`."""
-    scale = side / resized
-    margin = (2.0 if interpolation == "bicubic" else 1.0) * max(1.0, scale)
-    start = math.floor((first + 0.5) * scale - margin)
-    stop = math.ceil((first + count - 0.5) * scale + margin)
-    return slice(max(0, start), min(side, stop))
+#: What float32 sums of weights may miss 1 by.
+_SLACK = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class LinearResize:
+    """Resize and crop as products; padding_Chw is what is added beside the photo, where something is filled.
+
+    rows_first: whether the rows are resized before the columns, which decides where PIL clips.
+    """
+
+    rows_hH: torch.Tensor
+    columns_wW: torch.Tensor
+    padding_Chw: torch.Tensor | None = None
+    rows_first: bool = False
+
+    def to(self, device: torch.device) -> LinearResize:
+        """The same on another device."""
+        padding_Chw = None if self.padding_Chw is None else self.padding_Chw.to(device)
+        return LinearResize(self.rows_hH.to(device), self.columns_wW.to(device), padding_Chw, self.rows_first)
+
+    def __call__(self, x_CHW: torch.Tensor) -> torch.Tensor:
+        """x_Chw in [0, 1] of a photo, or of the one in the upper left corner of a canvas; clipped after each pass."""
+        # A copy, so that the product never sees how wide the canvas is.
+        photo_CHW = x_CHW[:, : self.rows_hH.shape[1], : self.columns_wW.shape[1]].contiguous()
+        if self.rows_first:
+            read_Chw = _cut_off(_cut_off(self.rows_hH @ photo_CHW) @ self.columns_wW.T)
+        else:
+            read_Chw = _cut_off(self.rows_hH @ _cut_off(photo_CHW @ self.columns_wW.T))
+        return read_Chw if self.padding_Chw is None else read_Chw + self.padding_Chw
+
+
+def _cut_off(x_CHW: torch.Tensor) -> torch.Tensor:
+    """Clamped to [0, 1], but for rounding: weights add up to 1 and a little, and white areas must keep a gradient."""
+    return x_CHW.clamp(-_SLACK, 1.0 + _SLACK)
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std for each channel, inside the model, where nobody can forget it or do it twice."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Images in [0, 1] to what the network was trained on."""
+        return (x_BCHW - self.mean) / self.std
+
+
+def interpolation_called(name: str, where: str) -> Interpolation:
+    """The filter that a library names. Raises UsageError for one that is not PIL's."""
+    name = {"nearest-exact": "nearest"}.get(name, name)
+    if name not in FILTERS:
+        raise UsageError(f"{where} resizes with the filter '{name}', which latcli does not have", _OTHER_CLASSIFIER)
+    return name  # type: ignore[return-value]
+
+
+_OTHER_CLASSIFIER = "choose another classifier, or say how photos are prepared: --input-size, --resize"
+
+
+def _pair(sides: int | tuple[int, int]) -> tuple[int, int]:
+    return (sides, sides) if isinstance(sides, int) else sides
+
+
+def _first(resized: int, count: int) -> int:
+    """Where `count` pixels of the middle start."""
+    return -((count - resized) // 2) if count > resized else round((resized - count) / 2.0)
 
 
 @lru_cache(maxsize=16)
 def _resize_matrix(side: int, resized: int, first: int, count: int, interpolation: Interpolation) -> torch.Tensor:
-    """What PIL's and torch's antialiased filter does to one axis, cropped: (count, side); each row sums to 1."""
-    # The filter itself is torch's: it is asked for the response to each single pixel within reach. Of a panorama
-    # that is a small part; asked for all pixels, it would take gigabytes.
-    within = _reach(side, resized, first, count, interpolation)
-    reach = within.stop - within.start
-    impulses = torch.zeros(side, reach)
-    impulses[within] = torch.eye(reach)
-    response = interpolate(impulses[None, None], (resized, reach), mode=interpolation, antialias=True)[0, 0]
-    matrix = torch.zeros(count, side)
-    matrix[:, within] = response[first : first + count]
-    return matrix
+    """What PIL's filter does to one axis, cropped: (count, side); each row sums to 1, or to 0 beside the photo."""
+    matrix = np.zeros((count, side), dtype=np.float32)
+    scale = side / resized
+    # PIL adds up the places of the nearest pixels, and rounding decides between two that are as near.
+    nearest = np.cumsum(np.r_[0.5 * scale, np.full(resized - 1, scale)]) if interpolation == "nearest" else ()
+    for row, place in enumerate(range(first, first + count)):
+        if not 0 <= place < resized:
+            continue
+        center = (place + 0.5) * scale
+        if side == resized:
+            matrix[row, place] = 1.0
+        elif interpolation == "nearest":
+            matrix[row, min(int(nearest[place]), side - 1)] = 1.0
+        else:
+            reach, kernel = _KERNELS[interpolation]
+            reach, stretch = reach * max(scale, 1.0), max(scale, 1.0)
+            start, stop = max(int(center - reach + 0.5), 0), min(int(center + reach + 0.5), side)
+            weights = kernel((np.arange(start, stop) - center + 0.5) / stretch)
+            matrix[row, start:stop] = weights / weights.sum()
+    return torch.from_numpy(matrix)
+
+
+@lru_cache(maxsize=256)
+def _rows_first(size: tuple[int, int], resized: tuple[int, int], interpolation: Interpolation) -> bool:
+    """Whether this PIL resizes the rows first, which newer versions do where that is less work; found by trying.
+
+    Only filters with negative weights tell: a product of black and white noise leaves [0, 1] and is clipped.
+    """
+    if interpolation not in ("bicubic", "lanczos") or not resized[0] < size[0]:
+        return False
+    H, W = size
+    noise_HW = np.random.default_rng(0).integers(0, 2, (H, W), dtype=np.uint8)
+    height, width = resized
+    found = np.asarray(Image.fromarray(noise_HW * np.uint8(255)).resize((width, height), FILTERS[interpolation]))
+    found_hw = torch.from_numpy(found.astype(np.float32) / 255.0)
+    rows_hH = _resize_matrix(H, height, 0, height, interpolation)
+    columns_wW = _resize_matrix(W, width, 0, width, interpolation)
+    x_1HW = torch.from_numpy(noise_HW).float()[None]
+    errors = [
+        float((LinearResize(rows_hH, columns_wW, None, first)(x_1HW)[0] - found_hw).abs().mean())
+        for first in (False, True)
+    ]
+    return errors[1] < errors[0]
 
 
 def square_to_unit(image: Image.Image) -> torch.Tensor:

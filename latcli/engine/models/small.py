@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from latcli.engine.models.classifier import Normalize
+from latcli.engine.models.preprocessing import Normalize
 from latcli.errors import UsageError
 
 
@@ -103,6 +103,67 @@ class SmallResNet18(nn.Module):
         return logits_BK
 
 
+class PlainShortcut(nn.Module):
+    """Option A of He et al.: every second pixel, and zeros for the channels that are new; no weights."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.added = (outputs - inputs) // 2
+
+    def forward(self, features_BFHW: torch.Tensor) -> torch.Tensor:
+        """The features at half the resolution, in the middle of the new channels."""
+        return functional.pad(features_BFHW[:, :, ::2, ::2], (0, 0, 0, 0, self.added, self.added))
+
+
+class CifarBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm beside a shortcut without weights."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        stride = 1 if inputs == outputs else 2
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Identity() if stride == 1 else PlainShortcut(inputs, outputs)
+
+    def forward(self, features_BFHW: torch.Tensor) -> torch.Tensor:
+        """The block's features."""
+        inner_BFHW = self.bn1(self.conv1(features_BFHW)).relu_()
+        sum_BFHW: torch.Tensor = self.bn2(self.conv2(inner_BFHW)) + self.shortcut(features_BFHW)
+        return sum_BFHW.relu_()
+
+
+class CifarResNet(nn.Module):
+    """The ResNet of 6 n + 2 layers for CIFAR-10 (He et al., CVPR'16, section 4.2): 16, 32 and 64 filters.
+
+    Colours are normalised by ImageNet's means and deviations, inside, as in the published weights whose names it has.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], classes: int, blocks: int) -> None:
+        super().__init__()
+        C = image_shape[0]
+        mean, std = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if C == 3 else ((0.5,) * C, (0.25,) * C)
+        self.normalize = Normalize(mean, std)
+        self.conv1 = nn.Conv2d(C, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = _stage(16, 16, blocks)
+        self.layer2 = _stage(16, 32, blocks)
+        self.layer3 = _stage(32, 64, blocks)
+        self.linear = nn.Linear(64, classes)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """logits_BK of images in [0, 1]."""
+        features_BFHW = self.bn1(self.conv1(self.normalize(x_BCHW))).relu_()
+        features_BFHW = self.layer3(self.layer2(self.layer1(features_BFHW)))
+        logits_BK: torch.Tensor = self.linear(features_BFHW.mean(dim=(2, 3)))
+        return logits_BK
+
+
+def _stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
+    return nn.Sequential(CifarBlock(inputs, outputs), *(CifarBlock(outputs, outputs) for _ in range(blocks - 1)))
+
+
 def paper_cnn(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
     """The paper's CNN. Raises UsageError for images of fewer than 4 pixels a side, which its pools leave nothing of."""
     if min(image_shape[1:]) < 4:
@@ -113,3 +174,13 @@ def paper_cnn(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
 def resnet18(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
     """A ResNet-18 for small images."""
     return SmallResNet18(image_shape, classes)
+
+
+def resnet20(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The CIFAR ResNet of 20 layers."""
+    return CifarResNet(image_shape, classes, 3)
+
+
+def resnet56(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The CIFAR ResNet of 56 layers."""
+    return CifarResNet(image_shape, classes, 9)

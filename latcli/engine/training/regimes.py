@@ -83,14 +83,12 @@ def otsu_mask(x_BCHW: torch.Tensor) -> torch.Tensor:
 def _thresholds(grey_BHW: torch.Tensor) -> torch.Tensor:
     """The level of each image above which a pixel is bright, int64 (B,): where between-class variance is largest."""
     B = len(grey_BHW)
-    flat_BP = grey_BHW.flatten(1)
-    counts_BL = torch.zeros(B, _LEVELS, device=grey_BHW.device).scatter_add_(
-        1, flat_BP, torch.ones_like(flat_BP, dtype=torch.float32)
-    )
+    flat_BP = grey_BHW.flatten(1).cpu()  # Apple's GPUs have no float64
+    counts_BL = torch.zeros(B, _LEVELS).scatter_add_(1, flat_BP, torch.ones_like(flat_BP, dtype=torch.float32))
     # Sums of whole numbers: float64 keeps them exact, so the threshold is the same on every device.
     share_BL = counts_BL.double().cumsum(dim=1)
-    levels_L = torch.arange(_LEVELS, device=grey_BHW.device, dtype=torch.float64)
+    levels_L = torch.arange(_LEVELS, dtype=torch.float64)
     sum_BL = (counts_BL * levels_L).cumsum(dim=1)
     total_B1, whole_B1 = share_BL[:, -1:], sum_BL[:, -1:]
     between_BL = (whole_B1 * share_BL - total_B1 * sum_BL).square() / (share_BL * (total_B1 - share_BL)).clamp_min(1.0)
-    return between_BL.argmax(dim=1)
+    return between_BL.argmax(dim=1).to(grey_BHW.device)

@@ -1,0 +1,80 @@
+"""`latcli classes`: the class names of a classifier; and what the options say of one, for every command."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latcli.commands.trained import classifier_path
+from latcli.engine.models.catalog import open_classifier
+from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.source import ClassifierSource
+from latcli.engine.registry import nearest
+from latcli.engine.vision import import_timm
+from latcli.errors import UsageError
+from latcli.options import ClassesOptions, ClassifierOptions
+from latcli.results import ClassList, FoundClass
+from latcli.session import Session
+
+
+def classifier_source(options: ClassifierOptions | Mapping[str, Any], session: Session) -> ClassifierSource:
+    """What the options, or a run's configuration of them, say of a classifier besides its name."""
+    values = options if isinstance(options, Mapping) else vars(options)
+    paths = (values.get(name) for name in ("classifier_weights", "class_names"))
+    weights, class_names = (None if path is None else Path(path) for path in paths)
+    size = tuple(values.get("input_size") or ())
+    return ClassifierSource(
+        weights=weights,
+        offline=session.offline,
+        progress=session.shows_progress,
+        class_names=class_names,
+        mean=tuple(values.get("mean") or ()),
+        std=tuple(values.get("std") or ()),
+        input_size=(size[0], size[1]) if size else None,
+        resize=values.get("resize") or None,
+        note=session.note,
+    )
+
+
+def run(options: ClassesOptions, session: Session) -> ClassList:
+    """The classes of a classifier, or those that the words describe. Raises UsageError where there is none."""
+    name = classifier_path(options.classifier, session.store)
+    classifier = open_classifier(name, classifier_source(options, session), torch.device("cpu"))
+    words = [word.casefold() for text in options.words for word in text.split()]
+    descriptions = _descriptions(classifier)
+    named, described = [], []
+    for index, class_name in enumerate(classifier.class_names):
+        wordnet_id = classifier.class_ids[index] if classifier.class_ids else None
+        other_names, definition = descriptions.get(wordnet_id or "", ("", ""))
+        one = FoundClass(index, class_name, wordnet_id, definition or None)
+        if all(_has(f"{class_name} {other_names} {wordnet_id}", word) for word in words):
+            named.append(one)
+        elif all(_has(f"{class_name} {other_names} {definition}", word) for word in words):
+            described.append(one)
+    found = named + described
+    if not found:
+        asked = " ".join(options.words)
+        close = nearest(asked, classifier.class_names)
+        hint = f"the nearest: {', '.join(close)}" if close else "leave the word out to see all"
+        raise UsageError(f"no class of {classifier.name} has '{asked}' in its name or description", hint)
+    return ClassList(classifier.name, len(classifier.class_names), tuple(found))
+
+
+def _has(text: str, word: str) -> bool:
+    """Whether a text has the word, also in the plural."""
+    return re.search(rf"(?<![^\W_]){re.escape(word)}(e?s)?(?![^\W_])", text.casefold()) is not None
+
+
+def _descriptions(classifier: Classifier) -> dict[str, tuple[str, str]]:
+    """Other names and the definition of each WordNet id."""
+    if not classifier.class_ids:
+        return {}
+    info = import_timm().data.ImageNetInfo("imagenet-22k")
+    known = set(info.label_names())
+    ids = [one for one in classifier.class_ids if one in known]
+    parts = {one: info.label_name_to_description(one, detailed=True).partition(": ") for one in ids}
+    return {one: (names, definition) for one, (names, _, definition) in parts.items()}
