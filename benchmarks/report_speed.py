@@ -29,6 +29,8 @@ from latcli.store.provenance import environment, fingerprint, host
 from latcli.store.store import Store
 
 REGIMES = ("natural", "standard", "background")
+#: Of every photo.
+SHA256 = "0" * 64
 METRICS = ("loss", "clean_accuracy", "adversarial_accuracy", "epsilon", "rate")
 ASKED = {
     "report": [],
@@ -110,7 +112,7 @@ def photo_row(run: str, position: int) -> dict[str, Any]:
     files = {kind: f"{position}-{kind}.png" for kind in ("adversarial", "mask", "difference", "figure")}
     photo = AttackedPhoto(
         image=f"photos/{position}.jpg",
-        sha256="",
+        sha256=SHA256,
         height=300,
         width=400,
         label=Label(8, "hen", "given"),
@@ -132,7 +134,7 @@ def photo_row(run: str, position: int) -> dict[str, Any]:
         files=files,
     )
     protocol = {"classifier": "efficientnet_lite0", "attack": "pgd", "norm": "linf", "steps": 40, "restarts": 1}
-    return {"run": run, **protocol, **columns(photo), "sha256": None}
+    return {"run": run, **protocol, "objective": "ce", **columns(photo)}
 
 
 def fill(folder: Path, runs: int, metrics: int) -> None:
@@ -140,6 +142,7 @@ def fill(folder: Path, runs: int, metrics: int) -> None:
     with Store.open(folder) as store, store.writing() as db:
         db.table("environments").insert(columns(environment()), ignore=True)
         db.table("datasets").insert({"id": "mnist@00000000", "name": "mnist", "fingerprint": "0" * 64})
+        db.table("images").insert({"sha256": SHA256})
         trained: list[dict[str, Any]] = []
         for number in range(runs):
             status = "crashed" if number % 100 == 99 else "completed"
@@ -159,15 +162,18 @@ def add_training(db: Any, folder: Path, number: int, status: str, metrics: int) 
     db.table("metrics").insert_all(metric_rows(row["id"], metrics))
     model = {"id": f"paper-cnn@{number:08x}", "name": "paper-cnn", "regime": config["regime"]}
     db.table("models").insert(columns(model | {"run": row["id"]}))
+    db.table("runs").update(row["id"], {"model": model["id"]})
     (folder / row["id"]).mkdir()
-    return {**model, "label": f"{config['regime']} {row['id'][-4:]}", "train_run": row["id"], "name": row["id"]}
+    known = {"label": f"{config['regime']} {row['id'][-4:]}", "train_run": row["id"], "name": row["id"]}
+    return model | known | {"source": row["id"], "fingerprint": model["id"], "form": "plain"}
 
 
 def add_evaluation(db: Any, folder: Path, number: int, status: str, entries: list[dict[str, Any]]) -> None:
     row = run_row(number, "eval", {"entries": entries, "strong": None}, 0, status)
     db.table("runs").insert(columns(row))
     db.table("cells").insert_all(columns(cell) for cell in cell_rows(row["id"], entries))
-    write(folder, row, {"matrix.json": json.dumps({"models": entries, "warnings": []}).encode()}, db)
+    document = {"run": row["id"], "dir": "", "dataset": "mnist", "n": 1000, "attack": "pgd-100", "settings": {}}
+    write(folder, row, {"matrix.json": json.dumps(document | {"models": entries, "cells": []}).encode()}, db)
 
 
 def add_attack(db: Any, folder: Path, number: int, status: str) -> None:

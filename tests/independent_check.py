@@ -66,6 +66,8 @@ class Checker:
         self.expect(first <= told["rank"] <= last, f"{where} rank {told['rank']}, found {first} to {last}")
         best = found.max()
         self.expect(found[told["index"]] >= 0.99 * best, f"{where} class {told['index']}, found {found.argmax()}")
+        guess = told["p_prediction"]
+        self.expect(abs(guess - best) <= 0.01 * best, f"{where} p(guess) {guess:.6g}, found {best:.6g}")
 
     def check_change(self, image: dict[str, Any], epsilon: float) -> tuple[Image.Image, Image.Image]:
         """Compare photo, adversarial photo and mask; returns the two photos."""
@@ -103,6 +105,8 @@ class Checker:
             label = image["label"]["index"]
             self.check_prediction(photo, image["clean"], label, "clean")
             self.check_prediction(adversarial, image["adversarial"], label, "adversarial")
+            fooled = image["clean"]["rank"] == 1 and image["adversarial"]["rank"] > 1
+            self.expect(image["fooled"] == fooled, f"fooled is {image['fooled']}")
             lines.append(f"{image['image']}: {'; '.join(self.disagreements[before:]) or 'confirmed'}")
         return lines
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
@@ -22,6 +22,7 @@ from latcli.engine.canvas import (
     make_grid,
     make_view,
     measure_change,
+    structural_similarity,
 )
 from latcli.engine.images import to_unit
 from latcli.engine.models.preprocessing import Preprocessing
@@ -146,7 +147,6 @@ def test_the_view_sees_the_levels_that_will_be_saved_and_passes_gradients_straig
     pixels=st.integers(20, 1500),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=80, deadline=None)
 def test_a_large_photo_keeps_every_allowance(height: int, width: int, pixels: int, seed: int) -> None:
     levels_HWC, allowed_HW = levels_of(height, width, seed), allowance_of(height, width, seed)
     grid = make_grid(levels_HWC, allowed_HW, max_pixels=pixels)
@@ -206,6 +206,53 @@ def test_changes_are_measured_level_by_level() -> None:
     assert change.linf_inside == change_HWC[allowed_HW == 0].max() / 255
     assert change.linf_outside == change_HWC[allowed_HW > 0].max() / 255
     assert change.l2 == pytest.approx(np.sqrt((change_HWC**2).sum()) / 255)
+
+
+@pytest.mark.parametrize(("change", "psnr"), [(1, 48.1308), (2, 42.1102), (8, 30.0690)])
+def test_the_signal_to_noise_ratio_is_that_of_the_pixels_that_may_change(change: int, psnr: float) -> None:
+    """20 log10(255 / change) where each of them changes alike; the half that is protected does not flatter it."""
+    levels_HWC, allowed_HW = np.full((600, 20, 3), 100, np.uint8), np.full((600, 20), 8, np.uint8)
+    allowed_HW[:300] = 0
+    changed = measure_change(
+        levels_HWC, levels_HWC + np.where(allowed_HW, change, 0)[:, :, None].astype(np.uint8), allowed_HW
+    )
+    assert changed.psnr == pytest.approx(psnr, abs=1e-3)
+    same = measure_change(levels_HWC, levels_HWC, allowed_HW)
+    assert (same.psnr, same.ssim) == (np.inf, pytest.approx(1))
+
+
+def test_structural_similarity_of_flat_photos_has_a_closed_form() -> None:
+    """(2 x y + C1) / (x^2 + y^2 + C1), since nothing varies."""
+    x, y, c1 = 100.0, 120.0, (0.01 * 255) ** 2
+    one, other = (np.full((20, 30, 3), value, np.uint8) for value in (100, 120))
+    np.testing.assert_allclose(structural_similarity(one, other), (2 * x * y + c1) / (x * x + y * y + c1), rtol=1e-4)
+
+
+def test_structural_similarity_is_wangs_formula_at_each_pixel() -> None:
+    one, other = levels_of(40, 50, 0), levels_of(40, 50, 1)
+    other[:20] = np.clip(one[:20].astype(int) + 9, 0, 255)
+    found_HW = structural_similarity(one, other)
+    place = np.arange(-5, 6)
+    window = np.exp(-(place[:, None] ** 2 + place**2) / (2 * 1.5**2))
+    window /= window.sum()
+    grey = [np.asarray(Image.fromarray(levels).convert("L"), dtype=float) for levels in (one, other)]
+    for row, column in ((8, 9), (19, 25), (30, 40)):
+        x, y = (picture[row - 5 : row + 6, column - 5 : column + 6] for picture in grey)
+        mx, my = (window * x).sum(), (window * y).sum()
+        vx, vy = (window * (x - mx) ** 2).sum(), (window * (y - my) ** 2).sum()
+        cov, c1, c2 = (window * (x - mx) * (y - my)).sum(), 6.5025, 58.5225
+        expected = (2 * mx * my + c1) * (2 * cov + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
+        assert found_HW[row, column] == pytest.approx(expected, abs=0.005)  # greys are rounded to whole levels
+
+
+def test_strips_of_a_large_photo_have_no_edges_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = levels_of(90, 20, 0), levels_of(90, 20, 1)
+    allowed_HW = allowance_of(90, 20, 0)
+    whole = measure_change(one, other, allowed_HW)
+    monkeypatch.setattr(canvas_module, "_STRIP", 16)
+    stripped = measure_change(one, other, allowed_HW)
+    assert stripped.ssim == pytest.approx(whole.ssim, abs=1e-6)
+    assert (stripped.psnr, stripped.l2, stripped.altered) == (whole.psnr, whole.l2, whole.altered)
 
 
 @pytest.mark.parametrize("protected", [True, False])

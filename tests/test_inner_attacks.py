@@ -53,7 +53,7 @@ def test_the_contract_holds_for_every_attack_and_regime(name: str, regime: Regim
 
 
 @given(st.sampled_from(PLANNED), st.floats(1e-3, 1.0), st.integers(1, 5), st.integers(0, 2**31))
-@settings(max_examples=40, deadline=None)
+@settings(deadline=None)
 def test_the_contract_holds_for_any_epsilon_matrix(name: str, epsilon: float, steps: int, seed: int) -> None:
     x_BCHW, y_B, seeds_B = images(3)
     eps_B1HW = uniform_noise(seeds_B + seed, (1, 8, 8)).sub(0.3).clamp(min=0).mul(epsilon)
@@ -158,7 +158,7 @@ def test_a_digit_is_its_own_silhouette() -> None:
 
 
 @given(st.integers(0, 2**31))
-@settings(max_examples=20, deadline=None)
+@settings(deadline=None)
 def test_the_threshold_is_that_of_an_exhaustive_search(seed: int) -> None:
     levels_HW = (uniform_noise(torch.tensor([seed]), (1, 6, 6))[0, 0] ** 2 * 255).round()
 

@@ -137,6 +137,7 @@ def test_what_does_not_go_together_is_refused_before_a_run_is_begun(
     assert list(session.store.glob("*-train-*")) == []
 
 
+@pytest.mark.slow
 def test_photos_without_a_word_are_for_the_default_classifier(options: TrainOptions, session: Session) -> None:
     said = TrainOptions(dataset=options.dataset, regime="natural", preset="quick", steps=1, batch=2)
     result = run(said, session)

@@ -7,17 +7,21 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_model import TinyNet
 from yolo_fixture import compose, overlap, yolo_segmentation_weights, yolo_weights
 
 from latcli.engine.detectors import base as shared
 from latcli.engine.detectors.base import Detection, DetectorContext, Target
 from latcli.engine.detectors.yolo import DEFAULT_WEIGHTS, YoloDetector, YoloSettings
 from latcli.engine.images import Photo, read_photo
+from latcli.engine.models.classifier import Classifier
+from latcli.engine.objects import FoundObject, ObjectSettings, open_finder
 from latcli.engine.vision import import_torchvision
 from latcli.errors import ExitCode, WeightsError
 
@@ -37,6 +41,10 @@ def opened(weights: Path | str, **settings: float) -> YoloDetector:
 
 def _noise(height: int, width: int) -> Photo:
     return _photo(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def tiny_classifier() -> Classifier:
+    return Classifier("tiny", TinyNet(), TinyNet.preprocessing, TinyNet.class_names, "a" * 64)
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +115,39 @@ def test_segmentation_weights_give_silhouettes_at_the_photos_own_size(
             found_HW = silhouettes_NHW[box.segmentation].numpy() > 0
             shared_pixels = (found_HW & shape.silhouette_HW).sum()
             assert shared_pixels / (found_HW | shape.silhouette_HW).sum() > 0.6
+
+
+@pytest.mark.slow
+def test_auto_takes_its_boxes_where_they_agree_and_never_where_they_do_not(
+    yolo_weights: Path, yolo_segmentation_weights: Path
+) -> None:
+    levels_HWC, shapes = next((levels, found) for levels, found in map(compose, HELD_OUT) if len(found) == 2)
+    photo, shape = _photo(levels_HWC), shapes[0]
+
+    def found(weights: Path, name: str, **settings: Any) -> FoundObject:
+        objects = ObjectSettings(values={"weights": weights}, on_miss="center", **settings)
+        finder, _ = open_finder(objects, DetectorContext(offline=True, classifier=tiny_classifier()))
+        return finder.find(photo, Target(3, name))
+
+    def agreement(one: FoundObject, silhouette_HW: np.ndarray) -> float:
+        mask_HW = one.mask_1HW[0].numpy() > 0
+        return float((mask_HW & silhouette_HW).sum() / (mask_HW | silhouette_HW).sum())
+
+    boxed = found(yolo_weights, shape.name)
+    assert boxed.detector == "yolo"
+    assert {box.name for box in boxed.boxes} == {shape.name}
+    assert boxed.weights is not None
+    assert boxed.weights.startswith("last.pt sha256:")
+    same = np.any([one.silhouette_HW for one in shapes if one.name == shape.name], axis=0)
+    segmented = found(yolo_segmentation_weights, shape.name)
+    assert (segmented.detector, segmented.how) == ("yolo", "yolo, silhouettes")
+    assert agreement(segmented, same) > 0.5
+    other = found(yolo_weights, "hammer")  # neither of the two: whatever is protected, it is no box of YOLO's
+    assert other.detector in ("saliency", "cam", "center")
+    named = found(yolo_weights, "hammer", detector="yolo")
+    assert named.detector == "yolo"
+    assert "no box agrees with 'hammer'" in named.notes[0]
+    assert found(yolo_weights, shape.name, detector="yolo", refine="grabcut").how == "yolo, grabcut"
 
 
 @pytest.mark.slow

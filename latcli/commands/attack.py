@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 
@@ -22,7 +24,7 @@ from latcli.engine.labels import parse_label
 from latcli.engine.localize import Region
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.photos import Located, PhotoAttacker, PhotoResult, PhotoSettings, batches
-from latcli.errors import LatcliError
+from latcli.errors import LatcliError, StoreError
 from latcli.options import AttackOptions
 from latcli.reporting.text import printable
 from latcli.results import (
@@ -64,79 +66,57 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
     tasks = tasks_of(options)
     attack, search = registry.load("attack", options.attack), attack_settings(options)
     work = PhotoWork(options, session, options.mask)
-    target = None if options.target is None else parse_label(options.target, work.classifier)
     settings = PhotoSettings(
         epsilon=tasks[0].epsilon,
         region=tasks[0].region,
         attack=search,
-        target=target,
+        target=None if options.target is None else parse_label(options.target, work.classifier),
         at_model_resolution=options.at_model_resolution,
         precision=session.precision,
         seed=session.seed,
     )
     attacker = PhotoAttacker(work.classifier, work.finder, attack, settings)
     protocol = protocol_of(options, work.classifier.name, tasks)
-    shown: dict[str, Any] = {
-        **asdict(protocol),
-        "detector": options.detector,
-        "dry_run": options.dry_run,
-        "check_success": options.check_success,
-    }
+    result = AttackResult(
+        **asdict(protocol), detector=options.detector, dry_run=options.dry_run, check_success=options.check_success
+    )
     with Store.open(session.store) as store:
         store.check_name(session.name)
         photos = work.located(attacker, store)
         # Looked at before anything is measured or a run is started: a photo on its own may raise its error here.
-        first = next(photos, None)
-        warnings: tuple[str, ...] = ()
-        if first is not None:
+        if (first := next(photos, None)) is not None:
             photos = chain([first], photos)
-            warnings = _doubts(work.classifier, first)
-            for warning in warnings:
-                session.note(f"warning: {warning}")
+            result = replace(result, warnings=_doubts(work.classifier, first))
+        for warning in result.warnings:
+            session.note(f"warning: {warning}")
         if options.dry_run:
-            planned = tuple(_plan(attacker, tasks, located, work) for located in photos)
-            done = tuple(one for one in planned if one is not None)
-            return AttackResult(**shown, planned=done, failures=tuple(work.failures), warnings=warnings)
+            planned = filter(None, [_plan(attacker, tasks, located, work) for located in photos])
+            return replace(result, planned=tuple(planned), failures=tuple(work.failures))
         config = config_of(options) | {"precision": session.precision, "form": attacker.gradients.form}
         config["labels_sha256"] = None if options.labels is None else sha256_of(options.labels)
         if attacker.gradients.note:
             session.note(f"note: {attacker.gradients.note}")
         model = store.record_model(work.classifier.name, weights_sha256=work.classifier.fingerprint)
-        with (
-            store.start_run(
-                "attack",
-                **session.of_run(),
-                config=config,
-                seed=session.seed,
-                device=str(attacker.device),
-                model=model,
-            ) as stored,
-            explained(),
-            PictureDrawer(attacker, figures=not options.no_figures and len(tasks) == 1) as drawer,
-        ):
-            keeper = _Keeper(stored, drawer, protocol, work, len(tasks) > 1)
-            try:
+        given: dict[str, Any] = {"config": config, "seed": session.seed, "device": str(attacker.device), "model": model}
+        with store.start_run("attack", **session.of_run(), **given) as stored, explained():
+            drawer = PictureDrawer(attacker, figures=not options.no_figures and len(tasks) == 1)
+            with drawer, _Keeper(stored, drawer, protocol, work, len(tasks) > 1) as keeper:
                 for batch in batches(photos, options.batch):
                     for task in tasks:
-                        for attacked, smallest in _attacked(attacker, task, batch, work):
+                        results = _attacked(attacker, task, batch, work)
+                        keeper.keep_pictures()  # of the results before, drawn while these were made
+                        for attacked, smallest in results:
                             keeper.keep(attacked, smallest)
-                    keeper.keep_pictures()  # drawn while the batch was attacked
-            except BaseException:
-                drawer.drop_figures()
                 keeper.keep_pictures()
-                raise
             images = tuple(sorted(keeper.kept, key=lambda photo: work.position(photo.image)))
-            result = AttackResult(
-                **shown,
+            result = replace(
+                result,
                 run=stored.id,
                 dir=stored.folder,
                 images=images,
                 failures=tuple(work.failures),
-                warnings=warnings,
                 summary=photo_summary(images) if len(tasks) == 1 else None,
-                regions=tuple(
-                    _region_summary(task, [photo for photo in images if task.covers(photo)]) for task in tasks
-                ),
+                regions=tuple(_region_summary(task, images) for task in tasks),
             )
             stored.set_exit_code(result.exit_code)
     return result
@@ -198,7 +178,7 @@ def _doubts(classifier: Classifier, located: Located) -> tuple[str, ...]:
 
 def _attacked(
     attacker: PhotoAttacker, task: Task, batch: Sequence[Located], work: PhotoWork
-) -> Iterator[tuple[PhotoResult, float | None]]:
+) -> list[tuple[PhotoResult, float | None]]:
     """The results of one task on some photos, with the smallest epsilon where that is searched for and found."""
     threats = []
     for located in batch:
@@ -207,11 +187,10 @@ def _attacked(
         except LatcliError as error:
             work.fail(located.photo.name, error)
     if not threats:
-        return
+        return []
     if task.smallest:
-        yield from attacker.smallest_epsilon([one.located for one in threats], task.region, task.epsilon)
-    else:
-        yield from ((result, None) for result in attacker.attack_batch(threats))
+        return attacker.smallest_epsilon([one.located for one in threats], task.region, task.epsilon)
+    return [(result, None) for result in attacker.attack_batch(threats)]
 
 
 def _plan(attacker: PhotoAttacker, tasks: Sequence[Task], located: Located, work: PhotoWork) -> PlannedPhoto | None:
@@ -236,13 +215,12 @@ def _plan(attacker: PhotoAttacker, tasks: Sequence[Task], located: Located, work
     )
 
 
-def _region_summary(task: Task, photos: Sequence[AttackedPhoto]) -> RegionSummary:
-    if not task.smallest:
-        return RegionSummary(region=task.region, epsilon=task.epsilon, summary=photo_summary(photos))
+def _region_summary(task: Task, images: Sequence[AttackedPhoto]) -> RegionSummary:
+    photos = [photo for photo in images if task.covers(photo)]
     return RegionSummary(
         region=task.region,
-        epsilon=None,
-        smallest_epsilon=median_smallest_epsilon(photos),
+        epsilon=None if task.smallest else task.epsilon,
+        smallest_epsilon=median_smallest_epsilon(photos) if task.smallest else None,
         summary=photo_summary(photos),
     )
 
@@ -250,7 +228,8 @@ def _region_summary(task: Task, photos: Sequence[AttackedPhoto]) -> RegionSummar
 class _Keeper:
     """Writes results into a run, one photo at a time: the file first, its row after; pictures as they are drawn.
 
-    `kept` are the results in plain values. With `several` tasks, file names tell them apart.
+    `kept` are the results in plain values. With `several` tasks, file names tell them apart. A context: where it is
+    left by an error or an interruption, the pictures that were begun are kept, but for figures that would take long.
     """
 
     def __init__(
@@ -265,6 +244,17 @@ class _Keeper:
         self._protocol, self._work, self._several = protocol, work, several
         self._stems = file_names([source.name for source in work.sources])
         self.kept: list[AttackedPhoto] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._drawer.drop_figures()
+            with suppress(StoreError):  # what went wrong first is what is said
+                self.keep_pictures()
 
     def keep(self, attacked: PhotoResult, smallest: float | None) -> None:
         """Write the adversarial photo and its row, and have its pictures drawn."""
