@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from conftest import ROOT
 from safetensors.torch import save_file
 from training_cases import BASE
 
@@ -55,6 +58,24 @@ def test_every_architecture_comes_back(tmp_path: Path) -> None:
     x_BCHW = torch.rand(2, 3, 32, 32)
 
     assert torch.allclose(open_checkpoint(path)(x_BCHW), network(x_BCHW), atol=1e-5)
+
+
+def test_the_docs_open_it_without_latcli(
+    net: torch.nn.Module, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = (block for block in _blocks() if "safe_open" in block)
+    assert "latcli." not in code
+    monkeypatch.setattr("sys.argv", ["plain.py", str(checkpoint)])
+    names: dict[str, Any] = {}
+    exec(code, names)
+    x_BCHW = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(names["net"](x_BCHW), net(x_BCHW), rtol=1e-4, atol=1e-5)
+    assert names["about"]["class_names"] == list(INFO.class_names)
+
+
+def _blocks() -> list[str]:
+    text = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
 @pytest.mark.parametrize("kept", [0, 4, 100, 5000, -1])
