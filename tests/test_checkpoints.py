@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import ROOT
 from safetensors.torch import save_file
 from training_cases import BASE
 
@@ -52,7 +53,7 @@ def test_it_opens_by_its_path_as_the_same_function(net: torch.nn.Module, checkpo
 def test_the_docs_read_it_without_latcli(
     net: torch.nn.Module, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = Path(__file__).parent.parent / "docs" / "classifiers.md"
+    page = ROOT / "docs" / "classifiers.md"
     (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     monkeypatch.chdir(checkpoint.rename(checkpoint.with_name("checkpoint.safetensors")).parent)
     names: dict[str, Any] = {}

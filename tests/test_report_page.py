@@ -123,8 +123,8 @@ def test_every_run_has_the_command_that_repeats_it() -> None:
     text = page_of(sample.report())
 
     assert '<pre tabindex="0">latcli attack &#39;my photos&#39;</pre>' in text
-    told = sample.report(runs=[sample.run_row(command_line="latcli attack hen.jpg")])
-    assert '<pre tabindex="0">latcli attack hen.jpg</pre>' in page_of(told)
+    document = sample.report(runs=[sample.run_row(command_line="latcli attack hen.jpg")])
+    assert '<pre tabindex="0">latcli attack hen.jpg</pre>' in page_of(document)
 
 
 # photos
@@ -242,7 +242,9 @@ def test_pictures_are_small_and_show_what_they_should() -> None:
 def test_what_cannot_be_shown_is_said() -> None:
     document = sample.report(sample.photo(files=FILES))
 
-    assert "Not to be had, so not shown: the mask." in page_of(document, attack_files() | {"mask": b"no picture"})
+    assert "Not shown, since it cannot be read: the mask." in page_of(
+        document, attack_files() | {"mask": b"no picture"}
+    )
     assert "adversarial photo is not there" in page_of(document)
 
 

@@ -1,1 +1,1 @@
-"""Results made readable: tables, figures, pages; must not know how a result came to be."""
+"""Results made readable: tables, figures, pages."""

@@ -17,7 +17,7 @@ from latcli.reporting.svg import TRAINING
 from latcli.reporting.table import Table, printed
 from latcli.reporting.text import short
 
-#: Lines that can be told apart without their colours, too.
+#: Lines that differ without their colours, too.
 _COLOURS = ("#3b6ea8", "#c8553d", "#2e9e4f", "#8c5fa8", "#b58900", "#52606d")
 _DASHES: tuple[tuple[float, ...], ...] = ((), (4, 2), (6, 2, 1, 2), (1, 1.5))
 _REGIMES = ("natural", "standard", "background", "foreground", "random")

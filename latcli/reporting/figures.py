@@ -1,7 +1,5 @@
 """Pictures of results as PNG bytes: the paper's Figure 1 for a photo, and the amplified difference.
 
-Takes arrays and names; must not know the engine or the store.
-
 Legend: H height, W width, C = 3; levels are uint8.
 """
 

@@ -253,7 +253,7 @@ def _missing(shown: Pictures | None) -> str:
         return "The adversarial photo is not there as it was written, so nothing of it is shown."
     known = {"before": "the photo as it was", "mask": "the mask", "difference": "the difference"}
     words = [text for name, text in known.items() if name not in shown.webp]
-    return f"Not to be had, so not shown: {', '.join(words)}." if words else ""
+    return f"Not shown, since it cannot be read: {', '.join(words)}." if words else ""
 
 
 def _bars(image: Document, side: str) -> list[Bar]:

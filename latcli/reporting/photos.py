@@ -146,10 +146,11 @@ def _photo_columns(images: Sequence[Document]) -> tuple[Column, ...]:
             ]
     if len({image.get("region") for image in images}) > 1:
         columns.append(Column("region", "region"))
-    if len({image.get("epsilon") for image in images}) > 1:
+    searched = any(image.get("smallest_epsilon") is not None for image in images)
+    if len({image.get("epsilon") for image in images}) > 1 and not searched:
         columns.append(Column("epsilon", "epsilon", "epsilon"))
     columns.append(Column("altered", "altered", "percent", figure="altered"))
-    if any(image.get("smallest_epsilon") is not None for image in images):
+    if searched:
         columns.append(Column("smallest", "smallest epsilon", "epsilon", figure="smallest_epsilon"))
     if any(image.get("evidence_inside") is not None for image in images):
         columns.append(
@@ -204,6 +205,9 @@ def _photo_notes(document: Document, images: Sequence[Document], summary: Docume
     notes = [*([", ".join(done)] if done else []), success_words(images)]
     if len(images) > 1 and summary.get("clean"):
         notes += _rank_words(document, images, summary)
+    if document.get("smallest_epsilon_max") is not None:
+        most = number_text(document["smallest_epsilon_max"])
+        notes.append(f"smallest epsilon: the least that fools, none where {most} does not")
     if any(map(_is_assumed, images)):
         notes.append("* no label was given: the clean prediction was taken for the right class")
     inside = max((image["linf_inside"] or 0 for image in images), default=0)

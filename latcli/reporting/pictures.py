@@ -1,4 +1,4 @@
-"""The pictures of an attacked photo, small enough for a page of hundreds; must not know where files are kept.
+"""The pictures of an attacked photo, small enough for a page of hundreds.
 
 Legend: H height, W width, C = 3; levels are uint8.
 """
@@ -82,7 +82,7 @@ def original(adversarial_HWC: np.ndarray, change_HWC: np.ndarray) -> np.ndarray 
 def _opened(
     image: Mapping[str, Any], kind: str, read: Read, mode: str, size: tuple[int, int] | None = None
 ) -> Image.Image | None:
-    """A file of a photo, decoded; None where it is not to be had, is no picture or of another size."""
+    """A file of a photo, decoded; None where it cannot be read, is no picture or of another size."""
     path = (image.get("files") or {}).get(kind)
     data = read(path) if path else None
     if data is None:

@@ -22,7 +22,7 @@ class Cell:
     """One field. A share of 1 is shown in per cent where its column says so.
 
     spread: stands behind a plus-minus sign. low, high: the ends of a 95 % interval. n: of how many images the value is.
-    best: the best of its column, or not told apart from the best. style: "good", "bad", "doubtful" or "quiet". shade:
+    best: the best of its column, or within chance of the best. style: "good", "bad", "doubtful" or "quiet". shade:
     its colour in a heat map, from 0 to 1. scale: the value is multiplied by it when it is printed.
     """
 
