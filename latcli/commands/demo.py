@@ -59,7 +59,8 @@ def run(options: DemoOptions, session: Session) -> DemoResult:
 def _next_commands(attacked: AttackResult, session: Session) -> tuple[str, ...]:
     store = "".join(f" {shlex.quote(word)}" for word in command_words(Computing(store=session.store)))
     return (
-        "latcli attack PHOTO.jpg",
+        "latcli mask FOLDER --out masks",
+        "latcli attack PHOTO.jpg --smallest-epsilon",
         "latcli attack FOLDER --labels LABELS.csv --epsilon 4/255",
         "latcli train --regime background --dataset mnist --data DIR",
         f"latcli eval --strong{store}",
