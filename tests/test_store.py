@@ -18,14 +18,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from latcli.errors import ExitCode, LatcliError, NoObjectError, StoreError, Terminated, UsageError
-from latcli.results import AttackedPhoto, Cell, Label, Prediction, column_names, columns, from_columns
+from latcli.results import AttackedPhoto, Cell, Label, Prediction, columns, from_columns
 from latcli.store import schema, store
-from latcli.store.files import artifact_path, is_locked
-from latcli.store.provenance import checkout, devices, environment, fingerprint, packages
+from latcli.store.files import is_locked
+from latcli.store.provenance import checkout, devices, packages
 from latcli.store.store import DATABASE, RUN_ID, Run, Store
 from latcli.store.verify import verify
 
@@ -56,29 +54,10 @@ PHOTO = AttackedPhoto(
 )
 
 CELL = Cell(
-    model="7f3a",
-    label="natural 7f3a",
-    model_id="cnn@1",
-    regime="natural",
-    train_seed=0,
-    input="natural",
-    loss=0.5,
-    loss_low=0.4,
-    loss_high=0.6,
-    accuracy=0.9,
-    accuracy_low=0.6,
-    accuracy_high=0.98,
-    n=10,
-    epsilon=None,
-    steps=None,
-    restarts=None,
-    attack=None,
-    norm=None,
-    radius=None,
-    mask_from=None,
-    center=None,
-    seed=0,
-    seconds=1.5,
+    **dict.fromkeys(column.name for column in fields(Cell))  # type: ignore[arg-type]
+    | {"model": "7f3a", "label": "natural 7f3a", "model_id": "cnn@1", "regime": "natural", "train_seed": 0}
+    | {"input": "natural", "n": 10, "loss": 0.5, "loss_low": 0.4, "loss_high": 0.6, "seed": 0, "seconds": 1.5}
+    | {"accuracy": 0.9, "accuracy_low": 0.6, "accuracy_high": 0.98}
 )
 
 
@@ -116,20 +95,6 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", head + code, *map(str, arguments)], text=True, **pipes)  # type: ignore[call-overload,no-any-return]
 
 
-def all_at_once(processes: list[subprocess.Popen[str]]) -> None:
-    """Let processes that said `ready` go on at the same moment; each must end well."""
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n", process.communicate()[1]
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    assert [(process.communicate(timeout=120)[1], process.returncode) for process in processes] == [("", 0)] * len(
-        processes
-    )
-
-
 @contextmanager
 def run_elsewhere(folder: Path, inside: str = "wait(run.id)") -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """A process that is in the middle of a run, and the words of the first line that it prints."""
@@ -142,19 +107,9 @@ def run_elsewhere(folder: Path, inside: str = "wait(run.id)") -> Iterator[tuple[
             process.kill()
 
 
-def test_readers_and_writers_open_a_fresh_store_at_once(tmp_path: Path) -> None:
-    writer = "wait()\nwith Store.open(Path(sys.argv[1])) as store:\n    store.record_model(sys.argv[2])\n"
-    reader = (
-        "from latcli.errors import StoreError\nwait()\nfor _ in range(50):\n    try:\n"
-        "        with Store.open_existing(Path(sys.argv[1])) as store:\n            assert store.runs() == []\n"
-        "    except StoreError as error:\n        assert 'no runs' in error.message, error.message\n"
-    )
-    all_at_once([python(code, tmp_path / "fresh", n) for n, code in enumerate((writer, reader) * 3)])
-    with Store.open_existing(tmp_path / "fresh") as found:
-        assert {row["id"] for row in found.rows("models")} == {"0", "2", "4"}
-
-
-def test_a_killed_run_reads_as_crashed_and_a_living_one_as_running(opened: Store) -> None:
+def test_a_killed_run_reads_as_crashed_and_a_living_one_as_running(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def in_the_file(run: str) -> str:
         with closing(sqlite3.connect(opened.path)) as connection:
             return str(connection.execute("SELECT status FROM runs WHERE id = ?", [run]).fetchone()[0])
@@ -164,29 +119,18 @@ def test_a_killed_run_reads_as_crashed_and_a_living_one_as_running(opened: Store
             killed.kill()
             killed.wait()
             (opened.folder / dead / ".latcli-0123.tmp").write_bytes(b"half")
+            with monkeypatch.context() as patched:
+                patched.setattr(store, "host", lambda: "another machine")
+                Store.open(opened.folder).close()  # what another machine does, nobody here can know
+                assert opened.find_run(dead).status == "running"
             with Store.open_existing(opened.folder) as reader:
-                assert reader.find_run(dead).status == "crashed"
                 assert [row.id for row in reader.runs(status="crashed")] == [dead]
                 assert {row.id for row in reader.runs(status="running")} == {living, own.id}
             assert in_the_file(dead) == "running"  # readers write nothing
-            with Store.open(opened.folder) as writer:
-                assert {row.id: row.status for row in writer.runs()} == {
-                    dead: "crashed",
-                    living: "running",
-                    own.id: "running",
-                }
-            assert (in_the_file(dead), in_the_file(living)) == ("crashed", "running")
+            Store.open(opened.folder).close()
+            assert (in_the_file(dead), in_the_file(living), in_the_file(own.id)) == ("crashed", "running", "running")
             assert not (opened.folder / dead / ".latcli-0123.tmp").exists()
         assert in_the_file(own.id) == "completed"
-
-
-def test_a_run_of_another_machine_is_left_alone(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    with run_elsewhere(opened.folder) as (process, [run]):
-        process.kill()
-        process.wait()
-    monkeypatch.setattr(store, "host", lambda: "another machine")
-    Store.open(opened.folder).close()
-    assert opened.find_run(run).status == "running"
 
 
 def test_a_worker_neither_keeps_a_killed_run_alive_nor_ends_a_living_one(opened: Store) -> None:
@@ -200,30 +144,11 @@ def test_a_worker_neither_keeps_a_killed_run_alive_nor_ends_a_living_one(opened:
             assert opened.find_run(run).status == "crashed"
         finally:
             os.kill(int(worker), signal.SIGKILL)
-    unwinding = (
-        "if os.fork() == 0:\n        sys.exit(5)\n    os.wait()\n    wait(run.id)\n"
-        "    run.record_metrics([('loss', 1, 0.5)])"
-    )
+    unwinding = "if os.fork() == 0:\n        sys.exit(5)\n    os.wait()\n    wait(run.id)\n"
     with run_elsewhere(opened.folder, unwinding) as (process, [run]):
         assert opened.find_run(run).status == "running"
         assert process.communicate("\n") == ("", "")
     assert opened.find_run(run).status == "completed"
-    assert opened.rows_of(run, "metrics") == [{"run": run, "name": "loss", "step": 1, "value": 0.5}]
-
-
-def test_waiting_for_a_store_that_stays_locked_ends_in_two_lines(
-    opened: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "_OPENING_SECONDS", 0.1)
-    code = "from filelock import FileLock\nwith FileLock(sys.argv[1]):\n    wait()\n"
-    with python(code, opened.folder / "latcli.lock") as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        with pytest.raises(StoreError, match=r"locked for 0\.1 s") as caught:
-            Store.open(opened.folder)
-        assert "--store DIR" in caught.value.hint
-        process.communicate("\n")
-    Store.open(opened.folder).close()
 
 
 # one run
@@ -310,17 +235,6 @@ def test_a_run_that_cannot_start_leaves_nothing(opened: Store) -> None:
     assert [row.id for row in opened.runs()] == [run.id]
 
 
-def test_the_log_has_a_plain_line_for_each_call(opened: Store) -> None:
-    with start(opened) as run:
-        run.log("Fräulein 漢字")
-        run.log("two\nlines, \x1b[31m, and no UTF-8: \udcff")
-    lines = (run.folder / "log.txt").read_text(encoding="utf-8").splitlines()
-    assert [line.split(" ", 1)[1] for line in lines] == [
-        "Fräulein 漢字",
-        "two lines, \\x1b[31m, and no UTF-8: \\udcff",
-    ]
-
-
 def test_a_clock_that_is_set_back_hides_no_run_and_ends_none_before_it_began(
     opened: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,22 +276,12 @@ ESCAPES = ["", ".", "..", "/", "/etc/passwd", "../x", "a/../../x", "a/..", "a/",
 ESCAPES += ["run.json", "lock", "Lock", "log.txt", "./run.json", ".latcli-0123.tmp", "lock/x"]
 
 
-@pytest.mark.parametrize("name", ESCAPES)
-def test_a_name_that_leads_elsewhere_is_refused(opened: Store, name: str) -> None:
+def test_a_name_that_leads_elsewhere_is_refused(opened: Store) -> None:
     with start(opened) as run:
-        with pytest.raises(StoreError, match="cannot be the name of a file of the run"):
-            run.write_artifact(name, b"x", "mask")
+        for name in ESCAPES:
+            with pytest.raises(StoreError, match="cannot be the name of a file of the run"):
+                run.write_artifact(name, b"x", "mask")
         assert opened.rows_of(run.id, "artifacts") == []
-
-
-@given(st.lists(st.sampled_from(["..", ".", "/", "a", "é", " ", "\\", "~", "\n", "lock"]), max_size=8).map("".join))
-@settings(deadline=None)
-def test_every_name_that_is_taken_stays_inside(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
-    folder = tmp_path_factory.getbasetemp() / "run"
-    with suppress(StoreError):
-        inside = Path(os.path.normpath(artifact_path(folder, name))).relative_to(folder)
-        assert inside.parts
-        assert inside.parts[0] not in ("..", "lock")
 
 
 @pytest.mark.parametrize("folder", ["with spaces", "Käse 漢字 Ελλάδα", "a?b#c%20d&e=f", "'quoted' \"twice\""])
@@ -416,12 +320,6 @@ def test_a_write_that_fails_keeps_what_was_there(opened: Store, monkeypatch: pyt
 
 
 # rows
-
-
-@pytest.mark.parametrize(("table", "kind"), [("attacks", AttackedPhoto), ("cells", Cell)])
-def test_a_table_has_a_column_for_each_field_of_its_row(opened: Store, table: str, kind: Any) -> None:
-    with opened.reading() as db:
-        assert set(column_names(kind)) < db.table(table).columns_dict.keys()
 
 
 def test_a_new_field_of_a_row_becomes_a_column_of_a_store_that_is_there(
@@ -500,16 +398,6 @@ def test_the_views_average_over_seeds_and_take_last_steps(opened: Store) -> None
     assert latest == [("accuracy", 1, 0.5), ("loss", 10, 0.1)]
 
 
-def test_a_detection_is_found_again_only_by_its_whole_key(opened: Store) -> None:
-    opened.save_detection("image", "yolo@1", "hen", "[[0, 0, 1, 1]]", b"\x89PNG\0")
-    opened.save_detection("image", "yolo@1", "", "[]")
-    opened.save_detection("image", "yolo@1", "", "[1]")
-    assert opened.find_detection("image", "yolo@1", "hen") == ("[[0, 0, 1, 1]]", b"\x89PNG\0")
-    assert opened.find_detection("image", "yolo@1") == ("[1]", None)
-    assert opened.find_detection("image", "yolo@2", "hen") is None
-    assert opened.find_detection("another", "yolo@1", "hen") is None
-
-
 def test_models_and_datasets_are_told_apart_by_their_contents(opened: Store) -> None:
     first = opened.record_model("cnn", weights_sha256="a" * 64, regime="natural")
     second = opened.record_model("cnn", weights_sha256="b" * 64)
@@ -544,15 +432,6 @@ def test_a_run_is_found_by_its_name_and_any_ending_that_only_it_has(
             opened.find_run(missing)
     chosen = [{"command": "train"}, {"dataset": "mnist"}, {"dataset": known["dataset"]}, {"tag": "x"}, {"limit": 1}]
     assert [[row.id for row in opened.runs(**one)] for one in chosen] == [[second.id]] * 3 + [[third.id]] * 2
-
-
-def test_ids_that_no_run_can_have_lead_nowhere(opened: Store) -> None:
-    with start(opened):
-        pass
-    with opened.writing() as db:
-        db.execute("UPDATE runs SET id = '../../precious'")
-    with pytest.raises(StoreError, match="is damaged"):
-        opened.runs()
 
 
 # trouble
@@ -631,14 +510,12 @@ def test_a_schema_that_cannot_be_finished_leaves_no_trace(tmp_path: Path, monkey
         db.execute("CREATE TABLE more (x)")
         raise ZeroDivisionError
 
-    with monkeypatch.context() as patched:
-        patched.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, m002_fails))
-        with pytest.raises(ZeroDivisionError):
-            Store.open(tmp_path)
-    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
-        assert connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
     Store.open(tmp_path).close()
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, m002_fails))
+    with pytest.raises(ZeroDivisionError):
+        Store.open(tmp_path)
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
+        assert connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'more'").fetchone() == (0,)
     with pytest.raises(StoreError, match="older latcli"):
         Store.open_existing(tmp_path)
 
@@ -728,13 +605,7 @@ assert store.find_run(run.id).status == 'completed'
 ONLY_IN_THE_LOG = """
 code = 'import sys, os; from pathlib import Path; from latcli.store.store import Store\\n' \\
     'Store.open(Path(sys.argv[1])).record_model("in the log only"); os._exit(0)'
-Store.open(folder).close()
 subprocess.run([sys.executable, '-c', code, str(folder)], check=True)
-assert (folder / 'latcli.db-wal').stat().st_size > 0
-remount('ro')
-with Store.open_existing(folder) as store:
-    assert [row['id'] for row in store.rows('models')] == ['in the log only']
-remount('rw')
 (folder / 'latcli.db-shm').unlink()
 remount('ro')
 error = refused(Store.open_existing, folder)
@@ -815,9 +686,3 @@ def test_the_commit_is_that_of_the_checkout_the_code_comes_from(tmp_path: Path) 
     (package / "__init__.py").write_text("changed")
     assert checkout(package) == (sha, True)
     assert checkout(installed) == (None, None)
-
-
-def test_equal_settings_have_equal_hashes() -> None:
-    assert fingerprint({"a": 1, "b": [Path("x"), (1, 2)]}) == fingerprint({"b": ["x", [1, 2]], "a": 1})
-    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
-    assert environment() == environment()

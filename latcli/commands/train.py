@@ -211,9 +211,8 @@ def _start(store: Store, options: TrainOptions, session: Session, ranks: Ranks) 
         stored.log(f"gradients of the inner attack: {trainer.form}, {_processes(ranks)}")
         for note in job.data.notes:
             stored.log(note)
-        keeper = _Keeper(stored, trainer, job)
-        keeper.save()
-        return _train(store, stored, job, trainer, keeper, session)
+        _keep_state(stored, job, trainer)
+        return _train(store, stored, job, trainer, session)
 
 
 def _resume(store: Store, options: TrainOptions, session: Session, ranks: Ranks) -> TrainResult:
@@ -231,7 +230,7 @@ def _resume(store: Store, options: TrainOptions, session: Session, ranks: Ranks)
         line = f"resumed at step {trainer.done:,} of {job.settings.steps:,}, {_processes(ranks)}"
         session.note(f"run {stored.id} {line}")
         stored.log(line)
-        return _train(store, stored, job, trainer, _Keeper(stored, trainer, job), session, resumed_at=trainer.done)
+        return _train(store, stored, job, trainer, session, resumed_at=trainer.done)
 
 
 def _new_job(options: TrainOptions, store: Store | None, session: Session) -> Job:
@@ -380,17 +379,14 @@ def _agreed(make: Callable[[], Job], ranks: Ranks) -> Job:
     data = None if job is None else (job.data.fingerprint, job.data.mask_fingerprint)
     found = ranks.gather((failure, data))
     for rank, (failed, _) in enumerate(found):
-        if failed is not None and rank == ranks.rank and own is not None:
-            raise own
         if failed is not None:
-            message, hint, code = failed
-            raise LatcliError(f"rank {rank}: {message}", hint, code)
-    differing = [rank for rank, (_, other) in enumerate(found) if other != found[0][1]]
-    if differing:
-        raise UsageError(
-            f"the data set or its masks are not the same on rank {differing[0]} as on rank 0",
-            "put the same files on every machine",
-        )
+            raise own if own and rank == ranks.rank else LatcliError(f"rank {rank}: {failed[0]}", *failed[1:])
+    for rank, (_, other) in enumerate(found):
+        if other != found[0][1]:
+            raise UsageError(
+                f"the data set or its masks are not the same on rank {rank} as on rank 0",
+                "put the same files on every machine",
+            )
     assert job is not None
     return job
 
@@ -407,35 +403,8 @@ def _common_signal(pending: PendingSignal, ranks: Ranks) -> int | None:
 # training
 
 
-class _Keeper:
-    """Writes the state into the run now and then; the one before stays until the new one is whole."""
-
-    def __init__(self, stored: Run, trainer: Trainer, job: Job) -> None:
-        self._stored, self._trainer, self._job = stored, trainer, job
-        self._saved_at, self._saved_step = time.monotonic(), trainer.done
-
-    def save(self) -> None:
-        """Keep the state now. Raises DivergedError, StoreError."""
-        self._stored.write_artifact(STATE, pack_state(self._trainer, self._job.architecture), "state")
-        self._saved_at, self._saved_step = time.monotonic(), self._trainer.done
-
-    def is_due(self, step: int) -> bool:
-        """Whether the state is to be kept after this step."""
-        if step == self._trainer.settings.steps:
-            return True
-        if self._job.checkpoint_every is not None:
-            return step - self._saved_step >= self._job.checkpoint_every
-        return time.monotonic() - self._saved_at >= _STATE_SECONDS
-
-
 def _train(
-    store: Store,
-    stored: Run,
-    job: Job,
-    trainer: Trainer,
-    keeper: _Keeper,
-    session: Session,
-    resumed_at: int | None = None,
+    store: Store, stored: Run, job: Job, trainer: Trainer, session: Session, resumed_at: int | None = None
 ) -> TrainResult:
     settings, a_step = job.settings, work_of_step(job.settings)
     points = _points_left(job, trainer.done)
@@ -447,7 +416,7 @@ def _train(
                 session, stored, tick, steps=settings.steps, done=trainer.done, batch=settings.batch, scoring=scoring
             )
             try:
-                _take_steps(job, trainer, keeper, log)
+                _take_steps(stored, job, trainer, log)
             finally:
                 log.close()  # a run that diverged shows how it came to that
             seconds = log.seconds
@@ -457,7 +426,10 @@ def _train(
         session.note(f"run {stored.id} stopped at step {trainer.done:,}; resume it: {again}")
         raise
     checkpoint = _keep_model(store, stored, job, trainer)
-    _record_scores(stored, settings.steps, final, adversarial)
+    for name, score in {"test": final, "test_adversarial": adversarial}.items():
+        if score is not None:
+            values = {f"{name}_loss": score.loss, f"{name}_accuracy": score.accuracy}
+            stored.record_metrics((what, settings.steps, value) for what, value in values.items())
     stored.remove_artifact(STATE)  # nothing is left to resume, and it is four times as large as the model
     where = "" if job.fine_tuning else f" --center {settings.center:g}"
     short = stored.id.rpartition("-")[2]
@@ -473,7 +445,9 @@ def _train(
         form=trainer.form,
         final=final,
         adversarial=adversarial,
-        attack=_attack_name(settings) if adversarial else None,
+        attack=f"{settings.regime} attack, pgd-{settings.score_steps} at epsilon {settings.epsilon:.4g}"
+        if adversarial
+        else None,
         resumed_at=resumed_at,
         seconds=seconds,
         images_per_second=log.images_per_second,
@@ -487,14 +461,25 @@ def _train(
     )
 
 
-def _take_steps(job: Job, trainer: Trainer, keeper: _Keeper, log: TrainingLog) -> None:
+def _keep_state(stored: Run, job: Job, trainer: Trainer) -> None:
+    """Keep all that is needed to resume the run; the state before stays until the new one is whole."""
+    stored.write_artifact(STATE, pack_state(trainer, job.architecture), "state")
+
+
+def _take_steps(stored: Run, job: Job, trainer: Trainer, log: TrainingLog) -> None:
     """All steps that are left, with the state kept and the test set scored when it is time."""
     settings, a_step = job.settings, work_of_step(job.settings)
+    kept_at, kept_step = time.monotonic(), trainer.done
     with postponed() as pending, trainer.ranks.watched():  # inside the run, which the loss of a rank must fail
 
-        def stop(number: int) -> None:
+        def keep() -> None:
+            nonlocal kept_at, kept_step
             log.flush()
-            keeper.save()
+            _keep_state(stored, job, trainer)
+            kept_at, kept_step = time.monotonic(), trainer.done
+
+        def stop(number: int) -> None:
+            keep()
             pending.deliver(number)
 
         def between_pieces(work: float = 0.0) -> None:
@@ -511,13 +496,17 @@ def _take_steps(job: Job, trainer: Trainer, keeper: _Keeper, log: TrainingLog) -
         def after_step(step: int) -> None:
             if number := _common_signal(pending, trainer.ranks):
                 stop(number)
-            if keeper.is_due(step):
-                log.flush()
-                keeper.save()
+            if job.checkpoint_every is None:
+                is_due = time.monotonic() - kept_at >= _STATE_SECONDS
+            else:
+                is_due = step - kept_step >= job.checkpoint_every
+            if is_due or step == settings.steps:
+                keep()
             if job.test_every and (step % job.test_every == 0 or step == settings.steps):
                 score_test_set()
 
-        trainer.between = between_pieces
+        if job.device.type != "cuda":
+            trainer.between = between_pieces
         if trainer.done and job.test_every and trainer.done % job.test_every == 0:
             score_test_set()  # it may have been cut off before this was done
         train(trainer, on_step=log.on_step, after_step=after_step, measure_every=_measure_every(settings))
@@ -534,10 +523,6 @@ def _points_left(job: Job, done: int) -> int:
     return -(-job.settings.steps // job.test_every) - done // job.test_every
 
 
-def _attack_name(settings: TrainSettings) -> str:
-    return f"{settings.regime} attack, pgd-{settings.score_steps} at epsilon {settings.epsilon:.4g}"
-
-
 def _scores(
     trainer: Trainer, job: Job, session: Session, on_work: Callable[[float], None]
 ) -> tuple[Score, Score | None]:
@@ -547,10 +532,10 @@ def _scores(
     final = natural_score(net, data, on_work)
     if not settings.is_adversarial:
         return final, None
-    images, steps = settings.score_images, settings.score_steps
-    session.note(f"attacking {min(images, data.test_count):,} test images with pgd-{steps}")
+    images, steps = min(settings.score_images, data.test_count), settings.score_steps
+    session.note(f"attacking {images:,} test images with pgd-{steps}")
     fast = gradient_model(net, data.image_shape, form=trainer.form)
-    return final, adversarial_score(net, fast, data, settings, images=images, steps=steps, on_work=on_work)
+    return final, adversarial_score(net, fast, data, settings, steps=steps, on_work=on_work)
 
 
 def _keep_model(store: Store, stored: Run, job: Job, trainer: Trainer) -> Path:
@@ -578,12 +563,6 @@ def _keep_model(store: Store, stored: Run, job: Job, trainer: Trainer) -> Path:
     )
     stored.made_model(model)
     return path
-
-
-def _record_scores(stored: Run, step: int, final: Score, adversarial: Score | None) -> None:
-    scores = {"test": final} | ({"test_adversarial": adversarial} if adversarial else {})
-    values = [(f"{name}_{what}", step, getattr(s, what)) for name, s in scores.items() for what in ("loss", "accuracy")]
-    stored.record_metrics(values)
 
 
 def _recorded_points(store: Store, run: str) -> tuple[ScorePoint, ...]:
