@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import torch
+from PIL import Image
 from rank_cases import CASES, norm_inputs, outcome, passed, small_digits
 from torch import nn
 
@@ -200,16 +202,11 @@ def start(work: Path, latcli_environment: dict[str, str]) -> Iterator[Start]:
     begun: list[subprocess.Popen[str]] = []
 
     def popen(*arguments: str, by: tuple[str, ...] = (), **environment: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            (sys.executable, *(by or ("-m", "latcli")), *arguments),
-            cwd=work,
-            env=latcli_environment | {"OMP_NUM_THREADS": "1"} | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        begun.append(process)
-        return process
+        command = (sys.executable, *(by or ("-m", "latcli")), *arguments)
+        environment = latcli_environment | {"OMP_NUM_THREADS": "1"} | environment
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        begun.append(subprocess.Popen(command, cwd=work, env=environment, **pipes))
+        return begun[-1]
 
     yield popen
     for process in begun:
@@ -226,26 +223,25 @@ def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
         return []
 
 
-def has_ended(process: psutil.Process) -> bool:
-    """Whether it is gone within seconds; one that nobody has waited for counts as gone."""
-    deadline = time.monotonic() + 10
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        if time.monotonic() > deadline:
-            return False
+def until(reached: Callable[[], Any], process: subprocess.Popen[str] | None = None) -> None:
+    """Wait for what must be reached within minutes, and before the process ends."""
+    deadline = time.monotonic() + 120
+    while not reached():
+        assert time.monotonic() < deadline
+        assert process is None or process.poll() is None, process.communicate()
         time.sleep(0.1)
-    return True
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether it is gone; one that nobody has waited for counts as gone."""
+    return not process.is_running() or bool(process.status() == psutil.STATUS_ZOMBIE)
 
 
 def training(process: subprocess.Popen[str], work: Path) -> psutil.Process:
     """Rank 1 of a command, once steps have been taken and recorded."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if list(work.glob("runs/*-train-*/state.safetensors")) and steps_done(work) > 0:
-            (other,) = descendants(process)
-            return other
-        time.sleep(0.1)
-    process.kill()
-    raise AssertionError(f"no step was taken: {process.communicate()}")
+    until(lambda: list(work.glob("runs/*-train-*/state.safetensors")) and steps_done(work) > 0, process)
+    (other,) = descendants(process)
+    return other
 
 
 def steps_done(work: Path) -> int:
@@ -253,11 +249,8 @@ def steps_done(work: Path) -> int:
 
 
 def query(work: Path, sql: str) -> tuple[Any, ...]:
-    connection = sqlite3.connect(work / "runs" / "latcli.db")
-    try:
+    with closing(sqlite3.connect(work / "runs" / "latcli.db")) as connection:
         return tuple(connection.execute(sql).fetchone())
-    finally:
-        connection.close()
 
 
 def error_of(stderr: str) -> str:
@@ -313,7 +306,7 @@ def test_a_killed_rank_ends_the_others_within_seconds_and_fails_the_run(start: S
     (process, other)[killed].kill()
 
     if killed == 0:
-        assert has_ended(other)
+        until(lambda: has_ended(other))
     else:
         _, stderr = process.communicate(timeout=20)
         assert process.returncode == 1
@@ -333,13 +326,10 @@ def test_a_signal_to_any_rank_stops_all_at_one_step_and_the_run_goes_on(
 
     assert process.returncode == code, stderr
     assert query(work, "SELECT status, exit_code FROM runs") == ("interrupted", code)
-    assert has_ended(other)
+    until(lambda: has_ended(other))
     reached, devices = steps_done(work), str(1 + rank)
     again = start("train", "--resume", "latest", "--device", "cpu", "--devices", devices)
-    deadline = time.monotonic() + 120
-    while steps_done(work) <= reached and again.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: steps_done(work) > reached, again)
     again.send_signal(signal.SIGINT)
     _, stderr = again.communicate(timeout=30)
     assert again.returncode == 130, stderr
@@ -357,7 +347,7 @@ def test_what_differs_on_another_rank_is_one_line_of_rank_0(start: Start, work: 
                 folder = work / str(rank) / "set" / split / name
                 folder.mkdir(parents=True)
                 for number in range(digits):
-                    write_square(folder / f"{number}.png", 40 * number + rank)
+                    Image.new("L", (8, 8), 40 * number + rank).save(folder / f"{number}.png")
         (work / str(rank)).mkdir(exist_ok=True)
     (work / "there.py").write_text(
         "import os, sys\nos.chdir(os.environ['LOCAL_RANK'])\nfrom latcli.cli import main\nmain()\n"
@@ -374,9 +364,3 @@ def test_what_differs_on_another_rank_is_one_line_of_rank_0(start: Start, work: 
     assert expected in error_of(stderr)
     assert silent == ""
     assert {process.returncode for process in processes} <= {1, 2}
-
-
-def write_square(path: Path, level: int) -> None:
-    from PIL import Image
-
-    Image.new("L", (8, 8), level).save(path)

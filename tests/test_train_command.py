@@ -263,13 +263,12 @@ def test_bad_options_are_refused_before_a_run_is_started(
 
 def wait_for_step(process: subprocess.Popen[str], work: Path, step: int = 1) -> Path:
     """Until a state of that step or a later one is kept; the run's folder."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
+    while process.poll() is None:
         states = list((work / "runs").glob("*-train-*/state.safetensors"))
         if states and step_of(states[0]) >= step:
             return states[0].parent
         time.sleep(0.05)
-    raise AssertionError(f"no state came: {process.communicate() if process.poll() is not None else 'too slow'}")
+    raise AssertionError(process.communicate())
 
 
 @pytest.mark.slow

@@ -172,9 +172,7 @@ def describe(options: TrainOptions, job: Job) -> str:
 
 
 def _start(store: Store, options: TrainOptions, session: Session, ranks: Ranks) -> TrainResult:
-    ranks.gather((None, None))  # nothing is resumed
-    job = _agreed(lambda: _new_job(options, store, session), ranks)
-    trainer = _trainer(job, None, session, ranks)
+    job, trainer = _prepared(None, None, options, store, session, ranks)
     weights = state_dict_sha256(trainer.net.state_dict()) if job.objects.classifier_weights else None
     name = full_name(options.dataset or registry.DEFAULT_DATASET)
     config: dict[str, Any] = {
@@ -219,11 +217,7 @@ def _resume(store: Store, options: TrainOptions, session: Session, ranks: Ranks)
     row = resumable_run(store, str(options.resume), "train", given_plainly(options), session)
     kept = artifact_path(row.path, STATE)
     state = read_state(kept) if kept.exists() else None
-    ranks.gather((row, state))
-    job = _agreed(lambda: _job_of(row, options, store, session), ranks)
-    if state is not None:
-        _use_threads(state, job.device, session, ranks)
-    trainer = _trainer(job, state, session, ranks)
+    job, trainer = _prepared(row, state, options, store, session, ranks)
     if row.device is not None and torch.device(row.device).type != job.device.type:
         session.note(f"started on {row.device}, resumed on {job.device}: the weights will differ in their last digits")
     with store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag) as stored, explained():
@@ -286,8 +280,24 @@ def _job_of(row: RunRow, options: TrainOptions, store: Store | None, session: Se
     return Job(data, architecture, settings, objects, device, test_every, every)
 
 
-def _trainer(job: Job, state: TrainingState | None, session: Session, ranks: Ranks) -> Trainer:
-    """A trainer that stands where the state was, or with the weights that training starts from, in rank 0's form."""
+def _prepared(
+    row: RunRow | None,
+    state: TrainingState | None,
+    options: TrainOptions,
+    store: Store | None,
+    session: Session,
+    ranks: Ranks,
+) -> tuple[Job, Trainer]:
+    """The job, and a trainer that stands where the state was, or with the weights that training starts from.
+
+    Run and state, if there are any, are those of rank 0, and so is the form of gradients. Raises as `run` does.
+    """
+    row, state = ranks.gather((row, state))[0]
+    job = _agreed(
+        lambda: _new_job(options, store, session) if row is None else _job_of(row, options, store, session), ranks
+    )
+    if state is not None:
+        _use_threads(state, job.device, session, ranks)
     net = job.network(session, fresh=state is None)
     fast = gradient_model(net, job.data.image_shape, session.precision, form=state.info.form if state else None)
     if fast.note:
@@ -295,7 +305,7 @@ def _trainer(job: Job, state: TrainingState | None, session: Session, ranks: Ran
     trainer = Trainer(net, job.data, job.settings, ranks.gather(fast.form)[0], ranks)
     if state is not None:
         restore(trainer, state, job.architecture)
-    return trainer
+    return job, trainer
 
 
 def _use_threads(state: TrainingState, device: torch.device, session: Session, ranks: Ranks) -> None:
@@ -346,13 +356,7 @@ def _follow(options: TrainOptions, session: Session, ranks: Ranks) -> NoReturn:
     Ends the process, with exit code 0 also where all stop on a signal: whoever started the ranks hears of it by rank 0.
     """
     session = replace(session, quiet=not session.debug, json=False)
-    row, state = ranks.gather((None, None))[0]
-    job = _agreed(
-        lambda: _new_job(options, None, session) if row is None else _job_of(row, options, None, session), ranks
-    )
-    if state is not None:
-        _use_threads(state, job.device, session, ranks)
-    trainer = _trainer(job, state, session, ranks)
+    job, trainer = _prepared(None, None, options, None, session, ranks)
     with postponed() as pending:
 
         def after_step(step: int) -> None:

@@ -108,20 +108,17 @@ def _epsilon(kind: str, shape: tuple[int, int], random: np.random.Generator) -> 
 
 
 KINDS = ("zero", "one pixel", "a hole of one pixel", "soft", "from 0 to 1", "below one level", "tiny", "all")
-LAYOUTS = ("usual", "channels last", "transposed", "strided", "expanded")
 
 
 def _laid_out(t_BCHW: torch.Tensor, layout: str) -> torch.Tensor:
     """The same values in another place of memory."""
-    if layout == "channels last":
-        return t_BCHW.contiguous(memory_format=torch.channels_last)
-    if layout == "transposed":
-        return t_BCHW.transpose(2, 3).contiguous().transpose(2, 3)
-    if layout == "strided":
-        return torch.stack([t_BCHW, torch.full_like(t_BCHW, 9.0)], dim=-1)[..., 0]
-    if layout == "expanded":
-        return t_BCHW[:1].expand_as(t_BCHW)
-    return t_BCHW
+    layouts: dict[str, Callable[[], torch.Tensor]] = {
+        "usual": lambda: t_BCHW,
+        "channels last": lambda: t_BCHW.contiguous(memory_format=torch.channels_last),
+        "strided": lambda: torch.stack([t_BCHW, torch.full_like(t_BCHW, 9.0)], dim=-1)[..., 0],
+        "expanded": lambda: t_BCHW[:1].expand_as(t_BCHW),
+    }
+    return layouts[layout]()
 
 
 @st.composite
@@ -133,7 +130,7 @@ def cases(draw: st.DrawFn) -> Case:
     levels_BCHW = random.choice([0, 1, 128, 254, 255], (batch, channels, H, W)).astype(np.uint8)
     kinds = [draw(st.sampled_from(KINDS)) for _ in range(batch)]
     eps_B1HW = torch.from_numpy(np.stack([_epsilon(kind, (H, W), random)[None] for kind in kinds]))
-    layout = draw(st.sampled_from(LAYOUTS))
+    layout = draw(st.sampled_from(["usual", "channels last", "strided", "expanded"]))
     x_BCHW = torch.from_numpy(levels_BCHW).float() / 255
     if layout == "expanded":
         levels_BCHW = np.broadcast_to(levels_BCHW[:1], levels_BCHW.shape)
