@@ -37,10 +37,9 @@ def stages(photo: Path, steps: int) -> dict[str, float]:
     with stage("import torch"):
         import torch  # noqa: F401
     with stage("import torchvision, timm"):
-        from latcli.engine.vision import import_torchvision
+        from latcli.engine.vision import import_timm
 
-        import_torchvision()
-        import timm  # noqa: F401
+        import_timm()
     with stage("import the rest"):
         from latcli.commands.pictures import PictureDrawer
         from latcli.engine.api import open_attacker

@@ -7,16 +7,13 @@ import json
 import os
 import re
 import shutil
-import signal
 import sqlite3
 import struct
-import subprocess
 import sys
 import threading
-import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +83,15 @@ def attacked(latcli: Latcli, *arguments: object) -> dict[str, Any]:
     assert done.code == 0, done.err
     document: dict[str, Any] = done.json
     return document
+
+
+def runs_of(here: Path) -> set[tuple[str, int]]:
+    """Status and exit code of the runs in the store."""
+    path = here / "runs" / "latcli.db"
+    if not path.exists():
+        return set()
+    with closing(sqlite3.connect(path)) as db:
+        return set(db.execute("SELECT status, exit_code FROM runs"))
 
 
 def levels_of(path: str | Path) -> np.ndarray:
@@ -404,7 +410,7 @@ def test_masks_lie_as_their_photos_do(latcli: Latcli, here: Path) -> None:
     shutil.copy(here / "masks" / "hen" / "1.png", here / "flat")
     error, _ = latcli("attack", "nest", *QUICK, "--mask", "flat").error
     assert "flat/1.png" in error
-    assert not (here / "runs").exists() or latcli("runs", "list", "--json").json["runs"][0]["status"] == "completed"
+    assert runs_of(here) == {("completed", 0)}
 
 
 # Bad input: two lines, the right exit code, nothing half-written
@@ -496,8 +502,7 @@ def test_bad_input_is_told_in_two_lines_with_its_exit_code(case: str, latcli: La
     assert re.search(message, error), error
     assert list((here / "runs").rglob("*.png")) == []
     assert list((here / "runs").rglob(".latcli-*")) == []
-    if (here / "runs" / "latcli.db").exists():
-        assert {run["status"] for run in latcli("runs", "list", "--json").json["runs"]} <= {"failed"}
+    assert runs_of(here) <= {("failed", code)}
 
 
 def test_all_is_well_without_the_bad_input(latcli: Latcli, here: Path) -> None:
@@ -561,7 +566,7 @@ def test_a_dry_run_attacks_nothing_and_creates_no_run(
     table = latcli("attack", "photos/0.png", *QUICK, "--detector", "cam", "--dry-run")
     assert table.code == 0
     assert "44x40" in table.out
-    assert latcli("runs", "list", "--json").json["runs"] == []
+    assert runs_of(here) == set()
 
 
 @pytest.mark.parametrize(("network", "word"), [("Softmax", "probabilities"), ("Noisy", "different logits")])
@@ -583,64 +588,6 @@ def test_auto_says_in_one_line_what_it_asks(latcli: Latcli, here: Path) -> None:
     (line,) = done.err.splitlines()
     assert "not yolo" in line
     assert "else cam" in line
-
-
-# Signals and disks
-
-
-@contextmanager
-def at_work(here: Path, environment: dict[str, str], photos: int = 40) -> Iterator[subprocess.Popen[str]]:
-    """A process that attacks a folder of photos one by one, once it has finished two of them."""
-    for seed in range(photos):
-        save_photo(here / "photos" / f"{seed:03}.png", 60 + seed, 90, seed)
-    command = [sys.executable, "-m", "latcli", "attack", "photos", *TINY]
-    command += ["--center", "0.4", "--steps", "30", "--batch", "1", "--json"]
-    with subprocess.Popen(
-        command, cwd=here, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            end = time.monotonic() + 120
-            while len(list((here / "runs").glob("*/*-figure.png"))) < 2:
-                assert process.poll() is None, process.communicate()
-                assert time.monotonic() < end, "no photo was finished"
-                time.sleep(0.02)
-            yield process
-        finally:
-            process.kill()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
-)
-def test_a_signal_ends_the_run_and_keeps_what_is_finished(
-    number: signal.Signals, code: int, word: str, here: Path, latcli_environment: dict[str, str], latcli: Latcli
-) -> None:
-    with at_work(here, latcli_environment) as process:
-        process.send_signal(number)
-        stdout, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stdout, stderr) == (code, "", f"{word}\n")
-    shown = latcli("runs", "show", "latest", "--json").json
-    assert (shown["status"], shown["exit_code"]) == ("interrupted", code)
-    kept = {row["name"] for row in shown["artifacts"]}
-    stems = [Path(image["image"]).stem for image in shown["images"]]
-    assert 1 <= len(stems) < 40
-    assert {f"{stem}-{kind}.png" for stem in stems for kind in ("adversarial", "mask", "difference")} <= kept
-    assert latcli("runs", "verify").code == 0
-
-
-@pytest.mark.slow
-def test_after_a_kill_the_next_command_marks_the_run_as_crashed(
-    here: Path, latcli_environment: dict[str, str], latcli: Latcli
-) -> None:
-    with at_work(here, latcli_environment) as process:
-        process.kill()
-        process.communicate(timeout=60)
-    assert latcli("attack", "photos/000.png", *CENTER).code == 0
-    first, last = latcli("runs", "list", "--json").json["runs"][::-1]
-    assert (first["status"], last["status"]) == ("crashed", "completed")
-    checked = latcli("runs", "verify", "--json").json
-    assert {problem["fault"] for problem in checked["problems"]} <= {"stray"}
 
 
 # Weights that want to run code

@@ -139,7 +139,7 @@ def test_missing_weights_are_said_with_what_to_do(offline: bool, message: str, n
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     torch.save({"weight": torch.ones(2)}, tmp_path / "other.pth")
-    with pytest.raises(WeightsError, match=r"other\.pth do not fit SSD: .* missing; weight unexpected"):
+    with pytest.raises(WeightsError, match=r"other\.pth do not fit SSD: missing: .*; left over: weight"):
         opened(tmp_path / "other.pth")
 
 

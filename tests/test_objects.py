@@ -285,7 +285,7 @@ def test_settings_reach_the_detector_that_has_them(monkeypatch: pytest.MonkeyPat
     check_values("cam", {"threshold": "0.3", "cam_threshold": 0.2})
     with pytest.raises(UsageError, match="no setting of the detector cam called 'treshold'") as unknown:
         check_values("cam", {"treshold": "0.3"})
-    assert "did you mean 'threshold'?" in unknown.value.hint
+    assert "did you mean 'threshold'" in unknown.value.hint
 
 
 def test_a_named_detector_is_that_one_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +294,7 @@ def test_a_named_detector_is_that_one_or_an_error(monkeypatch: pytest.MonkeyPatc
         open_finder(ObjectSettings(detector="yolo"), DetectorContext())
     with pytest.raises(UsageError, match="no detector called 'yola'") as unknown:
         open_finder(ObjectSettings(detector="yola"), DetectorContext())
-    assert "did you mean 'yolo'?" in unknown.value.hint
+    assert "did you mean 'yolo'" in unknown.value.hint
 
 
 # Given by the user

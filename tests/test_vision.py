@@ -175,3 +175,35 @@ def test_where_the_library_loads_nothing_is_defined_or_replaced(monkeypatch: pyt
     assert import_torchvision() is torchvision
     assert boxes._assert_has_ops is check
     assert operators() == "native"
+
+
+@pytest.mark.slow
+def test_torchs_compiler_is_imported_when_it_is_used_and_works_then() -> None:
+    program = """
+import sys, torch
+from latcli.engine.vision import import_timm, import_torchvision
+ops, timm = import_torchvision().ops, import_timm()
+assert not [name for name in sys.modules if name.startswith("torch._dynamo")]
+disable = torch.compiler.disable
+assert disable.__module__ == "torch.compiler"
+compiled = torch.compile(timm.create_model("naflexvit_base_patch16_gap", depth=1).eval(), backend="eager")
+assert compiled(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)
+from torch._dynamo.utils import counters
+assert ops.roi_align(torch.zeros(1, 3, 8, 8), torch.tensor([[0.0, 0, 0, 4, 4]]), (2, 2)).shape == (1, 3, 2, 2)
+"""
+    assert _run(program) == ""
+
+
+@pytest.mark.slow
+def test_who_wants_more_of_the_compiler_while_torchvision_is_imported_gets_the_real_one() -> None:
+    program = """
+import sys, torch
+from latcli.engine import vision
+with vision._without_compiler():
+    from torch._dynamo.utils import counters, is_compile_supported
+    import torch._dynamo.utils
+assert type(counters).__name__ == "defaultdict"
+assert is_compile_supported("cpu") == torch._dynamo.utils.is_compile_supported("cpu")
+assert sys.modules["torch._dynamo.utils"] is torch._dynamo.utils and torch._dynamo.utils.__file__
+"""
+    assert _run(program) == ""

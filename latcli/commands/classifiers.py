@@ -14,7 +14,7 @@ from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.source import ClassifierSource
 from latcli.engine.registry import nearest
-from latcli.engine.vision import import_torchvision
+from latcli.engine.vision import import_timm
 from latcli.errors import UsageError
 from latcli.options import ClassesOptions, ClassifierOptions
 from latcli.results import ClassList, FoundClass
@@ -73,10 +73,7 @@ def _descriptions(classifier: Classifier) -> dict[str, tuple[str, str]]:
     """Other names and the definition of each WordNet id."""
     if not classifier.class_ids:
         return {}
-    import_torchvision()
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo("imagenet-22k")
+    info = import_timm().data.ImageNetInfo("imagenet-22k")
     known = set(info.label_names())
     ids = [one for one in classifier.class_ids if one in known]
     parts = {one: info.label_name_to_description(one, detailed=True).partition(": ") for one in ids}

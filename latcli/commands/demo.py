@@ -40,9 +40,7 @@ def run(options: DemoOptions, session: Session) -> DemoResult:
         f"attacking the backgrounds of two photos that ultralytics and matplotlib carry, {_PHOTO_STEPS} steps each"
     )
     photos = tuple(map(str, package_photos()))
-    attacked = attack.run(
-        AttackOptions(photos=photos, labels=PACKAGE_LABELS, detector="cam", steps=_PHOTO_STEPS), session
-    )
+    attacked = attack.run(AttackOptions(photos=photos, labels=PACKAGE_LABELS, steps=_PHOTO_STEPS), session)
     trained = tuple(
         train.run(TrainOptions(regime=regime, dataset=_DIGITS, preset="quick", steps=steps), session)
         for regime, steps in _REGIMES
@@ -61,7 +59,8 @@ def run(options: DemoOptions, session: Session) -> DemoResult:
 def _next_commands(attacked: AttackResult, session: Session) -> tuple[str, ...]:
     store = "".join(f" {shlex.quote(word)}" for word in command_words(Computing(store=session.store)))
     return (
-        "latcli attack PHOTO.jpg --detector cam",
+        "latcli mask FOLDER --out masks",
+        "latcli attack PHOTO.jpg --smallest-epsilon",
         "latcli attack FOLDER --labels LABELS.csv --epsilon 4/255",
         "latcli train --regime background --dataset mnist --data DIR",
         f"latcli eval --strong{store}",

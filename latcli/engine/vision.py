@@ -4,7 +4,10 @@ The package index serves a torchvision that is built against CUDA. Beside a CPU-
 and `import torchvision` ends with `operator torchvision::nms does not exist`. Where that is so, the two operators
 that the import needs are defined here in plain PyTorch. Where the library loads, nothing is changed.
 
-Everything that imports torchvision, timm or ultralytics calls `import_torchvision` first.
+torchvision and timm import torch's compiler, a second and more, for a function of RoI alignment and for decorators of
+one network. Here it is imported only when one of them is called.
+
+Everything that imports torchvision or ultralytics calls `import_torchvision` first, and timm is had by `import_timm`.
 
 Legend: N boxes; 4 is left, top, right, bottom.
 """
@@ -13,13 +16,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.machinery import PathFinder
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch._compile import _disable_dynamo
 
 from latcli.errors import LatcliError
 
@@ -39,11 +45,61 @@ def import_torchvision() -> ModuleType:
     with _lock:
         if not _operators_exist() and not _load_native_operators():
             _define_stand_ins()
-        torchvision = importlib.import_module("torchvision")
+        with _without_compiler():
+            torchvision = importlib.import_module("torchvision")
         if not _has_native_operators():
             # Only in boxes.py, which calls `nms`: the RoI operators must go on saying that they are missing.
             vars(importlib.import_module("torchvision.ops.boxes"))["_assert_has_ops"] = _skip_check
         return torchvision
+
+
+_COMPILER = "torch._dynamo.utils"
+
+
+class _Compiler(ModuleType):
+    """Stands for the module of torch's compiler that torchvision imports, and imports it when it is used.
+
+    Whoever else imports the compiler meanwhile, on another thread, gets it.
+    """
+
+    def is_compile_supported(self, device_type: Any) -> Any:
+        """What the real function returns."""
+        return self._real().is_compile_supported(device_type)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._real(), name)
+
+    def _real(self) -> Any:
+        if sys.modules.get(_COMPILER) is self:
+            del sys.modules[_COMPILER]
+        return importlib.import_module(_COMPILER)
+
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    """While the block runs, imports that want torch's compiler get what stands for it, unless it is there already."""
+    if "torch._dynamo" in sys.modules:
+        yield
+        return
+    stand_in = sys.modules[_COMPILER] = _Compiler(_COMPILER)
+    disable = torch.compiler.disable
+    # What torch decorates its own functions with: the compiler is asked when the function is called.
+    torch.compiler.disable = lambda fn=None, recursive=True, *, reason=None: _disable_dynamo(fn, recursive)
+    try:
+        yield
+    finally:
+        torch.compiler.disable = disable
+        if sys.modules.get(_COMPILER) is stand_in:
+            del sys.modules[_COMPILER]
+
+
+def import_timm() -> Any:
+    """The package timm. Raises LatcliError where torchvision is not installed."""
+    import_torchvision()
+    with _lock, _without_compiler():
+        return importlib.import_module("timm")
 
 
 def operators() -> Literal["native", "stand-in"]:

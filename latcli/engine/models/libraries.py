@@ -25,7 +25,7 @@ from latcli.engine.models.weights import (
     without_prefix,
 )
 from latcli.engine.registry import unknown_name
-from latcli.engine.vision import import_torchvision
+from latcli.engine.vision import import_timm, import_torchvision
 from latcli.errors import UsageError, WeightsError
 
 #: Networks whose published weights expect the input scaling of the original implementation.
@@ -149,9 +149,7 @@ NETWORKS: Mapping[str, Callable[[], LibraryNetwork]] = {
 
 def efficientnet_lite0_network() -> LibraryNetwork:
     """EfficientNet-Lite0, 224 px, as the embedded weights want it."""
-    import_torchvision()
-    import timm
-
+    timm = import_timm()
     return LibraryNetwork(
         "efficientnet_lite0",
         lambda classes: cast("nn.Module", timm.create_model("tf_efficientnet_lite0", num_classes=classes)),
@@ -198,9 +196,7 @@ def torchvision_network(name: str) -> LibraryNetwork:
 
 def timm_network(name: str) -> LibraryNetwork:
     """A classifier of timm. Raises UsageError for a name that timm does not know, or a network without classes."""
-    import_torchvision()
-    import timm
-
+    timm = import_timm()
     known = timm.list_models(pretrained=True)
     if name not in known and name not in timm.list_models():
         raise unknown_name("timm classifier", name, known)
@@ -239,7 +235,7 @@ _OTHER = "choose another classifier, or say how photos are prepared: --input-siz
 
 
 def _timm_pretrained(name: str, *, offline: bool) -> nn.Module:
-    import timm
+    timm = import_timm()
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError
     from timm.models import get_pretrained_cfg
@@ -267,15 +263,11 @@ def imagenet_names() -> tuple[str, ...]:
 
 def imagenet_ids() -> tuple[str, ...]:
     """The 1,000 WordNet ids, in the order of the class indices."""
-    import_torchvision()
-    from timm.data import ImageNetInfo
-
-    return tuple(ImageNetInfo().label_names())
+    return tuple(import_timm().data.ImageNetInfo().label_names())
 
 
 def _timm_classes(config: Mapping[str, Any], count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    import timm
-
+    timm = import_timm()
     if count == 1000:
         return imagenet_names(), imagenet_ids()
     described = nn.Module()
