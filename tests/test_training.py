@@ -310,7 +310,6 @@ def test_given_options_go_before_the_preset_and_the_preset_before_the_data(prese
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"regime": "sideways"}, "no regime called 'sideways'"),
         ({"epsilon": 1.5}, "--epsilon is 1.5"),
         ({"epsilon": float("nan")}, "--epsilon is nan"),
         ({"rate": float("inf")}, "--rate is inf"),

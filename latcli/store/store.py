@@ -17,12 +17,12 @@ from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from filelock import FileLock, Timeout
 
 from latcli.errors import ExitCode, LatcliError, StoreError, Terminated, UsageError
-from latcli.results import columns, legible, to_json
+from latcli.results import Status, columns, legible, to_json
 from latcli.store.files import (
     LOCK,
     LOG,
@@ -51,9 +51,6 @@ if TYPE_CHECKING:
 
 DATABASE = "latcli.db"
 STORE_LOCK = "latcli.lock"
-
-Status = Literal["running", "completed", "failed", "interrupted", "crashed"]
-STATUSES: tuple[Status, ...] = get_args(Status)
 
 #: Tables and views whose rows belong to one run.
 RunTable = Literal["attacks", "artifacts", "cells", "metrics", "latest_metrics", "loss_matrix", "attack_results"]
