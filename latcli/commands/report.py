@@ -313,7 +313,9 @@ class _Gathering:
             ]
             runs.sort(key=lambda run: (run.started, run.id), reverse=True)
         ids = [run.id for run in runs]
-        final = self.store.last_values(ids, list(_FINAL.values()))
+        final: dict[str, dict[str, float | None]] = {}
+        for row in self.store.rows_of_runs("latest_metrics", ids):
+            final.setdefault(row["run"], {})[row["name"]] = row["value"]
         series = {} if self.needs.points == 0 else self.store.series(ids, _SERIES, points=self.needs.points)
         found = [
             ReportedTraining(

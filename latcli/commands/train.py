@@ -437,6 +437,7 @@ def _train(
     stored.remove_artifact(STATE)  # nothing is left to resume, and it is four times as large as the model
     where = "" if job.fine_tuning else f" --center {settings.center:g}"
     short = stored.id.rpartition("-")[2]
+    attack = f"{settings.regime} attack, pgd-{settings.score_steps} at epsilon {settings.epsilon:.4g}"
     return TrainResult(
         run=stored.id,
         dir=stored.folder,
@@ -449,9 +450,7 @@ def _train(
         form=trainer.form,
         final=final,
         adversarial=adversarial,
-        attack=f"{settings.regime} attack, pgd-{settings.score_steps} at epsilon {settings.epsilon:.4g}"
-        if adversarial
-        else None,
+        attack=attack if adversarial else None,
         resumed_at=resumed_at,
         seconds=seconds,
         images_per_second=log.images_per_second,

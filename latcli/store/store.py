@@ -405,14 +405,6 @@ class Store:
         with self.reading() as db:
             return list(db.query(sql, columns(parameters or {})))
 
-    def last_values(self, runs: Iterable[str], names: Sequence[str]) -> dict[str, dict[str, float | None]]:
-        """For each run that has any of these metrics, their values at the last step; NULL is None."""
-        values: dict[str, dict[str, float | None]] = {}
-        for row in self.rows_of_runs("latest_metrics", runs):
-            if row["name"] in names:
-                values.setdefault(row["run"], {})[row["name"]] = row["value"]
-        return values
-
     def series(
         self, runs: Iterable[str], names: Sequence[str], *, points: int | None = None
     ) -> dict[str, dict[str, list[list[Any]]]]:
@@ -439,9 +431,9 @@ class Store:
 
     # what runs share
 
-    def record_dataset(self, name: str, *, split: str | None = None, fingerprint: str | None = None) -> str:
-        """Remember a data set; returns its id, which differs where split or contents differ."""
-        row = {"id": dataset_id(name, fingerprint, split), "name": name, "split": split, "fingerprint": fingerprint}
+    def record_dataset(self, name: str, *, fingerprint: str | None = None) -> str:
+        """Remember a data set; returns its id, which differs where contents differ."""
+        row = {"id": dataset_id(name, fingerprint), "name": name, "fingerprint": fingerprint}
         with self.writing() as db:
             db.table("datasets").upsert(columns(row), pk="id")
         return str(row["id"])
@@ -669,9 +661,9 @@ class Run:
                 db.table("runs").update(self.id, change)
 
 
-def dataset_id(name: str, fingerprint: str | None, split: str | None = None) -> str:
-    """What the store calls a data set: the same where name, split and contents are."""
-    return legible(name) + (f"/{split}" if split else "") + (f"@{fingerprint[:8]}" if fingerprint else "")
+def dataset_id(name: str, fingerprint: str | None) -> str:
+    """What the store calls a data set: the same where name and contents are."""
+    return legible(name) + (f"@{fingerprint[:8]}" if fingerprint else "")
 
 
 def require(folder: Path) -> None:
