@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ PHOTO = AttackedPhoto(
 )
 
 CELL = Cell(
-    **dict.fromkeys(column.name for column in fields(Cell))  # type: ignore[arg-type]
+    **dict.fromkeys(one.name for one in fields(Cell) if one.default is MISSING)  # type: ignore[arg-type]
     | {"model": "7f3a", "label": "natural 7f3a", "model_id": "cnn@1", "regime": "natural", "train_seed": 0}
     | {"input": "natural", "n": 10, "loss": 0.5, "loss_low": 0.4, "loss_high": 0.6, "seed": 0, "seconds": 1.5}
     | {"accuracy": 0.9, "accuracy_low": 0.6, "accuracy_high": 0.98}
