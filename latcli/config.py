@@ -104,7 +104,7 @@ def _read(file: Path) -> dict[str, Any]:
         with file.open("rb") as stream:
             data = stream.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
-            raise UsageError(f"{file} is longer than {_MOST_BYTES >> 10} KiB", "name a file of options with --config")
+            raise UsageError(f"{file} is larger than {_MOST_BYTES >> 10} KiB", "name a file of options with --config")
         return tomllib.loads(data.decode())
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror or error}", "check its permissions") from error

@@ -181,7 +181,7 @@ def parse_resize(text: str) -> str | int:
     if word.isdecimal() and 0 < int(word) <= 8192:
         return int(word)
     raise UsageError(
-        f"'{text}' is no way to resize", "squash, crop, or the pixels of the short side before the crop: 256"
+        f"'{text}' is not a way to resize", "squash, crop, or the pixels of the short side before the crop: 256"
     )
 
 

@@ -182,7 +182,7 @@ def test_a_world_is_what_was_started_or_what_is_asked_for(
         (("--devices", "2", "--batch", "15"), "a batch of 15 cannot be divided into 2 equal shares"),
         (("--devices", "32", "--batch", "16"), "a batch of 16 cannot be divided into 32 equal shares"),
         (("--nodes", "2"), "--nodes 2 needs MASTER_ADDR, MASTER_PORT, NODE_RANK"),
-        (("--devices", "2", "--device", "cuda:0"), "--device cuda:0 cannot be several processes' device"),
+        (("--devices", "2", "--device", "cuda:0"), "--device cuda:0 cannot be used by several processes"),
     ],
 )
 def test_a_world_that_cannot_be_is_refused_before_anything_is_started(

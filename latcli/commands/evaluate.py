@@ -222,7 +222,7 @@ def settings_of(options: EvalOptions, data: TrainingData, session: Session) -> E
     defaults, of_photos = data.defaults, isinstance(data, PhotoFolder)
     mask_from = options.mask_from or ("folder" if options.masks else defaults.mask_from)
     if mask_from == "detector" and not of_photos:
-        raise UsageError("--mask-from detector needs photos, which small images are not", "choose another --mask-from")
+        raise UsageError("--mask-from detector needs photos, not small images", "choose another --mask-from")
     check_object_options(given_plainly(options), mask_from, DETECTING)
     given = {name: getattr(options, name) for name in ("images", "epsilon", "steps", "restarts", "batch")}
     usual = {"epsilon": defaults.epsilon} | ({"batch": _PHOTO_BATCH} if of_photos else {})

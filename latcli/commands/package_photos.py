@@ -27,6 +27,6 @@ def _photo(package: str, path: str) -> Path:
     photo = Path(folders[0], path) if folders else None
     if photo is None or not photo.is_file():
         raise LatcliError(
-            f"the package {package} does not carry {Path(path).name}", f"reinstall it: pip install {package}"
+            f"the package {package} does not contain {Path(path).name}", f"reinstall it: pip install {package}"
         )
     return photo

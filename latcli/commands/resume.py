@@ -34,7 +34,7 @@ def resumable_run(store: Store, name: str, command: str, given: Mapping[str, Any
     if row.status == "completed":
         raise UsageError(f"{row.id} is already completed", f"`latcli runs show {row.id[-4:]}` shows what it left")
     if row.status == "running" and store.is_alive(row.id):
-        raise UsageError(f"{row.id} is at work in another process", "wait for its end, or stop it first")
+        raise UsageError(f"{row.id} is running in another process", "wait for its end, or stop it first")
     asked = dict(given)
     if session.precision != "auto":
         asked["precision"] = session.precision
@@ -66,7 +66,7 @@ def dataset_of(row: RunRow, given: str | None) -> str:
         return name
     if not Path(folder).is_dir():
         raise UsageError(
-            f"the folder {folder}, on which the run {row.id} was started, is not there any more",
+            f"the folder {folder} of the run {row.id} no longer exists",
             f"if it was moved, add --dataset {_FOLDER}NEW_PATH",
         )
     return f"{_FOLDER}{folder}"

@@ -62,7 +62,7 @@ def require_reachable(url: str, *, what: str, offline: bool, hint: str | None = 
     """Raise WeightsError where `url` may not (`offline`) or cannot be asked for what `what` names."""
     hint = hint or "check the connection, or choose weights that are on this machine"
     if offline:
-        raise WeightsError(f"{what} are not on this machine, and --offline forbids to download them", hint)
+        raise WeightsError(f"{what} are not on this machine, and --offline forbids the download", hint)
     if not reachable(url):
         raise WeightsError(f"{what} are not on this machine, and {urlparse(url).netloc} does not answer", hint)
 

@@ -163,7 +163,7 @@ def _sweep(
         fell_at += _falls(score, images, values, prepare(images, matrix_B1HW, seeds_B))
         samples += images.samples_B.tolist()
     if not samples:
-        raise LatcliError("there are no images to attack", "choose a data set that has some")
+        raise LatcliError("there are no images to attack", "choose a data set with test images")
     return Curve(axis, tuple(map(float, values)), tuple(samples), tuple(fell_at))
 
 
