@@ -1,4 +1,4 @@
-"""Options from TOML files: where they are looked for, and what they may say; knows options, no command.
+"""Options from TOML files: where they are looked for, and what they may set.
 
 A key is an option's long name without its dashes. Keys at the top hold for every command that has the option, those
 in `[attack]` or `[runs.list]` for one command. Paths are relative to the working directory, as on the command line.
@@ -22,7 +22,7 @@ from latcli.options import CODE, TYPED, Field
 
 PROJECT_FILE = Path("latcli.toml")
 
-#: Nobody has so many options; a longer file is none of ours.
+#: A longer file cannot be one of options.
 _MOST_BYTES = 1 << 18
 
 #: The options of every command, by its path: `("attack",)`, `("runs", "list")`.

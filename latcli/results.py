@@ -403,7 +403,7 @@ class RelianceGroup:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A photo that tells nothing about backgrounds, and why."""
+    """A photo that cannot be used to measure reliance on the background, and why."""
 
     name: str
     why: str

@@ -432,7 +432,7 @@ def best_runs(trained: Sequence[ReportedTraining]) -> list[BestRun]:
 
 
 def _detector_of(config: Mapping[str, Any]) -> str | None:
-    """What said where the objects are: a detector, or the option that took its place."""
+    """Where the objects are from: a detector, or the option that replaced it."""
     given = (place for place in ("box", "mask", "center") if config.get(place) not in (None, [], ()))
     return next(given, config.get("detector"))
 

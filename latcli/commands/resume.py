@@ -1,4 +1,4 @@
-"""May this run be resumed with these options? One answer for training and evaluation; and what a user types to do it.
+"""Whether a run can be resumed with these options, for training and evaluation, and the command that resumes it.
 
 A run is resumed with the options that it was started with. Where its data, masks and weights lie may change: that they
 are the same is a matter of fingerprints, which are compared once the files are open.
@@ -83,7 +83,7 @@ def check_same_data(row: RunRow, name: str, fingerprint: str) -> None:
 
 
 def folder_of(dataset: str) -> str | None:
-    """The absolute path of `folder:PATH`; None for a data set with a name of its own."""
+    """The absolute path of `folder:PATH`; None for a named data set."""
     return str(Path(dataset.removeprefix(_FOLDER)).absolute()) if dataset.startswith(_FOLDER) else None
 
 

@@ -344,7 +344,7 @@ def _connected(options: TrainOptions, session: Session) -> Ranks:
 def _follow(options: TrainOptions, session: Session, ranks: Ranks) -> NoReturn:
     """Be a rank other than 0 to the end of the training, without a run: rank 0 keeps what is computed.
 
-    Ends the process, with exit code 0 also where all stop on a signal: whoever started the ranks hears of it by rank 0.
+    Ends the process, with exit code 0 also where all stop on a signal: rank 0 reports it.
     """
     session = replace(session, quiet=not session.debug, json=False)
     row, state = ranks.gather((None, None))[0]

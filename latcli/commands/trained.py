@@ -1,4 +1,4 @@
-"""From the name of a training run to the model that it left."""
+"""From the name of a training run to its model."""
 
 from __future__ import annotations
 

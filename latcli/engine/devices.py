@@ -1,4 +1,4 @@
-"""From `--device` to a torch device; knows what this machine has, nothing of models."""
+"""From `--device` to a torch device of this machine."""
 
 from __future__ import annotations
 

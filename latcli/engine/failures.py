@@ -1,4 +1,4 @@
-"""What a machine that runs short of memory, or loses a device, says to a user; must not know what was computed.
+"""Errors for a machine that runs out of memory or loses a device.
 
 Torch says most of it in a RuntimeError, whose words are all there is to go by.
 """

@@ -83,7 +83,7 @@ class FoundObject:
 
 
 class DetectionCache(Protocol):
-    """Where detections are kept between runs; handed in by whoever has such a place."""
+    """Where detections are kept between runs; handed in by the caller."""
 
     def get(self, photo: Photo, fingerprint: str, target: str) -> Detection | None:
         """The stored detection, if any."""

@@ -1,4 +1,4 @@
-"""The whole way of photos: find the object, attack, check, encode, score from the encoded bytes.
+"""The pipeline of a photo: find the object, attack, check, encode, score from the encoded bytes.
 
 A library call that any Python program can make.
 

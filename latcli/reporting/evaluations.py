@@ -29,7 +29,7 @@ def evaluation(document: Document) -> list[Table]:
 
 
 def further(document: Document) -> list[Table]:
-    """Comparisons, transfer, curves and reliance of one evaluation; nothing of what was not asked for."""
+    """Comparisons, transfer, curves and reliance of one evaluation, as far as they were measured."""
     labels = labels_of(document)
     return [
         *comparisons(document, labels),

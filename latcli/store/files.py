@@ -70,7 +70,7 @@ def write_whole(path: Path, *pieces: bytes) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a process that was killed had begun to write into a run's folder."""
+    """Remove unfinished files of a killed process from a run's folder."""
     for path in folder.rglob(_TEMPORARY):
         with suppress(OSError):
             path.unlink()

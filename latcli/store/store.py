@@ -678,7 +678,7 @@ class Run:
             db.table("runs").update(self.id, columns({"model": model}))
 
     def write_provenance(self, **changed: Any) -> None:
-        """Write what the database has of the run into `run.json`, for whoever finds the folder alone."""
+        """Write what the database has of the run into `run.json`, for readers of the folder alone."""
         row = asdict(self._store.find_run(self.id)) | changed
         del row["path"]  # the folder may be moved
         row["environment"] = self._store.environment(row["environment"])

@@ -1,4 +1,4 @@
-"""Data sets of a user's own, `PATH/train/CLASS/*` and `PATH/test/CLASS/*`: their files, and small images read whole.
+"""Data sets in a user's folder, `PATH/train/CLASS/*` and `PATH/test/CLASS/*`: their files, and small images read whole.
 
 Legend: N images of a split, C channels, H, W pixels.
 """

@@ -74,7 +74,7 @@ class SaliencySettings:
 
 
 class SaliencyDetector:
-    """At most one object, with a silhouette; which class it has nobody asks.
+    """At most one object, with a silhouette and no class.
 
     Weights are an ONNX file, a name of `NETWORKS`, or u2netp. A name is looked for in rembg's own folder, in the
     package `WEIGHTS_PACKAGE`, in torch's cache, and is downloaded last.

@@ -1,4 +1,4 @@
-"""Trained networks as one safetensors file each, whose header says in JSON what the network is; knows no training.
+"""Trained networks as one safetensors file each, whose header describes the network in JSON.
 
 The header's entry `latcli` holds the JSON document, with `kind`, `format` and `digest` (a sha256 of the tensors) beside
 what the writer gives, so that tensors and description cannot be parted, and damage is noticed.

@@ -1,4 +1,4 @@
-"""Classifiers of timm and torchvision, and the two that have names of their own: networks, weights, preprocessing.
+"""Classifiers of timm and torchvision, and the two with short names: networks, weights, preprocessing.
 
 What a library says of a network's input is taken whole, or refused. A weights file may have a head of other classes.
 """

@@ -1,4 +1,4 @@
-"""Reads weights files without running anything that stands in them; knows tensors and files, no architecture.
+"""Reads weights files without running any code in them.
 
 A state dict here is a plain dict from parameter name to tensor, on the CPU.
 """

@@ -1,4 +1,4 @@
-"""Several processes that train one model, by Lightning Fabric's launcher or torchrun; alone, nothing of it is imported.
+"""Several processes that train one model, by Lightning Fabric's launcher or torchrun; imported only for several.
 
 Each takes its share of every minibatch, and nothing that a sample meets depends on which rank it falls to. Batch norm
 is over the minibatch of all ranks, on any device; torch's own SyncBatchNorm is for GPUs alone. Source: cross-replica
