@@ -371,7 +371,7 @@ def test_a_signal_to_any_rank_stops_all_at_one_step_and_the_run_goes_on(
     again.send_signal(signal.SIGINT)
     _, stderr = again.communicate(timeout=30)
     assert again.returncode == 130, stderr
-    assert ("kept by 2 processes, going on on 1" in stderr) == (devices == "1")
+    assert ("processes before the interruption: 2, now: 1" in stderr) == (devices == "1")
     assert query(work, "SELECT count(*) FROM runs") == (1,)
 
 
