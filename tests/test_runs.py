@@ -153,7 +153,7 @@ def test_a_name_is_checked_before_anything_is_done(latcli: Runs, store: Store, f
         assert (refused.code, "cannot be called" in refused.error[0]) == (2, True)
     for words in (("train", "--dataset", "no-such"), ("eval", "no-such")):
         refused = latcli(*words, "--name", "mine", "--store", folder)
-        assert (refused.code, refused.error[0]) == (2, f"the run {taken.id} is called 'mine' already")
+        assert (refused.code, refused.error[0]) == (2, f"the run {taken.id} already has the name 'mine'")
 
 
 # verify
