@@ -58,9 +58,9 @@ class Task:
 
 
 def run(options: AttackOptions, session: Session) -> AttackResult:
-    """Attack every photo, keep what comes of it, and say what happened.
+    """Attack every photo, keep the results, and return them.
 
-    Of several photos, one that fails is noted and the rest goes on; a photo on its own raises its LatcliError. Raises
+    A photo that fails among several is noted and the others continue; a photo on its own raises its LatcliError. Raises
     UsageError, ImageError and WeightsError before a run is started, StoreError and ContractError at any time.
     """
     tasks = tasks_of(options)

@@ -132,7 +132,7 @@ def source_of(entry: EvaluatedModel, store: Store) -> str:
 
 
 def code_named(entries: Iterable[EvaluatedModel]) -> list[str]:
-    """Names among the models that stand for code of the user's own, as `module:function` does."""
+    """Names among the models that stand for the user's code, as `module:function` does."""
     sources = [entry.source for entry in entries]
     return [name for name in sources if not name.endswith(".safetensors") and registry.names_code(name)]
 

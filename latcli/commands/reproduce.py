@@ -52,7 +52,7 @@ _OF_ATTACK_FREE = frozenset({"photos", "labels", "batch", "dry_run", "check_succ
 
 
 def run(options: ReproduceOptions, session: Session) -> ReproduceResult:
-    """Do what is missing, continue what was interrupted, say what it all shows; with `plan`, only list the steps.
+    """Run what is missing, resume what was interrupted, and judge the results; with `plan`, only list the steps.
 
     Raises UsageError and LatcliError for options and data that are unusable, before a run is started; then whatever a
     step's command raises. What is done stays done.

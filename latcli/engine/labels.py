@@ -53,7 +53,7 @@ def parse_label(text: str, classes: Classes, source: str = "given") -> Label:
 def known_class(name: str, classes: Classes) -> Label | None:
     """The one class that another set's class shares its name or WordNet id (also as id_name) with; None without one.
 
-    An index is no name: another set's class 7 is nobody's seventh class.
+    Indices are not looked up: class 7 of another data set is another class.
     """
     found = _named(_without_gloss(composed(name), classes), classes)
     return Label(found[0], classes.class_names[found[0]], "folder") if len(found) == 1 else None

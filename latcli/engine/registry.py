@@ -91,7 +91,7 @@ def names(kind: Kind) -> list[str]:
 
 
 def names_code(name: str) -> bool:
-    """Whether a classifier's name stands for code of the user's own, as `module:function` does."""
+    """Whether a classifier's name stands for the user's code, as `module:function` does."""
     family, colon, _ = name.partition(":")
     return bool(colon) and family not in _FAMILIES
 

@@ -271,7 +271,7 @@ def shown_report(document: Document) -> list[Table] | None:
 
 
 def reproduction(document: Document) -> list[Table]:
-    """The steps that were planned, or what was found and where it lies."""
+    """The planned steps, or the results and where they are."""
     if document["planned"]:
         return _planned_steps(document)
     found = [_given_table(one) for one in document["tables"]]

@@ -74,7 +74,7 @@ class PhotoFolder:
 
     @property
     def defaults(self) -> Defaults:
-        """What training takes where the user says nothing."""
+        """Defaults for training."""
         return _DEFAULTS
 
     @property

@@ -104,7 +104,7 @@ class EvalSettings:
         return attack
 
     def first_wrong(self) -> list[Member]:
-        """The attack as a suite of its own, in which an image rests at its first wrong guess."""
+        """The attack as a suite, in which an image stops at its first wrong guess."""
         return members([(self.attack, self.attack_settings())])
 
     def suite(self) -> list[Member]:
