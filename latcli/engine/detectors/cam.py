@@ -49,7 +49,7 @@ class CamDetector:
 
     def __init__(self, settings: CamSettings, context: DetectorContext) -> None:
         if not isinstance(context.classifier, Classifier):
-            raise UsageError("the cam detector needs a classifier to look into", "choose another detector")
+            raise UsageError("the detector cam needs a classifier", "choose another detector")
         self.classifier = context.classifier
         self.threshold = settings.threshold
         identity = self.classifier.fingerprint
