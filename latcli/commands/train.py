@@ -492,9 +492,9 @@ def _take_steps(stored: Run, job: Job, trainer: Trainer, log: TrainingLog) -> No
                 stop(pending.number)
 
         def score_test_set() -> None:
-            begun = time.monotonic()
+            started = time.monotonic()
             point = score_point(trainer, between_pieces)
-            log.on_point(point, time.monotonic() - begun, _points_left(job, trainer.done))
+            log.on_point(point, time.monotonic() - started, _points_left(job, trainer.done))
 
         def after_step(step: int) -> None:
             if number := _common_signal(pending, trainer.ranks):

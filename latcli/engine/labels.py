@@ -65,7 +65,7 @@ def _named(text: str, classes: Classes) -> list[int]:
         return [classes.class_ids.index(text)]
     wanted = _plain(text)
     found = [index for index, name in enumerate(classes.class_names) if _plain(name) == wanted]
-    # Of two names that only case tells apart, as ImageNet's Cardigan (a dog) and cardigan, the one as written is meant.
+    # Of two names that only case tells apart, as ImageNet's Cardigan (a dog) and cardigan, the one as written is taken.
     return [index for index in found if composed(classes.class_names[index]) == text] or found
 
 

@@ -30,7 +30,7 @@ def open_training_data(
     """What `architecture`, or where it is None the set's own, is trained on; on the CPU.
 
     A classifier's name as the architecture makes a photo folder of `folder:PATH`; so do images that are large or of
-    several sizes where none is said. `masks` is a folder of masks that lie as the images do. Raises UsageError where
+    several sizes where none is named. `masks` is a folder of masks that lie as the images do. Raises UsageError where
     that does not go together, else as `open_dataset` and `photo_folder` do.
     """
     path = Path(name.removeprefix("folder:")) if name.startswith("folder:") else None
