@@ -154,7 +154,7 @@ def read(kind: type[T], document: Any) -> T:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the document"
-        raise DocumentError(f"{place}: {first['msg'].lower()}") from error
+        raise DocumentError(f"{place}: {first['msg'].removeprefix('Value error, ').lower()}") from error
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise DocumentError(f"it is not JSON: {reason}") from error
@@ -403,7 +403,7 @@ class RelianceGroup:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A photo that tells nothing about backgrounds, and why."""
+    """A photo that cannot be used to measure reliance on the background, and why."""
 
     name: str
     why: str

@@ -289,11 +289,8 @@ def test_no_photo_is_returned_unchecked(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_allowances_are_whole_levels_rounded_down(epsilon: float, levels: int) -> None:
     assert allowed_levels(torch.full((1, 2, 2), epsilon)).unique().tolist() == [levels]
-
-
-def test_every_multiple_of_a_level_is_itself() -> None:
-    eps_1HW = (torch.arange(256, dtype=torch.float32) / 255).view(1, 16, 16)
-    assert allowed_levels(eps_1HW).flatten().tolist() == list(range(256))
+    every_1HW = (torch.arange(256, dtype=torch.float32) / 255).view(1, 16, 16)
+    assert allowed_levels(every_1HW).flatten().tolist() == list(range(256))
 
 
 def test_a_photo_within_bounds_is_its_own_grid() -> None:

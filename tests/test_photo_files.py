@@ -18,7 +18,7 @@ from test_datasets import write_folders
 from latcli.engine import photo_files
 from latcli.engine.datasets.folders import class_folders
 from latcli.engine.masks import MaskFolder
-from latcli.engine.photo_files import PhotoSource, find_sources, photos_below
+from latcli.engine.photo_files import find_sources, photos_below
 from latcli.errors import ImageError, UsageError
 
 
@@ -122,13 +122,17 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
         find_sources([])
 
 
-def test_standard_input_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.full((3, 4, 3), 7, dtype=np.uint8)).save(buffer, "PNG")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(buffer.getvalue())))
 
-    photo = PhotoSource(Path("-")).read()
-    assert (photo.name, photo.size, int(photo.levels_HWC.mean())) == ("stdin", (3, 4), 7)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stdin").write_bytes(buffer.getvalue())
+
+    photos = [source.read() for source in find_sources(["-", "stdin"])]
+    assert [photo.name for photo in photos] == ["stdin", "./stdin"]  # results are known by their photos' names
+    assert all((photo.size, int(photo.levels_HWC.mean())) == ((3, 4), 7) for photo in photos)
 
 
 # which mask belongs to which photo
@@ -172,6 +176,7 @@ def test_two_masks_of_one_photo_are_refused(tmp_path: Path) -> None:
 # all commands
 
 
+@pytest.mark.slow
 def test_attack_train_and_eval_read_one_folder_and_its_masks_alike(
     latcli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

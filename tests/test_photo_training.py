@@ -125,7 +125,7 @@ def test_the_natural_regime_asks_no_detector(options: TrainOptions, session: Ses
         ({"architecture": "no_such:net"}, "the classifier no_such:net cannot be imported"),
         ({"architecture": "resnet18"}, "resize|pixels"),
         ({"batch": 16}, "a batch of 16 is larger than the 8 training images"),
-        ({"dataset": "mnist-5k"}, "takes photos, which mnist-5k has none of"),
+        ({"dataset": "mnist-5k"}, "needs photos, and mnist-5k has none"),
     ],
 )
 def test_what_does_not_go_together_is_refused_before_a_run_is_begun(

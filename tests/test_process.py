@@ -17,7 +17,6 @@ PROGRAM = textwrap.dedent(
     """
     import sys, time
     from dataclasses import dataclass
-    from typing import Annotated
     import typer
     from latcli import cli, options, process
     from latcli.errors import NoObjectError
@@ -28,7 +27,7 @@ PROGRAM = textwrap.dedent(
 
     @dataclass(kw_only=True)
     class Word(Nothing):
-        word: Annotated[str, options.argument("WORD", "Any word.")]
+        word: str = options.argument("WORD", "Any word.")
 
     def refuse(given, session):
         raise NoObjectError(f"no object on {given.word}", "try --center")

@@ -190,7 +190,7 @@ def test_a_name_is_checked_before_anything_is_done(latcli: Runs, folder: Path) -
     for words in (("train", "--dataset", "no-such"), ("eval", "no-such")):
         refused = latcli(*words, "--name", "mine", "--store", folder)
         assert refused.code == 2
-        assert refused.error[0] == f"the run {taken.id} is called 'mine' already"
+        assert refused.error[0] == f"the run {taken.id} already has the name 'mine'"
 
 
 # verify

@@ -300,7 +300,7 @@ def test_a_run_that_cannot_start_leaves_nothing(opened: Store) -> None:
     for changes, message in (
         ({"parent": "ffff"}, "there is no run 'ffff'"),
         ({"seed": 2**63}, "too large"),
-        ({"name": "mine"}, f"{run.id} is called 'mine' already"),
+        ({"name": "mine"}, f"{run.id} already has the name 'mine'"),
     ):
         with pytest.raises(UsageError, match=message):
             start(opened, **changes)
@@ -535,7 +535,7 @@ def test_a_run_is_found_by_its_name_and_any_ending_that_only_it_has(
         for length in range(5, len(run.id) + 1):
             assert opened.find_run(run.id[-length:]).id == run.id
     assert [opened.find_run(name).id for name in ("latest", "bbb1", "aaa1")] == [third.id, first.id, first.id]
-    with pytest.raises(UsageError, match="'1' fits 2 runs") as caught:
+    with pytest.raises(UsageError, match="'1' matches 2 runs") as caught:
         opened.find_run("1")
     assert first.id in caught.value.message
     assert second.id in caught.value.message
@@ -605,7 +605,7 @@ def test_a_damaged_database_is_two_lines_and_left_alone(tmp_path: Path, damage: 
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
-        ("CREATE TABLE notes (text)", "some other program"),
+        ("CREATE TABLE notes (text)", "another program"),
         (
             "CREATE TABLE _migrations (name TEXT PRIMARY KEY, applied TEXT);"
             "INSERT INTO _migrations VALUES ('m001_tables', ''), ('m999_later', '')",

@@ -358,7 +358,7 @@ def test_a_signal_ends_a_process_with_the_state_kept(
     process = start_latcli("train", *FAST[:-2], "--steps", "100000", "--checkpoint-every", "50")
     folder = wait_for_step(process, work, 50)
     busy = train("--resume", folder.name)
-    assert (busy.code, "is at work in another process" in busy.error[0]) == (2, True)
+    assert (busy.code, "is running in another process" in busy.error[0]) == (2, True)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
 

@@ -159,7 +159,7 @@ def _select(store: Store, options: ReportOptions) -> tuple[list[RunRow], Row]:
         and options.status in (None, row.status)
     ]
     if not chosen:
-        raise UsageError(f"none of the {len(rows)} runs fits", "leave out --since, --dataset or --status")
+        raise UsageError("no run matches", "leave out --since, --dataset or --status")
     return chosen, {
         "runs": [row.id for row in rows] if options.runs else [],
         "since": None if since is None else since.isoformat().replace("+00:00", "Z"),
@@ -432,7 +432,7 @@ def best_runs(trained: Sequence[ReportedTraining]) -> list[BestRun]:
 
 
 def _detector_of(config: Mapping[str, Any]) -> str | None:
-    """What said where the objects are: a detector, or the option that took its place."""
+    """Where the objects are from: a detector, or the option that replaced it."""
     given = (place for place in ("box", "mask", "center") if config.get(place) not in (None, [], ()))
     return next(given, config.get("detector"))
 
@@ -455,7 +455,7 @@ class _Files:
         present = []
         for row in self.rows:
             if row.path.is_symlink():
-                self.note(row.id, None, "outside", "a link stands in the place of the run's folder")
+                self.note(row.id, None, "outside", "the run's folder was replaced by a link")
             elif row.path.is_dir():
                 present.append(row.id)
             else:
@@ -491,5 +491,5 @@ class _Files:
             except (OSError, ValueError):  # ValueError: a name with a null character
                 continue
         if changed:
-            self.note(run.id, photo.image, "changed", "the photo there has other contents now")
+            self.note(run.id, photo.image, "changed", "the photo there has changed")
         return None

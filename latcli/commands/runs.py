@@ -133,8 +133,8 @@ def _ask(others: Sequence[str], session: Session) -> None:
     shown = ", ".join(others[:_SHOWN]) + (f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else "")
     depend = f"{len(others)} {'run depends' if len(others) == 1 else 'runs depend'} on what would be removed: {shown}"
     if not (sys.stdin.isatty() and session.stderr_is_terminal):
-        raise LatcliError(depend, "remove these, too, or add --force: they stay, without what they were made from")
-    print(f"{depend}\nRemove nevertheless? [y/N] ", end="", file=session.stderr, flush=True)
+        raise LatcliError(depend, "remove these, too, or keep them and add --force")
+    print(f"{depend}\nRemove anyway? [y/N] ", end="", file=session.stderr, flush=True)
     if sys.stdin.readline().strip().casefold() not in ("y", "yes"):
         raise LatcliError("nothing was removed", "answer y to remove, or add --force")
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM put off until the work at hand can be kept: the state of a training run, say."""
+"""Ctrl-C and SIGTERM deferred until the work in progress can be saved, such as the state of a training run."""
 
 from __future__ import annotations
 

@@ -271,7 +271,7 @@ def _job_of(row: RunRow, options: TrainOptions, store: Store | None, session: Se
     device = open_device(session.device)
     if registry.names_code(architecture) and options.architecture != architecture:
         raise UsageError(
-            f"{row.id} trains {architecture}, and code that a stored run names is not run without your word",
+            f"{row.id} trains {architecture}, and the code that a stored run names is not run automatically",
             f"if you trust it, name it again: --resume {row.id[-4:]} --architecture {architecture}",
         )
     data = open_data(dataset_of(row, options.dataset), architecture, objects, device, session)
@@ -303,7 +303,7 @@ def _use_threads(state: TrainingState, device: torch.device, session: Session, r
     """As many threads as before: the order in which a CPU adds depends on them, and on how many ranks there are."""
     if ranks.size != state.info.ranks:
         session.note(
-            f"kept by {state.info.ranks} processes, going on on {ranks.size}: "
+            f"processes before the interruption: {state.info.ranks}, now: {ranks.size}; "
             "the weights will differ in their last digits"
         )
     elif device.type == "cpu" and torch.get_num_threads() != state.info.threads:
@@ -328,7 +328,7 @@ def _connected(options: TrainOptions, session: Session) -> Ranks:
     if devices * nodes == 1:
         return Ranks()
     if session.device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"--device {session.device} cannot be several processes' device", "give --device cpu or cuda")
+        raise UsageError(f"--device {session.device} cannot be used by several processes", "give --device cpu or cuda")
     kind = open_device(session.device).type
     if options.resume is None:  # else the run's own batch counts, which the trainer checks
         fine_tuning = is_classifier_name(options.architecture or "")
@@ -344,7 +344,7 @@ def _connected(options: TrainOptions, session: Session) -> Ranks:
 def _follow(options: TrainOptions, session: Session, ranks: Ranks) -> NoReturn:
     """Be a rank other than 0 to the end of the training, without a run: rank 0 keeps what is computed.
 
-    Ends the process, with exit code 0 also where all stop on a signal: whoever started the ranks hears of it by rank 0.
+    Ends the process, with exit code 0 also where all stop on a signal: rank 0 reports it.
     """
     session = replace(session, quiet=not session.debug, json=False)
     row, state = ranks.gather((None, None))[0]

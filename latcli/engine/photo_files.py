@@ -7,7 +7,7 @@ import stat
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from latcli.engine.images import Photo, decode_photo, read_bounded, read_photo
@@ -98,7 +98,7 @@ class PhotoSource:
         """Decode it. Raises ImageError."""
         if self.is_stdin:
             return decode_photo(read_bounded(sys.stdin.buffer, self.name), self.name)
-        return read_photo(self.path)
+        return replace(read_photo(self.path), name=self.name)
 
 
 def find_sources(arguments: Sequence[str]) -> list[PhotoSource]:

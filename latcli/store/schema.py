@@ -214,7 +214,7 @@ def lacking(db: Database, path: Path) -> list[Callable[[Database], None]]:
     tables = db.table_names()
     applied = {row["name"] for row in db.query("SELECT name FROM _migrations")} if "_migrations" in tables else set()
     if tables and not applied:
-        raise StoreError(f"{path} is a database of some other program", "name another folder with --store DIR")
+        raise StoreError(f"{path} is a database of another program", "name another folder with --store DIR")
     if unknown := applied - {step.__name__ for step in MIGRATIONS}:
         raise StoreError(
             f"{path} was made by another version of latcli (its schema has {', '.join(sorted(unknown))})",
@@ -260,8 +260,8 @@ def connect_for_reading(path: Path) -> sqlite3.Connection:
     log = path.with_name(f"{path.name}-wal")
     if log.exists() and log.stat().st_size > 0:
         raise StoreError(
-            f"{path} cannot be read where it lies: its last changes are in {log.name}, and the folder is read-only",
-            "copy the whole folder to where you may write, and name the copy with --store DIR",
+            f"{path} cannot be read: its last changes are in {log.name}, and the folder is read-only",
+            "copy the whole folder to a place where you can write, and name the copy with --store DIR",
         )
     return _open_uri(path, "immutable=1")  # without a log and without a writer the file alone is everything
 

@@ -299,7 +299,7 @@ class Store:
     def check_name(self, name: str | None, own_id: str = "") -> None:
         """Raise UsageError where another run has the name already."""
         for row in self.query("SELECT id FROM runs WHERE name = :name AND id <> :id", {"name": name, "id": own_id}):
-            raise UsageError(f"the run {row['id']} is called '{name}' already", "choose another --name")
+            raise UsageError(f"the run {row['id']} already has the name '{name}'", "choose another --name")
 
     def find_run(self, name: str) -> RunRow:
         """The run of that name, or whose id ends so; `latest` is the one that started last.
@@ -317,10 +317,10 @@ class Store:
         if not found and not self.query("SELECT 1 FROM runs LIMIT 1"):
             raise no_runs(self.folder)
         if not found:
-            raise UsageError(f"there is no run '{name}' in {self.folder}", "`latcli runs list` shows those there are")
+            raise UsageError(f"there is no run '{name}' in {self.folder}", "`latcli runs list` lists the runs")
         if len(found) > 1:
             shown = ", ".join(row.id for row in found[:_SHOWN]) + (" …" if len(found) > _SHOWN else "")
-            raise UsageError(f"'{name}' fits {len(found)} runs: {shown}", "give more of the end of the id")
+            raise UsageError(f"'{name}' matches {len(found)} runs: {shown}", "give more of the end of the id")
         return found[0]
 
     def runs(
@@ -517,7 +517,7 @@ class Store:
                     return path, _acquired(path, 0.0)
         except OSError as error:
             raise storage_error(error, path) from error
-        raise StoreError(f"{self.folder} holds too many runs of this second", "wait a moment and try again")
+        raise StoreError(f"{self.folder} has too many runs that started in this second", "wait a moment and try again")
 
     def _lock(self, run: RunRow, seconds: float) -> FileLock | None:
         """The lock of a run that is not at work, None where it has no folder. Raises StoreError where it is at work."""
@@ -678,7 +678,7 @@ class Run:
             db.table("runs").update(self.id, columns({"model": model}))
 
     def write_provenance(self, **changed: Any) -> None:
-        """Write what the database has of the run into `run.json`, for whoever finds the folder alone."""
+        """Write what the database has of the run into `run.json`, for readers of the folder alone."""
         row = asdict(self._store.find_run(self.id)) | changed
         del row["path"]  # the folder may be moved
         row["environment"] = self._store.environment(row["environment"])
@@ -734,7 +734,7 @@ def no_runs(folder: Path) -> StoreError:
 
 
 def _not_a_folder(folder: Path) -> StoreError:
-    return StoreError(f"{folder} is not a folder that could hold runs", "name a folder with --store DIR")
+    return StoreError(f"{folder} is not a folder", "name a folder with --store DIR")
 
 
 def _acquired(folder: Path, seconds: float) -> FileLock:

@@ -1,4 +1,4 @@
-"""What a data set is to those that train and score on it.
+"""A data set for training and scoring.
 
 Legend: N images of a set, B of a minibatch, C channels, H, W pixels.
 """
@@ -75,62 +75,50 @@ class TrainingData(Protocol):
     @property
     def name(self) -> str:
         """As the user names it."""
-        ...
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """One a class, in the order of the labels."""
-        ...
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """C, H, W of each image that is handed out."""
-        ...
 
     @property
     def defaults(self) -> Defaults:
         """What training takes where the user says nothing."""
-        ...
 
     @property
     def fingerprint(self) -> str:
         """A sha256 of both splits' contents."""
-        ...
 
     @property
     def mask_fingerprint(self) -> str | None:
         """A sha256 of what it knows of its objects; None where it knows nothing."""
-        ...
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of results must know of it."""
-        ...
 
     @property
     def train_count(self) -> int:
         """How many training images there are."""
-        ...
 
     @property
     def test_count(self) -> int:
         """How many test images there are."""
-        ...
 
     def training(self, requests: Iterable[Request], augment: Augmentation) -> Iterator[Images]:
         """The images of each request in turn, augmented; requests may be read ahead."""
-        ...
 
     def testing(self, requests: Iterable[torch.Tensor]) -> Iterator[Images]:
         """The test images of each list of numbers (int64, on the CPU) in turn, as they are."""
-        ...
 
     def split(self, share: float, seed: int) -> Self:
         """The same set with a share of its training images, drawn by the seed, in place of its test images.
 
         Raises UsageError where either part would be empty.
         """
-        ...
 
 
 @dataclass(frozen=True)

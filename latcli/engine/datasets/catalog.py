@@ -7,7 +7,7 @@ from pathlib import Path
 
 from latcli.engine import registry
 from latcli.engine.datasets.base import Dataset, DatasetSource
-from latcli.engine.datasets.folders import image_folder
+from latcli.engine.datasets.folders import ClassFolders, class_folders, image_folder
 from latcli.engine.datasets.photo_folder import PhotoFolder, holds_photos, photo_folder
 from latcli.engine.datasets.photo_masks import read_masks
 from latcli.engine.models.finetuning import is_classifier_name, preprocessing_of
@@ -38,15 +38,16 @@ def open_training_data(
     if path is None:
         if tuned:
             raise UsageError(
-                f"{architecture} takes photos, which {name} has none of",
+                f"{architecture} needs photos, and {name} has none",
                 "give a folder of photos: --dataset folder:PATH",
             )
         if masks is not None:
-            raise UsageError(f"--masks is of no use to {name}", "masks are read for --dataset folder:PATH alone")
+            raise UsageError(f"--masks cannot be used with {name}", "masks are only read for --dataset folder:PATH")
         return open_dataset(name, source)
-    if not tuned and (architecture is not None or not holds_photos(path)):
-        return image_folder(path, masks)
-    photos = _photos(path, preprocessing_of(architecture or _FOR_PHOTOS, described), masks)
+    folders = class_folders(path)
+    if not tuned and (architecture is not None or not holds_photos(folders)):
+        return image_folder(folders, masks)
+    photos = _photos(folders, preprocessing_of(architecture or _FOR_PHOTOS, described), masks)
     if architecture is None:
         note = f"{path} holds photos: {_FOR_PHOTOS} is fine-tuned on them; --architecture names another classifier"
         photos = replace(photos, notes=(note, *photos.notes))
@@ -61,7 +62,7 @@ def open_folder(path: Path, preprocessing: Preprocessing | None, masks: Path | N
     return image_folder(path, masks) if preprocessing is None else _photos(path, preprocessing, masks)
 
 
-def _photos(path: Path, preprocessing: Preprocessing, masks: Path | None) -> PhotoFolder:
+def _photos(path: Path | ClassFolders, preprocessing: Preprocessing, masks: Path | None) -> PhotoFolder:
     photos = photo_folder(path, preprocessing)
     return photos if masks is None else photos.with_masks(read_masks(photos.folders, masks))
 

@@ -1,4 +1,4 @@
-"""Data sets of a user's own, `PATH/train/CLASS/*` and `PATH/test/CLASS/*`: their files, and small images read whole.
+"""Data sets in a user's folder, `PATH/train/CLASS/*` and `PATH/test/CLASS/*`: their files, and small images read whole.
 
 Legend: N images of a split, C channels, H, W pixels.
 """
@@ -63,8 +63,13 @@ class ClassFolders:
         return PurePosixPath(composed(file.path.relative_to(self.root).as_posix()))
 
 
-def class_folders(root: Path) -> ClassFolders:
-    """The folder's files. Raises UsageError for another layout, classes that differ between splits, an empty class."""
+def class_folders(root: Path | ClassFolders) -> ClassFolders:
+    """The folder's files, listed where that has not been done yet.
+
+    Raises UsageError for another layout, classes that differ between splits, an empty class.
+    """
+    if isinstance(root, ClassFolders):
+        return root
     root = as_given(root)
     train, test = (_files(root / split) for split in SPLITS)
     for here, there, one, other in (("train", "test", train, test), ("test", "train", test, train)):
@@ -118,7 +123,7 @@ def mask_notes(notes: Iterable[str], of: int) -> tuple[str, ...]:
 # small images
 
 
-def image_folder(path: Path, masks: Path | None = None) -> Dataset:
+def image_folder(path: Path | ClassFolders, masks: Path | None = None) -> Dataset:
     """A data set of the user's own; images without any colour are read as one channel.
 
     `masks` is a folder of masks that lie as the images do. Raises UsageError for another layout, classes that differ
@@ -128,7 +133,7 @@ def image_folder(path: Path, masks: Path | None = None) -> Dataset:
     folders = class_folders(path)
     train, test = (_tensors(folders.files(split)) for split in SPLITS)
     if train[0].shape[1:] != test[0].shape[1:]:
-        raise UsageError(f"training and test images of {path} differ in size", "resize them all to one size")
+        raise UsageError(f"training and test images of {folders.root} differ in size", "resize them all to one size")
     grey = all(_is_grey(x_NCHW) for x_NCHW, _ in (train, test))
     if grey:
         train, test = ((x_NCHW[:, :1].contiguous(), y_N) for x_NCHW, y_N in (train, test))
@@ -169,7 +174,7 @@ def _tensors(files: Sequence[LabelledFile]) -> tuple[torch.Tensor, torch.Tensor]
         )
     if max(usual[:2]) > LARGEST_SIDE:
         raise UsageError(
-            f"images of {usual[1]}x{usual[0]} pixels are too large to be trained on as a whole set",
+            f"images of {usual[1]}x{usual[0]} pixels are too large for a small network",
             f"resize them to at most {LARGEST_SIDE} pixels a side, or fine-tune a classifier on them: "
             "--architecture efficientnet_lite0",
         )

@@ -92,11 +92,7 @@ class PhotoFolder:
 
         Raises ImageError for a photo or mask that is damaged, LatcliError where a process that reads has died.
         """
-        wanted = (
-            [(sample, seed if augment == "crop-flip" else None) for sample, seed in _pairs(request)]
-            for request in requests
-        )
-        return self._read("train", wanted)
+        return self._read("train", (_wanted(request, augment) for request in requests))
 
     def testing(self, requests: Iterable[torch.Tensor]) -> Iterator[Images]:
         """The test photos as the classifier's own preprocessing gives them. Raises as `training` does."""
@@ -138,7 +134,7 @@ class PhotoFolder:
             )
 
 
-def photo_folder(path: Path, preprocessing: Preprocessing) -> PhotoFolder:
+def photo_folder(path: Path | ClassFolders, preprocessing: Preprocessing) -> PhotoFolder:
     """The photos of `PATH/train/CLASS` and `PATH/test/CLASS`, none of them decoded yet, without masks, on the CPU.
 
     Raises UsageError for another layout, ImageError for a file that cannot be read.
@@ -147,22 +143,20 @@ def photo_folder(path: Path, preprocessing: Preprocessing) -> PhotoFolder:
     return PhotoFolder(folders.name, folders, preprocessing, _fingerprint(folders), _workers())
 
 
-def holds_photos(path: Path) -> bool:
+def holds_photos(path: Path | ClassFolders) -> bool:
     """Whether a folder's images are too large, or too different in size, to be trained on as one small set.
 
     Raises UsageError for another layout, ImageError for a file that is no image.
     """
     folders = class_folders(path)
-    sizes = set()
-    for file in (*folders.train, *folders.test):
-        sizes.add(size := photo_size(file.path))
-        if max(size) > LARGEST_SIDE or len(sizes) > 1:
-            return True
-    return False
+    files = (*folders.train, *folders.test)
+    first = photo_size(files[0].path)
+    return max(first) > LARGEST_SIDE or any(photo_size(file.path) != first for file in files)
 
 
-def _pairs(request: Request) -> Iterator[tuple[int, int]]:
-    return zip(request.samples_B.tolist(), request.seeds_B.tolist(), strict=True)
+def _wanted(request: Request, augment: Augmentation) -> list[Wanted]:
+    pairs = zip(request.samples_B.tolist(), request.seeds_B.tolist(), strict=True)
+    return [(sample, seed if augment == "crop-flip" else None) for sample, seed in pairs]
 
 
 def _fingerprint(folders: ClassFolders) -> str:
@@ -308,7 +302,7 @@ def _batches(photos: _Photos, wanted: Iterator[list[Wanted]], workers: int) -> I
                 raise
             raise LatcliError(
                 "a process that reads photos has died",
-                "as a rule memory ran out, or somebody killed it; --resume goes on from the last checkpoint",
+                "usually memory ran out, or it was killed; --resume continues from the last checkpoint",
             ) from error
         if batch is None:
             return

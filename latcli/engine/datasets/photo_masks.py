@@ -70,7 +70,7 @@ class PackedMask:
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A mask in a file of its own, read with its photo; grey is cut at one half."""
+    """A mask file, read with its photo; grey is cut at one half."""
 
     path: Path
 
@@ -139,11 +139,15 @@ def detected_masks(folders: ClassFolders, search: ObjectSearch, tick: Callable[[
             found.append(mask or PackedMask.of(center_mask(photo.size, MISS_CENTER)))
             tick()
         masks[split] = tuple(found)
-    return PhotoMasks(
-        masks["train"],
-        masks["test"],
-        _notes(search.finder.settings.detector, missed, len(folders.train) + len(folders.test)),
-    )
+    notes: tuple[str, ...] = ()
+    if missed:
+        photos, middle = (
+            len(folders.train) + len(folders.test),
+            f"the middle {MISS_CENTER:g} of the sides stands for it",
+        )
+        detector = search.finder.settings.detector
+        notes = (f"{detector} found no object in {missed} of {photos} photos, where {middle}",)
+    return PhotoMasks(masks["train"], masks["test"], notes)
 
 
 def read_masks(folders: ClassFolders, masks: Path) -> PhotoMasks:
@@ -156,10 +160,3 @@ def read_masks(folders: ClassFolders, masks: Path) -> PhotoMasks:
     looked_at = files[:: max(1, len(files) // _LOOKED_AT)]
     notes = mask_notes([note for file in looked_at for note in read_mask(file)[1]], len(looked_at))
     return PhotoMasks(tuple(map(MaskFile, train)), tuple(map(MaskFile, test)), notes)
-
-
-def _notes(detector: str, missed: int, photos: int) -> tuple[str, ...]:
-    if not missed:
-        return ()
-    middle = f"the middle {MISS_CENTER:g} of the sides stands for it"
-    return (f"{detector} found no object in {missed} of {photos} photos, where {middle}",)

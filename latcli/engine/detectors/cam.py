@@ -49,7 +49,7 @@ class CamDetector:
 
     def __init__(self, settings: CamSettings, context: DetectorContext) -> None:
         if not isinstance(context.classifier, Classifier):
-            raise UsageError("the cam detector needs a classifier to look into", "choose another detector")
+            raise UsageError("the detector cam needs a classifier", "choose another detector")
         self.classifier = context.classifier
         self.threshold = settings.threshold
         identity = self.classifier.fingerprint
@@ -116,7 +116,9 @@ def activation_map(classifier: Classifier, photo: Photo, label: int) -> torch.Te
                 f"{classifier.name} has no spatial layer to make an activation map of",
                 "choose another --detector, or say where the object is: --mask, --box, --center",
             )
-        (gradient,) = torch.autograd.grad(logits_1K[0, label], last)
+        (gradient,) = torch.autograd.grad(logits_1K[0, label], last, allow_unused=True)
+        if gradient is None:  # of a quantised network, say
+            raise UsageError(f"{classifier.name} gives no gradient of its logits", "choose another --detector")
     return (gradient * last).sum(dim=channels)[0].detach().float().cpu()
 
 

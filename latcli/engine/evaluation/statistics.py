@@ -50,13 +50,14 @@ def difference_p_value(difference: float, means_R: torch.Tensor, n: int, varianc
     """The two-sided p-value that a mean of n paired differences is 0, by the normal law.
 
     means_R: bootstrapped means of the differences, whose deviation is the standard error. variance: of what else the
-    difference depends on. Never below 2^(1 - n), which the signs of n differences can say at most.
+    difference depends on. Never below 2^(1 - n), which the signs of n differences can say at most, nor below
+    1 / (R + 1), which R resamples can.
     """
     error = math.sqrt(float(means_R.var()) + variance)
     if difference == 0.0:
         return 1.0
     p = math.erfc(abs(difference) / error / math.sqrt(2.0)) if error else 0.0
-    return min(1.0, max(p, 2.0 ** (1 - n)))
+    return min(1.0, max(p, 2.0 ** (1 - n), 1.0 / (len(means_R) + 1)))
 
 
 class ColumnStatistics:
@@ -79,7 +80,7 @@ class ColumnStatistics:
         return wilson_interval(int(self._right_NM[:, model].sum()), self.n)
 
     def loss_interval(self, model: int) -> tuple[float, float] | tuple[None, None]:
-        """Percentiles of the bootstrap; None without a loss, and for a single image, which says nothing of others."""
+        """Percentiles of the bootstrap; None without a loss, and for a single image, which has no spread."""
         return percentile_interval(self._loss_RM[:, model]) if self.has_loss and self.n > 1 else (None, None)
 
     def pairs(self) -> list[tuple[int, int]]:

@@ -49,7 +49,7 @@ def named_classifier(name: str, source: ClassifierSource) -> Classifier:
 def refuse_description(name: str, source: ClassifierSource) -> None:
     """Raise UsageError where the user describes a classifier that says itself what its classes and images are."""
     if given := source.described:
-        raise UsageError(f"{name} says itself what {given} would", f"leave {given} out")
+        raise UsageError(f"{given} cannot be used with {name}, which describes itself", f"leave {given} out")
 
 
 def custom_classifier(name: str, source: ClassifierSource) -> Classifier:
@@ -85,7 +85,9 @@ def custom_classifier(name: str, source: ClassifierSource) -> Classifier:
         net = nn.Sequential(source.normalize((0.0,), (1.0,)), net)
     body, preprocessing, count = _tried(net, name, own, source)
     if said and len(said) != count and source.class_names is None:
-        raise UsageError(f"{name} names {len(said)} classes and returns {count} logits", "give one name a logit")
+        raise UsageError(
+            f"{name} names {len(said)} classes and returns {count} logits", "give one class name for each logit"
+        )
     return Classifier(name, body, preprocessing, source.names_of(count, said, name))
 
 
@@ -159,7 +161,7 @@ def _tried(
     sizes = f"3x{h}x{w}" + (", nor of other usual sizes" if len(prepared) > 1 else ", nor of one channel")
     raise UsageError(
         f"{name} does not take images of {sizes}: {failures[0]}",
-        "give --input-size, or the module an attribute `preprocessing`; it must take one batch of images, in float32",
+        "give --input-size, or give the module an attribute `preprocessing`; it must take a batch of float32 images",
     )
 
 

@@ -1,4 +1,4 @@
-"""Several processes that train one model, by Lightning Fabric's launcher or torchrun; alone, nothing of it is imported.
+"""Several processes that train one model, by Lightning Fabric's launcher or torchrun; imported only for several.
 
 Each takes its share of every minibatch, and nothing that a sample meets depends on which rank it falls to. Batch norm
 is over the minibatch of all ranks, on any device; torch's own SyncBatchNorm is for GPUs alone. Source: cross-replica
@@ -82,7 +82,7 @@ def world_of(devices: int | None, nodes: int | None) -> tuple[int, int]:
         raise UsageError(
             f"--nodes {asked[1]} needs {', '.join(missing)} in the environment",
             "on every node set MASTER_ADDR and MASTER_PORT to an address and a free port of the first, and NODE_RANK "
-            "to 0, 1, ...; or start latcli by torchrun or srun",
+            "to 0, 1, ...; or start latcli with torchrun or srun",
         )
     return found or asked
 
@@ -171,7 +171,7 @@ class FabricRanks(Ranks):
             if "timed out" in text.lower() or "timeout" in text.lower():
                 raise LatcliError(
                     f"another rank has not answered for {self._timeout:g} seconds",
-                    "it was never started, is stopped, or its machine cannot be reached; then resume the run",
+                    "it may not have been started, or be stopped or out of reach: check it, then resume the run",
                 ) from error
             raise LatcliError(
                 f"another rank has ended, or cannot be reached: {text[:200]}",

@@ -87,7 +87,7 @@ def check_attack(name: str, loss: str) -> None:
         registered_attack(name)
     if loss == "trades" and (name == "free" or name not in INNER_ATTACKS):
         raise UsageError(
-            f"the inner attack {name} climbs the cross entropy and cannot be used with TRADES",
+            f"the inner attack {name} maximises the cross entropy and cannot be used with TRADES",
             "choose --attack pgd, fgsm-rs or n-fgsm, or --loss ce",
         )
 

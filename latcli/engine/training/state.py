@@ -1,4 +1,4 @@
-"""All that a training run needs to go on as if nothing had happened, as the bytes of one file.
+"""All that a training run needs to be resumed bit for bit, as the bytes of one file.
 
 Random numbers and schedules are functions of the step, so weights, moments, the average and the step are all there is.
 """
