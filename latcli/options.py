@@ -20,6 +20,7 @@ import typer
 from latcli.engine import registry
 from latcli.errors import UsageError
 from latcli.reporting.text import number_text
+from latcli.results import Status
 
 T = TypeVar("T")
 
@@ -367,9 +368,7 @@ def resume_option() -> Any:
 
 def status_option(*marks: Mark) -> Any:
     """What has become of a run."""
-    known = ("running", "completed", "failed", "interrupted", "crashed")
-    about = f"Only {', '.join(known[:-1])} or {known[-1]} ones."
-    return option(WHICH_RUNS, "NAME", about, *marks, offers=_one_of(*known))
+    return option(WHICH_RUNS, "NAME", "Only running, completed, failed, interrupted or crashed ones.", *marks)
 
 
 # options that every command has
@@ -820,7 +819,7 @@ class ReportOptions:
     )
     since: str | None = option(WHICH_RUNS, "DATE", "Only runs started since: 2026-11-22, or with a time, UTC.")
     dataset: str | None = option(WHICH_RUNS, "NAME", "Only runs on this data set.")
-    status: str | None = status_option()
+    status: Status | None = status_option()
     best: bool = switch(WHICH_RUNS, "Only the best training run of each data set and regime.", BASIC)
     paper: bool = switch(WHAT, "Show the paper's figures beside ours, with a verdict on each claim.", BASIC)
     compare: bool = switch(WHAT, "Show what differs between two runs: --compare A B.", BASIC)
@@ -960,7 +959,7 @@ class RunsListOptions:
         BASIC,
         offers=_one_of("attack", "train", "eval", "reproduce", "demo"),
     )
-    status: str | None = status_option(BASIC)
+    status: Status | None = status_option(BASIC)
     dataset: str | None = option(WHICH_RUNS, "NAME", "Only runs on this data set.", BASIC)
     tag: str | None = option(WHICH_RUNS, "TAG", "Only runs marked with this tag.", BASIC)
     limit: int | None = option(WHICH_RUNS, "N", "Only the newest N.", BASIC, names=("--limit", "-n"), min=1)

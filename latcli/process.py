@@ -48,22 +48,15 @@ def run(app: typer.Typer, arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # no letter of a file's name may end a run
-    _wait_without_spinning()
+    # By default torch's threads spin while they wait for each other, and on a machine that others use too they spin
+    # away the time of the one they wait for: three to eight times as long. Only heeded before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     invocation = Invocation(debug="--debug" in arguments)
     sys.excepthook = lambda _type, error, _traceback: _tell_defect(error, invocation.debug)
     code = _code_of(app, arguments, invocation)
     if code in _LAST_WORDS:
         print(_LAST_WORDS[code], file=sys.stderr)
     return _after_flushing(code)
-
-
-def _wait_without_spinning() -> None:
-    """Let torch's threads sleep while they wait for each other, unless the user has set it.
-
-    By default they spin, and on a machine that others use too they spin away the time of the one they wait for: two
-    processes on two processors were seen to take three to eight times as long. Only heeded before torch is imported.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _code_of(app: typer.Typer, arguments: list[str], invocation: Invocation) -> int:

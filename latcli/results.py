@@ -780,13 +780,15 @@ def comparable_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 # runs
 
+Status = Literal["running", "completed", "failed", "interrupted", "crashed"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
     """One run in a list. result: what came of it, in a few words, None where nothing is known.
 
-    dir: its folder. status: "running", "completed", "failed", "interrupted" or "crashed", as it is now. region: what an
-    attack may change; regime: of a training run. epsilon: on the scale of [0, 1].
+    dir: its folder. status: as it is now. region: what an attack may change; regime: of a training run. epsilon: on the
+    scale of [0, 1].
     """
 
     run: str
@@ -794,7 +796,7 @@ class RunSummary:
     name: str | None
     tags: tuple[str, ...]
     command: str
-    status: str
+    status: Status
     started: str
     finished: str | None
     seconds: float | None

@@ -42,7 +42,7 @@ from latcli.results import (
 from latcli.session import Session
 from latcli.store.files import artifact_path, sha256_of_file
 from latcli.store.schema import utc_now
-from latcli.store.store import STATUSES, RunRow, Store, no_runs
+from latcli.store.store import RunRow, Store, no_runs
 from latcli.store.verify import fault_of
 
 T = TypeVar("T")
@@ -139,8 +139,6 @@ def _needs(options: ReportOptions, *, json: bool) -> Needs:
 def _select(store: Store, options: ReportOptions) -> tuple[list[RunRow], Row]:
     """The runs that were asked for, all by default, the newest first; and how they were chosen."""
     since = None if options.since is None else _moment(options.since)
-    if options.status is not None and options.status not in STATUSES:
-        raise unknown_name("status", options.status, STATUSES)
     rows = store.runs()
     if options.runs:
         named = {store.find_run(name).id for name in options.runs}
@@ -315,7 +313,9 @@ class _Gathering:
             ]
             runs.sort(key=lambda run: (run.started, run.id), reverse=True)
         ids = [run.id for run in runs]
-        final = self.store.last_values(ids, list(_FINAL.values()))
+        final: dict[str, dict[str, float | None]] = {}
+        for row in self.store.rows_of_runs("latest_metrics", ids):
+            final.setdefault(row["run"], {})[row["name"]] = row["value"]
         series = {} if self.needs.points == 0 else self.store.series(ids, _SERIES, points=self.needs.points)
         found = [
             ReportedTraining(

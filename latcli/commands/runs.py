@@ -9,7 +9,6 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from latcli.commands.resume import resume_command
-from latcli.engine.registry import unknown_name
 from latcli.errors import LatcliError
 from latcli.options import RunsListOptions, RunsPathOptions, RunsRemoveOptions, RunsShowOptions, RunsVerifyOptions
 from latcli.results import (
@@ -29,7 +28,7 @@ from latcli.results import (
 from latcli.session import Session
 from latcli.store.files import artifact_path
 from latcli.store.schema import damaged
-from latcli.store.store import STATUSES, RunRow, Status, Store, no_runs, require
+from latcli.store.store import RunRow, Store, no_runs, require
 from latcli.store.verify import verify
 
 T = TypeVar("T")
@@ -38,11 +37,11 @@ _SHOWN = 5
 
 
 def list_runs(options: RunsListOptions, session: Session) -> RunList:
-    """Runs of the store, the newest first. Raises StoreError, and UsageError for an unknown status."""
+    """Runs of the store, the newest first. Raises StoreError."""
     with Store.open_existing(session.store) as store:
         rows = store.runs(
             command=options.command,
-            status=None if options.status is None else _status(options.status),
+            status=options.status,
             dataset=options.dataset,
             tag=options.tag,
             limit=options.limit,
@@ -119,13 +118,6 @@ def run_path(options: RunsPathOptions, session: Session) -> RunPath:
 
 def _found(store: Store, names: Sequence[str]) -> list[RunRow]:
     return list({row.id: row for row in map(store.find_run, names)}.values())
-
-
-def _status(name: str) -> Status:
-    for status in STATUSES:
-        if status == name:
-            return status
-    raise unknown_name("status", name, STATUSES)
 
 
 def _ask(others: Sequence[str], session: Session) -> None:

@@ -81,7 +81,6 @@ CREATE TABLE environments (
 CREATE TABLE datasets (
     id TEXT PRIMARY KEY NOT NULL,
     name TEXT NOT NULL,
-    split TEXT,
     fingerprint TEXT
 ) STRICT;
 
@@ -237,14 +236,7 @@ def connect_for_writing(path: Path) -> sqlite3.Connection:
     To be called by one process at a time: two that switch a fresh file to WAL at once fail whatever the timeout.
     Raises sqlite3.Error.
     """
-    connection = sqlite3.connect(path, timeout=TIMEOUT, isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA foreign_keys = ON")
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
+    return _connect(str(path), "PRAGMA journal_mode = WAL", "PRAGMA foreign_keys = ON")
 
 
 def connect_for_reading(path: Path) -> sqlite3.Connection:
@@ -283,10 +275,16 @@ def database(connection: sqlite3.Connection) -> Database:
 
 
 def _open_uri(path: Path, options: str) -> sqlite3.Connection:
-    uri = f"file:{quote(os.fsencode(path.absolute()))}?{options}"
-    connection = sqlite3.connect(uri, uri=True, timeout=TIMEOUT, isolation_level=None, check_same_thread=False)
+    # Opening is lazy: touch the file.
+    return _connect(f"file:{quote(os.fsencode(path.absolute()))}?{options}", "SELECT count(*) FROM sqlite_master")
+
+
+def _connect(name: str, *statements: str) -> sqlite3.Connection:
+    is_uri = name.startswith("file:")
+    connection = sqlite3.connect(name, uri=is_uri, timeout=TIMEOUT, isolation_level=None, check_same_thread=False)
     try:
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opening is lazy: touch the file
+        for statement in statements:
+            connection.execute(statement).fetchone()
     except sqlite3.Error:
         connection.close()
         raise
