@@ -68,7 +68,7 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
     """Attack every photo and give the result as soon as it is known; leaving the block draws the last pictures.
 
     Until then the run is not completed, and one that is interrupted while it draws is an interrupted one. A photo
-    that fails among several is noted and the others continue; a photo on its own raises its LatcliError. Raises UsageError,
+    that fails among several is noted and the others continue; a single photo raises its LatcliError. Raises UsageError,
     ImageError and WeightsError before a run is started, StoreError and ContractError at any time.
     """
     tasks = tasks_of(options)
