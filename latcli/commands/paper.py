@@ -368,7 +368,7 @@ def _attack_lines(matrix: LossMatrix, theirs: Mapping[str, float]) -> Iterable[s
     if theirs.get("epsilon") not in (None, matrix.epsilon):
         yield f"epsilon: {number_text(matrix.epsilon or 0.0)}; the paper {theirs['epsilon']:g}"
     same = theirs.get("attack_steps") == matrix.steps
-    attack = f"{matrix.attack}, {counted(matrix.steps, 'step')}" + (", as in the paper" if same else "")
+    attack = f"{matrix.attack}, {counted(matrix.steps or 0, 'step')}" + (", as in the paper" if same else "")
     yield _against("attack", attack, None if same else theirs.get("attack_steps"))
 
 
