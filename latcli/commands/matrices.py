@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from latcli.commands.paper import FIGURE_2
 from latcli.engine.evaluation.chance import not_beaten
+from latcli.reporting.text import counted
 from latcli.results import Cell, Comparison, EvalResult, LossMatrix, MatrixCell, MatrixRow, comparable_config, spread
 
 if TYPE_CHECKING:
@@ -353,5 +354,5 @@ def _notes(rows: Sequence[MatrixRow], inputs: Sequence[str]) -> list[str]:
             if cell.diverged:
                 notes.append(f"{place}: {cell.diverged} evaluation(s) have no finite loss, so there is no mean")
             if cell.models < row.model_count:
-                notes.append(f"{place}: {cell.models} of {row.model_count} models")
+                notes.append(f"{place}: {cell.models} of {counted(row.model_count, 'model')}")
     return notes

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import Any, Literal
 
-from latcli.reporting.text import number_text
+from latcli.reporting.text import counted, number_text
 from latcli.results import (
     AttackProtocol,
     LossMatrix,
@@ -35,7 +35,7 @@ REGIMES = ("natural", "standard", "background")
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the paper that figures can bear out or not.
+    """A statement of the paper that figures can confirm or refute.
 
     asked: which figures it is about, by quantity and place, or by the names of `PHOTO_FIGURES`; holds: whether it is
     true of them, in this order. Losses are mean cross entropies, not scaled; accuracies are shares.
@@ -48,10 +48,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Figure2:
-    """What the paper says of one data set: its Figure 2, and accuracies where its text has them.
+    """The paper's figures for one data set: its Figure 2, and accuracies where its text has them.
 
     losses: as printed, that is with those on natural inputs multiplied by `natural_scale`. accuracies: shares.
-    protocol: what the paper tells of how it trained and attacked, by the names of latcli's options.
+    protocol: what the paper states about its training and attacks, by the names of latcli's options.
     """
 
     dataset: str
@@ -364,7 +364,7 @@ def _attack_lines(matrix: LossMatrix, theirs: Mapping[str, float]) -> Iterable[s
     if theirs.get("epsilon") not in (None, matrix.epsilon):
         yield f"epsilon: {number_text(matrix.epsilon or 0.0)}; the paper {theirs['epsilon']:g}"
     same = theirs.get("attack_steps") == matrix.steps
-    attack = f"{matrix.attack}, {matrix.steps} steps" + (", as in the paper" if same else "")
+    attack = f"{matrix.attack}, {counted(matrix.steps or 0, 'step')}" + (", as in the paper" if same else "")
     yield _against("attack", attack, None if same else theirs.get("attack_steps"))
 
 
@@ -458,6 +458,6 @@ def _photo_protocol(tables: PhotoTables, attack: ReportedAttack) -> Iterable[str
     if attack.classifier != tables.classifier:
         yield f"classifier: {attack.classifier}; the paper {tables.classifier}"
     yield f"object from: {attack.detector}"
-    yield f"attack: epsilon {number_text(attack.epsilon or 0.0)}, {attack.steps} steps, {attack.norm}"
+    yield f"attack: epsilon {number_text(attack.epsilon or 0.0)}, {counted(attack.steps, 'step')}, {attack.norm}"
     if not attack.at_model_resolution:
         yield "resolution: the photo's own; the paper's photos were resized for the classifier first"

@@ -46,7 +46,7 @@ def check(options: ReportOptions, store: Path, *, json: bool) -> None:
         others = ("since", "dataset", "status", "best", "paper", "png", *texts)
         if mixed := [name for name in others if getattr(options, name)]:
             raise UsageError(
-                f"--compare does not go with --{mixed[0]}", "leave one of them out; --json does go with it"
+                f"--compare cannot be used with --{mixed[0]}", "leave one of them out; --compare works with --json"
             )
     for path in texts.values():
         if path != STDOUT:
@@ -142,4 +142,4 @@ def _write(path: Path, pieces: Iterable[str | bytes], stdout: TextIO) -> int:
 
 def _unwritable(path: Path, error: OSError) -> LatcliError:
     reason = (error.strerror or str(error)).lower()
-    return LatcliError(f"{path} cannot be written: {reason}", "name a file in a folder that you may write")
+    return LatcliError(f"{path} cannot be written: {reason}", "name a file in a folder that you can write to")

@@ -29,7 +29,7 @@ def evaluation(document: Document) -> list[Table]:
 
 
 def further(document: Document) -> list[Table]:
-    """Comparisons, transfer, curves and reliance of one evaluation; nothing of what was not asked for."""
+    """Comparisons, transfer, curves and reliance of one evaluation, as far as they were measured."""
     labels = labels_of(document)
     return [
         *comparisons(document, labels),
@@ -122,7 +122,7 @@ def protocol_words(document: Document) -> str:
     if document["epsilon"] is None:
         return "no attack"
     # An evaluation has one caption for its attack, a report's matrix the attack's parts.
-    parts = [document["attack"]] + ([f"{document['steps']} steps"] if document["steps"] else [])
+    parts = [document["attack"]] + ([counted(document["steps"], "step")] if document["steps"] else [])
     parts += [counted(document["restarts"], "random start")] if document["restarts"] else []
     seeds = ", ".join(map(str, document["seeds"]))
     return f"{', '.join(parts)}; epsilon {number_text(document['epsilon'])}; evaluation seed {seeds}"

@@ -213,7 +213,7 @@ def _explanation(image: Document) -> str:
 
 def _missing(shown: Pictures | None) -> str:
     if shown is None:
-        return "The adversarial photo is not there as it was written, so nothing of it is shown."
+        return "The adversarial photo is missing or was changed, so it is not shown."
     known = {"before": "the photo as it was", "mask": "the mask", "difference": "the difference"}
     words = [text for name, text in known.items() if name not in shown.webp]
     return f"Not shown, since it cannot be read: {', '.join(words)}." if words else ""
