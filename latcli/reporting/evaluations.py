@@ -9,6 +9,7 @@ from typing import Any
 
 from latcli.reporting.table import Cell, Column, Row, Table, Value, rows_of, seeds, text_table
 from latcli.reporting.text import counted, number_text
+from latcli.results import starts_text
 
 Document = Mapping[str, Any]
 
@@ -141,7 +142,7 @@ def protocol_words(document: Document) -> str:
         return "no attack"
     parts = [str(document.get("attack") or "attack")]
     parts += [f"{document['steps']} steps"] if document.get("steps") else []
-    parts += [counted(document["restarts"], "random start")] if document.get("restarts") else []
+    parts += [starts] if (starts := starts_text(parts[0], document.get("restarts"))) else []
     drawn = ", ".join(map(str, document.get("seeds") or ()))
     return f"{', '.join(parts)}; epsilon {number_text(document['epsilon'])}; evaluation seed {drawn or 'unknown'}"
 
