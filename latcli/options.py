@@ -1,6 +1,6 @@
 """Every option of the command line, once: a dataclass for each command, a field for each option.
 
-A field says all there is to say of its option: type, default, placeholder, help, panel, completion. `cli.py` makes the
+A field has everything about its option: type, default, placeholder, help, panel, completion. `cli.py` makes the
 commands from these classes, `config.py` reads the same names from TOML files, and the commands take the objects. Text
 is parsed here, so that a command never sees `8/255`. Nothing heavy is imported: `latcli --help` shows what is here.
 """
@@ -20,6 +20,7 @@ import typer
 from latcli.engine import registry
 from latcli.errors import UsageError
 from latcli.reporting.text import number_text
+from latcli.results import Status
 
 T = TypeVar("T")
 
@@ -56,7 +57,7 @@ BASIC, INCIDENTAL, CODE, TYPED = Mark
 
 @dataclass(frozen=True)
 class Implied:
-    """The mark of an option that may stand without a value, and then has this one."""
+    """The mark of an option that may be given without a value, and then has this one."""
 
     text: str
 
@@ -181,7 +182,7 @@ def parse_resize(text: str) -> str | int:
     if word.isdecimal() and 0 < int(word) <= 8192:
         return int(word)
     raise UsageError(
-        f"'{text}' is no way to resize", "squash, crop, or the pixels of the short side before the crop: 256"
+        f"'{text}' is not a way to resize", "squash, crop, or the pixels of the short side before the crop: 256"
     )
 
 
@@ -272,7 +273,7 @@ def _refusing(parse: Callable[[str], T]) -> Callable[[str], T]:
 
 @dataclass(frozen=True)
 class Field:
-    """One option of a command as a dataclass has it: its Python type, what Typer is told, and its marks."""
+    """One option of a command as a dataclass has it: its Python type, its Typer declaration, and its marks."""
 
     name: str
     type: Any
@@ -287,7 +288,7 @@ class Field:
 
     @property
     def is_argument(self) -> bool:
-        """Whether it stands without a name."""
+        """Whether it is an argument, without a name."""
         return isinstance(self.info, typer.models.ArgumentInfo)
 
 
@@ -304,7 +305,7 @@ def fields_of(options: type) -> list[Field]:
 def given(options: Any) -> dict[str, Any]:
     """The options that differ from their defaults and decide what is computed, by name.
 
-    This is what a resumed run must agree with, and what a reproduction asks of a run that is there.
+    A resumed run must agree with them, and so must a run that a reproduction reuses.
     """
     values = {one.name: getattr(options, one.name) for one in fields_of(type(options)) if INCIDENTAL not in one.marks}
     defaults = {one.name: one.default for one in fields_of(type(options))}
@@ -367,9 +368,7 @@ def resume_option() -> Any:
 
 def status_option(*marks: Mark) -> Any:
     """What has become of a run."""
-    known = ("running", "completed", "failed", "interrupted", "crashed")
-    about = f"Only {', '.join(known[:-1])} or {known[-1]} ones."
-    return option(WHICH_RUNS, "NAME", about, *marks, offers=_one_of(*known))
+    return option(WHICH_RUNS, "NAME", "Only running, completed, failed, interrupted or crashed ones.", *marks)
 
 
 # options that every command has
@@ -377,7 +376,7 @@ def status_option(*marks: Mark) -> Any:
 
 @dataclass(kw_only=True)
 class Common:
-    """What every command takes."""
+    """Options of every command."""
 
     store: Path = option(
         WHERE,
@@ -388,7 +387,7 @@ class Common:
         default=Path("runs"),
         envvar="LATCLI_STORE",
     )
-    json: bool = switch(OUTPUT, "One JSON document on stdout, and nothing else there.", INCIDENTAL)
+    json: bool = switch(OUTPUT, "Print one JSON document on stdout, and nothing else.", INCIDENTAL)
     quiet: bool = switch(OUTPUT, "No progress and no notes on stderr.", INCIDENTAL, names=("--quiet", "-q"))
     debug: bool = switch(OUTPUT, "Show the traceback of an error.", INCIDENTAL)
     config: Path | None = option(WHERE, "FILE", "Read options from this TOML file instead of latcli.toml.", INCIDENTAL)
@@ -396,7 +395,7 @@ class Common:
 
 @dataclass(kw_only=True)
 class Computing(Common):
-    """What every command that computes takes, too."""
+    """Options of every command that computes."""
 
     data: Path = option(WHERE, "DIR", "Where data sets are.", INCIDENTAL, default=Path("data"), envvar="LATCLI_DATA")
     device: str = option(
@@ -419,13 +418,17 @@ class Computing(Common):
 
 @dataclass(kw_only=True)
 class Recording(Computing):
-    """What every command that keeps a run takes, too."""
+    """Options of every command that keeps a run."""
 
     name: str | None = option(
-        OUTPUT, "NAME", "Call the run so, in place of the end of its id.", INCIDENTAL, TYPED, parse=parse_name
+        OUTPUT, "NAME", "A name for the run, for use in place of its id.", INCIDENTAL, TYPED, parse=parse_name
     )
     tag: tuple[str, ...] = option(
-        OUTPUT, "TAG", "Mark the run, for `latcli runs list --tag`. May be repeated.", INCIDENTAL, default=()
+        OUTPUT,
+        "TAG",
+        "A tag for the run; `latcli runs list --tag` filters by it. May be repeated.",
+        INCIDENTAL,
+        default=(),
     )
 
 
@@ -457,10 +460,15 @@ class ObjectOptions:
         TYPED,
     )
     detector_confidence: float = option(
-        OBJECT, "P", "Lowest confidence of a box that counts (yolo, mobilenet).", default=0.25, min=0.0, max=1.0
+        OBJECT, "P", "Lowest confidence of a box (yolo, mobilenet).", default=0.25, min=0.0, max=1.0
     )
     cam_threshold: float = option(
-        OBJECT, "SHARE", "Share of the map's peak above which a pixel is object (cam).", default=0.4, min=0.0, max=0.99
+        OBJECT,
+        "SHARE",
+        "Share of the map's peak above which a pixel is the object's (cam).",
+        default=0.4,
+        min=0.0,
+        max=0.99,
     )
     boxes: Literal["all", "best"] = option(
         OBJECT, "all|best", "Protect all boxes that agree with the class, or the best.", default="all"
@@ -468,7 +476,7 @@ class ObjectOptions:
     refine: Literal["none", "grabcut", "saliency"] = option(
         OBJECT, "NAME", "Turn boxes into silhouettes: none, grabcut, saliency.", default="none"
     )
-    soft: bool = switch(OBJECT, "Let silhouettes have soft edges: epsilon grows from 0 to its full value there.")
+    soft: bool = switch(OBJECT, "Keep the soft edges of silhouettes: epsilon grows from 0 to its full value there.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -492,10 +500,12 @@ class DataObjectOptions(ObjectOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierOptions:
-    """What there is to say of a classifier besides its name."""
+    """The description of a classifier, besides its name."""
 
     classifier_weights: Path | None = option(
-        CLASSIFIER, "FILE", "Its weights: safetensors, or a PyTorch file without code. The head is the file's."
+        CLASSIFIER,
+        "FILE",
+        "Its weights: safetensors, or a PyTorch file without code. Its head gives the number of classes.",
     )
     class_names: Path | None = option(
         CLASSIFIER, "FILE", "Names of its classes: one a line, or JSON, in the order of the logits."
@@ -512,7 +522,7 @@ class ClassifierOptions:
     resize: Any = option(
         CLASSIFIER,
         "NAME|N",
-        "Photos to its input: squash; crop, the middle; or N, the short side before the crop.",
+        "How photos are resized: squash, crop (the middle), or N (the short side before the crop).",
         default=(),
         parse=parse_resize,
     )
@@ -619,7 +629,7 @@ class AttackOptions(PhotoOptions):
     objective: str = option(
         ATTACK,
         "NAME",
-        "What is climbed: ce (cross entropy), margin (of logits), top10 or topk:K (push the class out of the "
+        "What is maximised: ce (cross entropy), margin (of logits), top10 or topk:K (push the class out of the "
         "first K guesses).",
         default="ce",
         parse=parse_objective,
@@ -665,7 +675,7 @@ class TrainOptions(ClassifierOptions, DataObjectOptions):
     preset: Literal["quick", "standard", "paper"] | None = option(
         WHAT,
         "NAME",
-        "Values of all options that are not given: quick, standard, paper.",
+        "Defaults of all other options: quick, standard, paper.",
         BASIC,
         show_default="standard",
     )
@@ -685,7 +695,7 @@ class TrainOptions(ClassifierOptions, DataObjectOptions):
     attack: str | None = option(
         TRAINING_ATTACK,
         "NAME",
-        "pgd, fgsm-rs, n-fgsm, free, or any attack that declares it can train: fgsm, apgd-ce, a plug-in's.",
+        "pgd, fgsm-rs, n-fgsm, free, or any attack that supports training: fgsm, apgd-ce, a plug-in's.",
         show_default="pgd",
         offers=_names_of("attack", "fgsm-rs", "n-fgsm", "free"),
     )
@@ -809,7 +819,7 @@ class ReportOptions:
     )
     since: str | None = option(WHICH_RUNS, "DATE", "Only runs started since: 2026-11-22, or with a time, UTC.")
     dataset: str | None = option(WHICH_RUNS, "NAME", "Only runs on this data set.")
-    status: str | None = status_option()
+    status: Status | None = status_option()
     best: bool = switch(WHICH_RUNS, "Only the best training run of each data set and regime.", BASIC)
     paper: bool = switch(WHAT, "Show the paper's figures beside ours, with a verdict on each claim.", BASIC)
     compare: bool = switch(WHAT, "Show what differs between two runs: --compare A B.", BASIC)
@@ -828,9 +838,9 @@ ReproduciblePart = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceOptions:
-    """Reproduce the paper's figures, and ours beyond it: every run they need, then a verdict on each claim.
+    """Reproduce the paper's figures, and more: the runs that they need, then a verdict on each claim.
 
-    Finished runs are reused, interrupted ones continued, missing ones started.
+    Finished runs are reused, interrupted ones resumed, missing ones started.
     Each step is one attack, train or eval, and its command is printed.
     """
 
@@ -907,7 +917,7 @@ class ReproduceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """Attack, train, evaluate, report: the whole story in minutes, without a network.
+    """Attack, train, evaluate, report: all in minutes, offline.
 
     Attacks two sample photos, trains the paper's three regimes on 5,000 digits for a short while, shows the loss
     matrix, and prints the path of a page to open.
@@ -949,7 +959,7 @@ class RunsListOptions:
         BASIC,
         offers=_one_of("attack", "train", "eval", "reproduce", "demo"),
     )
-    status: str | None = status_option(BASIC)
+    status: Status | None = status_option(BASIC)
     dataset: str | None = option(WHICH_RUNS, "NAME", "Only runs on this data set.", BASIC)
     tag: str | None = option(WHICH_RUNS, "TAG", "Only runs marked with this tag.", BASIC)
     limit: int | None = option(WHICH_RUNS, "N", "Only the newest N.", BASIC, names=("--limit", "-n"), min=1)

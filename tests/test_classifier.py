@@ -540,7 +540,7 @@ def test_a_module_may_bring_names_and_preprocessing(mine: str) -> None:
 def test_a_function_may_return_a_classifier(mine: str) -> None:
     classifier = _open(f"{mine}:whole")
     assert (classifier.name, classifier.preprocessing.crop) == ("mine", 8)
-    with pytest.raises(UsageError, match="says itself what --mean would"):
+    with pytest.raises(UsageError, match="--mean cannot be used with"):
         _open(f"{mine}:whole", ClassifierSource(mean=(0.5,)))
 
 

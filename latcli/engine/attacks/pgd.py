@@ -111,7 +111,7 @@ def input_gradient(model: Model, x_BCHW: Tensor, y_B: Tensor, objective: Objecti
 
 def _no_gradient() -> LatcliError:
     return LatcliError(
-        "the model gives no gradient of its logits", "let it keep the graph of its input, or take --attack square"
+        "the model gives no gradient of its logits", "keep the autograd graph of its input, or use --attack square"
     )
 
 

@@ -74,7 +74,7 @@ class PhotoFolder:
 
     @property
     def defaults(self) -> Defaults:
-        """What training takes where the user says nothing."""
+        """Defaults for training."""
         return _DEFAULTS
 
     @property
@@ -302,7 +302,7 @@ def _batches(photos: _Photos, wanted: Iterator[list[Wanted]], workers: int) -> I
                 raise
             raise LatcliError(
                 "a process that reads photos has died",
-                "as a rule memory ran out, or somebody killed it; --resume goes on from the last checkpoint",
+                "usually memory ran out, or it was killed; --resume continues from the last checkpoint",
             ) from error
         if batch is None:
             return
