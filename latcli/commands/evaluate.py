@@ -48,6 +48,7 @@ from latcli.engine.evaluation.statistics import ColumnStatistics
 from latcli.engine.failures import explained
 from latcli.errors import Terminated, UsageError, WeightsError
 from latcli.options import ClassifierOptions, EvalOptions, parse_epsilon
+from latcli.reporting.text import counted
 from latcli.results import (
     Cell,
     Comparison,
@@ -198,7 +199,7 @@ def _job_of(row: RunRow, store: Store, options: EvalOptions, session: Session) -
             "put the same masks and weights back, or start a new evaluation",
         )
     if device.type == "cpu" and torch.get_num_threads() != threads:
-        session.note(f"using {threads} threads, as the run did before")
+        session.note(f"using {counted(threads, 'thread')}, as the run did before")
         torch.set_num_threads(threads)  # the order in which a CPU adds depends on them
     loader = ModelLoader(store, data, settings.batch, session, described)
     models = tuple(loader.load_again(entry) for entry in entries)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from latcli.commands.paper import FIGURE_2
 from latcli.engine.evaluation.chance import not_beaten
+from latcli.reporting.text import counted
 from latcli.results import Cell, Comparison, EvalResult, LossMatrix, MatrixCell, MatrixRow, comparable_config, spread
 
 if TYPE_CHECKING:
@@ -383,7 +384,7 @@ def _notes(rows: Sequence[MatrixRow], inputs: Sequence[str]) -> list[str]:
         if cell.diverged
     ]
     return notes + [
-        f"{row.label}, {given}: {cell.models} of {row.model_count} models"
+        f"{row.label}, {given}: {cell.models} of {counted(row.model_count, 'model')}"
         for row, given, cell in cells
         if cell.models < row.model_count
     ]

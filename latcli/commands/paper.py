@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import Any, Literal
 
-from latcli.reporting.text import number_text
+from latcli.reporting.text import counted, number_text
 from latcli.results import (
     AttackProtocol,
     LossMatrix,
@@ -368,7 +368,7 @@ def _attack_lines(matrix: LossMatrix, theirs: Mapping[str, float]) -> Iterable[s
     if theirs.get("epsilon") not in (None, matrix.epsilon):
         yield f"epsilon: {number_text(matrix.epsilon or 0.0)}; the paper {theirs['epsilon']:g}"
     same = theirs.get("attack_steps") == matrix.steps
-    attack = f"{matrix.attack}, {matrix.steps} steps" + (", as in the paper" if same else "")
+    attack = f"{matrix.attack}, {counted(matrix.steps or 0, 'step')}" + (", as in the paper" if same else "")
     yield _against("attack", attack, None if same else theirs.get("attack_steps"))
 
 
@@ -468,6 +468,6 @@ def _photo_protocol(tables: PhotoTables, attack: ReportedAttack) -> Iterable[str
     if attack.classifier != tables.classifier:
         yield f"classifier: {attack.classifier}; the paper {tables.classifier}"
     yield f"object from: {attack.detector}"
-    yield f"attack: epsilon {number_text(attack.epsilon or 0.0)}, {attack.steps} steps, {attack.norm}"
+    yield f"attack: epsilon {number_text(attack.epsilon or 0.0)}, {counted(attack.steps, 'step')}, {attack.norm}"
     if not attack.at_model_resolution:
         yield "resolution: the photo's own; the paper's photos were resized for the classifier first"
