@@ -30,6 +30,7 @@ from latcli.results import (
     SweepPanel,
     TableEntry,
     spread,
+    starts_text,
 )
 from latcli.session import Session
 from latcli.store.store import RunRow
@@ -282,12 +283,13 @@ class _Tables:
     def _protocol(self, steps: Sequence[Step], matrix: LossMatrix, *, middle: bool = True) -> list[str]:
         """How the figures of a part's evaluations, which differ in one respect alone, were made."""
         trainings = [step for step in steps if isinstance(step.options, TrainOptions)]
-        starts = f"{matrix.restarts} random start{'' if matrix.restarts == 1 else 's'}"
+        epsilon = f"epsilon {number_text(matrix.epsilon or 0.0)}"
+        attack = (f"{matrix.attack}-{matrix.steps}", starts_text(matrix.attack, matrix.restarts), epsilon)
         kept = f"a middle of {matrix.center or 0.0:.4g} of the side"
         seeds = ", ".join(map(str, sorted({step.seed for step in trainings})))
         return [
             f"{matrix.dataset}, n = {matrix.images:,} attacked images",
-            f"{matrix.attack}-{matrix.steps}, {starts}, epsilon {number_text(matrix.epsilon or 0.0)}",
+            ", ".join(filter(None, attack)),
             *([kept] if middle and matrix.mask_from == "center" else []),
             f"training: {_budget(trainings[0].options)}, seeds {seeds}",
             _SPREAD,

@@ -9,6 +9,7 @@ from typing import Any
 
 from latcli.reporting.table import Cell, Column, Row, Table, Value, rows_of, text_table
 from latcli.reporting.text import counted, number_text
+from latcli.results import starts_text
 
 Document = Mapping[str, Any]
 
@@ -123,7 +124,7 @@ def protocol_words(document: Document) -> str:
         return "no attack"
     # An evaluation has one caption for its attack, a report's matrix the attack's parts.
     parts = [document["attack"]] + ([counted(document["steps"], "step")] if document["steps"] else [])
-    parts += [counted(document["restarts"], "random start")] if document["restarts"] else []
+    parts += [starts] if (starts := starts_text(document["attack"], document["restarts"])) else []
     seeds = ", ".join(map(str, document["seeds"]))
     return f"{', '.join(parts)}; epsilon {number_text(document['epsilon'])}; evaluation seed {seeds}"
 
