@@ -97,25 +97,18 @@ def pictures() -> list[bytes]:
     return files
 
 
-def photo(_: Path) -> Kind:
-    from latcli.engine.images import decode_photo
-
-    return pictures(), mutations.picture_damaged, lambda data: decode_photo(data, "photo")
-
-
-def photo_header(folder: Path) -> Kind:
-    from latcli.engine.images import photo_size
-
-    return pictures(), mutations.picture_damaged, from_file(folder / "photo.jpg", photo_size)
-
-
-def mask(folder: Path) -> Kind:
-    from latcli.engine.images import encode_png
+def picture(folder: Path) -> Kind:
+    """Read as a photo, as its size alone, and as a mask."""
+    from latcli.engine.images import encode_png, photo_size, read_photo
     from latcli.engine.masks import read_mask
 
-    plain = encode_png(np.eye(23, 17, dtype=np.uint8) * 255)
-    seeds = [plain, *pictures()]
-    return seeds, mutations.picture_damaged, from_file(folder / "mask.png", lambda path: read_mask(path, (23, 17)))
+    def read(path: Path) -> None:
+        for read_one in (photo_size, read_mask, read_photo):
+            with suppress(LatcliError):
+                read_one(path)
+
+    seeds = [encode_png(np.eye(23, 17, dtype=np.uint8) * 255), *pictures()]
+    return seeds, mutations.picture_damaged, from_file(folder / "picture.png", read)
 
 
 # what people write
@@ -190,7 +183,7 @@ def weights_of_torch(folder: Path) -> Kind:
             buffer = io.BytesIO()
             torch.save(content, buffer, _use_new_zipfile_serialization=new)
             seeds.append(buffer.getvalue())
-    return seeds, mutations.zip_damaged, from_file(folder / "w.pth", load_weights)
+    return seeds, mutations.damaged, from_file(folder / "w.pth", load_weights)
 
 
 def load_weights(path: Path) -> None:
@@ -206,7 +199,7 @@ def weights_of_yolo(folder: Path) -> Kind:
     def read(path: Path) -> None:
         YoloDetector(YoloSettings(str(path)), DetectorContext(offline=True))
 
-    return [small_yolo(folder / "small.pt").read_bytes()], mutations.zip_damaged, from_file(folder / "w.pt", read)
+    return [small_yolo(folder / "small.pt").read_bytes()], mutations.damaged, from_file(folder / "w.pt", read)
 
 
 # data sets and the store
@@ -224,7 +217,7 @@ def digits(folder: Path) -> Kind:
         (raw / f"{split}-images-idx3-ubyte.gz").write_bytes(images)
         (raw / f"{split}-labels-idx1-ubyte.gz").write_bytes(classes)
     read = from_file(raw / "train-images-idx3-ubyte.gz", lambda _: mnist(DatasetSource(folder, offline=True)))
-    return [images, classes], mutations.gzip_damaged, read
+    return [images, classes], lambda data, rng: gzip.compress(mutations.damaged(gzip.decompress(data), rng), 1), read
 
 
 def detections(folder: Path) -> Kind:
@@ -307,7 +300,7 @@ def report(store: Path) -> None:
 
 
 CASES: dict[Callable[[Path], Kind], int] = {
-    **{photo: 150, photo_header: 60, mask: 100, labels: 100, configuration: 60, checkpoint: 40, training_state: 40},
+    **{picture: 150, labels: 100, configuration: 60, checkpoint: 40, training_state: 40},
     **{weights_in_safetensors: 80, weights_of_torch: 80, weights_of_yolo: 15, digits: 20, detections: 30},
     **{evaluation_document: 12, database: 8},
 }

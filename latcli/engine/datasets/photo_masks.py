@@ -106,19 +106,17 @@ class ObjectSearch:
     finder: ObjectFinder
     classifier: Classifier
 
-    def target(self, photo: Photo, class_name: str) -> Target:
-        """The classifier's class that shares the photo's class name, else its own top guess."""
-        label = known_class(class_name, self.classifier)
-        if label is not None:
-            return Target(label.index, label.name)
-        x_1Chw = self.classifier.preprocessing.read(photo.image)[None].to(self.classifier.device)
-        guess = predict(self.classifier, x_1Chw, [None])[0]
-        return Target(guess.index, guess.prediction)
-
     def mask(self, photo: Photo, class_name: str) -> PackedMask | None:
-        """The object's mask; None where nothing was found."""
+        """The mask of what shows the class, or else the classifier's top guess; None where nothing was found."""
+        label = known_class(class_name, self.classifier)
+        if label is None:
+            x_1Chw = self.classifier.preprocessing.read(photo.image)[None].to(self.classifier.device)
+            guess = predict(self.classifier, x_1Chw, [None])[0]
+            target = Target(guess.index, guess.prediction)
+        else:
+            target = Target(label.index, label.name)
         try:
-            return PackedMask.of(self.finder.find(photo, self.target(photo, class_name)).mask_1HW)
+            return PackedMask.of(self.finder.find(photo, target).mask_1HW)
         except NoObjectError:
             return None
 
@@ -129,25 +127,19 @@ def detected_masks(folders: ClassFolders, search: ObjectSearch, tick: Callable[[
     Raises ImageError for a photo that cannot be read, UsageError where the detector cannot work on this classifier.
     """
     missed = 0
-    masks: dict[SplitName, tuple[PhotoMask, ...]] = {}
+    masks: dict[SplitName, list[PhotoMask]] = {split: [] for split in SPLITS}
     for split in SPLITS:
-        found: list[PhotoMask] = []
         for file in folders.files(split):
             photo = read_photo(file.path)
             mask = search.mask(photo, folders.class_names[file.label])
             missed += mask is None
-            found.append(mask or PackedMask.of(center_mask(photo.size, MISS_CENTER)))
+            masks[split].append(mask or PackedMask.of(center_mask(photo.size, MISS_CENTER)))
             tick()
-        masks[split] = tuple(found)
-    notes: tuple[str, ...] = ()
-    if missed:
-        photos, middle = (
-            len(folders.train) + len(folders.test),
-            f"the middle {MISS_CENTER:g} of the sides stands for it",
-        )
-        detector = search.finder.settings.detector
-        notes = (f"{detector} found no object in {missed} of {photos} photos, where {middle}",)
-    return PhotoMasks(masks["train"], masks["test"], notes)
+    note = (
+        f"{search.finder.settings.detector} found no object in {missed} of {len(folders.train) + len(folders.test)} "
+        f"photos, where the middle {MISS_CENTER:g} of the sides stands for it"
+    )
+    return PhotoMasks(tuple(masks["train"]), tuple(masks["test"]), (note,) if missed else ())
 
 
 def read_masks(folders: ClassFolders, masks: Path) -> PhotoMasks:
