@@ -1,4 +1,4 @@
-"""Exit codes and the errors a user sees as two lines; must not import anything of latcli."""
+"""Exit codes, and the errors that a user sees as two lines; imports no other module of latcli."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ExitCode(IntEnum):
 
 
 class LatcliError(Exception):
-    """An error with a cause in the user's world: one line that says what, one hint that says what to do.
+    """An error that the user can act on: one line with the cause, and a hint with the remedy.
 
     Anything else that is raised is a defect of latcli and is shown as such.
     """
@@ -34,7 +34,7 @@ class LatcliError(Exception):
 
 
 class UsageError(LatcliError):
-    """An option or argument that cannot be meant as it stands."""
+    """An option or argument that is invalid."""
 
     exit_code = ExitCode.USAGE
 
@@ -44,7 +44,7 @@ class ImageError(LatcliError):
 
 
 class WeightsError(LatcliError):
-    """Weights that are missing, unreachable, or not what they say they are."""
+    """Weights that are missing, unreachable, or not what they claim to be."""
 
 
 class NoObjectError(LatcliError):

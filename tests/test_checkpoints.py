@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from conftest import ROOT
 from safetensors.torch import save_file
 from training_cases import BASE
 
@@ -45,6 +48,21 @@ def test_it_opens_by_its_path_as_the_same_function(net: torch.nn.Module, checkpo
     assert torch.allclose(classifier(x_BCHW.expand(-1, 3, -1, -1)), net(x_BCHW), atol=1e-5)
     assert classifier.preprocessing.crop == 28
     assert read_info(checkpoint) == INFO
+
+
+def test_the_docs_read_it_without_latcli(
+    net: torch.nn.Module, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = ROOT / "docs" / "classifiers.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(checkpoint.rename(checkpoint.with_name("checkpoint.safetensors")).parent)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    x_BCHW = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+
+    assert "latcli import" not in code
+    assert torch.allclose(names["logits"](x_BCHW), net(x_BCHW), atol=1e-5)
+    assert names["info"]["class_names"] == list(INFO.class_names)
 
 
 def test_every_architecture_comes_back(tmp_path: Path) -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 import socket
 import sys
+import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,11 +23,14 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
+from latcli.engine import registry
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier, predict
+from latcli.engine.models.huggingface import processor_preprocessing
 from latcli.engine.models.preprocessing import Normalize, Preprocessing
-from latcli.engine.models.source import ClassifierSource
-from latcli.engine.registry import DEFAULT_CLASSIFIER
+from latcli.engine.models.source import ClassifierSource, read_class_names
+from latcli.engine.models.weights import load_into, read_state_dict
+from latcli.engine.registry import DEFAULT_CLASSIFIER, names_code
 from latcli.engine.vision import import_torchvision
 from latcli.errors import ExitCode, LatcliError, UsageError, WeightsError
 from latcli.results import Guess
@@ -152,6 +159,62 @@ def test_normalisation_is_the_models_own() -> None:
     expected = import_torchvision().transforms.Normalize(mean, std)(x_BCHW)
     assert torch.allclose(Normalize(mean, std)(x_BCHW), expected, atol=1e-6)
     assert not Normalize(mean, std).state_dict()  # weights files know nothing of it
+
+
+# Identity
+
+
+class _Weighted(nn.Module):
+    """Answers by its weights, and by what its code does besides."""
+
+    def __init__(self, scale: float = 1.0, channels: tuple[int, ...] = (0, 1, 2), weight: float = 1.0) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3 * 16, 6)
+        with torch.no_grad():
+            self.linear.weight.copy_(weight * torch.randn(6, 48, generator=torch.Generator().manual_seed(0)))
+            self.linear.bias.zero_()
+        self.scale, self.channels = scale, channels
+
+    def forward(self, x_BChw: torch.Tensor) -> torch.Tensor:
+        pooled_BC44 = functional.adaptive_avg_pool2d(x_BChw[:, self.channels], 4)
+        return self.scale * self.linear(pooled_BC44.flatten(1))
+
+
+class _Drawing(_Weighted):
+    def forward(self, x_BChw: torch.Tensor) -> torch.Tensor:
+        return super().forward(x_BChw) * torch.rand(())
+
+
+def _identity(net: nn.Module) -> str | None:
+    return Classifier("any", net, Preprocessing(32, 32), [str(k) for k in range(6)]).fingerprint
+
+
+def test_weights_and_code_make_the_identity_and_nothing_else() -> None:
+    known = _identity(_Weighted())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if threads > 1 else 2)
+    try:
+        assert _identity(_Weighted()) == known
+    finally:
+        torch.set_num_threads(threads)
+    others = [_Weighted(scale=1.02), _Weighted(scale=-1.0), _Weighted(channels=(1, 0, 2)), _Weighted(weight=1.001)]
+    assert len({known, *(_identity(net) for net in others)}) == 5
+    assert len(known or "") == 64
+
+
+def test_what_is_left_to_chance_has_no_identity() -> None:
+    assert _identity(_Drawing()) is None
+
+
+@pytest.mark.parametrize("wrap", [lambda x: (x, x), lambda x: {"loss": x, "logits": x}, lambda x: [x]])
+def test_logits_may_be_wrapped(wrap: Callable[[torch.Tensor], object]) -> None:
+    class Wrapping(_Weighted):
+        def forward(self, x_BChw: torch.Tensor) -> torch.Tensor:
+            return wrap(super().forward(x_BChw))  # type: ignore[return-value]
+
+    x_BChw = torch.rand(2, 3, 32, 32)
+    classifier = Classifier("any", Wrapping(), Preprocessing(32, 32), [str(k) for k in range(6)])
+    assert torch.equal(classifier(x_BChw), _Weighted()(x_BChw))
 
 
 # The embedded default
@@ -477,7 +540,7 @@ def test_a_module_may_bring_names_and_preprocessing(mine: str) -> None:
 def test_a_function_may_return_a_classifier(mine: str) -> None:
     classifier = _open(f"{mine}:whole")
     assert (classifier.name, classifier.preprocessing.crop) == ("mine", 8)
-    with pytest.raises(UsageError, match="says itself what --mean would"):
+    with pytest.raises(UsageError, match="--mean cannot be used with"):
         _open(f"{mine}:whole", ClassifierSource(mean=(0.5,)))
 
 
@@ -526,3 +589,164 @@ def test_a_module_that_is_not_there_is_refused(mine: str, name: str) -> None:
 def test_a_module_that_does_not_compile_is_refused(mine: str) -> None:
     with pytest.raises(UsageError, match="cannot be imported: SyntaxError"):
         _open(f"broken_{mine}:plain")
+
+
+def test_a_file_is_named_by_its_path_and_imports_what_lies_beside_it(mine: str, tmp_path: Path) -> None:
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets" / f"beside_{mine}.py").write_text("WIDTH = 4\n")
+    (tmp_path / "nets" / f"of_{mine}.py").write_text(f"from beside_{mine} import WIDTH\n{MINE}")
+    assert len(_open(f"nets/of_{mine}.py:plain").class_names) == 4
+    with pytest.raises(UsageError, match=r"there is no file nets/none\.py"):
+        _open("nets/none.py:plain")
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("module:function", True),
+        ("nets/file.py:function", True),
+        ("os:system.safetensors", True),
+        ("timm:resnet50", False),
+        ("torchvision:resnet50", False),
+        ("hf:google/vit-base-patch16-224", False),
+        ("robustbench:Standard", False),
+        ("efficientnet_lite0", False),
+        ("runs/x/checkpoint.safetensors", False),
+    ],
+)
+def test_which_names_stand_for_code(name: str, code: bool) -> None:
+    assert names_code(name) is code
+
+
+# Class names
+
+
+def test_classes_are_found_by_word(latcli: Callable[..., Any]) -> None:
+    cats = latcli("classes", "efficientnet_lite0", "cat", "--json").json
+    names = [one["name"] for one in cats["classes"]]
+    assert (cats["classifier"], cats["count"]) == ("efficientnet_lite0", 1000)
+    assert {"tabby", "Persian cat", "Siamese cat"} <= set(names)
+    assert "catamaran" not in names
+    assert cats["classes"][0] == {"index": 281, "name": "tabby", "wordnet_id": "n02123045"} | {
+        "description": "a cat with a grey or tawny coat mottled with black"
+    }
+    assert latcli("classes", "efficientnet_lite0", "n03763968", "--json").json["classes"][0]["index"] == 652
+    assert len(latcli("classes", "efficientnet_lite0", "--json").json["classes"]) == 1000
+    assert latcli("classes", "efficientnet_lite0", "zzzz").code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize(
+    ("content", "ending", "names"),
+    [
+        ("ant\nbee\n\n", "txt", ("ant", "bee")),
+        ('["ant", "bee"]', "json", ("ant", "bee")),
+        ('{"1": "bee", "0": "ant"}', "json", ("ant", "bee")),
+        ('{"ant": 0, "bee": 1}', "json", ("ant", "bee")),
+        ("ant\n\nbee", "txt", None),
+        ("", "txt", None),
+        ("[1, 2]", "json", None),
+        ('{"0": "ant", "7": "bee"}', "json", None),
+        ("{", "json", None),
+    ],
+)
+def test_class_names_are_read_from_lines_and_json(
+    content: str, ending: str, names: tuple[str, ...] | None, tmp_path: Path
+) -> None:
+    path = tmp_path / f"names.{ending}"
+    path.write_text(content)
+    if names is not None:
+        assert read_class_names(path) == names
+        return
+    with pytest.raises(UsageError):
+        read_class_names(path)
+
+
+def test_a_head_of_other_classes_is_the_files(tmp_path: Path) -> None:
+    models = import_torchvision().models
+    source = _weights_file(models.squeezenet1_1(num_classes=3), tmp_path)
+    assert _open("torchvision:squeezenet1_1", source).class_names == ("class 0", "class 1", "class 2")
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    with pytest.raises(UsageError, match="has 2 names, and torchvision:squeezenet1_1 3 classes"):
+        _open("torchvision:squeezenet1_1", replace(source, class_names=tmp_path / "names.txt"))
+
+
+# CIFAR's residual networks
+
+
+@pytest.mark.parametrize(("name", "right"), [("resnet20", 0.81), ("resnet56", 0.83)])
+def test_published_weights_of_cifar10_fit_and_know_their_classes(
+    name: str, right: float, shared_data: Path, tmp_path: Path
+) -> None:
+    packed = shared_data / "cifar10-subset.tar.xz"
+    weights = shared_data / f"cifar10-{name}.safetensors"
+    if not (packed.exists() and weights.exists()):
+        pytest.skip(f"no {weights.name} in {shared_data}")
+    net = registry.load("architecture", name)((3, 32, 32), 10).eval()
+    load_into(net, read_state_dict(weights), what=name)
+    images, labels = [], []
+    with tarfile.open(packed) as archive:
+        members = sorted((one for one in archive if "/test/" in one.name and one.isfile()), key=lambda one: one.name)
+        folders = sorted({Path(one.name).parent.name for one in members})
+        for one in members[::10]:
+            file = archive.extractfile(one)
+            assert file is not None
+            images.append(torch.from_numpy(np.asarray(Image.open(file).convert("RGB")).copy()).permute(2, 0, 1))
+            labels.append(folders.index(Path(one.name).parent.name))
+    with torch.no_grad():
+        guessed = net(torch.stack(images).float() / 255).argmax(dim=1)
+    assert len(labels) == 200
+    assert float((guessed == torch.tensor(labels)).float().mean()) == pytest.approx(right, abs=0.07)
+
+
+# Other packages' classifiers
+
+
+def test_a_model_of_robustbench_opens_from_its_file(tmp_path: Path) -> None:
+    import_torchvision()
+    sys.modules.setdefault("pkg_resources", ModuleType("pkg_resources"))
+    pytest.importorskip("robustbench", reason="robustbench is not installed")
+    from robustbench.model_zoo.models import model_dicts
+
+    zoo = {d.value: {t.value: models for t, models in threats.items()} for d, threats in model_dicts.items()}
+    torch.manual_seed(0)
+    theirs = zoo["cifar10"]["Linf"]["Wong2020Fast"]["model"]().eval()
+    torch.save({f"module.{name}": value for name, value in theirs.state_dict().items()}, tmp_path / "wong.pt")
+    classifier = _open("robustbench:Wong2020Fast", ClassifierSource(weights=tmp_path / "wong.pt", offline=True))
+
+    x_BChw = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(classifier(x_BChw), theirs(x_BChw))
+    assert classifier.class_names[3] == "cat"
+    assert classifier.preprocessing.size == (32, 32)
+    with pytest.raises(UsageError, match="there is no RobustBench model called 'Wong2020Fst'"):
+        _open("robustbench:Wong2020Fst", OFFLINE)
+    with pytest.raises(WeightsError, match="RobustBench cannot load"):
+        _open("robustbench:Rice2020Overfitting", ClassifierSource(weights=tmp_path / "wong.pt", offline=True))
+
+
+VIT = {"do_resize": True, "resample": 2, "size": {"height": 224, "width": 224}, "do_rescale": True}
+CONVNEXT = {"do_resize": True, "resample": 3, "size": {"shortest_edge": 224}, "crop_pct": 0.875}
+CLIP = {"resample": 3, "size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": 224}
+
+
+@pytest.mark.parametrize(
+    ("processor", "expected"),
+    [
+        (VIT, Preprocessing((224, 224), (224, 224), "bilinear", "squash")),
+        (VIT | {"size": 384, "resample": 1}, Preprocessing((384, 384), (384, 384), "lanczos", "squash")),
+        (CONVNEXT, Preprocessing(256, 224, "bicubic")),
+        (CONVNEXT | {"size": {"shortest_edge": 384}}, Preprocessing((384, 384), 384, "bicubic", "squash")),
+        (CLIP, Preprocessing(256, (224, 224), "bicubic")),
+        (VIT | {"rescale_factor": 1 / 127.5}, "scales levels"),
+        (VIT | {"do_resize": False}, "does not resize"),
+        (VIT | {"size": {"shortest_edge": 224, "longest_edge": 300}}, "resizes photos to"),
+    ],
+)
+def test_what_an_image_processor_says_is_taken_whole_or_refused(
+    processor: dict[str, Any], expected: Preprocessing | str
+) -> None:
+    if isinstance(expected, Preprocessing):
+        assert processor_preprocessing(processor, "hf:any") == expected
+        return
+    with pytest.raises(UsageError, match=expected):
+        processor_preprocessing(processor, "hf:any")

@@ -275,7 +275,7 @@ def test_a_validation_split_parts_the_training_images_by_its_seed() -> None:
 
 
 def test_unknown_names_are_refused_with_the_nearest() -> None:
-    with pytest.raises(UsageError, match="there is no dataset called 'mist'") as caught:
+    with pytest.raises(UsageError, match="there is no data set called 'mist'") as caught:
         open_dataset("mist", offline(Path("nowhere")))
     assert "'mnist'" in caught.value.hint
     with pytest.raises(UsageError, match="no kind of data set called 'zip:'"):

@@ -162,15 +162,15 @@ def test_a_photo_without_a_right_row_is_refused_when_it_is_asked_for(text: str, 
 REFUSED_FILES = {
     "no label": (b"a.jpg,hen\nb.jpg\n", "row 2: a file and a label are needed"),
     "empty label": (b"file,name\nb.jpg, \n", "row 2: a file and a label are needed"),
-    "empty": (b"", "are empty"),
-    "blank": (b"\n,,\n", "are empty"),
-    "one column": (b"a.jpg|hen\n", r"one column only: 'a\.jpg\|hen'"),
+    "empty": (b"", "is empty"),
+    "blank": (b"\n,,\n", "is empty"),
+    "one column": (b"a.jpg|hen\n", r"only one column: 'a\.jpg\|hen'"),
     "no classes": (b"file,width\na.jpg,20\n", "no column of classes"),
-    "JPEG": (b"\xff\xd8\xff\xe0\0\x10JFIF\0\x01", "cannot read the labels"),
-    "Latin-1": ("a.jpg,Große Ente\n".encode("latin-1"), "cannot read the labels .*utf-8"),
-    "cut UTF-16": (b"\xff\xfea\0.", "cannot read the labels"),
-    "NUL": (b"a.jpg\0,hen\n", "cannot read the labels .*binary"),
-    "a huge field": (b'a.jpg,"' + b"x" * 200_000 + b'"\n', "cannot read the labels"),
+    "JPEG": (b"\xff\xd8\xff\xe0\0\x10JFIF\0\x01", "cannot read the labels file"),
+    "Latin-1": ("a.jpg,Große Ente\n".encode("latin-1"), "cannot read the labels file .*utf-8"),
+    "cut UTF-16": (b"\xff\xfea\0.", "cannot read the labels file"),
+    "NUL": (b"a.jpg\0,hen\n", "cannot read the labels file .*binary"),
+    "a huge field": (b'a.jpg,"' + b"x" * 200_000 + b'"\n', "cannot read the labels file"),
 }
 
 
@@ -183,12 +183,12 @@ def test_a_file_that_cannot_be_read_as_labels_is_refused(kind: str, tmp_path: Pa
 
 def test_a_csv_that_is_not_there_or_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in (tmp_path, tmp_path / "nowhere.csv"):
-        with pytest.raises(UsageError, match="cannot read the labels"):
+        with pytest.raises(UsageError, match="cannot read the labels file"):
             LabelFile(path)
     text = "file,name\na.jpg,Große Ente\n"
     monkeypatch.setattr("latcli.engine.labels._MOST_BYTES", len(text.encode()))
     label_file(tmp_path, text)
-    with pytest.raises(UsageError, match="longer than"):
+    with pytest.raises(UsageError, match="larger than"):
         label_file(tmp_path, f"{text}\n")
 
 

@@ -295,6 +295,7 @@ def test_it_is_evaluated(which: str, here: Path, latcli: Callable[..., Any]) -> 
     assert done.json["models"][0]["fingerprint"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["timm with a new head", "Swin", "weight norm"])
 def test_it_is_fine_tuned_on_photos_and_the_result_is_evaluated_and_attacked(
     which: str, photos: Path, here: Path, latcli: Callable[..., Any]

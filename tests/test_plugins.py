@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tomllib
 from pathlib import Path
 
 import matplotlib
@@ -24,7 +25,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 def install(folder: Path, code: str, toml: str) -> None:
     """A package as pip would leave it: modules, and the entry points of its metadata."""
-    modules = dict.fromkeys(re.findall(r'= "([\w.]+):', toml))
+    modules = dict.fromkeys(re.findall(r'= "(mypackage[\w.]+):', toml))
     package = folder / "mypackage"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -33,8 +34,11 @@ def install(folder: Path, code: str, toml: str) -> None:
     metadata = folder / "mypackage-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: mypackage\nVersion: 1.0\n", encoding="utf-8")
-    groups = re.sub(r'\[project\.entry-points\."(.*?)"\]', r"[\1]", toml).replace('"', "")
-    (metadata / "entry_points.txt").write_text(groups, encoding="utf-8")
+    groups = tomllib.loads(toml)["project"]["entry-points"]
+    lines = [
+        f"[{group}]\n" + "".join(f"{name} = {target}\n" for name, target in groups[group].items()) for group in groups
+    ]
+    (metadata / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
 
 
 @pytest.fixture
@@ -75,13 +79,17 @@ def test_the_plug_ins_of_the_docs_do_the_main_job(plugin: Path, photo: Path, run
     assert (done.returncode, "did you mean 'size'" in done.stderr) == (2, True)
 
 
-def test_the_data_set_of_the_docs_is_trained_on(plugin: Path, run_latcli: RunLatcli) -> None:
+@pytest.mark.parametrize("architecture", ["paper-cnn", "linear"])
+def test_the_data_set_and_network_of_the_docs_are_trained(
+    plugin: Path, run_latcli: RunLatcli, architecture: str
+) -> None:
     arguments = ["--dataset", "stripes", "--regime", "natural", "--steps", "30", "--batch", "32", "--json"]
+    arguments += ["--architecture", architecture]
     done = run_latcli("train", *arguments, environment={"PYTHONPATH": str(plugin)})
 
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    assert (document["dataset"], document["steps"]) == ("stripes", 30)
+    assert (document["dataset"], document["architecture"], document["steps"]) == ("stripes", architecture, 30)
     assert document["final"]["accuracy"] > 0.9
 
 

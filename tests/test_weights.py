@@ -19,7 +19,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from latcli.engine.downloads import fetch, kept_at, reachable, require_reachable
-from latcli.engine.models.weights import load_into, read_state_dict, state_dict_sha256
+from latcli.engine.models.weights import (
+    Weights,
+    classes_in,
+    load_into,
+    read_state_dict,
+    state_dict_sha256,
+    without_prefix,
+)
 from latcli.errors import ExitCode, WeightsError
 
 
@@ -72,7 +79,7 @@ def test_a_pickle_that_would_run_code_does_not(
 ) -> None:
     marker, file = tmp_path / "ran", tmp_path / "evil.pth"
     torch.save(state_dict | {"extra": _Payload(marker)}, file, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(WeightsError, match=r"wants to run code of its own \((posix|nt)\.system\)") as refused:
+    with pytest.raises(WeightsError, match=r"contains code \((posix|nt)\.system\)") as refused:
         read_state_dict(file)
     assert "state_dict()" in refused.value.hint
     assert not marker.exists()
@@ -100,7 +107,7 @@ def test_a_whole_pickled_network_is_refused(tmp_path: Path) -> None:
 )
 def test_what_is_no_state_dict_is_said(content: object, message: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "file.pth")
-    with pytest.raises(WeightsError, match="holds no state dict") as refused:
+    with pytest.raises(WeightsError, match="contains no state dict") as refused:
         read_state_dict(tmp_path / "file.pth")
     assert message in refused.value.message
 
@@ -193,6 +200,29 @@ def test_weights_that_do_not_fit_are_said_and_change_nothing(
     assert message in refused.value.message
     assert refused.value.message.startswith("the weights in file.pth do not fit Sequential: ")
     _assert_same(dict(network.state_dict()), state_dict)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "_orig_mod.module.", "net.backbone."])
+def test_a_prefix_of_all_names_is_taken_off_with_a_note(
+    prefix: str, state_dict: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    notes: list[str] = []
+    content = {f"{prefix}{name}": value for name, value in state_dict.items()}
+    _assert_same(without_prefix(_network(), Weights(tmp_path / "w.pth", content), notes.append), state_dict)
+    assert len(notes) == (1 if prefix else 0)
+    assert all(f"'{prefix}'" in note for note in notes)
+
+
+def test_of_two_networks_in_a_file_neither_is_guessed(state_dict: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    content = {f"{who}.{name}": value for who in ("student", "teacher") for name, value in state_dict.items()}
+    with pytest.raises(WeightsError, match=r"several networks of this kind: student\., teacher\."):
+        without_prefix(_network(), Weights(tmp_path / "w.pth", content), lambda note: None)
+
+
+@pytest.mark.parametrize("rows", [2, 3, 7])
+def test_the_number_of_classes_is_the_files(rows: int, state_dict: dict[str, torch.Tensor]) -> None:
+    changed = state_dict | {"3.weight": torch.ones(rows, 16), "3.bias": torch.ones(rows)}
+    assert classes_in(_network(), changed, 2) == rows
 
 
 # Fingerprints

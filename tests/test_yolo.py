@@ -81,18 +81,12 @@ def test_finds_the_known_boxes_of_pictures_it_was_not_trained_on(yolo_weights: P
 
 
 @pytest.mark.slow
-def test_confidence_is_the_least_one_of_a_box(yolo_weights: Path) -> None:
+def test_confidence_is_the_least_one_of_a_box_and_noise_has_none(yolo_weights: Path) -> None:
     levels_HWC, shapes = compose(HELD_OUT[0])
     few, many = (opened(yolo_weights, confidence=c).detect(_photo(levels_HWC), TARGET).boxes for c in (0.3, 0.001))
     assert len(shapes) <= len(few) < len(many)
-    assert min(b.score for b in few) >= 0.3
-    assert 0.001 <= min(b.score for b in many) < 0.3
-
-
-@pytest.mark.slow
-def test_finds_nothing_in_noise(yolo_weights: Path) -> None:
-    detection = opened(yolo_weights, confidence=0.5).detect(_noise(96, 96), TARGET)
-    assert detection == Detection(())
+    assert 0.001 <= min(b.score for b in many) < 0.3 <= min(b.score for b in few)
+    assert opened(yolo_weights, confidence=0.5).detect(_noise(96, 96), TARGET) == Detection(())
 
 
 @pytest.mark.slow
@@ -252,7 +246,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(
     marker = tmp_path / "ran"
     checkpoint = torch.load(untrained["yolo26n"], weights_only=False)
     torch.save(checkpoint | {"date": _Payload(marker)}, tmp_path / "evil.pt")
-    with pytest.raises(WeightsError, match=r"wants to run code .*system") as refused:
+    with pytest.raises(WeightsError, match=r"contains code .*system") as refused:
         opened(tmp_path / "evil.pt")
     assert "\n" not in refused.value.message
     assert not marker.exists()
@@ -272,53 +266,43 @@ def test_safe_mode_is_ours_only_while_we_load(untrained: dict[str, Path], tmp_pa
     assert allowed == set(torch.serialization.get_safe_globals())  # or else other files might hold networks, too
 
 
-def test_a_truncated_file_is_refused_wherever_it_ends(untrained: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", [0.001, 0.5, 0.9999])
+def test_a_truncated_file_is_refused_wherever_it_ends(untrained: dict[str, Path], tmp_path: Path, share: float) -> None:
     data = untrained["yolo26n"].read_bytes()
-    for share in (0.001, 0.1, 0.5, 0.9, 0.9999):
-        (tmp_path / "cut.pt").write_bytes(data[: int(share * len(data))])
-        with pytest.raises(WeightsError, match="damaged") as refused:
-            opened(tmp_path / "cut.pt")
-        assert "\n" not in refused.value.message
+    (tmp_path / "cut.pt").write_bytes(data[: int(share * len(data))])
+    with pytest.raises(WeightsError, match="damaged") as refused:
+        opened(tmp_path / "cut.pt")
+    assert "\n" not in refused.value.message
 
 
 @pytest.mark.parametrize(
-    "content",
-    [b"\0" * 100, b"\x80\x02}q\x00.", b"<html>404</html>", bytes(range(256)) * 20],
-    ids=["zeros", "empty pickle", "html", "bytes"],
+    ("name", "content", "message"),
+    [
+        ("zeros.pt", b"\0" * 100, "damaged or no weights file"),
+        ("pickle.pt", b"\x80\x02}q\x00.", "damaged or no weights file"),
+        ("page.pt", b"<html>404</html>", "damaged or no weights file"),
+        ("empty.pt", b"", "is empty"),
+        ("model.onnx", b"onnx", "no YOLO weights file"),
+        ("missing.pt", None, "no such weights file"),
+        ("dict.pt", {"weight": torch.ones(2)}, "dict.pt"),
+        ("list.pt", [torch.ones(2)], "list.pt"),
+        ("net.pt", {"model": torch.nn.Linear(2, 2)}, "net.pt"),
+        ("nothing.pt", {}, "nothing.pt"),
+    ],
 )
-def test_a_file_that_is_no_checkpoint_is_refused(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "file.pt").write_bytes(content)
-    with pytest.raises(WeightsError, match="damaged or no weights file"):
-        opened(tmp_path / "file.pt")
-
-
-@pytest.mark.parametrize(
-    "checkpoint",
-    [{"weight": torch.ones(2)}, [torch.ones(2)], torch.ones(2), {"model": torch.nn.Linear(2, 2)}, {}],
-    ids=["state dict", "list", "tensor", "another network", "empty"],
-)
-def test_a_checkpoint_of_something_else_is_refused(checkpoint: object, tmp_path: Path) -> None:
-    torch.save(checkpoint, tmp_path / "other.pt")
-    with pytest.raises(WeightsError) as refused:
-        opened(tmp_path / "other.pt")
+def test_a_file_that_holds_something_else_is_refused(name: str, content: Any, message: str, tmp_path: Path) -> None:
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    elif content is not None:
+        torch.save(content, tmp_path / name)
+    with pytest.raises(WeightsError, match=message) as refused:
+        opened(tmp_path / name)
     assert "\n" not in refused.value.message + refused.value.hint
 
 
 def test_a_model_that_finds_no_boxes_is_refused(untrained: dict[str, Path]) -> None:
     with pytest.raises(WeightsError, match="task 'classify'"):
         opened(untrained["yolo26n-cls"])
-
-
-def test_missing_empty_and_foreign_files_are_refused(tmp_path: Path) -> None:
-    for name, content, message in (
-        ("missing.pt", None, "no such weights file"),
-        ("empty.pt", b"", "is empty"),
-        ("model.onnx", b"onnx", "no YOLO weights file"),
-    ):
-        if content is not None:
-            (tmp_path / name).write_bytes(content)
-        with pytest.raises(WeightsError, match=message):
-            opened(tmp_path / name)
 
 
 def test_a_name_that_ultralytics_would_change_is_not_asked_of_the_network(

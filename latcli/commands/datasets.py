@@ -68,7 +68,7 @@ def _plain(value: Any) -> Any:
 
 
 def check_object_options(given: Mapping[str, Any], mask_from: MaskSource, detecting: Sequence[str] = DETECTING) -> None:
-    """Raise UsageError where masks are missing, and for options of `detecting` that are given but used by nobody."""
+    """Raise UsageError where masks are missing, and for options of `detecting` that have no effect."""
     if mask_from == "folder" and "masks" not in given:
         raise UsageError("--mask-from folder needs the folder", "give --masks DIR, with train/CLASS/NAME.png in it")
     if mask_from != "folder" and "masks" in given:

@@ -35,7 +35,7 @@ REGIMES = ("natural", "standard", "background")
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the paper that figures can bear out or not.
+    """A statement of the paper that figures can confirm or refute.
 
     asked: which figures it is about, by quantity and place, or by the names of `PHOTO_FIGURES`; holds: whether it is
     true of them, in this order. Losses are mean cross entropies, not scaled; accuracies are shares.
@@ -48,10 +48,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Figure2:
-    """What the paper says of one data set: its Figure 2, and accuracies where its text has them.
+    """The paper's figures for one data set: its Figure 2, and accuracies where its text has them.
 
     losses: as printed, that is with those on natural inputs multiplied by `natural_scale`. accuracies: shares.
-    protocol: what the paper tells of how it trained and attacked, by the names of latcli's options.
+    protocol: what the paper states about its training and attacks, by the names of latcli's options.
     """
 
     dataset: str

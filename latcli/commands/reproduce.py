@@ -52,7 +52,7 @@ _OF_ATTACK_FREE = frozenset({"photos", "labels", "batch", "dry_run", "check_succ
 
 
 def run(options: ReproduceOptions, session: Session) -> ReproduceResult:
-    """Do what is missing, continue what was interrupted, say what it all shows; with `plan`, only list the steps.
+    """Run what is missing, resume what was interrupted, and judge the results; with `plan`, only list the steps.
 
     Raises UsageError and LatcliError for options and data that are unusable, before a run is started; then whatever a
     step's command raises. What is done stays done.
@@ -279,7 +279,7 @@ def _carry_out_one(step: Step, resume: str | None, found: Found, session: Sessio
             if found.state_of(step)[0] != "done":
                 raise LatcliError(
                     f"'{step.title}' found nothing: no photo could be attacked",
-                    f"latcli runs show {str(attacked.run)[-4:]} says why; mend or remove the photos",
+                    f"latcli runs show {str(attacked.run)[-4:]} says why; repair or remove the photos",
                 )
 
 

@@ -92,7 +92,7 @@ class _Tables:
         tellers[name](steps, self.report(steps))
 
     def report(self, steps: Iterable[Step]) -> ReportResult:
-        """What `latcli report --paper` says of the runs of these steps."""
+        """The report of `latcli report --paper` on the runs of these steps."""
         ids = tuple(dict.fromkeys(self.runs[step].id for step in steps))
         found = gather(ReportOptions(runs=ids), self.session, _NEEDS)
         configs = {str(row["run"]): row["config"] for row in found.runs}

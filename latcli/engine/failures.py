@@ -1,4 +1,4 @@
-"""What a machine that runs short of memory, or loses a device, says to a user; must not know what was computed.
+"""Errors for a machine that runs out of memory or loses a device.
 
 Torch says most of it in a RuntimeError, whose words are all there is to go by.
 """
@@ -32,11 +32,11 @@ def failure_of(error: BaseException) -> MachineError | None:
     if isinstance(error, _torch_types("OutOfMemoryError")) or any(words in text for words in _SHORT):
         return _short_of_memory(text)
     if "can't start new thread" in text:
-        return MachineError("the system refuses another thread", "raise its limits, or set OMP_NUM_THREADS=1")
+        return MachineError("the system refuses to start another thread", "raise its limits, or set OMP_NUM_THREADS=1")
     if isinstance(error, _torch_types("AcceleratorError")) or any(words in text for words in _LOST):
         return MachineError(
             f"the device failed: {str(error).strip().partition(chr(10))[0]}",
-            "see whether it is still there (nvidia-smi), then --resume the run or start it anew; or take --device cpu",
+            "check it with nvidia-smi, then --resume the run or start it again; or use --device cpu",
         )
     return None
 
@@ -55,7 +55,7 @@ def explained() -> Iterator[None]:
 
 def _short_of_memory(text: str) -> MachineError:
     if "cuda" in text or "mps" in text:
-        return MachineError("the device has not enough memory", f"{_SMALLER}; or take --device cpu")
+        return MachineError("the device has not enough memory", f"{_SMALLER}; or use --device cpu")
     return MachineError("not enough memory", _SMALLER)
 
 

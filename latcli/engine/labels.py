@@ -53,7 +53,7 @@ def parse_label(text: str, classes: Classes, source: str = "given") -> Label:
 def known_class(name: str, classes: Classes) -> Label | None:
     """The one class that another set's class shares its name or WordNet id (also as id_name) with; None without one.
 
-    An index is no name: another set's class 7 is nobody's seventh class.
+    Indices are not looked up: class 7 of another data set is another class.
     """
     found = _named(_without_gloss(composed(name), classes), classes)
     return Label(found[0], classes.class_names[found[0]], "folder") if len(found) == 1 else None
@@ -65,7 +65,7 @@ def _named(text: str, classes: Classes) -> list[int]:
         return [classes.class_ids.index(text)]
     wanted = _plain(text)
     found = [index for index, name in enumerate(classes.class_names) if _plain(name) == wanted]
-    # Of two names that only case tells apart, as ImageNet's Cardigan (a dog) and cardigan, the one as written is meant.
+    # Of two names that only case tells apart, as ImageNet's Cardigan (a dog) and cardigan, the one as written is taken.
     return [index for index in found if composed(classes.class_names[index]) == text] or found
 
 
@@ -109,7 +109,7 @@ def labeller(classes: Classes, label: str | None, labels: Path | None, labels_fr
     options = {"--label": label, "--labels": labels, "--labels-from": labels_from}
     given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} cannot be used together", "labels come from one place")
+        raise UsageError(f"{' and '.join(given)} cannot be used together", "give one of them")
     if label is not None:
         one = parse_label(label, classes)
         return lambda source: one
@@ -185,7 +185,7 @@ def _rows(path: Path) -> list[list[str]]:
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)  # of what may be a device without an end
         if len(content) > _MOST_BYTES:
-            raise csv.Error(f"it is longer than {_MOST_BYTES >> 20} MiB")
+            raise csv.Error(f"it is larger than {_MOST_BYTES >> 20} MiB")
         text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         if "\0" in text:
             raise csv.Error("it is a binary file")
@@ -194,9 +194,9 @@ def _rows(path: Path) -> list[list[str]]:
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
         filled = [row for row in rows if any(cell.strip() for cell in row)]
     except (OSError, UnicodeError, csv.Error) as error:
-        raise UsageError(f"cannot read the labels {path}: {error}", _CSV_HINT) from error
+        raise UsageError(f"cannot read the labels file {path}: {error}", _CSV_HINT) from error
     if not filled:
-        raise UsageError(f"the labels {path} are empty", _CSV_HINT)
+        raise UsageError(f"the labels file {path} is empty", _CSV_HINT)
     return filled
 
 
@@ -209,7 +209,7 @@ def _columns(first_row: Sequence[str], path: Path) -> tuple[int, int | None, int
 
     file, index, name = place(_FILE_WORDS), place(_INDEX_WORDS), place(_NAME_WORDS)
     if file is None and len(header) < 2:
-        raise UsageError(f"the labels {path} have one column only: '{first_row[0][:60]}'", _CSV_HINT)
+        raise UsageError(f"the labels file {path} has only one column: '{first_row[0][:60]}'", _CSV_HINT)
     if file is not None and index is None and name is None:
-        raise UsageError(f"the labels {path} have no column of classes", "call one of them 'index' or 'name'")
+        raise UsageError(f"the labels file {path} has no column of classes", "call one of them 'index' or 'name'")
     return None if file is None else (file, index, name)

@@ -1,4 +1,4 @@
-"""The whole way of photos: find the object, attack, check, encode, score from the encoded bytes.
+"""The pipeline of a photo: find the object, attack, check, encode, score from the encoded bytes.
 
 A library call that any Python program can make.
 
@@ -271,7 +271,7 @@ class PhotoAttacker:
         return [(result, level / 255.0 if level else None) for result, level in zip(results, high, strict=True)]
 
     def object_only(self, located: Located) -> tuple[np.ndarray, Prediction]:
-        """The photo with its background blacked out (levels_HWC), and what the classifier says of it."""
+        """The photo with its background blacked out (levels_HWC), and the classifier's answer to it."""
         kept_HW1 = located.mask_HW[:, :, None] >= 128
         levels_HWC = located.photo.levels_HWC * kept_HW1
         return levels_HWC, self._score([Image.fromarray(levels_HWC)], [located.label.index])[0]
@@ -351,7 +351,7 @@ def batches(photos: Iterable[T], most: int, pixels: int = MAX_GRID_PIXELS) -> It
 
 
 def passes(attack: Attack, settings: AttackSettings, classes: int) -> int:
-    """How often an attack on one image asks the model, where it never succeeds.
+    """How many passes through the model an attack on one image takes if it never succeeds.
 
     Counted by running it on a small linear model that is sure of its label.
     """
@@ -402,7 +402,7 @@ def _doubts(located: Located) -> tuple[str, ...]:
         share, lift = located.evidence
         return (
             f"{100 * share:.0f} % of the classifier's evidence lies on the object, {lift:.1f} times what its area "
-            "alone would hold: look at the mask",
+            "would hold by chance: look at the mask",
         )
     return ()
 
@@ -411,7 +411,7 @@ def _nothing_to_change(located: Located, epsilon: float, share: float) -> Latcli
     name = located.photo.name
     if epsilon < 1 / 255:
         return UsageError(
-            f"epsilon {epsilon:g} is less than one 8-bit level", "the smallest one that a PNG holds is 1/255"
+            f"epsilon {epsilon:g} is less than one 8-bit level", "the smallest that a PNG can hold is 1/255"
         )
     if share > 0.0:
         return LatcliError(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import re
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable
 from random import Random
@@ -14,8 +17,8 @@ Mutation = Callable[[bytes, Random], bytes]
 
 _EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63, 2**64 - 1)
 _WORDS = (
-    *b'\0,\n,\xff\xfe,\xef\xbb\xbf,\x1b[31m,",{,],[[,NaN,-1,1e999,null'.split(b","),
-    *(b"9" * 5000, b"[" * 3000, b'{"a":' * 3000, b"../../../../etc/passwd", b"\xed\xa0\x80", b"<script>", b"A" * 70000),
+    *(b"\0", b"\n", b"\xff\xfe", b"\xef\xbb\xbf", b"\x1b[31m", b'"', b"{", b"]", b"[[", b"NaN", b"-1", b"1e999"),
+    *(b"null", b"9" * 5000, b"[" * 3000, b'{"a":' * 3000, b"../../../../etc/passwd", b"\xed\xa0\x80", b"A" * 70000),
 )
 #: What may stand in a JSON document where something else is expected.
 _VALUES: tuple[Any, ...] = (
@@ -102,6 +105,28 @@ def json_damaged(data: bytes, rng: Random) -> bytes:
     return json.dumps(document).encode()
 
 
+def gzip_damaged(data: bytes, rng: Random) -> bytes:
+    """A gzip file whose contents are changed and packed again, or which is changed itself."""
+    return damaged(data, rng) if rng.random() < 0.3 else gzip.compress(damaged(gzip.decompress(data), rng), 1)
+
+
+def zip_damaged(data: bytes, rng: Random) -> bytes:
+    """A zip file, as torch writes them, of which one member is changed, renamed or left out; or any bytes."""
+    if not data.startswith(b"PK") or rng.random() < 0.3:
+        return damaged(data, rng)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    name = rng.choice([*members, *[name for name in members if name.endswith(".pkl")] * len(members)])
+    members[name] = damaged(members[name], rng)
+    if rng.random() < 0.2:
+        members[rng.choice(("../../escaped", "/tmp/escaped", "x" * 300))] = members.pop(rng.choice(list(members)))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", rng.choice((zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED))) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
 def safetensors_damaged(data: bytes, rng: Random) -> bytes:
     """A safetensors file whose header is another document, with its length right again."""
     if rng.random() < 0.3:
@@ -116,6 +141,7 @@ def safetensors_damaged(data: bytes, rng: Random) -> bytes:
 
 def header_document_damaged(data: bytes, rng: Random) -> bytes:
     """A safetensors file of latcli's: the document in its header is another one, and its digest is right again."""
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load, save
 
@@ -128,8 +154,8 @@ def header_document_damaged(data: bytes, rng: Random) -> bytes:
     tensors = load(data)
     name = rng.choice(list(tensors))
     value = tensors[name]
-    others = (value.double(), value.half(), value.flatten(), value[:0], value.bool(), value * float("nan"))
-    tensors[name] = rng.choice((value, value, *others)).clone()
+    others = [value, value, value.double(), value.half(), value.flatten(), value[:0], value.bool(), value * torch.nan]
+    tensors[name] = rng.choice(others).clone()
     try:
         changed = json.loads(json_damaged(document, rng))
         if isinstance(changed, dict) and "digest" in changed:

@@ -220,7 +220,7 @@ class _Ascent:
         return replace(self, box=self.box.narrowed(kept_b), **cut)
 
     def note(self, gradient_bCHW: torch.Tensor, height_b: torch.Tensor) -> None:
-        """Take in what the model says of the present iterate."""
+        """Record the model's output for the present iterate."""
         # The very first height rises from -inf, and no step has led there.
         self.rises_b = self.rises_b + ((height_b > self.height_b) & self.height_b.isfinite())
         self.gradient_bCHW, self.height_b = gradient_bCHW, height_b

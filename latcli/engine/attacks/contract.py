@@ -37,7 +37,7 @@ def check_contract(
 ) -> None:
     """No NaN; in [0, 1]; |x' - x| <= E at every pixel; bit for bit unchanged where E = 0; inside the l2 radius.
 
-    Raises ContractError that says which promise broke and by how much.
+    Raises ContractError with the broken promise and by how much.
     """
     if adv_BCHW.shape != x_BCHW.shape:
         raise _broken(f"the shape became {tuple(adv_BCHW.shape)} from {tuple(x_BCHW.shape)}")

@@ -35,7 +35,7 @@ def square(
 ) -> torch.Tensor:
     """Random search on the logit margin. See `Attack` for shapes.
 
-    `steps` is what each image may ask of the model in each restart, the first stripes included; step, schedule,
+    `steps` is how many queries each image has in each restart, the first stripes included; step, schedule,
     objective and random start of the settings are not looked at. Every value goes to an end of its own box. Squares
     are drawn among the places that touch a pixel which may change; where all may, these are the original's, with the
     last row and column besides. A square that would change nothing is tried with the opposite signs. Each image has

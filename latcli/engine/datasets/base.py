@@ -1,4 +1,4 @@
-"""What a data set is to those that train and score on it.
+"""A data set for training and scoring.
 
 Legend: N images of a set, B of a minibatch, C channels, H, W pixels.
 """
@@ -36,7 +36,7 @@ class DatasetSource:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What training takes where the user says nothing.
+    """Defaults for training.
 
     epsilon in [0, 1] image scale; center: side of the protected middle as a share of the image's (the paper's middle
     pixels, calibrated against its figures); mask_from: where the regimes that look at objects take them from.

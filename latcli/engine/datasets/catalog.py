@@ -30,18 +30,18 @@ def open_training_data(
     """What `architecture`, or where it is None the set's own, is trained on; on the CPU.
 
     A classifier's name as the architecture makes a photo folder of `folder:PATH`; so do images that are large or of
-    several sizes where none is said. `masks` is a folder of masks that lie as the images do. Raises UsageError where
+    several sizes where none is named. `masks` is a folder of masks that lie as the images do. Raises UsageError where
     that does not go together, else as `open_dataset` and `open_folder` do.
     """
     tuned = architecture is not None and is_classifier_name(architecture)
     if not name.startswith("folder:"):
         if tuned:
             raise UsageError(
-                f"{architecture} takes photos, which {name} has none of",
+                f"{architecture} needs photos, and {name} has none",
                 "give a folder of photos: --dataset folder:PATH",
             )
         if masks is not None:
-            raise UsageError(f"--masks is of no use to {name}", "masks are read for --dataset folder:PATH alone")
+            raise UsageError(f"--masks cannot be used with {name}", "masks are only read for --dataset folder:PATH")
         return open_dataset(name, source)
     folders = class_folders(Path(name.removeprefix("folder:")))
     if not tuned and (architecture is not None or not holds_photos(folders)):

@@ -1,4 +1,4 @@
-"""Data sets of a user's own, `PATH/train/CLASS/*` and `PATH/test/CLASS/*`: their files, and small images read whole.
+"""Data sets in a user's folder, `PATH/train/CLASS/*` and `PATH/test/CLASS/*`: their files, and small images read whole.
 
 Legend: N images of a split, C channels, H, W pixels.
 """
@@ -163,7 +163,7 @@ def _tensors(files: Sequence[LabelledFile]) -> tuple[torch.Tensor, torch.Tensor]
             )
     if max(H, W) > LARGEST_SIDE:
         raise UsageError(
-            f"images of {W}x{H} pixels are too large to be trained on as a whole set",
+            f"images of {W}x{H} pixels are too large for a small network",
             f"resize them to at most {LARGEST_SIDE} pixels a side, {or_tuned}",
         )
     if min(H, W) < 8:

@@ -187,9 +187,9 @@ class Evaluation:
         numbers = torch.arange(self.data.test_count)
         places = [one for one in torch.split(numbers, self.settings.batch) if not column.is_done(one)]
         for place_B, images in zip(places, self.data.testing(places), strict=True):
-            begun = time.perf_counter()
+            started = time.perf_counter()
             found = judge(subject.net, images.x_BCHW, images.y_B, subject.name)
-            column.fill(place_B, found.right_B, found.loss_B, time.perf_counter() - begun)
+            column.fill(place_B, found.right_B, found.loss_B, time.perf_counter() - started)
             yield Progress(position, NATURAL, len(place_B))
 
     def _attack_open(self, position: int) -> Iterator[Progress]:
@@ -211,7 +211,7 @@ class Evaluation:
                     yield Progress(position, strong_column(name), len(place_B))
 
     def _fill_attacked(self, position: int, name: InputType, place_B: torch.Tensor, images: Images) -> None:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         subject, column, settings = self.subjects[position], self.columns[position][name], self.settings
         batch = self._batch(name, images)
         blind_B = distrust.vanished(subject.net, batch.x_BCHW, batch.y_B, batch.eps_B1HW)
@@ -224,11 +224,11 @@ class Evaluation:
             given = (batch.x_BCHW, batch.y_B, batch.eps_B1HW, settings.attack_settings(), batch.seeds_B)
             found = judge(subject.net, run_attack(self._attack_function, subject.fast, *given), batch.y_B, subject.name)
             right_B, loss_B = found.right_B, found.loss_B
-        column.fill(place_B, right_B, loss_B, time.perf_counter() - begun)
+        column.fill(place_B, right_B, loss_B, time.perf_counter() - started)
 
     def _fill_strong(self, position: int, name: InputType, place_B: torch.Tensor, images: Images) -> None:
         """The suite on those that are right as they are and when attacked; the worst case is over all attempts."""
-        begun = time.perf_counter()
+        started = time.perf_counter()
         subject, columns = self.subjects[position], self.columns[position]
         column = columns[strong_column(name)]
         clean_B = columns[NATURAL].right_N[self.chosen_N[place_B]] == 1
@@ -243,7 +243,7 @@ class Evaluation:
             broken_by_B[open_b] = torch.where(found_b == HOLDS, HOLDS, found_b + BROKEN_BY_ATTACK + 1)
             right_B[open_b] = outcome.robust.cpu()
         column.broken_by_N[place_B] = broken_by_B.to(column.broken_by_N)
-        column.fill(place_B, right_B, torch.full((len(place_B),), torch.nan), time.perf_counter() - begun)
+        column.fill(place_B, right_B, torch.full((len(place_B),), torch.nan), time.perf_counter() - started)
 
     def _batch(self, name: InputType, images: Images) -> Batch:
         seeds_B = self._seeds(images)

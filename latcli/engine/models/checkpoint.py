@@ -1,4 +1,4 @@
-"""Trained networks as one safetensors file each, whose header says in JSON what the network is; knows no training.
+"""Trained networks as one safetensors file each, whose header describes the network in JSON.
 
 The header's entry `latcli` holds the JSON document, with `kind`, `format` and `digest` (a sha256 of the tensors) beside
 what the writer gives, so that tensors and description cannot be parted, and damage is noticed.
@@ -36,7 +36,7 @@ _Net = TypeVar("_Net", bound=nn.Module)
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint says of its network. `image_shape` is (C, H, W); `dataset_fingerprint` a sha256.
+    """The description of a checkpoint's network. `image_shape` is (C, H, W); `dataset_fingerprint` a sha256.
 
     preprocessing: of a network that was fine-tuned; mean, std: of its normalisation, where the user gave them.
     """
@@ -79,9 +79,7 @@ def unpack(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, An
         document = read(dict[str, Any], header or "{}")
     except (SafetensorError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise WeightsError(
-            f"{path} is truncated or damaged: {reason}", "copy it again from where it is whole"
-        ) from error
+        raise WeightsError(f"{path} is truncated or damaged: {reason}", "copy it again") from error
     if document.get("kind") != kind:
         raise WeightsError(f"{path} is no {kind} but {document.get('kind', 'no file of latcli')}", hint)
     if document.get("format") != _FORMAT:
@@ -99,7 +97,7 @@ def pack_classifier(state_dict: Mapping[str, torch.Tensor], info: CheckpointInfo
 
 
 def read_info(path: Path) -> CheckpointInfo:
-    """What the checkpoint at `path` says of its network. Raises WeightsError as `unpack` does."""
+    """The description of the network in the checkpoint at `path`. Raises WeightsError as `unpack` does."""
     return _info(unpack(path, _KIND)[1], path)
 
 
@@ -144,7 +142,7 @@ def _fitted(
         net = make()
     except (RuntimeError, ValueError, ArithmeticError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise WeightsError(f"no network can be made as {path} says: {reason}", _OTHER_CHECKPOINT) from error
+        raise WeightsError(f"the network that {path} describes cannot be made: {reason}", _OTHER_CHECKPOINT) from error
     load_into(net, state_dict, what=what)
     return net
 
@@ -155,5 +153,5 @@ def _info(document: Mapping[str, Any], path: Path) -> CheckpointInfo:
     except DocumentError as error:
         raise WeightsError(f"{path} does not describe its network: {error}", _OTHER_CHECKPOINT) from error
     if min(info.image_shape) < 1 or not info.class_names:
-        raise WeightsError(f"{path} is of images without pixels, or has no classes", _OTHER_CHECKPOINT)
+        raise WeightsError(f"{path} describes images without pixels, or no classes", _OTHER_CHECKPOINT)
     return info

@@ -122,7 +122,7 @@ def _library_network(architecture: str) -> LibraryNetwork | None:
 def _made(architecture: str, described: ClassifierSource) -> Classifier:
     if registry.names_code(architecture) and architecture not in named_by_user:
         raise UsageError(
-            f"this model's network is code of its user's own, {architecture}, which only the command line may name",
+            f"this model's network is the code {architecture}, which only the command line may name",
             f"name it, and the model as its weights: {architecture} --classifier-weights FILE",
         )
     return named_classifier(architecture, replace(described, weights=None, offline=True))

@@ -86,7 +86,7 @@ def processor_preprocessing(processor: Mapping[str, Any], where: str) -> Preproc
     if isinstance(crop, int):
         crop = {"height": crop, "width": crop}
     if not processor.get("do_resize", True):
-        raise UsageError(f"{where} does not resize photos, so that its input has no size of its own", hint)
+        raise UsageError(f"{where} does not resize photos, so the size of its input is unknown", hint)
     filter_name = _RESAMPLE.get(int(processor.get("resample", 2)), "unknown")
     interpolation = interpolation_called(filter_name, where)
     share = processor.get("crop_pct")  # of ConvNeXt's processor
@@ -101,4 +101,4 @@ def processor_preprocessing(processor: Mapping[str, Any], where: str) -> Preproc
     if {"height", "width"} <= set(size):
         whole = (int(size["height"]), int(size["width"]))
         return Preprocessing(whole, (crop["height"], crop["width"]) if cropped else whole, interpolation, "squash")
-    raise UsageError(f"{where} resizes photos to {dict(size)}, which latcli does not know", hint)
+    raise UsageError(f"{where} resizes photos to {dict(size)}, which latcli does not support", hint)

@@ -127,7 +127,7 @@ class Preprocessing:
             ratio = max(ratios) if self.mode == "border" else min(ratios)
             height, width = round(H / ratio), round(W / ratio)
         if max(height, width) > MAX_RESIZED_SIDE or min(height, width) < 1:
-            raise ImageError(f"a photo of {W}x{H} pixels is too narrow to classify", "cut a squarer part out of it")
+            raise ImageError(f"a photo of {W}x{H} pixels is too narrow to classify", "crop it to a squarer shape")
         return height, width, _first(height, self.size[0]), _first(width, self.size[1])
 
     def described(self) -> str:
@@ -178,7 +178,7 @@ def _cut_off(x_CHW: torch.Tensor) -> torch.Tensor:
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std for each channel, inside the model, where nobody can forget it or do it twice."""
+    """(x - mean) / std for each channel, inside the model, so that it cannot be forgotten or done twice."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -197,7 +197,7 @@ def interpolation_called(name: str, where: str) -> Interpolation:
     """The filter that a library names. Raises UsageError for one that is not PIL's."""
     name = {"nearest-exact": "nearest"}.get(name, name)
     if name not in FILTERS:
-        raise UsageError(f"{where} resizes with the filter '{name}', which latcli does not have", _OTHER_CLASSIFIER)
+        raise UsageError(f"{where} resizes with the filter '{name}', which latcli does not support", _OTHER_CLASSIFIER)
     return name  # type: ignore[return-value]
 
 

@@ -51,7 +51,7 @@ def robustbench_classifier(name: str, source: ClassifierSource) -> Classifier:
     folder = Path(torch.hub.get_dir(), "robustbench")
     kept = folder / dataset / threat / f"{model}.pt"
     if source.weights is None and source.offline and not kept.exists():
-        raise WeightsError(f"{kept} is not on this machine, and --offline forbids to download it", "put it there")
+        raise WeightsError(f"{kept} is not on this machine, and --offline forbids the download", "put it there")
     try:
         with contextlib.redirect_stdout(sys.stderr), TemporaryDirectory() as named:
             if source.weights is not None:  # RobustBench finds weights by their names
@@ -79,7 +79,7 @@ def robustbench_classifier(name: str, source: ClassifierSource) -> Classifier:
 @contextlib.contextmanager
 def _pkg_resources() -> Iterator[None]:
     """RobustBench imports a module that setuptools no longer has, for a data set that is not needed here."""
-    if find_spec("pkg_resources") is not None:
+    if "pkg_resources" in sys.modules or find_spec("pkg_resources") is not None:
         yield
         return
     sys.modules["pkg_resources"] = ModuleType("pkg_resources")

@@ -1,4 +1,4 @@
-"""What a user says of a classifier besides its name: weights, class names, how photos are prepared."""
+"""The user's description of a classifier besides its name: weights, class names, how photos are prepared."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _silent(text: str) -> None:
 
 @dataclass(frozen=True)
 class ClassifierSource:
-    """Where a classifier's weights come from, and what takes the place of its own description.
+    """Where a classifier's weights come from, and what replaces its own description.
 
     weights: a file; None for the library's own way, which `offline` keeps from downloading; `progress` shows a download
     on stderr. class_names: a file with one name a line, or a JSON list or mapping from index to name. mean, std: of the
@@ -54,7 +54,7 @@ class ClassifierSource:
         count = max(len(mean), len(std))
         if {len(mean), len(std)} - {1, count} or min(std) <= 0.0:
             raise UsageError(
-                f"--mean has {len(mean)} numbers and --std {len(std)}, of which none may be 0",
+                "--mean and --std do not have as many numbers as each other, or --std is not above 0",
                 "give one number, or one for each channel: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
             )
         return Normalize([*mean] * (count // len(mean)), [*std] * (count // len(std)))
@@ -83,8 +83,8 @@ class ClassifierSource:
         names = read_class_names(self.class_names)
         if len(names) != count:
             raise UsageError(
-                f"{self.class_names} has {len(names):,} names, and {what} {count:,} classes",
-                "give one name a class, in the order of the logits",
+                f"{self.class_names} has {len(names):,} names, but {what} has {count:,} classes",
+                "give one name for each class, in the order of the logits",
             )
         return names
 

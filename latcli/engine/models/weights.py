@@ -1,4 +1,4 @@
-"""Reads weights files without running anything that stands in them; knows tensors and files, no architecture.
+"""Reads weights files without running any code in them.
 
 A state dict here is a plain dict from parameter name to tensor, on the CPU.
 """
@@ -85,11 +85,11 @@ def read_weights(path: Path) -> Weights:
         names = names or _names_beside(content)
         content = content[wrapper]
     if not isinstance(content, Mapping) or not content:
-        raise WeightsError(f"{path} holds no state dict but {_described(content)}", _TRUSTED_HINT)
+        raise WeightsError(f"{path} contains no state dict but {_described(content)}", _TRUSTED_HINT)
     strangers = [name for name, value in content.items() if not isinstance(name, str) or not isinstance(value, Tensor)]
     if strangers:
         reason = f"'{strangers[0]}' is {_described(content[strangers[0]])}, not a tensor"
-        raise WeightsError(f"{path} holds no state dict: {reason}", _TRUSTED_HINT)
+        raise WeightsError(f"{path} contains no state dict: {reason}", _TRUSTED_HINT)
     for name, value in content.items():
         if value.layout is not torch.strided or value.is_meta or value.is_quantized:
             raise WeightsError(f"{path} holds no plain numbers: '{name}' is {_kind(value)}", _TRUSTED_HINT)
@@ -129,7 +129,7 @@ def require_fit(module: nn.Module, state_dict: Mapping[str, Tensor], *, what: st
     if faults:
         raise WeightsError(
             f"{what} do not fit {type(module).__name__}: {faults}",
-            "give weights of this very architecture; a file is looked at with `python -m safetensors` or torch.load",
+            "give weights of this architecture; safetensors or torch.load shows what the file contains",
         )
 
 
@@ -159,7 +159,7 @@ def without_prefix(module: nn.Module, weights: Weights, note: Callable[[str], No
     if len(best) > 1:
         raise WeightsError(
             f"{weights.path} holds several networks of this kind: {', '.join(best)}",
-            "save the one that is meant: torch.save(model.state_dict(), FILE)",
+            "save one of them alone: torch.save(model.state_dict(), FILE)",
         )
     inner = {name.removeprefix(best[0]): value for name, value in state_dict.items() if name.startswith(best[0])}
     others = [name for name in state_dict if not name.startswith(best[0])]
@@ -218,14 +218,12 @@ class UnreadableError(WeightsError):
 
 
 def unreadable(path: Path, error: BaseException) -> UnreadableError:
-    """The error for a pickle that could not be read: it wanted to run code, or it is damaged or no weights file."""
+    """The error for a pickle that could not be read: it wanted to run code, or it is damaged, or not a weights file."""
     if name := _refused_global(error):
-        refused = UnreadableError(
-            f"{path} wants to run code of its own ({name}); refused, nothing of it ran", _TRUSTED_HINT
-        )
+        refused = UnreadableError(f"{path} contains code ({name}), which was not run", _TRUSTED_HINT)
         refused.wants_code = True
         return refused
-    return UnreadableError(f"{path} is damaged or no weights file: {_first_line(error)}", _DAMAGED_HINT)
+    return UnreadableError(f"{path} is damaged, or not a weights file: {_first_line(error)}", _DAMAGED_HINT)
 
 
 @contextmanager
