@@ -21,7 +21,6 @@ from latcli.engine.datasets.base import Augmentation, Images, Request
 from latcli.engine.datasets.folders import class_folders
 from latcli.engine.datasets.photo_folder import PhotoFolder, holds_photos, photo_folder, random_crop
 from latcli.engine.datasets.photo_masks import (
-    ObjectSearch,
     PhotoMask,
     PhotoMasks,
     detected_masks,
@@ -275,8 +274,8 @@ def found(photos: PhotoFolder, detector: Detector, cache: DetectionCache | None 
     """The masks that the detector finds, and how many photos were looked at."""
     names, ids, ticks = ("red", "blue", "fox"), ("n00000001", "n00000002", "n00000003"), []
     finder = ObjectFinder(ObjectSettings(detector=detector.name), [detector], cache=cache)
-    search = ObjectSearch(finder, Classifier("guesses", Guesses(), SIZE, names, ids))
-    return detected_masks(photos.folders, search, lambda: ticks.append(1)), len(ticks)
+    classifier = Classifier("guesses", Guesses(), SIZE, names, ids)
+    return detected_masks(photos.folders, finder, classifier, lambda: ticks.append(1)), len(ticks)
 
 
 def test_a_detectors_masks_and_what_it_is_asked_for(photos: PhotoFolder) -> None:
