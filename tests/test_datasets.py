@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import pickle
+import shutil
 import struct
 import tarfile
 from pathlib import Path
@@ -163,21 +164,20 @@ def test_a_pickle_that_is_not_the_published_one_is_never_opened(tmp_path: Path) 
 def test_an_archive_that_is_not_the_published_one_is_never_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    theirs = import_torchvision().datasets.CIFAR10
-    served = tmp_path / "served"
-    served.mkdir()
-    with tarfile.open(served / theirs.filename, "w:gz") as archive:
+    theirs = import_torchvision().datasets
+    served = tmp_path / theirs.CIFAR10.filename
+    with tarfile.open(served, "w:gz") as archive:
         for name in ("../escaped", "cifar-10-batches-py/data_batch_1"):
             data = pickle.dumps(_Touch(tmp_path / "ran"))
             member = tarfile.TarInfo(name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
-    monkeypatch.setattr(theirs, "url", (served / theirs.filename).as_uri())
+    monkeypatch.setattr(theirs.utils, "_urlretrieve", lambda _, to: shutil.copy(served, to))
     monkeypatch.setattr(published, "reachable", lambda _: True)
 
     with pytest.raises(LatcliError, match="the download of cifar10 failed"):
         open_dataset("cifar10", DatasetSource(tmp_path / "data"))
-    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {theirs.filename}
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {served.name}
 
 
 # folders of small images

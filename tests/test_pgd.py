@@ -275,7 +275,7 @@ REFUSED: list[tuple[dict[str, object], str]] = [
     ({"norm": "L2"}, "no norm called 'L2'"),
     ({"objective": "cw"}, "no objective called 'cw'"),
     *(({"objective": f"topk:{count}"}, "needs a whole number above 0") for count in ("0", "ten")),
-    ({"objective": "top10", "targeted": True}, "leads away from a label"),
+    ({"objective": "top10", "targeted": True}, "cannot be used with a target"),
     ({"schedule": "cosin"}, "no schedule called 'cosin'"),
     ({"stop_rank": -1}, "stop rank"),
     *(({"stop_rank": 1, "stop_margin": margin}, "stop rank") for margin in (-0.5, math.nan)),
