@@ -254,7 +254,16 @@ class EvaluatedModel:
     train_seed: int | None = None
 
 
-@dataclass(frozen=True)
+def starts_text(attack: str | None, restarts: int | None) -> str:
+    """How often an attack began: of pgd its random starts, of any other more than one restart; else nothing."""
+    if not restarts or not attack:
+        return ""
+    if attack.split()[0] == "pgd":
+        return "1 random start" if restarts == 1 else f"{restarts} random starts"
+    return f"{restarts} restarts" if restarts > 1 else ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One model on one input: mean cross entropy and accuracy over n images, with 95 % intervals.
 
@@ -281,14 +290,14 @@ class Cell:
     accuracy_low: float
     accuracy_high: float
     n: int
-    epsilon: float | None
-    steps: int | None
-    restarts: int | None
-    attack: str | None
-    norm: str | None
-    radius: float | None
-    mask_from: str | None
-    center: float | None
+    epsilon: float | None = None
+    steps: int | None = None
+    restarts: int | None = None
+    attack: str | None = None
+    norm: str | None = None
+    radius: float | None = None
+    mask_from: str | None = None
+    center: float | None = None
     seed: int
     seconds: float
     best_accuracy: bool = False
@@ -1094,7 +1103,7 @@ class ComparedRuns:
     """
 
     store: Path
-    runs: tuple[Mapping[str, Any], Mapping[str, Any]]
+    runs: tuple[Mapping[str, Any], ...]
     configuration: tuple[Mapping[str, Any], ...]
     equal: int
     results: tuple[Mapping[str, Any], ...]

@@ -99,7 +99,7 @@ def open_data(
 
 def with_objects(
     data: TrainingData,
-    architecture: str,
+    architecture: str | None,
     mask_from: MaskSource,
     objects: DataObjects,
     device: torch.device,
@@ -111,7 +111,7 @@ def with_objects(
     Detections are kept in the store, if there is one, so that the same photos are searched once. Raises WeightsError,
     UsageError and ImageError where classifier, detector or a photo cannot be used.
     """
-    if mask_from != "detector" or not isinstance(data, PhotoFolder):
+    if mask_from != "detector" or architecture is None or not isinstance(data, PhotoFolder):
         return data
     classifier = open_pretrained(architecture, objects, session).to(device)
     settings = ObjectSettings(

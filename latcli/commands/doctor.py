@@ -14,6 +14,7 @@ from latcli import __version__
 from latcli.config import files_in_use
 from latcli.errors import LatcliError, UsageError
 from latcli.options import DoctorOptions
+from latcli.reporting.text import counted
 from latcli.results import Check, DoctorResult
 from latcli.session import Session
 
@@ -77,7 +78,7 @@ def _device(name: str) -> Check:
         detail = f"{device}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
         units = ["CUDA"] if torch.cuda.is_bf16_supported(including_emulation=False) else []
     else:
-        detail = f"{device}, {torch.get_num_threads()} threads on {os.cpu_count()} cores"
+        detail = f"{device}, {counted(torch.get_num_threads(), 'thread')} on {counted(os.cpu_count() or 1, 'core')}"
         found = torch.cpu.get_capabilities() if device.type == "cpu" else {}
         units = [unit for unit, there in found.items() if "bf16" in unit and there is True]
     return Check("device", "ok", f"{detail}, bf16 units: {', '.join(units) or 'none known'}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -73,33 +73,26 @@ def trained_on(store: Store, dataset: str, *, seeds: bool) -> list[RunRow]:
     With `seeds` the latest of each seed of the same experiment, for every regime there is. Raises UsageError where
     there is none.
     """
-    rows = [row for row in store.runs(command="train", status="completed") if _learnt_from(row, dataset)]
+    folder = folder_of(dataset)
+    rows = [
+        row
+        for row in store.runs(command="train", status="completed")
+        if (folder and row.config.get("dataset_folder") == folder) or (row.dataset or "").rpartition("@")[0] == dataset
+    ]
     chosen: list[RunRow] = []
     for regime in get_args(Regime) if seeds else DEFAULT_REGIMES:
-        of_regime = [row for row in rows if row.config.get("regime") == regime]
-        chosen += _one_a_seed(of_regime) if seeds else of_regime[:1]
+        newest_first = [row for row in rows if row.config.get("regime") == regime]
+        of_seed: dict[int | None, RunRow] = {}
+        for row in newest_first if seeds else newest_first[:1]:
+            if comparable_config(row.config) == comparable_config(newest_first[0].config):
+                of_seed.setdefault(row.seed, row)
+        chosen += sorted(of_seed.values(), key=lambda row: row.seed or 0)
     if not chosen:
         raise UsageError(
             f"no training run of {dataset} in {store.folder} is completed",
             f"name a model, or train: latcli train --dataset {dataset} --regime natural (then standard, background)",
         )
     return chosen
-
-
-def _learnt_from(row: RunRow, dataset: str) -> bool:
-    folder = folder_of(dataset)
-    if folder is not None and row.config.get("dataset_folder") == folder:
-        return True
-    return (row.dataset or "").rpartition("@")[0] == dataset
-
-
-def _one_a_seed(newest_first: Sequence[RunRow]) -> list[RunRow]:
-    """The latest run of each seed, of those with the same settings as the latest of all."""
-    chosen: dict[int | None, RunRow] = {}
-    for row in newest_first:
-        if comparable_config(row.config) == comparable_config(newest_first[0].config):
-            chosen.setdefault(row.seed, row)
-    return sorted(chosen.values(), key=lambda row: row.seed or 0)
 
 
 def require_named_again(entries: Iterable[EvaluatedModel], named: Sequence[str], run: str) -> None:
@@ -254,7 +247,7 @@ class ModelLoader:
         classifier = self._classifier(name)
         net = self._fitting(classifier, name)
         model_id = self.store.record_model(name, weights_sha256=classifier.fingerprint)
-        return self._ready({"source": name, "name": name, "label": name, "id": model_id}, classifier, net)
+        return self._ready(EvaluatedModel(name, name, name, model_id, classifier.fingerprint or "", form=""), net)
 
     def load_run(self, row: RunRow) -> LoadedModel:
         """The model of a training run. Raises as `load` does."""
@@ -270,8 +263,7 @@ class ModelLoader:
                 f"the model {entry.name} is not the one that the evaluation was started with: it answers differently",
                 "start a new evaluation",
             )
-        facts = {name: getattr(entry, name) for name in EvaluatedModel.__dataclass_fields__} | {"source": source}
-        return self._ready(facts, classifier, self._fitting(classifier, entry.name))
+        return self._ready(replace(entry, source=source), self._fitting(classifier, entry.name))
 
     def _load_checkpoint(self, path: Path, name: str, label: str, row: RunRow | None) -> LoadedModel:
         classifier, info, data = self._classifier(str(path)), read_info(path), self.data
@@ -283,32 +275,23 @@ class ModelLoader:
             )
         if info.dataset != data.name:
             self.session.note(f"note: {name} was trained on {info.dataset}, not on {data.name}")
-        model_id = self.store.record_model(
-            f"{info.architecture}-{info.regime}",
-            architecture=info.architecture,
-            weights_sha256=classifier.weights_sha256,
-            regime=info.regime,
-        )
-        facts: dict[str, object] = {
-            "source": str(path),
-            "name": name,
-            "label": label,
-            "id": model_id,
+        of_model = {
+            "architecture": info.architecture,
             "regime": info.regime,
+            "weights_sha256": classifier.weights_sha256,
         }
-        facts |= {} if row is None else {"train_run": row.id, "train_seed": row.seed}
-        return self._ready(facts, classifier, net)
+        model_id = self.store.record_model(f"{info.architecture}-{info.regime}", **of_model)
+        entry = EvaluatedModel(str(path), name, label, model_id, classifier.fingerprint or "", "", info.regime)
+        return self._ready(replace(entry, train_run=row.id, train_seed=row.seed) if row else entry, net)
 
-    def _ready(self, facts: Mapping[str, object], classifier: Classifier, net: nn.Module) -> LoadedModel:
-        known = facts.get("form")
-        form = check_form(str(known)) if known else None
+    def _ready(self, entry: EvaluatedModel, net: nn.Module) -> LoadedModel:
+        """With gradients in the entry's form, or in the one that is chosen now where it has none yet."""
+        form = check_form(entry.form) if entry.form else None
         fast = gradient_model(net, self.data.image_shape, self.session.precision, form)
         if fast.note:
             self.session.note(f"note: {fast.note}")
-        subject = Subject(str(facts["label"]), net, fast)
-        doubts = examine(net, self._x_BCHW, subject.name, subject.fast)
-        entry = EvaluatedModel(**{**facts, "fingerprint": classifier.fingerprint or "", "form": fast.form})  # type: ignore[arg-type]
-        return LoadedModel(entry, subject, tuple(doubts))
+        doubts = examine(net, self._x_BCHW, entry.label, fast)
+        return LoadedModel(replace(entry, form=fast.form), Subject(entry.label, net, fast), tuple(doubts))
 
     def _classifier(self, source: str) -> Classifier:
         described = self._described

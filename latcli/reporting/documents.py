@@ -50,7 +50,7 @@ def train(document: Document) -> list[Table]:
         for name, score in scores
         if score is not None
     ]
-    title = f"{document['regime']} training on {document['dataset']}, {document['steps']:,} steps"
+    title = f"{document['regime']} training on {document['dataset']}, {counted(document['steps'], 'step')}"
     speed = f"{document['images_per_second']:,.0f} images/s, gradients in {document['form']}"
     lines = [*document["notes"], f"{duration(document['seconds'])}, {speed}", f"run {document['run']}"]
     return [
