@@ -1103,7 +1103,7 @@ class ComparedRuns:
     """
 
     store: Path
-    runs: tuple[Mapping[str, Any], Mapping[str, Any]]
+    runs: tuple[Mapping[str, Any], ...]
     configuration: tuple[Mapping[str, Any], ...]
     equal: int
     results: tuple[Mapping[str, Any], ...]

@@ -234,21 +234,31 @@ def verdict(claim: Claim, values: Sequence[float | None]) -> str:
     return "holds" if claim.holds(*values) else "fails"
 
 
+Figures = Mapping[Any, float | None]
+
+
 def _judged(
     claim: Claim,
     of: str,
-    texts: tuple[str, str],
-    ours: Sequence[float | None],
-    of_seeds: Iterable[Sequence[float | None]],
+    theirs: Figures,
+    ours: Figures,
+    of_seeds: Sequence[Figures],
+    text: Callable[[Any, float], str],
 ) -> PaperClaim:
-    """texts: the paper's figures and ours; `ours`: our means; `of_seeds`: the same figures of each seed."""
-    verdicts = [verdict(claim, values) for values in of_seeds]
+    """theirs, ours, of_seeds: the paper's figures, our means, and those of each seed, by what claims ask for."""
+
+    def texts(figures: Figures) -> str:
+        known = [(one, figures[one]) for one in claim.asked]
+        shown = ["-" if value is None else text(one, value) for one, value in known]
+        return "-" if set(shown) == {"-"} else " and ".join(shown)
+
+    verdicts = [verdict(claim, [figures.get(one) for one in claim.asked]) for figures in of_seeds]
     return PaperClaim(
         of=of,
         claim=claim.text,
-        paper=texts[0],
-        ours=texts[1],
-        verdict=verdict(claim, ours),
+        paper=texts(theirs),
+        ours=texts(ours),
+        verdict=verdict(claim, [ours[one] for one in claim.asked]),
         seeds_holding=verdicts.count("holds"),
         seeds=len(verdicts) - verdicts.count("not measured"),
     )
@@ -277,6 +287,13 @@ Rows = Mapping[str, MatrixRow | None]
 
 def _figure(figure: Figure2, matrix: LossMatrix | None, configs: Mapping[str, Mapping[str, Any]]) -> PaperMatrix:
     rows = {regime: _row_of(matrix, regime) for regime in REGIMES}
+    asked = {one for claim in figure.claims for one in claim.asked}
+    theirs, ours = {one: figure.value(*one) for one in asked}, {one: _ours(rows, *one) for one in asked}
+    by_seed = {one: _of_seeds(rows, *one) for one in asked}
+    of_seeds = [
+        {one: values.get(seed) for one, values in by_seed.items()}
+        for seed in dict.fromkeys(seed for values in by_seed.values() for seed in values)
+    ]
     return PaperMatrix(
         dataset=figure.dataset,
         source=figure.source,
@@ -284,29 +301,24 @@ def _figure(figure: Figure2, matrix: LossMatrix | None, configs: Mapping[str, Ma
         natural_scale=figure.natural_scale,
         cells=tuple(_beside(figure, "loss", place, value, rows) for place, value in figure.losses.items()),
         accuracies=tuple(_beside(figure, "accuracy", place, value, rows) for place, value in figure.accuracies.items()),
-        claims=tuple(_claim(figure, claim, rows) for claim in figure.claims),
+        claims=tuple(_judged(one, figure.dataset, theirs, ours, of_seeds, _text) for one in figure.claims),
         protocol=tuple(_protocol(figure, matrix, rows, configs)) if matrix else (),
     )
 
 
 def _beside(figure: Figure2, quantity: Quantity, place: Place, theirs: float, rows: Rows) -> PaperFigure:
     scale = figure.natural_scale if quantity == "loss" and place[1] == "natural" else 1
-    ours, beside = (_ours(rows, name, place) for name in (quantity, f"{quantity}_spread"))
-    ours = None if ours is None else scale * ours
+    values = (_ours(rows, name, place) for name in (quantity, f"{quantity}_spread"))
+    ours, beside = (None if value is None else scale * value for value in values)
+    difference = None if ours is None else ours - theirs
     return PaperFigure(
-        regime=place[0],
-        input=place[1],
-        paper=theirs,
-        ours=ours,
-        ours_spread=None if beside is None else scale * beside,
-        difference=None if ours is None else ours - theirs,
+        regime=place[0], input=place[1], paper=theirs, ours=ours, ours_spread=beside, difference=difference
     )
 
 
 def _ours(rows: Rows, name: str, place: Place) -> float | None:
     row = rows[place[0]]
-    cell = row.cells.get(place[1]) if row else None
-    value: float | None = getattr(cell, name, None)
+    value: float | None = getattr(row.cells.get(place[1]) if row else None, name, None)
     return value
 
 
@@ -318,24 +330,8 @@ def _of_seeds(rows: Rows, quantity: Quantity, place: Place) -> dict[int | None, 
     return dict(zip(row.train_seeds, cell.losses if quantity == "loss" else cell.accuracies, strict=False))
 
 
-def _claim(figure: Figure2, claim: Claim, rows: Rows) -> PaperClaim:
-    theirs = [figure.value(quantity, place) for quantity, place in claim.asked]
-    ours = [_ours(rows, quantity, place) for quantity, place in claim.asked]
-    seeds = [_of_seeds(rows, quantity, place) for quantity, place in claim.asked]
-    shared = [seed for seed in seeds[0] if all(seed in one for one in seeds)]
-    texts = _texts(claim, theirs), _texts(claim, ours)
-    return _judged(claim, figure.dataset, texts, ours, [[one[seed] for one in seeds] for seed in shared])
-
-
-def _texts(claim: Claim, values: Sequence[float | None]) -> str:
-    """The figures that a claim is about, for a reader."""
-    if all(value is None for value in values):
-        return "-"
-    quantities = [quantity for quantity, _ in claim.asked]
-    return " and ".join(
-        "-" if value is None else f"{100 * value:.2f} %" if quantity == "accuracy" else f"{value:.4g}"
-        for quantity, value in zip(quantities, values, strict=True)
-    )
+def _text(asked: tuple[Quantity, Place], value: float) -> str:
+    return f"{100 * value:.2f} %" if asked[0] == "accuracy" else f"{value:.4g}"
 
 
 # in what ours differs from the paper
@@ -449,18 +445,12 @@ def _tables(tables: PhotoTables, attacks: Sequence[ReportedAttack]) -> PaperPhot
             )
             for name, words in PHOTO_FIGURES.items()
         ),
-        claims=tuple(_photo_claim(tables, claim, means, of_seeds) for claim in tables.claims),
+        claims=tuple(
+            _judged(claim, "photos", tables.figures, means, of_seeds, lambda _, value: f"{value:.3g}")
+            for claim in tables.claims
+        ),
         protocol=tuple(_photo_protocol(tables, first)) if first else (),
     )
-
-
-def _photo_claim(
-    tables: PhotoTables, claim: Claim, means: Mapping[str, float | None], of_seeds: Iterable[Mapping[str, float]]
-) -> PaperClaim:
-    theirs, ours = ([figures[name] for name in claim.asked] for figures in (tables.figures, means))
-    texts = [" and ".join("-" if value is None else f"{value:.3g}" for value in values) for values in (theirs, ours)]
-    both = texts[0], "-" if None in ours else texts[1]
-    return _judged(claim, "photos", both, ours, [[one[name] for name in claim.asked] for one in of_seeds])
 
 
 def _photo_protocol(tables: PhotoTables, attack: ReportedAttack) -> Iterable[str]:
