@@ -461,7 +461,7 @@ def test_the_default_steps_cross_the_whole_box(steps: int, schedule: Schedule) -
         ({"objective": "cw"}, "no objective called 'cw'"),
         ({"objective": "topk:0"}, "needs a whole number above 0"),
         ({"objective": "topk:ten"}, "needs a whole number above 0"),
-        ({"objective": "top10", "targeted": True}, "leads away from a label"),
+        ({"objective": "top10", "targeted": True}, "cannot be used with a target"),
         ({"schedule": "cosin"}, "no schedule called 'cosin'"),
         ({"stop_rank": -1}, "stop rank"),
         ({"stop_rank": 1, "stop_margin": -0.5}, "stop rank"),
