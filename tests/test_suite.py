@@ -150,7 +150,7 @@ def test_the_standard_suite_has_the_budgets_of_autoattack() -> None:
 
 
 def test_what_no_suite_can_be_made_of_is_refused() -> None:
-    with pytest.raises(UsageError, match="no targets"):
+    with pytest.raises(UsageError, match="cannot be targeted"):
         members([("pgd", AttackSettings(targeted=True))])
     with pytest.raises(UsageError, match="no attack called 'apgd'"):
         members([("apgd", AttackSettings())])
