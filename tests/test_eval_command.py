@@ -109,12 +109,16 @@ def work(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def checkpoint_bytes(regime: str, seed: int, **changes: Any) -> bytes:
+def checkpoint_bytes(regime: str, seed: int, turned: bool = False, **changes: Any) -> bytes:
+    """A network of chance; `turned` has its logits in the opposite order."""
     data = open_dataset(TINY, DatasetSource(Path()))
     about: dict[str, Any] = {"image_shape": data.image_shape, "class_names": data.class_names, "dataset": data.name}
     about |= changes
     torch.manual_seed(seed + 100 * len(regime))
     net = paper_cnn(about["image_shape"], len(about["class_names"]))
+    if turned:
+        head = [module for module in net.modules() if isinstance(module, torch.nn.Linear)][-1]
+        head.weight.data, head.bias.data = head.weight.data.flip(0), head.bias.data.flip(0)
     fixed = {"architecture": "paper-cnn", "dataset_fingerprint": data.fingerprint, "epsilon": 0.3, "steps": 1}
     return pack_classifier(net.state_dict(), CheckpointInfo(**fixed, regime=regime, **about))
 
@@ -567,7 +571,6 @@ def test_a_model_whose_classes_or_images_do_not_fit_is_refused(work: Path) -> No
     other = work / "other.safetensors"
     for changes, message in (
         ({"class_names": ("a", "b", "c")}, "was trained on .*, whose classes or image size are not"),
-        ({"class_names": ("2", "1", "0")}, "in another order"),
         ({"class_names": ("0", "1")}, "has 2 classes"),
         ({"image_shape": (1, 16, 16)}, "does not take images of 1x12x12"),
     ):
@@ -577,3 +580,13 @@ def test_a_model_whose_classes_or_images_do_not_fit_is_refused(work: Path) -> No
     with pytest.raises(LatcliError, match="eval_victims:nan returns NaN"):
         evaluate(work, "eval_victims:nan")
     assert evaluations(work) == []
+
+
+def test_a_model_with_the_classes_in_another_order_is_put_into_the_data_sets(work: Path) -> None:
+    straight, turned = work / "straight.safetensors", work / "turned.safetensors"
+    straight.write_bytes(checkpoint_bytes("natural", 0))
+    turned.write_bytes(checkpoint_bytes("natural", 0, class_names=("2", "1", "0"), turned=True))
+    cells = evaluate(work, str(straight), str(turned))[0].cells
+    for input_ in ("natural", "standard"):
+        one, other = (cell.accuracy for cell in cells if cell.input == input_)
+        assert one == other > 0

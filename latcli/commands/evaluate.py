@@ -22,7 +22,6 @@ from latcli.commands.evaluated_models import (
     code_named,
     once_each,
     open_data,
-    photo_way,
     require_named_again,
     source_of,
     trained_on,
@@ -108,9 +107,9 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     names, _ = named_models(options), _beside(options)  # errors in them come before any file is read
     dataset = full_name(options.dataset or usual_dataset(store, names) or registry.DEFAULT_DATASET)
     described = classifier_source(options, session)
-    way = photo_way(dataset, _sources(store, names, dataset, options.seeds), described)
     objects = DataObjects.of(options)
-    data = open_data(dataset, way, options.masks, device, session)
+    sources = _sources(store, names, dataset, options.seeds)
+    data, way = open_data(dataset, sources, described, options.masks, device, session)
     settings = settings_of(options, data, session)
     data = with_objects(data, way.architecture if way else None, settings.mask_from, objects, device, store, session)
     models, contenders = _loaded(ModelLoader(store, data, settings.batch, session, described), options, settings)
@@ -181,8 +180,8 @@ def _job_of(row: RunRow, store: Store, options: EvalOptions, session: Session) -
     dataset = dataset_of(row, options.dataset)
     objects = DataObjects.of(options, row.config)
     described = classifier_source(objects, session)
-    way = photo_way(dataset, [source_of(entry, store) for entry in entries], described)
-    data = open_data(dataset, way, objects.masks, device, session)
+    sources = [source_of(entry, store) for entry in entries]
+    data, way = open_data(dataset, sources, described, objects.masks, device, session)
     check_same_data(row, data.name, data.fingerprint)
     data = with_objects(data, way.architecture if way else None, settings.mask_from, objects, device, store, session)
     if data.mask_fingerprint != row.config.get("mask_fingerprint"):
