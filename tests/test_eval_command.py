@@ -566,6 +566,7 @@ def test_an_empty_store_says_what_to_train(work: Path) -> None:
 
 def test_a_model_whose_classes_or_images_do_not_fit_is_refused(work: Path) -> None:
     with pytest.raises(UsageError, match=r"efficientnet_lite0 has 1,000 classes, and folder:.* has 3"):
+        evaluate(work, "efficientnet_lite0")
     other = work / "other.safetensors"
     for changes, message in (
         ({"class_names": ("a", "b", "c")}, "was trained on .*, whose classes or image size are not"),
