@@ -378,15 +378,7 @@ def status_option(*marks: Mark) -> Any:
 class Common:
     """Options of every command."""
 
-    store: Path = option(
-        WHERE,
-        "DIR",
-        "Where runs are kept.",
-        INCIDENTAL,
-        names=("--store",),
-        default=Path("runs"),
-        envvar="LATCLI_STORE",
-    )
+    store: Path = option(WHERE, "DIR", "Where runs are kept.", INCIDENTAL, default=Path("runs"), envvar="LATCLI_STORE")
     json: bool = switch(OUTPUT, "Print one JSON document on stdout, and nothing else.", INCIDENTAL)
     quiet: bool = switch(OUTPUT, "No progress and no notes on stderr.", INCIDENTAL, names=("--quiet", "-q"))
     debug: bool = switch(OUTPUT, "Show the traceback of an error.", INCIDENTAL)
@@ -673,11 +665,7 @@ class TrainOptions(ClassifierOptions, DataObjectOptions):
     )
     dataset: str | None = dataset_option(WHAT, show_default="mnist")
     preset: Literal["quick", "standard", "paper"] | None = option(
-        WHAT,
-        "NAME",
-        "Defaults of all other options: quick, standard, paper.",
-        BASIC,
-        show_default="standard",
+        WHAT, "NAME", "Defaults of all other options: quick, standard, paper.", BASIC, show_default="standard"
     )
     architecture: str | None = option(
         WHAT,

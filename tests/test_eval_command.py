@@ -343,15 +343,16 @@ def test_what_was_cut_off_beside_the_matrix_goes_on_where_it_was(work: Path, mon
     assert "resumed with 48 of 48 attacked images done" in stderr.getvalue()
 
 
-@pytest.mark.parametrize("findings", [{"curve steps": [{"model": "a"}]}, {"curve steps": 3}, ["curve"], None])
-def test_findings_that_are_damaged_are_refused(work: Path, monkeypatch: pytest.MonkeyPatch, findings: Any) -> None:
+def test_findings_that_are_damaged_are_refused(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained(work, "natural")
     run_id = cut_off(work, monkeypatch, batches=2, curve=("steps=1,2",))
     path = work / "runs" / run_id / SAMPLES
     tensors, description = unpack(path, "evaluation")
-    path.write_bytes(pack("evaluation", tensors, description | {"findings": findings}))
-    with pytest.raises(WeightsError, match=r"keeps no curve that can be read|does not fit the evaluation: findings"):
-        resume(work, run_id)
+    damaged: tuple[Any, ...] = (["curve"], None, {"curve steps": 3}, {"curve steps": [{"model": "a"}]})
+    for findings in damaged:
+        path.write_bytes(pack("evaluation", tensors, description | {"findings": findings}))
+        with pytest.raises(WeightsError, match=r"no curve that can be read|does not fit the evaluation: findings"):
+            resume(work, run_id)
 
 
 @pytest.mark.parametrize(
