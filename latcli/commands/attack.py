@@ -63,7 +63,7 @@ class Task:
 
 
 def run(options: AttackOptions, session: Session) -> AttackResult:
-    """Attack every photo, keep what comes of it, and say what happened; see `attacking`."""
+    """Attack every photo, keep the results, and return them; see `attacking`."""
     with attacking(options, session) as result:
         return result
 
@@ -72,8 +72,8 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
 def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult]:
     """Attack every photo and give the result as soon as it is known; leaving the block draws the last pictures.
 
-    Until then the run is not completed, and one that is interrupted while it draws is an interrupted one. Of several
-    photos, one that fails is noted and the rest goes on; a photo on its own raises its LatcliError. Raises UsageError,
+    Until then the run is not completed, and one that is interrupted while it draws is an interrupted one. A photo
+    that fails among several is noted and the others continue; a single photo raises its LatcliError. Raises UsageError,
     ImageError and WeightsError before a run is started, StoreError and ContractError at any time.
 
     With --resume a run that was cut off goes on, in its folder, with the photos that it has not finished.
