@@ -352,7 +352,7 @@ def test_findings_that_are_damaged_are_refused(work: Path, monkeypatch: pytest.M
     damaged: tuple[Any, ...] = (["curve"], None, {"curve steps": 3}, {"curve steps": [{"model": "a"}]})
     for findings in damaged:
         path.write_bytes(pack("evaluation", tensors, description | {"findings": findings}))
-        with pytest.raises(WeightsError, match=r"no curve that can be read|does not fit the evaluation: findings"):
+        with pytest.raises(WeightsError, match=r"curve cannot be read|does not fit the evaluation: findings"):
             resume(work, run_id)
 
 
