@@ -73,6 +73,7 @@ def test_a_network_without_weights_gets_a_head_and_gradients(name: str) -> None:
     assert all(parameter.grad is not None for parameter in trained)
 
 
+@pytest.mark.slow
 def test_auxiliary_heads_are_frozen() -> None:
     tuned = fine_tuned_without_weights("inception_v3", 3)
     frozen = {name.split(".")[2] for name, value in tuned.named_parameters() if not value.requires_grad}
@@ -125,21 +126,10 @@ def test_a_head_that_cannot_be_replaced_is_said(net: nn.Module) -> None:
 # names
 
 
-@pytest.mark.parametrize(
-    ("name", "tuned"),
-    [
-        ("efficientnet_lite0", True),
-        ("inception_v3", True),
-        ("torchvision:resnet50", True),
-        ("timm:test_vit", True),
-        ("resnet18", False),
-        ("paper-cnn", False),
-        ("module:function", True),
-        ("hf:google/vit", True),
-    ],
-)
-def test_which_names_are_fine_tuned(name: str, tuned: bool) -> None:
-    assert is_classifier_name(name) is tuned
+@pytest.mark.parametrize("name", ["inception_v3", "torchvision:resnet50", "timm:any", "module:function", "hf:any/vit"])
+def test_a_classifiers_name_means_fine_tuning(name: str) -> None:
+    assert is_classifier_name(name)
+    assert not is_classifier_name("resnet18")
 
 
 @pytest.mark.parametrize(("name", "meant"), [("efficientnet-lite0", "efficientnet_lite0"), ("paper_cnn", "paper-cnn")])

@@ -50,7 +50,7 @@ from latcli.engine.models.finetuning import (
     is_classifier_name,
 )
 from latcli.engine.models.small import Architecture
-from latcli.engine.models.weights import load_into, read_weights, state_dict_sha256, without_prefix
+from latcli.engine.models.weights import load_file, state_dict_sha256
 from latcli.engine.precision import gradient_model
 from latcli.engine.training.distributed import FabricRanks, Ranks, world_of
 from latcli.engine.training.loop import Trainer, check_parts, new_network, train
@@ -118,8 +118,7 @@ class Job:
 
         net = new_network(make, self.data, self.settings.seed)
         if fresh and path is not None and not self.fine_tuning:
-            state_dict = without_prefix(net, read_weights(path), session.note)
-            load_into(net, state_dict, what=f"the weights in {path}")
+            load_file(path, lambda _: net, 0, session.note)
         return net.to(self.device)
 
 

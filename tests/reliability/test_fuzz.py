@@ -194,9 +194,9 @@ def weights_of_torch(folder: Path) -> Kind:
 
 
 def load_weights(path: Path) -> None:
-    from latcli.engine.models.weights import load_into, read_state_dict
+    from latcli.engine.models.weights import load_into, read_weights
 
-    load_into(torch.nn.Linear(3, 2), read_state_dict(path), what="the weights")
+    load_into(torch.nn.Linear(3, 2), read_weights(path).state_dict, what="the weights")
 
 
 def weights_of_yolo(folder: Path) -> Kind:

@@ -16,7 +16,7 @@ from latcli.engine import registry
 from latcli.engine.labels import known_class
 from latcli.engine.models.classifier import Classifier, logits_in
 from latcli.engine.models.custom import named_by_user, named_classifier
-from latcli.engine.models.libraries import NETWORKS, LibraryNetwork, timm_network, torchvision_network
+from latcli.engine.models.libraries import library_network
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.models.source import AS_PUBLISHED, ClassifierSource
 from latcli.errors import UsageError
@@ -65,7 +65,7 @@ def preprocessing_of(architecture: str, described: ClassifierSource = AS_PUBLISH
 
     A library's weights are not asked for; what is no library's is opened.
     """
-    network = _library_network(architecture)
+    network = library_network(architecture)
     if network is None:
         return named_classifier(architecture, described).preprocessing
     return described.preprocessing(network.preprocessing)
@@ -77,9 +77,8 @@ def fine_tuned(classifier: Classifier, class_names: Sequence[str]) -> FineTuned:
     The row of a class that an old one shares its name or WordNet id with starts as that one's; the others start from
     torch's global generator. Raises UsageError where there is no head to be found.
     """
-    net = classifier.net.requires_grad_(True)
-    rows = [label.index if (label := known_class(name, classifier)) else None for name in class_names]
-    return _with_head(net, classifier.preprocessing, classifier.name, len(classifier.class_names), rows)
+    known = (known_class(name, classifier) for name in class_names)
+    return _with_head(classifier, [None if label is None else label.index for label in known])
 
 
 def fine_tuned_without_weights(
@@ -94,54 +93,33 @@ def fine_tuned_without_weights(
     library's has but one way of being made, its own. Raises UsageError for a name that is no classifier's, and for code
     that the user has not named.
     """
-    network = _library_network(architecture)
-    if network is None:
-        size = preprocessing.size if preprocessing else described.input_size
-        made = _made(architecture, replace(described, input_size=size))
-        net, own, old_classes = made.net, made.preprocessing, len(made.class_names)
-    else:
-        own, old_classes = described.preprocessing(network.preprocessing), len(network.class_names) or 2
-        net = nn.Sequential(described.normalize(network.mean, network.std), network.build(old_classes))
-    return _with_head(net.requires_grad_(True), preprocessing or own, architecture, old_classes, [None] * classes)
-
-
-def is_library_name(architecture: str) -> bool:
-    """Whether a library builds the classifier, without its weights."""
-    return architecture in NETWORKS or architecture.partition(":")[0] in ("timm", "torchvision")
-
-
-def _library_network(architecture: str) -> LibraryNetwork | None:
-    family, _, rest = architecture.partition(":")
-    if family == "timm":
-        return timm_network(rest)
-    if family == "torchvision":
-        return torchvision_network(rest)
-    return NETWORKS[architecture]() if architecture in NETWORKS else None
-
-
-def _made(architecture: str, described: ClassifierSource) -> Classifier:
-    if registry.names_code(architecture) and architecture not in named_by_user:
+    described = replace(described, weights=None, class_names=None, offline=True)
+    network = library_network(architecture)
+    if network is not None:
+        classifier = network.untrained(described)
+    elif registry.names_code(architecture) and architecture not in named_by_user:
         raise UsageError(
             f"this model's network is code of its user's own, {architecture}, which only the command line may name",
             f"name it, and the model as its weights: {architecture} --classifier-weights FILE",
         )
-    return named_classifier(architecture, replace(described, weights=None, offline=True))
+    else:
+        size = preprocessing.size if preprocessing else described.input_size
+        classifier = named_classifier(architecture, replace(described, input_size=size))
+    classifier.preprocessing = preprocessing or classifier.preprocessing
+    return _with_head(classifier, [None] * classes)
 
 
-def _with_head(
-    net: nn.Module, preprocessing: Preprocessing, name: str, old_classes: int, rows: Sequence[int | None]
-) -> FineTuned:
+def _with_head(classifier: Classifier, rows: Sequence[int | None]) -> FineTuned:
     """The network with a head of len(rows) classes; each is row `rows[k]` of the old head, or new."""
+    net, old_classes = classifier.net.requires_grad_(True), len(classifier.class_names)
+    tuned = FineTuned(net, classifier.preprocessing)
     found = [path for path, module in net.named_modules() if _outputs(module) == old_classes]
     if not found and len(rows) == old_classes and not any(rows):  # scripted, say, but with the right number of classes
-        return FineTuned(net, preprocessing)
+        return tuned
     if not found:
-        raise _no_head(name, f"no last layer of {old_classes} outputs is in it")
-    parent, _, attribute = found[-1].rpartition(".")
-    old = net.get_submodule(found[-1])
-    setattr(net.get_submodule(parent), attribute, _new_head(old, rows))
-    tuned = FineTuned(net, preprocessing)
-    _freeze_unused(tuned, name, len(rows))
+        raise _no_head(classifier.name, f"no last layer of {old_classes} outputs is in it")
+    net.set_submodule(found[-1], _new_head(net.get_submodule(found[-1]), rows))
+    _freeze_unused(tuned, classifier.name, len(rows))
     return tuned
 
 

@@ -66,14 +66,11 @@ def robustbench_classifier(name: str, source: ClassifierSource) -> Classifier:
     except Exception as error:  # of downloads, pickles and state dicts alike
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise WeightsError(f"RobustBench cannot load {name}: {reason}", f"look at {source.weights or kept}") from error
-    if dataset == "imagenet":
-        own, names, ids = Preprocessing(256, 224), imagenet_names(), imagenet_ids()
-    else:
-        own, names, ids = Preprocessing(32, 32), _CIFAR10 if dataset == "cifar10" else (), ()
+    own = Preprocessing(256, 224) if dataset == "imagenet" else Preprocessing(32, 32)
+    names, ids = {"cifar10": (_CIFAR10, ()), "imagenet": (imagenet_names(), imagenet_ids())}.get(dataset, ((), ()))
     with torch.no_grad():
         count = net(torch.zeros(1, 3, *own.size)).shape[1]
-    chosen = source.names_of(count, names, name)
-    return Classifier(f"robustbench:{name}", net, source.preprocessing(own), chosen, ids if chosen == names else ())
+    return source.classifier(f"robustbench:{name}", net, count, own, names, ids)
 
 
 @contextlib.contextmanager
