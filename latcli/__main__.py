@@ -1,4 +1,4 @@
-"""`python -m latcli` and the console script: signals before all else; must not import anything before they are set."""
+"""`python -m latcli` and the console script: signal handlers are set before anything else is imported."""
 
 import signal
 from typing import NoReturn

@@ -1,4 +1,4 @@
-"""Options from TOML files: where they are looked for, and what they may say; knows options, no command.
+"""Options from TOML files: where they are looked for, and what they may set.
 
 A key is an option's long name without its dashes. Keys at the top hold for every command that has the option, those
 in `[attack]` or `[runs.list]` for one command. Paths are relative to the working directory, as on the command line.
@@ -22,7 +22,7 @@ from latcli.options import CODE, TYPED, Field
 
 PROJECT_FILE = Path("latcli.toml")
 
-#: Nobody has so many options; a longer file is none of ours.
+#: A longer file cannot be one of options.
 _MOST_BYTES = 1 << 18
 
 #: The options of every command, by its path: `("attack",)`, `("runs", "list")`.
@@ -104,7 +104,7 @@ def _read(file: Path) -> dict[str, Any]:
         with file.open("rb") as stream:
             data = stream.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
-            raise UsageError(f"{file} is longer than {_MOST_BYTES >> 10} KiB", "name a file of options with --config")
+            raise UsageError(f"{file} is larger than {_MOST_BYTES >> 10} KiB", "name a file of options with --config")
         return tomllib.loads(data.decode())
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror or error}", "check its permissions") from error

@@ -1,4 +1,4 @@
-"""Exit codes and the errors a user sees as two lines; must not import anything of latcli."""
+"""Exit codes, and the errors that a user sees as two lines; imports no other module of latcli."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LatcliError(Exception):
 
 
 class UsageError(LatcliError):
-    """An option or argument that cannot be meant as it stands."""
+    """An option or argument that is invalid."""
 
     exit_code = ExitCode.USAGE
 

@@ -1,6 +1,6 @@
 """Every option of the command line, once: a dataclass for each command, a field for each option.
 
-A field says all there is to say of its option: type, default, placeholder, help, panel, completion. `cli.py` makes the
+A field has everything about its option: type, default, placeholder, help, panel, completion. `cli.py` makes the
 commands from these classes, `config.py` reads the same names from TOML files, and the commands take the objects. Text
 is parsed here, so that a command never sees `8/255`. Nothing heavy is imported: `latcli --help` shows what is here.
 """
@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum, auto
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import typer
 
 from latcli.engine import registry
 from latcli.errors import UsageError
 from latcli.reporting.text import number_text
+from latcli.results import Status
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ PANELS = (
 
 
 class Mark(Enum):
-    """What else there is to know of an option, beside its type in `Annotated`."""
+    """What else there is to know of an option."""
 
     #: Shown by --help; the others only by --help-all.
     BASIC = auto()
@@ -56,7 +57,7 @@ BASIC, INCIDENTAL, CODE, TYPED = Mark
 
 @dataclass(frozen=True)
 class Implied:
-    """In a field's `Annotated`: the option may stand without a value, and then has this one."""
+    """The mark of an option that may stand without a value, and then has this one."""
 
     text: str
 
@@ -121,23 +122,18 @@ def parse_box(text: str) -> tuple[float, float, float, float]:
 
     Raises UsageError for anything but four finite numbers.
     """
-    try:
-        x0, y0, x1, y1 = (float(part) for part in str(text).split(","))
-        if all(map(math.isfinite, (x0, y0, x1, y1))):
-            return x0, y0, x1, y1
-    except ValueError:
-        pass
-    raise UsageError(f"the box '{text}' is not four finite numbers", "a box is x0,y0,x1,y1 in pixels: 40,30,200,180")
+    box = _floats(text)
+    if len(box) != 4:
+        hint = "a box is x0,y0,x1,y1 in pixels: 40,30,200,180"
+        raise UsageError(f"the box '{text}' is not four finite numbers", hint)
+    return box[0], box[1], box[2], box[3]
 
 
 def parse_shares(text: str) -> tuple[float, ...]:
     """Ascending shares of the side, separated by commas. Raises UsageError."""
-    hint = "for example --centers 0.25,0.5,0.75"
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"'{text}' is not a list of shares", hint) from None
-    if not all(0.0 <= value < 1.0 for value in values) or list(values) != sorted(set(values)):
+    values = _floats(text)
+    if not values or not all(0.0 <= value < 1.0 for value in values) or list(values) != sorted(set(values)):
+        hint = "for example --centers 0.25,0.5,0.75"
         raise UsageError(f"'{text}' is not an ascending list of shares from 0 to below 1", hint)
     return values
 
@@ -154,14 +150,20 @@ def parse_name(text: str) -> str:
 
 def parse_numbers(text: str) -> tuple[float, ...]:
     """Numbers of the colour channels, separated by commas: one for all, or one each. Raises UsageError."""
-    hint = "one number, or one for each channel: 0.485,0.456,0.406"
+    values = _floats(text)
+    if len(values) not in (1, 3):
+        hint = "one number, or one for each channel: 0.485,0.456,0.406"
+        raise UsageError(f"'{text}' is not one number or three", hint)
+    return values
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    """Finite numbers that commas separate; none where one of them is something else."""
     try:
         values = tuple(float(part) for part in str(text).split(","))
     except ValueError:
-        raise UsageError(f"'{text}' is not a list of numbers", hint) from None
-    if len(values) not in (1, 3) or not all(map(math.isfinite, values)):
-        raise UsageError(f"'{text}' is not one number or three", hint)
-    return values
+        return ()
+    return values if all(map(math.isfinite, values)) else ()
 
 
 def parse_input_size(text: str) -> tuple[int, int]:
@@ -180,7 +182,7 @@ def parse_resize(text: str) -> str | int:
     if word.isdecimal() and 0 < int(word) <= 8192:
         return int(word)
     raise UsageError(
-        f"'{text}' is no way to resize", "squash, crop, or the pixels of the short side before the crop: 256"
+        f"'{text}' is not a way to resize", "squash, crop, or the pixels of the short side before the crop: 256"
     )
 
 
@@ -221,23 +223,42 @@ _CLASSIFIERS = (
 # how a field becomes an option
 
 
+Offers = Callable[..., list[str]]
+
+
 def option(
-    panel: str, metavar: str, help: str, *names: str, parse: Callable[[str], Any] | None = None, **more: Any
+    panel: str,
+    metavar: str,
+    help: str,
+    *marks: Mark | Implied,
+    default: Any = None,
+    names: Sequence[str] = (),
+    parse: Callable[[str], Any] | None = None,
+    offers: Offers | None = None,
+    **more: Any,
 ) -> Any:
-    """An option that takes a value; `parse` makes one of its text and may raise UsageError."""
+    """A dataclass field that is an option with a value.
+
+    parse: makes the value of its text, and may raise UsageError. offers: what the shell completes. more: as Typer's.
+    """
     if parse is not None:
         more["parser"] = _refusing(parse)
-    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, **more)
+    info = typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, autocompletion=offers, **more)
+    return _field(info, default, marks)
 
 
-def switch(panel: str, help: str, *names: str, **more: Any) -> Any:
-    """An option without a value."""
-    return typer.Option(*names, metavar="", help=help, rich_help_panel=panel, **more)
+def switch(panel: str, help: str, *marks: Mark, names: Sequence[str] = (), **more: Any) -> Any:
+    """A dataclass field that is an option without a value."""
+    return _field(typer.Option(*names, metavar="", help=help, rich_help_panel=panel, **more), False, marks)
 
 
-def argument(metavar: str, help: str, **more: Any) -> Any:
-    """A word that stands without a name."""
-    return typer.Argument(metavar=metavar, help=help, **more)
+def argument(metavar: str, help: str, *marks: Mark, default: Any = MISSING, offers: Offers | None = None) -> Any:
+    """A dataclass field that is a word without a name; without a default it must be given."""
+    return _field(typer.Argument(metavar=metavar, help=help, autocompletion=offers), default, marks)
+
+
+def _field(info: Any, default: Any, marks: Sequence[Mark | Implied]) -> Any:
+    return field(default=default, metadata={"info": info, "marks": frozenset(marks)})
 
 
 def _refusing(parse: Callable[[str], T]) -> Callable[[str], T]:
@@ -252,7 +273,7 @@ def _refusing(parse: Callable[[str], T]) -> Callable[[str], T]:
 
 @dataclass(frozen=True)
 class Field:
-    """One option of a command as a dataclass has it: its Python type, what Typer is told, and its marks."""
+    """One option of a command as a dataclass has it: its Python type, its Typer declaration, and its marks."""
 
     name: str
     type: Any
@@ -273,13 +294,12 @@ class Field:
 
 def fields_of(options: type) -> list[Field]:
     """The options of one of the classes below, those of its bases first."""
-    hints = get_type_hints(options, include_extras=True)
-    found = []
-    for field in fields(options):
-        if get_args(hints[field.name]) and hasattr(hints[field.name], "__metadata__"):
-            kind, info, *marks = get_args(hints[field.name])
-            found.append(Field(field.name, kind, info, frozenset(marks), field.default))
-    return found
+    types = get_type_hints(options)
+    return [
+        Field(one.name, types[one.name], one.metadata["info"], one.metadata["marks"], one.default)
+        for one in fields(options)
+        if "info" in one.metadata
+    ]
 
 
 def given(options: Any) -> dict[str, Any]:
@@ -316,57 +336,100 @@ def _texts(value: Any, as_list: bool) -> list[str]:
     return [number_text(value) if isinstance(value, float) else str(value)]
 
 
+# options that several commands have
+
+
+def dataset_option(panel: str, **more: Any) -> Any:
+    """A data set by its name."""
+    known = "mnist, fashion-mnist, cifar10, mnist-5k, folder:PATH."
+    return option(panel, "NAME", known, BASIC, offers=_names_of("dataset", "folder:"), **more)
+
+
+def epsilon_option(panel: str, *marks: Mark) -> Any:
+    """Epsilon on images of a data set."""
+    about = "Largest change of a pixel: 0.3 or 8/255."
+    return option(panel, "E", about, *marks, parse=parse_epsilon, show_default="the data set's")
+
+
+def norm_option() -> Any:
+    """The set of allowed changes."""
+    return option(ATTACK, "linf|l2", "l2 needs --radius as well.", default="linf")
+
+
+def radius_option() -> Any:
+    """The radius that `norm_option` needs for l2."""
+    return option(ATTACK, "R", "Radius of the l2 ball, inside epsilon's box.")
+
+
+def resume_option() -> Any:
+    """A run to go on with."""
+    return option(KEEPING, "RUN", "Continue a run that was cut off.", INCIDENTAL, BASIC, offers=complete_run)
+
+
+def status_option(*marks: Mark) -> Any:
+    """What has become of a run."""
+    return option(WHICH_RUNS, "NAME", "Only running, completed, failed, interrupted or crashed ones.", *marks)
+
+
 # options that every command has
 
 
 @dataclass(kw_only=True)
 class Common:
-    """What every command takes."""
+    """Options of every command."""
 
-    store: Annotated[
-        Path, option(WHERE, "DIR", "Where runs are kept.", "--store", envvar="LATCLI_STORE"), INCIDENTAL
-    ] = Path("runs")
-    json: Annotated[bool, switch(OUTPUT, "One JSON document on stdout, and nothing else there."), INCIDENTAL] = False
-    quiet: Annotated[bool, switch(OUTPUT, "No progress and no notes on stderr.", "--quiet", "-q"), INCIDENTAL] = False
-    debug: Annotated[bool, switch(OUTPUT, "Show the traceback of an error."), INCIDENTAL] = False
-    config: Annotated[
-        Path | None, option(WHERE, "FILE", "Read options from this TOML file instead of latcli.toml."), INCIDENTAL
-    ] = None
+    store: Path = option(
+        WHERE,
+        "DIR",
+        "Where runs are kept.",
+        INCIDENTAL,
+        names=("--store",),
+        default=Path("runs"),
+        envvar="LATCLI_STORE",
+    )
+    json: bool = switch(OUTPUT, "Print one JSON document on stdout, and nothing else.", INCIDENTAL)
+    quiet: bool = switch(OUTPUT, "No progress and no notes on stderr.", INCIDENTAL, names=("--quiet", "-q"))
+    debug: bool = switch(OUTPUT, "Show the traceback of an error.", INCIDENTAL)
+    config: Path | None = option(WHERE, "FILE", "Read options from this TOML file instead of latcli.toml.", INCIDENTAL)
 
 
 @dataclass(kw_only=True)
 class Computing(Common):
-    """What every command that computes takes, too."""
+    """Options of every command that computes."""
 
-    data: Annotated[Path, option(WHERE, "DIR", "Where data sets are.", envvar="LATCLI_DATA"), INCIDENTAL] = Path("data")
-    device: Annotated[
-        str,
-        option(WHERE, "NAME", "auto, cpu, cuda, cuda:N or mps.", autocompletion=_one_of("auto", "cpu", "cuda", "mps")),
+    data: Path = option(WHERE, "DIR", "Where data sets are.", INCIDENTAL, default=Path("data"), envvar="LATCLI_DATA")
+    device: str = option(
+        WHERE,
+        "NAME",
+        "auto, cpu, cuda, cuda:N or mps.",
         INCIDENTAL,
-    ] = "auto"
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16"],
-        option(WHERE, "NAME", "Number format of gradients: auto, fp32, bf16. Results are always scored in fp32."),
-    ] = "auto"
-    seed: Annotated[int, option(WHERE, "N", "Equal seeds give equal files.", min=0)] = 0
-    offline: Annotated[bool, switch(WHERE, "Download nothing.", envvar="LATCLI_OFFLINE"), INCIDENTAL] = False
+        default="auto",
+        offers=_one_of("auto", "cpu", "cuda", "mps"),
+    )
+    precision: Literal["auto", "fp32", "bf16"] = option(
+        WHERE,
+        "NAME",
+        "Number format of gradients: auto, fp32, bf16. Results are always scored in fp32.",
+        default="auto",
+    )
+    seed: int = option(WHERE, "N", "Equal seeds give equal files.", default=0, min=0)
+    offline: bool = switch(WHERE, "Download nothing.", INCIDENTAL, envvar="LATCLI_OFFLINE")
 
 
 @dataclass(kw_only=True)
 class Recording(Computing):
-    """What every command that keeps a run takes, too."""
+    """Options of every command that keeps a run."""
 
-    name: Annotated[
-        str | None,
-        option(OUTPUT, "NAME", "Call the run so, in place of the end of its id.", parse=parse_name),
+    name: str | None = option(
+        OUTPUT, "NAME", "A name for the run, for use in place of its id.", INCIDENTAL, TYPED, parse=parse_name
+    )
+    tag: tuple[str, ...] = option(
+        OUTPUT,
+        "TAG",
+        "A tag for the run; `latcli runs list --tag` filters by it. May be repeated.",
         INCIDENTAL,
-        TYPED,
-    ] = None
-    tag: Annotated[
-        tuple[str, ...],
-        option(OUTPUT, "TAG", "Mark the run, for `latcli runs list --tag`. May be repeated."),
-        INCIDENTAL,
-    ] = ()
+        default=(),
+    )
 
 
 # where the object is
@@ -376,68 +439,60 @@ class Recording(Computing):
 class ObjectOptions:
     """Which detector finds the object of a photo, and how."""
 
-    detector: Annotated[
-        str,
-        option(
-            OBJECT,
-            "NAME",
-            "auto (decided photo by photo), yolo, mobilenet, saliency, cam, none, or a plug-in's.",
-            autocompletion=_names_of("detector", "auto"),
-        ),
+    detector: str = option(
+        OBJECT,
+        "NAME",
+        "auto (decided photo by photo), yolo, mobilenet, saliency, cam, none, or a plug-in's.",
         BASIC,
-    ] = "auto"
-    detector_weights: Annotated[
-        Path | None,
-        option(OBJECT, "FILE|NAME", "The detector's weights: .pt (yolo), .onnx, u2net, isnet-general-use (saliency)."),
-    ] = None
-    detector_option: Annotated[
-        tuple[str, ...], option(OBJECT, "NAME=VALUE", "A setting of the detector, a plug-in's too. May be repeated.")
-    ] = ()
-    trust_weights: Annotated[
-        bool,
-        switch(OBJECT, "Run the code in the detector's weights (yolo). Only for a file whose maker you trust."),
+        default="auto",
+        offers=_names_of("detector", "auto"),
+    )
+    detector_weights: Path | None = option(
+        OBJECT, "FILE|NAME", "The detector's weights: .pt (yolo), .onnx, u2net, isnet-general-use (saliency)."
+    )
+    detector_option: tuple[str, ...] = option(
+        OBJECT, "NAME=VALUE", "A setting of the detector, a plug-in's too. May be repeated.", default=()
+    )
+    trust_weights: bool = switch(
+        OBJECT,
+        "Run the code in the detector's weights (yolo). Only for a file whose maker you trust.",
         INCIDENTAL,
         TYPED,
-    ] = False
-    detector_confidence: Annotated[
-        float, option(OBJECT, "P", "Lowest confidence of a box that counts (yolo, mobilenet).", min=0.0, max=1.0)
-    ] = 0.25
-    cam_threshold: Annotated[
-        float,
-        option(OBJECT, "SHARE", "Share of the map's peak above which a pixel is object (cam).", min=0.0, max=0.99),
-    ] = 0.4
-    boxes: Annotated[
-        Literal["all", "best"], option(OBJECT, "all|best", "Protect all boxes that agree with the class, or the best.")
-    ] = "all"
-    refine: Annotated[
-        Literal["none", "grabcut", "saliency"],
-        option(OBJECT, "NAME", "Turn boxes into silhouettes: none, grabcut, saliency."),
-    ] = "none"
-    soft: Annotated[
-        bool, switch(OBJECT, "Let silhouettes have soft edges: epsilon grows from 0 to its full value there.")
-    ] = False
+    )
+    detector_confidence: float = option(
+        OBJECT, "P", "Lowest confidence of a box (yolo, mobilenet).", default=0.25, min=0.0, max=1.0
+    )
+    cam_threshold: float = option(
+        OBJECT,
+        "SHARE",
+        "Share of the map's peak above which a pixel is the object's (cam).",
+        default=0.4,
+        min=0.0,
+        max=0.99,
+    )
+    boxes: Literal["all", "best"] = option(
+        OBJECT, "all|best", "Protect all boxes that agree with the class, or the best.", default="all"
+    )
+    refine: Literal["none", "grabcut", "saliency"] = option(
+        OBJECT, "NAME", "Turn boxes into silhouettes: none, grabcut, saliency.", default="none"
+    )
+    soft: bool = switch(OBJECT, "Keep the soft edges of silhouettes: epsilon grows from 0 to its full value there.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataObjectOptions(ObjectOptions):
     """Where the object of each image of a data set is."""
 
-    center: Annotated[
-        float | None,
-        option(OBJECT, "SHARE", "Protect the middle: a share of the image's sides.", show_default="the data set's"),
-    ] = None
-    mask_from: Annotated[
-        Literal["center", "otsu", "detector", "folder"] | None,
-        option(
-            OBJECT,
-            "NAME",
-            "center: the middle; otsu: the silhouette of a digit; detector: what is found on photos; folder: --masks.",
-            show_default="detector for photos, else center",
-        ),
-    ] = None
-    masks: Annotated[
-        Path | None, option(OBJECT, "DIR", "A mask for each image, DIR/train/CLASS/NAME.png, white on the object.")
-    ] = None
+    center: float | None = option(
+        OBJECT, "SHARE", "Protect the middle: a share of the image's sides.", show_default="the data set's"
+    )
+    mask_from: Literal["center", "otsu", "detector", "folder"] | None = option(
+        OBJECT,
+        "NAME",
+        "center: the middle; otsu: the silhouette of a digit; detector: what is found on photos; folder: --masks.",
+        show_default="detector for photos, else center",
+    )
+    masks: Path | None = option(OBJECT, "DIR", "A mask for each image, DIR/train/CLASS/NAME.png, white on the object.")
 
 
 # which classifier
@@ -445,38 +500,32 @@ class DataObjectOptions(ObjectOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierOptions:
-    """What there is to say of a classifier besides its name."""
+    """The description of a classifier, besides its name."""
 
-    classifier_weights: Annotated[
-        Path | None,
-        option(
-            CLASSIFIER,
-            "FILE",
-            "Its weights: safetensors, or a PyTorch file without code. The head is the file's.",
-        ),
-    ] = None
-    class_names: Annotated[
-        Path | None,
-        option(CLASSIFIER, "FILE", "Names of its classes: one a line, or JSON, in the order of the logits."),
-    ] = None
-    mean: Annotated[
-        Any, option(CLASSIFIER, "M", "Normalization: mean, of all channels or each.", parse=parse_numbers)
-    ] = ()
-    std: Annotated[
-        Any, option(CLASSIFIER, "S", "Normalization: standard deviation, of all channels or each.", parse=parse_numbers)
-    ] = ()
-    input_size: Annotated[
-        Any, option(CLASSIFIER, "N|H,W", "Pixels of its input: 224, or height and width.", parse=parse_input_size)
-    ] = ()
-    resize: Annotated[
-        Any,
-        option(
-            CLASSIFIER,
-            "NAME|N",
-            "Photos to its input: squash; crop, the middle; or N, the short side before the crop.",
-            parse=parse_resize,
-        ),
-    ] = ()
+    classifier_weights: Path | None = option(
+        CLASSIFIER,
+        "FILE",
+        "Its weights: safetensors, or a PyTorch file without code. Its head gives the number of classes.",
+    )
+    class_names: Path | None = option(
+        CLASSIFIER, "FILE", "Names of its classes: one a line, or JSON, in the order of the logits."
+    )
+    mean: Any = option(
+        CLASSIFIER, "M", "Normalization: mean, of all channels or each.", default=(), parse=parse_numbers
+    )
+    std: Any = option(
+        CLASSIFIER, "S", "Normalization: standard deviation, of all channels or each.", default=(), parse=parse_numbers
+    )
+    input_size: Any = option(
+        CLASSIFIER, "N|H,W", "Pixels of its input: 224, or height and width.", default=(), parse=parse_input_size
+    )
+    resize: Any = option(
+        CLASSIFIER,
+        "NAME|N",
+        "How photos are resized: squash, crop (the middle), or N (the short side before the crop).",
+        default=(),
+        parse=parse_resize,
+    )
 
 
 # the commands
@@ -486,40 +535,26 @@ class ClassifierOptions:
 class PhotoOptions(ClassifierOptions, ObjectOptions):
     """Photos, their right classes, their objects, and the classifier."""
 
-    photos: Annotated[
-        tuple[str, ...], argument("PHOTO...", "Photos, folders (searched recursively), or - for standard input.")
-    ]
-    label: Annotated[str | None, option(PHOTOS_AND_LABELS, "NAME|INDEX", "The right class of all photos."), BASIC] = (
-        None
+    photos: tuple[str, ...] = argument("PHOTO...", "Photos, folders (searched recursively), or - for standard input.")
+    label: str | None = option(PHOTOS_AND_LABELS, "NAME|INDEX", "The right class of all photos.", BASIC)
+    labels: Path | None = option(PHOTOS_AND_LABELS, "FILE", "Right classes from a CSV: file, and index or name.", BASIC)
+    labels_from: Literal["folder"] | None = option(
+        PHOTOS_AND_LABELS, "folder", "Right classes from the names of the photos' folders."
     )
-    labels: Annotated[
-        Path | None, option(PHOTOS_AND_LABELS, "FILE", "Right classes from a CSV: file, and index or name."), BASIC
-    ] = None
-    labels_from: Annotated[
-        Literal["folder"] | None,
-        option(PHOTOS_AND_LABELS, "folder", "Right classes from the names of the photos' folders."),
-    ] = None
-    on_miss: Annotated[
-        Literal["fail", "skip", "center"],
-        option(OBJECT, "fail|skip|center", "What to do with a photo in which no object is found."),
-    ] = "fail"
-    box: Annotated[
-        tuple[str, ...], option(OBJECT, "X0,Y0,X1,Y1", "The object, in pixels. May be repeated."), BASIC
-    ] = ()
-    center: Annotated[
-        float | None, option(OBJECT, "SHARE", "Protect the middle of the photo: a share of its sides, 0.25.")
-    ] = None
-    classifier: Annotated[
-        str,
-        option(
-            CLASSIFIER,
-            "NAME",
-            _CLASSIFIERS,
-            autocompletion=_names_of("classifier", *_FAMILIES),
-        ),
+    on_miss: Literal["fail", "skip", "center"] = option(
+        OBJECT, "fail|skip|center", "What to do with a photo in which no object is found.", default="fail"
+    )
+    box: tuple[str, ...] = option(OBJECT, "X0,Y0,X1,Y1", "The object, in pixels. May be repeated.", BASIC, default=())
+    center: float | None = option(OBJECT, "SHARE", "Protect the middle of the photo: a share of its sides, 0.25.")
+    classifier: str = option(
+        CLASSIFIER,
+        "NAME",
+        _CLASSIFIERS,
         BASIC,
         CODE,
-    ] = registry.DEFAULT_CLASSIFIER
+        default=registry.DEFAULT_CLASSIFIER,
+        offers=_names_of("classifier", *_FAMILIES),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -530,7 +565,7 @@ class MaskOptions(PhotoOptions):
     Each has an overlay beside it, in the folder `overlays`.
     """
 
-    out: Annotated[Path, option(FILES, "DIR", "Where the masks are written."), INCIDENTAL, BASIC] = Path("masks")
+    out: Path = option(FILES, "DIR", "Where the masks are written.", INCIDENTAL, BASIC, default=Path("masks"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -541,92 +576,75 @@ class AttackOptions(PhotoOptions):
     The result is scored from the saved 8-bit file and kept as a run.
     """
 
-    mask: Annotated[
-        Path | None,
-        option(OBJECT, "FILE|DIR", "A mask, white on the object; or a folder with one mask for each photo."),
+    mask: Path | None = option(
+        OBJECT, "FILE|DIR", "A mask, white on the object; or a folder with one mask for each photo.", BASIC
+    )
+    epsilon: Any = option(
+        ATTACK,
+        "E",
+        "Largest change of a pixel: 8/255 or 0.031; several for a table: 2/255,4/255,8/255.",
         BASIC,
-    ] = None
-    epsilon: Annotated[
-        Any,
-        option(
-            ATTACK,
-            "E",
-            "Largest change of a pixel: 8/255 or 0.031; several for a table: 2/255,4/255,8/255.",
-            parse=parse_epsilons,
-            show_default="8/255",
-        ),
+        default=8 / 255,
+        parse=parse_epsilons,
+        show_default="8/255",
+    )
+    region: RegionName = option(
+        ATTACK,
+        "NAME",
+        "What may change: background, foreground, all, random (the background, moved), or patch (a square in the "
+        "background, with epsilon 1).",
         BASIC,
-    ] = 8 / 255
-    region: Annotated[
-        RegionName,
-        option(
-            ATTACK,
-            "NAME",
-            "What may change: background, foreground, all, random (the background, moved), or patch (a square in the "
-            "background, with epsilon 1).",
-        ),
-        BASIC,
-    ] = "background"
-    regions: Annotated[
-        Any,
-        option(
-            ATTACK, "A,B,...", "Several regions for a table: background,random,foreground,all.", parse=parse_regions
-        ),
-    ] = ()
-    smallest_epsilon: Annotated[
-        float | None,
-        option(
-            ATTACK,
-            "[MAX]",
-            "Find the smallest epsilon that fools, in steps of 1/255, up to MAX (16/255).",
-            parse=parse_epsilon,
-        ),
+        default="background",
+    )
+    regions: Any = option(
+        ATTACK,
+        "A,B,...",
+        "Several regions for a table: background,random,foreground,all.",
+        default=(),
+        parse=parse_regions,
+    )
+    smallest_epsilon: float | None = option(
+        ATTACK,
+        "[MAX]",
+        "Find the smallest epsilon that fools, in steps of 1/255, up to MAX (16/255).",
         Implied("16/255"),
         BASIC,
-    ] = None
-    attack: Annotated[
-        str,
-        option(
-            ATTACK,
-            "NAME",
-            "pgd, fgsm, mi-fgsm, apgd-ce, apgd-dlr, apgd-t, square, minimal, or a plug-in's.",
-            autocompletion=_names_of("attack"),
-        ),
-        BASIC,
-    ] = "pgd"
-    steps: Annotated[int, option(ATTACK, "N", "Gradient steps.", min=1), BASIC] = 40
-    step_size: Annotated[
-        float | None, option(ATTACK, "E", "Size of the first step, on epsilon's scale.", parse=parse_step_size)
-    ] = None
-    schedule: Annotated[
-        Literal["constant", "linear", "cosine"], option(ATTACK, "NAME", "How steps shrink: constant, linear, cosine.")
-    ] = "cosine"
-    restarts: Annotated[int, option(ATTACK, "N", "Random starts; each photo keeps its worst case.", min=1)] = 1
-    no_random_start: Annotated[bool, switch(ATTACK, "Start at the photo itself.")] = False
-    objective: Annotated[
-        str,
-        option(
-            ATTACK,
-            "NAME",
-            "What is climbed: ce (cross entropy), margin (of logits), top10 or topk:K (push the class out of the "
-            "first K guesses).",
-            parse=parse_objective,
-        ),
-    ] = "ce"
-    target: Annotated[str | None, option(ATTACK, "NAME|INDEX", "Push towards this class.")] = None
-    stop: Annotated[
-        Literal["never", "top1", "top10"],
-        option(ATTACK, "WHEN", "Stop a photo as soon as its class has left the top1 or top10; or never."),
-    ] = "never"
-    norm: Annotated[Literal["linf", "l2"], option(ATTACK, "linf|l2", "l2 needs --radius as well.")] = "linf"
-    radius: Annotated[float | None, option(ATTACK, "R", "Radius of the l2 ball, inside epsilon's box.")] = None
-    at_model_resolution: Annotated[bool, switch(ATTACK, "Resize the photo first, as the paper does.")] = False
-    batch: Annotated[int, option(WHERE, "N", "Photos attacked together.", min=1)] = 8
-    no_figures: Annotated[bool, switch(OUTPUT, "Do not draw the paper's Figure 1 for each photo."), INCIDENTAL] = False
-    dry_run: Annotated[bool, switch(OUTPUT, "Show object, background share and time; attack nothing."), INCIDENTAL] = (
-        False
+        parse=parse_epsilon,
     )
-    check_success: Annotated[bool, switch(OUTPUT, "Exit with code 4 unless every photo is fooled."), INCIDENTAL] = False
+    attack: str = option(
+        ATTACK,
+        "NAME",
+        "pgd, fgsm, mi-fgsm, apgd-ce, apgd-dlr, apgd-t, square, minimal, or a plug-in's.",
+        BASIC,
+        default="pgd",
+        offers=_names_of("attack"),
+    )
+    steps: int = option(ATTACK, "N", "Gradient steps.", BASIC, default=40, min=1)
+    step_size: float | None = option(ATTACK, "E", "Size of the first step, on epsilon's scale.", parse=parse_step_size)
+    schedule: Literal["constant", "linear", "cosine"] = option(
+        ATTACK, "NAME", "How steps shrink: constant, linear, cosine.", default="cosine"
+    )
+    restarts: int = option(ATTACK, "N", "Random starts; each photo keeps its worst case.", default=1, min=1)
+    no_random_start: bool = switch(ATTACK, "Start at the photo itself.")
+    objective: str = option(
+        ATTACK,
+        "NAME",
+        "What is maximised: ce (cross entropy), margin (of logits), top10 or topk:K (push the class out of the "
+        "first K guesses).",
+        default="ce",
+        parse=parse_objective,
+    )
+    target: str | None = option(ATTACK, "NAME|INDEX", "Push towards this class.")
+    stop: Literal["never", "top1", "top10"] = option(
+        ATTACK, "WHEN", "Stop a photo as soon as its class has left the top1 or top10; or never.", default="never"
+    )
+    norm: Literal["linf", "l2"] = norm_option()
+    radius: float | None = radius_option()
+    at_model_resolution: bool = switch(ATTACK, "Resize the photo first, as the paper does.")
+    batch: int = option(WHERE, "N", "Photos attacked together.", default=8, min=1)
+    no_figures: bool = switch(OUTPUT, "Do not draw the paper's Figure 1 for each photo.", INCIDENTAL)
+    dry_run: bool = switch(OUTPUT, "Show object, background share and time; attack nothing.", INCIDENTAL)
+    check_success: bool = switch(OUTPUT, "Exit with code 4 unless every photo is fooled.", INCIDENTAL)
 
     def __post_init__(self) -> None:
         if self.smallest_epsilon is not None and isinstance(self.epsilon, tuple):
@@ -646,132 +664,81 @@ class TrainOptions(ClassifierOptions, DataObjectOptions):
     The model is kept as a run; its id is a classifier's name for `latcli attack` and `latcli eval`.
     """
 
-    regime: Annotated[
-        Literal["natural", "standard", "background", "foreground", "random"] | None,
-        option(
-            WHAT,
-            "NAME",
-            "What may change in training: natural (nothing), standard (all), background, foreground, random.",
-            show_default="background",
-        ),
+    regime: Literal["natural", "standard", "background", "foreground", "random"] | None = option(
+        WHAT,
+        "NAME",
+        "What may change in training: natural (nothing), standard (all), background, foreground, random.",
         BASIC,
-    ] = None
-    dataset: Annotated[
-        str | None,
-        option(
-            WHAT,
-            "NAME",
-            "mnist, fashion-mnist, cifar10, mnist-5k, folder:PATH.",
-            show_default="mnist",
-            autocompletion=_names_of("dataset", "folder:"),
-        ),
+        show_default="background",
+    )
+    dataset: str | None = dataset_option(WHAT, show_default="mnist")
+    preset: Literal["quick", "standard", "paper"] | None = option(
+        WHAT,
+        "NAME",
+        "Defaults of all other options: quick, standard, paper.",
         BASIC,
-    ] = None
-    preset: Annotated[
-        Literal["quick", "standard", "paper"] | None,
-        option(
-            WHAT, "NAME", "Values of all options that are not given: quick, standard, paper.", show_default="standard"
-        ),
-        BASIC,
-    ] = None
-    architecture: Annotated[
-        str | None,
-        option(
-            WHAT,
-            "NAME",
-            "paper-cnn, resnet18, resnet20, resnet56, or a classifier to fine-tune on photos (see latcli attack).",
-            show_default="the data set's",
-            autocompletion=_names_of("architecture", *_FAMILIES),
-        ),
+        show_default="standard",
+    )
+    architecture: str | None = option(
+        WHAT,
+        "NAME",
+        "paper-cnn, resnet18, resnet20, resnet56, or a classifier to fine-tune on photos (see latcli attack).",
         BASIC,
         CODE,
-    ] = None
-    augment: Annotated[
-        Literal["none", "crop-flip"] | None, option(WHAT, "NAME", "none, crop-flip.", show_default="the data set's")
-    ] = None
-    epsilon: Annotated[
-        float | None,
-        option(
-            TRAINING_ATTACK,
-            "E",
-            "Largest change of a pixel: 0.3 or 8/255.",
-            parse=parse_epsilon,
-            show_default="the data set's",
-        ),
-        BASIC,
-    ] = None
-    attack: Annotated[
-        str | None,
-        option(
-            TRAINING_ATTACK,
-            "NAME",
-            "pgd, fgsm-rs, n-fgsm, free, or any attack that declares it can train: fgsm, apgd-ce, a plug-in's.",
-            show_default="pgd",
-            autocompletion=_names_of("attack", "fgsm-rs", "n-fgsm", "free"),
-        ),
-    ] = None
-    attack_steps: Annotated[
-        int | None,
-        option(TRAINING_ATTACK, "N", "Gradient steps of pgd; updates for each minibatch of free.", min=1),
-        BASIC,
-    ] = None
-    step_size: Annotated[
-        float | None, option(TRAINING_ATTACK, "E", "Size of a step, on epsilon's scale.", parse=parse_step_size)
-    ] = None
-    warm_up: Annotated[
-        float | None, option(TRAINING_ATTACK, "SHARE", "Fraction of the steps over which epsilon ramps up from 0.")
-    ] = None
-    loss: Annotated[
-        Literal["ce", "trades"] | None, option(OPTIMIZATION, "ce|trades", "Cross entropy or TRADES.", show_default="ce")
-    ] = None
-    beta: Annotated[float | None, option(OPTIMIZATION, "B", "Weight of TRADES' divergence.", show_default="6")] = None
-    mix: Annotated[
-        float | None, option(OPTIMIZATION, "SHARE", "Fraction of each minibatch left natural.", show_default="0")
-    ] = None
-    steps: Annotated[int | None, option(OPTIMIZATION, "N", "Number of minibatches.", min=1), BASIC] = None
-    epochs: Annotated[
-        int | None, option(OPTIMIZATION, "N", "Passes over the training images, in place of --steps.", min=1), BASIC
-    ] = None
-    batch: Annotated[int | None, option(OPTIMIZATION, "N", "Images in a minibatch.", min=1)] = None
-    optimizer: Annotated[Literal["adamw", "sgd"] | None, option(OPTIMIZATION, "adamw|sgd", "The optimizer.")] = None
-    schedule: Annotated[
-        Literal["one-cycle", "constant"] | None, option(OPTIMIZATION, "NAME", "Learning rate: one-cycle, constant.")
-    ] = None
-    rate: Annotated[float | None, option(OPTIMIZATION, "R", "Peak learning rate.")] = None
-    weight_decay: Annotated[float | None, option(OPTIMIZATION, "W", "Weight decay.")] = None
-    average: Annotated[float | None, option(OPTIMIZATION, "D", "Decay of the weights' moving average; 0 for none.")] = (
-        None
+        show_default="the data set's",
+        offers=_names_of("architecture", *_FAMILIES),
     )
-    devices: Annotated[
-        int | None,
-        option(DEVICES, "N", "Processes on this machine, one GPU each.", min=1, show_default="1"),
+    augment: Literal["none", "crop-flip"] | None = option(
+        WHAT, "NAME", "none, crop-flip.", show_default="the data set's"
+    )
+    epsilon: float | None = epsilon_option(TRAINING_ATTACK, BASIC)
+    attack: str | None = option(
+        TRAINING_ATTACK,
+        "NAME",
+        "pgd, fgsm-rs, n-fgsm, free, or any attack that supports training: fgsm, apgd-ce, a plug-in's.",
+        show_default="pgd",
+        offers=_names_of("attack", "fgsm-rs", "n-fgsm", "free"),
+    )
+    attack_steps: int | None = option(
+        TRAINING_ATTACK, "N", "Gradient steps of pgd; updates for each minibatch of free.", BASIC, min=1
+    )
+    step_size: float | None = option(TRAINING_ATTACK, "E", "Size of a step, on epsilon's scale.", parse=parse_step_size)
+    warm_up: float | None = option(
+        TRAINING_ATTACK, "SHARE", "Fraction of the steps over which epsilon ramps up from 0."
+    )
+    loss: Literal["ce", "trades"] | None = option(
+        OPTIMIZATION, "ce|trades", "Cross entropy or TRADES.", show_default="ce"
+    )
+    beta: float | None = option(OPTIMIZATION, "B", "Weight of TRADES' divergence.", show_default="6")
+    mix: float | None = option(OPTIMIZATION, "SHARE", "Fraction of each minibatch left natural.", show_default="0")
+    steps: int | None = option(OPTIMIZATION, "N", "Number of minibatches.", BASIC, min=1)
+    epochs: int | None = option(
+        OPTIMIZATION, "N", "Passes over the training images, in place of --steps.", BASIC, min=1
+    )
+    batch: int | None = option(OPTIMIZATION, "N", "Images in a minibatch.", min=1)
+    optimizer: Literal["adamw", "sgd"] | None = option(OPTIMIZATION, "adamw|sgd", "The optimizer.")
+    schedule: Literal["one-cycle", "constant"] | None = option(
+        OPTIMIZATION, "NAME", "Learning rate: one-cycle, constant."
+    )
+    rate: float | None = option(OPTIMIZATION, "R", "Peak learning rate.")
+    weight_decay: float | None = option(OPTIMIZATION, "W", "Weight decay.")
+    average: float | None = option(OPTIMIZATION, "D", "Decay of the weights' moving average; 0 for none.")
+    devices: int | None = option(
+        DEVICES, "N", "Processes on this machine, one GPU each.", INCIDENTAL, min=1, show_default="1"
+    )
+    nodes: int | None = option(DEVICES, "M", "Machines that train together.", INCIDENTAL, min=1, show_default="1")
+    checkpoint_every: int | None = option(
+        KEEPING, "N", "Steps between checkpoints.", INCIDENTAL, min=1, show_default="once a minute"
+    )
+    test_every: int | None = option(
+        KEEPING,
+        "N",
+        "Steps between scores of the test set, natural and under a short attack of the regime.",
         INCIDENTAL,
-    ] = None
-    nodes: Annotated[
-        int | None, option(DEVICES, "M", "Machines that train together.", min=1, show_default="1"), INCIDENTAL
-    ] = None
-    checkpoint_every: Annotated[
-        int | None,
-        option(KEEPING, "N", "Steps between checkpoints.", min=1, show_default="once a minute"),
-        INCIDENTAL,
-    ] = None
-    test_every: Annotated[
-        int | None,
-        option(
-            KEEPING,
-            "N",
-            "Steps between scores of the test set, natural and under a short attack of the regime.",
-            min=1,
-            show_default="at the end",
-        ),
-        INCIDENTAL,
-    ] = None
-    resume: Annotated[
-        str | None,
-        option(KEEPING, "RUN", "Continue a run that was cut off.", autocompletion=complete_run),
-        INCIDENTAL,
-        BASIC,
-    ] = None
+        min=1,
+        show_default="at the end",
+    )
+    resume: str | None = resume_option()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -782,83 +749,47 @@ class EvalOptions(ClassifierOptions, DataObjectOptions):
     The result of every image is kept as a run. Anything that makes a figure doubtful is reported.
     """
 
-    models: Annotated[
-        tuple[str, ...],
-        argument(
-            "[MODEL...]",
-            "Training runs, checkpoint files, or classifiers. Default: the latest training runs.",
-            autocompletion=complete_run,
-        ),
+    models: tuple[str, ...] = argument(
+        "[MODEL...]",
+        "Training runs, checkpoint files, or classifiers. Default: the latest training runs.",
         CODE,
-    ] = ()
-    dataset: Annotated[
-        str | None,
-        option(
-            WHAT,
-            "NAME",
-            "mnist, fashion-mnist, cifar10, mnist-5k, folder:PATH.",
-            show_default="that of the training run",
-            autocompletion=_names_of("dataset", "folder:"),
-        ),
-        BASIC,
-    ] = None
-    seeds: Annotated[bool, switch(WHAT, "The latest training run of every seed: mean and spread."), BASIC] = False
-    images: Annotated[
-        int | None, option(WHAT, "N", "Test images that are attacked.", min=1, show_default="1000"), BASIC
-    ] = None
-    controls: Annotated[bool, switch(WHAT, "Also attack the foreground, and a random region."), BASIC] = False
-    epsilon: Annotated[
-        float | None,
-        option(
-            ATTACK, "E", "Largest change of a pixel: 0.3 or 8/255.", parse=parse_epsilon, show_default="the data set's"
-        ),
-        BASIC,
-    ] = None
-    attack: Annotated[
-        str,
-        option(ATTACK, "NAME", "pgd, or any attack of `latcli attack`.", autocompletion=_names_of("attack")),
-    ] = "pgd"
-    norm: Annotated[Literal["linf", "l2"], option(ATTACK, "linf|l2", "l2 needs --radius as well.")] = "linf"
-    radius: Annotated[float | None, option(ATTACK, "R", "Radius of the l2 ball, inside epsilon's box.")] = None
-    steps: Annotated[int | None, option(ATTACK, "N", "Steps of the attack.", min=1, show_default="100"), BASIC] = None
-    restarts: Annotated[
-        int | None, option(ATTACK, "N", "Random starts; each image keeps its worst case.", min=1, show_default="1")
-    ] = None
-    until_wrong: Annotated[bool, switch(ATTACK, "Stop each image at its first wrong guess: faster, accuracy only.")] = (
-        False
+        default=(),
+        offers=complete_run,
     )
-    strong: Annotated[bool, switch(STRONG, "Add the worst case of APGD, targeted APGD and Square."), BASIC] = False
-    strong_budget: Annotated[
-        Literal["quick", "full"] | None,
-        option(STRONG, "quick|full", "full is AutoAttack's; quick is for a trial.", show_default="full"),
-    ] = None
-    transfer: Annotated[
-        str | None,
-        option(BEYOND, "A,B,...|all", "Try examples made on each of these models on all the others."),
-        CODE,
-    ] = None
-    curve: Annotated[
-        tuple[str, ...],
-        option(
-            BEYOND, "AXIS=V,V,...", "Accuracy against epsilon or steps: epsilon=0.1,0.2 or steps=1,10. May be repeated."
-        ),
-    ] = ()
-    reliance: Annotated[
-        bool, switch(BEYOND, "Photos: accuracy without an attack, on backgrounds of other photos."), BASIC
-    ] = False
-    donor_seeds: Annotated[
-        int | None,
-        option(BEYOND, "N", "How many other backgrounds each photo gets (reliance).", min=1, show_default="3"),
-    ] = None
-    batch: Annotated[
-        int | None, option(WHERE, "N", "Images attacked together.", min=1, show_default="16 photos, else 250")
-    ] = None
-    resume: Annotated[
-        str | None,
-        option(KEEPING, "RUN", "Continue a run that was cut off.", autocompletion=complete_run),
-        INCIDENTAL,
-        BASIC,
-    ] = None
+    dataset: str | None = dataset_option(WHAT, show_default="that of the training run")
+    seeds: bool = switch(WHAT, "The latest training run of every seed: mean and spread.", BASIC)
+    images: int | None = option(WHAT, "N", "Test images that are attacked.", BASIC, min=1, show_default="1000")
+    controls: bool = switch(WHAT, "Also attack the foreground, and a random region.", BASIC)
+    epsilon: float | None = epsilon_option(ATTACK, BASIC)
+    attack: str = option(
+        ATTACK, "NAME", "pgd, or any attack of `latcli attack`.", default="pgd", offers=_names_of("attack")
+    )
+    norm: Literal["linf", "l2"] = norm_option()
+    radius: float | None = radius_option()
+    steps: int | None = option(ATTACK, "N", "Steps of the attack.", BASIC, min=1, show_default="100")
+    restarts: int | None = option(
+        ATTACK, "N", "Random starts; each image keeps its worst case.", min=1, show_default="1"
+    )
+    until_wrong: bool = switch(ATTACK, "Stop each image at its first wrong guess: faster, accuracy only.")
+    strong: bool = switch(STRONG, "Add the worst case of APGD, targeted APGD and Square.", BASIC)
+    strong_budget: Literal["quick", "full"] | None = option(
+        STRONG, "quick|full", "full is AutoAttack's; quick is for a trial.", show_default="full"
+    )
+    transfer: str | None = option(
+        BEYOND, "A,B,...|all", "Try examples made on each of these models on all the others.", CODE
+    )
+    curve: tuple[str, ...] = option(
+        BEYOND,
+        "AXIS=V,V,...",
+        "Accuracy against epsilon or steps: epsilon=0.1,0.2 or steps=1,10. May be repeated.",
+        default=(),
+    )
+    reliance: bool = switch(BEYOND, "Photos: accuracy without an attack, on backgrounds of other photos.", BASIC)
+    donor_seeds: int | None = option(
+        BEYOND, "N", "How many other backgrounds each photo gets (reliance).", min=1, show_default="3"
+    )
+    batch: int | None = option(WHERE, "N", "Images attacked together.", min=1, show_default="16 photos, else 250")
+    resume: str | None = resume_option()
 
     def __post_init__(self) -> None:
         if self.models and self.seeds:
@@ -883,34 +814,21 @@ class ReportOptions:
     A FILE of - is standard output. Unfinished runs and changed files are named and left out.
     """
 
-    runs: Annotated[
-        tuple[str, ...],
-        argument("[RUN...]", "Ends of ids, or latest. Default: all runs.", autocompletion=complete_run),
-    ] = ()
-    since: Annotated[
-        str | None, option(WHICH_RUNS, "DATE", "Only runs started since: 2026-11-22, or with a time, UTC.")
-    ] = None
-    dataset: Annotated[str | None, option(WHICH_RUNS, "NAME", "Only runs on this data set.")] = None
-    status: Annotated[
-        str | None,
-        option(
-            WHICH_RUNS,
-            "NAME",
-            "Only running, completed, failed, interrupted or crashed ones.",
-            autocompletion=_one_of("running", "completed", "failed", "interrupted", "crashed"),
-        ),
-    ] = None
-    best: Annotated[bool, switch(WHICH_RUNS, "Only the best training run of each data set and regime."), BASIC] = False
-    paper: Annotated[
-        bool, switch(WHAT, "Show the paper's figures beside ours, with a verdict on each claim."), BASIC
-    ] = False
-    compare: Annotated[bool, switch(WHAT, "Show what differs between two runs: --compare A B."), BASIC] = False
-    html: Annotated[Path | None, option(FILES, "FILE", "Write one page with everything in it."), BASIC] = None
-    open: Annotated[bool, switch(FILES, "Open the page in a browser."), BASIC] = False
-    markdown: Annotated[Path | None, option(FILES, "FILE", "Write the tables as Markdown."), BASIC] = None
-    csv: Annotated[Path | None, option(FILES, "FILE", "Write one figure a line, as CSV."), BASIC] = None
-    latex: Annotated[Path | None, option(FILES, "FILE", "Write the tables as LaTeX (booktabs)."), BASIC] = None
-    png: Annotated[Path | None, option(FILES, "DIR", "Write the matrices and all curves as PNG."), BASIC] = None
+    runs: tuple[str, ...] = argument(
+        "[RUN...]", "Ends of ids, or latest. Default: all runs.", default=(), offers=complete_run
+    )
+    since: str | None = option(WHICH_RUNS, "DATE", "Only runs started since: 2026-11-22, or with a time, UTC.")
+    dataset: str | None = option(WHICH_RUNS, "NAME", "Only runs on this data set.")
+    status: Status | None = status_option()
+    best: bool = switch(WHICH_RUNS, "Only the best training run of each data set and regime.", BASIC)
+    paper: bool = switch(WHAT, "Show the paper's figures beside ours, with a verdict on each claim.", BASIC)
+    compare: bool = switch(WHAT, "Show what differs between two runs: --compare A B.", BASIC)
+    html: Path | None = option(FILES, "FILE", "Write one page with everything in it.", BASIC)
+    open: bool = switch(FILES, "Open the page in a browser.", BASIC)
+    markdown: Path | None = option(FILES, "FILE", "Write the tables as Markdown.", BASIC)
+    csv: Path | None = option(FILES, "FILE", "Write one figure a line, as CSV.", BASIC)
+    latex: Path | None = option(FILES, "FILE", "Write the tables as LaTeX (booktabs).", BASIC)
+    png: Path | None = option(FILES, "DIR", "Write the matrices and all curves as PNG.", BASIC)
 
 
 ReproduciblePart = Literal[
@@ -920,105 +838,70 @@ ReproduciblePart = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceOptions:
-    """Reproduce the paper's figures, and ours beyond it: every run they need, then a verdict on each claim.
+    """Reproduce the paper's figures, and more: the runs that they need, then a verdict on each claim.
 
-    Finished runs are reused, interrupted ones continued, missing ones started.
+    Finished runs are reused, interrupted ones resumed, missing ones started.
     Each step is one attack, train or eval, and its command is printed.
     """
 
-    what: Annotated[
-        str,
-        argument(
-            "WHAT",
-            "figure1, table2, figure2; beyond the paper: hole, controls, masks, strong, transfer, photos-epsilon; all.",
-            autocompletion=_one_of(*get_args(ReproduciblePart), "all"),
-        ),
-    ]
-    budget: Annotated[
-        Literal["quick", "standard", "paper"],
-        option(EFFORT, "NAME", "quick: minutes, one seed; standard: hours; paper: 100,000 minibatches, days on a CPU."),
+    what: str = argument(
+        "WHAT",
+        "figure1, table2, figure2; beyond the paper: hole, controls, masks, strong, transfer, photos-epsilon; all.",
+        offers=_one_of(*get_args(ReproduciblePart), "all"),
+    )
+    budget: Literal["quick", "standard", "paper"] = option(
+        EFFORT,
+        "NAME",
+        "quick: minutes, one seed; standard: hours; paper: 100,000 minibatches, days on a CPU.",
         BASIC,
-    ] = "standard"
-    seeds: Annotated[
-        int | None,
-        option(EFFORT, "N", "Number of seeds, from --seed on.", min=1, show_default="1 (quick), else 3"),
-        BASIC,
-    ] = None
-    images: Annotated[
-        int | None,
-        option(EFFORT, "N", "Images that are attacked.", min=1, show_default="200 (quick), 1000, 10000 (paper)"),
-    ] = None
-    steps: Annotated[
-        int | None, option(EFFORT, "N", "Minibatches of each training.", min=1, show_default="the preset's")
-    ] = None
-    attack_steps: Annotated[
-        int | None,
-        option(EFFORT, "N", "Gradient steps of scoring attacks.", min=1, show_default="100, on photos 40"),
-    ] = None
-    dataset: Annotated[
-        str,
-        option(
-            SMALL_IMAGES,
-            "NAME",
-            "mnist, cifar10, fashion-mnist, mnist-5k, folder:PATH.",
-            autocompletion=_names_of("dataset", "folder:"),
-        ),
-        BASIC,
-    ] = registry.DEFAULT_DATASET
-    like: Annotated[
-        Literal["mnist", "cifar10"] | None,
-        option(SMALL_IMAGES, "NAME", "Compare the data set with the paper's figures of this one: mnist, cifar10."),
-    ] = None
-    architecture: Annotated[
-        str | None, option(SMALL_IMAGES, "NAME", "The network: paper-cnn, resnet18.", show_default="the data set's")
-    ] = None
-    epsilon: Annotated[
-        float | None,
-        option(
-            SMALL_IMAGES,
-            "E",
-            "Largest change of a pixel: 0.3 or 8/255.",
-            parse=parse_epsilon,
-            show_default="the data set's",
-        ),
-    ] = None
-    center: Annotated[
-        float | None,
-        option(
-            SMALL_IMAGES, "SHARE", "Protected middle, as a share of the image's sides.", show_default="the data set's"
-        ),
-    ] = None
-    centers: Annotated[
-        Any, option(SMALL_IMAGES, "A,B,...", "Sizes of the middle for hole.", parse=parse_shares, show_default="seven")
-    ] = ()
-    photos: Annotated[
-        Path | None,
-        option(PHOTOS_AND_LABELS, "DIR", "Photos to attack.", show_default="DATA/photos/paper9, else two examples"),
-        BASIC,
-    ] = None
-    labels: Annotated[
-        Path | None, option(PHOTOS_AND_LABELS, "FILE", "Their right classes, a CSV: file, and index or name."), BASIC
-    ] = None
-    classifier: Annotated[
-        str,
-        option(PHOTOS_AND_LABELS, "NAME", "The classifier that is attacked.", autocompletion=_names_of("classifier")),
+        default="standard",
+    )
+    seeds: int | None = option(
+        EFFORT, "N", "Number of seeds, from --seed on.", BASIC, min=1, show_default="1 (quick), else 3"
+    )
+    images: int | None = option(
+        EFFORT, "N", "Images that are attacked.", min=1, show_default="200 (quick), 1000, 10000 (paper)"
+    )
+    steps: int | None = option(EFFORT, "N", "Minibatches of each training.", min=1, show_default="the preset's")
+    attack_steps: int | None = option(
+        EFFORT, "N", "Gradient steps of scoring attacks.", min=1, show_default="100, on photos 40"
+    )
+    dataset: str = dataset_option(SMALL_IMAGES, default=registry.DEFAULT_DATASET)
+    like: Literal["mnist", "cifar10"] | None = option(
+        SMALL_IMAGES, "NAME", "Compare the data set with the paper's figures of this one: mnist, cifar10."
+    )
+    architecture: str | None = option(
+        SMALL_IMAGES, "NAME", "The network: paper-cnn, resnet18.", show_default="the data set's"
+    )
+    epsilon: float | None = epsilon_option(SMALL_IMAGES)
+    center: float | None = option(
+        SMALL_IMAGES, "SHARE", "Protected middle, as a share of the image's sides.", show_default="the data set's"
+    )
+    centers: Any = option(
+        SMALL_IMAGES, "A,B,...", "Sizes of the middle for hole.", default=(), parse=parse_shares, show_default="seven"
+    )
+    photos: Path | None = option(
+        PHOTOS_AND_LABELS, "DIR", "Photos to attack.", BASIC, show_default="DATA/photos/paper9, else two examples"
+    )
+    labels: Path | None = option(
+        PHOTOS_AND_LABELS, "FILE", "Their right classes, a CSV: file, and index or name.", BASIC
+    )
+    classifier: str = option(
+        PHOTOS_AND_LABELS,
+        "NAME",
+        "The classifier that is attacked.",
         CODE,
-    ] = registry.DEFAULT_CLASSIFIER
-    detector: Annotated[
-        str,
-        option(
-            PHOTOS_AND_LABELS,
-            "NAME",
-            "Finds the objects: cam, yolo, mobilenet, auto.",
-            autocompletion=_names_of("detector", "auto"),
-        ),
-    ] = "cam"
-    plan: Annotated[
-        bool,
-        switch(OUTPUT, "Show the steps, which are done, and their commands; run nothing."),
-        INCIDENTAL,
-        BASIC,
-    ] = False
+        default=registry.DEFAULT_CLASSIFIER,
+        offers=_names_of("classifier"),
+    )
+    detector: str = option(
+        PHOTOS_AND_LABELS,
+        "NAME",
+        "Finds the objects: cam, yolo, mobilenet, auto.",
+        default="cam",
+        offers=_names_of("detector", "auto"),
+    )
+    plan: bool = switch(OUTPUT, "Show the steps, which are done, and their commands; run nothing.", INCIDENTAL, BASIC)
 
     def __post_init__(self) -> None:
         if self.what not in (*get_args(ReproduciblePart), "all"):
@@ -1034,7 +917,7 @@ class ReproduceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """Attack, train, evaluate, report: the whole story in minutes, without a network.
+    """Attack, train, evaluate, report: all in minutes, offline.
 
     Attacks two sample photos, trains the paper's three regimes on 5,000 digits for a short while, shows the loss
     matrix, and prints the path of a page to open.
@@ -1049,12 +932,8 @@ class ClassesOptions(ClassifierOptions):
     Names, indices and WordNet ids are what --label and --target take.
     """
 
-    classifier: Annotated[
-        str,
-        argument("CLASSIFIER", _CLASSIFIERS, autocompletion=_names_of("classifier", *_FAMILIES)),
-        CODE,
-    ]
-    words: Annotated[tuple[str, ...], argument("[WORD...]", "Words that the class's name or description has.")] = ()
+    classifier: str = argument("CLASSIFIER", _CLASSIFIERS, CODE, offers=_names_of("classifier", *_FAMILIES))
+    words: tuple[str, ...] = argument("[WORD...]", "Words that the class's name or description has.", default=())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1065,44 +944,32 @@ class DoctorOptions:
     """
 
 
-_RUN = argument("RUN", "The end of a run's id, its name, or latest.", autocompletion=complete_run)
-_RUNS = argument("RUN", "Ends of run ids, names, or latest.", autocompletion=complete_run)
+_RUN = "The end of a run's id, its name, or latest."
+_RUNS = "Ends of run ids, names, or latest."
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunsListOptions:
     """List the runs of the store, the newest first."""
 
-    command: Annotated[
-        str | None,
-        option(
-            WHICH_RUNS,
-            "NAME",
-            "Only runs of this command.",
-            autocompletion=_one_of("attack", "train", "eval", "reproduce", "demo"),
-        ),
+    command: str | None = option(
+        WHICH_RUNS,
+        "NAME",
+        "Only runs of this command.",
         BASIC,
-    ] = None
-    status: Annotated[
-        str | None,
-        option(
-            WHICH_RUNS,
-            "NAME",
-            "Only running, completed, failed, interrupted or crashed ones.",
-            autocompletion=_one_of("running", "completed", "failed", "interrupted", "crashed"),
-        ),
-        BASIC,
-    ] = None
-    dataset: Annotated[str | None, option(WHICH_RUNS, "NAME", "Only runs on this data set."), BASIC] = None
-    tag: Annotated[str | None, option(WHICH_RUNS, "TAG", "Only runs marked with this tag."), BASIC] = None
-    limit: Annotated[int | None, option(WHICH_RUNS, "N", "Only the newest N.", "--limit", "-n", min=1), BASIC] = None
+        offers=_one_of("attack", "train", "eval", "reproduce", "demo"),
+    )
+    status: Status | None = status_option(BASIC)
+    dataset: str | None = option(WHICH_RUNS, "NAME", "Only runs on this data set.", BASIC)
+    tag: str | None = option(WHICH_RUNS, "TAG", "Only runs marked with this tag.", BASIC)
+    limit: int | None = option(WHICH_RUNS, "N", "Only the newest N.", BASIC, names=("--limit", "-n"), min=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunsShowOptions:
     """Show all that is known of one run: options, images, numbers, files."""
 
-    run: Annotated[str, _RUN]
+    run: str = argument("RUN", _RUN, offers=complete_run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1112,7 +979,7 @@ class RunsVerifyOptions:
     Exit code 1 if anything is wrong.
     """
 
-    runs: Annotated[tuple[str, ...], _RUNS] = ()
+    runs: tuple[str, ...] = argument("RUN", _RUNS, default=(), offers=complete_run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1122,15 +989,13 @@ class RunsRemoveOptions:
     Where other runs depend on them, they are named and you are asked first; off a terminal, --force is needed.
     """
 
-    runs: Annotated[tuple[str, ...], _RUNS]
-    force: Annotated[
-        bool, switch(WHAT, "Do not ask. Also remove a run left as running by a machine that is gone."), BASIC
-    ] = False
+    runs: tuple[str, ...] = argument("RUN", _RUNS, offers=complete_run)
+    force: bool = switch(WHAT, "Do not ask. Also remove a run left as running by a machine that is gone.", BASIC)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunsPathOptions:
     """Print the path of a run's folder, or of one of its files, for use in a shell."""
 
-    run: Annotated[str, _RUN]
-    file: Annotated[str | None, argument("FILE", "One of the run's files.")] = None
+    run: str = argument("RUN", _RUN, offers=complete_run)
+    file: str | None = argument("FILE", "One of the run's files.", default=None)

@@ -1,4 +1,4 @@
-"""How a process of latcli starts and ends: signals, two-line errors, exit codes; must not know any command."""
+"""How a process of latcli starts and ends: signals, two-line errors, exit codes."""
 
 from __future__ import annotations
 
@@ -34,36 +34,29 @@ _SHOW_CURSOR = b"\x1b[?25h"
 
 @dataclass
 class Invocation:
-    """What must be known of a command line even where it fails."""
+    """What is needed of a command line even if it fails."""
 
     debug: bool = False
 
 
 def run(app: typer.Typer, arguments: list[str]) -> int:
-    """Run one command line and return its exit code; every error is told on stderr as `error: …` and `hint: …`.
+    """Run one command line and return its exit code; every error is printed to stderr as `error: …` and `hint: …`.
 
-    An exception that is neither a LatcliError nor Typer's is a defect: it is left to the interpreter, which asks the
-    hook that is installed here to tell it and ends with exit code 1.
+    An exception that is neither a LatcliError nor Typer's is a defect: it is left to the interpreter, which calls the
+    hook that is installed here and ends with exit code 1.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # no letter of a file's name may end a run
-    _wait_without_spinning()
+    # By default torch's threads spin while they wait for each other, and on a machine that others use too they spin
+    # away the time of the one they wait for: three to eight times as long. Only heeded before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     invocation = Invocation(debug="--debug" in arguments)
     sys.excepthook = lambda _type, error, _traceback: _tell_defect(error, invocation.debug)
     code = _code_of(app, arguments, invocation)
     if code in _LAST_WORDS:
         print(_LAST_WORDS[code], file=sys.stderr)
     return _after_flushing(code)
-
-
-def _wait_without_spinning() -> None:
-    """Let torch's threads sleep while they wait for each other, unless the user has said otherwise.
-
-    By default they spin, and on a machine that others use too they spin away the time of the one they wait for: two
-    processes on two processors were seen to take three to eight times as long. Only heeded before torch is imported.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _code_of(app: typer.Typer, arguments: list[str], invocation: Invocation) -> int:
@@ -149,7 +142,7 @@ def _command_named(command: Any, arguments: list[str]) -> str:
 
 
 def _message_and_hint(error: typer.TyperException, hint: str) -> tuple[str, str]:
-    """What Typer has to say about a command line, as one line each; `hint` is where to read more."""
+    """Typer's error about a command line as message and hint; `hint` is where to read more."""
     if isinstance(error, RefusedValue):
         return error.message, error.hint + _origin_of(error)
     possibilities = getattr(error, "possibilities", None)
@@ -199,7 +192,7 @@ def _tell_defect(error: BaseException, debug: bool) -> None:
 
 
 def _after_flushing(code: int) -> int:
-    """The exit code, once what was written to stdout has left; a reader that has gone away is no news to anyone."""
+    """The exit code, once what was written to stdout has left; a reader that has gone away is ignored."""
     try:
         sys.stdout.flush()
         return code

@@ -154,7 +154,7 @@ def read(kind: type[T], document: Any) -> T:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the document"
-        raise DocumentError(f"{place}: {first['msg'].lower()}") from error
+        raise DocumentError(f"{place}: {first['msg'].removeprefix('Value error, ').lower()}") from error
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise DocumentError(f"it is not JSON: {reason}") from error
@@ -403,7 +403,7 @@ class RelianceGroup:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A photo that tells nothing about backgrounds, and why."""
+    """A photo that cannot be used to measure reliance on the background, and why."""
 
     name: str
     why: str
@@ -780,13 +780,15 @@ def comparable_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 # runs
 
+Status = Literal["running", "completed", "failed", "interrupted", "crashed"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
     """One run in a list. result: what came of it, in a few words, None where nothing is known.
 
-    dir: its folder. status: "running", "completed", "failed", "interrupted" or "crashed", as it is now. region: what an
-    attack may change; regime: of a training run. epsilon: on the scale of [0, 1].
+    dir: its folder. status: as it is now. region: what an attack may change; regime: of a training run. epsilon: on the
+    scale of [0, 1].
     """
 
     run: str
@@ -794,7 +796,7 @@ class RunSummary:
     name: str | None
     tags: tuple[str, ...]
     command: str
-    status: str
+    status: Status
     started: str
     finished: str | None
     seconds: float | None

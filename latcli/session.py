@@ -1,4 +1,4 @@
-"""What one invocation runs in: the options that every command has, its streams, and how it speaks; knows no command."""
+"""What one invocation runs in: the options that every command has, and its streams."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Session(Recording):
     _live: Any = field(default=None, init=False, repr=False)  # the console of the bar that is shown
 
     def of_run(self) -> dict[str, Any]:
-        """What `Store.start_run` is told of this invocation."""
+        """What `Store.start_run` needs to know of this invocation."""
         return {"argv": sys.argv, "parent": self.parent, "name": self.name, "tags": self.tag}
 
     @property

@@ -460,7 +460,7 @@ BAD_INPUT = {
     "target": ((*GOOD, "--target", "unicorn"), 2, "no class called 'unicorn'"),
     "target that is the label": ((*GOOD, "--label", "3", "--target", "3"), 2, "the class of good.png itself"),
     "labels missing": ((*GOOD, "--labels", "nowhere.csv"), 2, "nowhere.csv"),
-    "labels binary": ((*GOOD, "--labels", "binary.csv"), 2, "cannot read the labels binary.csv"),
+    "labels binary": ((*GOOD, "--labels", "binary.csv"), 2, "cannot read the labels file binary.csv"),
     "labels of others": ((*GOOD, "--labels", "no_labels.csv"), 2, "no label for good.png"),
     "two kinds of labels": ((*GOOD, "--label", "1", "--labels", "no_labels.csv"), 2, "--label and --labels"),
     "detector": ((*FOUND, "--detector", "yoloo"), 2, "no detector called 'yoloo'"),

@@ -405,7 +405,7 @@ def test_a_module_may_describe_itself(mine: str) -> None:
     assert described.class_names == ("ant", "bee", "cat", "dog")
     assert described.preprocessing == Preprocessing(40, 32, "bicubic")
     assert (whole.name, whole.preprocessing.crop) == ("mine", 8)
-    with pytest.raises(UsageError, match="says itself what --mean would"):
+    with pytest.raises(UsageError, match="--mean cannot be used with"):
         _open(f"{mine}:whole", ClassifierSource(mean=(0.5,)))
 
 

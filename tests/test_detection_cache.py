@@ -73,9 +73,9 @@ def test_silhouettes_come_back_level_by_level(store: Store, count: int, height: 
 
 @pytest.mark.parametrize("damaged", ["{}", '[{"x0": 1}]', '[{"x0":NaN,"y0":0,"x1":1,"y1":1,"score":1,"name":"a"}]'])
 def test_what_is_damaged_is_found_anew(damaged: str, store: Store) -> None:
-    store.save_detection(PHOTO.sha256, "fake", "", damaged, None)
-    assert StoredDetections(store).get(PHOTO, "fake", "") is None
     segmented = '[{"x0":0,"y0":0,"x1":1,"y1":1,"score":1,"name":"a","segmentation":0}]'
-    for silhouettes in (None, b"no PNG"):
-        store.save_detection(PHOTO.sha256, "fake", "", segmented, silhouettes)
+    StoredDetections(store).put(PHOTO, "fake", "", Detection(()))
+    for boxes, silhouettes in ((damaged, None), (segmented, None), (segmented, b"no PNG")):
+        with store.writing() as db:
+            db.execute("UPDATE detections SET boxes_json = ?, segmentations = ?", [boxes, silhouettes])
         assert StoredDetections(store).get(PHOTO, "fake", "") is None

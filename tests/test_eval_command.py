@@ -264,7 +264,7 @@ def test_any_attack_and_norm_can_be_chosen(work: Path) -> None:
         assert usual["natural"].loss < cell.loss < usual[cell.input].loss  # type: ignore[operator]
     for attack in ("square", "apgd-ce"):  # they know no ball, which shows before a run is started
         before = evaluations(work)
-        with pytest.raises(UsageError, match="no l2 ball"):
+        with pytest.raises(UsageError, match="does not support --norm l2"):
             evaluate(work, attack=attack, norm="l2", radius=0.3)
         assert evaluations(work) == before
 

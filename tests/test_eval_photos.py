@@ -244,7 +244,7 @@ def test_an_evaluation_goes_on_with_the_same_masks_alone(
         (("four",), {"boxes": "best"}, "--boxes is not used where no detector"),
         (("four",), {"mask_from": "center"}, "--masks is not used with --mask-from center"),
         (("four",), {"mask_from": "folder", "masks": None}, "--mask-from folder needs the folder"),
-        (("four",), {"dataset": "mnist-5k"}, "--masks is of no use to mnist-5k"),
+        (("four",), {"dataset": "mnist-5k"}, "--masks cannot be used with mnist-5k"),
         (("four",), {"dataset": "mnist-5k", "masks": None, "mask_from": "detector"}, "needs photos"),
         ((), {}, "no training run of folder:.*set in .* is completed"),
     ],

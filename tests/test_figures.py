@@ -1,26 +1,31 @@
-"""Pictures of results: the three panels of Figure 1 and the amplified difference, whatever things are called."""
+"""Pictures of results: Figure 1, the amplified difference, heat maps and curves, whatever things are called."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import re
 import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import sample_documents as sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from report_store import WILD
 from tiny_model import blobs
 
+from latcli.reporting.charts import Line, Plot, charts, curve_plots, drawn, heat_map, sweep, training_plots
+from latcli.reporting.evaluations import matrix
 from latcli.reporting.figures import Guess, Panel, amplified_difference, triptych
 
 GREEN, GREY = (0x2E, 0x9E, 0x4F), (0x9A, 0xA3, 0xAD)
-RED, LIME, BLUE, YELLOW = (250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0)
+RED, LIME, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
 
 
 def guesses_of(*confidences: float, right: int = 0) -> list[Guess]:
@@ -31,11 +36,15 @@ def panel_of(colour: tuple[int, int, int], *confidences: float, right: int = 0) 
     return Panel("a title", np.full((60, 60, 3), colour, dtype=np.uint8), guesses_of(*confidences, right=right))
 
 
-def drawn(*panels: Panel, caption: str = "hen: 49.1 % of pixels altered") -> np.ndarray:
-    """The figure as levels_HWC."""
-    with Image.open(io.BytesIO(triptych(panels, caption))) as image:
+def levels_of(data: bytes) -> np.ndarray:
+    """A PNG as levels_HWC."""
+    with Image.open(io.BytesIO(data)) as image:
         assert image.format == "PNG"
         return np.asarray(image.convert("RGB"))
+
+
+def figure_1(*panels: Panel, caption: str = "hen: 49.1 % of pixels altered") -> np.ndarray:
+    return levels_of(triptych(panels, caption))
 
 
 def places_of(levels_HWC: np.ndarray, colour: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -44,62 +53,44 @@ def places_of(levels_HWC: np.ndarray, colour: tuple[int, int, int]) -> tuple[np.
     return rows, columns
 
 
-def test_three_panels_stand_side_by_side() -> None:
-    colours = (RED, LIME, BLUE)
-    levels = drawn(*(panel_of(colour, 0.5) for colour in colours))
+# Figure 1
+
+
+def test_three_photos_stand_side_by_side_the_right_way_up() -> None:
+    split = np.full((60, 60, 3), RED, dtype=np.uint8)
+    split[30:] = BLUE
+    levels = figure_1(Panel("one", split, guesses_of(0.5)), panel_of(LIME, 0.5), panel_of((0, 0, 0), 0.5))
     height, width, _ = levels.shape
+    (red, _), (blue, _), (_, lime) = (places_of(levels, colour) for colour in (RED, BLUE, LIME))
 
     assert width == pytest.approx(3 * 3.2 * 130, abs=2)
-    assert height < width
-    for number, colour in enumerate(colours):
-        rows, columns = places_of(levels, colour)
-        assert width * number / 3 < columns.min() < columns.max() < width * (number + 1) / 3
-        assert columns.max() - columns.min() > width / 5
-        assert rows.max() < 0.8 * height
-
-
-def test_a_photo_is_shown_as_it_is() -> None:
-    photo = np.zeros((40, 40, 3), dtype=np.uint8)
-    photo[:20, :20], photo[:20, 20:], photo[20:, :20], photo[20:, 20:] = RED, LIME, BLUE, YELLOW
-    levels = drawn(Panel("one", photo, guesses_of(0.5)))
-    (red, lime, blue, yellow) = (
-        [part.mean() for part in places_of(levels, colour)] for colour in (RED, LIME, BLUE, YELLOW)
-    )
-
-    assert max(red[0], lime[0]) + 50 < min(blue[0], yellow[0])
-    assert max(red[1], blue[1]) + 50 < min(lime[1], yellow[1])
+    assert red.max() < blue.min() < blue.max() < 0.8 * height
+    assert width / 3 < lime.min() < lime.max() < 2 * width / 3
 
 
 def test_bars_are_as_long_as_the_confidence_and_only_the_right_class_is_green() -> None:
-    levels = drawn(panel_of((0, 0, 0), 0.8, 0.4, right=1))
+    levels = figure_1(panel_of((0, 0, 0), 0.8, 0.4, right=1))
     (_, wrong), (_, right) = places_of(levels, GREY), places_of(levels, GREEN)
 
     assert min(len(wrong), len(right)) > 100
-    assert right.min() == pytest.approx(wrong.min(), abs=2)
     assert np.ptp(wrong) == pytest.approx(2 * np.ptp(right), rel=0.03)
-    assert len(places_of(drawn(panel_of((0, 0, 0), 0.8, right=9)), GREEN)[0]) == 0
+    assert len(places_of(figure_1(panel_of((0, 0, 0), 0.8, right=9)), GREEN)[0]) == 0
 
 
 def test_names_are_drawn_as_text_whatever_they_hold() -> None:
     names = [*WILD, r"$\frac{1}{0}$ \$ $$ $", r"\undefined{x}_^", "caf\udce9", "貓 🐔 \u0e01", "very long " * 60, ""]
     wild = Panel(names[12], blobs(), [Guess(name, 0.5, False) for name in names])
-    plain = Panel("title", blobs(), [Guess("name", 0.5, False) for _ in names])
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # what matplotlib says of a letter would stand on the user's terminal
-        levels = drawn(wild, caption=" ".join(names[-6:-1]))
-
-    assert levels.shape[1] == drawn(plain).shape[1]
-
-
-def test_a_dollar_sign_is_no_formula() -> None:
-    """As a formula, `$x$` would be drawn without its dollar signs, like another formula of the same letters."""
-    formulas = {triptych([panel_of(RED, 0.5)], caption) for caption in ("$x$", "$ x $", "x")}
-    assert len(formulas) == 3
+        warnings.simplefilter("error")  # matplotlib's warnings of missing letters would stand on the user's terminal
+        assert figure_1(wild, caption=" ".join(names[-6:-1])).shape[1] == pytest.approx(3.2 * 130, abs=2)
+    # As a formula, `$x$` would be drawn without its dollar signs, like another formula of the same letters.
+    assert len({triptych([panel_of(RED, 0.5)], caption) for caption in ("$x$", "$ x $", "x")}) == 3
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 3000), (3000, 1), (900, 1200)])
 def test_photos_of_every_shape_fit_and_so_do_guesses_of_every_number(height: int, width: int) -> None:
-    levels = drawn(*(Panel("one", blobs(height, width), guesses_of(*[0.1] * count)) for count in (1, 6)))
+    levels = figure_1(*(Panel("one", blobs(height, width), guesses_of(*[0.1] * count)) for count in (1, 6)))
+
     assert 300 < levels.shape[0] < 1200
     assert len(places_of(levels, GREEN)[0]) > 0
 
@@ -116,20 +107,70 @@ def test_the_same_result_gives_the_same_bytes_in_every_process() -> None:
     assert done.stdout.strip() == digest()
 
 
-# the amplified difference
-
-
-def test_the_difference_is_amplified_around_grey() -> None:
-    before = np.array([[[100, 100, 100], [0, 10, 255], [50, 50, 50]]], dtype=np.uint8)
-    after = np.array([[[100, 103, 97], [8, 2, 247], [50, 250, 0]]], dtype=np.uint8)
-    expected = [[[128, 158, 98], [208, 48, 48], [128, 255, 0]]]
-    np.testing.assert_array_equal(amplified_difference(before, after, 10.0), expected)
-
-
 @settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), gain=st.floats(0.5, 127.0))
-def test_the_difference_is_what_the_formula_says(seed: int, gain: float) -> None:
+def test_the_difference_is_amplified_around_grey(seed: int, gain: float) -> None:
     before, after = np.random.default_rng(seed).integers(0, 256, (2, 3, 4, 3), dtype=np.uint8)
     expected = np.clip(np.rint(128 + gain * (after.astype(float) - before)), 0, 255)
     np.testing.assert_array_equal(amplified_difference(before, after, gain), expected)
     assert (amplified_difference(before, before, gain) == 128).all()
+
+
+# a report's figures
+
+
+def is_drawn(data: bytes) -> bool:
+    return len(np.unique(levels_of(data))) > 20
+
+
+def test_matrix_training_and_curves_are_drawn_the_same_each_time() -> None:
+    document = sample.report()
+    shown = dict(charts(document))
+
+    assert list(shown) == ["matrix-1-mnist.png", "training-1-mnist.png", "curve-epsilon-20261122-150000-eval-1234.png"]
+    assert all(map(is_drawn, shown.values()))
+    assert dict(charts(document)) == shown
+    ((_, plots),) = curve_plots(document["curves"]).values()
+    assert drawn("", plots, "svg") == drawn("", plots, "svg")
+
+
+def test_a_higher_loss_is_darker() -> None:
+    rows = {f"model {loss}": ((loss, 0.5),) for loss in (0.01, 1.0, 100.0)}
+    levels = levels_of(heat_map(matrix(sample.matrix(rows, ("standard",)))))
+    middle = np.median(levels[:, int(0.8 * levels.shape[1]) :].mean(axis=2), axis=1)
+    shades = [shade for shade, after in zip(middle, middle[8:], strict=False) if shade == after < 255]
+
+    assert shades[0] > shades[len(shades) // 2] > shades[-1]
+
+
+@pytest.mark.parametrize("dataset", ["folder:../../$x^2$/..\n", *WILD[:3], ""])
+def test_names_of_pictures_stay_in_their_folder(dataset: str) -> None:
+    document = sample.nothing(sample.report(), matrices=[sample.matrix(dataset=dataset)])
+    ((name, data),) = charts(document)
+
+    assert re.fullmatch(r"matrix-1-[\w.-]+\.png", name)
+    assert is_drawn(data)
+
+
+def test_training_and_curves_of_a_report_become_plots() -> None:
+    document = sample.report()
+    document["training"][0]["series"]["test_loss"] = [[0, 2.0], [9, 0.5]]
+    plots = training_plots(document["training"])
+    ((title, (curve,)),) = curve_plots(document["curves"]).values()
+
+    assert [(plot.title, plot.logarithmic) for plot in plots] == [
+        ("Training loss", True), ("Test loss", True), ("Accuracy on clean training batches", False),
+    ]  # fmt: skip
+    assert plots[0].description == "Training loss against step. At the end: natural 00a0 0.0500."
+    assert title == "Accuracy on mnist, n = 100, run 1234"
+    assert [line.points[-1][:2] for line in curve.lines] == [(0.3, pytest.approx(0.6))] * 3
+
+
+def test_a_sweep_is_drawn_with_gaps_and_the_papers_figure() -> None:
+    line = {"label": "ours", "points": [[0.1, 0.5, 0.1], [0.2, None, None], [0.3, 0.7, None]]}
+    panel: dict[str, Any] = {"title": "accuracy", "lines": [line], "paper": 0.6, "decades": False}
+
+    assert is_drawn(sweep({"title": "t", "across": "middle", "panels": [panel, panel | {"decades": True}]}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert drawn("$", [Plot(WILD[0], "x", [Line(name, [(0, 0.1, None), (1, None, None)]) for name in WILD])], "svg")

@@ -142,9 +142,9 @@ def test_a_misspelt_architecture_gets_the_nearest_one(name: str, meant: str) -> 
 
 @pytest.mark.parametrize("dataset", ["mnist-5k", "cifar10"])
 def test_small_images_by_name_are_no_photos(dataset: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=f"inception_v3 takes photos, which {dataset} has none of"):
+    with pytest.raises(UsageError, match=f"inception_v3 needs photos, and {dataset} has none"):
         open_training_data(dataset, "inception_v3", DatasetSource(tmp_path, offline=True))
-    with pytest.raises(UsageError, match=f"--masks is of no use to {dataset}"):
+    with pytest.raises(UsageError, match=f"--masks cannot be used with {dataset}"):
         open_training_data(dataset, None, DatasetSource(tmp_path, offline=True), tmp_path)
 
 

@@ -93,7 +93,7 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
 def test_a_device_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MAX_FILE_BYTES == 1 << 30
     monkeypatch.setattr("latcli.engine.images.MAX_FILE_BYTES", 1 << 20)
-    with pytest.raises(ImageError, match="longer than 1 MiB"):
+    with pytest.raises(ImageError, match="larger than 1 MiB"):
         read_photo(Path("/dev/zero"))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -12,7 +12,7 @@ from latcli.engine import registry
 from latcli.engine.attacks.contract import check_contract
 from latcli.engine.attacks.objectives import cross_entropy_odds
 from latcli.engine.datasets.base import Images, crop_and_flip
-from latcli.engine.noise import item_seeds, permutation, uniform_noise
+from latcli.engine.noise import item_seeds, uniform_noise
 from latcli.engine.training.inner_attacks import climb, plan_for, registered_attack, registered_settings
 from latcli.engine.training.regimes import REGIMES, Regime, masks, otsu_mask, regime_epsilon
 from latcli.errors import UsageError
@@ -23,45 +23,33 @@ def center_masks(x_BCHW: torch.Tensor) -> torch.Tensor:
     return masks(Images(x_BCHW, count_B, count_B), "center", 0.5)
 
 
-PLANNED = ("pgd", "fgsm-rs", "n-fgsm")
-
-
-def linear(classes: int = 3, channels: int = 1, side: int = 8) -> nn.Module:
+def linear(classes: int = 3) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return nn.Sequential(nn.Flatten(), nn.Linear(channels * side * side, classes)).eval()
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, classes)).eval()
 
 
-def images(count: int, side: int = 8) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def images(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    x_BCHW = torch.rand(count, 1, side, side, generator=generator)
+    x_BCHW = torch.rand(count, 1, 8, 8, generator=generator)
     return x_BCHW, torch.randint(0, 3, (count,), generator=generator), torch.arange(count)
 
 
 @pytest.mark.parametrize("regime", REGIMES)
-@pytest.mark.parametrize("name", PLANNED)
-def test_the_contract_holds_for_every_attack_and_regime(name: str, regime: Regime) -> None:
+@pytest.mark.parametrize("name", ["pgd", "fgsm-rs", "n-fgsm"])
+def test_the_contract_holds_for_every_attack_and_regime_and_weights_stay(name: str, regime: Regime) -> None:
     x_BCHW, y_B, seeds_B = images(6)
     eps_B1HW = regime_epsilon(regime, center_masks(x_BCHW), 0.3, seeds_B)
-    plan = plan_for(name, 4, None)
+    plan, model = plan_for(name, 4, None), linear()
 
-    adv_BCHW = climb(linear(), x_BCHW, y_B, eps_B1HW, plan, cross_entropy_odds, seeds_B)
+    adv_BCHW = climb(model, x_BCHW, y_B, eps_B1HW, plan, cross_entropy_odds, seeds_B)
 
     check_contract(x_BCHW, adv_BCHW, eps_B1HW * plan.allowance)
     assert torch.equal(adv_BCHW[eps_B1HW == 0], x_BCHW[eps_B1HW == 0])
     assert (regime == "natural") == torch.equal(adv_BCHW, x_BCHW)
-
-
-@given(st.sampled_from(PLANNED), st.floats(1e-3, 1.0), st.integers(1, 5), st.integers(0, 2**31))
-@settings(deadline=None)
-def test_the_contract_holds_for_any_epsilon_matrix(name: str, epsilon: float, steps: int, seed: int) -> None:
-    x_BCHW, y_B, seeds_B = images(3)
-    eps_B1HW = uniform_noise(seeds_B + seed, (1, 8, 8)).sub(0.3).clamp(min=0).mul(epsilon)
-    plan = plan_for(name, steps, None)
-
-    adv_BCHW = climb(linear(), x_BCHW, y_B, eps_B1HW, plan, cross_entropy_odds, seeds_B)
-
-    check_contract(x_BCHW, adv_BCHW, eps_B1HW * plan.allowance)
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    if regime == "standard":
+        assert float((adv_BCHW - x_BCHW).abs().max()) > 0.3 * (2 if name == "n-fgsm" else 0.99)
 
 
 def test_one_step_of_fgsm_rs_is_what_its_authors_wrote() -> None:
@@ -76,40 +64,6 @@ def test_one_step_of_fgsm_rs_is_what_its_authors_wrote() -> None:
     found_BCHW = climb(model, x_BCHW, y_B, eps_B1HW, plan_for("fgsm-rs", 1, None), cross_entropy_odds, seeds_B)
 
     assert torch.allclose(found_BCHW, expected_BCHW, atol=1e-6)
-
-
-def test_n_fgsm_leaves_epsilon_behind_but_not_three_times_it() -> None:
-    x_BCHW, y_B, seeds_B = torch.full((4, 1, 8, 8), 0.5), torch.tensor([0, 1, 2, 0]), torch.arange(4)
-    eps_B1HW = torch.full((4, 1, 8, 8), 0.1)
-
-    adv_BCHW = climb(linear(), x_BCHW, y_B, eps_B1HW, plan_for("n-fgsm", 1, None), cross_entropy_odds, seeds_B)
-
-    change = (adv_BCHW - x_BCHW).abs()
-    assert 0.2 < float(change.max()) <= 0.3 + 1e-6
-
-
-def test_the_model_is_left_as_it_was() -> None:
-    model = linear().train()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    x_BCHW, y_B, seeds_B = images(4)
-
-    climb(model, x_BCHW, y_B, torch.full((4, 1, 8, 8), 0.1), plan_for("pgd", 3, None), cross_entropy_odds, seeds_B)
-
-    assert model.training
-    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def test_an_image_is_attacked_the_same_alone_as_among_others() -> None:
-    x_BCHW, y_B, seeds_B = images(5)
-    eps_B1HW = torch.full((5, 1, 8, 8), 0.2)
-    plan = plan_for("pgd", 3, None)
-    together = climb(linear(), x_BCHW, y_B, eps_B1HW, plan, cross_entropy_odds, seeds_B)
-
-    for index in range(5):
-        one = slice(index, index + 1)
-        alone = climb(linear(), x_BCHW[one], y_B[one], eps_B1HW[one], plan, cross_entropy_odds, seeds_B[one])
-        assert torch.allclose(alone, together[one], atol=1e-6)
 
 
 def test_any_registered_attack_that_declares_it_can_train_is_found() -> None:
@@ -158,37 +112,15 @@ def test_a_digit_is_its_own_silhouette() -> None:
 
 
 @given(st.integers(0, 2**31))
-@settings(deadline=None)
 def test_the_threshold_is_that_of_an_exhaustive_search(seed: int) -> None:
     levels_HW = (uniform_noise(torch.tensor([seed]), (1, 6, 6))[0, 0] ** 2 * 255).round()
 
-    def between(threshold: int) -> float:
-        low, high = levels_HW[levels_HW <= threshold].double(), levels_HW[levels_HW > threshold].double()
+    def between(low: torch.Tensor, high: torch.Tensor) -> float:
         return float(len(low) * len(high) * (low.mean() - high.mean()) ** 2) if len(low) and len(high) else 0.0
 
+    best = max(between(levels_HW[levels_HW <= t].double(), levels_HW[levels_HW > t].double()) for t in range(256))
     mask_HW = otsu_mask((levels_HW / 255)[None, None])[0, 0] > 0
-    inside, outside = levels_HW[mask_HW].double(), levels_HW[~mask_HW].double()
-    found = float(len(inside) * len(outside) * (inside.mean() - outside.mean()) ** 2)
-    assert found == pytest.approx(max(between(threshold) for threshold in range(256)))
-
-
-# numbers that depend on a seed and a place alone
-
-
-def test_an_order_is_a_permutation_and_another_one_for_another_seed() -> None:
-    device = torch.device("cpu")
-    orders = [permutation(seed, 1000, device) for seed in (0, 1)]
-
-    assert all(order.sort().values.tolist() == list(range(1000)) for order in orders)
-    assert not torch.equal(orders[0], orders[1])
-    assert torch.equal(orders[0], permutation(0, 1000, device))
-
-
-def test_a_sample_has_its_seed_wherever_it_stands() -> None:
-    items = torch.tensor([5, 900, 3])
-
-    assert item_seeds(7, items)[1] == item_seeds(7, torch.tensor([900]))[0]
-    assert len(set(item_seeds(7, torch.arange(10_000)).tolist())) == 10_000
+    assert between(levels_HW[mask_HW].double(), levels_HW[~mask_HW].double()) == pytest.approx(best)
 
 
 def test_a_moved_image_is_a_window_of_the_padded_one_or_of_its_mirror_image() -> None:
@@ -199,10 +131,8 @@ def test_a_moved_image_is_a_window_of_the_padded_one_or_of_its_mirror_image() ->
     windows = {}
     for flipped, image in enumerate((x_BCHW[0, 0], x_BCHW[0, 0].flip(1))):
         padded = nn.functional.pad(image, (4, 4, 4, 4))
-        windows |= {
-            bytes(padded[r : r + 8, c : c + 8].contiguous().numpy()): flipped for r in range(9) for c in range(9)
-        }
-    seen = [windows[bytes(image.contiguous().numpy())] for image in moved_BCHW[:, 0]]
-    assert set(seen) == {0, 1}
+        for r, c in ((r, c) for r in range(9) for c in range(9)):
+            windows[bytes(padded[r : r + 8, c : c + 8].contiguous().numpy())] = flipped
+    assert {windows[bytes(image.contiguous().numpy())] for image in moved_BCHW[:, 0]} == {0, 1}
     assert torch.equal(moved_BCHW[:, 0], moved_BCHW[:, 1])
     assert torch.equal(crop_and_flip(x_BCHW[:1], item_seeds(3, torch.tensor([17])))[0], moved_BCHW[17])

@@ -218,9 +218,9 @@ REFUSED_FILES = {
     "one column": (b"a.jpg|hen\n", r"one column only: 'a\.jpg\|hen'"),
     "no classes": (b"file,width\na.jpg,20\n", "no column of classes"),
     "JPEG": (b"\xff\xd8\xff\xe0\0\x10JFIF\0\x01", "cannot read the labels"),
-    "Latin-1": ("a.jpg,Große Ente\n".encode("latin-1"), "cannot read the labels .*utf-8"),
+    "Latin-1": ("a.jpg,Große Ente\n".encode("latin-1"), "cannot read the labels file .*utf-8"),
     "cut UTF-16": (b"\xff\xfea\0.", "cannot read the labels"),
-    "NUL": (b"a.jpg\0,hen\n", "cannot read the labels .*binary"),
+    "NUL": (b"a.jpg\0,hen\n", "cannot read the labels file .*binary"),
     "a huge field": (b'a.jpg,"' + b"x" * 200_000 + b'"\n', "cannot read the labels"),
 }
 
@@ -243,7 +243,7 @@ def test_the_length_of_a_csv_is_bounded_in_bytes(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("latcli.engine.labels._MOST_BYTES", len(text.encode()))
     label_file(tmp_path, text)
     monkeypatch.setattr("latcli.engine.labels._MOST_BYTES", len(text.encode()) - 1)
-    with pytest.raises(UsageError, match="longer than"):
+    with pytest.raises(UsageError, match="larger than"):
         label_file(tmp_path, text)
 
 

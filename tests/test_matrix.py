@@ -268,7 +268,7 @@ def test_nan_logits_labels_out_of_range_and_an_empty_set_are_errors() -> None:
         ({"steps": 0}, "at least one step"),
         ({"attack": "pdg"}, "no attack called 'pdg'"),
         ({"norm": "l2"}, "--radius"),
-        ({"norm": "l2", "radius": 1.0, "strong": "full"}, "knows no l2 ball"),
+        ({"norm": "l2", "radius": 1.0, "strong": "full"}, "does not support --norm l2"),
         ({"curve_epsilons": (0.2, 0.1)}, "not ascending"),
     ],
 )

@@ -119,5 +119,5 @@ def test_a_target_is_reached_by_the_smallest_change(small_digits: SmallDigits) -
 
 def test_it_knows_no_ball() -> None:
     one = (torch.zeros(1, 1, 1, 2), torch.tensor([0]), torch.ones(1, 1, 1, 2))
-    with pytest.raises(UsageError, match="no l2 ball"):
+    with pytest.raises(UsageError, match="does not support --norm l2"):
         minimal(lambda x: x.flatten(1), *one, AttackSettings(norm="l2", radius=1.0), torch.tensor([0]))

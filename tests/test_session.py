@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any
 
 import pytest
 from rich.table import Table
@@ -29,104 +28,55 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
 
 
-def shown_on(stream: TextIO) -> str:
-    table = Table("name", "share")
-    table.add_row("hen", "[red]49 %[/red]")
-    Session(stdout=stream).print(table)
-    return stream.getvalue()  # type: ignore[attr-defined]
-
-
-def test_a_note_is_one_line_on_stderr() -> None:
-    session = Session(stdout=io.StringIO(), stderr=io.StringIO())
-
-    session.note("took yolo: its weights are here")
-
-    assert session.stderr.getvalue() == "took yolo: its weights are here\n"  # type: ignore[attr-defined]
-    assert session.stdout.getvalue() == ""  # type: ignore[attr-defined]
-
-
-def test_a_note_stays_one_harmless_line() -> None:
-    session = Session(stderr=io.StringIO())
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+@pytest.mark.parametrize("quiet", [False, True])
+def test_notes_and_progress_are_on_stderr_and_only_as_far_as_they_are_wanted(
+    stream: type[io.StringIO], quiet: bool
+) -> None:
+    session: Any = Session(stdout=stream(), stderr=stream(), quiet=quiet)
 
     session.note("read evil\n\x1b[31m.jpg \udcff [bold]")
-
-    assert session.stderr.getvalue() == "read evil\\n\\x1b[31m.jpg \\udcff [bold]\n"  # type: ignore[attr-defined]
-
-
-def test_quiet_silences_notes_and_progress() -> None:
-    session = Session(stdout=Terminal(), stderr=Terminal(), quiet=True)
-
-    session.note("nobody reads this")
-    with session.progress("attack", 2) as tick:
-        tick()
-
-    assert session.stderr.getvalue() == ""  # type: ignore[attr-defined]
-
-
-def test_progress_off_a_terminal_writes_nothing() -> None:
-    session = Session(stderr=io.StringIO())
-
-    with session.progress("attack", 2) as tick:
-        tick()
-        tick(1)
-
-    assert session.stderr.getvalue() == ""  # type: ignore[attr-defined]
-
-
-def test_progress_on_a_terminal_counts_and_lets_notes_through() -> None:
-    session = Session(stdout=Terminal(), stderr=Terminal())
-
     with session.progress("attack [x]", 3) as tick:
         tick(2)
         session.note("broken.jpg is damaged [see]")
         tick()
-
-    written = session.stderr.getvalue()  # type: ignore[attr-defined]
-    assert "broken.jpg is damaged [see]\n" in written.replace("\r", "")
-    assert "attack [x]" in written
-    assert "3/3" in written
-    assert session.stdout.getvalue() == ""  # type: ignore[attr-defined]
-
-
-def test_progress_ends_with_an_error_and_notes_go_on() -> None:
-    session = Session(stderr=Terminal())
-
     with pytest.raises(KeyboardInterrupt), session.progress("attack", None):
         raise KeyboardInterrupt
     session.note("closed")
 
-    assert session.stderr.getvalue().endswith("closed\n")  # type: ignore[attr-defined]
+    written = session.stderr.getvalue()
+    notes = ["read evil\\n\\x1b[31m.jpg \\udcff [bold]\n", "broken.jpg is damaged [see]\n", "closed\n"]
+    if quiet or stream is io.StringIO:
+        assert written == ("" if quiet else "".join(notes))
+    else:
+        assert all(words in written.replace("\r", "") for words in (*notes, "attack [x]", "3/3"))
+        assert written.endswith("closed\n")
+    assert session.stdout.getvalue() == ""
 
 
-def test_a_pipe_gets_ascii_without_colour_80_columns_wide() -> None:
-    written = shown_on(io.StringIO())
+@pytest.mark.parametrize(
+    ("stream", "environment", "boxes"),
+    [
+        (io.StringIO, {}, False),
+        (io.StringIO, {"COLUMNS": "132"}, False),
+        (Terminal, {}, True),
+        (Terminal, {"NO_COLOR": "1"}, False),
+        (Terminal, {"TERM": "dumb"}, False),
+    ],
+)
+def test_boxes_and_colour_are_for_terminals_that_want_them(
+    monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO], environment: dict[str, str], boxes: bool
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    table, stdout = Table("name", "share"), stream()
+    table.add_row("hen", "[red]49 %[/red]")
+    Session(stdout=stdout).print(table)
 
-    assert written.isascii()
-    assert "\x1b" not in written
-    assert console_for(io.StringIO()).width == 80
-
-
-def test_columns_widens_what_goes_into_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "132")
-
-    assert console_for(io.StringIO()).width == 132
-
-
-def test_a_terminal_gets_boxes_and_colour() -> None:
-    written = shown_on(Terminal())
-
-    assert not written.isascii()
-    assert "\x1b[31m49 %" in written
-
-
-@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
-def test_a_terminal_that_wants_none_gets_neither(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    monkeypatch.setenv(name, value)
-
-    written = shown_on(Terminal())
-
-    assert written.isascii()
-    assert "\x1b" not in written
+    assert ("\x1b[31m49 %" in stdout.getvalue(), stdout.getvalue().isascii()) == (boxes, not boxes)
+    assert "\x1b" not in stdout.getvalue() or boxes
+    if stream is io.StringIO:
+        assert console_for(stdout).width == int(environment.get("COLUMNS", 80))
 
 
 def test_json_is_one_document_with_null_for_what_is_no_number() -> None:
@@ -139,14 +89,9 @@ def test_json_is_one_document_with_null_for_what_is_no_number() -> None:
     assert read == {"loss": None, "cells": [[1, None]], "name": "é\n\udcff", "n": 3}
 
 
-@pytest.fixture
-def pseudo_terminal() -> Iterator[TextIO]:
+def test_a_real_terminal_is_known_as_one() -> None:
     parent, child = os.openpty()
     with os.fdopen(child, "w") as stream:
-        yield stream
+        assert Session(stderr=stream).stderr_is_terminal
     os.close(parent)
-
-
-def test_a_real_terminal_is_known_as_one(pseudo_terminal: TextIO) -> None:
-    assert Session(stderr=pseudo_terminal).stderr_is_terminal
     assert not Session(stderr=io.StringIO()).stderr_is_terminal

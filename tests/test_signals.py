@@ -9,16 +9,6 @@ import pytest
 from latcli.commands.signals import postponed
 
 
-def interrupted(times: int, reached: list[int], *, deliver: bool = False) -> None:
-    with postponed() as pending:
-        for time in range(times):
-            signal.raise_signal(signal.SIGINT)
-            assert pending.has_waited(0.0)
-            if deliver:
-                pending.deliver(pending.number)
-            reached.append(time)
-
-
 @pytest.mark.parametrize(
     ("times", "deliver", "expected"),
     [
@@ -29,18 +19,21 @@ def interrupted(times: int, reached: list[int], *, deliver: bool = False) -> Non
 )
 def test_an_interrupt_is_put_off_until_it_suits(times: int, deliver: bool, expected: list[int]) -> None:
     reached: list[int] = []
-    with pytest.raises(KeyboardInterrupt):
-        interrupted(times, reached, deliver=deliver)
+    terminate = signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
+    def work() -> None:
+        with postponed() as pending:
+            signal.raise_signal(signal.SIGTERM)  # what is ignored stays ignored
+            assert pending.number is None
+            for time in range(times):
+                signal.raise_signal(signal.SIGINT)
+                assert pending.has_waited(0.0)
+                if deliver:
+                    pending.deliver(pending.number)
+                reached.append(time)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert reached == expected
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_what_is_ignored_stays_ignored() -> None:
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    try:
-        with postponed() as pending:
-            signal.raise_signal(signal.SIGTERM)
-            assert pending.number is None
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    assert signal.signal(signal.SIGTERM, terminate) is signal.SIG_IGN

@@ -48,7 +48,7 @@ TRAINED = {
     "seconds": 4.8, "images_per_second": 856.5, "form": "fp32", "notes": ["a note"], "next_commands": ["latcli eval"],
 }  # fmt: skip
 DETAILS = sample.run_row(
-    environment={"latcli": "0.1.0", "torch": "2.13.0"}, images=[sample.attack(KITE)["images"][0]],
+    note=None, environment={"latcli": "0.1.0", "torch": "2.13.0"}, images=[sample.attack(KITE)["images"][0]],
     cells=sample.evaluation()["cells"][:4], metrics=[{"name": "loss", "step": 7, "value": 0.5}], resume="latcli train",
     artifacts=[{"name": "a.png", "kind": "figure", "size": 3000}],
 )  # fmt: skip

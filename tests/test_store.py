@@ -12,22 +12,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from latcli.errors import ExitCode, LatcliError, NoObjectError, StoreError, Terminated, UsageError
-from latcli.results import AttackedPhoto, Cell, Label, Prediction, column_names, columns, from_columns
+from latcli.results import AttackedPhoto, Cell, Label, Prediction, columns, from_columns
 from latcli.store import schema, store
-from latcli.store.files import artifact_path, is_locked
-from latcli.store.provenance import checkout, devices, environment, fingerprint, packages
+from latcli.store.files import is_locked
+from latcli.store.provenance import checkout, devices, fingerprint, packages
 from latcli.store.store import DATABASE, RUN_ID, Run, Store
-from latcli.store.verify import verify
 
 PLAIN: dict[str, Any] = {"argv": ["latcli"], "config": {"epsilon": 8 / 255}, "seed": 0, "device": "cpu"}
 PHOTO = AttackedPhoto(
@@ -56,29 +53,10 @@ PHOTO = AttackedPhoto(
 )
 
 CELL = Cell(
-    model="7f3a",
-    label="natural 7f3a",
-    model_id="cnn@1",
-    regime="natural",
-    train_seed=0,
-    input="natural",
-    loss=0.5,
-    loss_low=0.4,
-    loss_high=0.6,
-    accuracy=0.9,
-    accuracy_low=0.6,
-    accuracy_high=0.98,
-    n=10,
-    epsilon=None,
-    steps=None,
-    restarts=None,
-    attack=None,
-    norm=None,
-    radius=None,
-    mask_from=None,
-    center=None,
-    seed=0,
-    seconds=1.5,
+    **dict.fromkeys(one.name for one in fields(Cell) if one.default is MISSING)  # type: ignore[arg-type]
+    | {"model": "7f3a", "label": "natural 7f3a", "model_id": "cnn@1", "regime": "natural", "train_seed": 0}
+    | {"input": "natural", "n": 10, "loss": 0.5, "loss_low": 0.4, "loss_high": 0.6, "seed": 0, "seconds": 1.5}
+    | {"accuracy": 0.9, "accuracy_low": 0.6, "accuracy_high": 0.98}
 )
 
 
@@ -96,12 +74,6 @@ def cell(**changes: Any) -> Cell:
     return replace(CELL, **changes)
 
 
-def draw(monkeypatch: pytest.MonkeyPatch, *suffixes: str) -> None:
-    """Let these be the next runs' last digits."""
-    drawn = iter(suffixes)
-    monkeypatch.setattr(store.secrets, "token_hex", lambda size: next(drawn) if size == 2 else os.urandom(size).hex())
-
-
 # other processes
 
 
@@ -116,20 +88,6 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", head + code, *map(str, arguments)], text=True, **pipes)  # type: ignore[call-overload,no-any-return]
 
 
-def all_at_once(processes: list[subprocess.Popen[str]]) -> None:
-    """Let processes that said `ready` go on at the same moment; each must end well."""
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n", process.communicate()[1]
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    assert [(process.communicate(timeout=120)[1], process.returncode) for process in processes] == [("", 0)] * len(
-        processes
-    )
-
-
 @contextmanager
 def run_elsewhere(folder: Path, inside: str = "wait(run.id)") -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """A process that is in the middle of a run, and the words of the first line that it prints."""
@@ -142,19 +100,9 @@ def run_elsewhere(folder: Path, inside: str = "wait(run.id)") -> Iterator[tuple[
             process.kill()
 
 
-def test_readers_and_writers_open_a_fresh_store_at_once(tmp_path: Path) -> None:
-    writer = "wait()\nwith Store.open(Path(sys.argv[1])) as store:\n    store.record_model(sys.argv[2])\n"
-    reader = (
-        "from latcli.errors import StoreError\nwait()\nfor _ in range(50):\n    try:\n"
-        "        with Store.open_existing(Path(sys.argv[1])) as store:\n            assert store.runs() == []\n"
-        "    except StoreError as error:\n        assert 'no runs' in error.message, error.message\n"
-    )
-    all_at_once([python(code, tmp_path / "fresh", n) for n, code in enumerate((writer, reader) * 3)])
-    with Store.open_existing(tmp_path / "fresh") as found:
-        assert {row["id"] for row in found.rows("models")} == {"0", "2", "4"}
-
-
-def test_a_killed_run_reads_as_crashed_and_a_living_one_as_running(opened: Store) -> None:
+def test_a_killed_run_reads_as_crashed_and_a_living_one_as_running(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def in_the_file(run: str) -> str:
         with closing(sqlite3.connect(opened.path)) as connection:
             return str(connection.execute("SELECT status FROM runs WHERE id = ?", [run]).fetchone()[0])
@@ -164,29 +112,18 @@ def test_a_killed_run_reads_as_crashed_and_a_living_one_as_running(opened: Store
             killed.kill()
             killed.wait()
             (opened.folder / dead / ".latcli-0123.tmp").write_bytes(b"half")
+            with monkeypatch.context() as patched:
+                patched.setattr(store, "host", lambda: "another machine")
+                Store.open(opened.folder).close()  # what another machine does, nobody here can know
+                assert opened.find_run(dead).status == "running"
             with Store.open_existing(opened.folder) as reader:
-                assert reader.find_run(dead).status == "crashed"
                 assert [row.id for row in reader.runs(status="crashed")] == [dead]
                 assert {row.id for row in reader.runs(status="running")} == {living, own.id}
             assert in_the_file(dead) == "running"  # readers write nothing
-            with Store.open(opened.folder) as writer:
-                assert {row.id: row.status for row in writer.runs()} == {
-                    dead: "crashed",
-                    living: "running",
-                    own.id: "running",
-                }
-            assert (in_the_file(dead), in_the_file(living)) == ("crashed", "running")
+            Store.open(opened.folder).close()
+            assert (in_the_file(dead), in_the_file(living), in_the_file(own.id)) == ("crashed", "running", "running")
             assert not (opened.folder / dead / ".latcli-0123.tmp").exists()
         assert in_the_file(own.id) == "completed"
-
-
-def test_a_run_of_another_machine_is_left_alone(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    with run_elsewhere(opened.folder) as (process, [run]):
-        process.kill()
-        process.wait()
-    monkeypatch.setattr(store, "host", lambda: "another machine")
-    Store.open(opened.folder).close()
-    assert opened.find_run(run).status == "running"
 
 
 def test_a_worker_neither_keeps_a_killed_run_alive_nor_ends_a_living_one(opened: Store) -> None:
@@ -200,30 +137,11 @@ def test_a_worker_neither_keeps_a_killed_run_alive_nor_ends_a_living_one(opened:
             assert opened.find_run(run).status == "crashed"
         finally:
             os.kill(int(worker), signal.SIGKILL)
-    unwinding = (
-        "if os.fork() == 0:\n        sys.exit(5)\n    os.wait()\n    wait(run.id)\n"
-        "    run.record_metrics([('loss', 1, 0.5)])"
-    )
+    unwinding = "if os.fork() == 0:\n        sys.exit(5)\n    os.wait()\n    wait(run.id)\n"
     with run_elsewhere(opened.folder, unwinding) as (process, [run]):
         assert opened.find_run(run).status == "running"
         assert process.communicate("\n") == ("", "")
     assert opened.find_run(run).status == "completed"
-    assert opened.rows_of(run, "metrics") == [{"run": run, "name": "loss", "step": 1, "value": 0.5}]
-
-
-def test_waiting_for_a_store_that_stays_locked_ends_in_two_lines(
-    opened: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "_OPENING_SECONDS", 0.1)
-    code = "from filelock import FileLock\nwith FileLock(sys.argv[1]):\n    wait()\n"
-    with python(code, opened.folder / "latcli.lock") as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        with pytest.raises(StoreError, match=r"locked for 0\.1 s") as caught:
-            Store.open(opened.folder)
-        assert "--store DIR" in caught.value.hint
-        process.communicate("\n")
-    Store.open(opened.folder).close()
 
 
 # one run
@@ -240,8 +158,7 @@ def test_a_run_that_ends_well_is_completed_in_the_database_and_in_its_folder(ope
     assert (row.status, row.exit_code, row.error, row.path) == ("completed", 0, None, opened.folder / run.id)
     assert (row.argv, row.config, row.tags) == (PLAIN["argv"], PLAIN["config"], ["a", "b"])
     assert (row.model, row.dataset) == ("lite0", "mnist")
-    assert row.seconds is not None
-    assert 0 <= row.seconds < 60
+    assert 0 <= (row.seconds or 0) < 60
     same = [field.name for field in fields(row) if field.name not in ("path", "environment")]
     assert {name: document[name] for name in same} == {name: getattr(row, name) for name in same}
     assert document["environment"]["packages"]["torch"] == document["environment"]["torch"] == packages()["torch"]
@@ -300,7 +217,7 @@ def test_a_run_that_cannot_start_leaves_nothing(opened: Store) -> None:
     for changes, message in (
         ({"parent": "ffff"}, "there is no run 'ffff'"),
         ({"seed": 2**63}, "too large"),
-        ({"name": "mine"}, f"{run.id} is called 'mine' already"),
+        ({"name": "mine"}, f"{run.id} already has the name 'mine'"),
     ):
         with pytest.raises(UsageError, match=message):
             start(opened, **changes)
@@ -308,17 +225,6 @@ def test_a_run_that_cannot_start_leaves_nothing(opened: Store) -> None:
         start(opened, config={"what": object()})
     assert [path.name for path in opened.folder.iterdir() if path.is_dir()] == [run.id]
     assert [row.id for row in opened.runs()] == [run.id]
-
-
-def test_the_log_has_a_plain_line_for_each_call(opened: Store) -> None:
-    with start(opened) as run:
-        run.log("Fräulein 漢字")
-        run.log("two\nlines, \x1b[31m, and no UTF-8: \udcff")
-    lines = (run.folder / "log.txt").read_text(encoding="utf-8").splitlines()
-    assert [line.split(" ", 1)[1] for line in lines] == [
-        "Fräulein 漢字",
-        "two lines, \\x1b[31m, and no UTF-8: \\udcff",
-    ]
 
 
 def test_a_clock_that_is_set_back_hides_no_run_and_ends_none_before_it_began(
@@ -362,33 +268,12 @@ ESCAPES = ["", ".", "..", "/", "/etc/passwd", "../x", "a/../../x", "a/..", "a/",
 ESCAPES += ["run.json", "lock", "Lock", "log.txt", "./run.json", ".latcli-0123.tmp", "lock/x"]
 
 
-@pytest.mark.parametrize("name", ESCAPES)
-def test_a_name_that_leads_elsewhere_is_refused(opened: Store, name: str) -> None:
+def test_a_name_that_leads_elsewhere_is_refused(opened: Store) -> None:
     with start(opened) as run:
-        with pytest.raises(StoreError, match="cannot be the name of a file of the run"):
-            run.write_artifact(name, b"x", "mask")
+        for name in ESCAPES:
+            with pytest.raises(StoreError, match="cannot be the name of a file of the run"):
+                run.write_artifact(name, b"x", "mask")
         assert opened.rows_of(run.id, "artifacts") == []
-
-
-@given(st.lists(st.sampled_from(["..", ".", "/", "a", "é", " ", "\\", "~", "\n", "lock"]), max_size=8).map("".join))
-@settings(deadline=None)
-def test_every_name_that_is_taken_stays_inside(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
-    folder = tmp_path_factory.getbasetemp() / "run"
-    with suppress(StoreError):
-        inside = Path(os.path.normpath(artifact_path(folder, name))).relative_to(folder)
-        assert inside.parts
-        assert inside.parts[0] not in ("..", "lock")
-
-
-@pytest.mark.parametrize("folder", ["with spaces", "Käse 漢字 Ελλάδα", "a?b#c%20d&e=f", "'quoted' \"twice\""])
-def test_a_store_may_lie_under_any_name_and_be_moved(tmp_path: Path, folder: str) -> None:
-    with Store.open(tmp_path / folder) as opened, start(opened) as run:
-        run.write_artifact("Fräulein 漢字.png", b"x", "mask")
-    (tmp_path / folder).rename(tmp_path / "moved")
-    with Store.open_existing(tmp_path / "moved") as found:
-        assert found.find_run("latest").path == tmp_path / "moved" / run.id
-        assert found.rows_of(run.id, "artifacts")[0]["name"] == "Fräulein 漢字.png"
-        assert verify(found, found.runs()).ok
 
 
 def test_names_that_are_no_utf8_are_kept_legibly(opened: Store) -> None:
@@ -418,12 +303,6 @@ def test_a_write_that_fails_keeps_what_was_there(opened: Store, monkeypatch: pyt
 # rows
 
 
-@pytest.mark.parametrize(("table", "kind"), [("attacks", AttackedPhoto), ("cells", Cell)])
-def test_a_table_has_a_column_for_each_field_of_its_row(opened: Store, table: str, kind: Any) -> None:
-    with opened.reading() as db:
-        assert set(column_names(kind)) < db.table(table).columns_dict.keys()
-
-
 def test_a_new_field_of_a_row_becomes_a_column_of_a_store_that_is_there(
     opened: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,11 +329,8 @@ def test_an_attacked_photo_is_one_row_and_the_view_joins_its_files(opened: Store
     assert {name: row[name] for name in columns(PHOTO)} == columns(PHOTO)
     assert from_columns(AttackedPhoto, row) == PHOTO
     assert (row["classifier"], row["target_name"], row["fooled"]) == ("lite0", None, 1)
-    assert (joined["adversarial_file"], joined["mask_file"], joined["run_name"]) == (
-        "hen-adversarial.png",
-        None,
-        "first",
-    )
+    names = (joined["adversarial_file"], joined["mask_file"], joined["run_name"])
+    assert names == ("hen-adversarial.png", None, "first")
     assert opened.rows("images") == [{"sha256": "a" * 64, "name": "hen.jpg", "width": 40, "height": 30}]
 
 
@@ -500,25 +376,6 @@ def test_the_views_average_over_seeds_and_take_last_steps(opened: Store) -> None
     assert latest == [("accuracy", 1, 0.5), ("loss", 10, 0.1)]
 
 
-def test_a_detection_is_found_again_only_by_its_whole_key(opened: Store) -> None:
-    opened.save_detection("image", "yolo@1", "hen", "[[0, 0, 1, 1]]", b"\x89PNG\0")
-    opened.save_detection("image", "yolo@1", "", "[]")
-    opened.save_detection("image", "yolo@1", "", "[1]")
-    assert opened.find_detection("image", "yolo@1", "hen") == ("[[0, 0, 1, 1]]", b"\x89PNG\0")
-    assert opened.find_detection("image", "yolo@1") == ("[1]", None)
-    assert opened.find_detection("image", "yolo@2", "hen") is None
-    assert opened.find_detection("another", "yolo@1", "hen") is None
-
-
-def test_models_and_datasets_are_told_apart_by_their_contents(opened: Store) -> None:
-    first = opened.record_model("cnn", weights_sha256="a" * 64, regime="natural")
-    second = opened.record_model("cnn", weights_sha256="b" * 64)
-    dataset = opened.record_dataset("mnist", split="test", fingerprint="c" * 64)
-    assert opened.record_model("cnn", weights_sha256="a" * 64) == first != second
-    assert (first, dataset) == ("cnn@aaaaaaaa", "mnist/test@cccccccc")
-    assert {row["id"]: row["regime"] for row in opened.rows("models")} == {first: "natural", second: None}
-
-
 # finding runs
 
 
@@ -527,7 +384,8 @@ def test_a_run_is_found_by_its_name_and_any_ending_that_only_it_has(
 ) -> None:
     with pytest.raises(StoreError, match="there are no runs"):
         opened.find_run("latest")
-    draw(monkeypatch, "aaa1", "aaa1", "bbb1", "ccc2")  # a second aaa1 is passed over
+    drawn = iter(("aaa1", "aaa1", "bbb1", "ccc2"))  # a second aaa1 is passed over
+    monkeypatch.setattr(store.secrets, "token_hex", lambda size: next(drawn) if size == 2 else os.urandom(size).hex())
     known = {"command": "train", "dataset": opened.record_dataset("mnist", fingerprint="c" * 64)}
     with start(opened, name="bbb1") as first, start(opened, **known) as second, start(opened, tags=["x"]) as third:
         pass
@@ -535,7 +393,7 @@ def test_a_run_is_found_by_its_name_and_any_ending_that_only_it_has(
         for length in range(5, len(run.id) + 1):
             assert opened.find_run(run.id[-length:]).id == run.id
     assert [opened.find_run(name).id for name in ("latest", "bbb1", "aaa1")] == [third.id, first.id, first.id]
-    with pytest.raises(UsageError, match="'1' fits 2 runs") as caught:
+    with pytest.raises(UsageError, match="'1' matches 2 runs") as caught:
         opened.find_run("1")
     assert first.id in caught.value.message
     assert second.id in caught.value.message
@@ -544,15 +402,6 @@ def test_a_run_is_found_by_its_name_and_any_ending_that_only_it_has(
             opened.find_run(missing)
     chosen = [{"command": "train"}, {"dataset": "mnist"}, {"dataset": known["dataset"]}, {"tag": "x"}, {"limit": 1}]
     assert [[row.id for row in opened.runs(**one)] for one in chosen] == [[second.id]] * 3 + [[third.id]] * 2
-
-
-def test_ids_that_no_run_can_have_lead_nowhere(opened: Store) -> None:
-    with start(opened):
-        pass
-    with opened.writing() as db:
-        db.execute("UPDATE runs SET id = '../../precious'")
-    with pytest.raises(StoreError, match="is damaged"):
-        opened.runs()
 
 
 # trouble
@@ -574,26 +423,25 @@ def test_a_file_in_the_way_and_a_store_that_is_not_there_are_two_lines(tmp_path:
     assert not (tmp_path / "missing").exists()
 
 
-def garbage(path: Path) -> None:
-    path.write_bytes(b"this was never a database " * 500)
-
-
-def truncated(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 3)
-
-
 def overwritten(path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(100)
         file.write(bytes(range(250)) * 16)
 
 
-@pytest.mark.parametrize("damage", [garbage, truncated, overwritten])
+DAMAGES = {
+    "garbage": lambda path: path.write_bytes(b"this was never a database " * 500),
+    "truncated": lambda path: os.truncate(path, path.stat().st_size // 3),
+    "overwritten": overwritten,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("open_store", [Store.open, Store.open_existing])
-def test_a_damaged_database_is_two_lines_and_left_alone(tmp_path: Path, damage: Any, open_store: Any) -> None:
+def test_a_damaged_database_is_two_lines_and_left_alone(tmp_path: Path, damage: str, open_store: Any) -> None:
     with Store.open(tmp_path) as opened, start(opened) as run:
         run.write_artifact("x.png", b"x", "mask")
-    damage(tmp_path / DATABASE)
+    DAMAGES[damage](tmp_path / DATABASE)
     before = (tmp_path / DATABASE).read_bytes()
     with pytest.raises(StoreError, match="is damaged") as caught:
         open_store(tmp_path).runs()
@@ -605,7 +453,7 @@ def test_a_damaged_database_is_two_lines_and_left_alone(tmp_path: Path, damage: 
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
-        ("CREATE TABLE notes (text)", "some other program"),
+        ("CREATE TABLE notes (text)", "another program"),
         (
             "CREATE TABLE _migrations (name TEXT PRIMARY KEY, applied TEXT);"
             "INSERT INTO _migrations VALUES ('m001_tables', ''), ('m999_later', '')",
@@ -624,23 +472,6 @@ def test_a_database_of_others_or_of_a_newer_latcli_is_left_alone(
             open_store(tmp_path)
         assert "--store DIR" in caught.value.hint
         assert list(connection.iterdump()) == before
-
-
-def test_a_schema_that_cannot_be_finished_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def m002_fails(db: Any) -> None:
-        db.execute("CREATE TABLE more (x)")
-        raise ZeroDivisionError
-
-    with monkeypatch.context() as patched:
-        patched.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, m002_fails))
-        with pytest.raises(ZeroDivisionError):
-            Store.open(tmp_path)
-    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
-        assert connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
-    Store.open(tmp_path).close()
-    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, m002_fails))
-    with pytest.raises(StoreError, match="older latcli"):
-        Store.open_existing(tmp_path)
 
 
 def test_a_store_for_reading_is_not_written_and_a_write_that_fails_halfway_is_undone(opened: Store) -> None:
@@ -728,13 +559,7 @@ assert store.find_run(run.id).status == 'completed'
 ONLY_IN_THE_LOG = """
 code = 'import sys, os; from pathlib import Path; from latcli.store.store import Store\\n' \\
     'Store.open(Path(sys.argv[1])).record_model("in the log only"); os._exit(0)'
-Store.open(folder).close()
 subprocess.run([sys.executable, '-c', code, str(folder)], check=True)
-assert (folder / 'latcli.db-wal').stat().st_size > 0
-remount('ro')
-with Store.open_existing(folder) as store:
-    assert [row['id'] for row in store.rows('models')] == ['in the log only']
-remount('rw')
 (folder / 'latcli.db-shm').unlink()
 remount('ro')
 error = refused(Store.open_existing, folder)
@@ -787,11 +612,12 @@ def test_another_user_may_read_a_store_and_is_refused_for_writing(opened: Store,
 
 
 def test_runs_of_one_environment_share_its_row_and_torch_is_not_imported_to_find_out(opened: Store) -> None:
-    with start(opened) as first, start(opened):
+    with start(opened, config={"a": 1, "b": [Path("x"), (1, 2)]}) as first, start(opened):
         pass
     (row,) = opened.rows("environments")
     assert row["python"] == ".".join(map(str, sys.version_info[:3]))
     assert opened.find_run(first.id).environment == row["id"]
+    assert opened.find_run(first.id).config_hash == fingerprint({"b": ["x", [1, 2]], "a": 1}) != fingerprint({"a": 1})
     code = "from latcli.store.provenance import environment\nenvironment()\nprint('torch' in sys.modules)\n"
     assert python(code).communicate()[0] == "False\n"
     assert all(devices())
@@ -815,9 +641,3 @@ def test_the_commit_is_that_of_the_checkout_the_code_comes_from(tmp_path: Path) 
     (package / "__init__.py").write_text("changed")
     assert checkout(package) == (sha, True)
     assert checkout(installed) == (None, None)
-
-
-def test_equal_settings_have_equal_hashes() -> None:
-    assert fingerprint({"a": 1, "b": [Path("x"), (1, 2)]}) == fingerprint({"b": ["x", [1, 2]], "a": 1})
-    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
-    assert environment() == environment()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import random
 import shlex
 import shutil
@@ -13,22 +12,21 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import Outcome, StartLatcli
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from training_cases import interrupted_at, write_digits
 
 from latcli.commands import training_log
-from latcli.commands.training_log import TensorBoard, TrainingLog
+from latcli.commands.training_log import TrainingLog
 from latcli.engine.models.checkpoint import unpack
 from latcli.engine.models.small import paper_cnn
 from latcli.engine.training import scoring
 from latcli.engine.training.loop import StepReport
-from latcli.errors import StoreError
 from latcli.results import comparable_config
 from latcli.session import Session
 from latcli.store.store import RunRow, Store
@@ -89,63 +87,47 @@ def step_of(state: Path) -> int:
 
 
 def test_a_run_gives_its_document_a_model_and_numbers(train: Run, work: Path, latcli: Run) -> None:
-    done = train(*TINY, "--batch", "8", "--steps", "6", "--attack-steps", "1", "--test-every", "4", "--json")
+    done = train(*TINY, "--batch", "8", "--epochs", "1", "--attack-steps", "1", "--test-every", "6", "--json")
     result, row = document(done), row_of(work)
 
-    assert (result["regime"], result["dataset"], result["architecture"]) == (
-        "background",
-        f"folder:{work / 'tiny'}",
-        "paper-cnn",
-    )
-    assert (result["steps"], result["epsilon"], result["resumed_at"], result["devices"]) == (6, 0.3, None, 1)
+    expected = {"regime": "background", "dataset": f"folder:{work / 'tiny'}", "architecture": "paper-cnn"}
+    expected |= {"steps": 11, "epsilon": 0.3, "resumed_at": None, "devices": 1}
+    expected |= {"attack": "background attack, pgd-10 at epsilon 0.3"}
+    assert {name: result[name] for name in expected} == expected
     assert (result["final"]["n"], result["adversarial"]["n"]) == (30, 30)
     assert 0 <= result["adversarial"]["accuracy"] <= result["final"]["accuracy"] <= 1
-    assert result["attack"] == "background attack, pgd-10 at epsilon 0.3"
     assert Path(result["checkpoint"]).is_relative_to(result["dir"])
     assert not (Path(result["dir"]) / "state.safetensors").exists()
-    assert [one["step"] for one in result["tests"]] == [4, 6]
-    assert (result["tests"][1]["loss"], result["tests"][1]["accuracy"]) == tuple(
-        result["final"][name] for name in ("loss", "accuracy")
-    )
+    assert [one["step"] for one in result["tests"]] == [6, 11]
+    for name in ("loss", "accuracy"):
+        assert result["tests"][1][name] == result["final"][name]
     assert all(0 <= one["attacked_accuracy"] <= 1 for one in result["tests"])
     assert (row.status, row.exit_code, row.seed) == ("completed", 0, 0)
     assert row.config["dataset_folder"] == str(work / "tiny")
     assert {"steps", "epsilon", "rate", "dataset_fingerprint", "precision", "architecture"} <= row.config.keys()
-    assert [step for step, _ in metrics(work, "loss")] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, _ in metrics(work, "loss")] == list(range(1, 12))
     assert metrics(work, "test_accuracy") == [(one["step"], one["accuracy"]) for one in result["tests"]]
-    assert metrics(work, "test_adversarial_loss") == [(6, result["adversarial"]["loss"])]
-    assert "6 of 6: loss" in done.err
+    assert metrics(work, "test_adversarial_loss") == [(11, result["adversarial"]["loss"])]
+    assert "11 of 11: loss" in done.err
     assert latcli("runs", "verify").code == 0
     for command in result["next_commands"]:
         words = shlex.split(command)
         assert (words[0], result["run"][-4:] in words) == ("latcli", True)
 
 
-def test_its_next_commands_work_and_equal_seeds_give_equal_weights(train: Run, latcli: Run, digits: Path) -> None:
+def test_its_next_commands_work_and_equal_seeds_give_equal_weights(train: Run, latcli: Run, work: Path) -> None:
     one, other = (document(train(*FAST, "--seed", "5", "--name", name, "--json")) for name in ("first", "second"))
     assert weights(one) == weights(other)
-    assert weights(document(train(*FAST, "--seed", "6", "--json"))) != weights(one)
+    configs = [comparable_config(row_of(work, name).config) for name in ("first", "second")]
+    assert weights(document(train(*FAST, "--seed", "6", "--test-every", "3", "--json"))) != weights(one)
+    configs.append(comparable_config(row_of(work).config))
+    document(train(*FAST, "--rate", "0.001", "--json"))
+    assert configs[0] == configs[1] == configs[2] != comparable_config(row_of(work).config)
 
     command = next(one for one in other["next_commands"] if " attack " in one).replace("PHOTO", "tiny/test/0/0.png")
     attacked = document(latcli(*shlex.split(command)[1:], "--steps", "2", "--no-figures", "--json"))
     assert attacked["images"][0]["linf_inside"] == 0
-    by_name = [word if word != other["run"][-4:] else "second" for word in shlex.split(command)[1:]]
-    again = document(latcli(*by_name, "--steps", "2", "--no-figures", "--json"))
-    assert again["images"][0]["adversarial"] == attacked["images"][0]["adversarial"]
-
-
-def test_an_epoch_is_a_pass_over_the_images(train: Run) -> None:
-    epochs = (*TINY, "--regime", "natural", "--batch", "16", "--epochs", "2", "--json")
-
-    assert document(train(*epochs))["steps"] == 10
-    assert "--steps and --epochs" in train(*epochs[:-1], "--steps", "3").error[0]
-
-
-def test_an_attack_of_the_registry_trains(train: Run, work: Path) -> None:
-    result = document(train(*TINY, "--attack", "fgsm", "--batch", "8", "--steps", "2", "--json"))
-
-    assert result["adversarial"]["n"] == 30
-    assert row_of(work).config["attack"] == "fgsm"
+    assert "is a run of attack, not of train" in train("--resume", attacked["run"]).error[0]
 
 
 def test_a_small_network_starts_from_weights(train: Run, work: Path) -> None:
@@ -160,27 +142,6 @@ def test_a_small_network_starts_from_weights(train: Run, work: Path) -> None:
     assert refused.code == 1
     assert "ten.safetensors do not fit PaperCNN: of another shape: logits.weight (10, 1024)" in refused.error[0]
     assert len(list((work / "runs").glob("*-train-*"))) == 2
-
-
-def test_mnist_that_is_nowhere_is_replaced_loudly_and_the_run_remembers(train: Run, work: Path) -> None:
-    done = train("--regime", "natural", "--steps", "1", "--batch", "8", "--precision", "fp32", "--json")
-
-    assert document(done)["dataset"] == "mnist-5k"
-    assert "NOT MNIST" in done.err
-    assert "NOT MNIST" in (row_of(work).path / "log.txt").read_text()
-
-
-def test_runs_are_one_experiment_whatever_their_seed_and_place(train: Run, work: Path) -> None:
-    configs = []
-    for more in (("--seed", "1"), ("--checkpoint-every", "2", "--test-every", "3"), ("--rate", "0.001")):
-        document(train(*FAST, *more, "--json"))
-        configs.append(comparable_config(row_of(work).config))
-        shutil.move(work / "tiny", work / "moved")
-        shutil.copytree(work / "moved", work / "tiny")
-        shutil.rmtree(work / "moved")
-
-    assert configs[0] == configs[1]
-    assert configs[0] != configs[2]
 
 
 # cut off and resumed
@@ -247,15 +208,6 @@ def test_a_moved_folder_is_named_and_found_by_its_contents(train: Run, cut_off: 
     assert document(train(*resume, "--dataset", "folder:moved", "--json"))["resumed_at"] == 2
 
 
-def test_a_run_of_another_command_is_no_training_run(train: Run, latcli: Run, work: Path) -> None:
-    Image.new("RGB", (64, 64), (200, 30, 30)).save("photo.png")
-    attack = ("attack", "photo.png", "--center", "0.3", "--steps", "1", "--no-figures", "--json")
-    run = document(latcli(*attack))["run"]
-
-    assert "is a run of attack, not of train" in latcli(*attack, "--classifier", run[-4:]).error[0]
-    assert "is a run of attack, not of train" in train("--resume", run).error[0]
-
-
 def test_a_long_score_of_the_test_set_is_given_up_for_a_signal(
     train: Run, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,13 +238,6 @@ def test_a_diverging_run_names_its_step_and_keeps_its_last_good_state(train: Run
     assert step_of(row.path / "state.safetensors") == 0
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_store_that_cannot_be_written_is_one_error(train: Run, work: Path) -> None:
-    (work / "sealed").mkdir(mode=0o500)
-
-    assert "cannot be read or written" in train(*FAST, "--store", "sealed").error[0]
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -318,13 +263,12 @@ def test_bad_options_are_refused_before_a_run_is_started(
 
 def wait_for_step(process: subprocess.Popen[str], work: Path, step: int = 1) -> Path:
     """Until a state of that step or a later one is kept; the run's folder."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
+    while process.poll() is None:
         states = list((work / "runs").glob("*-train-*/state.safetensors"))
         if states and step_of(states[0]) >= step:
             return states[0].parent
         time.sleep(0.05)
-    raise AssertionError(f"no state came: {process.communicate() if process.poll() is not None else 'too slow'}")
+    raise AssertionError(process.communicate())
 
 
 @pytest.mark.slow
@@ -358,7 +302,7 @@ def test_a_signal_ends_a_process_with_the_state_kept(
     process = start_latcli("train", *FAST[:-2], "--steps", "100000", "--checkpoint-every", "50")
     folder = wait_for_step(process, work, 50)
     busy = train("--resume", folder.name)
-    assert (busy.code, "is at work in another process" in busy.error[0]) == (2, True)
+    assert (busy.code, "is running in another process" in busy.error[0]) == (2, True)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
 
@@ -377,61 +321,34 @@ def read_curve(run_folder: Path, name: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events.Scalars(name)]
 
 
-def test_tensorboard_has_every_number_and_forgets_what_a_kill_made_void(tmp_path: Path) -> None:
-    before = TensorBoard(tmp_path, 0)
-    before.add([("loss", step, 1.0) for step in range(1, 6)])  # killed here; the state is of step 3
-    time.sleep(1.1)  # files are read in the order of the seconds in which they were begun
-    after = TensorBoard(tmp_path, 3)
-    after.add([("loss", step, 2.0) for step in range(4, 8)] + [("rate", 4, 0.25)])
-    before.close(), after.close()
-
-    assert read_curve(tmp_path, "loss") == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0), (5, 2.0), (6, 2.0), (7, 2.0)]
-    assert read_curve(tmp_path, "rate") == [(4, 0.25)]
-
-
-def test_without_tensorboard_nothing_is_written_and_a_folder_in_the_way_is_named(
+def test_tensorboard_forgets_what_a_kill_made_void_and_the_estimate_includes_the_scoring(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "tensorboard").write_text("in the way")
-    with pytest.raises(StoreError, match=r"cannot write .*tensorboard: "):
-        TensorBoard(tmp_path, 0)
-    (tmp_path / "tensorboard").unlink()
-    monkeypatch.setattr(training_log, "find_spec", lambda _name: None)
-    curves = TensorBoard(tmp_path, 0)
-    curves.add([("loss", 1, 0.5)])
-    curves.close()
-
-    assert list(tmp_path.iterdir()) == []
-
-
-class SilentRun:
-    """A run that keeps its log in memory."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.lines = folder, list[str]()
-
-    def log(self, line: str) -> None:
-        self.lines.append(line)
-
-    def record_metrics(self, values: Any) -> None:
-        pass
-
-
-def test_the_estimate_and_the_bar_include_the_scoring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step takes a second, and all scoring as much as 300 steps."""
-    clock, ticks = [0.0], list[int]()
+    clock, ticks, lines = [0.0], list[int](), list[str]()
     monkeypatch.setattr(training_log.time, "monotonic", lambda: clock[0])
-    run: Any = SilentRun(tmp_path)
-    session = Session(stderr=io.StringIO())
-    tick = lambda steps=1, /, *, text=None: ticks.append(steps)  # noqa: E731
-    log = TrainingLog(session, run, tick, steps=100, done=0, batch=8, scoring=300.0)
-    for step in range(1, 101):
-        clock[0] += 1.0
-        log.on_step(StepReport(step, 1.0, 0.1, 0.3))
+    run: Any = SimpleNamespace(folder=tmp_path, log=lines.append, record_metrics=lambda values: None)
+
+    def steps(done: int, to: int, loss: float) -> TrainingLog:
+        log = TrainingLog(Session(stderr=io.StringIO()), run, tick, steps=100, done=done, batch=8, scoring=300.0)
+        for step in range(done + 1, to + 1):
+            clock[0] += 1.0
+            log.on_step(StepReport(step, loss, 0.1, 0.3, 0.5 if step < 8 else None))
+        log.flush()
+        return log
+
+    def tick(steps: int = 1, /, *, text: str | None = None) -> None:
+        ticks.append(steps)
+
+    steps(0, 5, 1.0)  # killed here; the state is of step 3
+    time.sleep(1.1)  # files are read in the order of the seconds in which they were begun
+    lines.clear(), ticks.clear()
+    log = steps(3, 100, 2.0)
     for _ in range(600):
         log.on_scoring(0.5)
     log.close()
 
-    assert run.lines == ["94 steps to go, about 7 min, of which scoring 5 min"]
+    assert lines == ["91 steps to go, about 7 min, of which scoring 5 min"]
     assert sum(ticks) == 400
     assert log.images_per_second == pytest.approx(8.0)
+    assert read_curve(tmp_path, "loss") == [(n, 1.0) for n in (1, 2, 3)] + [(n, 2.0) for n in (4, 5, 6, 7)]

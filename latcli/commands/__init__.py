@@ -1,1 +1,1 @@
-"""A module or a folder for each subcommand: options in, a result dataclass out; must not know how a result is shown."""
+"""A module for each subcommand: options in, a result dataclass out; independent of how a result is shown."""

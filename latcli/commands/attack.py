@@ -229,7 +229,7 @@ class _Keeper:
     """Writes results into a run, one photo at a time: the file first, its row after; pictures as they are drawn.
 
     `kept` are the results in plain values. With `several` tasks, file names tell them apart. A context: where it is
-    left by an error or an interruption, the pictures that were begun are kept, but for figures that would take long.
+    left by an error or an interruption, the pictures that were started are kept, but for figures that would take long.
     """
 
     def __init__(
@@ -253,7 +253,7 @@ class _Keeper:
     ) -> None:
         if kind is not None:
             self._drawer.drop_figures()
-            with suppress(StoreError):  # what went wrong first is what is said
+            with suppress(StoreError):  # the first error is the one to report
                 self.keep_pictures()
 
     def keep(self, attacked: PhotoResult, smallest: float | None) -> None:

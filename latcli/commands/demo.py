@@ -1,4 +1,4 @@
-"""`latcli demo`: attack, train, evaluate and report on what installed packages carry, without a network."""
+"""`latcli demo`: attack, train, evaluate and report on sample data of installed packages, without a network."""
 
 from __future__ import annotations
 
@@ -33,12 +33,10 @@ PAGE = "demo.html"
 def run(options: DemoOptions, session: Session) -> DemoResult:
     """Attack photos, train the paper's three regimes on digits for a short while, evaluate them, write the page.
 
-    Nothing is downloaded. Raises LatcliError where the packages do not carry their photos.
+    Nothing is downloaded. Raises LatcliError where the packages do not contain their photos.
     """
     session = replace(session, offline=True)
-    session.note(
-        f"attacking the backgrounds of two photos that ultralytics and matplotlib carry, {_PHOTO_STEPS} steps each"
-    )
+    session.note(f"attacking the backgrounds of two sample photos, {_PHOTO_STEPS} steps each")
     photos = tuple(map(str, package_photos()))
     attacked = attack.run(AttackOptions(photos=photos, labels=PACKAGE_LABELS, steps=_PHOTO_STEPS), session)
     trained = tuple(

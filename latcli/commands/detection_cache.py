@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -12,7 +14,13 @@ from latcli.engine.detectors.base import Box, Detection
 from latcli.engine.images import Photo, encode_png, read_silhouettes
 from latcli.errors import ImageError
 from latcli.results import DocumentError, read
+from latcli.store.schema import utc_now
 from latcli.store.store import Store
+
+_FOUND = """
+    SELECT boxes_json, segmentations FROM detections
+    WHERE image = :image AND detector = :detector AND target = :target
+"""
 
 
 class StoredDetections:
@@ -23,22 +31,22 @@ class StoredDetections:
 
     def get(self, photo: Photo, fingerprint: str, target: str) -> Detection | None:
         """The detection of the same photo by the same detector for the same target, if there was one before."""
-        found = self.store.find_detection(_key(photo), fingerprint, target)
-        if found is None:
-            return None
-        try:
-            return _detection(*found, photo)
-        except (DocumentError, ImageError):
-            return None  # damaged: it is found and kept anew
+        key = {"image": _key(photo), "detector": fingerprint, "target": target}
+        for row in self.store.query(_FOUND, key):
+            with suppress(DocumentError, ImageError):  # damaged: it is found and kept anew
+                return _detection(row["boxes_json"], row["segmentations"], photo)
+        return None
 
     def put(self, photo: Photo, fingerprint: str, target: str, detection: Detection) -> None:
         """Keep a detection."""
-        boxes_json = json.dumps([asdict(box) for box in detection.boxes])
-        segmentations = None
-        if detection.segmentations_NHW is not None:
+        row: dict[str, Any] = {"image": _key(photo), "detector": fingerprint, "target": target, "created": utc_now()}
+        row |= {"boxes_json": json.dumps([asdict(box) for box in detection.boxes]), "segmentations": None}
+        if detection.segmentations_NHW is not None:  # kept as one tall grey picture
             _, width = photo.size
-            segmentations = encode_png(detection.segmentations_NHW.reshape(-1, width).cpu().numpy())
-        self.store.save_detection(_key(photo), fingerprint, target, boxes_json, segmentations)
+            row["segmentations"] = encode_png(detection.segmentations_NHW.reshape(-1, width).cpu().numpy())
+        with self.store.writing() as db:
+            db.table("images").insert({"sha256": row["image"]}, ignore=True)
+            db.table("detections").upsert(row, pk=("image", "detector", "target"))
 
 
 def _detection(boxes_json: str, segmentations: bytes | None, photo: Photo) -> Detection:
@@ -47,7 +55,6 @@ def _detection(boxes_json: str, segmentations: bytes | None, photo: Photo) -> De
     height, width = photo.size
     stacked_HW = None
     if segmentations is not None:
-        # Silhouettes are kept as one tall grey picture.
         stacked_HW = torch.from_numpy(read_silhouettes(segmentations, "the silhouettes", width))
         if len(stacked_HW) % height:
             raise DocumentError("the silhouettes are of another photo")

@@ -68,7 +68,7 @@ from latcli.store.store import Run, RunRow, Store
 #: As `--transfer`: every model of the evaluation.
 ALL_MODELS = "all"
 
-#: How many times each photo gets other backgrounds, where nothing is said.
+#: How many times each photo gets other backgrounds by default.
 DONOR_SEEDS = 3
 
 #: Photos attacked together; one takes as much memory as two hundred digits.
@@ -99,7 +99,7 @@ class Job:
 def run(options: EvalOptions, session: Session) -> EvalResult:
     """Evaluate models, or resume an evaluation that was cut off, and keep what was found.
 
-    Raises UsageError and LatcliError for models, options and data that are unusable, before a run is begun;
+    Raises UsageError and LatcliError for models, options and data that are unusable, before a run is started;
     WeightsError for samples that are damaged or do not fit; ContractError and StoreError while it evaluates.
     """
     with Store.open(session.store) as store:
@@ -111,7 +111,7 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
 def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     store.check_name(session.name)
     device = open_device(session.device)
-    names, _ = named_models(options), _beside(options)  # what is wrong with them is said before any file is read
+    names, _ = named_models(options), _beside(options)  # errors in them come before any file is read
     dataset = full_name(options.dataset or usual_dataset(store, names) or registry.DEFAULT_DATASET)
     described = classifier_source(options, session)
     way = photo_way(dataset, _sources(store, names, dataset, options.seeds), described)
@@ -222,7 +222,7 @@ def settings_of(options: EvalOptions, data: TrainingData, session: Session) -> E
     defaults, of_photos = data.defaults, isinstance(data, PhotoFolder)
     mask_from = options.mask_from or ("folder" if options.masks else defaults.mask_from)
     if mask_from == "detector" and not of_photos:
-        raise UsageError("--mask-from detector needs photos, which small images are not", "choose another --mask-from")
+        raise UsageError("--mask-from detector needs photos, not small images", "choose another --mask-from")
     check_object_options(given_plainly(options), mask_from, DETECTING)
     given = {name: getattr(options, name) for name in ("images", "epsilon", "steps", "restarts", "batch")}
     usual = {"epsilon": defaults.epsilon} | ({"batch": _PHOTO_BATCH} if of_photos else {})

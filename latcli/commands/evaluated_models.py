@@ -108,7 +108,7 @@ def require_named_again(entries: Iterable[EvaluatedModel], named: Sequence[str],
     code = code_named(entries)
     if missing := [name for name in code if name not in named]:
         raise UsageError(
-            f"{run} evaluates {missing[0]}, and code that a stored run names is not run without your word",
+            f"{run} evaluates {missing[0]}, and the code that a stored run names is not run automatically",
             f"if you trust it, name it again: latcli eval {' '.join(code)} --resume {run[-4:]}",
         )
 
@@ -125,7 +125,7 @@ def source_of(entry: EvaluatedModel, store: Store) -> str:
             return str(path)
     if entry.source.endswith(".safetensors") and not Path(entry.source).exists():
         raise UsageError(
-            f"the model {entry.name} is not at {entry.source} any more, nor in the store {store.folder}",
+            f"the model {entry.name} is neither at {entry.source} nor in the store {store.folder}",
             "if the store was moved, move its training runs with it; else put the file back, or start a new evaluation",
         )
     return entry.source
@@ -163,7 +163,7 @@ def photo_way(dataset: str, sources: Sequence[str], described: ClassifierSource)
         if _seen(way) != _seen(ways[first]):
             raise UsageError(
                 f"{first} takes {_seen(ways[first])}, {source} takes {_seen(way)}",
-                "evaluate models that see the same images; the others in an evaluation of their own",
+                "all models of an evaluation must see the same images: evaluate these separately",
             )
     return ways[first]
 

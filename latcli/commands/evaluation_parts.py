@@ -65,9 +65,7 @@ class Findings:
         try:
             return tuple(row for rows in read(list[list[_ROWS[kind]]], kept) for row in rows)  # type: ignore[valid-type]
         except DocumentError as error:
-            raise WeightsError(
-                f"the run keeps no {kind} that can be read: {error}", "start a new evaluation"
-            ) from error
+            raise WeightsError(f"the run's {kind} cannot be read: {error}", "start a new evaluation") from error
 
 
 def parts_of(

@@ -72,7 +72,7 @@ def mask_places(photos: list[Path], arguments: tuple[str, ...]) -> list[PurePath
         if (other := places.setdefault(place, photo)) != photo:
             raise UsageError(
                 f"{other} and {photo} would both have the mask {place}",
-                "name the folder that holds both, so that their masks lie as they do",
+                "name the folder that contains both: masks lie as their photos do",
             )
     return list(places)
 

@@ -1,4 +1,4 @@
-"""Photos that installed packages carry, with their right classes, for whoever has none; must not know any command."""
+"""Sample photos that installed packages contain, with their right classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGE_LABELS = Path(__file__).with_name("package_photos.csv")
 
 
 def package_photos() -> tuple[Path, ...]:
-    """The photos. Raises LatcliError where a package does not carry its photo."""
+    """The photos. Raises LatcliError where a package does not contain its photo."""
     return tuple(_photo(package, path) for package, path in _PHOTOS)
 
 
@@ -27,6 +27,6 @@ def _photo(package: str, path: str) -> Path:
     photo = Path(folders[0], path) if folders else None
     if photo is None or not photo.is_file():
         raise LatcliError(
-            f"the package {package} does not carry {Path(path).name}", f"reinstall it: pip install {package}"
+            f"the package {package} does not contain {Path(path).name}", f"reinstall it: pip install {package}"
         )
     return photo

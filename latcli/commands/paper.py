@@ -51,7 +51,7 @@ class Figure2:
     """What the paper says of one data set: its Figure 2, and accuracies where its text has them.
 
     losses: as printed, that is with those on natural inputs multiplied by `natural_scale`. accuracies: shares.
-    protocol: what the paper tells of how it trained and attacked, by the names of latcli's options.
+    protocol: what the paper states about its training and attacks, by the names of latcli's options.
     """
 
     dataset: str

@@ -33,7 +33,7 @@ def detector_values(options: ObjectOptions) -> dict[str, Any]:
     for text in options.detector_option:
         name, equals, value = text.partition("=")
         if not equals:
-            raise UsageError(f"'{text}' is no setting of a detector", "for example --detector-option threshold=0.3")
+            raise UsageError(f"'{text}' is not a setting of a detector", "for example --detector-option threshold=0.3")
         given[name.strip().replace("-", "_")] = value.strip()
     check_values(options.detector, given)
     named = {name: value for name, value in asdict(options).items() if "_" in name and name not in _NO_SETTINGS}

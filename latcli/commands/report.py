@@ -42,7 +42,7 @@ from latcli.results import (
 from latcli.session import Session
 from latcli.store.files import artifact_path, sha256_of_file
 from latcli.store.schema import utc_now
-from latcli.store.store import STATUSES, RunRow, Store, no_runs
+from latcli.store.store import RunRow, Store, no_runs
 from latcli.store.verify import fault_of
 
 T = TypeVar("T")
@@ -139,8 +139,6 @@ def _needs(options: ReportOptions, *, json: bool) -> Needs:
 def _select(store: Store, options: ReportOptions) -> tuple[list[RunRow], Row]:
     """The runs that were asked for, all by default, the newest first; and how they were chosen."""
     since = None if options.since is None else _moment(options.since)
-    if options.status is not None and options.status not in STATUSES:
-        raise unknown_name("status", options.status, STATUSES)
     rows = store.runs()
     if options.runs:
         named = {store.find_run(name).id for name in options.runs}
@@ -159,7 +157,7 @@ def _select(store: Store, options: ReportOptions) -> tuple[list[RunRow], Row]:
         and options.status in (None, row.status)
     ]
     if not chosen:
-        raise UsageError(f"none of the {len(rows)} runs fits", "leave out --since, --dataset or --status")
+        raise UsageError("no run matches", "leave out --since, --dataset or --status")
     return chosen, {
         "runs": [row.id for row in rows] if options.runs else [],
         "since": None if since is None else since.isoformat().replace("+00:00", "Z"),
@@ -315,7 +313,9 @@ class _Gathering:
             ]
             runs.sort(key=lambda run: (run.started, run.id), reverse=True)
         ids = [run.id for run in runs]
-        final = self.store.last_values(ids, list(_FINAL.values()))
+        final: dict[str, dict[str, float | None]] = {}
+        for row in self.store.rows_of_runs("latest_metrics", ids):
+            final.setdefault(row["run"], {})[row["name"]] = row["value"]
         series = {} if self.needs.points == 0 else self.store.series(ids, _SERIES, points=self.needs.points)
         found = [
             ReportedTraining(
@@ -432,7 +432,7 @@ def best_runs(trained: Sequence[ReportedTraining]) -> list[BestRun]:
 
 
 def _detector_of(config: Mapping[str, Any]) -> str | None:
-    """What said where the objects are: a detector, or the option that took its place."""
+    """Where the objects are from: a detector, or the option that replaced it."""
     given = (place for place in ("box", "mask", "center") if config.get(place) not in (None, [], ()))
     return next(given, config.get("detector"))
 
@@ -455,7 +455,7 @@ class _Files:
         present = []
         for row in self.rows:
             if row.path.is_symlink():
-                self.note(row.id, None, "outside", "a link stands in the place of the run's folder")
+                self.note(row.id, None, "outside", "the run's folder was replaced by a link")
             elif row.path.is_dir():
                 present.append(row.id)
             else:
@@ -491,5 +491,5 @@ class _Files:
             except (OSError, ValueError):  # ValueError: a name with a null character
                 continue
         if changed:
-            self.note(run.id, photo.image, "changed", "the photo there has other contents now")
+            self.note(run.id, photo.image, "changed", "the photo there has changed")
         return None

@@ -52,7 +52,9 @@ def _check_comparison(options: ReportOptions) -> None:
     others = ("since", "dataset", "status", "best", "paper", "png", *texts_of(options))
     mixed = [name for name in others if getattr(options, name)]
     if mixed:
-        raise UsageError(f"--compare does not go with --{mixed[0]}", "leave one of them out; --json does go with it")
+        raise UsageError(
+            f"--compare cannot be used with --{mixed[0]}", "leave one of them out; --compare works with --json"
+        )
 
 
 def write(options: ReportOptions, document: Mapping[str, Any], stdout: TextIO) -> tuple[WrittenFile, ...]:
@@ -158,4 +160,4 @@ def _write(path: Path, pieces: Iterable[str | bytes], stdout: TextIO) -> int:
 
 def _unwritable(path: Path, error: OSError) -> LatcliError:
     reason = (error.strerror or str(error)).lower()
-    return LatcliError(f"{path} cannot be written: {reason}", "name a file in a folder that you may write")
+    return LatcliError(f"{path} cannot be written: {reason}", "name a file in a folder that you can write to")

@@ -279,7 +279,7 @@ def _carry_out_one(step: Step, resume: str | None, found: Found, session: Sessio
             if found.state_of(step)[0] != "done":
                 raise LatcliError(
                     f"'{step.title}' found nothing: no photo could be attacked",
-                    f"latcli runs show {str(attacked.run)[-4:]} says why; mend or remove the photos",
+                    f"latcli runs show {str(attacked.run)[-4:]} says why; repair or remove the photos",
                 )
 
 

@@ -1,4 +1,4 @@
-"""May this run be resumed with these options? One answer for training and evaluation; and what a user types to do it.
+"""Whether a run can be resumed with these options, for training and evaluation, and the command that resumes it.
 
 A run is resumed with the options that it was started with. Where its data, masks and weights lie may change: that they
 are the same is a matter of fingerprints, which are compared once the files are open.
@@ -34,7 +34,7 @@ def resumable_run(store: Store, name: str, command: str, given: Mapping[str, Any
     if row.status == "completed":
         raise UsageError(f"{row.id} is already completed", f"`latcli runs show {row.id[-4:]}` shows what it left")
     if row.status == "running" and store.is_alive(row.id):
-        raise UsageError(f"{row.id} is at work in another process", "wait for its end, or stop it first")
+        raise UsageError(f"{row.id} is running in another process", "wait for its end, or stop it first")
     asked = dict(given)
     if session.precision != "auto":
         asked["precision"] = session.precision
@@ -66,7 +66,7 @@ def dataset_of(row: RunRow, given: str | None) -> str:
         return name
     if not Path(folder).is_dir():
         raise UsageError(
-            f"the folder {folder}, on which the run {row.id} was started, is not there any more",
+            f"the folder {folder} of the run {row.id} no longer exists",
             f"if it was moved, add --dataset {_FOLDER}NEW_PATH",
         )
     return f"{_FOLDER}{folder}"
@@ -83,7 +83,7 @@ def check_same_data(row: RunRow, name: str, fingerprint: str) -> None:
 
 
 def folder_of(dataset: str) -> str | None:
-    """The absolute path of `folder:PATH`; None for a data set with a name of its own."""
+    """The absolute path of `folder:PATH`; None for a named data set."""
     return str(Path(dataset.removeprefix(_FOLDER)).absolute()) if dataset.startswith(_FOLDER) else None
 
 

@@ -9,7 +9,6 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from latcli.commands.resume import resume_command
-from latcli.engine.registry import unknown_name
 from latcli.errors import LatcliError
 from latcli.options import RunsListOptions, RunsPathOptions, RunsRemoveOptions, RunsShowOptions, RunsVerifyOptions
 from latcli.results import (
@@ -29,7 +28,7 @@ from latcli.results import (
 from latcli.session import Session
 from latcli.store.files import artifact_path
 from latcli.store.schema import damaged
-from latcli.store.store import STATUSES, RunRow, Status, Store, no_runs, require
+from latcli.store.store import RunRow, Store, no_runs, require
 from latcli.store.verify import verify
 
 T = TypeVar("T")
@@ -38,11 +37,11 @@ _SHOWN = 5
 
 
 def list_runs(options: RunsListOptions, session: Session) -> RunList:
-    """Runs of the store, the newest first. Raises StoreError, and UsageError for an unknown status."""
+    """Runs of the store, the newest first. Raises StoreError."""
     with Store.open_existing(session.store) as store:
         rows = store.runs(
             command=options.command,
-            status=None if options.status is None else _status(options.status),
+            status=options.status,
             dataset=options.dataset,
             tag=options.tag,
             limit=options.limit,
@@ -121,20 +120,13 @@ def _found(store: Store, names: Sequence[str]) -> list[RunRow]:
     return list({row.id: row for row in map(store.find_run, names)}.values())
 
 
-def _status(name: str) -> Status:
-    for status in STATUSES:
-        if status == name:
-            return status
-    raise unknown_name("status", name, STATUSES)
-
-
 def _ask(others: Sequence[str], session: Session) -> None:
     """Name the runs that depend on those to be removed, and go on if the user agrees."""
     shown = ", ".join(others[:_SHOWN]) + (f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else "")
     depend = f"{len(others)} {'run depends' if len(others) == 1 else 'runs depend'} on what would be removed: {shown}"
     if not (sys.stdin.isatty() and session.stderr_is_terminal):
-        raise LatcliError(depend, "remove these, too, or add --force: they stay, without what they were made from")
-    print(f"{depend}\nRemove nevertheless? [y/N] ", end="", file=session.stderr, flush=True)
+        raise LatcliError(depend, "remove these, too, or keep them and add --force")
+    print(f"{depend}\nRemove anyway? [y/N] ", end="", file=session.stderr, flush=True)
     if sys.stdin.readline().strip().casefold() not in ("y", "yes"):
         raise LatcliError("nothing was removed", "answer y to remove, or add --force")
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM put off until the work at hand can be kept: the state of a training run, say."""
+"""Ctrl-C and SIGTERM deferred until the work in progress can be saved, such as the state of a training run."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class PendingSignal:
 
     def deliver(self, number: int | None) -> None:
         """Do now what the signal of that number does where it is not put off: raise, as a rule."""
-        if callable(handler := self._handlers.get(number or 0)):
-            handler(number, None)
+        if number in self._handlers:
+            self._handlers[number](number, None)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:
@@ -42,19 +42,16 @@ def postponed() -> Iterator[PendingSignal]:
     signal is delivered then. Outside the main thread, where no handler can be set, nothing is put off.
     """
     pending = PendingSignal()
-    if threading.current_thread() is not threading.main_thread():
-        yield pending
-        return
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        pending._handlers = {n: handler for n, handler in handlers.items() if callable(handler)}  # ignored ones stay so
     remember = pending._remember
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before = signal.getsignal(number)
-        if callable(before):  # what is ignored stays ignored
-            pending._handlers[number] = before
-            signal.signal(number, remember)
+    for number in pending._handlers:
+        signal.signal(number, remember)
     try:
         yield pending
     finally:
-        for caught, handler in pending._handlers.items():
-            if signal.getsignal(caught) == remember:  # not where a second signal has reset it
-                signal.signal(caught, handler)
+        for number, handler in pending._handlers.items():
+            if signal.getsignal(number) == remember:  # not where a second signal has reset it
+                signal.signal(number, handler)
     pending.deliver(pending.number)

@@ -171,9 +171,7 @@ def describe(options: TrainOptions, job: Job) -> str:
 
 
 def _start(store: Store, options: TrainOptions, session: Session, ranks: Ranks) -> TrainResult:
-    ranks.gather((None, None))  # nothing is resumed
-    job = _agreed(lambda: _new_job(options, store, session), ranks)
-    trainer = _trainer(job, None, session, ranks)
+    job, trainer = _prepared(None, None, options, store, session, ranks)
     weights = state_dict_sha256(trainer.net.state_dict()) if job.objects.classifier_weights else None
     name = full_name(options.dataset or registry.DEFAULT_DATASET)
     config: dict[str, Any] = {
@@ -210,27 +208,22 @@ def _start(store: Store, options: TrainOptions, session: Session, ranks: Ranks) 
         stored.log(f"gradients of the inner attack: {trainer.form}, {_processes(ranks)}")
         for note in job.data.notes:
             stored.log(note)
-        keeper = _Keeper(stored, trainer, job)
-        keeper.save()
-        return _train(store, stored, job, trainer, keeper, session)
+        _keep_state(stored, job, trainer)
+        return _train(store, stored, job, trainer, session)
 
 
 def _resume(store: Store, options: TrainOptions, session: Session, ranks: Ranks) -> TrainResult:
     row = resumable_run(store, str(options.resume), "train", given_plainly(options), session)
     kept = artifact_path(row.path, STATE)
     state = read_state(kept) if kept.exists() else None
-    ranks.gather((row, state))
-    job = _agreed(lambda: _job_of(row, options, store, session), ranks)
-    if state is not None:
-        _use_threads(state, job.device, session, ranks)
-    trainer = _trainer(job, state, session, ranks)
+    job, trainer = _prepared(row, state, options, store, session, ranks)
     if row.device is not None and torch.device(row.device).type != job.device.type:
         session.note(f"started on {row.device}, resumed on {job.device}: the weights will differ in their last digits")
     with store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag) as stored, explained():
         line = f"resumed at step {trainer.done:,} of {job.settings.steps:,}, {_processes(ranks)}"
         session.note(f"run {stored.id} {line}")
         stored.log(line)
-        return _train(store, stored, job, trainer, _Keeper(stored, trainer, job), session, resumed_at=trainer.done)
+        return _train(store, stored, job, trainer, session, resumed_at=trainer.done)
 
 
 def _new_job(options: TrainOptions, store: Store | None, session: Session) -> Job:
@@ -270,7 +263,7 @@ def _job_of(row: RunRow, options: TrainOptions, store: Store | None, session: Se
     device = open_device(session.device)
     if registry.names_code(architecture) and options.architecture != architecture:
         raise UsageError(
-            f"{row.id} trains {architecture}, and code that a stored run names is not run without your word",
+            f"{row.id} trains {architecture}, and the code that a stored run names is not run automatically",
             f"if you trust it, name it again: --resume {row.id[-4:]} --architecture {architecture}",
         )
     data = open_data(dataset_of(row, options.dataset), architecture, objects, device, session)
@@ -286,8 +279,24 @@ def _job_of(row: RunRow, options: TrainOptions, store: Store | None, session: Se
     return Job(data, architecture, settings, objects, device, test_every, every)
 
 
-def _trainer(job: Job, state: TrainingState | None, session: Session, ranks: Ranks) -> Trainer:
-    """A trainer that stands where the state was, or with the weights that training starts from, in rank 0's form."""
+def _prepared(
+    row: RunRow | None,
+    state: TrainingState | None,
+    options: TrainOptions,
+    store: Store | None,
+    session: Session,
+    ranks: Ranks,
+) -> tuple[Job, Trainer]:
+    """The job, and a trainer that stands where the state was, or with the weights that training starts from.
+
+    Run and state, if there are any, are those of rank 0, and so is the form of gradients. Raises as `run` does.
+    """
+    row, state = ranks.gather((row, state))[0]
+    job = _agreed(
+        lambda: _new_job(options, store, session) if row is None else _job_of(row, options, store, session), ranks
+    )
+    if state is not None:
+        _use_threads(state, job.device, session, ranks)
     net = job.network(session, fresh=state is None)
     fast = gradient_model(net, job.data.image_shape, session.precision, form=state.info.form if state else None)
     if fast.note:
@@ -295,14 +304,14 @@ def _trainer(job: Job, state: TrainingState | None, session: Session, ranks: Ran
     trainer = Trainer(net, job.data, job.settings, ranks.gather(fast.form)[0], ranks)
     if state is not None:
         restore(trainer, state, job.architecture)
-    return trainer
+    return job, trainer
 
 
 def _use_threads(state: TrainingState, device: torch.device, session: Session, ranks: Ranks) -> None:
     """As many threads as before: the order in which a CPU adds depends on them, and on how many ranks there are."""
     if ranks.size != state.info.ranks:
         session.note(
-            f"kept by {state.info.ranks} processes, going on on {ranks.size}: "
+            f"processes before the interruption: {state.info.ranks}, now: {ranks.size}; "
             "the weights will differ in their last digits"
         )
     elif device.type == "cpu" and torch.get_num_threads() != state.info.threads:
@@ -327,7 +336,7 @@ def _connected(options: TrainOptions, session: Session) -> Ranks:
     if devices * nodes == 1:
         return Ranks()
     if session.device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"--device {session.device} cannot be several processes' device", "give --device cpu or cuda")
+        raise UsageError(f"--device {session.device} cannot be used by several processes", "give --device cpu or cuda")
     kind = open_device(session.device).type
     if options.resume is None:  # else the run's own batch counts, which the trainer checks
         fine_tuning = is_classifier_name(options.architecture or "")
@@ -343,16 +352,10 @@ def _connected(options: TrainOptions, session: Session) -> Ranks:
 def _follow(options: TrainOptions, session: Session, ranks: Ranks) -> NoReturn:
     """Be a rank other than 0 to the end of the training, without a run: rank 0 keeps what is computed.
 
-    Ends the process, with exit code 0 also where all stop on a signal: whoever started the ranks hears of it by rank 0.
+    Ends the process, with exit code 0 also where all stop on a signal: rank 0 reports it.
     """
     session = replace(session, quiet=not session.debug, json=False)
-    row, state = ranks.gather((None, None))[0]
-    job = _agreed(
-        lambda: _new_job(options, None, session) if row is None else _job_of(row, options, None, session), ranks
-    )
-    if state is not None:
-        _use_threads(state, job.device, session, ranks)
-    trainer = _trainer(job, state, session, ranks)
+    job, trainer = _prepared(None, None, options, None, session, ranks)
     with postponed() as pending:
 
         def after_step(step: int) -> None:
@@ -379,17 +382,14 @@ def _agreed(make: Callable[[], Job], ranks: Ranks) -> Job:
     data = None if job is None else (job.data.fingerprint, job.data.mask_fingerprint)
     found = ranks.gather((failure, data))
     for rank, (failed, _) in enumerate(found):
-        if failed is not None and rank == ranks.rank and own is not None:
-            raise own
         if failed is not None:
-            message, hint, code = failed
-            raise LatcliError(f"rank {rank}: {message}", hint, code)
-    differing = [rank for rank, (_, other) in enumerate(found) if other != found[0][1]]
-    if differing:
-        raise UsageError(
-            f"the data set or its masks are not the same on rank {differing[0]} as on rank 0",
-            "put the same files on every machine",
-        )
+            raise own if own and rank == ranks.rank else LatcliError(f"rank {rank}: {failed[0]}", *failed[1:])
+    for rank, (_, other) in enumerate(found):
+        if other != found[0][1]:
+            raise UsageError(
+                f"the data set or its masks are not the same on rank {rank} as on rank 0",
+                "put the same files on every machine",
+            )
     assert job is not None
     return job
 
@@ -406,35 +406,8 @@ def _common_signal(pending: PendingSignal, ranks: Ranks) -> int | None:
 # training
 
 
-class _Keeper:
-    """Writes the state into the run now and then; the one before stays until the new one is whole."""
-
-    def __init__(self, stored: Run, trainer: Trainer, job: Job) -> None:
-        self._stored, self._trainer, self._job = stored, trainer, job
-        self._saved_at, self._saved_step = time.monotonic(), trainer.done
-
-    def save(self) -> None:
-        """Keep the state now. Raises DivergedError, StoreError."""
-        self._stored.write_artifact(STATE, pack_state(self._trainer, self._job.architecture), "state")
-        self._saved_at, self._saved_step = time.monotonic(), self._trainer.done
-
-    def is_due(self, step: int) -> bool:
-        """Whether the state is to be kept after this step."""
-        if step == self._trainer.settings.steps:
-            return True
-        if self._job.checkpoint_every is not None:
-            return step - self._saved_step >= self._job.checkpoint_every
-        return time.monotonic() - self._saved_at >= _STATE_SECONDS
-
-
 def _train(
-    store: Store,
-    stored: Run,
-    job: Job,
-    trainer: Trainer,
-    keeper: _Keeper,
-    session: Session,
-    resumed_at: int | None = None,
+    store: Store, stored: Run, job: Job, trainer: Trainer, session: Session, resumed_at: int | None = None
 ) -> TrainResult:
     settings, a_step = job.settings, work_of_step(job.settings)
     points = _points_left(job, trainer.done)
@@ -446,7 +419,7 @@ def _train(
                 session, stored, tick, steps=settings.steps, done=trainer.done, batch=settings.batch, scoring=scoring
             )
             try:
-                _take_steps(job, trainer, keeper, log)
+                _take_steps(stored, job, trainer, log)
             finally:
                 log.close()  # a run that diverged shows how it came to that
             seconds = log.seconds
@@ -456,10 +429,14 @@ def _train(
         session.note(f"run {stored.id} stopped at step {trainer.done:,}; resume it: {again}")
         raise
     checkpoint = _keep_model(store, stored, job, trainer)
-    _record_scores(stored, settings.steps, final, adversarial)
+    for name, score in {"test": final, "test_adversarial": adversarial}.items():
+        if score is not None:
+            values = {f"{name}_loss": score.loss, f"{name}_accuracy": score.accuracy}
+            stored.record_metrics((what, settings.steps, value) for what, value in values.items())
     stored.remove_artifact(STATE)  # nothing is left to resume, and it is four times as large as the model
     where = "" if job.fine_tuning else f" --center {settings.center:g}"
     short = stored.id.rpartition("-")[2]
+    attack = f"{settings.regime} attack, pgd-{settings.score_steps} at epsilon {settings.epsilon:.4g}"
     return TrainResult(
         run=stored.id,
         dir=stored.folder,
@@ -472,7 +449,7 @@ def _train(
         form=trainer.form,
         final=final,
         adversarial=adversarial,
-        attack=_attack_name(settings) if adversarial else None,
+        attack=attack if adversarial else None,
         resumed_at=resumed_at,
         seconds=seconds,
         images_per_second=log.images_per_second,
@@ -486,14 +463,25 @@ def _train(
     )
 
 
-def _take_steps(job: Job, trainer: Trainer, keeper: _Keeper, log: TrainingLog) -> None:
+def _keep_state(stored: Run, job: Job, trainer: Trainer) -> None:
+    """Keep all that is needed to resume the run; the state before stays until the new one is whole."""
+    stored.write_artifact(STATE, pack_state(trainer, job.architecture), "state")
+
+
+def _take_steps(stored: Run, job: Job, trainer: Trainer, log: TrainingLog) -> None:
     """All steps that are left, with the state kept and the test set scored when it is time."""
     settings, a_step = job.settings, work_of_step(job.settings)
+    kept_at, kept_step = time.monotonic(), trainer.done
     with postponed() as pending, trainer.ranks.watched():  # inside the run, which the loss of a rank must fail
 
-        def stop(number: int) -> None:
+        def keep() -> None:
+            nonlocal kept_at, kept_step
             log.flush()
-            keeper.save()
+            _keep_state(stored, job, trainer)
+            kept_at, kept_step = time.monotonic(), trainer.done
+
+        def stop(number: int) -> None:
+            keep()
             pending.deliver(number)
 
         def between_pieces(work: float = 0.0) -> None:
@@ -510,13 +498,17 @@ def _take_steps(job: Job, trainer: Trainer, keeper: _Keeper, log: TrainingLog) -
         def after_step(step: int) -> None:
             if number := _common_signal(pending, trainer.ranks):
                 stop(number)
-            if keeper.is_due(step):
-                log.flush()
-                keeper.save()
+            if job.checkpoint_every is None:
+                is_due = time.monotonic() - kept_at >= _STATE_SECONDS
+            else:
+                is_due = step - kept_step >= job.checkpoint_every
+            if is_due or step == settings.steps:
+                keep()
             if job.test_every and (step % job.test_every == 0 or step == settings.steps):
                 score_test_set()
 
-        trainer.between = between_pieces
+        if job.device.type != "cuda":
+            trainer.between = between_pieces
         if trainer.done and job.test_every and trainer.done % job.test_every == 0:
             score_test_set()  # it may have been cut off before this was done
         train(trainer, on_step=log.on_step, after_step=after_step, measure_every=_measure_every(settings))
@@ -533,10 +525,6 @@ def _points_left(job: Job, done: int) -> int:
     return -(-job.settings.steps // job.test_every) - done // job.test_every
 
 
-def _attack_name(settings: TrainSettings) -> str:
-    return f"{settings.regime} attack, pgd-{settings.score_steps} at epsilon {settings.epsilon:.4g}"
-
-
 def _scores(
     trainer: Trainer, job: Job, session: Session, on_work: Callable[[float], None]
 ) -> tuple[Score, Score | None]:
@@ -546,10 +534,10 @@ def _scores(
     final = natural_score(net, data, on_work)
     if not settings.is_adversarial:
         return final, None
-    images, steps = settings.score_images, settings.score_steps
-    session.note(f"attacking {min(images, data.test_count):,} test images with pgd-{steps}")
+    images, steps = min(settings.score_images, data.test_count), settings.score_steps
+    session.note(f"attacking {images:,} test images with pgd-{steps}")
     fast = gradient_model(net, data.image_shape, form=trainer.form)
-    return final, adversarial_score(net, fast, data, settings, images=images, steps=steps, on_work=on_work)
+    return final, adversarial_score(net, fast, data, settings, steps=steps, on_work=on_work)
 
 
 def _keep_model(store: Store, stored: Run, job: Job, trainer: Trainer) -> Path:
@@ -577,12 +565,6 @@ def _keep_model(store: Store, stored: Run, job: Job, trainer: Trainer) -> Path:
     )
     stored.made_model(model)
     return path
-
-
-def _record_scores(stored: Run, step: int, final: Score, adversarial: Score | None) -> None:
-    scores = {"test": final} | ({"test_adversarial": adversarial} if adversarial else {})
-    values = [(f"{name}_{what}", step, getattr(s, what)) for name, s in scores.items() for what in ("loss", "accuracy")]
-    stored.record_metrics(values)
 
 
 def _recorded_points(store: Store, run: str) -> tuple[ScorePoint, ...]:

@@ -1,4 +1,4 @@
-"""From the name of a training run to the model that it left."""
+"""From the name of a training run to its model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def classifier_path(name: str, store: Path) -> str:
     path = artifact_path(row.path, CHECKPOINT)
     if not path.exists():
         raise UsageError(
-            f"the run {row.id} has left no model: it is {row.status}",
+            f"the run {row.id} has no model: it is {row.status}",
             f"let it finish first: latcli train --resume {row.id.rpartition('-')[2]}",
         )
     return str(path)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from latcli.engine.training.loop import StepReport
@@ -24,11 +25,9 @@ _LINE_SHARE = 0.1
 #: Numbers are written together: a transaction takes as long as a small step.
 _WRITE_SECONDS = 2.0
 
-Numbers = list[tuple[str, int, float]]
-
 
 class TrainingLog:
-    """Told of every step of a run of `steps` steps, of which `done` were done before, and of its scoring.
+    """Gets every step of a run of `steps` steps, of which `done` were done before, and its scoring.
 
     scoring: the work of all scoring in units of a step's, so that bar and estimate end where the command does.
     """
@@ -37,17 +36,19 @@ class TrainingLog:
         self, session: Session, run: Run, tick: Tick, *, steps: int, done: int, batch: int, scoring: float
     ) -> None:
         self._session, self._run, self._tick = session, run, tick
-        self._curves = TensorBoard(run.folder, done)
         self._steps, self._first, self._batch, self._scoring = steps, done, batch, scoring
-        self._begun = time.monotonic()
+        self._begun = self._written_at = time.monotonic()
         self._timed_from: tuple[float, int] | None = None
         self._estimated = self._cost_shown = False
         self._last_line = done
-        self._scored = 0.0
-        self._paused = 0.0
-        self.images_per_second = 0.0
-        self._unwritten: Numbers = []
-        self._written_at = self._begun
+        self._scored = self._paused = self.images_per_second = 0.0
+        self._unwritten: list[tuple[str, int, float]] = []
+        self._curves: Any = None
+        if find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            with self._curve_errors():  # what a killed process wrote beyond step `done` is left out by TensorBoard
+                self._curves = SummaryWriter(str(run.folder / TENSORBOARD), purge_step=done + 1 if done else None)
         tick(done)
 
     @property
@@ -61,21 +62,24 @@ class TrainingLog:
         if report.clean_accuracy is None:
             self._tick()
             return
-        self._tick(text=self._beside_bar(report))
-        values = {
-            "loss": report.loss,
-            "rate": report.rate,
-            "epsilon": report.epsilon,
-            "clean_accuracy": report.clean_accuracy,
-            "adversarial_accuracy": report.adversarial_accuracy,
-            "images_per_second": self.images_per_second,
-        }
-        self._unwritten += [(name, report.step, value) for name, value in values.items() if value is not None]
+        # In few letters, so that 80 columns have room for the bar, the steps and the time left as well.
+        short = [f"loss {report.loss:.3f}", f"clean {100 * report.clean_accuracy:.0f} %"]
+        long = [
+            f"step {report.step:,} of {self._steps:,}: loss {report.loss:.3f}",
+            f"clean {100 * report.clean_accuracy:.1f} %",
+        ]
+        if report.adversarial_accuracy is not None:
+            short.append(f"adv. {100 * report.adversarial_accuracy:.0f} %")
+            long.append(f"adversarial {100 * report.adversarial_accuracy:.1f} %")
+        self._tick(text=", ".join([*short, f"{self.images_per_second:,.0f} img/s"]))
+        names = ("loss", "rate", "epsilon", "clean_accuracy", "adversarial_accuracy")
+        self._add(report.step, {name: getattr(report, name) for name in names})
+        self._add(report.step, {"images_per_second": self.images_per_second})
         if report.step == self._steps or time.monotonic() - self._written_at >= _WRITE_SECONDS:
             self.flush()
         if report.step - self._last_line >= _LINE_SHARE * self._steps or report.step == self._steps:
             self._last_line = report.step
-            self._line(self._text(report))
+            self._line(", ".join([*long, f"{self.images_per_second:,.0f} images/s"]))
 
     def on_scoring(self, steps: float) -> None:
         """Move the bar on by scoring that took as much work as so many steps."""
@@ -86,13 +90,8 @@ class TrainingLog:
     def on_point(self, point: ScorePoint, seconds: float, points_left: int) -> None:
         """Take in a score of the test set and how long it took; so many more will come. Raises StoreError."""
         self._paused += seconds
-        values = {
-            "test_loss": point.loss,
-            "test_accuracy": point.accuracy,
-            "test_attacked_loss": point.attacked_loss,
-            "test_attacked_accuracy": point.attacked_accuracy,
-        }
-        self._unwritten += [(name, point.step, value) for name, value in values.items() if value is not None]
+        names = ("loss", "accuracy", "attacked_loss", "attacked_accuracy")
+        self._add(point.step, {f"test_{name}": getattr(point, name) for name in names})
         self.flush()
         text = f"step {point.step:,}: test loss {point.loss:.4f}, accuracy {100 * point.accuracy:.2f} %"
         if point.attacked_loss is not None and point.attacked_accuracy is not None:
@@ -107,14 +106,23 @@ class TrainingLog:
         """Write the numbers that have gathered. Raises StoreError."""
         if self._unwritten:
             self._run.record_metrics(self._unwritten)
-            self._curves.add(self._unwritten)
+            if self._curves is not None:
+                with self._curve_errors():
+                    for name, step, value in self._unwritten:
+                        self._curves.add_scalar(name, value, step)
+                    self._curves.flush()
             self._unwritten = []
         self._written_at = time.monotonic()
 
     def close(self) -> None:
         """Write what is left, once no more steps will come. Raises StoreError."""
         self.flush()
-        self._curves.close()
+        if self._curves is not None:
+            with self._curve_errors():
+                self._curves.close()
+
+    def _add(self, step: int, values: dict[str, float | None]) -> None:
+        self._unwritten += [(name, step, value) for name, value in values.items() if value is not None]
 
     def _line(self, text: str) -> None:
         self._run.log(text)
@@ -139,61 +147,15 @@ class TrainingLog:
             self._run.log(line)
             self._session.note(line)
 
-    def _beside_bar(self, report: StepReport) -> str:
-        """In few letters, so that 80 columns have room for the bar, the steps and the time left as well."""
-        parts = [f"loss {report.loss:.3f}", f"clean {100 * (report.clean_accuracy or 0.0):.0f} %"]
-        if report.adversarial_accuracy is not None:
-            parts.append(f"adv. {100 * report.adversarial_accuracy:.0f} %")
-        return ", ".join([*parts, f"{self.images_per_second:,.0f} img/s"])
-
-    def _text(self, report: StepReport) -> str:
-        parts = [f"step {report.step:,} of {self._steps:,}: loss {report.loss:.3f}"]
-        if report.clean_accuracy is not None:
-            parts.append(f"clean {100 * report.clean_accuracy:.1f} %")
-        if report.adversarial_accuracy is not None:
-            parts.append(f"adversarial {100 * report.adversarial_accuracy:.1f} %")
-        return ", ".join([*parts, f"{self.images_per_second:,.0f} images/s"])
-
-
-class TensorBoard:
-    """Event files in the run's folder; nothing at all where the package `tensorboard` is not installed.
-
-    What a killed process wrote beyond step `done`, from which the run goes on, TensorBoard will leave out.
-    """
-
-    def __init__(self, run_folder: Path, done: int) -> None:
-        self._folder = run_folder / TENSORBOARD
-        self._writer: Any = None
-        if find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            try:
-                self._writer = SummaryWriter(str(self._folder), purge_step=done + 1 if done else None)
-            except OSError as error:
-                raise self._failed(error) from error
-
-    def add(self, values: Numbers) -> None:
-        """Write (name, step, value) triples. Raises StoreError where the disk does not take them."""
-        if self._writer is not None:
-            try:
-                for name, step, value in values:
-                    self._writer.add_scalar(name, value, step)
-                self._writer.flush()
-            except OSError as error:
-                raise self._failed(error) from error
-
-    def close(self) -> None:
-        """Write what is left. Raises StoreError."""
-        if self._writer is not None:
-            try:
-                self._writer.close()
-            except OSError as error:
-                raise self._failed(error) from error
-
-    def _failed(self, error: OSError) -> StoreError:
-        return StoreError(
-            f"cannot write {self._folder}: {(error.strerror or str(error)).lower()}", "make room, then resume the run"
-        )
+    @contextmanager
+    def _curve_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            raise StoreError(
+                f"cannot write {self._run.folder / TENSORBOARD}: {why}", "make room, then resume the run"
+            ) from error
 
 
 def duration_text(seconds: float) -> str:

@@ -1,1 +1,1 @@
-"""Tensors in, tensors out: localize, attack, check, score. Must not know the store, reporting or the command line."""
+"""Tensors in, tensors out: localize, attack, check, score. Independent of the store, reporting and the command line."""

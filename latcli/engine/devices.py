@@ -1,4 +1,4 @@
-"""From `--device` to a torch device; knows what this machine has, nothing of models."""
+"""From `--device` to a torch device of this machine."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ def open_device(name: str) -> torch.device:
         raise UsageError(f"there is no device called '{name}'", "known: auto, cpu, cuda, cuda:N, mps")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
-            f"the device '{name}' is not here: {torch.cuda.device_count()} CUDA devices", "try --device auto"
+            f"there is no device '{name}' on this machine: CUDA devices found: {torch.cuda.device_count()}",
+            "try --device auto",
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("the device 'mps' is not here", "try --device auto")
+        raise UsageError("there is no device 'mps' on this machine", "try --device auto")
     return device

@@ -1,4 +1,4 @@
-"""Gets weights that are not on this machine, or says within seconds that they cannot be had.
+"""Downloads weights that are not on this machine, or fails within seconds.
 
 The transfer itself is torch's own (temporary file, check of the hash in the file's name, bar on stderr), and files land
 where torchvision looks for them: `torch.hub.get_dir()/checkpoints`.
@@ -21,7 +21,7 @@ from latcli.errors import WeightsError
 
 #: How long a server may take to answer before weights count as out of reach.
 ANSWER_SECONDS = 4.0
-#: How long a transfer that has begun may stand still.
+#: How long a transfer may stall.
 _STALL_SECONDS = 20.0
 
 
@@ -59,7 +59,7 @@ def reachable(url: str, timeout_s: float = ANSWER_SECONDS) -> bool:
 def require_reachable(url: str, *, what: str, hint: str, offline: bool) -> None:
     """Raise WeightsError where `url` may not (`offline`) or cannot be asked for what `what` names."""
     if offline:
-        raise WeightsError(f"{what} are not on this machine, and --offline forbids to download them", hint)
+        raise WeightsError(f"{what} are not on this machine, and --offline forbids the download", hint)
     if not reachable(url):
         raise WeightsError(f"{what} are not on this machine, and {urlparse(url).netloc} does not answer", hint)
 

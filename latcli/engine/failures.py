@@ -1,4 +1,4 @@
-"""What a machine that runs short of memory, or loses a device, says to a user.
+"""Errors for a machine that runs out of memory or loses a device.
 
 Torch says it in a RuntimeError, whose words are all there is to go by.
 """
@@ -28,14 +28,14 @@ def failure_of(error: BaseException) -> MachineError | None:
     if isinstance(error, MemoryError) or any(words in text for words in _SHORT):
         smaller = "take a smaller --batch or smaller images, or end what else uses memory"
         if "cuda" in text or "mps" in text:
-            return MachineError("the device has not enough memory", f"{smaller}; or take --device cpu")
+            return MachineError("the device has not enough memory", f"{smaller}; or use --device cpu")
         return MachineError("not enough memory", smaller)
     if "can't start new thread" in text:
-        return MachineError("the system refuses another thread", "raise its limits, or set OMP_NUM_THREADS=1")
+        return MachineError("the system refuses to start another thread", "raise its limits, or set OMP_NUM_THREADS=1")
     if any(words in text for words in _LOST):
         return MachineError(
             f"the device failed: {str(error).strip().partition(chr(10))[0]}",
-            "see whether it is still there (nvidia-smi), then --resume the run or start it anew; or take --device cpu",
+            "check it with nvidia-smi, then --resume the run or start it again; or use --device cpu",
         )
     return None
 

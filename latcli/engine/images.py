@@ -110,7 +110,7 @@ def read_bounded(file: BinaryIO, name: str) -> bytes:
     """All of a file, which may be a device without an end. Raises ImageError where it is too long, and OSError."""
     data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
-        raise ImageError(f"{name} is longer than {MAX_FILE_BYTES >> 20} MiB", "scale the photo down first")
+        raise ImageError(f"{name} is larger than {MAX_FILE_BYTES >> 20} MiB", "scale the photo down first")
     return data
 
 

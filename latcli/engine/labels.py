@@ -109,7 +109,7 @@ def labeller(classes: Classes, label: str | None, labels: Path | None, labels_fr
     options = {"--label": label, "--labels": labels, "--labels-from": labels_from}
     given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} cannot be used together", "labels come from one place")
+        raise UsageError(f"{' and '.join(given)} cannot be used together", "give one of them")
     if label is not None:
         one = parse_label(label, classes)
         return lambda source: one
@@ -189,7 +189,7 @@ def _rows(path: Path) -> list[list[str]]:
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)  # of what may be a device without an end
         if len(content) > _MOST_BYTES:
-            raise csv.Error(f"it is longer than {_MOST_BYTES >> 20} MiB")
+            raise csv.Error(f"it is larger than {_MOST_BYTES >> 20} MiB")
         text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         if "\0" in text:
             raise csv.Error("it is a binary file")
@@ -198,21 +198,21 @@ def _rows(path: Path) -> list[list[str]]:
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
         return [row for row in rows if any(cell.strip() for cell in row)]
     except (OSError, UnicodeError, csv.Error) as error:
-        raise UsageError(f"cannot read the labels {path}: {error}", _CSV_HINT) from error
+        raise UsageError(f"cannot read the labels file {path}: {error}", _CSV_HINT) from error
 
 
 def _columns(rows: Sequence[Sequence[str]], path: Path) -> tuple[int, int | None, int | None, Sequence[Sequence[str]]]:
     """Positions of the file, index and name columns, and the rows below the header."""
     if not rows:
-        raise UsageError(f"the labels {path} are empty", _CSV_HINT)
+        raise UsageError(f"the labels file {path} are empty", _CSV_HINT)
     header = [cell.strip().lower() for cell in rows[0]]
     if not _FILE_WORDS & set(header):
         if len(rows[0]) < 2:
-            raise UsageError(f"the labels {path} have one column only: '{rows[0][0][:60]}'", _CSV_HINT)
+            raise UsageError(f"the labels file {path} have one column only: '{rows[0][0][:60]}'", _CSV_HINT)
         return 0, None, 1, rows
     file_column = next(i for i, word in enumerate(header) if word in _FILE_WORDS)
     index_column = next((i for i, word in enumerate(header) if word in _INDEX_WORDS), None)
     name_column = next((i for i, word in enumerate(header) if word in _NAME_WORDS), None)
     if index_column is None and name_column is None:
-        raise UsageError(f"the labels {path} have no column of classes", "call one of them 'index' or 'name'")
+        raise UsageError(f"the labels file {path} have no column of classes", "call one of them 'index' or 'name'")
     return file_column, index_column, name_column, rows[1:]

@@ -149,7 +149,7 @@ class MaskFolder:
             if mask is not None and (other := taken.setdefault(mask, photo)) != photo:
                 raise UsageError(
                     f"{other} and {photo} would both have the mask {mask}",
-                    "lay masks as the photos lie: with the names of their folders below the folder of masks",
+                    "put masks in folders that are called as those of their photos: MASKS/FOLDER/NAME.png",
                 )
 
 

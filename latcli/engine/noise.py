@@ -1,4 +1,4 @@
-"""Random numbers that depend on a seed and a place, never on a batch or a device; knows nothing of images.
+"""Random numbers that depend on a seed and a place, never on a batch or a device.
 
 A generator's next number depends on how many were drawn before. Here every number is a hash of (seed, channel, row,
 column), so a photo gets the same random start alone, among 64 others, padded, on a CPU, on a GPU, or on any rank.

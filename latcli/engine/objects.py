@@ -57,7 +57,7 @@ class ObjectSettings:
         given = [name for name in ("boxes", "mask", "center") if getattr(self, name) not in ((), None)]
         if len(given) > 1:
             options = " and ".join("--box" if name == "boxes" else f"--{name}" for name in given)
-            raise UsageError(f"{options} cannot be used together", "each says on its own where the object is")
+            raise UsageError(f"{options} cannot be used together", "each of them defines the object: give one")
         if self.center is not None and not 0.0 <= self.center < 1.0:
             raise UsageError(f"the center share is {self.center:g}, not from 0 to below 1", "for example --center 0.25")
 
@@ -83,7 +83,7 @@ class FoundObject:
 
 
 class DetectionCache(Protocol):
-    """Where detections are kept between runs; handed in by whoever has such a place."""
+    """Where detections are kept between runs; handed in by the caller."""
 
     def get(self, photo: Photo, fingerprint: str, target: str) -> Detection | None:
         """The stored detection, if any."""
@@ -127,7 +127,7 @@ class ObjectFinder:
             return FoundObject(mask_1HW, "center", f"middle {MISS_CENTER:g}, {name} missed")
         raise NoObjectError(
             f"{name} found no object in {photo.name}",
-            "give --box or --mask, choose another --detector, or say --on-miss center or skip",
+            "give --box or --mask, choose another --detector, or use --on-miss center or skip",
         )
 
     def _given(self, photo: Photo, target: Target) -> FoundObject | None:
@@ -294,7 +294,9 @@ def open_detector(name: str, values: Mapping[str, Any], context: DetectorContext
     try:
         detector: Detector = kind(read(settings, given), context)
     except DocumentError as error:
-        raise UsageError(f"a setting of the detector {name} does not fit: {error}", "see its Settings") from error
+        raise UsageError(
+            f"a setting of the detector {name} does not fit: {error}", "see the fields of its `Settings`"
+        ) from error
     return detector
 
 

@@ -1,4 +1,4 @@
-"""The whole way of photos: find the object, attack, check, encode, score from the encoded bytes.
+"""The pipeline of a photo: find the object, attack, check, encode, score from the encoded bytes.
 
 A library call that any Python program can make.
 
@@ -411,7 +411,7 @@ def _nothing_to_change(located: Located, epsilon: float, share: float) -> Latcli
     name = located.photo.name
     if epsilon < 1 / 255:
         return UsageError(
-            f"epsilon {epsilon:g} is less than one 8-bit level", "the smallest one that a PNG holds is 1/255"
+            f"epsilon {epsilon:g} is less than one 8-bit level", "the smallest that a PNG can hold is 1/255"
         )
     if share > 0.0:
         return LatcliError(

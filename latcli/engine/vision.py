@@ -1,4 +1,4 @@
-"""Makes torchvision importable beside a torch that its C++ operators were not built for; knows no detector or model.
+"""Makes torchvision importable beside a torch that its C++ operators were not built for.
 
 The package index serves a torchvision that is built against CUDA. Beside a CPU-only torch its library does not load,
 and `import torchvision` ends with `operator torchvision::nms does not exist`. Where that is so, the two operators

@@ -1,28 +1,66 @@
-"""A report's figures as PNG: the loss matrix as a heat map, training curves, robustness curves, sweeps of a setting."""
+"""A report's figures: the loss matrix as a heat map, curves of training and of robustness, sweeps of a setting."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from latcli.reporting.evaluations import matrix
-from latcli.reporting.figures import INK, plain, png_of
-from latcli.reporting.svg import TRAINING
+from latcli.reporting.figures import INK, bytes_of, plain
 from latcli.reporting.table import Table, printed
-from latcli.reporting.text import short
+from latcli.reporting.text import number, percent, short
 
 #: Lines that differ without their colours, too.
 _COLOURS = ("#3b6ea8", "#c8553d", "#2e9e4f", "#8c5fa8", "#b58900", "#52606d")
-_DASHES: tuple[tuple[float, ...], ...] = ((), (4, 2), (6, 2, 1, 2), (1, 1.5))
+_DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (6, 2, 1, 2)), (0, (1, 1.5)))
 _REGIMES = ("natural", "standard", "background", "foreground", "random")
-#: Training runs in one figure.
+#: Training runs in one plot.
 _LINES = 12
+#: Figures of training and what their plots are called.
+TRAINING = {
+    "loss": "Training loss",
+    "test_loss": "Test loss",
+    "test_attacked_loss": "Test loss under attack",
+    "clean_accuracy": "Accuracy on clean training batches",
+    "adversarial_accuracy": "Accuracy on attacked training batches",
+    "test_accuracy": "Accuracy on test images",
+    "test_attacked_accuracy": "Accuracy on attacked test images",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: the regime that gives its colour, and points of x, y (None is a gap) and the spread of y."""
+
+    label: str
+    points: Sequence[tuple[float, float | None, float | None]]
+    regime: str | None = None
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Lines against what `across` names: shares of 1, or `logarithmic`. paper: the paper's figure, where it has one."""
+
+    title: str
+    across: str
+    lines: Sequence[Line]
+    logarithmic: bool = False
+    paper: float | None = None
+
+    @property
+    def description(self) -> str:
+        """What the lines say, for those who do not see them."""
+        show = number if self.logarithmic else percent
+        last = {line.label: [y for _, y, _ in line.points if y is not None][-1:] for line in self.lines}
+        ends = ", ".join(f"{label} {show(value)}" for label, values in last.items() for value in values)
+        return f"{self.title} against {self.across}. At the end: {ends}."
 
 
 def charts(document: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
@@ -30,32 +68,113 @@ def charts(document: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
     for one in document["matrices"]:
         yield f"{one['id']}-{_stem(one['dataset'])}.png", heat_map(matrix(one))
     datasets = dict.fromkeys(row["dataset"] for row in document["training"] if row["series"])
-    for number, dataset in enumerate(datasets, start=1):
-        rows = [row for row in document["training"] if row["dataset"] == dataset and row["series"]]
-        yield f"training-{number}-{_stem(dataset)}.png", training_curves(rows, f"Training on {dataset}")
-    for run, axis in dict.fromkeys((row["run"], row["axis"]) for row in document["curves"]):
-        rows = [row for row in document["curves"] if (row["run"], row["axis"]) == (run, axis)]
-        yield f"curve-{axis}-{_stem(run)}.png", robustness_curves(rows)
+    for count, dataset in enumerate(datasets, start=1):
+        rows = [row for row in document["training"] if row["dataset"] == dataset]
+        yield f"training-{count}-{_stem(dataset)}.png", drawn(f"Training on {dataset}", training_plots(rows))
+    for (run, axis), (title, plots) in curve_plots(document["curves"]).items():
+        yield f"curve-{axis}-{_stem(run)}.png", drawn(title, plots)
+
+
+def training_plots(rows: Sequence[Mapping[str, Any]]) -> list[Plot]:
+    """Losses and accuracies of training runs against their steps, a line for each of the newest runs."""
+    rows = [row for row in rows if row["series"]][:_LINES]
+    found = []
+    for name, title in TRAINING.items():
+        series = [(row, row["series"].get(name) or ()) for row in rows]
+        lines = [
+            Line(f"{row['regime']} {short(row['run'])}", [(x, y, None) for x, y in points], row["regime"])
+            for row, points in series
+            if len(points) > 1
+        ]
+        if lines:
+            found.append(Plot(title, "step", lines, logarithmic=name.endswith("loss")))
+    return found
+
+
+def curve_plots(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], tuple[str, list[Plot]]]:
+    """For each run and axis a title, and accuracy against the attack's strength, a plot for each input."""
+    found: dict[tuple[str, str], tuple[str, list[Plot]]] = {}
+    for run, axis, given in dict.fromkeys((row["run"], row["axis"], row["input"]) for row in rows):
+        chosen = [row for row in rows if (row["run"], row["axis"], row["input"]) == (run, axis, given)]
+        lines = [
+            Line(row["label"], [(one["value"], one["accuracy"], None) for one in row["points"]], row["regime"])
+            for row in chosen
+        ]
+        title = f"Accuracy on {chosen[0]['dataset']}, n = {chosen[0]['points'][0]['n']:,}, run {short(run)}"
+        found.setdefault((run, axis), (title, []))[1].append(Plot(f"{given} attack", axis, lines))
+    return found
+
+
+def sweep(document: Mapping[str, Any]) -> bytes:
+    """Figures against one setting as PNG, from one of the `sweeps` of a reproduction's document."""
+    plots = [
+        Plot(panel["title"], document["across"], [Line(**line) for line in panel["lines"]], panel["decades"],
+             panel["paper"])
+        for panel in document["panels"]
+    ]  # fmt: skip
+    return drawn(document["title"], plots)
+
+
+def drawn(title: str, plots: Sequence[Plot], kind: str = "png") -> bytes:
+    """Plots side by side below a title, with one legend, as "png" or "svg"."""
+    figure = Figure(figsize=(3.8 * max(1, len(plots)), 3.4), layout="constrained")
+    for place, plot in enumerate(plots):
+        _draw(figure.add_subplot(1, len(plots), place + 1), plot, with_title=len(plots) > 1)
+    shown = {label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    if shown:
+        columns = min(len(shown), 2 * len(plots))
+        figure.legend(shown.values(), shown, loc="outside lower center", ncols=columns, fontsize=7, frameon=False)
+    figure.suptitle(plain(title), fontsize=10, color=INK)
+    return bytes_of(figure, kind)
+
+
+def _draw(axes: Axes, plot: Plot, *, with_title: bool) -> None:
+    """A colour for each regime, a line style for each line of it."""
+    counts: Counter[str | None] = Counter()
+    for line in plot.lines:
+        points = [(x, math.nan if y is None else y, beside or 0.0) for x, y, beside in line.points]
+        if not points:
+            continue
+        x, y, beside = zip(*points, strict=True)
+        style: dict[str, Any] = {"color": _COLOURS[_REGIMES.index(line.regime) if line.regime in _REGIMES else -1]}
+        style |= {"linestyle": _DASHES[counts[line.regime] % len(_DASHES)], "marker": "o" if len(x) < 12 else ""}
+        style |= {"yerr": beside, "capsize": 2} if any(beside) else {}
+        axes.errorbar(x, y, label=plain(line.label), markersize=3, linewidth=1.1, **style)
+        counts[line.regime] += 1
+    if plot.paper is not None:
+        axes.axhline(plot.paper, color=_COLOURS[1], linewidth=1, linestyle="--", label="paper")
+    if plot.logarithmic:
+        axes.set_yscale("log", nonpositive="clip")
+    else:
+        axes.set_ylim(-0.02, 1.02)
+    if with_title:
+        axes.set_title(plain(plot.title), fontsize=9, color=INK)
+    axes.set_xlabel(plain(plot.across), fontsize=8, color=INK)
+    axes.tick_params(which="both", labelsize=7, colors=INK)
+    axes.grid(linewidth=0.4, alpha=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def heat_map(table: Table) -> bytes:
     """A loss matrix: models down, inputs across; each cell has the lines of its columns, and the shade of its loss."""
     label, *stacks = table.stacks
     lines = 1 + any(cell.low is not None for row in table.rows for cell in row.cells)
-    height = 0.25 + 0.5 * lines
-    figure, axes = _figure(2.4 + 1.5 * len(stacks), 1.9 + height * len(table.rows))
-    shades = [[_or_nan(row.cells[places[0]].shade) for places in stacks] for row in table.rows]
+    figure = Figure(figsize=(2.4 + 1.5 * len(stacks), 1.9 + (0.25 + 0.5 * lines) * len(table.rows)),
+                    layout="constrained")  # fmt: skip
+    axes = figure.add_subplot()
+    known = [[row.cells[places[0]].shade for places in stacks] for row in table.rows]
+    shades = [[math.nan if shade is None else shade for shade in row] for row in known]
     axes.imshow(shades, cmap="Blues", aspect="auto", vmin=0.0, vmax=1.4)
-    for y in range(len(table.rows)):
+    for y, row in enumerate(table.rows):
         for x, places in enumerate(stacks):
-            parts = [part for place in places for part in _texts(table, y, place)]
-            ink = "white" if shades[y][x] > 0.75 else INK
+            shown = [(printed(row.cells[place], table.columns[place]), row.cells[place].best) for place in places]
+            parts = [part for one, best in shown for part in ((one.joined(), best), (one.interval, False)) if part[0]]
             for line, (text, bold) in enumerate(parts):
                 offset = (line - (len(parts) - 1) / 2) * 0.8 / max(2, len(parts))
-                weight = "bold" if bold else "normal"
+                ink, weight = "white" if shades[y][x] > 0.75 else INK, "bold" if bold else "normal"
                 axes.text(x, y + offset, plain(text), ha="center", va="center", fontsize=8, color=ink, weight=weight)
-    headings = ["\n".join((column.group, *column.notes)) for column in (table.columns[p[0]] for p in stacks)]
-    axes.set_xticks(range(len(stacks)), list(map(_lines_plain, headings)))
+    headings = [(column.group, *column.notes) for column in (table.columns[places[0]] for places in stacks)]
+    axes.set_xticks(range(len(stacks)), ["\n".join(map(plain, lines)) for lines in headings])
     axes.set_yticks(range(len(table.rows)), [plain(_cut(str(row.cells[label[0]].value))) for row in table.rows])
     axes.xaxis.tick_top()
     axes.tick_params(length=0, labelsize=8, colors=INK)
@@ -63,129 +182,7 @@ def heat_map(table: Table) -> bytes:
     figure.suptitle(plain(table.title), fontsize=10, color=INK)
     best = ["bold: best of its column, shared where the difference is within chance"] if table.has_best else []
     figure.supxlabel("\n".join(plain(_cut(note, 110)) for note in [*table.notes, *best]), fontsize=7, color=INK)
-    return png_of(figure)
-
-
-def _texts(table: Table, y: int, place: int) -> Iterator[tuple[str, bool]]:
-    """The lines of a cell, and whether they are bold."""
-    cell = table.rows[y].cells[place]
-    shown = printed(cell, table.columns[place])
-    yield shown.joined(), cell.best
-    if shown.interval:
-        yield shown.interval, False
-
-
-def training_curves(rows: Sequence[Mapping[str, Any]], title: str) -> bytes:
-    """Loss and accuracies of training runs against their steps, a line a run; of many the newest."""
-    names = [name for name in TRAINING if any(len(row["series"].get(name) or ()) > 1 for row in rows)]
-    figure, *panels = _figure(3.4 * max(1, len(names)), 3.4, max(1, len(names)))
-    for name, axes in zip(names, panels, strict=False):
-        for line, row in _numbered(rows[:_LINES]):
-            points = row["series"].get(name) or ()
-            label = f"{row['regime']} {short(row['run'])}, seed {row['seed']}"
-            values = [(step, math.nan if value is None else value) for step, value in points]
-            _draw_line(axes, values, label, row["regime"], line, "")
-        if name.endswith("loss"):
-            axes.set_yscale("log")
-        else:
-            axes.set_ylim(0.0, 1.02)
-        _finish(axes, "step", TRAINING[name])
-    cut = f", the newest {_LINES} of {len(rows)} runs" if len(rows) > _LINES else ""
-    return _with_legend(figure, title + cut, columns=4)
-
-
-def robustness_curves(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Accuracy against the attack's strength, a line a model, an axes an input."""
-    inputs = list(dict.fromkeys(row["input"] for row in rows))
-    figure, *panels = _figure(3.8 * len(inputs), 3.4, len(inputs))
-    for given, axes in zip(inputs, panels, strict=True):
-        for line, row in _numbered(row for row in rows if row["input"] == given):
-            points = [(point["value"], point["accuracy"]) for point in row["points"]]
-            _draw_line(axes, points, row["label"], row["regime"], line, "o")
-        axes.set_ylim(0.0, 1.02)
-        axes.set_title(plain(f"{given} attack"), fontsize=9, color=INK)
-        _finish(axes, rows[0]["axis"], "accuracy")
-    n = rows[0]["points"][0]["n"]
-    title = f"Accuracy on {rows[0]['dataset']}, n = {n:,}, run {short(rows[0]['run'])}"
-    return _with_legend(figure, title, columns=3)
-
-
-def sweep(document: Mapping[str, Any]) -> bytes:
-    """A figure against one setting, from one of the `sweeps` of a reproduction's document.
-
-    `panels` have `title`, `lines` of `[x, mean, spread]`, `paper`, a number or None, and `decades`, whether figures are
-    drawn by their logarithms.
-    """
-    figure, *panels = _figure(3.8 * len(document["panels"]), 3.2, len(document["panels"]))
-    for panel, axes in zip(document["panels"], panels, strict=True):
-        for line in panel["lines"]:
-            points = [(x, mean, spread or 0.0) for x, mean, spread in line["points"] if mean is not None]
-            if points:
-                style = {"color": _COLOURS[0], "marker": "o", "markersize": 3, "capsize": 2}
-                axes.errorbar(*zip(*points, strict=True), label=plain(line["label"]), **style)
-        if panel["paper"] is not None:
-            axes.axhline(panel["paper"], color=_COLOURS[1], linewidth=1, linestyle="--", label="paper")
-        if panel["decades"]:
-            axes.set_yscale("log", nonpositive="clip")
-            axes.set_ylim(top=1.5)
-        else:
-            axes.set_ylim(-0.02, 1.02)
-        axes.set_title(plain(panel["title"]), fontsize=9, color=INK)
-        axes.legend(fontsize=7, frameon=False)
-        _finish(axes, document["across"], "")
-    figure.suptitle(plain(document["title"]), fontsize=10, color=INK)
-    return png_of(figure)
-
-
-def _figure(width: float, height: float, panels: int = 1) -> tuple[Any, ...]:
-    """A figure with axes side by side; first the figure, then its axes."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, *(figure.add_subplot(1, panels, place + 1) for place in range(panels))
-
-
-def _draw_line(
-    axes: Axes, points: Sequence[tuple[float, float]], label: str, regime: str | None, line: int, marker: str
-) -> None:
-    """A colour for each regime, a line style for each run of it."""
-    if not points:
-        return
-    places, heights = zip(*points, strict=True)
-    (drawn,) = axes.plot(places, heights, label=plain(label), marker=marker, markersize=3, linewidth=1.1)
-    drawn.set_color(_COLOURS[_REGIMES.index(regime) if regime in _REGIMES else len(_REGIMES)])
-    drawn.set_dashes(_DASHES[line % len(_DASHES)])
-
-
-def _with_legend(figure: Figure, title: str, columns: int) -> bytes:
-    if figure.axes and figure.axes[0].get_legend_handles_labels()[0]:
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=7, frameon=False)
-    figure.suptitle(plain(title), fontsize=10, color=INK)
-    return png_of(figure)
-
-
-def _numbered(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Each row with how many of its regime came before it."""
-    counts: dict[str | None, int] = {}
-    for row in rows:
-        counts[row["regime"]] = counts.get(row["regime"], -1) + 1
-        yield counts[row["regime"]], row
-
-
-def _finish(axes: Axes, across: str, up: str) -> None:
-    axes.set_xlabel(plain(across), fontsize=8, color=INK)
-    axes.set_ylabel(plain(up), fontsize=8, color=INK)
-    axes.tick_params(labelsize=7, colors=INK)
-    axes.grid(linewidth=0.4, alpha=0.5)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _lines_plain(text: str) -> str:
-    return "\n".join(map(plain, text.split("\n")))
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
+    return bytes_of(figure)
 
 
 def _cut(text: str, width: int = 44) -> str:

@@ -51,14 +51,12 @@ def train(document: Document) -> list[Table]:
         if score is not None
     ]
     title = f"{document['regime']} training on {document['dataset']}, {document['steps']:,} steps"
-    speed = f"{document['images_per_second']:,.0f} images/s" + (
-        f", gradients in {document['form']}" if document.get("form") else ""
-    )
+    speed = f"{document['images_per_second']:,.0f} images/s, gradients in {document['form']}"
     lines = [*document["notes"], f"{duration(document['seconds'])}, {speed}", f"run {document['run']}"]
     return [
         Table(title, columns, rows_of(columns, records)),
         text_table("", *lines, from_here(document["checkpoint"])),
-        *_following(document),
+        text_table("Try next", *document["next_commands"]),
     ]
 
 
@@ -76,20 +74,18 @@ def training(rows: Sequence[Document], best: Sequence[Document] = (), most: int 
     )
     found = []
     for row in rows[:most]:
-        final = row.get("final") or {}
-        values = {name: row.get(name) for name in ("regime", "dataset")} | {"run": short(row["run"])}
-        values |= {"seed": None if row.get("seed") is None else str(row["seed"])}
-        values |= {column.key: figure(final, column.key) for column in columns if column.figure}
-        about = {name: row.get(name) for name in ("run", "dataset", "regime", "epsilon", "seed")}
+        values = {name: row[name] for name in ("regime", "dataset")} | {"run": short(row["run"])}
+        values["seed"] = None if row["seed"] is None else str(row["seed"])
+        values |= {column.key: figure(row["final"], column.key) for column in columns if column.figure}
+        about = {name: row[name] for name in ("run", "dataset", "regime", "epsilon", "seed")}
         found.append(Row(rows_of(columns, [values])[0].cells, about=about, id=row["run"]))
-    notes = [_best_words(one) for one in best]
+    notes = [
+        f"best of {one['of']} {one['regime']} on {one['dataset']}: {short(one['run'])}, "
+        f"{percent(one['value'])} {one['figure'].replace('_', ' ')}"
+        for one in best
+    ]
     notes += _more(len(rows), most, "training run", "training runs", "--best")
     return Table("Training runs, on test images", columns, tuple(found), tuple(notes), kind="training")
-
-
-def _best_words(one: Document) -> str:
-    value = f"{percent(one['value'])} {one['figure'].replace('_', ' ')}"
-    return f"best of {one['of']} {one['regime']} on {one['dataset']}: {short(one['run'])}, {value}"
 
 
 # reports
@@ -117,14 +113,14 @@ def report(document: Document, *, cut: bool = False) -> list[Table]:
         ended = any(run["status"] == "completed" for run in document["runs"])
         none = "these runs have no figures" if ended else "no figures yet: none of these runs is completed"
         found.append(text_table("", none))
-    found += _not_shown(document, NAMED if cut else None)
+    found += not_shown(document, most=NAMED if cut else None)
     return [*found, text_table("", "try: latcli report --html report.html")] if cut else found
 
 
 def further_of(document: Document, one: Document) -> dict[str, Any]:
     """What a report has of one evaluation, as `eval --json` has it."""
     names = ("transfer", "curves", "reliance", "comparisons")
-    parts = {name: [row for row in document.get(name) or () if row["run"] == one["run"]] for name in names}
+    parts = {name: [row for row in document.get(name, ()) if row["run"] == one["run"]] for name in names}
     return {"run": one["run"], "dataset": one["dataset"], "models": one["models"], **parts}
 
 
@@ -139,20 +135,22 @@ def _attacks(document: Document, *, cut: bool) -> list[Table]:
     return found + _more_table(cut and bool(shown), total, len(shown), "attack run", "attack runs", "run ids")
 
 
-def _not_shown(document: Document, most: int | None) -> list[Table]:
-    left_out = [({"run": one["run"]}, (one["run"], one["why"])) for one in document["left_out"]]
-    faults = [
-        ({"run": one["run"], "image": one["name"]}, (one["run"], f"{one['name'] or 'folder'}: {one['detail']}"))
-        for one in document["faults"]
-    ]
+def not_shown(document: Document, most: int | None = None) -> list[Table]:
+    """Runs without figures, and files and runs that are not as they were written; of more than `most` the first."""
+    left_out = [(one["run"], "", one["why"]) for one in document["left_out"]]
+    faults = [(one["run"], one["name"], f"{one['name'] or 'folder'}: {one['detail']}") for one in document["faults"]]
     columns = (Column("run", "run", "name"), Column("why", "why", "name", figure="why"))
-    kinds = (("Left out", "left out", left_out), ("Not as it was written, and not shown", "fault", faults))
-    return [
-        Table(title, columns, tuple(Row(tuple(map(Cell, cells)), about=about) for about, cells in rows[:most]),
-              tuple(_more(len(rows), most, "run", "runs", "latcli report --json")), kind)
-        for title, kind, rows in kinds
-        if rows
-    ]  # fmt: skip
+    found = []
+    for title, kind, lines in (
+        ("Left out", "left out", left_out),
+        ("Not as it was written, and not shown", "fault", faults),
+    ):
+        rows = [
+            Row((Cell(run), Cell(why)), about={"run": run, "image": image}, id=run) for run, image, why in lines[:most]
+        ]
+        notes = _more(len(lines), most, "run", "runs", "latcli report --json")
+        found += [Table(title, columns, tuple(rows), tuple(notes), kind)] if rows else []
+    return found
 
 
 def _more(count: int, most: int | None, one: str, several: str, how: str) -> list[str]:
@@ -196,24 +194,19 @@ def _figure_2(one: Document, title: str) -> Table:
             Column(f"{kind} ours", "ours", form, kind),
             Column(f"{kind} difference", "difference", difference, kind, optional=kind == "accuracy"),
         ]
-    accuracies = {(row["regime"], row["input"]): row for row in one["accuracies"]}
-    losses = {(row["regime"], row["input"]): row for row in one["cells"]}
+    losses, accuracies = ({(row["regime"], row["input"]): row for row in one[name]} for name in ("cells", "accuracies"))
     rows = []
-    for place in dict.fromkeys([*losses, *accuracies]):
-        regime, given = place
+    for regime, given in losses:
         scale = one["natural_scale"] if given == "natural" else 1
-        loss, accuracy = losses.get(place, {}), accuracies.get(place, {})
-
-        def scaled(name: str, spread: str = "", loss: Document = loss, scale: int = scale) -> Cell:
-            value, beside = loss.get(name), loss.get(spread)
-            return Cell(None if value is None else value / scale, None if beside is None else beside / scale,
-                        scale=scale)  # fmt: skip
-
-        cells = [Cell(f"{regime}, {given}"), scaled("paper"), scaled("ours", "ours_spread"), scaled("difference")]
-        cells += [Cell(accuracy.get(name)) for name in ("paper", "ours", "difference")]
+        cells = [Cell(f"{regime}, {given}")]
+        for found, by in ((losses, scale), (accuracies, 1)):
+            row = found.get((regime, given), {})
+            for name in ("paper", "ours", "difference"):
+                known = row.get(name), row.get(f"{name}_spread")
+                value, beside = (None if number is None else number / by for number in known)
+                cells.append(Cell(value, beside, scale=by))
         rows.append(Row(tuple(cells), about={"regime": regime, "input": given}))
-    scaled_words = f"losses on natural inputs times {one['natural_scale']:,}"
-    notes = (scaled_words, *one["protocol"])
+    notes = (f"losses on natural inputs times {one['natural_scale']:,}", *one["protocol"])
     return Table(title, tuple(columns), tuple(rows), notes, "paper", {"dataset": one["dataset"]})
 
 
@@ -229,43 +222,38 @@ def _photo_figures(one: Document, title: str) -> Table:
 
 def claims(found: Sequence[Document], title: str, dataset: str) -> list[Table]:
     """The paper's claims with a verdict on each; of several seeds, for how many each holds."""
-    counted_seeds = any("seeds_holding" in one for one in found)
-    columns = [Column("verdict", "verdict", figure="verdict")]
-    columns += [Column("seeds", "seeds")] if counted_seeds else []
-    columns += [Column(name, name, "name") for name in ("claim", "paper", "ours")]
+    columns = (
+        Column("verdict", "verdict", figure="verdict"),
+        Column("seeds", "seeds"),
+        *(Column(name, name, "name") for name in ("claim", "paper", "ours")),
+    )
     rows = []
     for one in found:
-        style = {"holds": "good", "fails": "bad"}.get(one["verdict"], "quiet")
-        values = {name: plain(one.get(name)) or NONE for name in ("claim", "paper", "ours")}
-        known: dict[str, Value | Cell] = {**values, "verdict": Cell(one["verdict"], style=style)}
-        if counted_seeds:
-            known["seeds"] = f"{one['seeds_holding']} of {one['seeds']}"
-        cells = rows_of(columns, [known])[0].cells
-        rows.append(Row(cells, about={"label": one["claim"], "dataset": one.get("of", dataset)}))
-    return [Table(f"Claims of {title}", tuple(columns), tuple(rows), kind="claim")] if rows else []
+        verdict = Cell(one["verdict"], style={"holds": "good", "fails": "bad"}.get(one["verdict"], "quiet"))
+        seeds = f"{one['seeds_holding']} of {one['seeds']}"
+        (row,) = rows_of(columns, [{**one, "verdict": verdict, "seeds": seeds}])
+        rows.append(replace(row, about={"label": one["claim"], "dataset": dataset or one["of"]}))
+    return [Table(f"Claims of {title}", columns, tuple(rows), kind="claim")] if rows else []
 
 
 def comparison(document: Document) -> list[Table]:
     """Two runs side by side: options that differ, and results."""
-    a, b = document["runs"]
-    lines = [f"{name}: {run['run']}, {run['status']}" for name, run in (("A", a), ("B", b))]
-    differing = [Column("name", "option", "name"), Column("a", "A", "name"), Column("b", "B", "name")]
+    a, b = (f"{run['run']}, {run['status']}" for run in document["runs"])
+    found = [text_table("", f"A: {a}", f"B: {b}")]
+    differing = (Column("name", "option", "name"), Column("a", "A", "name"), Column("b", "B", "name"))
     results = (
         Column("name", "figure", "name"),
         *(Column(name, heading, "short") for name, heading in (("a", "A"), ("b", "B"), ("difference", "B - A"))),
     )
-    found = [text_table("", *lines)]
-    equal = f"{document['equal']} other options are equal"
     if document["configuration"]:
         values = [{name: plain(value) or NONE for name, value in row.items()} for row in document["configuration"]]
-        found.append(Table("Options that differ", tuple(differing), rows_of(differing, values), (equal,)))
+        equal = f"{document['equal']} other options are equal"
+        found.append(Table("Options that differ", differing, rows_of(differing, values), (equal,)))
     else:
         found.append(text_table("", "both were started with the same options"))
     if document["results"]:
-        found.append(Table("Results", results, rows_of(results, document["results"])))
-    else:
-        found.append(text_table("", "neither has results"))
-    return found
+        return [*found, Table("Results", results, rows_of(results, document["results"]))]
+    return [*found, text_table("", "neither has results")]
 
 
 def shown_report(document: Document) -> list[Table] | None:
@@ -289,7 +277,7 @@ def reproduction(document: Document) -> list[Table]:
     found = [_given_table(one) for one in document["tables"]]
     found += claims(document["claims"], "the paper", "")
     if document["report"]:
-        compared = document["report"]["paper"] or {"figure2": [], "tables": []}
+        compared = document["report"]["paper"]
         figures = [{**one, "claims": []} for one in compared["figure2"] if one["matrix"] is not None]
         photo_tables = [{**one, "claims": []} for one in compared["tables"] if one["run"] is not None]
         found += paper({"figure2": figures, "tables": photo_tables})
@@ -305,7 +293,7 @@ def reproduction_file(document: Document) -> list[Table]:
         Column("configuration", "configuration"),
         Column("seconds", "took", "duration"),
     )
-    records = [{**row, "configuration": (row.get("config_hash") or "")[:12]} for row in document["steps"]]
+    records = [{**row, "configuration": (row["config_hash"] or "")[:12]} for row in document["steps"]]
     return [*found, Table("Runs", columns, rows_of(columns, records))]
 
 
@@ -338,22 +326,19 @@ def continued(command_line: str, width: int = 78) -> list[str]:
 
 def _given_table(values: Document) -> Table:
     """A table of texts as a reproduction has them."""
-    rows = values["rows"]
-
-    def is_figure(place: int) -> bool:
-        return any(row[place]["text"][:1].isdigit() for row in rows)
-
+    rows = tuple(
+        Row(tuple(Cell(one["text"] if one["spread"] is None else f"{one['text']} ± {one['spread']}") for one in row))
+        for row in values["rows"]
+    )
     columns = tuple(
-        Column(str(place), heading, "number" if place and is_figure(place) else "text" if place else "name")
+        Column(str(place), heading, "number" if _is_figure(rows, place) else "name")
         for place, heading in enumerate(values["headings"])
     )
-    body = tuple(Row(tuple(_given_cell(one) for one in row)) for row in rows)
-    return Table(values["title"], columns, body, tuple(values["notes"]))
+    return Table(values["title"], columns, rows, tuple(values["notes"]))
 
 
-def _given_cell(one: Document) -> Cell:
-    text = one["text"] if one["spread"] is None else f"{one['text']} ± {one['spread']}"
-    return Cell(text, best=one["best"])
+def _is_figure(rows: Sequence[Row], place: int) -> bool:
+    return place > 0 and any(str(row.cells[place].value)[:1].isdigit() for row in rows)
 
 
 def demo(document: Document) -> list[Table]:
@@ -397,12 +382,12 @@ def runs(document: Document) -> list[Table]:
         Column("tags", "tags", "name", optional=True),
     )
     records = [
-        {**run, "run": short(run["run"]), "status": _state(run["status"]), "tags": plain(run.get("tags"))}
-        | {"dataset": _without_hash(plain(run["dataset"])), "epsilon": plain(run.get("epsilon"))}
+        {**run, "run": short(run["run"]), "status": _state(run["status"]), "tags": plain(run["tags"])}
+        | {"dataset": _without_hash(plain(run["dataset"])), "epsilon": plain(run["epsilon"])}
         | {"took": None if run["seconds"] is None else duration(run["seconds"])}
         for run in document["runs"]
     ]
-    known = tuple(one for one in columns if any(record.get(one.key) not in (None, "") for record in records))
+    known = tuple(one for one in columns if any(record[one.key] not in (None, "") for record in records))
     return [Table("", known, rows_of(known, records)) if records else text_table("", "no runs")]
 
 
@@ -426,7 +411,7 @@ def run(document: Document) -> list[Table]:
         found.append(facts({name: plain(value) for name, value in document["config"].items()}, "Configuration"))
     if document["images"]:
         attacked = {"classifier": document["model"], **document["config"], **document}
-        found.append(photo_table({**attacked, "epsilon": document["images"][0].get("epsilon")}))
+        found.append(photo_table({**attacked, "epsilon": document["images"][0]["epsilon"]}))
     found += [_cells(document["cells"])] if document["cells"] else []
     if document["metrics"]:
         columns = (Column("name", "metric", "name"), Column("step", "step", "count"),
@@ -436,14 +421,12 @@ def run(document: Document) -> list[Table]:
         columns = (Column("name", "file", "name"), Column("kind", "kind", "name"),
                    Column("size", "size", "size"))  # fmt: skip
         found.append(Table("Files", columns, rows_of(columns, document["artifacts"])))
-    return [*found, *_following(document)]
+    return [*found, text_table("Go on with", document["resume"])] if document["resume"] else found
 
 
 def command_line(run: Document) -> str:
-    """The command that repeats a run, as a shell takes it; empty where it is not known."""
-    argv = run.get("argv") or ()
-    words = ["latcli", *map(str, argv[1:])] if argv and not isinstance(argv, str) else []
-    return run.get("command_line") or " ".join(shlex.quote(printable(word)) for word in words)
+    """The command that repeats a run, as a shell takes it."""
+    return " ".join(["latcli", *(shlex.quote(printable(word)) for word in run["argv"][1:])])
 
 
 def _cells(cells: Sequence[Document]) -> Table:
@@ -459,16 +442,8 @@ def _cells(cells: Sequence[Document]) -> Table:
         Column("restarts", "starts", "count", optional=True),
         Column("seconds", "took", "duration", optional=True),
     )
-    records = [{**cell, "model": cell.get("label") or cell.get("model_id") or cell["model"]} for cell in cells]
+    records = [{**cell, "model": cell["label"]} for cell in cells]
     return Table("Cells", columns, rows_of(columns, records))
-
-
-def _following(document: Document) -> list[Table]:
-    """Commands that one may want next, where the document names some."""
-    resume, following = document.get("resume"), document.get("next_commands") or document.get("next") or ()
-    return ([text_table("Go on with", str(resume))] if resume else []) + (
-        [text_table("Try next", *following)] if following else []
-    )
 
 
 def verification(document: Document) -> list[Table]:

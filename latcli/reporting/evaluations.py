@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from latcli.reporting.table import Cell, Column, Row, Table, Value, rows_of, seeds, text_table
+from latcli.reporting.table import Cell, Column, Row, Table, Value, rows_of, text_table
 from latcli.reporting.text import counted, number_text
 
 Document = Mapping[str, Any]
@@ -29,7 +29,7 @@ def evaluation(document: Document) -> list[Table]:
 
 
 def further(document: Document) -> list[Table]:
-    """Comparisons, transfer, curves and reliance of one evaluation; nothing of what was not asked for."""
+    """Comparisons, transfer, curves and reliance of one evaluation, as far as they were measured."""
     labels = labels_of(document)
     return [
         *comparisons(document, labels),
@@ -41,88 +41,74 @@ def further(document: Document) -> list[Table]:
 
 def matrix(document: Document) -> Table:
     """A loss matrix of a report's document: models down, inputs across, for each a loss and an accuracy."""
-    inputs, known_rows = document["inputs"], document["rows"]
-    columns, counts = [Column("model", "model", "name")], {}
-    for name in inputs:
-        cells = [row["cells"][name] for row in known_rows if name in row["cells"]]
-        counts[name] = {cell["n"] for cell in cells if cell.get("n") is not None}
+    columns = [Column("model", "model", "name")]
+    for name in document["inputs"]:
+        counts = {row["cells"][name]["n"] for row in document["rows"] if name in row["cells"]}
+        n = (f"n = {min(counts):,}",) if len(counts) == 1 else ()
         scale = _scale(document, name)
-        n = (f"n = {min(counts[name]):,}",) if len(counts[name]) == 1 else ()
-        about = {"input": name, "epsilon": None if name.startswith("natural") else document.get("epsilon")}
+        about = {"input": name, "epsilon": None if name.startswith("natural") else document["epsilon"]}
         heading = "natural, same images" if name == "natural-attacked" else name.replace("-", " ")
         columns += [
             Column(f"{name} loss", "loss", "number", heading, name, figure="loss", about=about,
                    notes=(*([f"x{scale:,}"] if scale != 1 else []), *n)),
             Column(f"{name} accuracy", "accuracy", "percent", heading, name, figure="accuracy", about=about,
-                   notes=n, counts=len(counts[name]) > 1),
+                   notes=n, counts=len(counts) > 1),
         ]  # fmt: skip
-    shades = _shades(known_rows)
-    rows = [_matrix_row(row, document, shades) for row in known_rows]
-    about = {"run": " ".join(document.get("runs") or ()), "dataset": document["dataset"], "at": document.get("id")}
+    shade = _shades(document["rows"])
+    rows = [_matrix_row(row, document, shade) for row in document["rows"]]
+    about = {"run": " ".join(document["runs"]), "dataset": document["dataset"], "at": document["id"]}
     return Table(
         f"Loss matrix on {document['dataset']}", tuple(columns), tuple(rows), tuple(_matrix_notes(document)),
-        kind="matrix", about=about, runs=tuple(document.get("runs") or ()),
+        kind="matrix", about=about, runs=tuple(document["runs"]),
     )  # fmt: skip
 
 
 def _scale(document: Document, name: str) -> int:
-    return int(document.get("natural_scale") or 1) if name.startswith("natural") else 1
+    return int(document["natural_scale"]) if name.startswith("natural") else 1
 
 
 def _shades(rows: Sequence[Document]) -> Callable[[float | None], float | None]:
     """Where a loss lies between the lowest and the highest of a matrix, by its logarithm, from 0 to 1."""
     losses = [cell["loss"] for row in rows for cell in row["cells"].values()]
-    found = [_logarithm(loss) for loss in losses if loss is not None and math.isfinite(loss)]
+    found = [math.log(max(loss, 1e-6)) for loss in losses if loss is not None]
     low, high = min(found, default=0.0), max(found, default=0.0)
 
     def shade(loss: float | None) -> float | None:
-        if loss is None or not math.isfinite(loss):
+        if loss is None:
             return None
-        return (_logarithm(loss) - low) / (high - low) if high > low else 0.0
+        return (math.log(max(loss, 1e-6)) - low) / (high - low) if high > low else 0.0
 
     return shade
 
 
-def _logarithm(loss: float) -> float:
-    return math.log(max(loss, 1e-6))
-
-
 def _matrix_row(row: Document, document: Document, shade: Callable[[float | None], float | None]) -> Row:
-    cells = [Cell(matrix_label(row))]
+    count = row["model_count"]
+    cells = [Cell(row["label"] + (f", {counted(count, 'seed')}" if count > 1 else ""))]
     for name in document["inputs"]:
-        known = row["cells"].get(name) or {"loss": None, "accuracy": None}
-        for kind in ("loss", "accuracy"):
-            one = figure(known, kind, _scale(document, name) if kind == "loss" else 1)
-            cells.append(replace(one, shade=shade(known["loss"])))
-    about = {"model": row["label"], "regime": row.get("regime"), "models": row.get("model_count")}
-    runs = " ".join(run for run in row.get("train_runs") or () if run)
-    return Row(tuple(cells), about=about, id=runs)
-
-
-def matrix_label(row: Document) -> str:
-    """A matrix's row in words: its label, and of how many seeds it is."""
-    count = row.get("model_count") or 1
-    return str(row["label"]) + (f", {seeds(count)}" if count > 1 else "")
+        known = row["cells"].get(name, {})
+        for kind, scale in (("loss", _scale(document, name)), ("accuracy", 1)):
+            cells.append(replace(figure(known, kind, scale), shade=shade(known.get("loss"))))
+    about = {"model": row["label"], "regime": row["regime"], "models": count}
+    return Row(tuple(cells), about=about, id=" ".join(row["train_runs"]))
 
 
 def _matrix_notes(document: Document) -> list[str]:
     cells = [(row["label"], name, cell) for row in document["rows"] for name, cell in row["cells"].items()]
-    scale = document.get("natural_scale") or 1
+    scale = document["natural_scale"]
     lines = ["loss is mean cross entropy" + (f"; on natural inputs times {scale:,}, as in the paper" * (scale != 1))]
     lines.append(protocol_words(document))
-    lines.append(f"object: {object_words(document.get('mask_from'), document.get('center'))}")
+    lines.append(f"object: {object_words(document['mask_from'], document['center'])}")
     if any(cell.get("accuracy_low") is not None for _, _, cell in cells):
         over_seeds = any("models" in (cell.get("interval"), cell.get("loss_interval")) for _, _, cell in cells)
         wider = "; over training seeds, Student's, where that is wider" * over_seeds
         lines.append(f"[ ] 95 % intervals over images: Wilson's for accuracies, by bootstrap for losses{wider}")
-    if document.get("strong"):
+    if document["strong"]:
         made_with = f" of {document['strong_attack']}" if document.get("strong_attack") else ""
         lines.append(f"strong: the strong suite's worst case{made_with}, {document['strong']} budget")
-    over = {cell.get("spread_over") for _, _, cell in cells}
+    over = {cell["spread_over"] for _, _, cell in cells}
     lines += [f"± {words}" for kind, words in _SPREADS.items() if kind in over]
-    lines += [f"{label}, {name}: {cell['diverged']} without a loss" for label, name, cell in cells if _diverged(cell)]
-    lines += [f"note: {note}" for note in document.get("notes") or ()]
-    return lines + [f"warning: {text}" for text in document.get("warnings") or ()]
+    lines += [f"{label}, {name}: {cell['diverged']} without a loss" for label, name, cell in cells if cell["diverged"]]
+    return lines + [f"note: {note}" for note in document["notes"]] + [f"warning: {one}" for one in document["warnings"]]
 
 
 _SPREADS = {
@@ -131,19 +117,15 @@ _SPREADS = {
 }
 
 
-def _diverged(cell: Document) -> bool:
-    return bool(cell.get("diverged"))
-
-
 def protocol_words(document: Document) -> str:
     """How the images of a matrix were attacked."""
-    if document.get("epsilon") is None:
+    if document["epsilon"] is None:
         return "no attack"
-    parts = [str(document.get("attack") or "attack")]
-    parts += [f"{document['steps']} steps"] if document.get("steps") else []
-    parts += [counted(document["restarts"], "random start")] if document.get("restarts") else []
-    drawn = ", ".join(map(str, document.get("seeds") or ()))
-    return f"{', '.join(parts)}; epsilon {number_text(document['epsilon'])}; evaluation seed {drawn or 'unknown'}"
+    # An evaluation has one caption for its attack, a report's matrix the attack's parts.
+    parts = [document["attack"]] + ([f"{document['steps']} steps"] if document["steps"] else [])
+    parts += [counted(document["restarts"], "random start")] if document["restarts"] else []
+    seeds = ", ".join(map(str, document["seeds"]))
+    return f"{', '.join(parts)}; epsilon {number_text(document['epsilon'])}; evaluation seed {seeds}"
 
 
 def object_words(mask_from: str | None, center: float | None) -> str:
@@ -162,26 +144,27 @@ def object_words(mask_from: str | None, center: float | None) -> str:
 def matrix_of(document: Document) -> dict[str, Any]:
     """An evaluation's cells, or its groups over seeds, as a matrix of a report."""
     settings, grouped = document["settings"], bool(document["groups"])
+    cells = document["groups"] or document["cells"]
     labels = unique_labels((cell["model_id"], cell["label"]) for cell in document["cells"])
     rows: dict[str, dict[str, Any]] = {}
-    for cell in document["groups"] or document["cells"]:
+    for cell in cells:
         label = cell["regime"] if grouped else labels[cell["model_id"]]
-        empty = {"label": label, "regime": cell["regime"], "model_count": cell.get("models", 1), "cells": {}}
-        rows.setdefault(label, empty)["cells"][cell["input"]] = {**cell, "spread_over": "models" if grouped else None}
-    strong = next((cell["attack"] for cell in document["cells"] if cell["input"].endswith("-strong")), None)
+        empty = {"label": label, "regime": cell["regime"], "model_count": cell.get("models", 1), "train_runs": []}
+        known = {**cell, "spread_over": "models" if grouped else None, "diverged": cell.get("diverged", 0)}
+        rows.setdefault(label, empty | {"cells": {}})["cells"][cell["input"]] = known
     return {
+        "id": None,
         "dataset": document["dataset"],
-        "inputs": list(dict.fromkeys(cell["input"] for cell in document["groups"] or document["cells"])),
+        "inputs": list(dict.fromkeys(cell["input"] for cell in cells)),
         "rows": list(rows.values()),
         "runs": [document["run"]],
-        **{name: settings.get(name) for name in ("epsilon", "mask_from", "center", "strong")},
-        "strong_attack": strong,
-        "attack": document["attack"],
-        "seeds": [settings["seed"]],
+        **{name: settings[name] for name in ("epsilon", "mask_from", "center", "strong")},
+        "strong_attack": next((one["attack"] for one in document["cells"] if one["input"].endswith("-strong")), None),
+        **{"attack": document["attack"], "steps": None, "restarts": None, "seeds": [settings["seed"]]},
+        "natural_scale": 1,
         "notes": document["notes"],
         "warnings": [
-            f"{one['label']}, {one['input']}: {one['text']}" if one["input"] else f"{one['label']}: {one['text']}"
-            for one in document["warnings"]
+            ", ".join(filter(None, (one["label"], one["input"]))) + f": {one['text']}" for one in document["warnings"]
         ],
     }
 
@@ -213,8 +196,8 @@ def comparisons(document: Document, labels: Mapping[str, str]) -> list[Table]:
         Column("loss_p_value", "p of loss", "p", figure="loss_p_value"),
     )
     found = []
-    for row in document.get("comparisons") or ():
-        a, b = (labels.get(row[name], row[name]) for name in ("a", "b"))
+    for row in document["comparisons"]:
+        a, b = labels[row["a"]], labels[row["b"]]
         cells = rows_of(columns, [{**row, "models": f"{a} / {b}"}])[0].cells
         found.append(Row(cells, about={"input": row["input"], "model": a, "at": f"against {b}", "n": row["n"]}))
     notes = ("p: McNemar's exact test for accuracies, paired bootstrap for losses; not adjusted for how many they are",)
@@ -225,26 +208,22 @@ def comparisons(document: Document, labels: Mapping[str, str]) -> list[Table]:
 def transfer(document: Document, labels: Mapping[str, str]) -> list[Table]:
     """A table for each input: down whose examples, across who was tried on them."""
     found = []
-    for given in dict.fromkeys(row["input"] for row in document.get("transfer") or ()):
+    for given in dict.fromkeys(row["input"] for row in document["transfer"]):
         of_input = [row for row in document["transfer"] if row["input"] == given]
         cells = {(row["source"], row["target"]): row for row in of_input}
         columns = [Column("source", "made on", "name")]
         for target in dict.fromkeys(row["target"] for row in of_input):
-            about = {"input": given, "model": labels.get(target, target)}
+            about = {"input": given, "model": labels[target]}
             columns += [
-                Column(target, "loss", "number", about["model"], target, figure="loss", about=about),
-                Column(target, "accuracy", "percent", about["model"], target, figure="accuracy", about=about),
+                Column(target, "loss", "number", labels[target], target, figure="loss", about=about),
+                Column(target, "accuracy", "percent", labels[target], target, figure="accuracy", about=about),
             ]
-        rows = [
-            Row(
-                (
-                    Cell("(no attack)" if source is None else labels.get(source, source)),
-                    *(figure(cells.get((source, column.key), {}), column.figure) for column in columns[1:]),
-                ),
-                about={"at": f"made on {'none' if source is None else labels.get(source, source)}"},
-            )
-            for source in dict.fromkeys(row["source"] for row in of_input)
-        ]
+        rows = []
+        for source in dict.fromkeys(row["source"] for row in of_input):
+            name = "(no attack)" if source is None else labels[source]
+            figures = [figure(cells.get((source, column.key), {}), column.figure) for column in columns[1:]]
+            at = f"made on {'none' if source is None else name}"
+            rows.append(Row((Cell(name), *figures), about={"at": at}))
         title = f"Transfer of {given} examples, n = {of_input[0]['n']:,}"
         about = {**_place(document), "n": of_input[0]["n"]}
         found.append(Table(title, tuple(columns), tuple(rows), kind="transfer", about=about))
@@ -254,8 +233,8 @@ def transfer(document: Document, labels: Mapping[str, str]) -> list[Table]:
 def curves(document: Document, labels: Mapping[str, str]) -> list[Table]:
     """A table for each axis and input: models down, points across."""
     found = []
-    rows = document.get("curves") or ()
-    for axis, given in sorted(dict.fromkeys((row["axis"], row["input"]) for row in rows), key=lambda one: one[0]):
+    rows = document["curves"]
+    for axis, given in sorted({(row["axis"], row["input"]): None for row in rows}, key=lambda one: one[0]):
         chosen = [row for row in rows if (row["axis"], row["input"]) == (axis, given)]
         first = chosen[0]["points"]
         columns = [Column("model", axis, "name")] + [
@@ -264,10 +243,10 @@ def curves(document: Document, labels: Mapping[str, str]) -> list[Table]:
             for place, point in enumerate(first)
         ]  # fmt: skip
         body = tuple(
-            Row((Cell(label), *(figure(point, "accuracy") for point in row["points"])), about={"model": label})
+            Row((Cell(labels[row["model"]]), *(figure(point, "accuracy") for point in row["points"])),
+                about={"model": labels[row["model"]]})
             for row in chosen
-            for label in [labels.get(row["model"], row["model"])]
-        )
+        )  # fmt: skip
         title = f"Accuracy against {axis}, {given} attack, n = {first[0]['n']:,}"
         about = {**_place(document), "input": given}
         found.append(Table(title, tuple(columns), body, kind="curve", about=about))
@@ -282,25 +261,25 @@ def _axis_text(value: float) -> str:
 def reliance(document: Document, labels: Mapping[str, str]) -> list[Table]:
     """A table for each model: accuracy without attack, variants down, all photos and groups of them across."""
     found = []
-    for row in document.get("reliance") or ():
+    for row in document["reliance"]:
         groups = [row["overall"], *row["by_share"]]
         columns = [Column("variant", "photo shown as", "name")]
         for place, group in enumerate(groups):
-            percents = f"{100 * group['low']:.0f} to {100 * group['high']:.0f} %"
-            at = f"background {group['low']:.3f} to {group['high']:.3f}" if place else "all photos"
-            heading = f"background {percents}" if place else "all photos"
+            heading = at = "all photos"
+            if place:
+                heading = f"background {100 * group['low']:.0f} to {100 * group['high']:.0f} %"
+                at = f"background {group['low']:.3f} to {group['high']:.3f}"
             columns.append(Column(str(place), heading, "percent", counts=True, figure="accuracy", about={"at": at}))
         rows = [
-            Row((Cell(name), *(figure(group["means"][variant], "accuracy") for group in groups)), False,
-                {"input": variant})
+            Row((Cell(name), *(figure(group["means"][variant], "accuracy") for group in groups)),
+                about={"input": variant})
             for variant, name in VARIANTS.items()
         ]  # fmt: skip
         gaps = (Cell(group["gap"]["value"], group["gap"]["standard_error"]) for group in groups)
         rows.append(Row((Cell("background gap"), *gaps), total=True, about={"figure": "gap"}))
-        label = labels.get(row["model"], row["model"])
+        label = labels[row["model"]]
         about: dict[str, Value] = {**_place(document), "model": label}
-        notes = tuple(_reliance_notes(row))
-        title = f"Background reliance of {label}"
+        notes, title = tuple(_reliance_notes(row)), f"Background reliance of {label}"
         found.append(Table(title, tuple(columns), tuple(rows), notes, "reliance", about))
     return found
 
@@ -311,16 +290,16 @@ def _reliance_notes(row: Document) -> list[str]:
         "accuracy, and of how many photos",
         f"gap: Mixed-Same - Mixed-Rand ± its standard error; means over {drawn}",
     ]
-    if row.get("without_same"):
+    if row["without_same"]:
         lines.append(f"{counted(row['without_same'], 'photo')} alone in a class: no Mixed-Same, no part in the gap")
-    if row.get("left_out"):
+    if row["left_out"]:
         left_out = counted(len(row["left_out"]), "photo")
         lines.append(f"{left_out} left out: no object, or no background beside it")
     return lines
 
 
 def _place(document: Document) -> dict[str, Value]:
-    return {"run": document.get("run"), "dataset": document.get("dataset")}
+    return {"run": document["run"], "dataset": document["dataset"]}
 
 
 def figure(values: Document, name: str, scale: float = 1.0) -> Cell:

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -55,19 +55,18 @@ def triptych_on_thread(panels: Sequence[Panel], caption: str) -> bytes:
     photo_inches = 3.0 * min(1.6, max(0.5, height / width))
     bars = max(len(panel.guesses) for panel in panels)
     figure = Figure(figsize=(3.2 * len(panels), photo_inches + 0.24 * bars + 0.8), layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.add_gridspec(2, len(panels), height_ratios=(photo_inches, 0.24 * bars + 0.1))
     for column, panel in enumerate(panels):
         _draw_photo(figure.add_subplot(grid[0, column]), panel)
         _draw_guesses(figure.add_subplot(grid[1, column]), panel.guesses, bars)
     figure.supxlabel(plain(caption), fontsize=8, color=INK)
-    return _png_bytes(figure)
+    return _saved(figure)
 
 
-def png_of(figure: Figure) -> bytes:
-    """The figure as PNG; equal figures give equal bytes."""
-    with without_glyph_warnings():
-        return _png_bytes(figure)
+def bytes_of(figure: Figure, kind: str = "png") -> bytes:
+    """The figure as "png" or "svg"; equal figures give equal bytes."""
+    with without_glyph_warnings(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "latcli"}):
+        return _saved(figure, kind)
 
 
 @contextmanager
@@ -81,10 +80,11 @@ def without_glyph_warnings() -> Iterator[None]:
         yield
 
 
-def _png_bytes(figure: Figure) -> bytes:
+def _saved(figure: Figure, kind: str = "png") -> bytes:
     buffer = io.BytesIO()
-    # Without the version in its metadata the same result gives the same bytes.
-    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    # Without versions and dates in its metadata the same result gives the same bytes.
+    metadata = {"Software": None} if kind == "png" else {"Creator": None, "Date": None}
+    figure.savefig(buffer, format=kind, dpi=130, metadata=metadata)
     return buffer.getvalue()
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from latcli.reporting.table import NONE, Cell, Column, Row, Table, Value, rows_of, text_table
+from latcli.reporting.table import Cell, Column, Row, Table, Value, rows_of, text_table
 from latcli.reporting.text import base_name, counted, from_here, number_text, probability
 
 Document = Mapping[str, Any]
@@ -17,15 +16,15 @@ PHOTOS = 20
 
 def attack(document: Document) -> list[Table]:
     """The attacked photos, or what a dry run would attack; what failed; and where the pictures are."""
-    planned, images = document.get("planned") or (), document.get("images") or ()
-    if planned:
-        found = [_plan(planned)]
+    images = document["images"]
+    if document["planned"]:
+        found = [_plan(document["planned"])]
     elif images:
-        regions = _regions(document.get("regions") or ())
+        regions = _regions(document["regions"])
         found = [*regions, photo_table(document, PHOTOS if regions else None)]
     else:
         found = [text_table("", "no photo was attacked")]
-    lines = [*_failures(document), *(f"warning: {text}" for text in document.get("warnings") or ())]
+    lines = [*_failures(document), *(f"warning: {text}" for text in document["warnings"])]
     if document["run"] is not None:
         files = [from_here(path) for image in images[:1] for path in image["files"].values()]
         lines += [f"run {document['run']}", *(files if len(images) == 1 else folder_line(document))]
@@ -48,7 +47,7 @@ def mask(document: Document) -> list[Table]:
         {**one, "photo": base_name(one["image"]), "label": one["label"]["name"], "object": one["object_percent"] / 100}
         for one in document["images"]
     ]
-    lines = [*_failures(document), *([f"run {document['run']}"] if document.get("run") else [])]
+    lines = [*_failures(document), *([f"run {document['run']}"] if document["run"] else [])]
     lines += [f"masks in {from_here(document['out'])}"] if document["images"] else ["no object was found"]
     tables = [Table("Objects", columns, rows_of(columns, records), tuple(_image_notes(document["images"])))]
     return [*(tables if records else []), text_table("", *lines)]
@@ -71,13 +70,12 @@ def _regions(summaries: Sequence[Document]) -> list[Table]:
         Column("after", "p(right class) after", "p"),
         Column("altered", "pixels altered", "percent"),
     ]
-    if any(one.get("smallest_epsilon") is not None for one in summaries):
+    if any(one["smallest_epsilon"] is not None for one in summaries):
         columns.append(Column("smallest", "median smallest epsilon", "epsilon"))
     records = []
     for one in summaries:
-        known = one.get("summary") or {}
-        record = {"region": one["region"], "epsilon": one["epsilon"], "smallest": one.get("smallest_epsilon")}
-        if known.get("clean"):
+        record = {"region": one["region"], "epsilon": one["epsilon"], "smallest": one["smallest_epsilon"]}
+        if known := one["summary"]:
             record |= {"fooled": f"{known['fooled']} of {known['right_before']}", "n": known["n"]}
             record |= {"before": known["clean"]["confidence"], "after": known["adversarial"]["confidence"]}
             record["altered"] = known["altered_percent"] / 100
@@ -90,38 +88,31 @@ def photo_table(document: Document, most: int | None = None) -> Table:
 
     Of more than `most` photos, only the first are shown; the last row and the notes are of all.
     """
-    images = document["images"]
+    images, summary = document["images"], document.get("summary")
     columns = _photo_columns(images)
     shown = [_photo(image, columns) for image in images[:most]]
-    summary = document.get("summary") or {}
-    if len(images) > 1 and summary.get("clean"):
+    notes = _photo_notes(document)
+    if summary and len(images) > 1:
         shown.append(_photo_total(summary, columns))
-    notes = _photo_notes(document, images, summary)
+        notes += _summary_words(summary)
     if most is not None and len(images) > most:
         notes.append(f"the first {most} of {len(images):,} photos; the last row and the counts are of all")
-    about = {"run": document["run"], "model": document.get("classifier"), "epsilon": document.get("epsilon")}
-    against = f"{counted(len(images), 'photo')} against {document.get('classifier') or 'a classifier'}"
-    return Table(
-        f"{against}: {changed_words(document)}",
-        columns, tuple(shown), tuple(notes), kind="photo", about=about,
-        runs=(document["run"],) if document["run"] else (),
-    )  # fmt: skip
+    title = f"{counted(len(images), 'photo')} against {document['classifier']}: {changed_words(document)}"
+    about = {"run": document["run"], "model": document["classifier"], "epsilon": document["epsilon"]}
+    return Table(title, columns, tuple(shown), tuple(notes), "photo", about, runs=(document["run"],))
 
 
 def changed_words(document: Document) -> str:
     """What an attack may change, and by how much."""
-    region = "image" if document.get("detector") == "none" else document.get("region") or "background"
-    words = f"{region} altered"
-    return words if document.get("epsilon") is None else f"{words} by at most {number_text(document['epsilon'])}"
+    region = "image" if document["detector"] == "none" else document["region"] or "background"
+    within = "" if document["epsilon"] is None else f" by at most {number_text(document['epsilon'])}"
+    return f"{region} altered{within}"
 
 
-def p_guess(side: Document) -> float | None:
-    """The probability of the top guess, where it is known."""
-    top = side.get("top") or [{}]
-    known: float | None = side.get("p_prediction", top[0].get("p", top[0].get("confidence")))
-    if known is None and side["rank"] == 1:
-        known = side["confidence"]
-    return known
+def found_by(detector: str) -> str:
+    """Who decided where an object is, in words."""
+    given = {name: f"object given by --{name}" for name in ("box", "mask", "center")}
+    return (given | {"none": "no object was looked for"}).get(detector, f"object found by {detector}")
 
 
 def _photo_columns(images: Sequence[Document]) -> tuple[Column, ...]:
@@ -129,7 +120,7 @@ def _photo_columns(images: Sequence[Document]) -> tuple[Column, ...]:
         Column("photo", "photo", "name", stack="photo"),
         Column("label", "right class", "name", stack="photo"),
     ]
-    targeted = any(image.get("target") is not None for image in images)
+    targeted = any(image["target"] is not None for image in images)
     for side, group, prefix in (("clean", "before", ""), ("adversarial", "after", "-> ")):
         about = {"input": side}
         columns += [
@@ -144,47 +135,43 @@ def _photo_columns(images: Sequence[Document]) -> tuple[Column, ...]:
                 Column("reached", "target", stack="target"),
                 Column("p_target", "p(target)", "p", stack="target", figure="p_target", about=about),
             ]
-    if len({image.get("region") for image in images}) > 1:
-        columns.append(Column("region", "region"))
-    searched = any(image.get("smallest_epsilon") is not None for image in images)
-    if len({image.get("epsilon") for image in images}) > 1 and not searched:
-        columns.append(Column("epsilon", "epsilon", "epsilon"))
-    columns.append(Column("altered", "altered", "percent", figure="altered"))
-    if searched:
-        columns.append(Column("smallest", "smallest epsilon", "epsilon", figure="smallest_epsilon"))
-    if any(image.get("evidence_inside") is not None for image in images):
-        columns.append(
-            Column("evidence", "evidence inside", "percent", optional=True, figure="evidence_inside")
-        )  # fmt: skip
-    return tuple(columns)
+    searched = any(image["smallest_epsilon"] is not None for image in images)
+    further = [
+        (_differ(images, "region"), Column("region", "region")),
+        (_differ(images, "epsilon") and not searched, Column("epsilon", "epsilon", "epsilon")),
+        (True, Column("altered", "altered", "percent", figure="altered")),
+        (searched, Column("smallest", "smallest epsilon", "epsilon", figure="smallest_epsilon")),
+        (_differ(images, "detector"), Column("detector", "object found by", "name", optional=True)),
+        (
+            any(image["evidence_inside"] is not None for image in images),
+            Column("evidence", "evidence inside", "percent", optional=True, figure="evidence_inside"),
+        ),
+    ]
+    return (*columns, *(column for is_shown, column in further if is_shown))
+
+
+def _differ(images: Sequence[Document], name: str) -> bool:
+    return len({image[name] for image in images}) > 1
 
 
 def _photo(image: Document, columns: tuple[Column, ...]) -> Row:
-    name, label = base_name(image["image"]), image["label"]["name"] or NONE
-    values: dict[str, Value | Cell] = {"photo": name, "label": label + (" *" if _is_assumed(image) else "")}
+    name = base_name(image["image"])
+    label = image["label"]["name"] + (" *" if _is_assumed(image) else "")
+    values: dict[str, Value | Cell] = {"photo": name, "label": label, "altered": image["altered_percent"] / 100}
     for side in ("clean", "adversarial"):
         known = image[side]
-        fell = "bad" if side == "adversarial" and is_fooled(image) else "doubtful" if known["rank"] != 1 else "good"
-        values[f"{side}_guess"] = Cell(known["prediction"] or NONE, style=fell)
-        values[f"{side}_p_guess"] = p_guess(known)
+        fell = "bad" if side == "adversarial" and image["fooled"] else "doubtful" if known["rank"] != 1 else "good"
+        values[f"{side}_guess"] = Cell(known["prediction"], style=fell)
+        values[f"{side}_p_guess"] = known["p_prediction"]
         values[f"{side}_p"] = Cell(known["confidence"], style="bad" if fell == "bad" else "")
         values[f"{side}_rank"] = known["rank"]
-    values["altered"] = None if image["altered_percent"] is None else image["altered_percent"] / 100
-    values |= {"smallest": image.get("smallest_epsilon"), "evidence": image.get("evidence_inside")}
-    values |= {"region": image.get("region"), "epsilon": image.get("epsilon")}
-    if image.get("target") is not None:
-        reached = bool(image.get("reached"))
-        values |= {"reached": Cell("reached" if reached else "not reached", style="bad" if reached else "")}
-        values |= {"p_target": image.get("p_target")}
+    values |= {"smallest": image["smallest_epsilon"], "evidence": image["evidence_inside"]}
+    values |= {key: image[key] for key in ("region", "epsilon", "detector", "p_target")}
+    if image["target"] is not None:
+        values["reached"] = Cell("reached", style="bad") if image["reached"] else Cell("not reached")
     (row,) = rows_of(columns, [values])
-    of_photo = {"epsilon": image["epsilon"]} if image.get("epsilon") is not None else {}
-    return Row(row.cells, about={"image": name, "label": label, "at": image.get("region"), **of_photo})
-
-
-def is_fooled(image: Document) -> bool:
-    """Whether the photo was right before the attack and is wrong after it."""
-    before, after = image["clean"]["rank"], image["adversarial"]["rank"]
-    return before == 1 and after is not None and after > 1
+    about = {"image": name, "label": image["label"]["name"], "at": image["region"], "epsilon": image["epsilon"]}
+    return Row(row.cells, about=about)
 
 
 def _photo_total(summary: Document, columns: tuple[Column, ...]) -> Row:
@@ -196,64 +183,59 @@ def _photo_total(summary: Document, columns: tuple[Column, ...]) -> Row:
     return Row(row.cells, total=True)
 
 
-def _photo_notes(document: Document, images: Sequence[Document], summary: Document) -> list[str]:
-    done = [f"object from {document['detector']}"] if document.get("detector") else []
-    done += [document["attack"]] if document.get("attack") else []
-    done += [f"{document['steps']} steps"] if document.get("steps") else []
-    done += [counted(document["restarts"], "random start")] if (document.get("restarts") or 1) > 1 else []
-    done += [f"norm {document['norm']}"] if document.get("norm") else []
-    notes = [*([", ".join(done)] if done else []), success_words(images)]
-    if len(images) > 1 and summary.get("clean"):
-        notes += _rank_words(document, images, summary)
+def _photo_notes(document: Document) -> list[str]:
+    images = document["images"]
+    done = [document["attack"], f"{document['steps']} steps", f"norm {document['norm']}"]
+    if not _differ(images, "detector"):
+        done.insert(0, found_by(images[0]["detector"]))
+    if document["restarts"] > 1:
+        done.append(counted(document["restarts"], "random start"))
+    notes = [", ".join(done), success_words(images)]
     if document.get("smallest_epsilon_max") is not None:
         most = number_text(document["smallest_epsilon_max"])
         notes.append(f"smallest epsilon: the least that fools, none where {most} does not")
     if any(map(_is_assumed, images)):
         notes.append("* no label was given: the clean prediction was taken for the right class")
-    inside = max((image["linf_inside"] or 0 for image in images), default=0)
+    inside = max(image["linf_inside"] for image in images)
     notes.append(f"change where none is allowed: {inside:g}; predictions are of the saved files, in fp32")
     return notes + _image_notes(images)
 
 
 def _image_notes(images: Sequence[Document]) -> list[str]:
-    notes = (f"{base_name(image['image'])}: {note}" for image in images for note in image.get("notes") or ())
+    notes = (f"{base_name(image['image'])}: {note}" for image in images for note in image["notes"])
     return list(dict.fromkeys(notes))
 
 
 def success_words(images: Sequence[Document]) -> str:
     """How many photos were fooled of those that were right before; with targets, how many reached them."""
-    known = [image for image in images if image["adversarial"]["rank"] is not None]
-    right = sum(image["clean"]["rank"] == 1 for image in known)
-    words = f"fooled {sum(map(is_fooled, known))} of {right} that were right"
-    words += f", {len(known) - right} wrong before" if right < len(known) else ""
-    aimed = [image for image in images if image.get("target") is not None]
-    reached = sum(bool(image.get("reached")) for image in aimed)
+    right = sum(image["was_right"] for image in images)
+    words = f"fooled {sum(image['fooled'] for image in images)} of {right} that were right"
+    words += f", {len(images) - right} wrong before" if right < len(images) else ""
+    aimed = [image for image in images if image["target"] is not None]
+    reached = sum(bool(image["reached"]) for image in aimed)
     return f"{words}; target reached {reached} of {len(aimed)}" if aimed else words
 
 
-def _rank_words(document: Document, images: Sequence[Document], summary: Document) -> list[str]:
-    classes = document.get("classes") or math.inf
+def _summary_words(summary: Document) -> list[str]:
     clean, adversarial = summary["clean"], summary["adversarial"]
-    n = len(images)
     parts = [
-        f"in the top {last}: {clean[f'top{last}']} of {n} before, {adversarial[f'top{last}']} after"
+        f"in the top {last}: {clean[f'top{last}']} of {summary['n']} before, {adversarial[f'top{last}']} after"
         for last in (5, 10)
-        if classes > last
     ]
-    words = [f"right class {'; '.join(parts)}"] if parts else []
-    if clean.get("median_confidence") is not None:
-        medians = [probability(side["median_confidence"]) for side in (clean, adversarial)]
-        words.append(f"median p(right class): {medians[0]} before, {medians[1]} after")
-    return words
+    medians = [probability(side["median_confidence"]) for side in (clean, adversarial)]
+    return [
+        f"right class {'; '.join(parts)}",
+        f"median p(right class): {medians[0]} before, {medians[1]} after",
+    ]
 
 
 def _is_assumed(image: Document) -> bool:
-    return bool(image["label"].get("source") == "prediction")
+    return bool(image["label"]["source"] == "prediction")
 
 
 def folder_line(document: Document) -> list[str]:
     """Where the pictures are; no line without photos."""
-    return [f"pictures in {from_here(document['dir'])}"] if document.get("images") else []
+    return [f"pictures in {from_here(document['dir'])}"] if document["images"] else []
 
 
 def _plan(planned: Sequence[Document]) -> Table:
@@ -270,7 +252,7 @@ def _plan(planned: Sequence[Document]) -> Table:
             "photo": base_name(one["image"]),
             "size": f"{one['width']}x{one['height']}",
             "label": one["label"]["name"],
-            "how": one.get("localized_by", one.get("how")),
+            "how": one["localized_by"],
             "share": one["background_percent"] / 100,
             "seconds": one["seconds"],
         }

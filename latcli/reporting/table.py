@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
 
-from latcli.reporting.text import counted, decimals_of, duration, number, number_text, probability, size
+from latcli.reporting.text import decimals_of, duration, number, number_text, probability, size
 
 Value = str | int | float | None
 About = Mapping[str, Value]
@@ -189,8 +189,3 @@ def rows_of(columns: Sequence[Column], records: Sequence[Mapping[str, Value | Ce
         return value if isinstance(value, Cell) else Cell(value)
 
     return tuple(Row(tuple(cell(record.get(column.key)) for column in columns)) for record in records)
-
-
-def seeds(count: int) -> str:
-    """How many, in words."""
-    return counted(count, "seed")

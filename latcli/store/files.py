@@ -27,7 +27,7 @@ def storage_error(error: OSError, path: Path) -> StoreError:
         case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
             return StoreError(message, "free some space, or keep the runs elsewhere with --store DIR")
         case errno.EROFS | errno.EACCES | errno.EPERM:
-            return StoreError(message, "name a folder that you may write with --store DIR")
+            return StoreError(message, "name a folder that you can write to with --store DIR")
         case errno.ENAMETOOLONG:
             return StoreError(message, "rename the photo to something shorter, or take a shorter --store DIR")
     return StoreError(message, "check the device it lies on, or keep the runs elsewhere with --store DIR")
@@ -70,7 +70,7 @@ def write_whole(path: Path, *pieces: bytes) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a process that was killed had begun to write into a run's folder."""
+    """Remove unfinished files of a killed process from a run's folder."""
     for path in folder.rglob(_TEMPORARY):
         with suppress(OSError):
             path.unlink()

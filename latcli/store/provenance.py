@@ -10,6 +10,7 @@ import re
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -68,19 +69,13 @@ def checkout(package: Path) -> tuple[str | None, bool | None]:
 
 def packages() -> dict[str, str]:
     """Installed versions of latcli's own requirements, by name, without importing them."""
-    try:
-        wanted = metadata.requires("latcli") or []
-    except metadata.PackageNotFoundError:  # run from a folder that was never installed
-        wanted = ["torch", "torchvision", "ultralytics", "timm", "numpy", "pillow", "sqlite-utils"]
     versions: dict[str, str] = {}
-    for requirement in wanted:
-        if "extra ==" in requirement:
-            continue
-        name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+    with suppress(metadata.PackageNotFoundError):
+        for requirement in metadata.requires("latcli") or []:
+            name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
+            with suppress(metadata.PackageNotFoundError):
+                if "extra ==" not in requirement:
+                    versions[name] = metadata.version(name)
     return versions
 
 
@@ -110,16 +105,10 @@ def _processor() -> str:
 def _git(folder: Path, *arguments: str) -> str | None:
     # a git hook sets GIT_DIR and its like, which would outrank the folder asked for
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    variables |= {"GIT_OPTIONAL_LOCKS": "0"}
+    command = ["git", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_GIT_SECONDS,
-            check=True,
-            env=variables | {"GIT_OPTIONAL_LOCKS": "0"},
-        )
+        done = subprocess.run(command, capture_output=True, timeout=_GIT_SECONDS, check=True, env=variables)
     except (OSError, subprocess.SubprocessError):  # no git, no repository, or one that does not answer
         return None
-    return done.stdout.strip()
+    return os.fsdecode(done.stdout).strip()

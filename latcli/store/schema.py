@@ -81,7 +81,6 @@ CREATE TABLE environments (
 CREATE TABLE datasets (
     id TEXT PRIMARY KEY NOT NULL,
     name TEXT NOT NULL,
-    split TEXT,
     fingerprint TEXT
 ) STRICT;
 
@@ -214,7 +213,7 @@ def lacking(db: Database, path: Path) -> list[Callable[[Database], None]]:
     tables = db.table_names()
     applied = {row["name"] for row in db.query("SELECT name FROM _migrations")} if "_migrations" in tables else set()
     if tables and not applied:
-        raise StoreError(f"{path} is a database of some other program", "name another folder with --store DIR")
+        raise StoreError(f"{path} is a database of another program", "name another folder with --store DIR")
     if unknown := applied - {step.__name__ for step in MIGRATIONS}:
         raise StoreError(
             f"{path} was made by another version of latcli (its schema has {', '.join(sorted(unknown))})",
@@ -237,14 +236,7 @@ def connect_for_writing(path: Path) -> sqlite3.Connection:
     To be called by one process at a time: two that switch a fresh file to WAL at once fail whatever the timeout.
     Raises sqlite3.Error.
     """
-    connection = sqlite3.connect(path, timeout=TIMEOUT, isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA foreign_keys = ON")
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
+    return _connect(str(path), "PRAGMA journal_mode = WAL", "PRAGMA foreign_keys = ON")
 
 
 def connect_for_reading(path: Path) -> sqlite3.Connection:
@@ -260,8 +252,8 @@ def connect_for_reading(path: Path) -> sqlite3.Connection:
     log = path.with_name(f"{path.name}-wal")
     if log.exists() and log.stat().st_size > 0:
         raise StoreError(
-            f"{path} cannot be read where it lies: its last changes are in {log.name}, and the folder is read-only",
-            "copy the whole folder to where you may write, and name the copy with --store DIR",
+            f"{path} cannot be read: its last changes are in {log.name}, and the folder is read-only",
+            "copy the whole folder to a place where you can write, and name the copy with --store DIR",
         )
     return _open_uri(path, "immutable=1")  # without a log and without a writer the file alone is everything
 
@@ -283,10 +275,16 @@ def database(connection: sqlite3.Connection) -> Database:
 
 
 def _open_uri(path: Path, options: str) -> sqlite3.Connection:
-    uri = f"file:{quote(os.fsencode(path.absolute()))}?{options}"
-    connection = sqlite3.connect(uri, uri=True, timeout=TIMEOUT, isolation_level=None, check_same_thread=False)
+    # Opening is lazy: touch the file.
+    return _connect(f"file:{quote(os.fsencode(path.absolute()))}?{options}", "SELECT count(*) FROM sqlite_master")
+
+
+def _connect(name: str, *statements: str) -> sqlite3.Connection:
+    is_uri = name.startswith("file:")
+    connection = sqlite3.connect(name, uri=is_uri, timeout=TIMEOUT, isolation_level=None, check_same_thread=False)
     try:
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opening is lazy: touch the file
+        for statement in statements:
+            connection.execute(statement).fetchone()
     except sqlite3.Error:
         connection.close()
         raise

@@ -17,12 +17,12 @@ from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from filelock import FileLock, Timeout
 
 from latcli.errors import ExitCode, LatcliError, StoreError, Terminated, UsageError
-from latcli.results import columns, legible, to_json
+from latcli.results import Status, columns, legible, to_json
 from latcli.store.files import (
     LOCK,
     LOG,
@@ -51,9 +51,6 @@ if TYPE_CHECKING:
 
 DATABASE = "latcli.db"
 STORE_LOCK = "latcli.lock"
-
-Status = Literal["running", "completed", "failed", "interrupted", "crashed"]
-STATUSES: tuple[Status, ...] = get_args(Status)
 
 #: Tables and views whose rows belong to one run.
 RunTable = Literal["attacks", "artifacts", "cells", "metrics", "latest_metrics", "loss_matrix", "attack_results"]
@@ -139,26 +136,18 @@ class Store:
         Runs of this machine whose process is gone become `crashed`. Raises StoreError.
         """
         folder = folder.absolute()
-        path = folder / DATABASE
-        try:
+        with _folder_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / STORE_LOCK, timeout=_OPENING_SECONDS), sqlite_errors(path):
-                store = cls(folder, connect_for_writing(path), read_only=False)
-                try:
-                    migrate(store._db, path)
-                    store._mark_crashed()
-                except BaseException:
-                    store.close()
-                    raise
-        except (FileExistsError, NotADirectoryError) as error:
-            raise _not_a_folder(folder) from error
-        except Timeout as error:
-            raise StoreError(
-                f"another process has kept the store {folder} locked for {_OPENING_SECONDS:g} s",
-                "let it end first, or keep the runs elsewhere with --store DIR",
-            ) from error
-        except OSError as error:
-            raise storage_error(error, folder) from error
+            with (
+                FileLock(folder / STORE_LOCK, timeout=_OPENING_SECONDS),
+                sqlite_errors(folder / DATABASE),
+                ExitStack() as failing,
+            ):
+                store = cls(folder, connect_for_writing(folder / DATABASE), read_only=False)
+                failing.callback(store.close)
+                migrate(store._db, store.path)
+                store._mark_crashed()
+                failing.pop_all()
         return store
 
     @classmethod
@@ -168,23 +157,16 @@ class Store:
         Raises StoreError, also where there is no store.
         """
         folder = folder.absolute()
-        path = folder / DATABASE
         require(folder)
-        try:
-            with sqlite_errors(path):
-                store = cls(folder, connect_for_reading(path), read_only=True)
-                try:
-                    steps = lacking(store._db, path)
-                    if steps and not store._db.table_names():
-                        raise no_runs(folder)
-                    if steps:
-                        hint = "any command that keeps a run brings it up to date"
-                        raise StoreError(f"{path} was made by an older latcli", hint)
-                except BaseException:
-                    store.close()
-                    raise
-        except OSError as error:
-            raise storage_error(error, folder) from error
+        with _folder_errors(folder), sqlite_errors(folder / DATABASE), ExitStack() as failing:
+            store = cls(folder, connect_for_reading(folder / DATABASE), read_only=True)
+            failing.callback(store.close)
+            if lacking(store._db, store.path):
+                if not store._db.table_names():
+                    raise no_runs(folder)
+                hint = "any command that keeps a run brings it up to date"
+                raise StoreError(f"{store.path} was made by an older latcli", hint)
+            failing.pop_all()
         return store
 
     def close(self) -> None:
@@ -250,10 +232,12 @@ class Store:
         if seed is not None and abs(seed) > _LARGEST_SEED:
             raise UsageError(f"the seed {seed} is too large to be kept", f"choose one from 0 to {_LARGEST_SEED}")
         found = environment()
-        row: dict[str, Any] = {"name": name, "tags": tuple(tags), "command": command, "status": "running"}
-        row |= {"parent": None if parent is None else self.find_run(parent).id, "started": utc_now(), "argv": argv}
-        row |= {"config": config, "config_hash": fingerprint(config), "seed": seed, "device": device}
-        row |= {"dataset": dataset, "model": model, "environment": found["id"], "pid": os.getpid(), "host": host()}
+        row: dict[str, Any] = {
+            **{"name": name, "tags": tuple(tags), "command": command, "status": "running", "argv": argv},
+            **{"parent": None if parent is None else self.find_run(parent).id, "started": utc_now()},
+            **{"config": config, "config_hash": fingerprint(config), "seed": seed, "device": device},
+            **{"dataset": dataset, "model": model, "environment": found["id"], "pid": os.getpid(), "host": host()},
+        }
         folder, lock = self._new_folder(command)
         try:
             with self.writing() as db:
@@ -299,7 +283,7 @@ class Store:
     def check_name(self, name: str | None, own_id: str = "") -> None:
         """Raise UsageError where another run has the name already."""
         for row in self.query("SELECT id FROM runs WHERE name = :name AND id <> :id", {"name": name, "id": own_id}):
-            raise UsageError(f"the run {row['id']} is called '{name}' already", "choose another --name")
+            raise UsageError(f"the run {row['id']} already has the name '{name}'", "choose another --name")
 
     def find_run(self, name: str) -> RunRow:
         """The run of that name, or whose id ends so; `latest` is the one that started last.
@@ -309,18 +293,17 @@ class Store:
         if name == "latest":
             found = self.runs(limit=1)
         else:
-            where = f"SELECT * FROM runs WHERE {_ENDS_WITH} ORDER BY {_NEWEST}"
-            rows = self.query("SELECT * FROM runs WHERE name = :name", {"name": name}) or self.query(
-                where, {"name": name}
-            )
+            named = "SELECT * FROM runs WHERE name = :name"
+            ending = f"SELECT * FROM runs WHERE {_ENDS_WITH} ORDER BY {_NEWEST}"
+            rows = self.query(named, {"name": name}) or self.query(ending, {"name": name})
             found = [self._run_row(row) for row in rows]
         if not found and not self.query("SELECT 1 FROM runs LIMIT 1"):
             raise no_runs(self.folder)
         if not found:
-            raise UsageError(f"there is no run '{name}' in {self.folder}", "`latcli runs list` shows those there are")
+            raise UsageError(f"there is no run '{name}' in {self.folder}", "`latcli runs list` lists the runs")
         if len(found) > 1:
             shown = ", ".join(row.id for row in found[:_SHOWN]) + (" …" if len(found) > _SHOWN else "")
-            raise UsageError(f"'{name}' fits {len(found)} runs: {shown}", "give more of the end of the id")
+            raise UsageError(f"'{name}' matches {len(found)} runs: {shown}", "give more of the end of the id")
         return found[0]
 
     def runs(
@@ -422,14 +405,6 @@ class Store:
         with self.reading() as db:
             return list(db.query(sql, columns(parameters or {})))
 
-    def last_values(self, runs: Iterable[str], names: Sequence[str]) -> dict[str, dict[str, float | None]]:
-        """For each run that has any of these metrics, their values at the last step; NULL is None."""
-        values: dict[str, dict[str, float | None]] = {}
-        for row in self.rows_of_runs("latest_metrics", runs):
-            if row["name"] in names:
-                values.setdefault(row["run"], {})[row["name"]] = row["value"]
-        return values
-
     def series(
         self, runs: Iterable[str], names: Sequence[str], *, points: int | None = None
     ) -> dict[str, dict[str, list[list[Any]]]]:
@@ -456,13 +431,12 @@ class Store:
 
     # what runs share
 
-    def record_dataset(self, name: str, *, split: str | None = None, fingerprint: str | None = None) -> str:
-        """Remember a data set; returns its id, which differs where split or contents differ."""
-        known = dataset_id(name, fingerprint, split)
+    def record_dataset(self, name: str, *, fingerprint: str | None = None) -> str:
+        """Remember a data set; returns its id, which differs where contents differ."""
+        row = {"id": dataset_id(name, fingerprint), "name": name, "fingerprint": fingerprint}
         with self.writing() as db:
-            row = {"id": known, "name": name, "split": split, "fingerprint": fingerprint}
             db.table("datasets").upsert(columns(row), pk="id")
-        return known
+        return str(row["id"])
 
     def record_model(
         self,
@@ -476,48 +450,26 @@ class Store:
         """Remember a model; returns its id, which differs where the weights differ. `run` trained it."""
         model_id = legible(name) + (f"@{weights_sha256[:8]}" if weights_sha256 else "")
         known = {"architecture": architecture, "weights_sha256": weights_sha256, "regime": regime, "run": run}
+        row = {"id": model_id, "name": name} | {key: value for key, value in known.items() if value is not None}
         with self.writing() as db:
-            row = {"id": model_id, "name": name} | {key: value for key, value in known.items() if value is not None}
             db.table("models").upsert(columns(row), pk="id")
         return model_id
-
-    def find_detection(self, image: str, detector: str, target: str = "") -> tuple[str, bytes | None] | None:
-        """JSON of boxes and PNG of silhouettes as `save_detection` kept them for an image's hash, a detector's
-        fingerprint and a target's name; None where there are none."""
-        found = self.query(
-            "SELECT boxes_json, segmentations FROM detections"
-            " WHERE image = :image AND detector = :detector AND target = :target",
-            {"image": image, "detector": detector, "target": target},
-        )
-        return (found[0]["boxes_json"], found[0]["segmentations"]) if found else None
-
-    def save_detection(
-        self, image: str, detector: str, target: str, boxes_json: str, segmentations: bytes | None = None
-    ) -> None:
-        """Remember a detection, in place of an earlier one for the same image, detector and target."""
-        key = {"image": image, "detector": detector, "target": target}
-        row = key | {"boxes_json": boxes_json, "segmentations": segmentations, "created": utc_now()}
-        with self.writing() as db:
-            db.table("images").insert({"sha256": image}, ignore=True)
-            db.table("detections").upsert(row, pk=tuple(key))
 
     # inside
 
     def _new_folder(self, command: str) -> tuple[Path, FileLock]:
         """A new folder and its lock, under an id whose last four digits no other run has, as long as any are left."""
-        path = self.folder
         try:
             for attempt in range(128):
                 suffix = secrets.token_hex(2)
-                if attempt < 64 and self.query(f"SELECT 1 FROM runs WHERE {_ENDS_WITH}", {"name": suffix}):
-                    continue
                 path = self.folder_of(f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{command}-{suffix}")
-                with suppress(FileExistsError):
-                    path.mkdir()
-                    return path, _acquired(path, 0.0)
+                if attempt >= 64 or not self.query(f"SELECT 1 FROM runs WHERE {_ENDS_WITH}", {"name": suffix}):
+                    with suppress(FileExistsError):
+                        path.mkdir()
+                        return path, _acquired(path, 0.0)
         except OSError as error:
-            raise storage_error(error, path) from error
-        raise StoreError(f"{self.folder} holds too many runs of this second", "wait a moment and try again")
+            raise storage_error(error, self.folder) from error
+        raise StoreError(f"{self.folder} has too many runs that started in this second", "wait a moment and try again")
 
     def _lock(self, run: RunRow, seconds: float) -> FileLock | None:
         """The lock of a run that is not at work, None where it has no folder. Raises StoreError where it is at work."""
@@ -678,7 +630,7 @@ class Run:
             db.table("runs").update(self.id, columns({"model": model}))
 
     def write_provenance(self, **changed: Any) -> None:
-        """Write what the database has of the run into `run.json`, for whoever finds the folder alone."""
+        """Write what the database has of the run into `run.json`, for readers of the folder alone."""
         row = asdict(self._store.find_run(self.id)) | changed
         del row["path"]  # the folder may be moved
         row["environment"] = self._store.environment(row["environment"])
@@ -709,20 +661,18 @@ class Run:
                 db.table("runs").update(self.id, change)
 
 
-def dataset_id(name: str, fingerprint: str | None, split: str | None = None) -> str:
-    """What the store calls a data set: the same where name, split and contents are."""
-    return legible(name) + (f"/{split}" if split else "") + (f"@{fingerprint[:8]}" if fingerprint else "")
+def dataset_id(name: str, fingerprint: str | None) -> str:
+    """What the store calls a data set: the same where name and contents are."""
+    return legible(name) + (f"@{fingerprint[:8]}" if fingerprint else "")
 
 
 def require(folder: Path) -> None:
     """Raise StoreError unless the folder holds a store."""
-    try:
+    with _folder_errors(folder):
         if folder.exists() and not folder.is_dir():
-            raise _not_a_folder(folder)
+            raise NotADirectoryError
         if not (folder / DATABASE).exists():
             raise no_runs(folder)
-    except OSError as error:
-        raise storage_error(error, folder) from error
 
 
 def no_runs(folder: Path) -> StoreError:
@@ -733,8 +683,20 @@ def no_runs(folder: Path) -> StoreError:
     )
 
 
-def _not_a_folder(folder: Path) -> StoreError:
-    return StoreError(f"{folder} is not a folder that could hold runs", "name a folder with --store DIR")
+@contextmanager
+def _folder_errors(folder: Path) -> Iterator[None]:
+    """Turn the operating system's refusals about a store's folder into StoreError."""
+    try:
+        yield
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StoreError(f"{folder} is not a folder", "name a folder with --store DIR") from error
+    except Timeout as error:
+        raise StoreError(
+            f"another process has kept the store {folder} locked for {_OPENING_SECONDS:g} s",
+            "let it end first, or keep the runs elsewhere with --store DIR",
+        ) from error
+    except OSError as error:
+        raise storage_error(error, folder) from error
 
 
 def _acquired(folder: Path, seconds: float) -> FileLock:

@@ -25,45 +25,34 @@ def verify(store: Store, runs: Sequence[RunRow]) -> Verification:
     problems: list[Problem] = []
     checked = 0
     for run in runs:
-        count, found = _verify_run(store, run)
-        checked += count
-        problems += found
+        if run.path.is_symlink():
+            problems.append(Problem(run.id, ".", "outside", "a link stands in its place, and was not followed"))
+            continue
+        if not run.path.is_dir():
+            problems.append(Problem(run.id, ".", "missing", "the run's folder is gone"))
+        for row in store.rows_of(run.id, "artifacts"):
+            checked += 1
+            if (fault := _lasting_fault(store, run, row)) is not None:
+                problems.append(Problem(run.id, row["name"], *fault))
     faults = database_faults(store)
     ids = tuple(run.id for run in runs)
     return Verification(store.folder, not problems and not faults, ids, checked, tuple(problems), tuple(faults))
 
 
-def _verify_run(store: Store, run: RunRow) -> tuple[int, list[Problem]]:
-    """How many files of a run have a row, and what differs from their recorded size and sha256."""
-    if run.path.is_symlink():
-        return 0, [Problem(run.id, ".", "outside", "a link stands in the folder's place, and was not followed")]
-    artifacts = store.rows_of(run.id, "artifacts")
-    problems = []
-    if not run.path.is_dir():
-        problems.append(Problem(run.id, ".", "missing", "the run's folder is gone"))
-    for row in artifacts:
-        fault = fault_of(run.path, row["name"], row["size"], row["sha256"])
-        if fault is not None and run.status == "running":
-            fault = _lasting_fault(store, run, row)
-        if fault is not None:
-            problems.append(Problem(run.id, row["name"], *fault))
-    return len(artifacts), problems
-
-
 def _lasting_fault(store: Store, run: RunRow, row: dict[str, Any]) -> Fault | None:
-    """What is wrong with a file of a run at work, which may be replacing or removing it at this moment."""
-    fault = None
+    """What is wrong with a file; of a run at work, which may be replacing it at this moment, what stays wrong."""
+    fault = fault_of(run.path, row["name"], row["size"], row["sha256"])
     for _ in range(_LOOKS):
-        fault = fault_of(run.path, row["name"], row["size"], row["sha256"])
-        if fault is None:
-            return None
+        if fault is None or run.status != "running":
+            break
         time.sleep(_LOOK_SECONDS)
         again = [one for one in store.rows_of(run.id, "artifacts") if one["name"] == row["name"]]
-        if again == [row] and fault_of(run.path, row["name"], row["size"], row["sha256"]) == fault:
-            return fault
         if not again:
-            return None
-        row = again[0]
+            return None  # it has been removed meanwhile
+        before, row = (row, fault), again[0]
+        fault = fault_of(run.path, row["name"], row["size"], row["sha256"])
+        if before == (row, fault):
+            break
     return fault
 
 

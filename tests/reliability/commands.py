@@ -36,19 +36,8 @@ def attack(folder: Path, *more: str) -> list[str]:
 
 def train(*more: str) -> list[str]:
     """A training of few steps that keeps its state after each."""
-    given = (
-        "--preset",
-        "quick",
-        "--regime",
-        "background",
-        "--attack",
-        "fgsm-rs",
-        "--batch",
-        "4",
-        "--checkpoint-every",
-        "1",
-    )
-    return ["train", "--dataset", "mnist-5k", *given, "--steps", "200", *FEW, *more]
+    given = ["--preset", "quick", "--regime", "background", "--attack", "fgsm-rs", "--batch", "4"]
+    return ["train", "--dataset", "mnist-5k", *given, "--checkpoint-every", "1", "--steps", "200", *FEW, *more]
 
 
 def evaluate(*more: str) -> list[str]:

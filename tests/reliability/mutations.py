@@ -17,22 +17,8 @@ Mutation = Callable[[bytes, Random], bytes]
 
 _EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63, 2**64 - 1)
 _WORDS = (
-    *(
-        b"\0",
-        b"\n",
-        b"\xff\xfe",
-        b"\xef\xbb\xbf",
-        b"\x1b[31m",
-        b'"',
-        b"{",
-        b"]",
-        b"[[",
-        b"NaN",
-        b"-1",
-        b"1e999",
-        b"null",
-    ),
-    *(b"9" * 5000, b"[" * 3000, b'{"a":' * 3000, b"../../../../etc/passwd", b"\xed\xa0\x80", b"<script>", b"A" * 70000),
+    *(b"\0", b"\n", b"\xff\xfe", b"\xef\xbb\xbf", b"\x1b[31m", b'"', b"{", b"]", b"[[", b"NaN", b"-1", b"1e999"),
+    *(b"null", b"9" * 5000, b"[" * 3000, b'{"a":' * 3000, b"../../../../etc/passwd", b"\xed\xa0\x80", b"A" * 70000),
 )
 #: What may stand in a JSON document where something else is expected.
 _VALUES: tuple[Any, ...] = (
@@ -155,6 +141,7 @@ def safetensors_damaged(data: bytes, rng: Random) -> bytes:
 
 def header_document_damaged(data: bytes, rng: Random) -> bytes:
     """A safetensors file of latcli's: the document in its header is another one, and its digest is right again."""
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load, save
 
@@ -167,16 +154,7 @@ def header_document_damaged(data: bytes, rng: Random) -> bytes:
     tensors = load(data)
     name = rng.choice(list(tensors))
     value = tensors[name]
-    others = (
-        value,
-        value,
-        value.double(),
-        value.half(),
-        value.flatten(),
-        value[:0],
-        value.bool(),
-        value * float("nan"),
-    )
+    others = [value, value, value.double(), value.half(), value.flatten(), value[:0], value.bool(), value * torch.nan]
     tensors[name] = rng.choice(others).clone()
     try:
         changed = json.loads(json_damaged(document, rng))

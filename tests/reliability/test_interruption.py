@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import signal
 import sqlite3
-import subprocess
-import sys
-import textwrap
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import commands
 import pytest
+import torch
 from form import Figures, full
 from soundness import assert_sound, statuses
+
+from latcli.engine.attacks import pgd
 
 #: Two seconds are promised of a machine that does nothing else; one that tests run on in pairs is given more.
 LIMIT = 2.0 if full() else 20.0
@@ -86,75 +87,46 @@ def test_a_long_step_of_training_is_given_up_and_the_last_one_kept(
     assert seconds < LIMIT
 
 
-# ---- the machine fails ----
+def torch_refuses() -> None:
+    torch.empty(1 << 60)  # more than any machine has
 
-#: Runs latcli with the third gradient of an attack replaced by a failure of the machine.
-FAILING = textwrap.dedent(
-    """
-    import sys
-    import torch
-    from latcli.engine.attacks import pgd
 
-    def fail():
-        match sys.argv[1]:
-            case "memory":
-                raise MemoryError
-            case "torch-memory":
-                torch.empty(1 << 60)  # more than any machine has: torch's own words
-            case "device-memory":
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\\nmore")
-            case "lost":
-                raise torch.AcceleratorError("CUDA error: unspecified launch failure\\nCUDA kernel errors might be\\n")
-            case "limit":
-                import resource
-                resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
-                torch.zeros(1 << 30)
-
-    gradient, calls = pgd.input_gradient, 0
-
-    def third(*arguments):
-        global calls
-        calls += 1
-        if calls == 3:
-            fail()
-        return gradient(*arguments)
-
-    pgd.input_gradient = third
-    from latcli import process
-    from latcli.cli import app
-    sys.exit(process.run(app, sys.argv[2:]))
-    """
-)
+def fail(error: Exception) -> None:
+    raise error
 
 
 @pytest.mark.parametrize(
-    ("kind", "said", "advised"),
+    ("failure", "said", "advised"),
     [
-        ("memory", "not enough memory", "--batch"),
-        ("torch-memory", "not enough memory", "--batch"),
-        ("limit", "not enough memory", "--batch"),
-        ("device-memory", "the device has not enough memory", "--device cpu"),
-        ("lost", "the device failed: CUDA error: unspecified launch failure", "--resume"),
+        (lambda: fail(MemoryError()), "not enough memory", "--batch"),
+        (torch_refuses, "not enough memory", "--batch"),
+        (
+            lambda: fail(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore")),
+            "the device has not enough memory",
+            "--device cpu",
+        ),
+        (
+            lambda: fail(torch.AcceleratorError("CUDA error: unspecified launch failure\nCUDA kernel errors might\n")),
+            "the device failed: CUDA error: unspecified launch failure",
+            "--resume",
+        ),
     ],
 )
-def test_a_machine_that_fails_ends_the_run_with_the_reason(
-    work: Path, caches: dict[str, str], kind: str, said: str, advised: str
+def test_a_machine_that_fails_in_the_third_step_ends_the_run_with_the_reason(
+    work: Path, latcli: Callable[..., Any], monkeypatch: Any, failure: Callable[[], None], said: str, advised: str
 ) -> None:
-    arguments = commands.attack(Path("photos"), "--no-figures")
-    done = subprocess.run(
-        [sys.executable, "-c", FAILING, kind, *arguments],
-        cwd=work,
-        env=os.environ | caches | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    gradient, calls = pgd.input_gradient, []
 
-    assert done.returncode == 1, done.stderr
-    assert [line.partition(": ")[0] for line in done.stderr.splitlines()] == ["error", "hint"], done.stderr
-    assert done.stderr.splitlines()[0] == f"error: {said}"
-    assert advised in done.stderr.splitlines()[1]
+    def third(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            failure()
+        return gradient(*arguments)
+
+    monkeypatch.setattr(pgd, "input_gradient", third)
+    done = latcli(*commands.attack(work / "photos"), "--no-figures", "--store", work / "runs")
+
+    assert (done.code, done.error[0], advised in done.error[1]) == (1, said, True)
     with closing(sqlite3.connect(work / "runs" / "latcli.db")) as db:
         assert db.execute("SELECT status, exit_code, error FROM runs").fetchall() == [("failed", 1, said)]
     assert_sound(work / "runs")

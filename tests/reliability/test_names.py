@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from conftest import Outcome
 from report_store import WILD
 from test_store import PHOTO, start
 
 from latcli.results import columns
-from latcli.session import Session
 from latcli.store.store import Store
 
 NAMES = [*WILD, "[red]bold[/red]", "[/]", "\x9b31m", "a\x00b", "\udcff\udc80", "\u2028\u2029\u200f"]
@@ -21,18 +18,6 @@ NAMES = [*WILD, "[red]bold[/red]", "[/]", "\x9b31m", "a\x00b", "\udcff\udc80", "
 
 def harmless(text: str) -> bool:
     return all(line.isprintable() for line in text.split("\n"))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_note_is_one_line_and_json_stays_json(name: str) -> None:
-    stdout, stderr = io.StringIO(), io.StringIO()
-    session = Session(stdout=stdout, stderr=stderr)
-    session.note(f"note: {name}")
-    session.print_json({"name": name})
-    assert stderr.getvalue().count("\n") == 1
-    assert harmless(stderr.getvalue())
-    assert json.loads(stdout.getvalue()) == {"name": name}
-    assert stdout.getvalue().isascii()
 
 
 def test_runs_are_shown_as_text_whatever_they_hold(tmp_path: Path, latcli: Callable[..., Outcome]) -> None:

@@ -28,8 +28,6 @@ from latcli.engine.attacks.contract import run_attack
 from latcli.engine.attacks.settings import NORMS, OBJECTIVES, AttackSettings, Model, Norm
 from latcli.engine.canvas import adversarial_levels, make_grid
 from latcli.engine.images import read_photo
-from latcli.engine.models.classifier import Classifier
-from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.noise import derive_seed
 from latcli.errors import UsageError
 
@@ -59,17 +57,15 @@ def _casting(dtype: torch.dtype, scale: float = 1.0) -> Callable[[int], Model]:
     return made
 
 
-def _after(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[int], Model]:
+def _with(
+    after: Callable[[torch.Tensor], torch.Tensor] = lambda logits_BK: logits_BK,
+    before: Callable[[torch.Tensor], torch.Tensor] = lambda x_BCHW: x_BCHW,
+) -> Callable[[int], Model]:
     def made(channels: int) -> Model:
         net = _net(channels)
-        return lambda x_BCHW: change(net(x_BCHW))
+        return lambda x_BCHW: after(net(before(x_BCHW)))
 
     return made
-
-
-def _noisy(channels: int) -> Model:
-    net = _net(channels)
-    return lambda x_BCHW: net(nn.functional.dropout(x_BCHW, 0.5, training=True))
 
 
 MODELS: dict[str, Callable[[int], Model]] = {
@@ -78,13 +74,13 @@ MODELS: dict[str, Callable[[int], Model]] = {
     "bfloat16": _casting(torch.bfloat16),
     "float64": _casting(torch.float64),
     "float16 that overflows": _casting(torch.float16, scale=1e6),
-    "1e30": _after(lambda logits_BK: logits_BK * 1e30),
-    "constant": _after(lambda logits_BK: logits_BK * 0.0),
-    "NaN": _after(lambda logits_BK: logits_BK * float("nan")),
-    "infinite": _after(lambda logits_BK: logits_BK / 0.0),
-    "one class impossible": _after(lambda logits_BK: logits_BK + torch.tensor([-float("inf"), 0, 0, 0, 0])),
-    "one class certain": _after(lambda logits_BK: logits_BK + torch.tensor([float("inf"), 0, 0, 0, 0])),
-    "never twice the same": _noisy,
+    "1e30": _with(lambda logits_BK: logits_BK * 1e30),
+    "constant": _with(lambda logits_BK: logits_BK * 0.0),
+    "NaN": _with(lambda logits_BK: logits_BK * float("nan")),
+    "infinite": _with(lambda logits_BK: logits_BK / 0.0),
+    "one class impossible": _with(lambda logits_BK: logits_BK + torch.tensor([-float("inf"), 0, 0, 0, 0])),
+    "one class certain": _with(lambda logits_BK: logits_BK + torch.tensor([float("inf"), 0, 0, 0, 0])),
+    "never twice the same": _with(before=lambda x_BCHW: nn.functional.dropout(x_BCHW, 0.5, training=True)),
 }
 
 
@@ -101,41 +97,28 @@ class Case:
 
 
 def _epsilon(kind: str, shape: tuple[int, int], random: np.random.Generator) -> np.ndarray:
-    H, W = shape
-    eps_HW = np.zeros(shape, np.float32)
-    if kind == "one pixel":
-        eps_HW[random.integers(H), random.integers(W)] = 8 / 255
-    elif kind == "a hole of one pixel":
-        eps_HW[:] = 8 / 255
-        eps_HW[random.integers(H), random.integers(W)] = 0
-    elif kind == "soft":
-        eps_HW[:] = random.random(shape) * 8 / 255
-    elif kind == "from 0 to 1":
-        eps_HW[:] = random.random(shape)
-    elif kind == "below one level":
-        eps_HW[:] = random.random(shape) / 255
-    elif kind == "tiny":
-        eps_HW[:] = 1e-30
-    elif kind == "all":
-        eps_HW[:] = 1.0
-    return eps_HW
+    pixel_HW = np.zeros(shape, np.float32)
+    pixel_HW[random.integers(shape[0]), random.integers(shape[1])] = 8 / 255
+    scales = {"soft": 8 / 255, "from 0 to 1": 1.0, "below one level": 1 / 255}
+    if kind in scales:
+        return (random.random(shape) * scales[kind]).astype(np.float32)
+    if kind in ("one pixel", "a hole of one pixel"):
+        return pixel_HW if kind == "one pixel" else np.float32(8 / 255) - pixel_HW
+    return np.full(shape, {"zero": 0.0, "tiny": 1e-30, "all": 1.0}[kind], np.float32)
 
 
 KINDS = ("zero", "one pixel", "a hole of one pixel", "soft", "from 0 to 1", "below one level", "tiny", "all")
-LAYOUTS = ("usual", "channels last", "transposed", "strided", "expanded")
 
 
 def _laid_out(t_BCHW: torch.Tensor, layout: str) -> torch.Tensor:
     """The same values in another place of memory."""
-    if layout == "channels last":
-        return t_BCHW.contiguous(memory_format=torch.channels_last)
-    if layout == "transposed":
-        return t_BCHW.transpose(2, 3).contiguous().transpose(2, 3)
-    if layout == "strided":
-        return torch.stack([t_BCHW, torch.full_like(t_BCHW, 9.0)], dim=-1)[..., 0]
-    if layout == "expanded":
-        return t_BCHW[:1].expand_as(t_BCHW)
-    return t_BCHW
+    layouts: dict[str, Callable[[], torch.Tensor]] = {
+        "usual": lambda: t_BCHW,
+        "channels last": lambda: t_BCHW.contiguous(memory_format=torch.channels_last),
+        "strided": lambda: torch.stack([t_BCHW, torch.full_like(t_BCHW, 9.0)], dim=-1)[..., 0],
+        "expanded": lambda: t_BCHW[:1].expand_as(t_BCHW),
+    }
+    return layouts[layout]()
 
 
 @st.composite
@@ -147,7 +130,7 @@ def cases(draw: st.DrawFn) -> Case:
     levels_BCHW = random.choice([0, 1, 128, 254, 255], (batch, channels, H, W)).astype(np.uint8)
     kinds = [draw(st.sampled_from(KINDS)) for _ in range(batch)]
     eps_B1HW = torch.from_numpy(np.stack([_epsilon(kind, (H, W), random)[None] for kind in kinds]))
-    layout = draw(st.sampled_from(LAYOUTS))
+    layout = draw(st.sampled_from(["usual", "channels last", "strided", "expanded"]))
     x_BCHW = torch.from_numpy(levels_BCHW).float() / 255
     if layout == "expanded":
         levels_BCHW = np.broadcast_to(levels_BCHW[:1], levels_BCHW.shape)
@@ -345,49 +328,27 @@ STRESSED = """
 import torch
 from tiny_model import TinyNet
 
-class InPlace(TinyNet):
-    def forward(self, x):
-        return super().forward(x.mul_(0.5).add_(0.25))
+class Odd(TinyNet):
+    def __init__(self, before=lambda x: x, after=lambda logits: logits):
+        super().__init__()
+        self.before, self.after = before, after
 
-class Plain(TinyNet):
     def forward(self, x):
-        return super().forward(x * 0.5 + 0.25)
-
-class Dropping(TinyNet):
-    def forward(self, x):
-        return super().forward(torch.nn.functional.dropout(x, 0.1, training=True))
-
-class Detached(TinyNet):
-    def forward(self, x):
-        return super().forward(x.detach())
-
-class Times(TinyNet):
-    factor = 1.0
-    def forward(self, x):
-        return super().forward(x) * self.factor
-
-def times(factor):
-    net = Times()
-    net.factor = factor
-    return net
-
-class CastsByItself(TinyNet):
-    def forward(self, x):
-        return super().forward(x.half())
+        return self.after(super().forward(self.before(x)))
 
 def half(): return TinyNet().half()
 def bfloat16(): return TinyNet().bfloat16()
 def double(): return TinyNet().double()
-def casts_by_itself(): return CastsByItself().half()
 def training(): return TinyNet().train()
-def plain(): return Plain()
-def in_place(): return InPlace()
-def dropping(): return Dropping()
-def detached(): return Detached()
-def huge(): return times(1e30)
-def constant(): return times(0.0)
-def nan(): return times(float("nan"))
-def infinite(): return times(float("inf"))
+def plain(): return Odd(lambda x: x * 0.5 + 0.25)
+def in_place(): return Odd(lambda x: x.mul_(0.5).add_(0.25))
+def dropping(): return Odd(lambda x: torch.nn.functional.dropout(x, 0.1, training=True))
+def detached(): return Odd(lambda x: x.detach())
+def casts_by_itself(): return Odd(lambda x: x.half()).half()
+def huge(): return Odd(after=lambda logits: logits * 1e30)
+def constant(): return Odd(after=lambda logits: logits * 0.0)
+def nan(): return Odd(after=lambda logits: logits * float("nan"))
+def infinite(): return Odd(after=lambda logits: logits * float("inf"))
 """
 
 
@@ -400,20 +361,11 @@ def test_a_classifier_of_ones_own_may_be_odd(model: str, attacked: Callable[...,
     assert one["linf_outside"] <= 8 / 255 + 1e-9
 
 
-@pytest.mark.parametrize("attack", ["pgd", "square"])
-def test_an_in_place_network_is_attacked_as_one_that_is_not(attack: str, attacked: Callable[..., Any]) -> None:
+def test_an_in_place_network_is_attacked_as_one_that_is_not(attacked: Callable[..., Any]) -> None:
     """Its input is a copy: what it does to it reaches neither the gradient nor the score."""
-    how = (save_photo(Path("a.png")), "--steps", "5", "--attack", attack)
+    how = (save_photo(Path("a.png")), "--steps", "5")
     in_place, plain = (attacked(*how, model=f"stressed:{model}")["a.png"] for model in ("in_place", "plain"))
     assert in_place["adversarial"] == plain["adversarial"]
-
-
-def test_a_classifier_leaves_its_input_as_it_was() -> None:
-    net = nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(12, CLASSES))
-    classifier = Classifier("in place", net, Preprocessing(2, 2, "bilinear"), [str(k) for k in range(CLASSES)])
-    x_BChw = torch.full((1, 3, 2, 2), -1.0)
-    classifier(x_BChw)
-    assert (x_BChw == -1.0).all()
 
 
 @pytest.mark.parametrize("model", ["nan", "infinite", "detached", "casts_by_itself"])

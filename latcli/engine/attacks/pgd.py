@@ -122,7 +122,7 @@ def input_gradient(
 
 def _no_gradient() -> LatcliError:
     return LatcliError(
-        "the model gives no gradient of its logits", "let it keep the graph of its input, or take --attack square"
+        "the model gives no gradient of its logits", "keep the autograd graph of its input, or use --attack square"
     )
 
 

@@ -77,9 +77,7 @@ class AttackSettings:
             if name not in known:
                 raise unknown_name(what, name, known)
         if ranks_of(self.objective) and self.targeted:
-            raise UsageError(
-                f"the objective {self.objective} leads away from a label, not to a target", "choose ce or margin"
-            )
+            raise UsageError(f"the objective {self.objective} cannot be used with a target", "choose ce or margin")
         if self.steps < 1 or self.restarts < 1:
             raise UsageError("an attack needs at least one step and one restart", "try --steps 40 --restarts 1")
         if self.step is not None and not 0 < self.step < math.inf:
@@ -89,9 +87,9 @@ class AttackSettings:
         if self.radius is not None and not 0 < self.radius < math.inf:
             raise UsageError(f"the radius is {self.radius:g}, not a number above 0", "for example --norm l2 --radius 4")
         if self.stop_rank < 0 or not self.stop_margin >= 0:
-            raise UsageError("a stop rank and its margin are 0 or more", "a stop rank of 0 means never")
+            raise UsageError("a stop rank and its margin cannot be below 0", "a stop rank of 0 means never")
         if self.targets < 1:
-            raise UsageError("a targeted attack needs at least one target", "AutoAttack takes 9")
+            raise UsageError("a targeted attack needs at least one target", "AutoAttack uses 9")
 
     def step_at(self, index: int) -> float:
         """The share of epsilon (or radius) that step `index` of `steps` moves."""

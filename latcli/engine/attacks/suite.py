@@ -83,7 +83,7 @@ def members(named: Iterable[tuple[str, AttackSettings]]) -> list[Member]:
     """
     suite = [Member(name, registry.load("attack", name), settings) for name, settings in named]
     if any(member.settings.targeted for member in suite):
-        raise UsageError("a suite leaves the label and takes no targets", "apgd-t chooses its targets by itself")
+        raise UsageError("a suite of attacks cannot be targeted", "apgd-t chooses its targets by itself")
     return suite
 
 

@@ -131,7 +131,5 @@ def threat_for(x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor, settings: AttackSet
 def linf_box(x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor, settings: AttackSettings) -> LinfBox:
     """The box, for attacks that know nothing else. Raises UsageError where the settings ask for an l2 ball."""
     if settings.norm != "linf":
-        raise UsageError(
-            "this attack knows the epsilon matrix alone, no l2 ball", "choose pgd, or leave --norm at linf"
-        )
+        raise UsageError("this attack does not support --norm l2", "choose pgd, or leave --norm at linf")
     return LinfBox(x_BCHW, eps_B1HW)

@@ -1,4 +1,4 @@
-"""What a data set is to those that train and score on it.
+"""A data set for training and scoring.
 
 Legend: N images of a set, B of a minibatch, C channels, H, W pixels.
 """

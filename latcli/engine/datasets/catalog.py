@@ -38,11 +38,11 @@ def open_training_data(
     if path is None:
         if tuned:
             raise UsageError(
-                f"{architecture} takes photos, which {name} has none of",
+                f"{architecture} needs photos, and {name} has none",
                 "give a folder of photos: --dataset folder:PATH",
             )
         if masks is not None:
-            raise UsageError(f"--masks is of no use to {name}", "masks are read for --dataset folder:PATH alone")
+            raise UsageError(f"--masks cannot be used with {name}", "masks are only read for --dataset folder:PATH")
         return open_dataset(name, source)
     folders = class_folders(path)
     if not tuned and (architecture is not None or not holds_photos(folders)):

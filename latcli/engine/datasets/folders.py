@@ -1,4 +1,4 @@
-"""Data sets of a user's own, `PATH/train/CLASS/*` and `PATH/test/CLASS/*`: their files, and small images read whole.
+"""Data sets in a user's folder, `PATH/train/CLASS/*` and `PATH/test/CLASS/*`: their files, and small images read whole.
 
 Legend: N images of a split, C channels, H, W pixels.
 """
@@ -174,7 +174,7 @@ def _tensors(files: Sequence[LabelledFile]) -> tuple[torch.Tensor, torch.Tensor]
         )
     if max(usual[:2]) > LARGEST_SIDE:
         raise UsageError(
-            f"images of {usual[1]}x{usual[0]} pixels are too large to be trained on as a whole set",
+            f"images of {usual[1]}x{usual[0]} pixels are too large for a small network",
             f"resize them to at most {LARGEST_SIDE} pixels a side, or fine-tune a classifier on them: "
             "--architecture efficientnet_lite0",
         )

@@ -302,7 +302,7 @@ def _batches(photos: _Photos, wanted: Iterator[list[Wanted]], workers: int) -> I
                 raise
             raise LatcliError(
                 "a process that reads photos has died",
-                "as a rule memory ran out, or somebody killed it; --resume goes on from the last checkpoint",
+                "usually memory ran out, or it was killed; --resume continues from the last checkpoint",
             ) from error
         if batch is None:
             return

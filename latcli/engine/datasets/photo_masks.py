@@ -70,7 +70,7 @@ class PackedMask:
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A mask in a file of its own, read with its photo; grey is cut at one half."""
+    """A mask file, read with its photo; grey is cut at one half."""
 
     path: Path
 

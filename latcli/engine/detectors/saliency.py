@@ -74,7 +74,7 @@ class SaliencySettings:
 
 
 class SaliencyDetector:
-    """At most one object, with a silhouette; which class it has nobody asks.
+    """At most one object, with a silhouette and no class.
 
     Weights are an ONNX file, a name of `NETWORKS`, or u2netp. A name is looked for in rembg's own folder, in the
     package `WEIGHTS_PACKAGE`, in torch's cache, and is downloaded last.
@@ -170,7 +170,7 @@ def _find_weights(weights: str, context: DetectorContext) -> Path:
         path = Path(weights)
         if path.suffix.lower() != ".onnx":
             hint = f"give an .onnx file, or one of {', '.join(NETWORKS)}"
-            raise WeightsError(f"{weights} are no weights of a saliency network", hint)
+            raise WeightsError(f"{weights} is not a file of saliency weights", hint)
         if not path.is_file():
             raise WeightsError(f"no such weights file: {path}", "check the path")
         return path
@@ -212,7 +212,7 @@ def _checked(path: Path, name: str) -> Path:
     if found != expected:
         raise WeightsError(
             f"{path} is not {name} as it was published (MD5 {found}, not {expected})",
-            "remove it, or give it a name of your own and use --detector-weights FILE",
+            "remove it, or rename it and use --detector-weights FILE",
         )
     return path
 
@@ -227,4 +227,4 @@ def _load(path: Path) -> Any:
 
 
 def _no_saliency(path: Path, why: str) -> WeightsError:
-    return WeightsError(f"{path} is no saliency network: {why}", f"known names: {', '.join(NETWORKS)}")
+    return WeightsError(f"{path} is not a saliency network: {why}", f"known names: {', '.join(NETWORKS)}")

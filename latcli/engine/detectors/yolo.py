@@ -119,7 +119,7 @@ def _find_weights(name: str, context: DetectorContext) -> Path:
     path = (_at_hand(name) or _download(name, context)) if official else Path(name)
     check_readable(path)
     if path.suffix.lower() != ".pt":
-        raise WeightsError(f"{path} is no YOLO weights file", "give a .pt file as ultralytics saves it")
+        raise WeightsError(f"{path} is not a YOLO weights file", "give a .pt file as ultralytics saves it")
     return path
 
 

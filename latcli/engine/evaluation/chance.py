@@ -1,4 +1,4 @@
-"""What chance can do with counts of images: intervals, comparisons, and who may be the best; imports nothing heavy."""
+"""Chance in counts of images: intervals, comparisons, and which models may be the best; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def mcnemar_p_value(only_a: int, only_b: int) -> float:
 
 
 def rejected(p_values: Sequence[float], alpha: float = ALPHA) -> list[bool]:
-    """Which of several hypotheses fall, so that a true one falls at most so often (Holm, 1979)."""
+    """Which of several hypotheses are rejected, at a family-wise error rate (Holm, 1979)."""
     found = [False] * len(p_values)
     for place, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         if p_values[index] > alpha / (len(p_values) - place):

@@ -4,7 +4,7 @@ Both curves go upwards, and an image leaves as soon as it is wrong. The example 
 every larger epsilon, and an attacker with more steps may stop earlier; so it stays wrong, and need not be attacked
 again. Accuracy is therefore that of the worst case over all points up to here: never above what an attack of that
 point alone leaves, and never rising. For that reason a curve cannot show that a larger epsilon helps the model (a sign
-of masked gradients): that takes attacks that know nothing of each other.
+of masked gradients): that takes independent attacks.
 
 Legend: B images of a batch, b those that are still right, C channels, H, W pixels.
 """
@@ -163,7 +163,7 @@ def _sweep(
         fell_at += _falls(score, images, values, prepare(images, matrix_B1HW, seeds_B))
         samples += images.samples_B.tolist()
     if not samples:
-        raise LatcliError("there are no images to attack", "choose a data set that has some")
+        raise LatcliError("there are no images to attack", "choose a data set with test images")
     return Curve(axis, tuple(map(float, values)), tuple(samples), tuple(fell_at))
 
 

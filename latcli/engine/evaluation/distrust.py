@@ -98,13 +98,13 @@ def _require_gradient(gradients: Model, x_1CHW: torch.Tensor, y_1: torch.Tensor,
 
 
 def random_model(first_BK: torch.Tensor, second_BK: torch.Tensor) -> Doubt | None:
-    """Two outputs for the same images differ: the attack climbs a moving hill, and the score is a throw of dice."""
+    """Two outputs for the same images differ: gradients and scores are random."""
     largest = float(first_BK.abs().max().clamp_min(1e-30))
     difference = float((first_BK - second_BK).abs().max()) / largest
     if difference <= _REPEATABLE:
         return None
     text = f"the model gives different logits for the same image (by {difference:.2g} of the largest)"
-    return Doubt("random-model", difference, f"{text}; its robustness may be chance")
+    return Doubt("random-model", difference, f"{text}; its accuracy under attack may be chance")
 
 
 def batch_statistics(among_BK: torch.Tensor, alone_BK: torch.Tensor) -> Doubt | None:
@@ -121,7 +121,7 @@ def batch_statistics(among_BK: torch.Tensor, alone_BK: torch.Tensor) -> Doubt | 
 
 
 def probabilities(logits_BK: torch.Tensor) -> Doubt | None:
-    """Rows that are never negative and sum to 1: a softmax too many, which flattens gradients and spoils the loss."""
+    """Rows that are never negative and sum to 1: a second softmax, which flattens gradients and distorts the loss."""
     sums_B = logits_BK.sum(dim=1)
     if logits_BK.shape[1] < 2 or bool((logits_BK < 0).any()) or not torch.allclose(sums_B, torch.ones_like(sums_B)):
         return None
@@ -135,11 +135,11 @@ def vanishing_gradients(vanished_N: torch.Tensor) -> Doubt | None:
     if share < _FEW:
         return None
     text = f"the gradient is 0 wherever a change is allowed for {100 * share:.1f} % of the images"
-    return Doubt("vanishing-gradients", share, f"{text}; holding out there may be no robustness")
+    return Doubt("vanishing-gradients", share, f"{text}; their robustness may be an artefact")
 
 
 def nothing_to_change(allowed_N: torch.Tensor) -> Doubt | None:
-    """Images of which (nearly) nothing may change: no attack could succeed."""
+    """Images of which (nearly) nothing may change, so that no attack could succeed."""
     share = float((allowed_N < _NEARLY_NOTHING).double().mean())
     if share < _FEW:
         return None
@@ -163,11 +163,11 @@ def accuracy_rises(curve: Mapping[float, float]) -> Doubt | None:
         return None
     rise, low, high = max(rises)
     text = f"epsilon {high:.4g} gives {100 * rise:.1f} points more accuracy than epsilon {low:.4g}"
-    return Doubt("accuracy-rises", rise, f"{text}: the attack does not find what is there")
+    return Doubt("accuracy-rises", rise, f"{text}: the attack misses examples that exist")
 
 
 def black_box_wins(white_N: torch.Tensor, black_N: torch.Tensor) -> Doubt | None:
-    """A black-box attack beats the white-box ones: gradients lead nowhere.
+    """A black-box attack beats the white-box ones: gradients are masked.
 
     `white_N` and `black_N` are bool, True where the image is right in the worst case of the white-box attacks and in
     that of the black-box ones. Counted is what the black box alone gets wrong.

@@ -74,7 +74,7 @@ class EvalSettings:
         if self.strong not in (None, *get_args(StrongBudget)):
             raise UsageError(f"there is no strong budget called '{self.strong}'", "known: quick, full")
         if self.strong and self.norm != "linf":
-            raise UsageError("the strong suite knows no l2 ball", "leave --strong or --norm l2 out")
+            raise UsageError("the strong suite does not support --norm l2", "leave --strong or --norm l2 out")
         if self.attack not in registry.names("attack"):
             raise registry.unknown_name("attack", self.attack, registry.names("attack"))
         for what, values in {"epsilons": self.curve_epsilons, "numbers of steps": self.curve_steps}.items():

@@ -80,7 +80,7 @@ class ColumnStatistics:
         return wilson_interval(int(self._right_NM[:, model].sum()), self.n)
 
     def loss_interval(self, model: int) -> tuple[float, float] | tuple[None, None]:
-        """Percentiles of the bootstrap; None without a loss, and for a single image, which says nothing of others."""
+        """Percentiles of the bootstrap; None without a loss, and for a single image, which has no spread."""
         return percentile_interval(self._loss_RM[:, model]) if self.has_loss and self.n > 1 else (None, None)
 
     def pairs(self) -> list[tuple[int, int]]:

@@ -62,5 +62,5 @@ def transfer_matrix(
         mean = float(right_N.double().mean())
         cells.append(TransferCell(name, origin, tried, len(loss_N), float(loss_N.mean()), mean))
     if not cells:
-        raise LatcliError("there are no images to try the models on", "choose a data set that has some")
+        raise LatcliError("there are no images to try the models on", "choose a data set with test images")
     return cells

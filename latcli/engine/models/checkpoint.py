@@ -1,4 +1,4 @@
-"""Trained networks as one safetensors file each, whose header says in JSON what the network is; knows no training.
+"""Trained networks as one safetensors file each, whose header describes the network in JSON.
 
 The header's entry `latcli` holds the JSON document, with `kind`, `format` and `digest` (a sha256 of the tensors) beside
 what the writer gives, so that tensors and description cannot be parted, and damage is noticed.
@@ -127,7 +127,7 @@ def _fitted(
         net = make()
     except (RuntimeError, ValueError, ArithmeticError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise WeightsError(f"no network can be made as {path} says: {reason}", _OTHER_CHECKPOINT) from error
+        raise WeightsError(f"the network that {path} describes cannot be made: {reason}", _OTHER_CHECKPOINT) from error
     load_into(net, state_dict, what=what)
     return net
 
@@ -139,5 +139,5 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], CheckpointInfo]:
     except DocumentError as error:
         raise WeightsError(f"{path} does not describe its network: {error}", _OTHER_CHECKPOINT) from error
     if min(info.image_shape) < 1 or not info.class_names:
-        raise WeightsError(f"{path} is of images without pixels, or has no classes", _OTHER_CHECKPOINT)
+        raise WeightsError(f"{path} describes images without pixels, or no classes", _OTHER_CHECKPOINT)
     return state_dict, info

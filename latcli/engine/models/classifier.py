@@ -87,7 +87,7 @@ class Classifier(nn.Module):
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """A sha256 of the weights and of what the network makes of two fixed images; None where that is left to chance.
+        """A sha256 of the weights and of its outputs on two fixed images; None where these are random.
 
         Of the logits it takes what noise of 1e-6 hardly ever changes: their length to three digits, the top guess, and
         a random projection to two. The images are given one by one, on one thread.

@@ -47,7 +47,7 @@ def named_classifier(name: str, source: ClassifierSource) -> Classifier:
 def refuse_description(name: str, source: ClassifierSource) -> None:
     """Raise UsageError where the user describes a classifier that says itself what its classes and images are."""
     if given := source.described:
-        raise UsageError(f"{name} says itself what {given} would", f"leave {given} out")
+        raise UsageError(f"{given} cannot be used with {name}, which describes itself", f"leave {given} out")
 
 
 def custom_classifier(name: str, source: ClassifierSource) -> Classifier:
@@ -78,7 +78,9 @@ def custom_classifier(name: str, source: ClassifierSource) -> Classifier:
     names = names or tuple(getattr(net, "class_names", None) or ())
     body, preprocessing, count = _tried(net.eval(), name, own, source)
     if names and len(names) != count and source.class_names is None:
-        raise UsageError(f"{name} names {len(names)} classes and returns {count} logits", "give one name a logit")
+        raise UsageError(
+            f"{name} names {len(names)} classes and returns {count} logits", "give one class name for each logit"
+        )
     return source.classifier(name, body, count, preprocessing, names)
 
 
@@ -150,7 +152,7 @@ def _tried(
     sizes = f"3x{h}x{w}" + (", nor of other usual sizes" if len(prepared) > 1 else ", nor of one channel")
     raise UsageError(
         f"{name} does not take images of {sizes}: {failures[0]}",
-        "give --input-size, or the module an attribute `preprocessing`; it must take one batch of images, in float32",
+        "give --input-size, or give the module an attribute `preprocessing`; it must take a batch of float32 images",
     )
 
 

@@ -99,7 +99,7 @@ def fine_tuned_without_weights(
         classifier = network.untrained(described)
     elif registry.names_code(architecture) and architecture not in named_by_user:
         raise UsageError(
-            f"this model's network is code of its user's own, {architecture}, which only the command line may name",
+            f"this model's network is the code {architecture}, which only the command line may name",
             f"name it, and the model as its weights: {architecture} --classifier-weights FILE",
         )
     else:

@@ -71,7 +71,7 @@ def processor_preprocessing(processor: Mapping[str, Any], where: str) -> Preproc
     if processor.get("do_rescale", True) and abs(processor.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
         raise UsageError(f"{where} scales levels by {processor['rescale_factor']:g}, not by 1/255", OTHER_CLASSIFIER)
     if not processor.get("do_resize", True):
-        raise UsageError(f"{where} does not resize photos, so that its input has no size of its own", OTHER_CLASSIFIER)
+        raise UsageError(f"{where} does not resize photos, so the size of its input is unknown", OTHER_CLASSIFIER)
     size, crop = processor.get("size") or {}, processor.get("crop_size") or {}
     if isinstance(size, int):
         size = {"shortest_edge": size} if processor.get("do_center_crop") else {"height": size, "width": size}
@@ -88,4 +88,4 @@ def processor_preprocessing(processor: Mapping[str, Any], where: str) -> Preproc
     if {"height", "width"} <= set(size):
         whole = (size["height"], size["width"])
         return Preprocessing(whole, crop if cropped else whole, interpolation, "squash")
-    raise UsageError(f"{where} resizes photos to {dict(size)}, which latcli does not know", OTHER_CLASSIFIER)
+    raise UsageError(f"{where} resizes photos to {dict(size)}, which latcli does not support", OTHER_CLASSIFIER)

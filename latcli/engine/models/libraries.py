@@ -1,4 +1,4 @@
-"""Classifiers of timm and torchvision, and the two that have names of their own: networks, weights, preprocessing.
+"""Classifiers of timm and torchvision, and the two with short names: networks, weights, preprocessing.
 
 What a library says of a network's input is taken whole, or refused. A weights file may have a head of other classes.
 """
@@ -136,7 +136,7 @@ def torchvision_network(name: str) -> LibraryNetwork:
     transform = models.get_model_weights(name).DEFAULT.transforms()
     if type(transform).__name__ != "ImageClassification":
         raise UsageError(
-            f"torchvision:{name} prepares photos by {type(transform).__name__}, which latcli does not know",
+            f"torchvision:{name} prepares photos by {type(transform).__name__}, which latcli does not support",
             "choose another classifier",
         )
     # The published weights of these two expect the input scaling of the original implementation.
@@ -205,7 +205,7 @@ def timm_preprocessing(data: Mapping[str, Any], where: str) -> Preprocessing:
         r, g, b = (round(255 * value) for value in data["mean"])
         return Preprocessing(resize, (height, width), interpolation, "border", (r, g, b))
     if mode not in ("center", "squash"):
-        reason = f"{where} prepares photos by the crop mode '{mode}', which latcli does not know"
+        reason = f"{where} prepares photos by the crop mode '{mode}', which latcli does not support"
         raise UsageError(reason, OTHER_CLASSIFIER)
     return Preprocessing(resize, (height, width), interpolation, "squash" if mode == "squash" else "crop")
 
@@ -225,7 +225,7 @@ def _timm_pretrained(name: str, hub_id: str | None, *, offline: bool) -> nn.Modu
     try:
         net: nn.Module = timm.create_model(name, pretrained=True)
     except (OSError, RuntimeError, HfHubHTTPError) as error:  # RuntimeError: timm knows of no weights
-        raise WeightsError(f"{what} cannot be had: {str(error).partition(chr(10))[0]}", hint) from error
+        raise WeightsError(f"{what} cannot be loaded: {str(error).partition(chr(10))[0]}", hint) from error
     return net
 
 

@@ -131,7 +131,7 @@ class Preprocessing:
             ratio = max(ratios) if self.mode == "border" else min(ratios)
             height, width = round(H / ratio), round(W / ratio)
         if max(height, width) > MAX_RESIZED_SIDE or min(height, width) < 1:
-            raise ImageError(f"a photo of {W}x{H} pixels is too narrow to classify", "cut a squarer part out of it")
+            raise ImageError(f"a photo of {W}x{H} pixels is too narrow to classify", "crop it to a squarer shape")
         return height, width, _first(height, self.size[0]), _first(width, self.size[1])
 
     def described(self) -> str:
@@ -201,7 +201,7 @@ def interpolation_called(name: str, where: str) -> Interpolation:
     """The filter that a library names. Raises UsageError for one that is not PIL's."""
     name = {"nearest-exact": "nearest"}.get(name, name)
     if name not in FILTERS:
-        raise UsageError(f"{where} resizes with the filter '{name}', which latcli does not have", OTHER_CLASSIFIER)
+        raise UsageError(f"{where} resizes with the filter '{name}', which latcli does not support", OTHER_CLASSIFIER)
     return name  # type: ignore[return-value]
 
 

@@ -51,7 +51,7 @@ def robustbench_classifier(name: str, source: ClassifierSource) -> Classifier:
     folder = Path(torch.hub.get_dir(), "robustbench")
     kept = folder / dataset / threat / f"{model}.pt"
     if source.weights is None and source.offline and not kept.exists():
-        raise WeightsError(f"{kept} is not on this machine, and --offline forbids to download it", "put it there")
+        raise WeightsError(f"{kept} is not on this machine, and --offline forbids the download", "put it there")
     try:
         with contextlib.redirect_stdout(sys.stderr), TemporaryDirectory() as named:
             if source.weights is not None:  # RobustBench finds weights by their names

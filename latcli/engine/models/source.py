@@ -69,8 +69,8 @@ class ClassifierSource:
             names = read_class_names(self.class_names)
             if len(names) != classes:
                 raise UsageError(
-                    f"{self.class_names} has {len(names):,} names, and {name} {classes:,} classes",
-                    "give one name a class, in the order of the logits",
+                    f"{self.class_names} has {len(names):,} names, but {name} has {classes:,} classes",
+                    "give one name for each class, in the order of the logits",
                 )
         elif len(names) != classes:
             names = tuple(f"class {index}" for index in range(classes))
@@ -116,7 +116,7 @@ def _normalize(mean: Sequence[float], std: Sequence[float]) -> Normalize:
     count = max(len(mean), len(std))
     if {len(mean), len(std)} - {1, count} or min(std) <= 0.0:
         raise UsageError(
-            f"--mean has {len(mean)} numbers and --std {len(std)}, of which none may be 0",
+            "--mean and --std do not have as many numbers as each other, or --std is not above 0",
             "give one number, or one for each channel: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
         )
     return Normalize([*mean] * (count // len(mean)), [*std] * (count // len(std)))

@@ -1,4 +1,4 @@
-"""Reads weights files without running anything that stands in them; knows tensors and files, no architecture.
+"""Reads weights files without running any code in them.
 
 A state dict here is a plain dict from parameter name to tensor, on the CPU.
 """
@@ -67,14 +67,14 @@ def read_weights(path: Path) -> Weights:
         names = names or _names_beside(content)
         content = content[wrapper]
     if not isinstance(content, Mapping) or not content:
-        raise WeightsError(f"{path} holds no state dict but {_described(content)}", _TRUSTED_HINT)
+        raise WeightsError(f"{path} contains no state dict but {_described(content)}", _TRUSTED_HINT)
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             reason = f"'{name}' is {_described(value)}, not a tensor"
-            raise WeightsError(f"{path} holds no state dict: {reason}", _TRUSTED_HINT)
+            raise WeightsError(f"{path} contains no state dict: {reason}", _TRUSTED_HINT)
         if value.layout is not torch.strided or value.is_meta or value.is_quantized:
             kind = "without data" if value.is_meta else "quantized" if value.is_quantized else f"{value.layout}"
-            raise WeightsError(f"{path} holds no plain numbers: '{name}' is {kind}", _TRUSTED_HINT)
+            raise WeightsError(f"{path} contains no plain numbers: '{name}' is {kind}", _TRUSTED_HINT)
     return Weights(path, dict(content), names)
 
 
@@ -125,7 +125,7 @@ def require_fit(module: nn.Module, state_dict: Mapping[str, Tensor], *, what: st
     if faults:
         raise WeightsError(
             f"{what} do not fit {type(module).__name__}: {faults}",
-            "give weights of this very architecture; a file is looked at with `python -m safetensors` or torch.load",
+            "give weights of this architecture; safetensors or torch.load shows what the file contains",
         )
 
 
@@ -149,7 +149,7 @@ def without_prefix(module: nn.Module, weights: Weights, note: Callable[[str], No
     if len(best) > 1:
         raise WeightsError(
             f"{weights.path} holds several networks of this kind: {', '.join(best)}",
-            "save the one that is meant: torch.save(model.state_dict(), FILE)",
+            "save one of them alone: torch.save(model.state_dict(), FILE)",
         )
     others = [name for name in state_dict if not name.startswith(best[0])]
     beside = f", and left out {_shortened(others)}" if others else ""
@@ -241,15 +241,13 @@ class UnsafeWeightsError(WeightsError):
 
 
 def unreadable(path: Path, error: BaseException) -> WeightsError:
-    """The error for a pickle that could not be read: it wanted to run code, or it is damaged or no weights file."""
+    """The error for a pickle that could not be read: it wanted to run code, or it is damaged, or not a weights file."""
     # torch keeps the name that its restricted unpickler refused nowhere but in the message.
     wanted = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
     if wanted is not None:
         name = wanted.group(1)[:_LONGEST_NAME]
-        return UnsafeWeightsError(
-            f"{path} wants to run code of its own ({name}); refused, nothing of it ran", _TRUSTED_HINT
-        )
-    return WeightsError(f"{path} is damaged or no weights file: {_first_line(error)}", _DAMAGED_HINT)
+        return UnsafeWeightsError(f"{path} contains code ({name}), which was not run", _TRUSTED_HINT)
+    return WeightsError(f"{path} is damaged, or not a weights file: {_first_line(error)}", _DAMAGED_HINT)
 
 
 @contextmanager

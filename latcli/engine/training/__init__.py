@@ -1,1 +1,1 @@
-"""Localized adversarial training, Algorithm 1 and its variants; must not know files, stores or the command line."""
+"""Localized adversarial training, Algorithm 1 and its variants; independent of stores and the command line."""

@@ -1,4 +1,4 @@
-"""Several processes that train one model, by Lightning Fabric's launcher or torchrun; alone, nothing of it is imported.
+"""Several processes that train one model, by Lightning Fabric's launcher or torchrun; imported only for several.
 
 Each takes its share of every minibatch, and nothing that a sample meets depends on which rank it falls to. Batch norm
 is over the minibatch of all ranks, on any device; torch's own SyncBatchNorm is for GPUs alone. Source: cross-replica
@@ -82,7 +82,7 @@ def world_of(devices: int | None, nodes: int | None) -> tuple[int, int]:
         raise UsageError(
             f"--nodes {asked[1]} needs {', '.join(missing)} in the environment",
             "on every node set MASTER_ADDR and MASTER_PORT to an address and a free port of the first, and NODE_RANK "
-            "to 0, 1, ...; or start latcli by torchrun or srun",
+            "to 0, 1, ...; or start latcli with torchrun or srun",
         )
     return found or asked
 
@@ -171,7 +171,7 @@ class FabricRanks(Ranks):
             if "timed out" in text.lower() or "timeout" in text.lower():
                 raise LatcliError(
                     f"another rank has not answered for {self._timeout:g} seconds",
-                    "it was never started, is stopped, or its machine cannot be reached; then resume the run",
+                    "it may not have been started, or be stopped or out of reach: check it, then resume the run",
                 ) from error
             raise LatcliError(
                 f"another rank has ended, or cannot be reached: {text[:200]}",
@@ -180,82 +180,49 @@ class FabricRanks(Ranks):
 
 
 class GlobalBatchNorm(_BatchNorm):
-    """A batch norm whose statistics in training are those of all ranks' images; each rank must hold as many.
-
-    What modules it holds are applied to what it has normalized, in turn.
-    """
-
-    @classmethod
-    def of(cls, norm: _BatchNorm) -> GlobalBatchNorm:
-        """The same layer: it holds the very parameters and buffers of `norm`, under the same names.
-
-        Raises UsageError for a kind of batch norm of which it is not known what else it does.
-        """
-        # timm's BatchNormAct2d drops and activates after it has normalized.
-        plain = type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-        if not plain and list(norm._modules) != ["drop", "act"]:
-            raise UsageError(
-                f"the network has layers of the kind {type(norm).__name__}, which cannot be trained on several devices",
-                "train it on one, or choose another --architecture",
-            )
-        made = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-        made._parameters, made._buffers, made.training = norm._parameters, norm._buffers, norm.training
-        made._modules = norm._modules
-        return made
+    """A batch norm whose statistics in training are those of all ranks' images; each rank must hold as many."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalized x of shape (B, F, ...); without training the same as any batch norm."""
-        normal = self._normalized(x) if self.training else super().forward(x)
-        for module in self._modules.values():
-            assert module is not None
-            normal = module(normal)
-        return normal
-
-    def _normalized(self, x: torch.Tensor) -> torch.Tensor:
-        shape = (1, -1, *(1,) * (x.dim() - 2))
-        dims = [0, *range(2, x.dim())]
-        mean_F: torch.Tensor = _MeanOverRanks.apply(x.mean(dims))  # type: ignore[no-untyped-call]
+        if not self.training:
+            return super().forward(x)
+        shape, dims = (1, -1, *(1,) * (x.dim() - 2)), [0, *range(2, x.dim())]
+        mean_F = _mean_over_ranks(x.mean(dims))
         centered = x - mean_F.view(shape)
-        variance_F: torch.Tensor = _MeanOverRanks.apply(centered.square().mean(dims))  # type: ignore[no-untyped-call]
-        count = x.numel() // x.shape[1] * torch.distributed.get_world_size()
-        self._update_statistics(mean_F.detach(), variance_F.detach(), count)
+        variance_F = _mean_over_ranks(centered.square().mean(dims))
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
+                weight = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+                count = x.numel() // x.shape[1] * torch.distributed.get_world_size()
+                self.running_mean.lerp_(mean_F, weight)
+                self.running_var.lerp_(variance_F * (count / max(count - 1, 1)), weight)
         normal = centered * (variance_F + self.eps).rsqrt().view(shape)
         return torch.addcmul(self.bias.view(shape), normal, self.weight.view(shape)) if self.affine else normal
 
     def _check_input_dim(self, input: torch.Tensor) -> None:
-        """Nothing: the layer that this one stands for has seen such images before."""
-
-    @torch.no_grad()
-    def _update_statistics(self, mean_F: torch.Tensor, variance_F: torch.Tensor, count: int) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked.add_(1)
-        weight = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean_F, weight)
-        self.running_var.lerp_(variance_F * (count / max(count - 1, 1)), weight)
+        """Nothing: the layer that this one was has seen such images before."""
 
 
 def use_global_norms(net: nn.Module) -> None:
-    """Put a GlobalBatchNorm in the place of every batch norm inside `net`; weights and their names stay."""
+    """Make a GlobalBatchNorm of every batch norm inside `net` that is in training mode; weights and names stay.
+
+    Raises UsageError for a kind of batch norm of which it is not known what else it does.
+    """
     for module in net.modules():
-        for name, child in module.named_children():
-            if isinstance(child, _BatchNorm) and not isinstance(child, GlobalBatchNorm):
-                setattr(module, name, GlobalBatchNorm.of(child))
-
-
-class _MeanOverRanks(torch.autograd.Function):
-    """The mean of a tensor over all ranks, which all hold it then; so do gradients flow back, to all of them."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
-        return _mean_over_ranks(tensor)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
-        return _mean_over_ranks(gradients[0])
+        if isinstance(module, _BatchNorm) and module.training and not isinstance(module, GlobalBatchNorm):
+            if type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+                kind = type(module).__name__
+                raise UsageError(
+                    f"the network has layers of the kind {kind}, which cannot be trained on several devices",
+                    "train it on one, or choose another --architecture",
+                )
+            module.__class__ = GlobalBatchNorm
 
 
 def _mean_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
-    mean = tensor.clone(memory_format=torch.contiguous_format)
-    torch.distributed.all_reduce(mean)
-    return mean.div_(torch.distributed.get_world_size())
+    """The mean of a tensor over all ranks, which all hold it then; gradients flow back to all of them."""
+    from torch.distributed.nn.functional import all_reduce
+
+    total: torch.Tensor = all_reduce(tensor)  # type: ignore[no-untyped-call]
+    return total / torch.distributed.get_world_size()

@@ -87,32 +87,28 @@ def check_attack(name: str, loss: str) -> None:
         registered_attack(name)
     if loss == "trades" and (name == "free" or name not in INNER_ATTACKS):
         raise UsageError(
-            f"the inner attack {name} climbs the cross entropy and cannot be used with TRADES",
+            f"the inner attack {name} maximises the cross entropy and cannot be used with TRADES",
             "choose --attack pgd, fgsm-rs or n-fgsm, or --loss ce",
         )
 
 
 def registered_attack(name: str) -> Attack:
     """The attack of the registry that declares `can_train`. Raises UsageError for any other name."""
-    known = registry.names("attack")
-    if name not in known:
-        raise registry.unknown_name("inner attack", name, [*INNER_ATTACKS, *(one for one in known if _can_train(one))])
-    attack: Attack = registry.load("attack", name)
-    if not getattr(attack, "can_train", False):
+    attacks: dict[str, Attack] = {one: registry.load("attack", one) for one in registry.names("attack")}
+    able = [one for one, attack in attacks.items() if getattr(attack, "can_train", False)]
+    if name not in attacks:
+        raise registry.unknown_name("inner attack", name, [*INNER_ATTACKS, *able])
+    if name not in able:
         raise UsageError(
             f"the attack {name} does not declare that it can be used in training",
-            f"known: {', '.join([*INNER_ATTACKS, *(one for one in known if _can_train(one))])}",
+            f"known: {', '.join([*INNER_ATTACKS, *able])}",
         )
-    return attack
+    return attacks[name]
 
 
 def registered_settings(steps: int, step_share: float | None) -> AttackSettings:
     """What a registered attack is given in training."""
     return AttackSettings(steps=steps, step=step_share, schedule="constant")
-
-
-def _can_train(name: str) -> bool:
-    return bool(getattr(registry.load("attack", name), "can_train", False))
 
 
 # losses

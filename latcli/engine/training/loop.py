@@ -11,8 +11,9 @@ eps_b1HW is the epsilon matrix.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,13 +23,12 @@ from latcli.engine.attacks.contract import check_contract
 from latcli.engine.attacks.objectives import ObjectiveFunction, cross_entropy_odds
 from latcli.engine.attacks.threat import LinfBox
 from latcli.engine.datasets.base import Images, Request, TrainingData
-from latcli.engine.noise import derive_seed, item_seeds, permutation, uniform_noise
+from latcli.engine.noise import derive_seed, item_seeds, permutation
 from latcli.engine.precision import Form, gradient_model
-from latcli.engine.training.captured import Captured
+from latcli.engine.training.captured import captured
 from latcli.engine.training.distributed import Ranks
 from latcli.engine.training.inner_attacks import (
     INNER_ATTACKS,
-    Plan,
     climb,
     divergence_from,
     plan_for,
@@ -128,12 +128,6 @@ class WeightAverage:
             else:
                 self.values[name].copy_(value)
 
-    @torch.no_grad()
-    def restore(self, values: Mapping[str, torch.Tensor]) -> None:
-        """Take over the values of an earlier average of the same network."""
-        for name, value in self.values.items():
-            value.copy_(values[name])
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -179,14 +173,17 @@ class Trainer:
         self._layout = torch.channels_last if self.form.endswith("channels-last") else torch.contiguous_format
         self.net = net.to(memory_format=self._layout).train()  # type: ignore[call-overload]
         self._joined = self.ranks.join(self.net)
-        on_cuda = next(net.parameters()).device.type == "cuda"
         #: Called between the steps of the inner attack, where the weights are still those of the last step, so that
         #: it may keep them, and raise to stop. Not on CUDA, where an inner attack is one recording, and quick.
         self.between: Callable[[], None] = lambda: None
         planned = settings.attack in INNER_ATTACKS
-        self._attack = None if planned else registered_attack(settings.attack)
+        self._registered = None if planned else registered_attack(settings.attack)
+        self._plan = None
+        if planned and settings.attack != "free":
+            self._plan = plan_for(settings.attack, settings.attack_steps, settings.step_share)
         # A registered attack may look at its images on the way, which a recording cannot.
-        self._climb = Captured(self._climb_once) if on_cuda and planned else self._climb_stoppably
+        on_cuda = next(net.parameters()).device.type == "cuda"
+        self._attack = captured(self._inner_attack) if on_cuda and planned else self._inner_attack
         self.optimizer = _optimizer(self.net, settings)
         self.average = WeightAverage(self.net, settings.average) if settings.average else None
         self._stream: Iterator[Images] | None = None
@@ -249,34 +246,29 @@ class Trainer:
             return batch.x_BCHW
         self.fast.refresh()
         eps_b1HW = regime_epsilon(settings.regime, batch.mask_B1HW[natural:], epsilon, seeds_b)
-        adv_bCHW = self._climb(x_bCHW, y_b, eps_b1HW, seeds_b)
-        if self.done % _CHECK_EVERY == 0 or self.done == settings.steps - 1:
-            check_contract(x_bCHW, adv_bCHW, eps_b1HW * (1.0 if self._attack else self._plan().allowance))
+        adv_bCHW = self._attack(x_bCHW, y_b, eps_b1HW, seeds_b)
+        self._check(x_bCHW, adv_bCHW, eps_b1HW * (self._plan.allowance if self._plan else 1.0))
         adv_BCHW = torch.cat((batch.x_BCHW[:natural], adv_bCHW)) if natural else adv_bCHW
         return adv_BCHW.contiguous(memory_format=self._layout)
 
-    def _climb_once(
+    def _inner_attack(
         self, x_bCHW: torch.Tensor, y_b: torch.Tensor, eps_b1HW: torch.Tensor, seeds_b: torch.Tensor
     ) -> torch.Tensor:
-        """The inner attack on the network as it is; asks the host for nothing, so that a GPU can replay it."""
-        return climb(self.fast, x_bCHW, y_b, eps_b1HW, self._plan(), self._objective(x_bCHW), seeds_b)
-
-    def _climb_stoppably(
-        self, x_bCHW: torch.Tensor, y_b: torch.Tensor, eps_b1HW: torch.Tensor, seeds_b: torch.Tensor
-    ) -> torch.Tensor:
-        if self._attack is not None:
+        """The inner attack on the network as it is; a planned one asks the host for nothing: a GPU can replay it."""
+        if self._registered is not None:
             self.between()
             settings = registered_settings(self.settings.attack_steps, self.settings.step_share)
-            return self._attack(self.fast, x_bCHW, y_b, eps_b1HW, settings, seeds_b)
-        objective = self._objective(x_bCHW)
-        return climb(self.fast, x_bCHW, y_b, eps_b1HW, self._plan(), objective, seeds_b, self.between)
+            return self._registered(self.fast, x_bCHW, y_b, eps_b1HW, settings, seeds_b)
+        assert self._plan is not None
+        objective: ObjectiveFunction = cross_entropy_odds
+        if self.settings.loss == "trades":
+            with torch.no_grad():
+                objective = divergence_from(self.fast(x_bCHW))
+        return climb(self.fast, x_bCHW, y_b, eps_b1HW, self._plan, objective, seeds_b, self.between)
 
-    def _plan(self) -> Plan:
-        return plan_for(self.settings.attack, self.settings.attack_steps, self.settings.step_share)
-
-    @torch.no_grad()
-    def _objective(self, x_bCHW: torch.Tensor) -> ObjectiveFunction:
-        return divergence_from(self.fast(x_bCHW)) if self.settings.loss == "trades" else cross_entropy_odds
+    def _check(self, x_BCHW: torch.Tensor, adv_BCHW: torch.Tensor, allowed_B1HW: torch.Tensor) -> None:
+        if self.done % _CHECK_EVERY == 0 or self.done == self.settings.steps - 1:
+            check_contract(x_BCHW, adv_BCHW, allowed_B1HW)
 
     def _loss(self, batch: Batch, adv_BCHW: torch.Tensor) -> torch.Tensor:
         if self.settings.is_adversarial and self.settings.loss == "trades":
@@ -303,16 +295,14 @@ class Trainer:
         eps_B1HW = regime_epsilon(self.settings.regime, batch.mask_B1HW, epsilon, batch.seeds_B).clone()
         eps_B1HW[: batch.natural] = 0.0
         box = LinfBox(batch.x_BCHW, eps_B1HW)
-        noise_BCHW = uniform_noise(batch.seeds_B, batch.x_BCHW.shape[1:]).mul_(2.0).sub_(1.0)  # type: ignore[arg-type]
-        adv_BCHW = box.project_(torch.addcmul(batch.x_BCHW, noise_BCHW, eps_B1HW))
+        adv_BCHW = box.random_start(batch.seeds_B)
         seen_BCHW, loss = adv_BCHW, 0.0
         for _ in range(self.settings.attack_steps):
             seen_BCHW = adv_BCHW.detach().contiguous(memory_format=self._layout).requires_grad_()
             loss = self._update(functional.cross_entropy(self._joined(seen_BCHW), batch.y_B))
             assert seen_BCHW.grad is not None
             adv_BCHW = box.move(seen_BCHW.detach(), seen_BCHW.grad, self.settings.step_share or 1.0)
-        if self.done % _CHECK_EVERY == 0 or self.done == self.settings.steps - 1:
-            check_contract(batch.x_BCHW, adv_BCHW, eps_B1HW)
+        self._check(batch.x_BCHW, adv_BCHW, eps_B1HW)
         return loss, seen_BCHW.detach()
 
     @torch.no_grad()
@@ -323,13 +313,10 @@ class Trainer:
         if not self.settings.is_adversarial:
             (clean,) = self.ranks.mean([float(right_B.float().mean())])
             return clean, None
-        attacked_b = batch.y_B[batch.natural :]
-        if not len(attacked_b):
-            right_b = right_B[:0]
-        else:
-            right_b = self.fast(adv_BCHW[batch.natural :]).argmax(dim=1) == attacked_b
-        clean, right, attacked = self.ranks.mean([float(right_B.float().mean()), float(right_b.sum()), len(attacked_b)])
-        return clean, right / attacked if attacked else None
+        natural, attacked = batch.natural, len(batch.y_B) - batch.natural
+        right_b = self.fast(adv_BCHW).argmax(dim=1)[natural:] == batch.y_B[natural:]
+        clean, right, count = self.ranks.mean([float(right_B.float().mean()), float(right_b.sum()), attacked])
+        return clean, right / count if count else None
 
 
 def new_network(
@@ -363,13 +350,7 @@ def train(
 
 def _optimizer(net: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
     fused = next(net.parameters()).device.type in {"cpu", "cuda"}
+    common: dict[str, Any] = {"lr": settings.rate, "weight_decay": settings.weight_decay, "fused": fused}
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(
-            net.parameters(),
-            lr=settings.rate,
-            momentum=0.9,
-            nesterov=True,
-            weight_decay=settings.weight_decay,
-            fused=fused,
-        )
-    return torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=settings.weight_decay, fused=fused)
+        return torch.optim.SGD(net.parameters(), momentum=0.9, nesterov=True, **common)
+    return torch.optim.AdamW(net.parameters(), **common)

@@ -33,12 +33,8 @@ _MOST, _PIXELS = 250, 250 * 96 * 96
 OnWork = Callable[[float], None]
 
 
-def _ignore(work: float) -> None:
-    """For those who do not watch."""
-
-
 @torch.no_grad()
-def natural_score(net: nn.Module, data: TrainingData, on_work: OnWork = _ignore) -> Score:
+def natural_score(net: nn.Module, data: TrainingData, on_work: OnWork = lambda work: None) -> Score:
     """The network's score on all test images as they are; it must be in evaluation mode."""
     sums = []
     for images in data.testing(torch.split(torch.arange(data.test_count), _together(data))):
@@ -53,16 +49,15 @@ def adversarial_score(
     data: TrainingData,
     settings: TrainSettings,
     *,
-    images: int,
     steps: int,
-    on_work: OnWork = _ignore,
+    on_work: OnWork = lambda work: None,
 ) -> Score:
-    """The score under the regime's own attack: PGD of `steps` at the full epsilon, on `images` test images.
+    """The score under the regime's own attack: PGD of `steps` at the full epsilon, on `score_images` test images.
 
     The images are evenly spaced over the test set. Perturbations are searched for on `fast`, checked against the
     contract and scored on `net`. Raises ContractError.
     """
-    count = min(images, data.test_count)
+    count = min(settings.score_images, data.test_count)
     chosen_N = torch.arange(count) * data.test_count // count
     attack = AttackSettings(steps=steps, schedule="constant")
     sums = []
@@ -77,7 +72,7 @@ def adversarial_score(
     return _mean(sums)
 
 
-def score_point(trainer: Trainer, on_work: OnWork = _ignore) -> ScorePoint:
+def score_point(trainer: Trainer, on_work: OnWork = lambda work: None) -> ScorePoint:
     """The scores of the weights that count after the steps done; training is left as it is."""
     net = copy.deepcopy(trainer.net)
     net.load_state_dict(trainer.weights())
@@ -86,8 +81,8 @@ def score_point(trainer: Trainer, on_work: OnWork = _ignore) -> ScorePoint:
     natural = natural_score(net, data, on_work)
     if not settings.is_adversarial:
         return ScorePoint(trainer.done, natural.loss, natural.accuracy)
-    images, fast = settings.score_images, gradient_model(net, data.image_shape, form=trainer.form)
-    attacked = adversarial_score(net, fast, data, settings, images=images, steps=TEST_STEPS, on_work=on_work)
+    fast = gradient_model(net, data.image_shape, form=trainer.form)
+    attacked = adversarial_score(net, fast, data, settings, steps=TEST_STEPS, on_work=on_work)
     return ScorePoint(trainer.done, natural.loss, natural.accuracy, attacked.loss, attacked.accuracy)
 
 
@@ -97,7 +92,7 @@ def work_of_step(settings: TrainSettings) -> float:
         return 3.0 * settings.batch
     if settings.attack == "free":
         return 3.0 * settings.attack_steps * settings.batch
-    gradients = 1 if settings.attack.endswith("fgsm") or settings.attack == "fgsm-rs" else settings.attack_steps
+    gradients = 1 if "fgsm" in settings.attack else settings.attack_steps
     updates = 2 if settings.loss == "trades" else 1
     return (2.0 * gradients * (1.0 - settings.mix) + 3.0 * updates) * settings.batch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from latcli.engine.datasets.base import Augmentation, Defaults, MaskSource
 from latcli.engine.training.inner_attacks import check_attack
@@ -21,15 +21,6 @@ DEFAULT_PRESET: PresetName = "standard"
 
 #: Share of the steps in which a one-cycle rate climbs to its peak (Smith, 2018).
 _CLIMB = 0.2
-
-_CHOICES: dict[str, Any] = {
-    "regime": Regime,
-    "mask_from": MaskSource,
-    "loss": LossName,
-    "augment": Augmentation,
-    "optimizer": OptimizerName,
-    "schedule": RateSchedule,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +59,6 @@ class TrainSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in get_args(choices):
-                raise UsageError(
-                    f"there is no {name.replace('_', '-')} called '{getattr(self, name)}'",
-                    f"known: {', '.join(get_args(choices))}",
-                )
         for name in ("steps", "batch", "attack_steps", "score_images", "score_steps"):
             if getattr(self, name) < 1:
                 option = f"--{name.replace('_', '-')}"

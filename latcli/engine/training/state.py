@@ -1,4 +1,4 @@
-"""All that a training run needs to go on as if nothing had happened, as the bytes of one file.
+"""All that a training run needs to be resumed bit for bit, as the bytes of one file.
 
 Random numbers and schedules are functions of the step, so weights, moments, the average and the step are all there is.
 """
@@ -51,15 +51,8 @@ def pack_state(trainer: Trainer, architecture: str) -> bytes:
         tensors |= {_AVERAGE + name: value for name, value in trainer.average.values.items()}
     for index, moments in trainer.optimizer.state_dict()["state"].items():
         tensors |= {f"{_OPTIMIZER}{index}.{key}": value for key, value in moments.items() if value is not None}
-    info = StateInfo(
-        trainer.done,
-        architecture,
-        trainer.data.fingerprint,
-        trainer.form,
-        trainer.ranks.size,
-        torch.get_num_threads(),
-    )
-    return pack(_KIND, tensors, to_json(info))
+    about = (trainer.form, trainer.ranks.size, torch.get_num_threads())
+    return pack(_KIND, tensors, to_json(StateInfo(trainer.done, architecture, trainer.data.fingerprint, *about)))
 
 
 def read_state(path: Path) -> TrainingState:
@@ -94,26 +87,21 @@ def restore(trainer: Trainer, state: TrainingState, architecture: str) -> None:
     if trainer.average is not None:
         if set(average) != set(trainer.average.values):
             raise WeightsError(f"{state.path} lacks the average of the weights", "start a new run")
-        trainer.average.restore(average)
-    _restore_moments(trainer, _part(state.tensors, _OPTIMIZER))
-    trainer.done = state.info.step
-
-
-def _restore_moments(trainer: Trainer, saved: dict[str, torch.Tensor]) -> None:
-    parameters = {
-        str(index): parameter
-        for index, parameter in enumerate(p for group in trainer.optimizer.param_groups for p in group["params"])
-    }
-    for name, value in saved.items():
+        for name, value in trainer.average.values.items():
+            value.copy_(average[name])
+    parameters = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
+    by_index = {str(index): parameter for index, parameter in enumerate(parameters)}
+    for name, value in _part(state.tensors, _OPTIMIZER).items():
         index, _, key = name.partition(".")
-        if index not in parameters:
+        if index not in by_index:
             raise WeightsError(f"the training state has moments of a parameter {index!r:.40}", "start a new run")
-        parameter = parameters[index]
+        parameter = by_index[index]
         if value.shape == parameter.shape:
             # In the parameter's own memory layout: a fused update walks both side by side.
             trainer.optimizer.state[parameter][key] = torch.empty_like(parameter).detach().copy_(value)
         else:
             trainer.optimizer.state[parameter][key] = value.clone()
+    trainer.done = state.info.step
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, Any]:
