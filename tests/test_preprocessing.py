@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -60,17 +60,17 @@ def test_read_is_the_ordinary_pipeline_to_the_bit(pipeline: Preprocessing, size:
     assert torch.equal(pipeline.read(image), ordinary(pipeline, image))
 
 
-@pytest.mark.parametrize("size", [*SIZES[:-2], (97, 64), (300, 40)], ids=str)
+@pytest.mark.parametrize("size", [(375, 500), (257, 301), (8, 8), (97, 64), (300, 40)], ids=str)
 @pytest.mark.parametrize("pipeline", PIPELINES + OTHERS, ids=str)
-@pytest.mark.parametrize("contrast", [40.0, 90.0, 1e5])  # the last one is black and white only
-def test_the_matrices_do_what_read_does(pipeline: Preprocessing, size: tuple[int, int], contrast: float) -> None:
-    image = photo(*size, contrast)
-    found_Chw = pipeline.linear(size)(to_unit(np.array(image)))
-
-    assert found_Chw.shape == (3, *pipeline.size)
-    difference_Chw = 255 * (found_Chw - pipeline.read(image)).abs()
-    assert difference_Chw.max() < 1.2  # PIL rounds after each of its two passes
-    assert difference_Chw.mean() < (0.5 if pipeline.interpolation == "box" else 0.35)  # half a level a pass at most
+def test_the_matrices_do_what_read_does(pipeline: Preprocessing, size: tuple[int, int]) -> None:
+    linear = pipeline.linear(size)
+    for contrast in (40.0, 90.0, 1e5):  # the last one is black and white only
+        image = photo(*size, contrast)
+        found_Chw = linear(to_unit(np.array(image)))
+        assert found_Chw.shape == (3, *pipeline.size)
+        difference_Chw = 255 * (found_Chw - pipeline.read(image)).abs()
+        assert difference_Chw.max() < 1.2  # PIL rounds after each of its two passes
+        assert difference_Chw.mean() < (0.5 if pipeline.interpolation == "box" else 0.35)  # half a level a pass at most
 
 
 def test_the_matrices_of_a_panorama_take_no_more_memory_than_the_photo() -> None:
@@ -94,7 +94,6 @@ def test_the_matrices_of_a_panorama_take_no_more_memory_than_the_photo() -> None
     resize=st.integers(16, 40),
     mode=st.sampled_from(["crop", "squash", "border"]),
 )
-@settings(deadline=None)
 def test_what_is_not_visible_never_reaches_the_network(
     height: int, width: int, interpolation: Interpolation, resize: int, mode: Any
 ) -> None:
@@ -174,11 +173,7 @@ SQUASHED = Preprocessing((6, 8), (6, 8), "bicubic", "squash")
     [
         (ClassifierSource(), Preprocessing(256, 224), Preprocessing(256, 224)),
         (ClassifierSource(input_size=(112, 112)), Preprocessing(256, 224), Preprocessing((128, 128), (112, 112))),
-        (
-            ClassifierSource(resize="squash", input_size=(6, 8)),
-            CUBIC,
-            Preprocessing((6, 8), (6, 8), "bicubic", "squash"),
-        ),
+        (ClassifierSource(resize="squash", input_size=(6, 8)), CUBIC, SQUASHED),
         (ClassifierSource(resize="crop"), Preprocessing(256, 224), Preprocessing((224, 224), (224, 224))),
         (ClassifierSource(resize=300), Preprocessing(256, 224), Preprocessing(300, (224, 224))),
     ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from latcli.errors import MachineError
+from latcli.errors import MachineError, first_line
 
 _SHORT = (
     "out of memory",
@@ -34,7 +34,7 @@ def failure_of(error: BaseException) -> MachineError | None:
         return MachineError("the system refuses to start another thread", "raise its limits, or set OMP_NUM_THREADS=1")
     if any(words in text for words in _LOST):
         return MachineError(
-            f"the device failed: {str(error).strip().partition(chr(10))[0]}",
+            f"the device failed: {first_line(error)}",
             "check it with nvidia-smi, then --resume the run or start it again; or use --device cpu",
         )
     return None

@@ -22,7 +22,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from latcli.engine.failures import failure_of
-from latcli.errors import UsageError
+from latcli.errors import UsageError, first_line
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -113,7 +113,7 @@ def gradient_model(
             except Exception as error:  # whatever a network raises where a layer is not as its author had it
                 if failure := failure_of(error):
                     raise failure from error
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+                reason = first_line(error)
             if reason is None:
                 return found
         note = f"gradients are computed in plain fp32, since {wanted} does not fit this network: {reason}"

@@ -22,7 +22,7 @@ from latcli.engine.models.libraries import library_network
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.models.source import ClassifierSource
 from latcli.engine.models.weights import load_into, read_safetensors, require_fit, state_dict_sha256
-from latcli.errors import WeightsError
+from latcli.errors import WeightsError, first_line
 from latcli.results import DocumentError, read, to_json
 
 _FORMAT = 1
@@ -126,8 +126,8 @@ def _fitted(
                 require_fit(make(), state_dict, what=what)
         net = make()
     except (RuntimeError, ValueError, ArithmeticError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise WeightsError(f"the network that {path} describes cannot be made: {reason}", _OTHER_CHECKPOINT) from error
+        reason = f"the network that {path} describes cannot be made: {first_line(error)}"
+        raise WeightsError(reason, _OTHER_CHECKPOINT) from error
     load_into(net, state_dict, what=what)
     return net
 

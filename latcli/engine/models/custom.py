@@ -19,7 +19,7 @@ from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.models.source import ClassifierSource
 from latcli.engine.models.weights import load_file
 from latcli.engine.vision import import_torchvision
-from latcli.errors import UsageError
+from latcli.errors import UsageError, first_line
 
 #: Sides that a module is tried on where nobody says and it does not take 224, the usual one.
 _OTHER_SIDES = (32, 28, 64, 96, 128, 160, 192, 240, 256, 299, 320, 384, 448, 512)
@@ -128,7 +128,7 @@ def _run(work: Callable[[], Any], what: str) -> Any:
     try:
         return work()
     except (Exception, SystemExit) as error:
-        raise UsageError(f"{what}: {_first_line(error)}", _EXAMPLE) from error
+        raise UsageError(f"{what}: {type(error).__name__}: {first_line(error)}", _EXAMPLE) from error
 
 
 def _tried(
@@ -147,7 +147,7 @@ def _tried(
             except UsageError:
                 raise
             except (Exception, SystemExit) as error:
-                failures.append(_first_line(error))
+                failures.append(f"{type(error).__name__}: {first_line(error)}")
     h, w = prepared[0].size
     sizes = f"3x{h}x{w}" + (", nor of other usual sizes" if len(prepared) > 1 else ", nor of one channel")
     raise UsageError(
@@ -164,7 +164,3 @@ def _classes_of(body: nn.Module, name: str, preprocessing: Preprocessing) -> int
         shown = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
         raise UsageError(f"{name} returns {shown} for two images, not logits of shape (2, classes)", _EXAMPLE)
     return found.shape[1]
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"

@@ -19,7 +19,7 @@ from latcli.engine.models.custom import named_by_user, named_classifier
 from latcli.engine.models.libraries import library_network
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.models.source import AS_PUBLISHED, ClassifierSource
-from latcli.errors import UsageError
+from latcli.errors import UsageError, first_line
 
 
 class FineTuned(nn.Module):
@@ -152,7 +152,7 @@ def _freeze_unused(tuned: FineTuned, name: str, classes: int) -> None:
         try:
             logits_1K = tuned(torch.zeros(1, 3, *tuned.preprocessing.size))
         except RuntimeError as error:  # two heads whose outputs are added
-            raise _no_head(name, str(error).partition("\n")[0][:120]) from error
+            raise _no_head(name, first_line(error)) from error
         if not isinstance(logits_1K, torch.Tensor) or logits_1K.shape != (1, classes):
             raise _no_head(name, "its last layer of that many outputs does not give its logits")
         parameters = list(tuned.parameters())

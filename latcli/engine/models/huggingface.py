@@ -15,7 +15,7 @@ from latcli.engine.models.preprocessing import OTHER_CLASSIFIER, Preprocessing, 
 from latcli.engine.models.source import ClassifierSource
 from latcli.engine.models.weights import load_file, names_in
 from latcli.engine.vision import import_torchvision
-from latcli.errors import LatcliError, UsageError, WeightsError
+from latcli.errors import LatcliError, UsageError, WeightsError, first_line
 
 #: PIL's filters by the numbers that processors write.
 _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
@@ -58,8 +58,8 @@ def huggingface_classifier(name: str, source: ClassifierSource) -> Classifier:
     except WeightsError:
         raise
     except Exception as error:  # the package raises what its many parts raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise WeightsError(f"hf:{name} cannot be loaded: {reason}", "give a name on the hub, or a folder") from error
+        reason = f"hf:{name} cannot be loaded: {first_line(error)}"
+        raise WeightsError(reason, "give a name on the hub, or a folder") from error
     names = names_in(dict(net.config.id2label))  # type: ignore[union-attr,arg-type]
     statistics = (processor["image_mean"], processor["image_std"]) if processor.get("do_normalize") else ()
     own = processor_preprocessing(processor, f"hf:{name}")

