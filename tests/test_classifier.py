@@ -339,6 +339,9 @@ def test_a_module_may_describe_itself(mine: str) -> None:
     assert (whole.name, whole.preprocessing.crop) == ("mine", 8)
     with pytest.raises(UsageError, match="--mean cannot be used with"):
         _open(f"{mine}:whole", ClassifierSource(mean=(0.5,)))
+    for mean, std in (((0.5, 0.5), (0.5,)), ((0.5,), (0.0,))):
+        with pytest.raises(UsageError, match="--mean has"):
+            _open(f"{mine}:plain", ClassifierSource(mean=mean, std=std))
 
 
 def test_weights_are_loaded_into_ones_own(mine: str, tmp_path: Path, foreign: Path) -> None:

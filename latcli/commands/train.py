@@ -42,8 +42,8 @@ from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.devices import open_device
 from latcli.engine.failures import explained
 from latcli.engine.models.checkpoint import CheckpointInfo, pack_classifier
+from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.finetuning import (
-    FineTuned,
     check_architecture,
     fine_tuned,
     fine_tuned_without_weights,
@@ -112,7 +112,7 @@ class Job:
                 return fine_tuned(pretrained, self.data.class_names)
             if self.fine_tuning:
                 described = classifier_source(self.objects, session)
-                return fine_tuned_without_weights(self.architecture, classes, described=described)
+                return fine_tuned_without_weights(self.architecture, self.data.class_names, described=described)
             small: Architecture = registry.load("architecture", self.architecture)
             return small(image_shape, classes)
 
@@ -551,7 +551,7 @@ def _keep_model(store: Store, stored: Run, job: Job, trainer: Trainer) -> Path:
         regime=job.settings.regime,
         epsilon=job.settings.epsilon if job.settings.is_adversarial else 0.0,
         steps=job.settings.steps,
-        preprocessing=trainer.net.preprocessing if isinstance(trainer.net, FineTuned) else None,
+        preprocessing=trainer.net.preprocessing if isinstance(trainer.net, Classifier) else None,
         mean=tuple(job.objects.mean),
         std=tuple(job.objects.std),
     )

@@ -94,18 +94,19 @@ def open_checkpoint(path: Path) -> Classifier:
     weights do not fit the architecture that the file names; UsageError for an unknown architecture.
     """
     state_dict, info = _read(path)
-    name, classes = info.architecture, len(info.class_names)
-    net: nn.Module
+    name = info.architecture
     if is_classifier_name(name):
         source = ClassifierSource(mean=info.mean, std=info.std)
         sized = library_network(name) is not None
-        tuned = _fitted(
-            lambda: fine_tuned_without_weights(name, classes, info.preprocessing, source), state_dict, path, sized=sized
-        )
-        net, preprocessing = tuned, tuned.preprocessing
+
+        def tuned() -> Classifier:
+            return fine_tuned_without_weights(name, info.class_names, info.preprocessing, source)
+
+        classifier = _fitted(tuned, state_dict, path, sized=sized)
+        net, preprocessing = classifier.net, classifier.preprocessing
     else:
         make = registry.load("architecture", name)
-        net = _fitted(lambda: make(info.image_shape, classes), state_dict, path)
+        net = _fitted(lambda: make(info.image_shape, len(info.class_names)), state_dict, path)
         C, H, W = info.image_shape
         net = GreyInput(net) if C == 1 else net
         preprocessing = Preprocessing(min(H, W), min(H, W))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import nn
@@ -49,7 +50,10 @@ class Reordered(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Images in [0, 1] to logits, in evaluation mode.
+    """Images in [0, 1] to logits, in evaluation mode, also while it is trained.
+
+    Norms keep their statistics, nothing is dropped and auxiliary heads stay silent: with the small batches of photos,
+    statistics of a batch would be noise, and a sample would depend on which others are in its batch.
 
     `net` takes [0, 1] (put a `Normalize` in front). `class_ids` are the WordNet ids of ImageNet classes, where it has
     such. `weights_sha256` is that of the network's state dict, where it is known.
@@ -75,6 +79,10 @@ class Classifier(nn.Module):
         for parameter in self.parameters():
             if parameter.is_leaf:
                 parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever is asked for."""
+        return super().train(False)
 
     @property
     def device(self) -> torch.device:

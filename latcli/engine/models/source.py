@@ -113,10 +113,9 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 
 
 def _normalize(mean: Sequence[float], std: Sequence[float]) -> Normalize:
-    count = max(len(mean), len(std))
-    if {len(mean), len(std)} - {1, count} or min(std) <= 0.0:
+    if not {len(mean), len(std)} <= {1, 3} or min(std) <= 0.0:
         raise UsageError(
-            "--mean and --std do not have as many numbers as each other, or --std is not above 0",
+            f"--mean has {len(mean)} numbers and --std {len(std)}: each needs one or three, and --std numbers above 0",
             "give one number, or one for each channel: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
         )
-    return Normalize([*mean] * (count // len(mean)), [*std] * (count // len(std)))
+    return Normalize(mean, std)
