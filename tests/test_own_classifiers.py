@@ -90,7 +90,7 @@ def madrylab() -> Own:
         both = prefixed("module.model.", state_dict) | prefixed("module.attacker.model.", state_dict)
         return {"model": both | statistics, "epoch": 90}
 
-    return of_torchvision("resnet18", 9, content)
+    return of_torchvision("shufflenet_v2_x0_5", 9, content)
 
 
 def hugging_face() -> Own:
