@@ -57,7 +57,7 @@ BASIC, INCIDENTAL, CODE, TYPED = Mark
 
 @dataclass(frozen=True)
 class Implied:
-    """The mark of an option that may stand without a value, and then has this one."""
+    """The mark of an option that may be given without a value, and then has this one."""
 
     text: str
 
@@ -288,7 +288,7 @@ class Field:
 
     @property
     def is_argument(self) -> bool:
-        """Whether it stands without a name."""
+        """Whether it is an argument, without a name."""
         return isinstance(self.info, typer.models.ArgumentInfo)
 
 
@@ -305,7 +305,7 @@ def fields_of(options: type) -> list[Field]:
 def given(options: Any) -> dict[str, Any]:
     """The options that differ from their defaults and decide what is computed, by name.
 
-    This is what a resumed run must agree with, and what a reproduction asks of a run that is there.
+    A resumed run must agree with them, and so must a run that a reproduction reuses.
     """
     values = {one.name: getattr(options, one.name) for one in fields_of(type(options)) if INCIDENTAL not in one.marks}
     defaults = {one.name: one.default for one in fields_of(type(options))}

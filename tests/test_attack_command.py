@@ -13,7 +13,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -273,7 +273,7 @@ def test_an_error_keeps_what_is_drawn_and_waits_for_no_figure(
 ) -> None:
     for seed in range(4):
         save_photo(here / "photos" / f"{seed}.png", seed=seed)
-    begun, go_on, drawn, attack = threading.Event(), threading.Event(), [], photos.run_attack
+    begun, go_on, drawn, attacks, attack = threading.Event(), threading.Event(), [], [], photos.run_attack
 
     def slow(*given: object) -> bytes:
         drawn.append(given)
@@ -282,7 +282,8 @@ def test_an_error_keeps_what_is_drawn_and_waits_for_no_figure(
         return b"figure"
 
     def fails_at_last(*given: Any) -> Any:
-        if not drawn:
+        attacks.append(given)
+        if len(attacks) == 1:
             return attack(*given)
         assert begun.wait(60)
         threading.Timer(0.1, go_on.set).start()
@@ -299,6 +300,45 @@ def test_an_error_keeps_what_is_drawn_and_waits_for_no_figure(
     }
     assert len(drawn) == 1
     assert latcli("runs", "verify").code == 0
+
+
+def test_the_result_of_one_photo_is_shown_before_its_figure_is_drawn(
+    latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_photo(here / "a.png")
+    shown: list[str] = []
+
+    def draw(*_given: object) -> bytes:
+        shown.append(sys.stdout.buffer.getvalue().decode())  # type: ignore[attr-defined]
+        with closing(sqlite3.connect(here / "runs" / "latcli.db")) as db:
+            shown.append(db.execute("SELECT status FROM runs ORDER BY rowid DESC").fetchone()[0])
+        return b"figure"
+
+    monkeypatch.setattr("latcli.commands.pictures.triptych_on_thread", draw)
+    done = latcli("attack", "a.png", *TINY, "--steps", "1", "--center", "0.4")
+    assert done.code == 0, done.err
+    assert shown == [done.out, "running"]
+    assert next((here / "runs").glob("*/a-figure.png")).read_bytes() == b"figure"
+    assert latcli("runs", "show", "latest", "--json").json["status"] == "completed"
+    assert attacked(latcli, "a.png", *TINY, "--steps", "1", "--center", "0.4")["images"][0]["files"]["figure"]
+    assert shown[2:] == ["", "running"]  # a document is written when all that it names is there
+
+
+@pytest.mark.parametrize("error", [OSError("no room"), KeyboardInterrupt()])
+def test_a_figure_that_cannot_be_drawn_leaves_a_run_that_is_not_completed(
+    error: BaseException, latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_photo(here / "a.png")
+
+    def fails(*_given: object) -> bytes:
+        raise error
+
+    monkeypatch.setattr("latcli.commands.pictures.triptych_on_thread", fails)
+    with pytest.raises(type(error)) if isinstance(error, OSError) else nullcontext():
+        latcli("attack", "a.png", *TINY, "--steps", "1", "--center", "0.4")
+    shown = latcli("runs", "show", "latest", "--json").json
+    assert shown["status"] == ("failed" if isinstance(error, OSError) else "interrupted")
+    assert [image["image"] for image in shown["images"]] == ["a.png"]
 
 
 # The tables

@@ -77,6 +77,7 @@ def test_the_page_works_in_a_browser(browser: Browser, file: Path, width: int, h
     assert page.get_by_text("The pictures unfold with JavaScript").is_hidden()
     assert page.evaluate(NO_WIDER)
     assert page.evaluate(NAMELESS) == []
+    assert page.evaluate("[...document.querySelectorAll('.chart img')].every((e) => e.complete && e.naturalWidth > 0)")
     compare(page)
     choose(page)
     switch_theme(page, theme)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from types import TracebackType
@@ -58,10 +58,18 @@ class Task:
 
 
 def run(options: AttackOptions, session: Session) -> AttackResult:
-    """Attack every photo, keep what comes of it, and say what happened.
+    """Attack every photo, keep the results, and return them; see `attacking`."""
+    with attacking(options, session) as result:
+        return result
 
-    Of several photos, one that fails is noted and the rest goes on; a photo on its own raises its LatcliError. Raises
-    UsageError, ImageError and WeightsError before a run is started, StoreError and ContractError at any time.
+
+@contextmanager
+def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult]:
+    """Attack every photo and give the result as soon as it is known; leaving the block draws the last pictures.
+
+    Until then the run is not completed, and one that is interrupted while it draws is an interrupted one. A photo
+    that fails among several is noted and the others continue; a single photo raises its LatcliError. Raises UsageError,
+    ImageError and WeightsError before a run is started, StoreError and ContractError at any time.
     """
     tasks = tasks_of(options)
     attack, search = registry.load("attack", options.attack), attack_settings(options)
@@ -91,7 +99,8 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
             session.note(f"warning: {warning}")
         if options.dry_run:
             planned = filter(None, [_plan(attacker, tasks, located, work) for located in photos])
-            return replace(result, planned=tuple(planned), failures=tuple(work.failures))
+            yield replace(result, planned=tuple(planned), failures=tuple(work.failures))
+            return
         config = config_of(options) | {"precision": session.precision, "form": attacker.gradients.form}
         config["labels_sha256"] = None if options.labels is None else sha256_of(options.labels)
         if attacker.gradients.note:
@@ -103,23 +112,26 @@ def run(options: AttackOptions, session: Session) -> AttackResult:
             with drawer, _Keeper(stored, drawer, protocol, work, len(tasks) > 1) as keeper:
                 for batch in batches(photos, options.batch):
                     for task in tasks:
+                        drawer.begin()  # the results before, while these are made
                         results = _attacked(attacker, task, batch, work)
-                        keeper.keep_pictures()  # of the results before, drawn while these were made
+                        keeper.keep_pictures()
                         for attacked, smallest in results:
                             keeper.keep(attacked, smallest)
+                images = tuple(sorted(keeper.kept, key=lambda photo: work.position(photo.image)))
+                result = replace(
+                    result,
+                    run=stored.id,
+                    dir=stored.folder,
+                    images=images,
+                    failures=tuple(work.failures),
+                    summary=photo_summary(images) if len(tasks) == 1 else None,
+                    regions=tuple(_region_summary(task, images) for task in tasks),
+                )
+                stored.set_exit_code(result.exit_code)
+                if session.json:  # what a document names is there when it is read
+                    keeper.keep_pictures()
+                yield result
                 keeper.keep_pictures()
-            images = tuple(sorted(keeper.kept, key=lambda photo: work.position(photo.image)))
-            result = replace(
-                result,
-                run=stored.id,
-                dir=stored.folder,
-                images=images,
-                failures=tuple(work.failures),
-                summary=photo_summary(images) if len(tasks) == 1 else None,
-                regions=tuple(_region_summary(task, images) for task in tasks),
-            )
-            stored.set_exit_code(result.exit_code)
-    return result
 
 
 def tasks_of(options: AttackOptions) -> list[Task]:
@@ -264,7 +276,7 @@ class _Keeper:
         files = {"adversarial": f"{stem}{suffix}-adversarial.png"}
         sha256 = located.photo.sha256
         self._stored.write_artifact(files["adversarial"], attacked.adversarial_png, "adversarial", sha256)
-        files |= self._drawer.begin(attacked, stem, suffix)
+        files |= self._drawer.ask(attacked, stem, suffix)
         target = self._drawer.attacker.settings.target
         photo = AttackedPhoto(
             **located_values(located),

@@ -185,7 +185,7 @@ def _photo_total(summary: Document, columns: tuple[Column, ...]) -> Row:
 
 def _photo_notes(document: Document) -> list[str]:
     images = document["images"]
-    done = [document["attack"], f"{document['steps']} steps", f"norm {document['norm']}"]
+    done = [document["attack"], counted(document["steps"], "step"), f"norm {document['norm']}"]
     if not _differ(images, "detector"):
         done.insert(0, found_by(images[0]["detector"]))
     if document["restarts"] > 1:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
-import torch
+from torch import Tensor
 
 from latcli.engine.attacks.contract import check_contract, run_attack
 from latcli.engine.attacks.pgd import climb, pgd, restart_seeds
@@ -30,7 +30,7 @@ from latcli.errors import LatcliError, UsageError
 from latcli.results import CurvePoint
 
 #: attempt(value, open_b) -> adv_bCHW: examples for the images at the positions open_b, at one point of the curve.
-Attempt = Callable[[float, torch.Tensor], torch.Tensor]
+Attempt = Callable[[float, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def accuracy_against_epsilon(
     attack: Attack,
     fast: Model,
     score: Model,
-    batches: Iterable[tuple[Images, torch.Tensor]],
+    batches: Iterable[tuple[Images, Tensor]],
     epsilons: Sequence[float],
     settings: AttackSettings,
     seed: int,
@@ -78,8 +78,8 @@ def accuracy_against_epsilon(
         raise UsageError(f"epsilon is {epsilons[-1]:g}, not in (0, 1]", "it is in image scale: 8/255 or 0.031")
     refuse_targets(settings)
 
-    def prepare(images: Images, share_B1HW: torch.Tensor, seeds_B: torch.Tensor) -> Attempt:
-        def attempt(epsilon: float, open_b: torch.Tensor) -> torch.Tensor:
+    def prepare(images: Images, share_B1HW: Tensor, seeds_B: Tensor) -> Attempt:
+        def attempt(epsilon: float, open_b: Tensor) -> Tensor:
             x_bCHW, y_b = images.x_BCHW[open_b], images.y_B[open_b]
             eps_b1HW = share_B1HW[open_b] * epsilon
             return run_attack(attack, narrowed(fast, open_b), x_bCHW, y_b, eps_b1HW, settings, seeds_B[open_b])
@@ -93,7 +93,7 @@ def accuracy_against_steps(
     attack: Attack,
     fast: Model,
     score: Model,
-    batches: Iterable[tuple[Images, torch.Tensor]],
+    batches: Iterable[tuple[Images, Tensor]],
     steps: Sequence[int],
     settings: AttackSettings,
     seed: int,
@@ -111,11 +111,11 @@ def accuracy_against_steps(
     same_way = settings.schedule == "constant" and settings.step is not None
     one_run = attack is pgd and same_way and settings.restarts == 1 and not settings.stop_rank
 
-    def prepare(images: Images, eps_B1HW: torch.Tensor, seeds_B: torch.Tensor) -> Attempt:
+    def prepare(images: Images, eps_B1HW: Tensor, seeds_B: Tensor) -> Attempt:
         if one_run:
             return _OneRun(fast, images, eps_B1HW, settings, seeds_B)
 
-        def attempt(count: float, open_b: torch.Tensor) -> torch.Tensor:
+        def attempt(count: float, open_b: Tensor) -> Tensor:
             x_bCHW, y_b, eps_b1HW = images.x_BCHW[open_b], images.y_B[open_b], eps_B1HW[open_b]
             counted = replace(settings, steps=int(count))
             return run_attack(attack, narrowed(fast, open_b), x_bCHW, y_b, eps_b1HW, counted, seeds_B[open_b])
@@ -129,7 +129,7 @@ class _OneRun:
     """PGD that goes on from where the last point of the curve left it."""
 
     def __init__(
-        self, fast: Model, images: Images, eps_B1HW: torch.Tensor, settings: AttackSettings, seeds_B: torch.Tensor
+        self, fast: Model, images: Images, eps_B1HW: Tensor, settings: AttackSettings, seeds_B: Tensor
     ) -> None:
         self.fast, self.images, self.eps_B1HW, self.settings = fast, images, eps_B1HW, settings
         self.threat = threat_for(images.x_BCHW, eps_B1HW, settings)
@@ -137,7 +137,7 @@ class _OneRun:
         self.adv_BCHW = self.threat.random_start(restart_seeds(seeds_B, 0)) if start else images.x_BCHW.clone()
         self.done = 0
 
-    def __call__(self, count: float, open_b: torch.Tensor) -> torch.Tensor:
+    def __call__(self, count: float, open_b: Tensor) -> Tensor:
         """The iterates after `count` steps."""
         further = replace(self.settings, steps=int(count) - self.done)
         model, threat, y_b = narrowed(self.fast, open_b), self.threat.narrowed(open_b), self.images.y_B[open_b]
@@ -151,9 +151,9 @@ class _OneRun:
 def _sweep(
     axis: Literal["epsilon", "steps"],
     score: Model,
-    batches: Iterable[tuple[Images, torch.Tensor]],
+    batches: Iterable[tuple[Images, Tensor]],
     values: Sequence[float],
-    prepare: Callable[[Images, torch.Tensor, torch.Tensor], Attempt],
+    prepare: Callable[[Images, Tensor, Tensor], Attempt],
     seed: int,
 ) -> Curve:
     samples: list[int] = []

@@ -127,7 +127,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the classifier says of one variant of a photo, in means over the donor seeds.
+    """The classifier's answers to one variant of a photo, as means over the donor seeds.
 
     right: the label is the top guess (a tie is not); confidence: the label's own softmax value.
     """

@@ -45,7 +45,7 @@ def named_classifier(name: str, source: ClassifierSource) -> Classifier:
 
 
 def refuse_description(name: str, source: ClassifierSource) -> None:
-    """Raise UsageError where the user describes a classifier that says itself what its classes and images are."""
+    """Raise UsageError where the user describes a classifier that describes itself."""
     if given := source.described:
         raise UsageError(f"{given} cannot be used with {name}, which describes itself", f"leave {given} out")
 

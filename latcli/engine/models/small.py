@@ -129,7 +129,7 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def paper_cnn(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The paper's CNN. Raises UsageError for images of fewer than 4 pixels a side, which its pools leave nothing of."""
+    """The paper's CNN. Raises UsageError for images of fewer than 4 pixels a side."""
     if min(image_shape[1:]) < 4:
         raise UsageError("paper-cnn needs images of at least 4 pixels a side", "try --architecture resnet18")
     return PaperCNN(image_shape, classes)
