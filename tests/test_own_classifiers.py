@@ -95,6 +95,7 @@ def madrylab() -> Own:
 
 def hugging_face() -> Own:
     """ViT for image classification, saved by save_pretrained."""
+    import_torchvision()  # its processors import torchvision
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     config = transformers.ViTConfig(**size, image_size=32, patch_size=8, id2label={0: "x", 1: "y", 2: "z"})
