@@ -30,7 +30,7 @@ def storage_errors(path: Path) -> Iterator[None]:
             case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
                 hint = "free some space, or keep the runs elsewhere with --store DIR"
             case errno.EROFS | errno.EACCES | errno.EPERM:
-                hint = "name a folder that you may write with --store DIR"
+                hint = "name a folder that you can write to with --store DIR"
             case errno.ENAMETOOLONG:
                 hint = "rename the photo to something shorter, or take a shorter --store DIR"
             case _:
