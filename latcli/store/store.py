@@ -577,7 +577,8 @@ class Run:
                     self._insert(db, "artifacts", [row | {"created": utc_now()}])
         except StoreError:
             if is_new:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.unlink()
             raise
         return path
 

@@ -51,9 +51,10 @@ def test_an_interrupt_at_a_random_moment_ends_soon(
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
         longest = max(longest, time.monotonic() - pressed)
-        assert process.returncode in (0, 130, -signal.SIGINT), stderr
-        assert "Traceback" not in _TOO_EARLY.sub("", stderr)
-        assert "error:" not in stderr
+        if "init_import_site" not in stderr:  # Python itself was still starting
+            assert process.returncode in (0, 130, -signal.SIGINT), stderr
+            assert "Traceback" not in _TOO_EARLY.sub("", stderr)
+            assert "error:" not in stderr
         if (work / "runs").exists():
             assert_sound(work / "runs")
             found = statuses(work / "runs")[before:]
