@@ -40,7 +40,6 @@ BENCHMARKS = {
     "report_speed": Benchmark("latcli report on 2,000 runs", 3),
     "sweeps": Benchmark("cost and memory against batch, image size, steps, photos", 9, photos=True),
     "forms": Benchmark("the form that the rule chooses beside all others, on five networks", 3),
-    "compile": Benchmark("torch.compile beside the chosen form", 5, photos=True),
 }
 
 #: What a shell says of a process that was interrupted.

@@ -66,7 +66,7 @@ def stages(photo: Path, steps: int) -> dict[str, float]:
         PictureDrawer(attacker, figures=True) as drawer,
     ):
         run.write_artifact("photo-adversarial.png", result.adversarial_png, "adversarial")
-        drawer.begin(result, "photo")
+        drawer.ask(result, "photo")
         for picture in drawer.drawn():
             run.write_artifact(picture.file_name, picture.png, picture.kind)
     return seconds

@@ -22,7 +22,7 @@ from latcli.engine.images import read_photo
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.small import paper_cnn, resnet18
 from latcli.engine.models.source import ClassifierSource
-from latcli.engine.precision import GradientForm, check_form, gradient_model
+from latcli.engine.precision import GradientForm, gradient_model
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Problem:
         channels, height, width = self.x_BCHW.shape[1:]
         return channels, height, width
 
-    def gradient_form(self, form: str = "auto") -> GradientForm:
-        """The network in a form of that name; for auto the one that latcli chooses."""
-        return gradient_model(self.net, self.image_shape, form=None if form == "auto" else check_form(form))
+    def gradient_form(self) -> GradientForm:
+        """The network in the form that latcli chooses."""
+        return gradient_model(self.net, self.image_shape)
 
 
 def digits(batch: int = 256) -> Problem:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
 from copy import copy
 from dataclasses import MISSING, dataclass
 from importlib import import_module
@@ -26,6 +26,7 @@ _MAIN, _LOOK = "Main commands", "Look around"
 class Command:
     """One command: its options, and its function `(options, session) -> result` as `module:function`.
 
+    The function may give a context of the result: it is shown inside, and what is left to do is done on leaving it.
     `shared` are the options that it takes besides its own. `reporting.documents` has what draws its document.
     """
 
@@ -36,7 +37,7 @@ class Command:
 
 
 COMMANDS: Mapping[tuple[str, ...], Command] = {
-    ("attack",): Command(options.AttackOptions, "latcli.commands.attack:run", panel=_MAIN),
+    ("attack",): Command(options.AttackOptions, "latcli.commands.attack:attacking", panel=_MAIN),
     ("mask",): Command(options.MaskOptions, "latcli.commands.mask:run", panel=_MAIN),
     ("train",): Command(options.TrainOptions, "latcli.commands.train:run", panel=_MAIN),
     ("eval",): Command(options.EvalOptions, "latcli.commands.evaluate:run", panel=_MAIN),
@@ -103,8 +104,18 @@ def add_command(path: tuple[str, ...], command: Command) -> None:
         given = command.options(**{name: value for name, value in kept.items() if name in own})
         # With --json the document is all there may be on stdout, whatever a user's own code prints.
         with redirect_stdout(session.stderr) if session.json else nullcontext():
-            result = _imported(command.run)(given, session)
-        return session.show(result, " ".join(path))
+            made = _imported(command.run)(given, session)
+            unwritten: OSError | None = None
+            with made if isinstance(made, AbstractContextManager) else nullcontext(made) as result:
+                try:
+                    code = session.show(result, " ".join(path))
+                except OSError as error:  # a reader that has gone away leaves no run half done
+                    unwritten = error
+                with suppress(OSError):  # it fails once more, and is reported, when the process ends
+                    session.stdout.flush()
+            if unwritten is not None:
+                raise unwritten
+        return code
 
     parameters = [_parameter(one) for one in sorted(fields, key=_place)]
     call.__signature__ = inspect.Signature([*parameters, _HELP_ALL])  # type: ignore[attr-defined]

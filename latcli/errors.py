@@ -18,7 +18,7 @@ class ExitCode(IntEnum):
 
 
 class LatcliError(Exception):
-    """An error with a cause in the user's world: one line that says what, one hint that says what to do.
+    """An error that the user can act on: one line with the cause, and a hint with the remedy.
 
     Anything else that is raised is a defect of latcli and is shown as such.
     """
@@ -44,7 +44,7 @@ class ImageError(LatcliError):
 
 
 class WeightsError(LatcliError):
-    """Weights that are missing, unreachable, or not what they say they are."""
+    """Weights that are missing, unreachable, or not what they claim to be."""
 
 
 class NoObjectError(LatcliError):

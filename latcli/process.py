@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ from typing import Any
 import typer
 
 from latcli.engine.failures import explained
+from latcli.engine.registry import nearest
 from latcli.errors import ExitCode, LatcliError, Terminated
 from latcli.options import RefusedValue
 from latcli.reporting.text import printable
@@ -148,12 +150,20 @@ def _message_and_hint(error: typer.TyperException, hint: str) -> tuple[str, str]
     possibilities = getattr(error, "possibilities", None)
     if possibilities:
         typed = str(getattr(error, "option_name", ""))
-        nearest = difflib.get_close_matches(typed, possibilities, n=1, cutoff=0.0)[0]
-        return _tidy(error.message), f"did you mean {nearest}? {hint}"
-    message, _, suggestion = _tidy(error.format_message()).partition(". Did you mean ")
+        closest = difflib.get_close_matches(typed, possibilities, n=1, cutoff=0.0)[0]
+        return _tidy(error.message), f"did you mean {closest}? {hint}"
+    # "Value error" is what a library calls a refused value.
+    message, _, suggestion = _tidy(error.format_message().replace("Value error, ", "")).partition(". Did you mean ")
+    typed, _, choices = message.partition(" is not one of ")
     if suggestion:
         hint = f"did you mean {suggestion} {hint}"
+    elif close := nearest(_quoted(typed)[-1], _quoted(choices), 1) if choices else []:
+        hint = f"did you mean {close[0]}? {hint}"
     return message, hint + _origin_of(error)
+
+
+def _quoted(text: str) -> list[str]:
+    return re.findall(r"'([^']*)'", text)
 
 
 def _origin_of(error: typer.TyperException) -> str:

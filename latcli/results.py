@@ -215,7 +215,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of one image, and of one label of it.
+    """A classifier's prediction for one image, and for its label.
 
     prediction, index, p_prediction: the top guess and its probability, p(guess). confidence: the probability of the
     label, p(right class). rank: the label's place, 1 for the top guess; a tie counts against the label. loss: the
@@ -254,7 +254,16 @@ class EvaluatedModel:
     train_seed: int | None = None
 
 
-@dataclass(frozen=True)
+def starts_text(attack: str | None, restarts: int | None) -> str:
+    """How often an attack began: of pgd its random starts, of any other more than one restart; else nothing."""
+    if not restarts or not attack:
+        return ""
+    if attack.split()[0] == "pgd":
+        return "1 random start" if restarts == 1 else f"{restarts} random starts"
+    return f"{restarts} restarts" if restarts > 1 else ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One model on one input: mean cross entropy and accuracy over n images, with 95 % intervals.
 
@@ -281,14 +290,14 @@ class Cell:
     accuracy_low: float
     accuracy_high: float
     n: int
-    epsilon: float | None
-    steps: int | None
-    restarts: int | None
-    attack: str | None
-    norm: str | None
-    radius: float | None
-    mask_from: str | None
-    center: float | None
+    epsilon: float | None = None
+    steps: int | None = None
+    restarts: int | None = None
+    attack: str | None = None
+    norm: str | None = None
+    radius: float | None = None
+    mask_from: str | None = None
+    center: float | None = None
     seed: int
     seconds: float
     best_accuracy: bool = False
@@ -473,7 +482,7 @@ BoxRow = tuple[float, float, float, float, float, str]
 
 @dataclass(frozen=True, kw_only=True)
 class LocatedPhoto:
-    """A photo, what the classifier says of it, and its object: who found it, on which weights, and how surely.
+    """A photo, its prediction, and its object: who found it, with which weights and confidence.
 
     image: the path as it was given. detector: what decided, a detector's name, or "box", "mask", "center" where the
     user did; detector_weights: name and hash of its weights; detector_confidence: the best score of its boxes;
@@ -785,7 +794,7 @@ Status = Literal["running", "completed", "failed", "interrupted", "crashed"]
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """One run in a list. result: what came of it, in a few words, None where nothing is known.
+    """One run in a list. result: its result in a few words, None where nothing is known.
 
     dir: its folder. status: as it is now. region: what an attack may change; regime: of a training run. epsilon: on the
     scale of [0, 1].
@@ -1094,7 +1103,7 @@ class ComparedRuns:
     """
 
     store: Path
-    runs: tuple[Mapping[str, Any], Mapping[str, Any]]
+    runs: tuple[Mapping[str, Any], ...]
     configuration: tuple[Mapping[str, Any], ...]
     equal: int
     results: tuple[Mapping[str, Any], ...]

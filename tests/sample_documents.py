@@ -132,11 +132,13 @@ def evaluation(rows: dict[str, Any] | None = None, inputs: tuple[str, ...] = INP
 
 def _cell(model: EvaluatedModel, given: str, loss: float | None, accuracy: float, count: int) -> Cell:
     attacked = not given.startswith("natural")
+    known = {"loss_low": None if loss is None else 0.9 * loss, "loss_high": None if loss is None else 1.1 * loss}
+    known |= {"accuracy_low": max(0.0, accuracy - 0.02), "accuracy_high": min(1.0, accuracy + 0.01)}
+    known |= {"epsilon": 0.3 if attacked else None, "steps": 100 if attacked else None}
     return Cell(
-        model.name, model.label, model.id, model.regime, None, given, loss, None if loss is None else 0.9 * loss,
-        None if loss is None else 1.1 * loss, accuracy, max(0.0, accuracy - 0.02), min(1.0, accuracy + 0.01),
-        10_000 if given == "natural" else 1000, 0.3 if attacked else None, 100 if attacked else None, 1, "pgd", None,
-        None, "center", 0.25, 4, 1.0,
+        **known, model=model.name, label=model.label, model_id=model.id, regime=model.regime, train_seed=None,
+        input=given, loss=loss, accuracy=accuracy, n=10_000 if given == "natural" else 1000, restarts=1,
+        attack="pgd", mask_from="center", center=0.25, seed=4, seconds=1.0,
         best_accuracy=count > 1 and model.regime == "background" and attacked,
         best_loss=count > 1 and model.regime != "natural" and given == "background",
     )  # fmt: skip
@@ -155,9 +157,9 @@ def matrix(rows: dict[str, Any] | None = None, inputs: tuple[str, ...] = INPUTS,
         }  # fmt: skip
 
     found = [
-        {"label": label, "differs": None, "regime": label, "model_count": 1 + place, "train_runs": [f"2-train-{place}"]}
-        | {"cells": {g: cell(g, *values, 1 + place) for g, values in zip(inputs, known, strict=True)}}
-        for place, (label, known) in enumerate((rows or FIGURE_2).items())
+        {"label": label, "differs": None, "regime": label, "model_count": place, "train_runs": [f"2-train-{place - 1}"]}
+        | {"cells": {given: cell(given, *values, place) for given, values in zip(inputs, known, strict=True)}}
+        for place, (label, known) in enumerate((rows or FIGURE_2).items(), start=1)
     ]
     return {
         "id": "matrix-1", "dataset": "mnist", "epsilon": 0.3, "attack": "pgd", "steps": 100, "restarts": 1,

@@ -13,7 +13,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -273,7 +273,7 @@ def test_an_error_keeps_what_is_drawn_and_waits_for_no_figure(
 ) -> None:
     for seed in range(4):
         save_photo(here / "photos" / f"{seed}.png", seed=seed)
-    begun, go_on, drawn, attack = threading.Event(), threading.Event(), [], photos.run_attack
+    begun, go_on, drawn, attacks, attack = threading.Event(), threading.Event(), [], [], photos.run_attack
 
     def slow(*given: object) -> bytes:
         drawn.append(given)
@@ -282,7 +282,8 @@ def test_an_error_keeps_what_is_drawn_and_waits_for_no_figure(
         return b"figure"
 
     def fails_at_last(*given: Any) -> Any:
-        if not drawn:
+        attacks.append(given)
+        if len(attacks) == 1:
             return attack(*given)
         assert begun.wait(60)
         threading.Timer(0.1, go_on.set).start()
@@ -299,6 +300,136 @@ def test_an_error_keeps_what_is_drawn_and_waits_for_no_figure(
     }
     assert len(drawn) == 1
     assert latcli("runs", "verify").code == 0
+
+
+def test_the_result_of_one_photo_is_shown_before_its_figure_is_drawn(
+    latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_photo(here / "a.png")
+    shown: list[str] = []
+
+    def draw(*_given: object) -> bytes:
+        shown.append(sys.stdout.buffer.getvalue().decode())  # type: ignore[attr-defined]
+        with closing(sqlite3.connect(here / "runs" / "latcli.db")) as db:
+            shown.append(db.execute("SELECT status FROM runs ORDER BY rowid DESC").fetchone()[0])
+        return b"figure"
+
+    monkeypatch.setattr("latcli.commands.pictures.triptych_on_thread", draw)
+    done = latcli("attack", "a.png", *TINY, "--steps", "1", "--center", "0.4")
+    assert done.code == 0, done.err
+    assert shown == [done.out, "running"]
+    assert next((here / "runs").glob("*/a-figure.png")).read_bytes() == b"figure"
+    assert latcli("runs", "show", "latest", "--json").json["status"] == "completed"
+    assert attacked(latcli, "a.png", *TINY, "--steps", "1", "--center", "0.4")["images"][0]["files"]["figure"]
+    assert shown[2:] == ["", "running"]  # a document is written when all that it names is there
+
+
+@pytest.mark.parametrize("error", [OSError("no room"), KeyboardInterrupt()])
+def test_a_figure_that_cannot_be_drawn_leaves_a_run_that_is_not_completed(
+    error: BaseException, latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_photo(here / "a.png")
+
+    def fails(*_given: object) -> bytes:
+        raise error
+
+    monkeypatch.setattr("latcli.commands.pictures.triptych_on_thread", fails)
+    with pytest.raises(type(error)) if isinstance(error, OSError) else nullcontext():
+        latcli("attack", "a.png", *TINY, "--steps", "1", "--center", "0.4")
+    shown = latcli("runs", "show", "latest", "--json").json
+    assert shown["status"] == ("failed" if isinstance(error, OSError) else "interrupted")
+    assert [image["image"] for image in shown["images"]] == ["a.png"]
+
+
+# Resuming
+
+
+def cut_off(latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, *more: str) -> Any:
+    """An attack on five photos, one at a time, that ends with an error as it begins the third photo."""
+    for seed in range(5):
+        save_photo(here / "photos" / f"{seed % 3}" / f"{'ab'[seed // 3]}.png", seed=seed)
+    attack, calls = photos.run_attack, []
+
+    def fails_at_last(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 3:
+            raise error
+        return attack(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(photos, "run_attack", fails_at_last)
+        return latcli("attack", "photos", *CENTER, "--seed", "3", "--batch", "1", *more)
+
+
+def files_and_figures(document: dict[str, Any]) -> list[tuple[Any, ...]]:
+    return [
+        (
+            *(image[key] for key in ("image", "region", "label", "adversarial", "l2")),
+            {kind: (Path(path).name, Path(path).read_bytes()) for kind, path in image["files"].items()},
+        )
+        for image in document["images"]
+    ]
+
+
+@pytest.mark.parametrize("more", [(), ("--regions", "background,all")])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ContractError("the attack broke its contract", "a defect")])
+def test_a_resumed_attack_is_the_one_that_was_never_cut_off(
+    error: BaseException, more: tuple[str, ...], latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off(latcli, here, monkeypatch, error, *more)
+    shown = latcli("runs", "show", "latest", "--json").json
+    assert shown["resume"] == f"latcli attack --classifier tiny_model:tiny --resume {shown['run'][-4:]}"
+    lost = next(path for path in (here / "runs" / shown["run"]).glob("*-difference.png"))
+    lost.unlink()  # as after a kill: the row is there, and a picture is not
+    before = {path: path.stat().st_mtime_ns for path in (here / "runs" / shown["run"]).glob("*-adversarial.png")}
+    resumed = attacked(latcli, *shown["resume"].split()[2:])
+    again = attacked(latcli, "photos", *CENTER, "--seed", "3", "--batch", "1", *more)
+    assert resumed["run"] == shown["run"]
+    assert files_and_figures(resumed) == files_and_figures(again)
+    assert (resumed["summary"], resumed["regions"]) == (again["summary"], again["regions"])
+    assert sum(path.stat().st_mtime_ns == was for path, was in before.items()) == len(before) - 1
+    after = latcli("runs", "show", resumed["run"], "--json").json
+    assert (after["status"], after["seed"], len(after["images"])) == ("completed", 3, len(resumed["images"]))
+    assert latcli("runs", "verify").code == 0
+    assert "completed" in latcli("attack", *TINY, "--resume", resumed["run"]).error[0]
+
+
+def test_an_interrupted_attack_says_how_to_go_on(latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = cut_off(latcli, here, monkeypatch, KeyboardInterrupt())
+    assert done.code == ExitCode.INTERRUPTED
+    run = latcli("runs", "show", "latest", "--json").json["run"]
+    assert f"latcli attack --classifier tiny_model:tiny --resume {run[-4:]} --offline" in done.err
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (("--epsilon", "4/255", *TINY), "--epsilon"),
+        (("--seed", "4", *TINY), "--seed"),
+        (("other", *TINY), "--photos"),
+        ((), "is code"),
+    ],
+)
+def test_a_run_is_not_resumed_with_other_options(
+    options: tuple[str, ...], word: str, latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off(latcli, here, monkeypatch, KeyboardInterrupt())
+    done = latcli("attack", "--resume", "latest", *options)
+    assert done.code == ExitCode.USAGE
+    assert word in done.err
+
+
+def test_a_run_is_not_resumed_on_other_photos(latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_off(latcli, here, monkeypatch, KeyboardInterrupt())
+    photo = here / "photos" / "0" / "a.png"
+    kept = photo.read_bytes()
+    for change in (lambda: save_photo(photo, seed=9), photo.unlink):
+        change()
+        done = latcli("attack", *TINY, "--resume", "latest")
+        assert done.code == ExitCode.USAGE
+        assert "photos/0/a.png" in done.error[0]
+    photo.write_bytes(kept)
+    assert latcli("attack", *TINY, "--resume", "latest").code == 0
 
 
 # The tables

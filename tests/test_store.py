@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import MISSING, asdict, dataclass, fields, replace
@@ -113,6 +114,9 @@ def test_a_worker_neither_keeps_a_killed_run_alive_nor_ends_a_living_one(opened:
     with run_elsewhere(opened.folder, outliving) as (process, [run, worker]):
         try:
             process.wait()
+            patience = time.monotonic() + 20.0  # until the worker has let go of the lock that it was forked with
+            while opened.find_run(run).status == "running" and time.monotonic() < patience:
+                time.sleep(0.05)
             assert opened.find_run(run).status == "crashed"
         finally:
             os.kill(int(worker), signal.SIGKILL)

@@ -241,7 +241,7 @@ def test_a_diverging_run_names_its_step_and_keeps_its_last_good_state(train: Run
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("--dataset", "minst"), 2, "there is no dataset called 'minst'"),
+        (("--dataset", "minst"), 2, "there is no data set called 'minst'"),
         (("--dataset", "fashion-mnist"), 1, "(md5 8d4fb7e6c68d591d4c3dfef9ec88bf0d) is missing"),
         (("--dataset", "mnist-5k", "--batch", "4001"), 2, "larger than the 4000 training images"),
         (("--dataset", "mnist-5k", "--architecture", "vgg"), 2, "there is no architecture called 'vgg'"),

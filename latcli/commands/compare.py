@@ -30,18 +30,16 @@ def compare(options: ReportOptions, session: Session) -> ComparedRuns:
         revisions = {row["id"]: row["git_sha"] for row in store.rows("environments")}
         photos = [_photos_of(store, row) for row in (a, b)]
         names = _names_apart([*photos[0], *photos[1]])
-        configurations = [_configuration(row, revisions.get(row.environment)) for row in (a, b)]
-        results = [_results(store, row, of_run, names) for row, of_run in zip((a, b), photos, strict=True)]
-        shown = ("id", "command", "status", "started", "seconds")
-        rows = [{"run" if name == "id" else name: getattr(row, name) for name in shown} for row in (a, b)]
-        everything = _side_by_side(*configurations)
+        everything = _side_by_side(*(_configuration(row, revisions.get(row.environment)) for row in (a, b)))
+        results = _side_by_side(*(_results(store, *one, names) for one in zip((a, b), photos, strict=True)))
         differing = [row for row in everything if row["a"] != row["b"]]
+        shown = ("command", "status", "started", "seconds")
         return ComparedRuns(
             store=store.folder,
-            runs=(rows[0], rows[1]),
+            runs=tuple({"run": row.id} | {name: getattr(row, name) for name in shown} for row in (a, b)),
             configuration=tuple(differing),
             equal=len(everything) - len(differing),
-            results=tuple(row | {"difference": _difference(row["a"], row["b"])} for row in _side_by_side(*results)),
+            results=tuple(row | {"difference": _difference(row["a"], row["b"])} for row in results),
         )
 
 

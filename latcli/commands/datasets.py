@@ -15,7 +15,7 @@ from latcli.commands.photos import detector_values
 from latcli.engine.datasets.base import DatasetSource, MaskSource, TrainingData
 from latcli.engine.datasets.catalog import open_training_data
 from latcli.engine.datasets.photo_folder import PhotoFolder
-from latcli.engine.datasets.photo_masks import ObjectSearch, detected_masks
+from latcli.engine.datasets.photo_masks import detected_masks
 from latcli.engine.detectors.base import DetectorContext
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier
@@ -68,7 +68,7 @@ def _plain(value: Any) -> Any:
 
 
 def check_object_options(given: Mapping[str, Any], mask_from: MaskSource, detecting: Sequence[str] = DETECTING) -> None:
-    """Raise UsageError where masks are missing, and for options of `detecting` that are given but used by nobody."""
+    """Raise UsageError where masks are missing, and for options of `detecting` that have no effect."""
     if mask_from == "folder" and "masks" not in given:
         raise UsageError("--mask-from folder needs the folder", "give --masks DIR, with train/CLASS/NAME.png in it")
     if mask_from != "folder" and "masks" in given:
@@ -99,7 +99,7 @@ def open_data(
 
 def with_objects(
     data: TrainingData,
-    architecture: str,
+    architecture: str | None,
     mask_from: MaskSource,
     objects: DataObjects,
     device: torch.device,
@@ -111,7 +111,7 @@ def with_objects(
     Detections are kept in the store, if there is one, so that the same photos are searched once. Raises WeightsError,
     UsageError and ImageError where classifier, detector or a photo cannot be used.
     """
-    if mask_from != "detector" or not isinstance(data, PhotoFolder):
+    if mask_from != "detector" or architecture is None or not isinstance(data, PhotoFolder):
         return data
     classifier = open_pretrained(architecture, objects, session).to(device)
     settings = ObjectSettings(
@@ -121,7 +121,7 @@ def with_objects(
     finder, about = open_finder(settings, context, None if store is None else StoredDetections(store))
     session.note(f"objects are found by {about}")
     with session.progress("objects", data.train_count + data.test_count) as tick:
-        masks = detected_masks(data.folders, ObjectSearch(finder, classifier), tick)
+        masks = detected_masks(data.folders, finder, classifier, tick)
     for note in masks.notes:
         session.note(f"note: {note}")
     return data.with_masks(masks)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from statistics import fmean
 from typing import Any
 
@@ -18,11 +19,9 @@ from latcli.commands.evaluated_models import (
     DEFAULT_REGIMES,
     LoadedModel,
     ModelLoader,
-    PhotoWay,
     code_named,
     once_each,
     open_data,
-    photo_way,
     require_named_again,
     source_of,
     trained_on,
@@ -39,15 +38,16 @@ from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import full_name
 from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.devices import open_device
-from latcli.engine.evaluation.chance import mcnemar_p_value
 from latcli.engine.evaluation.curves import require_ascending
+from latcli.engine.evaluation.distrust import Doubt
 from latcli.engine.evaluation.matrix import Evaluation, Progress
 from latcli.engine.evaluation.reliance import VARIANTS, photos_of
 from latcli.engine.evaluation.settings import NATURAL, NATURAL_ATTACKED, EvalSettings
 from latcli.engine.evaluation.statistics import ColumnStatistics
 from latcli.engine.failures import explained
 from latcli.errors import Terminated, UsageError, WeightsError
-from latcli.options import ClassifierOptions, EvalOptions, parse_epsilon
+from latcli.options import ClassifierOptions, EvalOptions, given, parse_epsilon
+from latcli.reporting.text import counted
 from latcli.results import (
     Cell,
     Comparison,
@@ -55,13 +55,12 @@ from latcli.results import (
     EvalResult,
     EvaluatedModel,
     EvalWarning,
-    RelianceRow,
     SeedGroup,
     read,
     spread,
     to_json,
 )
-from latcli.session import Session, Tick
+from latcli.session import Session
 from latcli.store.files import artifact_path
 from latcli.store.store import Run, RunRow, Store
 
@@ -84,16 +83,10 @@ _CURVE_HINT = "for example --curve epsilon=0.1,0.2,0.3 or --curve steps=1,10,100
 class Job:
     """All that is settled before the first batch; the same for an evaluation that begins and one that is resumed."""
 
-    data: TrainingData
-    settings: EvalSettings
+    evaluation: Evaluation
     models: tuple[LoadedModel, ...]
     contenders: tuple[LoadedModel, ...]
     seeds: bool
-    device: torch.device
-
-    def evaluation(self) -> Evaluation:
-        """With empty columns."""
-        return Evaluation([one.subject for one in self.models], self.data, self.settings)
 
 
 def run(options: EvalOptions, session: Session) -> EvalResult:
@@ -114,18 +107,17 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     names, _ = named_models(options), _beside(options)  # errors in them come before any file is read
     dataset = full_name(options.dataset or usual_dataset(store, names) or registry.DEFAULT_DATASET)
     described = classifier_source(options, session)
-    way = photo_way(dataset, _sources(store, names, dataset, options.seeds), described)
     objects = DataObjects.of(options)
-    data = open_data(dataset, way, options.masks, device, session)
+    sources = _sources(store, names, dataset, options.seeds)
+    data, way = open_data(dataset, sources, described, options.masks, device, session)
     settings = settings_of(options, data, session)
-    data = _with_objects(data, way, settings, objects, device, store, session)
+    data = with_objects(data, way.architecture if way else None, settings.mask_from, objects, device, store, session)
     models, contenders = _loaded(ModelLoader(store, data, settings.batch, session, described), options, settings)
     if settings.donor_seeds:
         photos_of(data)
     if settings.transfer and len(contenders) < 2:
         raise UsageError("--transfer needs at least two models", "name several models, or train another regime")
-    job = Job(data, settings, tuple(models), tuple(contenders), options.seeds, device)
-    evaluation = job.evaluation()
+    evaluation = Evaluation([one.subject for one in models], data, settings)
     _try_attack(evaluation)
     config: dict[str, object] = {
         "dataset": dataset,
@@ -158,21 +150,19 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     ):
         session.note(f"run {stored.id}")
         _say(describe(settings, data, len(models)), stored, session)
-        return _evaluate(stored, job, evaluation, Findings(), session)
+        return _evaluate(stored, Job(evaluation, tuple(models), tuple(contenders), options.seeds), Findings(), session)
 
 
 def _resume(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     row = resumable_run(store, str(options.resume), "eval", _given(options), session)
     job = _job_of(row, store, options, session)
-    evaluation, findings = job.evaluation(), Findings()
     kept = artifact_path(row.path, SAMPLES)
-    if kept.exists():
-        findings = restore(evaluation, kept)
+    findings = restore(job.evaluation, kept) if kept.exists() else Findings()
     with store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag) as stored, explained():
-        done, total = evaluation.attacked_images
+        done, total = job.evaluation.attacked_images
         session.note(f"run {stored.id}")
         _say(f"resumed with {done:,} of {total:,} attacked images done", stored, session)
-        return _evaluate(stored, job, evaluation, findings, session)
+        return _evaluate(stored, job, findings, session)
 
 
 def _job_of(row: RunRow, store: Store, options: EvalOptions, session: Session) -> Job:
@@ -190,22 +180,23 @@ def _job_of(row: RunRow, store: Store, options: EvalOptions, session: Session) -
     dataset = dataset_of(row, options.dataset)
     objects = DataObjects.of(options, row.config)
     described = classifier_source(objects, session)
-    way = photo_way(dataset, [source_of(entry, store) for entry in entries], described)
-    data = open_data(dataset, way, objects.masks, device, session)
+    sources = [source_of(entry, store) for entry in entries]
+    data, way = open_data(dataset, sources, described, objects.masks, device, session)
     check_same_data(row, data.name, data.fingerprint)
-    data = _with_objects(data, way, settings, objects, device, store, session)
+    data = with_objects(data, way.architecture if way else None, settings.mask_from, objects, device, store, session)
     if data.mask_fingerprint != row.config.get("mask_fingerprint"):
         raise WeightsError(
             f"the masks of {data.name} are not those that {row.id} was started with",
             "put the same masks and weights back, or start a new evaluation",
         )
     if device.type == "cpu" and torch.get_num_threads() != threads:
-        session.note(f"using {threads} threads, as the run did before")
+        session.note(f"using {counted(threads, 'thread')}, as the run did before")
         torch.set_num_threads(threads)  # the order in which a CPU adds depends on them
     loader = ModelLoader(store, data, settings.batch, session, described)
     models = tuple(loader.load_again(entry) for entry in entries)
     contenders = tuple(one for one in models if one.entry.id in ids)
-    return Job(data, settings, models, contenders, bool(row.config.get("seeds")), device)
+    evaluation = Evaluation([one.subject for one in models], data, settings)
+    return Job(evaluation, models, contenders, bool(row.config.get("seeds")))
 
 
 # from options to settings
@@ -224,20 +215,9 @@ def settings_of(options: EvalOptions, data: TrainingData, session: Session) -> E
     if mask_from == "detector" and not of_photos:
         raise UsageError("--mask-from detector needs photos, not small images", "choose another --mask-from")
     check_object_options(given_plainly(options), mask_from, DETECTING)
-    given = {name: getattr(options, name) for name in ("images", "epsilon", "steps", "restarts", "batch")}
-    usual = {"epsilon": defaults.epsilon} | ({"batch": _PHOTO_BATCH} if of_photos else {})
-    return EvalSettings(
-        **usual | {name: value for name, value in given.items() if value is not None},
-        mask_from=mask_from,
-        center=defaults.center if options.center is None else options.center,
-        attack=options.attack,
-        norm=options.norm,
-        radius=options.radius,
-        controls=options.controls,
-        until_wrong=options.until_wrong,
-        seed=session.seed,
-        **_beside(options),
-    )
+    usual = {"epsilon": defaults.epsilon, "center": defaults.center} | ({"batch": _PHOTO_BATCH} if of_photos else {})
+    chosen = {name: value for name, value in given(options).items() if name in EvalSettings.__dataclass_fields__}
+    return EvalSettings(**usual | chosen | _beside(options) | {"mask_from": mask_from, "seed": session.seed})
 
 
 def _beside(options: EvalOptions) -> dict[str, Any]:
@@ -268,27 +248,20 @@ def _curves(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
             raise UsageError(f"there is no curve '{text}': it is epsilon=... or steps=...", _CURVE_HINT)
         if points[axis]:
             raise UsageError(f"two curves against {axis} were given", f"give all its points at once, {_CURVE_HINT}")
-        points[axis] = tuple(_point(axis, value) for value in values.split(","))
+        parts = values.split(",")
+        try:
+            points[axis] = tuple(map(parse_epsilon if axis == "epsilon" else int, parts))
+        except ValueError:
+            raise UsageError(f"'{values}' are no numbers of steps", _CURVE_HINT) from None
         require_ascending(points[axis], f"values of '{text}'")
     return points
 
 
-def _point(axis: str, text: str) -> float:
-    if axis == "epsilon":
-        return parse_epsilon(text)
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"'{text}' is no number of steps", _CURVE_HINT) from None
-
-
 def _given(options: EvalOptions) -> dict[str, Any]:
     """The options that were given and that decide what is computed, by the name that they have in a configuration."""
-    given = given_plainly(options)
-    for name in ("models", "strong", "strong_budget", "transfer", "curve", "reliance", "donor_seeds"):
-        given.pop(name, None)
-    beside = {name: value for name, value in _beside(options).items() if value}
-    plain: dict[str, Any] = to_json(given | beside)
+    elsewhere = ("models", "strong", "strong_budget", "transfer", "curve", "reliance", "donor_seeds")
+    known = {name: value for name, value in given_plainly(options).items() if name not in elsewhere}
+    plain: dict[str, Any] = to_json(known | {name: value for name, value in _beside(options).items() if value})
     return plain
 
 
@@ -316,21 +289,6 @@ def _sources(store: Store, names: Sequence[str], dataset: str, seeds: bool) -> l
     if folder_of(dataset) is None:
         return []
     return [str(artifact_path(row.path, CHECKPOINT)) for row in trained_on(store, dataset, seeds=seeds)]
-
-
-def _with_objects(
-    data: TrainingData,
-    way: PhotoWay | None,
-    settings: EvalSettings,
-    objects: DataObjects,
-    device: torch.device,
-    store: Store,
-    session: Session,
-) -> TrainingData:
-    """The data with what a detector finds, where it is photos and a detector is asked. Raises as `with_objects`."""
-    if way is None:
-        return data
-    return with_objects(data, way.architecture, settings.mask_from, objects, device, store, session)
 
 
 def _loaded(
@@ -367,24 +325,35 @@ def _try_attack(evaluation: Evaluation) -> None:
 # the work
 
 
-def _evaluate(stored: Run, job: Job, evaluation: Evaluation, findings: Findings, session: Session) -> EvalResult:
-    try:
-        first = [_warning(one, None, doubt) for one in job.models for doubt in one.doubts]
-        _warn(first, stored, session)
-        keeper = SampleKeeper(stored, evaluation, findings)
-        _fill(stored, evaluation, keeper, session)
-        later = [
-            _warning(one, name, doubt)
-            for position, one in enumerate(job.models)
-            for name, doubt in evaluation.doubts(position)
+def _evaluate(stored: Run, job: Job, findings: Findings, session: Session) -> EvalResult:
+    evaluation = job.evaluation
+
+    def warn(doubts: Iterable[tuple[LoadedModel, str | None, Doubt]]) -> list[EvalWarning]:
+        warnings = [
+            EvalWarning(one.entry.name, one.entry.label, name, doubt.check, doubt.value, doubt.text)
+            for one, name, doubt in doubts
         ]
-        _warn(later, stored, session)
+        for warning in warnings:
+            _say(f"warning: {warning.line}", stored, session)
+        return warnings
+
+    try:
+        warnings = warn((one, None, doubt) for one in job.models for doubt in one.doubts)
+        keeper = SampleKeeper(stored, evaluation, findings)
+        try:
+            _fill(stored, evaluation, keeper, session)
+        finally:
+            keeper.save()  # an interrupted evaluation goes on from here; its last batch is done whole, or open
+        found = (evaluation.doubts(position) for position in range(len(job.models)))
+        warnings += warn(
+            (one, name, doubt) for one, doubts in zip(job.models, found, strict=True) for name, doubt in doubts
+        )
         parts = [one for one in parts_of(job.models, job.contenders, evaluation) if one.name not in findings.rows_of]
         with session.progress("beyond the matrix", sum(part.images for part in parts)) as tick:
             for part in parts:
                 findings.keep(part, part.measure(tick))
                 keeper.save()
-        return _kept(stored, _result(stored, job, evaluation, findings, [*first, *later]))
+        return _kept(stored, _result(stored, job, findings, warnings))
     except (KeyboardInterrupt, Terminated):
         code = code_named(one.entry for one in job.models)
         session.note(
@@ -394,52 +363,33 @@ def _evaluate(stored: Run, job: Job, evaluation: Evaluation, findings: Findings,
 
 
 def _fill(stored: Run, evaluation: Evaluation, keeper: SampleKeeper, session: Session) -> None:
-    with session.progress("evaluating", evaluation.attacked_images[1]) as tick:
-        monitor = _Monitor(session, stored, tick, evaluation)
+    """Do what is open. The bar counts attacked images, since natural ones take next to no time."""
+    begun, (done_before, total), estimated = time.monotonic(), evaluation.attacked_images, False
+    with session.progress("evaluating", total) as tick:
+        tick(done_before)
 
         def after_batch(progress: Progress) -> None:
-            monitor.after_batch(progress)
+            nonlocal estimated
+            name, column = progress.column, evaluation.columns[progress.subject][progress.column]
+            tick(0 if name == NATURAL else progress.images)
+            done, seconds = evaluation.attacked_images[0], time.monotonic() - begun
+            if not estimated and seconds >= _FIRST_SECONDS and done_before < done < total:
+                estimated = True
+                left = duration_text((total - done) * seconds / (done - done_before))
+                _say(f"{total - done:,} images to attack, about {left}", stored, session)
+            described = f"{evaluation.subjects[progress.subject].name}, {name}"
+            tick(0, text=f"{described} {column.done:,}/{len(column.right_N):,}")
+            if column.done == len(column.right_N):
+                loss, accuracy = column.figures()
+                figures = f"{'' if loss is None else f'loss {loss:.4g}, '}accuracy {100 * accuracy:.2f} %"
+                took = f"{column.done:,} images, {duration_text(float(column.seconds_1))}"
+                line = f"{described}: {figures} ({took})"
+                stored.log(line)
+                if not session.shows_progress:
+                    session.note(line)
             keeper.after_batch()
 
-        try:
-            evaluation.run(after_batch)
-        finally:
-            keeper.save()  # an interrupted evaluation goes on from here; its last batch is done whole, or open
-
-
-class _Monitor:
-    """Shows each batch on the bar, which counts attacked images, since natural ones take next to no time."""
-
-    def __init__(self, session: Session, stored: Run, tick: Tick, evaluation: Evaluation) -> None:
-        self._session, self._stored, self._tick, self._evaluation = session, stored, tick, evaluation
-        self._begun, self._attacked, self._estimated = time.monotonic(), 0, False
-        tick(evaluation.attacked_images[0])
-
-    def after_batch(self, progress: Progress) -> None:
-        """Take in a batch. Raises StoreError."""
-        subject = self._evaluation.subjects[progress.subject]
-        column = self._evaluation.columns[progress.subject][progress.column]
-        if progress.column != NATURAL:
-            self._attacked += progress.images
-            self._tick(progress.images)
-            self._estimate()
-        self._tick(0, text=f"{subject.name}, {progress.column} {column.done:,}/{len(column.right_N):,}")
-        if column.done == len(column.right_N):
-            loss, accuracy = column.figures()
-            figures = f"{'' if loss is None else f'loss {loss:.4g}, '}accuracy {100 * accuracy:.2f} %"
-            took = f"{column.done:,} images, {duration_text(float(column.seconds_1))}"
-            line = f"{subject.name}, {progress.column}: {figures} ({took})"
-            self._stored.log(line)
-            if not self._session.shows_progress:
-                self._session.note(line)
-
-    def _estimate(self) -> None:
-        seconds = time.monotonic() - self._begun
-        done, total = self._evaluation.attacked_images
-        if not self._estimated and seconds >= _FIRST_SECONDS and done < total:
-            self._estimated = True
-            left = (total - done) * seconds / self._attacked
-            _say(f"{total - done:,} images to attack, about {duration_text(left)}", self._stored, self._session)
+        evaluation.run(after_batch)
 
 
 def _say(line: str, stored: Run, session: Session) -> None:
@@ -447,37 +397,33 @@ def _say(line: str, stored: Run, session: Session) -> None:
     stored.log(line)
 
 
-def _warning(one: LoadedModel, name: str | None, doubt: Any) -> EvalWarning:
-    return EvalWarning(one.entry.name, one.entry.label, name, doubt.check, doubt.value, doubt.text)
-
-
-def _warn(warnings: Sequence[EvalWarning], stored: Run, session: Session) -> None:
-    for warning in warnings:
-        _say(f"warning: {warning.line}", stored, session)
-
-
 # the result
 
 
-def _result(
-    stored: Run, job: Job, evaluation: Evaluation, findings: Findings, warnings: Sequence[EvalWarning]
-) -> EvalResult:
+def _result(stored: Run, job: Job, findings: Findings, warnings: Sequence[EvalWarning]) -> EvalResult:
+    evaluation, settings, data = job.evaluation, job.evaluation.settings, job.evaluation.data
     cells: list[list[Cell]] = []
     comparisons: list[Comparison] = []
     groups: list[SeedGroup] = []
-    for name in _columns(evaluation):
+    # Where fewer images are attacked than there are, natural figures of those alone stand beside them.
+    unequal = len(evaluation.chosen_N) < data.test_count
+    for name in (NATURAL, *([NATURAL_ATTACKED] if unequal else []), *settings.columns):
         source, chosen = (NATURAL, True) if name == NATURAL_ATTACKED else (name, False)
-        found = ColumnStatistics(*evaluation.outcomes(source, chosen=chosen), evaluation.settings.seed)
-        cells.append(_cells(job, evaluation, name, found))
-        comparisons += [_comparison(job, name, found, a, b) for a, b in found.pairs()]
+        found = ColumnStatistics(*evaluation.outcomes(source, chosen=chosen), settings.seed)
+        cells.append(_cells(job, name, found))
+        ids = [one.entry.id for one in job.models]
+        comparisons += [
+            Comparison(input=name, a=ids[a], b=ids[b], **found.comparison(a, b))
+            for a, b in combinations(range(len(ids)), 2)
+        ]
         groups += _groups(cells[-1], found) if job.seeds else []
     return EvalResult(
         run=stored.id,
         dir=stored.folder,
-        dataset=job.data.name,
+        dataset=data.name,
         n=len(evaluation.chosen_N),
-        attack=job.settings.attack_name,
-        settings=to_json(job.settings),
+        attack=settings.attack_name,
+        settings=to_json(settings),
         models=tuple(one.entry for one in job.models),
         cells=tuple(column[position] for position in range(len(job.models)) for column in cells),
         comparisons=tuple(comparisons),
@@ -486,67 +432,26 @@ def _result(
         curves=findings.rows("curve"),
         reliance=findings.rows("reliance"),
         warnings=tuple(warnings),
-        notes=job.data.notes,
+        notes=data.notes,
     )
 
 
-def _columns(evaluation: Evaluation) -> list[str]:
-    """Natural images; where fewer are attacked, the same on those alone, for comparison; then the attacked columns."""
-    unequal = len(evaluation.chosen_N) < evaluation.data.test_count
-    return [NATURAL, *([NATURAL_ATTACKED] if unequal else []), *evaluation.settings.columns]
-
-
-def _cells(job: Job, evaluation: Evaluation, name: str, found: ColumnStatistics) -> list[Cell]:
-    settings, attacked = job.settings, name not in (NATURAL, NATURAL_ATTACKED)
-    facts: dict[str, Any] = dict.fromkeys(("epsilon", "steps", "restarts", "attack", "norm", "radius", "mask_from"))
-    facts["center"] = None
-    if attacked:
-        facts = {field: getattr(settings, field) for field in facts} | {"attack": settings.attack_of(name)}
+def _cells(job: Job, name: str, found: ColumnStatistics) -> list[Cell]:
+    settings = job.evaluation.settings
+    facts: dict[str, Any] = {"input": name, "n": found.n, "seed": settings.seed}
+    if name not in (NATURAL, NATURAL_ATTACKED):
+        given = ("epsilon", "steps", "restarts", "norm", "radius", "mask_from")
+        facts |= {field: getattr(settings, field) for field in given}
+        facts["attack"] = settings.attack_of(name)
         facts["center"] = settings.center if settings.mask_from == "center" else None
-    best_accuracy, best_loss = found.best_accuracy(), found.best_loss()
     cells = []
-    for position, one in enumerate(job.models):
-        entry, column = one.entry, evaluation.columns[position].get(name)
-        accuracy_low, accuracy_high = found.accuracy_interval(position)
-        loss_low, loss_high = found.loss_interval(position)
+    for one, figures, columns in zip(job.models, found.figures(), job.evaluation.columns, strict=True):
+        about = {field: getattr(one.entry, field) for field in ("label", "regime", "train_seed")}
+        about |= {"model": one.entry.name, "model_id": one.entry.id}
         cells.append(
-            Cell(
-                model=entry.name,
-                label=entry.label,
-                model_id=entry.id,
-                regime=entry.regime,
-                train_seed=entry.train_seed,
-                input=name,
-                loss=found.loss_M[position] if found.has_loss else None,
-                loss_low=loss_low,
-                loss_high=loss_high,
-                accuracy=found.accuracy_M[position],
-                accuracy_low=accuracy_low,
-                accuracy_high=accuracy_high,
-                n=found.n,
-                seed=settings.seed,
-                seconds=0.0 if column is None else float(column.seconds_1),
-                best_accuracy=best_accuracy[position],
-                best_loss=best_loss[position],
-                **facts,
-            )
+            Cell(**about, **figures, **facts, seconds=float(columns[name].seconds_1) if name in columns else 0.0)
         )
     return cells
-
-
-def _comparison(job: Job, name: str, found: ColumnStatistics, a: int, b: int) -> Comparison:
-    only_a, only_b = found.only_right(a, b)
-    return Comparison(
-        input=name,
-        a=job.models[a].entry.id,
-        b=job.models[b].entry.id,
-        n=found.n,
-        only_a=only_a,
-        only_b=only_b,
-        p_value=mcnemar_p_value(only_a, only_b),
-        loss_difference=found.loss_M[a] - found.loss_M[b] if found.has_loss else None,
-        loss_p_value=found.loss_p_value(a, b) if found.has_loss else None,
-    )
 
 
 def _groups(column: Sequence[Cell], found: ColumnStatistics) -> list[SeedGroup]:
@@ -578,15 +483,10 @@ def _groups(column: Sequence[Cell], found: ColumnStatistics) -> list[SeedGroup]:
 
 def _kept(stored: Run, result: EvalResult) -> EvalResult:
     stored.insert("cells", result.cells, instead=True)
-    if result.reliance:
-        stored.record_metrics([metric for row in result.reliance for metric in _metrics(row)])
+    for row in result.reliance:
+        gap, means = row.overall.gap, row.overall.means
+        values: dict[str, float | None] = {name: means[name].accuracy for name in VARIANTS}
+        values |= {"gap": gap.value, "gap_standard_error": gap.standard_error, "n": row.overall.n}
+        stored.record_metrics([(f"reliance/{row.model}/{name}", 0, value) for name, value in values.items()])
     stored.write_artifact(MATRIX, json.dumps(to_json(result), indent=2).encode(), "matrix")
     return result
-
-
-def _metrics(row: RelianceRow) -> list[tuple[str, int, float | None]]:
-    """The numbers of all photos together, as the store keeps them: name, step, value."""
-    values: dict[str, float | None] = {name: row.overall.means[name].accuracy for name in VARIANTS}
-    gap = row.overall.gap
-    values |= {"gap": gap.value, "gap_standard_error": gap.standard_error, "n": row.overall.n}
-    return [(f"reliance/{row.model}/{name}", 0, value) for name, value in values.items()]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -15,9 +15,11 @@ from latcli.commands.trained import CHECKPOINT, classifier_path, named_run
 from latcli.engine import registry
 from latcli.engine.datasets.base import DatasetSource, TrainingData
 from latcli.engine.datasets.catalog import open_folder, open_training_data
+from latcli.engine.datasets.folders import class_folders
 from latcli.engine.datasets.photo_folder import PhotoFolder, holds_photos
 from latcli.engine.evaluation.distrust import Doubt, examine
 from latcli.engine.evaluation.matrix import Subject
+from latcli.engine.labels import known_class
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.checkpoint import read_info
 from latcli.engine.models.classifier import Classifier, with_classes_first
@@ -71,33 +73,26 @@ def trained_on(store: Store, dataset: str, *, seeds: bool) -> list[RunRow]:
     With `seeds` the latest of each seed of the same experiment, for every regime there is. Raises UsageError where
     there is none.
     """
-    rows = [row for row in store.runs(command="train", status="completed") if _learnt_from(row, dataset)]
+    folder = folder_of(dataset)
+    rows = [
+        row
+        for row in store.runs(command="train", status="completed")
+        if (folder and row.config.get("dataset_folder") == folder) or (row.dataset or "").rpartition("@")[0] == dataset
+    ]
     chosen: list[RunRow] = []
     for regime in get_args(Regime) if seeds else DEFAULT_REGIMES:
-        of_regime = [row for row in rows if row.config.get("regime") == regime]
-        chosen += _one_a_seed(of_regime) if seeds else of_regime[:1]
+        newest_first = [row for row in rows if row.config.get("regime") == regime]
+        of_seed: dict[int | None, RunRow] = {}
+        for row in newest_first if seeds else newest_first[:1]:
+            if comparable_config(row.config) == comparable_config(newest_first[0].config):
+                of_seed.setdefault(row.seed, row)
+        chosen += sorted(of_seed.values(), key=lambda row: row.seed or 0)
     if not chosen:
         raise UsageError(
             f"no training run of {dataset} in {store.folder} is completed",
             f"name a model, or train: latcli train --dataset {dataset} --regime natural (then standard, background)",
         )
     return chosen
-
-
-def _learnt_from(row: RunRow, dataset: str) -> bool:
-    folder = folder_of(dataset)
-    if folder is not None and row.config.get("dataset_folder") == folder:
-        return True
-    return (row.dataset or "").rpartition("@")[0] == dataset
-
-
-def _one_a_seed(newest_first: Sequence[RunRow]) -> list[RunRow]:
-    """The latest run of each seed, of those with the same settings as the latest of all."""
-    chosen: dict[int | None, RunRow] = {}
-    for row in newest_first:
-        if comparable_config(row.config) == comparable_config(newest_first[0].config):
-            chosen.setdefault(row.seed, row)
-    return sorted(chosen.values(), key=lambda row: row.seed or 0)
 
 
 def require_named_again(entries: Iterable[EvaluatedModel], named: Sequence[str], run: str) -> None:
@@ -132,7 +127,7 @@ def source_of(entry: EvaluatedModel, store: Store) -> str:
 
 
 def code_named(entries: Iterable[EvaluatedModel]) -> list[str]:
-    """Names among the models that stand for code of the user's own, as `module:function` does."""
+    """Names among the models that stand for the user's code, as `module:function` does."""
     sources = [entry.source for entry in entries]
     return [name for name in sources if not name.endswith(".safetensors") and registry.names_code(name)]
 
@@ -148,15 +143,34 @@ class PhotoWay:
     preprocessing: Preprocessing
 
 
-def photo_way(dataset: str, sources: Sequence[str], described: ClassifierSource) -> PhotoWay | None:
-    """How these models, paths of checkpoints or names, take a folder's photos; None where they take small images.
+def open_data(
+    dataset: str,
+    sources: Sequence[str],
+    described: ClassifierSource,
+    masks: Path | None,
+    device: torch.device,
+    session: Session,
+) -> tuple[TrainingData, PhotoWay | None]:
+    """The data set on the device as these models take it, with the masks that files hold; and how, if as photos.
 
-    Photos are handed out at the classifiers' input size, so all have to see the same square of a photo. Raises
-    UsageError where they do not, or are unknown, and ImageError and WeightsError where a file cannot be read.
+    `sources` are paths of checkpoints or names. Photos are handed out at the classifiers' input size, so all have to
+    see the same square of a photo. Raises UsageError where they do not, or are unknown, ImageError and WeightsError
+    where a file cannot be read, and else as `open_training_data`.
     """
-    if not dataset.startswith(_FOLDER):
-        return None
-    large = holds_photos(Path(dataset.removeprefix(_FOLDER)))
+    way = None
+    if dataset.startswith(_FOLDER):
+        folders = class_folders(Path(dataset.removeprefix(_FOLDER)))
+        way = _common_way(sources, described, large=holds_photos(folders))
+        data = open_folder(folders, way.preprocessing if way else None, masks)
+    else:
+        source = DatasetSource(session.data, session.offline, session.shows_progress)
+        data = open_training_data(dataset, None, source, masks)
+    for note in data.notes:
+        session.note(f"note: {note}")
+    return data.to(device), way
+
+
+def _common_way(sources: Sequence[str], described: ClassifierSource, *, large: bool) -> PhotoWay | None:
     ways = {source: _way(source, described, large=large) for source in sources}
     first = next(iter(ways))
     for source, way in ways.items():
@@ -166,24 +180,6 @@ def photo_way(dataset: str, sources: Sequence[str], described: ClassifierSource)
                 "all models of an evaluation must see the same images: evaluate these separately",
             )
     return ways[first]
-
-
-def open_data(
-    dataset: str, way: PhotoWay | None, masks: Path | None, device: torch.device, session: Session
-) -> TrainingData:
-    """The data set on the device, with the masks that files hold. Raises as `open_training_data`.
-
-    A folder is of photos where `way` says how models take them.
-    """
-    if dataset.startswith(_FOLDER):
-        folder = Path(dataset.removeprefix(_FOLDER))
-        data = open_folder(folder, way.preprocessing if way else None, masks)
-    else:
-        source = DatasetSource(session.data, session.offline, session.shows_progress)
-        data = open_training_data(dataset, None, source, masks)
-    for note in data.notes:
-        session.note(f"note: {note}")
-    return data.to(device)
 
 
 def _way(source: str, described: ClassifierSource, *, large: bool) -> PhotoWay | None:
@@ -251,7 +247,7 @@ class ModelLoader:
         classifier = self._classifier(name)
         net = self._fitting(classifier, name)
         model_id = self.store.record_model(name, weights_sha256=classifier.fingerprint)
-        return self._ready({"source": name, "name": name, "label": name, "id": model_id}, classifier, net)
+        return self._ready(EvaluatedModel(name, name, name, model_id, classifier.fingerprint or "", form=""), net)
 
     def load_run(self, row: RunRow) -> LoadedModel:
         """The model of a training run. Raises as `load` does."""
@@ -267,45 +263,35 @@ class ModelLoader:
                 f"the model {entry.name} is not the one that the evaluation was started with: it answers differently",
                 "start a new evaluation",
             )
-        facts = {name: getattr(entry, name) for name in EvaluatedModel.__dataclass_fields__} | {"source": source}
-        return self._ready(facts, classifier, self._fitting(classifier, entry.name))
+        return self._ready(replace(entry, source=source), self._fitting(classifier, entry.name))
 
     def _load_checkpoint(self, path: Path, name: str, label: str, row: RunRow | None) -> LoadedModel:
         classifier, info, data = self._classifier(str(path)), read_info(path), self.data
         net = self._fitting(classifier, name)
-        if info.class_names != data.class_names or info.image_shape != data.image_shape:
+        if sorted(info.class_names) != sorted(data.class_names) or info.image_shape != data.image_shape:
             raise UsageError(
                 f"{name} was trained on {info.dataset}, whose classes or image size are not those of {data.name}",
                 "choose a model that was trained for this data set, or --dataset NAME",
             )
         if info.dataset != data.name:
             self.session.note(f"note: {name} was trained on {info.dataset}, not on {data.name}")
-        model_id = self.store.record_model(
-            f"{info.architecture}-{info.regime}",
-            architecture=info.architecture,
-            weights_sha256=classifier.weights_sha256,
-            regime=info.regime,
-        )
-        facts: dict[str, object] = {
-            "source": str(path),
-            "name": name,
-            "label": label,
-            "id": model_id,
+        of_model = {
+            "architecture": info.architecture,
             "regime": info.regime,
+            "weights_sha256": classifier.weights_sha256,
         }
-        facts |= {} if row is None else {"train_run": row.id, "train_seed": row.seed}
-        return self._ready(facts, classifier, net)
+        model_id = self.store.record_model(f"{info.architecture}-{info.regime}", **of_model)
+        entry = EvaluatedModel(str(path), name, label, model_id, classifier.fingerprint or "", "", info.regime)
+        return self._ready(replace(entry, train_run=row.id, train_seed=row.seed) if row else entry, net)
 
-    def _ready(self, facts: Mapping[str, object], classifier: Classifier, net: nn.Module) -> LoadedModel:
-        known = facts.get("form")
-        form = check_form(str(known)) if known else None
+    def _ready(self, entry: EvaluatedModel, net: nn.Module) -> LoadedModel:
+        """With gradients in the entry's form, or in the one that is chosen now where it has none yet."""
+        form = check_form(entry.form) if entry.form else None
         fast = gradient_model(net, self.data.image_shape, self.session.precision, form)
         if fast.note:
             self.session.note(f"note: {fast.note}")
-        subject = Subject(str(facts["label"]), net, fast)
-        doubts = examine(net, self._x_BCHW, subject.name, subject.fast)
-        entry = EvaluatedModel(**{**facts, "fingerprint": classifier.fingerprint or "", "form": fast.form})  # type: ignore[arg-type]
-        return LoadedModel(entry, subject, tuple(doubts))
+        doubts = examine(net, self._x_BCHW, entry.label, fast)
+        return LoadedModel(replace(entry, form=fast.form), Subject(entry.label, net, fast), tuple(doubts))
 
     def _classifier(self, source: str) -> Classifier:
         described = self._described
@@ -326,10 +312,8 @@ class ModelLoader:
                 f"{name} has {len(theirs):,} classes, and {data.name} has {len(ours):,}",
                 "choose a model that was trained for this data set, or --dataset NAME",
             )
-        if set(theirs) == set(ours) and theirs != ours:
-            raise UsageError(
-                f"{name} has the classes of {data.name} in another order", "give it in the data set's order"
-            )
+        if all(known_class(one, classifier) for one in ours):
+            classifier = with_classes_first(classifier, ours, data.name)
         failures = []
         for net in (classifier, ColourInput(classifier)) if data.image_shape[0] == 1 else (classifier,):
             try:

@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from latcli.commands.evaluated_models import LoadedModel
 from latcli.engine.datasets.base import Images
-from latcli.engine.evaluation.curves import Curve, accuracy_against_epsilon, accuracy_against_steps
+from latcli.engine.evaluation.curves import accuracy_against_epsilon, accuracy_against_steps
 from latcli.engine.evaluation.matrix import Evaluation
 from latcli.engine.evaluation.reliance import background_reliance, photos_of
 from latcli.engine.evaluation.settings import ATTACKED, InputType
@@ -80,18 +80,14 @@ def parts_of(
         yield Part(f"transfer {name}", n, partial(_transfer, contenders, name, evaluation))
     for one in models:
         for name in ATTACKED:
-            if settings.curve_epsilons:
-                yield Part(f"curve epsilon {name} {one.entry.id}", n, partial(_epsilon, one, name, evaluation))
-            if settings.curve_steps:
-                yield Part(f"curve steps {name} {one.entry.id}", n, partial(_steps, one, name, evaluation))
-    lent = evaluation.data.test_count * settings.donor_seeds
+            for axis, values in (("epsilon", settings.curve_epsilons), ("steps", settings.curve_steps)):
+                if values:
+                    yield Part(f"curve {axis} {name} {one.entry.id}", n, partial(_curve, axis, one, name, evaluation))
     for one in models if settings.donor_seeds else ():
-        yield Part(f"reliance {one.entry.id}", lent, partial(_reliance, one, evaluation))
+        yield Part(f"reliance {one.entry.id}", evaluation.data.test_count, partial(_reliance, one, evaluation))
 
 
-def _ticked(
-    batches: Iterable[tuple[Images, torch.Tensor]], tick: Tick, text: str
-) -> Iterator[tuple[Images, torch.Tensor]]:
+def _ticked(batches: Iterable[tuple[Images, Tensor]], tick: Tick, text: str) -> Iterator[tuple[Images, Tensor]]:
     tick(0, text=text)
     for images, eps_B1HW in batches:
         yield images, eps_B1HW
@@ -104,27 +100,20 @@ def _transfer(
     settings = evaluation.settings
     batches = _ticked(evaluation.attacked(name, settings.epsilon), tick, f"transfer, {name}")
     subjects = [replace(one.subject, name=one.entry.id) for one in contenders]
-    attack, how = settings.attack_function(), settings.attack_settings()
-    return transfer_matrix(subjects, name, batches, attack, how, settings.seed)
+    how = (settings.attack_function(), settings.attack_settings(), settings.seed)
+    return transfer_matrix(subjects, name, batches, *how)
 
 
-def _epsilon(one: LoadedModel, name: InputType, evaluation: Evaluation, tick: Tick) -> list[AccuracyCurve]:
-    settings, subject = evaluation.settings, one.subject
-    batches = _ticked(evaluation.attacked(name, 1.0), tick, f"{subject.name}, {name}, epsilon")
-    how = (settings.curve_epsilons, settings.attack_settings(), settings.seed)
-    return _row(
-        one, name, accuracy_against_epsilon(settings.attack_function(), subject.fast, subject.net, batches, *how)
-    )
-
-
-def _steps(one: LoadedModel, name: InputType, evaluation: Evaluation, tick: Tick) -> list[AccuracyCurve]:
-    settings, subject = evaluation.settings, one.subject
-    batches = _ticked(evaluation.attacked(name, settings.epsilon), tick, f"{subject.name}, {name}, steps")
-    how = (settings.curve_steps, settings.attack_settings(), settings.seed)
-    return _row(one, name, accuracy_against_steps(settings.attack_function(), subject.fast, subject.net, batches, *how))
-
-
-def _row(one: LoadedModel, name: InputType, curve: Curve) -> list[AccuracyCurve]:
+def _curve(axis: str, one: LoadedModel, name: InputType, evaluation: Evaluation, tick: Tick) -> list[AccuracyCurve]:
+    settings, subject, by_steps = evaluation.settings, one.subject, axis == "steps"
+    batches = evaluation.attacked(name, settings.epsilon if by_steps else 1.0)
+    ticked = _ticked(batches, tick, f"{subject.name}, {name}, {axis}")
+    models, how = (subject.fast, subject.net), (settings.attack_settings(), settings.seed)
+    attack = settings.attack_function()
+    if by_steps:
+        curve = accuracy_against_steps(attack, *models, ticked, settings.curve_steps, *how)
+    else:
+        curve = accuracy_against_epsilon(attack, *models, ticked, settings.curve_epsilons, *how)
     return [AccuracyCurve(one.entry.id, name, curve.axis, curve.points)]
 
 

@@ -7,13 +7,14 @@ one. Mean, spread, interval and best are computed here and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from latcli.commands.paper import FIGURE_2
 from latcli.engine.evaluation.chance import not_beaten
+from latcli.reporting.text import counted
 from latcli.results import Cell, Comparison, EvalResult, LossMatrix, MatrixCell, MatrixRow, comparable_config, spread
 
 if TYPE_CHECKING:
@@ -36,36 +37,10 @@ class Evaluated:
     cells: Sequence[Cell]
     document: EvalResult | None = None
 
-    @property
-    def comparisons(self) -> Sequence[Comparison]:
-        """Its models in pairs on the same images."""
-        return self.document.comparisons if self.document else ()
 
-    @property
-    def warnings(self) -> list[str]:
-        """What it found to doubt in its own figures."""
-        return [warning.line for warning in self.document.warnings] if self.document else []
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """Everything that must be equal for figures to be compared.
-
-    images: how many were attacked. masks: their fingerprint. is_quick: the strong suite has the budget of a trial.
-    """
-
-    dataset: str
-    epsilon: float | None
-    attack: str | None
-    norm: str | None
-    radius: float | None
-    steps: int | None
-    restarts: int | None
-    mask_from: str | None
-    center: float | None
-    masks: str | None
-    images: int
-    is_quick: bool
+#: Everything that must be equal for figures to be compared, by name. images: how many were attacked; strong: whether
+#: the strong suite has the budget of a trial.
+Protocol = tuple[tuple[str, Any], ...]
 
 
 @dataclass
@@ -111,9 +86,8 @@ def loss_matrices(
                 models[cell.model_id] = _Model(cell.model_id, cell.label, cell.regime, run)
             models[cell.model_id].cells.setdefault(cell.input, {}).setdefault(cell.seed, (one, cell))
     return [
-        _matrix(f"matrix-{number}", protocol, datasets.get(protocol.dataset, protocol.dataset), list(models.values()))
+        _matrix(f"matrix-{number}", dict(protocol), datasets, list(models.values()))
         for number, (protocol, models) in enumerate(found.items(), start=1)
-        if models
     ]
 
 
@@ -131,18 +105,14 @@ def _protocol(one: Evaluated) -> Protocol:
     first = next((cell for cell in attacked if not cell.input.endswith(_STRONG)), attacked[0] if attacked else None)
     names = ("epsilon", "attack", "norm", "radius", "steps", "restarts", "mask_from", "center")
     values: dict[str, Any] = {name: getattr(first, name, None) for name in names}
-    if values["mask_from"] not in (None, "center"):
+    if values["mask_from"] != "center":
         values["center"] = None
-    return Protocol(
-        dataset=one.run.dataset or "",
-        images=first.n if first else 0,
-        masks=one.run.config.get("mask_fingerprint"),
-        is_quick=one.run.config.get("strong") == "quick",
-        **values,
-    )
+    values |= {"dataset": one.run.dataset or "", "images": first.n if first else 0}
+    values |= {name: one.run.config.get(name) for name in ("mask_fingerprint", "strong")}
+    return tuple((values | {"strong": values["strong"] == "quick"}).items())
 
 
-def _matrix(name: str, protocol: Protocol, dataset: str, models: Sequence[_Model]) -> LossMatrix:
+def _matrix(name: str, protocol: dict[str, Any], datasets: Mapping[str, str], models: Sequence[_Model]) -> LossMatrix:
     experiments: dict[object, list[_Model]] = {}
     for model in models:
         experiments.setdefault(model.experiment, []).append(model)
@@ -162,20 +132,21 @@ def _matrix(name: str, protocol: Protocol, dataset: str, models: Sequence[_Model
     runs = {one.run.id: one for one, _ in measured}
     newest = sorted(runs, key=lambda run: runs[run].run.started, reverse=True)
     is_strong = any(given.endswith(_STRONG) for given in inputs)
-    scale = next((figure.natural_scale for figure in FIGURE_2 if figure.dataset == dataset), 1)
-    shared = asdict(protocol)
-    del shared["masks"], shared["is_quick"]
+    dataset = datasets.get(protocol["dataset"], protocol["dataset"])
+    documents = [runs[run].document for run in newest]
+    warnings = [warning.line for document in documents if document for warning in document.warnings]
+    shared = {name: value for name, value in protocol.items() if name != "mask_fingerprint"}
+    shared |= {"dataset": dataset, "strong": ("quick" if protocol["strong"] else "full") if is_strong else None}
     return LossMatrix(
-        **shared | {"dataset": dataset},
+        **shared,
         id=name,
-        strong=("quick" if protocol.is_quick else "full") if is_strong else None,
-        natural_scale=scale,
+        natural_scale=next((figure.natural_scale for figure in FIGURE_2 if figure.dataset == dataset), 1),
         inputs=inputs,
         runs=tuple(newest),
         seeds=tuple(sorted({cell.seed for _, cell in measured})),
         rows=tuple(rows),
         best_by=best_by,
-        warnings=tuple(dict.fromkeys(line for run in newest for line in runs[run].warnings)),
+        warnings=tuple(dict.fromkeys(warnings)),
         notes=(*_notes(rows, inputs), *replaced),
     )
 
@@ -304,14 +275,14 @@ def _mark_best(given: str, rows: Sequence[MatrixRow], groups: Sequence[Sequence[
     def accuracy_p_value(a: int, b: int) -> float:
         if pairs:
             return pairs[a, b].p_value
-        return 0.0 if cells[a].accuracy_low > cells[b].accuracy_high else 1.0
+        return float(cells[a].accuracy_low <= cells[b].accuracy_high)
 
     def loss_p_value(a: int, b: int) -> float:
         a, b = with_loss[a], with_loss[b]
         if pairs and (p_value := pairs[a, b].loss_p_value) is not None:
             return p_value
         high, low = cells[a].loss_high, cells[b].loss_low
-        return 0.0 if high is not None and low is not None and high < low else 1.0
+        return float(high is None or low is None or high >= low)
 
     best_accuracy = not_beaten([cell.accuracy for cell in cells], accuracy_p_value)
     best_loss = not_beaten([-(cells[index].loss or 0.0) for index in with_loss], loss_p_value)
@@ -328,16 +299,14 @@ def _comparisons(given: str, groups: Sequence[Sequence[_Model]]) -> dict[tuple[i
 
     Empty where a row has several models or evaluation seeds, or the cells are not all of one evaluation.
     """
-    measured = [list(model.cells[given].values()) for group in groups for model in group]
-    if len(measured) != len(groups) or any(len(one) != 1 for one in measured):
+    measured = [pair for group in groups for model in group for pair in model.cells[given].values()]
+    documents = {one.run.id: one.document for one, _ in measured}
+    if len(measured) != len(groups) or len(documents) != 1:
         return {}
-    evaluations = {one[0][0].run.id: one[0][0] for one in measured}
-    if len(evaluations) != 1:
-        return {}
-    (evaluated,) = evaluations.values()
+    (document,) = documents.values()
     places = {group[0].id: place for place, group in enumerate(groups)}
     found: dict[tuple[int, int], Comparison] = {}
-    for one in evaluated.comparisons:
+    for one in document.comparisons if document else ():
         if one.input == given and {one.a, one.b} <= places.keys():
             a, b = places[one.a], places[one.b]
             found[a, b] = found[b, a] = one
@@ -349,13 +318,13 @@ def _comparisons(given: str, groups: Sequence[Sequence[_Model]]) -> dict[tuple[i
 
 def _labelled_apart(rows: Sequence[MatrixRow], groups: Sequence[Sequence[_Model]]) -> list[MatrixRow]:
     """The rows, of which those with one label say how their training differs."""
+    trained = [group[0].trained for group in groups]
+    configs = [None if run is None else comparable_config(run.config) for run in trained]
     found = []
-    for row, group in zip(rows, groups, strict=True):
-        alike = [other[0].trained for same, other in zip(rows, groups, strict=True) if same.label == row.label]
+    for row, own in zip(rows, configs, strict=True):
+        alike = [config for other, config in zip(rows, configs, strict=True) if other.label == row.label]
         if len(alike) > 1:
-            configs = [comparable_config(run.config) for run in alike if run is not None]
-            own = group[0].trained
-            differs = row.models[0] if own is None else _difference(comparable_config(own.config), configs)
+            differs = row.models[0] if own is None else _difference(own, [one for one in alike if one is not None])
             row = replace(row, differs=differs, label=f"{row.label} ({differs})")
         found.append(row)
     return found
@@ -375,15 +344,15 @@ def _text(value: object) -> str:
 
 
 def _notes(rows: Sequence[MatrixRow], inputs: Sequence[str]) -> list[str]:
-    notes = [f"{row.label}, {given}: not evaluated" for row in rows for given in inputs if given not in row.cells]
-    cells = [(row, given, row.cells[given]) for row in rows for given in inputs if given in row.cells]
-    notes += [
-        f"{row.label}, {given}: {cell.diverged} evaluation(s) have no finite loss, so there is no mean"
-        for row, given, cell in cells
-        if cell.diverged
-    ]
-    return notes + [
-        f"{row.label}, {given}: {cell.models} of {row.model_count} models"
-        for row, given, cell in cells
-        if cell.models < row.model_count
-    ]
+    notes = []
+    for row in rows:
+        for given in inputs:
+            cell, place = row.cells.get(given), f"{row.label}, {given}"
+            if cell is None:
+                notes.append(f"{place}: not evaluated")
+                continue
+            if cell.diverged:
+                notes.append(f"{place}: {cell.diverged} evaluation(s) have no finite loss, so there is no mean")
+            if cell.models < row.model_count:
+                notes.append(f"{place}: {cell.models} of {counted(row.model_count, 'model')}")
+    return notes

@@ -11,7 +11,8 @@ from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import Any, Literal
 
-from latcli.reporting.text import number_text
+from latcli.reporting.evaluations import object_words
+from latcli.reporting.text import counted, number_text
 from latcli.results import (
     AttackProtocol,
     LossMatrix,
@@ -35,7 +36,7 @@ REGIMES = ("natural", "standard", "background")
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the paper that figures can bear out or not.
+    """A statement of the paper that figures can confirm or refute.
 
     asked: which figures it is about, by quantity and place, or by the names of `PHOTO_FIGURES`; holds: whether it is
     true of them, in this order. Losses are mean cross entropies, not scaled; accuracies are shares.
@@ -48,7 +49,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Figure2:
-    """What the paper says of one data set: its Figure 2, and accuracies where its text has them.
+    """The paper's figures for one data set: its Figure 2, and accuracies where its text has them.
 
     losses: as printed, that is with those on natural inputs multiplied by `natural_scale`. accuracies: shares.
     protocol: what the paper states about its training and attacks, by the names of latcli's options.
@@ -104,32 +105,34 @@ def _losses(*rows: tuple[float, float, float]) -> dict[Place, float]:
     return {(model, given): row[i] for model, row in zip(REGIMES, rows, strict=True) for i, given in enumerate(REGIMES)}
 
 
-_STANDARD_COSTS = Claim(
-    "standard training costs loss on natural images",
-    (_loss("standard", "natural"), _loss("natural", "natural")),
-    lambda standard, natural: standard > natural,
+#: What both data sets show.
+_SHARED = (
+    Claim(
+        "standard training costs loss on natural images",
+        (_loss("standard", "natural"), _loss("natural", "natural")),
+        lambda standard, natural: standard > natural,
+    ),
+    Claim(
+        "background training costs no loss on natural images",
+        (_loss("background", "natural"), _loss("natural", "natural")),
+        lambda background, natural: background <= natural,
+    ),
+    Claim(
+        "changing the background alone raises a natural model's loss at least tenfold",
+        (_loss("natural", "background"), _loss("natural", "natural")),
+        lambda attacked, natural: attacked >= 10 * natural,
+    ),
+    Claim(
+        "background training takes nine tenths of the loss under background attack, or more",
+        (_loss("background", "background"), _loss("natural", "background")),
+        lambda background, natural: background <= natural / 10,
+    ),
+    Claim(
+        "there it is as good as standard training: at most 1.25 times its loss",
+        (_loss("background", "background"), _loss("standard", "background")),
+        lambda background, standard: background <= 1.25 * standard,
+    ),
 )
-_BACKGROUND_COSTS_NOTHING = Claim(
-    "background training costs no loss on natural images",
-    (_loss("background", "natural"), _loss("natural", "natural")),
-    lambda background, natural: background <= natural,
-)
-_LEANS = Claim(
-    "changing the background alone raises a natural model's loss at least tenfold",
-    (_loss("natural", "background"), _loss("natural", "natural")),
-    lambda attacked, natural: attacked >= 10 * natural,
-)
-_PROTECTS = Claim(
-    "background training takes nine tenths of the loss under background attack, or more",
-    (_loss("background", "background"), _loss("natural", "background")),
-    lambda background, natural: background <= natural / 10,
-)
-_AS_GOOD = Claim(
-    "there it is as good as standard training: at most 1.25 times its loss",
-    (_loss("background", "background"), _loss("standard", "background")),
-    lambda background, standard: background <= 1.25 * standard,
-)
-_SHARED = (_STANDARD_COSTS, _BACKGROUND_COSTS_NOTHING, _LEANS, _PROTECTS, _AS_GOOD)
 
 MNIST = Figure2(
     dataset="mnist",
@@ -234,21 +237,31 @@ def verdict(claim: Claim, values: Sequence[float | None]) -> str:
     return "holds" if claim.holds(*values) else "fails"
 
 
+Figures = Mapping[Any, float | None]
+
+
 def _judged(
     claim: Claim,
     of: str,
-    texts: tuple[str, str],
-    ours: Sequence[float | None],
-    of_seeds: Iterable[Sequence[float | None]],
+    theirs: Figures,
+    ours: Figures,
+    of_seeds: Sequence[Figures],
+    text: Callable[[Any, float], str],
 ) -> PaperClaim:
-    """texts: the paper's figures and ours; `ours`: our means; `of_seeds`: the same figures of each seed."""
-    verdicts = [verdict(claim, values) for values in of_seeds]
+    """theirs, ours, of_seeds: the paper's figures, our means, and those of each seed, by what claims ask for."""
+
+    def texts(figures: Figures) -> str:
+        known = [(one, figures[one]) for one in claim.asked]
+        shown = ["-" if value is None else text(one, value) for one, value in known]
+        return "-" if set(shown) == {"-"} else " and ".join(shown)
+
+    verdicts = [verdict(claim, [figures.get(one) for one in claim.asked]) for figures in of_seeds]
     return PaperClaim(
         of=of,
         claim=claim.text,
-        paper=texts[0],
-        ours=texts[1],
-        verdict=verdict(claim, ours),
+        paper=texts(theirs),
+        ours=texts(ours),
+        verdict=verdict(claim, [ours[one] for one in claim.asked]),
         seeds_holding=verdicts.count("holds"),
         seeds=len(verdicts) - verdicts.count("not measured"),
     )
@@ -277,6 +290,13 @@ Rows = Mapping[str, MatrixRow | None]
 
 def _figure(figure: Figure2, matrix: LossMatrix | None, configs: Mapping[str, Mapping[str, Any]]) -> PaperMatrix:
     rows = {regime: _row_of(matrix, regime) for regime in REGIMES}
+    asked = {one for claim in figure.claims for one in claim.asked}
+    theirs, ours = {one: figure.value(*one) for one in asked}, {one: _ours(rows, *one) for one in asked}
+    by_seed = {one: _of_seeds(rows, *one) for one in asked}
+    of_seeds = [
+        {one: values.get(seed) for one, values in by_seed.items()}
+        for seed in dict.fromkeys(seed for values in by_seed.values() for seed in values)
+    ]
     return PaperMatrix(
         dataset=figure.dataset,
         source=figure.source,
@@ -284,29 +304,24 @@ def _figure(figure: Figure2, matrix: LossMatrix | None, configs: Mapping[str, Ma
         natural_scale=figure.natural_scale,
         cells=tuple(_beside(figure, "loss", place, value, rows) for place, value in figure.losses.items()),
         accuracies=tuple(_beside(figure, "accuracy", place, value, rows) for place, value in figure.accuracies.items()),
-        claims=tuple(_claim(figure, claim, rows) for claim in figure.claims),
+        claims=tuple(_judged(one, figure.dataset, theirs, ours, of_seeds, _text) for one in figure.claims),
         protocol=tuple(_protocol(figure, matrix, rows, configs)) if matrix else (),
     )
 
 
 def _beside(figure: Figure2, quantity: Quantity, place: Place, theirs: float, rows: Rows) -> PaperFigure:
     scale = figure.natural_scale if quantity == "loss" and place[1] == "natural" else 1
-    ours, beside = (_ours(rows, name, place) for name in (quantity, f"{quantity}_spread"))
-    ours = None if ours is None else scale * ours
+    values = (_ours(rows, name, place) for name in (quantity, f"{quantity}_spread"))
+    ours, beside = (None if value is None else scale * value for value in values)
+    difference = None if ours is None else ours - theirs
     return PaperFigure(
-        regime=place[0],
-        input=place[1],
-        paper=theirs,
-        ours=ours,
-        ours_spread=None if beside is None else scale * beside,
-        difference=None if ours is None else ours - theirs,
+        regime=place[0], input=place[1], paper=theirs, ours=ours, ours_spread=beside, difference=difference
     )
 
 
 def _ours(rows: Rows, name: str, place: Place) -> float | None:
     row = rows[place[0]]
-    cell = row.cells.get(place[1]) if row else None
-    value: float | None = getattr(cell, name, None)
+    value: float | None = getattr(row.cells.get(place[1]) if row else None, name, None)
     return value
 
 
@@ -318,24 +333,8 @@ def _of_seeds(rows: Rows, quantity: Quantity, place: Place) -> dict[int | None, 
     return dict(zip(row.train_seeds, cell.losses if quantity == "loss" else cell.accuracies, strict=False))
 
 
-def _claim(figure: Figure2, claim: Claim, rows: Rows) -> PaperClaim:
-    theirs = [figure.value(quantity, place) for quantity, place in claim.asked]
-    ours = [_ours(rows, quantity, place) for quantity, place in claim.asked]
-    seeds = [_of_seeds(rows, quantity, place) for quantity, place in claim.asked]
-    shared = [seed for seed in seeds[0] if all(seed in one for one in seeds)]
-    texts = _texts(claim, theirs), _texts(claim, ours)
-    return _judged(claim, figure.dataset, texts, ours, [[one[seed] for one in seeds] for seed in shared])
-
-
-def _texts(claim: Claim, values: Sequence[float | None]) -> str:
-    """The figures that a claim is about, for a reader."""
-    if all(value is None for value in values):
-        return "-"
-    quantities = [quantity for quantity, _ in claim.asked]
-    return " and ".join(
-        "-" if value is None else f"{100 * value:.2f} %" if quantity == "accuracy" else f"{value:.4g}"
-        for quantity, value in zip(quantities, values, strict=True)
-    )
+def _text(asked: tuple[Quantity, Place], value: float) -> str:
+    return f"{100 * value:.2f} %" if asked[0] == "accuracy" else f"{value:.4g}"
 
 
 # in what ours differs from the paper
@@ -362,18 +361,17 @@ def _protocol(
 
 
 def _attack_lines(matrix: LossMatrix, theirs: Mapping[str, float]) -> Iterable[str]:
-    middle = "a middle of unknown size" if matrix.center is None else f"a middle of {matrix.center:g} of the side"
-    where = middle if matrix.mask_from == "center" else matrix.mask_from or "unknown"
+    where = object_words(matrix.mask_from, matrix.center)
     yield f"object: {where}; the paper does not say how large its middle is"
     if theirs.get("epsilon") not in (None, matrix.epsilon):
         yield f"epsilon: {number_text(matrix.epsilon or 0.0)}; the paper {theirs['epsilon']:g}"
-    same = theirs.get("attack_steps") == matrix.steps
-    attack = f"{matrix.attack}, {matrix.steps} steps" + (", as in the paper" if same else "")
-    yield _against("attack", attack, None if same else theirs.get("attack_steps"))
+    attack = f"attack: {matrix.attack}, {counted(matrix.steps or 0, 'step')}"
+    steps = theirs.get("attack_steps")
+    yield f"{attack}, as in the paper" if steps == matrix.steps else f"{attack}{_of_paper(steps)}"
 
 
-def _against(name: str, ours: str, paper: float | None) -> str:
-    return f"{name}: {ours}" + ("" if paper is None else f"; the paper {paper:,.0f}")
+def _of_paper(value: float | None) -> str:
+    return "" if value is None else f"; the paper {value:,.0f}"
 
 
 def _differing(
@@ -383,14 +381,13 @@ def _differing(
     trained: Mapping[str, Sequence[Mapping[str, Any]]],
     theirs: Mapping[str, float],
 ) -> Iterable[str]:
-    values = {
-        regime: sorted({config[option] for config in configs if config.get(option) is not None})
-        for regime, configs in trained.items()
-    }
-    known = {regime: found for regime, found in values.items() if found}
-    if known and not all(found == [theirs.get(option)] for found in known.values()):
-        texts = [f"{regime} {', '.join(f'{value:,}' for value in found)}" for regime, found in known.items()]
-        yield _against(name, f"{'; '.join(texts)} {unit}", theirs.get(option))
+    known = {}
+    for regime, configs in trained.items():
+        if values := sorted({config[option] for config in configs if config.get(option) is not None}):
+            known[regime] = values
+    if any(values != [theirs.get(option)] for values in known.values()):
+        texts = [f"{regime} {', '.join(f'{value:,}' for value in values)}" for regime, values in known.items()]
+        yield f"{name}: {'; '.join(texts)} {unit}{_of_paper(theirs.get(option))}"
 
 
 # photos
@@ -449,18 +446,12 @@ def _tables(tables: PhotoTables, attacks: Sequence[ReportedAttack]) -> PaperPhot
             )
             for name, words in PHOTO_FIGURES.items()
         ),
-        claims=tuple(_photo_claim(tables, claim, means, of_seeds) for claim in tables.claims),
+        claims=tuple(
+            _judged(claim, "photos", tables.figures, means, of_seeds, lambda _, value: f"{value:.3g}")
+            for claim in tables.claims
+        ),
         protocol=tuple(_photo_protocol(tables, first)) if first else (),
     )
-
-
-def _photo_claim(
-    tables: PhotoTables, claim: Claim, means: Mapping[str, float | None], of_seeds: Iterable[Mapping[str, float]]
-) -> PaperClaim:
-    theirs, ours = ([figures[name] for name in claim.asked] for figures in (tables.figures, means))
-    texts = [" and ".join("-" if value is None else f"{value:.3g}" for value in values) for values in (theirs, ours)]
-    both = texts[0], "-" if None in ours else texts[1]
-    return _judged(claim, "photos", both, ours, [[one[name] for name in claim.asked] for one in of_seeds])
 
 
 def _photo_protocol(tables: PhotoTables, attack: ReportedAttack) -> Iterable[str]:
@@ -468,6 +459,6 @@ def _photo_protocol(tables: PhotoTables, attack: ReportedAttack) -> Iterable[str
     if attack.classifier != tables.classifier:
         yield f"classifier: {attack.classifier}; the paper {tables.classifier}"
     yield f"object from: {attack.detector}"
-    yield f"attack: epsilon {number_text(attack.epsilon or 0.0)}, {attack.steps} steps, {attack.norm}"
+    yield f"attack: epsilon {number_text(attack.epsilon or 0.0)}, {counted(attack.steps, 'step')}, {attack.norm}"
     if not attack.at_model_resolution:
         yield "resolution: the photo's own; the paper's photos were resized for the classifier first"

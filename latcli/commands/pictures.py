@@ -38,7 +38,8 @@ class PictureDrawer:
         self._figures = figures
         # One thread: matplotlib bears no two, and the attack wants the other cores.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pictures")
-        self._asked: list[tuple[str, str, str, Future[bytes]]] = []
+        self._asked: list[tuple[PhotoResult, dict[str, str]]] = []
+        self._begun: list[tuple[str, str, str, Future[bytes]]] = []
         self._masks: set[str] = set()
         self._context = ExitStack()
 
@@ -52,30 +53,40 @@ class PictureDrawer:
         self._thread.shutdown(cancel_futures=True)
         self._context.close()
 
-    def begin(self, attacked: PhotoResult, stem: str, suffix: str = "") -> dict[str, str]:
-        """Have a result's pictures drawn; returns the names of their files by kind. The mask is one for each stem."""
+    def ask(self, attacked: PhotoResult, stem: str, suffix: str = "") -> dict[str, str]:
+        """Ask for a result's pictures; returns the names of their files by kind. The mask is one for each stem."""
         names = {"mask": f"{stem}-mask.png", "difference": f"{stem}{suffix}-difference.png"}
-        drawings = {"difference": self._thread.submit(_difference, attacked)}
-        if stem not in self._masks:
-            self._masks.add(stem)
-            drawings["mask"] = self._thread.submit(encode_png, attacked.located.mask_HW)
         if self._figures:
             names["figure"] = f"{stem}{suffix}-figure.png"
-            # The classifier is asked here, where the attack is not running beside it.
-            drawings["figure"] = self._thread.submit(triptych_on_thread, *self._figure_1(attacked))
-        for kind, drawing in drawings.items():
-            self._asked.append((kind, names[kind], attacked.located.photo.sha256, drawing))
+        self._asked.append((attacked, {k: v for k, v in names.items() if k != "mask" or stem not in self._masks}))
+        self._masks.add(stem)
         return names
+
+    def begin(self) -> None:
+        """Have the thread draw what was asked for."""
+        asked, self._asked = self._asked, []
+        for attacked, names in asked:
+            drawings = {"difference": self._thread.submit(_difference, attacked)}
+            if "mask" in names:
+                drawings["mask"] = self._thread.submit(encode_png, attacked.located.mask_HW)
+            if "figure" in names:
+                # The classifier is asked here, where the attack is not running beside it.
+                drawings["figure"] = self._thread.submit(triptych_on_thread, *self._figure_1(attacked))
+            for kind, drawing in drawings.items():
+                self._begun.append((kind, names[kind], attacked.located.photo.sha256, drawing))
 
     def drawn(self) -> Iterator[Picture]:
         """The pictures that were asked for, in their order; waits for them."""
-        while self._asked:
-            kind, name, image, drawing = self._asked.pop(0)
+        self.begin()
+        while self._begun:
+            kind, name, image, drawing = self._begun.pop(0)
             yield Picture(kind, name, image, drawing.result())
 
     def drop_figures(self) -> None:
         """Leave out the figures that are not being drawn yet, which are what takes time: nobody waits for them."""
-        self._asked = [asked for asked in self._asked if not (asked[0] == "figure" and asked[3].cancel())]
+        for _, names in self._asked:
+            names.pop("figure", None)
+        self._begun = [begun for begun in self._begun if not (begun[0] == "figure" and begun[3].cancel())]
 
     def _figure_1(self, attacked: PhotoResult) -> tuple[list[Panel], str]:
         one, change = attacked.located, attacked.change

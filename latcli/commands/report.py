@@ -277,22 +277,20 @@ class _Gathering:
                 continue
             place = {"run": run.id, "dataset": _dataset_of(run, self.names)}
             models = {one.id: one for one in document.models}
-            labels: dict[str | None, str] = {one.id: one.label for one in document.models}
             known = [
-                {name: getattr(one, name) for name in ("id", "label", "name", "regime")} for one in document.models
+                {name: getattr(one, name) for name in ("id", "label", "name", "regime")} for one in models.values()
             ]
             notes = {"warnings": to_json(document.warnings), "notes": list(document.notes)}
             found["evaluations"].append(place | {"dir": str(run.path), "models": known} | notes)
             for curve in document.curves:
-                regime = models[curve.model].regime if curve.model in models else None
-                found["curves"].append(
-                    place | {"label": labels.get(curve.model, curve.model), "regime": regime} | to_json(curve)
-                )
+                model = {"label": models[curve.model].label, "regime": models[curve.model].regime}
+                found["curves"].append(place | model | to_json(curve))
             for cell in document.transfer:
-                source, target = labels.get(cell.source), labels.get(cell.target, cell.target)
-                found["transfer"].append(place | {"source_label": source, "target_label": target} | to_json(cell))
+                source = None if cell.source is None else models[cell.source].label
+                both = {"source_label": source, "target_label": models[cell.target].label}
+                found["transfer"].append(place | both | to_json(cell))
             for row in document.reliance:
-                found["reliance"].append(place | {"label": labels.get(row.model, row.model)} | to_json(row))
+                found["reliance"].append(place | {"label": models[row.model].label} | to_json(row))
         return found
 
     # training
@@ -320,15 +318,12 @@ class _Gathering:
         found = [
             ReportedTraining(
                 run=run.id,
-                regime=run.config.get("regime"),
                 dataset=_dataset_of(run, self.names),
                 seed=run.seed,
-                architecture=run.config.get("architecture"),
-                steps=run.config.get("steps"),
-                epsilon=run.config.get("epsilon"),
                 status=run.status,
                 final={name: final.get(run.id, {}).get(metric) for name, metric in _FINAL.items()},
                 series=series.get(run.id, {}),
+                **{name: run.config.get(name) for name in ("regime", "architecture", "steps", "epsilon")},
             )
             for run in runs
         ]
@@ -388,25 +383,11 @@ class _Gathering:
 
     def _runs(self) -> list[Row]:
         revisions = {row["id"]: row["git_sha"] for row in self.store.rows("environments")}
+        names = ("name", "tags", "command", "status", "started", "seconds", "model", "seed", "config", "config_hash")
         return [
-            {
-                "run": row.id,
-                "name": row.name,
-                "tags": list(row.tags),
-                "dir": str(row.path),
-                "command": row.command,
-                "status": row.status,
-                "started": row.started,
-                "seconds": row.seconds,
-                "dataset": _dataset_of(row, self.names),
-                "model": row.model,
-                "seed": row.seed,
-                "config": row.config,
-                "config_hash": row.config_hash,
-                "git_sha": revisions.get(row.environment),
-                "device": row.device,
-                "argv": row.argv,
-            }
+            {"run": row.id, "dir": str(row.path), "dataset": _dataset_of(row, self.names)}
+            | {name: getattr(row, name) for name in (*names, "device", "argv")}
+            | {"git_sha": revisions.get(row.environment)}
             for row in self.rows
         ]
 

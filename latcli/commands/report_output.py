@@ -39,22 +39,42 @@ def check(options: ReportOptions, store: Path, *, json: bool) -> None:
         if path != STDOUT and names.setdefault(path.absolute(), name) != name:
             raise UsageError(f"--{names[path.absolute()]} and --{name} name the same file", "give each its own file")
     if options.compare:
-        _check_comparison(options)
+        if len(options.runs) != 2:
+            raise UsageError(
+                f"--compare needs two runs, not {len(options.runs)}", "give the ends of their ids: 7f3a 81c2"
+            )
+        others = ("since", "dataset", "status", "best", "paper", "png", *texts)
+        if mixed := [name for name in others if getattr(options, name)]:
+            raise UsageError(
+                f"--compare cannot be used with --{mixed[0]}", "leave one of them out; --compare works with --json"
+            )
     for path in texts.values():
-        _check_file(path, store)
+        if path != STDOUT:
+            _check_path(path, store)
     if options.png is not None:
-        _check_folder(options.png, store)
+        _check_path(options.png / "figure.png", store, make_folder=True)
 
 
-def _check_comparison(options: ReportOptions) -> None:
-    if len(options.runs) != 2:
-        raise UsageError(f"--compare needs two runs, not {len(options.runs)}", "give the ends of their ids: 7f3a 81c2")
-    others = ("since", "dataset", "status", "best", "paper", "png", *texts_of(options))
-    mixed = [name for name in others if getattr(options, name)]
-    if mixed:
-        raise UsageError(
-            f"--compare cannot be used with --{mixed[0]}", "leave one of them out; --compare works with --json"
-        )
+def _check_path(path: Path, store: Path, *, make_folder: bool = False) -> None:
+    """Raise UsageError for a file of the store, for its database or anything in a run's folder, and for a folder.
+
+    Raises LatcliError where a file could not be written there. make_folder: its folder is made where there is none.
+    """
+    resolved, root = Path(os.path.realpath(path)), Path(os.path.realpath(store))
+    is_database = resolved.parent == root and resolved.name.startswith((DATABASE, STORE_LOCK))
+    of_run = [one for one in resolved.parents if root in one.parents and (one / RUN_JSON).exists()]
+    if is_database or of_run:
+        raise UsageError(f"{path} belongs to the store", "write the report somewhere else")
+    try:
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder", f"name a file in it: {path / 'report'}")
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file() or not path.exists():  # a pipe or a device needs no room beside it
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+    except OSError as error:
+        raise _unwritable(path.parent if make_folder else path, error) from error
 
 
 def write(options: ReportOptions, document: Mapping[str, Any], stdout: TextIO) -> tuple[WrittenFile, ...]:
@@ -88,44 +108,6 @@ def _picture(path: str) -> bytes | None:
         return Path(path).read_bytes()
     except OSError:
         return None
-
-
-def _check_file(path: Path, store: Path) -> None:
-    """Raise LatcliError where a file of that name could not be written, UsageError where it is one of the store's."""
-    if path == STDOUT:
-        return
-    _keep_off_store(path, store)
-    try:
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder", f"name a file in it: {path / 'report'}")
-        if path.exists() and not path.is_file():  # a pipe or a device needs no room beside it
-            return
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _check_folder(path: Path, store: Path) -> None:
-    """Make a folder for files where there is none. Raises LatcliError where that fails or nothing can be written."""
-    _keep_off_store(path / "figure.png", store)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _keep_off_store(path: Path, store: Path) -> None:
-    """A report must not replace what it is made of: the database, or anything in a run's folder."""
-    resolved, root = Path(os.path.realpath(path)), Path(os.path.realpath(store))
-    is_database = resolved.parent == root and resolved.name.startswith((DATABASE, STORE_LOCK))
-    inside = any(
-        parent != root and (parent / RUN_JSON).exists() for parent in resolved.parents if root in parent.parents
-    )
-    if is_database or inside:
-        raise UsageError(f"{path} belongs to the store", "write the report somewhere else")
 
 
 def _write(path: Path, pieces: Iterable[str | bytes], stdout: TextIO) -> int:

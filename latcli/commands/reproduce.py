@@ -52,7 +52,7 @@ _OF_ATTACK_FREE = frozenset({"photos", "labels", "batch", "dry_run", "check_succ
 
 
 def run(options: ReproduceOptions, session: Session) -> ReproduceResult:
-    """Do what is missing, continue what was interrupted, say what it all shows; with `plan`, only list the steps.
+    """Run what is missing, resume what was interrupted, and judge the results; with `plan`, only list the steps.
 
     Raises UsageError and LatcliError for options and data that are unusable, before a run is started; then whatever a
     step's command raises. What is done stays done.
@@ -137,11 +137,8 @@ class Found:
         if step.command == "eval":  # depends on which models there are by now
             fits = self._fitting_evaluation(step)
         else:
-            if step not in self._fits:
-                self._fits[step] = (
-                    self._fitting_training(step) if step.command == "train" else self._fitting_attack(step)
-                )
-            fits = self._fits[step]
+            fitting = self._fitting_training if step.command == "train" else self._fitting_attack
+            fits = self._fits.get(step) or self._fits.setdefault(step, fitting(step))
         rows = [row for row in self.store.runs(command=step.command) if row.seed == step.seed and fits(row)]
         states: dict[str, State] = {"completed": "done", "running": "running"}
         for status, state in states.items():
@@ -158,8 +155,9 @@ class Found:
         return {step: row for step, (state, row) in states.items() if state == "done" and row is not None}
 
     def _fitting_training(self, step: Step) -> Callable[[RunRow], bool]:
-        options, data = step.options, self._small_images()
+        options, data = step.options, self.data
         assert isinstance(options, TrainOptions)
+        assert data is not None
         wanted = to_json(train.settings_of(options, data, step.seed)) | {
             "architecture": options.architecture or data.defaults.architecture,
             "precision": self.session.precision,
@@ -176,13 +174,13 @@ class Found:
         return fits
 
     def _fitting_evaluation(self, step: Step) -> Callable[[RunRow], bool]:
-        options, data, trained = step.options, self._small_images(), self.trained(step.models)
+        options, data, trained = step.options, self.data, self.trained(step.models)
         assert isinstance(options, EvalOptions)
+        assert data is not None
         if len(trained) < len(step.models):
             return lambda row: False
         models = sorted(str(row.model) for row in trained.values())
-        session = replace(self.session, seed=step.seed)
-        wanted = to_json(evaluate.settings_of(options, data, session)) | {
+        wanted = to_json(evaluate.settings_of(options, data, replace(self.session, seed=step.seed))) | {
             "dataset_fingerprint": data.fingerprint,
             "precision": self.session.precision,
             "mask_fingerprint": data.mask_fingerprint,
@@ -212,11 +210,6 @@ class Found:
             return attacked == photos or (failed and bool(attacked) and attacked < photos)
 
         return fits
-
-    def _small_images(self) -> Dataset:
-        if self.data is None:
-            raise RuntimeError("a step needs small images, and none were opened")
-        return self.data
 
 
 def _has(row: RunRow, wanted: Mapping[str, Any]) -> bool:
@@ -284,9 +277,12 @@ def _carry_out_one(step: Step, resume: str | None, found: Found, session: Sessio
 
 
 def _rows(steps: Sequence[Step], found: Found) -> tuple[StepRow, ...]:
-    names = _names_of_models(steps, found)
+    numbered = list(enumerate(steps, start=1))
+    trained = found.trained([step for step in steps if step.command == "train"])
+    # The ends of the training runs' ids; STEP and its number for a model that is yet to be trained.
+    names = {step: trained[step].id.rpartition("-")[2] if step in trained else f"STEP{n}" for n, step in numbered}
     rows = []
-    for number, step in enumerate(steps, start=1):
+    for number, step in numbered:
         state, row = found.state_of(step)
         rows.append(
             StepRow(
@@ -301,16 +297,6 @@ def _rows(steps: Sequence[Step], found: Found) -> tuple[StepRow, ...]:
             )
         )
     return tuple(rows)
-
-
-def _names_of_models(steps: Sequence[Step], found: Found) -> dict[Step, str]:
-    """The ends of the training runs' ids; STEP and its number for a model that is yet to be trained."""
-    numbers = {step: number for number, step in enumerate(steps, start=1) if step.command == "train"}
-    trained = found.trained(list(numbers))
-    return {
-        step: trained[step].id.rpartition("-")[2] if step in trained else f"STEP{number}"
-        for step, number in numbers.items()
-    }
 
 
 def command_line(step: Step, session: Session, models: Sequence[str] = ()) -> str:

@@ -5,7 +5,7 @@ A figure is the mean over training seeds, of photos over attack seeds, with the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -30,6 +30,7 @@ from latcli.results import (
     SweepPanel,
     TableEntry,
     spread,
+    starts_text,
 )
 from latcli.session import Session
 from latcli.store.store import RunRow
@@ -78,21 +79,11 @@ class _Tables:
         self.sweeps: list[Sweep] = []
 
     def of_part(self, name: str, steps: Sequence[Step]) -> None:
-        tellers: dict[str, Callable[[Sequence[Step], ReportResult], None]] = {
-            "figure1": self.figure1,
-            "table2": self.table2,
-            "figure2": self.figure2,
-            "hole": self.hole,
-            "controls": self.controls,
-            "masks": self.masks,
-            "strong": self.strong,
-            "transfer": self.transfer,
-            "photos-epsilon": self.photos_epsilon,
-        }
-        tellers[name](steps, self.report(steps))
+        """Add what the runs of a part show, by the method of its name."""
+        getattr(self, name.replace("-", "_"))(steps, self.report(steps))
 
     def report(self, steps: Iterable[Step]) -> ReportResult:
-        """What `latcli report --paper` says of the runs of these steps."""
+        """The report of `latcli report --paper` on the runs of these steps."""
         ids = tuple(dict.fromkeys(self.runs[step].id for step in steps))
         found = gather(ReportOptions(runs=ids), self.session, _NEEDS)
         configs = {str(row["run"]): row["config"] for row in found.runs}
@@ -116,18 +107,14 @@ class _Tables:
                 rows.append((TableEntry(f"{regime}, {given}"), paper, loss, _percent(cell)))
         notes = [f"losses on natural inputs times {scale:,}"] if scale != 1 else []
         title = known.source if known else f"Figure 2 on {matrix.dataset}"
-        self._table(
-            title,
-            ("model, inputs", "paper", "ours: loss", "ours: accuracy"),
-            rows,
-            [*notes, *self._protocol(steps, matrix)],
-        )
+        headings = ("model, inputs", "paper", "ours: loss", "ours: accuracy")
+        self._table(title, headings, rows, [*notes, *self._protocol(steps, matrix)])
         self.claims += [replace(claim, of=known.source) for claim in known.claims] if known else []
 
     def table2(self, steps: Sequence[Step], report: ReportResult) -> None:
         (photos,) = report.paper.tables if report.paper else ()
         rows = [
-            (TableEntry(str(one.figure)), TableEntry(f"{one.paper:.3g}"), _significant(one.ours, one.ours_spread))
+            (TableEntry(str(one.figure)), TableEntry(f"{one.paper:.3g}"), _entry(one.ours, one.ours_spread))
             for one in photos.figures
         ]
         headings = ("mean over photos", f"paper (n {photos.n['paper']})", f"ours (n {photos.n['ours']})")
@@ -147,7 +134,11 @@ class _Tables:
     # beyond the paper
 
     def hole(self, steps: Sequence[Step], report: ReportResult) -> None:
-        theirs = self._paper_of_hole()
+        """The natural models under background attack: accuracy, and loss by that under standard attack."""
+        paper: tuple[float, float] | None = None
+        if self.paper is not None:
+            losses = [self.paper.losses["natural", given] for given in ("background", "standard")]
+            paper = self.paper.accuracies["natural", "background"], losses[0] / losses[1]
         rows: list[tuple[TableEntry, ...]] = []
         accuracies: list[Point] = []
         ratios: list[Point] = []
@@ -156,38 +147,36 @@ class _Tables:
             matrix = self._matrix_of(step, report)
             share = matrix.center or 0.0
             background, standard = (self._cell(matrix, steps, "natural", given) for given in ("background", "standard"))
-            ratio: list[float] = []
-            if background and standard:
-                pairs = zip(background.losses, standard.losses, strict=True)
-                ratio = [above / below for above, below in pairs if above is not None and below]
-            mean = fmean(ratio) if ratio else None
-            accuracy = background.accuracy if background else None
-            distance = None
-            if theirs and accuracy is not None and mean is not None:
-                distances[share] = distance = abs(accuracy - theirs[0]) + abs(mean - theirs[1])
-            pixels = self._pixels(share)
-            far = TableEntry("-" if distance is None else f"{distance:.3f}")
-            middle = TableEntry(f"{share:.4g} ({pixels} px)")
-            rows.append((middle, _percent(background), _entry(mean, spread(ratio), 3), far))
-            accuracies.append((share, accuracy, background.accuracy_spread if background else None))
-            ratios.append((share, mean, spread(ratio)))
+            if background is None or standard is None:
+                continue
+            pairs = zip(background.losses, standard.losses, strict=True)
+            ratio = [above / below for above, below in pairs if above is not None and below]
+            accuracies.append((share, background.accuracy, background.accuracy_spread))
+            ratios.append((share, fmean(ratio) if ratio else None, spread(ratio)))
+            distance = TableEntry("-")
+            if paper and ratio:
+                distances[share] = abs(background.accuracy - paper[0]) + abs(fmean(ratio) - paper[1])
+                distance = TableEntry(f"{distances[share]:.3f}")
+            middle = TableEntry(f"{share:.4g} ({self._pixels(share)} px)")
+            rows.append((middle, _percent(background), _entry(*ratios[-1][1:], 3), distance))
         notes = [
             "natural models alone; ratio: loss under background attack by loss under standard attack",
             "distance: of both figures from the paper's, the sum",
             *self._protocol(steps, report.matrices[0], middle=False),
         ]
-        if theirs:
-            paper = (f"{100 * theirs[0]:.2f} %", f"{theirs[1]:.3f}", "")
-            rows.append((TableEntry("paper"), *map(TableEntry, paper)))
+        if paper:
+            texts = ("paper", f"{100 * paper[0]:.2f} %", f"{paper[1]:.3f}", "")
+            rows.append(tuple(map(TableEntry, texts)))
         if distances:
             closest = min(distances, key=lambda share: distances[share])
             notes.insert(0, f"closest to the paper: {closest:.4g} of the side, {self._pixels(closest)} pixels")
         headings = ("middle, share of the side", "accuracy", "loss ratio", "distance")
         self._table("How large the middle is: natural models", headings, rows, notes)
-        lines = {"accuracy under background attack": accuracies, "loss, background by standard attack": ratios}
         panels = [
-            SweepPanel(title, (SweepLine("ours", tuple(points)),), theirs[place] if theirs else None)
-            for place, (title, points) in enumerate(lines.items())
+            SweepPanel(title, (SweepLine("ours", tuple(points)),), paper[place] if paper else None)
+            for place, (title, points) in enumerate(
+                (("accuracy under background attack", accuracies), ("loss, background by standard attack", ratios))
+            )
         ]
         title = "Natural models against the size of the middle"
         self.sweeps.append(Sweep("hole", title, "middle, share of the side", tuple(panels)))
@@ -208,13 +197,11 @@ class _Tables:
             "background, silhouettes": ("background", "otsu"),
         }
         columns = ((middle, "natural"), (middle, "background"), (silhouette, "background"), (middle, "standard"))
-        rows = [
-            (
-                TableEntry(name),
-                *(_percent(self._cell(matrix, _masked(steps, mask), regime, given)) for matrix, given in columns),
-            )
-            for name, (regime, mask) in kinds.items()
-        ]
+        rows = []
+        for name, (regime, mask) in kinds.items():
+            own = [step for step in steps if getattr(step.options, "mask_from", None) == mask]
+            cells = (self._cell(matrix, own, regime, given) for matrix, given in columns)
+            rows.append((TableEntry(name), *map(_percent, cells)))
         headings = ("model", "natural", "outside the middle", "outside the silhouette", "everywhere")
         notes = ["accuracy", *self._protocol(steps, middle)]
         self._table("Exact masks (Otsu's silhouettes) against the middle", headings, rows, notes)
@@ -233,7 +220,7 @@ class _Tables:
             rows = []
             for source in ("(no attack)", *COMPARED):
                 values = [found.get((given, source, target), []) for target in COMPARED]
-                rows.append((TableEntry(source), *(_share(one) for one in values)))
+                rows.append((TableEntry(source), *(_mean(one, 2, 100.0, " %") for one in values)))
             self._table(f"Transfer of {given} examples", ("made on", *COMPARED), rows, notes)
 
     def photos_epsilon(self, steps: Sequence[Step], report: ReportResult) -> None:
@@ -243,15 +230,16 @@ class _Tables:
             for side, averages in (("clean", summary.clean), ("adversarial", summary.adversarial)):
                 top1[f"{side}_top1"] = averages.right / summary.n if averages else 0.0
             of_epsilon.setdefault(attack.epsilon or 0.0, []).append(photo_figures(summary) | top1)
+        by_epsilon = {
+            epsilon: {name: [one[name] for one in seeds] for name in seeds[0]}
+            for epsilon, seeds in sorted(of_epsilon.items())
+        }
         shown = ("confidence", "top1", "top10")
-        rows: list[tuple[TableEntry, ...]] = []
-        for epsilon, seeds in sorted(of_epsilon.items()):
-            figures = {name: [one[name] for one in seeds] for name in seeds[0]}
-            if not rows:
-                clean = [_significant_of(figures[f"clean_{name}"]) for name in shown]
-                rows.append((TableEntry("clean"), *clean, TableEntry("")))
+        clean = next(iter(by_epsilon.values()))
+        rows = [(TableEntry("clean"), *(_mean(clean[f"clean_{name}"]) for name in shown), TableEntry(""))]
+        for epsilon, figures in by_epsilon.items():
             columns = [*(f"adversarial_{name}" for name in shown), "altered"]
-            rows.append((TableEntry(number_text(epsilon)), *(_significant_of(figures[name]) for name in columns)))
+            rows.append((TableEntry(number_text(epsilon)), *(_mean(figures[name]) for name in columns)))
         headings = ("epsilon", "confidence", "right first", "in the top ten", "altered")
         self._table("Photos against epsilon", headings, rows, self._photo_protocol(steps, report, epsilon=False))
         panels = []
@@ -260,7 +248,7 @@ class _Tables:
             ("confidence in the right class", "adversarial_confidence", True),
             ("right class in the top ten", "adversarial_top10", False),
         ):
-            values = {epsilon: [one[name] for one in seeds] for epsilon, seeds in sorted(of_epsilon.items())}
+            values = {epsilon: figures[name] for epsilon, figures in by_epsilon.items()}
             points = tuple((255 * epsilon, fmean(seeds), spread(seeds)) for epsilon, seeds in values.items())
             panels.append(SweepPanel(title, (SweepLine("ours", points),), PHOTOS.figures[name], decades))
         self.sweeps.append(Sweep("photos-epsilon", "Attacked photos against epsilon", "epsilon, of 255", tuple(panels)))
@@ -295,12 +283,13 @@ class _Tables:
     def _protocol(self, steps: Sequence[Step], matrix: LossMatrix, *, middle: bool = True) -> list[str]:
         """How the figures of a part's evaluations, which differ in one respect alone, were made."""
         trainings = [step for step in steps if isinstance(step.options, TrainOptions)]
-        starts = f"{matrix.restarts} random start{'' if matrix.restarts == 1 else 's'}"
+        epsilon = f"epsilon {number_text(matrix.epsilon or 0.0)}"
+        attack = (f"{matrix.attack}-{matrix.steps}", starts_text(matrix.attack, matrix.restarts), epsilon)
         kept = f"a middle of {matrix.center or 0.0:.4g} of the side"
         seeds = ", ".join(map(str, sorted({step.seed for step in trainings})))
         return [
             f"{matrix.dataset}, n = {matrix.images:,} attacked images",
-            f"{matrix.attack}-{matrix.steps}, {starts}, epsilon {number_text(matrix.epsilon or 0.0)}",
+            ", ".join(filter(None, attack)),
             *([kept] if middle and matrix.mask_from == "center" else []),
             f"training: {_budget(trainings[0].options)}, seeds {seeds}",
             _SPREAD,
@@ -324,24 +313,12 @@ class _Tables:
             lines.append(f"the right class of {guessed} of {len(images)} photos is the clean guess: see --labels")
         return [*lines, f"runs {', '.join(self.runs[step].id[-4:] for step in steps)}"]
 
-    def _paper_of_hole(self) -> tuple[float, float] | None:
-        """Accuracy of the natural model under background attack, and its loss there by that under standard attack."""
-        if self.paper is None:
-            return None
-        losses = self.paper.losses
-        ratio = losses["natural", "background"] / losses["natural", "standard"]
-        return self.paper.accuracies["natural", "background"], ratio
-
     def _pixels(self, share: float) -> int:
         return middle_pixels(self.data.image_shape[1] if self.data else 0, share)
 
 
 def _evaluations(steps: Sequence[Step]) -> list[Step]:
     return [step for step in steps if isinstance(step.options, EvalOptions)]
-
-
-def _masked(steps: Sequence[Step], mask_from: str | None) -> list[Step]:
-    return [step for step in steps if isinstance(step.options, TrainOptions) and step.options.mask_from == mask_from]
 
 
 def _budget(options: object) -> str:
@@ -352,28 +329,20 @@ def _budget(options: object) -> str:
 
 
 def _entry(
-    value: float | None, beside: float | None = None, digits: int = 2, scale: float = 1.0, unit: str = ""
+    value: float | None, beside: float | None = None, digits: int | None = None, scale: float = 1.0, unit: str = ""
 ) -> TableEntry:
+    """A figure times `scale` with what stands behind its plus-minus sign; without `digits`, with three that count."""
     if value is None:
         return TableEntry("-")
+    form = ".3g" if digits is None else f".{digits}f"
     if beside is None:
-        return TableEntry(f"{scale * value:.{digits}f}{unit}")
-    return TableEntry(f"{scale * value:.{digits}f}", f"{scale * beside:.{digits}f}{unit}")
+        return TableEntry(f"{scale * value:{form}}{unit}")
+    return TableEntry(f"{scale * value:{form}}", f"{scale * beside:{form}}{unit}")
 
 
 def _percent(cell: MatrixCell | None) -> TableEntry:
     return _entry(cell.accuracy, cell.accuracy_spread, 2, 100.0, " %") if cell else TableEntry("-")
 
 
-def _share(values: Sequence[float]) -> TableEntry:
-    return _entry(fmean(values), spread(values), 2, 100.0, " %") if values else TableEntry("-")
-
-
-def _significant(value: float | None, beside: float | None) -> TableEntry:
-    if value is None:
-        return TableEntry("-")
-    return TableEntry(f"{value:.3g}", None if beside is None else f"{beside:.2g}")
-
-
-def _significant_of(values: Sequence[float]) -> TableEntry:
-    return _significant(fmean(values), spread(values))
+def _mean(values: Sequence[float], digits: int | None = None, scale: float = 1.0, unit: str = "") -> TableEntry:
+    return _entry(fmean(values) if values else None, spread(values), digits, scale, unit)

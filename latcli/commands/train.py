@@ -66,6 +66,7 @@ from latcli.engine.training.settings import DEFAULT_PRESET, TrainSettings, prese
 from latcli.engine.training.state import TrainingState, pack_state, read_state, restore
 from latcli.errors import ExitCode, LatcliError, Terminated, UsageError
 from latcli.options import TrainOptions
+from latcli.reporting.text import counted
 from latcli.results import DocumentError, Score, ScorePoint, TrainResult, read, to_json
 from latcli.session import Session
 from latcli.store.files import artifact_path
@@ -316,12 +317,12 @@ def _use_threads(state: TrainingState, device: torch.device, session: Session, r
             "the weights will differ in their last digits"
         )
     elif device.type == "cpu" and torch.get_num_threads() != state.info.threads:
-        session.note(f"using {state.info.threads} threads, as the run did before")
+        session.note(f"using {counted(state.info.threads, 'thread')}, as the run did before")
         torch.set_num_threads(state.info.threads)
 
 
 def _processes(ranks: Ranks) -> str:
-    threads = f"{torch.get_num_threads()} threads"
+    threads = counted(torch.get_num_threads(), "thread")
     return f"{ranks.size} x {threads}" if ranks.size > 1 else threads
 
 
@@ -492,9 +493,9 @@ def _take_steps(stored: Run, job: Job, trainer: Trainer, log: TrainingLog) -> No
                 stop(pending.number)
 
         def score_test_set() -> None:
-            begun = time.monotonic()
+            started = time.monotonic()
             point = score_point(trainer, between_pieces)
-            log.on_point(point, time.monotonic() - begun, _points_left(job, trainer.done))
+            log.on_point(point, time.monotonic() - started, _points_left(job, trainer.done))
 
         def after_step(step: int) -> None:
             if number := _common_signal(pending, trainer.ranks):

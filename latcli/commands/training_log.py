@@ -135,10 +135,10 @@ class TrainingLog:
             if step - self._first >= _FIRST_STEPS:
                 self._timed_from = (now, step)
             return
-        begun, first = self._timed_from
-        a_step = max(now - begun, 1e-9) / (step - first)
+        started, first = self._timed_from
+        a_step = max(now - started, 1e-9) / (step - first)
         self.images_per_second = self._batch / a_step
-        if not self._estimated and (now - begun >= _FIRST_SECONDS or step - first >= 100):
+        if not self._estimated and (now - started >= _FIRST_SECONDS or step - first >= 100):
             self._estimated = True
             scoring = max(0.0, self._scoring - self._scored) * a_step
             left = (self._steps - step) * a_step + scoring

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from latcli.engine.attacks.objectives import is_right
 from latcli.engine.attacks.settings import Model
@@ -21,12 +22,12 @@ class Outcomes:
     Both on the CPU.
     """
 
-    loss_B: torch.Tensor
-    right_B: torch.Tensor
+    loss_B: Tensor
+    right_B: Tensor
 
 
 @torch.no_grad()
-def judge(score: Model, x_BCHW: torch.Tensor, y_B: torch.Tensor, name: str = "the model") -> Outcomes:
+def judge(score: Model, x_BCHW: Tensor, y_B: Tensor, name: str = "the model") -> Outcomes:
     """Score images in [0, 1] against their labels: logits in fp32, all else in float64 on the CPU.
 
     Raises LatcliError, in which the model is called `name`, for labels that it does not have, and for NaN or infinite

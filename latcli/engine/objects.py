@@ -64,7 +64,7 @@ class ObjectSettings:
 
 @dataclass(frozen=True, eq=False)
 class FoundObject:
-    """The object of a photo, and who says so.
+    """The object of a photo, and who found it.
 
     detector: a detector's name, or "box", "mask" or "center"; weights: name and hash of its weights; how: in words.
     """

@@ -271,7 +271,7 @@ class PhotoAttacker:
         return [(result, level / 255.0 if level else None) for result, level in zip(results, high, strict=True)]
 
     def object_only(self, located: Located) -> tuple[np.ndarray, Prediction]:
-        """The photo with its background blacked out (levels_HWC), and what the classifier says of it."""
+        """The photo with its background blacked out (levels_HWC), and the classifier's answer to it."""
         kept_HW1 = located.mask_HW[:, :, None] >= 128
         levels_HWC = located.photo.levels_HWC * kept_HW1
         return levels_HWC, self._score([Image.fromarray(levels_HWC)], [located.label.index])[0]
@@ -351,7 +351,7 @@ def batches(photos: Iterable[T], most: int, pixels: int = MAX_GRID_PIXELS) -> It
 
 
 def passes(attack: Attack, settings: AttackSettings, classes: int) -> int:
-    """How often an attack on one image asks the model, where it never succeeds.
+    """How many passes through the model an attack on one image takes if it never succeeds.
 
     Counted by running it on a small linear model that is sure of its label.
     """
@@ -402,7 +402,7 @@ def _doubts(located: Located) -> tuple[str, ...]:
         share, lift = located.evidence
         return (
             f"{100 * share:.0f} % of the classifier's evidence lies on the object, {lift:.1f} times what its area "
-            "alone would hold: look at the mask",
+            "would hold by chance: look at the mask",
         )
     return ()
 

@@ -68,6 +68,14 @@ CLASSIFIER_FAMILIES: dict[str, str] = {
 #: Before a colon: a library's own name, or a folder; anything else there is a module whose code runs.
 _FAMILIES = (*CLASSIFIER_FAMILIES, "folder")
 
+#: What is allowed besides the registered names, and the kinds in two words, for errors.
+_FURTHER: dict[Kind, tuple[str, ...]] = {
+    "detector": ("auto",),
+    "dataset": ("folder:PATH",),
+    "classifier": (*(f"{family}:NAME" for family in CLASSIFIER_FAMILIES), "module:function", "file.py:function"),
+}
+_IN_WORDS: dict[Kind, str] = {"dataset": "data set"}
+
 #: No name of ours is so long.
 _LONGEST = 100
 
@@ -83,7 +91,7 @@ def names(kind: Kind) -> list[str]:
 
 
 def names_code(name: str) -> bool:
-    """Whether a classifier's name stands for code of the user's own, as `module:function` does."""
+    """Whether a classifier's name stands for the user's code, as `module:function` does."""
     family, colon, _ = name.partition(":")
     return bool(colon) and family not in _FAMILIES
 
@@ -107,7 +115,7 @@ def load(kind: Kind, name: str) -> Any:
         return _imported(BUILT_IN[kind][name])
     plugin = _plugins(kind).get(name)
     if plugin is None:
-        raise unknown_name(kind, name, names(kind))
+        raise unknown_name(_IN_WORDS.get(kind, kind), name, [*names(kind), *_FURTHER.get(kind, ())])
     try:
         # Beside a torch that it was not built for, torchvision has to be mended before anybody imports it.
         _imported("latcli.engine.vision:import_torchvision")()

@@ -197,7 +197,7 @@ def _refuse_rotated_boxes(boxes1_N5: torch.Tensor, boxes2_M5: torch.Tensor) -> t
 
 
 #: The operators behind the check that is skipped in `torchvision.ops.boxes`. Rotated boxes have no stand-in, but who
-#: needs them must be told what is missing.
+#: needs them gets an error that names what is missing.
 _STAND_INS: dict[str, Callable[..., torch.Tensor]] = {
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor": greedy_nms,
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor": _quantized_nms,

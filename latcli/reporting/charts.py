@@ -56,7 +56,7 @@ class Plot:
 
     @property
     def description(self) -> str:
-        """What the lines say, for those who do not see them."""
+        """The lines in words, as the text of the picture."""
         show = number if self.logarithmic else percent
         last = {line.label: [y for _, y, _ in line.points if y is not None][-1:] for line in self.lines}
         ends = ", ".join(f"{label} {show(value)}" for label, values in last.items() for value in values)

@@ -28,11 +28,6 @@ Document = Mapping[str, Any]
 MATRICES, TRAINED, EVALUATIONS, NAMED = 4, 8, 1, 8
 
 
-def tables(command: str, document: Document) -> list[Table] | str | None:
-    """What a command puts on a terminal: tables, a text that is printed as it is, or nothing."""
-    return DOCUMENTS[command](document)
-
-
 # training
 
 
@@ -50,7 +45,7 @@ def train(document: Document) -> list[Table]:
         for name, score in scores
         if score is not None
     ]
-    title = f"{document['regime']} training on {document['dataset']}, {document['steps']:,} steps"
+    title = f"{document['regime']} training on {document['dataset']}, {counted(document['steps'], 'step')}"
     speed = f"{document['images_per_second']:,.0f} images/s, gradients in {document['form']}"
     lines = [*document["notes"], f"{duration(document['seconds'])}, {speed}", f"run {document['run']}"]
     return [
@@ -271,7 +266,7 @@ def shown_report(document: Document) -> list[Table] | None:
 
 
 def reproduction(document: Document) -> list[Table]:
-    """The steps that were planned, or what was found and where it lies."""
+    """The planned steps, or the results and where they are."""
     if document["planned"]:
         return _planned_steps(document)
     found = [_given_table(one) for one in document["tables"]]
@@ -501,6 +496,7 @@ def _state(state: str) -> Cell:
     return Cell(state, style=_STATES.get(state, ""))
 
 
+#: What each command puts on a terminal: tables, a text that is printed as it is, or nothing.
 DOCUMENTS: dict[str, Callable[[Document], list[Table] | str | None]] = {
     "attack": attack,
     "mask": mask,

@@ -9,6 +9,7 @@ from typing import Any
 
 from latcli.reporting.table import Cell, Column, Row, Table, Value, rows_of, text_table
 from latcli.reporting.text import counted, number_text
+from latcli.results import starts_text
 
 Document = Mapping[str, Any]
 
@@ -122,8 +123,8 @@ def protocol_words(document: Document) -> str:
     if document["epsilon"] is None:
         return "no attack"
     # An evaluation has one caption for its attack, a report's matrix the attack's parts.
-    parts = [document["attack"]] + ([f"{document['steps']} steps"] if document["steps"] else [])
-    parts += [counted(document["restarts"], "random start")] if document["restarts"] else []
+    parts = [document["attack"]] + ([counted(document["steps"], "step")] if document["steps"] else [])
+    parts += [starts] if (starts := starts_text(document["attack"], document["restarts"])) else []
     seeds = ", ".join(map(str, document["seeds"]))
     return f"{', '.join(parts)}; epsilon {number_text(document['epsilon'])}; evaluation seed {seeds}"
 

@@ -10,14 +10,16 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image
 
 from latcli.reporting.text import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _RIGHT, _WRONG, INK = "#2e9e4f", "#9aa3ad", "#1f2933"
 
@@ -51,6 +53,8 @@ def triptych(panels: Sequence[Panel], caption: str) -> bytes:
 
 def triptych_on_thread(panels: Sequence[Panel], caption: str) -> bytes:
     """`triptych` for a thread besides the main one, which must have entered `without_glyph_warnings`."""
+    from matplotlib.figure import Figure
+
     height, width = panels[0].levels_HWC.shape[:2]
     photo_inches = 3.0 * min(1.6, max(0.5, height / width))
     bars = max(len(panel.guesses) for panel in panels)
@@ -65,6 +69,8 @@ def triptych_on_thread(panels: Sequence[Panel], caption: str) -> bytes:
 
 def bytes_of(figure: Figure, kind: str = "png") -> bytes:
     """The figure as "png" or "svg"; equal figures give equal bytes."""
+    import matplotlib
+
     with without_glyph_warnings(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "latcli"}):
         return _saved(figure, kind)
 

@@ -44,7 +44,7 @@ class Column:
     group: a heading over several columns. stack: on a terminal, columns of one stack are lines of one column. prefix:
     stands before its values there. notes: further lines of the heading.
     optional: left out where a terminal is too narrow. counts: cells show
-    their n. figure: what a CSV file calls its values, empty for what is no figure; about: what else it says of them.
+    their n. figure: what a CSV file calls its values, empty for what is no figure; about: further facts about them.
     """
 
     key: str

@@ -137,7 +137,7 @@ def _stays_inside(path: Path, folder: Path) -> bool:
 def is_locked(path: Path) -> bool:
     """Whether a living process, this one included, holds filelock's lock on the file. Raises OSError.
 
-    It is asked with a shared lock, which takes nothing from others who ask at the same time, and works on read-only
+    It is asked with a shared lock, which does not block others that ask at the same time, and works on read-only
     media; filelock itself has exclusive ones alone.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -480,7 +480,7 @@ class Store:
                 ) from error
 
     def _mark_crashed(self) -> None:
-        """Write down which runs of this machine have lost their process, and remove what it had begun to write."""
+        """Mark the runs of this machine whose process is gone as crashed, and remove their unfinished files."""
         running = self.query("SELECT id FROM runs WHERE status = 'running' AND host = :host", {"host": host()})
         for run_id in [row["id"] for row in running if not self.is_alive(row["id"])]:
             with ExitStack() as held:

@@ -91,13 +91,11 @@ def test_a_name_of_a_hundred_thousand_letters_is_refused_at_once_and_shortened(t
     assert len(refused.value.message) < 1000
 
 
-@pytest.mark.parametrize(
-    "value", [torch.ones(2, 3).to_sparse(), torch.ones(2, 3, device="meta")], ids=["sparse", "meta"]
-)
-def test_tensors_without_plain_numbers_are_refused(value: torch.Tensor, tmp_path: Path) -> None:
-    torch.save({"weight": value, "bias": torch.zeros(2)}, tmp_path / "odd.pth")
-    with pytest.raises(WeightsError):
-        read_state_dict(tmp_path / "odd.pth")
+def test_tensors_without_plain_numbers_are_refused(tmp_path: Path) -> None:
+    for value in (torch.ones(2, 3).to_sparse(), torch.ones(2, 3, device="meta")):
+        torch.save({"weight": value, "bias": torch.zeros(2)}, tmp_path / "odd.pth")
+        with pytest.raises(WeightsError):
+            read_state_dict(tmp_path / "odd.pth")
 
 
 def test_a_checkpoint_that_names_a_huge_network_makes_none(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from latcli.engine.attacks.objectives import (
     ObjectiveFunction,
@@ -38,13 +39,8 @@ RISING = 0.75
 
 @can_train
 def apgd_ce(
-    model: Model,
-    x_BCHW: torch.Tensor,
-    y_B: torch.Tensor,
-    eps_B1HW: torch.Tensor,
-    settings: AttackSettings,
-    seeds_B: torch.Tensor,
-) -> torch.Tensor:
+    model: Model, x_BCHW: Tensor, y_B: Tensor, eps_B1HW: Tensor, settings: AttackSettings, seeds_B: Tensor
+) -> Tensor:
     """APGD on the cross entropy. See `Attack` for shapes.
 
     It has steps and restarts, no step size: step, schedule and objective of the settings are not looked at. Each image
@@ -57,13 +53,8 @@ def apgd_ce(
 
 
 def apgd_dlr(
-    model: Model,
-    x_BCHW: torch.Tensor,
-    y_B: torch.Tensor,
-    eps_B1HW: torch.Tensor,
-    settings: AttackSettings,
-    seeds_B: torch.Tensor,
-) -> torch.Tensor:
+    model: Model, x_BCHW: Tensor, y_B: Tensor, eps_B1HW: Tensor, settings: AttackSettings, seeds_B: Tensor
+) -> Tensor:
     """APGD on the difference of logits ratio; all else as in `apgd_ce`.
 
     Towards a target that y_B names it climbs the logit margin instead: while the target is far behind, the ratio also
@@ -74,13 +65,8 @@ def apgd_dlr(
 
 
 def apgd_t(
-    model: Model,
-    x_BCHW: torch.Tensor,
-    y_B: torch.Tensor,
-    eps_B1HW: torch.Tensor,
-    settings: AttackSettings,
-    seeds_B: torch.Tensor,
-) -> torch.Tensor:
+    model: Model, x_BCHW: Tensor, y_B: Tensor, eps_B1HW: Tensor, settings: AttackSettings, seeds_B: Tensor
+) -> Tensor:
     """APGD on the targeted difference of logits ratio, once for each of the `targets` likeliest other classes.
 
     With fewer classes than that, all others are targets; each has `steps` steps and `restarts` restarts. Of all
@@ -94,7 +80,7 @@ def apgd_t(
 
 
 @torch.no_grad()
-def _likeliest_others(model: Model, x_BCHW: torch.Tensor, y_B: torch.Tensor, targets: int) -> torch.Tensor:
+def _likeliest_others(model: Model, x_BCHW: Tensor, y_B: Tensor, targets: int) -> Tensor:
     """target_BT: the classes other than the label that stand highest on the images as they are."""
     logits_BK = model(x_BCHW).float().scatter(1, y_B[:, None], float("-inf"))
     return logits_BK.topk(min(targets, logits_BK.shape[1] - 1), dim=1).indices
@@ -102,14 +88,14 @@ def _likeliest_others(model: Model, x_BCHW: torch.Tensor, y_B: torch.Tensor, tar
 
 def _attack(
     model: Model,
-    x_BCHW: torch.Tensor,
-    y_B: torch.Tensor,
-    eps_B1HW: torch.Tensor,
+    x_BCHW: Tensor,
+    y_B: Tensor,
+    eps_B1HW: Tensor,
     settings: AttackSettings,
-    seeds_B: torch.Tensor,
+    seeds_B: Tensor,
     height: ObjectiveFunction,
-    target_BT: torch.Tensor | None = None,
-) -> torch.Tensor:
+    target_BT: Tensor | None = None,
+) -> Tensor:
     """One climb of `height` for each restart, or of the targeted ratio for each restart and target."""
     box = linf_box(x_BCHW, eps_B1HW, settings)
     worst = WorstCase(x_BCHW, y_B, settings, height)
@@ -168,7 +154,7 @@ def checkpoints(steps: int) -> list[int]:
 
 
 #: Logits, labels and targets to what is climbed.
-_Toward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+_Toward = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass
@@ -177,30 +163,24 @@ class _Ascent:
 
     toward: _Toward
     box: LinfBox
-    y_b: torch.Tensor
-    target_b: torch.Tensor
-    where_b: torch.Tensor  # position in the whole batch
-    adv_bCHW: torch.Tensor
-    last_bCHW: torch.Tensor  # the iterate before
-    gradient_bCHW: torch.Tensor
-    height_b: torch.Tensor
-    best_bCHW: torch.Tensor  # the highest iterate so far, its gradient and its height
-    best_gradient_bCHW: torch.Tensor
-    best_height_b: torch.Tensor
-    share_b: torch.Tensor  # the step size as a share of each pixel's epsilon
-    rises_b: torch.Tensor  # how many steps went up since the last checkpoint
-    halved_b: torch.Tensor  # whether the step size was halved at the last checkpoint
-    checked_height_b: torch.Tensor  # the best height at the last checkpoint
+    y_b: Tensor
+    target_b: Tensor
+    where_b: Tensor  # position in the whole batch
+    adv_bCHW: Tensor
+    last_bCHW: Tensor  # the iterate before
+    gradient_bCHW: Tensor
+    height_b: Tensor
+    best_bCHW: Tensor  # the highest iterate so far, its gradient and its height
+    best_gradient_bCHW: Tensor
+    best_height_b: Tensor
+    share_b: Tensor  # the step size as a share of each pixel's epsilon
+    rises_b: Tensor  # how many steps went up since the last checkpoint
+    halved_b: Tensor  # whether the step size was halved at the last checkpoint
+    checked_height_b: Tensor  # the best height at the last checkpoint
 
     @classmethod
     def begin(
-        cls,
-        toward: _Toward,
-        box: LinfBox,
-        start_bCHW: torch.Tensor,
-        y_b: torch.Tensor,
-        target_b: torch.Tensor,
-        where_b: torch.Tensor,
+        cls, toward: _Toward, box: LinfBox, start_bCHW: Tensor, y_b: Tensor, target_b: Tensor, where_b: Tensor
     ) -> _Ascent:
         """Before the first gradient is known. The first step is twice each pixel's epsilon, as in the paper."""
         nothing_bCHW = torch.zeros_like(start_bCHW)
@@ -209,18 +189,18 @@ class _Ascent:
         counts = (torch.full_like(lowest_b, 2.0), torch.zeros_like(y_b), torch.zeros_like(y_b, dtype=torch.bool))
         return cls(toward, box, y_b, target_b, where_b, *places, *counts, lowest_b)
 
-    def objective(self, logits_bK: torch.Tensor, y_b: torch.Tensor) -> torch.Tensor:
+    def objective(self, logits_bK: Tensor, y_b: Tensor) -> Tensor:
         """What is climbed, for the images that are left."""
         return self.toward(logits_bK, y_b, self.target_b)
 
-    def narrowed(self, kept_b: torch.Tensor) -> _Ascent:
+    def narrowed(self, kept_b: Tensor) -> _Ascent:
         """The same for some of the images."""
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        cut: dict[str, Any] = {name: part[kept_b] for name, part in parts.items() if isinstance(part, torch.Tensor)}
+        cut: dict[str, Any] = {name: part[kept_b] for name, part in parts.items() if isinstance(part, Tensor)}
         return replace(self, box=self.box.narrowed(kept_b), **cut)
 
-    def note(self, gradient_bCHW: torch.Tensor, height_b: torch.Tensor) -> None:
-        """Take in what the model says of the present iterate."""
+    def note(self, gradient_bCHW: Tensor, height_b: Tensor) -> None:
+        """Record the model's output for the present iterate."""
         # The very first height rises from -inf, and no step has led there.
         self.rises_b = self.rises_b + ((height_b > self.height_b) & self.height_b.isfinite())
         self.gradient_bCHW, self.height_b = gradient_bCHW, height_b
@@ -254,9 +234,7 @@ class _Ascent:
         self.adv_bCHW, self.last_bCHW = box.project_(moved_bCHW.add_(adv_bCHW)), adv_bCHW
 
 
-def _choose(
-    first_b: torch.Tensor, yes: tuple[torch.Tensor, torch.Tensor], no: tuple[torch.Tensor, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _choose(first_b: Tensor, yes: tuple[Tensor, Tensor], no: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Both tensors of `yes` where `first_b`, of `no` elsewhere, image by image."""
     first_b111 = first_b[:, None, None, None]
     return torch.where(first_b111, yes[0], no[0]), torch.where(first_b111, yes[1], no[1])

@@ -8,6 +8,7 @@ Legend: B images, C channels, H, W pixels; levels are uint8.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from latcli.engine.attacks.settings import Attack, AttackSettings, Model
 from latcli.errors import ContractError
@@ -19,12 +20,12 @@ ROUNDING = 2.0**-23
 def run_attack(
     attack: Attack,
     model: Model,
-    x_BCHW: torch.Tensor,
-    y_B: torch.Tensor,
-    eps_B1HW: torch.Tensor,
+    x_BCHW: Tensor,
+    y_B: Tensor,
+    eps_B1HW: Tensor,
     settings: AttackSettings,
-    seeds_B: torch.Tensor,
-) -> torch.Tensor:
+    seeds_B: Tensor,
+) -> Tensor:
     """Run any attack and check what it returns. See `Attack` for shapes. Raises ContractError."""
     # Copies: an attack that writes into its arguments must not move what it is measured against.
     adv_BCHW = attack(model, x_BCHW.clone(), y_B, eps_B1HW.clone(), settings, seeds_B).detach()
@@ -32,12 +33,10 @@ def run_attack(
     return adv_BCHW
 
 
-def check_contract(
-    x_BCHW: torch.Tensor, adv_BCHW: torch.Tensor, eps_B1HW: torch.Tensor, radius: float | None = None
-) -> None:
+def check_contract(x_BCHW: Tensor, adv_BCHW: Tensor, eps_B1HW: Tensor, radius: float | None = None) -> None:
     """No NaN; in [0, 1]; |x' - x| <= E at every pixel; bit for bit unchanged where E = 0; inside the l2 radius.
 
-    Raises ContractError that says which promise broke and by how much.
+    Raises ContractError with the broken promise and by how much.
     """
     if adv_BCHW.shape != x_BCHW.shape:
         raise _broken(f"the shape became {tuple(adv_BCHW.shape)} from {tuple(x_BCHW.shape)}")
@@ -57,7 +56,7 @@ def check_contract(
             raise _broken(f"the l2 change is {length:.6g}, above the radius {radius:g}")
 
 
-def allowed_levels(eps_1HW: torch.Tensor) -> torch.Tensor:
+def allowed_levels(eps_1HW: Tensor) -> Tensor:
     """How many whole 8-bit levels each pixel may move: uint8 (1, H, W), the epsilon matrix rounded down."""
     return eps_1HW.add(ROUNDING).mul_(255.0).floor_().clamp_(0, 255).to(torch.uint8)
 

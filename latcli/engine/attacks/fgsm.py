@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
+from torch import Tensor
 
 from latcli.engine.attacks.pgd import pgd
 from latcli.engine.attacks.settings import AttackSettings, Model, can_train
@@ -12,13 +12,8 @@ from latcli.engine.attacks.settings import AttackSettings, Model, can_train
 
 @can_train
 def fgsm(
-    model: Model,
-    x_BCHW: torch.Tensor,
-    y_B: torch.Tensor,
-    eps_B1HW: torch.Tensor,
-    settings: AttackSettings,
-    seeds_B: torch.Tensor,
-) -> torch.Tensor:
+    model: Model, x_BCHW: Tensor, y_B: Tensor, eps_B1HW: Tensor, settings: AttackSettings, seeds_B: Tensor
+) -> Tensor:
     """One step of the full epsilon from the image itself (Goodfellow et al., ICLR'15): PGD with one step of share 1.
 
     Steps, step size, schedule, restarts and random start of the settings are not looked at.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from latcli.engine.attacks.pgd import climb
 from latcli.engine.attacks.settings import AttackSettings, Model, can_train
@@ -20,13 +21,8 @@ DECAY = 1.0
 
 @can_train
 def mi_fgsm(
-    model: Model,
-    x_BCHW: torch.Tensor,
-    y_B: torch.Tensor,
-    eps_B1HW: torch.Tensor,
-    settings: AttackSettings,
-    seeds_B: torch.Tensor,
-) -> torch.Tensor:
+    model: Model, x_BCHW: Tensor, y_B: Tensor, eps_B1HW: Tensor, settings: AttackSettings, seeds_B: Tensor
+) -> Tensor:
     """Steps along the accumulated gradients, from the image itself. See `Attack` for shapes.
 
     Without a step size each of the `steps` steps is 1/steps of epsilon, as in the paper. Schedule, restarts and random
@@ -40,13 +36,13 @@ def mi_fgsm(
 class _WithMomentum:
     """A threat that is moved in along the sum of all gradients so far, each divided by its l1 norm."""
 
-    def __init__(self, threat: Threat, free_B1HW: torch.Tensor, momentum_BCHW: torch.Tensor) -> None:
+    def __init__(self, threat: Threat, free_B1HW: Tensor, momentum_BCHW: Tensor) -> None:
         self.threat, self.free_B1HW, self.momentum_BCHW = threat, free_B1HW, momentum_BCHW
 
-    def random_start(self, seeds_B: torch.Tensor) -> torch.Tensor:
+    def random_start(self, seeds_B: Tensor) -> Tensor:
         return self.threat.random_start(seeds_B)
 
-    def move(self, adv_BCHW: torch.Tensor, gradient_BCHW: torch.Tensor, share: float) -> torch.Tensor:
+    def move(self, adv_BCHW: Tensor, gradient_BCHW: Tensor, share: float) -> Tensor:
         # Only pixels that may change count; scaled by the largest first, so that no sum leaves float32.
         gradient_BCHW = (gradient_BCHW * self.free_B1HW).nan_to_num()
         gradient_BCHW = gradient_BCHW / gradient_BCHW.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-38)
@@ -54,5 +50,5 @@ class _WithMomentum:
         self.momentum_BCHW = DECAY * self.momentum_BCHW + gradient_BCHW / length_B111
         return self.threat.move(adv_BCHW, self.momentum_BCHW, share)
 
-    def narrowed(self, kept_b: torch.Tensor) -> _WithMomentum:
+    def narrowed(self, kept_b: Tensor) -> _WithMomentum:
         return _WithMomentum(self.threat.narrowed(kept_b), self.free_B1HW[kept_b], self.momentum_BCHW[kept_b])

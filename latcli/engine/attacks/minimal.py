@@ -11,6 +11,7 @@ Legend: B images, C channels, H, W pixels, K classes, T classes that are conside
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from latcli.engine.attacks.objectives import directed, logit_margin, reached
 from latcli.engine.attacks.settings import AttackSettings, Model
@@ -30,13 +31,8 @@ PROGRESS = 0.3
 
 
 def minimal(
-    model: Model,
-    x_BCHW: torch.Tensor,
-    y_B: torch.Tensor,
-    eps_B1HW: torch.Tensor,
-    settings: AttackSettings,
-    seeds_B: torch.Tensor,
-) -> torch.Tensor:
+    model: Model, x_BCHW: Tensor, y_B: Tensor, eps_B1HW: Tensor, settings: AttackSettings, seeds_B: Tensor
+) -> Tensor:
     """For each image the smallest change found that leaves the label by the stop margin. See `Attack` for shapes.
 
     Each of the `steps` steps takes a gradient for each of the `targets` likeliest other classes, and goes towards the
@@ -66,8 +62,8 @@ def minimal(
 
 
 def _leads(
-    model: Model, adv_BCHW: torch.Tensor, y_B: torch.Tensor, settings: AttackSettings, *, slopes: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    model: Model, adv_BCHW: Tensor, y_B: Tensor, settings: AttackSettings, *, slopes: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """logits_BK, lead_TB of the likeliest other classes over the label (or of the target), and their gradients."""
     with torch.enable_grad():
         leaf_BCHW = adv_BCHW.detach().requires_grad_()
@@ -89,13 +85,7 @@ def _leads(
     return logits_BK.detach(), lead_TB.detach(), torch.stack(gradients)
 
 
-def _nearest(
-    box: LinfBox,
-    base_BCHW: torch.Tensor,
-    adv_BCHW: torch.Tensor,
-    lead_TB: torch.Tensor,
-    gradient_TBCHW: torch.Tensor,
-) -> torch.Tensor:
+def _nearest(box: LinfBox, base_BCHW: Tensor, adv_BCHW: Tensor, lead_TB: Tensor, gradient_TBCHW: Tensor) -> Tensor:
     """The smallest change of base_BCHW that gives some class the lead, if the model were linear around adv_BCHW.
 
     Where no share s of epsilon is enough, s is 1. A change by s moves each value by s epsilon along the sign of the
@@ -109,7 +99,7 @@ def _nearest(
     room_TBCHW = torch.where(slope_TBCHW > 0, box.hi_BCHW - base_BCHW, base_BCHW - box.lo_BCHW)
     steep_TBCHW = slope_TBCHW.abs()
 
-    def falls_short(share_N: torch.Tensor) -> torch.Tensor:
+    def falls_short(share_N: Tensor) -> Tensor:
         share_TB111 = share_N.view(*missing_TB.shape, 1, 1, 1)
         gained_TB = (steep_TBCHW * torch.minimum(share_TB111 * box.eps_B1HW, room_TBCHW)).sum(dim=(2, 3, 4))
         return (gained_TB <= missing_TB).flatten()
@@ -121,7 +111,7 @@ def _nearest(
     return box.project_(torch.addcmul(base_BCHW, slope_BCHW.sign(), size_B1HW))
 
 
-def _size(adv_BCHW: torch.Tensor, box: LinfBox) -> torch.Tensor:
+def _size(adv_BCHW: Tensor, box: LinfBox) -> Tensor:
     """The largest share of its epsilon that any value of each image uses; shape (B,)."""
     share_BCHW = (adv_BCHW - box.x_BCHW).abs() / box.eps_B1HW.clamp_min(1e-30)
     return share_BCHW.amax(dim=(1, 2, 3))
@@ -129,13 +119,8 @@ def _size(adv_BCHW: torch.Tensor, box: LinfBox) -> torch.Tensor:
 
 @torch.no_grad()
 def _shrunk(
-    model: Model,
-    box: LinfBox,
-    best_BCHW: torch.Tensor,
-    size_B: torch.Tensor,
-    y_B: torch.Tensor,
-    settings: AttackSettings,
-) -> torch.Tensor:
+    model: Model, box: LinfBox, best_BCHW: Tensor, size_B: Tensor, y_B: Tensor, settings: AttackSettings
+) -> Tensor:
     """The best images with their changes cut to the least share of epsilon that was seen to leave the label."""
     low_B, high_B, kept_BCHW = torch.zeros_like(size_B), size_B, best_BCHW
     for _ in range(BISECTIONS):

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import torch
+from torch import Tensor
 
 from latcli.engine.attacks.settings import AttackSettings, ranks_of
 
-ObjectiveFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+ObjectiveFunction = Callable[[Tensor, Tensor], Tensor]
 
 #: Added to differences of logits that are divided by: all of them equal is 0 / 1e-12, not 0 / 0.
 _NO_DIVISION_BY_ZERO = 1e-12
@@ -21,7 +21,7 @@ _NO_DIVISION_BY_ZERO = 1e-12
 SAFELY_WON = 2.0
 
 
-def cross_entropy_odds(logits_BK: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
+def cross_entropy_odds(logits_BK: Tensor, y_B: Tensor) -> Tensor:
     """Log odds against the label: logsumexp of the other logits minus the label's; shape (B,).
 
     Cross entropy is softplus of this, so both have the same maximum and gradients of the same direction. But the
@@ -32,7 +32,7 @@ def cross_entropy_odds(logits_BK: torch.Tensor, y_B: torch.Tensor) -> torch.Tens
     return others_BK.logsumexp(dim=1) - label_logit_B
 
 
-def logit_margin(logits_BK: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
+def logit_margin(logits_BK: Tensor, y_B: Tensor) -> Tensor:
     """Largest other logit minus the label's; shape (B,). Above 0 exactly where the label is not the top guess.
 
     Source: Carlini and Wagner, S&P'17, objective f6.
@@ -41,7 +41,7 @@ def logit_margin(logits_BK: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
     return others_BK.amax(dim=1) - label_logit_B
 
 
-def is_right(logits_BK: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
+def is_right(logits_BK: Tensor, y_B: Tensor) -> Tensor:
     """Bool (B,): the label is the top guess, alone. A tie is no right answer, wherever it falls in the list of classes.
 
     A model that rounds its logits ties often, and the first of equals would be right by its place alone.
@@ -49,7 +49,7 @@ def is_right(logits_BK: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
     return logit_margin(logits_BK, y_B) < 0
 
 
-def dlr(logits_BK: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
+def dlr(logits_BK: Tensor, y_B: Tensor) -> Tensor:
     """Difference of logits ratio, shape (B,): the logit margin as a share of (z_1st - z_3rd), logits sorted downwards.
 
         DLR(x, y) = -(z_y - max_{i != y} z_i) / (z_1st - z_3rd)
@@ -64,7 +64,7 @@ def dlr(logits_BK: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
     return margin_B / (top_B3[:, 0] - top_B3[:, 2] + _NO_DIVISION_BY_ZERO)
 
 
-def targeted_dlr(logits_BK: torch.Tensor, y_B: torch.Tensor, target_B: torch.Tensor) -> torch.Tensor:
+def targeted_dlr(logits_BK: Tensor, y_B: Tensor, target_B: Tensor) -> Tensor:
     """The same towards one class, shape (B,); `target_B` int64 names a class other than the label.
 
         Targeted-DLR(x, y, t) = -(z_y - z_t) / (z_1st - (z_3rd + z_4th) / 2)
@@ -82,7 +82,7 @@ def targeted_dlr(logits_BK: torch.Tensor, y_B: torch.Tensor, target_B: torch.Ten
     return lead_B / (top_B4[:, 0] - top_B4[:, 2:].mean(dim=1) + _NO_DIVISION_BY_ZERO)
 
 
-def top_margins(logits_BK: torch.Tensor, y_B: torch.Tensor, ranks: int) -> torch.Tensor:
+def top_margins(logits_BK: Tensor, y_B: Tensor, ranks: int) -> Tensor:
     """Sum of the leads of the `ranks` largest other logits over the label's, `SAFELY_WON` at most each; shape (B,).
 
     It is largest where the label has left the first `ranks` guesses, however sure the model is of the first of them:
@@ -107,7 +107,7 @@ def directed(climb: ObjectiveFunction, settings: AttackSettings) -> ObjectiveFun
     return climb
 
 
-def reached(logits_BK: torch.Tensor, y_B: torch.Tensor, settings: AttackSettings, rank: int = 1) -> torch.Tensor:
+def reached(logits_BK: Tensor, y_B: Tensor, settings: AttackSettings, rank: int = 1) -> Tensor:
     """Bool (B,): `rank` classes stand above the label by more than the stop margin; targeted: the target stands first.
 
     A tie is not enough: an attack has to win, not to draw.
@@ -119,14 +119,14 @@ def reached(logits_BK: torch.Tensor, y_B: torch.Tensor, settings: AttackSettings
     return others_BK.topk(rank, dim=1).values[:, -1] > label_logit_B + settings.stop_margin
 
 
-def achieved(logits_BK: torch.Tensor, y_B: torch.Tensor, settings: AttackSettings) -> torch.Tensor:
+def achieved(logits_BK: Tensor, y_B: Tensor, settings: AttackSettings) -> Tensor:
     """Int (B,): 2 where the stop rank is met, 1 where the label (or what keeps from the target) is at least beaten."""
     sign = -1.0 if settings.targeted else 1.0
     wins_B = (sign * logit_margin(logits_BK, y_B) > 0).int()
     return wins_B + reached(logits_BK, y_B, settings, settings.stop_rank).int() if settings.stop_rank else wins_B
 
 
-def _split(logits_BK: torch.Tensor, y_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _split(logits_BK: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
     logits_BK = logits_BK.float()
     column_B1 = y_B[:, None]
     return logits_BK.gather(1, column_B1)[:, 0], logits_BK.scatter(1, column_B1, float("-inf"))

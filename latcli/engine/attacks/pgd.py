@@ -6,66 +6,59 @@ part of the batch that is still under attack.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
+from torch import Tensor
 
-from latcli.engine.attacks.objectives import ObjectiveFunction, achieved, objective_for, reached
+from latcli.engine.attacks.objectives import ObjectiveFunction, objective_for, reached
 from latcli.engine.attacks.settings import AttackSettings, Model, narrowed
 from latcli.engine.attacks.threat import Threat, threat_for
+from latcli.engine.attacks.worst import WorstCase
 from latcli.engine.noise import derive_seed
 from latcli.errors import LatcliError
 
 
 def pgd(
-    model: Model,
-    x_BCHW: torch.Tensor,
-    y_B: torch.Tensor,
-    eps_B1HW: torch.Tensor,
-    settings: AttackSettings,
-    seeds_B: torch.Tensor,
-) -> torch.Tensor:
+    model: Model, x_BCHW: Tensor, y_B: Tensor, eps_B1HW: Tensor, settings: AttackSettings, seeds_B: Tensor
+) -> Tensor:
     """Adversarial images by steepest ascent with projection; of several restarts each image keeps its worst.
 
     See `Attack` for shapes. The last iterate is the result, as in the paper; with a stop rank an image rests at the
     first iterate that meets it, and takes no part in further restarts.
     """
-    if not settings.random_start and settings.restarts > 1:
-        settings = replace(settings, restarts=1)  # without chance all restarts are the same
     adv_BCHW = _restart(model, x_BCHW, y_B, eps_B1HW, settings, restart_seeds(seeds_B, 0))
-    done = 1
-    while done < settings.restarts:
-        open_b = _unfinished(model, adv_BCHW, y_B, settings)
-        if not len(open_b):
-            break
+    if settings.restarts == 1 or not settings.random_start:  # without chance all restarts are the same
+        return adv_BCHW
+    worst, done = WorstCase(x_BCHW, y_B, settings, objective_for(settings)), 1
+    _offer(model, worst, worst.open(), adv_BCHW)
+    while done < settings.restarts and len(open_b := worst.open()):
         # The room that solved images have left in the batch is filled with further restarts of the others.
         stacked = range(done, min(settings.restarts, done + len(y_B) // len(open_b)))
         place_n = open_b.repeat(len(stacked))
         seeds_n = torch.cat([restart_seeds(seeds_B[open_b], restart) for restart in stacked])
         part = (narrowed(model, place_n), x_BCHW[place_n], y_B[place_n], eps_B1HW[place_n])
         for again_bCHW in torch.split(_restart(*part, settings, seeds_n), len(open_b)):
-            worse_b = _is_worse(narrowed(model, open_b), again_bCHW, adv_BCHW[open_b], y_B[open_b], settings)
-            adv_BCHW[open_b[worse_b]] = again_bCHW[worse_b]
+            _offer(narrowed(model, open_b), worst, open_b, again_bCHW)
         done = stacked.stop
-    return adv_BCHW
+    return worst.adv_BCHW
+
+
+@torch.no_grad()
+def _offer(model: Model, worst: WorstCase, open_b: Tensor, adv_bCHW: Tensor) -> None:
+    """Consider candidates for the images at `open_b`, save those that a restart of the same batch has solved."""
+    logits_bK = model(adv_bCHW)
+    left_b = torch.isin(open_b, worst.open())
+    worst.offer(open_b[left_b], adv_bCHW[left_b], logits_bK[left_b])
 
 
 def _restart(
-    model: Model,
-    x_BCHW: torch.Tensor,
-    y_B: torch.Tensor,
-    eps_B1HW: torch.Tensor,
-    settings: AttackSettings,
-    seeds_B: torch.Tensor,
-) -> torch.Tensor:
+    model: Model, x_BCHW: Tensor, y_B: Tensor, eps_B1HW: Tensor, settings: AttackSettings, seeds_B: Tensor
+) -> Tensor:
     threat = threat_for(x_BCHW, eps_B1HW, settings)
     start_BCHW = threat.random_start(seeds_B) if settings.random_start else x_BCHW.clone()
     return climb(model, start_BCHW, y_B, threat, settings)
 
 
-def climb(
-    model: Model, adv_BCHW: torch.Tensor, y_B: torch.Tensor, threat: Threat, settings: AttackSettings
-) -> torch.Tensor:
+def climb(model: Model, adv_BCHW: Tensor, y_B: Tensor, threat: Threat, settings: AttackSettings) -> Tensor:
     """The iterate that the steps lead to from adv_BCHW; with a stop rank each image's first one that meets it.
 
     Restarts are not looked at.
@@ -79,9 +72,7 @@ def climb(
     return adv_BCHW
 
 
-def _climb_until(
-    model: Model, adv_BCHW: torch.Tensor, y_B: torch.Tensor, threat: Threat, settings: AttackSettings
-) -> torch.Tensor:
+def _climb_until(model: Model, adv_BCHW: Tensor, y_B: Tensor, threat: Threat, settings: AttackSettings) -> Tensor:
     """The same climb; an image leaves the batch at the first iterate that meets the stop rank."""
     objective = objective_for(settings)
     result_BCHW = adv_BCHW.clone()
@@ -102,9 +93,7 @@ def _climb_until(
     return result_BCHW
 
 
-def input_gradient(
-    model: Model, x_BCHW: torch.Tensor, y_B: torch.Tensor, objective: ObjectiveFunction
-) -> tuple[torch.Tensor, torch.Tensor]:
+def input_gradient(model: Model, x_BCHW: Tensor, y_B: Tensor, objective: ObjectiveFunction) -> tuple[Tensor, Tensor]:
     """Gradient of the objective with respect to the images alone, and the logits; weights get no gradient.
 
     Raises LatcliError for a model whose logits do not depend on the images by anything that has a gradient.
@@ -126,30 +115,6 @@ def _no_gradient() -> LatcliError:
     )
 
 
-def restart_seeds(seeds_B: torch.Tensor, restart: int) -> torch.Tensor:
+def restart_seeds(seeds_B: Tensor, restart: int) -> Tensor:
     """Seeds of a restart: as far apart as hashes are, whatever the images' own seeds."""
     return seeds_B ^ derive_seed("restart", restart)
-
-
-@torch.no_grad()
-def _unfinished(model: Model, adv_BCHW: torch.Tensor, y_B: torch.Tensor, settings: AttackSettings) -> torch.Tensor:
-    everyone_B = torch.arange(len(y_B), device=y_B.device)
-    if not settings.stop_rank:
-        return everyone_B
-    return everyone_B[~reached(model(adv_BCHW), y_B, settings, settings.stop_rank)]
-
-
-@torch.no_grad()
-def _is_worse(
-    model: Model, new_BCHW: torch.Tensor, old_BCHW: torch.Tensor, y_B: torch.Tensor, settings: AttackSettings
-) -> torch.Tensor:
-    """Bool (B,): `new` is a worse case than `old`: it achieves more, or as much and is further up the objective.
-
-    Where `old` has met the stop rank, it stays: without restarts that share a batch, there would be no `new`.
-    """
-    objective = objective_for(settings)
-    logits_new_BK, logits_old_BK = model(new_BCHW), model(old_BCHW)
-    more_B = achieved(logits_new_BK, y_B, settings) - achieved(logits_old_BK, y_B, settings)
-    higher_B = objective(logits_new_BK, y_B) > objective(logits_old_BK, y_B)
-    worse_B = torch.where(more_B == 0, higher_B, more_B > 0)
-    return worse_B & ~reached(logits_old_BK, y_B, settings, settings.stop_rank) if settings.stop_rank else worse_B

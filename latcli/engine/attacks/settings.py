@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar, get_args, runtime_checkable
 
-import torch
+from torch import Tensor
 
 from latcli.engine.registry import unknown_name
 from latcli.errors import UsageError
@@ -23,19 +23,19 @@ OBJECTIVES = ("ce", "margin", "top10")
 SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
 #: Images in [0, 1] to logits: model(x_BCHW) -> logits_BK.
-Model = Callable[[torch.Tensor], torch.Tensor]
+Model = Callable[[Tensor], Tensor]
 
 
 @runtime_checkable
 class Narrowable(Protocol):
     """A model that treats each image of its batch in its own way, and can be cut down to some of them."""
 
-    def narrowed(self, kept_b: torch.Tensor) -> Model:
+    def narrowed(self, kept_b: Tensor) -> Model:
         """The same model for the images whose positions are in `kept_b` (int64)."""
         ...
 
 
-def narrowed(model: Model, kept_b: torch.Tensor) -> Model:
+def narrowed(model: Model, kept_b: Tensor) -> Model:
     """`model` for a part of its batch; most models treat all images alike and need no change."""
     return model.narrowed(kept_b) if isinstance(model, Narrowable) else model
 
@@ -70,10 +70,7 @@ class AttackSettings:
     targets: int = 9
 
     def __post_init__(self) -> None:
-        for what, name, known in (
-            ("norm", self.norm, NORMS),
-            ("schedule", self.schedule, SCHEDULES),
-        ):
+        for what, name, known in (("norm", self.norm, NORMS), ("schedule", self.schedule, SCHEDULES)):
             if name not in known:
                 raise unknown_name(what, name, known)
         if ranks_of(self.objective) and self.targeted:
@@ -128,14 +125,8 @@ class Attack(Protocol):
     """
 
     def __call__(
-        self,
-        model: Model,
-        x_BCHW: torch.Tensor,
-        y_B: torch.Tensor,
-        eps_B1HW: torch.Tensor,
-        settings: AttackSettings,
-        seeds_B: torch.Tensor,
-    ) -> torch.Tensor:
+        self, model: Model, x_BCHW: Tensor, y_B: Tensor, eps_B1HW: Tensor, settings: AttackSettings, seeds_B: Tensor
+    ) -> Tensor:
         """Return adversarial images that keep the contract."""
         ...
 

@@ -11,6 +11,7 @@ import math
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from latcli.engine.attacks.objectives import objective_for
 from latcli.engine.attacks.settings import AttackSettings, Model, narrowed
@@ -26,16 +27,11 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 def square(
-    model: Model,
-    x_BCHW: torch.Tensor,
-    y_B: torch.Tensor,
-    eps_B1HW: torch.Tensor,
-    settings: AttackSettings,
-    seeds_B: torch.Tensor,
-) -> torch.Tensor:
+    model: Model, x_BCHW: Tensor, y_B: Tensor, eps_B1HW: Tensor, settings: AttackSettings, seeds_B: Tensor
+) -> Tensor:
     """Random search on the logit margin. See `Attack` for shapes.
 
-    `steps` is what each image may ask of the model in each restart, the first stripes included; step, schedule,
+    `steps` is how many queries each image has in each restart, the first stripes included; step, schedule,
     objective and random start of the settings are not looked at. Every value goes to an end of its own box. Squares
     are drawn among the places that touch a pixel which may change; where all may, these are the original's, with the
     last row and column besides. A square that would change nothing is tried with the opposite signs. Each image has
@@ -55,7 +51,7 @@ def square(
     return worst.adv_BCHW
 
 
-def _by_extent(eps_B1HW: torch.Tensor, open_b: torch.Tensor) -> list[tuple[tuple[int, int], torch.Tensor]]:
+def _by_extent(eps_B1HW: Tensor, open_b: Tensor) -> list[tuple[tuple[int, int], Tensor]]:
     """The images at `open_b`, grouped by the rows and columns up to the last pixel that may change.
 
     The sides of squares are shares of an image. Beside a larger photo it has a margin that may not change, and must get
@@ -74,7 +70,7 @@ def _by_extent(eps_B1HW: torch.Tensor, open_b: torch.Tensor) -> list[tuple[tuple
 
 @torch.no_grad()
 def _search(
-    model: Model, box: LinfBox, found: WorstCase, seeds_B: torch.Tensor, restart: int, extent: tuple[int, int]
+    model: Model, box: LinfBox, found: WorstCase, seeds_B: Tensor, restart: int, extent: tuple[int, int]
 ) -> None:
     """One restart: first stripes, then squares; `found` keeps a candidate where it raises the margin."""
     C, W = box.x_BCHW.shape[1], box.x_BCHW.shape[3]
@@ -123,7 +119,7 @@ class Squares:
         inside_BHW = rows_BHW[:, :, side:] - rows_BHW[:, :, :-side]
         self.rank_BP = (inside_BHW > 0).flatten(1).cumsum(1)
 
-    def draw(self, adv_BCHW: torch.Tensor, seeds_B: torch.Tensor) -> torch.Tensor:
+    def draw(self, adv_BCHW: Tensor, seeds_B: Tensor) -> Tensor:
         """Candidates: a square of each image is set to one end of the box in each channel, as its seed says."""
         C, H, W = adv_BCHW.shape[1:]
         numbers_BN = uniform_noise(seeds_B, (1, 1, 1 + C)).flatten(1)
@@ -134,13 +130,13 @@ class Squares:
         opposite_BCHW = torch.where(up_BC11, self.box.lo_BCHW, self.box.hi_BCHW)
         return torch.where(idle_B[:, None, None, None] & inside_B1HW, opposite_BCHW, candidate_BCHW)
 
-    def _place(self, number_B: torch.Tensor) -> torch.Tensor:
+    def _place(self, number_B: Tensor) -> Tensor:
         """The place (int64, row by row) that a number in [0, 1) stands for, each allowed one as likely."""
         wanted_B = (number_B * 2**24).long() * self.rank_BP[:, -1] >> 24  # exact: a number has 24 bits
         place_B1 = torch.searchsorted(self.rank_BP, wanted_B[:, None], right=True)
         return place_B1[:, 0].clamp_max(self.rank_BP.shape[1] - 1)  # an image that may not change has no place
 
-    def _square(self, place_B: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    def _square(self, place_B: Tensor, height: int, width: int) -> Tensor:
         """Bool (B, 1, H, W): the pixels of the square at each place."""
         row_B11, column_B11 = ((place_B // self.across)[:, None, None], (place_B % self.across)[:, None, None])
         rows_H1 = torch.arange(height, device=place_B.device)[:, None]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from latcli.engine import registry
 from latcli.engine.attacks.contract import run_attack
@@ -35,12 +36,12 @@ class Member:
 class Batch:
     """Images as attacks take them: x_BCHW in [0, 1], y_B true labels, the epsilon matrix, one seed an image."""
 
-    x_BCHW: torch.Tensor
-    y_B: torch.Tensor
-    eps_B1HW: torch.Tensor
-    seeds_B: torch.Tensor
+    x_BCHW: Tensor
+    y_B: Tensor
+    eps_B1HW: Tensor
+    seeds_B: Tensor
 
-    def narrowed(self, kept_b: torch.Tensor) -> Batch:
+    def narrowed(self, kept_b: Tensor) -> Batch:
         """Some of the images (positions, int64)."""
         return Batch(self.x_BCHW[kept_b], self.y_B[kept_b], self.eps_B1HW[kept_b], self.seeds_B[kept_b])
 
@@ -55,12 +56,12 @@ class Outcome:
     is False.
     """
 
-    clean_B: torch.Tensor
-    broken_by_B: torch.Tensor
-    adv_BCHW: torch.Tensor
+    clean_B: Tensor
+    broken_by_B: Tensor
+    adv_BCHW: Tensor
 
     @property
-    def robust(self) -> torch.Tensor:
+    def robust(self) -> Tensor:
         """Bool (B,): classified rightly as it is and under every attack. Its mean is the robust accuracy."""
         return self.clean_B & (self.broken_by_B == HOLDS)
 
@@ -116,7 +117,7 @@ def _worst_of_batch(batch: Batch, suite: Sequence[Member], gradients: Model, sco
     return outcome
 
 
-def _attack(member: Member, part: Batch, gradients: Model, score: Model) -> torch.Tensor:
+def _attack(member: Member, part: Batch, gradients: Model, score: Model) -> Tensor:
     """The attack with rest at the first iterate that fools; without it where that iterate fools `gradients` alone.
 
     Rest saves most of the work. But a win by a hair in the fast form may be none in the exact one, and an attack that
@@ -132,7 +133,7 @@ def _attack(member: Member, part: Batch, gradients: Model, score: Model) -> torc
     return adv_bCHW
 
 
-def _run(member: Member, part: Batch, gradients: Model, stop_rank: int) -> torch.Tensor:
+def _run(member: Member, part: Batch, gradients: Model, stop_rank: int) -> Tensor:
     """One attack, checked; its chance is its own, whatever else the suite holds."""
     settings = replace(member.settings, stop_rank=stop_rank, stop_margin=0.0)
     seeds_b = part.seeds_B ^ derive_seed("suite", member.name)
@@ -140,7 +141,7 @@ def _run(member: Member, part: Batch, gradients: Model, stop_rank: int) -> torch
 
 
 @torch.no_grad()
-def _rightness(score: Model, x_BCHW: torch.Tensor, y_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _rightness(score: Model, x_BCHW: Tensor, y_B: Tensor) -> tuple[Tensor, Tensor]:
     """Whether each image is classified rightly, and how high its loss is (as log odds)."""
     logits_BK = score(x_BCHW)
     return is_right(logits_BK, y_B), cross_entropy_odds(logits_BK, y_B)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.noise import uniform_noise
@@ -18,15 +19,15 @@ from latcli.errors import UsageError
 class Threat(Protocol):
     """A set of allowed images around x_BCHW, and how to start and to move inside it."""
 
-    def random_start(self, seeds_B: torch.Tensor) -> torch.Tensor:
+    def random_start(self, seeds_B: Tensor) -> Tensor:
         """An allowed image for each seed."""
         ...
 
-    def move(self, adv_BCHW: torch.Tensor, gradient_BCHW: torch.Tensor, share: float) -> torch.Tensor:
+    def move(self, adv_BCHW: Tensor, gradient_BCHW: Tensor, share: float) -> Tensor:
         """One steepest-ascent step of `share` of the allowance, projected back."""
         ...
 
-    def narrowed(self, kept_b: torch.Tensor) -> Threat:
+    def narrowed(self, kept_b: Tensor) -> Threat:
         """The same for a part of the batch."""
         ...
 
@@ -34,26 +35,26 @@ class Threat(Protocol):
 class LinfBox:
     """|x' - x| <= E at every pixel, and [0, 1]: the paper's threat model."""
 
-    def __init__(self, x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor) -> None:
+    def __init__(self, x_BCHW: Tensor, eps_B1HW: Tensor) -> None:
         self.x_BCHW, self.eps_B1HW = x_BCHW, eps_B1HW
         self.lo_BCHW = (x_BCHW - eps_B1HW).clamp_(0.0, 1.0)
         self.hi_BCHW = (x_BCHW + eps_B1HW).clamp_(0.0, 1.0)
 
-    def random_start(self, seeds_B: torch.Tensor) -> torch.Tensor:
+    def random_start(self, seeds_B: Tensor) -> Tensor:
         """x plus uniform noise of each pixel's own epsilon, as Madry et al. (ICLR'18) start."""
         noise_BCHW = uniform_noise(seeds_B, self.x_BCHW.shape[1:]).mul_(2.0).sub_(1.0)  # type: ignore[arg-type]
         return self.project_(noise_BCHW.mul_(self.eps_B1HW).add_(self.x_BCHW))
 
-    def move(self, adv_BCHW: torch.Tensor, gradient_BCHW: torch.Tensor, share: float) -> torch.Tensor:
+    def move(self, adv_BCHW: Tensor, gradient_BCHW: Tensor, share: float) -> Tensor:
         """Each pixel moves by `share` of its own epsilon along the sign of its gradient."""
         # Not in place: the gradient of a mean over the image is one number, seen from every pixel.
         return self.project_(torch.addcmul(adv_BCHW, gradient_BCHW.sign(), self.eps_B1HW, value=share))
 
-    def project_(self, adv_BCHW: torch.Tensor) -> torch.Tensor:
+    def project_(self, adv_BCHW: Tensor) -> Tensor:
         """Clamp into the box, in place."""
         return torch.clamp(adv_BCHW, self.lo_BCHW, self.hi_BCHW, out=adv_BCHW)
 
-    def narrowed(self, kept_b: torch.Tensor) -> LinfBox:
+    def narrowed(self, kept_b: Tensor) -> LinfBox:
         """The box of some of the images."""
         return LinfBox(self.x_BCHW[kept_b], self.eps_B1HW[kept_b])
 
@@ -61,15 +62,15 @@ class LinfBox:
 class L2BallInBox:
     """||x' - x||_2 <= radius and, at every pixel, |x' - x| <= E and [0, 1]."""
 
-    def __init__(self, x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor, radius: float) -> None:
+    def __init__(self, x_BCHW: Tensor, eps_B1HW: Tensor, radius: float) -> None:
         self.box = LinfBox(x_BCHW, eps_B1HW)
         self.radius = radius
 
-    def random_start(self, seeds_B: torch.Tensor) -> torch.Tensor:
+    def random_start(self, seeds_B: Tensor) -> Tensor:
         """The box's random start, drawn into the ball."""
         return self.project(self.box.random_start(seeds_B))
 
-    def move(self, adv_BCHW: torch.Tensor, gradient_BCHW: torch.Tensor, share: float) -> torch.Tensor:
+    def move(self, adv_BCHW: Tensor, gradient_BCHW: Tensor, share: float) -> Tensor:
         """A step of length `share` of the radius along the gradient of the values that can go where it points."""
         # NaN is no direction, as it is none to the sign; infinite is steep, but divided by itself it would be NaN.
         gradient_BCHW = gradient_BCHW.nan_to_num()
@@ -81,7 +82,7 @@ class L2BallInBox:
         length_B111 = l2_length(gradient_BCHW).clamp_min(1e-12)[:, None, None, None]
         return self.project(adv_BCHW + gradient_BCHW * (share * self.radius / length_B111))
 
-    def project(self, adv_BCHW: torch.Tensor) -> torch.Tensor:
+    def project(self, adv_BCHW: Tensor) -> Tensor:
         """The nearest allowed image.
 
         The nearest point of a ball cut with a box that holds its center is clip(s (v - x)) + x for the largest
@@ -91,25 +92,25 @@ class L2BallInBox:
         delta_BCHW = adv_BCHW - x_BCHW
         low_BCHW, high_BCHW = self.box.lo_BCHW - x_BCHW, self.box.hi_BCHW - x_BCHW
 
-        def clipped(scale_B: torch.Tensor) -> torch.Tensor:
+        def clipped(scale_B: Tensor) -> Tensor:
             return torch.clamp(delta_BCHW * scale_B[:, None, None, None], low_BCHW, high_BCHW)
 
         scale_B = largest_scale(lambda s_B: l2_length(clipped(s_B)) <= self.radius, delta_BCHW)
         return self.box.project_(clipped(scale_B).add_(x_BCHW))
 
-    def narrowed(self, kept_b: torch.Tensor) -> L2BallInBox:
+    def narrowed(self, kept_b: Tensor) -> L2BallInBox:
         """The set of some of the images."""
         return L2BallInBox(self.box.x_BCHW[kept_b], self.box.eps_B1HW[kept_b], self.radius)
 
 
-def l2_length(t_BCHW: torch.Tensor) -> torch.Tensor:
+def l2_length(t_BCHW: Tensor) -> Tensor:
     """length_B of each image, to about 1e-6: axis by axis, since one float32 sum over a large photo is off by 3e-4."""
     for _ in range(3):
         t_BCHW = torch.linalg.vector_norm(t_BCHW, dim=-1)
     return t_BCHW
 
 
-def largest_scale(fits: Callable[[torch.Tensor], torch.Tensor], like_BCHW: torch.Tensor) -> torch.Tensor:
+def largest_scale(fits: Callable[[Tensor], Tensor], like_BCHW: Tensor) -> Tensor:
     """The largest scale_B in [0, 1] for which `fits(scale_B)` holds, to 2^-24, given that it holds at 0."""
     B, device = len(like_BCHW), like_BCHW.device
     low_B, high_B = torch.zeros(B, device=device), torch.ones(B, device=device)
@@ -121,14 +122,14 @@ def largest_scale(fits: Callable[[torch.Tensor], torch.Tensor], like_BCHW: torch
     return torch.where(whole_B, torch.ones_like(low_B), low_B)
 
 
-def threat_for(x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor, settings: AttackSettings) -> Threat:
+def threat_for(x_BCHW: Tensor, eps_B1HW: Tensor, settings: AttackSettings) -> Threat:
     """The allowed set that the settings name."""
     if settings.radius is not None:
         return L2BallInBox(x_BCHW, eps_B1HW, settings.radius)
     return LinfBox(x_BCHW, eps_B1HW)
 
 
-def linf_box(x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor, settings: AttackSettings) -> LinfBox:
+def linf_box(x_BCHW: Tensor, eps_B1HW: Tensor, settings: AttackSettings) -> LinfBox:
     """The box, for attacks that know nothing else. Raises UsageError where the settings ask for an l2 ball."""
     if settings.norm != "linf":
         raise UsageError("this attack does not support --norm l2", "choose pgd, or leave --norm at linf")

@@ -111,7 +111,7 @@ class SaliencyDetector:
     def saliency(self, photo: Photo) -> np.ndarray:
         """How salient each pixel is, uint8 (H, W): the network's first output, stretched so that its maximum is 255.
 
-        All 0 where nothing stands out. Raises WeightsError where the network does not give one map of its input's size.
+        All 0 if nothing is salient. Raises WeightsError where the network does not give one map of its input's size.
         """
         import cv2
 

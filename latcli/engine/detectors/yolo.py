@@ -159,7 +159,7 @@ def _load(path: Path, *, trusted: bool) -> Any:
         try:
             model = YOLO(str(path))
         except DAMAGE_ERRORS as error:
-            # Its own words are many lines; the reason is what torch said before.
+            # Its own words are many lines; the reason is in the error of torch before it.
             raise _refusal(path, error.__cause__ or error) from error
     hint = "give detection weights such as yolo26n.pt, or segmentation weights such as yolo26n-seg.pt"
     if not isinstance(model.model, BaseModel):  # any network passes for a detector otherwise

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from latcli.engine.attacks.objectives import cross_entropy_odds
 from latcli.engine.attacks.pgd import input_gradient
@@ -48,19 +49,19 @@ class Doubt:
     text: str
 
 
-def vanished(model: Model, x_BCHW: torch.Tensor, y_B: torch.Tensor, eps_B1HW: torch.Tensor) -> torch.Tensor:
+def vanished(model: Model, x_BCHW: Tensor, y_B: Tensor, eps_B1HW: Tensor) -> Tensor:
     """Bool (B,): something may change, and the attack's objective has gradient 0 at all of it at the image itself."""
     gradient_BCHW, _ = input_gradient(model, x_BCHW, y_B, cross_entropy_odds)
     steepest_B = (gradient_BCHW * (eps_B1HW > 0)).abs().amax(dim=(1, 2, 3))
     return (steepest_B == 0) & (eps_B1HW > 0).any(dim=(1, 2, 3))
 
 
-def allowed_share(eps_B1HW: torch.Tensor) -> torch.Tensor:
+def allowed_share(eps_B1HW: Tensor) -> Tensor:
     """Share (B,) of each image's pixels that may change."""
     return (eps_B1HW > 0).float().mean(dim=(1, 2, 3))
 
 
-def examine(score: Model, x_BCHW: torch.Tensor, name: str = "the model", gradients: Model | None = None) -> list[Doubt]:
+def examine(score: Model, x_BCHW: Tensor, name: str = "the model", gradients: Model | None = None) -> list[Doubt]:
     """What speaks against a model as a whole, from its answers to some images in [0, 1]: cheap, before any long work.
 
     gradients: the form in which attacks look for gradients; None where they need none. Raises LatcliError, in which the
@@ -86,7 +87,7 @@ def examine(score: Model, x_BCHW: torch.Tensor, name: str = "the model", gradien
     return [doubt for doubt in (by_chance, neighbours, probabilities(first_BK)) if doubt]
 
 
-def _require_gradient(gradients: Model, x_1CHW: torch.Tensor, y_1: torch.Tensor, name: str) -> None:
+def _require_gradient(gradients: Model, x_1CHW: Tensor, y_1: Tensor, name: str) -> None:
     try:
         input_gradient(gradients, x_1CHW, y_1, cross_entropy_odds)
     except (LatcliError, RuntimeError) as error:
@@ -97,7 +98,7 @@ def _require_gradient(gradients: Model, x_1CHW: torch.Tensor, y_1: torch.Tensor,
         ) from error
 
 
-def random_model(first_BK: torch.Tensor, second_BK: torch.Tensor) -> Doubt | None:
+def random_model(first_BK: Tensor, second_BK: Tensor) -> Doubt | None:
     """Two outputs for the same images differ: gradients and scores are random."""
     largest = float(first_BK.abs().max().clamp_min(1e-30))
     difference = float((first_BK - second_BK).abs().max()) / largest
@@ -107,7 +108,7 @@ def random_model(first_BK: torch.Tensor, second_BK: torch.Tensor) -> Doubt | Non
     return Doubt("random-model", difference, f"{text}; its accuracy under attack may be chance")
 
 
-def batch_statistics(among_BK: torch.Tensor, alone_BK: torch.Tensor) -> Doubt | None:
+def batch_statistics(among_BK: Tensor, alone_BK: Tensor) -> Doubt | None:
     """An image's logits differ between a batch and the image alone, as with batch norm that was left in training mode.
 
     Both are of the same images.
@@ -120,7 +121,7 @@ def batch_statistics(among_BK: torch.Tensor, alone_BK: torch.Tensor) -> Doubt | 
     return Doubt("batch-statistics", difference, f"{text}; put the model into evaluation mode")
 
 
-def probabilities(logits_BK: torch.Tensor) -> Doubt | None:
+def probabilities(logits_BK: Tensor) -> Doubt | None:
     """Rows that are never negative and sum to 1: a second softmax, which flattens gradients and distorts the loss."""
     sums_B = logits_BK.sum(dim=1)
     if logits_BK.shape[1] < 2 or bool((logits_BK < 0).any()) or not torch.allclose(sums_B, torch.ones_like(sums_B)):
@@ -129,7 +130,7 @@ def probabilities(logits_BK: torch.Tensor) -> Doubt | None:
     return Doubt("probabilities", 1.0, text)
 
 
-def vanishing_gradients(vanished_N: torch.Tensor) -> Doubt | None:
+def vanishing_gradients(vanished_N: Tensor) -> Doubt | None:
     """Gradients that are exactly 0 wherever a change is allowed: attacks that follow them do not start."""
     share = float(vanished_N.double().mean())
     if share < _FEW:
@@ -138,7 +139,7 @@ def vanishing_gradients(vanished_N: torch.Tensor) -> Doubt | None:
     return Doubt("vanishing-gradients", share, f"{text}; their robustness may be an artefact")
 
 
-def nothing_to_change(allowed_N: torch.Tensor) -> Doubt | None:
+def nothing_to_change(allowed_N: Tensor) -> Doubt | None:
     """Images of which (nearly) nothing may change, so that no attack could succeed."""
     share = float((allowed_N < _NEARLY_NOTHING).double().mean())
     if share < _FEW:
@@ -166,7 +167,7 @@ def accuracy_rises(curve: Mapping[float, float]) -> Doubt | None:
     return Doubt("accuracy-rises", rise, f"{text}: the attack misses examples that exist")
 
 
-def black_box_wins(white_N: torch.Tensor, black_N: torch.Tensor) -> Doubt | None:
+def black_box_wins(white_N: Tensor, black_N: Tensor) -> Doubt | None:
     """A black-box attack beats the white-box ones: gradients are masked.
 
     `white_N` and `black_N` are bool, True where the image is right in the worst case of the white-box attacks and in

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from itertools import chain
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from latcli.engine.attacks.contract import run_attack
 from latcli.engine.attacks.settings import Model
@@ -64,12 +64,12 @@ class Column:
     change; allowed_N float32: the share of pixels that may change; seconds_1 float64: the time taken so far.
     """
 
-    right_N: torch.Tensor
-    loss_N: torch.Tensor
-    broken_by_N: torch.Tensor
-    vanished_N: torch.Tensor
-    allowed_N: torch.Tensor
-    seconds_1: torch.Tensor
+    right_N: Tensor
+    loss_N: Tensor
+    broken_by_N: Tensor
+    vanished_N: Tensor
+    allowed_N: Tensor
+    seconds_1: Tensor
 
     @classmethod
     def empty(cls, n: int) -> Column:
@@ -83,7 +83,7 @@ class Column:
             torch.zeros(1, dtype=torch.float64),
         )
 
-    def is_done(self, positions_B: torch.Tensor) -> bool:
+    def is_done(self, positions_B: Tensor) -> bool:
         """Whether each image at these positions is."""
         return bool((self.right_N[positions_B] != _OPEN).all())
 
@@ -99,17 +99,17 @@ class Column:
         loss = float(self.loss_N.mean())
         return None if math.isnan(loss) else loss, float(self.right_N.double().mean())
 
-    def fill(self, place_B: torch.Tensor, right_B: torch.Tensor, loss_B: torch.Tensor, seconds: float) -> None:
+    def fill(self, place_B: Tensor, right_B: Tensor, loss_B: Tensor, seconds: float) -> None:
         """Note what came of the images at these positions."""
         self.loss_N[place_B] = loss_B.to(self.loss_N)
         self.right_N[place_B] = right_B.to(self.right_N)
         self.seconds_1 += seconds
 
-    def tensors(self) -> dict[str, torch.Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """Its parts by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def restore(self, tensors: Mapping[str, torch.Tensor], what: str) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], what: str) -> None:
         """Fill the column with what `tensors` gave. Raises WeightsError where that does not fit; `what` names it."""
         for name, mine in self.tensors().items():
             theirs = tensors.get(name)
@@ -146,14 +146,14 @@ class Evaluation:
             for progress in chain(self._natural(position), self._attack_open(position)):
                 after_batch(progress)
 
-    def outcomes(self, name: str, *, chosen: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    def outcomes(self, name: str, *, chosen: bool = False) -> tuple[Tensor, Tensor]:
         """right_NM bool and loss_NM of all models on one input; `chosen`: on the attacked images alone."""
         columns = [of_model[name] for of_model in self.columns]
         kept_N = self.chosen_N if chosen else slice(None)
         right_NM = torch.stack([column.right_N[kept_N] == 1 for column in columns], dim=1)
         return right_NM, torch.stack([column.loss_N[kept_N] for column in columns], dim=1)
 
-    def attacked(self, name: InputType, epsilon: float) -> Iterator[tuple[Images, torch.Tensor]]:
+    def attacked(self, name: InputType, epsilon: float) -> Iterator[tuple[Images, Tensor]]:
         """The images that the columns are of, batch by batch, with their eps_B1HW on an input, of another epsilon."""
         for images in self.data.testing(torch.split(self.chosen_N, self.settings.batch)):
             yield images, self._matrix(name, images, epsilon, self._seeds(images))
@@ -175,7 +175,7 @@ class Evaluation:
             if doubt is not None:
                 yield strong, doubt
 
-    def _worst_cases(self, column: Column) -> tuple[torch.Tensor, torch.Tensor]:
+    def _worst_cases(self, column: Column) -> tuple[Tensor, Tensor]:
         """Bool (N,) each: right in the worst case of the white-box attacks, and in that of all."""
         names = [self.settings.attack, *(member.name for member in self.settings.suite())]
         black = torch.tensor([place for place, name in enumerate(names) if name == "square"], dtype=torch.int8)
@@ -187,9 +187,9 @@ class Evaluation:
         numbers = torch.arange(self.data.test_count)
         places = [one for one in torch.split(numbers, self.settings.batch) if not column.is_done(one)]
         for place_B, images in zip(places, self.data.testing(places), strict=True):
-            begun = time.perf_counter()
+            started = time.perf_counter()
             found = judge(subject.net, images.x_BCHW, images.y_B, subject.name)
-            column.fill(place_B, found.right_B, found.loss_B, time.perf_counter() - begun)
+            column.fill(place_B, found.right_B, found.loss_B, time.perf_counter() - started)
             yield Progress(position, NATURAL, len(place_B))
 
     def _attack_open(self, position: int) -> Iterator[Progress]:
@@ -210,8 +210,8 @@ class Evaluation:
                     self._fill_strong(position, name, place_B, images)
                     yield Progress(position, strong_column(name), len(place_B))
 
-    def _fill_attacked(self, position: int, name: InputType, place_B: torch.Tensor, images: Images) -> None:
-        begun = time.perf_counter()
+    def _fill_attacked(self, position: int, name: InputType, place_B: Tensor, images: Images) -> None:
+        started = time.perf_counter()
         subject, column, settings = self.subjects[position], self.columns[position][name], self.settings
         batch = self._batch(name, images)
         blind_B = distrust.vanished(subject.net, batch.x_BCHW, batch.y_B, batch.eps_B1HW)
@@ -224,11 +224,11 @@ class Evaluation:
             given = (batch.x_BCHW, batch.y_B, batch.eps_B1HW, settings.attack_settings(), batch.seeds_B)
             found = judge(subject.net, run_attack(self._attack_function, subject.fast, *given), batch.y_B, subject.name)
             right_B, loss_B = found.right_B, found.loss_B
-        column.fill(place_B, right_B, loss_B, time.perf_counter() - begun)
+        column.fill(place_B, right_B, loss_B, time.perf_counter() - started)
 
-    def _fill_strong(self, position: int, name: InputType, place_B: torch.Tensor, images: Images) -> None:
+    def _fill_strong(self, position: int, name: InputType, place_B: Tensor, images: Images) -> None:
         """The suite on those that are right as they are and when attacked; the worst case is over all attempts."""
-        begun = time.perf_counter()
+        started = time.perf_counter()
         subject, columns = self.subjects[position], self.columns[position]
         column = columns[strong_column(name)]
         clean_B = columns[NATURAL].right_N[self.chosen_N[place_B]] == 1
@@ -243,18 +243,18 @@ class Evaluation:
             broken_by_B[open_b] = torch.where(found_b == HOLDS, HOLDS, found_b + BROKEN_BY_ATTACK + 1)
             right_B[open_b] = outcome.robust.cpu()
         column.broken_by_N[place_B] = broken_by_B.to(column.broken_by_N)
-        column.fill(place_B, right_B, torch.full((len(place_B),), torch.nan), time.perf_counter() - begun)
+        column.fill(place_B, right_B, torch.full((len(place_B),), torch.nan), time.perf_counter() - started)
 
     def _batch(self, name: InputType, images: Images) -> Batch:
         seeds_B = self._seeds(images)
         eps_B1HW = self._matrix(name, images, self.settings.epsilon, seeds_B)
         return Batch(images.x_BCHW, images.y_B, eps_B1HW, seeds_B)
 
-    def _matrix(self, name: InputType, images: Images, epsilon: float, seeds_B: torch.Tensor) -> torch.Tensor:
+    def _matrix(self, name: InputType, images: Images, epsilon: float, seeds_B: Tensor) -> Tensor:
         mask_B1HW = masks(images, self.settings.mask_from, self.settings.center)
         return regime_epsilon(name, mask_B1HW, epsilon, seeds_B)
 
-    def _seeds(self, images: Images) -> torch.Tensor:
+    def _seeds(self, images: Images) -> Tensor:
         return item_seeds(derive_seed(self.settings.seed, "evaluation"), images.samples_B)
 
 

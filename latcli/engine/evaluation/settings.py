@@ -12,6 +12,7 @@ from latcli.engine.datasets.base import MaskSource
 from latcli.engine.evaluation.curves import require_ascending
 from latcli.engine.training.regimes import Regime
 from latcli.errors import UsageError
+from latcli.results import starts_text
 
 #: What a model is tried on: the images as they are, or with what a regime of that name may change changed.
 InputType = Regime
@@ -104,7 +105,7 @@ class EvalSettings:
         return attack
 
     def first_wrong(self) -> list[Member]:
-        """The attack as a suite of its own, in which an image rests at its first wrong guess."""
+        """The attack as a suite, in which an image stops at its first wrong guess."""
         return members([(self.attack, self.attack_settings())])
 
     def suite(self) -> list[Member]:
@@ -114,13 +115,10 @@ class EvalSettings:
     @property
     def attack_name(self) -> str:
         """As the caption calls it."""
-        parts = [f"{self.attack}-{self.steps}"]
-        if self.attack == "pgd":
-            parts.append("1 random start" if self.restarts == 1 else f"{self.restarts} random starts")
-        elif self.restarts > 1:
-            parts.append(f"{self.restarts} restarts")
+        parts = [f"{self.attack}-{self.steps}", starts_text(self.attack, self.restarts)]
         parts += [f"l2 radius {self.radius:g}"] if self.radius is not None else []
-        return ", ".join([*parts, "until the first wrong guess"] if self.until_wrong else parts)
+        parts += ["until the first wrong guess"] if self.until_wrong else []
+        return ", ".join(filter(None, parts))
 
     def attack_of(self, column: str) -> str:
         """What an attacked column was made with."""

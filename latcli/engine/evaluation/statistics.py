@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import combinations
 from statistics import fmean, variance
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from latcli.engine.evaluation.chance import mcnemar_p_value, not_beaten, wilson_interval
 from latcli.engine.noise import derive_seed
@@ -21,7 +22,7 @@ RESAMPLES = 1000
 _DRAWN = 2_000_000
 
 
-def bootstrap_means(values_NM: torch.Tensor, seed: int, resamples: int = RESAMPLES) -> torch.Tensor:
+def bootstrap_means(values_NM: Tensor, seed: int, resamples: int = RESAMPLES) -> Tensor:
     """means_RM, float64: the means of so many resamples of the N rows, the same for all columns; on the CPU.
 
     Equal seeds and N give equal resamples (Efron, 1979).
@@ -40,13 +41,13 @@ def bootstrap_means(values_NM: torch.Tensor, seed: int, resamples: int = RESAMPL
     return torch.cat(means)
 
 
-def percentile_interval(means_R: torch.Tensor) -> tuple[float, float]:
+def percentile_interval(means_R: Tensor) -> tuple[float, float]:
     """The middle 95 % of bootstrapped means."""
     low, high = means_R.quantile(torch.tensor([0.025, 0.975], dtype=means_R.dtype)).tolist()
     return low, high
 
 
-def difference_p_value(difference: float, means_R: torch.Tensor, n: int, variance: float = 0.0) -> float:
+def difference_p_value(difference: float, means_R: Tensor, n: int, variance: float = 0.0) -> float:
     """The two-sided p-value that a mean of n paired differences is 0, by the normal law.
 
     means_R: bootstrapped means of the differences, whose deviation is the standard error. variance: of what else the
@@ -66,7 +67,7 @@ class ColumnStatistics:
     right_NM bool; loss_NM float64, with NaN where losses were not measured: then the column has none.
     """
 
-    def __init__(self, right_NM: torch.Tensor, loss_NM: torch.Tensor, seed: int) -> None:
+    def __init__(self, right_NM: Tensor, loss_NM: Tensor, seed: int) -> None:
         self.n, self.models = right_NM.shape
         self._right_NM = right_NM.cpu().double()
         self.has_loss = not loss_NM.isnan().any()
@@ -83,9 +84,25 @@ class ColumnStatistics:
         """Percentiles of the bootstrap; None without a loss, and for a single image, which has no spread."""
         return percentile_interval(self._loss_RM[:, model]) if self.has_loss and self.n > 1 else (None, None)
 
-    def pairs(self) -> list[tuple[int, int]]:
-        """Every two models, by their positions."""
-        return list(combinations(range(self.models), 2))
+    def figures(self) -> list[dict[str, Any]]:
+        """What a `Cell` says of each model: loss and accuracy with their intervals, and whether it may be the best."""
+        best = zip(self.best_accuracy(), self.best_loss(), strict=True)
+        found = []
+        for model, (best_accuracy, best_loss) in enumerate(best):
+            low, high = self.accuracy_interval(model)
+            accuracy = {"accuracy": self.accuracy_M[model], "accuracy_low": low, "accuracy_high": high}
+            loss_low, loss_high = self.loss_interval(model)
+            loss = {"loss": self.loss_M[model] if self.has_loss else None, "loss_low": loss_low, "loss_high": loss_high}
+            found.append({**accuracy, **loss, "best_accuracy": best_accuracy, "best_loss": best_loss})
+        return found
+
+    def comparison(self, a: int, b: int) -> dict[str, Any]:
+        """What a `Comparison` says of two models."""
+        only_a, only_b = self.only_right(a, b)
+        found = {"n": self.n, "only_a": only_a, "only_b": only_b, "p_value": mcnemar_p_value(only_a, only_b)}
+        if self.has_loss:
+            found |= {"loss_difference": self.loss_M[a] - self.loss_M[b], "loss_p_value": self.loss_p_value(a, b)}
+        return found
 
     def only_right(self, a: int, b: int) -> tuple[int, int]:
         """How many images a alone has right, and b alone."""
@@ -117,9 +134,7 @@ class ColumnStatistics:
             return accuracy, [False] * len(groups)
         return accuracy, self._best_means([-loss for loss in self.loss_M], -self._loss_RM, groups)
 
-    def _best_means(
-        self, value_M: Sequence[float], means_RM: torch.Tensor, groups: Sequence[Sequence[int]]
-    ) -> list[bool]:
+    def _best_means(self, value_M: Sequence[float], means_RM: Tensor, groups: Sequence[Sequence[int]]) -> list[bool]:
         values = [[value_M[model] for model in group] for group in groups]
         means = [fmean(of_group) for of_group in values]
         errors = [variance(of_group) / len(of_group) if len(of_group) > 1 else 0.0 for of_group in values]

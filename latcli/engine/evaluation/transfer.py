@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
+from torch import Tensor
 
 from latcli.engine.attacks.contract import run_attack
 from latcli.engine.attacks.settings import Attack, AttackSettings, refuse_targets
@@ -26,7 +27,7 @@ from latcli.results import TransferCell
 def transfer_matrix(
     subjects: Sequence[Subject],
     name: str,
-    batches: Iterable[tuple[Images, torch.Tensor]],
+    batches: Iterable[tuple[Images, Tensor]],
     attack: Attack,
     settings: AttackSettings,
     seed: int,

@@ -36,7 +36,7 @@ _Net = TypeVar("_Net", bound=nn.Module)
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint says of its network. `image_shape` is (C, H, W); `dataset_fingerprint` a sha256.
+    """The description of a checkpoint's network. `image_shape` is (C, H, W); `dataset_fingerprint` a sha256.
 
     preprocessing: of a network that was fine-tuned; mean, std: of its normalisation, where the user gave them.
     """
@@ -97,7 +97,7 @@ def pack_classifier(state_dict: Mapping[str, torch.Tensor], info: CheckpointInfo
 
 
 def read_info(path: Path) -> CheckpointInfo:
-    """What the checkpoint at `path` says of its network. Raises WeightsError as `unpack` does."""
+    """The description of the network in the checkpoint at `path`. Raises WeightsError as `unpack` does."""
     return _info(unpack(path, _KIND)[1], path)
 
 

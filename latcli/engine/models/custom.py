@@ -47,7 +47,7 @@ def named_classifier(name: str, source: ClassifierSource) -> Classifier:
 
 
 def refuse_description(name: str, source: ClassifierSource) -> None:
-    """Raise UsageError where the user describes a classifier that says itself what its classes and images are."""
+    """Raise UsageError where the user describes a classifier that describes itself."""
     if given := source.described:
         raise UsageError(f"{given} cannot be used with {name}, which describes itself", f"leave {given} out")
 
@@ -80,15 +80,15 @@ def custom_classifier(name: str, source: ClassifierSource) -> Classifier:
             f"the `preprocessing` of {name} is a {type(own).__name__}", "it has to be a latcli Preprocessing"
         )
     net.eval()
-    said = names or tuple(getattr(net, "class_names", None) or ())
+    own_names = names or tuple(getattr(net, "class_names", None) or ())
     if source.mean or source.std:
         net = nn.Sequential(source.normalize((0.0,), (1.0,)), net)
     body, preprocessing, count = _tried(net, name, own, source)
-    if said and len(said) != count and source.class_names is None:
+    if own_names and len(own_names) != count and source.class_names is None:
         raise UsageError(
-            f"{name} names {len(said)} classes and returns {count} logits", "give one class name for each logit"
+            f"{name} names {len(own_names)} classes and returns {count} logits", "give one class name for each logit"
         )
-    return Classifier(name, body, preprocessing, source.names_of(count, said, name))
+    return Classifier(name, body, preprocessing, source.names_of(count, own_names, name))
 
 
 def _made_by(name: str, source: ClassifierSource) -> nn.Module:

@@ -178,7 +178,7 @@ def _cut_off(x_CHW: torch.Tensor) -> torch.Tensor:
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std for each channel, inside the model, where nobody can forget it or do it twice."""
+    """(x - mean) / std for each channel, inside the model, so that it cannot be forgotten or done twice."""
 
     mean: torch.Tensor
     std: torch.Tensor

@@ -165,7 +165,7 @@ def _stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
 
 
 def paper_cnn(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The paper's CNN. Raises UsageError for images of fewer than 4 pixels a side, which its pools leave nothing of."""
+    """The paper's CNN. Raises UsageError for images of fewer than 4 pixels a side."""
     if min(image_shape[1:]) < 4:
         raise UsageError("paper-cnn needs images of at least 4 pixels a side", "try --architecture resnet18")
     return PaperCNN(image_shape, classes)

@@ -1,4 +1,4 @@
-"""What a user says of a classifier besides its name: weights, class names, how photos are prepared."""
+"""The user's description of a classifier besides its name: weights, class names, how photos are prepared."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _silent(text: str) -> None:
 
 @dataclass(frozen=True)
 class ClassifierSource:
-    """Where a classifier's weights come from, and what takes the place of its own description.
+    """Where a classifier's weights come from, and what replaces its own description.
 
     weights: a file; None for the library's own way, which `offline` keeps from downloading; `progress` shows a download
     on stderr. class_names: a file with one name a line, or a JSON list or mapping from index to name. mean, std: of the

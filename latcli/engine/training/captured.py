@@ -37,7 +37,7 @@ def captured(
 ) -> Callable[..., torch.Tensor]:
     """`computation`, replayed on copies of the tensors that it is given; recorded anew for each new set of shapes.
 
-    It must ask the host for nothing. What else it reads, such as weights, must keep its place in memory, and is read
+    It must not wait for the host. What else it reads, such as weights, must keep its place in memory, and is read
     as it is at that moment.
     """
     recordings: dict[tuple[torch.Size, ...], Any] = {}
