@@ -120,14 +120,12 @@ def test_a_published_classifier_knows_folders_by_word_net_ids(tmp_path: Path, sh
         for split in ("train", "test"):
             (tmp_path / "set" / split / name).mkdir(parents=True)
             shutil.copy(shared_data / "photos" / "paper9" / f"{name}.jpg", tmp_path / "set" / split / name)
-    told = {"mask_from": "center", "steps": 2, "dataset": f"folder:{tmp_path / 'set'}"}
-    result = evaluate(tmp_path, "efficientnet_lite0", **told)
+    options = {"mask_from": "center", "steps": 2, "dataset": f"folder:{tmp_path / 'set'}"}
+    result = evaluate(tmp_path, "efficientnet_lite0", **options)
     natural, standard, background = result.cells
     assert (natural.n, natural.accuracy, standard.accuracy) == (2, 1.0, 0.0)
-    assert natural.loss is not None
-    assert background.loss is not None
-    assert standard.loss is not None
-    assert natural.loss < background.loss < standard.loss
+    losses = [natural.loss, background.loss, standard.loss]
+    assert losses == sorted(set(losses))
 
 
 def test_the_top_guess_is_one_of_all_classes_and_logits_keep_their_names() -> None:

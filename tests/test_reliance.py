@@ -19,7 +19,6 @@ from latcli.engine.evaluation.reliance import (
     Outcome,
     PhotoReliance,
     Survey,
-    averaged,
     background_reliance,
     summarize,
     survey_photos,
@@ -116,9 +115,9 @@ def test_backgrounds_come_from_the_right_class_and_never_from_the_photo_itself()
     photos = some_photos()
     label_of = {one.photo.name: one.label for one in photos}
     for one in measured(BORDER, photos, *range(5))[1]:
-        assert label_of[one.lent_by["mixed_same"]] == one.label
-        assert one.lent_by["mixed_same"] != one.name
-        assert label_of[one.lent_by["mixed_rand"]] != one.label
+        assert {label_of[name] for name in one.lent_by["mixed_same"]} == {one.label}
+        assert one.name not in one.lent_by["mixed_same"]
+        assert one.label not in {label_of[name] for name in one.lent_by["mixed_rand"]}
     survey = survey_photos(photos, PREPROCESSING)
     sha256 = photos[0].photo.sha256
     assert {survey.same_class(sha256, 0, seed) for seed in range(200)} == {1, 2, 3}
@@ -156,11 +155,10 @@ def test_what_has_no_lender_is_not_counted(
         assert dataclasses.astuple(row.overall.gap) == (0, None, None, None, None)
 
 
-def outcome_of(name: str, same: bool | None, rand: bool, lender: str = "x") -> PhotoReliance:
+def outcome_of(name: str, same: float | None, rand: float) -> PhotoReliance:
     outcomes = {"original": Outcome(True, 0.9), "mixed_rand": Outcome(rand, 0.5)}
     outcomes |= {} if same is None else {"mixed_same": Outcome(same, 0.7)}
-    lent_by = {"mixed_same": lender, "mixed_rand": lender}
-    return PhotoReliance(name, name, 0, 0.5, outcomes, lent_by)  # type: ignore[arg-type]
+    return PhotoReliance(name, name, 0, 0.5, outcomes, {})  # type: ignore[arg-type]
 
 
 def test_both_sides_of_the_gap_are_the_same_photos() -> None:
@@ -175,14 +173,14 @@ def test_both_sides_of_the_gap_are_the_same_photos() -> None:
 
 def test_over_several_donor_seeds_a_photo_stays_one_sample() -> None:
     """Differences of the photos are 0.5 and 1, whose mean is 0.75 with a standard error of 0.25."""
-    passes = [
-        [outcome_of("a", True, False), outcome_of("b", True, False)],
-        [outcome_of("a", True, True), outcome_of("b", True, False, "y")],
-    ]
-    both = averaged(passes)
-    gap = summarize("m", both, Survey((), (), {}, {}), 2).overall.gap
+    results = [outcome_of("a", 1.0, 0.5), outcome_of("b", 1.0, 0.0)]
+    gap = summarize("m", results, Survey((), (), {}, {}), 2).overall.gap
     assert dataclasses.astuple(gap) == (2, 1.0, 0.25, 0.75, 0.25)
-    assert [one.lent_by["mixed_same"] for one in both] == ["x", "x, y"]
+    both, *each = (measured(BORDER, some_photos(), *seeds)[1] for seeds in ((3, 4), (3,), (4,)))
+    for found, *alone in zip(both, *each, strict=True):
+        assert found.lent_by["mixed_same"] == tuple(one.lent_by["mixed_same"][0] for one in alone)
+        mean = sum(one.outcomes["mixed_rand"].confidence for one in alone) / 2
+        assert found.outcomes["mixed_rand"].confidence == pytest.approx(mean)
 
 
 def test_photos_that_tell_nothing_are_left_out_by_name() -> None:
@@ -199,7 +197,9 @@ def test_photos_that_tell_nothing_are_left_out_by_name() -> None:
         ("2-12.png", "no object where the classifier looks"),
     ]
     assert row.overall.n == len(photos)
-    assert not {one.name for one in row.left_out} & {name for one in each for name in one.lent_by.values()}
+    assert not {one.name for one in row.left_out} & {
+        name for one in each for names in one.lent_by.values() for name in names
+    }
 
 
 def test_groups_by_share_are_of_equal_count_and_ascend() -> None:
