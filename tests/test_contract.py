@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -355,22 +354,6 @@ def test_what_reaches_every_limit_is_no_breach_and_what_strays_is(
     eps_B1HW[0, 0, 0, 0] = float("nan")  # an epsilon that is no number allows nothing
     with pytest.raises(ContractError):
         check_contract(x_BCHW, x_BCHW.clone(), eps_B1HW)
-
-
-def test_a_leaky_plug_in_is_found_by_name_and_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a package of someone else's is installed: a module and its entry point."""
-    (tmp_path / "leaky_attack.py").write_text(
-        "def attack(model, x_BCHW, y_B, eps_B1HW, settings, seeds_B):\n"
-        "    return (x_BCHW + eps_B1HW.amax() * settings.steps / 40).clamp(0, 1)\n"
-    )
-    info = tmp_path / "leaky_attack-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: leaky-attack\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[latcli.attacks]\nleaky = leaky_attack:attack\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    assert registry.names("attack")[-1] == "leaky"
-    with pytest.raises(ContractError, match="more than its epsilon"):
-        run(registry.load("attack", "leaky"))
 
 
 # Whole levels

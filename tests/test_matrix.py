@@ -259,16 +259,3 @@ def test_nan_logits_labels_out_of_range_and_an_empty_set_are_errors() -> None:
 def test_settings_that_cannot_be_meant_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         settings(**changes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "name"),
-    [
-        ({}, "pgd-10, 1 random start"),
-        ({"restarts": 3, "until_wrong": True}, "pgd-10, 3 random starts, until the first wrong guess"),
-        ({"attack": "mi-fgsm"}, "mi-fgsm-10"),
-        ({"norm": "l2", "radius": 1.5}, "pgd-10, 1 random start, l2 radius 1.5"),
-    ],
-)
-def test_the_caption_says_which_attack(changes: dict[str, Any], name: str) -> None:
-    assert settings(**changes).attack_name == name

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from linear_problems import epsilon_st, unit_st
 
-from latcli.engine.attacks.settings import AttackSettings
-from latcli.engine.attacks.threat import L2BallInBox, LinfBox, Threat, threat_for
+from latcli.engine.attacks.threat import L2BallInBox, LinfBox
 
 Problem = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -160,22 +159,6 @@ def test_the_radius_holds_on_a_photo_of_megapixels() -> None:
     radius = 4.0
     projected_BCHW = L2BallInBox(x_BCHW, torch.full((1, 1, 1200, 1600), 8 / 255), radius).project(v_BCHW)
     assert _length(projected_BCHW - x_BCHW).item() == pytest.approx(radius, rel=5e-6)
-
-
-@pytest.mark.parametrize("radius", [None, 0.3])
-def test_a_part_of_a_batch_has_its_own_images_and_epsilons(radius: float | None) -> None:
-    x_BCHW, eps_B1HW = _random_problem()
-    kept_b = torch.tensor([2, 0])
-    norm = AttackSettings() if radius is None else AttackSettings(norm="l2", radius=radius)
-    part: Threat = threat_for(x_BCHW, eps_B1HW, norm).narrowed(kept_b)
-    alone: Threat = threat_for(x_BCHW[kept_b], eps_B1HW[kept_b], norm)
-    seeds_b = torch.tensor([5, 6])
-    start_bCHW = part.random_start(seeds_b)
-    assert torch.equal(start_bCHW, alone.random_start(seeds_b))
-    gradient_bCHW = torch.randn(start_bCHW.shape, generator=torch.Generator().manual_seed(0))
-    moved = [threat.move(start_bCHW.clone(), gradient_bCHW.clone(), 0.3) for threat in (part, alone)]
-    assert torch.equal(*moved)
-    assert not torch.equal(moved[0], start_bCHW)
 
 
 # What both stand on
