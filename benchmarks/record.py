@@ -94,11 +94,6 @@ class Sized:
     quick: Any
 
 
-def numbers(text: str) -> list[int]:
-    """`1,2,4` as a list."""
-    return [int(one) for one in text.split(",")]
-
-
 class Options(argparse.ArgumentParser):
     """Options of a benchmark: all have `--quick` and `--out`; `sized` adds those that `--quick` makes smaller."""
 
@@ -109,8 +104,9 @@ class Options(argparse.ArgumentParser):
 
     def sized(self, name: str, full: Any, quick: Any, kind: Callable[[str], Any] = int) -> None:
         """An option that is smaller with `--quick`."""
-        told = f"{_shown(full)}; with --quick {_shown(quick)}"
-        self.add_argument(f"--{name}", type=kind, default=Sized(full, quick), help=f"default: {told}")
+        self.add_argument(
+            f"--{name}", type=kind, default=Sized(full, quick), help=f"default: {full}; with --quick {quick}"
+        )
 
     def read(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
         """The options as given, each default the one that is meant."""
@@ -127,7 +123,3 @@ def begin(benchmark: str, given: argparse.Namespace) -> Record:
     record = Record(benchmark, settings)
     print(in_words(record.machine))
     return record
-
-
-def _shown(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

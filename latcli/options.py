@@ -378,15 +378,7 @@ def status_option(*marks: Mark) -> Any:
 class Common:
     """Options of every command."""
 
-    store: Path = option(
-        WHERE,
-        "DIR",
-        "Where runs are kept.",
-        INCIDENTAL,
-        names=("--store",),
-        default=Path("runs"),
-        envvar="LATCLI_STORE",
-    )
+    store: Path = option(WHERE, "DIR", "Where runs are kept.", INCIDENTAL, default=Path("runs"), envvar="LATCLI_STORE")
     json: bool = switch(OUTPUT, "Print one JSON document on stdout, and nothing else.", INCIDENTAL)
     quiet: bool = switch(OUTPUT, "No progress and no notes on stderr.", INCIDENTAL, names=("--quiet", "-q"))
     debug: bool = switch(OUTPUT, "Show the traceback of an error.", INCIDENTAL)
@@ -531,11 +523,14 @@ class ClassifierOptions:
 # the commands
 
 
+_PHOTOS = "Photos, folders (searched recursively), or - for standard input."
+
+
 @dataclass(frozen=True, kw_only=True)
 class PhotoOptions(ClassifierOptions, ObjectOptions):
     """Photos, their right classes, their objects, and the classifier."""
 
-    photos: tuple[str, ...] = argument("PHOTO...", "Photos, folders (searched recursively), or - for standard input.")
+    photos: tuple[str, ...] = argument("PHOTO...", _PHOTOS)
     label: str | None = option(PHOTOS_AND_LABELS, "NAME|INDEX", "The right class of all photos.", BASIC)
     labels: Path | None = option(PHOTOS_AND_LABELS, "FILE", "Right classes from a CSV: file, and index or name.", BASIC)
     labels_from: Literal["folder"] | None = option(
@@ -576,6 +571,7 @@ class AttackOptions(PhotoOptions):
     The result is scored from the saved 8-bit file and kept as a run.
     """
 
+    photos: tuple[str, ...] = argument("[PHOTO...]", _PHOTOS, default=())
     mask: Path | None = option(
         OBJECT, "FILE|DIR", "A mask, white on the object; or a folder with one mask for each photo.", BASIC
     )
@@ -645,6 +641,7 @@ class AttackOptions(PhotoOptions):
     no_figures: bool = switch(OUTPUT, "Do not draw the paper's Figure 1 for each photo.", INCIDENTAL)
     dry_run: bool = switch(OUTPUT, "Show object, background share and time; attack nothing.", INCIDENTAL)
     check_success: bool = switch(OUTPUT, "Exit with code 4 unless every photo is fooled.", INCIDENTAL)
+    resume: str | None = resume_option()
 
     def __post_init__(self) -> None:
         if self.smallest_epsilon is not None and isinstance(self.epsilon, tuple):
@@ -673,11 +670,7 @@ class TrainOptions(ClassifierOptions, DataObjectOptions):
     )
     dataset: str | None = dataset_option(WHAT, show_default="mnist")
     preset: Literal["quick", "standard", "paper"] | None = option(
-        WHAT,
-        "NAME",
-        "Defaults of all other options: quick, standard, paper.",
-        BASIC,
-        show_default="standard",
+        WHAT, "NAME", "Defaults of all other options: quick, standard, paper.", BASIC, show_default="standard"
     )
     architecture: str | None = option(
         WHAT,

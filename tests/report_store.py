@@ -93,21 +93,11 @@ def cell(entry: Mapping[str, Any], given: str, loss: float | None, settings: Map
     accuracy = 1 - (loss or 0.0) / 100
     return Cell(
         **{name: entry.get(name) for name in ("label", "regime", "train_seed")},  # type: ignore[arg-type]
-        model=entry["name"],
-        model_id=entry["id"],
-        input=given,
-        loss=loss,
-        loss_low=None if loss is None else 0.95 * loss,
-        loss_high=None if loss is None else 1.05 * loss,
-        accuracy=accuracy,
-        accuracy_low=accuracy - 0.01,
-        accuracy_high=accuracy + 0.01,
-        n=10_000 if given == "natural" else settings["n"],
-        radius=None,
-        seed=settings["seed"],
-        seconds=1.0,
-        **attack,
-    )
+        model=entry["name"], model_id=entry["id"], input=given,
+        loss=loss, loss_low=None if loss is None else 0.95 * loss, loss_high=None if loss is None else 1.05 * loss,
+        accuracy=accuracy, accuracy_low=accuracy - 0.01, accuracy_high=accuracy + 0.01,
+        n=10_000 if given == "natural" else settings["n"], radius=None, seed=settings["seed"], seconds=1.0, **attack,
+    )  # fmt: skip
 
 
 def photo(position: int, name: str, label: str, guess: str, **changed: Any) -> dict[str, Any]:
@@ -115,28 +105,13 @@ def photo(position: int, name: str, label: str, guess: str, **changed: Any) -> d
     top = (Guess(7, guess, 0.99), Guess(8, label, 0.001))
     files = {kind: f"{position}-{kind}.png" for kind in ("adversarial", "mask", "difference", "figure")}
     attacked = AttackedPhoto(
-        image=name,
-        sha256=sha256(name.encode()).hexdigest(),
-        height=64,
-        width=96,
-        label=Label(8, label, "given"),
+        image=name, sha256=sha256(name.encode()).hexdigest(), height=64, width=96, label=Label(8, label, "given"),
         clean=Prediction(label, 8, 0.9, 0.9, 1, 0.1, (Guess(8, label, 0.9),)),
         adversarial=Prediction(guess, 7, 0.99, 0.001, 20, 6.9, top),
-        was_right=True,
-        fooled=True,
-        detector="cam",
-        localized_by="cam",
-        object_percent=50.0,
-        region="background",
-        epsilon=8 / 255,
-        background_percent=50.0,
-        visible_background_percent=50.0,
-        altered_percent=40.0,
-        linf_inside=0.0,
-        linf_outside=8 / 255,
-        l2=1.0,
-        files=files,
-    )
+        was_right=True, fooled=True, detector="cam", localized_by="cam", object_percent=50.0, region="background",
+        epsilon=8 / 255, background_percent=50.0, visible_background_percent=50.0, altered_percent=40.0,
+        linf_inside=0.0, linf_outside=8 / 255, l2=1.0, files=files,
+    )  # fmt: skip
     protocol = {"classifier": "efficientnet_lite0", "attack": "pgd", "norm": "linf", "steps": 40, "restarts": 1}
     return columns(attacked) | protocol | {"objective": "ce"} | changed
 
@@ -179,17 +154,9 @@ def further(entries: list[dict[str, Any]]) -> dict[str, Any]:
         ],
         "curves": [{"model": one, "input": "standard", "axis": "epsilon", "points": points} for one in ids],
         "reliance": [row],
-        "warnings": [
-            {
-                "model": ids[0],
-                "label": "natural",
-                "input": None,
-                "check": "random-model",
-                "value": 1.0,
-                "text": "differs",
-            }
-        ],
-    }
+        "warnings": [{"model": ids[0], "label": "natural", "input": None, "check": "random-model", "value": 1.0,
+                      "text": "differs"}],
+    }  # fmt: skip
 
 
 VARIANTS = ("original", "only_fg", "only_bg_b", "only_bg_t", "mixed_same", "mixed_rand")
@@ -206,12 +173,6 @@ def whole(folder: Path) -> dict[str, str]:
         evaluation = evaluate(store, by_id, entries, further=further(entries))
         photos = attack(store, [(f"photos/{name}", name, name) for name in WILD])
         failed = crash(store)
-    return {
-        "natural": natural.id,
-        "standard": standard.id,
-        "background": backgrounds[0].id,
-        "background 1": backgrounds[1].id,
-        "evaluation": evaluation.id,
-        "attack": photos.id,
-        "failed": failed,
-    }
+    made = {"natural": natural, "standard": standard, "background": backgrounds[0], "background 1": backgrounds[1]}
+    made |= {"evaluation": evaluation, "attack": photos}
+    return {name: one.id for name, one in made.items()} | {"failed": failed}

@@ -157,9 +157,9 @@ def matrix(rows: dict[str, Any] | None = None, inputs: tuple[str, ...] = INPUTS,
         }  # fmt: skip
 
     found = [
-        {"label": label, "differs": None, "regime": label, "model_count": 1 + place, "train_runs": [f"2-train-{place}"]}
-        | {"cells": {g: cell(g, *values, 1 + place) for g, values in zip(inputs, known, strict=True)}}
-        for place, (label, known) in enumerate((rows or FIGURE_2).items())
+        {"label": label, "differs": None, "regime": label, "model_count": place, "train_runs": [f"2-train-{place - 1}"]}
+        | {"cells": {given: cell(given, *values, place) for given, values in zip(inputs, known, strict=True)}}
+        for place, (label, known) in enumerate((rows or FIGURE_2).items(), start=1)
     ]
     return {
         "id": "matrix-1", "dataset": "mnist", "epsilon": 0.3, "attack": "pgd", "steps": 100, "restarts": 1,

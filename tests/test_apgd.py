@@ -14,9 +14,9 @@ import torchattacks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from linear_problems import corner, linear_model, linear_problems
+from linear_problems import Problem, corner, linear_model, linear_problems
 from small_digits import EPSILON, SmallDigits
-from small_images import CLASSES, background, convnet, seeds, small_images
+from small_images import CLASSES, Watched, background, convnet, seeds, small_images
 from torch import nn
 from torch.nn import functional
 
@@ -25,7 +25,6 @@ from latcli.engine.attacks.objectives import cross_entropy_odds, dlr, logit_marg
 from latcli.engine.attacks.pgd import restart_seeds
 from latcli.engine.attacks.settings import Attack, AttackSettings, Model
 from latcli.engine.attacks.threat import LinfBox
-from latcli.engine.attacks.worst import WorstCase
 
 ATTACKS = pytest.mark.parametrize("attack", [apgd_ce, apgd_dlr, apgd_t])
 
@@ -42,41 +41,14 @@ def _exact(net: nn.Module) -> Model:
 @ATTACKS
 @given(linear_problems(), st.integers(1, 6), st.booleans(), st.booleans())
 def test_on_a_linear_model_apgd_reaches_the_corner_of_the_box(
-    attack: Attack,
-    problem: tuple[np.ndarray, torch.Tensor, torch.Tensor, int],
-    steps: int,
-    random_start: bool,
-    targeted: bool,
+    attack: Attack, problem: Problem, steps: int, random_start: bool, targeted: bool
 ) -> None:
     """The first step is twice epsilon: from wherever the start is, it ends in the corner."""
-    weights_CHW, x_1CHW, eps_11HW, label = problem
     chosen = AttackSettings(steps=steps, random_start=random_start, targeted=targeted)
-    adv_1CHW = attack(linear_model(weights_CHW), x_1CHW, torch.tensor([label]), eps_11HW, chosen, torch.tensor([3]))
-    found, best = (
-        torch.dot(image.flatten().double(), torch.from_numpy(weights_CHW).flatten().double()).item()
-        for image in (adv_1CHW, corner(weights_CHW, x_1CHW, eps_11HW, label, targeted))
-    )
+    adv_1CHW = attack(linear_model(problem), *problem.attacked(), chosen, torch.tensor([3]))
     # Of images whose logits are equal in float32 any may be kept, so the height is compared, not the image.
-    assert found == pytest.approx(best, rel=0, abs=2e-5)
-
-
-@ATTACKS
-def test_a_single_step_moves_every_free_pixel_to_its_limit(attack: Attack) -> None:
-    net, x_BCHW, eps_B1HW = convnet(), 0.25 + small_images(4) / 2, background(4, 0.05)
-    y_B = net(x_BCHW).argmax(dim=1)
-    chosen = AttackSettings(steps=1, random_start=False)
-    adv_BCHW = attack(net, x_BCHW, y_B, eps_B1HW, chosen, seeds(4))
-    assert torch.allclose((adv_BCHW - x_BCHW).abs(), eps_B1HW.expand_as(x_BCHW), rtol=0, atol=1e-6)
-    assert (logit_margin(net(adv_BCHW), y_B) > logit_margin(net(x_BCHW), y_B)).all()
-
-
-@ATTACKS
-@pytest.mark.parametrize("target", [0, 7])
-def test_a_target_is_reached(attack: Attack, target: int) -> None:
-    net, x_BCHW, y_B = convnet(), small_images(4), torch.full((4,), target)
-    adv_BCHW = attack(net, x_BCHW, y_B, background(4, 0.5), AttackSettings(targeted=True), seeds(4))
-    assert (net(x_BCHW).argmax(dim=1) != target).any()
-    assert (net(adv_BCHW).argmax(dim=1) == target).all()
+    best = problem.height(corner(problem, targeted))
+    assert problem.height(adv_1CHW) == pytest.approx(best, rel=0, abs=2e-5)
 
 
 def _two_ways(x_B111: torch.Tensor) -> torch.Tensor:
@@ -91,12 +63,8 @@ def test_the_likeliest_classes_are_tried_in_turn(targets: int, end: float, stop_
     half = torch.full((1, 1, 1, 1), 0.5)
     chosen = AttackSettings(steps=10, targets=targets, random_start=False, stop_rank=stop_rank)
     adv_1111 = apgd_t(_two_ways, half, torch.tensor([0]), half, chosen, torch.tensor([0]))
-    if targets > 1:
-        assert adv_1111.item() == end
-        assert _two_ways(adv_1111).argmax() == 2
-    else:
-        # It climbed towards class 1 alone; the margin is the same as anywhere on its way or better.
-        assert adv_1111.item() == end
+    assert adv_1111.item() == end
+    assert targets == 1 or _two_ways(adv_1111).argmax() == 2
 
 
 # The iterates, step by step
@@ -144,25 +112,13 @@ def _plain_apgd(
     return xs
 
 
-class _Watched:
-    """A model that remembers every image it was shown."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self.seen: list[torch.Tensor] = []
-
-    def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        self.seen.append(x_BCHW.detach().clone())
-        return self.model(x_BCHW)
-
-
-@pytest.mark.parametrize("steps", [1, 2, 3, 5, 10, 37, 60])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("steps", [1, 2, 5, 10, 60])
+@pytest.mark.parametrize("seed", range(2))
 def test_every_iterate_is_that_of_the_papers_algorithm(steps: int, seed: int) -> None:
     net, x_1CHW, eps_11HW = _exact(convnet(seed)), small_images(1, seed), background(1, 0.08)
     eps_11HW *= torch.rand(eps_11HW.shape, generator=torch.Generator().manual_seed(seed)) + 0.5
     y_1, seeds_1 = torch.tensor([seed]), torch.tensor([seed])
-    watched = _Watched(net)
+    watched = Watched(net)
     apgd_ce(watched, x_1CHW, y_1, eps_11HW, AttackSettings(steps=steps), seeds_1)
     start_1CHW = LinfBox(x_1CHW, eps_11HW).random_start(restart_seeds(seeds_1, 0))
     expected = _plain_apgd(net, x_1CHW, y_1, start_1CHW, eps_11HW, steps)
@@ -190,7 +146,7 @@ def test_steps_are_halved_and_the_best_returned_to_as_in_the_paper(changes: list
     """Any course of heights, so that both of the paper's conditions are met and missed."""
     heights = [sum(changes[:count]) / 64 for count in range(31)]
     x_1CHW, eps_11HW = torch.full((1, 1, 4, 4), 0.5), torch.full((1, 1, 4, 4), 0.25)
-    watched = _Watched(_Scripted(heights))
+    watched = Watched(_Scripted(heights))
     chosen = AttackSettings(steps=30, random_start=False)
     apgd_ce(watched, x_1CHW, torch.tensor([0]), eps_11HW, chosen, torch.tensor([0]))
     expected = _plain_apgd(_Scripted(heights), x_1CHW, torch.tensor([0]), x_1CHW, eps_11HW, 30)
@@ -210,7 +166,7 @@ def test_step_sizes_are_looked_at_where_the_paper_says() -> None:
 def test_the_worst_of_all_iterates_is_kept() -> None:
     net, x_BCHW, eps_B1HW = convnet(), small_images(8), background(8, 0.05)
     y_B = net(x_BCHW).argmax(dim=1)
-    watched = _Watched(net)
+    watched = Watched(net)
     adv_BCHW = apgd_ce(watched, x_BCHW, y_B, eps_B1HW, AttackSettings(steps=20, restarts=2), seeds(8))
     assert len(watched.seen) == 2 * 21
     wins_SB = torch.stack([logit_margin(net(iterate), y_B) > 0 for iterate in watched.seen])
@@ -218,18 +174,6 @@ def test_the_worst_of_all_iterates_is_kept() -> None:
     best_B = torch.where(wins_SB | ~wins_SB.any(dim=0), heights_SB, -math.inf).amax(dim=0)
     assert torch.allclose(cross_entropy_odds(net(adv_BCHW), y_B), best_B, rtol=0, atol=1e-5)
     assert 0 < wins_SB.any(dim=0).sum() < 8
-
-
-def test_an_image_that_wins_is_not_ousted_by_a_higher_one_that_does_not() -> None:
-    """Two classes that nearly pass the label make a higher loss than one that does."""
-    wins_BK, high_BK = torch.tensor([[1.0, 1.1, -5.0]]), torch.tensor([[1.0, 0.9, 0.9]])
-    y_B, x_B111 = torch.tensor([0]), torch.zeros(1, 1, 1, 1)
-    assert cross_entropy_odds(high_BK, y_B) > cross_entropy_odds(wins_BK, y_B)
-    for order in ([(0.25, wins_BK), (0.75, high_BK)], [(0.75, high_BK), (0.25, wins_BK)]):
-        worst = WorstCase(x_B111, y_B, AttackSettings(), cross_entropy_odds)
-        for value, logits_BK in order:
-            worst.offer(torch.tensor([0]), torch.full_like(x_B111, value), logits_BK)
-        assert worst.adv_BCHW.item() == 0.25
 
 
 # Rest
@@ -241,7 +185,7 @@ def test_an_image_rests_at_the_first_iterate_that_meets_the_stop_rank(attack: At
     y_B = net(x_BCHW).argmax(dim=1)
     y_B[0] = (y_B[0] + 1) % CLASSES  # beaten already
     chosen = AttackSettings(steps=12, stop_rank=1, restarts=3, targets=3, random_start=False)
-    watched = _Watched(net)
+    watched = Watched(net)
     rested_BCHW = attack(watched, x_BCHW, y_B, eps_B1HW, chosen, seeds(8))
     full_BCHW = attack(net, x_BCHW, y_B, eps_B1HW, replace(chosen, stop_rank=0), seeds(8))
     assert torch.equal(rested_BCHW[0], x_BCHW[0])
@@ -277,15 +221,6 @@ def test_ratios_of_logit_differences_are_the_papers(
         assert found.item() == pytest.approx((np.delete(row, label).max() - row[label]) / below, rel=1e-4)
         below = z[0] - (z[2] + z[3]) / 2 if classes > 3 else 1.0
         assert towards.item() == pytest.approx((row[target] - row[label]) / below, rel=1e-4)
-
-
-def test_ratios_of_equal_logits_are_numbers() -> None:
-    logits_BK, y_B = torch.zeros(2, 5, requires_grad=True), torch.tensor([0, 1])
-    total = dlr(logits_BK, y_B).sum() + targeted_dlr(logits_BK, y_B, y_B + 1).sum()
-    total.backward()
-    assert total.item() == 0
-    assert logits_BK.grad is not None
-    assert logits_BK.grad.isfinite().all()
 
 
 # A peer

@@ -341,6 +341,97 @@ def test_a_figure_that_cannot_be_drawn_leaves_a_run_that_is_not_completed(
     assert [image["image"] for image in shown["images"]] == ["a.png"]
 
 
+# Resuming
+
+
+def cut_off(latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, *more: str) -> Any:
+    """An attack on five photos, one at a time, that ends with an error as it begins the third photo."""
+    for seed in range(5):
+        save_photo(here / "photos" / f"{seed % 3}" / f"{'ab'[seed // 3]}.png", seed=seed)
+    attack, calls = photos.run_attack, []
+
+    def fails_at_last(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 3:
+            raise error
+        return attack(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(photos, "run_attack", fails_at_last)
+        return latcli("attack", "photos", *CENTER, "--seed", "3", "--batch", "1", *more)
+
+
+def files_and_figures(document: dict[str, Any]) -> list[tuple[Any, ...]]:
+    return [
+        (
+            *(image[key] for key in ("image", "region", "label", "adversarial", "l2")),
+            {kind: (Path(path).name, Path(path).read_bytes()) for kind, path in image["files"].items()},
+        )
+        for image in document["images"]
+    ]
+
+
+@pytest.mark.parametrize("more", [(), ("--regions", "background,all")])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ContractError("the attack broke its contract", "a defect")])
+def test_a_resumed_attack_is_the_one_that_was_never_cut_off(
+    error: BaseException, more: tuple[str, ...], latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off(latcli, here, monkeypatch, error, *more)
+    shown = latcli("runs", "show", "latest", "--json").json
+    assert shown["resume"] == f"latcli attack --classifier tiny_model:tiny --resume {shown['run'][-4:]}"
+    lost = next(path for path in (here / "runs" / shown["run"]).glob("*-difference.png"))
+    lost.unlink()  # as after a kill: the row is there, and a picture is not
+    before = {path: path.stat().st_mtime_ns for path in (here / "runs" / shown["run"]).glob("*-adversarial.png")}
+    resumed = attacked(latcli, *shown["resume"].split()[2:])
+    again = attacked(latcli, "photos", *CENTER, "--seed", "3", "--batch", "1", *more)
+    assert resumed["run"] == shown["run"]
+    assert files_and_figures(resumed) == files_and_figures(again)
+    assert (resumed["summary"], resumed["regions"]) == (again["summary"], again["regions"])
+    assert sum(path.stat().st_mtime_ns == was for path, was in before.items()) == len(before) - 1
+    after = latcli("runs", "show", resumed["run"], "--json").json
+    assert (after["status"], after["seed"], len(after["images"])) == ("completed", 3, len(resumed["images"]))
+    assert latcli("runs", "verify").code == 0
+    assert "completed" in latcli("attack", *TINY, "--resume", resumed["run"]).error[0]
+
+
+def test_an_interrupted_attack_says_how_to_go_on(latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = cut_off(latcli, here, monkeypatch, KeyboardInterrupt())
+    assert done.code == ExitCode.INTERRUPTED
+    run = latcli("runs", "show", "latest", "--json").json["run"]
+    assert f"latcli attack --classifier tiny_model:tiny --resume {run[-4:]} --offline" in done.err
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (("--epsilon", "4/255", *TINY), "--epsilon"),
+        (("--seed", "4", *TINY), "--seed"),
+        (("other", *TINY), "--photos"),
+        ((), "is code"),
+    ],
+)
+def test_a_run_is_not_resumed_with_other_options(
+    options: tuple[str, ...], word: str, latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off(latcli, here, monkeypatch, KeyboardInterrupt())
+    done = latcli("attack", "--resume", "latest", *options)
+    assert done.code == ExitCode.USAGE
+    assert word in done.err
+
+
+def test_a_run_is_not_resumed_on_other_photos(latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_off(latcli, here, monkeypatch, KeyboardInterrupt())
+    photo = here / "photos" / "0" / "a.png"
+    kept = photo.read_bytes()
+    for change in (lambda: save_photo(photo, seed=9), photo.unlink):
+        change()
+        done = latcli("attack", *TINY, "--resume", "latest")
+        assert done.code == ExitCode.USAGE
+        assert "photos/0/a.png" in done.error[0]
+    photo.write_bytes(kept)
+    assert latcli("attack", *TINY, "--resume", "latest").code == 0
+
+
 # The tables
 
 

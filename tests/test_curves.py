@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from latcli.engine.attacks.fgsm import fgsm
 from latcli.engine.attacks.pgd import pgd
 from latcli.engine.attacks.settings import AttackSettings, Model
 from latcli.engine.datasets.base import Images
-from latcli.engine.evaluation.curves import Curve, accuracy_against_epsilon, accuracy_against_steps
+from latcli.engine.evaluation.curves import accuracy_against_epsilon, accuracy_against_steps
 from latcli.engine.judge import judge
 from latcli.engine.noise import derive_seed, item_seeds
 from latcli.errors import ContractError, LatcliError, UsageError
@@ -23,7 +23,6 @@ from latcli.errors import ContractError, LatcliError, UsageError
 SHAPE = (1, 6, 6)
 FIXED = AttackSettings(schedule="constant", step=0.05, random_start=False)
 
-Sweep = Callable[..., Curve]
 Pairs = list[tuple[Images, torch.Tensor]]
 
 
@@ -141,7 +140,7 @@ def test_reuse_over_epsilons_never_flatters_the_model(steps: int) -> None:
 
 
 @pytest.mark.parametrize("random_start", [True, False])
-def test_one_run_goes_through_the_points_of_separate_runs(random_start: bool) -> None:
+def test_who_falls_at_a_number_of_steps_is_who_falls_there_in_an_attack_alone(random_start: bool) -> None:
     net = _convnet().eval()
     pairs = _split(_images(80, net, wrong=3), _background(80) * 0.1, 30)
     settings, steps = replace(FIXED, random_start=random_start), (1, 2, 4, 8, 16, 30)
@@ -166,60 +165,44 @@ class _Counting:
         return self.net(x_BCHW)
 
 
-@pytest.mark.parametrize(
-    ("settings", "cost"),
-    [
-        (FIXED, 30),
-        (replace(FIXED, step=None), 1 + 10 + 30),
-        (replace(FIXED, schedule="linear"), 1 + 10 + 30),
-        (replace(FIXED, schedule="cosine"), 1 + 10 + 30),
-        (replace(FIXED, restarts=2, random_start=True), 2 * (1 + 10 + 30)),
-    ],
-)
-def test_a_curve_costs_its_last_point_where_the_way_is_one(settings: AttackSettings, cost: int) -> None:
-    # Nobody falls at an epsilon this small, so all are attacked to the end.
-    images, counting = _images(9, _linear), _Counting(_linear)
-    images = replace(images, x_BCHW=images.x_BCHW[[8] * 9], y_B=images.y_B[[8] * 9])
-    accuracy_against_steps(pgd, counting, _linear, [(images, _background(9) * 1e-5)], [1, 10, 30], settings, seed=0)
-    assert counting.images == 9 * cost
-
-
 def test_who_has_fallen_is_attacked_no_more() -> None:
-    images, counting = _images(20, _linear, wrong=20), _Counting(_linear)
-    pairs = [(images, _background(20))]
-    curve = accuracy_against_epsilon(pgd, counting, _linear, pairs, [0.1, 0.2], AttackSettings(steps=3), seed=0)
-    assert (counting.images, set(curve.fell_at)) == (0, {0.0})
-    assert [(point.accuracy, point.attacked) for point in curve.points] == [(0, 0), (0, 0), (0, 0)]
+    # Nobody falls at an epsilon this small, so all are attacked to the end.
+    for images, expected in ((_images(9, _linear), 9 * (1 + 10 + 30)), (_images(9, _linear, wrong=9), 0)):
+        counting, pairs = _Counting(_linear), [(images, _background(9) * 1e-6)]
+        accuracy_against_steps(pgd, counting, _linear, pairs, [1, 10, 30], FIXED, seed=0)
+        assert counting.images == expected
+
+
+SWEEPS: list[tuple[Any, list[float]]] = [(accuracy_against_epsilon, [0.5, 1.0]), (accuracy_against_steps, [5, 30])]
 
 
 def test_examples_are_sought_on_the_fast_form_and_judged_on_the_other() -> None:
-    images = _images(20, _linear)
-    pairs = [(images, _background(20) * 0.3)]
+    pairs = [(_images(20, _linear), _background(20) * 0.3)]
     blind = lambda x_BCHW: torch.zeros(len(x_BCHW), 2) + 0 * x_BCHW.sum()  # noqa: E731
-    for sweep, values in ((accuracy_against_epsilon, [0.5, 1.0]), (accuracy_against_steps, [5, 30])):
-        assert sweep(pgd, blind, _linear, pairs, values, FIXED, seed=0).points[-1].accuracy == 1.0  # type: ignore[operator]
-        assert sweep(pgd, _linear, _linear, pairs, values, FIXED, seed=0).points[-1].accuracy < 1.0  # type: ignore[operator]
+    for sweep, values in SWEEPS:
+        assert sweep(pgd, blind, _linear, pairs, values, FIXED, seed=0).points[-1].accuracy == 1.0
+        assert sweep(pgd, _linear, _linear, pairs, values, FIXED, seed=0).points[-1].accuracy < 1.0
+
+
+class Own:
+    """Looks at each image through a mask of its own."""
+
+    def __init__(self, seen_B1HW: torch.Tensor) -> None:
+        self.seen_B1HW = seen_B1HW
+
+    def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        assert len(x_BCHW) == len(self.seen_B1HW)
+        return _linear((x_BCHW - 0.5) * self.seen_B1HW + 0.5)
+
+    def narrowed(self, kept_b: torch.Tensor) -> Own:
+        return Own(self.seen_B1HW[kept_b])
 
 
 def test_models_that_treat_each_image_in_its_own_way_are_narrowed() -> None:
-    class Own:
-        """Looks at each image through a mask of its own."""
-
-        def __init__(self, seen_B1HW: torch.Tensor) -> None:
-            self.seen_B1HW = seen_B1HW
-
-        def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-            assert len(x_BCHW) == len(self.seen_B1HW)
-            return _linear((x_BCHW - 0.5) * self.seen_B1HW + 0.5)
-
-        def narrowed(self, kept_b: torch.Tensor) -> Own:
-            return Own(self.seen_B1HW[kept_b])
-
-    seen_B1HW = (torch.rand(30, 1, *SHAPE[1:], generator=torch.Generator().manual_seed(4)) > 0.3).float()
-    model, share_B1HW = Own(seen_B1HW), _background(30)
-    images = _images(30, model)
+    model = Own((torch.rand(30, 1, *SHAPE[1:], generator=torch.Generator().manual_seed(4)) > 0.3).float())
+    images, share_B1HW = _images(30, model), _background(30)
     leads_B = (model(images.x_BCHW)[:, 0] - model(images.x_BCHW)[:, 1]).abs()
-    needed = (leads_B / (share_B1HW * seen_B1HW * _weights().abs()).flatten(1).sum(dim=1)).tolist()
+    needed = (leads_B / (share_B1HW * model.seen_B1HW * _weights().abs()).flatten(1).sum(dim=1)).tolist()
     epsilons = [0.02 * k for k in range(1, 8)]
     curve = accuracy_against_epsilon(fgsm, model, model, [(images, share_B1HW)], epsilons, FIXED, seed=0)
     assert list(curve.fell_at) == [next((e for e in epsilons if e > need), None) for need in needed]
@@ -229,37 +212,29 @@ def test_models_that_treat_each_image_in_its_own_way_are_narrowed() -> None:
     assert list(curve.fell_at) == expected
 
 
-# Promises kept on the way
+# What is refused
 
 
 def test_an_attack_that_leaves_the_matrix_is_caught() -> None:
-    def leaking(model: Model, x_BCHW: torch.Tensor, *_: object) -> torch.Tensor:
-        return x_BCHW + 0.01
-
     pairs = [(_images(4, _linear), _background(4))]
-    for sweep, values in ((accuracy_against_epsilon, [0.5]), (accuracy_against_steps, [5])):
+    for sweep, values in SWEEPS:
         with pytest.raises(ContractError, match="broke its contract"):
-            sweep(leaking, _linear, _linear, pairs, values, FIXED, seed=0)  # type: ignore[operator]
-
-
-def test_one_run_is_checked_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    from latcli.engine.evaluation import curves
-
-    monkeypatch.setattr(curves, "climb", lambda model, adv_BCHW, *_: adv_BCHW + 0.01)
-    with pytest.raises(ContractError, match="broke its contract"):
-        accuracy_against_steps(pgd, _linear, _linear, [(_images(4, _linear), _background(4))], [5], FIXED, seed=0)
+            sweep(lambda model, x_BCHW, *_: x_BCHW + 0.01, _linear, _linear, pairs, values, FIXED, seed=0)
 
 
 def test_bad_input_is_refused_in_one_line() -> None:
     pairs = [(_images(4, _linear), _background(4))]
-    for values in ([], [0.0, 0.1], [0.2, 0.1], [0.1, 0.1], [float("nan")], [0.1, float("nan")]):
-        with pytest.raises(UsageError, match="not ascending"):
-            accuracy_against_epsilon(pgd, _linear, _linear, pairs, values, FIXED, seed=0)
-    with pytest.raises(UsageError, match="not in"):
-        accuracy_against_epsilon(pgd, _linear, _linear, pairs, [0.5, 1.5], FIXED, seed=0)
-    with pytest.raises(UsageError, match="not ascending"):
-        accuracy_against_steps(pgd, _linear, _linear, pairs, [10, 1], FIXED, seed=0)
-    for sweep in (accuracy_against_epsilon, accuracy_against_steps):
+    nan, descending = float("nan"), [0.2, 0.1]
+    refusals: list[tuple[Any, list[float], str]] = [
+        *((accuracy_against_epsilon, one, "not ascending") for one in ([], [0.0, 0.1], descending, [0.1, nan], [nan])),
+        (accuracy_against_epsilon, [0.1, 0.1], "not ascending"),
+        (accuracy_against_epsilon, [0.5, 1.5], "not in"),
+        (accuracy_against_steps, [10, 1], "not ascending"),
+    ]
+    for sweep, values, message in refusals:
+        with pytest.raises(UsageError, match=message):
+            sweep(pgd, _linear, _linear, pairs, values, FIXED, seed=0)
+    for sweep, _ in SWEEPS:
         with pytest.raises(UsageError, match="targeted"):
             sweep(pgd, _linear, _linear, pairs, [1], replace(FIXED, targeted=True), seed=0)
         with pytest.raises(LatcliError, match="no images"):

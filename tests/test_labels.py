@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
 from latcli.engine.labels import LabelFile, folder_label, known_class, labeller, parse_label
-from latcli.engine.models.classifier import Classifier, with_classes_first
-from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.photo_files import PhotoSource
-from latcli.errors import ExitCode, UsageError
+from latcli.errors import UsageError
+from latcli.results import Label
 
 
 @dataclass(frozen=True)
@@ -25,24 +22,15 @@ class Zoo:
     class_ids: tuple[str, ...] = tuple(f"n{index:08d}" for index in range(8))
 
 
-@dataclass(frozen=True)
-class Plain:
-    """A classifier without WordNet ids."""
-
-    class_names: tuple[str, ...] = ("cat", "dog")
-    class_ids: tuple[str, ...] = ()
-
-
 ZOO = Zoo()
 #: Folders called by numbers, in the order of their names as texts.
-NUMBERS = Plain(("0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9"))
+NUMBERS = Zoo(("0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9"), ())
 
 
-def refusal(text: str, classes: Zoo | Plain = ZOO) -> UsageError:
-    with pytest.raises(UsageError) as caught:
-        parse_label(text, classes)
-    assert caught.value.exit_code == ExitCode.USAGE
-    return caught.value
+def label_file(folder: Path, text: str | bytes) -> LabelFile:
+    path = folder / "labels.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return LabelFile(path)
 
 
 NAMED = {
@@ -54,24 +42,19 @@ NAMED = {
 
 @pytest.mark.parametrize("text", NAMED)
 def test_a_class_is_named_by_name_index_or_wordnet_id(text: str) -> None:
-    label = parse_label(text, ZOO)
-    assert (label.index, label.name, label.source) == (NAMED[text], ZOO.class_names[NAMED[text]], "given")
+    assert parse_label(text, ZOO) == Label(NAMED[text], ZOO.class_names[NAMED[text]], "given")
 
 
 @pytest.mark.parametrize(("text", "index"), [("2", 4), ("10", 2), ("9", 11), ("02", 4)])
 def test_a_name_comes_before_an_index(text: str, index: int, tmp_path: Path) -> None:
-    (tmp_path / "labels.csv").write_text(f"file,label\na.jpg,{text}\n")
-
-    labels = [
+    labels = label_file(tmp_path, f"file,label\na.jpg,{text}\n")
+    found = [
         *(parse_label(text, NUMBERS), folder_label(tmp_path / text / "a.jpg", NUMBERS)),
-        LabelFile(tmp_path / "labels.csv").label_of(tmp_path / "a.jpg", NUMBERS),
+        labels.label_of(tmp_path / "a.jpg", NUMBERS),
     ]
-    assert [(label.index, label.name) for label in labels] == [(index, NUMBERS.class_names[index])] * 3
-
-
-def test_a_column_of_indices_holds_indices(tmp_path: Path) -> None:
-    (tmp_path / "labels.csv").write_text("file,index\na.jpg,2\n")
-    assert LabelFile(tmp_path / "labels.csv").label_of(tmp_path / "a.jpg", NUMBERS).name == "10"
+    assert [(label.index, label.name) for label in found] == [(index, NUMBERS.class_names[index])] * 3
+    # but a column of indices holds indices
+    assert label_file(tmp_path, "file,index\na.jpg,2\n").label_of(tmp_path / "a.jpg", NUMBERS).name == "10"
 
 
 def test_a_class_of_another_set_is_known_by_name_never_by_index() -> None:
@@ -80,57 +63,34 @@ def test_a_class_of_another_set_is_known_by_name_never_by_index() -> None:
     assert known_class("10", NUMBERS) == parse_label("10", NUMBERS, "folder")
 
 
-def test_a_models_logits_are_put_into_the_order_of_the_folders() -> None:
-    names = [str(index) for index in range(12)]
-    classifier = Classifier("own", nn.Identity(), Preprocessing(8, 8, "bilinear"), names, "")
-    ordered = with_classes_first(classifier, NUMBERS.class_names, "the folder")
-
-    assert tuple(ordered.class_names) == NUMBERS.class_names
-    assert ordered.net(torch.arange(12.0)[None])[0].tolist() == [float(name) for name in NUMBERS.class_names]
+NO_CLASS = "there is no class called"
 
 
-def test_an_unknown_name_gets_the_nearest_one_as_a_hint() -> None:
-    error = refusal("great white shrak")
-    assert error.message == "there is no class called 'great white shrak'"
-    assert "'great white shark'" in error.hint
-
-
-@pytest.mark.parametrize("text", ["", "-1", "2.0", "²", "n99999999", "hen hen"])
-def test_what_names_no_class_is_refused(text: str) -> None:
-    assert "there is no class called" in refusal(text).message
-
-
-@pytest.mark.parametrize("text", ["8", "1000", "999999999", "9" * 5000])
-def test_an_index_out_of_range_is_refused_with_the_range(text: str) -> None:
-    error = refusal(text)
-    assert error.message.startswith(f"there is no class {text[:9]}")
-    assert len(error.message) < 40
-    assert "0 to 7" in error.hint
-
-
-def test_a_name_of_two_classes_is_refused_with_both_indices() -> None:
-    error = refusal("Crane")
-    assert error.message == "'Crane' is the name of 2 classes"
-    assert "3 or 5" in error.hint
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("great white shrak", f"{NO_CLASS} 'great white shrak'", "'great white shark'"),
+        *((text, NO_CLASS, "") for text in ("", "-1", "2.0", "²", "n99999999", "hen hen")),
+        *((text, f"there is no class {text[:9]}", "0 to 7") for text in ("8", "1000", "999999999", "9" * 5000)),
+        ("Crane", "'Crane' is the name of 2 classes", "3 or 5"),
+    ],
+)
+def test_what_names_no_class_or_several_is_refused(text: str, message: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_label(text, ZOO)
+    assert caught.value.message.startswith(message)
+    assert len(caught.value.message) < 60
+    assert hint in caught.value.hint
 
 
 def test_names_that_differ_in_case_alone_are_told_apart_by_it() -> None:
-    dog_and_wool = Plain(("Cardigan", "cardigan"))
+    dog_and_wool = Zoo(("Cardigan", "cardigan"), ())
     assert [parse_label(name, dog_and_wool).index for name in ("Cardigan", "cardigan")] == [0, 1]
-    assert "0 or 1" in refusal("CARDIGAN", dog_and_wool).hint
-
-
-def test_a_classifier_without_wordnet_ids_knows_none() -> None:
-    assert "no class called" in refusal("n00000000", Plain()).message
+    with pytest.raises(UsageError, match="2 classes"):
+        parse_label("CARDIGAN", dog_and_wool)
 
 
 # CSV files
-
-
-def label_file(tmp_path: Path, text: str | bytes) -> LabelFile:
-    path = tmp_path / "labels.csv"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return LabelFile(path)
 
 
 SAME = [
@@ -139,6 +99,7 @@ SAME = [
     *("path,class\r\na.jpg,Hen\r\n", "\ufefffile,name\na.jpg,hen\n", "\ufeffa.jpg,hen\n"),
     *("\n\nfile,name\n\n,\na.jpg,hen\n\n", "score,image,index,name\n.5,a.jpg,,hen\n"),
     *("file,index,name\na.jpg,2,Hen\n", "file,name,index\na.jpg,chicken,2\n", "photo,imagenet_index,name\na.jpg,2,hen"),
+    "name.jpg,tench\na.jpg,hen\n",  # no header: no word for files is in it
     *("file;score;name\na.jpg;0,5;hen\n", "file\tname\na.jpg\then\n", "file,name\n./x\\..\\a.jpg,hen\n"),
 ]
 
@@ -148,12 +109,7 @@ SAME = [
 def test_a_csv_names_the_class_of_a_photo(text: str, encoding: str, tmp_path: Path) -> None:
     content = text.removeprefix("\ufeff") if encoding == "utf-16" else text
     label = label_file(tmp_path, content.encode(encoding)).label_of(tmp_path / "a.jpg", ZOO)
-    assert (label.index, label.name, label.source) == (2, "hen", "file")
-
-
-def test_the_first_row_without_a_word_for_files_is_no_header(tmp_path: Path) -> None:
-    labels = label_file(tmp_path, "name.jpg,hen\nb.jpg,tench\n")
-    assert [labels.label_of(tmp_path / f"{name}.jpg", ZOO).name for name in ("name", "b")] == ["hen", "tench"]
+    assert label == Label(2, "hen", "file")
 
 
 def test_files_are_relative_to_the_csv_not_to_the_working_directory(
@@ -161,9 +117,10 @@ def test_files_are_relative_to_the_csv_not_to_the_working_directory(
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    labels = label_file(tmp_path, f"x/a.jpg,hen\ny\\a.jpg,tench\n{tmp_path}/z/a.jpg,iPod\n")
-    found = {path: labels.label_of(Path(path), ZOO).name for path in ("../y/../x/a.jpg", "../y/a.jpg", "../z/a.jpg")}
-    assert list(found.values()) == ["hen", "tench", "iPod"]
+    nfc, nfd = (unicodedata.normalize(form, "é.jpg") for form in ("NFC", "NFD"))
+    labels = label_file(tmp_path, f"x/a.jpg,hen\ny\\a.jpg,tench\n{tmp_path}/z/a.jpg,iPod\n{nfc},tench\n")
+    photos = ("../y/../x/a.jpg", "../y/a.jpg", "../z/a.jpg", f"../{nfd}")
+    assert [labels.label_of(Path(path), ZOO).name for path in photos] == ["hen", "tench", "iPod", "tench"]
 
 
 def test_a_photo_of_another_folder_is_found_by_its_bare_name_if_that_is_unique(tmp_path: Path) -> None:
@@ -186,42 +143,34 @@ def test_links_have_the_labels_of_their_own_names(tmp_path: Path) -> None:
     assert label_file(tmp_path, "circle.jpg,hen\n").label_of(tmp_path / "circle.jpg", ZOO).name == "hen"
 
 
-def test_a_csv_and_a_photo_may_write_a_name_in_two_unicode_forms(tmp_path: Path) -> None:
-    labels = label_file(tmp_path, f"{unicodedata.normalize('NFC', 'é.jpg')},hen\n")
-    assert labels.label_of(tmp_path / unicodedata.normalize("NFD", "é.jpg"), ZOO).name == "hen"
-
-
-def test_a_photo_that_the_csv_does_not_name_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"labels\.csv has no label for .*b\.jpg"):
-        label_file(tmp_path, "a.jpg,hen\n").label_of(tmp_path / "b.jpg", ZOO)
-
-
-@pytest.mark.parametrize(("row", "message"), [("hne", "no class called 'hne'"), ("9", "no class 9")])
-def test_a_wrong_class_is_refused_when_it_is_asked_for(row: str, message: str, tmp_path: Path) -> None:
-    labels = label_file(tmp_path, f"a.jpg,{row}\nb.jpg,hen\n")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("b.jpg,hen\n", r"labels\.csv has no label for .*a\.jpg"),
+        ("a.jpg,hne\nb.jpg,hen\n", "no class called 'hne'"),
+        ("a.jpg,9\nb.jpg,hen\n", "no class 9"),
+        ("id,file,name\n1,a.jpg,hen\n2,b.jpg,hen", "index 1 is 'great white shark', but the row's name is 'hen'"),
+    ],
+)
+def test_a_photo_without_a_right_row_is_refused_when_it_is_asked_for(text: str, message: str, tmp_path: Path) -> None:
+    labels = label_file(tmp_path, text)
     assert labels.label_of(tmp_path / "b.jpg", ZOO).name == "hen"
     with pytest.raises(UsageError, match=message):
-        labels.label_of(tmp_path / "a.jpg", ZOO)
-
-
-def test_an_index_and_a_name_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
-    labels = label_file(tmp_path, "id,file,name\n1,a.jpg,hen\n")
-    with pytest.raises(UsageError, match="index 1 is 'great white shark', but the row's name is 'hen'"):
         labels.label_of(tmp_path / "a.jpg", ZOO)
 
 
 REFUSED_FILES = {
     "no label": (b"a.jpg,hen\nb.jpg\n", "row 2: a file and a label are needed"),
     "empty label": (b"file,name\nb.jpg, \n", "row 2: a file and a label are needed"),
-    "empty": (b"", "are empty"),
-    "blank": (b"\n,,\n", "are empty"),
-    "one column": (b"a.jpg|hen\n", r"one column only: 'a\.jpg\|hen'"),
+    "empty": (b"", "is empty"),
+    "blank": (b"\n,,\n", "is empty"),
+    "one column": (b"a.jpg|hen\n", r"only one column: 'a\.jpg\|hen'"),
     "no classes": (b"file,width\na.jpg,20\n", "no column of classes"),
-    "JPEG": (b"\xff\xd8\xff\xe0\0\x10JFIF\0\x01", "cannot read the labels"),
+    "JPEG": (b"\xff\xd8\xff\xe0\0\x10JFIF\0\x01", "cannot read the labels file"),
     "Latin-1": ("a.jpg,Große Ente\n".encode("latin-1"), "cannot read the labels file .*utf-8"),
-    "cut UTF-16": (b"\xff\xfea\0.", "cannot read the labels"),
+    "cut UTF-16": (b"\xff\xfea\0.", "cannot read the labels file"),
     "NUL": (b"a.jpg\0,hen\n", "cannot read the labels file .*binary"),
-    "a huge field": (b'a.jpg,"' + b"x" * 200_000 + b'"\n', "cannot read the labels"),
+    "a huge field": (b'a.jpg,"' + b"x" * 200_000 + b'"\n', "cannot read the labels file"),
 }
 
 
@@ -232,19 +181,15 @@ def test_a_file_that_cannot_be_read_as_labels_is_refused(kind: str, tmp_path: Pa
         label_file(tmp_path, content)
 
 
-@pytest.mark.parametrize("name", ["nowhere.csv", "."])
-def test_a_csv_that_is_not_there_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot read the labels"):
-        LabelFile(tmp_path / name)
-
-
-def test_the_length_of_a_csv_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_csv_that_is_not_there_or_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in (tmp_path, tmp_path / "nowhere.csv"):
+        with pytest.raises(UsageError, match="cannot read the labels file"):
+            LabelFile(path)
     text = "file,name\na.jpg,Große Ente\n"
     monkeypatch.setattr("latcli.engine.labels._MOST_BYTES", len(text.encode()))
     label_file(tmp_path, text)
-    monkeypatch.setattr("latcli.engine.labels._MOST_BYTES", len(text.encode()) - 1)
     with pytest.raises(UsageError, match="larger than"):
-        label_file(tmp_path, text)
+        label_file(tmp_path, f"{text}\n")
 
 
 # folders
@@ -272,14 +217,12 @@ def test_the_folder_is_that_of_the_path_as_given(tmp_path: Path, monkeypatch: py
     assert folder_label(Path("../tench/a.jpg"), ZOO).index == 0
 
 
-def test_without_wordnet_ids_the_whole_name_of_the_folder_counts(tmp_path: Path) -> None:
-    assert folder_label(tmp_path / "n00000000_dog" / "a.jpg", Plain(("cat", "n00000000_dog"))).index == 1
-
-
-@pytest.mark.parametrize("folder", ["holiday", "n99999999_hen", "n0000000_hen"])
-def test_a_folder_that_names_no_class_is_refused(folder: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no class called"):
-        folder_label(tmp_path / folder / "a.jpg", ZOO)
+def test_a_folder_that_names_no_class_is_refused(tmp_path: Path) -> None:
+    for folder in ("holiday", "n99999999_hen", "n0000000_hen"):
+        with pytest.raises(UsageError, match=NO_CLASS):
+            folder_label(tmp_path / folder / "a.jpg", ZOO)
+    # without WordNet ids the whole name counts
+    assert folder_label(tmp_path / "n00000000_dog" / "a.jpg", Zoo(("cat", "n00000000_dog"), ())).index == 1
 
 
 # where labels come from
@@ -289,7 +232,7 @@ def test_labels_come_from_one_place(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("a.jpg,hen\n")
     photo = PhotoSource(tmp_path / "tench" / "a.jpg")
     places = [("crane-", None, None), (None, tmp_path / "labels.csv", None), (None, None, "folder"), (None, None, None)]
-    found = [labeller(Plain(("hen", "tench", "crane")), *place)(photo) for place in places]
+    found = [labeller(Zoo(("hen", "tench", "crane"), ()), *place)(photo) for place in places]
     assert [label and (label.name, label.source) for label in found] == [
         *(("crane", "given"), ("hen", "file"), ("tench", "folder"), None)
     ]

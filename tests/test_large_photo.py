@@ -31,7 +31,7 @@ sys.exit(code)
 def test_a_photo_of_100_megapixels_is_attacked_within_4_gib(tmp_path: Path, latcli_environment: dict[str, str]) -> None:
     photo = tmp_path / "large.jpg"
     Image.fromarray(blobs(SIDE, SIDE)).save(photo, quality=85)
-    attack = [sys.executable, "-m", "latcli", "attack", photo, "--center", "0.25", "--steps", "3", "--json"]
+    attack = [sys.executable, "-m", "latcli", "attack", photo, "--center", "0.25", "--steps", "1", "--json"]
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, *attack],
         cwd=tmp_path,

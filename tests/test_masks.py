@@ -113,17 +113,14 @@ def test_soft_values_are_kept(tmp_path: Path) -> None:
         assert notes == ()
 
 
-def test_a_mask_of_another_size_is_refused_with_both_sizes(tmp_path: Path) -> None:
+def test_a_mask_of_another_size_or_none_at_all_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mask.png"
+    with pytest.raises(ImageError, match=r"no such file: .*mask\.png"):
+        read_mask(path, (6, 8))
     grey(255).save(path)
     with pytest.raises(ImageError, match="is 8x6, its photo 6x8"):
         read_mask(path, (8, 6))
-
-
-@pytest.mark.parametrize("content", [None, b"", b"no image"])
-def test_a_mask_that_cannot_be_read_is_refused(content: bytes | None, tmp_path: Path) -> None:
-    path = tmp_path / "mask.png"
-    if content is not None:
+    for content in (b"", b"no image"):
         path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"mask\.png"):
-        read_mask(path, (24, 32))
+        with pytest.raises(ImageError, match=r"mask\.png is"):
+            read_mask(path, (6, 8))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,11 @@ import torch
 from torch import nn
 
 from latcli.engine.datasets.base import Dataset, Defaults, make_dataset
-from latcli.engine.evaluation.matrix import BROKEN_BY_ATTACK, Column, Evaluation, Progress, Subject
+from latcli.engine.evaluation.matrix import BROKEN_BY_ATTACK, Evaluation, Progress, Subject
 from latcli.engine.evaluation.settings import EvalSettings
 from latcli.engine.localize import center_mask, epsilon_matrix
 from latcli.engine.noise import derive_seed, item_seeds
-from latcli.errors import LatcliError, UsageError, WeightsError
+from latcli.errors import LatcliError, UsageError
 
 SIDE, EPSILON, CENTER = 6, 0.2, 0.4
 IMAGES = 40
@@ -105,13 +106,6 @@ def test_an_l2_ball_cuts_what_the_box_allows() -> None:
     assert box["natural"].figures()[0] < losses[0] < losses[1]  # type: ignore[operator]
 
 
-def test_images_that_are_wrong_as_they_are_stay_counted() -> None:
-    net = linear(scale=0.01)
-    data = labelled_by(net, images(), wrong=10)
-    for column in evaluated(net, data, epsilon=1e-6, until_wrong=True, strong="quick").columns[0].values():
-        assert (len(column.right_N), column.figures()[1]) == (IMAGES, 0.75)
-
-
 def test_attacked_images_are_every_so_many_th_and_natural_ones_are_all() -> None:
     evaluation = evaluated(linear(), images(), images=7, controls=False)
     chosen = [0, 5, 11, 17, 22, 28, 34]
@@ -122,7 +116,10 @@ def test_attacked_images_are_every_so_many_th_and_natural_ones_are_all() -> None
         assert torch.equal(whole[chosen], part)
 
 
-def test_what_an_image_gets_does_not_depend_on_the_batch() -> None:
+def test_what_an_image_gets_does_not_depend_on_the_batch_and_wrong_ones_stay_counted() -> None:
+    net, data = linear(scale=0.01), labelled_by(linear(scale=0.01), images(), wrong=10)
+    for column in evaluated(net, data, epsilon=1e-6, until_wrong=True, strong="quick").columns[0].values():
+        assert (len(column.right_N), column.figures()[1]) == (IMAGES, 0.75)
     net, data = linear(classes=4), images(classes=4)
     small, large = (evaluated(net, data, batch=batch).columns[0] for batch in (3, 40))
     for name in small:
@@ -159,7 +156,7 @@ def cut_off(after: int) -> Callable[[Progress], None]:
     return after_batch
 
 
-@pytest.mark.parametrize("after", [1, 3, 4, 9, 15, 22])
+@pytest.mark.parametrize("after", [1, 4, 15])
 def test_an_evaluation_cut_off_anywhere_ends_as_an_undisturbed_one(after: int) -> None:
     data, other = images(classes=4), linear(4, seed=5)
     subjects = [Subject("one", linear(4), linear(4)), Subject("other", other, other)]
@@ -181,26 +178,7 @@ def test_an_evaluation_cut_off_anywhere_ends_as_an_undisturbed_one(after: int) -
                 assert torch.equal(parts[part].nan_to_num(-7), expected[part].nan_to_num(-7)), (name, part)
 
 
-def test_samples_that_do_not_fit_are_refused_and_an_unfinished_column_has_no_figures() -> None:
-    column = Column.empty(5)
-    for tensors in (Column.empty(4).tensors(), {}):
-        with pytest.raises(WeightsError, match=r"samples\.safetensors does not fit the evaluation: right_N"):
-            column.restore(tensors, "samples.safetensors")
-    with pytest.raises(ValueError, match="not done"):
-        column.figures()
-
-
 # the strong suite, and doubts
-
-
-def test_the_strong_columns_are_never_above_those_of_the_attack_alone() -> None:
-    columns = evaluated(linear(classes=6), images(classes=6), strong="quick", steps=1, controls=False).columns[0]
-    clean = columns["natural"].right_N == 1
-    for name in ("standard", "background"):
-        alone, strong = columns[name], columns[f"{name}-strong"]
-        assert bool((strong.right_N <= alone.right_N).all())
-        assert torch.equal(strong.broken_by_N == BROKEN_BY_ATTACK, (alone.right_N == 0) & clean)
-        assert torch.equal(strong.right_N == 1, (strong.broken_by_N == -1) & clean)
 
 
 class Quantized(nn.Module):
@@ -231,7 +209,14 @@ def test_masked_gradients_are_flagged_and_square_sees_through() -> None:
 
 
 def test_an_honest_model_is_not_doubted_and_a_middle_that_covers_the_image_is() -> None:
-    assert list(evaluated(linear(classes=6), images(classes=6), strong="quick").doubts(0)) == []
+    evaluation = evaluated(linear(classes=6), images(classes=6), strong="quick", steps=1, controls=False)
+    assert list(evaluation.doubts(0)) == []
+    columns, clean = evaluation.columns[0], evaluation.columns[0]["natural"].right_N == 1
+    for name in ("standard", "background"):  # the strong columns are never above those of the attack alone
+        alone, strong = columns[name], columns[f"{name}-strong"]
+        assert bool((strong.right_N <= alone.right_N).all())
+        assert torch.equal(strong.broken_by_N == BROKEN_BY_ATTACK, (alone.right_N == 0) & clean)
+        assert torch.equal(strong.right_N == 1, (strong.broken_by_N == -1) & clean)
     covered = evaluated(linear(), images(), center=0.99, controls=False)
     assert [(name, doubt.check) for name, doubt in covered.doubts(0)] == [("background", "nothing-to-change")]
 
@@ -250,9 +235,8 @@ def test_nan_logits_labels_out_of_range_and_an_empty_set_are_errors() -> None:
     data.y_test[5] = 7
     with pytest.raises(LatcliError, match="the labels 0 to 7 do not fit the 2 classes of net"):
         evaluated(linear(), data)
-    x, y = data.x_test, data.y_test
-    empty = Dataset("empty", x, y, x[:0], y[:0], ("0", "1"), data.defaults, "0")
-    with pytest.raises(LatcliError, match="empty has no test images"):
+    empty = replace(data, x_test=data.x_test[:0], y_test=data.y_test[:0])
+    with pytest.raises(LatcliError, match="noise has no test images"):
         Evaluation([Subject("net", linear(), linear())], empty, settings())
 
 
@@ -275,16 +259,3 @@ def test_nan_logits_labels_out_of_range_and_an_empty_set_are_errors() -> None:
 def test_settings_that_cannot_be_meant_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         settings(**changes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "name"),
-    [
-        ({}, "pgd-10, 1 random start"),
-        ({"restarts": 3, "until_wrong": True}, "pgd-10, 3 random starts, until the first wrong guess"),
-        ({"attack": "mi-fgsm"}, "mi-fgsm-10"),
-        ({"norm": "l2", "radius": 1.5}, "pgd-10, 1 random start, l2 radius 1.5"),
-    ],
-)
-def test_the_caption_says_which_attack(changes: dict[str, Any], name: str) -> None:
-    assert settings(**changes).attack_name == name

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from latcli.engine.noise import derive_seed, uniform_noise
@@ -24,29 +24,16 @@ def _noise(seed: int, shape: tuple[int, int, int]) -> torch.Tensor:
 # The place alone
 
 
-@settings(deadline=None)
-@given(st.lists(seeds_st, min_size=1, max_size=6), shapes_st)
-def test_an_image_gets_the_same_numbers_alone_and_in_a_batch(seeds: list[int], shape: tuple[int, int, int]) -> None:
+@given(st.lists(seeds_st, min_size=1, max_size=6), shapes_st, shapes_st)
+def test_a_number_is_the_same_alone_in_a_batch_and_on_a_larger_canvas(
+    seeds: list[int], shape: tuple[int, int, int], more: tuple[int, int, int]
+) -> None:
     batch_BCHW = uniform_noise(torch.tensor(seeds), shape)
     assert batch_BCHW.shape == (len(seeds), *shape)
+    (C, H, W), large = shape, (shape[0] + more[0], shape[1] + more[1], shape[2] + more[2])
     for seed, noise_CHW in zip(seeds, batch_BCHW, strict=True):
         assert torch.equal(noise_CHW, _noise(seed, shape))
-
-
-@settings(deadline=None)
-@given(seeds_st, shapes_st, shapes_st)
-def test_a_larger_canvas_begins_with_the_numbers_of_the_smaller(
-    seed: int, small: tuple[int, int, int], more: tuple[int, int, int]
-) -> None:
-    C, H, W = small
-    large = (C + more[0], H + more[1], W + more[2])
-    assert torch.equal(_noise(seed, large)[:C, :H, :W], _noise(seed, small))
-
-
-def test_rows_and_columns_beyond_any_photo_still_have_numbers_of_their_own() -> None:
-    tall, wide = _noise(1, (1, 200_000, 1)).flatten(), _noise(1, (1, 1, 200_000)).flatten()
-    # Two draws of n numbers from 2^24 share about n^2 / 2^24 values by chance; a shared counter would share all.
-    assert np.intersect1d(tall[1:].numpy(), wide[1:].numpy()).size < 1.2 * 200_000**2 / 2**24
+        assert torch.equal(noise_CHW, _noise(seed, large)[:C, :H, :W])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -70,7 +57,6 @@ def _splitmix64(z: int) -> int:
     return z ^ (z >> 31)
 
 
-@settings(deadline=None)
 @given(seeds_st, st.integers(0, 3), st.integers(0, 40), st.integers(0, 40))
 def test_every_number_is_the_hash_of_seed_and_place(seed: int, channel: int, row: int, column: int) -> None:
     place = (channel << 42) + (row << 21) + column
@@ -81,41 +67,15 @@ def test_every_number_is_the_hash_of_seed_and_place(seed: int, channel: int, row
 # Uniform
 
 
-@settings(deadline=None)
-@given(seeds_st, shapes_st)
-@example(0, (3, 9, 9))
-@example(-1, (3, 9, 9))
-@example(-(2**63), (3, 9, 9))
-def test_numbers_are_float32_from_0_up_to_but_not_1(seed: int, shape: tuple[int, int, int]) -> None:
-    noise_CHW = _noise(seed, shape)
-    assert noise_CHW.dtype == torch.float32
-    assert noise_CHW.min() >= 0.0
-    assert noise_CHW.max() < 1.0
-
-
-def test_numbers_reach_both_ends_of_the_range() -> None:
-    noise_CHW = _noise(7, (3, 600, 600))
-    assert noise_CHW.min() < 1e-5
-    assert noise_CHW.max() > 1 - 1e-5
-
-
 @pytest.mark.parametrize("seed", [0, 1, 2, -1, 2**62, derive_seed(0, "photo", "start")])
 def test_numbers_are_uniform_by_kolmogorov_and_smirnov(seed: int) -> None:
     sorted_n = np.sort(_noise(seed, (3, 256, 256)).numpy().astype(np.float64).ravel())
+    assert 0.0 <= sorted_n[0] < 1e-4
+    assert 1 - 1e-4 < sorted_n[-1] < 1.0
     n = sorted_n.size
     place_n = np.arange(n + 1) / n
     distance = max(np.abs(sorted_n - place_n[:-1]).max(), np.abs(sorted_n - place_n[1:]).max())
     assert distance < 1.95 / math.sqrt(n)  # exceeded by 1 in 1,000 truly uniform samples
-
-
-@pytest.mark.parametrize("bits", [slice(0, 8), slice(8, 16), slice(16, 24)])
-def test_every_byte_of_the_numbers_is_uniform(bits: slice) -> None:
-    whole_n = (_noise(11, (3, 512, 512)).double() * 2**24).to(torch.int64).flatten()
-    byte_n = (whole_n >> bits.start) & 0xFF
-    counts = torch.bincount(byte_n, minlength=256).double()
-    expected = len(byte_n) / 256
-    chi2 = ((counts - expected) ** 2 / expected).sum().item()
-    assert 170 < chi2 < 365  # 255 degrees of freedom: both ends are 1 in 100,000
 
 
 # Unrelated
@@ -123,16 +83,6 @@ def test_every_byte_of_the_numbers_is_uniform(bits: slice) -> None:
 
 def _correlation(one: torch.Tensor, other: torch.Tensor) -> float:
     return torch.corrcoef(torch.stack([one.flatten(), other.flatten()]).double())[0, 1].item()
-
-
-@pytest.mark.parametrize("dim", [0, 1, 2], ids=["channels", "rows", "columns"])
-@pytest.mark.parametrize("lag", [1, 2, 3, 8])
-@pytest.mark.parametrize("seed", [0, 1, -3])
-def test_neighbours_are_uncorrelated(seed: int, lag: int, dim: int) -> None:
-    noise_CHW = _noise(seed, (16, 96, 96))
-    length = noise_CHW.shape[dim]
-    one, other = noise_CHW.narrow(dim, 0, length - lag), noise_CHW.narrow(dim, lag, length - lag)
-    assert abs(_correlation(one, other)) < 4.5 / math.sqrt(one.numel())
 
 
 SEED_PAIRS = [*itertools.pairwise(range(-3, 6)), (0, 2**32), (0, 2**62), (5, -5), (1, 2**21 + 1), (1, 2**42 + 1)]
@@ -146,14 +96,6 @@ def test_neighbouring_seeds_are_uncorrelated_and_no_shift_of_each_other(pair: tu
     assert np.intersect1d(one_HW.numpy(), other_HW.numpy()).size < 60  # by chance: 128^4 / 2^24 = 16
 
 
-def test_signs_of_the_noise_show_no_pattern_of_stripes() -> None:
-    sign_HW = (_noise(0, (1, 256, 256))[0] < 0.5).double() * 2 - 1
-    assert sign_HW.mean(dim=0).abs().max() < 4.5 / 16
-    assert sign_HW.mean(dim=1).abs().max() < 4.5 / 16
-    spectrum_HW = torch.fft.fft2(sign_HW).abs().square() / sign_HW.numel()
-    assert spectrum_HW.max() < 22  # of exponentials with mean 1; above by chance once in 10^5 images
-
-
 # Seeds
 
 
@@ -164,16 +106,9 @@ def test_derived_seeds_stay_what_they_are() -> None:
     assert derive_seed(0, "ab" * 32, "start") == 8383609972145031493
 
 
-@settings(deadline=None)
-@given(st.lists(st.one_of(st.integers(), st.text(alphabet="abc019 "), st.none()), max_size=4))
-def test_derived_seeds_fit_a_signed_64_bit_integer(parts: list[object]) -> None:
-    seed = derive_seed(*parts)
-    assert 0 <= seed < 2**63
-    assert torch.tensor([seed]).dtype == torch.int64
-    assert derive_seed(*parts) == seed
-
-
 def test_derived_seeds_tell_their_parts_apart() -> None:
     parts = [("",), ("", ""), ("ab", "c"), ("a", "bc"), ("abc",), (1, 2), (12,), (2, 1), (1, "2", ""), (-12,)]
-    assert len({derive_seed(*one) for one in parts}) == len(parts)
+    found = {derive_seed(*one) for one in parts}
+    assert len(found) == len(parts)
+    assert 0 <= min(found) <= max(found) < 2**63  # as a signed integer of 64 bits
     assert len({derive_seed(seed, "rows") % 640 for seed in range(2000)}) > 600

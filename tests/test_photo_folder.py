@@ -18,10 +18,9 @@ from photo_set import save, write_photos
 from PIL import Image
 
 from latcli.engine.datasets.base import Augmentation, Images, Request
-from latcli.engine.datasets.photo_folder import PhotoFolder, holds_photos, photo_folder, photo_square, random_crop
+from latcli.engine.datasets.folders import class_folders
+from latcli.engine.datasets.photo_folder import PhotoFolder, holds_photos, photo_folder, random_crop
 from latcli.engine.datasets.photo_masks import (
-    ObjectSearch,
-    PackedMask,
     PhotoMask,
     PhotoMasks,
     detected_masks,
@@ -41,7 +40,7 @@ SIZE = Preprocessing(64, 56, "bilinear")
 def photos(tmp_path: Path) -> PhotoFolder:
     """Eight training and four test photos with masks, read by this process."""
     write_photos(tmp_path / "set", masks=tmp_path / "masks")
-    folder = replace(photo_folder(tmp_path / "set", SIZE), workers=0)
+    folder = replace(photo_folder(class_folders(tmp_path / "set"), SIZE), workers=0)
     return folder.with_masks(read_masks(folder.folders, tmp_path / "masks"))
 
 
@@ -78,11 +77,14 @@ def test_test_photos_are_what_the_classifier_itself_reads(photos: PhotoFolder) -
 
 @pytest.mark.parametrize("augment", ["none", "crop-flip"])
 def test_a_mask_follows_its_photo_to_the_pixel(photos: PhotoFolder, augment: Augmentation) -> None:
+    path = photos.folders.train[0].path
+    with Image.open(path) as image:
+        exif = image.getexif()
+        exif[0x0112] = 6  # to be turned by 90 degrees to the right: the pixels lie on their left side
+        image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
     (images,) = read(photos, requests(range(8)), augment)
     (others,) = read(replace(photos, preprocessing=Preprocessing(64, 56, "bicubic")), requests(range(8)), augment)
 
-    assert images.mask_B1HW is not None
-    assert others.mask_B1HW is not None
     assert torch.equal(others.mask_B1HW, images.mask_B1HW)  # binary whatever the classifier's filter
     # The object is 255 in its class's channel and all else 0: what is at least half object has at least level 128.
     shown_BHW = torch.stack([x_CHW[1 - y] for x_CHW, y in zip(images.x_BCHW, images.y_B.tolist(), strict=True)])
@@ -110,27 +112,7 @@ def test_a_random_crop_is_a_part_of_the_photo(height: int, width: int, seed: int
 
 
 def test_every_other_crop_is_mirrored() -> None:
-    crops = [random_crop((100, 100), seed) for seed in range(400)]
-
-    assert 160 < sum(crop.mirrored for crop in crops) < 240
-    photo = Photo("half", np.repeat(np.arange(100, dtype=np.uint8)[None, :, None], 100, 0).repeat(3, 2), "")
-    for crop in crops[:20]:
-        row = photo_square(photo, SIZE, crop)[0, :, 0].astype(int)
-        assert (row[-1] < row[0]) == crop.mirrored
-
-
-def test_a_photo_is_upright_and_so_is_its_mask(tmp_path: Path) -> None:
-    write_photos(tmp_path / "set", train=1, test=1, masks=tmp_path / "masks")
-    path = tmp_path / "set" / "train" / "green" / "0.png"
-    with Image.open(path) as image:
-        exif = image.getexif()
-        exif[0x0112] = 6  # to be turned by 90 degrees to the right: the pixels lie on their left side
-        image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
-    folder = replace(photo_folder(tmp_path / "set", SIZE), workers=0)
-    (images,) = read(folder.with_masks(read_masks(folder.folders, tmp_path / "masks")), requests([0]), "none")
-
-    assert images.mask_B1HW is not None
-    assert torch.equal(images.mask_B1HW[0, 0], (images.x_BCHW[0, 1] * 255 >= 127.5).float())
+    assert 160 < sum(random_crop((100, 100), seed).mirrored for seed in range(400)) < 240
 
 
 # processes
@@ -144,31 +126,17 @@ def test_any_number_of_processes_gives_the_same_bits(photos: PhotoFolder) -> Non
         assert_equal(read(replace(photos, workers=workers), asked), alone)
 
 
-def test_requests_without_end_are_read_ahead_and_torchs_numbers_left_alone(photos: PhotoFolder) -> None:
-    before = torch.random.get_rng_state()
-    endless = (request for _ in iter(int, 1) for request in requests([0, 1]))
-    stream = replace(photos, workers=1).training(endless, "none")
-
-    assert all(torch.equal(next(stream).samples_B, torch.tensor([0, 1])) for _ in range(4))
-    assert torch.equal(torch.random.get_rng_state(), before)
-
-
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_file_is_named(photos: PhotoFolder, workers: int) -> None:
+def test_a_damaged_file_is_named(photos: PhotoFolder, workers: int, tmp_path: Path) -> None:
     damaged = photos.folders.train[2].path
     damaged.write_bytes(damaged.read_bytes()[:300])
-
-    with pytest.raises(ImageError, match=f"{damaged.name} is damaged") as caught:
-        read(replace(photos, workers=workers), requests([0, 1], [2, 3]))
-    assert str(damaged) in caught.value.message
-    assert caught.value.hint == "copy or download the file again"
-
-
-def test_a_mask_of_another_size_is_named(photos: PhotoFolder, tmp_path: Path) -> None:
     save(tmp_path / "masks" / "train" / "green" / "1.png", np.zeros((5, 6), dtype=np.uint8))
 
+    with pytest.raises(ImageError, match=f"{damaged} is damaged") as caught:
+        read(replace(photos, workers=workers), requests([0, 3], [2, 3]))
+    assert caught.value.hint == "copy or download the file again"
     with pytest.raises(ImageError, match=r"green/1\.png is 6x5, its photo"):
-        read(photos, requests([1]))
+        read(replace(photos, workers=workers), requests([1]))
 
 
 @dataclass(frozen=True)
@@ -194,8 +162,10 @@ def test_a_process_that_dies_is_one_clear_error(photos: PhotoFolder) -> None:
 
 def test_ctrl_c_is_the_parents_affair(photos: PhotoFolder) -> None:
     endless = (request for _ in iter(int, 1) for request in requests([0, 1]))
+    before = torch.random.get_rng_state()
     stream = replace(photos, workers=2).training(endless, "none")
     next(stream), next(stream)  # one of each process: both are past their beginning
+    assert torch.equal(torch.random.get_rng_state(), before)
     children = multiprocessing.active_children()
     for child in children:
         assert child.pid is not None
@@ -215,37 +185,27 @@ def test_a_validation_split_takes_photos_and_masks_together(photos: PhotoFolder)
     (every,) = read(photos, requests(range(8)), "none")
     where = [next(n for n in range(8) if torch.equal(x, every.x_BCHW[n])) for x in held.x_BCHW]
 
-    assert held.mask_B1HW is not None
-    assert every.mask_B1HW is not None
     assert torch.equal(held.mask_B1HW, every.mask_B1HW[where])
     assert torch.equal(held.y_B, every.y_B[where])
     assert photos.split(0.25, 1).train_count == 6
 
 
-def test_the_fingerprint_is_of_names_and_contents(tmp_path: Path) -> None:
+def test_the_fingerprint_is_of_names_and_contents_and_photos_are_large_or_of_several_sizes(tmp_path: Path) -> None:
     for copy in "ab":
         write_photos(tmp_path / copy, train=2, test=1)
-    first = photo_folder(tmp_path / "a", SIZE).fingerprint
-    assert photo_folder(tmp_path / "b", SIZE).fingerprint == first
-
+    one, other = (class_folders(tmp_path / copy) for copy in "ab")
+    first = photo_folder(one, SIZE).fingerprint
+    assert photo_folder(other, SIZE).fingerprint == first
+    assert holds_photos(one)
     changed = tmp_path / "b" / "test" / "red" / "0.png"
     changed.write_bytes(changed.read_bytes() + b"\0")
-    assert photo_folder(tmp_path / "b", SIZE).fingerprint != first
+    assert photo_folder(other, SIZE).fingerprint != first
     (tmp_path / "a" / "train" / "red" / "0.png").rename(tmp_path / "a" / "train" / "red" / "7.png")
-    assert photo_folder(tmp_path / "a", SIZE).fingerprint != first
-
-
-@pytest.mark.parametrize(
-    ("sizes", "photos"),
-    [([(32, 32), (32, 32)], False), ([(32, 32), (32, 40)], True), ([(96, 96), (96, 96)], False), ([(97, 97)], True)],
-)
-def test_photos_are_large_or_of_several_sizes(tmp_path: Path, sizes: list[tuple[int, int]], photos: bool) -> None:
-    for split in ("train", "test"):
-        for name in ("a", "b"):
-            for index, size in enumerate(sizes):
-                save(tmp_path / split / name / f"{index}.png", np.zeros((*size, 3), dtype=np.uint8))
-
-    assert holds_photos(tmp_path) is photos
+    assert photo_folder(class_folders(tmp_path / "a"), SIZE).fingerprint != first
+    for size, photos in (((32, 32), False), ((96, 96), False), ((97, 97), True)):
+        for file in (*other.train, *other.test):
+            save(file.path, np.zeros((*size, 3), dtype=np.uint8))
+        assert holds_photos(other) is photos
 
 
 # masks
@@ -269,31 +229,11 @@ def test_masks_of_0_and_1_are_the_same_masks_with_a_note(photos: PhotoFolder, tm
         with Image.open(path) as image:
             levels = np.asarray(image) // 255
         save(path, levels)
-    dark, given = read_masks(photos.folders, tmp_path / "masks"), photos.masks
-    assert given is not None
+    dark = read_masks(photos.folders, tmp_path / "masks")
     assert dark.notes == ("of 12 of 12 masks: its largest value, 1, is white",)
-    for one, other, file in zip(dark.train, given.train, photos.folders.train, strict=True):
+    for one, other, file in zip(dark.train, photos.masks.train, photos.folders.train, strict=True):
         size = read_photo(file.path).size
         assert np.array_equal(one.read(size), other.read(size))
-
-
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32))
-def test_a_packed_mask_is_what_was_packed(height: int, width: int, seed: int) -> None:
-    mask_1HW = (torch.rand(1, height, width, generator=torch.Generator().manual_seed(seed)) > 0.5).float()
-
-    assert np.array_equal(PackedMask.of(mask_1HW).read((height, width)), mask_1HW[0].numpy())
-    assert PackedMask.of(mask_1HW).digest != PackedMask.of(1 - mask_1HW).digest
-
-
-def test_the_mask_fingerprint_is_of_what_the_masks_show(photos: PhotoFolder, tmp_path: Path) -> None:
-    path = tmp_path / "masks" / "test" / "red" / "1.png"
-    with Image.open(path) as image:
-        turned = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    turned.save(path)
-
-    again = photos.with_masks(read_masks(photos.folders, tmp_path / "masks"))
-    assert again.fingerprint == photos.fingerprint
-    assert again.mask_fingerprint != photos.mask_fingerprint
 
 
 class Reds:
@@ -302,18 +242,14 @@ class Reds:
     name, fingerprint, depends_on_target = "reds", "reds 1", True
 
     def __init__(self) -> None:
-        self.asked: list[Target] = []
+        self.asked: list[str] = []
 
     def detect(self, photo: Photo, target: Target) -> Detection:
-        self.asked.append(target)
+        self.asked.append(target.name)
         rows, columns = np.nonzero(photo.levels_HWC[..., 0] == 255)
         if not len(rows):
             return Detection(())
         return Detection((Box(columns.min(), rows.min(), columns.max() + 1, rows.max() + 1, 0.9, target.name),))
-
-
-def finder(detector: Detector, cache: DetectionCache | None = None) -> ObjectFinder:
-    return ObjectFinder(ObjectSettings(detector=detector.name), [detector], cache=cache)
 
 
 class Guesses(torch.nn.Module):
@@ -327,27 +263,31 @@ class Guesses(torch.nn.Module):
         return self.weight.expand(len(x_BCHW), -1)
 
 
-@pytest.fixture
-def classifier() -> Classifier:
-    return Classifier("guesses", Guesses(), SIZE, ("red", "blue", "fox"), ("n00000001", "n00000002", "n00000003"))
+def found(photos: PhotoFolder, detector: Detector, cache: DetectionCache | None = None) -> tuple[PhotoMasks, int]:
+    """The masks that the detector finds, and how many photos were looked at."""
+    names, ids, ticks = ("red", "blue", "fox"), ("n00000001", "n00000002", "n00000003"), []
+    finder = ObjectFinder(ObjectSettings(detector=detector.name), [detector], cache=cache)
+    classifier = Classifier("guesses", Guesses(), SIZE, names, ids)
+    return detected_masks(photos.folders, finder, classifier, lambda: ticks.append(1)), len(ticks)
 
 
-def test_a_detectors_masks_and_what_it_is_asked_for(photos: PhotoFolder, classifier: Classifier) -> None:
-    detector, ticks = Reds(), []
-    masks = detected_masks(photos.folders, ObjectSearch(finder(detector), classifier), lambda: ticks.append(1))
+def test_a_detectors_masks_and_what_it_is_asked_for(photos: PhotoFolder) -> None:
+    detector = Reds()
+    masks, looked_at = found(photos, detector)
 
-    assert [target.name for target in detector.asked] == ["fox"] * 4 + ["red"] * 4 + ["fox"] * 2 + ["red"] * 2
+    assert detector.asked == ["fox"] * 4 + ["red"] * 4 + ["fox"] * 2 + ["red"] * 2
     assert masks.notes == ("reds found no object in 6 of 12 photos, where the middle 0.5 of the sides stands for it",)
-    assert len(ticks) == 12
-    given = photos.masks
-    assert given is not None
-    for found, expected, file in zip(masks.train[4:], given.train[4:], photos.folders.train[4:], strict=True):
+    assert looked_at == 12
+    for one, expected, file in zip(masks.train[4:], photos.masks.train[4:], photos.folders.train[4:], strict=True):
         size = read_photo(file.path).size
-        assert np.array_equal(found.read(size), expected.read(size))
+        assert np.array_equal(one.read(size), expected.read(size))
     assert masks.train[0].read((0, 0)).mean() == pytest.approx(0.25, abs=0.01)
+    nothing, _ = found(photos, NoDetector())
+    assert nothing.notes == ()
+    assert not any(mask.read((0, 0)).any() for mask in nothing.train)
 
 
-def test_detections_are_asked_for_once(photos: PhotoFolder, classifier: Classifier) -> None:
+def test_detections_are_asked_for_once(photos: PhotoFolder) -> None:
     kept: dict[tuple[str, str, str], Detection] = {}
 
     class Cache:
@@ -358,36 +298,25 @@ def test_detections_are_asked_for_once(photos: PhotoFolder, classifier: Classifi
             kept[photo.sha256, fingerprint, target] = detection
 
     first, second = Reds(), Reds()
-    masks = [
-        detected_masks(photos.folders, ObjectSearch(finder(detector, Cache()), classifier), lambda: None)
-        for detector in (first, second)
-    ]
-
+    masks = [found(photos, detector, Cache())[0] for detector in (first, second)]
     assert (len(first.asked), len(second.asked)) == (12, 0)
     assert masks[0].fingerprint == masks[1].fingerprint
 
 
-def test_the_detector_none_protects_nothing(photos: PhotoFolder, classifier: Classifier) -> None:
-    masks = detected_masks(photos.folders, ObjectSearch(finder(NoDetector()), classifier), lambda: None)
-
-    assert masks.notes == ()
-    assert not any(mask.read((0, 0)).any() for mask in masks.train)
-
-
 def test_real_photos_with_real_faults_are_read(shared_data: Path, tmp_path: Path) -> None:
     """JPEGs as cameras and the web leave them, beside one in CMYK and one that lies on its side."""
-    found = sorted((shared_data / "photos" / "paper9").glob("*.jpg"))[:6]
+    jpegs = sorted((shared_data / "photos" / "paper9").glob("*.jpg"))[:6]
     for split in ("train", "test"):
-        for index, path in enumerate(found):
+        for index, path in enumerate(jpegs):
             place = tmp_path / split / ("a" if index % 2 else "b")
             place.mkdir(parents=True, exist_ok=True)
             (place / path.name).write_bytes(path.read_bytes())
-    with Image.open(found[0]) as image:
+    with Image.open(jpegs[0]) as image:
         image.convert("CMYK").save(tmp_path / "train" / "a" / "cmyk.jpg")
         exif = image.getexif()
         exif[0x0112] = 8
         image.save(tmp_path / "train" / "b" / "turned.jpg", exif=exif)
-    folder = replace(photo_folder(tmp_path, Preprocessing(256, 224, "bicubic")), workers=2)
+    folder = replace(photo_folder(class_folders(tmp_path), Preprocessing(256, 224, "bicubic")), workers=2)
 
     (images,) = read(folder, requests(range(8)))
     assert images.x_BCHW.shape == (8, 3, 224, 224)

@@ -65,9 +65,8 @@ def test_nothing_heavy_is_imported_for_the_terminal(stored: Stored, latcli_envir
         "heavy = {'torch', 'numpy', 'pandas', 'matplotlib', 'PIL', 'jinja2'};"
         "sys.stderr.write(' '.join(sorted(heavy & set(sys.modules))))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=latcli_environment, check=True
-    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=latcli_environment, check=True)
     assert done.stderr == ""
 
 
@@ -205,16 +204,14 @@ def test_a_pipe_is_written_into_and_stays_a_pipe(stored: Stored, tmp_path: Path)
 def test_the_page_is_written_then_opened(
     stored: Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opens: bool
 ) -> None:
-    opened: list[str] = []
+    page, opened, notes = tmp_path / "a page.html", list[str](), io.StringIO()
 
     def browser(address: str) -> bool:
-        assert (tmp_path / "a page.html").exists()
+        assert page.exists()
         opened.append(address)
         return opens
 
     monkeypatch.setattr("webbrowser.open", browser)
-    notes = io.StringIO()
-    options = ReportOptions(html=tmp_path / "a page.html", open=True)
-    report.run(options, Session(store=stored[0], stderr=notes))
-    assert opened == [(tmp_path / "a page.html").as_uri()]
+    report.run(ReportOptions(html=page, open=True), Session(store=stored[0], stderr=notes))
+    assert opened == [page.as_uri()]
     assert ("no browser" in notes.getvalue()) is not opens

@@ -3,47 +3,26 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torchattacks
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from linear_problems import corner, linear_model, linear_problems
+from linear_problems import Problem, corner, linear_model, linear_problems
 from small_digits import EPSILON, SmallDigits
+from small_images import SIDE, Watched
 
 from latcli.engine.attacks.objectives import logit_margin
 from latcli.engine.attacks.settings import AttackSettings, Model
 from latcli.engine.attacks.square import Squares, side_at, square
 from latcli.engine.attacks.threat import LinfBox
 
-SIDE = 8
 
-
-class _Watched:
-    """A model that remembers every image it was shown, and refuses to be asked for a gradient."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self.seen: list[torch.Tensor] = []
-
-    def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        assert not torch.is_grad_enabled()
-        assert not x_BCHW.requires_grad
-        self.seen.append(x_BCHW.clone())
-        return self.model(x_BCHW)
-
-
-def _flat(x_BCHW: torch.Tensor) -> torch.Tensor:
-    """Says the same of every image."""
-    return torch.tensor([[1.0, 0.0]]).expand(len(x_BCHW), 2)
-
-
-def _square(model: Model, x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor, label: int = 0, **more: object) -> torch.Tensor:
-    chosen = AttackSettings(**more)  # type: ignore[arg-type]
-    y_B = torch.full((len(x_BCHW),), label)
-    return square(model, x_BCHW, y_B, eps_B1HW, chosen, torch.arange(len(x_BCHW)) * 100 + 3)
+def _square(model: Model, x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor, **more: Any) -> torch.Tensor:
+    y_B, seeds_B = torch.zeros(len(x_BCHW), dtype=torch.int64), torch.arange(len(x_BCHW)) * 100 + 3
+    return square(model, x_BCHW, y_B, eps_B1HW, AttackSettings(**more), seeds_B)
 
 
 # What it finds
@@ -51,32 +30,28 @@ def _square(model: Model, x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor, label: i
 
 @settings(max_examples=6)
 @given(linear_problems(), st.booleans())
-def test_on_a_linear_model_square_comes_close_to_the_corner(
-    problem: tuple[np.ndarray, torch.Tensor, torch.Tensor, int], targeted: bool
-) -> None:
+def test_on_a_linear_model_square_comes_close_to_the_corner(problem: Problem, targeted: bool) -> None:
     """Squares of one pixel can set each pixel; only one whose channels pull apart needs luck, and has 400 tries."""
-    weights_CHW, x_1CHW, eps_11HW, label = problem
-    adv_1CHW = _square(linear_model(weights_CHW), x_1CHW, eps_11HW, label, steps=400, targeted=targeted)
+    chosen = AttackSettings(steps=400, targeted=targeted)
+    adv_1CHW = square(linear_model(problem), *problem.attacked(), chosen, torch.tensor([3]))
     gain, best = (
-        abs(torch.dot((image - x_1CHW).flatten().double(), torch.from_numpy(weights_CHW).flatten().double()).item())
-        for image in (adv_1CHW, corner(weights_CHW, x_1CHW, eps_11HW, label, targeted))
+        abs(problem.height(image) - problem.height(problem.x_1CHW)) for image in (adv_1CHW, corner(problem, targeted))
     )
     assert gain >= 0.8 * best - 2e-5
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_of_all_that_was_asked_the_worst_is_kept(channels: int) -> None:
-    weights_CHW = np.random.default_rng(0).normal(size=(channels, SIDE, SIDE)).astype(np.float32)
-    watched = _Watched(linear_model(weights_CHW))
-    x_BCHW = torch.rand(4, channels, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+def test_of_all_that_was_asked_the_worst_is_kept() -> None:
+    generator = torch.Generator().manual_seed(1)
+    weights_CHW = torch.randn(3, SIDE, SIDE, generator=generator)
+    watched = Watched(linear_model(Problem(weights_CHW, weights_CHW, weights_CHW, 0)))
+    x_BCHW = torch.rand(4, 3, SIDE, SIDE, generator=generator)
     y_B, eps_B1HW = torch.zeros(4, dtype=torch.int64), torch.full((4, 1, SIDE, SIDE), 0.1)
     adv_BCHW = _square(watched, x_BCHW, eps_B1HW, steps=50, restarts=3)
     margins_QB = torch.stack([logit_margin(watched.model(seen), y_B) for seen in watched.seen])
     assert margins_QB.shape == (150, 4)
     assert torch.equal(logit_margin(watched.model(adv_BCHW), y_B), margins_QB.amax(dim=0))
     # Within a restart each square is put on the best image so far.
-    best_B, before_B = margins_QB[:50].amax(dim=0), margins_QB[0]
-    assert (best_B > before_B + 0.5).all()
+    assert (margins_QB[:50].amax(dim=0) > margins_QB[0] + 0.5).all()
 
 
 def test_a_peer_finds_as_much_on_real_digits(small_digits: SmallDigits) -> None:
@@ -96,26 +71,25 @@ def test_a_peer_finds_as_much_on_real_digits(small_digits: SmallDigits) -> None:
 # Where it looks
 
 
-SHARES = {1: 0.8, 10: 0.8, 11: 0.4, 50: 0.4, 51: 0.2, 200: 0.2, 201: 0.1, 501: 0.05, 1001: 0.025, 2001: 0.0125}
-SHARES |= {4001: 0.00625, 6001: 0.003125, 8000: 0.003125, 8001: 0.0015625, 9999: 0.0015625}
+#: The share of an image that a square covers, from each query on, of 10,000.
+SHARES = {1: 0.8, 11: 0.4, 51: 0.2, 201: 0.1, 501: 0.05, 1001: 0.025, 2001: 0.0125, 4001: 0.00625}
+SHARES |= {6001: 0.003125, 8001: 0.0015625, 10_000: 0.0015625}
 
 
-@pytest.mark.parametrize("query", SHARES)
-def test_squares_shrink_as_in_the_paper(query: int) -> None:
-    side = round(224 * math.sqrt(SHARES[query]))
-    assert side_at(query, 10_000, 224, 224) == side
-    assert side_at(10 * query, 100_000, 224, 224) == side  # another budget runs through the same sizes
-    assert side_at(query, 10_000, 1, 30) == 1
+def test_squares_shrink_as_in_the_paper() -> None:
+    for (query, share), following in zip(SHARES.items(), [*list(SHARES)[1:], 10_001], strict=True):
+        side = round(224 * math.sqrt(share))
+        assert side_at(query, 10_000, 224, 224) == side_at(following - 1, 10_000, 224, 224) == side
+        assert side_at(10 * query, 100_000, 224, 224) == side  # another budget runs through the same sizes
+        assert side_at(query, 10_000, 1, 30) == 1
 
 
-def _squares_seen(eps_HW: torch.Tensor, channels: int = 1, count: int = 4000) -> list[torch.Tensor]:
-    """For each query of many images what differs from the stripes, bool (count, H, W)."""
-    H, W = eps_HW.shape
-    x_BCHW = torch.full((count, channels, H, W), 0.5)
-    watched = _Watched(_flat)
-    _square(watched, x_BCHW, eps_HW.expand(count, 1, H, W), steps=8)
+def _squares_seen(eps_HW: torch.Tensor, count: int = 4000) -> torch.Tensor:
+    """For each query of many images what differs from the stripes, bool (queries, count, H, W)."""
+    watched = Watched(lambda x_BCHW: torch.tensor([[1.0, 0.0]]).expand(len(x_BCHW), 2))
+    _square(watched, torch.full((count, 1, SIDE, SIDE), 0.5), eps_HW.expand(count, 1, SIDE, SIDE), steps=8)
     # The model never answers otherwise, so that each square is put on the stripes.
-    return [(seen != watched.seen[0]).any(dim=1) for seen in watched.seen[1:]]
+    return torch.stack([(seen != watched.seen[0])[:, 0] for seen in watched.seen[1:]])
 
 
 @pytest.mark.parametrize("side", [1, 4, 7, 8])
@@ -134,21 +108,16 @@ def test_every_place_is_as_likely_where_everything_may_change(side: int) -> None
     assert (counts - count / places).abs().max() < 5 * math.sqrt(count / places)
 
 
-def test_with_a_mask_exactly_the_places_that_touch_it_are_drawn() -> None:
+def test_with_a_mask_exactly_the_places_that_touch_it_are_drawn_and_no_query_is_wasted() -> None:
     eps_HW = torch.zeros(SIDE, SIDE)
     eps_HW[0, 0] = eps_HW[7, 3] = 0.1  # two pixels that may change
     last_BHW = _squares_seen(eps_HW)[-1]
     assert side_at(7, 8, SIDE, SIDE) == 1
-    changed = {tuple(place) for place in last_BHW.nonzero()[:, 1:].tolist()}
-    assert changed == {(0, 0), (7, 3)}
-    assert last_BHW.flatten(1).any(dim=1).all()  # no query is spent on a place where nothing may change
+    assert {tuple(place) for place in last_BHW.nonzero()[:, 1:].tolist()} == {(0, 0), (7, 3)}
+    assert last_BHW.flatten(1).any(dim=1).all()
     share = last_BHW[:, 0, 0].float().mean().item()
     assert abs(share - 0.5) < 5 * 0.5 / math.sqrt(len(last_BHW))
-
-
-def test_every_query_asks_for_something_new() -> None:
-    for seen_BHW in _squares_seen(torch.full((SIDE, SIDE), 0.1)):
-        assert seen_BHW.flatten(1).any(dim=1).all()
+    assert _squares_seen(torch.full((SIDE, SIDE), 0.1)).flatten(2).any(dim=2).all()
 
 
 # The contract and the budget
@@ -156,7 +125,13 @@ def test_every_query_asks_for_something_new() -> None:
 
 def test_an_image_asks_no_more_than_its_budget_and_nothing_once_it_rests(small_digits: SmallDigits) -> None:
     x_BCHW, y_B, eps_B1HW, seeds_B = small_digits.first(100)
-    watched = _Watched(small_digits.net)
+
+    def no_gradient(x_BCHW: torch.Tensor) -> torch.Tensor:
+        assert (torch.is_grad_enabled(), x_BCHW.requires_grad) == (False, False)
+        logits_BK: torch.Tensor = small_digits.net(x_BCHW)
+        return logits_BK
+
+    watched = Watched(no_gradient)
     adv_BCHW = square(watched, x_BCHW, y_B, eps_B1HW, AttackSettings(steps=40, stop_rank=1), seeds_B)
     won_B = logit_margin(small_digits.net(adv_BCHW), y_B) > 0
     sizes = [len(seen) for seen in watched.seen]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -12,11 +11,10 @@ import torchattacks
 from small_digits import EPSILON, SmallDigits
 
 from latcli.engine.attacks.objectives import cross_entropy_odds, logit_margin
-from latcli.engine.attacks.pgd import pgd
 from latcli.engine.attacks.settings import Attack, AttackSettings, Model
 from latcli.engine.attacks.suite import HOLDS, Batch, Member, Outcome, members, standard_suite, worst_case
 from latcli.engine.localize import center_mask, epsilon_matrix
-from latcli.errors import ContractError, UsageError
+from latcli.errors import UsageError
 
 
 def _one(batch: Batch, suite: list[Member], gradients: Model, score: Model | None = None) -> Outcome:
@@ -80,41 +78,25 @@ def test_each_image_is_attacked_until_it_is_fooled() -> None:
     assert outcome.robust.float().mean() == 0.25  # of all four, the misclassified one included
 
 
-def test_batches_are_taken_one_at_a_time() -> None:
-    taken = []
-
-    def batches() -> Iterator[Batch]:
-        for index in range(3):
-            taken.append(index)
-            yield _edge_batch()
-
-    outcomes = worst_case(batches(), members([("pgd", AttackSettings(steps=3))]), _edge, _edge)
-    assert taken == []
-    next(outcomes)
-    assert taken == [0]
-    assert len(list(outcomes)) == 2
-
-
-def test_a_batch_that_is_wrong_as_it_is_is_not_attacked() -> None:
+def test_batches_are_taken_one_at_a_time_and_what_is_wrong_as_it_is_is_not_attacked() -> None:
     seen: list[list[int]] = []
-    batch = _edge_batch()
-    wrong = replace(batch, y_B=torch.where(EDGE > 0.5, 0, 1))
-    outcome = _one(wrong, [Member("spy", _spy(seen, 1.0), AttackSettings())], _edge)
-    assert seen == []
-    assert not outcome.clean_B.any()
-    assert torch.equal(outcome.adv_BCHW, batch.x_BCHW)
+    wrong = replace(_edge_batch(), y_B=torch.where(EDGE > 0.5, 0, 1))
+    batches = iter([wrong, _edge_batch()])
+    outcomes = worst_case(batches, [Member("spy", _spy(seen, 1.0), AttackSettings())], _edge, _edge)
+    outcome = next(outcomes)
+    assert (seen, outcome.clean_B.any().item()) == ([], False)
+    assert torch.equal(outcome.adv_BCHW, wrong.x_BCHW)
+    assert len(list(batches)) == 1
 
 
 def test_the_score_decides_not_the_gradients() -> None:
     """The fast form says that everything fools it; and that nothing does."""
 
-    def credulous(x_B111: torch.Tensor) -> torch.Tensor:
-        return _edge(x_B111) + torch.tensor([0.0, 50.0])
+    for lead in (50.0, -50.0, 0.0):
 
-    def stubborn(x_B111: torch.Tensor) -> torch.Tensor:
-        return _edge(x_B111) - torch.tensor([0.0, 50.0])
+        def gradients(x_B111: torch.Tensor, lead: float = lead) -> torch.Tensor:
+            return _edge(x_B111) + torch.tensor([0.0, lead])
 
-    for gradients in (credulous, stubborn, _edge):
         outcome = _one(_edge_batch(), members([("pgd", AttackSettings(steps=10))]), gradients, _edge)
         assert outcome.robust.tolist() == [True, False, False, False]
         assert outcome.clean_B.tolist() == [True, True, True, False]
@@ -138,11 +120,6 @@ def test_a_win_by_a_hair_in_the_fast_form_alone_is_fought_out(name: str) -> None
     assert logit_margin(_edge(outcome.adv_BCHW), batch.y_B).min() > 0
 
 
-def test_an_attack_that_breaks_its_contract_stops_the_suite() -> None:
-    with pytest.raises(ContractError):
-        _one(_edge_batch(), [Member("leak", _spy([], 1.5), AttackSettings())], _edge)
-
-
 def test_the_standard_suite_has_the_budgets_of_autoattack() -> None:
     found = {member.name: (member.settings.steps, member.settings.restarts) for member in standard_suite()}
     assert found == {"apgd-ce": (100, 1), "apgd-t": (100, 1), "square": (5000, 1)}
@@ -150,7 +127,7 @@ def test_the_standard_suite_has_the_budgets_of_autoattack() -> None:
 
 
 def test_what_no_suite_can_be_made_of_is_refused() -> None:
-    with pytest.raises(UsageError, match="no targets"):
+    with pytest.raises(UsageError, match="cannot be targeted"):
         members([("pgd", AttackSettings(targeted=True))])
     with pytest.raises(UsageError, match="no attack called 'apgd'"):
         members([("apgd", AttackSettings())])
@@ -173,8 +150,9 @@ def test_what_an_image_gets_does_not_depend_on_its_company(small_digits: SmallDi
     assert len(set(whole.broken_by_B.tolist())) >= 2
     assert 0 < whole.robust.sum() < 24
     for size in (1, 12):
-        parts = [batch.narrowed(part) for part in torch.arange(24).split(size)]
-        outcomes = list(worst_case(parts, suite, exact, exact))
+        outcomes = list(
+            worst_case([batch.narrowed(part) for part in torch.arange(24).split(size)], suite, exact, exact)
+        )
         assert torch.equal(torch.cat([outcome.broken_by_B for outcome in outcomes]), whole.broken_by_B)
         adv_BCHW = torch.cat([outcome.adv_BCHW for outcome in outcomes])
         assert torch.allclose(adv_BCHW, whole.adv_BCHW, rtol=0, atol=1e-5)
@@ -182,40 +160,22 @@ def test_what_an_image_gets_does_not_depend_on_its_company(small_digits: SmallDi
     assert torch.equal(whole.robust, torch.stack(alone).all(dim=0))
 
 
-def test_more_attacks_and_more_restarts_never_raise_the_accuracy(small_digits: SmallDigits) -> None:
-    batch, net = _background(small_digits, 80), small_digits.net
-    suite = _small_suite()
-    robust = [_one(batch, suite[:count], net).robust for count in (1, 2, 3)]
+def test_more_attacks_and_restarts_never_raise_the_accuracy_and_the_worst_try_is_kept(
+    small_digits: SmallDigits,
+) -> None:
+    batch, net, suite = _background(small_digits, 80), small_digits.net, _small_suite()
     more = [replace(member, settings=replace(member.settings, restarts=3)) for member in suite]
-    robust.append(_one(batch, more, net).robust)
-    for fewer, larger in pairwise(robust):
-        assert not (larger & ~fewer).any()
-    assert 0 < robust[-1].sum() < robust[0].sum()
-
-
-def test_of_those_that_hold_out_the_worst_try_is_kept(small_digits: SmallDigits) -> None:
-    batch, net = _background(small_digits, 40), small_digits.net
-    outcome = _one(batch, _small_suite(), net)
-    heights_B = cross_entropy_odds(net(outcome.adv_BCHW), batch.y_B)
-    fooled_B = outcome.broken_by_B != HOLDS
-    assert (net(outcome.adv_BCHW).argmax(dim=1) != batch.y_B)[fooled_B].all()
-    assert (heights_B >= cross_entropy_odds(net(batch.x_BCHW), batch.y_B))[outcome.robust].all()
-    assert torch.equal(outcome.adv_BCHW[~outcome.clean_B], batch.x_BCHW[~outcome.clean_B])
-    protected = (batch.eps_B1HW == 0).expand_as(batch.x_BCHW)
-    assert torch.equal(outcome.adv_BCHW[protected], batch.x_BCHW[protected])
-
-
-def test_the_strong_attacks_find_what_pgd_finds(small_digits: SmallDigits) -> None:
-    """PGD-100 with a constant step of 2.5 / steps, the usual yardstick; one digit of 60 is left to chance."""
-    x_BCHW, y_B, eps_B1HW, seeds_B = small_digits.first(60)
-    yardstick = AttackSettings(steps=100, schedule="constant")
-    assert yardstick.step_at(0) == yardstick.step_at(99) == 0.025
-    pgd_BCHW = pgd(small_digits.net, x_BCHW, y_B, eps_B1HW, yardstick, seeds_B)
-    holds_B = small_digits.net(pgd_BCHW).argmax(dim=1) == y_B
-    suite = standard_suite(apgd_steps=30, targets=3, queries=1)[:2]
-    outcome = _one(Batch(x_BCHW, y_B, eps_B1HW, seeds_B), suite, small_digits.net)
-    assert outcome.robust.sum() <= holds_B.sum() + 1
-    assert 10 < outcome.robust.sum() < 55
+    outcomes = [_one(batch, members, net) for members in (suite[:1], suite[:2], suite, more)]
+    for fewer, larger in pairwise(outcomes):
+        assert not (larger.robust & ~fewer.robust).any()
+    assert 0 < outcomes[-1].robust.sum() < outcomes[0].robust.sum()
+    for outcome in outcomes:
+        fooled_B = outcome.broken_by_B != HOLDS
+        assert (net(outcome.adv_BCHW).argmax(dim=1) != batch.y_B)[fooled_B].all()
+        before_B, after_B = (cross_entropy_odds(net(x_BCHW), batch.y_B) for x_BCHW in (batch.x_BCHW, outcome.adv_BCHW))
+        assert (after_B >= before_B)[outcome.robust].all()
+        unchanged = (batch.eps_B1HW == 0).expand_as(batch.x_BCHW) | ~outcome.clean_B[:, None, None, None]
+        assert torch.equal(outcome.adv_BCHW[unchanged], batch.x_BCHW[unchanged])
 
 
 def _theirs(digits: SmallDigits, count: int, steps: int, queries: int) -> torch.Tensor:
@@ -232,19 +192,9 @@ def _theirs(digits: SmallDigits, count: int, steps: int, queries: int) -> torch.
     return holds_B
 
 
-@pytest.mark.parametrize(
-    ("count", "steps", "queries", "digits_apart"),
-    [(150, 20, 60, 2), pytest.param(1000, 30, 100, 5, marks=pytest.mark.slow)],
-)
-def test_a_peers_suite_has_the_same_worst_case(
-    count: int, steps: int, queries: int, digits_apart: int, small_digits: SmallDigits
-) -> None:
-    """The same network and budgets: half a point apart of 1,000 digits; of 150 two digits, which chance decides."""
-    outcome = _one(
-        Batch(*small_digits.first(count)), standard_suite(steps, targets=3, queries=queries), small_digits.net
-    )
-    theirs_B = _theirs(small_digits, count, steps, queries)
-    ours, theirs = int(outcome.robust.sum()), int(theirs_B.sum())
-    print(f"ours {ours}, theirs {theirs}, clean {int(outcome.clean_B.sum())} of {count}")
-    assert 0.3 * count < ours < 0.9 * count
-    assert abs(ours - theirs) <= digits_apart
+def test_a_peers_suite_has_the_same_worst_case(small_digits: SmallDigits) -> None:
+    """The same network and budgets: of 150 digits two, which chance decides."""
+    suite = standard_suite(20, targets=3, queries=60)
+    ours = int(_one(Batch(*small_digits.first(150)), suite, small_digits.net).robust.sum())
+    assert 45 < ours < 135
+    assert abs(ours - int(_theirs(small_digits, 150, 20, 60).sum())) <= 2

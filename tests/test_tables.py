@@ -60,12 +60,9 @@ def test_a_value_is_printed_in_its_columns_format(cell: Cell, form: Any, text: s
 
 @pytest.mark.parametrize(
     ("low", "high", "form", "text"),
-    [
-        (0.912, 0.955, "percent", "[91.2, 95.5]"),
-        (0.0373, 0.1, "number", "[0.037, 0.100]"),
-        (55.6, 68, "number", "[55.6, 68.0]"),
-    ],
-)
+    [(0.912, 0.955, "percent", "[91.2, 95.5]"), (0.0373, 0.1, "number", "[0.037, 0.100]"),
+     (55.6, 68, "number", "[55.6, 68.0]")],
+)  # fmt: skip
 def test_an_interval_has_the_digits_that_count(low: float, high: float, form: Any, text: str) -> None:
     assert printed(Cell(0.5, low=low, high=high), Column("x", "x", form)).interval == text
 
@@ -160,24 +157,17 @@ def test_paths_below_the_working_directory_are_relative(tmp_path: Path, monkeypa
 # the loss matrix
 
 
-def test_the_star_is_where_the_document_says_and_nowhere_else() -> None:
-    table = evaluations.matrix(sample.matrix())
-    starred = [(row.cells[0].value, column.key) for row in table.rows
-               for cell, column in zip(row.cells, table.columns, strict=True) if cell.best]  # fmt: skip
-
-    assert starred == [("standard, 2 seeds", "natural loss"), ("background, 3 seeds", "natural loss")]
-
-
-def test_each_column_says_of_how_many_images_it_is() -> None:
+def test_each_column_says_of_how_many_images_it_is_and_what_stands_behind_a_plus_minus_sign() -> None:
     document = sample.matrix()
-    document["rows"][0]["cells"]["standard"]["n"] = 200
+    document["rows"][0]["cells"]["standard"] |= {"n": 200, "loss_spread": 0.1, "spread_over": "seeds"}
     table = evaluations.matrix(document)
     notes = {column.key: column.notes for column in table.columns}
 
     assert notes["natural loss"] == ("x1,000", "n = 10,000")
-    assert notes["natural-attacked accuracy"] == ("n = 1,000",)
-    assert notes["standard accuracy"] == ()
+    assert (notes["natural-attacked accuracy"], notes["standard accuracy"]) == (("n = 1,000",), ())
     assert "0.00 % (200)" in drawn("report", sample.nothing(sample.report(), matrices=[document]))
+    assert "± is the sample standard deviation over training seeds" in table.notes
+    assert "± of a single model is the sample standard deviation over evaluation seeds" in table.notes
 
 
 def test_the_heat_maps_colours_go_by_the_logarithm_of_the_loss_before_it_is_scaled() -> None:
@@ -189,15 +179,6 @@ def test_the_heat_maps_colours_go_by_the_logarithm_of_the_loss_before_it_is_scal
     coloured = colours(sample.evaluation())
     assert "48;2;238;245;251" in coloured  # the lightest, and the darkest
     assert "48;2;17;58;102" in coloured
-
-
-def test_what_stands_behind_a_plus_minus_sign_is_said() -> None:
-    document = sample.matrix()
-    document["rows"][0]["cells"]["standard"] |= {"loss_spread": 0.1, "spread_over": "seeds"}
-    notes = evaluations.matrix(document).notes
-
-    assert "± is the sample standard deviation over training seeds" in notes
-    assert "± of a single model is the sample standard deviation over evaluation seeds" in notes
 
 
 def test_models_of_one_label_are_two_rows() -> None:
@@ -249,7 +230,7 @@ def test_no_figure_is_cut_at_any_width(name: str, width: int) -> None:
     text = drawn(command, document, width)
 
     assert max(map(cell_len, text.splitlines())) <= width
-    optional = {cell for table in documents.tables(command, document) or () if isinstance(table, Table)
+    optional = {cell for table in documents.DOCUMENTS[command](document) or () if isinstance(table, Table)
                 for row in table.rows for cell, column in zip(row.cells, table.columns, strict=True)
                 if column.optional for cell in [printed(cell, column).text]}  # fmt: skip
     kept = {figure for figure in figures if not any(figure in one for one in optional)}

@@ -43,7 +43,7 @@ def subject(name: str, model: Any) -> Subject:
     return Subject(name, model, model)
 
 
-A, B = subject("a", linear(weights(1))), subject("b", linear(weights(2)))
+A = subject("a", linear(weights(1)))
 
 
 def images(count: int) -> Images:
@@ -105,26 +105,23 @@ def test_all_sources_start_at_the_same_images_however_they_are_batched() -> None
         return pgd(*given)
 
     one_step = replace(PLAIN, steps=1, step=0.01)
-    together = transfer([A, B], whole(images(10)), looking, one_step, seed=5)
-    apart = transfer([A, B], in_two(images(10), 4), looking, one_step, seed=5)
+    both = [A, subject("b", linear(weights(2)))]
+    together = transfer(both, whole(images(10)), looking, one_step, seed=5)
+    apart = transfer(both, in_two(images(10), 4), looking, one_step, seed=5)
     assert seen[0] == seen[1] == seen[2] + seen[4] == seen[3] + seen[5]
     assert len(set(seen[0])) == 10
     for one, other in zip(together, apart, strict=True):
         assert one == replace(other, loss=pytest.approx(other.loss, abs=1e-9))
-    assert transfer([A, B], in_two(images(10), 4), pgd, one_step, seed=6) != apart
+    assert transfer(both, in_two(images(10), 4), pgd, one_step, seed=6) != apart
 
 
-def test_the_examples_are_sought_on_the_fast_form_and_scored_on_the_other() -> None:
+def test_the_examples_are_sought_on_the_fast_form_and_a_tie_counts_against_the_label() -> None:
     batch, fast = images(12), linear(weights(3))
     *_, cell = transfer([Subject("a", linear(weights(1)), fast)], whole(batch))
     adv_BCHW = run_attack(pgd, fast, batch.x_BCHW, batch.y_B, lower_half(batch), PLAIN, torch.arange(12))
     expected = functional.cross_entropy(linear(weights(1))(adv_BCHW), batch.y_B)
     assert cell.loss == pytest.approx(float(expected), abs=2e-6)
-
-
-def test_a_tie_counts_against_the_label() -> None:
-    undecided = subject("undecided", lambda x_BCHW: 0 * x_BCHW.flatten(1)[:, :2])
-    cells = transfer([undecided], whole(images(6)))
+    cells = transfer([subject("undecided", lambda x_BCHW: 0 * x_BCHW.flatten(1)[:, :2])], whole(batch))
     assert [(cell.accuracy, cell.loss) for cell in cells] == [(0.0, pytest.approx(math.log(2)))] * 2
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import torch
 
 from latcli.commands.photos import PhotoWork, located_values
 from latcli.commands.pictures import PictureDrawer
+from latcli.commands.resume import PLACES, classifier_again, resumable_run, resume_command
 from latcli.engine import registry
 from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.evaluation.distrust import examine
@@ -24,8 +28,8 @@ from latcli.engine.labels import parse_label
 from latcli.engine.localize import Region
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.photos import Located, PhotoAttacker, PhotoResult, PhotoSettings, batches
-from latcli.errors import LatcliError, StoreError
-from latcli.options import AttackOptions
+from latcli.errors import LatcliError, StoreError, Terminated, UsageError
+from latcli.options import AttackOptions, fields_of, given
 from latcli.reporting.text import printable
 from latcli.results import (
     AttackedPhoto,
@@ -34,12 +38,13 @@ from latcli.results import (
     PlannedPhoto,
     RegionSummary,
     columns,
+    from_columns,
     median_smallest_epsilon,
     photo_summary,
     to_json,
 )
 from latcli.session import Session
-from latcli.store.store import Run, Store
+from latcli.store.store import Run, RunRow, Store
 
 _STOP_RANKS = {"never": 0, "top1": 1, "top10": 10}
 
@@ -70,7 +75,12 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
     Until then the run is not completed, and one that is interrupted while it draws is an interrupted one. A photo
     that fails among several is noted and the others continue; a single photo raises its LatcliError. Raises UsageError,
     ImageError and WeightsError before a run is started, StoreError and ContractError at any time.
+
+    With --resume a run that was cut off goes on, in its folder, with the photos that it has not finished.
     """
+    row = None
+    if options.resume is not None:
+        row, options, session = _resumed(options, session)
     tasks = tasks_of(options)
     attack, search = registry.load("attack", options.attack), attack_settings(options)
     work = PhotoWork(options, session, options.mask)
@@ -89,7 +99,10 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
         **asdict(protocol), detector=options.detector, dry_run=options.dry_run, check_success=options.check_success
     )
     with Store.open(session.store) as store:
-        store.check_name(session.name)
+        store.check_name(session.name, "" if row is None else row.id)
+        model = store.record_model(work.classifier.name, weights_sha256=work.classifier.fingerprint)
+        done = [] if row is None else _finished(row, model, tasks, store, work)
+        work.leave_out({name for name, count in Counter(one.image for one in done).items() if count == len(tasks)})
         photos = work.located(attacker, store)
         # Looked at before anything is measured or a run is started: a photo on its own may raise its error here.
         if (first := next(photos, None)) is not None:
@@ -105,19 +118,28 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
         config["labels_sha256"] = None if options.labels is None else sha256_of(options.labels)
         if attacker.gradients.note:
             session.note(f"note: {attacker.gradients.note}")
-        model = store.record_model(work.classifier.name, weights_sha256=work.classifier.fingerprint)
-        given: dict[str, Any] = {"config": config, "seed": session.seed, "device": str(attacker.device), "model": model}
-        with store.start_run("attack", **session.of_run(), **given) as stored, explained():
+        about: dict[str, Any] = {"config": config, "seed": session.seed, "device": str(attacker.device), "model": model}
+        if row is None:
+            started = store.start_run("attack", **session.of_run(), **about)
+        else:
+            started = store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag)
+        with started as stored, explained(), _how_to_go_on(stored, options, session):
             drawer = PictureDrawer(attacker, figures=not options.no_figures and len(tasks) == 1)
             with drawer, _Keeper(stored, drawer, protocol, work, len(tasks) > 1) as keeper:
+                if row is not None:
+                    keeper.take_over(done)
+                    session.note(f"run {stored.id} resumed with {len(done)} results of its photos")
                 for batch in batches(photos, options.batch):
                     for task in tasks:
                         drawer.begin()  # the results before, while these are made
-                        results = _attacked(attacker, task, batch, work)
+                        missing = [one for one in batch if not keeper.has(task, one)]
+                        results = _attacked(attacker, task, missing, work)
                         keeper.keep_pictures()
                         for attacked, smallest in results:
                             keeper.keep(attacked, smallest)
-                images = tuple(sorted(keeper.kept, key=lambda photo: work.position(photo.image)))
+                images = tuple(
+                    sorted(keeper.kept, key=lambda photo: (work.position(photo.image), _place(photo, tasks)))
+                )
                 result = replace(
                     result,
                     run=stored.id,
@@ -132,6 +154,71 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
                     keeper.keep_pictures()
                 yield result
                 keeper.keep_pictures()
+
+
+def _place(photo: AttackedPhoto, tasks: Sequence[Task]) -> int:
+    """The place of a result's task."""
+    return next(place for place, task in enumerate(tasks) if task.covers(photo))
+
+
+def _resumed(options: AttackOptions, session: Session) -> tuple[RunRow, AttackOptions, Session]:
+    """The run to go on with, its own options, and a session with its seed. Raises UsageError and StoreError."""
+    with Store.open_existing(session.store) as store:
+        row = resumable_run(store, str(options.resume), "attack", to_json(given(options)), session)
+    kept: dict[str, Any] = {}
+    for one in fields_of(AttackOptions):
+        if one.name in row.config:
+            value = row.config[one.name]
+            is_path = value is not None and Path in (one.type, *get_args(one.type))
+            kept[one.name] = Path(value) if is_path else tuple(value) if isinstance(value, list) else value
+    new = {name: value for name, value in given(options).items() if name in PLACES}
+    kept |= new | {"trust_weights": options.trust_weights, "resume": options.resume}
+    if registry.names_code(kept["classifier"]) and options.classifier != kept["classifier"]:
+        raise UsageError(
+            f"the classifier {kept['classifier']} of {row.id} is code",
+            f"if you trust it, name it again: {_resume_command(row.id, AttackOptions(**kept), session)}",
+        )
+    return row, AttackOptions(**kept), replace(session, seed=row.seed or 0, precision=row.config["precision"])
+
+
+def _resume_command(run: str, options: AttackOptions, session: Session) -> str:
+    again = [*classifier_again(options.classifier), *(["--trust-weights"] if options.trust_weights else [])]
+    return resume_command("attack", run, session, again)
+
+
+@contextmanager
+def _how_to_go_on(stored: Run, options: AttackOptions, session: Session) -> Iterator[None]:
+    """Where the block is interrupted, say how the run is resumed."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated):
+        command = _resume_command(stored.id, options, session)
+        session.note(f"run {stored.id} was interrupted; to continue: {command}")
+        raise
+
+
+def _finished(row: RunRow, model: str, tasks: Sequence[Task], store: Store, work: PhotoWork) -> list[AttackedPhoto]:
+    """The results of a run that are there with all their files, of photos that are as they were.
+
+    Raises UsageError where the classifier or a photo is another one than before.
+    """
+    if row.model != model:
+        raise UsageError(
+            f"{work.classifier.name} is not the classifier that the run {row.id} attacked: its weights differ",
+            "resume it with the same weights, or start a new run",
+        )
+    sources = {source.name: source for source in work.sources}
+    results = [from_columns(AttackedPhoto, one) for one in store.rows_of(row.id, "attacks")]
+    for name, sha256 in {one.image: one.sha256 for one in results}.items():
+        if name not in sources or not (sources[name].is_stdin or sha256_of(sources[name].path) == sha256):
+            raise UsageError(
+                f"{name} is not the photo that the run {row.id} attacked", "put it back, or start a new run"
+            )
+    return [
+        one
+        for one in results
+        if any(task.covers(one) for task in tasks) and all((row.path / name).exists() for name in one.files.values())
+    ]
 
 
 def tasks_of(options: AttackOptions) -> list[Task]:
@@ -179,7 +266,7 @@ def protocol_of(options: AttackOptions, classifier: str, tasks: Sequence[Task]) 
 def config_of(options: AttackOptions) -> dict[str, Any]:
     """The options in plain values, as the run keeps them; what allows code to run is given anew each time."""
     values: dict[str, Any] = to_json(asdict(options))
-    return {name: value for name, value in values.items() if name != "trust_weights"}
+    return {name: value for name, value in values.items() if name not in ("trust_weights", "resume")}
 
 
 def _doubts(classifier: Classifier, located: Located) -> tuple[str, ...]:
@@ -254,8 +341,10 @@ class _Keeper:
     ) -> None:
         self._stored, self._drawer = stored, drawer
         self._protocol, self._work, self._several = protocol, work, several
-        self._stems = file_names([source.name for source in work.sources])
+        names = [source.name for source in work.sources]
+        self._stems = dict(zip(names, file_names(names), strict=True))
         self.kept: list[AttackedPhoto] = []
+        self._done: dict[str, list[AttackedPhoto]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -268,10 +357,29 @@ class _Keeper:
             with suppress(StoreError):  # the first error is the one to report
                 self.keep_pictures()
 
+    def take_over(self, done: Sequence[AttackedPhoto]) -> None:
+        """Go on after these results; rows of others, whose files are not all there, go."""
+        self._stored.insert("attacks", [columns(self._protocol) | columns(photo) for photo in done], instead=True)
+        for photo in done:
+            self._done.setdefault(photo.image, []).append(photo)
+            self._stems[photo.image] = photo.files["mask"].removesuffix("-mask.png")
+        # Photos that were added since may have the same names.
+        left = [name for name in self._stems if name not in self._done]
+        taken = [self._stems[name] for name in self._done]
+        self._stems |= zip(left, file_names(left, taken), strict=True)
+        self.kept = [self._with_paths(photo) for photo in done]
+
+    def has(self, task: Task, located: Located) -> bool:
+        """Whether the task is done for a photo."""
+        return any(task.covers(photo) for photo in self._done.get(located.photo.name, ()))
+
+    def _with_paths(self, photo: AttackedPhoto) -> AttackedPhoto:
+        return replace(photo, files={kind: str(self._stored.folder / name) for kind, name in photo.files.items()})
+
     def keep(self, attacked: PhotoResult, smallest: float | None) -> None:
         """Write the adversarial photo and its row, and have its pictures drawn."""
         located, threat, change = attacked.located, attacked.threat, attacked.change
-        stem = self._stems[self._work.position(located.photo.name)]
+        stem = self._stems[located.photo.name]
         suffix = f"-{threat.region}-{_levels_text(threat.epsilon)}" if self._several else ""
         files = {"adversarial": f"{stem}{suffix}-adversarial.png"}
         sha256 = located.photo.sha256
@@ -299,8 +407,7 @@ class _Keeper:
             files=files,
         )
         self._stored.insert("attacks", [columns(self._protocol) | columns(photo)])
-        folder = self._stored.folder
-        self.kept.append(replace(photo, files={kind: str(folder / name) for kind, name in files.items()}))
+        self.kept.append(self._with_paths(photo))
 
     def keep_pictures(self) -> None:
         """Write the pictures that were asked for; waits for them."""
@@ -314,9 +421,12 @@ def _levels_text(epsilon: float) -> str:
     return f"{levels:g}"
 
 
-def file_names(photos: Sequence[str]) -> list[str]:
-    """For each photo the beginning of its files' names, such that any file system takes them and no two are alike."""
-    taken: set[str] = set()
+def file_names(photos: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
+    """For each photo the beginning of its files' names, such that any file system takes them and no two are alike.
+
+    `taken` are names that others have already.
+    """
+    taken = {name.casefold() for name in taken}
     names = []
     for photo in photos:
         last = re.split(r"[/\\]", photo)[-1]

@@ -15,7 +15,7 @@ from latcli.commands.photos import detector_values
 from latcli.engine.datasets.base import DatasetSource, MaskSource, TrainingData
 from latcli.engine.datasets.catalog import open_training_data
 from latcli.engine.datasets.photo_folder import PhotoFolder
-from latcli.engine.datasets.photo_masks import ObjectSearch, detected_masks
+from latcli.engine.datasets.photo_masks import detected_masks
 from latcli.engine.detectors.base import DetectorContext
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier
@@ -121,7 +121,7 @@ def with_objects(
     finder, about = open_finder(settings, context, None if store is None else StoredDetections(store))
     session.note(f"objects are found by {about}")
     with session.progress("objects", data.train_count + data.test_count) as tick:
-        masks = detected_masks(data.folders, ObjectSearch(finder, classifier), tick)
+        masks = detected_masks(data.folders, finder, classifier, tick)
     for note in masks.notes:
         session.note(f"note: {note}")
     return data.with_masks(masks)

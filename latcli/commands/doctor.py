@@ -7,11 +7,12 @@ import platform
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from latcli import __version__
 from latcli.config import files_in_use
-from latcli.errors import LatcliError, StoreError
+from latcli.errors import LatcliError, UsageError
 from latcli.options import DoctorOptions
 from latcli.reporting.text import counted
 from latcli.results import Check, DoctorResult
@@ -39,16 +40,20 @@ def run(options: DoctorOptions, session: Session) -> DoctorResult:
         _data_sets(session.data),
         _looked_at("downloads", _downloads),
         _disk(session.store),
-        _database(session.store),
+        _looked_at("database", lambda: _database(session.store)),
         Check("configuration", "ok", ", ".join(map(str, reversed(files_in_use(session.config)))) or "defaults only"),
     ]
     return DoctorResult(tuple(checks))
 
 
 def _looked_at(name: str, look: Callable[[], Check]) -> Check:
-    """The check; broken where a library cannot be imported."""
+    """The check; broken where a library cannot be imported, or what is there cannot be read."""
     try:
         return look()
+    except UsageError:
+        raise
+    except LatcliError as error:
+        return Check(name, "broken", error.message, error.hint)
     except (ImportError, OSError, RuntimeError) as error:
         return Check(name, "broken", f"cannot be imported: {error}", "install latcli again")
 
@@ -58,12 +63,8 @@ def _torch() -> Check:
 
     from latcli.engine.vision import operators
 
-    try:
-        kind = operators()
-    except LatcliError as error:
-        return Check("torch", "broken", error.message, error.hint)
     of = {"native": "with its own operators", "stand-in": "with operators in plain PyTorch: its own need another torch"}
-    return Check("torch", "ok", f"{torch.__version__}, torchvision {of[kind]}")
+    return Check("torch", "ok", f"{torch.__version__}, torchvision {of[operators()]}")
 
 
 def _device(name: str) -> Check:
@@ -89,14 +90,11 @@ def _detectors() -> Check:
     from latcli.engine.detectors import saliency, yolo
     from latcli.engine.downloads import kept_at
 
-    try:
-        weights = {
-            "yolo": yolo.weights_at_hand(),
-            "mobilenet": _if_there(kept_at(SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.url)),
-            "saliency": saliency.weights_at_hand(),
-        }
-    except LatcliError as error:
-        return Check("detectors", "broken", error.message, error.hint)
+    weights = {
+        "yolo": yolo.weights_at_hand(),
+        "mobilenet": _if_there(kept_at(SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.url)),
+        "saliency": saliency.weights_at_hand(),
+    }
     detail = "; ".join(f"{name}: {path or 'no weights'}" for name, path in weights.items())
     if any(weights.values()):
         return Check("detectors", "ok", f"{detail}; cam needs none")
@@ -111,10 +109,7 @@ def _classifiers() -> Check:
     from latcli.engine.downloads import kept_at
     from latcli.engine.models.source import ClassifierSource
 
-    try:
-        registry.load("classifier", registry.DEFAULT_CLASSIFIER)(ClassifierSource(offline=True))
-    except LatcliError as error:
-        return Check("classifiers", "broken", error.message, error.hint)
+    registry.load("classifier", registry.DEFAULT_CLASSIFIER)(ClassifierSource(offline=True))
     inception = _if_there(kept_at(Inception_V3_Weights.DEFAULT.url))
     detail = f"{registry.DEFAULT_CLASSIFIER} from its package; inception_v3: {inception or 'no weights yet'}"
     return Check("classifiers", "ok", detail)
@@ -146,9 +141,8 @@ def _downloads() -> Check:
 
 def _disk(store: Path) -> Check:
     """Whether there is room where runs are kept, or would be once their folder is made."""
-    folder = store.absolute()
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
+    absolute = store.absolute()
+    folder = next(one for one in (absolute, *absolute.parents) if one.exists())
     another = "name another folder with --store DIR"
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         return Check("disk", "broken", f"{folder} is no folder that may be written", another)
@@ -156,10 +150,8 @@ def _disk(store: Path) -> Check:
         free = shutil.disk_usage(folder).free
     except OSError as error:
         return Check("disk", "broken", f"{folder}: {error.strerror}", another)
-    detail = f"{free / 2**30:.1f} GiB free at {folder}"
-    if free < _ROOM:
-        return Check("disk", "missing", detail, "a folder of large photos may need more")
-    return Check("disk", "ok", detail)
+    room = Check("disk", "ok", f"{free / 2**30:.1f} GiB free at {folder}")
+    return room if free >= _ROOM else replace(room, state="missing", hint="a folder of large photos may need more")
 
 
 def _database(store: Path) -> Check:
@@ -169,12 +161,9 @@ def _database(store: Path) -> Check:
     path = store / DATABASE
     if not path.exists():
         return Check("database", "missing", f"no {path} yet", "the first run makes it")
-    try:
-        with Store.open_existing(store) as opened:
-            faults = database_faults(opened)
-            states = Counter(run.status for run in opened.runs())
-    except StoreError as error:
-        return Check("database", "broken", error.message, error.hint)
+    with Store.open_existing(store) as opened:
+        faults = database_faults(opened)
+        states = Counter(run.status for run in opened.runs())
     if faults:
         hint = "move it away to start a new one; each run's folder keeps its run.json"
         return Check("database", "broken", f"{path}: {faults[0]}", hint)

@@ -22,7 +22,6 @@ from latcli.commands.evaluated_models import (
     code_named,
     once_each,
     open_data,
-    photo_way,
     require_named_again,
     source_of,
     trained_on,
@@ -47,7 +46,7 @@ from latcli.engine.evaluation.settings import NATURAL, NATURAL_ATTACKED, EvalSet
 from latcli.engine.evaluation.statistics import ColumnStatistics
 from latcli.engine.failures import explained
 from latcli.errors import Terminated, UsageError, WeightsError
-from latcli.options import ClassifierOptions, EvalOptions, parse_epsilon
+from latcli.options import ClassifierOptions, EvalOptions, given, parse_epsilon
 from latcli.reporting.text import counted
 from latcli.results import (
     Cell,
@@ -84,15 +83,10 @@ _CURVE_HINT = "for example --curve epsilon=0.1,0.2,0.3 or --curve steps=1,10,100
 class Job:
     """All that is settled before the first batch; the same for an evaluation that begins and one that is resumed."""
 
-    data: TrainingData
-    settings: EvalSettings
+    evaluation: Evaluation
     models: tuple[LoadedModel, ...]
     contenders: tuple[LoadedModel, ...]
     seeds: bool
-
-    def evaluation(self) -> Evaluation:
-        """With empty columns."""
-        return Evaluation([one.subject for one in self.models], self.data, self.settings)
 
 
 def run(options: EvalOptions, session: Session) -> EvalResult:
@@ -113,9 +107,9 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     names, _ = named_models(options), _beside(options)  # errors in them come before any file is read
     dataset = full_name(options.dataset or usual_dataset(store, names) or registry.DEFAULT_DATASET)
     described = classifier_source(options, session)
-    way = photo_way(dataset, _sources(store, names, dataset, options.seeds), described)
     objects = DataObjects.of(options)
-    data = open_data(dataset, way, options.masks, device, session)
+    sources = _sources(store, names, dataset, options.seeds)
+    data, way = open_data(dataset, sources, described, options.masks, device, session)
     settings = settings_of(options, data, session)
     data = with_objects(data, way.architecture if way else None, settings.mask_from, objects, device, store, session)
     models, contenders = _loaded(ModelLoader(store, data, settings.batch, session, described), options, settings)
@@ -123,8 +117,7 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
         photos_of(data)
     if settings.transfer and len(contenders) < 2:
         raise UsageError("--transfer needs at least two models", "name several models, or train another regime")
-    job = Job(data, settings, tuple(models), tuple(contenders), options.seeds)
-    evaluation = job.evaluation()
+    evaluation = Evaluation([one.subject for one in models], data, settings)
     _try_attack(evaluation)
     config: dict[str, object] = {
         "dataset": dataset,
@@ -157,21 +150,19 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     ):
         session.note(f"run {stored.id}")
         _say(describe(settings, data, len(models)), stored, session)
-        return _evaluate(stored, job, evaluation, Findings(), session)
+        return _evaluate(stored, Job(evaluation, tuple(models), tuple(contenders), options.seeds), Findings(), session)
 
 
 def _resume(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     row = resumable_run(store, str(options.resume), "eval", _given(options), session)
     job = _job_of(row, store, options, session)
-    evaluation, findings = job.evaluation(), Findings()
     kept = artifact_path(row.path, SAMPLES)
-    if kept.exists():
-        findings = restore(evaluation, kept)
+    findings = restore(job.evaluation, kept) if kept.exists() else Findings()
     with store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag) as stored, explained():
-        done, total = evaluation.attacked_images
+        done, total = job.evaluation.attacked_images
         session.note(f"run {stored.id}")
         _say(f"resumed with {done:,} of {total:,} attacked images done", stored, session)
-        return _evaluate(stored, job, evaluation, findings, session)
+        return _evaluate(stored, job, findings, session)
 
 
 def _job_of(row: RunRow, store: Store, options: EvalOptions, session: Session) -> Job:
@@ -189,8 +180,8 @@ def _job_of(row: RunRow, store: Store, options: EvalOptions, session: Session) -
     dataset = dataset_of(row, options.dataset)
     objects = DataObjects.of(options, row.config)
     described = classifier_source(objects, session)
-    way = photo_way(dataset, [source_of(entry, store) for entry in entries], described)
-    data = open_data(dataset, way, objects.masks, device, session)
+    sources = [source_of(entry, store) for entry in entries]
+    data, way = open_data(dataset, sources, described, objects.masks, device, session)
     check_same_data(row, data.name, data.fingerprint)
     data = with_objects(data, way.architecture if way else None, settings.mask_from, objects, device, store, session)
     if data.mask_fingerprint != row.config.get("mask_fingerprint"):
@@ -204,7 +195,8 @@ def _job_of(row: RunRow, store: Store, options: EvalOptions, session: Session) -
     loader = ModelLoader(store, data, settings.batch, session, described)
     models = tuple(loader.load_again(entry) for entry in entries)
     contenders = tuple(one for one in models if one.entry.id in ids)
-    return Job(data, settings, models, contenders, bool(row.config.get("seeds")))
+    evaluation = Evaluation([one.subject for one in models], data, settings)
+    return Job(evaluation, models, contenders, bool(row.config.get("seeds")))
 
 
 # from options to settings
@@ -223,20 +215,9 @@ def settings_of(options: EvalOptions, data: TrainingData, session: Session) -> E
     if mask_from == "detector" and not of_photos:
         raise UsageError("--mask-from detector needs photos, not small images", "choose another --mask-from")
     check_object_options(given_plainly(options), mask_from, DETECTING)
-    given = {name: getattr(options, name) for name in ("images", "epsilon", "steps", "restarts", "batch")}
-    usual = {"epsilon": defaults.epsilon} | ({"batch": _PHOTO_BATCH} if of_photos else {})
-    return EvalSettings(
-        **usual | {name: value for name, value in given.items() if value is not None},
-        mask_from=mask_from,
-        center=defaults.center if options.center is None else options.center,
-        attack=options.attack,
-        norm=options.norm,
-        radius=options.radius,
-        controls=options.controls,
-        until_wrong=options.until_wrong,
-        seed=session.seed,
-        **_beside(options),
-    )
+    usual = {"epsilon": defaults.epsilon, "center": defaults.center} | ({"batch": _PHOTO_BATCH} if of_photos else {})
+    chosen = {name: value for name, value in given(options).items() if name in EvalSettings.__dataclass_fields__}
+    return EvalSettings(**usual | chosen | _beside(options) | {"mask_from": mask_from, "seed": session.seed})
 
 
 def _beside(options: EvalOptions) -> dict[str, Any]:
@@ -278,11 +259,9 @@ def _curves(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
 
 def _given(options: EvalOptions) -> dict[str, Any]:
     """The options that were given and that decide what is computed, by the name that they have in a configuration."""
-    given = given_plainly(options)
-    for name in ("models", "strong", "strong_budget", "transfer", "curve", "reliance", "donor_seeds"):
-        given.pop(name, None)
-    beside = {name: value for name, value in _beside(options).items() if value}
-    plain: dict[str, Any] = to_json(given | beside)
+    elsewhere = ("models", "strong", "strong_budget", "transfer", "curve", "reliance", "donor_seeds")
+    known = {name: value for name, value in given_plainly(options).items() if name not in elsewhere}
+    plain: dict[str, Any] = to_json(known | {name: value for name, value in _beside(options).items() if value})
     return plain
 
 
@@ -346,7 +325,9 @@ def _try_attack(evaluation: Evaluation) -> None:
 # the work
 
 
-def _evaluate(stored: Run, job: Job, evaluation: Evaluation, findings: Findings, session: Session) -> EvalResult:
+def _evaluate(stored: Run, job: Job, findings: Findings, session: Session) -> EvalResult:
+    evaluation = job.evaluation
+
     def warn(doubts: Iterable[tuple[LoadedModel, str | None, Doubt]]) -> list[EvalWarning]:
         warnings = [
             EvalWarning(one.entry.name, one.entry.label, name, doubt.check, doubt.value, doubt.text)
@@ -372,7 +353,7 @@ def _evaluate(stored: Run, job: Job, evaluation: Evaluation, findings: Findings,
             for part in parts:
                 findings.keep(part, part.measure(tick))
                 keeper.save()
-        return _kept(stored, _result(stored, job, evaluation, findings, warnings))
+        return _kept(stored, _result(stored, job, findings, warnings))
     except (KeyboardInterrupt, Terminated):
         code = code_named(one.entry for one in job.models)
         session.note(
@@ -419,18 +400,17 @@ def _say(line: str, stored: Run, session: Session) -> None:
 # the result
 
 
-def _result(
-    stored: Run, job: Job, evaluation: Evaluation, findings: Findings, warnings: Sequence[EvalWarning]
-) -> EvalResult:
+def _result(stored: Run, job: Job, findings: Findings, warnings: Sequence[EvalWarning]) -> EvalResult:
+    evaluation, settings, data = job.evaluation, job.evaluation.settings, job.evaluation.data
     cells: list[list[Cell]] = []
     comparisons: list[Comparison] = []
     groups: list[SeedGroup] = []
     # Where fewer images are attacked than there are, natural figures of those alone stand beside them.
-    unequal = len(evaluation.chosen_N) < evaluation.data.test_count
-    for name in (NATURAL, *([NATURAL_ATTACKED] if unequal else []), *job.settings.columns):
+    unequal = len(evaluation.chosen_N) < data.test_count
+    for name in (NATURAL, *([NATURAL_ATTACKED] if unequal else []), *settings.columns):
         source, chosen = (NATURAL, True) if name == NATURAL_ATTACKED else (name, False)
-        found = ColumnStatistics(*evaluation.outcomes(source, chosen=chosen), job.settings.seed)
-        cells.append(_cells(job, evaluation, name, found))
+        found = ColumnStatistics(*evaluation.outcomes(source, chosen=chosen), settings.seed)
+        cells.append(_cells(job, name, found))
         ids = [one.entry.id for one in job.models]
         comparisons += [
             Comparison(input=name, a=ids[a], b=ids[b], **found.comparison(a, b))
@@ -440,10 +420,10 @@ def _result(
     return EvalResult(
         run=stored.id,
         dir=stored.folder,
-        dataset=job.data.name,
+        dataset=data.name,
         n=len(evaluation.chosen_N),
-        attack=job.settings.attack_name,
-        settings=to_json(job.settings),
+        attack=settings.attack_name,
+        settings=to_json(settings),
         models=tuple(one.entry for one in job.models),
         cells=tuple(column[position] for position in range(len(job.models)) for column in cells),
         comparisons=tuple(comparisons),
@@ -452,12 +432,12 @@ def _result(
         curves=findings.rows("curve"),
         reliance=findings.rows("reliance"),
         warnings=tuple(warnings),
-        notes=job.data.notes,
+        notes=data.notes,
     )
 
 
-def _cells(job: Job, evaluation: Evaluation, name: str, found: ColumnStatistics) -> list[Cell]:
-    settings = job.settings
+def _cells(job: Job, name: str, found: ColumnStatistics) -> list[Cell]:
+    settings = job.evaluation.settings
     facts: dict[str, Any] = {"input": name, "n": found.n, "seed": settings.seed}
     if name not in (NATURAL, NATURAL_ATTACKED):
         given = ("epsilon", "steps", "restarts", "norm", "radius", "mask_from")
@@ -465,7 +445,7 @@ def _cells(job: Job, evaluation: Evaluation, name: str, found: ColumnStatistics)
         facts["attack"] = settings.attack_of(name)
         facts["center"] = settings.center if settings.mask_from == "center" else None
     cells = []
-    for one, figures, columns in zip(job.models, found.figures(), evaluation.columns, strict=True):
+    for one, figures, columns in zip(job.models, found.figures(), job.evaluation.columns, strict=True):
         about = {field: getattr(one.entry, field) for field in ("label", "regime", "train_seed")}
         about |= {"model": one.entry.name, "model_id": one.entry.id}
         cells.append(

@@ -15,9 +15,11 @@ from latcli.commands.trained import CHECKPOINT, classifier_path, named_run
 from latcli.engine import registry
 from latcli.engine.datasets.base import DatasetSource, TrainingData
 from latcli.engine.datasets.catalog import open_folder, open_training_data
+from latcli.engine.datasets.folders import class_folders
 from latcli.engine.datasets.photo_folder import PhotoFolder, holds_photos
 from latcli.engine.evaluation.distrust import Doubt, examine
 from latcli.engine.evaluation.matrix import Subject
+from latcli.engine.labels import known_class
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.checkpoint import read_info
 from latcli.engine.models.classifier import Classifier, with_classes_first
@@ -141,15 +143,34 @@ class PhotoWay:
     preprocessing: Preprocessing
 
 
-def photo_way(dataset: str, sources: Sequence[str], described: ClassifierSource) -> PhotoWay | None:
-    """How these models, paths of checkpoints or names, take a folder's photos; None where they take small images.
+def open_data(
+    dataset: str,
+    sources: Sequence[str],
+    described: ClassifierSource,
+    masks: Path | None,
+    device: torch.device,
+    session: Session,
+) -> tuple[TrainingData, PhotoWay | None]:
+    """The data set on the device as these models take it, with the masks that files hold; and how, if as photos.
 
-    Photos are handed out at the classifiers' input size, so all have to see the same square of a photo. Raises
-    UsageError where they do not, or are unknown, and ImageError and WeightsError where a file cannot be read.
+    `sources` are paths of checkpoints or names. Photos are handed out at the classifiers' input size, so all have to
+    see the same square of a photo. Raises UsageError where they do not, or are unknown, ImageError and WeightsError
+    where a file cannot be read, and else as `open_training_data`.
     """
-    if not dataset.startswith(_FOLDER):
-        return None
-    large = holds_photos(Path(dataset.removeprefix(_FOLDER)))
+    way = None
+    if dataset.startswith(_FOLDER):
+        folders = class_folders(Path(dataset.removeprefix(_FOLDER)))
+        way = _common_way(sources, described, large=holds_photos(folders))
+        data = open_folder(folders, way.preprocessing if way else None, masks)
+    else:
+        source = DatasetSource(session.data, session.offline, session.shows_progress)
+        data = open_training_data(dataset, None, source, masks)
+    for note in data.notes:
+        session.note(f"note: {note}")
+    return data.to(device), way
+
+
+def _common_way(sources: Sequence[str], described: ClassifierSource, *, large: bool) -> PhotoWay | None:
     ways = {source: _way(source, described, large=large) for source in sources}
     first = next(iter(ways))
     for source, way in ways.items():
@@ -159,24 +180,6 @@ def photo_way(dataset: str, sources: Sequence[str], described: ClassifierSource)
                 "all models of an evaluation must see the same images: evaluate these separately",
             )
     return ways[first]
-
-
-def open_data(
-    dataset: str, way: PhotoWay | None, masks: Path | None, device: torch.device, session: Session
-) -> TrainingData:
-    """The data set on the device, with the masks that files hold. Raises as `open_training_data`.
-
-    A folder is of photos where `way` says how models take them.
-    """
-    if dataset.startswith(_FOLDER):
-        folder = Path(dataset.removeprefix(_FOLDER))
-        data = open_folder(folder, way.preprocessing if way else None, masks)
-    else:
-        source = DatasetSource(session.data, session.offline, session.shows_progress)
-        data = open_training_data(dataset, None, source, masks)
-    for note in data.notes:
-        session.note(f"note: {note}")
-    return data.to(device)
 
 
 def _way(source: str, described: ClassifierSource, *, large: bool) -> PhotoWay | None:
@@ -265,7 +268,7 @@ class ModelLoader:
     def _load_checkpoint(self, path: Path, name: str, label: str, row: RunRow | None) -> LoadedModel:
         classifier, info, data = self._classifier(str(path)), read_info(path), self.data
         net = self._fitting(classifier, name)
-        if info.class_names != data.class_names or info.image_shape != data.image_shape:
+        if sorted(info.class_names) != sorted(data.class_names) or info.image_shape != data.image_shape:
             raise UsageError(
                 f"{name} was trained on {info.dataset}, whose classes or image size are not those of {data.name}",
                 "choose a model that was trained for this data set, or --dataset NAME",
@@ -309,10 +312,8 @@ class ModelLoader:
                 f"{name} has {len(theirs):,} classes, and {data.name} has {len(ours):,}",
                 "choose a model that was trained for this data set, or --dataset NAME",
             )
-        if set(theirs) == set(ours) and theirs != ours:
-            raise UsageError(
-                f"{name} has the classes of {data.name} in another order", "give it in the data set's order"
-            )
+        if all(known_class(one, classifier) for one in ours):
+            classifier = with_classes_first(classifier, ours, data.name)
         failures = []
         for net in (classifier, ColourInput(classifier)) if data.image_shape[0] == 1 else (classifier,):
             try:

@@ -83,9 +83,8 @@ def parts_of(
             for axis, values in (("epsilon", settings.curve_epsilons), ("steps", settings.curve_steps)):
                 if values:
                     yield Part(f"curve {axis} {name} {one.entry.id}", n, partial(_curve, axis, one, name, evaluation))
-    lent = evaluation.data.test_count * settings.donor_seeds
     for one in models if settings.donor_seeds else ():
-        yield Part(f"reliance {one.entry.id}", lent, partial(_reliance, one, evaluation))
+        yield Part(f"reliance {one.entry.id}", evaluation.data.test_count, partial(_reliance, one, evaluation))
 
 
 def _ticked(batches: Iterable[tuple[Images, Tensor]], tick: Tick, text: str) -> Iterator[tuple[Images, Tensor]]:

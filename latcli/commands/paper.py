@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import Any, Literal
 
+from latcli.reporting.evaluations import object_words
 from latcli.reporting.text import counted, number_text
 from latcli.results import (
     AttackProtocol,
@@ -104,32 +105,34 @@ def _losses(*rows: tuple[float, float, float]) -> dict[Place, float]:
     return {(model, given): row[i] for model, row in zip(REGIMES, rows, strict=True) for i, given in enumerate(REGIMES)}
 
 
-_STANDARD_COSTS = Claim(
-    "standard training costs loss on natural images",
-    (_loss("standard", "natural"), _loss("natural", "natural")),
-    lambda standard, natural: standard > natural,
+#: What both data sets show.
+_SHARED = (
+    Claim(
+        "standard training costs loss on natural images",
+        (_loss("standard", "natural"), _loss("natural", "natural")),
+        lambda standard, natural: standard > natural,
+    ),
+    Claim(
+        "background training costs no loss on natural images",
+        (_loss("background", "natural"), _loss("natural", "natural")),
+        lambda background, natural: background <= natural,
+    ),
+    Claim(
+        "changing the background alone raises a natural model's loss at least tenfold",
+        (_loss("natural", "background"), _loss("natural", "natural")),
+        lambda attacked, natural: attacked >= 10 * natural,
+    ),
+    Claim(
+        "background training takes nine tenths of the loss under background attack, or more",
+        (_loss("background", "background"), _loss("natural", "background")),
+        lambda background, natural: background <= natural / 10,
+    ),
+    Claim(
+        "there it is as good as standard training: at most 1.25 times its loss",
+        (_loss("background", "background"), _loss("standard", "background")),
+        lambda background, standard: background <= 1.25 * standard,
+    ),
 )
-_BACKGROUND_COSTS_NOTHING = Claim(
-    "background training costs no loss on natural images",
-    (_loss("background", "natural"), _loss("natural", "natural")),
-    lambda background, natural: background <= natural,
-)
-_LEANS = Claim(
-    "changing the background alone raises a natural model's loss at least tenfold",
-    (_loss("natural", "background"), _loss("natural", "natural")),
-    lambda attacked, natural: attacked >= 10 * natural,
-)
-_PROTECTS = Claim(
-    "background training takes nine tenths of the loss under background attack, or more",
-    (_loss("background", "background"), _loss("natural", "background")),
-    lambda background, natural: background <= natural / 10,
-)
-_AS_GOOD = Claim(
-    "there it is as good as standard training: at most 1.25 times its loss",
-    (_loss("background", "background"), _loss("standard", "background")),
-    lambda background, standard: background <= 1.25 * standard,
-)
-_SHARED = (_STANDARD_COSTS, _BACKGROUND_COSTS_NOTHING, _LEANS, _PROTECTS, _AS_GOOD)
 
 MNIST = Figure2(
     dataset="mnist",
@@ -358,18 +361,17 @@ def _protocol(
 
 
 def _attack_lines(matrix: LossMatrix, theirs: Mapping[str, float]) -> Iterable[str]:
-    middle = "a middle of unknown size" if matrix.center is None else f"a middle of {matrix.center:g} of the side"
-    where = middle if matrix.mask_from == "center" else matrix.mask_from or "unknown"
+    where = object_words(matrix.mask_from, matrix.center)
     yield f"object: {where}; the paper does not say how large its middle is"
     if theirs.get("epsilon") not in (None, matrix.epsilon):
         yield f"epsilon: {number_text(matrix.epsilon or 0.0)}; the paper {theirs['epsilon']:g}"
-    same = theirs.get("attack_steps") == matrix.steps
-    attack = f"{matrix.attack}, {counted(matrix.steps or 0, 'step')}" + (", as in the paper" if same else "")
-    yield _against("attack", attack, None if same else theirs.get("attack_steps"))
+    attack = f"attack: {matrix.attack}, {counted(matrix.steps or 0, 'step')}"
+    steps = theirs.get("attack_steps")
+    yield f"{attack}, as in the paper" if steps == matrix.steps else f"{attack}{_of_paper(steps)}"
 
 
-def _against(name: str, ours: str, paper: float | None) -> str:
-    return f"{name}: {ours}" + ("" if paper is None else f"; the paper {paper:,.0f}")
+def _of_paper(value: float | None) -> str:
+    return "" if value is None else f"; the paper {value:,.0f}"
 
 
 def _differing(
@@ -379,14 +381,13 @@ def _differing(
     trained: Mapping[str, Sequence[Mapping[str, Any]]],
     theirs: Mapping[str, float],
 ) -> Iterable[str]:
-    values = {
-        regime: sorted({config[option] for config in configs if config.get(option) is not None})
-        for regime, configs in trained.items()
-    }
-    known = {regime: found for regime, found in values.items() if found}
-    if known and not all(found == [theirs.get(option)] for found in known.values()):
-        texts = [f"{regime} {', '.join(f'{value:,}' for value in found)}" for regime, found in known.items()]
-        yield _against(name, f"{'; '.join(texts)} {unit}", theirs.get(option))
+    known = {}
+    for regime, configs in trained.items():
+        if values := sorted({config[option] for config in configs if config.get(option) is not None}):
+            known[regime] = values
+    if any(values != [theirs.get(option)] for values in known.values()):
+        texts = [f"{regime} {', '.join(f'{value:,}' for value in values)}" for regime, values in known.items()]
+        yield f"{name}: {'; '.join(texts)} {unit}{_of_paper(theirs.get(option))}"
 
 
 # photos

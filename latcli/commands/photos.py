@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ class PhotoWork:
     def located(self, attacker: PhotoAttacker, store: Store) -> Iterator[Located]:
         """The photos with their objects, read one after the other; those that cannot be are failures."""
         self.finder.cache = StoredDetections(store)
-        with self._session.progress("photos", len(self.sources)) as tick:
+        with self._session.progress("photos", len(self.labels)) as tick:
             for source, label in self.labels.items():
                 try:
                     yield attacker.locate(source.read(), label)
@@ -105,6 +105,10 @@ class PhotoWork:
                 except LatcliError as error:
                     self.fail(source.name, error)
                 tick()
+
+    def leave_out(self, names: Container[str]) -> None:
+        """Pass over these photos."""
+        self.labels = {source: label for source, label in self.labels.items() if source.name not in names}
 
     def fail(self, name: str, error: LatcliError) -> None:
         """Leave a photo out, and say why. Where it is the only one, and is not to be skipped, the error is raised."""

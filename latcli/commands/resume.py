@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from latcli.engine import registry
 from latcli.errors import UsageError
 from latcli.options import Computing
 from latcli.session import Session
@@ -40,10 +41,11 @@ def resumable_run(store: Store, name: str, command: str, given: Mapping[str, Any
         asked["precision"] = session.precision
     if session.seed:
         asked["seed"] = session.seed
+    was = row.config | {"seed": row.seed}
     differences = [
-        f"--{name.replace('_', '-')} {_text(value)} (was {_text(row.config.get(name))})"
+        f"--{name.replace('_', '-')} {_text(value)} (was {_text(was.get(name))})"
         for name, value in asked.items()
-        if not _agree(name, value, row.config.get(name))
+        if not _agree(name, value, was.get(name))
     ]
     if differences:
         raise UsageError(
@@ -91,6 +93,11 @@ def resume_command(command: str, run: str, session: Session, names: Iterable[str
     """What a user types to resume the run from the same working directory; `names` have to be named again."""
     words = ["latcli", command, *names, "--resume", run.rpartition("-")[2], *_where(session)]
     return shlex.join(words)
+
+
+def classifier_again(classifier: str) -> list[str]:
+    """The option that names a run's classifier again where it is code: no stored configuration may run it by itself."""
+    return ["--classifier", classifier] if registry.names_code(classifier) else []
 
 
 def next_command(words: str, session: Session) -> str:

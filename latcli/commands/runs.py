@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-from latcli.commands.resume import resume_command
+from latcli.commands.resume import classifier_again, resume_command
 from latcli.errors import LatcliError
 from latcli.options import RunsListOptions, RunsPathOptions, RunsRemoveOptions, RunsShowOptions, RunsVerifyOptions
 from latcli.results import (
@@ -185,9 +185,14 @@ _PARTS = """
 
 
 def _how_to_resume(row: RunRow, session: Session) -> str | None:
-    if row.command not in ("train", "eval") or row.status in ("completed", "running") or not row.path.is_dir():
+    if (
+        row.command not in ("train", "eval", "attack")
+        or row.status in ("completed", "running")
+        or not row.path.is_dir()
+    ):
         return None
-    return resume_command(row.command, row.id, session)
+    again = classifier_again(str(row.config.get("classifier"))) if row.command == "attack" else []
+    return resume_command(row.command, row.id, session, again)
 
 
 def _read(kind: type[T], store: Store, row: dict[str, Any]) -> T:

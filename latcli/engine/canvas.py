@@ -38,20 +38,17 @@ _REACH = 5
 class Grid:
     """A photo as an attack sees it: `levels_HWC` and `allowed_HW` (whole levels, uint8) on the attack's grid.
 
-    `rows` and `columns` say for every row and column of the photo which one of the grid it belongs to; None where the
-    grid is the photo itself.
+    `rows` and `columns` are the row and column of the grid that each row and column of the photo belongs to.
     """
 
     levels_HWC: np.ndarray
     allowed_HW: np.ndarray
-    rows: np.ndarray | None
-    columns: np.ndarray | None
+    rows: np.ndarray
+    columns: np.ndarray
 
     @property
     def cell_areas(self) -> np.ndarray:
-        """How many pixels of the photo each cell stands for: (H, W, 1), or (1, 1, 1) where all are alike."""
-        if self.rows is None or self.columns is None:
-            return np.ones((1, 1, 1))
+        """How many pixels of the photo each cell contains: (H, W, 1)."""
         return np.outer(np.bincount(self.rows), np.bincount(self.columns))[:, :, None].astype(np.float64)
 
 
@@ -63,10 +60,10 @@ def make_grid(levels_HWC: np.ndarray, allowed_HW: np.ndarray, max_pixels: int = 
     """
     HH, WW = allowed_HW.shape
     factor = math.ceil(math.sqrt(HH * WW / max_pixels))
-    if factor == 1:
-        return Grid(levels_HWC, allowed_HW, None, None)
     H, W = math.ceil(HH / factor), math.ceil(WW / factor)
     rows, columns = np.arange(HH) * H // HH, np.arange(WW) * W // WW
+    if factor == 1:
+        return Grid(levels_HWC, allowed_HW, rows, columns)
     small_HWC = cv2.resize(levels_HWC, (W, H), interpolation=cv2.INTER_AREA)
     first_row, first_column = np.searchsorted(rows, np.arange(H)), np.searchsorted(columns, np.arange(W))
     strictest_HW = np.minimum.reduceat(np.minimum.reduceat(allowed_HW, first_row, axis=0), first_column, axis=1)
@@ -141,10 +138,7 @@ def adversarial_levels(
         change_hwC = _inside_radius(unit_hwC * 255.0 - grid.levels_HWC, grid.cell_areas, radius * 255.0)
     adversarial_HWC = np.empty_like(levels_HWC)
     for strip in _strips(len(levels_HWC)):
-        if grid.rows is None or grid.columns is None:
-            change = change_hwC[strip]
-        else:
-            change = change_hwC[grid.rows[strip]][:, grid.columns]
+        change = change_hwC[grid.rows[strip]][:, grid.columns]
         bound = allowed_HW[strip][:, :, None].astype(np.int16)
         change = np.clip(change, -bound, bound)
         adversarial_HWC[strip] = np.clip(levels_HWC[strip] + change, 0, 255)

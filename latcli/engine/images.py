@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from latcli.errors import ImageError
 
@@ -41,18 +41,6 @@ _DAMAGE_ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError),
     *(MemoryError, RuntimeError, struct.error, Image.DecompressionBombError),
 )
-
-#: The EXIF tag of the camera's orientation, and what turns the picture upright.
-_ORIENTATION = 0x0112
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 #: PIL's own: ultralytics replaces it by one that wants to install packages where a file is no image.
 _pil_open = Image.open
@@ -126,9 +114,8 @@ def decode_photo(data: bytes, name: str) -> Photo:
     with damage_as_errors(name):
         image = decode_image(data, name)
         notes = ["first of several frames"] if _has_more_frames(data) else []
-        if (turn := _turn(image)) is not None:
+        if _turn_upright(image):
             notes.append("rotated as the camera noted")
-            image = image.transpose(turn)
         notes += _changes(image)
         levels_HWC = _rgb_levels(image)
     return Photo(name, levels_HWC, hashlib.sha256(data).hexdigest(), tuple(notes))
@@ -182,11 +169,8 @@ def read_silhouettes(data: bytes, name: str, width: int) -> np.ndarray:
     """The grey levels (H, W) of a PNG of that width that `encode_png` made. Raises ImageError where it is another."""
     with damage_as_errors(name):
         image = _open_unlimited(io.BytesIO(data))
-        if (image.format, image.mode, image.width) != (
-            "PNG",
-            "L",
-            width,
-        ) or image.height > _MAX_SILHOUETTE_PIXELS // width:
+        kind, most = (image.format, image.mode, image.width), _MAX_SILHOUETTE_PIXELS // width
+        if kind != ("PNG", "L", width) or image.height > most:
             raise ImageError(f"{name} are not as they were kept", "look for the object again")
         return np.array(image)
 
@@ -258,11 +242,15 @@ def _has_more_frames(data: bytes) -> bool:
     return True
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
+def _turn_upright(image: Image.Image) -> bool:
+    """Turn it as the camera noted; whether it had to be turned."""
+    turned = False
     try:
-        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        turned = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+        ImageOps.exif_transpose(image, in_place=True)
     except _DAMAGE_ERRORS:
-        return None  # the pixels are sound, only what was noted about them is not
+        pass  # the pixels are sound, only what was noted about them is not
+    return turned
 
 
 def _changes(image: Image.Image) -> list[str]:

@@ -9,9 +9,9 @@ import csv
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 from latcli.engine.photo_files import PhotoSource, as_given, composed
@@ -132,20 +132,23 @@ class LabelFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         rows = _rows(path)
-        file_column, index_column, name_column, body = _columns(rows, path)
+        columns = _columns(rows[0], path)
+        body = rows[1:] if columns else rows
+        file_column, index_column, name_column = columns or (0, None, 1)
         #: By absolute path, by that of a link's target, and by bare file name: index and name of each row.
         self._rows: dict[str, set[tuple[str, str]]] = {}
         for number, row in enumerate(body, start=len(rows) - len(body) + 1):
             cells = [row[c].strip() if c is not None and c < len(row) else "" for c in (index_column, name_column)]
             if file_column >= len(row) or not any(cells):
                 raise UsageError(f"{path}, row {number}: a file and a label are needed", "see the row above it")
-            for key in self._keys(row[file_column].strip()):
-                self._rows.setdefault(key, set()).add((cells[0], cells[1]))
+            name = row[file_column].strip()
+            for written in {name, name.replace("\\", "/")}:  # Windows writes the second as the first
+                for key in _keys(path.parent / written):
+                    self._rows.setdefault(key, set()).add((cells[0], cells[1]))
 
     def label_of(self, photo: Path, classes: Classes) -> Label:
         """The label of one photo. Raises UsageError where the file names it not at all, or not uniquely."""
-        keys = _keys_of(photo)
-        found = next((self._rows[key] for key in keys if key in self._rows), set())
+        found = next((self._rows[key] for key in _keys(photo) if key in self._rows), set())
         if not found:
             raise UsageError(f"{self.path} has no label for {photo}", "add a row, or leave the photo out")
         if len(found) > 1:
@@ -154,13 +157,6 @@ class LabelFile:
                 "name them with their folders, relative to the CSV",
             )
         ((index, name),) = found
-        return self._label(index, name, classes)
-
-    def _keys(self, file_name: str) -> Iterable[str]:
-        names = {file_name, file_name.replace("\\", "/")}  # Windows writes the second as the first
-        return {key for name in names for key in _keys_of(self.path.parent / name)}
-
-    def _label(self, index: str, name: str, classes: Classes) -> Label:
         if not (index.isdigit() and index.isascii()):
             return parse_label(index or name, classes, "file")
         number = _index(index, classes)
@@ -173,9 +169,9 @@ class LabelFile:
         return Label(number, classes.class_names[number], "file")
 
 
-def _keys_of(file: Path) -> tuple[str, str, str]:
+def _keys(file: Path) -> tuple[str, str, str]:
     """The most exact first. Unlike Path.resolve, realpath bears links that lead in circles."""
-    return composed(str(as_given(file))), composed(os.path.realpath(file)), composed(PurePosixPath(file).name)
+    return composed(str(as_given(file))), composed(os.path.realpath(file)), composed(file.name)
 
 
 _FILE_WORDS = {"file", "filename", "path", "image", "photo"}
@@ -196,23 +192,24 @@ def _rows(path: Path) -> list[list[str]]:
         first = next((line for line in text.splitlines() if line.strip(" ,;\t")), "")
         separator = max(",;\t", key=lambda one: len(next(csv.reader([first], delimiter=one), [])))
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-        return [row for row in rows if any(cell.strip() for cell in row)]
+        filled = [row for row in rows if any(cell.strip() for cell in row)]
     except (OSError, UnicodeError, csv.Error) as error:
         raise UsageError(f"cannot read the labels file {path}: {error}", _CSV_HINT) from error
+    if not filled:
+        raise UsageError(f"the labels file {path} is empty", _CSV_HINT)
+    return filled
 
 
-def _columns(rows: Sequence[Sequence[str]], path: Path) -> tuple[int, int | None, int | None, Sequence[Sequence[str]]]:
-    """Positions of the file, index and name columns, and the rows below the header."""
-    if not rows:
-        raise UsageError(f"the labels file {path} are empty", _CSV_HINT)
-    header = [cell.strip().lower() for cell in rows[0]]
-    if not _FILE_WORDS & set(header):
-        if len(rows[0]) < 2:
-            raise UsageError(f"the labels file {path} have one column only: '{rows[0][0][:60]}'", _CSV_HINT)
-        return 0, None, 1, rows
-    file_column = next(i for i, word in enumerate(header) if word in _FILE_WORDS)
-    index_column = next((i for i, word in enumerate(header) if word in _INDEX_WORDS), None)
-    name_column = next((i for i, word in enumerate(header) if word in _NAME_WORDS), None)
-    if index_column is None and name_column is None:
-        raise UsageError(f"the labels file {path} have no column of classes", "call one of them 'index' or 'name'")
-    return file_column, index_column, name_column, rows[1:]
+def _columns(first_row: Sequence[str], path: Path) -> tuple[int, int | None, int | None] | None:
+    """Positions of the file, index and name columns; None where the first row is no header."""
+    header = [cell.strip().lower() for cell in first_row]
+
+    def place(words: set[str]) -> int | None:
+        return next((i for i, word in enumerate(header) if word in words), None)
+
+    file, index, name = place(_FILE_WORDS), place(_INDEX_WORDS), place(_NAME_WORDS)
+    if file is None and len(header) < 2:
+        raise UsageError(f"the labels file {path} has only one column: '{first_row[0][:60]}'", _CSV_HINT)
+    if file is not None and index is None and name is None:
+        raise UsageError(f"the labels file {path} has no column of classes", "call one of them 'index' or 'name'")
+    return None if file is None else (file, index, name)

@@ -24,6 +24,9 @@ REGIONS: tuple[Region, ...] = get_args(Region)
 #: A patch covers this share of an image, as in LaVAN (Karmon et al., ICML'18).
 PATCH_SHARE = 0.02
 
+#: GrabCut has settled by then.
+_ITERATIONS = 5
+
 Rectangle = tuple[float, float, float, float]
 
 
@@ -68,9 +71,10 @@ def center_mask(size: tuple[int, int], share: float) -> torch.Tensor:
     the object).
     """
     H, W = size
+    h, w = middle_pixels(H, share), middle_pixels(W, share)
+    top, left = (H - h) // 2, (W - w) // 2
     mask_1HW = torch.zeros(1, H, W)
-    rows, columns = _middle(H, share), _middle(W, share)
-    mask_1HW[:, rows, columns] = 1.0
+    mask_1HW[:, top : top + h, left : left + w] = 1.0
     return mask_1HW
 
 
@@ -79,13 +83,7 @@ def middle_pixels(side: int, share: float) -> int:
     return max(1, math.floor(side * share + 0.5 + 1e-9)) if share > 0.0 else 0
 
 
-def _middle(side: int, share: float) -> slice:
-    length = middle_pixels(side, share)
-    margin = (side - length) // 2
-    return slice(margin, margin + length)
-
-
-def grabcut_mask(levels_HWC: np.ndarray, boxes: Sequence[Rectangle], iterations: int = 5) -> torch.Tensor:
+def grabcut_mask(levels_HWC: np.ndarray, boxes: Sequence[Rectangle]) -> torch.Tensor:
     """mask_1HW of the objects' silhouettes inside their boxes, by GrabCut (Rother et al., SIGGRAPH'04; OpenCV).
 
     A box in which GrabCut finds no object, or none but object, stays a box: there was no edge to follow. The same
@@ -98,36 +96,28 @@ def grabcut_mask(levels_HWC: np.ndarray, boxes: Sequence[Rectangle], iterations:
     small = cv2.resize(levels_HWC, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else levels_HWC
     union_HW = np.zeros((H, W), dtype=bool)
     for box in boxes:
-        silhouette = _grabcut_one(small, tuple(scale * side for side in box), iterations)  # type: ignore[arg-type]
         box_HW = boxes_mask([box], (H, W))[0].numpy() > 0
-        if silhouette is None:
-            union_HW |= box_HW
-            continue
-        full = cv2.resize(silhouette.astype(np.uint8), (W, H), interpolation=cv2.INTER_NEAREST) > 0
-        union_HW |= full & box_HW
+        silhouette_hw = _grabcut_one(small, [scale * side for side in box])
+        if silhouette_hw is not None:
+            enlarged = cv2.resize(silhouette_hw.astype(np.uint8), (W, H), interpolation=cv2.INTER_NEAREST)
+            box_HW &= enlarged > 0
+        union_HW |= box_HW
     return torch.from_numpy(union_HW.astype(np.float32))[None]
 
 
-def _grabcut_one(levels_HWC: np.ndarray, box: Rectangle, iterations: int) -> np.ndarray | None:
+def _grabcut_one(levels_HWC: np.ndarray, box: Sequence[float]) -> np.ndarray | None:
+    """The silhouette, bool (H, W), inside a box; None where there was no edge to follow."""
     import cv2
 
     H, W = levels_HWC.shape[:2]
-    x0, y0 = max(0, round(box[0])), max(0, round(box[1]))
-    x1, y1 = min(W, round(box[2])), min(H, round(box[3]))
+    (x0, y0), (x1, y1) = (max(0, round(side)) for side in box[:2]), (min(W, round(box[2])), min(H, round(box[3])))
     if x1 - x0 < 3 or y1 - y0 < 3 or (x1 - x0) * (y1 - y0) >= H * W:
         return None
     labels_HW = np.zeros((H, W), dtype=np.uint8)
     background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(0)  # its k-means starts at random
-    cv2.grabCut(
-        np.ascontiguousarray(levels_HWC[:, :, ::-1]),
-        labels_HW,
-        (x0, y0, x1 - x0, y1 - y0),
-        background,
-        foreground,
-        iterations,
-        cv2.GC_INIT_WITH_RECT,
-    )
+    bgr_HWC, rectangle = np.ascontiguousarray(levels_HWC[:, :, ::-1]), (x0, y0, x1 - x0, y1 - y0)
+    cv2.grabCut(bgr_HWC, labels_HW, rectangle, background, foreground, _ITERATIONS, cv2.GC_INIT_WITH_RECT)
     silhouette = (labels_HW == cv2.GC_FGD) | (labels_HW == cv2.GC_PR_FGD)
     share = silhouette[y0:y1, x0:x1].mean()
     return silhouette if 0.01 < share < 0.99 else None

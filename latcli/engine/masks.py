@@ -58,24 +58,21 @@ def _levels(image: Image.Image, name: str) -> tuple[np.ndarray, str | None]:
                 raise _unclear(name, "its alpha and its black and white contradict each other")
             return _checked(alpha_HW, name), "a cut-out, read by its alpha"
     if image.mode in SIXTEEN_BIT_MODES:
-        values_HW = np.asarray(image)
-        highest = int(values_HW.max())
-        if 0 < highest < 65535 and ((values_HW == 0) | (values_HW == highest)).all():
-            return _white(values_HW > 0), f"its largest value, {highest}, is white"
-        return _checked(rgb_of(image)[..., 0], name), None
-    if image.mode not in ("1", "L"):
-        rgb = image.convert("RGB")
-        rgb_HWC = np.asarray(rgb)
-        if int((rgb_HWC.max(axis=2) - rgb_HWC.min(axis=2)).max()) > _GREY_SPREAD:
-            colours = _colours(rgb) - {_VOC_BORDER}
-            if len(colours) != 2 or _BLACK not in colours:
-                raise _unclear(name, "it has several colours")
-            return _white(np.asarray(rgb.convert("L")) > 0), "its one colour besides black is white"
-    levels_HW = np.asarray(image.convert("L"))
-    highest = int(levels_HW.max())
-    if 0 < highest < 255 and ((levels_HW == 0) | (levels_HW == highest)).all():
-        return _white(levels_HW > 0), f"its largest value, {highest}, is white"
-    return _checked(levels_HW, name), None
+        values_HW, white = np.asarray(image), 65535
+    else:
+        if image.mode not in ("1", "L"):
+            rgb = image.convert("RGB")
+            rgb_HWC = np.asarray(rgb)
+            if int((rgb_HWC.max(axis=2) - rgb_HWC.min(axis=2)).max()) > _GREY_SPREAD:
+                colours = _colours(rgb) - {_VOC_BORDER}
+                if len(colours) != 2 or _BLACK not in colours:
+                    raise _unclear(name, "it has several colours")
+                return _white(np.asarray(rgb.convert("L")) > 0), "its one colour besides black is white"
+        values_HW, white = np.asarray(image.convert("L")), 255
+    highest = int(values_HW.max())
+    if 0 < highest < white and ((values_HW == 0) | (values_HW == highest)).all():
+        return _white(values_HW > 0), f"its largest value, {highest}, is white"
+    return _checked(values_HW if white == 255 else rgb_of(image)[..., 0], name), None
 
 
 def _white(object_HW: np.ndarray) -> np.ndarray:

@@ -64,16 +64,13 @@ def _photos(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
     for entry in entries:
         if is_folder(entry):
             yield from _photos(folder / entry.name, above | {(place.st_dev, place.st_ino)})
-        elif Path(entry.name).suffix.lower() in SUFFIXES and _comes_to_an_end(entry):
-            yield folder / entry.name
-
-
-def _comes_to_an_end(entry: os.DirEntry[str]) -> bool:
-    """Whether reading it ends, as it may not for a pipe. What cannot be looked at is refused when it is read."""
-    try:
-        return stat.S_ISREG(entry.stat().st_mode)
-    except OSError:
-        return True
+        elif Path(entry.name).suffix.lower() in SUFFIXES:
+            try:
+                ends = stat.S_ISREG(entry.stat().st_mode)  # reading a pipe may not end
+            except OSError:  # refused when it is read
+                ends = True
+            if ends:
+                yield folder / entry.name
 
 
 @dataclass(frozen=True, slots=True)

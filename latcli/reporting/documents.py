@@ -28,11 +28,6 @@ Document = Mapping[str, Any]
 MATRICES, TRAINED, EVALUATIONS, NAMED = 4, 8, 1, 8
 
 
-def tables(command: str, document: Document) -> list[Table] | str | None:
-    """What a command puts on a terminal: tables, a text that is printed as it is, or nothing."""
-    return DOCUMENTS[command](document)
-
-
 # training
 
 
@@ -501,6 +496,7 @@ def _state(state: str) -> Cell:
     return Cell(state, style=_STATES.get(state, ""))
 
 
+#: What each command puts on a terminal: tables, a text that is printed as it is, or nothing.
 DOCUMENTS: dict[str, Callable[[Document], list[Table] | str | None]] = {
     "attack": attack,
     "mask": mask,

@@ -7,6 +7,7 @@ from typing import Any
 
 from latcli.reporting.table import Cell, Column, Row, Table, Value, rows_of, text_table
 from latcli.reporting.text import base_name, counted, from_here, number_text, probability
+from latcli.results import starts_text
 
 Document = Mapping[str, Any]
 
@@ -189,7 +190,7 @@ def _photo_notes(document: Document) -> list[str]:
     if not _differ(images, "detector"):
         done.insert(0, found_by(images[0]["detector"]))
     if document["restarts"] > 1:
-        done.append(counted(document["restarts"], "random start"))
+        done.append(starts_text(document["attack"], document["restarts"]))
     notes = [", ".join(done), success_words(images)]
     if document.get("smallest_epsilon_max") is not None:
         most = number_text(document["smallest_epsilon_max"])

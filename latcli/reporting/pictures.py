@@ -41,10 +41,11 @@ def pictures(image: Mapping[str, Any], read: Read, side: int) -> Pictures | None
     after = _opened(image, "adversarial", read, "RGB")
     if after is None:
         return None
-    width, height = _fit(after.size, side)
+    shrink = min(1.0, side / max(after.size))
+    width, height = (max(1, round(length * shrink)) for length in after.size)
     shown = {"after": _photo(after, (width, height))}
     difference = _opened(image, "difference", read, "RGB", after.size)
-    gain = difference_gain(image["linf_outside"] or 0.0)
+    gain = difference_gain(image["linf_outside"])
     before = None
     if difference is not None:
         change_HWC = change(np.asarray(difference), gain)
@@ -83,7 +84,7 @@ def _opened(
     image: Mapping[str, Any], kind: str, read: Read, mode: str, size: tuple[int, int] | None = None
 ) -> Image.Image | None:
     """A file of a photo, decoded; None where it cannot be read, is no picture or of another size."""
-    path = (image.get("files") or {}).get(kind)
+    path = image["files"].get(kind)
     data = read(path) if path else None
     if data is None:
         return None
@@ -94,11 +95,6 @@ def _opened(
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
     return picture if size in (None, picture.size) else None
-
-
-def _fit(size: tuple[int, int], side: int) -> tuple[int, int]:
-    shrink = min(1.0, side / max(size))
-    return max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))
 
 
 def _photo(photo: Image.Image, size: tuple[int, int]) -> str:

@@ -31,7 +31,7 @@ _GAP = 2
 
 def shown(command: str, document: Mapping[str, Any]) -> RenderableType | str | None:
     """A command's document as something that rich can print, as a text to be printed as it is, or None."""
-    found = documents.tables(command, document)
+    found = documents.DOCUMENTS[command](document)
     return Drawn(found) if isinstance(found, list) else found
 
 

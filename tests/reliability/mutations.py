@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import re
 import struct
-import zipfile
 import zlib
 from collections.abc import Callable
 from random import Random
@@ -103,28 +100,6 @@ def json_damaged(data: bytes, rng: Random) -> bytes:
     for _ in range(rng.choice((1, 1, 2, 4))):
         document = _with_other_value(document, rng)
     return json.dumps(document).encode()
-
-
-def gzip_damaged(data: bytes, rng: Random) -> bytes:
-    """A gzip file whose contents are changed and packed again, or which is changed itself."""
-    return damaged(data, rng) if rng.random() < 0.3 else gzip.compress(damaged(gzip.decompress(data), rng), 1)
-
-
-def zip_damaged(data: bytes, rng: Random) -> bytes:
-    """A zip file, as torch writes them, of which one member is changed, renamed or left out; or any bytes."""
-    if not data.startswith(b"PK") or rng.random() < 0.3:
-        return damaged(data, rng)
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    name = rng.choice([*members, *[name for name in members if name.endswith(".pkl")] * len(members)])
-    members[name] = damaged(members[name], rng)
-    if rng.random() < 0.2:
-        members[rng.choice(("../../escaped", "/tmp/escaped", "x" * 300))] = members.pop(rng.choice(list(members)))
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", rng.choice((zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED))) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
 
 
 def safetensors_damaged(data: bytes, rng: Random) -> bytes:

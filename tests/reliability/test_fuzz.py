@@ -28,7 +28,6 @@ import torch
 from form import full
 from mutations import Mutation
 from PIL import Image
-from small_yolo import small_yolo
 
 from latcli.errors import LatcliError
 
@@ -161,19 +160,10 @@ def checkpoint(folder: Path) -> Kind:
     return seeds, mutations.header_document_damaged, from_file(folder / "c.safetensors", open_checkpoint)
 
 
-def training_state(folder: Path) -> Kind:
-    from latcli.engine.models.checkpoint import pack
-    from latcli.engine.training.state import read_state
-
-    document = {"step": 7, "architecture": "paper-cnn", "dataset_fingerprint": "0" * 64, "form": "fp32", "ranks": 1}
-    seeds = [pack("training state", tensors(), document | {"threads": 1, "settings": {"seed": 0}})]
-    return seeds, mutations.header_document_damaged, from_file(folder / "state.safetensors", read_state)
-
-
 def weights(folder: Path) -> Kind:
     from safetensors.torch import save
 
-    from latcli.engine.models.weights import load_into, read_state_dict
+    from latcli.engine.models.weights import load_into, read_weights
 
     seeds = [save(tensors())]
     for content in (tensors(), {"state_dict": tensors(), "epoch": 3}):
@@ -183,24 +173,14 @@ def weights(folder: Path) -> Kind:
             seeds.append(buffer.getvalue())
 
     def damage(data: bytes, rng: Random) -> bytes:
-        return mutations.safetensors_damaged(data, rng) if data is seeds[0] else mutations.zip_damaged(data, rng)
+        return (mutations.safetensors_damaged if data is seeds[0] else mutations.damaged)(data, rng)
 
     def read(data: bytes) -> None:
         path = folder / ("w.safetensors" if data[8:9] == b"{" else "w.pth")
         path.write_bytes(data)
-        load_into(torch.nn.Linear(3, 2), read_state_dict(path), what="the weights")
+        load_into(torch.nn.Linear(3, 2), read_weights(path).state_dict, what="the weights")
 
     return seeds, damage, read
-
-
-def weights_of_yolo(folder: Path) -> Kind:
-    from latcli.engine.detectors.base import DetectorContext
-    from latcli.engine.detectors.yolo import YoloDetector, YoloSettings
-
-    def read(path: Path) -> None:
-        YoloDetector(YoloSettings(str(path)), DetectorContext(offline=True))
-
-    return [small_yolo(folder / "small.pt").read_bytes()], mutations.zip_damaged, from_file(folder / "w.pt", read)
 
 
 # data sets and the store
@@ -218,7 +198,11 @@ def digits(folder: Path) -> Kind:
         (raw / f"{split}-images-idx3-ubyte.gz").write_bytes(images)
         (raw / f"{split}-labels-idx1-ubyte.gz").write_bytes(classes)
     read = from_file(raw / "train-images-idx3-ubyte.gz", lambda _: mnist(DatasetSource(folder, offline=True)))
-    return [images, classes], mutations.gzip_damaged, read
+
+    def damage(data: bytes, rng: Random) -> bytes:
+        return gzip.compress(mutations.damaged(gzip.decompress(data), rng), 1)
+
+    return [images, classes], damage, read
 
 
 def detections(folder: Path) -> Kind:
@@ -305,8 +289,8 @@ def report(store: Path) -> None:
 
 
 CASES: dict[Callable[[Path], Kind], int] = {
-    **{photo: 200, labels: 100, configuration: 60, checkpoint: 40, training_state: 40, weights: 120},
-    **{weights_of_yolo: 15, digits: 20, detections: 30, evaluation_document: 12, database: 8},
+    **{photo: 200, labels: 100, configuration: 60, checkpoint: 60, weights: 120},
+    **{digits: 20, detections: 30, evaluation_document: 12, database: 8},
 }
 
 

@@ -20,6 +20,8 @@ from soundness import assert_sound, statuses
 
 from latcli.engine.attacks import pgd
 
+pytestmark = pytest.mark.slow
+
 #: Two seconds are promised of a machine that does nothing else; one that tests run on in pairs is given more.
 LIMIT = 2.0 if full() else 20.0
 TIMES = 10 if full() else 2
@@ -51,6 +53,8 @@ def test_an_interrupt_at_a_random_moment_ends_soon(
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
         longest = max(longest, time.monotonic() - pressed)
+        if "init_import_site" in stderr:  # Python itself was still starting
+            continue
         assert process.returncode in (0, 130, -signal.SIGINT), stderr
         assert "Traceback" not in _TOO_EARLY.sub("", stderr)
         assert "error:" not in stderr

@@ -6,10 +6,11 @@ Legend: N images of a set, B of a minibatch, C channels, H, W pixels.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch.nn import functional
@@ -69,79 +70,69 @@ class Images:
     mask_B1HW: torch.Tensor | None = None
 
 
-class TrainingData(Protocol):
-    """Two splits of labelled images, of which any can be asked for by number."""
+@dataclass(frozen=True, kw_only=True)
+class TrainingData(ABC):
+    """Two splits of labelled images, of which any can be asked for by number.
+
+    `class_names` are in the order of the labels; `fingerprint` is a sha256 of both splits' contents, `mask_fingerprint`
+    of what is known of the objects in them; `notes` are what a reader of results must know.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    defaults: Defaults
+    fingerprint: str
+    mask_fingerprint: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
-    def name(self) -> str:
-        """As the user names it."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """One a class, in the order of the labels."""
-
-    @property
+    @abstractmethod
     def image_shape(self) -> tuple[int, int, int]:
         """C, H, W of each image that is handed out."""
 
     @property
-    def defaults(self) -> Defaults:
-        """Defaults for training."""
-
-    @property
-    def fingerprint(self) -> str:
-        """A sha256 of both splits' contents."""
-
-    @property
-    def mask_fingerprint(self) -> str | None:
-        """A sha256 of what it knows of its objects; None where it knows nothing."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader of results must know of it."""
-
-    @property
+    @abstractmethod
     def train_count(self) -> int:
         """How many training images there are."""
 
     @property
+    @abstractmethod
     def test_count(self) -> int:
         """How many test images there are."""
 
+    @abstractmethod
     def training(self, requests: Iterable[Request], augment: Augmentation) -> Iterator[Images]:
         """The images of each request in turn, augmented; requests may be read ahead."""
 
+    @abstractmethod
     def testing(self, requests: Iterable[torch.Tensor]) -> Iterator[Images]:
         """The test images of each list of numbers (int64, on the CPU) in turn, as they are."""
 
+    @abstractmethod
     def split(self, share: float, seed: int) -> Self:
         """The same set with a share of its training images, drawn by the seed, in place of its test images.
 
         Raises UsageError where either part would be empty.
         """
 
+    @abstractmethod
+    def to(self, device: torch.device) -> Self:
+        """The same set, handed out on `device`."""
 
-@dataclass(frozen=True)
-class Dataset:
-    """Two splits of small images that lie on the device as a whole: the TrainingData that needs no loader.
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(TrainingData):
+    """Small images that lie on the device as a whole.
 
     x uint8 (N, C, H, W), y int64 (N,) with values below len(class_names), masks bool (N, 1, H, W), on the object.
-
-    `fingerprint` is a sha256 of both splits' contents. `notes` are what a reader of results must know of it.
     """
 
-    name: str
     x_train: torch.Tensor
     y_train: torch.Tensor
     x_test: torch.Tensor
     y_test: torch.Tensor
-    class_names: tuple[str, ...]
-    defaults: Defaults
-    fingerprint: str
-    notes: tuple[str, ...] = field(default=())
     mask_train: torch.Tensor | None = None
     mask_test: torch.Tensor | None = None
-    mask_fingerprint: str | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -161,13 +152,12 @@ class Dataset:
 
     def training(self, requests: Iterable[Request], augment: Augmentation) -> Iterator[Images]:
         """The training images of each request, moved and mirrored where `augment` says so."""
-        device = self.x_train.device
         for request in requests:
-            samples_B = request.samples_B.to(device)
-            x_BCHW = _unit(self.x_train[samples_B])
+            samples_B = request.samples_B.to(self.x_train.device)
+            x_BCHW = self.x_train[samples_B].float().div_(255.0)
             mask_B1HW = None if self.mask_train is None else self.mask_train[samples_B].float()
             if augment == "crop-flip":
-                seeds_B = request.seeds_B.to(device)
+                seeds_B = request.seeds_B.to(samples_B.device)
                 x_BCHW = crop_and_flip(x_BCHW, seeds_B)
                 mask_B1HW = None if mask_B1HW is None else crop_and_flip(mask_B1HW, seeds_B)
             yield Images(x_BCHW, self.y_train[samples_B], samples_B, mask_B1HW)
@@ -177,7 +167,8 @@ class Dataset:
         for samples in requests:
             samples_B = samples.to(self.x_test.device)
             mask_B1HW = None if self.mask_test is None else self.mask_test[samples_B].float()
-            yield Images(_unit(self.x_test[samples_B]), self.y_test[samples_B], samples_B, mask_B1HW)
+            x_BCHW = self.x_test[samples_B].float().div_(255.0)
+            yield Images(x_BCHW, self.y_test[samples_B], samples_B, mask_B1HW)
 
     def split(self, share: float, seed: int) -> Dataset:
         """The same set with a share of its training images in place of its test images. Raises UsageError."""
@@ -196,9 +187,9 @@ class Dataset:
 
     def to(self, device: torch.device) -> Dataset:
         """The same set, its tensors on `device`."""
-        names = ("x_train", "y_train", "x_test", "y_test", "mask_train", "mask_test")
-        here = {name: getattr(self, name) for name in names}
-        return replace(self, **{name: tensor.to(device) for name, tensor in here.items() if tensor is not None})
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        here: dict[str, Any] = {name: tensor.to(device) for name, tensor in tensors.items()}
+        return replace(self, **here)
 
 
 def make_dataset(
@@ -223,8 +214,21 @@ def make_dataset(
     if train[0].shape[1:] != test[0].shape[1:]:
         sizes = " and ".join("x".join(map(str, x.shape[1:])) for x, _ in (train, test))
         raise LatcliError(f"training and test images of {name} differ in shape: {sizes}", hint)
-    tensors = (*train, *test)
-    return Dataset(name, *tensors, tuple(class_names), defaults, _fingerprint(tensors, class_names), tuple(notes))
+    digest = hashlib.sha256("\n".join(class_names).encode("utf-8", "backslashreplace"))
+    for tensor in (*train, *test):
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return Dataset(
+        name=name,
+        class_names=tuple(class_names),
+        defaults=defaults,
+        fingerprint=digest.hexdigest(),
+        notes=tuple(notes),
+        x_train=train[0],
+        y_train=train[1],
+        x_test=test[0],
+        y_test=test[1],
+    )
 
 
 def held_out(count: int, share: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -266,15 +270,3 @@ def crop_and_flip(x_BCHW: torch.Tensor, seeds_B: torch.Tensor) -> torch.Tensor:
     images_B11 = torch.arange(len(x_BCHW), device=device)[:, None, None]
     # Advanced indexing puts the three indexed axes first: (B, H, W, C).
     return padded_BCHW[images_B11, :, rows_BH[:, :, None], columns_BW[:, None, :]].permute(0, 3, 1, 2).contiguous()
-
-
-def _unit(x_BCHW: torch.Tensor) -> torch.Tensor:
-    return x_BCHW.float().div_(255.0)
-
-
-def _fingerprint(tensors: Sequence[torch.Tensor], class_names: Sequence[str]) -> str:
-    digest = hashlib.sha256("\n".join(class_names).encode("utf-8", "backslashreplace"))
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()

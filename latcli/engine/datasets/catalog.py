@@ -31,11 +31,10 @@ def open_training_data(
 
     A classifier's name as the architecture makes a photo folder of `folder:PATH`; so do images that are large or of
     several sizes where none is named. `masks` is a folder of masks that lie as the images do. Raises UsageError where
-    that does not go together, else as `open_dataset` and `photo_folder` do.
+    that does not go together, else as `open_dataset` and `open_folder` do.
     """
-    path = Path(name.removeprefix("folder:")) if name.startswith("folder:") else None
     tuned = architecture is not None and is_classifier_name(architecture)
-    if path is None:
+    if not name.startswith("folder:"):
         if tuned:
             raise UsageError(
                 f"{architecture} needs photos, and {name} has none",
@@ -44,27 +43,27 @@ def open_training_data(
         if masks is not None:
             raise UsageError(f"--masks cannot be used with {name}", "masks are only read for --dataset folder:PATH")
         return open_dataset(name, source)
-    folders = class_folders(path)
+    folders = class_folders(Path(name.removeprefix("folder:")))
     if not tuned and (architecture is not None or not holds_photos(folders)):
-        return image_folder(folders, masks)
-    photos = _photos(folders, preprocessing_of(architecture or _FOR_PHOTOS, described), masks)
+        return open_folder(folders, None, masks)
+    data = open_folder(folders, preprocessing_of(architecture or _FOR_PHOTOS, described), masks)
     if architecture is None:
-        note = f"{path} holds photos: {_FOR_PHOTOS} is fine-tuned on them; --architecture names another classifier"
-        photos = replace(photos, notes=(note, *photos.notes))
-    return photos
+        note = f"{name} holds photos: {_FOR_PHOTOS} is fine-tuned on them; --architecture names another classifier"
+        data = replace(data, notes=(note.removeprefix("folder:"), *data.notes))
+    return data
 
 
-def open_folder(path: Path, preprocessing: Preprocessing | None, masks: Path | None = None) -> Dataset | PhotoFolder:
+def open_folder(
+    folders: ClassFolders, preprocessing: Preprocessing | None, masks: Path | None
+) -> Dataset | PhotoFolder:
     """A folder's photos as a classifier of that preprocessing sees them; without one, its small images; on the CPU.
 
     Raises as `image_folder` and `photo_folder` do, and UsageError where a mask is missing.
     """
-    return image_folder(path, masks) if preprocessing is None else _photos(path, preprocessing, masks)
-
-
-def _photos(path: Path | ClassFolders, preprocessing: Preprocessing, masks: Path | None) -> PhotoFolder:
-    photos = photo_folder(path, preprocessing)
-    return photos if masks is None else photos.with_masks(read_masks(photos.folders, masks))
+    if preprocessing is None:
+        return image_folder(folders, masks)
+    photos = photo_folder(folders, preprocessing)
+    return photos if masks is None else photos.with_masks(read_masks(folders, masks))
 
 
 def open_dataset(name: str, source: DatasetSource) -> Dataset:
@@ -74,7 +73,7 @@ def open_dataset(name: str, source: DatasetSource) -> Dataset:
     """
     family, colon, path = name.partition(":")
     if colon and family == "folder":
-        return image_folder(Path(path))
+        return image_folder(class_folders(Path(path)))
     if colon:
         raise UsageError(f"there is no kind of data set called '{family}:'", "folder:PATH, or a name such as mnist")
     dataset: Dataset = registry.load("dataset", name)(source)

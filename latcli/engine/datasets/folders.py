@@ -19,7 +19,7 @@ from latcli.engine.datasets.base import Dataset, Defaults, make_dataset
 from latcli.engine.images import read_photo
 from latcli.engine.masks import MaskFolder, read_mask
 from latcli.engine.photo_files import as_given, composed, is_folder, listed, photos_below
-from latcli.errors import LatcliError, UsageError
+from latcli.errors import UsageError
 
 SplitName = Literal["train", "test"]
 SPLITS: tuple[SplitName, SplitName] = ("train", "test")
@@ -63,19 +63,16 @@ class ClassFolders:
         return PurePosixPath(composed(file.path.relative_to(self.root).as_posix()))
 
 
-def class_folders(root: Path | ClassFolders) -> ClassFolders:
-    """The folder's files, listed where that has not been done yet.
+def class_folders(root: Path) -> ClassFolders:
+    """The files of `ROOT/train/CLASS` and `ROOT/test/CLASS`.
 
     Raises UsageError for another layout, classes that differ between splits, an empty class.
     """
-    if isinstance(root, ClassFolders):
-        return root
     root = as_given(root)
     train, test = (_files(root / split) for split in SPLITS)
-    for here, there, one, other in (("train", "test", train, test), ("test", "train", test, train)):
-        extra = sorted(set(one) - set(other))
+    for here, there, extra in (("train", "test", train.keys() - test), ("test", "train", test.keys() - train)):
         if extra:
-            shown = ", ".join(extra[:5]) + (" …" if len(extra) > 5 else "")
+            shown = ", ".join(sorted(extra)[:5]) + (" …" if len(extra) > 5 else "")
             raise UsageError(f"classes of {root / here} that are missing in {root / there}: {shown}", _LAYOUT)
     names = sorted(train)
     splits = [
@@ -123,68 +120,53 @@ def mask_notes(notes: Iterable[str], of: int) -> tuple[str, ...]:
 # small images
 
 
-def image_folder(path: Path | ClassFolders, masks: Path | None = None) -> Dataset:
-    """A data set of the user's own; images without any colour are read as one channel.
+def image_folder(folders: ClassFolders, masks: Path | None = None) -> Dataset:
+    """A data set of small images, read whole; images without any colour are read as one channel.
 
-    `masks` is a folder of masks that lie as the images do. Raises UsageError for another layout, classes that differ
-    between train and test, an empty class, a missing mask, and images of several sizes or large ones; ImageError for a
-    damaged image or mask.
+    `masks` is a folder of masks that lie as the images do. Raises UsageError for a missing mask, and for images of
+    several sizes or large ones; ImageError for a damaged image or mask.
     """
-    folders = class_folders(path)
-    train, test = (_tensors(folders.files(split)) for split in SPLITS)
-    if train[0].shape[1:] != test[0].shape[1:]:
+    (x_train, y_train), (x_test, y_test) = (_tensors(folders.files(split)) for split in SPLITS)
+    if x_train.shape[1:] != x_test.shape[1:]:
         raise UsageError(f"training and test images of {folders.root} differ in size", "resize them all to one size")
-    grey = all(_is_grey(x_NCHW) for x_NCHW, _ in (train, test))
-    if grey:
-        train, test = ((x_NCHW[:, :1].contiguous(), y_N) for x_NCHW, y_N in (train, test))
-    defaults = _GREY_DEFAULTS if grey else _COLOUR_DEFAULTS
-    dataset = make_dataset(folders.name, train, test, folders.class_names, defaults)
+    defaults = _COLOUR_DEFAULTS
+    if all(torch.equal(x_NCHW, x_NCHW[:, :1].expand_as(x_NCHW)) for x_NCHW in (x_train, x_test)):
+        x_train, x_test, defaults = x_train[:, :1].contiguous(), x_test[:, :1].contiguous(), _GREY_DEFAULTS
+    dataset = make_dataset(folders.name, (x_train, y_train), (x_test, y_test), folders.class_names, defaults)
     return dataset if masks is None else _with_masks(dataset, folders, masks)
 
 
 def _with_masks(dataset: Dataset, folders: ClassFolders, masks: Path) -> Dataset:
     _, H, W = dataset.image_shape
-    digest = hashlib.sha256()
-    found: list[torch.Tensor] = []
-    notes: list[str] = []
-    for files in mask_files(folders, masks):
-        read = [read_mask(file, (H, W)) for file in files]
-        mask_N1HW = torch.stack([mask_1HW >= 0.5 for mask_1HW, _ in read])
-        notes += [note for _, of_one in read for note in of_one]
-        digest.update(mask_N1HW.numpy().data)
-        found.append(mask_N1HW)
+    read = [[read_mask(file, (H, W)) for file in files] for files in mask_files(folders, masks)]
+    mask_train, mask_test = (torch.stack([mask_1HW >= 0.5 for mask_1HW, _ in of_split]) for of_split in read)
+    notes = [note for of_split in read for _, notes in of_split for note in notes]
     return replace(
         dataset,
-        mask_train=found[0],
-        mask_test=found[1],
-        mask_fingerprint=digest.hexdigest(),
-        notes=(*dataset.notes, *mask_notes(notes, sum(map(len, found)))),
+        mask_train=mask_train,
+        mask_test=mask_test,
+        mask_fingerprint=hashlib.sha256(mask_train.numpy().tobytes() + mask_test.numpy().tobytes()).hexdigest(),
+        notes=(*dataset.notes, *mask_notes(notes, len(mask_train) + len(mask_test))),
     )
 
 
 def _tensors(files: Sequence[LabelledFile]) -> tuple[torch.Tensor, torch.Tensor]:
-    images = [(read_photo(file.path).levels_HWC, file.path) for file in files]
-    sizes = Counter(image.shape for image, _ in images)
-    (usual, _), *others = sizes.most_common()
-    if others:
-        odd = next((file, image.shape) for image, file in images if image.shape != usual)
+    """x_NCHW uint8 and y_N. Raises UsageError for images of several sizes, and for large or tiny ones."""
+    images = [read_photo(file.path) for file in files]
+    (H, W), _ = Counter(image.size for image in images).most_common(1)[0]
+    or_tuned = "or fine-tune a classifier on them: --architecture efficientnet_lite0"
+    for image in images:
+        if image.size != (H, W):
+            h, w = image.size
+            raise UsageError(
+                f"{image.name} has {w}x{h} pixels, others have {W}x{H}", f"resize all images to one size, {or_tuned}"
+            )
+    if max(H, W) > LARGEST_SIDE:
         raise UsageError(
-            f"{odd[0]} has {odd[1][1]}x{odd[1][0]} pixels, others have {usual[1]}x{usual[0]}",
-            "resize all images to one size, or fine-tune a classifier on them: --architecture efficientnet_lite0",
+            f"images of {W}x{H} pixels are too large for a small network",
+            f"resize them to at most {LARGEST_SIDE} pixels a side, {or_tuned}",
         )
-    if max(usual[:2]) > LARGEST_SIDE:
-        raise UsageError(
-            f"images of {usual[1]}x{usual[0]} pixels are too large for a small network",
-            f"resize them to at most {LARGEST_SIDE} pixels a side, or fine-tune a classifier on them: "
-            "--architecture efficientnet_lite0",
-        )
-    if min(usual[:2]) < 8:
-        raise LatcliError(
-            f"images of {usual[1]}x{usual[0]} pixels are too small", "at least 8 pixels a side are needed"
-        )
-    x_NHWC = torch.from_numpy(np.stack([image for image, _ in images]))
+    if min(H, W) < 8:
+        raise UsageError(f"images of {W}x{H} pixels are too small", "at least 8 pixels a side are needed")
+    x_NHWC = torch.from_numpy(np.stack([image.levels_HWC for image in images]))
     return x_NHWC.permute(0, 3, 1, 2).contiguous(), torch.tensor([file.label for file in files])
-
-
-def _is_grey(x_NCHW: torch.Tensor) -> bool:
-    return bool((x_NCHW[:, 0] == x_NCHW[:, 1]).all() and (x_NCHW[:, 0] == x_NCHW[:, 2]).all())

@@ -11,17 +11,24 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from latcli.engine.datasets.base import Augmentation, Defaults, Images, Request, held_out, split_fingerprint
-from latcli.engine.datasets.folders import LARGEST_SIDE, SPLITS, ClassFolders, LabelledFile, SplitName, class_folders
+from latcli.engine.datasets.base import (
+    Augmentation,
+    Defaults,
+    Images,
+    Request,
+    TrainingData,
+    held_out,
+    split_fingerprint,
+)
+from latcli.engine.datasets.folders import LARGEST_SIDE, ClassFolders, LabelledFile
 from latcli.engine.datasets.photo_masks import PhotoMask, PhotoMasks
 from latcli.engine.images import Photo, photo_size, read_photo, sha256_of
 from latcli.engine.models.preprocessing import FILTERS, Preprocessing
@@ -40,42 +47,27 @@ _MOST_WORKERS = 8
 _LEAST_AREA = 0.35
 _MOST_RATIO = 4 / 3
 
-
 #: A photo's number in its split, and the seed of its augmentation, None for none.
 Wanted = tuple[int, int | None]
 
 
-@dataclass(frozen=True)
-class PhotoFolder:
+@dataclass(frozen=True, kw_only=True)
+class PhotoFolder(TrainingData):
     """Two splits of photos, handed out at a classifier's input size: the TrainingData that reads files as it goes.
 
     `workers` processes read ahead; what they read does not depend on how many they are. 0 reads in this one.
     """
 
-    name: str
     folders: ClassFolders
     preprocessing: Preprocessing
-    fingerprint: str
     workers: int
-    notes: tuple[str, ...] = ()
     masks: PhotoMasks | None = None
-    mask_fingerprint: str | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The names of the folders."""
-        return self.folders.class_names
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """C, h, w."""
         return 3, *self.preprocessing.size
-
-    @property
-    def defaults(self) -> Defaults:
-        """Defaults for training."""
-        return _DEFAULTS
 
     @property
     def train_count(self) -> int:
@@ -92,12 +84,14 @@ class PhotoFolder:
 
         Raises ImageError for a photo or mask that is damaged, LatcliError where a process that reads has died.
         """
-        return self._read("train", (_wanted(request, augment) for request in requests))
+        masks = None if self.masks is None else self.masks.train
+        return self._read(self.folders.train, masks, (_wanted(request, augment) for request in requests))
 
     def testing(self, requests: Iterable[torch.Tensor]) -> Iterator[Images]:
         """The test photos as the classifier's own preprocessing gives them. Raises as `training` does."""
+        masks = None if self.masks is None else self.masks.test
         wanted: Iterator[list[Wanted]] = ([(sample, None) for sample in samples.tolist()] for samples in requests)
-        return self._read("test", wanted)
+        return self._read(self.folders.test, masks, wanted)
 
     def split(self, share: float, seed: int) -> PhotoFolder:
         """The same set with a share of its training photos in place of its test photos. Raises UsageError."""
@@ -118,59 +112,53 @@ class PhotoFolder:
         """The same photos with their objects' masks. Raises ImageError where a mask cannot be read."""
         return replace(self, masks=masks, mask_fingerprint=masks.fingerprint, notes=(*self.notes, *masks.notes))
 
-    def _read(self, split: SplitName, wanted: Iterator[list[Wanted]]) -> Iterator[Images]:
-        masks = None if self.masks is None else (self.masks.train if split == "train" else self.masks.test)
-        photos = _Photos(self.folders.files(split), masks, self.preprocessing)
-        for batch in _batches(photos, wanted, self.workers):
+    def _read(
+        self, files: tuple[LabelledFile, ...], masks: tuple[PhotoMask, ...] | None, wanted: Iterator[list[Wanted]]
+    ) -> Iterator[Images]:
+        for batch in _batches(_Photos(files, masks, self.preprocessing), wanted, self.workers):
             if isinstance(batch, _Fault):
                 raise ImageError(batch.message, batch.hint)
-            x_BChw = batch.levels_BhwC.to(self.device).permute(0, 3, 1, 2)
-            mask_Bhw = None if batch.mask_Bhw is None else batch.mask_Bhw.to(self.device)
-            yield Images(
-                x_BChw.contiguous().float().div_(255.0),
-                batch.y_B.to(self.device),
-                batch.samples_B.to(self.device),
-                None if mask_Bhw is None else mask_Bhw[:, None].float(),
-            )
+            on_device = {name: tensor.to(self.device) for name, tensor in batch.items()}
+            x_BChw = on_device["levels_BhwC"].permute(0, 3, 1, 2).contiguous().float().div_(255.0)
+            mask_Bhw = on_device.get("mask_Bhw")
+            mask_B1hw = None if mask_Bhw is None else mask_Bhw[:, None].float()
+            yield Images(x_BChw, on_device["label_B"], on_device["sample_B"], mask_B1hw)
 
 
-def photo_folder(path: Path | ClassFolders, preprocessing: Preprocessing) -> PhotoFolder:
-    """The photos of `PATH/train/CLASS` and `PATH/test/CLASS`, none of them decoded yet, without masks, on the CPU.
+def photo_folder(folders: ClassFolders, preprocessing: Preprocessing) -> PhotoFolder:
+    """The folder's photos, none of them decoded yet, without masks, on the CPU.
 
-    Raises UsageError for another layout, ImageError for a file that cannot be read.
+    Half of the cores that this process may use read ahead: the network needs the others. Raises ImageError for a file
+    that cannot be read.
     """
-    folders = class_folders(path)
-    return PhotoFolder(folders.name, folders, preprocessing, _fingerprint(folders), _workers())
+    digest = hashlib.sha256()
+    for file in (*folders.train, *folders.test):
+        digest.update(f"{folders.relative(file)}\n{sha256_of(file.path)}\n".encode("utf-8", "surrogateescape"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return PhotoFolder(
+        name=folders.name,
+        class_names=folders.class_names,
+        defaults=_DEFAULTS,
+        fingerprint=digest.hexdigest(),
+        folders=folders,
+        preprocessing=preprocessing,
+        workers=max(1, min(_MOST_WORKERS, cores // 2)),
+    )
 
 
-def holds_photos(path: Path | ClassFolders) -> bool:
+def holds_photos(folders: ClassFolders) -> bool:
     """Whether a folder's images are too large, or too different in size, to be trained on as one small set.
 
-    Raises UsageError for another layout, ImageError for a file that is no image.
+    Raises ImageError for a file that is no image.
     """
-    folders = class_folders(path)
-    files = (*folders.train, *folders.test)
-    first = photo_size(files[0].path)
-    return max(first) > LARGEST_SIDE or any(photo_size(file.path) != first for file in files)
+    sizes = (photo_size(file.path) for file in (*folders.train, *folders.test))
+    first = next(sizes)
+    return max(first) > LARGEST_SIDE or any(size != first for size in sizes)
 
 
 def _wanted(request: Request, augment: Augmentation) -> list[Wanted]:
     pairs = zip(request.samples_B.tolist(), request.seeds_B.tolist(), strict=True)
     return [(sample, seed if augment == "crop-flip" else None) for sample, seed in pairs]
-
-
-def _fingerprint(folders: ClassFolders) -> str:
-    digest = hashlib.sha256()
-    for split in SPLITS:
-        for file in folders.files(split):
-            digest.update(f"{folders.relative(file)}\n{sha256_of(file.path)}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
-
-
-def _workers() -> int:
-    """Half of the cores that this process may use: the network needs the others."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(_MOST_WORKERS, cores // 2))
 
 
 # geometry
@@ -233,17 +221,6 @@ class _Fault:
 
 
 @dataclass(frozen=True)
-class _Batch:
-    levels_BhwC: torch.Tensor
-    mask_Bhw: torch.Tensor | None
-    y_B: torch.Tensor
-    samples_B: torch.Tensor
-
-
-_Square = tuple[torch.Tensor, torch.Tensor | None, int, int]
-
-
-@dataclass(frozen=True)
 class _Photos:
     """One split as a torch data set."""
 
@@ -254,32 +231,30 @@ class _Photos:
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, wanted: Wanted) -> _Square | _Fault:
-        """levels_hwC, mask_hw, label and number of a photo."""
+    def __getitem__(self, wanted: Wanted) -> dict[str, Any] | _Fault:
+        """A photo's levels, mask, label and number, by the names that they have in a batch."""
         sample, seed = wanted
         file = self.files[sample]
         try:
             photo = read_photo(file.path)
             crop = None if seed is None else random_crop(photo.size, seed)
-            levels_hwC = torch.from_numpy(photo_square(photo, self.preprocessing, crop).copy())
-            mask_hw = None
+            levels_hwC = photo_square(photo, self.preprocessing, crop).copy()
+            square = {"levels_BhwC": levels_hwC, "label_B": file.label, "sample_B": sample}
             if self.masks is not None:
-                mask_hw = torch.from_numpy(mask_square(self.masks[sample].read(photo.size), self.preprocessing, crop))
+                square["mask_Bhw"] = mask_square(self.masks[sample].read(photo.size), self.preprocessing, crop)
         except LatcliError as error:
             named = error.message if str(file.path) in error.message else f"{file.path}: {error.message}"
             return _Fault(named, error.hint)
-        return levels_hwC, mask_hw, file.label, sample
+        return square
 
 
-def _collate(squares: Sequence[_Square | _Fault]) -> _Batch | _Fault:
-    whole: list[_Square] = []
-    for square in squares:
-        if isinstance(square, _Fault):
-            return square
-        whole.append(square)
-    levels, masks, labels, samples = zip(*whole, strict=True)
-    mask_Bhw = None if masks[0] is None else torch.stack(masks)
-    return _Batch(torch.stack(levels), mask_Bhw, torch.tensor(labels), torch.tensor(samples))
+_Batch = dict[str, torch.Tensor]
+
+
+def _collate(squares: list[dict[str, Any] | _Fault]) -> _Batch | _Fault:
+    fault = next((square for square in squares if isinstance(square, _Fault)), None)
+    batch: _Batch | _Fault = fault or torch.utils.data.default_collate(squares)
+    return batch
 
 
 def _batches(photos: _Photos, wanted: Iterator[list[Wanted]], workers: int) -> Iterator[_Batch | _Fault]:

@@ -10,14 +10,14 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
 import torch
 
 from latcli.engine.datasets.folders import SPLITS, ClassFolders, SplitName, mask_files, mask_notes
 from latcli.engine.detectors.base import Target
-from latcli.engine.images import Photo, read_photo, sha256_of
+from latcli.engine.images import read_photo, sha256_of
 from latcli.engine.labels import known_class
 from latcli.engine.localize import center_mask
 from latcli.engine.masks import read_mask
@@ -27,19 +27,6 @@ from latcli.errors import NoObjectError
 
 #: Masks in files that are read when they are opened; the others are read with their photos.
 _LOOKED_AT = 20
-
-
-class PhotoMask(Protocol):
-    """Where the object of one photo is."""
-
-    @property
-    def digest(self) -> str:
-        """Differs where the mask differs."""
-        ...
-
-    def read(self, size: tuple[int, int]) -> np.ndarray:
-        """mask_HW for a photo of `size` (H, W). Raises ImageError where it does not fit."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -84,6 +71,10 @@ class MaskFile:
         return (read_mask(self.path, size)[0][0].numpy() >= 0.5).astype(np.uint8)
 
 
+#: Where the object of one photo is.
+PhotoMask = PackedMask | MaskFile
+
+
 @dataclass(frozen=True)
 class PhotoMasks:
     """A mask for each photo of both splits, in their order, and what a reader of results must know of them."""
@@ -99,55 +90,38 @@ class PhotoMasks:
         return hashlib.sha256(digests.encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class ObjectSearch:
-    """What finds the objects, and the classifier whose classes and guesses say what to look for."""
-
-    finder: ObjectFinder
-    classifier: Classifier
-
-    def target(self, photo: Photo, class_name: str) -> Target:
-        """The classifier's class that shares the photo's class name, else its own top guess."""
-        label = known_class(class_name, self.classifier)
-        if label is not None:
-            return Target(label.index, label.name)
-        x_1Chw = self.classifier.preprocessing.read(photo.image)[None].to(self.classifier.device)
-        guess = predict(self.classifier, x_1Chw, [None])[0]
-        return Target(guess.index, guess.prediction)
-
-    def mask(self, photo: Photo, class_name: str) -> PackedMask | None:
-        """The object's mask; None where nothing was found."""
-        try:
-            return PackedMask.of(self.finder.find(photo, self.target(photo, class_name)).mask_1HW)
-        except NoObjectError:
-            return None
-
-
-def detected_masks(folders: ClassFolders, search: ObjectSearch, tick: Callable[[], None]) -> PhotoMasks:
+def detected_masks(
+    folders: ClassFolders, finder: ObjectFinder, classifier: Classifier, tick: Callable[[], None]
+) -> PhotoMasks:
     """The masks of all photos; `tick` is called after each. Where the detector misses, the middle is the object.
 
-    Raises ImageError for a photo that cannot be read, UsageError where the detector cannot work on this classifier.
+    What is looked for is what shows the photo's class, or else the classifier's top guess. Raises ImageError for a
+    photo that cannot be read, UsageError where the detector cannot work on this classifier.
     """
     missed = 0
-    masks: dict[SplitName, tuple[PhotoMask, ...]] = {}
+    masks: dict[SplitName, list[PhotoMask]] = {split: [] for split in SPLITS}
     for split in SPLITS:
-        found: list[PhotoMask] = []
         for file in folders.files(split):
             photo = read_photo(file.path)
-            mask = search.mask(photo, folders.class_names[file.label])
-            missed += mask is None
-            found.append(mask or PackedMask.of(center_mask(photo.size, MISS_CENTER)))
+            label = known_class(folders.class_names[file.label], classifier)
+            if label is None:
+                x_1Chw = classifier.preprocessing.read(photo.image)[None].to(classifier.device)
+                guess = predict(classifier, x_1Chw, [None])[0]
+                target = Target(guess.index, guess.prediction)
+            else:
+                target = Target(label.index, label.name)
+            try:
+                mask_1HW = finder.find(photo, target).mask_1HW
+            except NoObjectError:
+                missed += 1
+                mask_1HW = center_mask(photo.size, MISS_CENTER)
+            masks[split].append(PackedMask.of(mask_1HW))
             tick()
-        masks[split] = tuple(found)
-    notes: tuple[str, ...] = ()
-    if missed:
-        photos, middle = (
-            len(folders.train) + len(folders.test),
-            f"the middle {MISS_CENTER:g} of the sides stands for it",
-        )
-        detector = search.finder.settings.detector
-        notes = (f"{detector} found no object in {missed} of {photos} photos, where {middle}",)
-    return PhotoMasks(masks["train"], masks["test"], notes)
+    note = (
+        f"{finder.settings.detector} found no object in {missed} of {len(folders.train) + len(folders.test)} photos, "
+        f"where the middle {MISS_CENTER:g} of the sides stands for it"
+    )
+    return PhotoMasks(tuple(masks["train"]), tuple(masks["test"]), (note,) if missed else ())
 
 
 def read_masks(folders: ClassFolders, masks: Path) -> PhotoMasks:

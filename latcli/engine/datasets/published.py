@@ -9,8 +9,8 @@ import contextlib
 import gzip
 import hashlib
 import io
+import sys
 import zlib
-from collections.abc import Iterator
 from dataclasses import replace
 from http.client import HTTPException
 from importlib.util import find_spec
@@ -115,12 +115,11 @@ def cifar10(source: DatasetSource) -> Dataset:
                 f"get {theirs.filename} again (md5 {theirs.tgz_md5}) and unpack it in {source.folder}",
             )
     train, test = (theirs(str(source.folder), train=part) for part in (True, False))
-    splits = [(_channels_first(split.data), torch.tensor(split.targets)) for split in (train, test)]
-    return make_dataset("cifar10", splits[0], splits[1], train.classes, CIFAR_DEFAULTS)
-
-
-def _channels_first(x_NHWC: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(x_NHWC).permute(0, 3, 1, 2).contiguous()
+    first, second = (
+        (torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(split.targets))
+        for split in (train, test)
+    )
+    return make_dataset("cifar10", first, second, train.classes, CIFAR_DEFAULTS)
 
 
 # MNIST's files
@@ -136,20 +135,17 @@ def _idx_dataset(
     if missing:
         what = f"{raw / missing[0]} (md5 {checksums[missing[0]]})"
         _download(torchvision_class, torchvision_class.mirrors[0] + missing[0], name, what, source)
-    splits: list[tuple[torch.Tensor, torch.Tensor]] = []
+    read: dict[str, torch.Tensor] = {}
     notes: list[str] = []
-    for split in ("train", "t10k"):
-        read = {}
-        for part, dimensions in (("images", _IMAGES), ("labels", _LABELS)):
-            file = f"{split}-{part}-idx{dimensions}-ubyte.gz"
-            path = _present(raw, file)
-            if path is None:
-                raise LatcliError(f"{raw / file} is missing after its download", "put the file there by hand")
-            read[part] = _read_idx(path, dimensions, checksums[file])
-            if path.suffix == ".gz" and _md5_of(path) != checksums[file]:  # an unpacked one cannot be compared
-                notes.append(f"{file} is sound but not the published file (md5 {checksums[file]})")
-        splits.append((read["images"][:, None], read["labels"].long()))
-    return make_dataset(name, splits[0], splits[1], class_names, defaults, notes)
+    for file, md5 in checksums.items():
+        path = _present(raw, file)
+        if path is None:
+            raise LatcliError(f"{raw / file} is missing after its download", "put the file there by hand")
+        read[file.partition("-idx")[0]] = _read_idx(path, _IMAGES if "images" in file else _LABELS, md5)
+        if path.suffix == ".gz" and _md5_of(path) != md5:  # an unpacked one cannot be compared
+            notes.append(f"{file} is sound but not the published file (md5 {md5})")
+    train, test = ((read[f"{split}-images"][:, None], read[f"{split}-labels"].long()) for split in ("train", "t10k"))
+    return make_dataset(name, train, test, class_names, defaults, notes)
 
 
 def _present(raw: Path, name: str) -> Path | None:
@@ -197,20 +193,11 @@ def _download(torchvision_class: Any, url: str, name: str, missing: str, source:
         raise MissingDatasetError(f"{missing} is missing, and --offline forbids the download", hint)
     if not reachable(url):
         raise MissingDatasetError(f"{missing} is missing, and {urlparse(url).netloc} does not answer", hint)
+    shown = sys.stderr if source.progress else io.StringIO()
     try:
         source.folder.mkdir(parents=True, exist_ok=True)
-        with _quiet(not source.progress):
+        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
             torchvision_class(str(source.folder), train=True, download=True)
     except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: no mirror had it, or its checksum differs
         reason = " ".join(str(error).split())[:200]
         raise MissingDatasetError(f"the download of {name} failed: {reason}", hint) from error
-
-
-@contextlib.contextmanager
-def _quiet(silent: bool) -> Iterator[None]:
-    sink = io.StringIO()
-    with contextlib.ExitStack() as stack:
-        if silent:
-            stack.enter_context(contextlib.redirect_stdout(sink))
-            stack.enter_context(contextlib.redirect_stderr(sink))
-        yield

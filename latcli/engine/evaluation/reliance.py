@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Any, Literal, get_args
@@ -138,7 +138,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class PhotoReliance:
-    """One photo in every variant that it has; `lent_by` names the photos whose backgrounds the mixed ones show.
+    """One photo in every variant that it has; `lent_by` names the photos of each background, one a donor seed.
 
     `background_share`: the share, in [0, 1], of the pixels that reach the classifier which are not the object.
     """
@@ -148,7 +148,7 @@ class PhotoReliance:
     label: int
     background_share: float
     outcomes: Mapping[Variant, Outcome]
-    lent_by: Mapping[Variant, str]
+    lent_by: Mapping[Variant, tuple[str, ...]]
 
 
 def background_reliance(
@@ -168,13 +168,11 @@ def background_reliance(
     Raises LatcliError for an empty set, a mask of another size, or a label that the classifier does not have.
     """
     survey = survey_photos(photos, classifier.preprocessing)
-    passes: list[list[PhotoReliance]] = []
-    for seed in seeds:
-        passes.append([])
-        for position in survey.usable:
-            passes[-1].append(measure_photo(classifier, photos, survey, position, seed))
-            watch(passes[-1][-1])
-    return summarize(model, averaged(passes), survey, len(seeds), groups)
+    results = []
+    for position in survey.usable:
+        results.append(measure_photo(classifier, photos, survey, position, seeds))
+        watch(results[-1])
+    return summarize(model, results, survey, len(seeds), groups)
 
 
 def survey_photos(photos: Sequence[LabelledPhoto], preprocessing: Preprocessing) -> Survey:
@@ -197,9 +195,13 @@ def survey_photos(photos: Sequence[LabelledPhoto], preprocessing: Preprocessing)
 
 
 def measure_photo(
-    classifier: Classifier, photos: Sequence[LabelledPhoto], survey: Survey, position: int, seed: int
+    classifier: Classifier, photos: Sequence[LabelledPhoto], survey: Survey, position: int, seeds: Sequence[int]
 ) -> PhotoReliance:
-    """One photo in all the variants that it has. See `background_reliance` for what is raised."""
+    """One photo in all the variants that it has, the mixed ones once for each seed.
+
+    Seeds choose backgrounds and no photos. So a photo stays one sample, whatever the number of seeds, and the standard
+    error of the gap is that of the photos. See `background_reliance` for what is raised.
+    """
     one = photos[position]
     if not 0 <= one.label < len(classifier.class_names):
         raise LatcliError(
@@ -208,46 +210,27 @@ def measure_photo(
             "choose the labels that belong to the classifier",
         )
     levels_HWC, object_HW, sha256 = one.photo.levels_HWC, one.silhouette, one.photo.sha256
-    pictures: dict[Variant, np.ndarray] = {
-        "original": levels_HWC,
-        "only_fg": cutouts.only_fg(levels_HWC, object_HW),
-        "only_bg_b": cutouts.only_bg_b(levels_HWC, object_HW),
-        "only_bg_t": cutouts.only_bg_t(levels_HWC, object_HW),
+    pictures: list[tuple[Variant, np.ndarray]] = [
+        ("original", levels_HWC),
+        ("only_fg", cutouts.only_fg(levels_HWC, object_HW)),
+        ("only_bg_b", cutouts.only_bg_b(levels_HWC, object_HW)),
+        ("only_bg_t", cutouts.only_bg_t(levels_HWC, object_HW)),
+    ]
+    choices: dict[Variant, Callable[[str, int, int], int | None]] = {
+        "mixed_same": survey.same_class,
+        "mixed_rand": survey.other_class,
     }
-    chosen: dict[Variant, int | None] = {
-        "mixed_same": survey.same_class(sha256, one.label, seed),
-        "mixed_rand": survey.other_class(sha256, one.label, seed),
-    }
-    lent_by: dict[Variant, str] = {}
-    for variant, lender_at in chosen.items():
-        if lender_at is not None:
-            lender = photos[lender_at]
-            background_HWC = cutouts.only_bg_t(lender.photo.levels_HWC, lender.silhouette)
-            pictures[variant] = cutouts.mixed(levels_HWC, object_HW, background_HWC)
-            lent_by[variant] = lender.photo.name
+    lent_by: dict[Variant, tuple[str, ...]] = {}
+    for variant, choose in choices.items():
+        for seed in seeds:
+            position_of_lender = choose(sha256, one.label, seed)
+            if position_of_lender is not None:
+                lender = photos[position_of_lender]
+                background_HWC = cutouts.only_bg_t(lender.photo.levels_HWC, lender.silhouette)
+                pictures.append((variant, cutouts.mixed(levels_HWC, object_HW, background_HWC)))
+                lent_by[variant] = (*lent_by.get(variant, ()), lender.photo.name)
     share = _background_share(object_HW, classifier.preprocessing)
-    return PhotoReliance(one.photo.name, sha256, one.label, share, _score(classifier, pictures, one.label), lent_by)
-
-
-def averaged(passes: Sequence[Sequence[PhotoReliance]]) -> list[PhotoReliance]:
-    """Photos that were measured under several seeds, in the same order each time, with the means of their outcomes.
-
-    Seeds choose backgrounds and no photos. So a photo stays one sample, whatever the number of seeds, and the standard
-    error of the gap is that of the photos.
-    """
-    return [_averaged(parts) for parts in zip(*passes, strict=True)]
-
-
-def _averaged(parts: Sequence[PhotoReliance]) -> PhotoReliance:
-    outcomes = {
-        variant: Outcome(
-            fmean(part.outcomes[variant].right for part in parts),
-            fmean(part.outcomes[variant].confidence for part in parts),
-        )
-        for variant in parts[0].outcomes
-    }
-    lent_by = {v: ", ".join(dict.fromkeys(part.lent_by[v] for part in parts)) for v in parts[0].lent_by}
-    return replace(parts[0], outcomes=outcomes, lent_by=lent_by)
+    return PhotoReliance(one.photo.name, sha256, one.label, share, _outcomes(classifier, pictures, one.label), lent_by)
 
 
 def summarize(
@@ -285,27 +268,26 @@ def _background_share(object_HW: np.ndarray, preprocessing: Preprocessing) -> fl
     return float(1.0 - object_HW[preprocessing.visible((H, W))].mean())
 
 
-def _score(classifier: Classifier, pictures: Mapping[Variant, np.ndarray], label: int) -> dict[Variant, Outcome]:
-    read = classifier.preprocessing.read
-    x_BChw = torch.stack([read(Image.fromarray(levels_HWC)) for levels_HWC in pictures.values()])
-    y_B = torch.full((len(pictures),), label)
-    found = judge(classifier, x_BChw.to(classifier.device), y_B, classifier.name)
+def _outcomes(
+    classifier: Classifier, pictures: Sequence[tuple[Variant, np.ndarray]], label: int
+) -> dict[Variant, Outcome]:
+    x_BChw = torch.stack([classifier.preprocessing.read(Image.fromarray(levels_HWC)) for _, levels_HWC in pictures])
+    found = judge(classifier, x_BChw.to(classifier.device), torch.full((len(pictures),), label), classifier.name)
+    scored: dict[Variant, list[tuple[bool, float]]] = {}
     confidence_B = found.loss_B.neg().exp()
-    pairs = zip(found.right_B.tolist(), confidence_B.tolist(), strict=True)
-    return {variant: Outcome(float(right), sure) for variant, (right, sure) in zip(pictures, pairs, strict=True)}
+    for (variant, _), right, confidence in zip(pictures, found.right_B.tolist(), confidence_B.tolist(), strict=True):
+        scored.setdefault(variant, []).append((right, confidence))
+    return {variant: Outcome(*map(fmean, zip(*of_variant, strict=True))) for variant, of_variant in scored.items()}
 
 
 def _group(photos: Sequence[PhotoReliance]) -> RelianceGroup:
-    means: dict[str, VariantMean] = {
-        v: _mean([one.outcomes[v] for one in photos if v in one.outcomes]) for v in VARIANTS
-    }
+    means: dict[str, VariantMean] = {}
+    for variant in VARIANTS:
+        found = [one.outcomes[variant] for one in photos if variant in one.outcomes]
+        average = (_average([one.right for one in found]), _average([one.confidence for one in found]))
+        means[variant] = VariantMean(len(found), *average)
     shares = [one.background_share for one in photos]
     return RelianceGroup(len(photos), min(shares), max(shares), means, _gap(photos))
-
-
-def _mean(outcomes: Sequence[Outcome]) -> VariantMean:
-    right, confidence = ([getattr(o, name) for o in outcomes] for name in ("right", "confidence"))
-    return VariantMean(len(outcomes), _average(right), _average(confidence))
 
 
 def _gap(photos: Sequence[PhotoReliance]) -> BackgroundGap:
