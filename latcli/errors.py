@@ -67,3 +67,8 @@ class MachineError(LatcliError):
 
 class Terminated(BaseException):
     """Raised in the main thread by SIGTERM, so that a run is closed as carefully as on Ctrl-C."""
+
+
+def first_line(error: BaseException, longest: int = 160) -> str:
+    """What an error of another package says in its first line, else its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:longest]

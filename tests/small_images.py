@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from latcli.engine.attacks.settings import Model
 from latcli.engine.localize import center_mask, epsilon_matrix
 
 SIDE, CLASSES = 8, 12
@@ -32,3 +33,15 @@ def convnet(seed: int = 0) -> nn.Sequential:
 
 def seeds(batch: int) -> torch.Tensor:
     return torch.arange(batch) * 1000 + 7
+
+
+class Watched:
+    """A model that remembers every image that it was shown."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.seen: list[torch.Tensor] = []
+
+    def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        self.seen.append(x_BCHW.detach().clone())
+        return self.model(x_BCHW)

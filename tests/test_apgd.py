@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from linear_problems import Problem, corner, linear_model, linear_problems
 from small_digits import EPSILON, SmallDigits
-from small_images import CLASSES, background, convnet, seeds, small_images
+from small_images import CLASSES, Watched, background, convnet, seeds, small_images
 from torch import nn
 from torch.nn import functional
 
@@ -112,25 +112,13 @@ def _plain_apgd(
     return xs
 
 
-class _Watched:
-    """A model that remembers every image it was shown."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self.seen: list[torch.Tensor] = []
-
-    def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        self.seen.append(x_BCHW.detach().clone())
-        return self.model(x_BCHW)
-
-
 @pytest.mark.parametrize("steps", [1, 2, 5, 10, 60])
 @pytest.mark.parametrize("seed", range(2))
 def test_every_iterate_is_that_of_the_papers_algorithm(steps: int, seed: int) -> None:
     net, x_1CHW, eps_11HW = _exact(convnet(seed)), small_images(1, seed), background(1, 0.08)
     eps_11HW *= torch.rand(eps_11HW.shape, generator=torch.Generator().manual_seed(seed)) + 0.5
     y_1, seeds_1 = torch.tensor([seed]), torch.tensor([seed])
-    watched = _Watched(net)
+    watched = Watched(net)
     apgd_ce(watched, x_1CHW, y_1, eps_11HW, AttackSettings(steps=steps), seeds_1)
     start_1CHW = LinfBox(x_1CHW, eps_11HW).random_start(restart_seeds(seeds_1, 0))
     expected = _plain_apgd(net, x_1CHW, y_1, start_1CHW, eps_11HW, steps)
@@ -158,7 +146,7 @@ def test_steps_are_halved_and_the_best_returned_to_as_in_the_paper(changes: list
     """Any course of heights, so that both of the paper's conditions are met and missed."""
     heights = [sum(changes[:count]) / 64 for count in range(31)]
     x_1CHW, eps_11HW = torch.full((1, 1, 4, 4), 0.5), torch.full((1, 1, 4, 4), 0.25)
-    watched = _Watched(_Scripted(heights))
+    watched = Watched(_Scripted(heights))
     chosen = AttackSettings(steps=30, random_start=False)
     apgd_ce(watched, x_1CHW, torch.tensor([0]), eps_11HW, chosen, torch.tensor([0]))
     expected = _plain_apgd(_Scripted(heights), x_1CHW, torch.tensor([0]), x_1CHW, eps_11HW, 30)
@@ -178,7 +166,7 @@ def test_step_sizes_are_looked_at_where_the_paper_says() -> None:
 def test_the_worst_of_all_iterates_is_kept() -> None:
     net, x_BCHW, eps_B1HW = convnet(), small_images(8), background(8, 0.05)
     y_B = net(x_BCHW).argmax(dim=1)
-    watched = _Watched(net)
+    watched = Watched(net)
     adv_BCHW = apgd_ce(watched, x_BCHW, y_B, eps_B1HW, AttackSettings(steps=20, restarts=2), seeds(8))
     assert len(watched.seen) == 2 * 21
     wins_SB = torch.stack([logit_margin(net(iterate), y_B) > 0 for iterate in watched.seen])
@@ -197,7 +185,7 @@ def test_an_image_rests_at_the_first_iterate_that_meets_the_stop_rank(attack: At
     y_B = net(x_BCHW).argmax(dim=1)
     y_B[0] = (y_B[0] + 1) % CLASSES  # beaten already
     chosen = AttackSettings(steps=12, stop_rank=1, restarts=3, targets=3, random_start=False)
-    watched = _Watched(net)
+    watched = Watched(net)
     rested_BCHW = attack(watched, x_BCHW, y_B, eps_B1HW, chosen, seeds(8))
     full_BCHW = attack(net, x_BCHW, y_B, eps_B1HW, replace(chosen, stop_rank=0), seeds(8))
     assert torch.equal(rested_BCHW[0], x_BCHW[0])

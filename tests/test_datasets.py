@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import io
 import pickle
-import shutil
 import struct
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +12,9 @@ import pytest
 import torch
 from photo_set import save
 
-from latcli.engine.datasets import published
 from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults, make_dataset
 from latcli.engine.datasets.catalog import full_name, open_dataset
 from latcli.engine.datasets.folders import class_folders, image_folder
-from latcli.engine.vision import import_torchvision
 from latcli.errors import LatcliError, UsageError
 
 CHECKSUMS = {
@@ -159,25 +154,6 @@ def test_a_pickle_that_is_not_the_published_one_is_never_opened(tmp_path: Path) 
     with pytest.raises(LatcliError, match="data_batch_1 is damaged: its md5 is not c99cafc152244af753f735de768cd75f"):
         open_dataset("cifar10", offline(tmp_path))
     assert not (tmp_path / "ran").exists()
-
-
-def test_an_archive_that_is_not_the_published_one_is_never_unpacked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    theirs = import_torchvision().datasets
-    served = tmp_path / theirs.CIFAR10.filename
-    with tarfile.open(served, "w:gz") as archive:
-        for name in ("../escaped", "cifar-10-batches-py/data_batch_1"):
-            data = pickle.dumps(_Touch(tmp_path / "ran"))
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    monkeypatch.setattr(theirs.utils, "_urlretrieve", lambda _, to: shutil.copy(served, to))
-    monkeypatch.setattr(published, "reachable", lambda _: True)
-
-    with pytest.raises(LatcliError, match="the download of cifar10 failed"):
-        open_dataset("cifar10", DatasetSource(tmp_path / "data"))
-    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {served.name}
 
 
 # folders of small images

@@ -89,7 +89,7 @@ def evaluate(tmp_path: Path, *models: str, **options: Any) -> EvalResult:
 def fine_tuned_checkpoint(tmp_path: Path) -> str:
     """A network of SMALL with a head for the folder's classes, of chance."""
     torch.manual_seed(0)
-    net = fine_tuned_without_weights(SMALL, 2)
+    net = fine_tuned_without_weights(SMALL, ("a", "b"))
     about = CheckpointInfo(SMALL, (3, 160, 160), CLASSES, f"folder:{tmp_path / 'set'}", "0", "background", 0.03, 5)
     path = tmp_path / "tuned.safetensors"
     path.write_bytes(pack_classifier(net.state_dict(), about))

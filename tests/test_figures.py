@@ -162,6 +162,10 @@ def test_training_and_curves_of_a_report_become_plots() -> None:
         ("Training loss", True), ("Test loss", True), ("Accuracy on clean training batches", False),
     ]  # fmt: skip
     assert plots[0].description == "Training loss against step. At the end: natural 00a0 0.0500."
+    assert [column.key for column in plots[0].table.columns] == ["line", "0", "5", "9"]
+    assert [cell.value for cell in plots[0].table.rows[0].cells] == ["natural 00a0", 2.0, 0.05, None]
+    many = Plot("t", "step", [Line("a", [(step, step / 100, None) for step in range(101)])])
+    assert [column.key for column in many.table.columns][1:] == [*(str(step) for step in range(0, 100, 11)), "100"]
     assert title == "Accuracy on mnist, n = 100, run 1234"
     assert [line.points[-1][:2] for line in curve.lines] == [(0.3, pytest.approx(0.6))] * 3
 

@@ -12,27 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from linear_problems import Problem, corner, linear_model, linear_problems
 from small_digits import EPSILON, SmallDigits
+from small_images import SIDE, Watched
 
 from latcli.engine.attacks.objectives import logit_margin
 from latcli.engine.attacks.settings import AttackSettings, Model
 from latcli.engine.attacks.square import Squares, side_at, square
 from latcli.engine.attacks.threat import LinfBox
-
-SIDE = 8
-
-
-class _Watched:
-    """A model that remembers every image it was shown, and refuses to be asked for a gradient."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self.seen: list[torch.Tensor] = []
-
-    def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        assert not torch.is_grad_enabled()
-        assert not x_BCHW.requires_grad
-        self.seen.append(x_BCHW.clone())
-        return self.model(x_BCHW)
 
 
 def _square(model: Model, x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor, **more: Any) -> torch.Tensor:
@@ -58,7 +43,7 @@ def test_on_a_linear_model_square_comes_close_to_the_corner(problem: Problem, ta
 def test_of_all_that_was_asked_the_worst_is_kept() -> None:
     generator = torch.Generator().manual_seed(1)
     weights_CHW = torch.randn(3, SIDE, SIDE, generator=generator)
-    watched = _Watched(linear_model(Problem(weights_CHW, weights_CHW, weights_CHW, 0)))
+    watched = Watched(linear_model(Problem(weights_CHW, weights_CHW, weights_CHW, 0)))
     x_BCHW = torch.rand(4, 3, SIDE, SIDE, generator=generator)
     y_B, eps_B1HW = torch.zeros(4, dtype=torch.int64), torch.full((4, 1, SIDE, SIDE), 0.1)
     adv_BCHW = _square(watched, x_BCHW, eps_B1HW, steps=50, restarts=3)
@@ -101,7 +86,7 @@ def test_squares_shrink_as_in_the_paper() -> None:
 
 def _squares_seen(eps_HW: torch.Tensor, count: int = 4000) -> torch.Tensor:
     """For each query of many images what differs from the stripes, bool (queries, count, H, W)."""
-    watched = _Watched(lambda x_BCHW: torch.tensor([[1.0, 0.0]]).expand(len(x_BCHW), 2))
+    watched = Watched(lambda x_BCHW: torch.tensor([[1.0, 0.0]]).expand(len(x_BCHW), 2))
     _square(watched, torch.full((count, 1, SIDE, SIDE), 0.5), eps_HW.expand(count, 1, SIDE, SIDE), steps=8)
     # The model never answers otherwise, so that each square is put on the stripes.
     return torch.stack([(seen != watched.seen[0])[:, 0] for seen in watched.seen[1:]])
@@ -140,7 +125,13 @@ def test_with_a_mask_exactly_the_places_that_touch_it_are_drawn_and_no_query_is_
 
 def test_an_image_asks_no_more_than_its_budget_and_nothing_once_it_rests(small_digits: SmallDigits) -> None:
     x_BCHW, y_B, eps_B1HW, seeds_B = small_digits.first(100)
-    watched = _Watched(small_digits.net)
+
+    def no_gradient(x_BCHW: torch.Tensor) -> torch.Tensor:
+        assert (torch.is_grad_enabled(), x_BCHW.requires_grad) == (False, False)
+        logits_BK: torch.Tensor = small_digits.net(x_BCHW)
+        return logits_BK
+
+    watched = Watched(no_gradient)
     adv_BCHW = square(watched, x_BCHW, y_B, eps_B1HW, AttackSettings(steps=40, stop_rank=1), seeds_B)
     won_B = logit_margin(small_digits.net(adv_BCHW), y_B) > 0
     sizes = [len(seen) for seen in watched.seen]

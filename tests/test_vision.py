@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from latcli.engine import vision
@@ -42,7 +42,6 @@ def _tensors(scene: list[tuple[tuple[float, ...], float]]) -> tuple[torch.Tensor
     return boxes_N4, torch.tensor([score for _, score in scene], dtype=torch.float64)
 
 
-@settings(deadline=None)
 @given(_scene, _threshold)
 @example([((0, 0, 4, 4), 1), ((0, 0, 4, 2), 0)], 0.5)  # an overlap of exactly the threshold stays
 @example([((0, 0, 4, 4), 1), ((0, 0, 4, 4), 1), ((0, 0, 4, 4), 1)], 0.5)  # of equals the first stays
@@ -65,7 +64,6 @@ def test_blocks_of_boxes_change_nothing(count: int) -> None:
     assert 1 < len(kept) < count
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 40), st.floats(0, 1))
 def test_torchvisions_operator_and_the_stand_in_agree(seed: int, count: int, threshold: float) -> None:
     nms = import_torchvision().ops.nms
@@ -113,55 +111,65 @@ def test_operators_without_a_stand_in_work_or_say_that_they_are_missing() -> Non
                 call()
 
 
-def _run(program: str) -> str:
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-@pytest.mark.slow
-def test_a_fresh_process_can_import_all_that_needs_torchvision() -> None:
-    program = """
+#: What a fresh process can do, by a program that fails where it cannot.
+PROGRAMS = {
+    "import all that needs torchvision": """
 from latcli.engine.vision import import_torchvision, operators
 module = import_torchvision()
 import timm, torchvision, ultralytics, ultralytics.nn.tasks
 assert module is torchvision is import_torchvision()
 assert operators() in ("native", "stand-in")
-"""
-    assert _run(program) == ""
-
-
-@pytest.mark.slow
-def test_a_failed_import_of_torchvision_can_be_made_good() -> None:
-    program = """
+""",
+    "make good a failed import": """
 try:
     import torchvision
-    print("native")
+    first = "native"
 except RuntimeError:
-    print("stand-in")
+    first = "stand-in"
 from latcli.engine.vision import import_torchvision, operators
 import_torchvision()
-print(operators())
-"""
-    first, then = _run(program).split()
-    assert first == then
+assert operators() == first
+""",
+    "import on many threads": """
+from concurrent.futures import ThreadPoolExecutor
+import threading
+from latcli.engine.vision import import_torchvision
+start = threading.Barrier(8)
+def work(_):
+    start.wait()
+    return import_torchvision()
+with ThreadPoolExecutor(8) as pool:
+    assert len(set(pool.map(work, range(8)))) == 1
+""",
+    "use torch's compiler, imported only then": """
+import sys, torch
+from latcli.engine.vision import import_timm, import_torchvision
+ops, timm = import_torchvision().ops, import_timm()
+assert not [name for name in sys.modules if name.startswith("torch._dynamo")]
+assert torch.compiler.disable.__module__ == "torch.compiler"
+compiled = torch.compile(timm.create_model("naflexvit_base_patch16_gap", depth=1).eval(), backend="eager")
+assert compiled(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)
+from torch._dynamo.utils import counters
+assert ops.roi_align(torch.zeros(1, 3, 8, 8), torch.tensor([[0.0, 0, 0, 4, 4]]), (2, 2)).shape == (1, 3, 2, 2)
+""",
+    "get the real compiler while torchvision is imported": """
+import sys, torch
+from latcli.engine import vision
+with vision._without_compiler():
+    from torch._dynamo.utils import counters, is_compile_supported
+    import torch._dynamo.utils
+assert type(counters).__name__ == "defaultdict"
+assert is_compile_supported("cpu") == torch._dynamo.utils.is_compile_supported("cpu")
+assert sys.modules["torch._dynamo.utils"] is torch._dynamo.utils and torch._dynamo.utils.__file__
+""",
+}
 
 
 @pytest.mark.slow
-def test_threads_may_import_at_once() -> None:
-    program = """
-import threading
-from latcli.engine.vision import import_torchvision
-found, start = [], threading.Barrier(8)
-def work():
-    start.wait()
-    found.append(import_torchvision())
-threads = [threading.Thread(target=work) for _ in range(8)]
-for thread in threads: thread.start()
-for thread in threads: thread.join()
-print(len(found), len(set(found)))
-"""
-    assert _run(program) == "8 1"
+@pytest.mark.parametrize("what", PROGRAMS)
+def test_a_fresh_process_can(what: str) -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAMS[what]], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
 def test_where_the_library_loads_nothing_is_defined_or_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,35 +183,3 @@ def test_where_the_library_loads_nothing_is_defined_or_replaced(monkeypatch: pyt
     assert import_torchvision() is torchvision
     assert boxes._assert_has_ops is check
     assert operators() == "native"
-
-
-@pytest.mark.slow
-def test_torchs_compiler_is_imported_when_it_is_used_and_works_then() -> None:
-    program = """
-import sys, torch
-from latcli.engine.vision import import_timm, import_torchvision
-ops, timm = import_torchvision().ops, import_timm()
-assert not [name for name in sys.modules if name.startswith("torch._dynamo")]
-disable = torch.compiler.disable
-assert disable.__module__ == "torch.compiler"
-compiled = torch.compile(timm.create_model("naflexvit_base_patch16_gap", depth=1).eval(), backend="eager")
-assert compiled(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)
-from torch._dynamo.utils import counters
-assert ops.roi_align(torch.zeros(1, 3, 8, 8), torch.tensor([[0.0, 0, 0, 4, 4]]), (2, 2)).shape == (1, 3, 2, 2)
-"""
-    assert _run(program) == ""
-
-
-@pytest.mark.slow
-def test_who_wants_more_of_the_compiler_while_torchvision_is_imported_gets_the_real_one() -> None:
-    program = """
-import sys, torch
-from latcli.engine import vision
-with vision._without_compiler():
-    from torch._dynamo.utils import counters, is_compile_supported
-    import torch._dynamo.utils
-assert type(counters).__name__ == "defaultdict"
-assert is_compile_supported("cpu") == torch._dynamo.utils.is_compile_supported("cpu")
-assert sys.modules["torch._dynamo.utils"] is torch._dynamo.utils and torch._dynamo.utils.__file__
-"""
-    assert _run(program) == ""

@@ -7,9 +7,12 @@ import os
 import socket
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,12 +21,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from latcli.engine.downloads import fetch, kept_at, reachable, require_reachable
+from latcli.engine.downloads import fetch, kept_at, reachable
 from latcli.engine.models.weights import (
     Weights,
-    classes_in,
+    load_file,
     load_into,
-    read_state_dict,
+    read_weights,
     state_dict_sha256,
     without_prefix,
 )
@@ -48,21 +51,24 @@ def _assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 # Reading
 
 
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
-@pytest.mark.parametrize("legacy", [False, True])
-def test_torch_files_are_read_bare_and_wrapped(
-    state_dict: dict[str, torch.Tensor], tmp_path: Path, wrapper: str | None, legacy: bool
+SAVED: dict[str, Callable[[Any, Path], None]] = {
+    "bare.pth": torch.save,
+    "legacy.pth": lambda content, path: torch.save(content, path, _use_new_zipfile_serialization=False),
+    "wrapped.pth": lambda content, path: torch.save({"epoch": 3, "state_dict": OrderedDict(content)}, path),
+    "twice.pth": lambda content, path: torch.save({"model": {"state_dict": content}}, path),
+    "file.safetensors": save_file,
+}
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_files_are_read_bare_and_wrapped_with_the_same_hash(
+    name: str, state_dict: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
-    content = OrderedDict(state_dict) if wrapper is None else {"epoch": 3, wrapper: state_dict}
-    torch.save(content, tmp_path / "file.pth", _use_new_zipfile_serialization=not legacy)
-    read = read_state_dict(tmp_path / "file.pth")
+    SAVED[name](state_dict, tmp_path / name)
+    read = read_weights(tmp_path / name).state_dict
     assert type(read) is dict
     _assert_same(read, state_dict)
-
-
-def test_safetensors_are_read(state_dict: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    save_file(state_dict, tmp_path / "file.safetensors")
-    _assert_same(read_state_dict(tmp_path / "file.safetensors"), state_dict)
+    assert state_dict_sha256(read) == state_dict_sha256(dict(reversed(state_dict.items())))
 
 
 class _Payload:
@@ -80,22 +86,17 @@ def test_a_pickle_that_would_run_code_does_not(
     marker, file = tmp_path / "ran", tmp_path / "evil.pth"
     torch.save(state_dict | {"extra": _Payload(marker)}, file, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(WeightsError, match=r"contains code \((posix|nt)\.system\)") as refused:
-        read_state_dict(file)
+        read_weights(file)
     assert "state_dict()" in refused.value.hint
     assert not marker.exists()
     torch.load(file, weights_only=False)  # the file does what it is accused of
     assert marker.exists()
 
 
-def test_a_whole_pickled_network_is_refused(tmp_path: Path) -> None:
-    torch.save(_network(), tmp_path / "network.pth")
-    with pytest.raises(WeightsError, match=r"torch\.nn\.modules\.container\.Sequential"):
-        read_state_dict(tmp_path / "network.pth")
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (_network(), "torch.nn.modules.container.Sequential"),
         ([torch.ones(1)], "of type list"),
         (torch.ones(1), "of type Tensor"),
         ({}, "an empty mapping"),
@@ -107,75 +108,60 @@ def test_a_whole_pickled_network_is_refused(tmp_path: Path) -> None:
 )
 def test_what_is_no_state_dict_is_said(content: object, message: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "file.pth")
-    with pytest.raises(WeightsError, match="contains no state dict") as refused:
-        read_state_dict(tmp_path / "file.pth")
-    assert message in refused.value.message
-
-
-@pytest.mark.parametrize("name", ["missing.pth", "missing.safetensors"])
-def test_a_missing_file_is_said(name: str, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="no such weights file") as refused:
-        read_state_dict(tmp_path / name)
-    assert refused.value.exit_code == ExitCode.FAILURE
+    with pytest.raises(WeightsError, match=message):
+        read_weights(tmp_path / "file.pth")
 
 
 @pytest.mark.parametrize("name", ["file.pth", "file.safetensors"])
-def test_empty_files_and_folders_are_said(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).touch()
+def test_missing_and_empty_files_and_folders_are_said(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    with pytest.raises(WeightsError, match="no such weights file") as refused:
+        read_weights(file)
+    assert refused.value.exit_code == ExitCode.FAILURE
+    file.touch()
     with pytest.raises(WeightsError, match="is empty"):
-        read_state_dict(tmp_path / name)
-    (tmp_path / name).unlink()
-    (tmp_path / name).mkdir()
+        read_weights(file)
     with pytest.raises(WeightsError, match="cannot read"):
-        read_state_dict(tmp_path / name)
+        read_weights(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["file.pth", "legacy.pth", "file.safetensors"])
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("name", ["bare.pth", "legacy.pth", "file.safetensors"])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.floats(0, 1), cut=st.booleans(), junk=st.binary(min_size=1, max_size=8))
 def test_damage_anywhere_gives_one_clear_line_or_weights(
     name: str, where: float, cut: bool, junk: bytes, state_dict: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     path = tmp_path / name
-    if name.endswith(".safetensors"):
-        save_file(state_dict, path)
-    else:
-        torch.save(state_dict, path, _use_new_zipfile_serialization=name != "legacy.pth")
+    SAVED[name](state_dict, path)
     data = bytearray(path.read_bytes())
     place = int(where * (len(data) - len(junk)))
     data[place : None if cut else place + len(junk)] = junk
     path.write_bytes(data)
     outcome: object
     try:
-        outcome = all(isinstance(value, torch.Tensor) for value in read_state_dict(path).values())
+        outcome = all(isinstance(value, torch.Tensor) for value in read_weights(path).state_dict.values())
     except WeightsError as error:
         outcome = "\n" not in error.message + error.hint
     assert outcome
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(min_size=1, max_size=300), ending=st.sampled_from([".pth", ".safetensors"]))
 def test_arbitrary_bytes_are_refused(content: bytes, ending: str, tmp_path: Path) -> None:
     (tmp_path / f"file{ending}").write_bytes(content)
     with pytest.raises(WeightsError):
-        read_state_dict(tmp_path / f"file{ending}")
+        read_weights(tmp_path / f"file{ending}")
 
 
 # Fitting
 
 
-def test_weights_that_fit_are_loaded(state_dict: dict[str, torch.Tensor]) -> None:
+@pytest.mark.parametrize("dropped", ["nothing", "num_batches"])  # old files have no counters
+def test_weights_that_fit_are_loaded(dropped: str, state_dict: dict[str, torch.Tensor]) -> None:
     network = _network()
-    changed = {name: value + 1 for name, value in state_dict.items()}
+    changed = OrderedDict((name, value + 1) for name, value in state_dict.items() if dropped not in name)
     load_into(network, changed, what="the weights")
-    _assert_same(dict(network.state_dict()), changed)
-
-
-def test_old_files_without_counters_fit(state_dict: dict[str, torch.Tensor]) -> None:
-    network = _network()
-    old = OrderedDict((name, value + 1) for name, value in state_dict.items() if "num_batches" not in name)
-    load_into(network, old, what="the weights")
-    assert torch.equal(network.state_dict()["0.weight"], old["0.weight"])
+    _assert_same({name: network.state_dict()[name] for name in changed}, changed)
 
 
 @pytest.mark.parametrize(
@@ -220,19 +206,19 @@ def test_of_two_networks_in_a_file_neither_is_guessed(state_dict: dict[str, torc
 
 
 @pytest.mark.parametrize("rows", [2, 3, 7])
-def test_the_number_of_classes_is_the_files(rows: int, state_dict: dict[str, torch.Tensor]) -> None:
-    changed = state_dict | {"3.weight": torch.ones(rows, 16), "3.bias": torch.ones(rows)}
-    assert classes_in(_network(), changed, 2) == rows
+def test_the_number_of_classes_is_the_files(rows: int, state_dict: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    head = {"3.weight": torch.ones(rows, 16), "3.bias": torch.ones(rows)}
+    torch.save({"model": state_dict | head, "classes": ["a", "b", "c"]}, tmp_path / "w.pth")
+
+    def build(classes: int) -> nn.Module:
+        return nn.Sequential(*_network()[:3], nn.Linear(16, classes))  # type: ignore[index]
+
+    network, count, names = load_file(tmp_path / "w.pth", build, 2, pytest.fail)
+    assert (count, names) == (rows, ("a", "b", "c") if rows == 3 else ())
+    _assert_same(dict(network.state_dict()), state_dict | head)
 
 
 # Fingerprints
-
-
-def test_equal_weights_have_equal_hashes_whatever_the_file(state_dict: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    save_file(state_dict, tmp_path / "file.safetensors")
-    torch.save({"model": state_dict}, tmp_path / "file.pth")
-    hashes = {state_dict_sha256(read_state_dict(tmp_path / name)) for name in ("file.pth", "file.safetensors")}
-    assert hashes == {state_dict_sha256(dict(reversed(state_dict.items())))}
 
 
 @pytest.mark.parametrize(
@@ -261,95 +247,83 @@ def test_hashes_take_every_type_and_layout() -> None:
 # Fetching
 
 
-class _Server(ThreadingHTTPServer):
-    files: dict[str, bytes]
-    asked: list[str]
+@dataclass
+class _Server:
+    """A server on this machine: what it has, and what it was asked for."""
 
+    folder: Path
+    port: int = 0
+    asked: list[str] = field(default_factory=list)
 
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-
-    def do_HEAD(self) -> None:
-        self._answer(b"")
-
-    def do_GET(self) -> None:
-        self._answer(self.server.files.get(self.path, b""))
-
-    def _answer(self, body: bytes) -> None:
-        self.server.asked.append(f"{self.command} {self.path}")
-        self.send_response(200 if self.path in self.server.files else 404)
-        self.send_header("Content-Length", str(len(self.server.files.get(self.path, b""))))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+    def serve(self, content: bytes, named_after: bytes | None = None) -> str:
+        """The URL of a file whose name holds its hash, or that of another content."""
+        digest = hashlib.sha256(named_after or content).hexdigest()
+        (self.folder / f"net-{digest[:8]}.pth").write_bytes(content)
+        return f"http://127.0.0.1:{self.port}/net-{digest[:8]}.pth"
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[_Server]:
-    """A server on this machine, and an empty cache of weights."""
+    """A server, and an empty cache of weights."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    server = _Server(("127.0.0.1", 0), _Handler)
-    server.files, server.asked = {}, []
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    (tmp_path / "served").mkdir()
+    server = _Server(tmp_path / "served")
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_request(self, *_: object) -> None:
+            server.asked.append(f"{self.command} {self.path}")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(server.folder))) as running:
+        server.port = running.server_port
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        running.shutdown()
+        thread.join()
 
 
-def _serve(server: _Server, content: bytes, stem: str = "net") -> str:
-    path = f"/{stem}-{hashlib.sha256(content).hexdigest()[:8]}.pth"
-    server.files[path] = content
-    return f"http://127.0.0.1:{server.server_port}{path}"
+def _fetch(url: str, **options: bool) -> Path:
+    return fetch(url, what="the weights of X", hint="do this", **({"offline": False} | options))
 
 
 def test_weights_are_downloaded_once_into_torchs_cache(
-    server: _Server, state_dict: dict[str, torch.Tensor], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    server: _Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    torch.save(state_dict, tmp_path / "file.pth")
-    url = _serve(server, (tmp_path / "file.pth").read_bytes())
-    _assert_same(read_state_dict(fetch(url, offline=False)), state_dict)
-    assert kept_at(url).parent == tmp_path / "torch" / "hub" / "checkpoints"
+    content, timeout = b"x" * 10_000, socket.getdefaulttimeout()
+    url = server.serve(content)
+    assert _fetch(url).read_bytes() == content
     asked = len(server.asked)
-    _assert_same(read_state_dict(fetch(url, offline=True)), state_dict)
+    assert _fetch(url, offline=True).read_bytes() == content
     assert len(server.asked) == asked
-    assert [file.name for file in kept_at(url).parent.iterdir()] == [kept_at(url).name]
+    assert list((tmp_path / "torch" / "hub" / "checkpoints").iterdir()) == [kept_at(url)]
     assert tuple(capfd.readouterr()) == ("", "")
-
-
-def test_progress_goes_to_standard_error(server: _Server, capfd: pytest.CaptureFixture[str]) -> None:
-    fetch(_serve(server, b"x" * 10_000), offline=False, progress=True)
+    _fetch(server.serve(b"y"), progress=True)
     shown = capfd.readouterr()
-    assert shown.out == ""
-    assert "100%" in shown.err
+    assert (shown.out, "100%" in shown.err) == ("", True)
+    assert socket.getdefaulttimeout() == timeout
 
 
 def test_a_download_with_another_content_than_its_name_says_is_not_kept(server: _Server) -> None:
-    url = _serve(server, b"the real weights")
-    server.files[url.partition(str(server.server_port))[2]] = b"others"
+    url = server.serve(b"others", named_after=b"the real weights")
     with pytest.raises(WeightsError, match="invalid hash value"):
-        fetch(url, offline=False)
+        _fetch(url)
     assert list(kept_at(url).parent.iterdir()) == []
 
 
 def test_a_file_the_server_does_not_have_is_not_asked_for_twice(server: _Server) -> None:
-    url = f"http://127.0.0.1:{server.server_port}/none-12345678.pth"
-    with pytest.raises(WeightsError, match=r"not on this machine, and 127\.0\.0\.1:\d+ does not answer") as refused:
-        fetch(url, offline=False)
-    assert refused.value.hint == f"get {url} elsewhere and put it at {kept_at(url)}"
+    url = f"http://127.0.0.1:{server.port}/none-12345678.pth"
+    with pytest.raises(WeightsError, match=r"of X are not on this machine, and 127\.0\.0\.1:\d+ does not answer"):
+        _fetch(url)
     assert server.asked == ["HEAD /none-12345678.pth"]
 
 
 def test_offline_asks_nobody(server: _Server) -> None:
-    url = _serve(server, b"weights")
-    with pytest.raises(WeightsError, match="--offline"):
-        fetch(url, offline=True)
     with pytest.raises(WeightsError, match="the weights of X are not on this machine, and --offline") as refused:
-        require_reachable(url, what="the weights of X", hint="do this", offline=True)
+        _fetch(server.serve(b"weights"), offline=True)
     assert refused.value.hint == "do this"
     assert server.asked == []
 
@@ -357,15 +331,12 @@ def test_offline_asks_nobody(server: _Server) -> None:
 def test_a_cache_that_cannot_be_written_is_said(server: _Server, tmp_path: Path) -> None:
     (tmp_path / "torch").write_text("a file where the folder should be")
     with pytest.raises(WeightsError, match=r"the download of .* failed"):
-        fetch(_serve(server, b"weights"), offline=False)
+        _fetch(server.serve(b"weights"))
 
 
-def test_a_server_that_takes_the_call_and_says_nothing_counts_as_out_of_reach() -> None:
+def test_servers_that_say_nothing_count_as_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         assert not reachable(f"http://127.0.0.1:{silent.getsockname()[1]}/x", timeout_s=0.2)
-
-
-def test_a_name_server_that_says_nothing_counts_as_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     forever = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: forever.wait(30) and [])
     assert not reachable("http://weights.example/x", timeout_s=0.2)
@@ -375,9 +346,3 @@ def test_a_name_server_that_says_nothing_counts_as_out_of_reach(monkeypatch: pyt
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "nonsense", "http://", "unknown://x/y"])
 def test_what_cannot_be_reached_is_not_reachable(url: str) -> None:
     assert not reachable(url)
-
-
-def test_the_default_timeout_of_sockets_is_left_alone(server: _Server) -> None:
-    before = socket.getdefaulttimeout()
-    fetch(_serve(server, b"weights"), offline=False)
-    assert socket.getdefaulttimeout() == before

@@ -42,15 +42,15 @@ from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.devices import open_device
 from latcli.engine.failures import explained
 from latcli.engine.models.checkpoint import CheckpointInfo, pack_classifier
+from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.finetuning import (
-    FineTuned,
     check_architecture,
     fine_tuned,
     fine_tuned_without_weights,
     is_classifier_name,
 )
 from latcli.engine.models.small import Architecture
-from latcli.engine.models.weights import load_into, read_weights, state_dict_sha256, without_prefix
+from latcli.engine.models.weights import load_file, state_dict_sha256
 from latcli.engine.precision import gradient_model
 from latcli.engine.training.distributed import FabricRanks, Ranks, world_of
 from latcli.engine.training.loop import Trainer, check_parts, new_network, train
@@ -113,14 +113,13 @@ class Job:
                 return fine_tuned(pretrained, self.data.class_names)
             if self.fine_tuning:
                 described = classifier_source(self.objects, session)
-                return fine_tuned_without_weights(self.architecture, classes, described=described)
+                return fine_tuned_without_weights(self.architecture, self.data.class_names, described=described)
             small: Architecture = registry.load("architecture", self.architecture)
             return small(image_shape, classes)
 
         net = new_network(make, self.data, self.settings.seed)
         if fresh and path is not None and not self.fine_tuning:
-            state_dict = without_prefix(net, read_weights(path), session.note)
-            load_into(net, state_dict, what=f"the weights in {path}")
+            load_file(path, lambda _: net, 0, session.note)
         return net.to(self.device)
 
 
@@ -553,7 +552,7 @@ def _keep_model(store: Store, stored: Run, job: Job, trainer: Trainer) -> Path:
         regime=job.settings.regime,
         epsilon=job.settings.epsilon if job.settings.is_adversarial else 0.0,
         steps=job.settings.steps,
-        preprocessing=trainer.net.preprocessing if isinstance(trainer.net, FineTuned) else None,
+        preprocessing=trainer.net.preprocessing if isinstance(trainer.net, Classifier) else None,
         mean=tuple(job.objects.mean),
         std=tuple(job.objects.std),
     )

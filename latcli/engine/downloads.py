@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
@@ -58,26 +56,23 @@ def reachable(url: str, timeout_s: float = ANSWER_SECONDS) -> bool:
     return answers == [True]
 
 
-def require_reachable(url: str, *, what: str, offline: bool, hint: str | None = None) -> None:
+def require_reachable(url: str, *, what: str, hint: str, offline: bool) -> None:
     """Raise WeightsError where `url` may not (`offline`) or cannot be asked for what `what` names."""
-    hint = hint or "check the connection, or choose weights that are on this machine"
     if offline:
         raise WeightsError(f"{what} are not on this machine, and --offline forbids the download", hint)
     if not reachable(url):
         raise WeightsError(f"{what} are not on this machine, and {urlparse(url).netloc} does not answer", hint)
 
 
-def fetch(url: str, *, offline: bool, what: str | None = None, hint: str | None = None, progress: bool = False) -> Path:
+def fetch(url: str, *, what: str, hint: str, offline: bool, progress: bool = False) -> Path:
     """The file of that URL: from torch's cache, else downloaded into it.
 
-    `what` names the weights in the error ("the weights of …"), `hint` says how to get them by hand; both have a
-    default. `progress` shows a bar on stderr. Raises WeightsError, within seconds where nothing answers.
+    `what` names the weights in the error ("the weights of …"), `hint` says how to get them by hand. `progress` shows a
+    bar on stderr. Raises WeightsError, within seconds where nothing answers.
     """
     path = kept_at(url)
     if path.is_file():
         return path
-    what = what or f"the weights {path.name}"
-    hint = hint or f"get {url} elsewhere and put it at {path}"
     if downloads_folder() is None:
         raise WeightsError(
             f"{what} are not on this machine, and this user has no home folder to keep them in",
@@ -85,22 +80,14 @@ def fetch(url: str, *, offline: bool, what: str | None = None, hint: str | None 
         )
     require_reachable(url, what=what, hint=hint, offline=offline)
     named = re.search(r"-([0-9a-f]{8,})\.", path.name)
-    hash_prefix = named.group(1) if named else None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _stall_limit():
-            torch.hub.download_url_to_file(url, str(path), hash_prefix, progress=progress)
-    except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: the hash differs
-        raise WeightsError(f"the download of {what} from {url} failed: {error}", hint) from error
-    return path
-
-
-@contextmanager
-def _stall_limit() -> Iterator[None]:
-    # torch opens its connection without a timeout; the default for new sockets is the only way to give it one.
     before = socket.getdefaulttimeout()
+    # torch opens its connection without a timeout; the default for new sockets is the only way to give it one.
     socket.setdefaulttimeout(_STALL_SECONDS)
     try:
-        yield
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), named and named.group(1), progress=progress)
+    except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: the hash differs
+        raise WeightsError(f"the download of {what} from {url} failed: {error}", hint) from error
     finally:
         socket.setdefaulttimeout(before)
+    return path

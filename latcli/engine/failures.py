@@ -1,15 +1,14 @@
 """Errors for a machine that runs out of memory or loses a device.
 
-Torch says most of it in a RuntimeError, whose words are all there is to go by.
+Torch says it in a RuntimeError, whose words are all there is to go by.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from latcli.errors import MachineError
+from latcli.errors import MachineError, first_line
 
 _SHORT = (
     "out of memory",
@@ -19,23 +18,23 @@ _SHORT = (
     "failed to map segment",
 )
 _LOST = ("cuda error", "cuda driver error", "cudnn error", "cublas_status", "cudnn_status", "mps backend", "nccl error")
-_SMALLER = "take a smaller --batch or smaller images, or end what else uses memory"
 
 
 def failure_of(error: BaseException) -> MachineError | None:
     """What it means for a user, where it is the machine's failure; None where it is anything else."""
-    if isinstance(error, MemoryError):
-        return MachineError("not enough memory", _SMALLER)
-    if not isinstance(error, RuntimeError | ImportError):
+    if not isinstance(error, MemoryError | RuntimeError | ImportError):
         return None
     text = str(error).lower()
-    if isinstance(error, _torch_types("OutOfMemoryError")) or any(words in text for words in _SHORT):
-        return _short_of_memory(text)
+    if isinstance(error, MemoryError) or any(words in text for words in _SHORT):
+        smaller = "take a smaller --batch or smaller images, or end what else uses memory"
+        if "cuda" in text or "mps" in text:
+            return MachineError("the device has not enough memory", f"{smaller}; or use --device cpu")
+        return MachineError("not enough memory", smaller)
     if "can't start new thread" in text:
         return MachineError("the system refuses to start another thread", "raise its limits, or set OMP_NUM_THREADS=1")
-    if isinstance(error, _torch_types("AcceleratorError")) or any(words in text for words in _LOST):
+    if any(words in text for words in _LOST):
         return MachineError(
-            f"the device failed: {str(error).strip().partition(chr(10))[0]}",
+            f"the device failed: {first_line(error)}",
             "check it with nvidia-smi, then --resume the run or start it again; or use --device cpu",
         )
     return None
@@ -51,15 +50,3 @@ def explained() -> Iterator[None]:
         if failure is None:
             raise
         raise failure from error
-
-
-def _short_of_memory(text: str) -> MachineError:
-    if "cuda" in text or "mps" in text:
-        return MachineError("the device has not enough memory", f"{_SMALLER}; or use --device cpu")
-    return MachineError("not enough memory", _SMALLER)
-
-
-def _torch_types(name: str) -> tuple[type[BaseException], ...]:
-    """Torch's exception of that name, where torch is imported and has it."""
-    found = getattr(sys.modules.get("torch"), name, None)
-    return (found,) if isinstance(found, type) else ()

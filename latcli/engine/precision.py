@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
@@ -22,7 +22,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from latcli.engine.failures import failure_of
-from latcli.errors import UsageError
+from latcli.errors import UsageError, first_line
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -42,29 +42,31 @@ _DEPTHWISE = 0.02
 class GradientForm:
     """A frozen copy of a network in evaluation mode, in one of the forms; see `gradient_model`.
 
-    form: its name. note: one line for the user where the form that was asked for could not be used, else None.
+    form: its name. note: one line for the user where the form that was asked for could not be used, else None. `folds`
+    are the names of convolutions and of the norms that each takes in.
     """
 
-    def __init__(self, net: nn.Module, form: Form, folds: tuple[_Fold, ...] = (), note: str | None = None) -> None:
+    def __init__(
+        self, net: nn.Module, form: Form, folds: Sequence[tuple[str, str]] = (), note: str | None = None
+    ) -> None:
         self.form, self.note = form, note
         self._net, self._folds = net, folds
+        self._bf16, self._channels_last = form.startswith("bf16"), form.endswith("channels-last")
         with torch.no_grad():  # scripted networks are copied by cloning their weights
             self._copy = copy.deepcopy(net).eval().requires_grad_(False)
-        for fold in folds:
-            _fold(self._copy, fold)
-        self._dtype = torch.bfloat16 if form.startswith("bf16") else torch.float32
-        if self._dtype == torch.bfloat16:
+        for convolution, norm in folds:
+            layer, (weight, bias) = self._copy.get_submodule(convolution), _folded(net, convolution, norm)
+            layer.weight = nn.Parameter(weight, requires_grad=False)
+            layer.bias = nn.Parameter(bias, requires_grad=False)
+            # What the norm does besides stays (timm's activate).
+            rest = getattr(self._copy.get_submodule(norm), "act", None)
+            self._copy.set_submodule(norm, rest if isinstance(rest, nn.Module) else nn.Identity())
+        if self._bf16:
             for module in self._copy.modules():
                 if isinstance(module, nn.Conv2d | nn.Linear):  # norms keep their statistics in fp32
                     module.to(torch.bfloat16)
-        if form.endswith("channels-last"):
+        if self._channels_last:
             self._copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._copied = _tensors(self._copy).keys() & _tensors(net).keys()
-
-    @property
-    def network(self) -> nn.Module:
-        """The copy itself."""
-        return self._copy
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -73,20 +75,17 @@ class GradientForm:
         For the many gradients of a training step: casting the weights anew for each would cost more than once a step.
         """
         mine, theirs = _tensors(self._copy), _tensors(self._net)
-        for name in self._copied:
+        for convolution, norm in self._folds:
+            theirs[f"{convolution}.weight"], theirs[f"{convolution}.bias"] = _folded(self._net, convolution, norm)
+        for name in mine.keys() & theirs.keys():
             mine[name].copy_(theirs[name])
-        for fold in self._folds:
-            weight, bias = _folded_weights(self._net, fold)
-            convolution = self._copy.get_submodule(fold.convolution)
-            convolution.get_parameter("weight").copy_(weight)
-            convolution.get_parameter("bias").copy_(bias)
 
     def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """logits_BK in fp32 of images in [0, 1]."""
-        if self.form.endswith("channels-last"):
+        if self._channels_last:
             x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
         # The weights are bf16 already; autocast takes care of whatever stands between the layers.
-        with torch.autocast(x_BCHW.device.type, dtype=torch.bfloat16, enabled=self._dtype == torch.bfloat16):
+        with torch.autocast(x_BCHW.device.type, dtype=torch.bfloat16, enabled=self._bf16):
             logits_BK: torch.Tensor = self._copy(x_BCHW)
         return logits_BK.float()
 
@@ -106,17 +105,15 @@ def gradient_model(
         if not torch.isfinite(expected_2K).all():
             return GradientForm(net, "fp32")  # no form is to blame; whoever scores it says what is wrong
         wanted = form or chosen_form(net, layers, precision)
-        folds = tuple(layers.folds)
         # A network that uses a convolution's own output besides, or mixes the images of a batch, fails the first try.
-        reason = None
-        for tried in dict.fromkeys((folds, ())):
+        for folds in (layers.folds, []) if layers.folds else ([],):
             try:
-                found = GradientForm(net, wanted, tried)
+                found = GradientForm(net, wanted, folds)
                 reason = _fault(found, x_2CHW, expected_2K)
             except Exception as error:  # whatever a network raises where a layer is not as its author had it
                 if failure := failure_of(error):
                     raise failure from error
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+                reason = first_line(error)
             if reason is None:
                 return found
         note = f"gradients are computed in plain fp32, since {wanted} does not fit this network: {reason}"
@@ -132,8 +129,8 @@ def chosen_form(net: nn.Module, layers: Layers, precision: Precision) -> Form:
     if precision == "bf16":
         return "bf16-channels-last"
     attention = any(isinstance(module, nn.MultiheadAttention) for module in net.modules())
-    suits_bf16 = layers.multiplications >= _FEW and layers.depthwise_share <= _DEPTHWISE and not attention
-    if precision == "auto" and suits_bf16 and has_bf16_units(device_of(net)):
+    few = layers.multiplications < _FEW or layers.depthwise > _DEPTHWISE * layers.multiplications
+    if precision == "auto" and not few and not attention and has_bf16_units(device_of(net)):
         return "bf16-channels-last"
     return "fp32-channels-last" if 2 * layers.convolved > layers.multiplications else "fp32"
 
@@ -150,10 +147,9 @@ def has_bf16_units(device: torch.device) -> bool:
 
 def check_form(name: str) -> Form:
     """The form of that name. Raises UsageError for one that this version does not know."""
-    for form in FORMS:
-        if form == name:
-            return form
-    raise UsageError(f"there is no gradient form called '{name}'", f"known: {', '.join(FORMS)}")
+    if name not in FORMS:
+        raise UsageError(f"there is no gradient form called '{name}'", f"known: {', '.join(FORMS)}")
+    return name
 
 
 def device_of(net: nn.Module) -> torch.device:
@@ -164,31 +160,18 @@ def device_of(net: nn.Module) -> torch.device:
 # what one run of the network shows
 
 
-@dataclass(frozen=True)
-class _Fold:
-    """A convolution whose output goes into a batch norm and nowhere else, by their names in the network."""
-
-    convolution: str
-    norm: str
-
-
 @dataclass
 class Layers:
     """What the layers of a network do for one image of a shape.
 
     multiplications: in convolutions and linear layers; convolved, depthwise: of them, in all convolutions and in those
-    of one channel a group. folds: norms that may be folded into the convolution before them.
+    of one channel a group. folds: convolutions whose output goes into a batch norm and nowhere else, and these norms.
     """
 
     multiplications: float = 0.0
     convolved: float = 0.0
     depthwise: float = 0.0
-    folds: list[_Fold] | tuple[_Fold, ...] = ()
-
-    @property
-    def depthwise_share(self) -> float:
-        """Of all multiplications; 0 where there are none."""
-        return self.depthwise / self.multiplications if self.multiplications else 0.0
+    folds: list[tuple[str, str]] = field(default_factory=list)
 
 
 @contextmanager
@@ -208,44 +191,34 @@ def _observed(net: nn.Module, x_BCHW: torch.Tensor) -> tuple[torch.Tensor, Layer
     """logits_BK of the network as it is, and its layers as hooks see them."""
     layers = Layers()
     names = {module: name for name, module in net.named_modules()}
-    made_by: dict[int, nn.Conv2d] = {}
-    outputs: list[torch.Tensor] = []  # kept alive, so that no two tensors have the same id
-    pairs: list[tuple[nn.Conv2d, _BatchNorm]] = []
+    plain = {name for module, name in names.items() if _is_plain(module)}  # before this function's own hooks
+    outputs: dict[int, tuple[str, torch.Tensor]] = {}  # kept alive, so that no two tensors have the same id
 
     def note_layer(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        if isinstance(module, nn.Linear):
-            layers.multiplications += output.numel() / len(x_BCHW) * module.in_features
-        elif isinstance(module, nn.Conv2d):
-            count = output.numel() / len(x_BCHW) * module.weight[0].numel()
-            layers.multiplications += count
+        count = output.numel() / len(x_BCHW) * module.weight[0].numel()  # type: ignore[index]
+        layers.multiplications += count
+        if isinstance(module, nn.Conv2d):
             layers.convolved += count
             layers.depthwise += count if module.groups == module.in_channels > 1 else 0.0
-            outputs.append(output)
-            made_by[id(output)] = module
+            outputs[id(output)] = (names[module], output)
 
     def note_norm(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        convolution = made_by.get(id(inputs[0])) if inputs else None
-        if isinstance(module, _BatchNorm) and convolution is not None:
-            pairs.append((convolution, module))
+        if inputs and (made := outputs.get(id(inputs[0]))):
+            layers.folds.append((made[0], names[module]))
 
-    plain = {module for module in names if _is_plain(module)}  # before this function's own hooks
     hooks: list[Any] = []
     try:
         for module in names:
             if isinstance(module, nn.Conv2d | nn.Linear):
                 hooks.append(module.register_forward_hook(note_layer))
-            elif isinstance(module, _BatchNorm):
+            elif isinstance(module, _BatchNorm) and module.running_mean is not None:
                 hooks.append(module.register_forward_pre_hook(note_norm))
         logits_BK: torch.Tensor = net(x_BCHW)
     finally:
         for hook in hooks:
             hook.remove()
-    uses = Counter(module for pair in pairs for module in pair)
-    layers.folds = [
-        _Fold(names[convolution], names[norm])
-        for convolution, norm in pairs
-        if uses[convolution] == uses[norm] == 1 and {convolution, norm} <= plain and norm.running_mean is not None
-    ]
+    uses = Counter(name for pair in layers.folds for name in pair)
+    layers.folds = [pair for pair in layers.folds if plain.issuperset(pair) and all(uses[name] == 1 for name in pair)]
     return logits_BK.float(), layers
 
 
@@ -273,29 +246,15 @@ def _fault(form: GradientForm, x_BCHW: torch.Tensor, expected_BK: torch.Tensor) 
     return None
 
 
-# batch norm inside the convolution before it
-
-
-def _fold(net: nn.Module, fold: _Fold) -> None:
-    """Give the convolution the norm's scale and shift, and leave of the norm what it does besides (timm: activate)."""
-    convolution, norm = net.get_submodule(fold.convolution), net.get_submodule(fold.norm)
-    weight, bias = _folded_weights(net, fold)
-    convolution.weight = nn.Parameter(weight, requires_grad=False)
-    convolution.bias = nn.Parameter(bias, requires_grad=False)
-    rest = getattr(norm, "act", None)
-    net.set_submodule(fold.norm, rest if isinstance(rest, nn.Module) else nn.Identity())
-
-
 @torch.no_grad()
-def _folded_weights(net: nn.Module, fold: _Fold) -> tuple[torch.Tensor, torch.Tensor]:
-    convolution, norm = net.get_submodule(fold.convolution), net.get_submodule(fold.norm)
-    assert isinstance(convolution, nn.Conv2d)
-    assert isinstance(norm, _BatchNorm)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    return fuse_conv_bn_weights(
-        convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+def _folded(net: nn.Module, convolution: str, norm: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of a convolution that does what it and the norm after it do together."""
+    one: Any = net.get_submodule(convolution)
+    two: Any = net.get_submodule(norm)
+    weight, bias = fuse_conv_bn_weights(
+        one.weight, one.bias, two.running_mean, two.running_var, two.eps, two.weight, two.bias
     )
+    return weight, bias
 
 
 def _tensors(net: nn.Module) -> dict[str, torch.Tensor]:

@@ -14,15 +14,15 @@ from matplotlib.figure import Figure
 
 from latcli.reporting.evaluations import matrix
 from latcli.reporting.figures import INK, bytes_of, plain
-from latcli.reporting.table import Table, printed
+from latcli.reporting.table import Column, Format, Table, printed, rows_of
 from latcli.reporting.text import number, percent, short
 
 #: Lines that differ without their colours, too.
 _COLOURS = ("#3b6ea8", "#c8553d", "#2e9e4f", "#8c5fa8", "#b58900", "#52606d")
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (6, 2, 1, 2)), (0, (1, 1.5)))
 _REGIMES = ("natural", "standard", "background", "foreground", "random")
-#: Training runs in one plot.
-_LINES = 12
+#: Training runs in one plot; points in the table beside it.
+_LINES, _POINTS = 12, 10
 #: Figures of training and what their plots are called.
 TRAINING = {
     "loss": "Training loss",
@@ -61,6 +61,16 @@ class Plot:
         last = {line.label: [y for _, y, _ in line.points if y is not None][-1:] for line in self.lines}
         ends = ", ".join(f"{label} {show(value)}" for label, values in last.items() for value in values)
         return f"{self.title} against {self.across}. At the end: {ends}."
+
+    @property
+    def table(self) -> Table:
+        """A row for each line; of many points about `_POINTS`, with the last."""
+        places = sorted({x for line in self.lines for x, _, _ in line.points})
+        shown = sorted({*places[:: math.ceil(len(places) / _POINTS)], places[-1]})
+        form: Format = "number" if self.logarithmic else "percent"
+        columns = (Column("line", self.across, "name"), *(Column(f"{x:g}", f"{x:g}", form) for x in shown))
+        rows = [{f"{x:g}": y for x, y, _ in line.points} | {"line": line.label} for line in self.lines]
+        return Table(self.title, columns, rows_of(columns, rows))
 
 
 def charts(document: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:

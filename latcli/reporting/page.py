@@ -97,7 +97,6 @@ def _content(document: Document, picture: Read) -> dict[str, Any]:
             for title, plots in charts.curve_plots(document["curves"]).values()
             for plot in plots
         ],
-        "curve_tables": tables(evaluations.curves),
         "transfer": tables(evaluations.transfer),
         "reliance": tables(evaluations.reliance),
         "training": _training(document["training"]),
@@ -110,12 +109,12 @@ def _content(document: Document, picture: Read) -> dict[str, Any]:
     }
 
 
-def _chart(title: str, plot: charts.Plot) -> dict[str, str]:
+def _chart(title: str, plot: charts.Plot) -> dict[str, Any]:
     svg = base64.b64encode(charts.drawn("", [plot], "svg")).decode("ascii")
-    return {"title": title, "description": plot.description, "svg": svg}
+    return {"title": title, "description": plot.description, "svg": svg, "table": plot.table}
 
 
-def _training(runs: Sequence[Document]) -> list[tuple[str, list[dict[str, str]], Table]]:
+def _training(runs: Sequence[Document]) -> list[tuple[str, list[dict[str, Any]], Table]]:
     """For each data set the curves of its training runs, and what they ended with."""
     found = []
     for dataset in dict.fromkeys(run["dataset"] for run in runs):

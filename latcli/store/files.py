@@ -20,17 +20,23 @@ RUN_JSON, LOG, LOCK = "run.json", "log.txt", "lock"
 _TEMPORARY = ".latcli-*.tmp"
 
 
-def storage_error(error: OSError, path: Path) -> StoreError:
-    """The operating system's refusal as two lines for a user."""
-    message = f"{legible(str(path))} cannot be read or written: {(error.strerror or str(error)).lower()}"
-    match error.errno:
-        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
-            return StoreError(message, "free some space, or keep the runs elsewhere with --store DIR")
-        case errno.EROFS | errno.EACCES | errno.EPERM:
-            return StoreError(message, "name a folder that you can write to with --store DIR")
-        case errno.ENAMETOOLONG:
-            return StoreError(message, "rename the photo to something shorter, or take a shorter --store DIR")
-    return StoreError(message, "check the device it lies on, or keep the runs elsewhere with --store DIR")
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals about a file or folder into StoreError."""
+    try:
+        yield
+    except OSError as error:
+        match error.errno:
+            case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
+                hint = "free some space, or keep the runs elsewhere with --store DIR"
+            case errno.EROFS | errno.EACCES | errno.EPERM:
+                hint = "name a folder that you can write to with --store DIR"
+            case errno.ENAMETOOLONG:
+                hint = "rename the photo to something shorter, or take a shorter --store DIR"
+            case _:
+                hint = "check the device it lies on, or keep the runs elsewhere with --store DIR"
+        why = (error.strerror or str(error)).lower()
+        raise StoreError(f"{legible(str(path))} cannot be read or written: {why}", hint) from error
 
 
 # whole files
@@ -62,11 +68,8 @@ def whole_file(path: Path, pieces: Iterable[bytes]) -> Iterator[Callable[[], Non
 
 def write_whole(path: Path, *pieces: bytes) -> None:
     """Write a file so that either all of it is there or what was there before. Raises StoreError."""
-    try:
-        with whole_file(path, pieces) as put_in_place:
-            put_in_place()
-    except OSError as error:
-        raise storage_error(error, path) from error
+    with storage_errors(path), whole_file(path, pieces) as put_in_place:
+        put_in_place()
 
 
 def remove_unfinished(folder: Path) -> None:

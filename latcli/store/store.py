@@ -30,7 +30,7 @@ from latcli.store.files import (
     artifact_path,
     is_locked,
     remove_unfinished,
-    storage_error,
+    storage_errors,
     whole_file,
     write_whole,
 )
@@ -370,13 +370,11 @@ class Store:
                 if (lock := self._lock(run, 0.0)) is not None:
                     held.callback(lock.release)
             for run in runs:
-                try:
+                with storage_errors(run.path):
                     if run.path.is_symlink():
                         run.path.unlink()  # the link only, not what it points to
                     elif run.path.exists():
                         shutil.rmtree(run.path)
-                except OSError as error:
-                    raise storage_error(error, run.path) from error
                 self._delete_run(run.id)
 
     # rows
@@ -459,7 +457,7 @@ class Store:
 
     def _new_folder(self, command: str) -> tuple[Path, FileLock]:
         """A new folder and its lock, under an id whose last four digits no other run has, as long as any are left."""
-        try:
+        with storage_errors(self.folder):
             for attempt in range(128):
                 suffix = secrets.token_hex(2)
                 path = self.folder_of(f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{command}-{suffix}")
@@ -467,22 +465,19 @@ class Store:
                     with suppress(FileExistsError):
                         path.mkdir()
                         return path, _acquired(path, 0.0)
-        except OSError as error:
-            raise storage_error(error, self.folder) from error
         raise StoreError(f"{self.folder} has too many runs that started in this second", "wait a moment and try again")
 
     def _lock(self, run: RunRow, seconds: float) -> FileLock | None:
         """The lock of a run that is not at work, None where it has no folder. Raises StoreError where it is at work."""
         if run.path.is_symlink() or not run.path.is_dir():
             return None
-        try:
-            return _acquired(run.path, seconds)
-        except Timeout as error:
-            raise StoreError(
-                f"{run.id} is still running, as process {run.pid}", "wait until it has ended, or stop it first"
-            ) from error
-        except OSError as error:
-            raise storage_error(error, run.path) from error
+        with storage_errors(run.path):
+            try:
+                return _acquired(run.path, seconds)
+            except Timeout as error:
+                raise StoreError(
+                    f"{run.id} is still running, as process {run.pid}", "wait until it has ended, or stop it first"
+                ) from error
 
     def _mark_crashed(self) -> None:
         """Mark the runs of this machine whose process is gone as crashed, and remove their unfinished files."""
@@ -575,15 +570,15 @@ class Run:
         row = {"name": name, "kind": kind, "image": image, "sha256": sha256(data).hexdigest(), "size": len(data)}
         is_new = not path.exists()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(path, [data]) as put_in_place, self._store.writing() as db:
-                put_in_place()
-                self._insert(db, "artifacts", [row | {"created": utc_now()}])
-        except OSError as error:
-            raise storage_error(error, path) from error
+            with storage_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with whole_file(path, [data]) as put_in_place, self._store.writing() as db:
+                    put_in_place()
+                    self._insert(db, "artifacts", [row | {"created": utc_now()}])
         except StoreError:
             if is_new:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.unlink()
             raise
         return path
 
@@ -592,10 +587,8 @@ class Run:
         path = artifact_path(self.folder, legible(name))
         with self._store.writing() as db:
             db.execute("DELETE FROM artifacts WHERE run = ? AND name = ?", [self.id, legible(name)])
-        try:
+        with storage_errors(path):
             path.unlink(missing_ok=True)
-        except OSError as error:
-            raise storage_error(error, path) from error
 
     def insert(
         self, table: Literal["attacks", "cells", "metrics"], rows: Iterable[Any], *, instead: bool = False
@@ -618,11 +611,8 @@ class Run:
         """Append a line to the run's log, with the time before it; what is not printable is written as escapes."""
         text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(line.splitlines()))
         path = self.folder / LOG
-        try:
-            with open(path, "a", encoding="utf-8", opener=_no_link) as file:
-                file.write(f"{utc_now()} {text}\n")
-        except OSError as error:
-            raise storage_error(error, path) from error
+        with storage_errors(path), open(path, "a", encoding="utf-8", opener=_no_link) as file:
+            file.write(f"{utc_now()} {text}\n")
 
     def made_model(self, model: str) -> None:
         """Say which model the run has made: an id from `Store.record_model`."""
@@ -686,17 +676,16 @@ def no_runs(folder: Path) -> StoreError:
 @contextmanager
 def _folder_errors(folder: Path) -> Iterator[None]:
     """Turn the operating system's refusals about a store's folder into StoreError."""
-    try:
-        yield
-    except (FileExistsError, NotADirectoryError) as error:
-        raise StoreError(f"{folder} is not a folder", "name a folder with --store DIR") from error
-    except Timeout as error:
-        raise StoreError(
-            f"another process has kept the store {folder} locked for {_OPENING_SECONDS:g} s",
-            "let it end first, or keep the runs elsewhere with --store DIR",
-        ) from error
-    except OSError as error:
-        raise storage_error(error, folder) from error
+    with storage_errors(folder):
+        try:
+            yield
+        except (FileExistsError, NotADirectoryError) as error:
+            raise StoreError(f"{folder} is not a folder", "name a folder with --store DIR") from error
+        except Timeout as error:
+            raise StoreError(
+                f"another process has kept the store {folder} locked for {_OPENING_SECONDS:g} s",
+                "let it end first, or keep the runs elsewhere with --store DIR",
+            ) from error
 
 
 def _acquired(folder: Path, seconds: float) -> FileLock:

@@ -163,7 +163,7 @@ def checkpoint(folder: Path) -> Kind:
 def weights(folder: Path) -> Kind:
     from safetensors.torch import save
 
-    from latcli.engine.models.weights import load_into, read_state_dict
+    from latcli.engine.models.weights import load_into, read_weights
 
     seeds = [save(tensors())]
     for content in (tensors(), {"state_dict": tensors(), "epoch": 3}):
@@ -178,7 +178,7 @@ def weights(folder: Path) -> Kind:
     def read(data: bytes) -> None:
         path = folder / ("w.safetensors" if data[8:9] == b"{" else "w.pth")
         path.write_bytes(data)
-        load_into(torch.nn.Linear(3, 2), read_state_dict(path), what="the weights")
+        load_into(torch.nn.Linear(3, 2), read_weights(path).state_dict, what="the weights")
 
     return seeds, damage, read
 

@@ -80,18 +80,22 @@ def test_a_file_of_a_run_that_is_a_link_is_not_followed(store: Store, tmp_path: 
 
 
 def test_a_pipe_in_a_runs_folder_keeps_nobody_waiting(tmp_path: Path) -> None:
-    script = (
-        "import os, sys\nfrom pathlib import Path\nfrom latcli.errors import LatcliError\n"
-        "from latcli.store.store import Store\n"
-        "with Store.open(Path(sys.argv[1])) as store:\n"
-        "    with store.start_run('attack', argv=[], config={}, seed=0, device='cpu') as run:\n"
-        "        for name in ('log.txt', 'lock'):\n"
-        "            (run.folder / name).unlink(missing_ok=True)\n            os.mkfifo(run.folder / name)\n"
-        "        try:\n            run.log('a line')\n"
-        "        except LatcliError as error:\n            print(error.message)\n"
-        "    store.is_alive(run.id)\n"
-        "Store.open(Path(sys.argv[1])).close()\n"
-    )
+    script = """
+import os, sys
+from pathlib import Path
+from latcli.errors import LatcliError
+from latcli.store.store import Store
+with Store.open(Path(sys.argv[1])) as store:
+    with store.start_run('attack', argv=[], config={}, seed=0, device='cpu') as run:
+        for name in ('log.txt', 'lock'):
+            (run.folder / name).unlink(missing_ok=True)
+            os.mkfifo(run.folder / name)
+        try:
+            run.log('a line')
+        except LatcliError as error:
+            print(error.message)
+    store.is_alive(run.id)
+"""
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "runs")], capture_output=True, text=True, timeout=60
     )

@@ -23,7 +23,7 @@ from latcli.engine.detectors.base import (
 )
 from latcli.engine.downloads import fetch
 from latcli.engine.images import Photo, to_unit
-from latcli.engine.models.weights import load_into, read_state_dict, state_dict_sha256
+from latcli.engine.models.weights import load_into, read_weights, state_dict_sha256
 from latcli.engine.vision import import_torchvision
 
 
@@ -53,7 +53,7 @@ class MobilenetDetector:
 
         source = SSDLite320_MobileNet_V3_Large_Weights.COCO_V1
         path = settings.weights or _default_weights(source.url, context)
-        state_dict = read_state_dict(path)
+        state_dict = read_weights(path).state_dict
         model = ssdlite320_mobilenet_v3_large(
             weights=None, weights_backbone=None, score_thresh=settings.confidence, detections_per_img=100
         )

@@ -33,7 +33,7 @@ from latcli.engine.detectors.base import (
 )
 from latcli.engine.downloads import kept_at, require_reachable
 from latcli.engine.images import Photo, sha256_of
-from latcli.engine.models.weights import DAMAGE_ERRORS, check_readable, short_reasons, unreadable
+from latcli.engine.models.weights import UnsafeWeightsError, check_readable, short_reasons, unreadable
 from latcli.engine.vision import import_torchvision
 from latcli.errors import WeightsError
 
@@ -158,7 +158,7 @@ def _load(path: Path, *, trusted: bool) -> Any:
             raise WeightsError(f"ultralytics looks for {path} as {looked_for}", "rename or copy the file")
         try:
             model = YOLO(str(path))
-        except DAMAGE_ERRORS as error:
+        except Exception as error:
             # Its own words are many lines; the reason is in the error of torch before it.
             raise _refusal(path, error.__cause__ or error) from error
     hint = "give detection weights such as yolo26n.pt, or segmentation weights such as yolo26n-seg.pt"
@@ -171,7 +171,7 @@ def _load(path: Path, *, trusted: bool) -> Any:
 
 def _refusal(path: Path, error: BaseException) -> WeightsError:
     refused = unreadable(path, error)
-    if refused.wants_code:
+    if isinstance(refused, UnsafeWeightsError):
         refused.hint = "--trust-weights lets it run: only for a file whose maker you trust as you would a program's"
     return refused
 

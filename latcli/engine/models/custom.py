@@ -17,12 +17,12 @@ from latcli.engine import registry
 from latcli.engine.models.classifier import Classifier, GreyInput, logits_in
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.models.source import ClassifierSource
-from latcli.engine.models.weights import load_into, read_weights, without_prefix
+from latcli.engine.models.weights import load_file
 from latcli.engine.vision import import_torchvision
-from latcli.errors import UsageError
+from latcli.errors import UsageError, first_line
 
-#: Sides that a module is tried on where nobody says, the usual one first.
-_SIDES = (224, 32, 28, 64, 96, 128, 160, 192, 240, 256, 299, 320, 384, 448, 512)
+#: Sides that a module is tried on where nobody says and it does not take 224, the usual one.
+_OTHER_SIDES = (32, 28, 64, 96, 128, 160, 192, 240, 256, 299, 320, 384, 448, 512)
 #: After so many seconds, what is being waited for is named.
 _PATIENCE_SECONDS = 5.0
 
@@ -35,15 +35,13 @@ named_by_user: set[str] = set()
 def named_classifier(name: str, source: ClassifierSource) -> Classifier:
     """The classifier of a registered name, a library's or the user's code, on the CPU. Raises as `open_classifier`."""
     family, colon, rest = name.partition(":")
-    if family in registry.CLASSIFIER_FAMILIES and colon:
-        opened: Classifier = registry.load_family(family)(rest, source)
-    elif colon:
-        opened = custom_classifier(name, source)
-    else:
-        if name not in registry.BUILT_IN["classifier"]:
-            refuse_description(name, source)
-        opened = registry.load("classifier", name)(source)
-    return opened
+    if registry.names_code(name):
+        return custom_classifier(name, source)
+    if colon and family in registry.CLASSIFIER_FAMILIES:
+        return registry.load_family(family)(rest, source)  # type: ignore[no-any-return]
+    if name not in registry.BUILT_IN["classifier"]:
+        refuse_description(name, source)
+    return registry.load("classifier", name)(source)  # type: ignore[no-any-return]
 
 
 def refuse_description(name: str, source: ClassifierSource) -> None:
@@ -67,10 +65,8 @@ def custom_classifier(name: str, source: ClassifierSource) -> Classifier:
     net = _made_by(name, source).float()  # scores are taken in fp32, and half precision knows few operations on a CPU
     names: tuple[str, ...] = ()
     if source.weights is not None:
-        weights = read_weights(source.weights)
         inner = net.net if isinstance(net, Classifier) else net
-        load_into(inner, without_prefix(inner, weights, source.note), what=f"the weights in {source.weights}")
-        names = weights.class_names
+        names = load_file(source.weights, lambda _: inner, 0, source.note)[2]
     if isinstance(net, Classifier):
         refuse_description(name, source)
         return net
@@ -79,16 +75,13 @@ def custom_classifier(name: str, source: ClassifierSource) -> Classifier:
         raise UsageError(
             f"the `preprocessing` of {name} is a {type(own).__name__}", "it has to be a latcli Preprocessing"
         )
-    net.eval()
-    own_names = names or tuple(getattr(net, "class_names", None) or ())
-    if source.mean or source.std:
-        net = nn.Sequential(source.normalize((0.0,), (1.0,)), net)
-    body, preprocessing, count = _tried(net, name, own, source)
-    if own_names and len(own_names) != count and source.class_names is None:
+    names = names or tuple(getattr(net, "class_names", None) or ())
+    body, preprocessing, count = _tried(net.eval(), name, own, source)
+    if names and len(names) != count and source.class_names is None:
         raise UsageError(
-            f"{name} names {len(own_names)} classes and returns {count} logits", "give one class name for each logit"
+            f"{name} names {len(names)} classes and returns {count} logits", "give one class name for each logit"
         )
-    return Classifier(name, body, preprocessing, source.names_of(count, own_names, name))
+    return source.classifier(name, body, count, preprocessing, names)
 
 
 def _made_by(name: str, source: ClassifierSource) -> nn.Module:
@@ -109,13 +102,11 @@ def _made_by(name: str, source: ClassifierSource) -> nn.Module:
 
 def _imported(where: str) -> Any:
     """The module of a dotted name, found from the working directory, or of a file, with the files beside it."""
-    folder = str(Path.cwd())
-    if where.endswith(".py"):
-        path = Path(where).absolute()
-        folder = str(path.parent)
+    path = Path(where).absolute() if where.endswith(".py") else None
+    folder = str(path.parent if path else Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    if not where.endswith(".py"):
+    if path is None:
         return import_module(where)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {where}")
@@ -137,17 +128,17 @@ def _run(work: Callable[[], Any], what: str) -> Any:
     try:
         return work()
     except (Exception, SystemExit) as error:
-        raise UsageError(f"{what}: {_first_line(error)}", _EXAMPLE) from error
+        raise UsageError(f"{what}: {type(error).__name__}: {first_line(error)}", _EXAMPLE) from error
 
 
 def _tried(
     net: nn.Module, name: str, own: Preprocessing | None, source: ClassifierSource
 ) -> tuple[nn.Module, Preprocessing, int]:
     """The network as it takes photos, its preprocessing and its number of classes, found by giving it images."""
-    if own is not None or source.input_size is not None:
-        prepared = [source.preprocessing(own or Preprocessing(source.input_size or 224, source.input_size or 224))]
-    else:
-        prepared = [source.preprocessing(Preprocessing(256, 224)), *(Preprocessing(s, s) for s in _SIDES[1:])]
+    usual = own or (Preprocessing(256, 224) if source.input_size is None else Preprocessing(224, 224))
+    prepared = [source.preprocessing(usual)]
+    if own is None and source.input_size is None:
+        prepared += [Preprocessing(side, side) for side in _OTHER_SIDES]
     failures = []
     for preprocessing in prepared:
         for body in (net, GreyInput(net)):
@@ -156,7 +147,7 @@ def _tried(
             except UsageError:
                 raise
             except (Exception, SystemExit) as error:
-                failures.append(_first_line(error))
+                failures.append(f"{type(error).__name__}: {first_line(error)}")
     h, w = prepared[0].size
     sizes = f"3x{h}x{w}" + (", nor of other usual sizes" if len(prepared) > 1 else ", nor of one channel")
     raise UsageError(
@@ -173,7 +164,3 @@ def _classes_of(body: nn.Module, name: str, preprocessing: Preprocessing) -> int
         shown = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
         raise UsageError(f"{name} returns {shown} for two images, not logits of shape (2, classes)", _EXAMPLE)
     return found.shape[1]
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"

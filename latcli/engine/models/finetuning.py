@@ -7,42 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Self
 
 import torch
 from torch import nn
 
 from latcli.engine import registry
 from latcli.engine.labels import known_class
-from latcli.engine.models.classifier import Classifier, logits_in
+from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.custom import named_by_user, named_classifier
-from latcli.engine.models.libraries import NETWORKS, LibraryNetwork, timm_network, torchvision_network
+from latcli.engine.models.libraries import library_network
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.models.source import AS_PUBLISHED, ClassifierSource
-from latcli.errors import UsageError
-
-
-class FineTuned(nn.Module):
-    """A network that stays in evaluation mode while it is trained; maps images in [0, 1] to logits.
-
-    Norms keep ImageNet's statistics, nothing is dropped and auxiliary heads stay silent: with the small batches of
-    photos, statistics of a batch would be noise, and a sample would depend on which others are in its batch.
-    """
-
-    def __init__(self, net: nn.Module, preprocessing: Preprocessing) -> None:
-        """`net` maps images in [0, 1] of the preprocessing's size to logits."""
-        super().__init__()
-        self.net = net
-        self.preprocessing = preprocessing
-        self.eval()
-
-    def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, whatever is asked for."""
-        return super().train(False)
-
-    def forward(self, x_BChw: torch.Tensor) -> torch.Tensor:
-        """logits_BK of images in [0, 1] at the network's input size."""
-        return logits_in(self.net(x_BChw))
+from latcli.errors import UsageError, first_line
 
 
 def is_classifier_name(architecture: str) -> bool:
@@ -65,83 +41,62 @@ def preprocessing_of(architecture: str, described: ClassifierSource = AS_PUBLISH
 
     A library's weights are not asked for; what is no library's is opened.
     """
-    network = _library_network(architecture)
+    network = library_network(architecture)
     if network is None:
         return named_classifier(architecture, described).preprocessing
     return described.preprocessing(network.preprocessing)
 
 
-def fine_tuned(classifier: Classifier, class_names: Sequence[str]) -> FineTuned:
+def fine_tuned(classifier: Classifier, class_names: Sequence[str]) -> Classifier:
     """The classifier's own network with a new head, which takes the place of the old one in `classifier`, too.
 
     The row of a class that an old one shares its name or WordNet id with starts as that one's; the others start from
     torch's global generator. Raises UsageError where there is no head to be found.
     """
-    net = classifier.net.requires_grad_(True)
-    rows = [label.index if (label := known_class(name, classifier)) else None for name in class_names]
-    return _with_head(net, classifier.preprocessing, classifier.name, len(classifier.class_names), rows)
+    known = [known_class(name, classifier) for name in class_names]
+    return _with_head(classifier, class_names, [None if label is None else label.index for label in known])
 
 
 def fine_tuned_without_weights(
     architecture: str,
-    classes: int,
+    class_names: Sequence[str],
     preprocessing: Preprocessing | None = None,
     described: ClassifierSource = AS_PUBLISHED,
-) -> FineTuned:
+) -> Classifier:
     """The network that `fine_tuned` makes of that classifier, with weights that mean nothing yet; downloads nothing.
 
     `preprocessing` is that of a checkpoint; else the library's own, as the user describes it. A classifier that is no
     library's has but one way of being made, its own. Raises UsageError for a name that is no classifier's, and for code
     that the user has not named.
     """
-    network = _library_network(architecture)
-    if network is None:
-        size = preprocessing.size if preprocessing else described.input_size
-        made = _made(architecture, replace(described, input_size=size))
-        net, own, old_classes = made.net, made.preprocessing, len(made.class_names)
-    else:
-        own, old_classes = described.preprocessing(network.preprocessing), len(network.class_names) or 2
-        net = nn.Sequential(described.normalize(network.mean, network.std), network.build(old_classes))
-    return _with_head(net.requires_grad_(True), preprocessing or own, architecture, old_classes, [None] * classes)
-
-
-def is_library_name(architecture: str) -> bool:
-    """Whether a library builds the classifier, without its weights."""
-    return architecture in NETWORKS or architecture.partition(":")[0] in ("timm", "torchvision")
-
-
-def _library_network(architecture: str) -> LibraryNetwork | None:
-    family, _, rest = architecture.partition(":")
-    if family == "timm":
-        return timm_network(rest)
-    if family == "torchvision":
-        return torchvision_network(rest)
-    return NETWORKS[architecture]() if architecture in NETWORKS else None
-
-
-def _made(architecture: str, described: ClassifierSource) -> Classifier:
-    if registry.names_code(architecture) and architecture not in named_by_user:
+    described = replace(described, weights=None, class_names=None, offline=True)
+    network = library_network(architecture)
+    if network is not None:
+        classifier = network.untrained(described)
+    elif registry.names_code(architecture) and architecture not in named_by_user:
         raise UsageError(
             f"this model's network is the code {architecture}, which only the command line may name",
             f"name it, and the model as its weights: {architecture} --classifier-weights FILE",
         )
-    return named_classifier(architecture, replace(described, weights=None, offline=True))
+    else:
+        size = preprocessing.size if preprocessing else described.input_size
+        classifier = named_classifier(architecture, replace(described, input_size=size))
+    classifier.preprocessing = preprocessing or classifier.preprocessing
+    return _with_head(classifier, class_names, [None] * len(class_names))
 
 
-def _with_head(
-    net: nn.Module, preprocessing: Preprocessing, name: str, old_classes: int, rows: Sequence[int | None]
-) -> FineTuned:
-    """The network with a head of len(rows) classes; each is row `rows[k]` of the old head, or new."""
+def _with_head(classifier: Classifier, class_names: Sequence[str], rows: Sequence[int | None]) -> Classifier:
+    """The network with a head of these classes; each is row `rows[k]` of the old head, or new."""
+    net, old_classes = classifier.net, len(classifier.class_names)
     found = [path for path, module in net.named_modules() if _outputs(module) == old_classes]
-    if not found and len(rows) == old_classes and not any(rows):  # scripted, say, but with the right number of classes
-        return FineTuned(net, preprocessing)
-    if not found:
-        raise _no_head(name, f"no last layer of {old_classes} outputs is in it")
-    parent, _, attribute = found[-1].rpartition(".")
-    old = net.get_submodule(found[-1])
-    setattr(net.get_submodule(parent), attribute, _new_head(old, rows))
-    tuned = FineTuned(net, preprocessing)
-    _freeze_unused(tuned, name, len(rows))
+    if found:
+        net.set_submodule(found[-1], _new_head(net.get_submodule(found[-1]), rows))
+    elif len(rows) != old_classes or any(rows):  # scripted, say, it may have the right number of classes
+        raise _no_head(classifier.name, f"no last layer of {old_classes} outputs is in it")
+    tuned = Classifier(classifier.name, net, classifier.preprocessing, class_names)
+    tuned.requires_grad_(True)
+    if found:
+        _freeze_unused(tuned)
     return tuned
 
 
@@ -168,15 +123,15 @@ def _new_head(old: nn.Module, rows: Sequence[int | None]) -> nn.Module:
     return new
 
 
-def _freeze_unused(tuned: FineTuned, name: str, classes: int) -> None:
+def _freeze_unused(tuned: Classifier) -> None:
     """Freeze what no logit depends on, as auxiliary heads: an update would wait for gradients that never come."""
     with torch.enable_grad():
         try:
             logits_1K = tuned(torch.zeros(1, 3, *tuned.preprocessing.size))
         except RuntimeError as error:  # two heads whose outputs are added
-            raise _no_head(name, str(error).partition("\n")[0][:120]) from error
-        if not isinstance(logits_1K, torch.Tensor) or logits_1K.shape != (1, classes):
-            raise _no_head(name, "its last layer of that many outputs does not give its logits")
+            raise _no_head(tuned.name, first_line(error)) from error
+        if not isinstance(logits_1K, torch.Tensor) or logits_1K.shape != (1, len(tuned.class_names)):
+            raise _no_head(tuned.name, "its last layer of that many outputs does not give its logits")
         parameters = list(tuned.parameters())
         gradients = torch.autograd.grad(logits_1K.sum(), parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):

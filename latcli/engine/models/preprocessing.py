@@ -20,6 +20,9 @@ from latcli.errors import ImageError, UsageError
 #: A photo much longer than it is wide would be enlarged along with its short side.
 MAX_RESIZED_SIDE = 50_000
 
+#: The hint where a library's preparation cannot be had as matrices.
+OTHER_CLASSIFIER = "choose another classifier, or say how photos are prepared: --input-size, --resize"
+
 Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 
 #: PIL's filter of each name.
@@ -60,8 +63,8 @@ class Preprocessing:
     fill: tuple[int, int, int] = (0, 0, 0)
 
     def __post_init__(self) -> None:
-        if min(*self._target, *self.size) < 1:
-            raise ValueError(f"a photo cannot be resized to {self._target} and cropped to {self.size}")
+        if min(*self.target, *self.size) < 1:
+            raise ValueError(f"a photo cannot be resized to {self.target} and cropped to {self.size}")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -69,7 +72,8 @@ class Preprocessing:
         return _pair(self.crop)
 
     @property
-    def _target(self) -> tuple[int, int]:
+    def target(self) -> tuple[int, int]:
+        """(height, width) that photos are resized to; in mode "crop", a square's side is that of the short side."""
         return _pair(self.resize)
 
     def prepare(self, image: Image.Image) -> Image.Image:
@@ -116,7 +120,7 @@ class Preprocessing:
 
         Top and left are negative where the crop is larger than the resized photo.
         """
-        (H, W), (target_h, target_w) = size, self._target
+        (H, W), (target_h, target_w) = size, self.target
         if self.mode == "squash":
             height, width = target_h, target_w
         elif self.mode == "crop" and target_h == target_w:  # torchvision's Resize
@@ -132,7 +136,7 @@ class Preprocessing:
 
     def described(self) -> str:
         """One line for a user: what of a photo the network sees, and how it is resized."""
-        (h, w), (resize_h, resize_w) = self.size, self._target
+        (h, w), (resize_h, resize_w) = self.size, self.target
         seen = f"{h}" if h == w else f"{w}x{h}"
         if self.mode == "crop":
             return f"the middle {seen} of a photo resized to {min(resize_h, resize_w)} ({self.interpolation})"
@@ -197,11 +201,8 @@ def interpolation_called(name: str, where: str) -> Interpolation:
     """The filter that a library names. Raises UsageError for one that is not PIL's."""
     name = {"nearest-exact": "nearest"}.get(name, name)
     if name not in FILTERS:
-        raise UsageError(f"{where} resizes with the filter '{name}', which latcli does not support", _OTHER_CLASSIFIER)
+        raise UsageError(f"{where} resizes with the filter '{name}', which latcli does not support", OTHER_CLASSIFIER)
     return name  # type: ignore[return-value]
-
-
-_OTHER_CLASSIFIER = "choose another classifier, or say how photos are prepared: --input-size, --resize"
 
 
 def _pair(sides: int | tuple[int, int]) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from latcli.engine.models.source import ClassifierSource
 from latcli.engine.models.weights import check_readable
 from latcli.engine.registry import unknown_name
 from latcli.engine.vision import import_torchvision
-from latcli.errors import LatcliError, UsageError, WeightsError
+from latcli.errors import LatcliError, UsageError, WeightsError, first_line
 
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _HINT = "robustbench:NAME for CIFAR-10 and linf, or robustbench:DATASET/THREAT/NAME: robustbench:imagenet/Linf/NAME"
@@ -64,16 +64,13 @@ def robustbench_classifier(name: str, source: ClassifierSource) -> Classifier:
     except WeightsError:
         raise
     except Exception as error:  # of downloads, pickles and state dicts alike
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise WeightsError(f"RobustBench cannot load {name}: {reason}", f"look at {source.weights or kept}") from error
-    if dataset == "imagenet":
-        own, names, ids = Preprocessing(256, 224), imagenet_names(), imagenet_ids()
-    else:
-        own, names, ids = Preprocessing(32, 32), _CIFAR10 if dataset == "cifar10" else (), ()
+        reason = f"RobustBench cannot load {name}: {first_line(error)}"
+        raise WeightsError(reason, f"look at {source.weights or kept}") from error
+    own = Preprocessing(256, 224) if dataset == "imagenet" else Preprocessing(32, 32)
+    names, ids = {"cifar10": (_CIFAR10, ()), "imagenet": (imagenet_names(), imagenet_ids())}.get(dataset, ((), ()))
     with torch.no_grad():
         count = net(torch.zeros(1, 3, *own.size)).shape[1]
-    chosen = source.names_of(count, names, name)
-    return Classifier(f"robustbench:{name}", net, source.preprocessing(own), chosen, ids if chosen == names else ())
+    return source.classifier(f"robustbench:{name}", net, count, own, names, ids)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,8 @@ logits_BK. Legend: B images, C channels, H, W pixels, K classes, F feature chann
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -50,59 +52,6 @@ class PaperCNN(nn.Module):
         return logits_BK
 
 
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm beside a shortcut (He et al., CVPR'16)."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(outputs)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-
-    def forward(self, features_BFHW: torch.Tensor) -> torch.Tensor:
-        """The block's features, at 1 / stride of the resolution."""
-        inner_BFHW = self.norm1(self.conv1(features_BFHW)).relu_()
-        sum_BFHW: torch.Tensor = self.norm2(self.conv2(inner_BFHW)) + self.shortcut(features_BFHW)
-        return sum_BFHW.relu_()
-
-
-class SmallResNet18(nn.Module):
-    """ResNet-18 as it is used for 32x32 images: a 3x3 stem of stride 1, no first pool.
-
-    The channels of colour images are normalized by CIFAR-10's means and deviations, inside.
-    """
-
-    def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
-        super().__init__()
-        C = image_shape[0]
-        mean, std = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)) if C == 3 else ((0.5,) * C, (0.25,) * C)
-        self.normalize = Normalize(mean, std)
-        self.stem = nn.Conv2d(C, 64, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(64)
-        widths = (64, 64, 128, 256, 512)
-        self.blocks = nn.Sequential(
-            *(
-                block
-                for stage in range(4)
-                for block in (
-                    ResidualBlock(widths[stage], widths[stage + 1], 1 if stage == 0 else 2),
-                    ResidualBlock(widths[stage + 1], widths[stage + 1], 1),
-                )
-            )
-        )
-        self.logits = nn.Linear(512, classes)
-
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """logits_BK of images in [0, 1]."""
-        features_BFHW = self.blocks(self.norm(self.stem(self.normalize(x_BCHW))).relu_())
-        logits_BK: torch.Tensor = self.logits(features_BFHW.mean(dim=(2, 3)))
-        return logits_BK
-
-
 class PlainShortcut(nn.Module):
     """Option A of He et al.: every second pixel, and zeros for the channels that are new; no weights."""
 
@@ -115,17 +64,21 @@ class PlainShortcut(nn.Module):
         return functional.pad(features_BFHW[:, :, ::2, ::2], (0, 0, 0, 0, self.added, self.added))
 
 
-class CifarBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm beside a shortcut without weights."""
+def learnt_shortcut(inputs: int, outputs: int) -> nn.Module:
+    """Option B: a 1x1 convolution of stride 2."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, 2, bias=False), nn.BatchNorm2d(outputs))
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm beside a shortcut; half the resolution where there are new channels."""
+
+    def __init__(self, inputs: int, outputs: int, shortcut: Callable[[int, int], nn.Module]) -> None:
         super().__init__()
-        stride = 1 if inputs == outputs else 2
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, 1 if inputs == outputs else 2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Identity() if stride == 1 else PlainShortcut(inputs, outputs)
+        self.shortcut = nn.Identity() if inputs == outputs else shortcut(inputs, outputs)
 
     def forward(self, features_BFHW: torch.Tensor) -> torch.Tensor:
         """The block's features."""
@@ -134,34 +87,45 @@ class CifarBlock(nn.Module):
         return sum_BFHW.relu_()
 
 
-class CifarResNet(nn.Module):
-    """The ResNet of 6 n + 2 layers for CIFAR-10 (He et al., CVPR'16, section 4.2): 16, 32 and 64 filters.
+class SmallResNet(nn.Module):
+    """A ResNet for 32x32 images: a 3x3 stem of stride 1, no first pool, `blocks` in each stage of `widths` filters.
 
-    Colours are normalised by ImageNet's means and deviations, inside, as in the published weights whose names it has.
+    Colours are normalised by the means and deviations given, inside. Source: He et al., CVPR'16, section 4.2; names of
+    the parameters as in the published weights for CIFAR-10.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], classes: int, blocks: int) -> None:
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        classes: int,
+        widths: Sequence[int],
+        blocks: int,
+        shortcut: Callable[[int, int], nn.Module],
+        statistics: tuple[tuple[float, ...], tuple[float, ...]],
+    ) -> None:
         super().__init__()
         C = image_shape[0]
-        mean, std = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if C == 3 else ((0.5,) * C, (0.25,) * C)
+        mean, std = statistics if C == 3 else ((0.5,) * C, (0.25,) * C)
         self.normalize = Normalize(mean, std)
-        self.conv1 = nn.Conv2d(C, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = _stage(16, 16, blocks)
-        self.layer2 = _stage(16, 32, blocks)
-        self.layer3 = _stage(32, 64, blocks)
-        self.linear = nn.Linear(64, classes)
+        self.conv1 = nn.Conv2d(C, widths[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.stages = len(widths)
+        for number, (inputs, outputs) in enumerate(pairwise((widths[0], *widths)), start=1):
+            rest = (ResidualBlock(outputs, outputs, shortcut) for _ in range(blocks - 1))
+            self.add_module(f"layer{number}", nn.Sequential(ResidualBlock(inputs, outputs, shortcut), *rest))
+        self.linear = nn.Linear(widths[-1], classes)
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """logits_BK of images in [0, 1]."""
         features_BFHW = self.bn1(self.conv1(self.normalize(x_BCHW))).relu_()
-        features_BFHW = self.layer3(self.layer2(self.layer1(features_BFHW)))
+        for number in range(1, self.stages + 1):
+            features_BFHW = self.get_submodule(f"layer{number}")(features_BFHW)
         logits_BK: torch.Tensor = self.linear(features_BFHW.mean(dim=(2, 3)))
         return logits_BK
 
 
-def _stage(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
-    return nn.Sequential(CifarBlock(inputs, outputs), *(CifarBlock(outputs, outputs) for _ in range(blocks - 1)))
+_CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def paper_cnn(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -173,14 +137,14 @@ def paper_cnn(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
 
 def resnet18(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
     """A ResNet-18 for small images."""
-    return SmallResNet18(image_shape, classes)
+    return SmallResNet(image_shape, classes, (64, 128, 256, 512), 2, learnt_shortcut, _CIFAR10)
 
 
 def resnet20(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The CIFAR ResNet of 20 layers."""
-    return CifarResNet(image_shape, classes, 3)
+    """The CIFAR ResNet of 20 layers, normalised as the published weights expect it."""
+    return SmallResNet(image_shape, classes, (16, 32, 64), 3, PlainShortcut, _IMAGENET)
 
 
 def resnet56(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The CIFAR ResNet of 56 layers."""
-    return CifarResNet(image_shape, classes, 9)
+    """The CIFAR ResNet of 56 layers, normalised as the published weights expect it."""
+    return SmallResNet(image_shape, classes, (16, 32, 64), 9, PlainShortcut, _IMAGENET)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import nn
+
+from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.preprocessing import Normalize, Preprocessing
+from latcli.engine.models.weights import names_in, state_dict_sha256
 from latcli.errors import UsageError
-
-
-def _silent(text: str) -> None:
-    """Where nobody wants to hear notes."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ClassifierSource:
     std: tuple[float, ...] = ()
     input_size: tuple[int, int] | None = None
     resize: str | int | None = None
-    note: Callable[[str], None] = _silent
+    note: Callable[[str], None] = lambda text: None
 
     @property
     def described(self) -> str:
@@ -48,45 +48,50 @@ class ClassifierSource:
         }
         return " and ".join(name for name, value in given.items() if value)
 
-    def normalize(self, mean: Sequence[float], std: Sequence[float]) -> Normalize:
-        """The normalisation that was given, else this one."""
+    def classifier(
+        self,
+        name: str,
+        net: nn.Module,
+        classes: int,
+        preprocessing: Preprocessing,
+        class_names: Sequence[str] = (),
+        class_ids: Sequence[str] = (),
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
+    ) -> Classifier:
+        """The classifier of a network that returns `classes` logits: what is given here, where the user says nothing.
+
+        Class names are `class 0`, `class 1` and so on where there are none, or another number of them. Raises
+        UsageError for a file of names that does not fit, and for a mean or std of the wrong length.
+        """
+        names = tuple(class_names)
+        if self.class_names is not None:
+            names = read_class_names(self.class_names)
+            if len(names) != classes:
+                raise UsageError(
+                    f"{self.class_names} has {len(names):,} names, but {name} has {classes:,} classes",
+                    "give one name for each class, in the order of the logits",
+                )
+        elif len(names) != classes:
+            names = tuple(f"class {index}" for index in range(classes))
+        ids = class_ids if names == tuple(class_names) else ()
+        sha256 = state_dict_sha256(net.state_dict())
         mean, std = self.mean or mean, self.std or std
-        count = max(len(mean), len(std))
-        if {len(mean), len(std)} - {1, count} or min(std) <= 0.0:
-            raise UsageError(
-                "--mean and --std do not have as many numbers as each other, or --std is not above 0",
-                "give one number, or one for each channel: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
-            )
-        return Normalize([*mean] * (count // len(mean)), [*std] * (count // len(std)))
+        if mean or std:
+            net = nn.Sequential(_normalize(mean or (0.0,), std or (1.0,)), net)
+        return Classifier(name, net, self.preprocessing(preprocessing), names, ids, sha256)
 
     def preprocessing(self, own: Preprocessing) -> Preprocessing:
         """The classifier's own, changed as was asked for."""
-        size = self.input_size or own.size
         if self.resize is None and self.input_size is None:
             return own
-        if self.resize is None:
-            scale = own.size[0] / min(own.resize if isinstance(own.resize, tuple) else (own.resize, own.resize))
-            resized = tuple(int(side / scale) for side in size)
-            return replace(own, resize=(resized[0], resized[1]), crop=size)
+        size = self.input_size or own.size
         if self.resize == "squash":
             return replace(own, resize=size, crop=size, mode="squash")
-        short = size if self.resize == "crop" else int(self.resize)
-        return replace(own, resize=short, crop=size, mode="crop")
-
-    def names_of(self, count: int, own: Sequence[str], what: str) -> tuple[str, ...]:
-        """The names of `count` classes: of the file that was given, else `own` where they are as many, else indices.
-
-        Raises UsageError for a file that cannot be read or has another number of names.
-        """
-        if self.class_names is None:
-            return tuple(own) if len(own) == count else tuple(f"class {index}" for index in range(count))
-        names = read_class_names(self.class_names)
-        if len(names) != count:
-            raise UsageError(
-                f"{self.class_names} has {len(names):,} names, but {what} has {count:,} classes",
-                "give one name for each class, in the order of the logits",
-            )
-        return names
+        if self.resize is not None:
+            return replace(own, resize=size if self.resize == "crop" else int(self.resize), crop=size, mode="crop")
+        scale = own.size[0] / min(own.target)
+        return replace(own, resize=(int(size[0] / scale), int(size[1] / scale)), crop=size)
 
 
 #: A classifier as it is published, of which the user says nothing.
@@ -107,19 +112,10 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     return names
 
 
-def names_in(found: object) -> tuple[str, ...]:
-    """Class names in plain values: a list, index to name (also Hugging Face's), or name to index; empty without any."""
-    if isinstance(found, dict):
-        try:
-            if all(isinstance(value, int) for value in found.values()):
-                found = {index: name for name, index in found.items()}
-            by_index = {int(index): name for index, name in found.items()}
-            found = [by_index[index] for index in range(len(by_index))]
-        except (ValueError, TypeError, KeyError):
-            return ()
-    if not isinstance(found, list | tuple):
-        return ()
-    names = tuple(" ".join(name.split()) if isinstance(name, str) else "" for name in found)
-    while names and not names[-1]:  # empty lines at the end
-        names = names[:-1]
-    return names if all(names) else ()
+def _normalize(mean: Sequence[float], std: Sequence[float]) -> Normalize:
+    if not {len(mean), len(std)} <= {1, 3} or min(std) <= 0.0:
+        raise UsageError(
+            f"--mean has {len(mean)} numbers and --std {len(std)}: each needs one or three, and --std numbers above 0",
+            "give one number, or one for each channel: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
+        )
+    return Normalize(mean, std)

@@ -9,7 +9,6 @@ import hashlib
 import json
 import pickle
 import re
-import struct
 import threading
 import warnings
 import zipfile
@@ -22,32 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latcli.engine.models.source import names_in
 from latcli.errors import WeightsError
 
 #: Keys under which training scripts keep the state dict in a larger checkpoint, and class names beside it.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights", "model_state")
-_NAMES = ("class_names", "classes", "idx_to_class", "class_to_idx", "id2label", "hyper_parameters")
+_NAMES = ("class_names", "classes", "idx_to_class", "class_to_idx", "id2label")
 
 #: Batch norm counts its batches only since torch 0.4.1; older files lack the counters, which inference never uses.
 _COUNTER = ".num_batches_tracked"
-
-#: What torch raises on a damaged or hostile pickle; it differs with the place where the file is broken.
-DAMAGE_ERRORS = (
-    pickle.UnpicklingError,
-    struct.error,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    MemoryError,
-    ImportError,
-    AssertionError,
-    OSError,
-)
 
 _LONGEST_REASON, _LONGEST_NAME = 600, 120
 #: One at a time: reading puts something of its own into torch.
@@ -75,7 +56,8 @@ def read_weights(path: Path) -> Weights:
     """
     content: Any
     if path.suffix == ".safetensors":
-        content, names = _read_safetensors(path)
+        content, header = read_safetensors(path)
+        names = _names_beside(header)
     else:
         content, names = _read_torch_file(path), ()
     for _ in range(2):  # a state dict in a state dict, as `{"model": {"state_dict": ...}}`
@@ -86,19 +68,32 @@ def read_weights(path: Path) -> Weights:
         content = content[wrapper]
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(f"{path} contains no state dict but {_described(content)}", _TRUSTED_HINT)
-    strangers = [name for name, value in content.items() if not isinstance(name, str) or not isinstance(value, Tensor)]
-    if strangers:
-        reason = f"'{strangers[0]}' is {_described(content[strangers[0]])}, not a tensor"
-        raise WeightsError(f"{path} contains no state dict: {reason}", _TRUSTED_HINT)
     for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            reason = f"'{name}' is {_described(value)}, not a tensor"
+            raise WeightsError(f"{path} contains no state dict: {reason}", _TRUSTED_HINT)
         if value.layout is not torch.strided or value.is_meta or value.is_quantized:
-            raise WeightsError(f"{path} holds no plain numbers: '{name}' is {_kind(value)}", _TRUSTED_HINT)
+            kind = "without data" if value.is_meta else "quantized" if value.is_quantized else f"{value.layout}"
+            raise WeightsError(f"{path} contains no plain numbers: '{name}' is {kind}", _TRUSTED_HINT)
     return Weights(path, dict(content), names)
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file; see `read_weights`."""
-    return read_weights(path).state_dict
+def load_file(
+    path: Path, build: Callable[[int], nn.Module], classes: int, note: Callable[[str], None]
+) -> tuple[nn.Module, int, tuple[str, ...]]:
+    """The network with the weights of a file, its number of classes, and their names where the file has them.
+
+    `build(K)` makes it for K classes; `classes` is how many it usually has, 0 where nobody knows. A file whose head has
+    another number of rows gets a network of that many. Raises WeightsError where the file cannot be read or fitted.
+    """
+    weights = read_weights(path)
+    net = build(classes)
+    state_dict = without_prefix(net, weights, note)
+    count = classes_in(net, state_dict, classes)
+    if count != classes:
+        net = build(count)
+    load_into(net, state_dict, what=f"the weights in {path}")
+    return net, count, weights.class_names if len(weights.class_names) == count or not classes else ()
 
 
 def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], *, what: str) -> None:
@@ -110,21 +105,22 @@ def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], *, what: str)
     try:
         # A plain dict carries no version, so that torch adds the counters an old file lacks.
         module.load_state_dict(dict(state_dict))
-    except DAMAGE_ERRORS as error:  # numbers of a kind that none can be copied from
+    except Exception as error:  # numbers of a kind that none can be copied from
         raise WeightsError(f"{what} cannot be copied: {_first_line(error)}", _TRUSTED_HINT) from error
 
 
 def require_fit(module: nn.Module, state_dict: Mapping[str, Tensor], *, what: str) -> None:
     """Raise WeightsError with the first entries that are missing, left over or of another shape; see `load_into`."""
     expected = module.state_dict()
-    missing = [name for name in expected if name not in state_dict and not name.endswith(_COUNTER)]
-    unexpected = [name for name in state_dict if name not in expected]
-    misshapen = [
-        f"{name} {tuple(state_dict[name].shape)} instead of {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in state_dict and state_dict[name].shape != value.shape
-    ]
-    found = {"missing": missing, "left over": unexpected, "of another shape": misshapen}
+    found = {
+        "missing": [name for name in expected if name not in state_dict and not name.endswith(_COUNTER)],
+        "left over": [name for name in state_dict if name not in expected],
+        "of another shape": [
+            f"{name} {tuple(state_dict[name].shape)} instead of {tuple(value.shape)}"
+            for name, value in expected.items()
+            if name in state_dict and state_dict[name].shape != value.shape
+        ],
+    }
     faults = "; ".join(f"{fault}: {_shortened(entries)}" for fault, entries in found.items() if entries)
     if faults:
         raise WeightsError(
@@ -140,19 +136,13 @@ def without_prefix(module: nn.Module, weights: Weights, note: Callable[[str], No
     beside an attacker. What does not begin with it belongs to the wrapper. Raises WeightsError where two
     prefixes fit as well as each other, as of a student and its teacher.
     """
-    expected = [name for name in module.state_dict() if not name.endswith(_COUNTER)]
     state_dict = weights.state_dict
-    if not expected or any(name in state_dict for name in expected):
+    expected = [name for name in module.state_dict() if not name.endswith(_COUNTER)]
+    ends = tuple(f".{name}" for name in (expected[:1] + expected[-1:]))
+    if any(name in state_dict for name in expected) or not any(name.endswith(ends) for name in state_dict):
         return state_dict
-    prefixes = {
-        found[: -len(name)]
-        for name in (expected[0], expected[-1])
-        for found in state_dict
-        if found.endswith(f".{name}")
-    }
+    prefixes = {name.removesuffix(end[1:]) for name in state_dict for end in ends if name.endswith(end)}
     counts = {prefix: sum(prefix + name in state_dict for name in expected) for prefix in sorted(prefixes)}
-    if not counts:
-        return state_dict
     best = [prefix for prefix, count in counts.items() if count == max(counts.values())]
     if len(best) > 1:  # MadryLab's attacker holds the model once more
         best = [prefix for prefix in best if "attacker." not in prefix] or best
@@ -161,11 +151,10 @@ def without_prefix(module: nn.Module, weights: Weights, note: Callable[[str], No
             f"{weights.path} holds several networks of this kind: {', '.join(best)}",
             "save one of them alone: torch.save(model.state_dict(), FILE)",
         )
-    inner = {name.removeprefix(best[0]): value for name, value in state_dict.items() if name.startswith(best[0])}
     others = [name for name in state_dict if not name.startswith(best[0])]
     beside = f", and left out {_shortened(others)}" if others else ""
     note(f"note: took the prefix '{best[0]}' off the names in {weights.path.name}{beside}")
-    return inner
+    return {name.removeprefix(best[0]): value for name, value in state_dict.items() if name.startswith(best[0])}
 
 
 def classes_in(module: nn.Module, state_dict: Mapping[str, Tensor], classes: int) -> int:
@@ -177,10 +166,9 @@ def classes_in(module: nn.Module, state_dict: Mapping[str, Tensor], classes: int
         len(found)
         for name, value in module.state_dict().items()
         if (found := state_dict.get(name)) is not None
-        and found.shape != value.shape
         and found.ndim == value.ndim > 0
-        and len(value) == classes
         and found.shape[1:] == value.shape[1:]
+        and len(found) != len(value) == classes
     }
     return rows.pop() if len(rows) == 1 else classes
 
@@ -189,13 +177,35 @@ def state_dict_sha256(state_dict: Mapping[str, Any]) -> str:
     """The SHA-256 of names, types, shapes and bytes: the same for the same weights, whatever file they came from."""
     digest = hashlib.sha256()
     for name in sorted(state_dict):
-        if not isinstance(state_dict[name], Tensor):  # packed weights of a quantised layer
-            digest.update(f"{name} {state_dict[name]!r}\n".encode())
+        value = state_dict[name]
+        if not isinstance(value, Tensor) or value.is_meta:  # packed weights of a quantised layer, or no weights
+            digest.update(f"{name} {value!r}\n".encode())
             continue
-        value = state_dict[name].detach().cpu().contiguous()
+        value = value.detach().cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def names_in(found: object) -> tuple[str, ...]:
+    """Class names in plain values: a list, index to name (also Hugging Face's), or name to index; empty without any."""
+    if isinstance(found, dict):
+        try:
+            if all(isinstance(value, int) for value in found.values()):
+                found = {index: name for name, index in found.items()}
+            by_index = {int(index): name for index, name in found.items()}
+            found = [by_index[index] for index in range(len(by_index))]
+        except (ValueError, TypeError, KeyError):
+            return ()
+    if not isinstance(found, list | tuple):
+        return ()
+    names = [" ".join(name.split()) if isinstance(name, str) else "" for name in found]
+    while names and not names[-1]:  # empty lines at the end
+        names.pop()
+    return tuple(names) if all(names) else ()
+
+
+# files
 
 
 def check_readable(path: Path) -> None:
@@ -211,19 +221,33 @@ def check_readable(path: Path) -> None:
         raise WeightsError(f"{path} is empty (0 bytes)", _DAMAGED_HINT)
 
 
-class UnreadableError(WeightsError):
-    """A pickle that was not read; `wants_code` where it would have had to be run."""
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors, and the document in the header of a file that latcli wrote, else {}. Raises WeightsError."""
+    from safetensors import SafetensorError, safe_open
 
-    wants_code = False
+    check_readable(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            header = json.loads((file.metadata() or {}).get("latcli", "{}"))
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        reason = f"{path} is truncated or damaged, or no safetensors file: {_first_line(error)}"
+        raise WeightsError(reason, _DAMAGED_HINT) from error
+    return tensors, header if isinstance(header, dict) else {}
 
 
-def unreadable(path: Path, error: BaseException) -> UnreadableError:
+class UnsafeWeightsError(WeightsError):
+    """A pickle that was not read, because code in it would have had to be run."""
+
+
+def unreadable(path: Path, error: BaseException) -> WeightsError:
     """The error for a pickle that could not be read: it wanted to run code, or it is damaged, or not a weights file."""
-    if name := _refused_global(error):
-        refused = UnreadableError(f"{path} contains code ({name}), which was not run", _TRUSTED_HINT)
-        refused.wants_code = True
-        return refused
-    return UnreadableError(f"{path} is damaged, or not a weights file: {_first_line(error)}", _DAMAGED_HINT)
+    # torch keeps the name that its restricted unpickler refused nowhere but in the message.
+    wanted = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+    if wanted is not None:
+        name = wanted.group(1)[:_LONGEST_NAME]
+        return UnsafeWeightsError(f"{path} contains code ({name}), which was not run", _TRUSTED_HINT)
+    return WeightsError(f"{path} is damaged, or not a weights file: {_first_line(error)}", _DAMAGED_HINT)
 
 
 @contextmanager
@@ -251,23 +275,6 @@ def short_reasons() -> Iterator[None]:
             Unpickler.load = load  # type: ignore[method-assign]
 
 
-def _is_wrapped(content: Mapping[Any, Any], key: str) -> bool:
-    inner = content.get(key)
-    return isinstance(inner, Mapping) and any(isinstance(value, Tensor | Mapping) for value in inner.values())
-
-
-def _names_beside(content: Mapping[Any, Any]) -> tuple[str, ...]:
-    for key in _NAMES:
-        value = content.get(key)
-        if key == "hyper_parameters":  # Lightning's
-            found = _names_beside(value) if isinstance(value, Mapping) else ()
-        else:
-            found = names_in(value)
-        if found:
-            return found
-    return ()
-
-
 def _read_torch_file(path: Path) -> Any:
     check_readable(path)
     try:
@@ -276,7 +283,7 @@ def _read_torch_file(path: Path) -> Any:
         with warnings.catch_warnings(), short_reasons():
             warnings.simplefilter("ignore")  # torch's guesses at what a damaged file may be
             return torch.load(path, map_location="cpu", weights_only=True)
-    except DAMAGE_ERRORS as error:
+    except Exception as error:  # it differs with the place where the file is broken
         raise unreadable(path, error) from error
 
 
@@ -284,42 +291,25 @@ def _is_scripted(path: Path) -> bool:
     """Whether a file is what torch.jit.save writes, which is code for torch's own interpreter alone."""
     if not zipfile.is_zipfile(path):
         return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError):  # torch.load says what is wrong with it
-        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Tensors, and the class names of a checkpoint that latcli wrote."""
-    from safetensors import SafetensorError, safe_open
-
-    check_readable(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            header = json.loads((file.metadata() or {}).get("latcli", "{}"))
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        reason = f"{path} is damaged or no safetensors file: {_first_line(error)}"
-        raise WeightsError(reason, _DAMAGED_HINT) from error
-    return tensors, _names_beside(header) if isinstance(header, dict) else ()
+def _is_wrapped(content: Mapping[Any, Any], key: str) -> bool:
+    inner = content.get(key)
+    return isinstance(inner, Mapping) and any(isinstance(value, Tensor | Mapping) for value in inner.values())
 
 
-def _refused_global(error: BaseException) -> str | None:
-    """The name that torch's restricted unpickler refused, from its message: torch keeps it nowhere else."""
-    known = re.search(r"GLOBAL (\S+)", str(error))
-    return known.group(1)[:_LONGEST_NAME] if known and isinstance(error, pickle.UnpicklingError) else None
+def _names_beside(content: Mapping[Any, Any]) -> tuple[str, ...]:
+    more = content.get("hyper_parameters")  # Lightning's
+    places = [content, more] if isinstance(more, Mapping) else [content]
+    return next((names for place in places for key in _NAMES if (names := names_in(place.get(key)))), ())
 
 
 def _first_line(error: BaseException) -> str:
     # torch puts advice in front of the reason when its restricted unpickler fails.
     lines = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
     return lines[0][:160] if lines else type(error).__name__
-
-
-def _kind(value: Tensor) -> str:
-    return "a tensor without data" if value.is_meta else "quantized" if value.is_quantized else f"{value.layout}"
 
 
 def _described(value: object) -> str:
@@ -329,5 +319,4 @@ def _described(value: object) -> str:
 
 
 def _shortened(entries: list[str]) -> str:
-    more = f" and {len(entries) - 3} more" if len(entries) > 3 else ""
-    return ", ".join(entries[:3]) + more
+    return ", ".join(entries[:3]) + (f" and {len(entries) - 3} more" if len(entries) > 3 else "")

@@ -113,61 +113,26 @@ class TrainSettings:
 #: middle, the architecture) stands with the data set.
 PRESETS: Mapping[PresetName, Mapping[str, Any]] = {
     # A minute on two cores: shows that everything works, and gives a model that has learnt something.
-    "quick": {
-        "steps": 150,
-        "natural_steps": 300,
-        "batch": 64,
-        "attack_steps": 5,
-        "warm_up": 0.5,
-        "average": 0.98,
-        "score_images": 200,
-        "score_steps": 10,
-    },
+    "quick": {"steps": 150, "natural_steps": 300, "batch": 64, "attack_steps": 5, "warm_up": 0.5, "average": 0.98}
+    | {"score_images": 200, "score_steps": 10},
     # Five to eight minutes on two cores.
     "standard": {"steps": 1_200, "natural_steps": 2_500},
     # The paper's section 5: 100,000 steps, 100 PGD iterations; its epsilon, .3, is MNIST's own default here, and more
     # than a network can bear on pictures in colour. Where it is silent, the MNIST network's own settings (Madry et al.,
     # ICLR'18): batches of 50, Adam at 1e-4, and a PGD step of .01, which is 1/30 of epsilon.
-    "paper": {
-        "steps": 100_000,
-        "natural_steps": 100_000,
-        "batch": 50,
-        "attack_steps": 100,
-        "step_share": 1 / 30,
-        "schedule": "constant",
-        "rate": 1e-4,
-        "weight_decay": 0.0,
-        "warm_up": 0.0,
-        "average": 0.0,
-        "score_images": 10_000,
-    },
+    "paper": {"steps": 100_000, "natural_steps": 100_000, "batch": 50, "attack_steps": 100, "step_share": 1 / 30}
+    | {"schedule": "constant", "rate": 1e-4, "weight_decay": 0.0, "warm_up": 0.0, "average": 0.0}
+    | {"score_images": 10_000},
 }
 
 #: For a classifier that has learnt its features already, on photos. The paper trained no such network.
 FINE_TUNING: Mapping[PresetName, Mapping[str, Any]] = {
     # A few minutes on two cores.
-    "quick": {
-        "steps": 40,
-        "natural_steps": 80,
-        "batch": 16,
-        "attack_steps": 2,
-        "rate": 2e-4,
-        "warm_up": 0.25,
-        "average": 0.9,
-        "score_images": 100,
-        "score_steps": 10,
-    },
+    "quick": {"steps": 40, "natural_steps": 80, "batch": 16, "attack_steps": 2, "rate": 2e-4, "warm_up": 0.25}
+    | {"average": 0.9, "score_images": 100, "score_steps": 10},
     # For thousands of photos and a graphics card.
-    "standard": {
-        "steps": 1_000,
-        "natural_steps": 2_000,
-        "batch": 16,
-        "attack_steps": 3,
-        "rate": 1e-4,
-        "warm_up": 0.25,
-        "average": 0.99,
-        "score_steps": 20,
-    },
+    "standard": {"steps": 1_000, "natural_steps": 2_000, "batch": 16, "attack_steps": 3, "rate": 1e-4}
+    | {"warm_up": 0.25, "average": 0.99, "score_steps": 20},
 }
 
 
