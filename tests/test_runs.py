@@ -119,7 +119,7 @@ def test_a_run_is_shown_with_the_numbers_of_its_json(store: Store, runs: Runs) -
     command = f"latcli train --resume {cut.id[-4:]} --store '{store.folder}'"
     assert runs("show", cut.id, "--json").json["resume"] == command
     assert command in " ".join(runs("show", cut.id).out.split())
-    assert runs("show", cut_off(store, "attack").id, "--json").json["resume"] is None
+    assert runs("show", cut_off(store, "mask").id, "--json").json["resume"] is None
 
 
 def test_no_digit_of_a_run_is_cut_and_nothing_is_interpreted(store: Store, runs: Runs) -> None:

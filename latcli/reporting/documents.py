@@ -404,7 +404,7 @@ def run(document: Document) -> list[Table]:
     found = [facts(known)]
     if document["config"]:
         found.append(facts({name: plain(value) for name, value in document["config"].items()}, "Configuration"))
-    if document["images"]:
+    if document["images"] and {"attack", "steps", "restarts", "norm"} <= document["config"].keys():
         attacked = {"classifier": document["model"], **document["config"], **document}
         found.append(photo_table({**attacked, "epsilon": document["images"][0]["epsilon"]}))
     found += [_cells(document["cells"])] if document["cells"] else []

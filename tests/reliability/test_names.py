@@ -21,9 +21,10 @@ def harmless(text: str) -> bool:
 
 
 def test_runs_are_shown_as_text_whatever_they_hold(tmp_path: Path, latcli: Callable[..., Outcome]) -> None:
+    attack = {"attack": "pgd", "steps": 5, "restarts": 1, "norm": "linf"}
     with Store.open(tmp_path / "runs") as store:
         known = {"device": NAMES[0], "model": store.record_model(NAMES[-2]), "tags": NAMES}
-        with start(store, argv=["latcli", *NAMES], config={name: name for name in NAMES}, **known) as run:
+        with start(store, argv=["latcli", *NAMES], config={name: name for name in NAMES} | attack, **known) as run:
             for name in NAMES:
                 run.insert("attacks", [columns(PHOTO) | {"image": name, "label_name": name, "clean_prediction": name}])
                 safe = "".join(c for c in name if c not in "/\0").strip(". ")[:40] or "x"
