@@ -278,11 +278,11 @@ def test_a_truncated_file_is_refused_wherever_it_ends(untrained: dict[str, Path]
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("zeros.pt", b"\0" * 100, "damaged or no weights file"),
-        ("pickle.pt", b"\x80\x02}q\x00.", "damaged or no weights file"),
-        ("page.pt", b"<html>404</html>", "damaged or no weights file"),
+        ("zeros.pt", b"\0" * 100, "damaged, or not a weights file"),
+        ("pickle.pt", b"\x80\x02}q\x00.", "damaged, or not a weights file"),
+        ("page.pt", b"<html>404</html>", "damaged, or not a weights file"),
         ("empty.pt", b"", "is empty"),
-        ("model.onnx", b"onnx", "no YOLO weights file"),
+        ("model.onnx", b"onnx", "not a YOLO weights file"),
         ("missing.pt", None, "no such weights file"),
         ("dict.pt", {"weight": torch.ones(2)}, "dict.pt"),
         ("list.pt", [torch.ones(2)], "list.pt"),
