@@ -391,6 +391,10 @@ def _without_hash(name: str) -> str:
     return re.sub(r"@[0-9a-f]{8}$", "", name)
 
 
+#: What a photo table says of the attack, from the configuration of its run.
+_ATTACKED = ("attack", "steps", "restarts", "norm", "detector", "region")
+
+
 def run(document: Document) -> list[Table]:
     """One run: itself, its configuration, photos, matrix, numbers and files, and what can be done with it."""
     environment = document["environment"]
@@ -404,7 +408,7 @@ def run(document: Document) -> list[Table]:
     found = [facts(known)]
     if document["config"]:
         found.append(facts({name: plain(value) for name, value in document["config"].items()}, "Configuration"))
-    if document["images"] and {"attack", "steps", "restarts", "norm"} <= document["config"].keys():
+    if document["images"] and set(_ATTACKED) <= document["config"].keys():
         attacked = {"classifier": document["model"], **document["config"], **document}
         found.append(photo_table({**attacked, "epsilon": document["images"][0]["epsilon"]}))
     found += [_cells(document["cells"])] if document["cells"] else []

@@ -21,7 +21,7 @@ def harmless(text: str) -> bool:
 
 
 def test_runs_are_shown_as_text_whatever_they_hold(tmp_path: Path, latcli: Callable[..., Outcome]) -> None:
-    attack = {"attack": "pgd", "steps": 5, "restarts": 1, "norm": "linf"}
+    attack = {"attack": "pgd", "steps": 5, "restarts": 1, "norm": "linf", "detector": "cam", "region": "background"}
     with Store.open(tmp_path / "runs") as store:
         known = {"device": NAMES[0], "model": store.record_model(NAMES[-2]), "tags": NAMES}
         with start(store, argv=["latcli", *NAMES], config={name: name for name in NAMES} | attack, **known) as run:
