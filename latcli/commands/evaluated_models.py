@@ -21,9 +21,9 @@ from latcli.engine.evaluation.distrust import Doubt, examine
 from latcli.engine.evaluation.matrix import Subject
 from latcli.engine.labels import known_class
 from latcli.engine.models.catalog import open_classifier
-from latcli.engine.models.checkpoint import read_info
+from latcli.engine.models.checkpoint import is_of_code, read_info
 from latcli.engine.models.classifier import Classifier, with_classes_first
-from latcli.engine.models.finetuning import is_classifier_name, preprocessing_of
+from latcli.engine.models.finetuning import is_classifier_name, preprocessing_of, require_named
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.models.source import ClassifierSource
 from latcli.engine.precision import check_form, gradient_model
@@ -187,8 +187,10 @@ def _way(source: str, described: ClassifierSource, *, large: bool) -> PhotoWay |
         info = read_info(Path(source))
         if not is_classifier_name(info.architecture):
             return None
+        require_named(info.architecture)  # a detector of objects would open it
         return PhotoWay(info.architecture, info.preprocessing or preprocessing_of(info.architecture))
-    if not large:
+    tuned = registry.names_code(source) and described.weights is not None and is_of_code(described.weights)
+    if not large and not tuned:
         return None
     return PhotoWay(source, open_classifier(source, described, torch.device("cpu")).preprocessing)
 

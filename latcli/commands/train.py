@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import time
@@ -437,6 +438,8 @@ def _train(
     stored.remove_artifact(STATE)  # nothing is left to resume, and it is four times as large as the model
     where = "" if job.fine_tuning else f" --center {settings.center:g}"
     short = stored.id.rpartition("-")[2]
+    if registry.names_code(job.architecture):  # which runs only where it is named
+        short = f"{job.architecture} --classifier-weights {shlex.quote(str(checkpoint))}"
     attack = f"{settings.regime} attack, pgd-{settings.score_steps} at epsilon {settings.epsilon:.4g}"
     return TrainResult(
         run=stored.id,

@@ -17,6 +17,7 @@ from torch import nn
 
 from latcli.engine import registry
 from latcli.engine.models.classifier import Classifier, GreyInput
+from latcli.engine.models.custom import named_by_user
 from latcli.engine.models.finetuning import fine_tuned_without_weights, is_classifier_name
 from latcli.engine.models.libraries import library_network
 from latcli.engine.models.preprocessing import Preprocessing
@@ -86,15 +87,28 @@ def read_info(path: Path) -> CheckpointInfo:
     return _read(path)[1]
 
 
-def open_checkpoint(path: Path) -> Classifier:
+def is_of_code(path: Path) -> bool:
+    """Whether the weights at `path` are a checkpoint whose network the user's code makes.
+
+    Raises WeightsError for a safetensors file that cannot be read.
+    """
+    document = read_safetensors(path)[1] if path.suffix == ".safetensors" else {}
+    return document.get("kind") == _KIND and registry.names_code(str(document.get("architecture")))
+
+
+def open_checkpoint(path: Path, code: str | None = None) -> Classifier:
     """The classifier of a checkpoint: its network, class names and preprocessing, on the CPU.
+
+    `code` is the user's name of the code that makes its network, which then may run.
 
     It takes photos of three channels, whatever it was trained on; one that was fine-tuned prepares them as the
     classifier that it came from. Raises WeightsError as `unpack` does, and where the
     weights do not fit the architecture that the file names; UsageError for an unknown architecture.
     """
     state_dict, info = _read(path)
-    name = info.architecture
+    name = code or info.architecture
+    if code is not None:
+        named_by_user.add(code)
     if is_classifier_name(name):
         source = ClassifierSource(mean=info.mean, std=info.std)
         sized = library_network(name) is not None

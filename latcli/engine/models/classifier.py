@@ -45,8 +45,7 @@ class Reordered(nn.Module):
 
     def forward(self, x_BChw: torch.Tensor) -> torch.Tensor:
         """logits_BK of images in [0, 1]."""
-        logits_BK: torch.Tensor = self.net(x_BChw)
-        return logits_BK[:, self.order_K]
+        return logits_in(self.net(x_BChw))[:, self.order_K]
 
 
 class Classifier(nn.Module):

@@ -36,6 +36,15 @@ def check_architecture(architecture: str) -> None:
         raise registry.unknown_name("architecture", architecture, [*known, *families, "module:function"])
 
 
+def require_named(architecture: str) -> None:
+    """Raise UsageError where a stored model's network is code that the user has not named in this process."""
+    if registry.names_code(architecture) and architecture not in named_by_user:
+        raise UsageError(
+            f"this model's network is the code {architecture}, which only the command line may name",
+            f"name it, and the model as its weights: {architecture} --classifier-weights FILE",
+        )
+
+
 def preprocessing_of(architecture: str, described: ClassifierSource = AS_PUBLISHED) -> Preprocessing:
     """How photos are prepared for a classifier of that name, as the user describes it. Raises UsageError.
 
@@ -73,12 +82,8 @@ def fine_tuned_without_weights(
     network = library_network(architecture)
     if network is not None:
         classifier = network.untrained(described)
-    elif registry.names_code(architecture) and architecture not in named_by_user:
-        raise UsageError(
-            f"this model's network is the code {architecture}, which only the command line may name",
-            f"name it, and the model as its weights: {architecture} --classifier-weights FILE",
-        )
     else:
+        require_named(architecture)
         size = preprocessing.size if preprocessing else described.input_size
         classifier = named_classifier(architecture, replace(described, input_size=size))
     classifier.preprocessing = preprocessing or classifier.preprocessing
@@ -88,15 +93,17 @@ def fine_tuned_without_weights(
 def _with_head(classifier: Classifier, class_names: Sequence[str], rows: Sequence[int | None]) -> Classifier:
     """The network with a head of these classes; each is row `rows[k]` of the old head, or new."""
     net, old_classes = classifier.net, len(classifier.class_names)
+    if not all(isinstance(value, torch.Tensor) for value in net.state_dict().values()):
+        raise _untrainable(classifier.name, "its weights are not all tensors, as those of quantised layers")
     found = [path for path, module in net.named_modules() if _outputs(module) == old_classes]
     if found:
         net.set_submodule(found[-1], _new_head(net.get_submodule(found[-1]), rows))
-    elif len(rows) != old_classes or any(rows):  # scripted, say, it may have the right number of classes
+    elif len(rows) != old_classes or any(row not in (None, place) for place, row in enumerate(rows)):
+        # One without such a layer, as when it is scripted, may have the right number of classes, in their order.
         raise _no_head(classifier.name, f"no last layer of {old_classes} outputs is in it")
     tuned = Classifier(classifier.name, net, classifier.preprocessing, class_names)
     tuned.requires_grad_(True)
-    if found:
-        _freeze_unused(tuned)
+    _freeze_unused(tuned)
     return tuned
 
 
@@ -132,10 +139,16 @@ def _freeze_unused(tuned: Classifier) -> None:
             raise _no_head(tuned.name, first_line(error)) from error
         if not isinstance(logits_1K, torch.Tensor) or logits_1K.shape != (1, len(tuned.class_names)):
             raise _no_head(tuned.name, "its last layer of that many outputs does not give its logits")
+        if not logits_1K.requires_grad:
+            raise _untrainable(tuned.name, "its logits have no gradient with respect to its weights")
         parameters = list(tuned.parameters())
         gradients = torch.autograd.grad(logits_1K.sum(), parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.requires_grad_(gradient is not None)
+
+
+def _untrainable(name: str, reason: str) -> UsageError:
+    return UsageError(f"{name} cannot be trained: {reason}", "give a network of float32 layers as --architecture")
 
 
 def _no_head(name: str, reason: str) -> UsageError:
