@@ -477,9 +477,10 @@ def test_published_weights_of_cifar10_fit_and_know_their_classes(
 # Other packages' classifiers
 
 
-def test_a_model_of_robustbench_opens_from_its_file(tmp_path: Path) -> None:
+def test_a_model_of_robustbench_opens_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import_torchvision()
-    sys.modules.setdefault("pkg_resources", ModuleType("pkg_resources"))
+    if "pkg_resources" not in sys.modules:  # only while robustbench is imported: pytest looks for it, too
+        monkeypatch.setitem(sys.modules, "pkg_resources", ModuleType("pkg_resources"))
     pytest.importorskip("robustbench", reason="robustbench is not installed")
     from robustbench.model_zoo.models import model_dicts
 

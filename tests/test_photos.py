@@ -416,7 +416,7 @@ def test_the_object_alone_is_the_photo_with_a_black_background() -> None:
     ("name", "settings", "expected"),
     [
         ("pgd", AttackSettings(steps=7), 7),
-        ("pgd", AttackSettings(steps=7, restarts=3), 25),
+        ("pgd", AttackSettings(steps=7, restarts=3), 24),
         ("fgsm", AttackSettings(), 1),
         ("apgd-ce", AttackSettings(steps=5), 6),
         ("apgd-t", AttackSettings(steps=5), 55),

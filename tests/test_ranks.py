@@ -113,7 +113,7 @@ def test_batch_norms_are_replaced_and_nothing_is_renamed() -> None:
     }
     assert torch.equal(net.eval()(x_BCHW), expected_BK)
     with torch.no_grad():
-        net.norm.running_mean.add_(1.0)  # as training does
+        net.bn1.running_mean.add_(1.0)  # as training does
     fast.refresh()
     torch.testing.assert_close(fast(x_BCHW), net(x_BCHW))
 

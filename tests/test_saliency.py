@@ -156,7 +156,7 @@ def test_weights_of_the_wrong_checksum_damaged_or_of_another_network_are_refused
         ("empty.onnx", b"", "damaged or no ONNX"),
         ("text.onnx", b"<html>404</html>", "damaged or no ONNX"),
         ("gone.onnx", None, "no such weights file"),
-        ("other.pt", b"", "no weights of a saliency network"),
+        ("other.pt", b"", "saliency weights"),
     ):
         if content is not None:
             (tmp_path / name).write_bytes(content)
