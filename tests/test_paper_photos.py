@@ -91,9 +91,10 @@ def test_the_script_confirms_an_honest_result_and_finds_every_wrong_number_and_p
         *("clean confidence 0.001, found", "adversarial confidence ", "adversarial rank 1, found"),
         *("adversarial class 0, found", "linf_outside is 0.5", "linf_inside is 0.1", "12.5 % altered, found"),
         *("12.25 % background, found", "the classifier is inception_v3", "the region is foreground"),
+        "fooled is True",
     ]
     assert [complaint for complaint in complaints if complaint not in said] == []
-    assert (code, said.endswith("1 photos checked, 10 disagreements\n")) == (1, True)
+    assert (code, said.endswith("1 photos checked, 11 disagreements\n")) == (1, True)
 
     (image,) = honest["images"]
     is_inside_HW = np.asarray(Image.open(image["files"]["mask"])) > 0
