@@ -137,23 +137,28 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
                         keeper.keep_pictures()
                         for attacked, smallest in results:
                             keeper.keep(attacked, smallest)
-                images = tuple(
-                    sorted(keeper.kept, key=lambda photo: (work.position(photo.image), _place(photo, tasks)))
-                )
-                result = replace(
-                    result,
-                    run=stored.id,
-                    dir=stored.folder,
-                    images=images,
-                    failures=tuple(work.failures),
-                    summary=photo_summary(images) if len(tasks) == 1 else None,
-                    regions=tuple(_region_summary(task, images) for task in tasks),
-                )
+                result = _completed(result, stored, keeper.kept, tasks, work)
                 stored.set_exit_code(result.exit_code)
                 if session.json:  # what a document names is there when it is read
                     keeper.keep_pictures()
                 yield result
                 keeper.keep_pictures()
+
+
+def _completed(
+    result: AttackResult, stored: Run, kept: Sequence[AttackedPhoto], tasks: Sequence[Task], work: PhotoWork
+) -> AttackResult:
+    """The result with its photos, in the order of the arguments, and what they sum up to."""
+    images = tuple(sorted(kept, key=lambda photo: (work.position(photo.image), _place(photo, tasks))))
+    return replace(
+        result,
+        run=stored.id,
+        dir=stored.folder,
+        images=images,
+        failures=tuple(work.failures),
+        summary=photo_summary(images) if len(tasks) == 1 else None,
+        regions=tuple(_region_summary(task, images) for task in tasks),
+    )
 
 
 def _place(photo: AttackedPhoto, tasks: Sequence[Task]) -> int:
