@@ -520,6 +520,19 @@ class ClassifierOptions:
     )
 
 
+# how many processes
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeveralOptions:
+    """Processes that share the work."""
+
+    devices: int | None = option(
+        DEVICES, "N", "Processes on this machine, one GPU each.", INCIDENTAL, min=1, show_default="1"
+    )
+    nodes: int | None = option(DEVICES, "M", "Machines that share the work.", INCIDENTAL, min=1, show_default="1")
+
+
 # the commands
 
 
@@ -527,7 +540,7 @@ _PHOTOS = "Photos, folders (searched recursively), or - for standard input."
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhotoOptions(ClassifierOptions, ObjectOptions):
+class PhotoOptions(ClassifierOptions, ObjectOptions, SeveralOptions):
     """Photos, their right classes, their objects, and the classifier."""
 
     photos: tuple[str, ...] = argument("PHOTO...", _PHOTOS)
@@ -653,7 +666,7 @@ class AttackOptions(PhotoOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(ClassifierOptions, DataObjectOptions):
+class TrainOptions(ClassifierOptions, DataObjectOptions, SeveralOptions):
     """Train a classifier on images whose background is under attack (the paper's Algorithm 1).
 
     A small network on small images, or a classifier fine-tuned on photos.
@@ -716,10 +729,6 @@ class TrainOptions(ClassifierOptions, DataObjectOptions):
     rate: float | None = option(OPTIMIZATION, "R", "Peak learning rate.")
     weight_decay: float | None = option(OPTIMIZATION, "W", "Weight decay.")
     average: float | None = option(OPTIMIZATION, "D", "Decay of the weights' moving average; 0 for none.")
-    devices: int | None = option(
-        DEVICES, "N", "Processes on this machine, one GPU each.", INCIDENTAL, min=1, show_default="1"
-    )
-    nodes: int | None = option(DEVICES, "M", "Machines that train together.", INCIDENTAL, min=1, show_default="1")
     checkpoint_every: int | None = option(
         KEEPING, "N", "Steps between checkpoints.", INCIDENTAL, min=1, show_default="once a minute"
     )
@@ -735,7 +744,7 @@ class TrainOptions(ClassifierOptions, DataObjectOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalOptions(ClassifierOptions, DataObjectOptions):
+class EvalOptions(ClassifierOptions, DataObjectOptions, SeveralOptions):
     """Measure how far models lean on the background: the loss matrix of models and inputs.
 
     Each model is scored on natural images, under standard attack, and under background attack.

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
+from torch import Tensor
 
 from latcli.commands.classifiers import classifier_source
 from latcli.commands.datasets import DETECTING, OBJECTS, DataObjects, check_object_options, given_plainly, with_objects
@@ -27,9 +29,18 @@ from latcli.commands.evaluated_models import (
     trained_on,
     usual_dataset,
 )
-from latcli.commands.evaluation_parts import SAMPLES, Findings, SampleKeeper, parts_of, restore
+from latcli.commands.evaluation_parts import (
+    SAMPLES,
+    Findings,
+    SampleKeeper,
+    parts_of,
+    restore,
+    restore_samples,
+    samples_of,
+)
 from latcli.commands.report import MATRIX
-from latcli.commands.resume import check_same_data, dataset_of, folder_of, resumable_run, resume_command
+from latcli.commands.resume import Configured, check_same_data, dataset_of, folder_of, resumable_run, resume_command
+from latcli.commands.several import connected
 from latcli.commands.trained import CHECKPOINT, classifier_path
 from latcli.commands.training_log import duration_text
 from latcli.engine import registry
@@ -38,6 +49,7 @@ from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import full_name
 from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.devices import open_device
+from latcli.engine.distributed import Ranks
 from latcli.engine.evaluation.curves import require_ascending
 from latcli.engine.evaluation.distrust import Doubt
 from latcli.engine.evaluation.matrix import Evaluation, Progress
@@ -45,7 +57,7 @@ from latcli.engine.evaluation.reliance import VARIANTS, photos_of
 from latcli.engine.evaluation.settings import NATURAL, NATURAL_ATTACKED, EvalSettings
 from latcli.engine.evaluation.statistics import ColumnStatistics
 from latcli.engine.failures import explained
-from latcli.errors import Terminated, UsageError, WeightsError
+from latcli.errors import ExitCode, Terminated, UsageError, WeightsError
 from latcli.options import ClassifierOptions, EvalOptions, given, parse_epsilon
 from latcli.reporting.text import counted
 from latcli.results import (
@@ -60,9 +72,9 @@ from latcli.results import (
     spread,
     to_json,
 )
-from latcli.session import Session
+from latcli.session import Session, Tick
 from latcli.store.files import artifact_path
-from latcli.store.store import Run, RunRow, Store
+from latcli.store.store import Run, Store
 
 #: As `--transfer`: every model of the evaluation.
 ALL_MODELS = "all"
@@ -95,13 +107,16 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
     Raises UsageError and LatcliError for models, options and data that are unusable, before a run is started;
     WeightsError for samples that are damaged or do not fit; ContractError and StoreError while it evaluates.
     """
+    ranks, session = connected(options, session)
+    if ranks.rank:
+        _follow(options, session, ranks)
     with Store.open(session.store) as store:
         if options.resume is not None:
-            return _resume(store, options, session)
-        return _begin(store, options, session)
+            return _resume(store, options, session, ranks)
+        return _begin(store, options, session, ranks)
 
 
-def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
+def _begin(store: Store, options: EvalOptions, session: Session, ranks: Ranks) -> EvalResult:
     store.check_name(session.name)
     device = open_device(session.device)
     names, _ = named_models(options), _beside(options)  # errors in them come before any file is read
@@ -136,7 +151,12 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
         **(objects.to_config() if way else {"masks": objects.to_config()["masks"]}),
         "mask_fingerprint": data.mask_fingerprint,
         "notes": list(data.notes),
+        "devices": ranks.size // ranks.nodes,
+        "nodes": ranks.nodes,
     }
+    job = Job(evaluation, tuple(models), tuple(contenders), options.seeds)
+    ranks.told(_Told("this evaluation", config, {}))
+    _agree(ranks, lambda: job)
     with (
         store.start_run(
             "eval",
@@ -150,22 +170,75 @@ def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
     ):
         session.note(f"run {stored.id}")
         _say(describe(settings, data, len(models)), stored, session)
-        return _evaluate(stored, Job(evaluation, tuple(models), tuple(contenders), options.seeds), Findings(), session)
+        return _evaluate(stored, job, Findings(), session, ranks)
 
 
-def _resume(store: Store, options: EvalOptions, session: Session) -> EvalResult:
+def _resume(store: Store, options: EvalOptions, session: Session, ranks: Ranks) -> EvalResult:
     row = resumable_run(store, str(options.resume), "eval", _given(options), session)
     job = _job_of(row, store, options, session)
     kept = artifact_path(row.path, SAMPLES)
     findings = restore(job.evaluation, kept) if kept.exists() else Findings()
+    config = row.config | {"entries": to_json([one.entry for one in job.models])}
+    ranks.told(_Told(row.id, config, samples_of(job.evaluation)))
+    _agree(ranks, lambda: job)
     with store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag) as stored, explained():
         done, total = job.evaluation.attacked_images
         session.note(f"run {stored.id}")
         _say(f"resumed with {done:,} of {total:,} attacked images done", stored, session)
-        return _evaluate(stored, job, findings, session)
+        return _evaluate(stored, job, findings, session, ranks)
 
 
-def _job_of(row: RunRow, store: Store, options: EvalOptions, session: Session) -> Job:
+@dataclass(frozen=True)
+class _Told:
+    """What rank 0 tells the others: a run's configuration, with where its models lie, and what is done of it."""
+
+    id: str
+    config: dict[str, Any]
+    samples: dict[str, Tensor]
+
+
+_NOTHING = _Told("", {}, {})
+
+
+def _agree(ranks: Ranks, make: Callable[[], Job]) -> Job:
+    """This rank's job, where data, models and forms are the same on all. Raises as Ranks.agreed does."""
+    return ranks.agreed(
+        make,
+        lambda job: (
+            (job.evaluation.data.fingerprint, job.evaluation.data.mask_fingerprint),
+            [(one.entry.fingerprint, one.entry.form) for one in job.models],
+        ),
+        "the data set, its masks or the models",
+        "put the same files on every machine",
+    )
+
+
+def _follow(options: EvalOptions, session: Session, ranks: Ranks) -> NoReturn:
+    """Be a rank other than 0 to the end: evaluate its share of the images, and send rank 0 what is found."""
+    told = ranks.told(_NOTHING)
+    job = _agree(ranks, lambda: _job_of(told, None, options, session))
+    restore_samples(job.evaluation, told.samples, told.id)
+    deque(ranks.collected(_filled(job.evaluation, ranks)), maxlen=0)
+    parts = ranks.share(ranks.told(list[str]()))
+    with session.progress("", None) as tick:
+        deque(ranks.collected(_measured(job, parts, tick)), maxlen=0)
+    sys.exit(ExitCode.OK)
+
+
+def _filled(evaluation: Evaluation, ranks: Ranks) -> Iterator[tuple[Progress, dict[str, Tensor]]]:
+    """Each batch of this rank's share as it is done, with what was found."""
+    for one in evaluation.run(ranks.rank, ranks.size):
+        yield one, evaluation.columns[one.subject][one.column].images(one.place_B)
+
+
+def _measured(job: Job, names: Sequence[str], tick: Tick) -> Iterator[tuple[str, Sequence[Any]]]:
+    """The rows of the parts of these names, part by part."""
+    for part in parts_of(job.models, job.contenders, job.evaluation):
+        if part.name in names:
+            yield part.name, part.measure(tick)
+
+
+def _job_of(row: Configured, store: Store | None, options: EvalOptions, session: Session) -> Job:
     """What an evaluation was started with, whatever the defaults and the newest models are by now."""
     try:
         settings = read(EvalSettings, row.config)
@@ -301,6 +374,7 @@ def _loaded(
         models = once_each(by_name.values(), session)
         listed = {by_name[name].entry.id for name in settings.transfer if name in by_name}
     else:
+        assert loader.store is not None
         rows = trained_on(loader.store, loader.data.name, seeds=options.seeds)
         for row in rows:
             session.note(f"{row.config['regime']}: training run {row.id}, seed {row.seed}")
@@ -325,7 +399,7 @@ def _try_attack(evaluation: Evaluation) -> None:
 # the work
 
 
-def _evaluate(stored: Run, job: Job, findings: Findings, session: Session) -> EvalResult:
+def _evaluate(stored: Run, job: Job, findings: Findings, session: Session, ranks: Ranks) -> EvalResult:
     evaluation = job.evaluation
 
     def warn(doubts: Iterable[tuple[LoadedModel, str | None, Doubt]]) -> list[EvalWarning]:
@@ -341,18 +415,23 @@ def _evaluate(stored: Run, job: Job, findings: Findings, session: Session) -> Ev
         warnings = warn((one, None, doubt) for one in job.models for doubt in one.doubts)
         keeper = SampleKeeper(stored, evaluation, findings)
         try:
-            _fill(stored, evaluation, keeper, session)
+            _fill(stored, evaluation, keeper, session, ranks)
         finally:
             keeper.save()  # an interrupted evaluation goes on from here; its last batch is done whole, or open
         found = (evaluation.doubts(position) for position in range(len(job.models)))
         warnings += warn(
             (one, name, doubt) for one, doubts in zip(job.models, found, strict=True) for name, doubt in doubts
         )
-        parts = [one for one in parts_of(job.models, job.contenders, evaluation) if one.name not in findings.rows_of]
-        with session.progress("beyond the matrix", sum(part.images for part in parts)) as tick:
-            for part in parts:
-                findings.keep(part, part.measure(tick))
+        parts = {part.name: part.images for part in parts_of(job.models, job.contenders, evaluation)}
+        images = {name: count for name, count in parts.items() if name not in findings.rows_of}
+        mine = ranks.share(ranks.told(list(images)))
+        with session.progress("beyond the matrix", sum(images.values())) as tick:
+            for rank, (name, rows) in ranks.collected(_measured(job, mine, tick)):
+                findings.keep(name, rows)
+                tick(images[name] if rank else 0)
                 keeper.save()
+        in_order = {name: findings.rows_of[name] for name in parts}  # several ranks end in any order
+        findings.rows_of = in_order | findings.rows_of
         return _kept(stored, _result(stored, job, findings, warnings))
     except (KeyboardInterrupt, Terminated):
         code = code_named(one.entry for one in job.models)
@@ -362,7 +441,7 @@ def _evaluate(stored: Run, job: Job, findings: Findings, session: Session) -> Ev
         raise
 
 
-def _fill(stored: Run, evaluation: Evaluation, keeper: SampleKeeper, session: Session) -> None:
+def _fill(stored: Run, evaluation: Evaluation, keeper: SampleKeeper, session: Session, ranks: Ranks) -> None:
     """Do what is open. The bar counts attacked images, since natural ones take next to no time."""
     begun, (done_before, total), estimated = time.monotonic(), evaluation.attacked_images, False
     with session.progress("evaluating", total) as tick:
@@ -371,7 +450,7 @@ def _fill(stored: Run, evaluation: Evaluation, keeper: SampleKeeper, session: Se
         def after_batch(progress: Progress) -> None:
             nonlocal estimated
             name, column = progress.column, evaluation.columns[progress.subject][progress.column]
-            tick(0 if name == NATURAL else progress.images)
+            tick(0 if name == NATURAL else len(progress.place_B))
             done, seconds = evaluation.attacked_images[0], time.monotonic() - begun
             if not estimated and seconds >= _FIRST_SECONDS and done_before < done < total:
                 estimated = True
@@ -389,7 +468,11 @@ def _fill(stored: Run, evaluation: Evaluation, keeper: SampleKeeper, session: Se
                     session.note(line)
             keeper.after_batch()
 
-        evaluation.run(after_batch)
+        for rank, (progress, images) in ranks.collected(_filled(evaluation, ranks)):
+            if rank:
+                column = evaluation.columns[progress.subject][progress.column]
+                column.take(progress.place_B, images, progress.seconds)
+            after_batch(progress)
 
 
 def _say(line: str, stored: Run, session: Session) -> None:

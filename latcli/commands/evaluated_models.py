@@ -108,11 +108,13 @@ def require_named_again(entries: Iterable[EvaluatedModel], named: Sequence[str],
         )
 
 
-def source_of(entry: EvaluatedModel, store: Store) -> str:
+def source_of(entry: EvaluatedModel, store: Store | None) -> str:
     """What opens a model of a stored evaluation again: its training run, wherever the store lies now, else its name.
 
-    Raises UsageError where its file is gone.
+    Without a store it is what rank 0 has found. Raises UsageError where its file is gone.
     """
+    if store is None:
+        return entry.source
     if entry.train_run is not None:
         found = [row for row in store.runs(command="train") if row.id == entry.train_run]
         path = artifact_path(found[0].path, CHECKPOINT) if found else None
@@ -221,9 +223,9 @@ class ModelLoader:
     """Opens models for one data set: looks at classes and image size, and tries each on some test images."""
 
     def __init__(
-        self, store: Store, data: TrainingData, batch: int, session: Session, described: ClassifierSource
+        self, store: Store | None, data: TrainingData, batch: int, session: Session, described: ClassifierSource
     ) -> None:
-        """`described` is what the user says of models that are no training run's.
+        """`described` is what the user says of models that are no training run's; without a store only `load_again`.
 
         Raises LatcliError where the set has no test images.
         """
@@ -241,6 +243,7 @@ class ModelLoader:
         Raises UsageError where it is unknown or does not fit the data, WeightsError where it cannot be read, and
         LatcliError where it gives NaN or no gradient.
         """
+        assert self.store is not None
         path = classifier_path(name, self.store.folder)
         if path != name:
             return self.load_run(self.store.find_run(Path(path).parent.name))
@@ -282,6 +285,7 @@ class ModelLoader:
             "regime": info.regime,
             "weights_sha256": classifier.weights_sha256,
         }
+        assert self.store is not None
         model_id = self.store.record_model(f"{info.architecture}-{info.regime}", **of_model)
         entry = EvaluatedModel(str(path), name, label, model_id, classifier.fingerprint or "", "", info.regime)
         return self._ready(replace(entry, train_run=row.id, train_seed=row.seed) if row else entry, net)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -55,9 +55,9 @@ class Findings:
     def __init__(self, rows_of: dict[str, list[dict[str, Any]]] | None = None) -> None:
         self.rows_of = rows_of or {}
 
-    def keep(self, part: Part, rows: Sequence[TransferCell | AccuracyCurve | RelianceRow]) -> None:
-        """Note what a part found."""
-        self.rows_of[part.name] = to_json(rows)
+    def keep(self, part: str, rows: Sequence[TransferCell | AccuracyCurve | RelianceRow]) -> None:
+        """Note what the part of that name found."""
+        self.rows_of[part] = to_json(rows)
 
     def rows(self, kind: str) -> tuple[Any, ...]:
         """All rows of the parts whose name begins so. Raises WeightsError where they hold something else."""
@@ -140,13 +140,7 @@ class SampleKeeper:
 
     def save(self) -> None:
         """Keep it now. Raises StoreError."""
-        tensors = {
-            f"{index}.{name}.{part}": tensor
-            for index, columns in enumerate(self._evaluation.columns)
-            for name, column in columns.items()
-            for part, tensor in column.tensors().items()
-        }
-        tensors["chosen"] = self._evaluation.chosen_N
+        tensors = samples_of(self._evaluation) | {"chosen": self._evaluation.chosen_N}
         description = {"settings": to_json(self._evaluation.settings), "findings": self._findings.rows_of}
         self._stored.write_artifact(SAMPLES, pack(_KIND, tensors, description), "samples")
         self._saved_at = time.monotonic()
@@ -158,12 +152,27 @@ def restore(evaluation: Evaluation, path: Path) -> Findings:
     Raises WeightsError where it is damaged or of other models, data or settings.
     """
     tensors, description = unpack(path, _KIND)
-    for index, columns in enumerate(evaluation.columns):
-        for name, column in columns.items():
-            prefix = f"{index}.{name}."
-            parts = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            column.restore(parts, str(path))
+    restore_samples(evaluation, tensors, str(path))
     findings = description.get("findings")
     if not isinstance(findings, dict):
         raise WeightsError(f"{path} does not fit the evaluation: findings", "start a new evaluation")
     return Findings(findings)
+
+
+def samples_of(evaluation: Evaluation) -> dict[str, Tensor]:
+    """What its columns hold, by position, column and part."""
+    return {
+        f"{index}.{name}.{part}": tensor
+        for index, columns in enumerate(evaluation.columns)
+        for name, column in columns.items()
+        for part, tensor in column.tensors().items()
+    }
+
+
+def restore_samples(evaluation: Evaluation, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Fill the columns with what `samples_of` gave; nothing happens where that is empty. Raises WeightsError."""
+    for index, columns in enumerate(evaluation.columns) if tensors else ():
+        for name, column in columns.items():
+            prefix = f"{index}.{name}."
+            parts = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            column.restore(parts, what)

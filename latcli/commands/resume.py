@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from latcli.engine import registry
 from latcli.errors import UsageError
@@ -55,7 +55,19 @@ def resumable_run(store: Store, name: str, command: str, given: Mapping[str, Any
     return row
 
 
-def dataset_of(row: RunRow, given: str | None) -> str:
+class Configured(Protocol):
+    """A run's id and configuration."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Its configuration in plain values."""
+
+
+def dataset_of(row: Configured, given: str | None) -> str:
     """The name that opens the run's data set: the one `given` now, else where the run found it.
 
     A run keeps its folder's absolute path as `dataset_folder`, so that it is found from any working directory. Raises
@@ -74,7 +86,7 @@ def dataset_of(row: RunRow, given: str | None) -> str:
     return f"{_FOLDER}{folder}"
 
 
-def check_same_data(row: RunRow, name: str, fingerprint: str) -> None:
+def check_same_data(row: Configured, name: str, fingerprint: str) -> None:
     """Raise UsageError where the data set is not the one that the run was started with, whatever it is called."""
     known = row.config.get("dataset_fingerprint")
     if known != fingerprint:

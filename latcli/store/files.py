@@ -9,6 +9,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from latcli.errors import StoreError
@@ -48,22 +49,83 @@ def whole_file(path: Path, pieces: Iterable[bytes]) -> Iterator[Callable[[], Non
 
     A crash or a full disk leaves either all of it or what was there before. Raises OSError, and what `pieces` raises.
     """
-    # A short name: that of the file itself may be as long as the file system takes.
-    temporary = path.with_name(_TEMPORARY.replace("*", secrets.token_hex(8)))
+    temporary = _beside(path, pieces)
 
     def put_in_place() -> None:
         temporary.replace(path)
         _sync_folder(path.parent)
 
     try:
-        with temporary.open("xb") as file:
-            file.writelines(pieces)
-            file.flush()
-            os.fsync(file.fileno())
         yield put_in_place
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _beside(path: Path, pieces: Iterable[bytes]) -> Path:
+    """A whole file beside `path`, safe on the disk. Raises OSError, and what `pieces` raises."""
+    # A short name: that of the file itself may be as long as the file system takes.
+    temporary = path.with_name(_TEMPORARY.replace("*", secrets.token_hex(8)))
+    try:
+        with temporary.open("xb") as file:
+            file.writelines(pieces)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    return temporary
+
+
+@dataclass(frozen=True)
+class StagedFile:
+    """A file of a run that is whole, under the name `temporary` beside its own; `Run.keep` puts it in its place.
+
+    kind: what it is; image: the sha256 of the photo that it is of; sha256 and size are its own.
+    """
+
+    name: str
+    kind: str
+    image: str | None
+    sha256: str
+    size: int
+    temporary: str
+
+
+def stage(folder: Path, name: str, data: bytes, kind: str, image: str | None = None) -> StagedFile:
+    """Write a file of a run, which any process may do: only its row needs the database.
+
+    `name` may lead into subfolders, which are made. Raises StoreError for a name that leads out of the folder, and
+    where the file cannot be written.
+    """
+    name = legible(name)
+    path = artifact_path(folder, name)
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _beside(path, [data])
+    return StagedFile(name, kind, image, hashlib.sha256(data).hexdigest(), len(data), temporary.name)
+
+
+@contextmanager
+def put_in_place(folder: Path, files: Iterable[StagedFile]) -> Iterator[None]:
+    """Give staged files their names; where the block fails, those that are new go again. Raises StoreError."""
+    new: list[Path] = []
+    try:
+        with storage_errors(folder):
+            paths = {artifact_path(folder, file.name): file for file in files}
+            for path, file in paths.items():
+                if not path.exists():
+                    new.append(path)
+                path.with_name(file.temporary).replace(path)
+            for parent in {path.parent for path in paths}:
+                _sync_folder(parent)
+        yield
+    except BaseException:
+        for path in new:
+            with suppress(OSError):
+                path.unlink()
+        raise
 
 
 def write_whole(path: Path, *pieces: bytes) -> None:

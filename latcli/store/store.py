@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -27,11 +26,13 @@ from latcli.store.files import (
     LOCK,
     LOG,
     RUN_JSON,
+    StagedFile,
     artifact_path,
     is_locked,
+    put_in_place,
     remove_unfinished,
+    stage,
     storage_errors,
-    whole_file,
     write_whole,
 )
 from latcli.store.provenance import environment, fingerprint, host
@@ -565,22 +566,24 @@ class Run:
         `name` may lead into subfolders, which are made; an earlier file of that name is replaced. Raises StoreError for
         a name that leads out of the folder, and where the file cannot be written; then nothing half-written stays.
         """
-        name = legible(name)
-        path = artifact_path(self.folder, name)
-        row = {"name": name, "kind": kind, "image": image, "sha256": sha256(data).hexdigest(), "size": len(data)}
-        is_new = not path.exists()
+        file = stage(self.folder, name, data, kind, image)
+        self.keep([file])
+        return artifact_path(self.folder, file.name)
+
+    def keep(self, files: Sequence[StagedFile], attacks: Iterable[Any] = ()) -> None:
+        """Put files that any process has written in their places and note them, and add rows of `attacks`.
+
+        All or nothing is kept. Raises StoreError.
+        """
+        noted = [{name: value for name, value in asdict(file).items() if name != "temporary"} for file in files]
         try:
-            with storage_errors(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with whole_file(path, [data]) as put_in_place, self._store.writing() as db:
-                    put_in_place()
-                    self._insert(db, "artifacts", [row | {"created": utc_now()}])
-        except StoreError:
-            if is_new:
+            with self._store.writing() as db, put_in_place(self.folder, files):
+                self._insert(db, "artifacts", [row | {"created": utc_now()} for row in noted])
+                self._insert(db, "attacks", attacks)
+        finally:
+            for file in files:
                 with suppress(OSError):
-                    path.unlink()
-            raise
-        return path
+                    artifact_path(self.folder, file.name).with_name(file.temporary).unlink()
 
     def remove_artifact(self, name: str) -> None:
         """Remove a file that `write_artifact` kept, and its row; nothing happens where there is none."""
