@@ -21,7 +21,7 @@ import psutil
 import pytest
 import tiny_model
 import torch
-from photo_set import SMALL, save_weights, write_photos
+from photo_set import write_photos
 from PIL import Image
 from rank_cases import CASES, norm_inputs, outcome, passed, small_digits
 from tiny_model import save_photo
@@ -374,6 +374,15 @@ def test_what_differs_on_another_rank_is_one_line_of_rank_0(start: Start, work: 
 # attack, mask, eval
 
 TINY = ("--classifier", "tiny_model:tiny", "--device", "cpu", "--precision", "fp32")
+TWO_CLASSES = """
+from tiny_model import TinyNet
+
+class Two(TinyNet):
+    class_names = ("green", "red")
+
+    def forward(self, x):
+        return super().forward(x)[:, :2]
+"""
 ATTACK = ("attack", "photos", *TINY, "--detector", "cam", "--steps", "5", "--batch", "2", "--no-figures", "--json")
 
 
@@ -393,7 +402,7 @@ def document_of(process: subprocess.Popen[str], code: int = 0) -> Any:
     return json.loads(stdout)
 
 
-def assert_same_photos(found: Any, expected: Any) -> None:
+def assert_same_photos(found: Any, expected: Any, work: Path) -> None:
     """Predictions to five digits; levels to within the noise that the other photos of a batch make."""
     assert [one["image"] for one in found["images"]] == [one["image"] for one in expected["images"]]
     assert [one["image"] for one in found["failures"]] == [one["image"] for one in expected["failures"]]
@@ -401,7 +410,7 @@ def assert_same_photos(found: Any, expected: Any) -> None:
         for name in ("sha256", "label", "clean", "boxes", "object_percent"):
             assert mine[name] == other[name]
         for kind, path in mine["files"].items():
-            levels, expected_levels = (np.asarray(Image.open(one)) for one in (path, other["files"][kind]))
+            levels, expected_levels = (np.asarray(Image.open(work / one)) for one in (path, other["files"][kind]))
             assert np.mean(levels != expected_levels) < 0.01, kind
         if "adversarial" in mine:
             assert mine["fooled"] == other["fooled"]
@@ -417,7 +426,7 @@ def test_two_processes_attack_the_photos_of_one(start: Start, photos: Path, work
     if more == ("--dry-run",):
         assert [one["image"] for one in found["planned"]] == [one["image"] for one in expected["planned"]]
         return
-    assert_same_photos(found, expected)
+    assert_same_photos(found, expected, work)
     verified = json.loads(start("runs", "verify", "--json").communicate(timeout=60)[0])
     assert (verified["ok"], verified["checked"]) == (True, 2 * len(found["images"]) * 3 - (12 if more else 0))
     assert not list(work.glob("runs/*/.latcli-*"))
@@ -437,18 +446,18 @@ def test_two_processes_find_the_masks_of_one_and_more_than_there_are_photos_do_n
             ]
         )
     ]
-    assert_same_photos(documents[1], documents[0])
+    assert_same_photos(documents[1], documents[0], work)
     assert [one["image"] for one in documents[2]["images"]] == ["photos/0.png", "photos/1.png"]
 
 
 @pytest.mark.slow
-def test_two_processes_evaluate_what_one_does_and_what_was_cut_off(start: Start, photos: Path, work: Path) -> None:
+def test_two_processes_evaluate_what_one_does(start: Start, work: Path) -> None:
     write_photos(work / "squares", test=4)
-    save_weights(work / "weights.safetensors")
-    words = ("eval", SMALL, "--dataset", "folder:squares", "--classifier-weights", "weights.safetensors")
+    shutil.copy(tiny_model.__file__, work)
+    (work / "two.py").write_text(TWO_CLASSES)
+    words = ("eval", "two.py:Two", "--dataset", "folder:squares")
     words += ("--steps", "2", "--batch", "2", "--mask-from", "center", "--images", "6", "--reliance", "--strong")
     words += ("--strong-budget", "quick", "--curve", "steps=1,2", "--json", "--device", "cpu", "--precision", "fp32")
-    del photos
     expected, found = (document_of(start(*words, *more)) for more in ((), ("--devices", "2")))
     for mine, other in zip(found["cells"], expected["cells"], strict=True):
         assert (mine["input"], mine["n"], mine["accuracy"]) == (other["input"], other["n"], other["accuracy"])
