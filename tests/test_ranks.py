@@ -452,11 +452,11 @@ def test_two_processes_find_the_masks_of_one_and_more_than_there_are_photos_do_n
 
 @pytest.mark.slow
 def test_two_processes_evaluate_what_one_does(start: Start, work: Path) -> None:
-    write_photos(work / "squares", test=4)
+    write_photos(work / "squares", test=4, masks=work / "masks")
     shutil.copy(tiny_model.__file__, work)
     (work / "two.py").write_text(TWO_CLASSES)
     words = ("eval", "two.py:Two", "--dataset", "folder:squares")
-    words += ("--steps", "2", "--batch", "2", "--mask-from", "center", "--images", "6", "--reliance", "--strong")
+    words += ("--steps", "2", "--batch", "2", "--masks", "masks", "--images", "6", "--reliance", "--strong")
     words += ("--strong-budget", "quick", "--curve", "steps=1,2", "--json", "--device", "cpu", "--precision", "fp32")
     expected, found = (document_of(start(*words, *more)) for more in ((), ("--devices", "2")))
     for mine, other in zip(found["cells"], expected["cells"], strict=True):
