@@ -19,8 +19,8 @@ from latcli.commands.pictures import Pictures, drawing
 from latcli.commands.resume import PLACES, classifier_again, resumable_run, resume_command
 from latcli.engine import registry
 from latcli.engine.attacks.settings import AttackSettings
+from latcli.engine.devices import explained
 from latcli.engine.evaluation.distrust import examine
-from latcli.engine.failures import explained
 from latcli.engine.images import sha256_of
 from latcli.engine.labels import parse_label
 from latcli.engine.localize import Region

@@ -19,8 +19,8 @@ from latcli.engine.evaluation.matrix import Evaluation
 from latcli.engine.evaluation.reliance import background_reliance, photos_of
 from latcli.engine.evaluation.settings import ATTACKED, InputType
 from latcli.engine.evaluation.transfer import transfer_matrix
-from latcli.engine.models.checkpoint import pack, unpack
 from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.weights import pack, unpack
 from latcli.errors import WeightsError
 from latcli.results import AccuracyCurve, DocumentError, RelianceRow, TransferCell, read, to_json
 from latcli.session import Tick
