@@ -156,6 +156,13 @@ def settings_of(options: TrainOptions, data: TrainingData, seed: int) -> TrainSe
     )
 
 
+def start_fingerprint(weights: Path, architecture: str, data: TrainingData) -> str:
+    """The `weights_fingerprint` of a run that starts from these weights. Raises UsageError, WeightsError."""
+    net = new_network(registry.load("architecture", architecture), data, 0)
+    load_file(weights, lambda _: net, 0, lambda _: None)
+    return state_dict_sha256(net.state_dict())
+
+
 def describe(options: TrainOptions, job: Job) -> str:
     """What preset, options and data set have led to, in one line."""
     settings = job.settings
@@ -192,6 +199,7 @@ def _start(store: Store, options: TrainOptions, session: Session, ranks: Ranks) 
         "weights_fingerprint": weights,
         "checkpoint_every": options.checkpoint_every,
         "test_every": options.test_every,
+        "validation": options.validation,
         "notes": list(job.data.notes),
     }
     with (
@@ -239,6 +247,7 @@ def _new_job(options: TrainOptions, store: Store | None, session: Session) -> Jo
     objects = DataObjects.of(options)
     name = options.dataset or registry.DEFAULT_DATASET
     data = open_data(name, options.architecture, objects, device, session)
+    data = _held_out(data, options.validation, session.seed, session)
     architecture = options.architecture or data.defaults.architecture
     settings = settings_of(options, data, session.seed)
     check_object_options(given, settings.mask_from)
@@ -269,6 +278,7 @@ def _job_of(row: RunRow, options: TrainOptions, store: Store | None, session: Se
             f"if you trust it, name it again: --resume {row.id[-4:]} --architecture {architecture}",
         )
     data = open_data(dataset_of(row, options.dataset), architecture, objects, device, session)
+    data = _held_out(data, row.config.get("validation"), settings.seed, session)
     check_same_data(row, data.name, data.fingerprint)
     data = with_objects(data, architecture, settings.mask_from, objects, device, store, session)
     if data.mask_fingerprint != row.config.get("mask_fingerprint"):
@@ -279,6 +289,19 @@ def _job_of(row: RunRow, options: TrainOptions, store: Store | None, session: Se
     every = options.checkpoint_every or row.config.get("checkpoint_every")
     test_every = options.test_every or row.config.get("test_every")
     return Job(data, architecture, settings, objects, device, test_every, every)
+
+
+def _held_out(data: TrainingData, share: float | None, seed: int, session: Session) -> TrainingData:
+    """The data with a share of the training images in place of the test images, where one is held out.
+
+    Raises UsageError where that leaves nothing to train on or to score.
+    """
+    if share is None:
+        return data
+    held = data.split(share, seed)
+    note = f"scored on {held.test_count:,} training images that are held out; the test set is not looked at"
+    session.note(f"note: {note}")
+    return replace(held, notes=(*data.notes, note))
 
 
 def _prepared(
