@@ -11,11 +11,10 @@ import torch
 from torch import nn
 
 from latcli.engine.attacks.contract import run_attack
-from latcli.engine.attacks.fgsm import fgsm
-from latcli.engine.attacks.pgd import pgd
+from latcli.engine.attacks.pgd import fgsm, pgd
 from latcli.engine.attacks.settings import AttackSettings, Model
 from latcli.engine.datasets.base import Images
-from latcli.engine.evaluation.curves import accuracy_against_epsilon, accuracy_against_steps
+from latcli.engine.evaluation.beyond import accuracy_against_epsilon, accuracy_against_steps
 from latcli.engine.judge import judge
 from latcli.engine.noise import derive_seed, item_seeds
 from latcli.errors import ContractError, LatcliError, UsageError

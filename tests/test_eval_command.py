@@ -30,10 +30,9 @@ from latcli.engine.attacks.pgd import pgd
 from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.datasets.base import DatasetSource, Images
 from latcli.engine.datasets.catalog import open_dataset
+from latcli.engine.evaluation.beyond import accuracy_against_epsilon, accuracy_against_steps, transfer_matrix
 from latcli.engine.evaluation.chance import mcnemar_p_value, wilson_interval
-from latcli.engine.evaluation.curves import accuracy_against_epsilon, accuracy_against_steps
 from latcli.engine.evaluation.matrix import Subject
-from latcli.engine.evaluation.transfer import transfer_matrix
 from latcli.engine.localize import center_mask
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.checkpoint import CheckpointInfo, pack, pack_classifier, unpack

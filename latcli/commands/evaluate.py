@@ -38,11 +38,10 @@ from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import full_name
 from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.devices import open_device
-from latcli.engine.evaluation.curves import require_ascending
 from latcli.engine.evaluation.distrust import Doubt
 from latcli.engine.evaluation.matrix import Evaluation, Progress
 from latcli.engine.evaluation.reliance import VARIANTS, photos_of
-from latcli.engine.evaluation.settings import NATURAL, NATURAL_ATTACKED, EvalSettings
+from latcli.engine.evaluation.settings import NATURAL, NATURAL_ATTACKED, EvalSettings, require_ascending
 from latcli.engine.evaluation.statistics import ColumnStatistics
 from latcli.engine.failures import explained
 from latcli.errors import Terminated, UsageError, WeightsError

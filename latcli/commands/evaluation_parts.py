@@ -14,11 +14,10 @@ from torch import Tensor
 
 from latcli.commands.evaluated_models import LoadedModel
 from latcli.engine.datasets.base import Images
-from latcli.engine.evaluation.curves import accuracy_against_epsilon, accuracy_against_steps
+from latcli.engine.evaluation.beyond import accuracy_against_epsilon, accuracy_against_steps, transfer_matrix
 from latcli.engine.evaluation.matrix import Evaluation
 from latcli.engine.evaluation.reliance import background_reliance, photos_of
 from latcli.engine.evaluation.settings import ATTACKED, InputType
-from latcli.engine.evaluation.transfer import transfer_matrix
 from latcli.engine.models.checkpoint import pack, unpack
 from latcli.engine.models.classifier import Classifier
 from latcli.errors import WeightsError

@@ -17,15 +17,18 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from latcli.engine.attacks.contract import run_attack
 from latcli.engine.attacks.settings import Attack, AttackSettings, Model, narrowed, refuse_targets
 from latcli.engine.datasets.base import Images
-from latcli.engine.judge import judge
+from latcli.engine.evaluation.matrix import Subject
+from latcli.engine.evaluation.settings import require_ascending
+from latcli.engine.judge import Outcomes, judge
 from latcli.engine.noise import derive_seed, item_seeds
 from latcli.errors import LatcliError, UsageError
-from latcli.results import CurvePoint
+from latcli.results import CurvePoint, TransferCell
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,44 @@ def _sweep(
     return Curve(axis, tuple(value for value, _, _ in points), tuple(samples), tuple(fell_at))
 
 
-def require_ascending(values: Sequence[float], what: str) -> None:
-    """Raise UsageError for values that are no curve's; `what` names them."""
-    if not values or not values[0] > 0 or any(not low < high for low, high in pairwise(values)):
-        raise UsageError(f"the {what} of a curve are not ascending and above 0", "for example 0.1 0.2 0.3, or 1 10 100")
+def transfer_matrix(
+    subjects: Sequence[Subject],
+    name: str,
+    batches: Iterable[tuple[Images, Tensor]],
+    attack: Attack,
+    settings: AttackSettings,
+    seed: int,
+) -> list[TransferCell]:
+    """Every model's examples, scored on every model, row by row; the first row is the images as they are.
+
+    `name` is the input's, `batches` are images with their eps_B1HW. Random starts come from `seed` and the image's
+    number in its set alone, so all sources start at the same images. The examples keep the contract, which is checked.
+    All images count, those too that a model has wrong anyway.
+
+    Raises UsageError for a targeted attack or two models of one name, ContractError, and LatcliError for no images or
+    as `judge` does.
+    """
+    refuse_targets(settings)
+    if len({subject.name for subject in subjects}) < len(subjects):
+        raise UsageError("two models have the same name", "give each model once")
+    found: dict[tuple[str | None, str], list[Outcomes]] = {}
+    for images, eps_B1HW in batches:
+        seeds_B = item_seeds(derive_seed(seed, "transfer"), images.samples_B)
+        part = (images.x_BCHW, images.y_B, eps_B1HW, settings, seeds_B)
+        # The images as they are come first, so that a model that does not fit them is not attacked at all.
+        for source in (None, *subjects):
+            adv_BCHW = run_attack(attack, source.fast, *part) if source else images.x_BCHW
+            for target in subjects:
+                outcome = judge(target.net, adv_BCHW, images.y_B, target.name)
+                found.setdefault((source.name if source else None, target.name), []).append(outcome)
+    cells = []
+    for (origin, tried), outcomes in found.items():
+        loss_N = torch.cat([one.loss_B for one in outcomes])
+        right_N = torch.cat([one.right_B for one in outcomes])
+        if not len(loss_N):
+            break
+        mean = float(right_N.double().mean())
+        cells.append(TransferCell(name, origin, tried, len(loss_N), float(loss_N.mean()), mean))
+    if not cells:
+        raise LatcliError("there are no images to try the models on", "choose a data set with test images")
+    return cells
