@@ -129,7 +129,7 @@ def state_file(tmp_path: Path) -> Path:
     trainer = trainer_on(data_set())
     trainer.step()
     path = tmp_path / "state.safetensors"
-    path.write_bytes(pack_state(trainer, "paper-cnn"))
+    path.write_bytes(pack_state(trainer))
     return path
 
 

@@ -103,7 +103,7 @@ def test_a_run_gives_its_document_a_model_and_numbers(train: Run, work: Path, la
         assert result["tests"][1][name] == result["final"][name]
     assert all(0 <= one["attacked_accuracy"] <= 1 for one in result["tests"])
     assert (row.status, row.exit_code, row.seed) == ("completed", 0, 0)
-    assert row.config["dataset_folder"] == str(work / "tiny")
+    assert row.config["dataset"] == f"folder:{work / 'tiny'}"
     assert {"steps", "epsilon", "rate", "dataset_fingerprint", "precision", "architecture"} <= row.config.keys()
     assert [step for step, _ in metrics(work, "loss")] == list(range(1, 12))
     assert metrics(work, "test_accuracy") == [(one["step"], one["accuracy"]) for one in result["tests"]]

@@ -76,9 +76,9 @@ def test_a_resumed_run_ends_with_the_weights_of_the_undisturbed_one(
     losses = [report.loss for report in finish(undisturbed)]
     for _ in range(2):
         cut_off.step()
-    (tmp_path / "state").write_bytes(pack_state(cut_off, "paper-cnn"))
+    (tmp_path / "state").write_bytes(pack_state(cut_off))
 
-    restore(resumed, read_state(tmp_path / "state"), "paper-cnn")
+    restore(resumed, read_state(tmp_path / "state"))
     score_point(resumed) if variant == "background" else None  # which leaves training as it is
     torch.manual_seed(99)  # whatever else has drawn numbers meanwhile
 
@@ -90,7 +90,7 @@ def test_a_resumed_run_ends_with_the_weights_of_the_undisturbed_one(
 
 def test_a_state_that_is_damaged_or_of_something_else_is_refused(digits: Dataset, tmp_path: Path) -> None:
     path, trainer = tmp_path / "state", trainer_for(digits, steps=1)
-    path.write_bytes(pack_state(trainer, "paper-cnn"))
+    path.write_bytes(pack_state(trainer))
     state = read_state(path)
     other_data = replace(state, info=replace(state.info, dataset_fingerprint="0"))
     moments = replace(state, tensors=state.tensors | {"optimizer.999.exp_avg": torch.zeros(1)})
@@ -107,7 +107,7 @@ def test_a_state_that_is_damaged_or_of_something_else_is_refused(digits: Dataset
         read_state(path)
     next(trainer.net.parameters()).data[0] = float("inf")
     with pytest.raises(DivergedError, match="a weight is not finite"):
-        pack_state(trainer, "paper-cnn")
+        pack_state(trainer)
 
 
 # the order of samples
