@@ -16,10 +16,10 @@ from training_cases import BASE
 
 from latcli.engine import registry
 from latcli.engine.datasets.base import Dataset, Defaults, make_dataset
-from latcli.engine.models.catalog import open_classifier
-from latcli.engine.models.checkpoint import CheckpointInfo, open_checkpoint, pack, pack_classifier, read_info
+from latcli.engine.models.catalog import CheckpointInfo, open_checkpoint, open_classifier, pack_classifier, read_info
+from latcli.engine.models.classifier import ClassifierSource
 from latcli.engine.models.small import paper_cnn
-from latcli.engine.models.source import ClassifierSource
+from latcli.engine.models.weights import pack
 from latcli.engine.training.loop import Trainer, new_network
 from latcli.engine.training.state import pack_state, read_state, restore
 from latcli.errors import UsageError, WeightsError

@@ -33,11 +33,10 @@ from latcli.engine.evaluation.beyond import fell_at, points_of, transfer_matrix
 from latcli.engine.evaluation.chance import mcnemar_p_value, wilson_interval
 from latcli.engine.evaluation.matrix import Subject
 from latcli.engine.localize import center_mask
-from latcli.engine.models.catalog import open_classifier
-from latcli.engine.models.checkpoint import CheckpointInfo, pack, pack_classifier, unpack
-from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.catalog import CheckpointInfo, open_classifier, pack_classifier
+from latcli.engine.models.classifier import Classifier, ClassifierSource
 from latcli.engine.models.small import paper_cnn
-from latcli.engine.models.source import ClassifierSource
+from latcli.engine.models.weights import pack, unpack
 from latcli.errors import LatcliError, UsageError, WeightsError
 from latcli.options import EvalOptions
 from latcli.results import Cell, EvalResult, from_columns, read, to_json

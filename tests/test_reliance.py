@@ -232,7 +232,7 @@ def test_real_photos_with_the_classifier_s_own_boxes(shared_data: Path) -> None:
     from latcli.engine.detectors.cam import CamDetector, CamSettings
     from latcli.engine.localize import boxes_mask
     from latcli.engine.models.catalog import open_classifier
-    from latcli.engine.models.source import ClassifierSource
+    from latcli.engine.models.classifier import ClassifierSource
 
     model = open_classifier("efficientnet_lite0", ClassifierSource(offline=True), torch.device("cpu"))
     cam, photos = CamDetector(CamSettings(), DetectorContext(model)), []

@@ -23,8 +23,8 @@ from training_cases import interrupted_at, write_digits
 
 from latcli.commands import training_log
 from latcli.commands.training_log import TrainingLog
-from latcli.engine.models.checkpoint import unpack
 from latcli.engine.models.small import paper_cnn
+from latcli.engine.models.weights import unpack
 from latcli.engine.training import scoring
 from latcli.engine.training.loop import StepReport
 from latcli.results import comparable_config

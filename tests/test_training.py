@@ -17,8 +17,8 @@ from training_cases import BASE
 
 from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults
 from latcli.engine.datasets.catalog import open_dataset
-from latcli.engine.models.checkpoint import pack
 from latcli.engine.models.small import paper_cnn
+from latcli.engine.models.weights import pack
 from latcli.engine.precision import Form, gradient_model
 from latcli.engine.training.inner_attacks import captured, record_cuda_graph, trades
 from latcli.engine.training.loop import DivergedError, Order, StepReport, Trainer, WeightAverage, new_network, train

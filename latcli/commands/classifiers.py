@@ -11,8 +11,7 @@ import torch
 
 from latcli.engine import registry
 from latcli.engine.models.catalog import open_classifier
-from latcli.engine.models.classifier import Classifier
-from latcli.engine.models.source import ClassifierSource
+from latcli.engine.models.classifier import Classifier, ClassifierSource
 from latcli.engine.registry import nearest
 from latcli.engine.vision import import_timm
 from latcli.errors import UsageError

@@ -13,8 +13,7 @@ from latcli.commands.detection_cache import StoredDetections
 from latcli.commands.photos import detector_values
 from latcli.engine.datasets.base import DatasetSource, MaskSource, TrainingData
 from latcli.engine.datasets.catalog import open_training_data
-from latcli.engine.datasets.photo_folder import PhotoFolder
-from latcli.engine.datasets.photo_masks import detected_masks
+from latcli.engine.datasets.photo_folder import PhotoFolder, detected_masks
 from latcli.engine.detectors.base import DetectorContext
 from latcli.engine.evaluation.settings import EvalSettings
 from latcli.engine.models.catalog import open_classifier

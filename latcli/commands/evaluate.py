@@ -43,15 +43,14 @@ from latcli.engine.attacks.contract import run_attack
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import full_name
 from latcli.engine.datasets.photo_folder import PhotoFolder
-from latcli.engine.devices import open_device
+from latcli.engine.devices import explained, open_device
 from latcli.engine.evaluation.beyond import Row, parts_of
 from latcli.engine.evaluation.distrust import Doubt
 from latcli.engine.evaluation.matrix import Evaluation, Progress
 from latcli.engine.evaluation.reliance import VARIANTS, photos_of
 from latcli.engine.evaluation.settings import NATURAL, NATURAL_ATTACKED, EvalSettings, require_ascending
 from latcli.engine.evaluation.statistics import ColumnStatistics
-from latcli.engine.failures import explained
-from latcli.engine.models.checkpoint import pack, unpack
+from latcli.engine.models.weights import pack, unpack
 from latcli.errors import Terminated, UsageError, WeightsError
 from latcli.options import EvalOptions, ObjectOptions, given, parse_epsilon
 from latcli.results import (

@@ -19,12 +19,10 @@ from latcli.engine.datasets.photo_folder import PhotoFolder, holds_photos
 from latcli.engine.evaluation.distrust import Doubt, examine
 from latcli.engine.evaluation.matrix import Subject
 from latcli.engine.labels import known_class
-from latcli.engine.models.catalog import open_classifier
-from latcli.engine.models.checkpoint import is_of_code, read_info
-from latcli.engine.models.classifier import Classifier, with_classes_first
+from latcli.engine.models.catalog import is_of_code, open_classifier, read_info
+from latcli.engine.models.classifier import Classifier, ClassifierSource, with_classes_first
 from latcli.engine.models.finetuning import is_classifier_name, preprocessing_of, require_named
 from latcli.engine.models.preprocessing import Preprocessing
-from latcli.engine.models.source import ClassifierSource
 from latcli.engine.precision import check_form, gradient_model
 from latcli.engine.training.regimes import Regime
 from latcli.errors import LatcliError, UsageError, WeightsError

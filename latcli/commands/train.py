@@ -32,9 +32,8 @@ from latcli.commands.training_log import TrainingLog
 from latcli.engine import registry
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import full_name
-from latcli.engine.devices import open_device
-from latcli.engine.failures import explained
-from latcli.engine.models.checkpoint import CheckpointInfo, pack_classifier
+from latcli.engine.devices import explained, open_device
+from latcli.engine.models.catalog import CheckpointInfo, pack_classifier
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.finetuning import (
     check_architecture,

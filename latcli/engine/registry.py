@@ -61,8 +61,8 @@ DEFAULT_DATASET = "mnist"
 CLASSIFIER_FAMILIES: dict[str, str] = {
     "timm": "latcli.engine.models.libraries:timm_classifier",
     "torchvision": "latcli.engine.models.libraries:torchvision_classifier",
-    "hf": "latcli.engine.models.huggingface:huggingface_classifier",
-    "robustbench": "latcli.engine.models.robustbench:robustbench_classifier",
+    "hf": "latcli.engine.models.libraries:huggingface_classifier",
+    "robustbench": "latcli.engine.models.libraries:robustbench_classifier",
 }
 
 #: Before a colon: a library's own name, or a folder; anything else there is a module whose code runs.

@@ -8,11 +8,10 @@ from pathlib import Path
 from latcli.engine import registry
 from latcli.engine.datasets.base import Dataset, DatasetSource
 from latcli.engine.datasets.folders import ClassFolders, class_folders, image_folder
-from latcli.engine.datasets.photo_folder import PhotoFolder, holds_photos, photo_folder
-from latcli.engine.datasets.photo_masks import read_masks
+from latcli.engine.datasets.photo_folder import PhotoFolder, holds_photos, photo_folder, read_masks
+from latcli.engine.models.classifier import AS_PUBLISHED, ClassifierSource
 from latcli.engine.models.finetuning import is_classifier_name, preprocessing_of
 from latcli.engine.models.preprocessing import Preprocessing
-from latcli.engine.models.source import AS_PUBLISHED, ClassifierSource
 from latcli.engine.photo_files import as_given
 from latcli.errors import UsageError
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from latcli.engine.models.checkpoint import pack, unpack
-from latcli.engine.models.weights import load_into
+from latcli.engine.models.weights import load_into, pack, unpack
 from latcli.engine.precision import Form
 from latcli.engine.training.loop import Trainer
 from latcli.errors import WeightsError
