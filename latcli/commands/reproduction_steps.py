@@ -155,7 +155,8 @@ def _training(options: ReproduceOptions, regime: Regime, seed: int, **more: Any)
 
 def _fine_tuning(options: ReproduceOptions, weights: Path, seed: int) -> Step:
     """Natural training from weights that a user has."""
-    given = {"dataset": options.dataset, "architecture": options.architecture, "classifier_weights": weights}
+    given: dict[str, Any] = {"dataset": options.dataset, "architecture": options.architecture}
+    given["classifier_weights"] = weights
     chosen = TrainOptions(regime="natural", **given | _for_as_long(_FINE_TUNED, options))
     return Step(f"fine-tune {weights.name}, seed {seed}", chosen, seed)
 
