@@ -147,7 +147,9 @@ def _training(options: ReproduceOptions, regime: Regime, seed: int, **more: Any)
     starts: tuple[Step, ...] = ()
     if options.classifier_weights is not None:
         starts = (_fine_tuning(options, options.classifier_weights, seed),)
-        given |= _for_as_long(_GOING_ON, options) | ({} if regime == "natural" else _GOING_ON_ATTACKED)
+        given |= _for_as_long(_GOING_ON, options)
+        if regime != "natural":
+            given |= _GOING_ON_ATTACKED
     chosen = TrainOptions(**given | more)
     masks = f" ({chosen.mask_from} masks)" if chosen.mask_from else ""
     return Step(f"train {regime}{masks}, seed {seed}", chosen, seed, starts)
