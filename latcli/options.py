@@ -687,6 +687,13 @@ class TrainOptions(ClassifierOptions, DataObjectOptions):
         min=1,
         show_default="at the end",
     )
+    validation: float | None = option(
+        KEEPING,
+        "SHARE",
+        "Hold out this share of the training images, drawn by the seed, and score the model on it: the test set is "
+        "not looked at.",
+        show_default="none",
+    )
     resume: str | None = resume_option()
 
 
@@ -818,7 +825,13 @@ class ReproduceOptions:
         SMALL_IMAGES, "NAME", "Compare the data set with the paper's figures of this one: mnist, cifar10."
     )
     architecture: str | None = option(
-        SMALL_IMAGES, "NAME", "The network: paper-cnn, resnet18.", show_default="the data set's"
+        SMALL_IMAGES, "NAME", "The network: paper-cnn, resnet18, resnet20, resnet56.", show_default="the data set's"
+    )
+    classifier_weights: Path | None = option(
+        SMALL_IMAGES,
+        "FILE",
+        "Weights of that network to start from: fine-tuned on natural images, then trained on in each regime.",
+        show_default="fresh ones",
     )
     epsilon: float | None = epsilon_option(SMALL_IMAGES)
     center: float | None = option(
@@ -855,6 +868,10 @@ class ReproduceOptions:
             raise registry.unknown_name("reproduction", self.what, (*get_args(ReproduciblePart), "all"))
         if self.labels is not None and self.photos is None:
             raise UsageError("--labels needs --photos", "add --photos DIR, or leave it out")
+        if self.classifier_weights is not None and self.budget == "paper":
+            raise UsageError(
+                "--budget paper trains fresh networks, as the paper did", "leave out --classifier-weights, or --budget"
+            )
 
     @property
     def parts(self) -> tuple[ReproduciblePart, ...]:
