@@ -62,7 +62,7 @@ from latcli.results import (
 )
 from latcli.session import Session
 from latcli.store.files import artifact_path
-from latcli.store.store import Run, RunRow, Store
+from latcli.store.store import Run, RunRow, Store, require
 
 #: As `--transfer`: every model of the evaluation.
 ALL_MODELS = "all"
@@ -95,6 +95,8 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
     Raises UsageError and LatcliError for models, options and data that are unusable, before a run is started;
     WeightsError for samples that are damaged or do not fit; ContractError and StoreError while it evaluates.
     """
+    if not options.models:
+        require(session.store)  # before data are looked for: in an empty store there is nothing to evaluate
     with Store.open(session.store) as store:
         if options.resume is not None:
             return _resume(store, options, session)
@@ -267,7 +269,7 @@ def _given(options: EvalOptions) -> dict[str, Any]:
 
 def describe(settings: EvalSettings, data: TrainingData, models: int) -> str:
     """What is going to be done, in one line."""
-    kept = OBJECTS.get(settings.mask_from, f"a middle of {settings.center:g} of the side")
+    kept = OBJECTS.get(settings.mask_from, f"the center, {settings.center:g} of each side")
     parts = [f"{settings.attack_name} at epsilon {settings.epsilon:.4g}", f"object: {kept}"]
     parts += [f"strong suite, {settings.strong} budget"] if settings.strong else []
     parts += ["transfer"] if settings.transfer else []

@@ -253,7 +253,7 @@ class ModelLoader:
 
     def load_run(self, row: RunRow) -> LoadedModel:
         """The model of a training run. Raises as `load` does."""
-        label = f"{row.config.get('regime')} {row.id[-4:]}"
+        label = row.name or f"{row.config.get('regime')} {row.id[-4:]}"
         return self._load_checkpoint(artifact_path(row.path, CHECKPOINT), row.id, label, row)
 
     def load_again(self, entry: EvaluatedModel) -> LoadedModel:
