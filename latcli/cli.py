@@ -17,7 +17,8 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from latcli import __version__, config, options, process
 from latcli.engine import registry
-from latcli.options import BASIC, PANELS, Common, Computing, Field, Implied, Recording, Registered
+from latcli.errors import UsageError
+from latcli.options import BASIC, PANELS, Common, Computing, Field, Implied, Recording, RefusedValue
 from latcli.session import Session
 
 _MAIN, _LOOK = "Main commands", "Utilities"
@@ -141,7 +142,7 @@ def add_command(path: tuple[str, ...], command: Command) -> None:
     group = app if len(path) == 1 else _groups[path[0]]
     few = frozenset(one.name for one in fields if one.is_argument or BASIC in one.marks) | {"help_all"}
     implied = {f"--{one.key}": (mark.text, one) for one in fields for mark in one.marks if isinstance(mark, Implied)}
-    kinds = {one.name: mark.kind for one in fields for mark in one.marks if isinstance(mark, Registered)}
+    kinds = {one.name: one.kind for one in fields if one.kind is not None}
     group.command(path[-1], rich_help_panel=command.panel, cls=_showing_first(few, implied, kinds))(call)
 
 
@@ -165,21 +166,22 @@ def _parameter(field: Field) -> inspect.Parameter:
         info.callback = _remember_debug
     if kind is bool and not info.param_decls:
         info.param_decls = (f"--{field.key}",)
-    default: Any = field.default
-    if get_origin(kind) is tuple:
+    default: Any = inspect.Parameter.empty if field.default is MISSING else field.default
+    if field.parse is not None:  # it says what the value is
+        kind, default, info.callback = str | None, field.default if kind is str else None, _parsing(field)
+    elif get_origin(kind) is tuple:
         kind, default = list[get_args(kind)[0]], [] if default == () else default  # type: ignore[misc]
-    elif kind is Any:  # a parser says what it is
-        kind, default = str | None, None if default == () else default
-        info.parser, info.callback = None, _through(info.parser)
-    default = inspect.Parameter.empty if default is MISSING else default
     return inspect.Parameter(
         field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info]
     )
 
 
-def _through(parse: Callable[[str], Any]) -> Callable[[str | None], Any]:
+def _parsing(field: Field) -> Callable[[str | None], Any]:
     def callback(text: str | None) -> Any:
-        return () if text is None else parse(text)
+        try:
+            return field.default if text is None or field.parse is None else field.parse(text)
+        except UsageError as error:
+            raise RefusedValue(error.message, error.hint) from error
 
     return callback
 
@@ -255,10 +257,9 @@ def _showing_first(
 def _fits(field: Field, text: str) -> bool:
     """Whether an option takes this text for its value."""
     try:
-        field.info.parser(text)
-    except typer.BadParameter:
+        return field.parse is not None and field.parse(text) is not None
+    except UsageError:
         return False
-    return True
 
 
 _EVERYTHING = "latcli.help_all"

@@ -19,7 +19,7 @@ from typing import Any
 
 import typer
 
-from latcli.engine.failures import explained
+from latcli.engine.devices import explained
 from latcli.engine.registry import nearest
 from latcli.errors import ExitCode, LatcliError, Terminated
 from latcli.options import RefusedValue

@@ -25,10 +25,9 @@ from torch.nn import functional
 from latcli.commands.package_photos import package_photos
 from latcli.engine import registry
 from latcli.engine.models.catalog import open_classifier
-from latcli.engine.models.classifier import Classifier, predict
-from latcli.engine.models.huggingface import processor_preprocessing
+from latcli.engine.models.classifier import Classifier, ClassifierSource, predict, read_class_names
+from latcli.engine.models.libraries import processor_preprocessing
 from latcli.engine.models.preprocessing import Preprocessing
-from latcli.engine.models.source import ClassifierSource, read_class_names
 from latcli.engine.models.weights import load_into, read_weights
 from latcli.engine.registry import DEFAULT_CLASSIFIER, names_code
 from latcli.engine.vision import import_timm, import_torchvision

@@ -9,8 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latcli.engine.detectors import base
-from latcli.engine.detectors.agreement import _COCO_TO_IMAGENET, agreeing_boxes, agrees, imagenet_indices, surest_box
-from latcli.engine.detectors.base import ANY_CLASS, Box, Detection, Target, for_detector, scaled_corners
+from latcli.engine.detectors.base import (
+    _COCO_TO_IMAGENET,
+    ANY_CLASS,
+    Box,
+    Detection,
+    Target,
+    agreeing_boxes,
+    agrees,
+    for_detector,
+    imagenet_indices,
+    scaled_corners,
+    surest_box,
+)
 from latcli.engine.images import Photo
 from latcli.engine.vision import import_torchvision
 

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from latcli.engine.detectors import base as shared
 from latcli.engine.detectors.base import Box, DetectorContext, Target
 from latcli.engine.detectors.mobilenet import MobilenetDetector, MobilenetSettings
-from latcli.engine.downloads import kept_at
 from latcli.engine.images import Photo
+from latcli.engine.models.weights import kept_at
 from latcli.engine.vision import import_torchvision
 from latcli.errors import WeightsError
 

@@ -19,11 +19,14 @@ from PIL import Image
 
 from latcli.engine.datasets.base import Augmentation, Images, Request
 from latcli.engine.datasets.folders import class_folders
-from latcli.engine.datasets.photo_folder import PhotoFolder, holds_photos, photo_folder, random_crop
-from latcli.engine.datasets.photo_masks import (
+from latcli.engine.datasets.photo_folder import (
+    PhotoFolder,
     PhotoMask,
     PhotoMasks,
     detected_masks,
+    holds_photos,
+    photo_folder,
+    random_crop,
     read_masks,
 )
 from latcli.engine.detectors.base import Box, Detection, Detector, NoDetector, Target

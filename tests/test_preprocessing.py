@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from latcli.engine.images import to_unit
+from latcli.engine.models.classifier import ClassifierSource
 from latcli.engine.models.libraries import timm_preprocessing, torchvision_network
 from latcli.engine.models.preprocessing import Interpolation, Preprocessing, interpolation_called
-from latcli.engine.models.source import ClassifierSource
 from latcli.engine.vision import import_timm, import_torchvision
 from latcli.errors import ImageError, UsageError
 

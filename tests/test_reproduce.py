@@ -19,12 +19,12 @@ from PIL import Image
 
 from latcli.cli import COMMANDS, app
 from latcli.commands import attack, train
+from latcli.commands.classifiers import CHECKPOINT
 from latcli.commands.package_photos import package_photos
 from latcli.commands.report import MATRIX
 from latcli.commands.reproduce import MARKDOWN, command_line, run
 from latcli.commands.reproduction_steps import Step, steps_of
 from latcli.commands.runs import list_runs, verify_runs
-from latcli.commands.trained import CHECKPOINT
 from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults, make_dataset
 from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.localize import middle_pixels

@@ -23,8 +23,8 @@ from training_cases import interrupted_at, write_digits
 
 from latcli.commands import training_log
 from latcli.commands.training_log import TrainingLog
-from latcli.engine.models.checkpoint import unpack
 from latcli.engine.models.small import paper_cnn
+from latcli.engine.models.weights import unpack
 from latcli.engine.training import scoring
 from latcli.engine.training.loop import StepReport
 from latcli.results import comparable_config
@@ -103,7 +103,7 @@ def test_a_run_gives_its_document_a_model_and_numbers(train: Run, work: Path, la
         assert result["tests"][1][name] == result["final"][name]
     assert all(0 <= one["attacked_accuracy"] <= 1 for one in result["tests"])
     assert (row.status, row.exit_code, row.seed) == ("completed", 0, 0)
-    assert row.config["dataset_folder"] == str(work / "tiny")
+    assert row.config["dataset"] == f"folder:{work / 'tiny'}"
     assert {"steps", "epsilon", "rate", "dataset_fingerprint", "precision", "architecture"} <= row.config.keys()
     assert [step for step, _ in metrics(work, "loss")] == list(range(1, 12))
     assert metrics(work, "test_accuracy") == [(one["step"], one["accuracy"]) for one in result["tests"]]

@@ -21,11 +21,13 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from latcli.engine.downloads import fetch, kept_at, reachable
 from latcli.engine.models.weights import (
     Weights,
+    fetch,
+    kept_at,
     load_file,
     load_into,
+    reachable,
     read_weights,
     state_dict_sha256,
     without_prefix,

@@ -88,7 +88,7 @@ def _detectors() -> Check:
     from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights
 
     from latcli.engine.detectors import saliency, yolo
-    from latcli.engine.downloads import kept_at
+    from latcli.engine.models.weights import kept_at
 
     weights = {
         "yolo": yolo.weights_at_hand(),
@@ -108,8 +108,8 @@ def _classifiers() -> Check:
     from torchvision.models import Inception_V3_Weights
 
     from latcli.engine import registry
-    from latcli.engine.downloads import kept_at
-    from latcli.engine.models.source import ClassifierSource
+    from latcli.engine.models.classifier import ClassifierSource
+    from latcli.engine.models.weights import kept_at
 
     registry.load("classifier", registry.DEFAULT_CLASSIFIER)(ClassifierSource(offline=True))
     there = _if_there(kept_at(Inception_V3_Weights.DEFAULT.url)) is not None
@@ -132,7 +132,7 @@ def _data_sets(data: Path) -> Check:
 
 def _downloads() -> Check:
     """Where downloaded weights are kept; without a home folder, nowhere."""
-    from latcli.engine.downloads import downloads_folder
+    from latcli.engine.models.weights import downloads_folder
 
     folder = downloads_folder()
     if folder is not None:

@@ -15,14 +15,13 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from latcli.commands import attack, evaluate, train
-from latcli.commands.datasets import open_data
+from latcli.commands.classifiers import CHECKPOINT
+from latcli.commands.data import load_data
 from latcli.commands.report import MATRIX
 from latcli.commands.reproduction_steps import OF_PHOTOS, Step, photos_of, steps_of
 from latcli.commands.reproduction_tables import with_tables
-from latcli.commands.trained import CHECKPOINT
 from latcli.engine import registry
 from latcli.engine.datasets.base import Dataset
-from latcli.engine.devices import open_device
 from latcli.engine.images import sha256_of
 from latcli.engine.photo_files import find_sources
 from latcli.errors import ExitCode, LatcliError, UsageError
@@ -87,7 +86,7 @@ def _small_images(options: ReproduceOptions, session: Session) -> Dataset | None
     """What the steps look at, None where they look at photos alone. Raises UsageError, for an unknown network too."""
     if set(options.parts) <= OF_PHOTOS:
         return None
-    data = open_data(options.dataset, None, None, open_device("cpu"), session)
+    data = load_data(options.dataset, None, session)
     if not isinstance(data, Dataset):
         raise UsageError(
             f"{options.dataset} holds photos, and the paper's figures are of small images",

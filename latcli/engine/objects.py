@@ -14,8 +14,17 @@ import numpy as np
 import torch
 
 from latcli.engine import localize, registry
-from latcli.engine.detectors.agreement import WhichBoxes, agreeing_boxes, surest_box
-from latcli.engine.detectors.base import ANY_CLASS, Box, Detection, Detector, DetectorContext, Target
+from latcli.engine.detectors.base import (
+    ANY_CLASS,
+    Box,
+    Detection,
+    Detector,
+    DetectorContext,
+    Target,
+    WhichBoxes,
+    agreeing_boxes,
+    surest_box,
+)
 from latcli.engine.detectors.saliency import inside_box
 from latcli.engine.images import Photo
 from latcli.engine.masks import mask_folder, read_mask

@@ -20,12 +20,12 @@ Kind = Literal["attack", "detector", "classifier", "dataset", "architecture"]
 BUILT_IN: dict[Kind, dict[str, str]] = {
     "attack": {
         "pgd": "latcli.engine.attacks.pgd:pgd",
-        "fgsm": "latcli.engine.attacks.fgsm:fgsm",
+        "fgsm": "latcli.engine.attacks.pgd:fgsm",
         "apgd-ce": "latcli.engine.attacks.apgd:apgd_ce",
         "apgd-dlr": "latcli.engine.attacks.apgd:apgd_dlr",
         "apgd-t": "latcli.engine.attacks.apgd:apgd_t",
         "square": "latcli.engine.attacks.square:square",
-        "mi-fgsm": "latcli.engine.attacks.mi_fgsm:mi_fgsm",
+        "mi-fgsm": "latcli.engine.attacks.pgd:mi_fgsm",
         "minimal": "latcli.engine.attacks.minimal:minimal",
     },
     "detector": {
@@ -61,8 +61,8 @@ DEFAULT_DATASET = "mnist"
 CLASSIFIER_FAMILIES: dict[str, str] = {
     "timm": "latcli.engine.models.libraries:timm_classifier",
     "torchvision": "latcli.engine.models.libraries:torchvision_classifier",
-    "hf": "latcli.engine.models.huggingface:huggingface_classifier",
-    "robustbench": "latcli.engine.models.robustbench:robustbench_classifier",
+    "hf": "latcli.engine.models.libraries:huggingface_classifier",
+    "robustbench": "latcli.engine.models.libraries:robustbench_classifier",
 }
 
 #: Before a colon: a library's own name, or a folder; anything else there is a module whose code runs.

@@ -13,7 +13,7 @@ from small_yolo import small_yolo as write_small_yolo
 
 from latcli.engine.detectors.base import DetectorContext
 from latcli.engine.detectors.yolo import YoloDetector, YoloSettings
-from latcli.engine.models.checkpoint import CheckpointInfo, open_checkpoint, pack_classifier
+from latcli.engine.models.catalog import CheckpointInfo, open_checkpoint, pack_classifier
 from latcli.engine.models.weights import read_weights
 from latcli.errors import WeightsError
 

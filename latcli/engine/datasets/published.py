@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults, make_dataset
-from latcli.engine.downloads import reachable
+from latcli.engine.models.weights import reachable
 from latcli.engine.vision import import_torchvision
 from latcli.errors import LatcliError
 

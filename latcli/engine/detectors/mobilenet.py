@@ -21,9 +21,8 @@ from latcli.engine.detectors.base import (
     for_detector,
     scaled_corners,
 )
-from latcli.engine.downloads import fetch
 from latcli.engine.images import Photo, to_unit
-from latcli.engine.models.weights import load_into, read_weights, state_dict_sha256
+from latcli.engine.models.weights import fetch, load_into, read_weights, state_dict_sha256
 from latcli.engine.vision import import_torchvision
 
 

@@ -28,8 +28,8 @@ from latcli.engine.detectors.base import (
     Target,
     for_detector,
 )
-from latcli.engine.downloads import fetch, kept_at
 from latcli.engine.images import Photo, sha256_of
+from latcli.engine.models.weights import fetch, kept_at
 from latcli.errors import WeightsError
 
 #: A package that carries the small network's weights, and how it is installed for their sake alone.

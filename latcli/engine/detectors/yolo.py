@@ -31,9 +31,15 @@ from latcli.engine.detectors.base import (
     for_detector,
     scaled_corners,
 )
-from latcli.engine.downloads import kept_at, require_reachable
 from latcli.engine.images import Photo, sha256_of
-from latcli.engine.models.weights import UnsafeWeightsError, check_readable, short_reasons, unreadable
+from latcli.engine.models.weights import (
+    UnsafeWeightsError,
+    check_readable,
+    kept_at,
+    require_reachable,
+    short_reasons,
+    unreadable,
+)
 from latcli.engine.vision import import_torchvision
 from latcli.errors import WeightsError
 

@@ -14,9 +14,8 @@ import torch
 from torch import nn
 
 from latcli.engine import registry
-from latcli.engine.models.classifier import Classifier, GreyInput, logits_in
+from latcli.engine.models.classifier import Classifier, ClassifierSource, GreyInput, logits_in
 from latcli.engine.models.preprocessing import Preprocessing
-from latcli.engine.models.source import ClassifierSource
 from latcli.engine.models.weights import load_file
 from latcli.engine.vision import import_torchvision
 from latcli.errors import UsageError, first_line

@@ -5,21 +5,33 @@ What a library says of a network's input is taken whole, or refused. A weights f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
-from latcli.engine.downloads import fetch, require_reachable
-from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.classifier import Classifier, ClassifierSource
 from latcli.engine.models.preprocessing import OTHER_CLASSIFIER, Preprocessing, interpolation_called
-from latcli.engine.models.source import ClassifierSource
-from latcli.engine.models.weights import load_file, load_into, read_weights
+from latcli.engine.models.weights import (
+    check_readable,
+    fetch,
+    load_file,
+    load_into,
+    names_in,
+    read_weights,
+    require_reachable,
+)
 from latcli.engine.registry import unknown_name
 from latcli.engine.vision import import_timm, import_torchvision
-from latcli.errors import UsageError, WeightsError, first_line
+from latcli.errors import LatcliError, UsageError, WeightsError, first_line
 
 
 @dataclass(frozen=True)
@@ -249,3 +261,142 @@ def imagenet_names() -> tuple[str, ...]:
 def imagenet_ids() -> tuple[str, ...]:
     """The 1,000 WordNet ids, in the order of the class indices."""
     return tuple(import_timm().data.ImageNetInfo().label_names())
+
+
+#: PIL's filters by the numbers that processors write.
+_RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+
+
+def huggingface_classifier(name: str, source: ClassifierSource) -> Classifier:
+    """An `AutoModelForImageClassification`: a name on the hub, or a folder that `save_pretrained` wrote.
+
+    No code of the repository runs. Raises UsageError for a preprocessing that cannot be had as matrices, WeightsError
+    for what cannot be had or read.
+    """
+    if find_spec("transformers") is None:
+        raise LatcliError("hf:NAME needs the package transformers", "pip install transformers")
+    import_torchvision()
+    from huggingface_hub import constants
+    from transformers import (  # type: ignore[import-not-found, unused-ignore]
+        AutoConfig,
+        AutoImageProcessor,
+        AutoModelForImageClassification,
+    )
+
+    local = source.offline or Path(name).is_dir()
+    if not local:
+        hint = "check the connection, or choose a model that is on this machine"
+        require_reachable(constants.ENDPOINT, what=f"the files of hf:{name}", hint=hint, offline=False)
+    try:
+        config = AutoConfig.from_pretrained(name, local_files_only=local)
+        processor = AutoImageProcessor.from_pretrained(name, local_files_only=local, use_fast=False).to_dict()
+        if source.weights is None:
+            net: nn.Module = AutoModelForImageClassification.from_pretrained(name, local_files_only=local)
+        else:
+
+            def build(classes: int) -> nn.Module:
+                if classes != config.num_labels:
+                    config.num_labels = classes
+                built: nn.Module = AutoModelForImageClassification.from_config(config)
+                return built
+
+            net, _, _ = load_file(source.weights, build, config.num_labels, source.note)
+    except WeightsError:
+        raise
+    except Exception as error:  # the package raises what its many parts raise
+        reason = f"hf:{name} cannot be loaded: {first_line(error)}"
+        raise WeightsError(reason, "give a name on the hub, or a folder") from error
+    names = names_in(dict(net.config.id2label))  # type: ignore[union-attr,arg-type]
+    statistics = (processor["image_mean"], processor["image_std"]) if processor.get("do_normalize") else ()
+    own = processor_preprocessing(processor, f"hf:{name}")
+    return source.classifier(f"hf:{name}", net, len(names), own, names, (), *statistics)
+
+
+def processor_preprocessing(processor: Mapping[str, Any], where: str) -> Preprocessing:
+    """What an image processor of transformers does, from its JSON. Raises UsageError where matrices cannot."""
+    if processor.get("do_rescale", True) and abs(processor.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
+        raise UsageError(f"{where} scales levels by {processor['rescale_factor']:g}, not by 1/255", OTHER_CLASSIFIER)
+    if not processor.get("do_resize", True):
+        raise UsageError(f"{where} does not resize photos, so the size of its input is unknown", OTHER_CLASSIFIER)
+    size, crop = processor.get("size") or {}, processor.get("crop_size") or {}
+    if isinstance(size, int):
+        size = {"shortest_edge": size} if processor.get("do_center_crop") else {"height": size, "width": size}
+    crop = (crop, crop) if isinstance(crop, int) else (crop.get("height", 0), crop.get("width", 0))
+    cropped = processor.get("do_center_crop") and all(crop)
+    interpolation = interpolation_called(_RESAMPLE.get(int(processor.get("resample", 2)), "unknown"), where)
+    share, short = processor.get("crop_pct"), size.get("shortest_edge")  # crop_pct: of ConvNeXt's processor
+    if share is not None and short:
+        if short >= 384:
+            return Preprocessing((short, short), short, interpolation, "squash")
+        return Preprocessing(int(short / share), short, interpolation)
+    if short and len(size) == 1 and cropped:
+        return Preprocessing(short, crop, interpolation)
+    if {"height", "width"} <= set(size):
+        whole = (size["height"], size["width"])
+        return Preprocessing(whole, crop if cropped else whole, interpolation, "squash")
+    raise UsageError(f"{where} resizes photos to {dict(size)}, which latcli does not support", OTHER_CLASSIFIER)
+
+
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_HINT = "robustbench:NAME for CIFAR-10 and linf, or robustbench:DATASET/THREAT/NAME: robustbench:imagenet/Linf/NAME"
+
+
+def robustbench_classifier(name: str, source: ClassifierSource) -> Classifier:
+    """A model of RobustBench: `NAME`, `DATASET/NAME` or `DATASET/THREAT/NAME`, by default of cifar10 and Linf.
+
+    Weights come from `models/` of torch's cache (`torch.hub.get_dir()`), else RobustBench downloads them there; or from
+    `source.weights`, a file as RobustBench has it. Raises UsageError for an unknown name, WeightsError for weights that
+    cannot be had.
+    """
+    if find_spec("robustbench") is None:
+        raise LatcliError("robustbench:NAME needs the package robustbench", "pip install robustbench")
+    import_torchvision()
+    try:
+        with contextlib.redirect_stdout(sys.stderr), _pkg_resources():  # it prints
+            from robustbench.model_zoo.models import model_dicts  # type: ignore[import-untyped, import-not-found, unused-ignore]
+            from robustbench.utils import load_model  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    except ImportError as error:
+        raise LatcliError(f"robustbench cannot be imported: {error}", "install what it needs") from error
+    *where, model = name.split("/")
+    dataset, threat = (*where, "cifar10", "Linf")[0], (*where[1:], "Linf")[0]
+    zoo = {d.value: {t.value: models for t, models in threats.items()} for d, threats in model_dicts.items()}
+    if dataset not in zoo or threat not in zoo[dataset] or len(where) > 2:
+        raise UsageError(f"RobustBench has no models of {'/'.join(where)}", _HINT)
+    if model not in zoo[dataset][threat]:
+        raise unknown_name("RobustBench model", model, sorted(zoo[dataset][threat]))
+    folder = Path(torch.hub.get_dir(), "robustbench")
+    kept = folder / dataset / threat / f"{model}.pt"
+    if source.weights is None and source.offline and not kept.exists():
+        raise WeightsError(f"{kept} is not on this machine, and --offline forbids the download", "put it there")
+    try:
+        with contextlib.redirect_stdout(sys.stderr), TemporaryDirectory() as named:
+            if source.weights is not None:  # RobustBench finds weights by their names
+                check_readable(source.weights)
+                folder = Path(named)
+                kept = folder / dataset / threat / f"{model}.pt"
+                kept.parent.mkdir(parents=True)
+                kept.symlink_to(source.weights.absolute())
+            net = load_model(model, model_dir=folder, dataset=dataset, threat_model=threat)
+    except WeightsError:
+        raise
+    except Exception as error:  # of downloads, pickles and state dicts alike
+        reason = f"RobustBench cannot load {name}: {first_line(error)}"
+        raise WeightsError(reason, f"look at {source.weights or kept}") from error
+    own = Preprocessing(256, 224) if dataset == "imagenet" else Preprocessing(32, 32)
+    names, ids = {"cifar10": (_CIFAR10, ()), "imagenet": (imagenet_names(), imagenet_ids())}.get(dataset, ((), ()))
+    with torch.no_grad():
+        count = net(torch.zeros(1, 3, *own.size)).shape[1]
+    return source.classifier(f"robustbench:{name}", net, count, own, names, ids)
+
+
+@contextlib.contextmanager
+def _pkg_resources() -> Iterator[None]:
+    """RobustBench imports a module that setuptools no longer has, for a data set that is not needed here."""
+    if "pkg_resources" in sys.modules or find_spec("pkg_resources") is not None:
+        yield
+        return
+    sys.modules["pkg_resources"] = ModuleType("pkg_resources")
+    try:
+        yield
+    finally:
+        del sys.modules["pkg_resources"]
