@@ -736,6 +736,12 @@ class TrainOptions(ClassifierOptions, DataObjectOptions):
         min=1,
         show_default="at the end",
     )
+    validation: float | None = option(
+        KEEPING,
+        "SHARE",
+        "Hold out this fraction of the training images and score on it instead of the test set.",
+        show_default="none",
+    )
     resume: str | None = resume_option()
 
 
@@ -871,7 +877,13 @@ class ReproduceOptions:
         SMALL_IMAGES, "NAME", "Compare with the paper's figures for: mnist, cifar10."
     )
     architecture: str | None = option(
-        SMALL_IMAGES, "NAME", "Network: paper-cnn, resnet18.", show_default="the data set's"
+        SMALL_IMAGES, "NAME", "Network: paper-cnn, resnet18, resnet20, resnet56.", show_default="the data set's"
+    )
+    classifier_weights: Path | None = option(
+        SMALL_IMAGES,
+        "FILE",
+        "Initial weights of the network. It is fine-tuned on natural images, then trained in each regime.",
+        show_default="random",
     )
     epsilon: float | None = epsilon_option(SMALL_IMAGES)
     center: float | None = option(
@@ -913,6 +925,10 @@ class ReproduceOptions:
             raise registry.unknown_name("reproduction", self.what, (*get_args(ReproduciblePart), "all"))
         if self.labels is not None and self.photos is None:
             raise UsageError("--labels needs --photos", "add --photos DIR, or leave it out")
+        if self.classifier_weights is not None and self.budget == "paper":
+            raise UsageError(
+                "--budget paper trains fresh networks, as the paper did", "leave out --classifier-weights, or --budget"
+            )
 
     @property
     def parts(self) -> tuple[ReproduciblePart, ...]:

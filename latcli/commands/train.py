@@ -178,6 +178,13 @@ def settings_of(options: TrainOptions, data: TrainingData, seed: int) -> TrainSe
     )
 
 
+def start_fingerprint(weights: Path, architecture: str, data: TrainingData) -> str:
+    """The `weights_fingerprint` of a run that starts from these weights. Raises UsageError, WeightsError."""
+    net = new_network(registry.load("architecture", architecture), data, 0)
+    load_file(weights, lambda _: net, 0, lambda _: None)
+    return state_dict_sha256(net.state_dict())
+
+
 def describe(job: Job) -> str:
     """What preset, options and data set have led to, in one line."""
     settings = job.settings
@@ -213,6 +220,7 @@ def _config(job: Job, trainer: Trainer, session: Session) -> dict[str, Any]:
         "weights_fingerprint": weights,
         "checkpoint_every": options.checkpoint_every,
         "test_every": options.test_every,
+        "validation": options.validation,
         "notes": list(job.data.notes),
     }
 
