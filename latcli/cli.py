@@ -16,7 +16,8 @@ import typer
 from typer.core import TyperCommand
 
 from latcli import __version__, config, options, process
-from latcli.options import BASIC, PANELS, Common, Computing, Field, Implied, Recording
+from latcli.errors import UsageError
+from latcli.options import BASIC, PANELS, Common, Computing, Field, Implied, Recording, RefusedValue
 from latcli.session import Session
 
 _MAIN, _LOOK = "Main commands", "Look around"
@@ -147,21 +148,22 @@ def _parameter(field: Field) -> inspect.Parameter:
         info.callback = _remember_debug
     if kind is bool and not info.param_decls:
         info.param_decls = (f"--{field.key}",)
-    default: Any = field.default
-    if get_origin(kind) is tuple:
+    default: Any = inspect.Parameter.empty if field.default is MISSING else field.default
+    if field.parse is not None:  # it says what the value is
+        kind, default, info.callback = str | None, field.default if kind is str else None, _parsing(field)
+    elif get_origin(kind) is tuple:
         kind, default = list[get_args(kind)[0]], [] if default == () else default  # type: ignore[misc]
-    elif kind is Any:  # a parser says what it is
-        kind, default = str | None, None if default == () else default
-        info.parser, info.callback = None, _through(info.parser)
-    default = inspect.Parameter.empty if default is MISSING else default
     return inspect.Parameter(
         field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info]
     )
 
 
-def _through(parse: Callable[[str], Any]) -> Callable[[str | None], Any]:
+def _parsing(field: Field) -> Callable[[str | None], Any]:
     def callback(text: str | None) -> Any:
-        return () if text is None else parse(text)
+        try:
+            return field.default if text is None or field.parse is None else field.parse(text)
+        except UsageError as error:
+            raise RefusedValue(error.message, error.hint) from error
 
     return callback
 
@@ -229,10 +231,9 @@ def _showing_first(few: frozenset[str], implied: Mapping[str, tuple[str, Field]]
 def _fits(field: Field, text: str) -> bool:
     """Whether an option takes this text for its value."""
     try:
-        field.info.parser(text)
-    except typer.BadParameter:
+        return field.parse is not None and field.parse(text) is not None
+    except UsageError:
         return False
-    return True
 
 
 _EVERYTHING = "latcli.help_all"

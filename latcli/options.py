@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum, auto
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import typer
 
@@ -21,8 +21,6 @@ from latcli.engine import registry
 from latcli.errors import UsageError
 from latcli.reporting.text import number_text
 from latcli.results import Status
-
-T = TypeVar("T")
 
 RegionName = Literal["background", "foreground", "all", "random", "patch"]
 
@@ -104,17 +102,41 @@ def parse_regions(text: str) -> tuple[str, ...]:
     return names
 
 
+def _refuse_unless(usable: object, problem: str, hint: str) -> None:
+    if not usable:
+        raise UsageError(problem, hint)
+
+
 def parse_objective(text: str) -> str:
     """ce, margin, top10 or topk:K with a K of at least 1. Raises UsageError."""
-    word, colon, number = text.partition(":")
-    if text in ("ce", "margin", "top10") or (word == "topk" and colon and number.isdigit() and int(number) > 0):
-        return text
-    raise UsageError(f"there is no objective called '{text}'", "known: ce, margin, top10, topk:K such as topk:5")
+    known = re.fullmatch(r"ce|margin|top10|topk:0*[1-9]\d*", text)
+    _refuse_unless(known, f"there is no objective called '{text}'", "known: ce, margin, top10, topk:K such as topk:5")
+    return text
 
 
-def parse_step_size(text: str | float) -> float:
-    """A step size, on epsilon's scale. Raises UsageError."""
-    return parse_epsilon(text, "step size")
+def parse_name(text: str) -> str:
+    """A run's own name. Raises UsageError for one that would be unclear or awkward to type."""
+    clear = re.fullmatch(r"[^\W\d_][\w.-]{0,63}", text) and text != "latest"
+    hint = "a name begins with a letter, has at most 64 letters, digits, dots, dashes, underscores, and is not latest"
+    _refuse_unless(clear, f"a run cannot be called '{text}'", hint)
+    return text
+
+
+def parse_resize(text: str) -> str | int:
+    """squash, crop, or the pixels of the short side before the crop. Raises UsageError."""
+    usable = text in ("squash", "crop") or (text.isdecimal() and 0 < int(text) <= 8192)
+    hint = "squash, crop, or the pixels of the short side before the crop: 256"
+    _refuse_unless(usable, f"'{text}' is not a way to resize", hint)
+    return int(text) if text.isdecimal() else text
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """Finite numbers that commas separate; none where one of them is something else."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        return ()
+    return values if all(map(math.isfinite, values)) else ()
 
 
 def parse_box(text: str) -> tuple[float, float, float, float]:
@@ -122,68 +144,39 @@ def parse_box(text: str) -> tuple[float, float, float, float]:
 
     Raises UsageError for anything but four finite numbers.
     """
-    box = _floats(text)
-    if len(box) != 4:
-        hint = "a box is x0,y0,x1,y1 in pixels: 40,30,200,180"
-        raise UsageError(f"the box '{text}' is not four finite numbers", hint)
+    box = _numbers(text)
+    hint = "a box is x0,y0,x1,y1 in pixels: 40,30,200,180"
+    _refuse_unless(len(box) == 4, f"the box '{text}' is not four finite numbers", hint)
     return box[0], box[1], box[2], box[3]
 
 
 def parse_shares(text: str) -> tuple[float, ...]:
     """Ascending shares of the side, separated by commas. Raises UsageError."""
-    values = _floats(text)
-    if not values or not all(0.0 <= value < 1.0 for value in values) or list(values) != sorted(set(values)):
-        hint = "for example --centers 0.25,0.5,0.75"
-        raise UsageError(f"'{text}' is not an ascending list of shares from 0 to below 1", hint)
+    values = _numbers(text)
+    usable = values and all(0.0 <= value < 1.0 for value in values) and list(values) == sorted(set(values))
+    hint = "for example --centers 0.25,0.5,0.75"
+    _refuse_unless(usable, f"'{text}' is not an ascending list of shares from 0 to below 1", hint)
     return values
 
 
-def parse_name(text: str) -> str:
-    """A run's own name. Raises UsageError for one that would be unclear or awkward to type."""
-    if re.fullmatch(r"[^\W\d_][\w.-]{0,63}", text) and text != "latest":
-        return text
-    raise UsageError(
-        f"a run cannot be called '{text}'",
-        "a name begins with a letter, has at most 64 letters, digits, dots, dashes and underscores, and is not latest",
-    )
-
-
-def parse_numbers(text: str) -> tuple[float, ...]:
+def parse_channels(text: str) -> tuple[float, ...]:
     """Numbers of the colour channels, separated by commas: one for all, or one each. Raises UsageError."""
-    values = _floats(text)
-    if len(values) not in (1, 3):
-        hint = "one number, or one for each channel: 0.485,0.456,0.406"
-        raise UsageError(f"'{text}' is not one number or three", hint)
+    values = _numbers(text)
+    hint = "one number, or one for each channel: 0.485,0.456,0.406"
+    _refuse_unless(len(values) in (1, 3), f"'{text}' is not one number or three", hint)
     return values
-
-
-def _floats(text: str) -> tuple[float, ...]:
-    """Finite numbers that commas separate; none where one of them is something else."""
-    try:
-        values = tuple(float(part) for part in str(text).split(","))
-    except ValueError:
-        return ()
-    return values if all(map(math.isfinite, values)) else ()
 
 
 def parse_input_size(text: str) -> tuple[int, int]:
     """Height and width in pixels from `224` or `224,320`. Raises UsageError."""
-    sides = [int(part) if part.strip().isdecimal() else 0 for part in str(text).split(",")]
-    if len(sides) not in (1, 2) or not all(0 < side <= 4096 for side in sides):
-        raise UsageError(f"'{text}' is not a size", "pixels of a side, or height and width: 224 or 224,320")
+    sides = [int(side) for side in _numbers(text) if side.is_integer() and 0 < side <= 4096]
+    usable = len(sides) in (1, 2) and len(sides) == text.count(",") + 1
+    _refuse_unless(usable, f"'{text}' is not a size", "pixels of a side, or height and width: 224 or 224,320")
     return sides[0], sides[-1]
 
 
-def parse_resize(text: str) -> str | int:
-    """squash, crop, or the pixels of the short side before the crop. Raises UsageError."""
-    word = str(text)
-    if word in ("squash", "crop"):
-        return word
-    if word.isdecimal() and 0 < int(word) <= 8192:
-        return int(word)
-    raise UsageError(
-        f"'{text}' is not a way to resize", "squash, crop, or the pixels of the short side before the crop: 256"
-    )
+def _parse_step_size(text: str) -> float:
+    return parse_epsilon(text, "step size")
 
 
 # what the shell offers
@@ -199,21 +192,19 @@ def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
     return [name for name in [*(run.rpartition("-")[2] for run in ids), *ids] if name.startswith(incomplete)]
 
 
-def _names_of(kind: registry.Kind, *more: str) -> Callable[[str], list[str]]:
+def _offering(words: str) -> Callable[[str], list[str]]:
+    """Completes these words; `{detector}` stands for the names of all detectors."""
+
     def complete(incomplete: str) -> list[str]:
-        return [name for name in (*more, *registry.names(kind)) if name.startswith(incomplete)]
+        known: list[str] = []
+        for word in words.split():
+            known += registry.names(word.strip("{}")) if word.startswith("{") else [word]  # type: ignore[arg-type]
+        return [word for word in known if word.startswith(incomplete)]
 
     return complete
 
 
-def _one_of(*words: str) -> Callable[[str], list[str]]:
-    def complete(incomplete: str) -> list[str]:
-        return [word for word in words if word.startswith(incomplete)]
-
-    return complete
-
-
-_FAMILIES = tuple(f"{family}:" for family in registry.CLASSIFIER_FAMILIES)
+_FAMILIES = " ".join(f"{family}:" for family in registry.CLASSIFIER_FAMILIES)
 _CLASSIFIERS = (
     "efficientnet_lite0, inception_v3, timm:NAME, torchvision:NAME, hf:NAME, robustbench:NAME, module:function, "
     "file.py:function, a training run."
@@ -223,7 +214,8 @@ _CLASSIFIERS = (
 # how a field becomes an option
 
 
-Offers = Callable[..., list[str]]
+#: The completion of a value: a function as Typer's, or the words that `_offering` takes.
+Offers = Callable[..., list[str]] | str | None
 
 
 def option(
@@ -234,51 +226,39 @@ def option(
     default: Any = None,
     names: Sequence[str] = (),
     parse: Callable[[str], Any] | None = None,
-    offers: Offers | None = None,
+    offers: Offers = None,
     **more: Any,
 ) -> Any:
     """A dataclass field that is an option with a value.
 
     parse: makes the value of its text, and may raise UsageError. offers: what the shell completes. more: as Typer's.
     """
-    if parse is not None:
-        more["parser"] = _refusing(parse)
-    info = typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, autocompletion=offers, **more)
-    return _field(info, default, marks)
+    complete = _offering(offers) if isinstance(offers, str) else offers
+    info = typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, autocompletion=complete, **more)
+    return field(default=default, metadata={"info": info, "marks": frozenset(marks), "parse": parse})
 
 
 def switch(panel: str, help: str, *marks: Mark, names: Sequence[str] = (), **more: Any) -> Any:
     """A dataclass field that is an option without a value."""
-    return _field(typer.Option(*names, metavar="", help=help, rich_help_panel=panel, **more), False, marks)
+    return option(panel, "", help, *marks, default=False, names=names, **more)
 
 
-def argument(metavar: str, help: str, *marks: Mark, default: Any = MISSING, offers: Offers | None = None) -> Any:
+def argument(metavar: str, help: str, *marks: Mark, default: Any = MISSING, offers: Offers = None) -> Any:
     """A dataclass field that is a word without a name; without a default it must be given."""
-    return _field(typer.Argument(metavar=metavar, help=help, autocompletion=offers), default, marks)
-
-
-def _field(info: Any, default: Any, marks: Sequence[Mark | Implied]) -> Any:
-    return field(default=default, metadata={"info": info, "marks": frozenset(marks)})
-
-
-def _refusing(parse: Callable[[str], T]) -> Callable[[str], T]:
-    def parser(text: str) -> T:
-        try:
-            return parse(text)
-        except UsageError as error:
-            raise RefusedValue(error.message, error.hint) from error
-
-    return parser
+    complete = _offering(offers) if isinstance(offers, str) else offers
+    info = typer.Argument(metavar=metavar, help=help, autocompletion=complete)
+    return field(default=default, metadata={"info": info, "marks": frozenset(marks), "parse": None})
 
 
 @dataclass(frozen=True)
 class Field:
-    """One option of a command as a dataclass has it: its Python type, its Typer declaration, and its marks."""
+    """One option of a command as a dataclass has it: type, Typer declaration, marks, and what parses its text."""
 
     name: str
     type: Any
     info: Any
     marks: frozenset[Mark | Implied]
+    parse: Callable[[str], Any] | None
     default: Any
 
     @property
@@ -294,12 +274,8 @@ class Field:
 
 def fields_of(options: type) -> list[Field]:
     """The options of one of the classes below, those of its bases first."""
-    types = get_type_hints(options)
-    return [
-        Field(one.name, types[one.name], one.metadata["info"], one.metadata["marks"], one.default)
-        for one in fields(options)
-        if "info" in one.metadata
-    ]
+    types, known = get_type_hints(options), [one for one in fields(options) if "info" in one.metadata]
+    return [Field(one.name, types[one.name], **one.metadata, default=one.default) for one in known]
 
 
 def given(options: Any) -> dict[str, Any]:
@@ -323,17 +299,11 @@ def command_words(options: Any) -> list[str]:
         elif value is True:
             named.append(f"--{one.key}")
         elif value != one.default:
-            for text in _texts(value, as_list=one.type is Any):
+            shown = number_text(value) if isinstance(value, float) else str(value)
+            texts = list(map(str, value)) if isinstance(value, tuple) else [shown]
+            for text in [",".join(texts)] if one.parse else texts:  # the others are repeated
                 named += [f"--{one.key}", text]
     return words + named
-
-
-def _texts(value: Any, as_list: bool) -> list[str]:
-    """What stands behind an option's name: one text, or one for each time that the option is repeated."""
-    if isinstance(value, tuple):
-        texts = [repr(item) if isinstance(item, float) else str(item) for item in value]
-        return [",".join(texts)] if as_list else texts
-    return [number_text(value) if isinstance(value, float) else str(value)]
 
 
 # options that several commands have
@@ -342,23 +312,13 @@ def _texts(value: Any, as_list: bool) -> list[str]:
 def dataset_option(panel: str, **more: Any) -> Any:
     """A data set by its name."""
     known = "mnist, fashion-mnist, cifar10, mnist-5k, folder:PATH."
-    return option(panel, "NAME", known, BASIC, offers=_names_of("dataset", "folder:"), **more)
+    return option(panel, "NAME", known, BASIC, offers="folder: {dataset}", **more)
 
 
 def epsilon_option(panel: str, *marks: Mark) -> Any:
     """Epsilon on images of a data set."""
     about = "Largest change of a pixel: 0.3 or 8/255."
     return option(panel, "E", about, *marks, parse=parse_epsilon, show_default="the data set's")
-
-
-def norm_option() -> Any:
-    """The set of allowed changes."""
-    return option(ATTACK, "linf|l2", "l2 needs --radius as well.", default="linf")
-
-
-def radius_option() -> Any:
-    """The radius that `norm_option` needs for l2."""
-    return option(ATTACK, "R", "Radius of the l2 ball, inside epsilon's box.")
 
 
 def resume_option() -> Any:
@@ -391,12 +351,7 @@ class Computing(Common):
 
     data: Path = option(WHERE, "DIR", "Where data sets are.", INCIDENTAL, default=Path("data"), envvar="LATCLI_DATA")
     device: str = option(
-        WHERE,
-        "NAME",
-        "auto, cpu, cuda, cuda:N or mps.",
-        INCIDENTAL,
-        default="auto",
-        offers=_one_of("auto", "cpu", "cuda", "mps"),
+        WHERE, "NAME", "auto, cpu, cuda, cuda:N or mps.", INCIDENTAL, default="auto", offers="auto cpu cuda mps"
     )
     precision: Literal["auto", "fp32", "bf16"] = option(
         WHERE,
@@ -437,7 +392,7 @@ class ObjectOptions:
         "auto (decided photo by photo), yolo, mobilenet, saliency, cam, none, or a plug-in's.",
         BASIC,
         default="auto",
-        offers=_names_of("detector", "auto"),
+        offers="auto {detector}",
     )
     detector_weights: Path | None = option(
         OBJECT, "FILE|NAME", "The detector's weights: .pt (yolo), .onnx, u2net, isnet-general-use (saliency)."
@@ -502,20 +457,19 @@ class ClassifierOptions:
     class_names: Path | None = option(
         CLASSIFIER, "FILE", "Names of its classes: one a line, or JSON, in the order of the logits."
     )
-    mean: Any = option(
-        CLASSIFIER, "M", "Normalization: mean, of all channels or each.", default=(), parse=parse_numbers
+    mean: tuple[float, ...] = option(
+        CLASSIFIER, "M", "Normalization: mean, of all channels or each.", default=(), parse=parse_channels
     )
-    std: Any = option(
-        CLASSIFIER, "S", "Normalization: standard deviation, of all channels or each.", default=(), parse=parse_numbers
+    std: tuple[float, ...] = option(
+        CLASSIFIER, "S", "Normalization: standard deviation, of all channels or each.", default=(), parse=parse_channels
     )
-    input_size: Any = option(
+    input_size: tuple[int, ...] = option(
         CLASSIFIER, "N|H,W", "Pixels of its input: 224, or height and width.", default=(), parse=parse_input_size
     )
-    resize: Any = option(
+    resize: str | int | None = option(
         CLASSIFIER,
         "NAME|N",
         "How photos are resized: squash, crop (the middle), or N (the short side before the crop).",
-        default=(),
         parse=parse_resize,
     )
 
@@ -548,7 +502,7 @@ class PhotoOptions(ClassifierOptions, ObjectOptions):
         BASIC,
         CODE,
         default=registry.DEFAULT_CLASSIFIER,
-        offers=_names_of("classifier", *_FAMILIES),
+        offers=f"{_FAMILIES} {{classifier}}",
     )
 
 
@@ -575,7 +529,7 @@ class AttackOptions(PhotoOptions):
     mask: Path | None = option(
         OBJECT, "FILE|DIR", "A mask, white on the object; or a folder with one mask for each photo.", BASIC
     )
-    epsilon: Any = option(
+    epsilon: float | tuple[float, ...] = option(
         ATTACK,
         "E",
         "Largest change of a pixel: 8/255 or 0.031; several for a table: 2/255,4/255,8/255.",
@@ -592,7 +546,7 @@ class AttackOptions(PhotoOptions):
         BASIC,
         default="background",
     )
-    regions: Any = option(
+    regions: tuple[RegionName, ...] = option(
         ATTACK,
         "A,B,...",
         "Several regions for a table: background,random,foreground,all.",
@@ -613,10 +567,10 @@ class AttackOptions(PhotoOptions):
         "pgd, fgsm, mi-fgsm, apgd-ce, apgd-dlr, apgd-t, square, minimal, or a plug-in's.",
         BASIC,
         default="pgd",
-        offers=_names_of("attack"),
+        offers="{attack}",
     )
     steps: int = option(ATTACK, "N", "Gradient steps.", BASIC, default=40, min=1)
-    step_size: float | None = option(ATTACK, "E", "Size of the first step, on epsilon's scale.", parse=parse_step_size)
+    step_size: float | None = option(ATTACK, "E", "Size of the first step, on epsilon's scale.", parse=_parse_step_size)
     schedule: Literal["constant", "linear", "cosine"] = option(
         ATTACK, "NAME", "How steps shrink: constant, linear, cosine.", default="cosine"
     )
@@ -634,8 +588,8 @@ class AttackOptions(PhotoOptions):
     stop: Literal["never", "top1", "top10"] = option(
         ATTACK, "WHEN", "Stop a photo as soon as its class has left the top1 or top10; or never.", default="never"
     )
-    norm: Literal["linf", "l2"] = norm_option()
-    radius: float | None = radius_option()
+    norm: Literal["linf", "l2"] = option(ATTACK, "linf|l2", "l2 needs --radius as well.", default="linf")
+    radius: float | None = option(ATTACK, "R", "Radius of the l2 ball, inside epsilon's box.")
     at_model_resolution: bool = switch(ATTACK, "Resize the photo first, as the paper does.")
     batch: int = option(WHERE, "N", "Photos attacked together.", default=8, min=1)
     no_figures: bool = switch(OUTPUT, "Do not draw the paper's Figure 1 for each photo.", INCIDENTAL)
@@ -679,7 +633,7 @@ class TrainOptions(ClassifierOptions, DataObjectOptions):
         BASIC,
         CODE,
         show_default="the data set's",
-        offers=_names_of("architecture", *_FAMILIES),
+        offers=f"{_FAMILIES} {{architecture}}",
     )
     augment: Literal["none", "crop-flip"] | None = option(
         WHAT, "NAME", "none, crop-flip.", show_default="the data set's"
@@ -690,12 +644,14 @@ class TrainOptions(ClassifierOptions, DataObjectOptions):
         "NAME",
         "pgd, fgsm-rs, n-fgsm, free, or any attack that supports training: fgsm, apgd-ce, a plug-in's.",
         show_default="pgd",
-        offers=_names_of("attack", "fgsm-rs", "n-fgsm", "free"),
+        offers="fgsm-rs n-fgsm free {attack}",
     )
     attack_steps: int | None = option(
         TRAINING_ATTACK, "N", "Gradient steps of pgd; updates for each minibatch of free.", BASIC, min=1
     )
-    step_size: float | None = option(TRAINING_ATTACK, "E", "Size of a step, on epsilon's scale.", parse=parse_step_size)
+    step_size: float | None = option(
+        TRAINING_ATTACK, "E", "Size of a step, on epsilon's scale.", parse=_parse_step_size
+    )
     warm_up: float | None = option(
         TRAINING_ATTACK, "SHARE", "Fraction of the steps over which epsilon ramps up from 0."
     )
@@ -731,6 +687,13 @@ class TrainOptions(ClassifierOptions, DataObjectOptions):
         min=1,
         show_default="at the end",
     )
+    validation: float | None = option(
+        KEEPING,
+        "SHARE",
+        "Hold out this share of the training images, drawn by the seed, and score the model on it: the test set is "
+        "not looked at.",
+        show_default="none",
+    )
     resume: str | None = resume_option()
 
 
@@ -754,11 +717,9 @@ class EvalOptions(ClassifierOptions, DataObjectOptions):
     images: int | None = option(WHAT, "N", "Test images that are attacked.", BASIC, min=1, show_default="1000")
     controls: bool = switch(WHAT, "Also attack the foreground, and a random region.", BASIC)
     epsilon: float | None = epsilon_option(ATTACK, BASIC)
-    attack: str = option(
-        ATTACK, "NAME", "pgd, or any attack of `latcli attack`.", default="pgd", offers=_names_of("attack")
-    )
-    norm: Literal["linf", "l2"] = norm_option()
-    radius: float | None = radius_option()
+    attack: str = option(ATTACK, "NAME", "pgd, or any attack of `latcli attack`.", default="pgd", offers="{attack}")
+    norm: Literal["linf", "l2"] = option(ATTACK, "linf|l2", "l2 needs --radius as well.", default="linf")
+    radius: float | None = option(ATTACK, "R", "Radius of the l2 ball, inside epsilon's box.")
     steps: int | None = option(ATTACK, "N", "Steps of the attack.", BASIC, min=1, show_default="100")
     restarts: int | None = option(
         ATTACK, "N", "Random starts; each image keeps its worst case.", min=1, show_default="1"
@@ -840,7 +801,7 @@ class ReproduceOptions:
     what: str = argument(
         "WHAT",
         "figure1, table2, figure2; beyond the paper: hole, controls, masks, strong, transfer, photos-epsilon; all.",
-        offers=_one_of(*get_args(ReproduciblePart), "all"),
+        offers=" ".join((*get_args(ReproduciblePart), "all")),
     )
     budget: Literal["quick", "standard", "paper"] = option(
         EFFORT,
@@ -864,13 +825,19 @@ class ReproduceOptions:
         SMALL_IMAGES, "NAME", "Compare the data set with the paper's figures of this one: mnist, cifar10."
     )
     architecture: str | None = option(
-        SMALL_IMAGES, "NAME", "The network: paper-cnn, resnet18.", show_default="the data set's"
+        SMALL_IMAGES, "NAME", "The network: paper-cnn, resnet18, resnet20, resnet56.", show_default="the data set's"
+    )
+    classifier_weights: Path | None = option(
+        SMALL_IMAGES,
+        "FILE",
+        "Weights of that network to start from: fine-tuned on natural images, then trained on in each regime.",
+        show_default="fresh ones",
     )
     epsilon: float | None = epsilon_option(SMALL_IMAGES)
     center: float | None = option(
         SMALL_IMAGES, "SHARE", "Protected middle, as a share of the image's sides.", show_default="the data set's"
     )
-    centers: Any = option(
+    centers: tuple[float, ...] = option(
         SMALL_IMAGES, "A,B,...", "Sizes of the middle for hole.", default=(), parse=parse_shares, show_default="seven"
     )
     photos: Path | None = option(
@@ -885,14 +852,14 @@ class ReproduceOptions:
         "The classifier that is attacked.",
         CODE,
         default=registry.DEFAULT_CLASSIFIER,
-        offers=_names_of("classifier"),
+        offers="{classifier}",
     )
     detector: str = option(
         PHOTOS_AND_LABELS,
         "NAME",
         "Finds the objects: cam, yolo, mobilenet, auto.",
         default="cam",
-        offers=_names_of("detector", "auto"),
+        offers="auto {detector}",
     )
     plan: bool = switch(OUTPUT, "Show the steps, which are done, and their commands; run nothing.", INCIDENTAL, BASIC)
 
@@ -901,6 +868,10 @@ class ReproduceOptions:
             raise registry.unknown_name("reproduction", self.what, (*get_args(ReproduciblePart), "all"))
         if self.labels is not None and self.photos is None:
             raise UsageError("--labels needs --photos", "add --photos DIR, or leave it out")
+        if self.classifier_weights is not None and self.budget == "paper":
+            raise UsageError(
+                "--budget paper trains fresh networks, as the paper did", "leave out --classifier-weights, or --budget"
+            )
 
     @property
     def parts(self) -> tuple[ReproduciblePart, ...]:
@@ -925,7 +896,7 @@ class ClassesOptions(ClassifierOptions):
     Names, indices and WordNet ids are what --label and --target take.
     """
 
-    classifier: str = argument("CLASSIFIER", _CLASSIFIERS, CODE, offers=_names_of("classifier", *_FAMILIES))
+    classifier: str = argument("CLASSIFIER", _CLASSIFIERS, CODE, offers=f"{_FAMILIES} {{classifier}}")
     words: tuple[str, ...] = argument("[WORD...]", "Words that the class's name or description has.", default=())
 
 
@@ -946,11 +917,7 @@ class RunsListOptions:
     """List the runs of the store, the newest first."""
 
     command: str | None = option(
-        WHICH_RUNS,
-        "NAME",
-        "Only runs of this command.",
-        BASIC,
-        offers=_one_of("attack", "train", "eval", "reproduce", "demo"),
+        WHICH_RUNS, "NAME", "Only runs of this command.", BASIC, offers="attack train eval reproduce demo"
     )
     status: Status | None = status_option(BASIC)
     dataset: str | None = option(WHICH_RUNS, "NAME", "Only runs on this data set.", BASIC)

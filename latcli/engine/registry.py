@@ -20,12 +20,12 @@ Kind = Literal["attack", "detector", "classifier", "dataset", "architecture"]
 BUILT_IN: dict[Kind, dict[str, str]] = {
     "attack": {
         "pgd": "latcli.engine.attacks.pgd:pgd",
-        "fgsm": "latcli.engine.attacks.fgsm:fgsm",
+        "fgsm": "latcli.engine.attacks.pgd:fgsm",
         "apgd-ce": "latcli.engine.attacks.apgd:apgd_ce",
         "apgd-dlr": "latcli.engine.attacks.apgd:apgd_dlr",
         "apgd-t": "latcli.engine.attacks.apgd:apgd_t",
         "square": "latcli.engine.attacks.square:square",
-        "mi-fgsm": "latcli.engine.attacks.mi_fgsm:mi_fgsm",
+        "mi-fgsm": "latcli.engine.attacks.pgd:mi_fgsm",
         "minimal": "latcli.engine.attacks.minimal:minimal",
     },
     "detector": {
