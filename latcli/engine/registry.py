@@ -57,16 +57,8 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
 DEFAULT_CLASSIFIER = "efficientnet_lite0"
 DEFAULT_DATASET = "mnist"
 
-#: Classifiers by a library's own names, `timm:resnet50`: functions of that name and a ClassifierSource.
-CLASSIFIER_FAMILIES: dict[str, str] = {
-    "timm": "latcli.engine.models.libraries:timm_classifier",
-    "torchvision": "latcli.engine.models.libraries:torchvision_classifier",
-    "hf": "latcli.engine.models.libraries:huggingface_classifier",
-    "robustbench": "latcli.engine.models.libraries:robustbench_classifier",
-}
-
-#: Before a colon: a library's own name, or a folder; anything else there is a module whose code runs.
-_FAMILIES = (*CLASSIFIER_FAMILIES, "folder")
+#: Classifiers by a library's own names, `timm:resnet50`. Anything else before a colon is a module whose code runs.
+CLASSIFIER_FAMILIES = ("timm", "torchvision", "hf", "robustbench")
 
 #: What is allowed besides the registered names, and the kinds in two words, for errors.
 _FURTHER: dict[Kind, tuple[str, ...]] = {
@@ -99,12 +91,7 @@ def names(kind: Kind) -> list[str]:
 def names_code(name: str) -> bool:
     """Whether a classifier's name stands for the user's code, as `module:function` does."""
     family, colon, _ = name.partition(":")
-    return bool(colon) and family not in _FAMILIES
-
-
-def load_family(family: str) -> Any:
-    """The function that opens a classifier of one of `CLASSIFIER_FAMILIES` by its name there."""
-    return _imported(CLASSIFIER_FAMILIES[family])
+    return bool(colon) and family not in (*CLASSIFIER_FAMILIES, "folder")
 
 
 def _imported(target: str) -> Any:
