@@ -213,7 +213,7 @@ def describe(job: Job) -> str:
     parts = [f"{settings.steps:,} steps of {settings.batch}", f"{settings.optimizer} at {settings.rate:g}"]
     if settings.is_adversarial:
         inner = settings.attack if "fgsm" in settings.attack else f"{settings.attack}-{settings.attack_steps}"
-        kept = OBJECTS.get(settings.mask_from, f"a middle of {settings.center:g} of the side")
+        kept = OBJECTS.get(settings.mask_from, f"the center, {settings.center:g} of each side")
         parts += [f"{inner} at epsilon {settings.epsilon:.4g}", settings.loss]
         parts += [] if settings.regime == "standard" else [f"object: {kept}"]
     what = f"{settings.regime} training of {job.architecture} on {job.data.name}"
