@@ -69,7 +69,7 @@ from latcli.results import (
 )
 from latcli.session import Session
 from latcli.store.files import artifact_path
-from latcli.store.store import Run, RunRow, Store
+from latcli.store.store import Run, RunRow, Store, require
 
 #: What was found out, image by image, and beside the matrix part by part.
 SAMPLES = "samples.safetensors"
@@ -116,6 +116,8 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
     Raises UsageError and LatcliError for models, options and data that are unusable, before a run is started;
     WeightsError for samples that are damaged or do not fit; ContractError and StoreError while it evaluates.
     """
+    if not options.models:
+        require(session.store)  # before data are looked for: in an empty store there is nothing to evaluate
     with Store.open(session.store) as store:
         row = None
         if options.resume is not None:
@@ -310,7 +312,7 @@ def _given(options: EvalOptions) -> dict[str, Any]:
 def describe(job: Job) -> str:
     """What is going to be done, in one line."""
     settings, data, models = job.evaluation.settings, job.evaluation.data, len(job.models)
-    kept = OBJECTS.get(settings.mask_from, f"a middle of {settings.center:g} of the side")
+    kept = OBJECTS.get(settings.mask_from, f"the center, {settings.center:g} of each side")
     parts = [f"{settings.attack_name} at epsilon {settings.epsilon:.4g}", f"object: {kept}"]
     parts += [f"strong suite, {settings.strong} budget"] if settings.strong else []
     parts += ["transfer"] if settings.transfer else []

@@ -53,7 +53,7 @@ from latcli.engine.training.scoring import (
 )
 from latcli.engine.training.settings import DEFAULT_PRESET, TrainSettings, preset_values, resolve
 from latcli.engine.training.state import TrainingState, pack_state, read_state, restore
-from latcli.errors import ExitCode, LatcliError, Terminated, UsageError
+from latcli.errors import ExitCode, LatcliError, Terminated, UsageError, WeightsError
 from latcli.options import ObjectOptions, TrainOptions, given
 from latcli.reporting.text import counted
 from latcli.results import Score, ScorePoint, TrainResult, to_json
@@ -121,7 +121,7 @@ class Job:
 
         net = new_network(make, self.data, self.settings.seed)
         if fresh and path is not None and not self.fine_tuning:
-            load_file(path, lambda _: net, 0, session.note)
+            _load_start(net, path, self.architecture, self.data, session.note)
         return net.to(self.device)
 
 
@@ -175,13 +175,42 @@ def settings_of(options: TrainOptions, data: TrainingData, seed: int) -> TrainSe
     )
 
 
+def start_fingerprint(weights: Path, architecture: str, data: TrainingData) -> str:
+    """The `weights_fingerprint` of a run that starts from these weights. Raises UsageError, WeightsError."""
+    net = new_network(registry.load("architecture", architecture), data, 0)
+    _load_start(net, weights, architecture, data, lambda _: None)
+    return state_dict_sha256(net.state_dict())
+
+
+def _load_start(
+    net: nn.Module, weights: Path, architecture: str, data: TrainingData, note: Callable[[str], None]
+) -> None:
+    """Raises WeightsError; where the weights fit another small network, its hint names that one."""
+    try:
+        load_file(weights, lambda _: net, 0, note)
+    except WeightsError as error:
+        others = [name for name in registry.names("architecture") if name != architecture]
+        fitting = [name for name in others if _fits(weights, name, data)]
+        raise WeightsError(error.message, f"they fit --architecture {fitting[0]}" if fitting else error.hint) from error
+
+
+def _fits(weights: Path, architecture: str, data: TrainingData) -> bool:
+    try:
+        load_file(
+            weights, lambda _: new_network(registry.load("architecture", architecture), data, 0), 0, lambda _: None
+        )
+    except LatcliError:
+        return False
+    return True
+
+
 def describe(job: Job) -> str:
     """What preset, options and data set have led to, in one line."""
     settings = job.settings
     parts = [f"{settings.steps:,} steps of {settings.batch}", f"{settings.optimizer} at {settings.rate:g}"]
     if settings.is_adversarial:
         inner = settings.attack if "fgsm" in settings.attack else f"{settings.attack}-{settings.attack_steps}"
-        kept = OBJECTS.get(settings.mask_from, f"a middle of {settings.center:g} of the side")
+        kept = OBJECTS.get(settings.mask_from, f"the center, {settings.center:g} of each side")
         parts += [f"{inner} at epsilon {settings.epsilon:.4g}", settings.loss]
         parts += [] if settings.regime == "standard" else [f"object: {kept}"]
     what = f"{settings.regime} training of {job.architecture} on {job.data.name}"
@@ -210,6 +239,7 @@ def _config(job: Job, trainer: Trainer, session: Session) -> dict[str, Any]:
         "weights_fingerprint": weights,
         "checkpoint_every": options.checkpoint_every,
         "test_every": options.test_every,
+        "validation": options.validation,
         "notes": list(job.data.notes),
     }
 

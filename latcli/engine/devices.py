@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import torch
+from typing import TYPE_CHECKING
 
 from latcli.errors import MachineError, UsageError, first_line
+
+if TYPE_CHECKING:
+    import torch
 
 
 def open_device(name: str) -> torch.device:
@@ -15,6 +17,8 @@ def open_device(name: str) -> torch.device:
 
     Raises UsageError for a name that is none of these, or a device that this machine lacks.
     """
+    import torch  # not above: errors are explained before torch is needed
+
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
