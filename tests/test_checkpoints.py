@@ -85,8 +85,8 @@ def flipped(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        *((lambda data, kept=kept: data[:kept], "truncated or damaged") for kept in (4, 100, 5000, -1)),
-        (lambda data: b"", "is empty"),
+        *((lambda data, kept=kept: data[:kept], "is damaged, or not a weights file") for kept in (4, 100, 5000, -1)),
+        (lambda data: b"", "is damaged, or not a weights file"),
         (flipped, "its tensors are not those that were written"),
         (lambda data: save({"a": torch.zeros(3)}), "is no classifier but no file of latcli"),
         (lambda data: pack("training state", {}, {}), "is no classifier but training state"),

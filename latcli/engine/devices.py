@@ -17,7 +17,7 @@ def open_device(name: str) -> torch.device:
 
     Raises UsageError for a name that is none of these, or a device that this machine lacks.
     """
-    import torch  # late: the command line explains failures, and must not import it for its help
+    import torch  # not above: errors are explained before torch is needed
 
     if name == "auto":
         if torch.cuda.is_available():

@@ -9,12 +9,14 @@ import re
 from dataclasses import dataclass, field, replace
 from functools import cache
 from math import sqrt
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 from PIL import Image
 
 from latcli.engine.images import Photo
+from latcli.engine.models.weights import fetch
 from latcli.engine.vision import import_torchvision
 from latcli.errors import UsageError
 
@@ -75,6 +77,11 @@ class DetectorContext:
     offline: bool = False
     progress: bool = False
     trust_weights: bool = False
+
+    def fetch(self, url: str, what: str, hint: str = "") -> Path:
+        """The file of that URL from torch's cache, else downloaded. Raises WeightsError as `weights.fetch` does."""
+        hint = hint or f"get {url} and give it with --detector-weights FILE, {WITHOUT_WEIGHTS}"
+        return fetch(url, what=what, hint=hint, offline=self.offline, progress=self.progress)
 
 
 class Detector(Protocol):

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
-from torch import nn
 
 from latcli.engine import registry
 from latcli.engine.models.classifier import Classifier, ClassifierSource, GreyInput
 from latcli.engine.models.custom import named_by_user, named_classifier, refuse_description
 from latcli.engine.models.finetuning import fine_tuned_without_weights, is_classifier_name
-from latcli.engine.models.libraries import library_network
 from latcli.engine.models.preprocessing import Preprocessing
-from latcli.engine.models.weights import load_into, pack, read_safetensors, require_fit, state_dict_sha256, unpack
+from latcli.engine.models.weights import load_into, pack, read_safetensors, state_dict_sha256, unpack
 from latcli.errors import WeightsError, first_line
 from latcli.results import DocumentError, read, to_json
 
 _KIND = "classifier"
 _OTHER_CHECKPOINT = "give a checkpoint that latcli wrote"
 
-_Net = TypeVar("_Net", bound=nn.Module)
+
+def open_classifier(name: str, source: ClassifierSource, device: torch.device) -> Classifier:
+    """A registered name, `FAMILY:NAME`, `module:function`, `file.py:function` or a checkpoint, in fp32 on `device`.
+
+    A checkpoint is the path of a file of `latcli train`; its name ends in .safetensors. One that was trained from the
+    user's code is opened by the name of the code, with the checkpoint as its weights.
+
+    Raises UsageError for an unknown name or options that do not fit, WeightsError for weights that cannot be had, read
+    or fitted.
+    """
+    code = registry.names_code(name)
+    if code and source.weights is not None and is_of_code(source.weights):
+        refuse_description(name, source)
+        return open_checkpoint(source.weights, code=name).to(device)
+    if name.endswith(".safetensors") and not code:
+        refuse_description(name, source)
+        return open_checkpoint(Path(name)).to(device)
+    return named_classifier(name, source).to(device)
 
 
 @dataclass(frozen=True)
@@ -75,45 +89,25 @@ def open_checkpoint(path: Path, code: str | None = None) -> Classifier:
     weights do not fit the architecture that the file names; UsageError for an unknown architecture.
     """
     state_dict, info = _read(path)
-    name = code or info.architecture
+    name, shape = code or info.architecture, info.image_shape
     if code is not None:
         named_by_user.add(code)
-    if is_classifier_name(name):
-        source = ClassifierSource(mean=info.mean, std=info.std)
-        sized = library_network(name) is not None
-
-        def tuned() -> Classifier:
-            return fine_tuned_without_weights(name, info.class_names, info.preprocessing, source)
-
-        classifier = _fitted(tuned, state_dict, path, sized=sized)
-        net, preprocessing = classifier.net, classifier.preprocessing
-    else:
-        make = registry.load("architecture", name)
-        net = _fitted(lambda: make(info.image_shape, len(info.class_names)), state_dict, path)
-        C, H, W = info.image_shape
-        net = GreyInput(net) if C == 1 else net
-        preprocessing = Preprocessing(min(H, W), min(H, W))
-    return Classifier(str(path), net, preprocessing, info.class_names, weights_sha256=state_dict_sha256(state_dict))
-
-
-def _fitted(
-    make: Callable[[], _Net], state_dict: Mapping[str, torch.Tensor], path: Path, *, sized: bool = True
-) -> _Net:
-    """The network with the weights.
-
-    One that is `sized` by what the header names is made without memory first: it may be of any size.
-    """
-    what = f"the weights of {path}"
     try:
-        if sized:
-            with torch.device("meta"):
-                require_fit(make(), state_dict, what=what)
-        net = make()
+        if is_classifier_name(name):
+            source = ClassifierSource(mean=info.mean, std=info.std)
+            tuned = fine_tuned_without_weights(name, info.class_names, info.preprocessing, source)
+            load_into(tuned, state_dict, what=f"the weights of {path}")
+            net, preprocessing = tuned.net, tuned.preprocessing
+        else:
+            small = registry.load("architecture", name)(shape, len(info.class_names))
+            load_into(small, state_dict, what=f"the weights of {path}")
+            net, side = GreyInput(small) if shape[0] == 1 else small, min(shape[1:])
+            preprocessing = Preprocessing(side, side)
     except (RuntimeError, ValueError, ArithmeticError) as error:
         reason = f"the network that {path} describes cannot be made: {first_line(error)}"
         raise WeightsError(reason, _OTHER_CHECKPOINT) from error
-    load_into(net, state_dict, what=what)
-    return net
+    sha256 = state_dict_sha256(state_dict)
+    return Classifier(str(path), net, preprocessing, info.class_names, weights_sha256=sha256)
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], CheckpointInfo]:
@@ -125,21 +119,3 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], CheckpointInfo]:
     if min(info.image_shape) < 1 or not info.class_names:
         raise WeightsError(f"{path} describes images without pixels, or no classes", _OTHER_CHECKPOINT)
     return state_dict, info
-
-
-def open_classifier(name: str, source: ClassifierSource, device: torch.device) -> Classifier:
-    """A registered name, `FAMILY:NAME`, `module:function`, `file.py:function` or a checkpoint, in fp32 on `device`.
-
-    A checkpoint is the path of a file of `latcli train`; its name ends in .safetensors. One that was trained from the
-    user's code is opened by the name of the code, with the checkpoint as its weights.
-
-    Raises UsageError for an unknown name or options that do not fit, WeightsError for weights that cannot be had, read
-    or fitted.
-    """
-    if name.endswith(".safetensors") and not registry.names_code(name):
-        refuse_description(name, source)
-        return open_checkpoint(Path(name)).to(device)
-    if source.weights is not None and registry.names_code(name) and is_of_code(source.weights):
-        refuse_description(name, source)
-        return open_checkpoint(source.weights, code=name).to(device)
-    return named_classifier(name, source).to(device)

@@ -1,4 +1,4 @@
-"""A classifier that takes images in [0, 1]: its network, class names, preprocessing and identity.
+"""A classifier that takes images in [0, 1]: its network, class names, preprocessing, identity.
 
 Legend: B images, C = 3 channels, h, w the network's input size, K classes.
 """
