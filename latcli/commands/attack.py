@@ -7,31 +7,30 @@ import re
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NoReturn, Self, get_args
+from typing import Any, NoReturn
 
 import torch
 
 from latcli.commands.photos import Chunk, PhotoWork, located_values, open_photos
-from latcli.commands.pictures import PictureDrawer
+from latcli.commands.pictures import Pictures, drawing
 from latcli.commands.resume import PLACES, classifier_again, resumable_run, resume_command
 from latcli.commands.several import common_folder, connected
 from latcli.engine import registry
 from latcli.engine.attacks.settings import AttackSettings
+from latcli.engine.devices import explained
 from latcli.engine.distributed import Ranks
 from latcli.engine.evaluation.distrust import examine
-from latcli.engine.failures import explained
 from latcli.engine.images import sha256_of
 from latcli.engine.labels import parse_label
 from latcli.engine.localize import Region
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.photos import Located, PhotoAttacker, PhotoResult, PhotoSettings, batches
-from latcli.errors import ExitCode, LatcliError, StoreError, Terminated, UsageError
-from latcli.options import AttackOptions, fields_of, given
+from latcli.errors import ExitCode, LatcliError, Terminated, UsageError
+from latcli.options import AttackOptions, given
 from latcli.reporting.text import printable
 from latcli.results import (
     AttackedPhoto,
@@ -44,6 +43,7 @@ from latcli.results import (
     from_columns,
     median_smallest_epsilon,
     photo_summary,
+    read,
     to_json,
 )
 from latcli.session import Session
@@ -145,7 +145,8 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
                 stored.insert("attacks", [columns(protocol) | columns(photo) for photo in done], instead=True)
                 session.note(f"run {stored.id} resumed with {len(done)} results of its photos")
             kept, failures_met = list(done), list[Failure]()
-            with _Maker(stored.folder, attacker, work, tasks, finished, options) as maker, _rest_kept(stored, maker):
+            with drawing(attacker, stored.write_artifact, _with_figures(options, tasks)) as pictures:
+                maker = _Maker(stored.folder, pictures, work, tasks, finished)
                 with session.progress("photos", left) as tick:
                     for _, chunk in ranks.collected(maker.chunks(photos, options.batch)):
                         stored.keep(chunk.files, [columns(protocol) | columns(photo) for photo in chunk.results])
@@ -155,9 +156,8 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
                 result = _completed(result, stored, kept, failures_met, tasks, work)
                 stored.set_exit_code(result.exit_code)
                 if session.json:  # what a document names is there when it is read
-                    stored.keep(maker.pictures())
+                    pictures.finish()
                 yield result
-                stored.keep(maker.pictures())
 
 
 def _follow(
@@ -171,22 +171,34 @@ def _follow(
         deque(ranks.collected(_planned(attacker, tasks, photos, work)), maxlen=0)
     else:
         folder = common_folder(ranks, None, lambda: attacker.gradients.form)
-        with _Maker(folder, attacker, work, tasks, finished, options) as maker:
-            chunks = maker.chunks(photos, options.batch)
-            deque(ranks.collected(chain(chunks, maker.last())), maxlen=0)
+        drawn: deque[StagedFile] = deque()
+
+        def keep(*picture: Any) -> None:
+            drawn.append(stage(folder, *picture))
+
+        with drawing(attacker, keep, _with_figures(options, tasks)) as pictures:
+            chunks = _Maker(folder, pictures, work, tasks, finished).chunks(photos, options.batch)
+            deque(ranks.collected(_with_drawn(chunks, pictures, drawn)), maxlen=0)
     sys.exit(ExitCode.OK)
 
 
-@contextmanager
-def _rest_kept(stored: Run, maker: _Maker) -> Iterator[None]:
-    """Where the block is left by an error or an interruption, keep what is drawn, but wait for no figure."""
-    try:
-        yield
-    except BaseException:
-        maker.drawer.drop_figures()
-        with suppress(StoreError):  # the first error is the one to report
-            stored.keep(maker.pictures())
-        raise
+def _with_drawn(
+    chunks: Iterable[Chunk[AttackedPhoto]], pictures: Pictures, drawn: deque[StagedFile]
+) -> Iterator[Chunk[AttackedPhoto]]:
+    """Each chunk with the pictures that a thread has written meanwhile, and what is left of them in the end."""
+
+    def taken() -> tuple[StagedFile, ...]:
+        return tuple(drawn.popleft() for _ in range(len(drawn)))
+
+    for chunk in chunks:
+        yield replace(chunk, files=(*chunk.files, *taken()))
+    pictures.finish()
+    yield Chunk(files=taken())
+
+
+def _with_figures(options: AttackOptions, tasks: Sequence[Task]) -> bool:
+    """Whether the paper's Figure 1 is drawn of each photo."""
+    return not options.no_figures and len(tasks) == 1
 
 
 def _completed(
@@ -199,10 +211,7 @@ def _completed(
 ) -> AttackResult:
     """The result with its photos, in the order of the arguments, and what they sum up to."""
     in_order = sorted(kept, key=lambda photo: (work.position(photo.image), _place(photo, tasks)))
-    images = tuple(
-        replace(photo, files={kind: str(stored.folder / name) for kind, name in photo.files.items()})
-        for photo in in_order
-    )
+    images = tuple(photo.in_folder(stored.folder) for photo in in_order)
     return replace(
         result,
         run=stored.id,
@@ -227,20 +236,15 @@ def _row_of(options: AttackOptions, session: Session) -> RunRow:
 
 def _as_before(row: RunRow, options: AttackOptions, session: Session) -> tuple[AttackOptions, Session]:
     """The run's own options, and a session with its seed; processes may be more or fewer. Raises UsageError."""
-    kept: dict[str, Any] = {}
-    for one in fields_of(AttackOptions):
-        if one.name in row.config:
-            value = row.config[one.name]
-            is_path = value is not None and Path in (one.type, *get_args(one.type))
-            kept[one.name] = Path(value) if is_path else tuple(value) if isinstance(value, list) else value
-    kept |= {name: value for name, value in given(options).items() if name in PLACES}
-    kept |= {name: getattr(options, name) for name in ("trust_weights", "resume", "devices", "nodes")}
-    if registry.names_code(kept["classifier"]) and options.classifier != kept["classifier"]:
+    moved: dict[str, Any] = {name: value for name, value in given(options).items() if name in PLACES}
+    moved |= {name: getattr(options, name) for name in ("trust_weights", "resume", "devices", "nodes")}
+    kept = replace(read(AttackOptions, row.config), **moved)
+    if registry.names_code(kept.classifier) and options.classifier != kept.classifier:
         raise UsageError(
-            f"the classifier {kept['classifier']} of {row.id} is code",
-            f"if you trust it, name it again: {_resume_command(row.id, AttackOptions(**kept), session)}",
+            f"the classifier {kept.classifier} of {row.id} is code",
+            f"if you trust it, name it again: {_resume_command(row.id, kept, session)}",
         )
-    return AttackOptions(**kept), replace(session, seed=row.seed or 0, precision=row.config["precision"])
+    return kept, replace(session, seed=row.seed or 0, precision=row.config["precision"])
 
 
 def _resume_command(run: str, options: AttackOptions, session: Session) -> str:
@@ -416,61 +420,36 @@ def _region_summary(task: Task, images: Sequence[AttackedPhoto]) -> RegionSummar
 class _Maker:
     """Makes the results of this rank's photos: attacks them and writes their files, under temporary names as yet.
 
-    Pictures are drawn on a thread while the next photos are attacked. With several tasks, file names tell them apart. A
-    context, since that thread has an end.
+    With several tasks, file names tell them apart.
     """
 
     def __init__(
         self,
         folder: Path,
-        attacker: PhotoAttacker,
+        pictures: Pictures,
         work: PhotoWork,
         tasks: Sequence[Task],
         finished: Mapping[str, _Finished],
-        options: AttackOptions,
     ) -> None:
-        self.drawer = PictureDrawer(attacker, figures=not options.no_figures and len(tasks) == 1)
-        self._folder, self._attacker, self._work, self._tasks = folder, attacker, work, tasks
+        self._folder, self._pictures, self._work, self._tasks = folder, pictures, work, tasks
         self._finished = finished
         names = [source.name for source in work.sources if source.name not in finished]
         stems = file_names(names, [stem for stem, _ in finished.values()])
         self._stems = {name: stem for name, (stem, _) in finished.items()} | dict(zip(names, stems, strict=True))
 
-    def __enter__(self) -> Self:
-        self.drawer.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.drawer.__exit__(kind, error, trace)
-
     def chunks(self, photos: Iterable[Located], most: int) -> Iterator[Chunk[AttackedPhoto]]:
-        """Results of at most so many photos at a time; the pictures of the last ones are left to `last`."""
+        """Results of at most so many photos at a time; the pictures of the last ones are yet to be drawn."""
         for batch in batches(photos, most):
             for number, task in enumerate(self._tasks):
-                self.drawer.begin()  # the results before, while these are made
+                self._pictures.begin()  # those of the results before, while these are made
                 missing = [one for one in batch if number not in self._finished.get(one.photo.name, ("", ()))[1]]
-                results = _attacked(self._attacker, task, missing, self._work)
-                files = self.pictures()
-                made = [self._made(*result) for result in results]
+                made = [self._made(*one) for one in _attacked(self._pictures.attacker, task, missing, self._work)]
                 failures, done = self._work.new_failures(), 0
                 if number == len(self._tasks) - 1:
                     done = len({one.photo.name for one in batch} | {one.image for one in failures})
-                yield Chunk(tuple(one for one, _ in made), (*files, *(file for _, file in made)), failures, done)
+                yield Chunk(tuple(one for one, _ in made), tuple(file for _, file in made), failures, done)
         failures = self._work.new_failures()
         yield Chunk(failures=failures, done=len(failures))
-
-    def last(self) -> Iterator[Chunk[AttackedPhoto]]:
-        """The pictures that are left."""
-        yield Chunk(files=self.pictures())
-
-    def pictures(self) -> tuple[StagedFile, ...]:
-        """The pictures that were asked for, written; waits for them."""
-        return tuple(
-            stage(self._folder, picture.file_name, picture.png, picture.kind, picture.image)
-            for picture in self.drawer.drawn()
-        )
 
     def _made(self, attacked: PhotoResult, smallest: float | None) -> tuple[AttackedPhoto, StagedFile]:
         """A result and its adversarial photo, written; its pictures are asked for."""
@@ -485,7 +464,7 @@ class _Maker:
             epsilon=threat.epsilon,
             adversarial=attacked.adversarial,
             fooled=attacked.fooled,
-            target=self._attacker.settings.target,
+            target=self._pictures.attacker.settings.target,
             p_target=attacked.p_target,
             reached=attacked.reached,
             smallest_epsilon=smallest,
@@ -497,7 +476,7 @@ class _Maker:
             l2=change.l2,
             psnr=change.psnr if math.isfinite(change.psnr) else None,
             ssim=change.ssim,
-            files={"adversarial": name} | self.drawer.ask(attacked, stem, suffix),
+            files={"adversarial": name} | self._pictures.ask(attacked, stem, suffix),
         )
         return photo, file
 

@@ -15,11 +15,11 @@ from latcli.commands.several import common_folder, connected
 from latcli.engine import registry
 from latcli.engine.images import encode_png
 from latcli.engine.photos import Located, PhotoAttacker, PhotoSettings
-from latcli.errors import ExitCode, StoreError, UsageError
+from latcli.errors import ExitCode, UsageError
 from latcli.options import MaskOptions
 from latcli.results import Failure, MaskedPhoto, MaskResult, to_json
 from latcli.session import Session
-from latcli.store.files import stage
+from latcli.store.files import stage, storage_errors, write_whole
 from latcli.store.store import Store
 
 #: Below the folder of masks: photos on which the masks can be seen.
@@ -114,10 +114,6 @@ def mask_places(photos: list[Path], arguments: tuple[str, ...]) -> list[PurePath
 
 
 def _write(path: Path, png: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    try:
+    with storage_errors(path, "--out DIR"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(png)
-        temporary.replace(path)
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}", "check --out and the space on its disk") from error
+        write_whole(path, [png])

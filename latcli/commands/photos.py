@@ -9,9 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from latcli.commands.classifiers import classifier_source
+from latcli.commands.classifiers import classifier_path, classifier_source
 from latcli.commands.detection_cache import StoredDetections
-from latcli.commands.trained import classifier_path
 from latcli.engine.detectors.base import DetectorContext
 from latcli.engine.devices import open_device
 from latcli.engine.distributed import Ranks

@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,20 +22,15 @@ _TEMPORARY = ".latcli-*.tmp"
 
 
 @contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals about a file or folder into StoreError."""
+def storage_errors(path: Path, option: str = "--store DIR") -> Iterator[None]:
+    """Turn the operating system's refusals about a file or folder into StoreError; `option` names another place."""
     try:
         yield
     except OSError as error:
-        match error.errno:
-            case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
-                hint = "free some space, or keep the runs elsewhere with --store DIR"
-            case errno.EROFS | errno.EACCES | errno.EPERM:
-                hint = "name a folder that you can write to with --store DIR"
-            case errno.ENAMETOOLONG:
-                hint = "rename the photo to something shorter, or take a shorter --store DIR"
-            case _:
-                hint = "check the device it lies on, or keep the runs elsewhere with --store DIR"
+        hint = {
+            errno.ENOSPC: f"free some space, or keep it elsewhere with {option}",
+            errno.ENAMETOOLONG: f"rename the photo to something shorter, or take a shorter {option}",
+        }.get(error.errno or 0, f"check the folder and its disk, or name one that you can write to with {option}")
         why = (error.strerror or str(error)).lower()
         raise StoreError(f"{legible(str(path))} cannot be read or written: {why}", hint) from error
 
@@ -43,23 +38,18 @@ def storage_errors(path: Path) -> Iterator[None]:
 # whole files
 
 
-@contextmanager
-def whole_file(path: Path, pieces: Iterable[bytes]) -> Iterator[Callable[[], None]]:
-    """Write a file beside `path`; the function that the block is given puts it in its place.
+def write_whole(path: Path, pieces: Iterable[bytes]) -> None:
+    """Write a file so that a crash or a full disk leaves either all of it or what was there before.
 
-    A crash or a full disk leaves either all of it or what was there before. Raises OSError, and what `pieces` raises.
+    Raises OSError, and what `pieces` raises.
     """
     temporary = _beside(path, pieces)
-
-    def put_in_place() -> None:
-        temporary.replace(path)
-        _sync_folder(path.parent)
-
     try:
-        yield put_in_place
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
 
 
 def _beside(path: Path, pieces: Iterable[bytes]) -> Path:
@@ -72,8 +62,7 @@ def _beside(path: Path, pieces: Iterable[bytes]) -> Path:
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)
         raise
     return temporary
 
@@ -108,30 +97,22 @@ def stage(folder: Path, name: str, data: bytes, kind: str, image: str | None = N
 
 
 @contextmanager
-def put_in_place(folder: Path, files: Iterable[StagedFile]) -> Iterator[None]:
+def put_in_place(folder: Path, files: Sequence[StagedFile]) -> Iterator[None]:
     """Give staged files their names; where the block fails, those that are new go again. Raises StoreError."""
-    new: list[Path] = []
+    paths = {artifact_path(folder, file.name): file for file in files}
+    new = [path for path in paths if not path.exists()]
     try:
         with storage_errors(folder):
-            paths = {artifact_path(folder, file.name): file for file in files}
             for path, file in paths.items():
-                if not path.exists():
-                    new.append(path)
                 path.with_name(file.temporary).replace(path)
             for parent in {path.parent for path in paths}:
                 _sync_folder(parent)
         yield
     except BaseException:
-        for path in new:
+        for path in [*new, *(path.with_name(file.temporary) for path, file in paths.items())]:
             with suppress(OSError):
                 path.unlink()
         raise
-
-
-def write_whole(path: Path, *pieces: bytes) -> None:
-    """Write a file so that either all of it is there or what was there before. Raises StoreError."""
-    with storage_errors(path), whole_file(path, pieces) as put_in_place:
-        put_in_place()
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -151,15 +132,13 @@ def _sync_folder(folder: Path) -> None:
     """Make a rename in the folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot sync a folder
-            raise
+        with suppress(OSError):  # some network file systems cannot sync a folder
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-# names
+# names and locks
 
 
 def artifact_path(folder: Path, name: str) -> Path:
@@ -167,33 +146,15 @@ def artifact_path(folder: Path, name: str) -> Path:
 
     Raises StoreError for a name that leads out of the folder, or is not for artifacts.
     """
-    plain = PurePosixPath(name)
-    usable = (
-        name == str(plain)
-        and "\0" not in name
-        and not plain.is_absolute()
-        and plain.parts
-        and ".." not in plain.parts
-        and plain.parts[0].casefold() not in (RUN_JSON, LOG, LOCK)
-        and not plain.match(_TEMPORARY)
-    )
-    path = folder / plain
-    if usable and not folder.is_symlink() and _stays_inside(path, folder):
-        return path
+    path, plain = folder / name, PurePosixPath(name)
+    with suppress(OSError, RuntimeError, ValueError):  # a circle of links; a null character
+        reserved = plain.parts[:1] in ((RUN_JSON,), (LOG,), (LOCK,)) or plain.match(_TEMPORARY)
+        if path.resolve() != folder.resolve() and path.resolve().is_relative_to(folder.resolve()) and not reserved:
+            return path
     raise StoreError(
         f"'{legible(name)}' cannot be the name of a file of the run {folder.name}",
         "use a plain file name, or a relative path that stays inside the run's folder",
     )
-
-
-def _stays_inside(path: Path, folder: Path) -> bool:
-    try:
-        return path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):  # a link that leads to itself
-        return False
-
-
-# locks
 
 
 def is_locked(path: Path) -> bool:
@@ -202,7 +163,7 @@ def is_locked(path: Path) -> bool:
     It is asked with a shared lock, which does not block others that ask at the same time, and works on read-only
     media; filelock itself has exclusive ones alone.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -105,27 +105,15 @@ class Column:
         self.right_N[place_B] = right_B.to(self.right_N)
         self.seconds_1 += seconds
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Its parts by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
     def images(self, place_B: Tensor) -> dict[str, Tensor]:
         """What it says of the images at these positions, part by part."""
-        return {name: tensor[place_B] for name, tensor in self.tensors().items() if name != "seconds_1"}
+        return {name: tensor[place_B] for name, tensor in vars(self).items() if name != "seconds_1"}
 
     def take(self, place_B: Tensor, images: Mapping[str, Tensor], seconds: float) -> None:
         """Note what another process has found of the images at these positions, in so much time."""
         for name, tensor in images.items():
             getattr(self, name)[place_B] = tensor
         self.seconds_1 += seconds
-
-    def restore(self, tensors: Mapping[str, Tensor], what: str) -> None:
-        """Fill the column with what `tensors` gave. Raises WeightsError where that does not fit; `what` names it."""
-        for name, mine in self.tensors().items():
-            theirs = tensors.get(name)
-            if theirs is None or theirs.shape != mine.shape or theirs.dtype != mine.dtype:
-                raise WeightsError(f"{what} does not fit the evaluation: {name}", "start a new evaluation")
-            mine.copy_(theirs)
 
 
 class Evaluation:
@@ -142,7 +130,7 @@ class Evaluation:
             {NATURAL: Column.empty(data.test_count)} | {name: Column.empty(n) for name in settings.columns}
             for _ in subjects
         )
-        self._attack_function = settings.attack_function()
+        self.attack_function = settings.attack_function()
 
     @property
     def attacked_images(self) -> tuple[int, int]:
@@ -165,6 +153,24 @@ class Evaluation:
         kept_N = self.chosen_N if chosen else slice(None)
         right_NM = torch.stack([column.right_N[kept_N] == 1 for column in columns], dim=1)
         return right_NM, torch.stack([column.loss_N[kept_N] for column in columns], dim=1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is known image by image, by names that begin with the subject's position and the column's name."""
+        parts = {
+            f"{index}.{name}.{part}": tensor
+            for index, columns in enumerate(self.columns)
+            for name, column in columns.items()
+            for part, tensor in vars(column).items()
+        }
+        return parts | {"chosen": self.chosen_N}
+
+    def restore(self, tensors: Mapping[str, Tensor], what: str) -> None:
+        """Fill the columns with what `tensors` gave. Raises WeightsError where that does not fit; `what` names it."""
+        for name, mine in self.tensors().items():
+            theirs = tensors.get(name)
+            if theirs is None or theirs.shape != mine.shape or theirs.dtype != mine.dtype:
+                raise WeightsError(f"{what} does not fit the evaluation: {name}", "start a new evaluation")
+            mine.copy_(theirs)
 
     def attacked(self, name: InputType, epsilon: float) -> Iterator[tuple[Images, Tensor]]:
         """The images that the columns are of, batch by batch, with their eps_B1HW on an input, of another epsilon."""
@@ -238,7 +244,7 @@ class Evaluation:
             loss_B = torch.full((len(place_B),), torch.nan)
         else:
             given = (batch.x_BCHW, batch.y_B, batch.eps_B1HW, settings.attack_settings(), batch.seeds_B)
-            found = judge(subject.net, run_attack(self._attack_function, subject.fast, *given), batch.y_B, subject.name)
+            found = judge(subject.net, run_attack(self.attack_function, subject.fast, *given), batch.y_B, subject.name)
             right_B, loss_B = found.right_B, found.loss_B
         seconds = time.perf_counter() - started
         column.fill(place_B, right_B, loss_B, seconds)
