@@ -22,6 +22,7 @@ from latcli.engine.registry import unknown_name
 from latcli.errors import UsageError
 from latcli.options import ReportOptions
 from latcli.results import (
+    MOST_RESULTS,
     AttackedPhoto,
     AttackProtocol,
     BestRun,
@@ -29,6 +30,7 @@ from latcli.results import (
     ComparedRuns,
     DocumentError,
     EvalResult,
+    PhotoFigures,
     ReportedAttack,
     ReportedTraining,
     ReportResult,
@@ -54,6 +56,8 @@ Care: TypeAlias = Literal["none", "size", "sha256"]
 MATRIX = "matrix.json"
 #: Attack runs that the terminal shows, and points of a series that a picture can show.
 SHOWN_ATTACKS, DRAWN_POINTS = 2, 200
+#: Results of a run that the terminal may show.
+SHOWN_PHOTOS = 100
 
 #: What a finished training run measured its model at, by the names of the report.
 _FINAL = {
@@ -72,6 +76,7 @@ _BEST_BY = {
     "adversarial_accuracy": "accuracy under its own attack",
     "accuracy": "accuracy on natural images",
 }
+_FILE = "SELECT size, sha256 FROM artifacts WHERE run = :run AND name = :name"
 _WHY = {
     "running": "running: it has not ended yet",
     "failed": "failed",
@@ -84,18 +89,20 @@ _WHY = {
 class Needs:
     """What the formats that were asked for will look at, so that the rest costs nothing.
 
-    attacks: how many of the newest attack runs, None for all. care: how their files are checked: by sha256, by size, or
-    not at all. points: about so many of each training series, None for all, 0 for none.
+    attacks: how many of the newest attack runs, None for all. photos: how many results of each, None for all. care: how
+    their files are checked: by sha256, by size, or not at all. points: about so many of each training series, None for
+    all, 0 for none.
     """
 
     attacks: int | None
+    photos: int | None
     care: Care
     points: int | None
 
 
-EVERYTHING = Needs(attacks=None, care="sha256", points=None)
-TABLES = Needs(attacks=None, care="none", points=0)
-TERMINAL = Needs(attacks=SHOWN_ATTACKS, care="size", points=0)
+EVERYTHING = Needs(attacks=None, photos=None, care="sha256", points=None)
+TABLES = Needs(attacks=None, photos=None, care="none", points=0)
+TERMINAL = Needs(attacks=SHOWN_ATTACKS, photos=SHOWN_PHOTOS, care="size", points=0)
 
 
 def run(options: ReportOptions, session: Session) -> ReportResult | ComparedRuns:
@@ -130,9 +137,9 @@ def _needs(options: ReportOptions, *, json: bool) -> Needs:
     if json:
         return EVERYTHING
     if options.html is not None:
-        return Needs(None, "sha256", DRAWN_POINTS)
+        return Needs(None, MOST_RESULTS, "sha256", DRAWN_POINTS)
     if options.png is not None:
-        return Needs(None, "none", DRAWN_POINTS)
+        return Needs(None, None, "none", DRAWN_POINTS)
     return TABLES if texts_of(options) else TERMINAL
 
 
@@ -340,28 +347,32 @@ class _Gathering:
         runs = [run for run in self._completed("attack") if run.id in photographed]
         if not self.options.paper:
             runs = runs[: self.needs.attacks]
-        rows: dict[str, list[tuple[AttackProtocol, AttackedPhoto]]] = {run.id: [] for run in runs}
-        for row in self.store.rows_of(rows, "attacks"):
-            protocol = self._read(AttackProtocol, row, row["image"])
-            photo = self._read(AttackedPhoto, row, row["image"]) if protocol else None
-            if protocol is not None and photo is not None:
-                rows[row["run"]].append((protocol, photo))
+        most = None if self.options.paper else self.needs.photos
         found: list[ReportedAttack] = []
         for number, run in enumerate(runs):
             shown = self.needs.attacks is None or number < self.needs.attacks
-            found += self._attack(run, rows[run.id], self.needs.care if shown else "none")
+            found += self._attack(run, self.needs.care if shown else "none", most)
         return found
 
-    def _attack(
-        self, run: RunRow, rows: Iterable[tuple[AttackProtocol, AttackedPhoto]], care: Care
-    ) -> Iterator[ReportedAttack]:
-        """One for each region and epsilon; a search for the smallest epsilon is one as a whole."""
+    def _attack(self, run: RunRow, care: Care, most: int | None) -> Iterator[ReportedAttack]:
+        """One for each region and epsilon; a search for the smallest epsilon is one as a whole.
+
+        Of more than `most` results the first are in it; sums are of all.
+        """
         groups: dict[tuple[str, float | None], list[tuple[AttackProtocol, AttackedPhoto]]] = {}
-        for protocol, photo in rows:
-            epsilon = photo.epsilon if protocol.smallest_epsilon_max is None else None
-            groups.setdefault((photo.region, epsilon), []).append((protocol, photo))
+        for row in self.store.rows_of(run.id, "attacks", most):
+            protocol = self._read(AttackProtocol, row, row["image"])
+            photo = self._read(AttackedPhoto, row, row["image"]) if protocol else None
+            if protocol is not None and photo is not None:
+                epsilon = photo.epsilon if protocol.smallest_epsilon_max is None else None
+                groups.setdefault((photo.region, epsilon), []).append((protocol, photo))
+        cut = most is not None and sum(map(len, groups.values())) >= most
+        everything = self.store.photo_figures(run.id) if cut else []
         for (region, epsilon), members in groups.items():
             protocol, photos = members[0][0], [photo for _, photo in members]
+            summed: list[AttackedPhoto | PhotoFigures] = [*photos]
+            if cut:
+                summed = [one for one in everything if one.region == region and epsilon in (None, one.epsilon)]
             shared = {one.name: getattr(protocol, one.name) for one in fields(AttackProtocol)}
             yield ReportedAttack(
                 **shared | {"region": region, "epsilon": epsilon},
@@ -371,8 +382,8 @@ class _Gathering:
                 seed=run.seed,
                 detector=_detector_of(run.config),
                 at_model_resolution=bool(run.config.get("at_model_resolution")),
-                smallest_epsilon=None if epsilon is not None else median_smallest_epsilon(photos),
-                summary=photo_summary(photos),
+                smallest_epsilon=None if epsilon is not None else median_smallest_epsilon(summed),
+                summary=photo_summary(summed),
                 images=tuple(to_json(photo) | {"files": self._files_of(run, photo, care)} for photo in photos),
             )
 
@@ -430,18 +441,13 @@ class _Files:
     store: Store
     rows: Sequence[RunRow]
     faults: list[Row] = field(default_factory=list)
-    _known: dict[tuple[str, str], Row] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        present = []
         for row in self.rows:
             if row.path.is_symlink():
                 self.note(row.id, None, "outside", "the run's folder was replaced by a link")
-            elif row.path.is_dir():
-                present.append(row.id)
-            else:
+            elif not row.path.is_dir():
                 self.note(row.id, None, "missing", "the run's folder is gone")
-        self._known = {(row["run"], row["name"]): row for row in self.store.rows_of(present, "artifacts")}
 
     def note(self, run: str, name: str | None, fault: str, detail: str) -> None:
         found = {"run": run, "name": name, "fault": fault, "detail": detail}
@@ -450,8 +456,10 @@ class _Files:
 
     def sound(self, run: RunRow, name: str, care: Care) -> Path | None:
         """Where the file lies; None where the run has none of that name, or it is not as it was written."""
-        known = self._known.get((run.id, name))
-        if known is None or care == "none":
+        if care == "none" or run.path.is_symlink() or not run.path.is_dir():
+            return None
+        known = next(iter(self.store.query(_FILE, {"run": run.id, "name": name})), None)
+        if known is None:
             return None
         fault = fault_of(run.path, name, known["size"], known["sha256"] if care == "sha256" else None)
         if fault is not None:

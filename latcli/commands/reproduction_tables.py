@@ -41,7 +41,7 @@ OF_PAPER = ("figure1", "table2", "figure2")
 #: x, mean and spread.
 Point = tuple[float, float | None, float | None]
 
-_NEEDS = Needs(attacks=None, care="size", points=0)
+_NEEDS = Needs(attacks=None, photos=None, care="size", points=0)
 _SPREAD = "mean and sample standard deviation over training seeds"
 
 

@@ -419,7 +419,9 @@ def run(document: Document) -> list[Table]:
     if document["artifacts"]:
         columns = (Column("name", "file", "name"), Column("kind", "kind", "name"),
                    Column("size", "size", "size"))  # fmt: skip
-        found.append(Table("Files", columns, rows_of(columns, document["artifacts"])))
+        shown, total = len(document["artifacts"]), document["totals"]["artifacts"]
+        notes = (f"the first {shown:,} of {total:,} files",) if shown < total else ()
+        found.append(Table("Files", columns, rows_of(columns, document["artifacts"]), notes))
     return [*found, text_table("Resume with", document["resume"])] if document["resume"] else found
 
 
