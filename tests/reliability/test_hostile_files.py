@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -70,17 +68,6 @@ def test_a_layer_of_yolo_is_rebuilt_and_never_constructed(
     assert no_network == []
     assert torch.nn.Linear(2, 2).weight.shape == (2, 2)  # elsewhere layers are made as before
     assert opened(small_yolo).name == "yolo"
-
-
-@pytest.mark.parametrize("command", ["attack", "train"])
-def test_no_file_of_options_can_trust_weights(
-    command: str, latcli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "latcli.toml").write_text("trust-weights = true\n")
-    outcome = latcli(command, *(["photo.jpg"] if command == "attack" else []))
-    assert outcome.code == 2
-    assert "trust-weights" in outcome.error[0]
 
 
 def test_a_name_of_a_hundred_thousand_letters_is_refused_at_once_and_shortened(tmp_path: Path) -> None:

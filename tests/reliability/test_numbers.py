@@ -14,14 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_model
-from form import full
+from helpers import FULL
 from PIL import Image
 from tiny_model import save_photo
 
 from latcli.engine import registry
 from latcli.engine.images import read_photo
-
-FULL = full()
 
 
 @pytest.fixture
