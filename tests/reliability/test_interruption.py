@@ -125,7 +125,6 @@ def fail(error: Exception) -> None:
 @pytest.mark.parametrize(
     ("failure", "said", "advised"),
     [
-        (lambda: fail(MemoryError()), "not enough memory", "--batch"),
         (torch_refuses, "not enough memory", "--batch"),
         (
             lambda: fail(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore")),
