@@ -12,8 +12,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from form import Figures
-from soundness import assert_sound, statuses
+from helpers import Figures, assert_sound, statuses
 
 import latcli.store
 from latcli.store.store import Store

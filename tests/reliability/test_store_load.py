@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from form import Figures
-from soundness import assert_sound, statuses
+from helpers import Figures, assert_sound, statuses
 
 from latcli.store.store import Store
 
