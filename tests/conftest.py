@@ -225,39 +225,3 @@ def start_latcli(tmp_path: Path, latcli_environment: dict[str, str]) -> Iterator
         if process.poll() is None:
             process.kill()
         process.communicate()
-
-
-# reliability: tests/reliability
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent / "reliability" in item.path.parents:
-            item.add_marker("reliability")
-
-
-@pytest.fixture
-def figures(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Note a line of figures, shown with the others at the end of the session."""
-
-    def note(line: str) -> None:
-        request.node.user_properties.append(("figures", line))
-        print(line)
-
-    return note
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    reports = [report for reports in terminalreporter.stats.values() for report in reports]
-    rows = [
-        (report.nodeid.rpartition("::")[2], line)
-        for report in reports
-        if getattr(report, "when", None) == "call"
-        for name, line in report.user_properties
-        if name == "figures"
-    ]
-    if rows:
-        terminalreporter.section("reliability, what was counted")
-        for test, line in rows:
-            terminalreporter.write_line(test)
-            terminalreporter.write_line(f"    {line}")

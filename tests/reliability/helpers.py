@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -16,9 +15,6 @@ from PIL import Image
 from latcli.commands.package_photos import package_photos
 from latcli.store.store import DATABASE, Store
 from latcli.store.verify import verify
-
-#: The fixture `figures`: notes a line, which is shown with the others at the end.
-Figures = Callable[[str], None]
 
 #: Whether the long form was asked for.
 FULL = os.environ.get("LATCLI_RELIABILITY") == "full"

@@ -15,8 +15,6 @@ from latcli.engine.models.catalog import CheckpointInfo, open_checkpoint, pack_c
 from latcli.engine.vision import import_torchvision
 from latcli.errors import WeightsError
 
-pytestmark = pytest.mark.reliability
-
 
 def write_small_yolo(path: Path) -> Path:
     """Write the weights of a detector of ultralytics' own kind, with two layers instead of twenty, always the same."""

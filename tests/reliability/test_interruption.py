@@ -16,7 +16,7 @@ from typing import Any
 import helpers
 import pytest
 import torch
-from helpers import FULL, Figures, assert_sound, statuses
+from helpers import FULL, assert_sound, statuses
 
 from latcli.engine.attacks import pgd
 
@@ -36,9 +36,7 @@ def work(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["attack", "train"])
-def test_an_interrupt_at_a_random_moment_ends_soon(
-    work: Path, caches: dict[str, str], figures: Figures, name: str
-) -> None:
+def test_an_interrupt_at_a_random_moment_ends_soon(work: Path, caches: dict[str, str], name: str) -> None:
     chosen, longest, ends = random.Random(name), 0.0, []
     for number in range(TIMES):
         arguments = helpers.attack(Path("photos")) if name == "attack" else helpers.train()
@@ -65,13 +63,11 @@ def test_an_interrupt_at_a_random_moment_ends_soon(
             ends += found or ["not begun"]
 
     counted = ", ".join(f"{ends.count(end)} {end}" for end in sorted(set(ends)))
-    figures(f"{TIMES} interrupts of {name}: {counted}; the slowest took {longest:.2f} s")
+    print(f"{TIMES} interrupts of {name}: {counted}; the slowest took {longest:.2f} s")
     assert longest < LIMIT
 
 
-def test_a_long_step_of_training_is_given_up_and_the_last_one_kept(
-    work: Path, caches: dict[str, str], figures: Figures
-) -> None:
+def test_a_long_step_of_training_is_given_up_and_the_last_one_kept(work: Path, caches: dict[str, str]) -> None:
     """A step of minutes: the state is that of the step before it, and the run can be resumed."""
     long = ("--attack", "pgd", "--attack-steps", "20000", "--steps", "3")
     process = helpers.latcli(helpers.train(*long), work, caches)
@@ -87,11 +83,11 @@ def test_a_long_step_of_training_is_given_up_and_the_last_one_kept(
     assert statuses(work / "runs") == ["interrupted"]
     assert len(list(work.glob("runs/*/state.safetensors"))) == 1
     assert_sound(work / "runs")
-    figures(f"an interrupt in a step of minutes took {seconds:.2f} s")
+    print(f"an interrupt in a step of minutes took {seconds:.2f} s")
     assert seconds < LIMIT
 
 
-def test_kills_at_random_moments_leave_a_sound_store(work: Path, caches: dict[str, str], figures: Figures) -> None:
+def test_kills_at_random_moments_leave_a_sound_store(work: Path, caches: dict[str, str]) -> None:
     typed = {"train": helpers.train(), "attack": helpers.attack(Path("photos")), "eval": helpers.evaluate()}
     assert helpers.latcli(helpers.train("--steps", "3"), work, caches).wait(timeout=300) == 0  # for eval
     chosen, runs, outcomes, kills = random.Random(0), work / "runs", Counter[str](), 50 if FULL else 6
@@ -111,7 +107,7 @@ def test_kills_at_random_moments_leave_a_sound_store(work: Path, caches: dict[st
         found = statuses(runs)[before:]
         assert found in ([], ["crashed"], ["completed"])
         outcomes[f"{name} {found[0] if found else 'not begun'}"] += 1
-    figures(f"{kills} kills: " + ", ".join(f"{outcome} {count}" for outcome, count in sorted(outcomes.items())))
+    print(f"{kills} kills: " + ", ".join(f"{outcome} {count}" for outcome, count in sorted(outcomes.items())))
 
 
 def torch_refuses() -> None:
