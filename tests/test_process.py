@@ -78,25 +78,20 @@ def run(program: list[str], *arguments: str, stdout: int = subprocess.PIPE) -> s
     return subprocess.run([*program, *arguments], stdout=stdout, stderr=pipe, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize("debug", [[], ["--debug"]])
-@pytest.mark.parametrize(
-    ("arguments", "code", "error"),
-    [
+def test_an_error_is_two_lines_and_its_exit_code_and_debug_adds_the_traceback(program: list[str]) -> None:
+    for arguments, code, error in [
         (["refuse", "a\x1b[2J\r\n\u202eb.jpg"], 3, "no object on a\\x1b[2J\\r\\n\\u202eb.jpg"),
         (["fail"], 1, "unexpected ValueError: first line"),
-    ],
-)
-def test_an_error_is_two_lines_and_its_exit_code_and_debug_adds_the_traceback(
-    program: list[str], arguments: list[str], code: int, error: str, debug: list[str]
-) -> None:
-    done = run(program, *arguments, *debug)
+    ]:
+        for debug in [[], ["--debug"]]:
+            done = run(program, *arguments, *debug)
 
-    *above, told, hint = done.stderr.splitlines()
-    assert (done.returncode, done.stdout, told) == (code, "", f"error: {error}")
-    assert hint.startswith("hint: ")
-    assert "--center" in hint if code == 3 else "report" in hint
-    assert bool(above) == bool(debug) == ("Traceback" in done.stderr)
-    assert all(line.isprintable() for line in done.stderr.splitlines())
+            *above, told, hint = done.stderr.splitlines()
+            assert (done.returncode, done.stdout, told) == (code, "", f"error: {error}")
+            assert hint.startswith("hint: ")
+            assert "--center" in hint if code == 3 else "report" in hint
+            assert bool(above) == bool(debug) == ("Traceback" in done.stderr)
+            assert all(line.isprintable() for line in done.stderr.splitlines())
 
 
 @pytest.mark.parametrize(
