@@ -126,7 +126,7 @@ def latcli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Out
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, latcli: object) -> Path:
     """An empty working directory with a small classifier of the user's own in it, and no way to the network."""
     import tiny_model
 

@@ -182,7 +182,7 @@ def configuration() -> Kind:
 
 
 def checkpoint() -> Kind:
-    from latcli.engine.models.checkpoint import CheckpointInfo, open_checkpoint, pack_classifier
+    from latcli.engine.models.catalog import CheckpointInfo, open_checkpoint, pack_classifier
 
     from latcli.engine import registry
 
