@@ -890,8 +890,8 @@ class ReproduceOptions:
     detector: str = option(
         PHOTOS_AND_LABELS,
         "NAME",
-        "Finds the objects: cam, yolo, mobilenet, auto.",
-        default="cam",
+        "Finds the objects: auto (decided photo by photo), yolo, mobilenet, saliency, cam.",
+        default="auto",
         offers=_names_of("detector", "auto"),
     )
     plan: bool = switch(OUTPUT, "Show the steps, which are done, and their commands; run nothing.", INCIDENTAL, BASIC)
