@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -48,9 +48,19 @@ _SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 _EPSILONS, _EPSILON = tuple(levels / 255 for levels in (1, 2, 4, 8, 16)), 8 / 255
 
 
+#: With weights to start from: how they are fine-tuned on natural images, and how each regime, the natural one among
+#: them, goes on from there, equally long. The finished model is attacked briefly, since an evaluation follows.
+_FINE_TUNED: Mapping[str, Any] = {"preset": "standard", "epochs": 3, "rate": 1e-3}
+_GOING_ON: Mapping[str, Any] = {"preset": "quick", "epochs": 1, "batch": 128, "average": 0.995}
+_GOING_ON_ATTACKED: Mapping[str, Any] = {"attack": "fgsm-rs", "warm_up": 0.1}
+
+
 @dataclass(frozen=True)
 class Step:
-    """One invocation of a command. models: the training steps whose models an evaluation evaluates."""
+    """One invocation of a command.
+
+    models: the training steps whose models an evaluation evaluates; of a training, the one that it goes on from.
+    """
 
     title: str
     options: TrainOptions | EvalOptions | AttackOptions
@@ -71,6 +81,15 @@ def steps_of(
     data: None where no part looks at small images. Raises LatcliError where the photos that stand in for missing ones
     are missing, too.
     """
+    steps = _steps_of(part, options, session, data)
+    starts = [start for step in steps if step.command == "train" for start in step.models]
+    return tuple(dict.fromkeys([*starts, *steps]))
+
+
+def _steps_of(
+    part: ReproduciblePart, options: ReproduceOptions, session: Session, data: Dataset | None
+) -> Iterable[Step]:
+    """Without the trainings that others go on from."""
     budget = BUDGETS[options.budget]
     seeds = range(session.seed, session.seed + (options.seeds or budget.seeds))
 
@@ -125,9 +144,28 @@ def _training(options: ReproduceOptions, regime: Regime, seed: int, **more: Any)
         "epsilon": None if regime == "natural" else options.epsilon,
         "center": options.center if regime in LOCALIZED else None,
     }
+    starts: tuple[Step, ...] = ()
+    if options.classifier_weights is not None:
+        starts = (_fine_tuning(options, options.classifier_weights, seed),)
+        given |= _for_as_long(_GOING_ON, options)
+        if regime != "natural":
+            given |= _GOING_ON_ATTACKED
     chosen = TrainOptions(**given | more)
     masks = f" ({chosen.mask_from} masks)" if chosen.mask_from else ""
-    return Step(f"train {regime}{masks}, seed {seed}", chosen, seed)
+    return Step(f"train {regime}{masks}, seed {seed}", chosen, seed, starts)
+
+
+def _fine_tuning(options: ReproduceOptions, weights: Path, seed: int) -> Step:
+    """Natural training from weights that a user has."""
+    given: dict[str, Any] = {"dataset": options.dataset, "architecture": options.architecture}
+    given["classifier_weights"] = weights
+    chosen = TrainOptions(regime="natural", **given | _for_as_long(_FINE_TUNED, options))
+    return Step(f"fine-tune {weights.name}, seed {seed}", chosen, seed)
+
+
+def _for_as_long(values: Mapping[str, Any], options: ReproduceOptions) -> dict[str, Any]:
+    """These options of a training, or as many steps as were asked for in place of their epochs."""
+    return dict(values) if options.steps is None else {**values, "epochs": None, "steps": options.steps}
 
 
 def _evaluation(options: ReproduceOptions, aim: str, models: Sequence[Step], seed: int, **more: Any) -> Step:

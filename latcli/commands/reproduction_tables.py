@@ -17,7 +17,7 @@ from latcli.engine.datasets.base import Dataset
 from latcli.engine.localize import middle_pixels
 from latcli.engine.photo_files import find_sources
 from latcli.options import AttackOptions, EvalOptions, ReportOptions, ReproduceOptions, TrainOptions
-from latcli.reporting.text import number_text
+from latcli.reporting.text import counted, number_text
 from latcli.results import (
     LossMatrix,
     MatrixCell,
@@ -285,13 +285,13 @@ class _Tables:
         trainings = [step for step in steps if isinstance(step.options, TrainOptions)]
         epsilon = f"epsilon {number_text(matrix.epsilon or 0.0)}"
         attack = (f"{matrix.attack}-{matrix.steps}", starts_text(matrix.attack, matrix.restarts), epsilon)
-        kept = f"a middle of {matrix.center or 0.0:.4g} of the side"
+        kept = f"the center, {matrix.center or 0.0:.4g} of each side"
         seeds = ", ".join(map(str, sorted({step.seed for step in trainings})))
         return [
             f"{matrix.dataset}, n = {matrix.images:,} attacked images",
             ", ".join(filter(None, attack)),
             *([kept] if middle and matrix.mask_from == "center" else []),
-            f"training: {_budget(trainings[0].options)}, seeds {seeds}",
+            f"training: {_budget(trainings)}, seeds {seeds}",
             _SPREAD,
             f"evaluations {', '.join(self.runs[step].id[-4:] for step in _evaluations(steps))}",
         ]
@@ -321,11 +321,21 @@ def _evaluations(steps: Sequence[Step]) -> list[Step]:
     return [step for step in steps if isinstance(step.options, EvalOptions)]
 
 
-def _budget(options: object) -> str:
-    """A training's network and length, as they were asked for."""
-    assert isinstance(options, TrainOptions)
-    network = f"{options.architecture}, " if options.architecture else ""
-    return f"{network}preset {options.preset}" + (f", {options.steps:,} steps" if options.steps else "")
+def _budget(trainings: Sequence[Step]) -> str:
+    """Network, start and length of trainings, as they were asked for; those of a start come first."""
+    first, last = (step.options for step in (trainings[0], trainings[-1]))
+    assert isinstance(first, TrainOptions)
+    assert isinstance(last, TrainOptions)
+    network = f"{last.architecture}, " if last.architecture else ""
+    weights = first.classifier_weights
+    start = "" if weights is None else f"{weights.name} fine-tuned for {_length(first)}, then "
+    return f"{network}{start}{_length(last)}"
+
+
+def _length(options: TrainOptions) -> str:
+    if options.epochs:
+        return counted(options.epochs, "epoch")
+    return f"preset {options.preset}" + (f", {options.steps:,} steps" if options.steps else "")
 
 
 def _entry(
