@@ -23,7 +23,7 @@ from training_cases import interrupted_at, write_digits
 
 from latcli.commands import training_log
 from latcli.commands.training_log import TrainingLog
-from latcli.engine.models.small import paper_cnn
+from latcli.engine.models.small import paper_cnn, resnet56
 from latcli.engine.models.weights import unpack
 from latcli.engine.training import scoring
 from latcli.engine.training.loop import StepReport
@@ -141,6 +141,12 @@ def test_a_small_network_starts_from_weights(train: Run, work: Path) -> None:
     refused = train(*FAST, "--classifier-weights", "ten.safetensors")
     assert refused.code == 1
     assert "ten.safetensors do not fit PaperCNN: of another shape: logits.weight (10, 1024)" in refused.error[0]
+    save_file(resnet56((1, 12, 12), 3).state_dict(), work / "deep.safetensors")
+    refused = train(
+        "--dataset", "folder:tiny", "--architecture", "resnet20", "--classifier-weights", "deep.safetensors"
+    )
+    assert "deep.safetensors do not fit SmallResNet: left over: layer1.3" in refused.error[0]
+    assert refused.error[1] == "they fit --architecture resnet56"
     assert len(list((work / "runs").glob("*-train-*"))) == 2
 
 

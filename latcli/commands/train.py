@@ -56,7 +56,7 @@ from latcli.engine.training.scoring import (
 )
 from latcli.engine.training.settings import DEFAULT_PRESET, TrainSettings, preset_values, resolve
 from latcli.engine.training.state import TrainingState, pack_state, read_state, restore
-from latcli.errors import ExitCode, LatcliError, Terminated, UsageError
+from latcli.errors import ExitCode, LatcliError, Terminated, UsageError, WeightsError
 from latcli.options import ObjectOptions, TrainOptions, given
 from latcli.reporting.text import counted
 from latcli.results import Score, ScorePoint, TrainResult, to_json
@@ -124,7 +124,7 @@ class Job:
 
         net = new_network(make, self.data, self.settings.seed)
         if fresh and path is not None and not self.fine_tuning:
-            load_file(path, lambda _: net, 0, session.note)
+            _load_start(net, path, self.architecture, self.data, session.note)
         return net.to(self.device)
 
 
@@ -181,8 +181,30 @@ def settings_of(options: TrainOptions, data: TrainingData, seed: int) -> TrainSe
 def start_fingerprint(weights: Path, architecture: str, data: TrainingData) -> str:
     """The `weights_fingerprint` of a run that starts from these weights. Raises UsageError, WeightsError."""
     net = new_network(registry.load("architecture", architecture), data, 0)
-    load_file(weights, lambda _: net, 0, lambda _: None)
+    _load_start(net, weights, architecture, data, lambda _: None)
     return state_dict_sha256(net.state_dict())
+
+
+def _load_start(
+    net: nn.Module, weights: Path, architecture: str, data: TrainingData, note: Callable[[str], None]
+) -> None:
+    """Raises WeightsError; where the weights fit another small network, its hint names that one."""
+    try:
+        load_file(weights, lambda _: net, 0, note)
+    except WeightsError as error:
+        others = [name for name in registry.names("architecture") if name != architecture]
+        fitting = [name for name in others if _fits(weights, name, data)]
+        raise WeightsError(error.message, f"they fit --architecture {fitting[0]}" if fitting else error.hint) from error
+
+
+def _fits(weights: Path, architecture: str, data: TrainingData) -> bool:
+    try:
+        load_file(
+            weights, lambda _: new_network(registry.load("architecture", architecture), data, 0), 0, lambda _: None
+        )
+    except LatcliError:
+        return False
+    return True
 
 
 def describe(job: Job) -> str:
