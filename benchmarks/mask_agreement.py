@@ -21,18 +21,18 @@ from time import process_time
 import cv2
 import numpy as np
 import torch
+from latcli.engine.models.source import ClassifierSource
 
 from benchmarks.photos import photo_files
 from benchmarks.record import Options, begin
 from latcli.engine.detectors.base import DetectorContext, Target
 from latcli.engine.detectors.cam import evidence_inside
 from latcli.engine.devices import open_device
-from latcli.engine.evaluation.cutouts import bounding_box, mixed, only_bg_t
+from latcli.engine.evaluation.reliance import bounding_box, mixed, only_bg_t
 from latcli.engine.evaluation.statistics import bootstrap_means, percentile_interval
 from latcli.engine.images import Photo, encode_png, read_photo
 from latcli.engine.labels import parse_label
 from latcli.engine.models.catalog import open_classifier
-from latcli.engine.models.source import ClassifierSource
 from latcli.engine.objects import ObjectFinder, ObjectSettings, open_finder
 from latcli.errors import NoObjectError
 

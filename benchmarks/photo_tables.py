@@ -18,18 +18,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from latcli.engine.models.source import ClassifierSource
 from PIL import Image
 
 from benchmarks.record import Options, Record, begin
 from latcli.engine.devices import open_device
 from latcli.engine.evaluation.chance import mcnemar_p_value, wilson_interval
-from latcli.engine.evaluation.cutouts import only_bg_b, only_fg
+from latcli.engine.evaluation.reliance import only_bg_b, only_fg
 from latcli.engine.evaluation.statistics import bootstrap_means, percentile_interval
 from latcli.engine.images import read_photo
 from latcli.engine.masks import read_mask
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier, predict
-from latcli.engine.models.source import ClassifierSource
 from latcli.results import AttackedPhoto, from_columns
 from latcli.store.store import Store
 
