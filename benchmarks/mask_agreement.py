@@ -21,7 +21,6 @@ from time import process_time
 import cv2
 import numpy as np
 import torch
-from latcli.engine.models.source import ClassifierSource
 
 from benchmarks.photos import photo_files
 from benchmarks.record import Options, begin
@@ -33,6 +32,7 @@ from latcli.engine.evaluation.statistics import bootstrap_means, percentile_inte
 from latcli.engine.images import Photo, encode_png, read_photo
 from latcli.engine.labels import parse_label
 from latcli.engine.models.catalog import open_classifier
+from latcli.engine.models.classifier import ClassifierSource
 from latcli.engine.objects import ObjectFinder, ObjectSettings, open_finder
 from latcli.errors import NoObjectError
 

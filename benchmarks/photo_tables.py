@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from latcli.engine.models.source import ClassifierSource
 from PIL import Image
 
 from benchmarks.record import Options, Record, begin
@@ -29,7 +28,7 @@ from latcli.engine.evaluation.statistics import bootstrap_means, percentile_inte
 from latcli.engine.images import read_photo
 from latcli.engine.masks import read_mask
 from latcli.engine.models.catalog import open_classifier
-from latcli.engine.models.classifier import Classifier, predict
+from latcli.engine.models.classifier import Classifier, ClassifierSource, predict
 from latcli.results import AttackedPhoto, from_columns
 from latcli.store.store import Store
 
