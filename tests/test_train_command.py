@@ -23,6 +23,7 @@ from training_cases import interrupted_at, write_digits
 
 from latcli.commands import training_log
 from latcli.commands.training_log import TrainingLog
+from latcli.engine.loggers import LoggedRun, Loggers
 from latcli.engine.models.small import paper_cnn
 from latcli.engine.models.weights import unpack
 from latcli.engine.training import scoring
@@ -347,7 +348,10 @@ def test_tensorboard_forgets_what_a_kill_made_void_and_the_estimate_includes_the
     run: Any = SimpleNamespace(folder=tmp_path, log=lines.append, record_metrics=lambda values: None)
 
     def steps(done: int, to: int, loss: float) -> TrainingLog:
-        log = TrainingLog(Session(stderr=io.StringIO()), run, tick, steps=100, done=done, batch=8, scoring=300.0)
+        trackers = Loggers(["tensorboard"], LoggedRun("7f3a", "7f3a", "train", tmp_path, {}, done), lines.append)
+        log = TrainingLog(
+            Session(stderr=io.StringIO()), run, tick, trackers, steps=100, done=done, batch=8, scoring=300.0
+        )
         for step in range(done + 1, to + 1):
             clock[0] += 1.0
             log.on_step(StepReport(step, loss, 0.1, 0.3, 0.5 if step < 8 else None))
