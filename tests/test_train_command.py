@@ -352,7 +352,7 @@ def test_tensorboard_forgets_what_a_kill_made_void_and_the_time_left_is_told_onc
     time.sleep(1.1)  # files are read in the order of the seconds in which they were begun
     lines.clear(), ticks.clear()
     log = steps(3, 100, 2.0)
-    log.close()
+    log.flush()
 
     assert lines == ["91 steps to go, about 2 min"]
     assert sum(ticks) == 100

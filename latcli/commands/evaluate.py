@@ -384,7 +384,7 @@ def _evaluate(stored: Run, job: Job, findings: Findings, session: Session) -> Ev
         )
         parts = parts_of(evaluation, [one.entry.id for one in models], job.contenders)
         left = [part for part in parts if part.name not in findings.rows_of]
-        with session.progress("beyond the matrix", sum(part.images for part in left)) as tick:
+        with session.progress("further measurements", sum(part.images for part in left)) as tick:
             for part in left:
                 tick(0, text=part.text)
                 rows: Sequence[Row] = part.measure(tick)

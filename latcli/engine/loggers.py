@@ -25,7 +25,7 @@ Value = str | float | int | None
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """What a tracker is told of a run.
+    """The run as a tracker sees it.
 
     `folder` is where it may write. `done` steps were logged before the run was resumed. `offline` asks it to send
     nothing.

@@ -138,7 +138,7 @@ def not_shown(document: Document, most: int | None = None) -> list[Table]:
     found = []
     for title, kind, lines in (
         ("Left out", "left out", left_out),
-        ("Not as it was written, and not shown", "fault", faults),
+        ("Changed since it was written, and not shown", "fault", faults),
     ):
         rows = [
             Row((Cell(run), Cell(why)), about={"run": run, "image": image}, id=run) for run, image, why in lines[:most]
@@ -161,7 +161,7 @@ def paper(document: Document) -> list[Table]:
     """The paper's Figure 2 and photo tables beside ours, each with the verdicts on its claims."""
     found = []
     for one in document["figure2"]:
-        title = f"The paper beside ours: {one['source']}"
+        title = f"Comparison with the paper: {one['source']}"
         if one["matrix"] is None:
             hint = f"train and evaluate: latcli train --dataset {one['dataset']}, then latcli eval"
             found.append(text_table(title, f"not measured; {hint}"))
@@ -169,7 +169,7 @@ def paper(document: Document) -> list[Table]:
             found.append(_figure_2(one, title))
             found += claims(one["claims"], one["source"], one["dataset"])
     for one in document["tables"]:
-        title = f"The paper beside ours: {one['source']}, photos"
+        title = f"Comparison with the paper: {one['source']}, photos"
         if one["run"] is None:
             found.append(
                 text_table(title, "not measured; attack photos: latcli attack PHOTOS --labels labels.csv")
@@ -343,7 +343,7 @@ def demo(document: Document) -> list[Table]:
         *attack(document["attack"]),
         text_table("", *pictures),
         matrix(matrix_of(document["evaluation"])),
-        text_table("", "all of it, with the pictures, on one page:", from_here(document["page"])),
+        text_table("", "everything on one page, with pictures:", from_here(document["page"])),
         text_table("Try next", *document["next"]),
     ]
 
