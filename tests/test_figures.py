@@ -9,7 +9,6 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from PIL import Image
 from report_store import WILD
 from tiny_model import blobs
 
-from latcli.reporting.charts import Line, Plot, charts, curve_plots, drawn, heat_map, sweep, training_plots
+from latcli.reporting.charts import Line, Plot, charts, curve_plots, drawn, heat_map, means, training_plots
 from latcli.reporting.evaluations import matrix
 from latcli.reporting.figures import Guess, Panel, amplified_difference, triptych
 
@@ -170,11 +169,14 @@ def test_training_and_curves_of_a_report_become_plots() -> None:
     assert [line.points[-1][:2] for line in curve.lines] == [(0.3, pytest.approx(0.6))] * 3
 
 
-def test_a_sweep_is_drawn_with_gaps_and_the_papers_figure() -> None:
-    line = {"label": "ours", "points": [[0.1, 0.5, 0.1], [0.2, None, None], [0.3, 0.7, None]]}
-    panel: dict[str, Any] = {"title": "accuracy", "lines": [line], "paper": 0.6, "decades": False}
+def test_means_are_drawn_with_gaps_and_the_papers_figure() -> None:
+    values = {0.1: (0.5, 0.1), 0.2: (None, None), 0.3: (0.7, None), None: (0.6, None)}
+    rows = [{"name": "paper" if x is None else str(x), "x": x,
+             "means": {key: {"value": mean, "spread": beside} for key in ("accuracy", "loss")}}
+            for x, (mean, beside) in values.items()]  # fmt: skip
+    table = {"title": "t", "heading": "middle", "columns": {"accuracy": "percent", "loss": "short"}}
 
-    assert is_drawn(sweep({"title": "t", "across": "middle", "panels": [panel, panel | {"decades": True}]}))
+    assert is_drawn(means(table | {"rows": rows, "drawn": ["accuracy", "loss"]}))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert drawn("$", [Plot(WILD[0], "x", [Line(name, [(0, 0.1, None), (1, None, None)]) for name in WILD])], "svg")

@@ -140,7 +140,7 @@ def _matrix(name: str, protocol: dict[str, Any], datasets: Mapping[str, str], mo
     return LossMatrix(
         **shared,
         id=name,
-        natural_scale=next((figure.natural_scale for figure in FIGURE_2 if figure.dataset == dataset), 1),
+        natural_scale=next((figure.natural_scale for figure in FIGURE_2 if figure.of == dataset), 1),
         inputs=inputs,
         runs=tuple(newest),
         seeds=tuple(sorted({cell.seed for _, cell in measured})),

@@ -115,13 +115,14 @@ def curve_plots(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], tupl
     return found
 
 
-def sweep(document: Mapping[str, Any]) -> bytes:
-    """Figures against one setting as PNG, from one of the `sweeps` of a reproduction's document."""
-    plots = [
-        Plot(panel["title"], document["across"], [Line(**line) for line in panel["lines"]], panel["decades"],
-             panel["paper"])
-        for panel in document["panels"]
-    ]  # fmt: skip
+def means(document: Mapping[str, Any]) -> bytes:
+    """Figures of a reproduction against what was varied as PNG, beside the paper's."""
+    plots = []
+    for name in document["drawn"]:
+        known = [(row["x"], row["means"][name]) for row in document["rows"] if name in row["means"]]
+        line = Line("ours", [(x, mean["value"], mean["spread"]) for x, mean in known if x is not None])
+        paper = next((row["means"][name]["value"] for row in document["rows"] if row["name"] == "paper"), None)
+        plots.append(Plot(name, document["heading"], [line], document["columns"][name] != "percent", paper))
     return drawn(document["title"], plots)
 
 

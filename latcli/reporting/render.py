@@ -69,20 +69,25 @@ def _markdown_cell(cell: Cell, column: Column) -> str:
 
 
 def reproduction(document: Mapping[str, Any]) -> Iterator[str]:
-    """A finished reproduction as Markdown: verdicts, tables, plots, and every step with its run and command."""
-    what = f"{document['what']}, budget {document['budget']}, seed {document['seed']}"
+    """A finished reproduction as Markdown: what it shows, pictures, every step with its run and command, the report."""
+    options = document["options"]
+    what = f"{options['what']}, budget {options['budget']}, seed {options['seed']}"
     yield f"# Reproduction: {markdown_text(what)}\n\n"
     yield from map(markdown_item, document["notes"])
-    for table in documents.reproduction_file(document):
+    for table in documents.reproduced(document):
         yield from markdown_table(table)
-    for sweep in document["sweeps"]:
-        yield f"\n![{markdown_text(sweep['title'])}]({sweep['name']}.png)\n"
+    for one in document["tables"]:
+        yield f"\n![{markdown_text(one['title'])}]({one['name']}.png)\n" if one["drawn"] else ""
+    if document["files"]:
+        yield "\n## Pictures: photo, background black, attacked\n\n"
+        yield from map(markdown_item, document["files"])
+    yield from markdown_table(documents.steps(document))
     yield "\n## Commands\n\n```sh\n"
     yield "".join(f"{printable(row['command_line'])}\n" for row in document["steps"])
     yield "```\n"
     if document["report"]:
-        yield "\n# What `latcli report --paper` shows of the runs that the paper's own figures are made of\n"
-        for table in documents.report(document["report"]):
+        yield "\n# Report of the runs that the paper's own figures are made of\n"
+        for table in documents.report({**document["report"], "paper": None}):
             yield from markdown_table(table)
 
 
