@@ -41,7 +41,7 @@ def stages(photo: Path, steps: int) -> dict[str, float]:
 
         import_timm()
     with stage("import the rest"):
-        from latcli.commands.pictures import PictureDrawer
+        from latcli.commands.pictures import drawing
         from latcli.engine.api import open_attacker
         from latcli.engine.attacks.settings import AttackSettings
         from latcli.engine.images import read_photo
@@ -63,12 +63,10 @@ def stages(photo: Path, steps: int) -> dict[str, float]:
         tempfile.TemporaryDirectory() as folder,
         Store.open(Path(folder)) as store,
         store.start_run("attack", argv=[], config={}, seed=0, device="cpu") as run,
-        PictureDrawer(attacker, figures=True) as drawer,
+        drawing(attacker, run, figures=True) as pictures,
     ):
         run.write_artifact("photo-adversarial.png", result.adversarial_png, "adversarial")
-        drawer.ask(result, "photo")
-        for picture in drawer.drawn():
-            run.write_artifact(picture.file_name, picture.png, picture.kind)
+        pictures.ask(result, "photo")
     return seconds
 
 

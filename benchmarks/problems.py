@@ -20,8 +20,8 @@ from latcli.engine.datasets.base import DatasetSource
 from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.images import read_photo
 from latcli.engine.models.catalog import open_classifier
+from latcli.engine.models.classifier import ClassifierSource
 from latcli.engine.models.small import paper_cnn, resnet18
-from latcli.engine.models.source import ClassifierSource
 from latcli.engine.precision import GradientForm, gradient_model
 
 

@@ -29,7 +29,7 @@ from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.devices import open_device
 from latcli.engine.evaluation.matrix import Evaluation, Subject
 from latcli.engine.evaluation.settings import ATTACKED, EvalSettings
-from latcli.engine.models.checkpoint import open_checkpoint, read_info
+from latcli.engine.models.catalog import open_checkpoint, read_info
 from latcli.engine.precision import gradient_model
 
 _PEER = "torchattacks"

@@ -539,6 +539,10 @@ class AttackedPhoto(LocatedPhoto):
     ssim: float | None = None
     files: dict[str, str] = dataclasses.field(default_factory=dict)
 
+    def in_folder(self, folder: Path) -> AttackedPhoto:
+        """The photo as JSON has it: its row names files relative to its run's folder."""
+        return dataclasses.replace(self, files={kind: str(folder / name) for kind, name in self.files.items()})
+
 
 @dataclass(frozen=True)
 class PhotoAverages:

@@ -41,9 +41,9 @@ def save(path: Path, levels: np.ndarray) -> None:
 
 def save_weights(path: Path) -> Path:
     """Random weights of SMALL, always the same."""
-    from latcli.engine.models.libraries import timm_network
+    from latcli.engine.vision import import_timm
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        save_file(timm_network(SMALL.partition(":")[2]).build(1000).state_dict(), path)
+        save_file(import_timm().create_model("test_resnet").state_dict(), path)
     return path

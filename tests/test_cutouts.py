@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latcli.engine.evaluation.cutouts import bounding_box, largest_strip, mixed, only_bg_b, only_bg_t, only_fg
+from latcli.engine.evaluation.reliance import bounding_box, largest_strip, mixed, only_bg_b, only_bg_t, only_fg
 
 #: A colour that no background of these tests has.
 MAGENTA = (255, 0, 255)

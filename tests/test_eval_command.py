@@ -22,24 +22,21 @@ import torch
 from conftest import StartLatcli
 from PIL import Image
 
-from latcli.commands import evaluation_parts
-from latcli.commands.evaluate import run
-from latcli.commands.evaluation_parts import SAMPLES, SampleKeeper
-from latcli.commands.trained import CHECKPOINT
+from latcli.commands.classifiers import CHECKPOINT
+from latcli.commands.evaluate import SAMPLES, Findings, run
 from latcli.engine.attacks.pgd import pgd
 from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.datasets.base import DatasetSource, Images
 from latcli.engine.datasets.catalog import open_dataset
+from latcli.engine.evaluation import beyond
+from latcli.engine.evaluation.beyond import fell_at, points_of, transfer_matrix
 from latcli.engine.evaluation.chance import mcnemar_p_value, wilson_interval
-from latcli.engine.evaluation.curves import accuracy_against_epsilon, accuracy_against_steps
 from latcli.engine.evaluation.matrix import Subject
-from latcli.engine.evaluation.transfer import transfer_matrix
 from latcli.engine.localize import center_mask
-from latcli.engine.models.catalog import open_classifier
-from latcli.engine.models.checkpoint import CheckpointInfo, pack, pack_classifier, unpack
-from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.catalog import CheckpointInfo, open_classifier, pack_classifier
+from latcli.engine.models.classifier import Classifier, ClassifierSource
 from latcli.engine.models.small import paper_cnn
-from latcli.engine.models.source import ClassifierSource
+from latcli.engine.models.weights import pack, unpack
 from latcli.errors import LatcliError, UsageError, WeightsError
 from latcli.options import EvalOptions
 from latcli.results import Cell, EvalResult, from_columns, read, to_json
@@ -167,15 +164,15 @@ def without_times(cells: Any) -> list[Cell]:
 
 def cut_off(work: Path, monkeypatch: pytest.MonkeyPatch, *models: str, batches: int = 8, **options: Any) -> str:
     """The id of an evaluation that was interrupted after so many batches."""
-    before, left, after_batch = evaluations(work), iter(range(batches)), SampleKeeper.after_batch
+    before, left, keep = evaluations(work), iter(range(batches)), Findings.keep
 
-    def stop(keeper: SampleKeeper) -> None:
-        after_batch(keeper)
-        if next(left) == batches - 1:
+    def stop(findings: Findings, stored: Any, *, soon: bool = False) -> None:
+        keep(findings, stored, soon=soon)
+        if soon and next(left) == batches - 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(SampleKeeper, "after_batch", stop)
+        patched.setattr(Findings, "keep", stop)
         with pytest.raises(KeyboardInterrupt):
             evaluate(work, *models, **options)
     (run_id,) = set(evaluations(work)) - set(before)
@@ -300,12 +297,9 @@ def test_transfer_and_curves_are_those_of_the_matrix_attack_inside_each_inputs_r
     assert [(one.model, one.input, one.axis) for one in result.curves] == order
     for one in result.curves:
         net = networks(result)[one.model]
-        if one.axis == "epsilon":
-            values = (0.02, 8 / 255, 0.3)
-            curve = accuracy_against_epsilon(pgd, net, net, by_hand(one.input, result, 1.0), values, PLAIN_PGD, 5)
-        else:
-            curve = accuracy_against_steps(pgd, net, net, by_hand(one.input, result, 0.3), (1, 4), PLAIN_PGD, 5)
-        assert one.points == curve.points
+        values, epsilon = ((0.02, 8 / 255, 0.3), 1.0) if one.axis == "epsilon" else ((1, 4), 0.3)
+        fell = fell_at(one.axis, values, pgd, net, net, by_hand(one.input, result, epsilon), PLAIN_PGD, 5)
+        assert one.points == points_of(values, fell)
 
 
 def test_transfer_between_listed_models_leaves_the_others_out(work: Path) -> None:
@@ -323,7 +317,7 @@ def test_what_was_cut_off_beside_the_matrix_goes_on_where_it_was(work: Path, mon
     options: dict[str, Any] = {"transfer": "all", "curve": ("epsilon=0.1,0.2", "steps=1,2")}
     whole, _ = evaluate(work, **options)
     with monkeypatch.context() as patched:
-        patched.setattr(evaluation_parts, "accuracy_against_steps", lambda *_: 1 / 0)
+        patched.setattr(beyond, "fell_at", lambda axis, *given: 1 / 0 if axis == "steps" else fell_at(axis, *given))
         with pytest.raises(ZeroDivisionError):
             evaluate(work, **options)
     (run_id,) = set(evaluations(work)) - {whole.run}
@@ -332,14 +326,12 @@ def test_what_was_cut_off_beside_the_matrix_goes_on_where_it_was(work: Path, mon
     with pytest.raises(UsageError, match=r"different options: .*--transfer .*all.*--curve-steps"):
         resume(work, run_id, transfer="a,b", curve=("steps=1",))
     measured: list[str] = []
-    for name in ("transfer_matrix", "accuracy_against_epsilon", "accuracy_against_steps"):
-        function = getattr(evaluation_parts, name)
-        noted = lambda *given, name=name, function=function: (measured.append(name), function(*given))[1]  # noqa: E731
-        monkeypatch.setattr(evaluation_parts, name, noted)
+    monkeypatch.setattr(beyond, "transfer_matrix", lambda *_: 1 / 0)
+    monkeypatch.setattr(beyond, "fell_at", lambda axis, *given: (measured.append(axis), fell_at(axis, *given))[1])
     stderr = io.StringIO()
     result = resume(work, run_id, stderr=stderr)
     assert (result.transfer, result.curves) == (whole.transfer, whole.curves)
-    assert Counter(measured) == {"accuracy_against_epsilon": 3, "accuracy_against_steps": 4}
+    assert Counter(measured) == {"epsilon": 3, "steps": 4}
     assert "resumed with 48 of 48 attacked images done" in stderr.getvalue()
 
 
@@ -352,7 +344,7 @@ def test_findings_that_are_damaged_are_refused(work: Path, monkeypatch: pytest.M
     damaged: tuple[Any, ...] = (["curve"], None, {"curve steps": 3}, {"curve steps": [{"model": "a"}]})
     for findings in damaged:
         path.write_bytes(pack("evaluation", tensors, description | {"findings": findings}))
-        with pytest.raises(WeightsError, match=r"curve cannot be read|does not fit the evaluation: findings"):
+        with pytest.raises(WeightsError, match=r"curve cannot be read|the findings in .* cannot be read"):
             resume(work, run_id)
 
 

@@ -18,13 +18,11 @@ from latcli.commands.evaluate import run
 from latcli.engine.datasets.catalog import open_folder
 from latcli.engine.datasets.folders import class_folders
 from latcli.engine.evaluation.reliance import background_reliance, photos_of
-from latcli.engine.models.catalog import open_classifier
-from latcli.engine.models.checkpoint import CheckpointInfo, pack_classifier
-from latcli.engine.models.classifier import Classifier, with_classes_first
+from latcli.engine.models.catalog import CheckpointInfo, open_classifier, pack_classifier
+from latcli.engine.models.classifier import Classifier, ClassifierSource, with_classes_first
 from latcli.engine.models.finetuning import fine_tuned_without_weights
 from latcli.engine.models.preprocessing import Preprocessing
-from latcli.engine.models.source import ClassifierSource
-from latcli.errors import LatcliError, UsageError, WeightsError
+from latcli.errors import LatcliError, UsageError
 from latcli.options import EvalOptions
 from latcli.results import EvalResult, read
 from latcli.session import Session
@@ -220,7 +218,7 @@ def test_an_evaluation_goes_on_with_the_same_masks_alone(
     original = mask.read_bytes()
     with Image.open(mask) as image:
         image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(mask)
-    with pytest.raises(WeightsError, match=r"the masks of .* are not those"):
+    with pytest.raises(UsageError, match=r"the masks of .* are not those"):
         run(again, session_of(tmp_path))
     mask.write_bytes(original)
     moved = (tmp_path / "masks").rename(tmp_path / "moved")

@@ -12,9 +12,8 @@ from torch import nn
 from latcli.engine.datasets.base import DatasetSource
 from latcli.engine.datasets.catalog import open_training_data
 from latcli.engine.models import libraries
-from latcli.engine.models.catalog import open_classifier
-from latcli.engine.models.checkpoint import CheckpointInfo, open_checkpoint, pack_classifier
-from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.catalog import CheckpointInfo, open_checkpoint, open_classifier, pack_classifier
+from latcli.engine.models.classifier import Classifier, ClassifierSource
 from latcli.engine.models.finetuning import (
     check_architecture,
     fine_tuned,
@@ -23,7 +22,6 @@ from latcli.engine.models.finetuning import (
     preprocessing_of,
 )
 from latcli.engine.models.preprocessing import Preprocessing
-from latcli.engine.models.source import ClassifierSource
 from latcli.errors import UsageError
 
 CPU = torch.device("cpu")

@@ -26,7 +26,6 @@ from latcli.engine.images import (
     photo_size,
     read_photo,
     sha256_of,
-    to_levels,
     to_unit,
 )
 from latcli.errors import ImageError
@@ -141,17 +140,6 @@ def test_the_limit_of_pil_is_neither_in_the_way_nor_changed(monkeypatch: pytest.
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
-@pytest.mark.parametrize(
-    "error", [OSError, SyntaxError, EOFError, KeyError, ZeroDivisionError, MemoryError, RuntimeError, struct.error]
-)
-def test_whatever_a_decoder_raises_is_a_refusal(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(image: Image.Image) -> None:
-        raise error("bad block")
-
-    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
-    assert refusal(encoded(noise(), "PNG")).message.startswith("photo.jpg is damaged: ")
-
-
 # files of every kind that are read
 
 
@@ -209,17 +197,6 @@ def test_transparency_is_laid_on_white() -> None:
         np.testing.assert_array_equal(photo.levels_HWC[0], [[255, 255, 255], [0, 0, 255]])
 
 
-def test_rows_are_the_same_however_many_are_converted_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    levels = np.random.default_rng(0).integers(0, 256, (37, 21, 4), dtype=np.uint8)
-    deep = Image.fromarray(levels[..., 0].astype(np.uint16) * 257)
-    kinds = [(Image.fromarray(levels, "RGBA"), {}), (deep, {})]
-    kinds.append((Image.fromarray(levels[..., :3]).quantize(9), {"transparency": 3}))
-    whole = [decoded(image, **options).levels_HWC for image, options in kinds]
-    monkeypatch.setattr("latcli.engine.images._AT_ONCE", 50)
-    for (image, options), expected in zip(kinds, whole, strict=True):
-        assert np.array_equal(decoded(image, **options).levels_HWC, expected)
-
-
 # Where the upper left, upper right, lower left and lower right quarter of the upright photo lie in the file.
 UPRIGHT = {1: "ABCD", 2: "BADC", 3: "DCBA", 4: "CDAB", 5: "ACBD", 6: "BDAC", 7: "DBCA", 8: "CADB"}
 COLOURS = {"A": (255, 0, 0), "B": (0, 255, 0), "C": (0, 0, 255), "D": (255, 255, 0)}
@@ -261,12 +238,9 @@ def test_a_png_keeps_every_level_and_is_the_same_each_time(height: int, width: i
     np.testing.assert_array_equal(np.asarray(decode_png(data)), levels)
 
 
-def test_every_level_survives_the_way_to_the_unit_interval_and_back_and_is_rounded_never_truncated() -> None:
+def test_levels_become_the_unit_interval() -> None:
     levels = np.arange(256 * 3, dtype=np.uint16).reshape(16, 16, 3).astype(np.uint8)
     x_CHW = to_unit(levels)
     assert (x_CHW.shape, x_CHW.dtype) == ((3, 16, 16), torch.float32)
     assert (float(x_CHW.min()), float(x_CHW.max())) == (0.0, 1.0)
-    np.testing.assert_array_equal(to_levels(x_CHW), levels)
-    assert [round(255 * float(value)) for value in x_CHW[:, 1, 2]] == levels[1, 2].tolist()
-    x_CHW = (torch.tensor([0.0, 0.49, 0.51, 9.49, 9.51, 254.51, 255.0]) / 255).expand(3, 1, 7)
-    np.testing.assert_array_equal(to_levels(x_CHW)[0, :, 0], [0, 0, 1, 9, 10, 255, 255])
+    assert [255 * float(value) for value in x_CHW[:, 1, 2]] == pytest.approx(levels[1, 2].tolist())

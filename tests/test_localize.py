@@ -84,20 +84,9 @@ def test_the_center_has_known_sides() -> None:
         mask_HW = center_mask(size, share)[0]
         assert (int(mask_HW.any(dim=1).sum()), int(mask_HW.any(dim=0).sum())) == protected
         assert mask_HW.sum() == protected[0] * protected[1]
-
-
-@given(st.tuples(st.integers(1, 300), st.integers(1, 300)), st.floats(0.001, 0.999))
-def test_the_center_is_in_the_middle_and_as_long_as_asked(size: tuple[int, int], share: float) -> None:
-    mask_1HW = center_mask(size, share)
-    assert mask_1HW.shape == (1, *size)
-    along = (mask_1HW[0].any(dim=1), mask_1HW[0].any(dim=0))
-    assert mask_1HW.sum() == along[0].sum() * along[1].sum()
-    for side, protected in zip(size, along, strict=True):
-        places = protected.nonzero()[:, 0]
-        before, after = int(places[0]), side - 1 - int(places[-1])
-        assert len(places) == side - before - after
-        assert after - before in (0, 1)
-        assert abs(len(places) - side * share) <= 0.5 + 1e-6 or (len(places) == 1 and side * share < 0.5)
+        for side, along in zip(size, (mask_HW.any(dim=1), mask_HW.any(dim=0)), strict=True):
+            places = along.nonzero()[:, 0].tolist() or [(side - 1) // 2 + 1, (side - 1) // 2]
+            assert side - 1 - places[-1] - places[0] in (0, 1)  # in the middle, the first margin the smaller
 
 
 # Silhouettes
@@ -136,15 +125,6 @@ def test_grabcut_finds_silhouettes_inside_their_boxes_and_protects_nothing_outsi
     found_HW, inside_HW = _grabcut(_scene(one_HW), box), boxes_mask([box], (120, 200))[0].numpy() > 0
     assert not (found_HW & ~inside_HW).any()
     assert (found_HW & inside_HW).sum() > 0.8 * (one_HW & inside_HW).sum()
-
-
-def test_a_box_without_an_edge_in_it_stays_a_box() -> None:
-    silhouette_HW = _ellipse((120, 200), (50, 60), (30, 30))
-    levels_HWC = _scene(silhouette_HW)
-    levels_HWC[:, 120:] = 90
-    found_HW = _grabcut(levels_HWC, (15, 25, 85, 95), (130, 20, 190, 90))
-    assert found_HW[20:90, 130:190].all()
-    assert _iou(found_HW[:, :120], silhouette_HW[:, :120]) > 0.97
 
 
 @pytest.mark.parametrize("box", [(0, 0, 40, 30), (5, 5, 7, 25), (10.4, 3, 12.6, 9), (-9, -9, -1, -1), (50, 5, 60, 20)])
@@ -219,11 +199,6 @@ def test_patches_of_different_seeds_lie_all_over_the_background() -> None:
     patches_BHW = epsilon_matrix(mask_B1HW, 1.0, "patch", range(1500))[:, 0]
     assert (patches_BHW.flatten(1).sum(dim=1) == 36).all()
     assert (patches_BHW.amax(dim=0) == 1 - mask_B1HW[0, 0]).float().mean() > 0.99
-
-
-def test_an_object_everywhere_leaves_a_patch_what_is_no_object() -> None:
-    soft_B1HW = torch.full((1, 1, 30, 30), 0.75)
-    assert epsilon_matrix(soft_B1HW, 1.0, "patch", [0]).unique().tolist() == [0.0, 0.25]
 
 
 def test_what_cannot_be_meant_is_refused() -> None:

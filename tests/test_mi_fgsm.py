@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from linear_problems import Problem, corner, linear_model, linear_problems
 from small_images import SIDE, background, convnet, seeds, small_images
 
-from latcli.engine.attacks.mi_fgsm import mi_fgsm
 from latcli.engine.attacks.objectives import logit_margin
+from latcli.engine.attacks.pgd import mi_fgsm
 from latcli.engine.attacks.settings import AttackSettings
 
 

@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from latcli.engine.detectors import base as shared
 from latcli.engine.detectors.base import Box, DetectorContext, Target
 from latcli.engine.detectors.mobilenet import MobilenetDetector, MobilenetSettings
-from latcli.engine.downloads import kept_at
 from latcli.engine.images import Photo
 from latcli.engine.vision import import_torchvision
 from latcli.errors import WeightsError
@@ -67,7 +66,7 @@ def _source_url() -> str:
     return url
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 500), (480, 640), (37, 53)])
+@pytest.mark.parametrize("size", [(1, 1), (3, 500), (37, 53)])
 def test_boxes_lie_inside_photos_of_any_size(file: Path, size: tuple[int, int], no_network: list[object]) -> None:
     height, width = size
     detection = opened(file, confidence=LOW).detect(_noise(*size), TARGET)
@@ -106,25 +105,11 @@ def test_large_photos_are_reduced_and_boxes_given_in_their_own_pixels(
     np.testing.assert_allclose(_shares(own, 320, 480), _shares(reduced, 320, 480), atol=1e-4)
 
 
-def test_confidence_is_the_least_one_of_a_box(dogs_everywhere: Path) -> None:
-    unsure = opened(dogs_everywhere, confidence=0.9999)
-    assert unsure.detect(_noise(64, 64), TARGET).boxes == ()
-
-
 def test_fingerprint_and_weights_name_what_was_opened(file: Path, dogs_everywhere: Path) -> None:
     detectors = [opened(file), opened(dogs_everywhere), opened(file, confidence=0.5)]
     assert len({detector.fingerprint for detector in detectors}) == 3
     assert len({detector.weights for detector in detectors}) == 2
     assert detectors[0].weights.startswith("ssdlite.pth sha256:")
-
-
-def test_weights_in_torchs_cache_are_used(file: Path, no_network: list[object]) -> None:
-    cached = kept_at(_source_url())
-    cached.parent.mkdir(parents=True)
-    cached.write_bytes(file.read_bytes())
-    detector = MobilenetDetector(MobilenetSettings(), DetectorContext(offline=True))
-    assert detector.fingerprint == opened(file).fingerprint
-    assert no_network == []
 
 
 @pytest.mark.parametrize(("offline", "message"), [(True, "--offline"), (False, "does not answer")])
@@ -141,9 +126,3 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     torch.save({"weight": torch.ones(2)}, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match=r"other\.pth do not fit SSD: missing: .*; left over: weight"):
         opened(tmp_path / "other.pth")
-
-
-def test_a_truncated_file_is_refused(file: Path, tmp_path: Path) -> None:
-    (tmp_path / "cut.pth").write_bytes(file.read_bytes()[:-5000])
-    with pytest.raises(WeightsError, match="damaged"):
-        opened(tmp_path / "cut.pth")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,14 +9,15 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from photo_set import save
 from tiny_model import TinyNet, blobs
 
 from latcli.engine import registry
 from latcli.engine.detectors.base import ANY_CLASS, Box, Detection, Detector, DetectorContext, Target
-from latcli.engine.images import Photo, encode_png
+from latcli.engine.images import Photo
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.objects import FoundObject, ObjectFinder, ObjectSettings, check_values, open_detector, open_finder
-from latcli.errors import ExitCode, ImageError, NoObjectError, UsageError, WeightsError
+from latcli.errors import ExitCode, NoObjectError, UsageError, WeightsError
 
 SIZE = (40, 44)
 HAMMER = Target(3, "hammer")
@@ -288,15 +288,6 @@ def test_settings_reach_the_detector_that_has_them(monkeypatch: pytest.MonkeyPat
     assert "did you mean 'threshold'" in unknown.value.hint
 
 
-def test_a_named_detector_is_that_one_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    register(monkeypatch, yolo=Closed)
-    with pytest.raises(WeightsError, match="no weights of that kind"):
-        open_finder(ObjectSettings(detector="yolo"), DetectorContext())
-    with pytest.raises(UsageError, match="no detector called 'yola'") as unknown:
-        open_finder(ObjectSettings(detector="yola"), DetectorContext())
-    assert "did you mean 'yolo'" in unknown.value.hint
-
-
 # Given by the user
 
 
@@ -317,15 +308,29 @@ def test_the_center_is_a_share_of_the_sides(share: float, sides: tuple[int, int]
     assert protected(found).sum() == sides[0] * sides[1]
 
 
-@pytest.mark.parametrize("share", [1.0, -0.5, 2.0, float("nan")])
-def test_a_center_that_is_no_share_is_refused(share: float) -> None:
-    with pytest.raises(UsageError, match="center"):
-        ObjectSettings(center=share)
-
-
-def test_two_ways_to_say_where_the_object_is_are_refused() -> None:
+def test_settings_that_say_nothing_clear_are_refused() -> None:
+    for share in (1.0, -0.5, float("nan")):
+        with pytest.raises(UsageError, match="center"):
+            ObjectSettings(center=share)
     with pytest.raises(UsageError, match="--box and --mask"):
         ObjectSettings(boxes=((0, 0, 1, 1),), mask=Path("mask.png"))
+    with pytest.raises(UsageError, match="no detector called 'yola'") as unknown:
+        open_finder(ObjectSettings(detector="yola"), DetectorContext())
+    assert "did you mean 'yolo'" in unknown.value.hint
+
+
+def test_masks_in_a_folder_belong_to_the_photos_that_lie_as_they_do_and_grey_is_soft(tmp_path: Path) -> None:
+    grey = levels((0, 0, 10, 40)) + levels((10, 0, 20, 40), value=128)
+    for folder, levels_HW in (("hen", grey), ("kite", levels((9, 9, 12, 12)))):
+        save(tmp_path / folder / "1.png", levels_HW)
+    finder = ObjectFinder(ObjectSettings(mask=tmp_path))
+    hen, kite = (finder.find(photo_of(f"photos/{folder}/1.jpg"), HAMMER) for folder in ("hen", "kite"))
+    np.testing.assert_allclose(protected(hen), grey / np.float32(255))
+    assert (protected(kite).sum(), kite.detector, kite.how, kite.boxes) == (9, "mask", "mask file", ())
+    with pytest.raises(UsageError, match="has no mask"):
+        finder.find(photo_of("photos/hen/2.jpg"), HAMMER)
+    one = find(ObjectSettings(mask=tmp_path / "kite" / "1.png"))
+    assert protected(one).sum() == 9
 
 
 @pytest.mark.parametrize(
@@ -342,52 +347,3 @@ def test_boxes_from_anywhere_are_refined_where_that_is_asked_for(
 ) -> None:
     found = find(settings, CAM, saliency=salient((0, 0, 30, 40)))
     np.testing.assert_array_equal(protected(found) * 255, expected)
-
-
-def test_grabcut_turns_a_box_into_the_objects_outline() -> None:
-    rows, columns = np.mgrid[0:80, 0:80]
-    disc = (rows - 40) ** 2 + (columns - 40) ** 2 < 20**2
-    noise = np.random.default_rng(0).integers(-6, 7, (80, 80, 3))
-    levels_HWC = (np.where(disc[:, :, None], (200, 60, 60), (60, 120, 60)) + noise).astype(np.uint8)
-    finder = ObjectFinder(ObjectSettings(boxes=((15, 15, 65, 65),), refine="grabcut"))
-    found = finder.find(Photo("disc", levels_HWC, ""), HAMMER)
-    found_HW = protected(found) > 0
-    assert found.how == "given boxes, grabcut"
-    assert np.count_nonzero(found_HW & disc) / np.count_nonzero(found_HW | disc) > 0.9
-
-
-@pytest.fixture
-def mask_of(tmp_path: Path) -> Callable[..., Path]:
-    """Write a mask below `masks` and return that folder."""
-
-    def write(name: str, levels_HW: np.ndarray) -> Path:
-        path = tmp_path / "masks" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode_png(levels_HW))
-        return tmp_path / "masks"
-
-    return write
-
-
-def test_a_mask_protects_what_is_white_and_softly_what_is_grey(mask_of: Callable[..., Path]) -> None:
-    grey = levels((0, 0, 10, 40)) + levels((10, 0, 20, 40), value=128)
-    found = find(ObjectSettings(mask=mask_of("m.png", grey) / "m.png"))
-    np.testing.assert_allclose(protected(found), grey / np.float32(255))
-    assert (found.detector, found.how, found.boxes) == ("mask", "mask file", ())
-
-
-def test_from_a_folder_each_photo_takes_the_mask_that_lies_as_it_does(mask_of: Callable[..., Path]) -> None:
-    mask_of("hen/1.png", levels((0, 0, 9, 9)))
-    finder = ObjectFinder(ObjectSettings(mask=mask_of("kite/1.png", levels((9, 9, 12, 12)))))
-    for folder, pixels in (("hen", 81), ("kite", 9)):
-        assert protected(finder.find(photo_of(f"photos/{folder}/1.jpg"), HAMMER)).sum() == pixels
-    with pytest.raises(UsageError, match="has no mask"):
-        finder.find(photo_of("photos/hen/2.jpg"), HAMMER)
-
-
-def test_a_mask_of_another_size_or_that_is_not_there_is_refused(mask_of: Callable[..., Path], tmp_path: Path) -> None:
-    folder = mask_of("m.png", np.full((9, 9), 255, dtype=np.uint8))
-    with pytest.raises(ImageError, match="9x9"):
-        find(ObjectSettings(mask=folder / "m.png"))
-    with pytest.raises(ImageError, match=r"gone\.png"):
-        find(ObjectSettings(mask=tmp_path / "gone.png"))

@@ -17,9 +17,8 @@ from small_images import CLASSES, SIDE, background, convnet, seeds, small_images
 from torch import nn
 from torch.nn import functional
 
-from latcli.engine.attacks.fgsm import fgsm
 from latcli.engine.attacks.objectives import cross_entropy_odds, logit_margin, objective_for, reached
-from latcli.engine.attacks.pgd import input_gradient, pgd, restart_seeds
+from latcli.engine.attacks.pgd import fgsm, input_gradient, pgd, restart_seeds
 from latcli.engine.attacks.settings import SCHEDULES, AttackSettings, Model, Schedule
 from latcli.engine.noise import uniform_noise
 from latcli.errors import UsageError

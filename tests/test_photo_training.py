@@ -19,7 +19,7 @@ from PIL import Image
 from training_cases import interrupted_at
 
 from latcli.commands.train import run
-from latcli.engine.models.checkpoint import unpack
+from latcli.engine.models.weights import unpack
 from latcli.errors import UsageError
 from latcli.options import TrainOptions
 from latcli.results import TrainResult

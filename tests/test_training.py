@@ -17,11 +17,10 @@ from training_cases import BASE
 
 from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults
 from latcli.engine.datasets.catalog import open_dataset
-from latcli.engine.models.checkpoint import pack
 from latcli.engine.models.small import paper_cnn
+from latcli.engine.models.weights import pack
 from latcli.engine.precision import Form, gradient_model
-from latcli.engine.training.captured import captured, record_cuda_graph
-from latcli.engine.training.inner_attacks import trades
+from latcli.engine.training.inner_attacks import captured, record_cuda_graph, trades
 from latcli.engine.training.loop import DivergedError, Order, StepReport, Trainer, WeightAverage, new_network, train
 from latcli.engine.training.scoring import adversarial_score, natural_score, score_point
 from latcli.engine.training.settings import FINE_TUNING, PRESETS, TrainSettings, resolve
@@ -77,9 +76,9 @@ def test_a_resumed_run_ends_with_the_weights_of_the_undisturbed_one(
     losses = [report.loss for report in finish(undisturbed)]
     for _ in range(2):
         cut_off.step()
-    (tmp_path / "state").write_bytes(pack_state(cut_off, "paper-cnn"))
+    (tmp_path / "state").write_bytes(pack_state(cut_off))
 
-    restore(resumed, read_state(tmp_path / "state"), "paper-cnn")
+    restore(resumed, read_state(tmp_path / "state"))
     score_point(resumed) if variant == "background" else None  # which leaves training as it is
     torch.manual_seed(99)  # whatever else has drawn numbers meanwhile
 
@@ -91,7 +90,7 @@ def test_a_resumed_run_ends_with_the_weights_of_the_undisturbed_one(
 
 def test_a_state_that_is_damaged_or_of_something_else_is_refused(digits: Dataset, tmp_path: Path) -> None:
     path, trainer = tmp_path / "state", trainer_for(digits, steps=1)
-    path.write_bytes(pack_state(trainer, "paper-cnn"))
+    path.write_bytes(pack_state(trainer))
     state = read_state(path)
     other_data = replace(state, info=replace(state.info, dataset_fingerprint="0"))
     moments = replace(state, tensors=state.tensors | {"optimizer.999.exp_avg": torch.zeros(1)})
@@ -108,7 +107,7 @@ def test_a_state_that_is_damaged_or_of_something_else_is_refused(digits: Dataset
         read_state(path)
     next(trainer.net.parameters()).data[0] = float("inf")
     with pytest.raises(DivergedError, match="a weight is not finite"):
-        pack_state(trainer, "paper-cnn")
+        pack_state(trainer)
 
 
 # the order of samples

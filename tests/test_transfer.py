@@ -15,8 +15,8 @@ from latcli.engine.attacks.contract import run_attack
 from latcli.engine.attacks.pgd import pgd
 from latcli.engine.attacks.settings import AttackSettings, Model
 from latcli.engine.datasets.base import Images
+from latcli.engine.evaluation.beyond import transfer_matrix
 from latcli.engine.evaluation.matrix import Subject
-from latcli.engine.evaluation.transfer import transfer_matrix
 from latcli.errors import ContractError, LatcliError, UsageError
 from latcli.results import TransferCell
 

@@ -16,16 +16,16 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from latcli.engine.downloads import fetch, kept_at, reachable
 from latcli.engine.models.weights import (
     Weights,
+    fetch,
+    kept_at,
     load_file,
     load_into,
+    reachable,
     read_weights,
     state_dict_sha256,
     without_prefix,
@@ -98,12 +98,12 @@ def test_a_pickle_that_would_run_code_does_not(
     [
         (_network(), "torch.nn.modules.container.Sequential"),
         ([torch.ones(1)], "of type list"),
-        (torch.ones(1), "of type Tensor"),
-        ({}, "an empty mapping"),
-        ({"epoch": 3}, "'epoch' is an object of type int"),
-        ({"state_dict": {"weight": torch.ones(1), "step": 4}}, "'step' is an object of type int"),
-        ({"optimizer": {"lr": 1}}, "a mapping that begins with 'lr'"),
-        ({1: torch.ones(1)}, "'1' is an object of type Tensor"),
+        ({}, "of type dict"),
+        ({"epoch": 3}, "'epoch' is of type int"),
+        ({"state_dict": {"weight": torch.ones(1), "step": 4}}, "'step' is of type int"),
+        ({1: torch.ones(1)}, "'1' is of type Tensor"),
+        ({"weight": torch.ones(2, 3).to_sparse()}, "not a tensor of plain numbers"),
+        ({"weight": torch.ones(2, 3, device="meta")}, "not a tensor of plain numbers"),
     ],
 )
 def test_what_is_no_state_dict_is_said(content: object, message: str, tmp_path: Path) -> None:
@@ -119,38 +119,9 @@ def test_missing_and_empty_files_and_folders_are_said(name: str, tmp_path: Path)
         read_weights(file)
     assert refused.value.exit_code == ExitCode.FAILURE
     file.touch()
-    with pytest.raises(WeightsError, match="is empty"):
-        read_weights(file)
-    with pytest.raises(WeightsError, match="cannot read"):
-        read_weights(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["bare.pth", "legacy.pth", "file.safetensors"])
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(where=st.floats(0, 1), cut=st.booleans(), junk=st.binary(min_size=1, max_size=8))
-def test_damage_anywhere_gives_one_clear_line_or_weights(
-    name: str, where: float, cut: bool, junk: bytes, state_dict: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
-    path = tmp_path / name
-    SAVED[name](state_dict, path)
-    data = bytearray(path.read_bytes())
-    place = int(where * (len(data) - len(junk)))
-    data[place : None if cut else place + len(junk)] = junk
-    path.write_bytes(data)
-    outcome: object
-    try:
-        outcome = all(isinstance(value, torch.Tensor) for value in read_weights(path).state_dict.values())
-    except WeightsError as error:
-        outcome = "\n" not in error.message + error.hint
-    assert outcome
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(content=st.binary(min_size=1, max_size=300), ending=st.sampled_from([".pth", ".safetensors"]))
-def test_arbitrary_bytes_are_refused(content: bytes, ending: str, tmp_path: Path) -> None:
-    (tmp_path / f"file{ending}").write_bytes(content)
-    with pytest.raises(WeightsError):
-        read_weights(tmp_path / f"file{ending}")
+    for path in (file, tmp_path):
+        with pytest.raises(WeightsError, match="is damaged, or not a weights file"):
+            read_weights(path)
 
 
 # Fitting
@@ -341,8 +312,5 @@ def test_servers_that_say_nothing_count_as_out_of_reach(monkeypatch: pytest.Monk
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: forever.wait(30) and [])
     assert not reachable("http://weights.example/x", timeout_s=0.2)
     forever.set()
-
-
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "nonsense", "http://", "unknown://x/y"])
-def test_what_cannot_be_reached_is_not_reachable(url: str) -> None:
-    assert not reachable(url)
+    for url in ("http://127.0.0.1:1/x", "nonsense", "http://", "unknown://x/y"):
+        assert not reachable(url)

@@ -1,4 +1,4 @@
-"""Detector yolo: finds what its weights know, in weights loaded as a user would; unsafe or broken files are refused."""
+"""Detector yolo: finds what ultralytics finds, in weights read as a user would; unsafe or broken files are refused."""
 
 from __future__ import annotations
 
@@ -13,38 +13,24 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_model import TinyNet
-from yolo_fixture import compose, overlap, yolo_segmentation_weights, yolo_weights
+from tiny_model import save_photo
 
 from latcli.engine.detectors import base as shared
-from latcli.engine.detectors.base import Detection, DetectorContext, Target
+from latcli.engine.detectors.base import DetectorContext, Target
 from latcli.engine.detectors.yolo import DEFAULT_WEIGHTS, YoloDetector, YoloSettings
 from latcli.engine.images import Photo, read_photo
-from latcli.engine.models.classifier import Classifier
-from latcli.engine.objects import FoundObject, ObjectSettings, open_finder
 from latcli.engine.vision import import_torchvision
 from latcli.errors import ExitCode, WeightsError
 
-__all__ = ["yolo_segmentation_weights", "yolo_weights"]  # fixtures
-
 TARGET = Target(0, "disc")
-HELD_OUT = range(1000, 1020)
-
-
-def _photo(levels_HWC: np.ndarray) -> Photo:
-    return Photo("picture", levels_HWC, "0")
 
 
 def opened(weights: Path | str, **settings: float) -> YoloDetector:
     return YoloDetector(YoloSettings(str(weights), **settings), DetectorContext())
 
 
-def _noise(height: int, width: int) -> Photo:
-    return _photo(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-def tiny_classifier() -> Classifier:
-    return Classifier("tiny", TinyNet(), TinyNet.preprocessing, TinyNet.class_names, "a" * 64)
+def noise(height: int, width: int) -> Photo:
+    return Photo("noise", np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8), "0")
 
 
 @pytest.fixture(scope="module")
@@ -64,102 +50,74 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return files
 
 
-# What trained weights find
+# What is found
 
 
-@pytest.mark.slow
-def test_finds_the_known_boxes_of_pictures_it_was_not_trained_on(yolo_weights: Path, tmp_path: Path) -> None:
-    detector = opened(yolo_weights)
-    for seed in HELD_OUT:
-        levels_HWC, shapes = compose(seed, enlarged=4)
-        Image.fromarray(levels_HWC).save(tmp_path / "photo.png")
-        boxes = detector.detect(read_photo(tmp_path / "photo.png"), TARGET).boxes
-        for shape in shapes:
-            assert any(b.name == shape.name and overlap((b.x0, b.y0, b.x1, b.y1), shape.box) > 0.6 for b in boxes)
-        assert [b.score for b in boxes] == sorted((b.score for b in boxes), reverse=True)
-        assert all(b.score >= 0.25 and b.segmentation is None for b in boxes)
-
-
-@pytest.mark.slow
-def test_confidence_is_the_least_one_of_a_box_and_noise_has_none(yolo_weights: Path) -> None:
-    levels_HWC, shapes = compose(HELD_OUT[0])
-    few, many = (opened(yolo_weights, confidence=c).detect(_photo(levels_HWC), TARGET).boxes for c in (0.3, 0.001))
-    assert len(shapes) <= len(few) < len(many)
-    assert 0.001 <= min(b.score for b in many) < 0.3 <= min(b.score for b in few)
-    assert opened(yolo_weights, confidence=0.5).detect(_noise(96, 96), TARGET) == Detection(())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("largest_photo", [shared.MAX_DETECTOR_PIXELS, 30_000])
-def test_segmentation_weights_give_silhouettes_at_the_photos_own_size(
-    yolo_segmentation_weights: Path, largest_photo: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["yolo26n", "yolo26n-seg", "yolo11n"])
+def test_it_finds_what_ultralytics_finds_in_the_same_file(
+    name: str, untrained: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "MAX_DETECTOR_PIXELS", largest_photo)  # the smaller one: the photo is reduced first
-    detector = opened(yolo_segmentation_weights)
-    for seed in HELD_OUT:
-        levels_HWC, shapes = compose(seed, enlarged=3)
-        detection = detector.detect(_photo(levels_HWC), TARGET)
-        silhouettes_NHW = detection.segmentations_NHW
-        assert silhouettes_NHW is not None
-        assert set(silhouettes_NHW.unique().tolist()) <= {0, 255}
-        assert silhouettes_NHW.shape == (len(detection.boxes), *levels_HWC.shape[:2])
-        for shape in shapes:
-            box = max(detection.boxes, key=lambda b: overlap((b.x0, b.y0, b.x1, b.y1), shape.box))
+    from ultralytics import YOLO
+
+    path = save_photo(tmp_path / "photo.png", 150, 190)
+    monkeypatch.setattr(Image, "open", Image.open)
+    (theirs,) = YOLO(untrained[name]).predict(str(path), conf=0.0, retina_masks=True, save=False, verbose=False)
+    corners_N4, scores_N = theirs.boxes.xyxy, theirs.boxes.conf
+    kept = [row for row, (x0, y0, x1, y1) in enumerate(corners_N4.tolist()) if x0 < x1 and y0 < y1]
+
+    found = opened(untrained[name], confidence=0.0).detect(read_photo(path), TARGET)
+    assert len(found.boxes) == len(kept) > 0
+    assert [box.score for box in found.boxes] == sorted(scores_N[kept].tolist(), reverse=True)
+    for box in found.boxes:
+        here = torch.tensor([box.x0, box.y0, box.x1, box.y1])
+        row = int((corners_N4 - here).abs().sum(dim=1).argmin())
+        torch.testing.assert_close(corners_N4[row], here)
+        assert box.name in {theirs.names[int(kind)] for kind in theirs.boxes.cls}
+        if name.endswith("-seg"):
+            assert found.segmentations_NHW is not None
             assert box.segmentation is not None
-            found_HW = silhouettes_NHW[box.segmentation].numpy() > 0
-            shared_pixels = (found_HW & shape.silhouette_HW).sum()
-            assert shared_pixels / (found_HW | shape.silhouette_HW).sum() > 0.6
+            silhouettes_NHW = theirs.masks.data.bool() * 255
+            assert any(torch.equal(found.segmentations_NHW[box.segmentation], one.byte()) for one in silhouettes_NHW)
+        else:
+            assert box.segmentation is None
 
 
-@pytest.mark.slow
-def test_auto_takes_its_boxes_where_they_agree_and_never_where_they_do_not(
-    yolo_weights: Path, yolo_segmentation_weights: Path
+@pytest.mark.parametrize("largest_photo", [shared.MAX_DETECTOR_PIXELS, 500])
+@pytest.mark.parametrize("size", [(1, 400), (37, 53)])
+def test_boxes_and_silhouettes_lie_inside_photos_of_any_size(
+    size: tuple[int, int], largest_photo: int, untrained: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    levels_HWC, shapes = next((levels, found) for levels, found in map(compose, HELD_OUT) if len(found) == 2)
-    photo, shape = _photo(levels_HWC), shapes[0]
-
-    def found(weights: Path, name: str, **settings: Any) -> FoundObject:
-        objects = ObjectSettings(values={"weights": weights}, on_miss="center", **settings)
-        finder, _ = open_finder(objects, DetectorContext(offline=True, classifier=tiny_classifier()))
-        return finder.find(photo, Target(3, name))
-
-    def agreement(one: FoundObject, silhouette_HW: np.ndarray) -> float:
-        mask_HW = one.mask_1HW[0].numpy() > 0
-        return float((mask_HW & silhouette_HW).sum() / (mask_HW | silhouette_HW).sum())
-
-    boxed = found(yolo_weights, shape.name)
-    assert boxed.detector == "yolo"
-    assert {box.name for box in boxed.boxes} == {shape.name}
-    assert boxed.weights is not None
-    assert boxed.weights.startswith("last.pt sha256:")
-    same = np.any([one.silhouette_HW for one in shapes if one.name == shape.name], axis=0)
-    segmented = found(yolo_segmentation_weights, shape.name)
-    assert (segmented.detector, segmented.how) == ("yolo", "yolo, silhouettes")
-    assert agreement(segmented, same) > 0.5
-    other = found(yolo_weights, "hammer")  # neither of the two: whatever is protected, it is no box of YOLO's
-    assert other.detector in ("saliency", "cam", "center")
-    named = found(yolo_weights, "hammer", detector="yolo")
-    assert named.detector == "yolo"
-    assert "no box agrees with 'hammer'" in named.notes[0]
-    assert found(yolo_weights, shape.name, detector="yolo", refine="grabcut").how == "yolo, grabcut"
-
-
-@pytest.mark.slow
-def test_silhouettes_beyond_the_memory_for_them_are_left_out_and_their_boxes_kept(
-    yolo_segmentation_weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    levels_HWC, shapes = next(scene for scene in map(compose, HELD_OUT) if len(scene[1]) == 2)
-    monkeypatch.setattr("latcli.engine.detectors.yolo._MAX_MASK_PIXELS", 96 * 96)
-    detection = opened(yolo_segmentation_weights).detect(_photo(levels_HWC), TARGET)
-    assert [b.segmentation for b in detection.boxes] == [0] + [None] * (len(detection.boxes) - 1)
-    assert len(detection.boxes) >= len(shapes)
+    monkeypatch.setattr(shared, "MAX_DETECTOR_PIXELS", largest_photo)
+    height, width = size
+    detection = opened(untrained["yolo26n-seg"], confidence=0.0).detect(noise(*size), TARGET)
+    assert detection.boxes
+    for box in detection.boxes:
+        assert 0 <= box.x0 < box.x1 <= width
+        assert 0 <= box.y0 < box.y1 <= height
     assert detection.segmentations_NHW is not None
-    assert len(detection.segmentations_NHW) == 1
+    assert detection.segmentations_NHW.shape[1:] == size
+    assert set(detection.segmentations_NHW.unique().tolist()) <= {0, 255}
+
+
+def test_a_confidence_is_the_least_one_of_a_box(untrained: dict[str, Path]) -> None:
+    every = opened(untrained["yolo11n"], confidence=0.0).detect(noise(64, 64), TARGET).boxes
+    least = every[len(every) // 2].score
+    some = opened(untrained["yolo11n"], confidence=least).detect(noise(64, 64), TARGET).boxes
+    assert 0 < len(some) < len(every)
+    assert min(box.score for box in some) >= least
+
+
+def test_fingerprint_and_weights_name_what_was_opened(untrained: dict[str, Path], tmp_path: Path) -> None:
+    files = [untrained["yolo26n"], untrained["yolo11n"], shutil.copy(untrained["yolo26n"], tmp_path / "copy.pt")]
+    detectors = [*map(opened, files), opened(untrained["yolo26n"], confidence=0.4)]
+    assert len({detector.fingerprint for detector in detectors}) == 3
+    names = ["yolo26n.pt", "yolo11n.pt", "copy.pt", "yolo26n.pt"]
+    assert [detector.weights.partition(" ")[0] for detector in detectors] == names
 
 
 @pytest.mark.slow
 def test_neither_prints_nor_writes_nor_changes_the_process_nor_asks_the_network(
-    yolo_weights: Path, tmp_path: Path
+    untrained: dict[str, Path], tmp_path: Path
 ) -> None:
     program = """
 import os, socket, sys, threading
@@ -168,14 +126,14 @@ import PIL.Image
 def refuse(*_): print("asked the network"); raise OSError
 socket.socket.connect = socket.getaddrinfo = refuse
 torch.set_num_threads(2); cv2.setNumThreads(2)
-before = dict(os.environ), torch.get_num_threads(), cv2.getNumThreads(), PIL.Image.open
+before = torch.get_num_threads(), cv2.getNumThreads(), PIL.Image.open
 import numpy as np
 from latcli.engine.detectors.base import DetectorContext, Target
 from latcli.engine.detectors.yolo import YoloDetector, YoloSettings
 from latcli.engine.images import Photo
 detector = YoloDetector(YoloSettings(sys.argv[1]), DetectorContext())
 detector.detect(Photo("noise", np.zeros((60, 80, 3), dtype=np.uint8), "0"), Target(0, "disc"))
-assert (dict(os.environ), torch.get_num_threads(), cv2.getNumThreads(), PIL.Image.open) == before
+assert (torch.get_num_threads(), cv2.getNumThreads(), PIL.Image.open) == before
 assert threading.active_count() == 1
 """
     home, current = tmp_path / "home", tmp_path / "current"
@@ -183,7 +141,7 @@ assert threading.active_count() == 1
     current.mkdir()
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("YOLO_", "ULTRALYTICS_", "XDG_"))}
     done = subprocess.run(
-        [sys.executable, "-c", program, str(yolo_weights)],
+        [sys.executable, "-c", program, str(untrained["yolo26n"])],
         cwd=current,
         env=environment | {"HOME": str(home)},
         capture_output=True,
@@ -192,39 +150,6 @@ assert threading.active_count() == 1
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(current.iterdir()) == []
-
-
-# Any size, any weights
-
-
-@pytest.mark.parametrize("name", ["yolo26n", "yolo26n-seg", "yolo11n"])
-@pytest.mark.parametrize("size", [(1, 1), (1, 400), (300, 7), (37, 53)])
-def test_boxes_lie_inside_photos_of_any_size(untrained: dict[str, Path], name: str, size: tuple[int, int]) -> None:
-    height, width = size
-    detection = opened(untrained[name], confidence=0.0).detect(_noise(*size), TARGET)
-    assert detection.boxes
-    for box in detection.boxes:
-        assert 0 <= box.x0 < box.x1 <= width
-        assert 0 <= box.y0 < box.y1 <= height
-    if detection.segmentations_NHW is not None:
-        assert detection.segmentations_NHW.shape[1:] == size
-
-
-def test_equal_weights_give_equal_detections_and_fingerprints(untrained: dict[str, Path], tmp_path: Path) -> None:
-    copy = shutil.copy(untrained["yolo26n"], tmp_path / "copy.pt")
-    one, other = (opened(w, confidence=0.0) for w in (untrained["yolo26n"], copy))
-    assert one.fingerprint == other.fingerprint
-    assert one.detect(_noise(64, 48), TARGET) == other.detect(_noise(64, 48), TARGET)
-
-
-def test_fingerprint_and_weights_name_what_was_opened(untrained: dict[str, Path]) -> None:
-    detectors = [
-        opened(untrained["yolo26n"]),
-        opened(untrained["yolo11n"]),
-        opened(untrained["yolo26n"], confidence=0.4),
-    ]
-    assert len({detector.fingerprint for detector in detectors}) == 3
-    assert [detector.weights.partition(" ")[0] for detector in detectors] == ["yolo26n.pt", "yolo11n.pt", "yolo26n.pt"]
 
 
 # Files that are refused
@@ -243,6 +168,9 @@ class _Payload:
 def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(
     untrained: dict[str, Path], tmp_path: Path
 ) -> None:
+    from ultralytics.nn import tasks
+
+    before, allowed = tasks.SAFE_LOAD, set(torch.serialization.get_safe_globals())  # torch's list has no fixed order
     marker = tmp_path / "ran"
     checkpoint = torch.load(untrained["yolo26n"], weights_only=False)
     torch.save(checkpoint | {"date": _Payload(marker)}, tmp_path / "evil.pt")
@@ -252,36 +180,18 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(
     assert not marker.exists()
     torch.load(tmp_path / "evil.pt", weights_only=False)  # the file does what it is accused of
     assert marker.exists()
-
-
-def test_safe_mode_is_ours_only_while_we_load(untrained: dict[str, Path], tmp_path: Path) -> None:
-    from ultralytics.nn import tasks
-
-    before, allowed = tasks.SAFE_LOAD, set(torch.serialization.get_safe_globals())  # torch's list has no fixed order
-    opened(untrained["yolo26n"])
-    (tmp_path / "bad.pt").write_bytes(b"not weights")
-    with pytest.raises(WeightsError):
-        opened(tmp_path / "bad.pt")
-    assert before == tasks.SAFE_LOAD
+    assert before == tasks.SAFE_LOAD  # safe mode is latcli's only while it reads
     assert allowed == set(torch.serialization.get_safe_globals())  # or else other files might hold networks, too
-
-
-@pytest.mark.parametrize("share", [0.001, 0.5, 0.9999])
-def test_a_truncated_file_is_refused_wherever_it_ends(untrained: dict[str, Path], tmp_path: Path, share: float) -> None:
-    data = untrained["yolo26n"].read_bytes()
-    (tmp_path / "cut.pt").write_bytes(data[: int(share * len(data))])
-    with pytest.raises(WeightsError, match="damaged") as refused:
-        opened(tmp_path / "cut.pt")
-    assert "\n" not in refused.value.message
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("cut.pt", 0.5, "damaged, or not a weights file"),
+        ("cut.pt", 0.9999, "damaged, or not a weights file"),
         ("zeros.pt", b"\0" * 100, "damaged, or not a weights file"),
-        ("pickle.pt", b"\x80\x02}q\x00.", "damaged, or not a weights file"),
         ("page.pt", b"<html>404</html>", "damaged, or not a weights file"),
-        ("empty.pt", b"", "is empty"),
+        ("empty.pt", b"", "damaged, or not a weights file"),
         ("model.onnx", b"onnx", "not a YOLO weights file"),
         ("missing.pt", None, "no such weights file"),
         ("dict.pt", {"weight": torch.ones(2)}, "dict.pt"),
@@ -290,7 +200,12 @@ def test_a_truncated_file_is_refused_wherever_it_ends(untrained: dict[str, Path]
         ("nothing.pt", {}, "nothing.pt"),
     ],
 )
-def test_a_file_that_holds_something_else_is_refused(name: str, content: Any, message: str, tmp_path: Path) -> None:
+def test_a_file_that_holds_something_else_is_refused(
+    name: str, content: Any, message: str, untrained: dict[str, Path], tmp_path: Path
+) -> None:
+    if isinstance(content, float):
+        data = untrained["yolo26n"].read_bytes()
+        content = data[: int(content * len(data))]
     if isinstance(content, bytes):
         (tmp_path / name).write_bytes(content)
     elif content is not None:
@@ -300,14 +215,11 @@ def test_a_file_that_holds_something_else_is_refused(name: str, content: Any, me
     assert "\n" not in refused.value.message + refused.value.hint
 
 
-def test_a_model_that_finds_no_boxes_is_refused(untrained: dict[str, Path]) -> None:
-    with pytest.raises(WeightsError, match="task 'classify'"):
-        opened(untrained["yolo26n-cls"])
-
-
-def test_a_name_that_ultralytics_would_change_is_not_asked_of_the_network(
+def test_what_finds_no_boxes_and_a_name_that_ultralytics_would_change_are_refused(
     untrained: dict[str, Path], tmp_path: Path, no_network: list[object]
 ) -> None:
+    with pytest.raises(WeightsError, match="task 'classify'"):
+        opened(untrained["yolo26n-cls"])
     shutil.copy(untrained["yolo26n"], tmp_path / "it's mine.pt")
     with pytest.raises(WeightsError, match="ultralytics looks for"):
         opened(tmp_path / "it's mine.pt")
@@ -317,21 +229,18 @@ def test_a_name_that_ultralytics_would_change_is_not_asked_of_the_network(
 # Weights that are not here
 
 
-def test_offline_asks_nobody_and_says_what_to_do(no_network: list[object]) -> None:
-    with pytest.raises(WeightsError, match="--offline") as missing:
-        YoloDetector(YoloSettings(), DetectorContext(offline=True))
+@pytest.mark.parametrize("name", [DEFAULT_WEIGHTS, "yolo11s-seg.pt"])
+@pytest.mark.parametrize(("offline", "message"), [(True, "--offline"), (False, r"github\.com does not answer")])
+def test_missing_weights_are_said_with_what_to_do(
+    name: str, offline: bool, message: str, no_network: list[object]
+) -> None:
+    with pytest.raises(WeightsError, match=message) as missing:
+        YoloDetector(YoloSettings(name), DetectorContext(offline=offline))
     assert missing.value.exit_code == ExitCode.FAILURE
+    assert name in missing.value.message
     assert "--detector-weights FILE" in missing.value.hint
     assert "--detector cam" in missing.value.hint
-    assert no_network == []
-
-
-@pytest.mark.parametrize("name", [None, "yolo11s-seg.pt"])
-def test_without_network_the_error_names_the_file_and_the_host(name: str | None, no_network: list[object]) -> None:
-    with pytest.raises(WeightsError, match=r"github\.com does not answer") as missing:
-        YoloDetector(YoloSettings(name or DEFAULT_WEIGHTS), DetectorContext())
-    assert (name or DEFAULT_WEIGHTS) in missing.value.message
-    assert no_network
+    assert bool(no_network) is not offline
 
 
 @pytest.mark.parametrize("place", ["current", "cache"])

@@ -7,29 +7,27 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, get_args
+from typing import Any
 
 import torch
 
 from latcli.commands.photos import PhotoWork, located_values
-from latcli.commands.pictures import PictureDrawer
+from latcli.commands.pictures import Pictures, drawing
 from latcli.commands.resume import PLACES, classifier_again, resumable_run, resume_command
 from latcli.engine import registry
 from latcli.engine.attacks.settings import AttackSettings
+from latcli.engine.devices import explained
 from latcli.engine.evaluation.distrust import examine
-from latcli.engine.failures import explained
 from latcli.engine.images import sha256_of
 from latcli.engine.labels import parse_label
 from latcli.engine.localize import Region
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.photos import Located, PhotoAttacker, PhotoResult, PhotoSettings, batches
-from latcli.errors import LatcliError, StoreError, Terminated, UsageError
-from latcli.options import AttackOptions, fields_of, given
+from latcli.errors import LatcliError, Terminated, UsageError
+from latcli.options import AttackOptions, given
 from latcli.reporting.text import printable
 from latcli.results import (
     AttackedPhoto,
@@ -41,6 +39,7 @@ from latcli.results import (
     from_columns,
     median_smallest_epsilon,
     photo_summary,
+    read,
     to_json,
 )
 from latcli.session import Session
@@ -123,26 +122,26 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
             started = store.start_run("attack", **session.of_run(), **about)
         else:
             started = store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag)
-        with started as stored, explained(), _how_to_go_on(stored, options, session):
-            drawer = PictureDrawer(attacker, figures=not options.no_figures and len(tasks) == 1)
-            with drawer, _Keeper(stored, drawer, protocol, work, len(tasks) > 1) as keeper:
-                if row is not None:
-                    keeper.take_over(done)
-                    session.note(f"run {stored.id} resumed with {len(done)} results of its photos")
-                for batch in batches(photos, options.batch):
-                    for task in tasks:
-                        drawer.begin()  # the results before, while these are made
-                        missing = [one for one in batch if not keeper.has(task, one)]
-                        results = _attacked(attacker, task, missing, work)
-                        keeper.keep_pictures()
-                        for attacked, smallest in results:
-                            keeper.keep(attacked, smallest)
-                result = _completed(result, stored, keeper.kept, tasks, work)
-                stored.set_exit_code(result.exit_code)
-                if session.json:  # what a document names is there when it is read
-                    keeper.keep_pictures()
-                yield result
-                keeper.keep_pictures()
+        with (
+            started as stored,
+            explained(),
+            _how_to_go_on(stored, options, session),
+            drawing(attacker, stored, figures=not options.no_figures and len(tasks) == 1) as pictures,
+        ):
+            keeper = _Keeper(stored, pictures, protocol, work, tasks, done)
+            if row is not None:
+                session.note(f"run {stored.id} resumed with {len(done)} results of its photos")
+            for batch in batches(photos, options.batch):
+                for task in tasks:
+                    pictures.begin()  # those of the results before, while these are made
+                    missing = [one for one in batch if not keeper.has(task, one)]
+                    for attacked, smallest in _attacked(attacker, task, missing, work):
+                        keeper.keep(attacked, smallest)
+            result = _completed(result, stored, keeper.kept, tasks, work)
+            stored.set_exit_code(result.exit_code)
+            if session.json:  # what a document names is there when it is read
+                pictures.finish()
+            yield result
 
 
 def _completed(
@@ -170,20 +169,14 @@ def _resumed(options: AttackOptions, session: Session) -> tuple[RunRow, AttackOp
     """The run to go on with, its own options, and a session with its seed. Raises UsageError and StoreError."""
     with Store.open_existing(session.store) as store:
         row = resumable_run(store, str(options.resume), "attack", to_json(given(options)), session)
-    kept: dict[str, Any] = {}
-    for one in fields_of(AttackOptions):
-        if one.name in row.config:
-            value = row.config[one.name]
-            is_path = value is not None and Path in (one.type, *get_args(one.type))
-            kept[one.name] = Path(value) if is_path else tuple(value) if isinstance(value, list) else value
-    new = {name: value for name, value in given(options).items() if name in PLACES}
-    kept |= new | {"trust_weights": options.trust_weights, "resume": options.resume}
-    if registry.names_code(kept["classifier"]) and options.classifier != kept["classifier"]:
+    moved = {name: value for name, value in given(options).items() if name in PLACES}
+    kept = replace(read(AttackOptions, row.config), **moved, trust_weights=options.trust_weights, resume=options.resume)
+    if registry.names_code(kept.classifier) and options.classifier != kept.classifier:
         raise UsageError(
-            f"the classifier {kept['classifier']} of {row.id} is code",
-            f"if you trust it, name it again: {_resume_command(row.id, AttackOptions(**kept), session)}",
+            f"the classifier {kept.classifier} of {row.id} is code",
+            f"if you trust it, name it again: {_resume_command(row.id, kept, session)}",
         )
-    return row, AttackOptions(**kept), replace(session, seed=row.seed or 0, precision=row.config["precision"])
+    return row, kept, replace(session, seed=row.seed or 0, precision=row.config["precision"])
 
 
 def _resume_command(run: str, options: AttackOptions, session: Session) -> str:
@@ -332,54 +325,32 @@ def _region_summary(task: Task, images: Sequence[AttackedPhoto]) -> RegionSummar
 class _Keeper:
     """Writes results into a run, one photo at a time: the file first, its row after; pictures as they are drawn.
 
-    `kept` are the results in plain values. With `several` tasks, file names tell them apart. A context: where it is
-    left by an error or an interruption, the pictures that were started are kept, but for figures that would take long.
+    `kept` are the results, those that were `done` before the run was resumed among them.
     """
 
     def __init__(
         self,
         stored: Run,
-        drawer: PictureDrawer,
+        pictures: Pictures,
         protocol: AttackProtocol,
         work: PhotoWork,
-        several: bool,
+        tasks: Sequence[Task],
+        done: Sequence[AttackedPhoto],
     ) -> None:
-        self._stored, self._drawer = stored, drawer
-        self._protocol, self._work, self._several = protocol, work, several
-        names = [source.name for source in work.sources]
-        self._stems = dict(zip(names, file_names(names), strict=True))
-        self.kept: list[AttackedPhoto] = []
-        self._done: dict[str, list[AttackedPhoto]] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self._drawer.drop_figures()
-            with suppress(StoreError):  # the first error is the one to report
-                self.keep_pictures()
-
-    def take_over(self, done: Sequence[AttackedPhoto]) -> None:
-        """Go on after these results; rows of others, whose files are not all there, go."""
-        self._stored.insert("attacks", [columns(self._protocol) | columns(photo) for photo in done], instead=True)
-        for photo in done:
-            self._done.setdefault(photo.image, []).append(photo)
-            self._stems[photo.image] = photo.files["mask"].removesuffix("-mask.png")
+        self._stored, self._pictures, self._protocol = stored, pictures, protocol
+        self._target = pictures.attacker.settings.target
+        self._several = len(tasks) > 1  # then the names of files tell them apart
+        self._stems = {photo.image: photo.files["mask"].removesuffix("-mask.png") for photo in done}
         # Photos that were added since may have the same names.
-        left = [name for name in self._stems if name not in self._done]
-        taken = [self._stems[name] for name in self._done]
-        self._stems |= zip(left, file_names(left, taken), strict=True)
-        self.kept = [self._with_paths(photo) for photo in done]
+        left = [source.name for source in work.sources if source.name not in self._stems]
+        self._stems |= zip(left, file_names(left, self._stems.values()), strict=True)
+        # Rows whose files are not all there go: what they are of is attacked again.
+        stored.insert("attacks", [columns(protocol) | columns(photo) for photo in done], instead=True)
+        self.kept = [photo.in_folder(stored.folder) for photo in done]
 
     def has(self, task: Task, located: Located) -> bool:
         """Whether the task is done for a photo."""
-        return any(task.covers(photo) for photo in self._done.get(located.photo.name, ()))
-
-    def _with_paths(self, photo: AttackedPhoto) -> AttackedPhoto:
-        return replace(photo, files={kind: str(self._stored.folder / name) for kind, name in photo.files.items()})
+        return any(task.covers(photo) for photo in self.kept if photo.image == located.photo.name)
 
     def keep(self, attacked: PhotoResult, smallest: float | None) -> None:
         """Write the adversarial photo and its row, and have its pictures drawn."""
@@ -387,17 +358,15 @@ class _Keeper:
         stem = self._stems[located.photo.name]
         suffix = f"-{threat.region}-{_levels_text(threat.epsilon)}" if self._several else ""
         files = {"adversarial": f"{stem}{suffix}-adversarial.png"}
-        sha256 = located.photo.sha256
-        self._stored.write_artifact(files["adversarial"], attacked.adversarial_png, "adversarial", sha256)
-        files |= self._drawer.ask(attacked, stem, suffix)
-        target = self._drawer.attacker.settings.target
+        self._stored.write_artifact(files["adversarial"], attacked.adversarial_png, "adversarial", located.photo.sha256)
+        files |= self._pictures.ask(attacked, stem, suffix)
         photo = AttackedPhoto(
             **located_values(located),
             region=threat.region,
             epsilon=threat.epsilon,
             adversarial=attacked.adversarial,
             fooled=attacked.fooled,
-            target=target,
+            target=self._target,
             p_target=attacked.p_target,
             reached=attacked.reached,
             smallest_epsilon=smallest,
@@ -412,12 +381,7 @@ class _Keeper:
             files=files,
         )
         self._stored.insert("attacks", [columns(self._protocol) | columns(photo)])
-        self.kept.append(self._with_paths(photo))
-
-    def keep_pictures(self) -> None:
-        """Write the pictures that were asked for; waits for them."""
-        for picture in self._drawer.drawn():
-            self._stored.write_artifact(picture.file_name, picture.png, picture.kind, picture.image)
+        self.kept.append(photo.in_folder(self._stored.folder))
 
 
 def _levels_text(epsilon: float) -> str:

@@ -8,10 +8,11 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 
 from latcli.engine.detectors.base import Box, Detection
-from latcli.engine.images import Photo, encode_png, read_silhouettes
+from latcli.engine.images import Photo, damage_as_errors, decode_png, encode_png
 from latcli.errors import ImageError
 from latcli.results import DocumentError, read
 from latcli.store.schema import utc_now
@@ -55,9 +56,11 @@ def _detection(boxes_json: str, segmentations: bytes | None, photo: Photo) -> De
     height, width = photo.size
     stacked_HW = None
     if segmentations is not None:
-        stacked_HW = torch.from_numpy(read_silhouettes(segmentations, "the silhouettes", width))
-        if len(stacked_HW) % height:
+        with damage_as_errors("the silhouettes"):
+            levels_HW = np.array(decode_png(segmentations))
+        if levels_HW.ndim != 2 or levels_HW.shape[1] != width or len(levels_HW) % height:
             raise DocumentError("the silhouettes are of another photo")
+        stacked_HW = torch.from_numpy(levels_HW).byte()
     count = 0 if stacked_HW is None else len(stacked_HW) // height
     for box in boxes:
         if not all(math.isfinite(number) for number in (box.x0, box.y0, box.x1, box.y1, box.score)):

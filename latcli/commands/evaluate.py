@@ -3,66 +3,83 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
 
-from latcli.commands.classifiers import classifier_source
-from latcli.commands.datasets import DETECTING, OBJECTS, DataObjects, check_object_options, given_plainly, with_objects
+from latcli.commands.classifiers import classifier_path, classifier_source
+from latcli.commands.data import DESCRIBING, OBJECTS, open_data
 from latcli.commands.evaluated_models import (
     DEFAULT_REGIMES,
     LoadedModel,
     ModelLoader,
     code_named,
-    once_each,
-    open_data,
-    require_named_again,
-    source_of,
+    common_way,
+    names_again,
     trained_on,
     usual_dataset,
 )
-from latcli.commands.evaluation_parts import SAMPLES, Findings, SampleKeeper, parts_of, restore
 from latcli.commands.report import MATRIX
-from latcli.commands.resume import check_same_data, dataset_of, folder_of, resumable_run, resume_command
-from latcli.commands.trained import CHECKPOINT, classifier_path
+from latcli.commands.resume import (
+    dataset_of,
+    kept_options,
+    plainly,
+    read_config,
+    resumable_run,
+    resume_command,
+    use_threads,
+)
 from latcli.commands.training_log import duration_text
 from latcli.engine import registry
 from latcli.engine.attacks.contract import run_attack
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import full_name
 from latcli.engine.datasets.photo_folder import PhotoFolder
-from latcli.engine.devices import open_device
-from latcli.engine.evaluation.curves import require_ascending
+from latcli.engine.devices import explained, open_device
+from latcli.engine.evaluation.beyond import Row, parts_of
 from latcli.engine.evaluation.distrust import Doubt
 from latcli.engine.evaluation.matrix import Evaluation, Progress
 from latcli.engine.evaluation.reliance import VARIANTS, photos_of
-from latcli.engine.evaluation.settings import NATURAL, NATURAL_ATTACKED, EvalSettings
+from latcli.engine.evaluation.settings import NATURAL, NATURAL_ATTACKED, EvalSettings, require_ascending
 from latcli.engine.evaluation.statistics import ColumnStatistics
-from latcli.engine.failures import explained
+from latcli.engine.models.weights import pack, unpack
 from latcli.errors import Terminated, UsageError, WeightsError
-from latcli.options import ClassifierOptions, EvalOptions, given, parse_epsilon
-from latcli.reporting.text import counted
+from latcli.options import EvalOptions, ObjectOptions, given, parse_epsilon
 from latcli.results import (
+    AccuracyCurve,
     Cell,
     Comparison,
     DocumentError,
     EvalResult,
     EvaluatedModel,
     EvalWarning,
+    RelianceRow,
     SeedGroup,
+    TransferCell,
     read,
     spread,
     to_json,
 )
 from latcli.session import Session
 from latcli.store.files import artifact_path
-from latcli.store.store import Run, RunRow, Store
+from latcli.store.store import Run, RunRow, Store, require
+
+#: What was found out, image by image, and beside the matrix part by part.
+SAMPLES = "samples.safetensors"
+_KIND = "evaluation"
+#: After the first batch the samples are kept, and then after each, but not more often than this.
+_KEEP_SECONDS = 3.0
+
+#: Rows of a part, by the first word of its name.
+_ROWS: dict[str, type] = {"transfer": TransferCell, "curve": AccuracyCurve, "reliance": RelianceRow}
 
 #: As `--transfer`: every model of the evaluation.
 ALL_MODELS = "all"
@@ -81,12 +98,17 @@ _CURVE_HINT = "for example --curve epsilon=0.1,0.2,0.3 or --curve steps=1,10,100
 
 @dataclass(frozen=True)
 class Job:
-    """All that is settled before the first batch; the same for an evaluation that begins and one that is resumed."""
+    """All that is settled before the first batch; the same for an evaluation that begins and one that is resumed.
 
+    dataset: its name as a configuration has it. contenders: ids of the models whose examples are tried on each other.
+    """
+
+    options: EvalOptions
+    dataset: str
+    device: torch.device
     evaluation: Evaluation
     models: tuple[LoadedModel, ...]
-    contenders: tuple[LoadedModel, ...]
-    seeds: bool
+    contenders: tuple[str, ...]
 
 
 def run(options: EvalOptions, session: Session) -> EvalResult:
@@ -95,108 +117,135 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
     Raises UsageError and LatcliError for models, options and data that are unusable, before a run is started;
     WeightsError for samples that are damaged or do not fit; ContractError and StoreError while it evaluates.
     """
+    if not options.models:
+        require(session.store)  # before data are looked for: in an empty store there is nothing to evaluate
     with Store.open(session.store) as store:
+        row = None
         if options.resume is not None:
-            return _resume(store, options, session)
-        return _begin(store, options, session)
+            row = resumable_run(store, options.resume, "eval", _given(options), session)
+        store.check_name(session.name, "" if row is None else row.id)
+        job = _job(options, row, store, session)
+        findings = Findings(job.evaluation)
+        if row is None:
+            data = job.evaluation.data
+            started = store.start_run(
+                "eval",
+                **session.of_run(),
+                config=_config(job, session),
+                seed=job.evaluation.settings.seed,
+                device=str(job.device),
+                dataset=store.record_dataset(data.name, fingerprint=data.fingerprint),
+            )
+        else:
+            if (kept := artifact_path(row.path, SAMPLES)).exists():
+                findings.restore(kept)
+            started = store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag)
+        with started as stored, explained():
+            session.note(f"run {stored.id}")
+            done, total = job.evaluation.attacked_images
+            resumed = f"resumed with {done:,} of {total:,} attacked images done"
+            _say(describe(job) if row is None else resumed, stored, session)
+            return _evaluate(stored, job, findings, session)
 
 
-def _begin(store: Store, options: EvalOptions, session: Session) -> EvalResult:
-    store.check_name(session.name)
+def _job(options: EvalOptions, row: RunRow | None, store: Store, session: Session) -> Job:
+    """What these options mean; of a run, what it was started with, whatever is newest by now.
+
+    Raises UsageError, LatcliError, also where data, masks or models of the run have changed.
+    """
     device = open_device(session.device)
-    names, _ = named_models(options), _beside(options)  # errors in them come before any file is read
-    dataset = full_name(options.dataset or usual_dataset(store, names) or registry.DEFAULT_DATASET)
+    entries: list[EvaluatedModel | None] = []
+    if row is None:
+        names, _ = list(named_models(options)), _beside(options)  # errors in them come before any file is read
+        dataset = full_name(options.dataset or usual_dataset(store, names) or registry.DEFAULT_DATASET)
+        opened = names or _latest(store, dataset, options, session)
+    else:
+        stored = read_config(_StoredModels, row)
+        names, entries, dataset = list(stored.models), list(stored.entries), dataset_of(row, options.dataset)
+        if other := [name for name in named_models(options) if name not in names]:
+            raise UsageError(f"{row.id} does not evaluate {other[0]}", "resume it without this name, or start anew")
+        opened = names_again(stored.entries, options.models, row.id, store)
+        options = kept_options(options, row, EvalSettings)
     described = classifier_source(options, session)
-    objects = DataObjects.of(options)
-    sources = _sources(store, names, dataset, options.seeds)
-    data, way = open_data(dataset, sources, described, options.masks, device, session)
-    settings = settings_of(options, data, session)
-    data = with_objects(data, way.architecture if way else None, settings.mask_from, objects, device, store, session)
-    models, contenders = _loaded(ModelLoader(store, data, settings.batch, session, described), options, settings)
+    way = common_way(dataset, [classifier_path(name, store.folder) for name in opened], described)
+
+    def settled(data: TrainingData) -> EvalSettings:
+        return settings_of(options, data, session) if row is None else read_config(EvalSettings, row)
+
+    data, settings = open_data(
+        dataset, way.architecture, options, settled, device, store, session, row, way.preprocessing
+    )
+    if row is not None and device.type == "cpu":
+        use_threads(stored.threads, session)
+    loader = ModelLoader(store, data, session, described)
+    loaded = [loader.load(name, was) for name, was in zip(opened, entries or [None] * len(opened), strict=True)]
+    models: dict[str, LoadedModel] = {}
+    for one in loaded:
+        if models.setdefault(one.entry.id, one) is not one:
+            session.note(f"note: {one.entry.name} is {models[one.entry.id].entry.name}, and is evaluated once")
+    if row is None:
+        among = {one.entry.id for name, one in zip(opened, loaded, strict=True) if name in settings.transfer}
+        among = set(models) if settings.transfer == (ALL_MODELS,) else among
+        if settings.transfer and len(among) < 2:
+            raise UsageError("--transfer needs at least two models", "name several models, or train another regime")
+    else:
+        among = set(stored.contenders)
     if settings.donor_seeds:
         photos_of(data)
-    if settings.transfer and len(contenders) < 2:
-        raise UsageError("--transfer needs at least two models", "name several models, or train another regime")
-    evaluation = Evaluation([one.subject for one in models], data, settings)
+    evaluation = Evaluation([one.subject for one in models.values()], data, settings)
     _try_attack(evaluation)
-    config: dict[str, object] = {
-        "dataset": dataset,
-        "dataset_folder": folder_of(dataset),
+    contenders = tuple(model for model in models if model in among)
+    options = replace(options, models=tuple(names))
+    return Job(options, dataset, device, evaluation, tuple(models.values()), contenders)
+
+
+@dataclass(frozen=True)
+class _StoredModels:
+    """What a configuration says of the models; `threads` were at work."""
+
+    models: tuple[str, ...]
+    entries: tuple[EvaluatedModel, ...]
+    contenders: tuple[str, ...]
+    threads: int
+
+
+def _config(job: Job, session: Session) -> dict[str, Any]:
+    options, data = job.options, job.evaluation.data
+    names = (*DESCRIBING, *(name for name in ObjectOptions.__dataclass_fields__ if name != "trust_weights"), "seeds")
+    stored = _StoredModels(
+        options.models, tuple(one.entry for one in job.models), job.contenders, torch.get_num_threads()
+    )
+    return {
+        "dataset": job.dataset,
         "dataset_fingerprint": data.fingerprint,
-        "models": list(names),
-        "entries": to_json([one.entry for one in models]),
-        "contenders": [one.entry.id for one in contenders],
-        **{
-            name: to_json(value) for name in ClassifierOptions.__dataclass_fields__ if (value := getattr(options, name))
-        },
-        "seeds": options.seeds,
+        **to_json(stored),
+        **plainly({name: getattr(options, name) for name in names}),
         "precision": session.precision,
-        "threads": torch.get_num_threads(),
-        **to_json(settings),
-        **(objects.to_config() if way else {"masks": objects.to_config()["masks"]}),
+        **to_json(job.evaluation.settings),
         "mask_fingerprint": data.mask_fingerprint,
         "notes": list(data.notes),
     }
-    with (
-        store.start_run(
-            "eval",
-            **session.of_run(),
-            config=config,
-            seed=settings.seed,
-            device=str(device),
-            dataset=store.record_dataset(data.name, fingerprint=data.fingerprint),
-        ) as stored,
-        explained(),
-    ):
-        session.note(f"run {stored.id}")
-        _say(describe(settings, data, len(models)), stored, session)
-        return _evaluate(stored, Job(evaluation, tuple(models), tuple(contenders), options.seeds), Findings(), session)
 
 
-def _resume(store: Store, options: EvalOptions, session: Session) -> EvalResult:
-    row = resumable_run(store, str(options.resume), "eval", _given(options), session)
-    job = _job_of(row, store, options, session)
-    kept = artifact_path(row.path, SAMPLES)
-    findings = restore(job.evaluation, kept) if kept.exists() else Findings()
-    with store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag) as stored, explained():
-        done, total = job.evaluation.attacked_images
-        session.note(f"run {stored.id}")
-        _say(f"resumed with {done:,} of {total:,} attacked images done", stored, session)
-        return _evaluate(stored, job, findings, session)
+def _latest(store: Store, dataset: str, options: EvalOptions, session: Session) -> list[str]:
+    """The ids of the runs that are evaluated where no model is named. Raises UsageError where there is none."""
+    rows = trained_on(store, dataset, seeds=options.seeds)
+    for row in rows:
+        session.note(f"{row.config['regime']}: training run {row.id}, seed {row.seed}")
+    for regime in DEFAULT_REGIMES:
+        if regime not in [row.config["regime"] for row in rows]:
+            session.note(f"{regime}: no training run of {dataset} is completed")
+    return [row.id for row in rows]
 
 
-def _job_of(row: RunRow, store: Store, options: EvalOptions, session: Session) -> Job:
-    """What an evaluation was started with, whatever the defaults and the newest models are by now."""
-    try:
-        settings = read(EvalSettings, row.config)
-        entries = [read(EvaluatedModel, one) for one in row.config["entries"]]
-        threads, ids = int(row.config["threads"]), row.config["contenders"]
-    except (DocumentError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"the configuration of {row.id} is damaged: {error}", "start a new evaluation") from error
-    require_named_again(entries, options.models, row.id)
-    if other := [name for name in named_models(options) if name not in row.config.get("models", ())]:
-        raise UsageError(f"{row.id} does not evaluate {other[0]}", "resume it without this name, or start a new run")
-    device = open_device(session.device)
-    dataset = dataset_of(row, options.dataset)
-    objects = DataObjects.of(options, row.config)
-    described = classifier_source(objects, session)
-    sources = [source_of(entry, store) for entry in entries]
-    data, way = open_data(dataset, sources, described, objects.masks, device, session)
-    check_same_data(row, data.name, data.fingerprint)
-    data = with_objects(data, way.architecture if way else None, settings.mask_from, objects, device, store, session)
-    if data.mask_fingerprint != row.config.get("mask_fingerprint"):
-        raise WeightsError(
-            f"the masks of {data.name} are not those that {row.id} was started with",
-            "put the same masks and weights back, or start a new evaluation",
-        )
-    if device.type == "cpu" and torch.get_num_threads() != threads:
-        session.note(f"using {counted(threads, 'thread')}, as the run did before")
-        torch.set_num_threads(threads)  # the order in which a CPU adds depends on them
-    loader = ModelLoader(store, data, settings.batch, session, described)
-    models = tuple(loader.load_again(entry) for entry in entries)
-    contenders = tuple(one for one in models if one.entry.id in ids)
-    evaluation = Evaluation([one.subject for one in models], data, settings)
-    return Job(evaluation, models, contenders, bool(row.config.get("seeds")))
+def _try_attack(evaluation: Evaluation) -> None:
+    """One step on one grey image: an attack that does not know the norm, or fails, says so before any long work."""
+    settings, subject = evaluation.settings, evaluation.subjects[0]
+    (images,) = evaluation.data.testing([evaluation.chosen_N[:1]])
+    eps_11HW = torch.full_like(images.x_BCHW[:, :1], settings.epsilon)
+    once = replace(settings.attack_settings(), steps=1, restarts=1)
+    part = (images.x_BCHW, images.y_B, eps_11HW, once, torch.zeros_like(images.y_B))
+    run_attack(evaluation.attack_function, subject.fast, *part)
 
 
 # from options to settings
@@ -212,9 +261,6 @@ def settings_of(options: EvalOptions, data: TrainingData, session: Session) -> E
     """Settings from the options, else from the data set. Raises UsageError."""
     defaults, of_photos = data.defaults, isinstance(data, PhotoFolder)
     mask_from = options.mask_from or ("folder" if options.masks else defaults.mask_from)
-    if mask_from == "detector" and not of_photos:
-        raise UsageError("--mask-from detector needs photos, not small images", "choose another --mask-from")
-    check_object_options(given_plainly(options), mask_from, DETECTING)
     usual = {"epsilon": defaults.epsilon, "center": defaults.center} | ({"batch": _PHOTO_BATCH} if of_photos else {})
     chosen = {name: value for name, value in given(options).items() if name in EvalSettings.__dataclass_fields__}
     return EvalSettings(**usual | chosen | _beside(options) | {"mask_from": mask_from, "seed": session.seed})
@@ -260,14 +306,14 @@ def _curves(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
 def _given(options: EvalOptions) -> dict[str, Any]:
     """The options that were given and that decide what is computed, by the name that they have in a configuration."""
     elsewhere = ("models", "strong", "strong_budget", "transfer", "curve", "reliance", "donor_seeds")
-    known = {name: value for name, value in given_plainly(options).items() if name not in elsewhere}
-    plain: dict[str, Any] = to_json(known | {name: value for name, value in _beside(options).items() if value})
-    return plain
+    known = {name: value for name, value in given(options).items() if name not in elsewhere}
+    return plainly(known | {name: value for name, value in _beside(options).items() if value})
 
 
-def describe(settings: EvalSettings, data: TrainingData, models: int) -> str:
+def describe(job: Job) -> str:
     """What is going to be done, in one line."""
-    kept = OBJECTS.get(settings.mask_from, f"a middle of {settings.center:g} of the side")
+    settings, data, models = job.evaluation.settings, job.evaluation.data, len(job.models)
+    kept = OBJECTS.get(settings.mask_from, f"the center, {settings.center:g} of each side")
     parts = [f"{settings.attack_name} at epsilon {settings.epsilon:.4g}", f"object: {kept}"]
     parts += [f"strong suite, {settings.strong} budget"] if settings.strong else []
     parts += ["transfer"] if settings.transfer else []
@@ -279,54 +325,48 @@ def describe(settings: EvalSettings, data: TrainingData, models: int) -> str:
     return f"evaluating {count} on {data.name}, {attacked}: {', '.join(parts)}"
 
 
-# models and objects
-
-
-def _sources(store: Store, names: Sequence[str], dataset: str, seeds: bool) -> list[str]:
-    """What opens each model: a checkpoint's path, or a name."""
-    if names:
-        return [classifier_path(name, store.folder) for name in names]
-    if folder_of(dataset) is None:
-        return []
-    return [str(artifact_path(row.path, CHECKPOINT)) for row in trained_on(store, dataset, seeds=seeds)]
-
-
-def _loaded(
-    loader: ModelLoader, options: EvalOptions, settings: EvalSettings
-) -> tuple[list[LoadedModel], list[LoadedModel]]:
-    """The models, and those of them whose examples are tried on each other."""
-    names, session = named_models(options), loader.session
-    if names:
-        by_name = {name: loader.load(name) for name in names}
-        models = once_each(by_name.values(), session)
-        listed = {by_name[name].entry.id for name in settings.transfer if name in by_name}
-    else:
-        rows = trained_on(loader.store, loader.data.name, seeds=options.seeds)
-        for row in rows:
-            session.note(f"{row.config['regime']}: training run {row.id}, seed {row.seed}")
-        for regime in DEFAULT_REGIMES:
-            if regime not in [row.config["regime"] for row in rows]:
-                session.note(f"{regime}: no training run of {loader.data.name} is completed")
-        models, listed = once_each((loader.load_run(row) for row in rows), session), set()
-    everyone = settings.transfer == (ALL_MODELS,)
-    return models, [one for one in models if everyone or one.entry.id in listed]
-
-
-def _try_attack(evaluation: Evaluation) -> None:
-    """One step on one grey image: an attack that does not know the norm, or fails, says so before any long work."""
-    settings, subject = evaluation.settings, evaluation.subjects[0]
-    (images,) = evaluation.data.testing([evaluation.chosen_N[:1]])
-    eps_11HW = torch.full_like(images.x_BCHW[:, :1], settings.epsilon)
-    once = replace(settings.attack_settings(), steps=1, restarts=1)
-    attack = settings.attack_function()
-    run_attack(attack, subject.fast, images.x_BCHW, images.y_B, eps_11HW, once, torch.zeros_like(images.y_B))
-
-
 # the work
 
 
+class Findings:
+    """What was found out so far, kept in the run's folder now and then: samples of images, and rows of whole parts.
+
+    The file before stays until the new one is whole, and an interrupted evaluation goes on from it.
+    """
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self.evaluation = evaluation
+        self.rows_of: dict[str, list[dict[str, Any]]] = {}  # by the names of the parts that are done, as plain values
+        self._kept_at = -math.inf
+
+    def keep(self, stored: Run, *, soon: bool = False) -> None:
+        """Keep it; `soon`: only where some time has passed since the last time. Raises StoreError."""
+        if soon and time.monotonic() - self._kept_at < _KEEP_SECONDS:
+            return
+        description = {"settings": to_json(self.evaluation.settings), "findings": self.rows_of}
+        stored.write_artifact(SAMPLES, pack(_KIND, self.evaluation.tensors(), description), "samples")
+        self._kept_at = time.monotonic()
+
+    def restore(self, path: Path) -> None:
+        """Take over what a file of `keep` holds. Raises WeightsError where it is damaged or of something else."""
+        tensors, description = unpack(path, _KIND)
+        self.evaluation.restore(tensors, str(path))
+        try:
+            self.rows_of = read(dict[str, list[dict[str, Any]]], description.get("findings"))
+        except DocumentError as error:
+            raise WeightsError(f"the findings in {path} cannot be read: {error}", "start a new evaluation") from error
+
+    def rows(self, kind: str) -> tuple[Any, ...]:
+        """All rows of the parts whose name begins so. Raises WeightsError where they hold something else."""
+        kept = [row for name, rows in self.rows_of.items() if name.partition(" ")[0] == kind for row in rows]
+        try:
+            return tuple(read(list[_ROWS[kind]], kept))  # type: ignore[valid-type]
+        except DocumentError as error:
+            raise WeightsError(f"the run's {kind} cannot be read: {error}", "start a new evaluation") from error
+
+
 def _evaluate(stored: Run, job: Job, findings: Findings, session: Session) -> EvalResult:
-    evaluation = job.evaluation
+    evaluation, models = job.evaluation, job.models
 
     def warn(doubts: Iterable[tuple[LoadedModel, str | None, Doubt]]) -> list[EvalWarning]:
         warnings = [
@@ -338,31 +378,30 @@ def _evaluate(stored: Run, job: Job, findings: Findings, session: Session) -> Ev
         return warnings
 
     try:
-        warnings = warn((one, None, doubt) for one in job.models for doubt in one.doubts)
-        keeper = SampleKeeper(stored, evaluation, findings)
+        warnings = warn((one, None, doubt) for one in models for doubt in one.doubts)
         try:
-            _fill(stored, evaluation, keeper, session)
+            _fill(stored, evaluation, findings, session)
         finally:
-            keeper.save()  # an interrupted evaluation goes on from here; its last batch is done whole, or open
-        found = (evaluation.doubts(position) for position in range(len(job.models)))
+            findings.keep(stored)  # an interrupted evaluation goes on from here; its last batch is done whole, or open
         warnings += warn(
-            (one, name, doubt) for one, doubts in zip(job.models, found, strict=True) for name, doubt in doubts
+            (one, name, doubt) for place, one in enumerate(models) for name, doubt in evaluation.doubts(place)
         )
-        parts = [one for one in parts_of(job.models, job.contenders, evaluation) if one.name not in findings.rows_of]
-        with session.progress("beyond the matrix", sum(part.images for part in parts)) as tick:
-            for part in parts:
-                findings.keep(part, part.measure(tick))
-                keeper.save()
+        parts = parts_of(evaluation, [one.entry.id for one in models], job.contenders)
+        left = [part for part in parts if part.name not in findings.rows_of]
+        with session.progress("beyond the matrix", sum(part.images for part in left)) as tick:
+            for part in left:
+                tick(0, text=part.text)
+                rows: Sequence[Row] = part.measure(tick)
+                findings.rows_of[part.name] = to_json(rows)
+                findings.keep(stored)
         return _kept(stored, _result(stored, job, findings, warnings))
     except (KeyboardInterrupt, Terminated):
-        code = code_named(one.entry for one in job.models)
-        session.note(
-            f"run {stored.id} was interrupted; to continue: {resume_command('eval', stored.id, session, code)}"
-        )
+        again = resume_command("eval", stored.id, session, code_named(one.entry for one in models))
+        session.note(f"run {stored.id} was interrupted; to continue: {again}")
         raise
 
 
-def _fill(stored: Run, evaluation: Evaluation, keeper: SampleKeeper, session: Session) -> None:
+def _fill(stored: Run, evaluation: Evaluation, findings: Findings, session: Session) -> None:
     """Do what is open. The bar counts attacked images, since natural ones take next to no time."""
     begun, (done_before, total), estimated = time.monotonic(), evaluation.attacked_images, False
     with session.progress("evaluating", total) as tick:
@@ -387,7 +426,7 @@ def _fill(stored: Run, evaluation: Evaluation, keeper: SampleKeeper, session: Se
                 stored.log(line)
                 if not session.shows_progress:
                     session.note(line)
-            keeper.after_batch()
+            findings.keep(stored, soon=True)
 
         evaluation.run(after_batch)
 
@@ -416,7 +455,7 @@ def _result(stored: Run, job: Job, findings: Findings, warnings: Sequence[EvalWa
             Comparison(input=name, a=ids[a], b=ids[b], **found.comparison(a, b))
             for a, b in combinations(range(len(ids)), 2)
         ]
-        groups += _groups(cells[-1], found) if job.seeds else []
+        groups += _groups(cells[-1], found) if job.options.seeds else []
     return EvalResult(
         run=stored.id,
         dir=stored.folder,

@@ -1,31 +1,28 @@
-"""The models of an evaluation: which they are, how each is opened and looked over, and how they see photos."""
+"""The models of an evaluation: which they are, how they take photos, how each is opened and looked over."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import nn
 
-from latcli.commands.resume import dataset_of, folder_of
-from latcli.commands.trained import CHECKPOINT, classifier_path, named_run
+from latcli.commands.classifiers import CHECKPOINT, classifier_path, named_run
+from latcli.commands.resume import dataset_of
 from latcli.engine import registry
-from latcli.engine.datasets.base import DatasetSource, TrainingData
-from latcli.engine.datasets.catalog import open_folder, open_training_data
+from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.folders import class_folders
 from latcli.engine.datasets.photo_folder import PhotoFolder, holds_photos
 from latcli.engine.evaluation.distrust import Doubt, examine
 from latcli.engine.evaluation.matrix import Subject
 from latcli.engine.labels import known_class
-from latcli.engine.models.catalog import open_classifier
-from latcli.engine.models.checkpoint import is_of_code, read_info
-from latcli.engine.models.classifier import Classifier, with_classes_first
+from latcli.engine.models.catalog import is_of_code, open_classifier, read_info
+from latcli.engine.models.classifier import Classifier, ClassifierSource, with_classes_first
 from latcli.engine.models.finetuning import is_classifier_name, preprocessing_of, require_named
 from latcli.engine.models.preprocessing import Preprocessing
-from latcli.engine.models.source import ClassifierSource
 from latcli.engine.precision import check_form, gradient_model
 from latcli.engine.training.regimes import Regime
 from latcli.errors import LatcliError, UsageError, WeightsError
@@ -41,15 +38,6 @@ DEFAULT_REGIMES: tuple[Regime, ...] = ("natural", "standard", "background")
 _LOOKED_AT = 64
 
 _FOLDER = "folder:"
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model that is ready, and what speaks against it at first sight."""
-
-    entry: EvaluatedModel
-    subject: Subject
-    doubts: tuple[Doubt, ...]
 
 
 # which models
@@ -73,11 +61,10 @@ def trained_on(store: Store, dataset: str, *, seeds: bool) -> list[RunRow]:
     With `seeds` the latest of each seed of the same experiment, for every regime there is. Raises UsageError where
     there is none.
     """
-    folder = folder_of(dataset)
     rows = [
         row
         for row in store.runs(command="train", status="completed")
-        if (folder and row.config.get("dataset_folder") == folder) or (row.dataset or "").rpartition("@")[0] == dataset
+        if dataset in (row.config.get("dataset"), (row.dataset or "").rpartition("@")[0])
     ]
     chosen: list[RunRow] = []
     for regime in get_args(Regime) if seeds else DEFAULT_REGIMES:
@@ -95,10 +82,11 @@ def trained_on(store: Store, dataset: str, *, seeds: bool) -> list[RunRow]:
     return chosen
 
 
-def require_named_again(entries: Iterable[EvaluatedModel], named: Sequence[str], run: str) -> None:
-    """Raise UsageError where a stored run names code of the user's own that the command line does not name as well.
+def names_again(entries: Iterable[EvaluatedModel], named: Sequence[str], run: str, store: Store) -> list[str]:
+    """What opens the models of a stored evaluation: their training runs, wherever the store lies now, else their files.
 
-    What lies in a store must not run code by itself: a store may come from somebody else.
+    Raises UsageError where a file is gone, and for code of the user's own that is not among those `named` now: what
+    lies in a store must not run code by itself, since a store may come from somebody else.
     """
     code = code_named(entries)
     if missing := [name for name in code if name not in named]:
@@ -106,24 +94,16 @@ def require_named_again(entries: Iterable[EvaluatedModel], named: Sequence[str],
             f"{run} evaluates {missing[0]}, and the code that a stored run names is not run automatically",
             f"if you trust it, name it again: latcli eval {' '.join(code)} --resume {run[-4:]}",
         )
-
-
-def source_of(entry: EvaluatedModel, store: Store) -> str:
-    """What opens a model of a stored evaluation again: its training run, wherever the store lies now, else its name.
-
-    Raises UsageError where its file is gone.
-    """
-    if entry.train_run is not None:
-        found = [row for row in store.runs(command="train") if row.id == entry.train_run]
-        path = artifact_path(found[0].path, CHECKPOINT) if found else None
-        if path is not None and path.exists():
-            return str(path)
-    if entry.source.endswith(".safetensors") and not Path(entry.source).exists():
-        raise UsageError(
-            f"the model {entry.name} is neither at {entry.source} nor in the store {store.folder}",
-            "if the store was moved, move its training runs with it; else put the file back, or start a new evaluation",
-        )
-    return entry.source
+    trained = {row.id for row in store.runs(command="train") if artifact_path(row.path, CHECKPOINT).exists()}
+    names = []
+    for entry in entries:
+        names.append(entry.train_run if entry.train_run in trained else entry.source)
+        if names[-1] == entry.source and entry.source.endswith(".safetensors") and not Path(entry.source).exists():
+            raise UsageError(
+                f"the model {entry.name} is neither at {entry.source} nor in the store {store.folder}",
+                "if the store was moved, move its training runs with it; else put the file back, or evaluate anew",
+            )
+    return names
 
 
 def code_named(entries: Iterable[EvaluatedModel]) -> list[str]:
@@ -132,76 +112,62 @@ def code_named(entries: Iterable[EvaluatedModel]) -> list[str]:
     return [name for name in sources if not name.endswith(".safetensors") and registry.names_code(name)]
 
 
-# the data, in the form that the models take
+# how they take photos
 
 
-@dataclass(frozen=True)
-class PhotoWay:
-    """How models take photos. `architecture` is the classifier's name without what it was fine-tuned to."""
+class PhotoWay(NamedTuple):
+    """How models take photos: a classifier's name, without what it was fine-tuned to, and its preprocessing."""
 
-    architecture: str
-    preprocessing: Preprocessing
+    architecture: str | None
+    preprocessing: Preprocessing | None
+
+    def __str__(self) -> str:
+        return "small images as they are" if self.preprocessing is None else self.preprocessing.described()
 
 
-def open_data(
-    dataset: str,
-    sources: Sequence[str],
-    described: ClassifierSource,
-    masks: Path | None,
-    device: torch.device,
-    session: Session,
-) -> tuple[TrainingData, PhotoWay | None]:
-    """The data set on the device as these models take it, with the masks that files hold; and how, if as photos.
+def common_way(dataset: str, sources: Sequence[str], described: ClassifierSource) -> PhotoWay:
+    """How all of these models take the set's images; `sources` are paths of checkpoints, or names.
 
-    `sources` are paths of checkpoints or names. Photos are handed out at the classifiers' input size, so all have to
-    see the same square of a photo. Raises UsageError where they do not, or are unknown, ImageError and WeightsError
-    where a file cannot be read, and else as `open_training_data`.
+    Photos are handed out at the classifiers' input size, so all have to see the same square of a photo. Raises
+    UsageError where they do not, or are unknown, WeightsError where a file cannot be read.
     """
-    way = None
-    if dataset.startswith(_FOLDER):
-        folders = class_folders(Path(dataset.removeprefix(_FOLDER)))
-        way = _common_way(sources, described, large=holds_photos(folders))
-        data = open_folder(folders, way.preprocessing if way else None, masks)
-    else:
-        source = DatasetSource(session.data, session.offline, session.shows_progress)
-        data = open_training_data(dataset, None, source, masks)
-    for note in data.notes:
-        session.note(f"note: {note}")
-    return data.to(device), way
-
-
-def _common_way(sources: Sequence[str], described: ClassifierSource, *, large: bool) -> PhotoWay | None:
+    if not dataset.startswith(_FOLDER):
+        return PhotoWay(None, None)
+    large = holds_photos(class_folders(Path(dataset.removeprefix(_FOLDER))))
     ways = {source: _way(source, described, large=large) for source in sources}
-    first = next(iter(ways))
-    for source, way in ways.items():
-        if _seen(way) != _seen(ways[first]):
+    first, *others = ways
+    for other in others:
+        if str(ways[other]) != str(ways[first]):
             raise UsageError(
-                f"{first} takes {_seen(ways[first])}, {source} takes {_seen(way)}",
+                f"{first} takes {ways[first]}, {other} takes {ways[other]}",
                 "all models of an evaluation must see the same images: evaluate these separately",
             )
     return ways[first]
 
 
-def _way(source: str, described: ClassifierSource, *, large: bool) -> PhotoWay | None:
+def _way(source: str, described: ClassifierSource, *, large: bool) -> PhotoWay:
     if source.endswith(".safetensors"):
         info = read_info(Path(source))
         if not is_classifier_name(info.architecture):
-            return None
+            return PhotoWay(info.architecture, None)
         require_named(info.architecture)  # a detector of objects would open it
         return PhotoWay(info.architecture, info.preprocessing or preprocessing_of(info.architecture))
     tuned = registry.names_code(source) and described.weights is not None and is_of_code(described.weights)
     if not large and not tuned:
-        return None
+        return PhotoWay(None, None)
     return PhotoWay(source, open_classifier(source, described, torch.device("cpu")).preprocessing)
 
 
-def _seen(way: PhotoWay | None) -> str:
-    if way is None:
-        return "small images as they are"
-    return way.preprocessing.described()
-
-
 # opening
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that is ready, and what speaks against it at first sight."""
+
+    entry: EvaluatedModel
+    subject: Subject
+    doubts: tuple[Doubt, ...]
 
 
 class ColourInput(nn.Module):
@@ -220,9 +186,7 @@ class ColourInput(nn.Module):
 class ModelLoader:
     """Opens models for one data set: looks at classes and image size, and tries each on some test images."""
 
-    def __init__(
-        self, store: Store, data: TrainingData, batch: int, session: Session, described: ClassifierSource
-    ) -> None:
+    def __init__(self, store: Store, data: TrainingData, session: Session, described: ClassifierSource) -> None:
         """`described` is what the user says of models that are no training run's.
 
         Raises LatcliError where the set has no test images.
@@ -231,44 +195,44 @@ class ModelLoader:
         if n == 0:
             raise LatcliError(f"{data.name} has no test images", "choose another data set")
         (images,) = data.testing([torch.arange(n) * data.test_count // n])
-        self.store, self.data, self.session, self._batch = store, data, session, batch
-        self._described = described
-        self._x_BCHW = images.x_BCHW
+        self.store, self.data, self.session = store, data, session
+        self._described, self._x_BCHW = described, images.x_BCHW
 
-    def load(self, name: str) -> LoadedModel:
+    def load(self, name: str, was: EvaluatedModel | None = None) -> LoadedModel:
         """A model by the end of a training run's id, by its checkpoint's path, or by any name of a classifier.
 
-        Raises UsageError where it is unknown or does not fit the data, WeightsError where it cannot be read, and
-        LatcliError where it gives NaN or no gradient.
+        `was` is the model of a stored evaluation that it must be, with gradients in the form that they had. Raises
+        UsageError where it is unknown or does not fit the data, WeightsError where it cannot be read or has changed,
+        and LatcliError where it gives NaN or no gradient.
         """
         path = classifier_path(name, self.store.folder)
-        if path != name:
-            return self.load_run(self.store.find_run(Path(path).parent.name))
-        if name.endswith(".safetensors"):
-            return self._load_checkpoint(Path(name).absolute(), name, Path(name).stem, None)
-        classifier = self._classifier(name)
-        net = self._fitting(classifier, name)
-        model_id = self.store.record_model(name, weights_sha256=classifier.fingerprint)
-        return self._ready(EvaluatedModel(name, name, name, model_id, classifier.fingerprint or "", form=""), net)
+        if path.endswith(".safetensors"):
+            row = None if path == name else self.store.find_run(Path(path).parent.name)
+            found, net = self._checkpoint(Path(path).absolute(), name if row is None else row.id, row)
+        else:
+            classifier = open_classifier(name, self._described, self._x_BCHW.device)
+            net = self._fitting(classifier, name)
+            model_id = self.store.record_model(name, weights_sha256=classifier.fingerprint)
+            found = EvaluatedModel(name, name, name, model_id, classifier.fingerprint or "", form="")
+        if was is not None:
+            if found.fingerprint != was.fingerprint:
+                raise WeightsError(
+                    f"the model {was.name} is not the one that the evaluation was started with: it answers differently",
+                    "start a new evaluation",
+                )
+            found = replace(was, source=found.source)
+        fast = gradient_model(
+            net, self.data.image_shape, self.session.precision, check_form(found.form) if found.form else None
+        )
+        if fast.note:
+            self.session.note(f"note: {fast.note}")
+        doubts = examine(net, self._x_BCHW, found.label, fast)
+        return LoadedModel(replace(found, form=fast.form), Subject(found.label, net, fast), tuple(doubts))
 
-    def load_run(self, row: RunRow) -> LoadedModel:
-        """The model of a training run. Raises as `load` does."""
-        label = f"{row.config.get('regime')} {row.id[-4:]}"
-        return self._load_checkpoint(artifact_path(row.path, CHECKPOINT), row.id, label, row)
-
-    def load_again(self, entry: EvaluatedModel) -> LoadedModel:
-        """A model of a stored evaluation, with gradients in the form that it had. Raises WeightsError if it changed."""
-        source = source_of(entry, self.store)
-        classifier = self._classifier(source)
-        if (classifier.fingerprint or "") != entry.fingerprint:
-            raise WeightsError(
-                f"the model {entry.name} is not the one that the evaluation was started with: it answers differently",
-                "start a new evaluation",
-            )
-        return self._ready(replace(entry, source=source), self._fitting(classifier, entry.name))
-
-    def _load_checkpoint(self, path: Path, name: str, label: str, row: RunRow | None) -> LoadedModel:
-        classifier, info, data = self._classifier(str(path)), read_info(path), self.data
+    def _checkpoint(self, path: Path, name: str, row: RunRow | None) -> tuple[EvaluatedModel, nn.Module]:
+        described, data, info = self._described, self.data, read_info(path)
+        described = ClassifierSource(offline=described.offline, progress=described.progress, note=described.note)
+        classifier = open_classifier(str(path), described, self._x_BCHW.device)
         net = self._fitting(classifier, name)
         if sorted(info.class_names) != sorted(data.class_names) or info.image_shape != data.image_shape:
             raise UsageError(
@@ -277,29 +241,15 @@ class ModelLoader:
             )
         if info.dataset != data.name:
             self.session.note(f"note: {name} was trained on {info.dataset}, not on {data.name}")
-        of_model = {
-            "architecture": info.architecture,
-            "regime": info.regime,
-            "weights_sha256": classifier.weights_sha256,
-        }
-        model_id = self.store.record_model(f"{info.architecture}-{info.regime}", **of_model)
+        model_id = self.store.record_model(
+            f"{info.architecture}-{info.regime}",
+            architecture=info.architecture,
+            regime=info.regime,
+            weights_sha256=classifier.weights_sha256,
+        )
+        label = path.stem if row is None else row.name or f"{row.config.get('regime')} {row.id[-4:]}"
         entry = EvaluatedModel(str(path), name, label, model_id, classifier.fingerprint or "", "", info.regime)
-        return self._ready(replace(entry, train_run=row.id, train_seed=row.seed) if row else entry, net)
-
-    def _ready(self, entry: EvaluatedModel, net: nn.Module) -> LoadedModel:
-        """With gradients in the entry's form, or in the one that is chosen now where it has none yet."""
-        form = check_form(entry.form) if entry.form else None
-        fast = gradient_model(net, self.data.image_shape, self.session.precision, form)
-        if fast.note:
-            self.session.note(f"note: {fast.note}")
-        doubts = examine(net, self._x_BCHW, entry.label, fast)
-        return LoadedModel(replace(entry, form=fast.form), Subject(entry.label, net, fast), tuple(doubts))
-
-    def _classifier(self, source: str) -> Classifier:
-        described = self._described
-        if source.endswith(".safetensors"):
-            described = ClassifierSource(offline=described.offline, progress=described.progress, note=described.note)
-        return open_classifier(source, described, self._x_BCHW.device)
+        return replace(entry, train_run=row.id, train_seed=row.seed) if row else entry, net
 
     def _fitting(self, classifier: Classifier, name: str) -> nn.Module:
         """The network as it takes this set's images; on photos a Classifier.
@@ -329,13 +279,3 @@ class ModelLoader:
         raise UsageError(
             f"{name} does not take images of {shape}: {failures[0]}", "choose a model for images of this size"
         )
-
-
-def once_each(loaded: Iterable[LoadedModel], session: Session) -> list[LoadedModel]:
-    """Without those that are another one under a second name."""
-    kept: dict[str, LoadedModel] = {}
-    for one in loaded:
-        if one.entry.id in kept:
-            session.note(f"note: {one.entry.name} is {kept[one.entry.id].entry.name}, and is evaluated once")
-        kept.setdefault(one.entry.id, one)
-    return list(kept.values())

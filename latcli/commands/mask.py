@@ -11,10 +11,11 @@ from latcli.commands.pictures import overlay
 from latcli.engine import registry
 from latcli.engine.images import encode_png
 from latcli.engine.photos import PhotoAttacker, PhotoSettings
-from latcli.errors import StoreError, UsageError
+from latcli.errors import UsageError
 from latcli.options import MaskOptions
 from latcli.results import MaskedPhoto, MaskResult, to_json
 from latcli.session import Session
+from latcli.store.files import write_whole
 from latcli.store.store import Store
 
 #: Below the folder of masks: photos on which the masks can be seen.
@@ -47,7 +48,7 @@ def run(options: MaskOptions, session: Session) -> MaskResult:
                 pictures = {"mask": encode_png(located.mask_HW), "overlay": overlay(located)}
                 files = {"mask": options.out / place, "overlay": options.out / OVERLAYS / place}
                 for kind, png in pictures.items():
-                    _write(files[kind], png)
+                    write_whole(files[kind], png, "--out DIR")
                     stored.write_artifact(f"{kind}s/{place.as_posix()}", png, kind, located.photo.sha256)
                 files_text = {kind: str(path) for kind, path in files.items()}
                 masked.append(MaskedPhoto(**located_values(located), files=files_text))
@@ -75,13 +76,3 @@ def mask_places(photos: list[Path], arguments: tuple[str, ...]) -> list[PurePath
                 "name the folder that contains both: masks lie as their photos do",
             )
     return list(places)
-
-
-def _write(path: Path, png: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(png)
-        temporary.replace(path)
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}", "check --out and the space on its disk") from error

@@ -7,9 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from latcli.commands.classifiers import classifier_source
+from latcli.commands.classifiers import classifier_path, classifier_source
 from latcli.commands.detection_cache import StoredDetections
-from latcli.commands.trained import classifier_path
 from latcli.engine.detectors.base import DetectorContext
 from latcli.engine.devices import open_device
 from latcli.engine.labels import labeller

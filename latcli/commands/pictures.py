@@ -1,13 +1,11 @@
-"""The pictures of attacked photos, drawn on a thread while the next photos are attacked."""
+"""The pictures of attacked photos, drawn and kept on a thread while the next photos are attacked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import numpy as np
 
@@ -15,43 +13,37 @@ from latcli.engine.images import encode_png
 from latcli.engine.photos import Located, PhotoAttacker, PhotoResult
 from latcli.reporting.figures import Guess, Panel, amplified_difference, triptych_on_thread, without_glyph_warnings
 from latcli.results import Prediction
+from latcli.store.store import Run
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A file to be: kind (mask, difference, figure), name, the sha256 of the photo that it shows, PNG bytes."""
+@contextmanager
+def drawing(attacker: PhotoAttacker, stored: Run, figures: bool) -> Iterator[Pictures]:
+    """Pictures of results, all of them kept when the block ends.
 
-    kind: str
-    file_name: str
-    image: str
-    png: bytes
-
-
-class PictureDrawer:
-    """Draws what shows a result: the mask, the amplified difference and, unless `figures` is False, Figure 1.
-
-    A context, since its thread has an end. What is drawn differs in no byte from what one thread would draw.
+    Where an error ends it, what is quickly drawn is kept, and nobody waits for a figure that is not begun.
     """
+    # One thread: matplotlib bears no two, and the attack wants the other cores.
+    with without_glyph_warnings(), ThreadPoolExecutor(1, thread_name_prefix="pictures") as thread:
+        pictures = Pictures(attacker, stored, figures, thread)
+        try:
+            yield pictures
+            pictures.finish()
+        except BaseException:
+            pictures.drop_figures()
+            with suppress(Exception):  # the first error is the one to report
+                pictures.finish()
+            raise
 
-    def __init__(self, attacker: PhotoAttacker, figures: bool) -> None:
-        self.attacker = attacker
-        self._figures = figures
-        # One thread: matplotlib bears no two, and the attack wants the other cores.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pictures")
+
+class Pictures:
+    """Draws and keeps what shows a result: the mask, the amplified difference and, if `figures`, Figure 1."""
+
+    def __init__(self, attacker: PhotoAttacker, stored: Run, figures: bool, thread: ThreadPoolExecutor) -> None:
+        """Use `drawing`."""
+        self.attacker, self._stored, self._figures, self._thread = attacker, stored, figures, thread
         self._asked: list[tuple[PhotoResult, dict[str, str]]] = []
-        self._begun: list[tuple[str, str, str, Future[bytes]]] = []
+        self._begun: list[tuple[str, Future[None]]] = []
         self._masks: set[str] = set()
-        self._context = ExitStack()
-
-    def __enter__(self) -> Self:
-        self._context.enter_context(without_glyph_warnings())
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._thread.shutdown(cancel_futures=True)
-        self._context.close()
 
     def ask(self, attacked: PhotoResult, stem: str, suffix: str = "") -> dict[str, str]:
         """Ask for a result's pictures; returns the names of their files by kind. The mask is one for each stem."""
@@ -63,30 +55,37 @@ class PictureDrawer:
         return names
 
     def begin(self) -> None:
-        """Have the thread draw what was asked for."""
+        """Have the thread draw what was asked for, once it has drawn what was asked for before."""
+        self._wait()
         asked, self._asked = self._asked, []
         for attacked, names in asked:
-            drawings = {"difference": self._thread.submit(_difference, attacked)}
-            if "mask" in names:
-                drawings["mask"] = self._thread.submit(encode_png, attacked.located.mask_HW)
-            if "figure" in names:
-                # The classifier is asked here, where the attack is not running beside it.
-                drawings["figure"] = self._thread.submit(triptych_on_thread, *self._figure_1(attacked))
-            for kind, drawing in drawings.items():
-                self._begun.append((kind, names[kind], attacked.located.photo.sha256, drawing))
+            draw: dict[str, tuple[Callable[..., bytes], tuple[Any, ...]]] = {
+                "difference": (_difference, (attacked,)),
+                "mask": (encode_png, (attacked.located.mask_HW,)),
+            }
+            if "figure" in names:  # the classifier is asked here, where the attack is not running beside it
+                draw["figure"] = triptych_on_thread, self._figure_1(attacked)
+            for kind, name in names.items():
+                image = attacked.located.photo.sha256
+                self._begun.append((kind, self._thread.submit(self._keep, kind, name, image, *draw[kind])))
 
-    def drawn(self) -> Iterator[Picture]:
-        """The pictures that were asked for, in their order; waits for them."""
+    def finish(self) -> None:
+        """Wait until all that was asked for is drawn and kept; raises what the drawing raised."""
         self.begin()
-        while self._begun:
-            kind, name, image, drawing = self._begun.pop(0)
-            yield Picture(kind, name, image, drawing.result())
+        self._wait()
 
     def drop_figures(self) -> None:
-        """Leave out the figures that are not being drawn yet, which are what takes time: nobody waits for them."""
+        """Leave out the figures that are not being drawn yet, which are what takes time."""
         for _, names in self._asked:
             names.pop("figure", None)
-        self._begun = [begun for begun in self._begun if not (begun[0] == "figure" and begun[3].cancel())]
+        self._begun = [(kind, future) for kind, future in self._begun if not (kind == "figure" and future.cancel())]
+
+    def _wait(self) -> None:
+        while self._begun:
+            self._begun.pop(0)[1].result()
+
+    def _keep(self, kind: str, name: str, image: str, draw: Callable[..., bytes], given: tuple[Any, ...]) -> None:
+        self._stored.write_artifact(name, draw(*given), kind, image)
 
     def _figure_1(self, attacked: PhotoResult) -> tuple[list[Panel], str]:
         one, change = attacked.located, attacked.change
@@ -113,8 +112,7 @@ def _panel(title: str, levels_HWC: np.ndarray, prediction: Prediction, one: Loca
 def _difference(attacked: PhotoResult) -> bytes:
     # The largest change of the whole photo becomes the largest that a picture can show.
     gain = 127.0 / max(1.0, 255.0 * attacked.change.linf_outside)
-    shown_HWC = amplified_difference(attacked.located.photo.levels_HWC, attacked.adversarial_HWC, gain)
-    return encode_png(shown_HWC)
+    return encode_png(amplified_difference(attacked.located.photo.levels_HWC, attacked.adversarial_HWC, gain))
 
 
 def overlay(located: Located) -> bytes:

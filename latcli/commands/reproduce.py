@@ -15,14 +15,13 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from latcli.commands import attack, evaluate, train
-from latcli.commands.datasets import open_data
+from latcli.commands.classifiers import CHECKPOINT
+from latcli.commands.data import load_data
 from latcli.commands.paper import compare_with_paper
 from latcli.commands.report import MATRIX, TABLES, gather
 from latcli.commands.reproduction_parts import OF_PAPER, OF_PHOTOS, Findings, Step, photos_of, steps_of
-from latcli.commands.trained import CHECKPOINT
 from latcli.engine import registry
 from latcli.engine.datasets.base import Dataset
-from latcli.engine.devices import open_device
 from latcli.engine.images import sha256_of
 from latcli.engine.photo_files import find_sources
 from latcli.errors import ExitCode, LatcliError, UsageError
@@ -84,10 +83,13 @@ def run(options: ReproduceOptions, session: Session) -> ReproduceResult:
 
 
 def _small_images(options: ReproduceOptions, session: Session) -> Dataset | None:
-    """What the steps look at, None where they look at photos alone. Raises UsageError, for an unknown network too."""
+    """What the steps look at, None where they look at photos alone.
+
+    Raises UsageError, for an unknown network too; WeightsError for weights that do not fit it.
+    """
     if set(options.parts) <= OF_PHOTOS:
         return None
-    data = open_data(options.dataset, None, None, open_device("cpu"), session)
+    data = load_data(options.dataset, None, session)
     if not isinstance(data, Dataset):
         raise UsageError(
             f"{options.dataset} holds photos, and the paper's figures are of small images",
@@ -95,6 +97,8 @@ def _small_images(options: ReproduceOptions, session: Session) -> Dataset | None
         )
     if options.architecture is not None:
         registry.load("architecture", options.architecture)
+    if options.classifier_weights is not None:
+        train.start_fingerprint(options.classifier_weights, options.architecture or data.defaults.architecture, data)
     return data
 
 
@@ -130,6 +134,8 @@ class Found:
         """
         if step.command == "eval":  # depends on which models there are by now
             fits = self._fitting_evaluation(step)
+        elif len(self.trained(step.models)) < len(step.models):  # what it goes on from is not there yet
+            return "missing", None
         else:
             fitting = self._fitting_training if step.command == "train" else self._fitting_attack
             fits = self._fits.get(step) or self._fits.setdefault(step, fitting(step))
@@ -148,12 +154,20 @@ class Found:
         states = {step: self.state_of(step) for step in steps}
         return {step: row for step, (state, row) in states.items() if state == "done" and row is not None}
 
-    def _fitting_training(self, step: Step) -> Callable[[RunRow], bool]:
-        options, data = step.options, self.data
+    def started(self, step: Step) -> TrainOptions:
+        """The options of a training, with the weights of the one that it goes on from, which is done."""
+        options = step.options
         assert isinstance(options, TrainOptions)
+        starts = [row.path / CHECKPOINT for row in self.trained(step.models).values()]
+        return replace(options, classifier_weights=starts[0]) if starts else options
+
+    def _fitting_training(self, step: Step) -> Callable[[RunRow], bool]:
+        options, data = self.started(step), self.data
         assert data is not None
+        architecture, start = options.architecture or data.defaults.architecture, options.classifier_weights
+        weights = None if start is None else train.start_fingerprint(start, architecture, data)
         wanted = to_json(train.settings_of(options, data, step.seed)) | {
-            "architecture": options.architecture or data.defaults.architecture,
+            "architecture": architecture,
             "precision": self.session.precision,
             "mask_fingerprint": data.mask_fingerprint,
         }
@@ -163,7 +177,8 @@ class Found:
 
         def fits(row: RunRow) -> bool:
             whole = row.status != "completed" or (row.path / CHECKPOINT).is_file()
-            return whole and row.dataset == dataset and _has(row, wanted)
+            same_start = row.config.get("weights_fingerprint") == weights
+            return whole and same_start and row.dataset == dataset and _has(row, wanted)
 
         return fits
 
@@ -256,8 +271,8 @@ def _carry_out(steps: Sequence[Step], found: Found, stored: Run, session: Sessio
 
 def _carry_out_one(step: Step, resume: str | None, found: Found, session: Session) -> None:
     match step.options:
-        case TrainOptions() as options:
-            train.run(options if resume is None else TrainOptions(resume=resume), session)
+        case TrainOptions():
+            train.run(found.started(step) if resume is None else TrainOptions(resume=resume), session)
         case EvalOptions() as options:
             models = tuple(row.id for row in found.trained(step.models).values())
             evaluate.run(replace(options, models=models) if resume is None else EvalOptions(resume=resume), session)
@@ -300,6 +315,9 @@ def _rows(steps: Sequence[Step], found: Found) -> tuple[StepRow, ...]:
     trained = found.trained([step for step in steps if step.command == "train"])
     # The ends of the training runs' ids; STEP and its number for a model that is yet to be trained.
     names = {step: trained[step].id.rpartition("-")[2] if step in trained else f"STEP{n}" for n, step in numbered}
+    files = {
+        step: str((trained[step].path if step in trained else Path(name)) / CHECKPOINT) for step, name in names.items()
+    }
     rows = []
     for number, step in numbered:
         state, row = found.state_of(step)
@@ -312,15 +330,24 @@ def _rows(steps: Sequence[Step], found: Found) -> tuple[StepRow, ...]:
                 run=None if row is None else row.id,
                 config_hash=None if row is None else row.config_hash,
                 seconds=row.seconds if row is not None and state == "done" else None,
-                command_line=command_line(step, found.session, [names[one] for one in step.models]),
+                command_line=command_line(
+                    step, found.session, [(files if step.command == "train" else names)[one] for one in step.models]
+                ),
             )
         )
     return tuple(rows)
 
 
 def command_line(step: Step, session: Session, models: Sequence[str] = ()) -> str:
-    """What a user types for this step alone. models: the names of the models of an evaluation."""
-    options = replace(step.options, models=tuple(models)) if isinstance(step.options, EvalOptions) else step.options
+    """What a user types for this step alone.
+
+    models: the names of the models of an evaluation, or the path of the weights that a training goes on from.
+    """
+    options = step.options
+    if isinstance(options, EvalOptions):
+        options = replace(options, models=tuple(models))
+    elif isinstance(options, TrainOptions) and models:
+        options = replace(options, classifier_weights=Path(models[0]))
     shared = ("store", "data", "device", "precision", "offline")
     where = Computing(**{name: getattr(session, name) for name in shared}, seed=step.seed)
     return shlex.join(["latcli", step.command, *command_words(options), *command_words(where)])

@@ -15,7 +15,7 @@ from latcli.engine.localize import middle_pixels
 from latcli.engine.photo_files import find_sources
 from latcli.engine.training.regimes import LOCALIZED, Regime
 from latcli.options import AttackOptions, EvalOptions, ReproduceOptions, ReproduciblePart, TrainOptions
-from latcli.reporting.text import number_text
+from latcli.reporting.text import counted, number_text
 from latcli.results import (
     AttackedPhoto,
     EvalResult,
@@ -68,9 +68,19 @@ _SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 _EPSILONS, _EPSILON = tuple(levels / 255 for levels in (1, 2, 4, 8, 16)), 8 / 255
 
 
+#: With weights to start from: how they are fine-tuned on natural images, and how each regime, the natural one among
+#: them, goes on from there, equally long. The finished model is attacked briefly, since an evaluation follows.
+_FINE_TUNED: Mapping[str, Any] = {"preset": "standard", "epochs": 3, "rate": 1e-3}
+_GOING_ON: Mapping[str, Any] = {"preset": "quick", "epochs": 1, "batch": 128, "average": 0.995}
+_GOING_ON_ATTACKED: Mapping[str, Any] = {"attack": "fgsm-rs", "warm_up": 0.1}
+
+
 @dataclass(frozen=True)
 class Step:
-    """One invocation of a command. models: the training steps whose models an evaluation evaluates."""
+    """One invocation of a command.
+
+    models: the training steps whose models an evaluation evaluates; of a training, the one that it goes on from.
+    """
 
     title: str
     options: TrainOptions | EvalOptions | AttackOptions
@@ -91,6 +101,15 @@ def steps_of(
     data: None where no part looks at small images. Raises LatcliError where the photos that stand in for missing ones
     are missing, too.
     """
+    steps = _steps_of(part, options, session, data)
+    starts = [start for step in steps if step.command == "train" for start in step.models]
+    return tuple(dict.fromkeys([*starts, *steps]))
+
+
+def _steps_of(
+    part: ReproduciblePart, options: ReproduceOptions, session: Session, data: Dataset | None
+) -> Iterable[Step]:
+    """Without the trainings that others go on from."""
     budget = BUDGETS[options.budget]
     seeds = range(session.seed, session.seed + (options.seeds or budget.seeds))
 
@@ -145,9 +164,28 @@ def _training(options: ReproduceOptions, regime: Regime, seed: int, **more: Any)
         "epsilon": None if regime == "natural" else options.epsilon,
         "center": options.center if regime in LOCALIZED else None,
     }
+    starts: tuple[Step, ...] = ()
+    if options.classifier_weights is not None:
+        starts = (_fine_tuning(options, options.classifier_weights, seed),)
+        given |= _for_as_long(_GOING_ON, options)
+        if regime != "natural":
+            given |= _GOING_ON_ATTACKED
     chosen = TrainOptions(**given | more)
     masks = f" ({chosen.mask_from} masks)" if chosen.mask_from else ""
-    return Step(f"train {regime}{masks}, seed {seed}", chosen, seed)
+    return Step(f"train {regime}{masks}, seed {seed}", chosen, seed, starts)
+
+
+def _fine_tuning(options: ReproduceOptions, weights: Path, seed: int) -> Step:
+    """Natural training from weights that a user has."""
+    given: dict[str, Any] = {"dataset": options.dataset, "architecture": options.architecture}
+    given["classifier_weights"] = weights
+    chosen = TrainOptions(regime="natural", **given | _for_as_long(_FINE_TUNED, options))
+    return Step(f"fine-tune {weights.name}, seed {seed}", chosen, seed)
+
+
+def _for_as_long(values: Mapping[str, Any], options: ReproduceOptions) -> dict[str, Any]:
+    """These options of a training, or as many steps as were asked for in place of their epochs."""
+    return dict(values) if options.steps is None else {**values, "epochs": None, "steps": options.steps}
 
 
 def _evaluation(options: ReproduceOptions, aim: str, models: Sequence[Step], seed: int, **more: Any) -> Step:
@@ -327,13 +365,13 @@ class Findings:
         row = next(row for _, row in self._cells(steps) if row["epsilon"] is not None)
         trainings = [step for step in steps if isinstance(step.options, TrainOptions)]
         attack = (f"{row['attack']}-{row['steps']}", starts_text(row["attack"], row["restarts"]))
-        kept = [f"a middle of {row['center']:.4g} of the side"] if middle and row["mask_from"] == "center" else []
+        kept = [f"the center, {row['center']:.4g} of each side"] if middle and row["mask_from"] == "center" else []
         seeds = ", ".join(map(str, sorted({step.seed for step in trainings})))
         return [
             f"{self.options.dataset}, n = {row['n']:,} attacked images",
             ", ".join(filter(None, (*attack, f"epsilon {number_text(row['epsilon'])}"))),
             *kept,
-            f"training: {_budget(trainings[0].options)}, seeds {seeds}; mean and sample standard deviation over them",
+            f"training: {_budget(trainings)}, seeds {seeds}; mean and sample standard deviation over them",
             f"evaluations {', '.join(self.runs[step].id[-4:] for step in _evaluations(steps))}",
         ]
 
@@ -391,8 +429,18 @@ def _regime(step: Step) -> str:
     return str(getattr(step.options, "regime", None))
 
 
-def _budget(options: object) -> str:
-    """A training's network and length, as they were asked for."""
-    assert isinstance(options, TrainOptions)
-    network = f"{options.architecture}, " if options.architecture else ""
-    return f"{network}preset {options.preset}" + (f", {options.steps:,} steps" if options.steps else "")
+def _budget(trainings: Sequence[Step]) -> str:
+    """Network, start and length of trainings, as they were asked for; those of a start come first."""
+    first, last = (step.options for step in (trainings[0], trainings[-1]))
+    assert isinstance(first, TrainOptions)
+    assert isinstance(last, TrainOptions)
+    network = f"{last.architecture}, " if last.architecture else ""
+    weights = first.classifier_weights
+    start = "" if weights is None else f"{weights.name} fine-tuned for {_length(first)}, then "
+    return f"{network}{start}{_length(last)}"
+
+
+def _length(options: TrainOptions) -> str:
+    if options.epochs:
+        return counted(options.epochs, "epoch")
+    return f"preset {options.preset}" + (f", {options.steps:,} steps" if options.steps else "")

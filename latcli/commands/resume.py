@@ -1,4 +1,4 @@
-"""Whether a run can be resumed with these options, for training and evaluation, and the command that resumes it.
+"""Runs that were cut off: whether one can be resumed with these options, what it was started with, what to type.
 
 A run is resumed with the options that it was started with. Where its data, masks and weights lie may change: that they
 are the same is a matter of fingerprints, which are compared once the files are open.
@@ -8,18 +8,59 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
 
 from latcli.engine import registry
 from latcli.errors import UsageError
 from latcli.options import Computing
+from latcli.reporting.text import counted
+from latcli.results import DocumentError, read, to_json
 from latcli.session import Session
 from latcli.store.store import RunRow, Store
+
+T = TypeVar("T")
 
 #: Options that say where files lie. Their contents are compared by fingerprint, so a moved folder may be named anew.
 PLACES = ("masks", "classifier_weights", "detector_weights")
 _FOLDER = "folder:"
+
+
+# options as a configuration has them
+
+
+def plainly(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by name, in the form that a run's configuration has: paths that are there are absolute."""
+    return {
+        name: to_json(value.absolute() if isinstance(value, Path) and value.exists() else value)
+        for name, value in values.items()
+    }
+
+
+def kept_options(options: T, row: RunRow, settings: type) -> T:
+    """The options that the run was started with, beside its `settings`; where files lie may be given anew.
+
+    Permission to run code in weights is never a run's: it is given anew each time. Raises UsageError for a
+    configuration that is damaged.
+    """
+    config, default = row.config, type(options)()
+    known = vars(options).keys() & config.keys() - {field.name for field in fields(settings)}
+    kept = {name: config[name] for name in known if getattr(options, name) == getattr(default, name)}
+    return read_config(type(options), row, plainly(vars(options)) | kept)
+
+
+def read_config(kind: type[T], row: RunRow, values: Mapping[str, Any] | None = None) -> T:
+    """What the run's configuration, or else `values`, say of it. Raises UsageError for one that is damaged."""
+    try:
+        return read(kind, row.config if values is None else values)
+    except DocumentError as error:
+        raise UsageError(f"the configuration of {row.id} is damaged: {error}", "start a new run") from error
+
+
+# whether a run can be resumed
 
 
 def resumable_run(store: Store, name: str, command: str, given: Mapping[str, Any], session: Session) -> RunRow:
@@ -58,35 +99,38 @@ def resumable_run(store: Store, name: str, command: str, given: Mapping[str, Any
 def dataset_of(row: RunRow, given: str | None) -> str:
     """The name that opens the run's data set: the one `given` now, else where the run found it.
 
-    A run keeps its folder's absolute path as `dataset_folder`, so that it is found from any working directory. Raises
-    UsageError where that folder is gone.
+    A run keeps its folder by the absolute path, so that it is found from any working directory. Raises UsageError where
+    that folder is gone.
     """
-    if given is not None:
-        return given
-    name, folder = str(row.config.get("dataset", "")), row.config.get("dataset_folder")
-    if not folder:
-        return name
-    if not Path(folder).is_dir():
+    name = given or str(row.config.get("dataset", ""))
+    if given is None and name.startswith(_FOLDER) and not Path(name.removeprefix(_FOLDER)).is_dir():
         raise UsageError(
-            f"the folder {folder} of the run {row.id} no longer exists",
+            f"the folder {name.removeprefix(_FOLDER)} of the run {row.id} no longer exists",
             f"if it was moved, add --dataset {_FOLDER}NEW_PATH",
         )
-    return f"{_FOLDER}{folder}"
+    return name
 
 
-def check_same_data(row: RunRow, name: str, fingerprint: str) -> None:
-    """Raise UsageError where the data set is not the one that the run was started with, whatever it is called."""
-    known = row.config.get("dataset_fingerprint")
-    if known != fingerprint:
-        raise UsageError(
-            f"the data set {name} is not the one that the run {row.id} was started with: its contents differ",
-            "if it was moved, name its new place with --dataset or --data; or start a new run",
-        )
+def use_threads(count: int, session: Session) -> None:
+    """As many threads as the run had before: the order in which a CPU adds depends on them."""
+    if torch.get_num_threads() != count:
+        session.note(f"using {counted(count, 'thread')}, as the run did before")
+        torch.set_num_threads(count)
 
 
-def folder_of(dataset: str) -> str | None:
-    """The absolute path of `folder:PATH`; None for a named data set."""
-    return str(Path(dataset.removeprefix(_FOLDER)).absolute()) if dataset.startswith(_FOLDER) else None
+def _agree(name: str, asked: Any, was: Any) -> bool:
+    if name in PLACES:
+        return (asked is None) == (was is None)
+    if name == "dataset" and str(asked).startswith(_FOLDER) and str(was).startswith(_FOLDER):
+        return True
+    return bool(asked == was)
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# what to type
 
 
 def resume_command(command: str, run: str, session: Session, names: Iterable[str] = ()) -> str:
@@ -114,15 +158,3 @@ def _where(session: Session) -> list[str]:
         for word in (f"--{name}", str(getattr(session, name)))
     ]
     return [*words, "--offline"] if session.offline else words
-
-
-def _agree(name: str, asked: Any, was: Any) -> bool:
-    if name in PLACES:
-        return (asked is None) == (was is None)
-    if name == "dataset" and str(asked).startswith(_FOLDER) and str(was).startswith(_FOLDER):
-        return True
-    return bool(asked == was)
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

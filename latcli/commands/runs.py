@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any, TypeVar
 
 from latcli.commands.resume import classifier_again, resume_command
@@ -65,7 +65,7 @@ def show_run(options: RunsShowOptions, session: Session) -> RunDetails:
             config=row.config,
             environment=store.environment(row.environment),
             images=tuple(
-                _with_paths(_read(AttackedPhoto, store, one), row) for one in store.rows_of(row.id, "attacks")
+                _read(AttackedPhoto, store, one).in_folder(row.path) for one in store.rows_of(row.id, "attacks")
             ),
             cells=tuple(_read(Cell, store, one) for one in store.rows_of(row.id, "cells")),
             metrics=tuple(_read(LastValue, store, one) for one in store.rows_of(row.id, "latest_metrics")),
@@ -201,8 +201,3 @@ def _read(kind: type[T], store: Store, row: dict[str, Any]) -> T:
         return from_columns(kind, row)
     except DocumentError as error:
         raise damaged(store.path, str(error)) from error
-
-
-def _with_paths(photo: AttackedPhoto, run: RunRow) -> AttackedPhoto:
-    """A photo as `attack --json` has it: its row names files relative to the run's folder."""
-    return replace(photo, files={kind: str(run.path / name) for kind, name in photo.files.items()})

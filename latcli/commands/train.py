@@ -15,34 +15,25 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from latcli.commands.classifiers import classifier_source
-from latcli.commands.datasets import (
-    OBJECTS,
-    DataObjects,
-    check_object_options,
-    given_plainly,
-    open_data,
-    open_pretrained,
-    with_objects,
-)
+from latcli.commands.classifiers import CHECKPOINT, classifier_source
+from latcli.commands.data import DESCRIBING, OBJECTS, open_data, open_pretrained
 from latcli.commands.resume import (
-    check_same_data,
     dataset_of,
-    folder_of,
+    kept_options,
     next_command,
+    plainly,
+    read_config,
     resumable_run,
     resume_command,
+    use_threads,
 )
 from latcli.commands.signals import PendingSignal, postponed
-from latcli.commands.trained import CHECKPOINT
 from latcli.commands.training_log import TrainingLog
 from latcli.engine import registry
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import full_name
-from latcli.engine.datasets.photo_folder import PhotoFolder
-from latcli.engine.devices import open_device
-from latcli.engine.failures import explained
-from latcli.engine.models.checkpoint import CheckpointInfo, pack_classifier
+from latcli.engine.devices import explained, open_device
+from latcli.engine.models.catalog import CheckpointInfo, pack_classifier
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.finetuning import (
     check_architecture,
@@ -65,10 +56,10 @@ from latcli.engine.training.scoring import (
 )
 from latcli.engine.training.settings import DEFAULT_PRESET, TrainSettings, preset_values, resolve
 from latcli.engine.training.state import TrainingState, pack_state, read_state, restore
-from latcli.errors import ExitCode, LatcliError, Terminated, UsageError
-from latcli.options import TrainOptions
+from latcli.errors import ExitCode, LatcliError, Terminated, UsageError, WeightsError
+from latcli.options import ObjectOptions, TrainOptions, given
 from latcli.reporting.text import counted
-from latcli.results import DocumentError, Score, ScorePoint, TrainResult, read, to_json
+from latcli.results import Score, ScorePoint, TrainResult, to_json
 from latcli.session import Session
 from latcli.store.files import artifact_path
 from latcli.store.store import Run, RunRow, Store
@@ -87,40 +78,53 @@ _MEASUREMENTS = 200
 class Job:
     """All that is settled before the first step; the same for a run that starts and for one that is resumed."""
 
+    options: TrainOptions
     data: TrainingData
     architecture: str
     settings: TrainSettings
-    objects: DataObjects
     device: torch.device
-    test_every: int | None = None
-    checkpoint_every: int | None = None
 
     @property
     def fine_tuning(self) -> bool:
         """Whether a classifier is trained further on photos."""
         return is_classifier_name(self.architecture)
 
+    @property
+    def measure_every(self) -> int:
+        """Numbers are recorded each time so many steps are done."""
+        return max(1, self.settings.steps // _MEASUREMENTS)
+
+    def tests_at(self, step: int) -> bool:
+        """Whether the test set is scored after so many steps."""
+        every = self.options.test_every
+        return bool(every and step and (step % every == 0 or step == self.settings.steps))
+
+    def tests_left(self, done: int) -> int:
+        """How many times the test set will be scored on the way."""
+        every, steps = self.options.test_every, self.settings.steps
+        return -(-steps // every) - done // every if every and done < steps else 0
+
     def network(self, session: Session, *, fresh: bool) -> nn.Module:
         """The network; where it is `fresh`, with the weights that training starts from.
 
         A network that a state is loaded into needs none of them. Raises UsageError, WeightsError.
         """
-        path, pretrained = self.objects.classifier_weights, None
+        path, pretrained = self.options.classifier_weights, None
         if self.fine_tuning and fresh:
-            pretrained = open_pretrained(self.architecture, self.objects, session)
+            pretrained = open_pretrained(self.architecture, self.options, session)
 
         def make(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
             if pretrained is not None:
                 return fine_tuned(pretrained, self.data.class_names)
             if self.fine_tuning:
-                described = classifier_source(self.objects, session)
+                described = classifier_source(self.options, session)
                 return fine_tuned_without_weights(self.architecture, self.data.class_names, described=described)
             small: Architecture = registry.load("architecture", self.architecture)
             return small(image_shape, classes)
 
         net = new_network(make, self.data, self.settings.seed)
         if fresh and path is not None and not self.fine_tuning:
-            load_file(path, lambda _: net, 0, session.note)
+            _load_start(net, path, self.architecture, self.data, session.note)
         return net.to(self.device)
 
 
@@ -138,16 +142,34 @@ def run(options: TrainOptions, session: Session) -> TrainResult:
         if ranks.rank:
             _follow(options, session, ranks)
         with Store.open(session.store) as store:
+            row, state = None, None
             if options.resume is not None:
-                return _resume(store, options, session, ranks)
-            return _start(store, options, session, ranks)
+                row = resumable_run(store, options.resume, "train", plainly(given(options)), session)
+                kept = artifact_path(row.path, STATE)
+                state = read_state(kept) if kept.exists() else None
+            store.check_name(session.name, "" if row is None else row.id)
+            job, trainer = _prepared(row, state, options, store, session, ranks)
+            if row is None:
+                started = store.start_run(
+                    "train",
+                    **session.of_run(),
+                    config=_config(job, trainer, session),
+                    seed=job.settings.seed,
+                    device=str(job.device),
+                    dataset=store.record_dataset(job.data.name, fingerprint=job.data.fingerprint),
+                )
+            else:
+                started = store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag)
+            with started as stored, explained():
+                _begin(stored, row, job, trainer, session)
+                return _train(store, stored, job, trainer, session, None if row is None else trainer.done)
 
 
 def settings_of(options: TrainOptions, data: TrainingData, seed: int) -> TrainSettings:
     """The settings that these options mean on this data set. Raises UsageError."""
     architecture = options.architecture or data.defaults.architecture
     return resolve(
-        given_plainly(options),
+        plainly(given(options)),
         data.defaults,
         preset=options.preset or DEFAULT_PRESET,
         fine_tuning=is_classifier_name(architecture),
@@ -156,29 +178,57 @@ def settings_of(options: TrainOptions, data: TrainingData, seed: int) -> TrainSe
     )
 
 
-def describe(options: TrainOptions, job: Job) -> str:
+def start_fingerprint(weights: Path, architecture: str, data: TrainingData) -> str:
+    """The `weights_fingerprint` of a run that starts from these weights. Raises UsageError, WeightsError."""
+    net = new_network(registry.load("architecture", architecture), data, 0)
+    _load_start(net, weights, architecture, data, lambda _: None)
+    return state_dict_sha256(net.state_dict())
+
+
+def _load_start(
+    net: nn.Module, weights: Path, architecture: str, data: TrainingData, note: Callable[[str], None]
+) -> None:
+    """Raises WeightsError; where the weights fit another small network, its hint names that one."""
+    try:
+        load_file(weights, lambda _: net, 0, note)
+    except WeightsError as error:
+        others = [name for name in registry.names("architecture") if name != architecture]
+        fitting = [name for name in others if _fits(weights, name, data)]
+        raise WeightsError(error.message, f"they fit --architecture {fitting[0]}" if fitting else error.hint) from error
+
+
+def _fits(weights: Path, architecture: str, data: TrainingData) -> bool:
+    try:
+        load_file(
+            weights, lambda _: new_network(registry.load("architecture", architecture), data, 0), 0, lambda _: None
+        )
+    except LatcliError:
+        return False
+    return True
+
+
+def describe(job: Job) -> str:
     """What preset, options and data set have led to, in one line."""
     settings = job.settings
     parts = [f"{settings.steps:,} steps of {settings.batch}", f"{settings.optimizer} at {settings.rate:g}"]
     if settings.is_adversarial:
         inner = settings.attack if "fgsm" in settings.attack else f"{settings.attack}-{settings.attack_steps}"
-        kept = OBJECTS.get(settings.mask_from, f"a middle of {settings.center:g} of the side")
+        kept = OBJECTS.get(settings.mask_from, f"the center, {settings.center:g} of each side")
         parts += [f"{inner} at epsilon {settings.epsilon:.4g}", settings.loss]
         parts += [] if settings.regime == "standard" else [f"object: {kept}"]
     what = f"{settings.regime} training of {job.architecture} on {job.data.name}"
-    return f"{what}, preset {options.preset or DEFAULT_PRESET}: {', '.join(parts)}"
+    return f"{what}, preset {job.options.preset or DEFAULT_PRESET}: {', '.join(parts)}"
 
 
 # before the first step
 
 
-def _start(store: Store, options: TrainOptions, session: Session, ranks: Ranks) -> TrainResult:
-    job, trainer = _prepared(None, None, options, store, session, ranks)
-    weights = state_dict_sha256(trainer.net.state_dict()) if job.objects.classifier_weights else None
-    name = full_name(options.dataset or registry.DEFAULT_DATASET)
-    config: dict[str, Any] = {
-        "dataset": name,
-        "dataset_folder": folder_of(name),
+def _config(job: Job, trainer: Trainer, session: Session) -> dict[str, Any]:
+    options, ranks = job.options, trainer.ranks
+    names = (*DESCRIBING, *(name for name in ObjectOptions.__dataclass_fields__ if name != "trust_weights"))
+    weights = state_dict_sha256(trainer.net.state_dict()) if options.classifier_weights else None
+    return {
+        "dataset": full_name(options.dataset or registry.DEFAULT_DATASET),
         "dataset_fingerprint": job.data.fingerprint,
         "architecture": job.architecture,
         "preset": options.preset or DEFAULT_PRESET,
@@ -187,98 +237,61 @@ def _start(store: Store, options: TrainOptions, session: Session, ranks: Ranks) 
         "devices": ranks.size // ranks.nodes,
         "nodes": ranks.nodes,
         **to_json(job.settings),
-        **job.objects.to_config(),
+        **plainly({name: getattr(options, name) for name in names}),
         "mask_fingerprint": job.data.mask_fingerprint,
         "weights_fingerprint": weights,
         "checkpoint_every": options.checkpoint_every,
         "test_every": options.test_every,
+        "validation": options.validation,
         "notes": list(job.data.notes),
     }
-    with (
-        store.start_run(
-            "train",
-            **session.of_run(),
-            config=config,
-            seed=job.settings.seed,
-            device=str(job.device),
-            dataset=store.record_dataset(job.data.name, fingerprint=job.data.fingerprint),
-        ) as stored,
-        explained(),
-    ):
-        session.note(f"run {stored.id}")
-        stored.log(describe(options, job))
-        stored.log(f"gradients of the inner attack: {trainer.form}, {_processes(ranks)}")
-        for note in job.data.notes:
-            stored.log(note)
-        _keep_state(stored, job, trainer)
-        return _train(store, stored, job, trainer, session)
 
 
-def _resume(store: Store, options: TrainOptions, session: Session, ranks: Ranks) -> TrainResult:
-    row = resumable_run(store, str(options.resume), "train", given_plainly(options), session)
-    kept = artifact_path(row.path, STATE)
-    state = read_state(kept) if kept.exists() else None
-    job, trainer = _prepared(row, state, options, store, session, ranks)
-    if row.device is not None and torch.device(row.device).type != job.device.type:
-        session.note(f"started on {row.device}, resumed on {job.device}: the weights will differ in their last digits")
-    with store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag) as stored, explained():
-        line = f"resumed at step {trainer.done:,} of {job.settings.steps:,}, {_processes(ranks)}"
+def _begin(stored: Run, row: RunRow | None, job: Job, trainer: Trainer, session: Session) -> None:
+    """Say and log what is begun, and keep the state that a new run starts from."""
+    threads = counted(torch.get_num_threads(), "thread")
+    processes = f"{trainer.ranks.size} x {threads}" if trainer.ranks.size > 1 else threads
+    if row is not None:
+        line = f"resumed at step {trainer.done:,} of {job.settings.steps:,}, {processes}"
         session.note(f"run {stored.id} {line}")
         stored.log(line)
-        return _train(store, stored, job, trainer, session, resumed_at=trainer.done)
+        return
+    session.note(f"run {stored.id}")
+    lines = (describe(job), f"gradients of the inner attack: {trainer.form}, {processes}")
+    for line in (*lines, *job.data.notes):
+        stored.log(line)
+    _keep_state(stored, job, trainer)
 
 
-def _new_job(options: TrainOptions, store: Store | None, session: Session) -> Job:
-    """What these options mean. Raises UsageError, LatcliError."""
-    if store is not None:
-        store.check_name(session.name)
-    device = open_device(session.device)
-    if options.architecture is not None:
-        check_architecture(options.architecture)
-    given = given_plainly(options)
-    objects = DataObjects.of(options)
-    name = options.dataset or registry.DEFAULT_DATASET
-    data = open_data(name, options.architecture, objects, device, session)
-    architecture = options.architecture or data.defaults.architecture
-    settings = settings_of(options, data, session.seed)
-    check_object_options(given, settings.mask_from)
-    if settings.mask_from == "detector" and not isinstance(data, PhotoFolder):
-        raise UsageError(
-            "--mask-from detector needs photos, which a small network cannot take",
-            "give a classifier as --architecture, and --dataset folder:PATH",
-        )
-    job = Job(data, architecture, settings, objects, device, options.test_every, options.checkpoint_every)
-    session.note(describe(options, job))
-    return replace(job, data=with_objects(data, architecture, settings.mask_from, objects, device, store, session))
+def _job(options: TrainOptions, row: RunRow | None, store: Store | None, session: Session) -> Job:
+    """What these options mean; of a run, what it was started with, whatever the defaults are by now.
 
-
-def _job_of(row: RunRow, options: TrainOptions, store: Store | None, session: Session) -> Job:
-    """What a run was started with, whatever the defaults are by now; where its files lie may be given anew.
-
-    Raises UsageError where its data or masks have changed.
+    Raises UsageError, LatcliError, also where data or masks of the run have changed.
     """
-    try:
-        settings, objects = read(TrainSettings, row.config), DataObjects.of(options, row.config)
-    except DocumentError as error:
-        raise UsageError(f"the configuration of {row.id} is damaged: {error}", "start a new run") from error
-    architecture = str(row.config.get("architecture", ""))
     device = open_device(session.device)
-    if registry.names_code(architecture) and options.architecture != architecture:
-        raise UsageError(
-            f"{row.id} trains {architecture}, and the code that a stored run names is not run automatically",
-            f"if you trust it, name it again: --resume {row.id[-4:]} --architecture {architecture}",
-        )
-    data = open_data(dataset_of(row, options.dataset), architecture, objects, device, session)
-    check_same_data(row, data.name, data.fingerprint)
-    data = with_objects(data, architecture, settings.mask_from, objects, device, store, session)
-    if data.mask_fingerprint != row.config.get("mask_fingerprint"):
-        raise UsageError(
-            f"the masks of {data.name} are not those that {row.id} was trained on",
-            "put the same masks, photos and weights back, or start a new run",
-        )
-    every = options.checkpoint_every or row.config.get("checkpoint_every")
-    test_every = options.test_every or row.config.get("test_every")
-    return Job(data, architecture, settings, objects, device, test_every, every)
+    if row is None:
+        name = options.dataset or registry.DEFAULT_DATASET
+        if options.architecture is not None:
+            check_architecture(options.architecture)
+    else:
+        name, asked = dataset_of(row, options.dataset), options.architecture
+        options = kept_options(options, row, TrainSettings)
+        if registry.names_code(str(options.architecture)) and options.architecture != asked:
+            raise UsageError(
+                f"{row.id} trains {options.architecture}, and the code that a stored run names is not run by itself",
+                f"if you trust it, name it again: --resume {row.id[-4:]} --architecture {options.architecture}",
+            )
+
+    def settled(data: TrainingData) -> TrainSettings:
+        return settings_of(options, data, session.seed) if row is None else read_config(TrainSettings, row)
+
+    data, settings = open_data(name, options.architecture, options, settled, device, store, session, row)
+    job = Job(options, data, options.architecture or data.defaults.architecture, settings, device)
+    if row is None:
+        session.note(describe(job))
+    elif row.device is not None and torch.device(row.device).type != device.type:
+        session.note(f"started on {row.device}, resumed on {device}: the weights will differ in their last digits")
+    return job
 
 
 def _prepared(
@@ -294,36 +307,22 @@ def _prepared(
     Run and state, if there are any, are those of rank 0, and so is the form of gradients. Raises as `run` does.
     """
     row, state = ranks.gather((row, state))[0]
-    job = _agreed(
-        lambda: _new_job(options, store, session) if row is None else _job_of(row, options, store, session), ranks
-    )
-    if state is not None:
-        _use_threads(state, job.device, session, ranks)
+    job = _agreed(lambda: _job(options, row, store, session), ranks)
+    if state is not None and ranks.size != state.info.ranks:
+        session.note(
+            f"processes before the interruption: {state.info.ranks}, now: {ranks.size}; "
+            "the weights will differ in their last digits"
+        )
+    elif state is not None and job.device.type == "cpu":
+        use_threads(state.info.threads, session)
     net = job.network(session, fresh=state is None)
     fast = gradient_model(net, job.data.image_shape, session.precision, form=state.info.form if state else None)
     if fast.note:
         session.note(f"note: {fast.note}")
     trainer = Trainer(net, job.data, job.settings, ranks.gather(fast.form)[0], ranks)
     if state is not None:
-        restore(trainer, state, job.architecture)
+        restore(trainer, state)
     return job, trainer
-
-
-def _use_threads(state: TrainingState, device: torch.device, session: Session, ranks: Ranks) -> None:
-    """As many threads as before: the order in which a CPU adds depends on them, and on how many ranks there are."""
-    if ranks.size != state.info.ranks:
-        session.note(
-            f"processes before the interruption: {state.info.ranks}, now: {ranks.size}; "
-            "the weights will differ in their last digits"
-        )
-    elif device.type == "cpu" and torch.get_num_threads() != state.info.threads:
-        session.note(f"using {counted(state.info.threads, 'thread')}, as the run did before")
-        torch.set_num_threads(state.info.threads)
-
-
-def _processes(ranks: Ranks) -> str:
-    threads = counted(torch.get_num_threads(), "thread")
-    return f"{ranks.size} x {threads}" if ranks.size > 1 else threads
 
 
 # several processes
@@ -363,12 +362,12 @@ def _follow(options: TrainOptions, session: Session, ranks: Ranks) -> NoReturn:
         def after_step(step: int) -> None:
             if _common_signal(pending, ranks) is not None:
                 sys.exit(ExitCode.OK)
-            if job.test_every and (step % job.test_every == 0 or step == job.settings.steps):
+            if job.tests_at(step):
                 score_point(trainer)  # as rank 0 does meanwhile
 
-        if trainer.done and job.test_every and trainer.done % job.test_every == 0:
+        if job.tests_at(trainer.done):
             score_point(trainer)
-        train(trainer, on_step=lambda _: None, after_step=after_step, measure_every=_measure_every(job.settings))
+        train(trainer, on_step=lambda _: None, after_step=after_step, measure_every=job.measure_every)
     sys.exit(ExitCode.OK)
 
 
@@ -412,7 +411,7 @@ def _train(
     store: Store, stored: Run, job: Job, trainer: Trainer, session: Session, resumed_at: int | None = None
 ) -> TrainResult:
     settings, a_step = job.settings, work_of_step(job.settings)
-    points = _points_left(job, trainer.done)
+    points = job.tests_left(trainer.done)
     scoring = work_of_scoring(settings, job.data, settings.score_steps)
     scoring = (scoring + points * work_of_scoring(settings, job.data, TEST_STEPS)) / a_step
     try:
@@ -459,7 +458,7 @@ def _train(
         images_per_second=log.images_per_second,
         devices=trainer.ranks.size,
         notes=job.data.notes,
-        tests=_recorded_points(store, stored.id) if job.test_every else (),
+        tests=_recorded_points(store, stored.id) if job.options.test_every else (),
         next_commands=(
             next_command(f"eval {short}", session),
             next_command(f"attack PHOTO --classifier {short}{where}", session),
@@ -469,7 +468,7 @@ def _train(
 
 def _keep_state(stored: Run, job: Job, trainer: Trainer) -> None:
     """Keep all that is needed to resume the run; the state before stays until the new one is whole."""
-    stored.write_artifact(STATE, pack_state(trainer, job.architecture), "state")
+    stored.write_artifact(STATE, pack_state(trainer), "state")
 
 
 def _take_steps(stored: Run, job: Job, trainer: Trainer, log: TrainingLog) -> None:
@@ -497,36 +496,25 @@ def _take_steps(stored: Run, job: Job, trainer: Trainer, log: TrainingLog) -> No
         def score_test_set() -> None:
             started = time.monotonic()
             point = score_point(trainer, between_pieces)
-            log.on_point(point, time.monotonic() - started, _points_left(job, trainer.done))
+            log.on_point(point, time.monotonic() - started, job.tests_left(trainer.done))
 
         def after_step(step: int) -> None:
             if number := _common_signal(pending, trainer.ranks):
                 stop(number)
-            if job.checkpoint_every is None:
+            if job.options.checkpoint_every is None:
                 is_due = time.monotonic() - kept_at >= _STATE_SECONDS
             else:
-                is_due = step - kept_step >= job.checkpoint_every
+                is_due = step - kept_step >= job.options.checkpoint_every
             if is_due or step == settings.steps:
                 keep()
-            if job.test_every and (step % job.test_every == 0 or step == settings.steps):
+            if job.tests_at(step):
                 score_test_set()
 
         if job.device.type != "cuda":
             trainer.between = between_pieces
-        if trainer.done and job.test_every and trainer.done % job.test_every == 0:
+        if job.tests_at(trainer.done):
             score_test_set()  # it may have been cut off before this was done
-        train(trainer, on_step=log.on_step, after_step=after_step, measure_every=_measure_every(settings))
-
-
-def _measure_every(settings: TrainSettings) -> int:
-    return max(1, settings.steps // _MEASUREMENTS)
-
-
-def _points_left(job: Job, done: int) -> int:
-    """How many times the test set will be scored on the way."""
-    if not job.test_every or done >= job.settings.steps:
-        return 0
-    return -(-job.settings.steps // job.test_every) - done // job.test_every
+        train(trainer, on_step=log.on_step, after_step=after_step, measure_every=job.measure_every)
 
 
 def _scores(
@@ -556,8 +544,8 @@ def _keep_model(store: Store, stored: Run, job: Job, trainer: Trainer) -> Path:
         epsilon=job.settings.epsilon if job.settings.is_adversarial else 0.0,
         steps=job.settings.steps,
         preprocessing=trainer.net.preprocessing if isinstance(trainer.net, Classifier) else None,
-        mean=tuple(job.objects.mean),
-        std=tuple(job.objects.std),
+        mean=tuple(job.options.mean),
+        std=tuple(job.options.std),
     )
     path = stored.write_artifact(CHECKPOINT, pack_classifier(weights, info), "checkpoint")
     model = store.record_model(

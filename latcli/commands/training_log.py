@@ -71,7 +71,10 @@ class TrainingLog:
         if report.adversarial_accuracy is not None:
             short.append(f"adv. {100 * report.adversarial_accuracy:.0f} %")
             long.append(f"adversarial {100 * report.adversarial_accuracy:.1f} %")
-        self._tick(text=", ".join([*short, f"{self.images_per_second:,.0f} img/s"]))
+        if self.images_per_second:
+            short.append(f"{self.images_per_second:,.0f} img/s")
+            long.append(f"{self.images_per_second:,.0f} images/s")
+        self._tick(text=", ".join(short))
         names = ("loss", "rate", "epsilon", "clean_accuracy", "adversarial_accuracy")
         self._add(report.step, {name: getattr(report, name) for name in names})
         self._add(report.step, {"images_per_second": self.images_per_second})
@@ -79,7 +82,7 @@ class TrainingLog:
             self.flush()
         if report.step - self._last_line >= _LINE_SHARE * self._steps or report.step == self._steps:
             self._last_line = report.step
-            self._line(", ".join([*long, f"{self.images_per_second:,.0f} images/s"]))
+            self._line(", ".join(long))
 
     def on_scoring(self, steps: float) -> None:
         """Move the bar on by scoring that took as much work as so many steps."""

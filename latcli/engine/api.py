@@ -10,7 +10,7 @@ from latcli.engine.devices import open_device
 from latcli.engine.images import read_photo
 from latcli.engine.labels import parse_label
 from latcli.engine.models.catalog import open_classifier
-from latcli.engine.models.source import ClassifierSource
+from latcli.engine.models.classifier import ClassifierSource
 from latcli.engine.objects import ObjectSettings, open_finder
 from latcli.engine.photos import PhotoAttacker, PhotoResult, PhotoSettings
 

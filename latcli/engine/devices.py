@@ -1,10 +1,15 @@
-"""From `--device` to a torch device of this machine."""
+"""From `--device` to a torch device of this machine, and what its failures mean."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from latcli.errors import UsageError
+from latcli.errors import MachineError, UsageError, first_line
+
+if TYPE_CHECKING:
+    import torch
 
 
 def open_device(name: str) -> torch.device:
@@ -12,6 +17,8 @@ def open_device(name: str) -> torch.device:
 
     Raises UsageError for a name that is none of these, or a device that this machine lacks.
     """
+    import torch  # not above: errors are explained before torch is needed
+
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -30,3 +37,45 @@ def open_device(name: str) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError("there is no device 'mps' on this machine", "try --device auto")
     return device
+
+
+_SHORT = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to map segment",
+)
+_LOST = ("cuda error", "cuda driver error", "cudnn error", "cublas_status", "cudnn_status", "mps backend", "nccl error")
+
+
+def failure_of(error: BaseException) -> MachineError | None:
+    """What it means for a user, where it is the machine's failure; None where it is anything else."""
+    if not isinstance(error, MemoryError | RuntimeError | ImportError):
+        return None
+    text = str(error).lower()
+    if isinstance(error, MemoryError) or any(words in text for words in _SHORT):
+        smaller = "take a smaller --batch or smaller images, or end what else uses memory"
+        if "cuda" in text or "mps" in text:
+            return MachineError("the device has not enough memory", f"{smaller}; or use --device cpu")
+        return MachineError("not enough memory", smaller)
+    if "can't start new thread" in text:
+        return MachineError("the system refuses to start another thread", "raise its limits, or set OMP_NUM_THREADS=1")
+    if any(words in text for words in _LOST):
+        return MachineError(
+            f"the device failed: {first_line(error)}",
+            "check it with nvidia-smi, then --resume the run or start it again; or use --device cpu",
+        )
+    return None
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn a failure of the machine inside the block into a MachineError; let all else through."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, ImportError) as error:
+        failure = failure_of(error)
+        if failure is None:
+            raise
+        raise failure from error

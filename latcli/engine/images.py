@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from latcli.errors import ImageError
+from latcli.errors import ImageError, LatcliError
 
 #: Largest photo that is decoded. A header may promise any size; decoding is where the memory goes.
 MAX_PIXELS = 150_000_000
@@ -28,19 +27,9 @@ MAX_PIXELS = 150_000_000
 _MAX_PIXELS_OF = {"WEBP": 60_000_000, "AVIF": 40_000_000, "JPEG2000": 25_000_000, "GIF": 100_000_000}
 #: Largest file that is read: nothing that may be decoded is longer, and a device has no end.
 MAX_FILE_BYTES = 1 << 30
-#: Largest picture of silhouettes, all of them below each other.
-_MAX_SILHOUETTE_PIXELS = 500_000_000
-#: Pixels that are converted from one mode to another at a time: several copies of a large photo would fill the memory.
-_AT_ONCE = 4_000_000
 
 #: What PIL may take a file for. Of the rest, some would start other programs (EPS starts Ghostscript).
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "AVIF", "JPEG2000")
-
-#: What PIL's decoders raise on damaged files differs from format to format.
-_DAMAGE_ERRORS = (
-    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError),
-    *(MemoryError, RuntimeError, struct.error, Image.DecompressionBombError),
-)
 
 #: PIL's own: ultralytics replaces it by one that wants to install packages where a file is no image.
 _pil_open = Image.open
@@ -117,7 +106,7 @@ def decode_photo(data: bytes, name: str) -> Photo:
         if _turn_upright(image):
             notes.append("rotated as the camera noted")
         notes += _changes(image)
-        levels_HWC = _rgb_levels(image)
+        levels_HWC = rgb_of(image)
     return Photo(name, levels_HWC, hashlib.sha256(data).hexdigest(), tuple(notes))
 
 
@@ -144,9 +133,11 @@ def damage_as_errors(name: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL warns of what is no harm; its size limit is replaced by ours
             yield
+    except LatcliError:
+        raise
     except UnidentifiedImageError:
         raise ImageError(f"{name} is not an image that can be read", "JPEG, PNG, WebP, TIFF, BMP, GIF work") from None
-    except _DAMAGE_ERRORS as error:
+    except Exception as error:  # what decoders raise on damaged files differs from format to format
         raise ImageError(f"{name} is damaged: {error}", "copy or download the file again") from error
 
 
@@ -165,37 +156,21 @@ def decode_png(data: bytes) -> Image.Image:
     return image
 
 
-def read_silhouettes(data: bytes, name: str, width: int) -> np.ndarray:
-    """The grey levels (H, W) of a PNG of that width that `encode_png` made. Raises ImageError where it is another."""
-    with damage_as_errors(name):
-        image = _open_unlimited(io.BytesIO(data))
-        kind, most = (image.format, image.mode, image.width), _MAX_SILHOUETTE_PIXELS // width
-        if kind != ("PNG", "L", width) or image.height > most:
-            raise ImageError(f"{name} are not as they were kept", "look for the object again")
-        return np.array(image)
-
-
 def to_unit(levels_HWC: np.ndarray) -> torch.Tensor:
     """Levels (H, W, C) to x_CHW float32 in [0, 1]: level / 255."""
     return torch.from_numpy(np.ascontiguousarray(levels_HWC.transpose(2, 0, 1))).float().div_(255.0)
-
-
-def to_levels(x_CHW: torch.Tensor) -> np.ndarray:
-    """x_CHW in [0, 1] to the nearest uint8 levels (H, W, C); rounds, never truncates."""
-    levels_CHW = x_CHW.detach().mul(255.0).round_().clamp_(0, 255).to(torch.uint8)
-    return np.ascontiguousarray(levels_CHW.cpu().numpy().transpose(1, 2, 0))
 
 
 def rgb_of(image: Image.Image) -> np.ndarray:
     """levels_HWC of a picture in any mode: 16 bits scaled to 8 (one channel), transparency laid on white."""
     if image.mode in SIXTEEN_BIT_MODES:
         # PIL's own conversion clips at 255 instead of scaling. Mode I is 32 bits wide, but its files hold 16.
-        levels_HW = np.array(image).astype(np.int64)
-        return ((levels_HW.clip(0, 65535) + 128) // 257).astype(np.uint8)[..., None]
+        levels_HW = np.asarray(image).clip(0, 65535).astype(np.uint32)
+        return np.repeat(((levels_HW + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)
     if is_transparent(image):
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.asarray(image.convert("RGB"))
+    return np.array(image.convert("RGB"))
 
 
 def is_transparent(image: Image.Image) -> bool:
@@ -245,11 +220,9 @@ def _has_more_frames(data: bytes) -> bool:
 def _turn_upright(image: Image.Image) -> bool:
     """Turn it as the camera noted; whether it had to be turned."""
     turned = False
-    try:
+    with suppress(Exception):  # the pixels are sound, only what was noted about them is not
         turned = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
         ImageOps.exif_transpose(image, in_place=True)
-    except _DAMAGE_ERRORS:
-        pass  # the pixels are sound, only what was noted about them is not
     return turned
 
 
@@ -260,13 +233,3 @@ def _changes(image: Image.Image) -> list[str]:
     if is_transparent(image):
         return ["transparency laid on white"]
     return ["CMYK turned into RGB"] if image.mode == "CMYK" else []
-
-
-def _rgb_levels(image: Image.Image) -> np.ndarray:
-    """levels_HWC, some rows at a time."""
-    levels_HWC = np.empty((image.height, image.width, 3), dtype=np.uint8)
-    step = max(1, _AT_ONCE // image.width)
-    for top in range(0, image.height, step):
-        bottom = min(top + step, image.height)
-        levels_HWC[top:bottom] = rgb_of(image.crop((0, top, image.width, bottom)))
-    return levels_HWC

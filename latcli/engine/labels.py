@@ -19,9 +19,6 @@ from latcli.engine.registry import unknown_name
 from latcli.errors import UsageError
 from latcli.results import Label
 
-#: A line for each of a million photos is shorter.
-_MOST_BYTES = 1 << 27
-
 _CSV_HINT = "a CSV with the columns file and index or name is needed, in UTF-8 or UTF-16"
 
 
@@ -43,7 +40,7 @@ def parse_label(text: str, classes: Classes, source: str = "given") -> Label:
     if len(found) > 1:
         places = " or ".join(map(str, found))
         raise UsageError(f"'{text}' is the name of {len(found)} classes", f"give the index instead: {places}")
-    if not found and text.isdigit() and text.isascii():
+    if not found and text.isdecimal() and text.isascii():
         found = [_index(text, classes)]
     if not found:
         raise unknown_name("class", text, classes.class_names)
@@ -57,6 +54,15 @@ def known_class(name: str, classes: Classes) -> Label | None:
     """
     found = _named(_without_gloss(composed(name), classes), classes)
     return Label(found[0], classes.class_names[found[0]], "folder") if len(found) == 1 else None
+
+
+def folder_label(photo: Path, classes: Classes) -> Label:
+    """The label that a photo's parent folder names: a class name, a WordNet id (also as id_name), or an index.
+
+    The folder is the one of the path as it was given, not that of a link's target. Raises UsageError where it names no
+    class.
+    """
+    return parse_label(_without_gloss(composed(as_given(photo).parent.name), classes), classes, "folder")
 
 
 def _named(text: str, classes: Classes) -> list[int]:
@@ -77,25 +83,14 @@ def _plain(name: str) -> str:
 
 def _index(text: str, classes: Classes) -> int:
     if len(text) > 9 or int(text) >= len(classes.class_names):
-        shown = text if len(text) <= 9 else f"{text[:9]}…"
-        raise UsageError(
-            f"there is no class {shown}", f"this classifier has the classes 0 to {len(classes.class_names) - 1}"
-        )
+        known = f"this classifier has the classes 0 to {len(classes.class_names) - 1}"
+        raise UsageError(f"there is no class {text[:9]}", known)
     return int(text)
 
 
 def _without_gloss(folder: str, classes: Classes) -> str:
     word_net_id = re.match(r"n\d{8}(?=$|[_\- ])", folder)
     return word_net_id[0] if word_net_id and classes.class_ids else folder
-
-
-def folder_label(photo: Path, classes: Classes) -> Label:
-    """The label that a photo's parent folder names: a class name, a WordNet id (also as id_name), or an index.
-
-    The folder is the one of the path as it was given, not that of a link's target. Raises UsageError where it names no
-    class.
-    """
-    return parse_label(_without_gloss(composed(as_given(photo).parent.name), classes), classes, "folder")
 
 
 LabelOf = Callable[[PhotoSource], Label | None]
@@ -133,18 +128,18 @@ class LabelFile:
         self.path = path
         rows = _rows(path)
         columns = _columns(rows[0], path)
-        body = rows[1:] if columns else rows
         file_column, index_column, name_column = columns or (0, None, 1)
         #: By absolute path, by that of a link's target, and by bare file name: index and name of each row.
         self._rows: dict[str, set[tuple[str, str]]] = {}
-        for number, row in enumerate(body, start=len(rows) - len(body) + 1):
-            cells = [row[c].strip() if c is not None and c < len(row) else "" for c in (index_column, name_column)]
-            if file_column >= len(row) or not any(cells):
-                raise UsageError(f"{path}, row {number}: a file and a label are needed", "see the row above it")
-            name = row[file_column].strip()
-            for written in {name, name.replace("\\", "/")}:  # Windows writes the second as the first
-                for key in _keys(path.parent / written):
-                    self._rows.setdefault(key, set()).add((cells[0], cells[1]))
+        for row in rows[1:] if columns else rows:
+            file, index, name = (
+                row[column].strip() if column is not None and column < len(row) else ""
+                for column in (file_column, index_column, name_column)
+            )
+            if not file or not (index or name):
+                raise UsageError(f"{path}: a file and a label are needed, not '{','.join(row)[:60]}'", _CSV_HINT)
+            for key in _keys(path.parent / file.replace("\\", "/")):  # as Windows writes it
+                self._rows.setdefault(key, set()).add((index, name))
 
     def label_of(self, photo: Path, classes: Classes) -> Label:
         """The label of one photo. Raises UsageError where the file names it not at all, or not uniquely."""
@@ -157,7 +152,7 @@ class LabelFile:
                 "name them with their folders, relative to the CSV",
             )
         ((index, name),) = found
-        if not (index.isdigit() and index.isascii()):
+        if not (index.isdecimal() and index.isascii()):
             return parse_label(index or name, classes, "file")
         number = _index(index, classes)
         named = _named(composed(name), classes) if name else []
@@ -182,18 +177,15 @@ _NAME_WORDS = {"name", "label", "class", "class_name", "label_name"}
 def _rows(path: Path) -> list[list[str]]:
     """The rows of a CSV that are not blank, split where its first line says."""
     try:
-        with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)  # of what may be a device without an end
-        if len(content) > _MOST_BYTES:
-            raise csv.Error(f"it is larger than {_MOST_BYTES >> 20} MiB")
+        content = path.read_bytes()
         text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         if "\0" in text:
-            raise csv.Error("it is a binary file")
+            raise ValueError("it is a binary file")
         first = next((line for line in text.splitlines() if line.strip(" ,;\t")), "")
         separator = max(",;\t", key=lambda one: len(next(csv.reader([first], delimiter=one), [])))
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
         filled = [row for row in rows if any(cell.strip() for cell in row)]
-    except (OSError, UnicodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UsageError(f"cannot read the labels file {path}: {error}", _CSV_HINT) from error
     if not filled:
         raise UsageError(f"the labels file {path} is empty", _CSV_HINT)

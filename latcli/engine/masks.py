@@ -150,13 +150,5 @@ class MaskFolder:
                 )
 
 
-def mask_folder(path: Path) -> MaskFolder | None:
-    """The masks below the path where it is a folder, None where it is anything else. Raises as MaskFolder does."""
-    try:
-        return MaskFolder(path) if path.is_dir() else None
-    except OSError:  # a name that no file can have: reading it says so
-        return None
-
-
 def _key(path: PurePath) -> tuple[str, ...]:
     return tuple(composed(part) for part in path.with_suffix("").parts)

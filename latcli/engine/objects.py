@@ -14,11 +14,20 @@ import numpy as np
 import torch
 
 from latcli.engine import localize, registry
-from latcli.engine.detectors.agreement import WhichBoxes, agreeing_boxes, surest_box
-from latcli.engine.detectors.base import ANY_CLASS, Box, Detection, Detector, DetectorContext, Target
+from latcli.engine.detectors.base import (
+    ANY_CLASS,
+    Box,
+    Detection,
+    Detector,
+    DetectorContext,
+    Target,
+    WhichBoxes,
+    agreeing_boxes,
+    surest_box,
+)
 from latcli.engine.detectors.saliency import inside_box
 from latcli.engine.images import Photo
-from latcli.engine.masks import mask_folder, read_mask
+from latcli.engine.masks import MaskFolder, read_mask
 from latcli.errors import NoObjectError, UsageError, WeightsError
 from latcli.results import DocumentError, read
 
@@ -109,7 +118,7 @@ class ObjectFinder:
     ) -> None:
         self.settings, self.detectors, self.cache = settings, tuple(detectors), cache
         self._saliency = saliency
-        self.masks = None if settings.mask is None else mask_folder(settings.mask)
+        self.masks = MaskFolder(settings.mask) if settings.mask is not None and settings.mask.is_dir() else None
 
     def find(self, photo: Photo, target: Target) -> FoundObject:
         """The object that the target names. Raises NoObjectError where nothing is found and that is to fail or skip.

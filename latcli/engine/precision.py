@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from latcli.engine.failures import failure_of
+from latcli.engine.devices import failure_of
 from latcli.errors import UsageError, first_line
 
 Precision = Literal["auto", "fp32", "bf16"]

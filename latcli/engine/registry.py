@@ -20,12 +20,12 @@ Kind = Literal["attack", "detector", "classifier", "dataset", "architecture"]
 BUILT_IN: dict[Kind, dict[str, str]] = {
     "attack": {
         "pgd": "latcli.engine.attacks.pgd:pgd",
-        "fgsm": "latcli.engine.attacks.fgsm:fgsm",
+        "fgsm": "latcli.engine.attacks.pgd:fgsm",
         "apgd-ce": "latcli.engine.attacks.apgd:apgd_ce",
         "apgd-dlr": "latcli.engine.attacks.apgd:apgd_dlr",
         "apgd-t": "latcli.engine.attacks.apgd:apgd_t",
         "square": "latcli.engine.attacks.square:square",
-        "mi-fgsm": "latcli.engine.attacks.mi_fgsm:mi_fgsm",
+        "mi-fgsm": "latcli.engine.attacks.pgd:mi_fgsm",
         "minimal": "latcli.engine.attacks.minimal:minimal",
     },
     "detector": {
@@ -57,16 +57,8 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
 DEFAULT_CLASSIFIER = "efficientnet_lite0"
 DEFAULT_DATASET = "mnist"
 
-#: Classifiers by a library's own names, `timm:resnet50`: functions of that name and a ClassifierSource.
-CLASSIFIER_FAMILIES: dict[str, str] = {
-    "timm": "latcli.engine.models.libraries:timm_classifier",
-    "torchvision": "latcli.engine.models.libraries:torchvision_classifier",
-    "hf": "latcli.engine.models.huggingface:huggingface_classifier",
-    "robustbench": "latcli.engine.models.robustbench:robustbench_classifier",
-}
-
-#: Before a colon: a library's own name, or a folder; anything else there is a module whose code runs.
-_FAMILIES = (*CLASSIFIER_FAMILIES, "folder")
+#: Classifiers by a library's own names, `timm:resnet50`. Anything else before a colon is a module whose code runs.
+CLASSIFIER_FAMILIES = ("timm", "torchvision", "hf", "robustbench")
 
 #: What is allowed besides the registered names, and the kinds in two words, for errors.
 _FURTHER: dict[Kind, tuple[str, ...]] = {
@@ -76,29 +68,30 @@ _FURTHER: dict[Kind, tuple[str, ...]] = {
 }
 _IN_WORDS: dict[Kind, str] = {"dataset": "data set"}
 
-#: No name of ours is so long.
+#: No registered name is this long.
 _LONGEST = 100
+#: An error lists this many known names at most: all that are registered, not all that a library has.
+_SHOWN = 40
 
 
 def _plugins(kind: Kind) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=f"latcli.{kind}s")}
 
 
+def plugin_names(kind: Kind) -> list[str]:
+    """The names that installed plug-ins add to a kind, in alphabetical order."""
+    return sorted(name for name in _plugins(kind) if name not in BUILT_IN[kind])
+
+
 def names(kind: Kind) -> list[str]:
     """Every registered name of a kind, built-in ones first."""
-    built_in = BUILT_IN[kind]
-    return [*built_in, *sorted(name for name in _plugins(kind) if name not in built_in)]
+    return [*BUILT_IN[kind], *plugin_names(kind)]
 
 
 def names_code(name: str) -> bool:
     """Whether a classifier's name stands for the user's code, as `module:function` does."""
     family, colon, _ = name.partition(":")
-    return bool(colon) and family not in _FAMILIES
-
-
-def load_family(family: str) -> Any:
-    """The function that opens a classifier of one of `CLASSIFIER_FAMILIES` by its name there."""
-    return _imported(CLASSIFIER_FAMILIES[family])
+    return bool(colon) and family not in (*CLASSIFIER_FAMILIES, "folder")
 
 
 def _imported(target: str) -> Any:
@@ -133,7 +126,7 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
     name = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."  # comparing takes the square of its length
     close = nearest(name, known)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-    shown = ", ".join(known[:12]) + (" …" if len(known) > 12 else "")
+    shown = ", ".join(known[:_SHOWN]) + (" …" if len(known) > _SHOWN else "")
     return UsageError(f"there is no {what} called '{name}'", f"{hint}known: {shown}")
 
 

@@ -21,20 +21,15 @@ _TEMPORARY = ".latcli-*.tmp"
 
 
 @contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals about a file or folder into StoreError."""
+def storage_errors(path: Path, option: str = "--store DIR") -> Iterator[None]:
+    """Turn the operating system's refusals about a file or folder into StoreError; `option` names another place."""
     try:
         yield
     except OSError as error:
-        match error.errno:
-            case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
-                hint = "free some space, or keep the runs elsewhere with --store DIR"
-            case errno.EROFS | errno.EACCES | errno.EPERM:
-                hint = "name a folder that you can write to with --store DIR"
-            case errno.ENAMETOOLONG:
-                hint = "rename the photo to something shorter, or take a shorter --store DIR"
-            case _:
-                hint = "check the device it lies on, or keep the runs elsewhere with --store DIR"
+        hint = {
+            errno.ENOSPC: f"free some space, or keep it elsewhere with {option}",
+            errno.ENAMETOOLONG: f"rename the photo to something shorter, or take a shorter {option}",
+        }.get(error.errno or 0, f"check the folder and its disk, or name one that you can write to with {option}")
         why = (error.strerror or str(error)).lower()
         raise StoreError(f"{legible(str(path))} cannot be read or written: {why}", hint) from error
 
@@ -66,10 +61,12 @@ def whole_file(path: Path, pieces: Iterable[bytes]) -> Iterator[Callable[[], Non
             temporary.unlink()
 
 
-def write_whole(path: Path, *pieces: bytes) -> None:
-    """Write a file so that either all of it is there or what was there before. Raises StoreError."""
-    with storage_errors(path), whole_file(path, pieces) as put_in_place:
-        put_in_place()
+def write_whole(path: Path, data: bytes, option: str = "--store DIR") -> None:
+    """Write a file and its folder so that either all of it is there or what was there before. Raises StoreError."""
+    with storage_errors(path, option):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path, [data]) as put_in_place:
+            put_in_place()
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -152,7 +152,7 @@ def tensors() -> dict[str, torch.Tensor]:
 
 def checkpoint(folder: Path) -> Kind:
     from latcli.engine import registry
-    from latcli.engine.models.checkpoint import CheckpointInfo, open_checkpoint, pack_classifier
+    from latcli.engine.models.catalog import CheckpointInfo, open_checkpoint, pack_classifier
 
     net = registry.load("architecture", "paper-cnn")((1, 4, 4), 3)
     info = CheckpointInfo("paper-cnn", (1, 4, 4), ("a", "b", "c"), "mnist", "0" * 64, "background", 0.3, 10)

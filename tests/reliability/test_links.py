@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from latcli.commands.classifiers import CHECKPOINT, classifier_path
 from latcli.commands.runs import remove_runs
-from latcli.commands.trained import CHECKPOINT, classifier_path
 from latcli.errors import LatcliError, StoreError
 from latcli.options import RunsRemoveOptions
 from latcli.session import Session

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from latcli.engine.attacks.objectives import (
     ObjectiveFunction,
+    WorstCase,
     cross_entropy_odds,
     directed,
     dlr,
@@ -28,7 +29,6 @@ from latcli.engine.attacks.objectives import (
 from latcli.engine.attacks.pgd import input_gradient, restart_seeds
 from latcli.engine.attacks.settings import AttackSettings, Model, can_train, narrowed
 from latcli.engine.attacks.threat import LinfBox, linf_box
-from latcli.engine.attacks.worst import WorstCase
 
 #: Share of each step in the sum of step and momentum (the paper's alpha).
 MOMENTUM = 0.75

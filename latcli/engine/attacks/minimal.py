@@ -13,10 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from latcli.engine.attacks.objectives import directed, logit_margin, reached
+from latcli.engine.attacks.objectives import WorstCase, directed, logit_margin, reached
 from latcli.engine.attacks.settings import AttackSettings, Model
 from latcli.engine.attacks.threat import LinfBox, largest_scale, linf_box
-from latcli.engine.attacks.worst import WorstCase
 from latcli.errors import LatcliError
 
 #: Each step goes this much further than the linear model asks for, and by this share of epsilon, to end beyond the

@@ -1,18 +1,20 @@
-"""Projected gradient descent inside an epsilon matrix.
+"""Steepest ascent inside an epsilon matrix: projected gradient descent, its one-step form, and that with momentum.
 
-Source: Algorithm 1 of the paper; Madry et al., ICLR'18. Legend: B images, C channels, H, W pixels; a small b is the
-part of the batch that is still under attack.
+Sources: Algorithm 1 of the paper; Madry et al., ICLR'18 (PGD); Goodfellow et al., ICLR'15 (FGSM); Dong et al., CVPR'18,
+"Boosting Adversarial Attacks with Momentum" (MI-FGSM). Legend: B images, C channels, H, W pixels; a small b is the part
+of the batch that is still under attack.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from latcli.engine.attacks.objectives import ObjectiveFunction, objective_for, reached
-from latcli.engine.attacks.settings import AttackSettings, Model, narrowed
+from latcli.engine.attacks.objectives import ObjectiveFunction, WorstCase, objective_for, reached
+from latcli.engine.attacks.settings import AttackSettings, Model, can_train, narrowed
 from latcli.engine.attacks.threat import Threat, threat_for
-from latcli.engine.attacks.worst import WorstCase
 from latcli.engine.noise import derive_seed
 from latcli.errors import LatcliError
 
@@ -118,3 +120,54 @@ def _no_gradient() -> LatcliError:
 def restart_seeds(seeds_B: Tensor, restart: int) -> Tensor:
     """Seeds of a restart: as far apart as hashes are, whatever the images' own seeds."""
     return seeds_B ^ derive_seed("restart", restart)
+
+
+@can_train
+def fgsm(
+    model: Model, x_BCHW: Tensor, y_B: Tensor, eps_B1HW: Tensor, settings: AttackSettings, seeds_B: Tensor
+) -> Tensor:
+    """One step of the full epsilon from the image itself (Goodfellow et al., ICLR'15): PGD with one step of share 1.
+
+    Steps, step size, schedule, restarts and random start of the settings are not looked at.
+    """
+    single = replace(settings, steps=1, step=1.0, schedule="constant", restarts=1, random_start=False, stop_rank=0)
+    return pgd(model, x_BCHW, y_B, eps_B1HW, single, seeds_B)
+
+
+#: How much of the gradients so far each step keeps (the paper's mu).
+DECAY = 1.0
+
+
+@can_train
+def mi_fgsm(
+    model: Model, x_BCHW: Tensor, y_B: Tensor, eps_B1HW: Tensor, settings: AttackSettings, seeds_B: Tensor
+) -> Tensor:
+    """Steps along the accumulated gradients, from the image itself. See `Attack` for shapes.
+
+    Without a step size each of the `steps` steps is 1/steps of epsilon, as in the paper. Schedule, restarts and random
+    start of the settings are not looked at.
+    """
+    threat = _WithMomentum(threat_for(x_BCHW, eps_B1HW, settings), eps_B1HW > 0, torch.zeros_like(x_BCHW))
+    even = replace(settings, step=settings.step or 1.0 / settings.steps, schedule="constant")
+    return climb(model, x_BCHW.clone(), y_B, threat, even)
+
+
+class _WithMomentum:
+    """A threat that is moved in along the sum of all gradients so far, each divided by its l1 norm."""
+
+    def __init__(self, threat: Threat, free_B1HW: Tensor, momentum_BCHW: Tensor) -> None:
+        self.threat, self.free_B1HW, self.momentum_BCHW = threat, free_B1HW, momentum_BCHW
+
+    def random_start(self, seeds_B: Tensor) -> Tensor:
+        return self.threat.random_start(seeds_B)
+
+    def move(self, adv_BCHW: Tensor, gradient_BCHW: Tensor, share: float) -> Tensor:
+        # Only pixels that may change count; scaled by the largest first, so that no sum leaves float32.
+        gradient_BCHW = (gradient_BCHW * self.free_B1HW).nan_to_num()
+        gradient_BCHW = gradient_BCHW / gradient_BCHW.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-38)
+        length_B111 = gradient_BCHW.abs().sum(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
+        self.momentum_BCHW = DECAY * self.momentum_BCHW + gradient_BCHW / length_B111
+        return self.threat.move(adv_BCHW, self.momentum_BCHW, share)
+
+    def narrowed(self, kept_b: Tensor) -> _WithMomentum:
+        return _WithMomentum(self.threat.narrowed(kept_b), self.free_B1HW[kept_b], self.momentum_BCHW[kept_b])

@@ -13,10 +13,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from latcli.engine.attacks.objectives import objective_for
+from latcli.engine.attacks.objectives import WorstCase, objective_for
 from latcli.engine.attacks.settings import AttackSettings, Model, narrowed
 from latcli.engine.attacks.threat import LinfBox, linf_box
-from latcli.engine.attacks.worst import WorstCase
 from latcli.engine.noise import derive_seed, uniform_noise
 
 #: The share of the image that the first squares cover (AutoAttack's p_init).

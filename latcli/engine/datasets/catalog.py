@@ -8,11 +8,10 @@ from pathlib import Path
 from latcli.engine import registry
 from latcli.engine.datasets.base import Dataset, DatasetSource
 from latcli.engine.datasets.folders import ClassFolders, class_folders, image_folder
-from latcli.engine.datasets.photo_folder import PhotoFolder, holds_photos, photo_folder
-from latcli.engine.datasets.photo_masks import read_masks
+from latcli.engine.datasets.photo_folder import PhotoFolder, holds_photos, photo_folder, read_masks
+from latcli.engine.models.classifier import AS_PUBLISHED, ClassifierSource
 from latcli.engine.models.finetuning import is_classifier_name, preprocessing_of
 from latcli.engine.models.preprocessing import Preprocessing
-from latcli.engine.models.source import AS_PUBLISHED, ClassifierSource
 from latcli.engine.photo_files import as_given
 from latcli.errors import UsageError
 
@@ -26,12 +25,14 @@ def open_training_data(
     source: DatasetSource,
     masks: Path | None = None,
     described: ClassifierSource = AS_PUBLISHED,
+    preprocessing: Preprocessing | None = None,
 ) -> Dataset | PhotoFolder:
     """What `architecture`, or where it is None the set's own, is trained on; on the CPU.
 
     A classifier's name as the architecture makes a photo folder of `folder:PATH`; so do images that are large or of
-    several sizes where none is named. `masks` is a folder of masks that lie as the images do. Raises UsageError where
-    that does not go together, else as `open_dataset` and `open_folder` do.
+    several sizes where none is named. `masks` is a folder of masks that lie as the images do; `preprocessing` takes the
+    place of the classifier's own. Raises UsageError where that does not go together, else as `open_dataset` and
+    `open_folder` do.
     """
     tuned = architecture is not None and is_classifier_name(architecture)
     if not name.startswith("folder:"):
@@ -46,7 +47,8 @@ def open_training_data(
     folders = class_folders(Path(name.removeprefix("folder:")))
     if not tuned and (architecture is not None or not holds_photos(folders)):
         return open_folder(folders, None, masks)
-    data = open_folder(folders, preprocessing_of(architecture or _FOR_PHOTOS, described), masks)
+    preprocessing = preprocessing or preprocessing_of(architecture or _FOR_PHOTOS, described)
+    data = open_folder(folders, preprocessing, masks)
     if architecture is None:
         note = f"{name} holds photos: {_FOR_PHOTOS} is fine-tuned on them; --architecture names another classifier"
         data = replace(data, notes=(note.removeprefix("folder:"), *data.notes))

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,9 +19,6 @@ from latcli.engine.images import read_photo
 from latcli.engine.masks import MaskFolder, read_mask
 from latcli.engine.photo_files import as_given, composed, is_folder, listed, photos_below
 from latcli.errors import UsageError
-
-SplitName = Literal["train", "test"]
-SPLITS: tuple[SplitName, SplitName] = ("train", "test")
 
 #: Sets of larger images would not fit into memory as a whole.
 LARGEST_SIDE = 96
@@ -54,10 +50,6 @@ class ClassFolders:
         """The data set's name: `folder:` and the absolute path."""
         return f"folder:{self.root}"
 
-    def files(self, split: SplitName) -> tuple[LabelledFile, ...]:
-        """Those of one split."""
-        return self.train if split == "train" else self.test
-
     def relative(self, file: LabelledFile) -> PurePosixPath:
         """A file's path below the root, the same on every system."""
         return PurePosixPath(composed(file.path.relative_to(self.root).as_posix()))
@@ -69,7 +61,9 @@ def class_folders(root: Path) -> ClassFolders:
     Raises UsageError for another layout, classes that differ between splits, an empty class.
     """
     root = as_given(root)
-    train, test = (_files(root / split) for split in SPLITS)
+    if root.is_file():
+        raise UsageError(f"{root} is a file, not a folder", f"unpack an archive first; {_LAYOUT}")
+    train, test = _files(root / "train"), _files(root / "test")
     for here, there, extra in (("train", "test", train.keys() - test), ("test", "train", test.keys() - train)):
         if extra:
             shown = ", ".join(sorted(extra)[:5]) + (" …" if len(extra) > 5 else "")
@@ -90,11 +84,9 @@ def _files(split: Path) -> dict[str, list[Path]]:
         raise UsageError(f"cannot read the folder {split}: {error.strerror or error}", _LAYOUT) from error
     files: dict[str, list[Path]] = {}
     for folder in folders:
-        name = composed(folder.name)
-        if name in files:
-            raise UsageError(f"{split} has two folders called '{name}', in two Unicode forms", "merge them into one")
-        files[name] = list(photos_below(Path(folder.path)))
-        if not files[name]:
+        files.setdefault(composed(folder.name), []).extend(photos_below(Path(folder.path)))
+    for name, photos in files.items():
+        if not photos:
             raise UsageError(f"the class '{name}' in {split} has no image", "remove its folder, or put images there")
     if len(files) < 2:
         raise UsageError(f"{split} has {len(files)} class folders; at least two are needed", _LAYOUT)
@@ -107,9 +99,9 @@ def mask_files(folders: ClassFolders, masks: Path) -> tuple[list[Path], list[Pat
     Raises UsageError where one is missing or two images share one, naming the images.
     """
     folder = MaskFolder(masks)
-    photos = [[folders.relative(file) for file in folders.files(split)] for split in SPLITS]
-    folder.refuse_shared([*photos[0], *photos[1]])
-    return [folder.mask_of(photo) for photo in photos[0]], [folder.mask_of(photo) for photo in photos[1]]
+    train, test = ([folders.relative(file) for file in files] for files in (folders.train, folders.test))
+    folder.refuse_shared([*train, *test])
+    return [folder.mask_of(photo) for photo in train], [folder.mask_of(photo) for photo in test]
 
 
 def mask_notes(notes: Iterable[str], of: int) -> tuple[str, ...]:
@@ -126,32 +118,31 @@ def image_folder(folders: ClassFolders, masks: Path | None = None) -> Dataset:
     `masks` is a folder of masks that lie as the images do. Raises UsageError for a missing mask, and for images of
     several sizes or large ones; ImageError for a damaged image or mask.
     """
-    (x_train, y_train), (x_test, y_test) = (_tensors(folders.files(split)) for split in SPLITS)
-    if x_train.shape[1:] != x_test.shape[1:]:
-        raise UsageError(f"training and test images of {folders.root} differ in size", "resize them all to one size")
+    x_NCHW = _images([*folders.train, *folders.test])
+    y_N = torch.tensor([file.label for file in (*folders.train, *folders.test)])
     defaults = _COLOUR_DEFAULTS
-    if all(torch.equal(x_NCHW, x_NCHW[:, :1].expand_as(x_NCHW)) for x_NCHW in (x_train, x_test)):
-        x_train, x_test, defaults = x_train[:, :1].contiguous(), x_test[:, :1].contiguous(), _GREY_DEFAULTS
-    dataset = make_dataset(folders.name, (x_train, y_train), (x_test, y_test), folders.class_names, defaults)
-    return dataset if masks is None else _with_masks(dataset, folders, masks)
-
-
-def _with_masks(dataset: Dataset, folders: ClassFolders, masks: Path) -> Dataset:
-    _, H, W = dataset.image_shape
-    read = [[read_mask(file, (H, W)) for file in files] for files in mask_files(folders, masks)]
-    mask_train, mask_test = (torch.stack([mask_1HW >= 0.5 for mask_1HW, _ in of_split]) for of_split in read)
-    notes = [note for of_split in read for _, notes in of_split for note in notes]
+    if torch.equal(x_NCHW, x_NCHW[:, :1].expand_as(x_NCHW)):
+        x_NCHW, defaults = x_NCHW[:, :1].contiguous(), _GREY_DEFAULTS
+    n = len(folders.train)
+    train, test = (x_NCHW[:n], y_N[:n]), (x_NCHW[n:], y_N[n:])
+    dataset = make_dataset(folders.name, train, test, folders.class_names, defaults)
+    if masks is None:
+        return dataset
+    train_files, test_files = mask_files(folders, masks)
+    H, W = x_NCHW.shape[2:]
+    read = [read_mask(file, (H, W)) for file in (*train_files, *test_files)]
+    mask_N1HW = torch.stack([mask_1HW >= 0.5 for mask_1HW, _ in read])
     return replace(
         dataset,
-        mask_train=mask_train,
-        mask_test=mask_test,
-        mask_fingerprint=hashlib.sha256(mask_train.numpy().tobytes() + mask_test.numpy().tobytes()).hexdigest(),
-        notes=(*dataset.notes, *mask_notes(notes, len(mask_train) + len(mask_test))),
+        mask_train=mask_N1HW[:n],
+        mask_test=mask_N1HW[n:],
+        mask_fingerprint=hashlib.sha256(mask_N1HW.numpy().tobytes()).hexdigest(),
+        notes=(*dataset.notes, *mask_notes([note for _, notes in read for note in notes], len(read))),
     )
 
 
-def _tensors(files: Sequence[LabelledFile]) -> tuple[torch.Tensor, torch.Tensor]:
-    """x_NCHW uint8 and y_N. Raises UsageError for images of several sizes, and for large or tiny ones."""
+def _images(files: Sequence[LabelledFile]) -> torch.Tensor:
+    """x_NCHW uint8. Raises UsageError for images of several sizes, and for large or tiny ones."""
     images = [read_photo(file.path) for file in files]
     (H, W), _ = Counter(image.size for image in images).most_common(1)[0]
     or_tuned = "or fine-tune a classifier on them: --architecture efficientnet_lite0"
@@ -168,5 +159,4 @@ def _tensors(files: Sequence[LabelledFile]) -> tuple[torch.Tensor, torch.Tensor]
         )
     if min(H, W) < 8:
         raise UsageError(f"images of {W}x{H} pixels are too small", "at least 8 pixels a side are needed")
-    x_NHWC = torch.from_numpy(np.stack([image.levels_HWC for image in images]))
-    return x_NHWC.permute(0, 3, 1, 2).contiguous(), torch.tensor([file.label for file in files])
+    return torch.from_numpy(np.stack([image.levels_HWC for image in images])).permute(0, 3, 1, 2).contiguous()

@@ -1,7 +1,7 @@
-"""Photos of any size in class folders, read by further processes while the network computes.
+"""Photos of any size in class folders and their masks, read by further processes while the network computes.
 
 Legend: B photos of a minibatch, C = 3 channels, H, W a photo's own size, h = w the classifier's input size; squares are
-uint8.
+uint8. mask_HW is uint8, 1 on the object.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import hashlib
 import math
 import os
 import signal
-import threading
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -28,12 +29,17 @@ from latcli.engine.datasets.base import (
     held_out,
     split_fingerprint,
 )
-from latcli.engine.datasets.folders import LARGEST_SIDE, ClassFolders, LabelledFile
-from latcli.engine.datasets.photo_masks import PhotoMask, PhotoMasks
-from latcli.engine.images import Photo, photo_size, read_photo, sha256_of
+from latcli.engine.datasets.folders import LARGEST_SIDE, ClassFolders, LabelledFile, mask_files, mask_notes
+from latcli.engine.detectors.base import Target
+from latcli.engine.images import photo_size, read_photo, sha256_of
+from latcli.engine.labels import known_class
+from latcli.engine.localize import center_mask
+from latcli.engine.masks import read_mask
+from latcli.engine.models.classifier import Classifier, predict
 from latcli.engine.models.preprocessing import FILTERS, Preprocessing
 from latcli.engine.noise import uniform_noise
-from latcli.errors import ImageError, LatcliError
+from latcli.engine.objects import MISS_CENTER, ObjectFinder
+from latcli.errors import ImageError, LatcliError, NoObjectError
 
 #: What training takes on photos. Epsilon is what `latcli attack` takes; the middle stands in where no object is known.
 _DEFAULTS = Defaults(
@@ -41,14 +47,127 @@ _DEFAULTS = Defaults(
 )
 #: More processes than this only wait for each other's disk.
 _MOST_WORKERS = 8
+#: Masks in files that are read when they are opened; the others are read with their photos.
+_LOOKED_AT = 20
 
 #: Share of the photo's area that a random crop keeps at least, and how far its sides may differ (Szegedy et al.,
 #: CVPR'15, who keep 0.08: too little for the object and its background to both be there).
 _LEAST_AREA = 0.35
 _MOST_RATIO = 4 / 3
 
+#: Tensors by name, or the message and hint of a file that is no good.
+_Batch = dict[str, torch.Tensor] | tuple[str, str]
 #: A photo's number in its split, and the seed of its augmentation, None for none.
-Wanted = tuple[int, int | None]
+_Wanted = tuple[int, int | None]
+
+
+# masks
+
+
+@dataclass(frozen=True)
+class PackedMask:
+    """A mask in memory, eight pixels a byte and compressed: a box takes some hundred bytes of a photo of any size."""
+
+    size: tuple[int, int]
+    packed: bytes
+
+    @classmethod
+    def of(cls, mask_1HW: torch.Tensor) -> Self:
+        """The mask, cut at one half."""
+        bits_HW = mask_1HW[0].numpy() >= 0.5
+        H, W = bits_HW.shape
+        return cls((H, W), zlib.compress(np.packbits(bits_HW).tobytes(), 1))
+
+    @property
+    def digest(self) -> str:
+        """Of the size and the pixels."""
+        return hashlib.sha256(f"{self.size}".encode() + zlib.decompress(self.packed)).hexdigest()
+
+    def read(self, size: tuple[int, int]) -> np.ndarray:
+        """mask_HW; `size` is the one that it was found on."""
+        H, W = self.size
+        bits = np.frombuffer(zlib.decompress(self.packed), dtype=np.uint8)
+        return np.unpackbits(bits, count=H * W).reshape(H, W)
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask file, read with its photo; grey is cut at one half."""
+
+    path: Path
+
+    @property
+    def digest(self) -> str:
+        """Of the file."""
+        return sha256_of(self.path)
+
+    def read(self, size: tuple[int, int]) -> np.ndarray:
+        """mask_HW. Raises ImageError for a file that is damaged or of another size."""
+        return (read_mask(self.path, size)[0][0].numpy() >= 0.5).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class PhotoMasks:
+    """A mask for each photo of both splits, in their order, and what a reader of results must know of them."""
+
+    train: tuple[PackedMask | MaskFile, ...]
+    test: tuple[PackedMask | MaskFile, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """A sha256 of all of them. Raises ImageError where a file cannot be read."""
+        digests = "\n".join(mask.digest for mask in (*self.train, *self.test))
+        return hashlib.sha256(digests.encode()).hexdigest()
+
+
+def detected_masks(
+    folders: ClassFolders, finder: ObjectFinder, classifier: Classifier, tick: Callable[[], None]
+) -> PhotoMasks:
+    """The masks of all photos; `tick` is called after each. Where the detector misses, the middle is the object.
+
+    What is looked for is what shows the photo's class, or else the classifier's top guess. Raises ImageError for a
+    photo that cannot be read, UsageError where the detector cannot work on this classifier.
+    """
+    missed = 0
+    masks = []
+    for file in (*folders.train, *folders.test):
+        photo = read_photo(file.path)
+        label = known_class(folders.class_names[file.label], classifier)
+        if label is None:
+            x_1Chw = classifier.preprocessing.read(photo.image)[None].to(classifier.device)
+            guess = predict(classifier, x_1Chw, [None])[0]
+            target = Target(guess.index, guess.prediction)
+        else:
+            target = Target(label.index, label.name)
+        try:
+            mask_1HW = finder.find(photo, target).mask_1HW
+        except NoObjectError:
+            missed += 1
+            mask_1HW = center_mask(photo.size, MISS_CENTER)
+        masks.append(PackedMask.of(mask_1HW))
+        tick()
+    note = (
+        f"{finder.settings.detector} found no object in {missed} of {len(masks)} photos, "
+        f"where the middle {MISS_CENTER:g} of the sides stands for it"
+    )
+    count = len(folders.train)
+    return PhotoMasks(tuple(masks[:count]), tuple(masks[count:]), (note,) if missed else ())
+
+
+def read_masks(folders: ClassFolders, masks: Path) -> PhotoMasks:
+    """The masks of all photos as files that lie as the photos do; some are looked at for notes on how they are read.
+
+    Raises UsageError where one is missing or belongs to two photos, ImageError where one that is looked at is no mask.
+    """
+    train, test = mask_files(folders, masks)
+    files = [*train, *test]
+    looked_at = files[:: max(1, len(files) // _LOOKED_AT)]
+    notes = mask_notes([note for file in looked_at for note in read_mask(file)[1]], len(looked_at))
+    return PhotoMasks(tuple(map(MaskFile, train)), tuple(map(MaskFile, test)), notes)
+
+
+# photos
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +204,18 @@ class PhotoFolder(TrainingData):
         Raises ImageError for a photo or mask that is damaged, LatcliError where a process that reads has died.
         """
         masks = None if self.masks is None else self.masks.train
-        return self._read(self.folders.train, masks, (_wanted(request, augment) for request in requests))
+        wanted: Iterator[list[_Wanted]] = (
+            list(zip(one.samples_B.tolist(), one.seeds_B.tolist(), strict=True))
+            if augment == "crop-flip"
+            else _plainly(one.samples_B)
+            for one in requests
+        )
+        return self._read(_Photos(self.folders.train, masks, self.preprocessing), wanted)
 
     def testing(self, requests: Iterable[torch.Tensor]) -> Iterator[Images]:
         """The test photos as the classifier's own preprocessing gives them. Raises as `training` does."""
         masks = None if self.masks is None else self.masks.test
-        wanted: Iterator[list[Wanted]] = ([(sample, None) for sample in samples.tolist()] for samples in requests)
-        return self._read(self.folders.test, masks, wanted)
+        return self._read(_Photos(self.folders.test, masks, self.preprocessing), map(_plainly, requests))
 
     def split(self, share: float, seed: int) -> PhotoFolder:
         """The same set with a share of its training photos in place of its test photos. Raises UsageError."""
@@ -112,12 +236,10 @@ class PhotoFolder(TrainingData):
         """The same photos with their objects' masks. Raises ImageError where a mask cannot be read."""
         return replace(self, masks=masks, mask_fingerprint=masks.fingerprint, notes=(*self.notes, *masks.notes))
 
-    def _read(
-        self, files: tuple[LabelledFile, ...], masks: tuple[PhotoMask, ...] | None, wanted: Iterator[list[Wanted]]
-    ) -> Iterator[Images]:
-        for batch in _batches(_Photos(files, masks, self.preprocessing), wanted, self.workers):
-            if isinstance(batch, _Fault):
-                raise ImageError(batch.message, batch.hint)
+    def _read(self, photos: _Photos, wanted: Iterator[list[_Wanted]]) -> Iterator[Images]:
+        for batch in _batches(photos, wanted, self.workers):
+            if isinstance(batch, tuple):
+                raise ImageError(*batch)
             on_device = {name: tensor.to(self.device) for name, tensor in batch.items()}
             x_BChw = on_device["levels_BhwC"].permute(0, 3, 1, 2).contiguous().float().div_(255.0)
             mask_Bhw = on_device.get("mask_Bhw")
@@ -156,12 +278,11 @@ def holds_photos(folders: ClassFolders) -> bool:
     return max(first) > LARGEST_SIDE or any(size != first for size in sizes)
 
 
-def _wanted(request: Request, augment: Augmentation) -> list[Wanted]:
-    pairs = zip(request.samples_B.tolist(), request.seeds_B.tolist(), strict=True)
-    return [(sample, seed if augment == "crop-flip" else None) for sample, seed in pairs]
+def _plainly(samples_B: torch.Tensor) -> list[_Wanted]:
+    return [(sample, None) for sample in samples_B.tolist()]
 
 
-# geometry
+# what a process that reads does to one photo
 
 
 @dataclass(frozen=True)
@@ -183,41 +304,13 @@ def random_crop(size: tuple[int, int], seed: int) -> RandomCrop:
     return RandomCrop((left, top, left + width, top + height), mirror < 0.5)
 
 
-def photo_square(photo: Photo, preprocessing: Preprocessing, crop: RandomCrop | None) -> np.ndarray:
-    """levels_hwC: the crop at the network's size, or without one what the classifier's own preprocessing gives.
-
-    Raises ImageError for a photo that is too narrow for that.
-    """
-    return np.asarray(_square(photo.image, preprocessing, crop))
-
-
-def mask_square(mask_HW: np.ndarray, preprocessing: Preprocessing, crop: RandomCrop | None) -> np.ndarray:
-    """mask_hw, 0 or 1, of a mask uint8 0 or 1: by the photo's own geometry, and still one or the other.
-
-    A pixel is the object's where the object covers at least half of what the pixel is made of (bilinear, antialiased).
-    """
-    image = Image.fromarray(mask_HW * np.uint8(255))
-    square_hw = np.asarray(_square(image, replace(preprocessing, interpolation="bilinear"), crop))
-    return (square_hw >= 128).astype(np.uint8)
-
-
-def _square(image: Image.Image, preprocessing: Preprocessing, crop: RandomCrop | None) -> Image.Image:
+def _square(image: Image.Image, preprocessing: Preprocessing, crop: RandomCrop | None) -> np.ndarray:
+    """The crop at the network's size, or without one what the classifier's own preprocessing gives. ImageError."""
     if crop is None:
-        return preprocessing.prepare(image)
+        return np.array(preprocessing.prepare(image))
     height, width = preprocessing.size
     square = image.resize((width, height), FILTERS[preprocessing.interpolation], box=crop.box)
-    return square.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if crop.mirrored else square
-
-
-# what a process that reads does to one photo
-
-
-@dataclass(frozen=True)
-class _Fault:
-    """A file that is no good: an error that is raised in a worker loses its hint on the way."""
-
-    message: str
-    hint: str
+    return np.array(square.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if crop.mirrored else square)
 
 
 @dataclass(frozen=True)
@@ -225,39 +318,42 @@ class _Photos:
     """One split as a torch data set."""
 
     files: tuple[LabelledFile, ...]
-    masks: tuple[PhotoMask, ...] | None
+    masks: tuple[PackedMask | MaskFile, ...] | None
     preprocessing: Preprocessing
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, wanted: Wanted) -> dict[str, Any] | _Fault:
-        """A photo's levels, mask, label and number, by the names that they have in a batch."""
+    def __getitem__(self, wanted: _Wanted) -> dict[str, Any] | tuple[str, str]:
+        """A photo's levels, mask, label and number, by the names that they have in a batch.
+
+        For a file that is no good, message and hint: an error that is raised in a worker loses its hint on the way.
+        """
         sample, seed = wanted
         file = self.files[sample]
         try:
             photo = read_photo(file.path)
             crop = None if seed is None else random_crop(photo.size, seed)
-            levels_hwC = photo_square(photo, self.preprocessing, crop).copy()
+            levels_hwC = _square(photo.image, self.preprocessing, crop)
             square = {"levels_BhwC": levels_hwC, "label_B": file.label, "sample_B": sample}
             if self.masks is not None:
-                square["mask_Bhw"] = mask_square(self.masks[sample].read(photo.size), self.preprocessing, crop)
+                # By the photo's own geometry. A pixel is the object's where the object covers at least half of what
+                # it is made of (bilinear, antialiased).
+                mask = Image.fromarray(self.masks[sample].read(photo.size) * np.uint8(255))
+                square_hw = _square(mask, replace(self.preprocessing, interpolation="bilinear"), crop)
+                square["mask_Bhw"] = (square_hw >= 128).astype(np.uint8)
         except LatcliError as error:
             named = error.message if str(file.path) in error.message else f"{file.path}: {error.message}"
-            return _Fault(named, error.hint)
+            return named, error.hint
         return square
 
 
-_Batch = dict[str, torch.Tensor]
+def _collate(squares: list[Any]) -> _Batch:
+    fault = next((square for square in squares if isinstance(square, tuple)), None)
+    return fault or torch.utils.data.default_collate(squares)
 
 
-def _collate(squares: list[dict[str, Any] | _Fault]) -> _Batch | _Fault:
-    fault = next((square for square in squares if isinstance(square, _Fault)), None)
-    batch: _Batch | _Fault = fault or torch.utils.data.default_collate(squares)
-    return batch
-
-
-def _batches(photos: _Photos, wanted: Iterator[list[Wanted]], workers: int) -> Iterator[_Batch | _Fault]:
+def _batches(photos: _Photos, wanted: Iterator[list[_Wanted]], workers: int) -> Iterator[_Batch]:
     """What the loader's processes read, in the order in which it was asked for; their death is one clear error."""
     loader: Any = torch.utils.data.DataLoader(
         photos,  # type: ignore[arg-type]
@@ -268,7 +364,10 @@ def _batches(photos: _Photos, wanted: Iterator[list[Wanted]], workers: int) -> I
         # Not pinned: levels are small, and a pinning thread would disturb the recording of a CUDA graph.
         generator=torch.Generator(),  # so that torch's own is not drawn from
     )
-    batches = _begun(loader)
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    if signal.getsignal(signal.SIGCHLD) is not before:  # torch's would raise in the midst of anything
+        signal.signal(signal.SIGCHLD, before)
     while True:
         try:
             batch = next(batches, None)
@@ -282,17 +381,6 @@ def _batches(photos: _Photos, wanted: Iterator[list[Wanted]], workers: int) -> I
         if batch is None:
             return
         yield batch
-
-
-def _begun(loader: Any) -> Iterator[_Batch | _Fault]:
-    """The loader at work. Its handler of SIGCHLD would raise in the midst of anything; the death is noticed here."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
-        batches: Iterator[_Batch | _Fault] = iter(loader)
-        return batches
-    before = signal.getsignal(signal.SIGCHLD)
-    batches = iter(loader)
-    signal.signal(signal.SIGCHLD, before)
-    return batches
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:

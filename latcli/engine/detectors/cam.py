@@ -6,7 +6,7 @@ Legend: h, w the classifier's input size, c channels and u, v rows and columns o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -106,7 +106,7 @@ def activation_map(classifier: Classifier, photo: Photo, label: int) -> torch.Te
     and Carin 2020). The whole photo is looked at, squeezed to the network's input. Raises UsageError for a network
     whose last four-dimensional output is no map of the image, such as attention over tokens.
     """
-    height, width = input_size(classifier)
+    height, width = classifier.preprocessing.size
     x_1Chw = square_to_unit(photo.image.resize((width, height)))[None].to(classifier.device)
     channels = _channel_axis(classifier)
     with torch.enable_grad():
@@ -122,27 +122,14 @@ def activation_map(classifier: Classifier, photo: Photo, label: int) -> torch.Te
     return (gradient * last).sum(dim=channels)[0].detach().float().cpu()
 
 
-def input_size(classifier: Classifier) -> tuple[int, int]:
-    """Height and width of what the classifier's network takes."""
-    return classifier.preprocessing.size
-
-
-_CHANNEL_AXES: WeakKeyDictionary[Classifier, int | None] = WeakKeyDictionary()
-
-
+@lru_cache(maxsize=4)
+@torch.no_grad()
 def _channel_axis(classifier: Classifier) -> int | None:
     """Which axis of the last four-dimensional output holds channels: 1, 3, or None where it is no map of the image.
 
     Found by trying, once for each classifier: where half of an image changes, a map changes in that half.
     """
-    if classifier not in _CHANNEL_AXES:
-        _CHANNEL_AXES[classifier] = _find_channel_axis(classifier)
-    return _CHANNEL_AXES[classifier]
-
-
-@torch.no_grad()
-def _find_channel_axis(classifier: Classifier) -> int | None:
-    height, width = input_size(classifier)
+    height, width = classifier.preprocessing.size
     x_1Chw, other_1Chw = (_noise(seed, height, width).to(classifier.device) for seed in (0, 1))
     before = _forward(classifier, x_1Chw)[1]
     if before is None:
@@ -151,9 +138,8 @@ def _find_channel_axis(classifier: Classifier) -> int | None:
     for axis, side in ((2, height), (3, width)):
         for half in (slice(0, side // 2), slice(side // 2, side)):
             changed_1Chw = x_1Chw.clone()
-            changed_1Chw.narrow(axis, half.start, half.stop - half.start).copy_(
-                other_1Chw.narrow(axis, half.start, half.stop - half.start)
-            )
+            place = (..., half, slice(None)) if axis == 2 else (..., half)
+            changed_1Chw[place] = other_1Chw[place]
             after = _forward(classifier, changed_1Chw)[1]
             if after is None or after.shape != before.shape:
                 return None

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from latcli.engine.detectors.base import (
-    WITHOUT_WEIGHTS,
     Box,
     Detection,
     DetectorContext,
@@ -21,7 +20,6 @@ from latcli.engine.detectors.base import (
     for_detector,
     scaled_corners,
 )
-from latcli.engine.downloads import fetch
 from latcli.engine.images import Photo, to_unit
 from latcli.engine.models.weights import load_into, read_weights, state_dict_sha256
 from latcli.engine.vision import import_torchvision
@@ -52,7 +50,7 @@ class MobilenetDetector:
         from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights, ssdlite320_mobilenet_v3_large
 
         source = SSDLite320_MobileNet_V3_Large_Weights.COCO_V1
-        path = settings.weights or _default_weights(source.url, context)
+        path = settings.weights or context.fetch(source.url, "the SSDLite weights")
         state_dict = read_weights(path).state_dict
         model = ssdlite320_mobilenet_v3_large(
             weights=None, weights_backbone=None, score_thresh=settings.confidence, detections_per_img=100
@@ -77,13 +75,3 @@ class MobilenetDetector:
             if inside := scaled_corners(corners, image, photo):
                 boxes.append(Box(*inside, score, self._names[label]))
         return Detection(tuple(sorted(boxes, key=lambda box: -box.score)))
-
-
-def _default_weights(url: str, context: DetectorContext) -> Path:
-    return fetch(
-        url,
-        what="the SSDLite weights",
-        hint=f"get {url} and give it with --detector-weights FILE, {WITHOUT_WEIGHTS}",
-        offline=context.offline,
-        progress=context.progress,
-    )

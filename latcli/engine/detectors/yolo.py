@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 import pickle
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from torch import nn
 from torch.nn import functional
 
 from latcli.engine.detectors.base import (
-    WITHOUT_WEIGHTS,
     Box,
     Detection,
     DetectorContext,
@@ -31,16 +29,16 @@ from latcli.engine.detectors.base import (
     for_detector,
     scaled_corners,
 )
-from latcli.engine.downloads import kept_at, require_reachable
 from latcli.engine.images import Photo, sha256_of
-from latcli.engine.models.weights import UnsafeWeightsError, check_readable, short_reasons, unreadable
+from latcli.engine.models.weights import UnsafeWeightsError, kept_at, reading
 from latcli.engine.vision import import_torchvision
 from latcli.errors import WeightsError
 
 #: What ultralytics itself takes when nothing is asked for: its smallest current detection model, 80 COCO classes.
 DEFAULT_WEIGHTS = "yolo26n.pt"
 
-_RELEASES = "https://github.com/ultralytics/assets/releases"
+#: Where ultralytics, too, downloads every official name from.
+_ASSETS = "https://github.com/ultralytics/assets/releases/download/v8.4.0"
 #: Silhouettes of at most this many pixels in all are kept, the surest boxes first: half a gigabyte.
 _MAX_MASK_PIXELS = 500_000_000
 #: Read by ultralytics when it is imported: no question to a name server, no telemetry, no pip, no messages.
@@ -104,20 +102,15 @@ class YoloDetector:
         return Detection(tuple(boxes), torch.stack(silhouettes) if silhouettes else None)
 
 
-def weights_at_hand() -> Path | None:
-    """The default weights where they are on this machine: in the current folder or in torch's cache."""
-    return _at_hand(DEFAULT_WEIGHTS)
-
-
-def _at_hand(name: str) -> Path | None:
-    candidates = (Path(name), kept_at(f"{_RELEASES}/{name}"))
-    return next((path for path in candidates if path.is_file()), None)
+def weights_at_hand(name: str = DEFAULT_WEIGHTS) -> Path | None:
+    """The official weights of that name where they are on this machine: in the current folder or in torch's cache."""
+    return next((path for path in (Path(name), kept_at(f"{_ASSETS}/{name}")) if path.is_file()), None)
 
 
 def _find_weights(name: str, context: DetectorContext) -> Path:
-    official = Path(name).name == name and (name == DEFAULT_WEIGHTS or name in _official_names())
-    path = (_at_hand(name) or _download(name, context)) if official else Path(name)
-    check_readable(path)
+    path = Path(name)
+    if path.name == name and (name == DEFAULT_WEIGHTS or name in _official_names()):
+        path = weights_at_hand(name) or context.fetch(f"{_ASSETS}/{name}", f"the weights {name}")
     if path.suffix.lower() != ".pt":
         raise WeightsError(f"{path} is not a YOLO weights file", "give a .pt file as ultralytics saves it")
     return path
@@ -130,25 +123,9 @@ def _official_names() -> frozenset[str]:
         return frozenset(GITHUB_ASSETS_NAMES)
 
 
-def _download(name: str, context: DetectorContext) -> Path:
-    what = f"the weights {name}"
-    hint = f"get {name} from {_RELEASES} and give it with --detector-weights FILE, {WITHOUT_WEIGHTS}"
-    require_reachable(_RELEASES, what=what, hint=hint, offline=context.offline)
-    path = kept_at(f"{_RELEASES}/{name}")
-    try:
-        # Its bar goes to standard output, where only results belong.
-        with _visiting_ultralytics(), redirect_stdout(sys.stderr):
-            from ultralytics.utils.downloads import attempt_download_asset
-
-            attempt_download_asset(str(path), retry=0, progress=context.progress)
-    except (OSError, MemoryError) as error:  # MemoryError is its word for a full disk
-        raise WeightsError(f"the download of {what} failed: {error}", hint) from error
-    return path
-
-
 def _load(path: Path, *, trusted: bool) -> Any:
     path = path.absolute()
-    with _visiting_ultralytics(), short_reasons(), _reading(trusted):
+    with _visiting_ultralytics():
         from ultralytics import YOLO
         from ultralytics.nn.tasks import BaseModel
         from ultralytics.utils.checks import check_yolov5u_filename
@@ -157,10 +134,12 @@ def _load(path: Path, *, trusted: bool) -> Any:
         if (looked_for := check_yolov5u_filename(str(path).strip().replace("'", ""))) != str(path):
             raise WeightsError(f"ultralytics looks for {path} as {looked_for}", "rename or copy the file")
         try:
-            model = YOLO(str(path))
-        except Exception as error:
-            # Its own words are many lines; the reason is in the error of torch before it.
-            raise _refusal(path, error.__cause__ or error) from error
+            with reading(path), _trusting(trusted):
+                path.open("rb").close()  # ultralytics asks the network for what is not there
+                model = YOLO(str(path))
+        except UnsafeWeightsError as error:
+            error.hint = "--trust-weights lets it run: only for a file whose maker you trust as you would a program's"
+            raise
     hint = "give detection weights such as yolo26n.pt, or segmentation weights such as yolo26n-seg.pt"
     if not isinstance(model.model, BaseModel):  # any network passes for a detector otherwise
         raise WeightsError(f"{path} holds a {type(model.model).__name__}, not a YOLO", hint)
@@ -169,15 +148,8 @@ def _load(path: Path, *, trusted: bool) -> Any:
     return model
 
 
-def _refusal(path: Path, error: BaseException) -> WeightsError:
-    refused = unreadable(path, error)
-    if isinstance(refused, UnsafeWeightsError):
-        refused.hint = "--trust-weights lets it run: only for a file whose maker you trust as you would a program's"
-    return refused
-
-
 @contextmanager
-def _reading(trusted: bool) -> Iterator[None]:
+def _trusting(trusted: bool) -> Iterator[None]:
     """While weights are read: run the code in them if they are trusted, else construct no layer.
 
     ultralytics' safe mode lets a file call known classes with any arguments, and some constructors ask the network,
@@ -219,7 +191,7 @@ def _visiting_ultralytics() -> Iterator[None]:
     with _lock:
         import cv2
 
-        environment, threads, cv2_threads = dict(os.environ), torch.get_num_threads(), cv2.getNumThreads()
+        threads, cv2_threads = torch.get_num_threads(), cv2.getNumThreads()
         allowed, opens = torch.serialization.get_safe_globals(), Image.open
         os.environ.update(_ENVIRONMENT)
         try:
@@ -237,9 +209,6 @@ def _visiting_ultralytics() -> Iterator[None]:
                 yield
         finally:
             Image.open = opens
-            for name in os.environ.keys() - environment.keys():
-                del os.environ[name]
-            os.environ.update(environment)
             torch.set_num_threads(threads)
             cv2.setNumThreads(cv2_threads)
             torch.serialization.clear_safe_globals()

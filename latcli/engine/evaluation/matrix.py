@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import chain
 
 import torch
@@ -105,18 +105,6 @@ class Column:
         self.right_N[place_B] = right_B.to(self.right_N)
         self.seconds_1 += seconds
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Its parts by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    def restore(self, tensors: Mapping[str, Tensor], what: str) -> None:
-        """Fill the column with what `tensors` gave. Raises WeightsError where that does not fit; `what` names it."""
-        for name, mine in self.tensors().items():
-            theirs = tensors.get(name)
-            if theirs is None or theirs.shape != mine.shape or theirs.dtype != mine.dtype:
-                raise WeightsError(f"{what} does not fit the evaluation: {name}", "start a new evaluation")
-            mine.copy_(theirs)
-
 
 class Evaluation:
     """Some models, one data set, and a column for each model and input; `run` fills those that are open."""
@@ -132,7 +120,7 @@ class Evaluation:
             {NATURAL: Column.empty(data.test_count)} | {name: Column.empty(n) for name in settings.columns}
             for _ in subjects
         )
-        self._attack_function = settings.attack_function()
+        self.attack_function = settings.attack_function()
 
     @property
     def attacked_images(self) -> tuple[int, int]:
@@ -152,6 +140,24 @@ class Evaluation:
         kept_N = self.chosen_N if chosen else slice(None)
         right_NM = torch.stack([column.right_N[kept_N] == 1 for column in columns], dim=1)
         return right_NM, torch.stack([column.loss_N[kept_N] for column in columns], dim=1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is known image by image, by names that begin with the subject's position and the column's name."""
+        parts = {
+            f"{index}.{name}.{part}": tensor
+            for index, columns in enumerate(self.columns)
+            for name, column in columns.items()
+            for part, tensor in vars(column).items()
+        }
+        return parts | {"chosen": self.chosen_N}
+
+    def restore(self, tensors: Mapping[str, Tensor], what: str) -> None:
+        """Fill the columns with what `tensors` gave. Raises WeightsError where that does not fit; `what` names it."""
+        for name, mine in self.tensors().items():
+            theirs = tensors.get(name)
+            if theirs is None or theirs.shape != mine.shape or theirs.dtype != mine.dtype:
+                raise WeightsError(f"{what} does not fit the evaluation: {name}", "start a new evaluation")
+            mine.copy_(theirs)
 
     def attacked(self, name: InputType, epsilon: float) -> Iterator[tuple[Images, Tensor]]:
         """The images that the columns are of, batch by batch, with their eps_B1HW on an input, of another epsilon."""
@@ -222,7 +228,7 @@ class Evaluation:
             loss_B = torch.full((len(place_B),), torch.nan)
         else:
             given = (batch.x_BCHW, batch.y_B, batch.eps_B1HW, settings.attack_settings(), batch.seeds_B)
-            found = judge(subject.net, run_attack(self._attack_function, subject.fast, *given), batch.y_B, subject.name)
+            found = judge(subject.net, run_attack(self.attack_function, subject.fast, *given), batch.y_B, subject.name)
             right_B, loss_B = found.right_B, found.loss_B
         column.fill(place_B, right_B, loss_B, time.perf_counter() - started)
 

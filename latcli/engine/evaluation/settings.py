@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
 from latcli.engine import registry
 from latcli.engine.attacks.settings import Attack, AttackSettings, Norm
 from latcli.engine.attacks.suite import Member, members, standard_suite
 from latcli.engine.datasets.base import MaskSource
-from latcli.engine.evaluation.curves import require_ascending
 from latcli.engine.training.regimes import Regime
 from latcli.errors import UsageError
 from latcli.results import starts_text
@@ -130,3 +131,9 @@ class EvalSettings:
 def strong_column(name: InputType) -> str:
     """What the column of an input under the strong suite is called."""
     return f"{name}-strong"
+
+
+def require_ascending(values: Sequence[float], what: str) -> None:
+    """Raise UsageError for values that are no curve's; `what` names them."""
+    if not values or not values[0] > 0 or any(not low < high for low, high in pairwise(values)):
+        raise UsageError(f"the {what} of a curve are not ascending and above 0", "for example 0.1 0.2 0.3, or 1 10 100")

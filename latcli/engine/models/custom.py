@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-import threading
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -14,17 +13,15 @@ import torch
 from torch import nn
 
 from latcli.engine import registry
-from latcli.engine.models.classifier import Classifier, GreyInput, logits_in
+from latcli.engine.models.classifier import Classifier, ClassifierSource, GreyInput, logits_in
+from latcli.engine.models.libraries import library_classifier
 from latcli.engine.models.preprocessing import Preprocessing
-from latcli.engine.models.source import ClassifierSource
 from latcli.engine.models.weights import load_file
 from latcli.engine.vision import import_torchvision
 from latcli.errors import UsageError, first_line
 
 #: Sides that a module is tried on where nobody says and it does not take 224, the usual one.
 _OTHER_SIDES = (32, 28, 64, 96, 128, 160, 192, 240, 256, 299, 320, 384, 448, 512)
-#: After so many seconds, what is being waited for is named.
-_PATIENCE_SECONDS = 5.0
 
 _EXAMPLE = "a function without arguments that returns a torch.nn.Module taking images in [0, 1] is needed"
 
@@ -34,13 +31,11 @@ named_by_user: set[str] = set()
 
 def named_classifier(name: str, source: ClassifierSource) -> Classifier:
     """The classifier of a registered name, a library's or the user's code, on the CPU. Raises as `open_classifier`."""
-    family, colon, rest = name.partition(":")
     if registry.names_code(name):
         return custom_classifier(name, source)
-    if colon and family in registry.CLASSIFIER_FAMILIES:
-        return registry.load_family(family)(rest, source)  # type: ignore[no-any-return]
-    if name not in registry.BUILT_IN["classifier"]:
-        refuse_description(name, source)
+    if (classifier := library_classifier(name, source)) is not None:
+        return classifier
+    refuse_description(name, source)
     return registry.load("classifier", name)(source)  # type: ignore[no-any-return]
 
 
@@ -62,7 +57,7 @@ def custom_classifier(name: str, source: ClassifierSource) -> Classifier:
     fit.
     """
     named_by_user.add(name)
-    net = _made_by(name, source).float()  # scores are taken in fp32, and half precision knows few operations on a CPU
+    net = _made_by(name).float()  # scores are taken in fp32, and half precision knows few operations on a CPU
     names: tuple[str, ...] = ()
     if source.weights is not None:
         inner = net.net if isinstance(net, Classifier) else net
@@ -84,17 +79,11 @@ def custom_classifier(name: str, source: ClassifierSource) -> Classifier:
     return source.classifier(name, body, count, preprocessing, names)
 
 
-def _made_by(name: str, source: ClassifierSource) -> nn.Module:
+def _made_by(name: str) -> nn.Module:
     where, _, function_name = name.rpartition(":")
     import_torchvision()  # user code may begin with `import torchvision` or `import timm`
-    waiting = threading.Timer(_PATIENCE_SECONDS, source.note, [f"still importing {name}"])
-    waiting.daemon = True
-    waiting.start()
-    try:
-        function = _run(lambda: getattr(_imported(where), function_name), f"the classifier {name} cannot be imported")
-        net = _run(function, f"{name} failed")
-    finally:
-        waiting.cancel()
+    function = _run(lambda: getattr(_imported(where), function_name), f"the classifier {name} cannot be imported")
+    net = _run(function, f"{name} failed")
     if not isinstance(net, nn.Module):
         raise UsageError(f"{name} returned a {type(net).__name__}, not a torch.nn.Module", _EXAMPLE)
     return net
@@ -108,17 +97,12 @@ def _imported(where: str) -> Any:
         sys.path.insert(0, folder)
     if path is None:
         return import_module(where)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {where}")
     known = sys.modules.get(path.stem)
     if known is not None and getattr(known, "__file__", None) == str(path):
         return known
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
+    spec: Any = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    if known is None:
-        sys.modules[path.stem] = module  # so that pickles and dataclasses in it find it
+    sys.modules.setdefault(path.stem, module)  # so that pickles and dataclasses in it find it
     spec.loader.exec_module(module)
     return module
 
@@ -141,26 +125,22 @@ def _tried(
         prepared += [Preprocessing(side, side) for side in _OTHER_SIDES]
     failures = []
     for preprocessing in prepared:
+        x_23hw = torch.rand(2, 3, *preprocessing.size, generator=torch.Generator().manual_seed(0))
         for body in (net, GreyInput(net)):
             try:
-                return body, preprocessing, _classes_of(body, name, preprocessing)
-            except UsageError:
-                raise
+                with torch.no_grad():
+                    found = logits_in(body(x_23hw))
             except (Exception, SystemExit) as error:
                 failures.append(f"{type(error).__name__}: {first_line(error)}")
+                continue
+            if isinstance(found, torch.Tensor) and found.ndim == 2 and len(found) == 2 and found.shape[1] > 1:
+                return body, preprocessing, found.shape[1]
+            of_tensor = isinstance(found, torch.Tensor)
+            shown = f"a tensor of shape {tuple(found.shape)}" if of_tensor else f"a {type(found).__name__}"
+            raise UsageError(f"{name} returns {shown} for two images, not logits of shape (2, classes)", _EXAMPLE)
     h, w = prepared[0].size
     sizes = f"3x{h}x{w}" + (", nor of other usual sizes" if len(prepared) > 1 else ", nor of one channel")
     raise UsageError(
         f"{name} does not take images of {sizes}: {failures[0]}",
         "give --input-size, or give the module an attribute `preprocessing`; it must take a batch of float32 images",
     )
-
-
-@torch.no_grad()
-def _classes_of(body: nn.Module, name: str, preprocessing: Preprocessing) -> int:
-    generator = torch.Generator().manual_seed(0)
-    found = logits_in(body(torch.rand(2, 3, *preprocessing.size, generator=generator)))
-    if not isinstance(found, torch.Tensor) or found.ndim != 2 or len(found) != 2 or found.shape[1] < 2:
-        shown = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
-        raise UsageError(f"{name} returns {shown} for two images, not logits of shape (2, classes)", _EXAMPLE)
-    return found.shape[1]

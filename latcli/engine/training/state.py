@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from latcli.engine.models.checkpoint import pack, unpack
-from latcli.engine.models.weights import load_into
+from latcli.engine.models.weights import load_into, pack, unpack
 from latcli.engine.precision import Form
 from latcli.engine.training.loop import Trainer
 from latcli.errors import WeightsError
@@ -27,8 +26,6 @@ class StateInfo:
     """What a state is of. `ranks` processes of `threads` threads computed it: sums depend on how they are parted."""
 
     step: int
-    architecture: str
-    dataset_fingerprint: str
     form: Form
     ranks: int = 1
     threads: int = 1
@@ -43,7 +40,7 @@ class TrainingState:
     tensors: dict[str, torch.Tensor]
 
 
-def pack_state(trainer: Trainer, architecture: str) -> bytes:
+def pack_state(trainer: Trainer) -> bytes:
     """The bytes of the run's state after the steps done. Raises DivergedError where a weight is not finite."""
     trainer.check_finite()
     tensors = {_NET + name: value for name, value in trainer.net.state_dict().items()}
@@ -52,7 +49,7 @@ def pack_state(trainer: Trainer, architecture: str) -> bytes:
     for index, moments in trainer.optimizer.state_dict()["state"].items():
         tensors |= {f"{_OPTIMIZER}{index}.{key}": value for key, value in moments.items() if value is not None}
     about = (trainer.form, trainer.ranks.size, torch.get_num_threads())
-    return pack(_KIND, tensors, to_json(StateInfo(trainer.done, architecture, trainer.data.fingerprint, *about)))
+    return pack(_KIND, tensors, to_json(StateInfo(trainer.done, *about)))
 
 
 def read_state(path: Path) -> TrainingState:
@@ -62,45 +59,29 @@ def read_state(path: Path) -> TrainingState:
         info = read(StateInfo, document)
     except DocumentError as error:
         raise WeightsError(f"{path} lacks a part of the training state: {error}", "start a new run") from error
-    if info.step < 0 or info.ranks < 1 or info.threads < 1:
-        raise WeightsError(f"{path} counts steps, ranks or threads below zero", "start a new run")
     return TrainingState(path, info, tensors)
 
 
-def restore(trainer: Trainer, state: TrainingState, architecture: str) -> None:
+def restore(trainer: Trainer, state: TrainingState) -> None:
     """Put a trainer, fresh from the same settings, where the state was.
 
-    Raises WeightsError where the state is of another architecture, other data, or does not fit the network.
+    Raises WeightsError where the state does not fit the network.
     """
-    if state.info.architecture != architecture:
-        raise WeightsError(
-            f"{state.path} is of the architecture {state.info.architecture}, not {architecture}",
-            "start a new run with it",
-        )
-    if state.info.dataset_fingerprint != trainer.data.fingerprint:
-        raise WeightsError(
-            f"the data set {trainer.data.name} is not the one that {state.path} was trained on",
-            "put the same files back under --data, or start a new run",
-        )
     load_into(trainer.net, _part(state.tensors, _NET), what=f"the weights of {state.path}")
     average = _part(state.tensors, _AVERAGE)
-    if trainer.average is not None:
-        if set(average) != set(trainer.average.values):
-            raise WeightsError(f"{state.path} lacks the average of the weights", "start a new run")
-        for name, value in trainer.average.values.items():
+    try:
+        for name, value in trainer.average.values.items() if trainer.average is not None else ():
             value.copy_(average[name])
-    parameters = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
-    by_index = {str(index): parameter for index, parameter in enumerate(parameters)}
-    for name, value in _part(state.tensors, _OPTIMIZER).items():
-        index, _, key = name.partition(".")
-        if index not in by_index:
-            raise WeightsError(f"the training state has moments of a parameter {index!r:.40}", "start a new run")
-        parameter = by_index[index]
-        if value.shape == parameter.shape:
-            # In the parameter's own memory layout: a fused update walks both side by side.
-            trainer.optimizer.state[parameter][key] = torch.empty_like(parameter).detach().copy_(value)
-        else:
+        parameters = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
+        for name, value in _part(state.tensors, _OPTIMIZER).items():
+            index, _, key = name.partition(".")
+            parameter = parameters[int(index)]
+            if value.shape == parameter.shape:
+                # In the parameter's own memory layout: a fused update walks both side by side.
+                value = torch.empty_like(parameter).detach().copy_(value)
             trainer.optimizer.state[parameter][key] = value.clone()
+    except (LookupError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{state.path} does not fit the network that is trained", "start a new run") from error
     trainer.done = state.info.step
 
 

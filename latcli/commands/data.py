@@ -1,0 +1,153 @@
+"""The data set that `latcli train` and `latcli eval` work on, with its objects: files, or what a detector finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+import torch
+
+from latcli.commands.classifiers import classifier_source
+from latcli.commands.detection_cache import StoredDetections
+from latcli.commands.photos import detector_values
+from latcli.engine.datasets.base import DatasetSource, MaskSource, TrainingData
+from latcli.engine.datasets.catalog import open_training_data
+from latcli.engine.datasets.photo_folder import PhotoFolder, detected_masks
+from latcli.engine.detectors.base import DetectorContext
+from latcli.engine.evaluation.settings import EvalSettings
+from latcli.engine.models.catalog import open_classifier
+from latcli.engine.models.classifier import Classifier
+from latcli.engine.models.preprocessing import Preprocessing
+from latcli.engine.objects import ObjectSettings, open_finder
+from latcli.engine.training.settings import TrainSettings
+from latcli.errors import UsageError
+from latcli.options import ClassifierOptions, EvalOptions, ObjectOptions, TrainOptions, given
+from latcli.session import Session
+from latcli.store.store import RunRow, Store
+
+S = TypeVar("S", TrainSettings, EvalSettings)
+
+#: What stands for the object where it is not the middle, in words.
+OBJECTS: dict[MaskSource, str] = {
+    "otsu": "otsu silhouettes",
+    "detector": "what a detector finds",
+    "folder": "masks from files",
+}
+#: Options that a run's configuration holds as they are given, beside its settings.
+DESCRIBING = (*(field.name for field in fields(ClassifierOptions)), "masks")
+#: Options that only a detector reads.
+DETECTING = tuple(field.name for field in fields(ObjectOptions) if field.name not in ("trust_weights", "soft"))
+
+
+def load_data(
+    name: str,
+    architecture: str | None,
+    session: Session,
+    options: TrainOptions | EvalOptions | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> TrainingData:
+    """The data set on the CPU, with the masks in their folder; its notes are shown. Raises as `open_training_data`.
+
+    An architecture of None is the data set's own.
+    """
+    source = DatasetSource(session.data, session.offline, session.shows_progress)
+    options = options or TrainOptions()
+    described = classifier_source(options, session)
+    data = open_training_data(name, architecture, source, options.masks, described, preprocessing)
+    for note in data.notes:
+        session.note(f"note: {note}")
+    return data
+
+
+def open_data(
+    name: str,
+    architecture: str | None,
+    options: TrainOptions | EvalOptions,
+    settings_of: Callable[[TrainingData], S],
+    device: torch.device,
+    store: Store | None,
+    session: Session,
+    row: RunRow | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> tuple[TrainingData, S]:
+    """The data set on the device with its objects, and the settings that `settings_of` makes from its defaults.
+
+    Masks that a detector finds are kept in the store, if there is one, so that the same photos are searched once. `row`
+    is the run to be resumed: its data and masks must be the same. `preprocessing` takes the place of the
+    architecture's own.
+
+    Raises UsageError for options that do not go together and for other data or masks; WeightsError and ImageError where
+    classifier, detector or a photo cannot be used; else as `open_training_data`.
+    """
+    data = load_data(name, architecture, session, options, preprocessing).to(device)
+    if isinstance(options, TrainOptions) and options.validation is not None:
+        data = _held_out(data, options.validation, session.seed if row is None else row.seed or 0, session)
+    if row is not None and row.config.get("dataset_fingerprint") != data.fingerprint:
+        raise UsageError(
+            f"the data set {data.name} is not the one that the run {row.id} was started with: its contents differ",
+            "if it was moved, name its new place with --dataset or --data; or start a new run",
+        )
+    settings = settings_of(data)
+    _check_object_options(given(options), settings.mask_from)
+    if settings.mask_from == "detector":
+        if not isinstance(data, PhotoFolder):
+            raise UsageError(
+                "--mask-from detector needs photos, which a small network cannot take",
+                "give a classifier, and --dataset folder:PATH; or choose another --mask-from",
+            )
+        data = _with_detected(data, architecture or data.defaults.architecture, options, store, session)
+    if row is not None and row.config.get("mask_fingerprint") != data.mask_fingerprint:
+        raise UsageError(
+            f"the masks of {data.name} are not those that the run {row.id} was started with",
+            "put the same masks, photos and weights back, or start a new run",
+        )
+    return data, settings
+
+
+def _held_out(data: TrainingData, share: float, seed: int, session: Session) -> TrainingData:
+    """The data with a share of the training images in place of the test images.
+
+    Raises UsageError where that leaves nothing to train on or to score.
+    """
+    held = data.split(share, seed)
+    note = f"scored on {held.test_count:,} training images that are held out; the test set is not looked at"
+    session.note(f"note: {note}")
+    return replace(held, notes=(*data.notes, note))
+
+
+def _check_object_options(given: Mapping[str, Any], mask_from: MaskSource) -> None:
+    """Raise UsageError where masks are missing, and for options that have no effect."""
+    if mask_from == "folder" and "masks" not in given:
+        raise UsageError("--mask-from folder needs the folder", "give --masks DIR, with train/CLASS/NAME.png in it")
+    if mask_from != "folder" and "masks" in given:
+        raise UsageError(f"--masks is not used with --mask-from {mask_from}", "leave one of them out")
+    if "soft" in given:
+        raise UsageError("--soft is for attack and mask: masks of data sets have sharp edges", "leave it out")
+    idle = [f"--{name.replace('_', '-')}" for name in DETECTING if name in given]
+    if idle and mask_from != "detector":
+        raise UsageError(
+            f"{idle[0]} is not used where no detector looks for objects", "add --mask-from detector, or leave it out"
+        )
+
+
+def _with_detected(
+    data: PhotoFolder, architecture: str, options: TrainOptions | EvalOptions, store: Store | None, session: Session
+) -> PhotoFolder:
+    classifier = open_pretrained(architecture, options, session).to(data.device)
+    settings = ObjectSettings(
+        detector=options.detector, values=detector_values(options), which=options.boxes, refine=options.refine
+    )
+    context = DetectorContext(classifier, data.device, session.offline, session.shows_progress, options.trust_weights)
+    finder, about = open_finder(settings, context, None if store is None else StoredDetections(store))
+    session.note(f"objects are found by {about}")
+    with session.progress("objects", data.train_count + data.test_count) as tick:
+        masks = detected_masks(data.folders, finder, classifier, tick)
+    for note in masks.notes:
+        session.note(f"note: {note}")
+    return data.with_masks(masks)
+
+
+def open_pretrained(architecture: str, options: ClassifierOptions, session: Session) -> Classifier:
+    """The classifier that is fine-tuned, as it was published or as a file has it; on the CPU."""
+    return open_classifier(architecture, classifier_source(options, session), torch.device("cpu"))
