@@ -974,18 +974,13 @@ class MatrixCell:
 
 @dataclass(frozen=True, kw_only=True)
 class MatrixRow:
-    """Models of one regime that were trained alike but for the seed, or one model from elsewhere; cells by input.
-
-    differs: in what its training differs from that of other rows of the regime, None where there is no such row.
-    """
+    """Models of one regime that were trained alike but for the seed, or one model from elsewhere; cells by input."""
 
     label: str
-    differs: str | None
     regime: str | None
     models: tuple[str, ...]
     train_runs: tuple[str, ...]
     train_seeds: tuple[int | None, ...]
-    config_hash: str | None
     model_count: int
     cells: dict[str, MatrixCell]
 
@@ -995,8 +990,7 @@ class LossMatrix:
     """Figures of one protocol, models down and inputs across.
 
     images: how many were attacked. strong: the budget of the strong suite. natural_scale: what the paper multiplies
-    losses on natural inputs by. runs, seeds: of the evaluations. best_by: what the marks of the best rest on, by input:
-    "comparisons" on the same images, or "intervals" that do not overlap.
+    losses on natural inputs by. runs, seeds: of the evaluations.
     """
 
     id: str
@@ -1016,7 +1010,6 @@ class LossMatrix:
     runs: tuple[str, ...]
     seeds: tuple[int, ...]
     rows: tuple[MatrixRow, ...]
-    best_by: Mapping[str, str]
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -1069,36 +1062,8 @@ class BestRun:
 
 
 @dataclass(frozen=True)
-class ReportResult:
-    """All that is to be reported, the newest run first; `paper` is None unless asked for.
-
-    created: when it was gathered, UTC. loss_matrix: every cell, with its run. evaluations: of each its models, warnings
-    and notes. left_out: runs that have no figures, and why. faults: files that are not shown, for they are not as they
-    were written. best: which training runs were chosen as the best, and by what.
-    """
-
-    store: Path
-    created: str
-    selection: Mapping[str, Any]
-    matrices: Sequence[LossMatrix] = ()
-    loss_matrix: Sequence[Mapping[str, Any]] = ()
-    attacks: Sequence[ReportedAttack] = ()
-    training: Sequence[ReportedTraining] = ()
-    best: Sequence[BestRun] = ()
-    evaluations: Sequence[Mapping[str, Any]] = ()
-    curves: Sequence[Mapping[str, Any]] = ()
-    transfer: Sequence[Mapping[str, Any]] = ()
-    reliance: Sequence[Mapping[str, Any]] = ()
-    runs: Sequence[Mapping[str, Any]] = ()
-    left_out: Sequence[Mapping[str, Any]] = ()
-    faults: Sequence[Mapping[str, Any]] = ()
-    paper: Sequence[PaperPart] | None = None
-    latcli: str = ""
-
-
-@dataclass(frozen=True)
 class WrittenFile:
-    """One file that a report was written to; size in bytes."""
+    """One file that a report was written to, `-` for standard output; size in bytes."""
 
     format: str
     path: Path
@@ -1106,11 +1071,28 @@ class WrittenFile:
 
 
 @dataclass(frozen=True)
-class WrittenReport(ReportResult):
-    """A report that was written into files; `printed` where one of them is standard output."""
+class ReportResult:
+    """All that is to be reported, the newest run first; `paper` is None unless asked for.
 
-    written: tuple[WrittenFile, ...] = ()
-    printed: bool = False
+    created: when it was gathered, UTC. best: which training runs were chosen as the best, and by what. left_out: runs
+    that have no figures, and why. faults: files that are not shown, for they are not as they were written. written:
+    None where no file was asked for.
+    """
+
+    store: Path
+    created: str
+    selection: Mapping[str, Any]
+    matrices: Sequence[LossMatrix]
+    attacks: Sequence[ReportedAttack]
+    training: Sequence[ReportedTraining]
+    best: Sequence[BestRun]
+    evaluations: Sequence[EvalResult]
+    runs: Sequence[Mapping[str, Any]]
+    left_out: Sequence[Mapping[str, Any]]
+    faults: Sequence[Mapping[str, Any]]
+    paper: Sequence[PaperPart] | None
+    latcli: str
+    written: Sequence[WrittenFile] | None = None
 
 
 @dataclass(frozen=True)

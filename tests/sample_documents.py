@@ -157,7 +157,7 @@ def matrix(rows: dict[str, Any] | None = None, inputs: tuple[str, ...] = INPUTS,
         }  # fmt: skip
 
     found = [
-        {"label": label, "differs": None, "regime": label, "model_count": place, "train_runs": [f"2-train-{place - 1}"]}
+        {"label": label, "regime": label, "model_count": place, "train_runs": [f"2-train-{place - 1}"]}
         | {"cells": {given: cell(given, *values, place) for given, values in zip(inputs, known, strict=True)}}
         for place, (label, known) in enumerate((rows or FIGURE_2).items(), start=1)
     ]
@@ -214,19 +214,12 @@ def run_row(**more: Any) -> dict[str, Any]:
 
 def report(*photos: AttackedPhoto, **more: Any) -> dict[str, Any]:
     """What `report --paper --json` gives, with something of everything."""
-    measured = evaluation()
-    place = {"run": measured["run"], "dataset": "mnist"}
-    labels = {model["id"]: model["label"] for model in measured["models"]}
-    further = {
-        name: [place | {"label": labels.get(row.get("model")), "regime": "natural"} | row for row in measured[name]]
-        for name in ("transfer", "curves", "reliance", "comparisons")
-    }
     photos = photos or (photo(), photo("photos/kite.jpg", "kite", ("hip", 0.5, 0.1, 3), ("hip", 0.9, 0.01, 30)))
     return {
         "store": "/store", "created": "2026-11-22T15:00:00.000Z", "latcli": "0.1.0",
         "selection": {"runs": [], "since": None, "dataset": None, "status": None, "best": False},
-        "matrices": [matrix()], "loss_matrix": [], "attacks": [attack(*photos)], "training": [trained()], "best": [],
-        "evaluations": [place | {"models": measured["models"], "warnings": [], "notes": []}], **further,
+        "matrices": [matrix()], "attacks": [attack(*photos)], "training": [trained()], "best": [],
+        "evaluations": [evaluation()],
         "runs": [run_row()], "paper": paper(),
         "left_out": [{"run": "20261122-130000-train-dead", "command": "train", "status": "crashed", "why": "crashed"}],
         "faults": [{"run": RUN, "name": "0-mask.png", "fault": "missing", "detail": "it is gone"}],

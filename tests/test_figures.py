@@ -129,7 +129,7 @@ def test_matrix_training_and_curves_are_drawn_the_same_each_time() -> None:
     assert list(shown) == ["matrix-1-mnist.png", "training-1-mnist.png", "curve-epsilon-20261122-150000-eval-1234.png"]
     assert all(map(is_drawn, shown.values()))
     assert dict(charts(document)) == shown
-    ((_, plots),) = curve_plots(document["curves"]).values()
+    ((_, plots),) = curve_plots(document["evaluations"]).values()
     assert drawn("", plots, "svg") == drawn("", plots, "svg")
 
 
@@ -155,7 +155,7 @@ def test_training_and_curves_of_a_report_become_plots() -> None:
     document = sample.report()
     document["training"][0]["series"]["test_loss"] = [[0, 2.0], [9, 0.5]]
     plots = training_plots(document["training"])
-    ((title, (curve,)),) = curve_plots(document["curves"]).values()
+    ((title, (curve,)),) = curve_plots(document["evaluations"]).values()
 
     assert [(plot.title, plot.logarithmic) for plot in plots] == [
         ("Training loss", True), ("Test loss", True), ("Accuracy on clean training batches", False),

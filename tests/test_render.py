@@ -56,7 +56,7 @@ def rows_of(document: dict[str, Any]) -> list[dict[str, str]]:
 def test_csv_has_the_figures_of_the_document() -> None:
     document = sample.report()
     rows = rows_of(document)
-    kinds = {"matrix", "training", "photo", "curve", "transfer", "reliance", "comparison", "paper", "claim", "left out"}
+    kinds = {"matrix", "training", "photo", "curve", "transfer", "reliance", "paper", "claim", "left out"}
     assert {row["kind"] for row in rows} == kinds | {"fault"}
 
     def value(**wanted: str) -> float:

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from report_store import WILD, attack, crash, entry, evaluate, photo, stranger, train, whole
 
-from latcli.commands.compare import compare
-from latcli.commands.report import EVERYTHING, SHOWN_ATTACKS, TERMINAL, Needs, gather
+from latcli.commands.gathering import EVERYTHING, SHOWN_ATTACKS, TERMINAL, Needs, gather
+from latcli.commands.report import compare
 from latcli.errors import LatcliError, UsageError
 from latcli.options import ReportOptions
 from latcli.results import photo_summary, to_json
@@ -119,7 +119,6 @@ def test_a_matrix_has_the_paper_s_rows_and_columns_with_seeds_averaged(full: Ful
     assert best(matrix, "natural", "loss") == ["natural", "background"]
     assert best(matrix, "standard", "loss") == best(matrix, "background", "loss") == ["standard", "background"]
     assert best(matrix, "natural", "accuracy") == ["natural", "standard", "background"]
-    assert set(matrix["best_by"].values()) == {"intervals"}
 
 
 def test_the_interval_is_the_wider_of_that_over_images_and_that_over_models(store: Store) -> None:
@@ -150,10 +149,11 @@ def test_models_of_one_evaluation_are_compared_on_the_same_images(store: Store, 
     losses = {a: (0.1, 2.0, 2.0), b: (0.05, 1.0, 1.9)}
     evaluate(store, losses, entries, further={"comparisons": comparisons})
     (matrix,) = document(store.folder)["matrices"]
+    both = ["natural", "standard"]
     assert (best(matrix, "standard", "accuracy"), best(matrix, "standard", "loss")) == (marked, marked)
-    assert set(matrix["best_by"].values()) == {"comparisons"}
     evaluate(store, {b: losses[b]}, entries[1:])  # from then on the columns are of two evaluations
-    assert set(document(store.folder)["matrices"][0]["best_by"].values()) == {"intervals"}
+    (matrix,) = document(store.folder)["matrices"]  # and no interval of the loss reaches another
+    assert (best(matrix, "standard", "accuracy"), best(matrix, "standard", "loss")) == (both, ["standard"])
 
 
 def test_a_later_evaluation_of_a_model_replaces_the_earlier(store: Store) -> None:
@@ -299,7 +299,7 @@ def test_what_vanished_changed_or_is_damaged_is_a_fault_and_shows_nothing(tmp_pa
 
     def faults(found: dict[str, Any]) -> list[tuple[str, str, str]]:
         (matrix,) = found["matrices"]  # the figures of the database stay
-        assert (found["curves"], found["transfer"], found["evaluations"], matrix["warnings"]) == ([], [], [], [])
+        assert (found["evaluations"], matrix["warnings"]) == ([], [])
         assert bad.id not in [one["run"] for one in found["attacks"]]
         return [(fault["run"], fault["name"], fault["fault"]) for fault in found["faults"]]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from report_store import WILD, attack, entry, evaluate, train
 
+from latcli.commands.gathering import EVERYTHING, gather
 from latcli.commands.paper import CIFAR10, FIGURE_2, MNIST, PHOTOS, Claim, Paper, compare_with_paper
-from latcli.commands.report import EVERYTHING, gather
 from latcli.options import ReportOptions
 from latcli.results import PaperPart, ReportResult
 from latcli.session import Session

@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from latcli.cli import COMMANDS, app
 from latcli.commands import attack, train
 from latcli.commands.classifiers import CHECKPOINT
+from latcli.commands.gathering import MATRIX
 from latcli.commands.package_photos import package_photos
-from latcli.commands.report import MATRIX
 from latcli.commands.reproduce import MARKDOWN, command_line, run
 from latcli.commands.reproduction_parts import Step, steps_of
 from latcli.commands.runs import list_runs, verify_runs

@@ -73,7 +73,7 @@ CASES: dict[str, tuple[str, Any]] = {
     "eval": ("eval", sample.evaluation()),
     "eval-strong": ("eval", sample.evaluation({"natural": ((0.1, 0.9), (None, 0.5))}, ("natural", "standard-strong"))),
     "report": ("report", sample.report()),
-    "report-files": ("report", {"written": [{"path": "a.html", "size": 5000}], "printed": False}),
+    "report-files": ("report", {"written": [{"path": "a.html", "size": 5000}, {"path": "-", "size": 1}]}),
     "report-compare": ("report", COMPARED),
     "reproduce": ("reproduce", REPRODUCED),
     "reproduce-plan": ("reproduce", PLANNED),
@@ -129,4 +129,4 @@ def test_a_reproduction_in_a_file() -> None:
 def test_every_command_can_show_its_document() -> None:
     assert {" ".join(path) for path in COMMANDS} <= documents.DOCUMENTS.keys()
     assert shown("runs path", {"path": "/store/a b"}) == "/store/a b"
-    assert shown("report", {"written": [], "printed": True}) is None
+    assert shown("report", {"written": [{"path": "-", "size": 1}]}) is None

@@ -17,8 +17,8 @@ from typing import Any, Literal
 from latcli.commands import attack, evaluate, train
 from latcli.commands.classifiers import CHECKPOINT
 from latcli.commands.data import load_data
+from latcli.commands.gathering import MATRIX, TABLES, gather
 from latcli.commands.paper import compare_with_paper
-from latcli.commands.report import MATRIX, TABLES, gather
 from latcli.commands.reproduction_parts import OF_PAPER, OF_PHOTOS, Findings, Step, photos_of, steps_of
 from latcli.engine import registry
 from latcli.engine.datasets.base import Dataset

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from latcli.commands.gathering import MATRIX
 from latcli.commands.package_photos import PACKAGE_LABELS, package_photos
 from latcli.commands.paper import FIGURE_2, PHOTOS, photo_figures
-from latcli.commands.report import MATRIX
 from latcli.engine.datasets.base import Dataset
 from latcli.engine.localize import middle_pixels
 from latcli.engine.photo_files import find_sources

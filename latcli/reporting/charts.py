@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from latcli.reporting.evaluations import matrix
+from latcli.reporting.evaluations import labels_of, matrix
 from latcli.reporting.figures import INK, bytes_of, plain
 from latcli.reporting.table import Column, Format, Table, printed, rows_of
 from latcli.reporting.text import number, percent, short
@@ -81,7 +81,7 @@ def charts(document: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
     for count, dataset in enumerate(datasets, start=1):
         rows = [row for row in document["training"] if row["dataset"] == dataset]
         yield f"training-{count}-{_stem(dataset)}.png", drawn(f"Training on {dataset}", training_plots(rows))
-    for (run, axis), (title, plots) in curve_plots(document["curves"]).items():
+    for (run, axis), (title, plots) in curve_plots(document["evaluations"]).items():
         yield f"curve-{axis}-{_stem(run)}.png", drawn(title, plots)
 
 
@@ -101,17 +101,21 @@ def training_plots(rows: Sequence[Mapping[str, Any]]) -> list[Plot]:
     return found
 
 
-def curve_plots(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], tuple[str, list[Plot]]]:
+def curve_plots(evaluations: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], tuple[str, list[Plot]]]:
     """For each run and axis a title, and accuracy against the attack's strength, a plot for each input."""
     found: dict[tuple[str, str], tuple[str, list[Plot]]] = {}
-    for run, axis, given in dict.fromkeys((row["run"], row["axis"], row["input"]) for row in rows):
-        chosen = [row for row in rows if (row["run"], row["axis"], row["input"]) == (run, axis, given)]
-        lines = [
-            Line(row["label"], [(one["value"], one["accuracy"], None) for one in row["points"]], row["regime"])
-            for row in chosen
-        ]
-        title = f"Accuracy on {chosen[0]['dataset']}, n = {chosen[0]['points'][0]['n']:,}, run {short(run)}"
-        found.setdefault((run, axis), (title, []))[1].append(Plot(f"{given} attack", axis, lines))
+    for one in evaluations:
+        labels, regimes = labels_of(one), {model["id"]: model["regime"] for model in one["models"]}
+        for axis, given in dict.fromkeys((row["axis"], row["input"]) for row in one["curves"]):
+            rows = [row for row in one["curves"] if (row["axis"], row["input"]) == (axis, given)]
+            lines = [
+                Line(labels[row["model"]], [(point["value"], point["accuracy"], None) for point in row["points"]],
+                     regimes[row["model"]])
+                for row in rows
+            ]  # fmt: skip
+            title = f"Accuracy on {one['dataset']}, n = {rows[0]['points'][0]['n']:,}, run {short(one['run'])}"
+            plots = found.setdefault((one["run"], axis), (title, []))[1]
+            plots.append(Plot(f"{given} attack", axis, lines))
     return found
 
 

@@ -98,11 +98,10 @@ def report(document: Document, *, cut: bool = False) -> list[Table]:
     if document["training"]:
         found.append(training(document["training"], document["best"], TRAINED if cut else None))
     found += _attacks(document, cut=cut)
-    measured = [(one, further_of(document, one)) for one in document["evaluations"]]
-    measured = [(one, parts) for one, parts in measured if further(parts)]
-    for one, parts in measured[:EVALUATIONS] if cut else measured:
+    measured = [(one, tables) for one in document["evaluations"] if (tables := further(one))]
+    for one, tables in measured[:EVALUATIONS] if cut else measured:
         place = f"{one['dataset']}, run {short(one['run'])}"
-        found += [replace(table, title=f"{table.title} ({place})") for table in further(parts)]
+        found += [replace(table, title=f"{table.title} ({place})") for table in tables]
     found += _more_table(cut, len(measured), EVALUATIONS, "evaluation", "evaluations", "run ids")
     if not found:
         ended = any(run["status"] == "completed" for run in document["runs"])
@@ -110,13 +109,6 @@ def report(document: Document, *, cut: bool = False) -> list[Table]:
         found.append(text_table("", none))
     found += not_shown(document, most=NAMED if cut else None)
     return [*found, text_table("", "try: latcli report --html report.html")] if cut else found
-
-
-def further_of(document: Document, one: Document) -> dict[str, Any]:
-    """What a report has of one evaluation, as `eval --json` has it."""
-    names = ("transfer", "curves", "reliance", "comparisons")
-    parts = {name: [row for row in document.get(name, ()) if row["run"] == one["run"]] for name in names}
-    return {"run": one["run"], "dataset": one["dataset"], "models": one["models"], **parts}
 
 
 def _attacks(document: Document, *, cut: bool) -> list[Table]:
@@ -249,11 +241,11 @@ def shown_report(document: Document) -> list[Table] | None:
     """What `report` puts on a terminal: a comparison, the files that were written, or the report itself."""
     if "configuration" in document:
         return comparison(document)
-    if "written" in document:
-        lines = [f"wrote {one['path']} ({size(one['size'])})" for one in document["written"]]
-        none = "nothing to draw: no run has a matrix, a series or a curve"
-        return None if document["printed"] else [text_table("", *(lines or [none]))]
-    return report(document, cut=True)
+    if document.get("written") is None:
+        return report(document, cut=True)
+    lines = [f"wrote {one['path']} ({size(one['size'])})" for one in document["written"] if one["path"] != "-"]
+    none = [] if document["written"] else ["nothing to draw: no run has a matrix, a series or a curve"]
+    return [text_table("", *lines, *none)] if lines or none else None
 
 
 # reproductions and the demo

@@ -80,7 +80,7 @@ def _content(document: Document, picture: Read) -> dict[str, Any]:
     attacks = [one for one in document["attacks"] if one["images"]]
     photos = sum(len(one["images"]) for one in attacks)
     side = LARGE_SIDE if photos <= FEW else SMALL_SIDE
-    measured = [documents.further_of(document, one) for one in document["evaluations"]]
+    measured = document["evaluations"]
 
     def tables(make: Callable[..., list[Table]]) -> list[Table]:
         return [table for one in measured for table in make(one, evaluations.labels_of(one))]
@@ -90,11 +90,10 @@ def _content(document: Document, picture: Read) -> dict[str, Any]:
         "created": moment(document["created"]),
         "selection": _selection(document["selection"]),
         "matrices": [evaluations.matrix(one) for one in document["matrices"]],
-        "comparisons": tables(evaluations.comparisons),
         "paper": documents.paper(document["paper"]) if document["paper"] else [],
         "curves": [
             _chart(f"{title}: {plot.title}", plot)
-            for title, plots in charts.curve_plots(document["curves"]).values()
+            for title, plots in charts.curve_plots(measured).values()
             for plot in plots
         ],
         "transfer": tables(evaluations.transfer),
