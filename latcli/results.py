@@ -1018,8 +1018,7 @@ class LossMatrix:
 class ReportedAttack(AttackProtocol):
     """The photos of an attack run on one region with one epsilon; a run of several has one of these for each.
 
-    images: as `attack --json` has them; of their files the paths of those that are as they were written, else None,
-    and the "original" photo where it lies unchanged.
+    images: as `attack --json` has them, without those of their files that are not as they were written.
     """
 
     run: str
@@ -1030,7 +1029,7 @@ class ReportedAttack(AttackProtocol):
     at_model_resolution: bool
     smallest_epsilon: float | None = None
     summary: PhotoSummary
-    images: tuple[Mapping[str, Any], ...]
+    images: tuple[AttackedPhoto, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

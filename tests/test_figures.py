@@ -19,9 +19,21 @@ from PIL import Image
 from report_store import WILD
 from tiny_model import blobs
 
-from latcli.reporting.charts import Line, Plot, charts, curve_plots, drawn, heat_map, means, training_plots
 from latcli.reporting.evaluations import matrix
-from latcli.reporting.figures import Guess, Panel, amplified_difference, triptych
+from latcli.reporting.figures import (
+    Guess,
+    Line,
+    Panel,
+    Plot,
+    amplified_difference,
+    charts,
+    curve_plots,
+    drawn,
+    heat_map,
+    means,
+    training_plots,
+    triptych,
+)
 
 GREEN, GREY = (0x2E, 0x9E, 0x4F), (0x9A, 0xA3, 0xAD)
 RED, LIME, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)

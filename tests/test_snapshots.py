@@ -13,8 +13,7 @@ import sample_documents as sample
 
 from latcli.cli import COMMANDS
 from latcli.reporting import documents, render
-from latcli.reporting.console import PlainConsole
-from latcli.reporting.terminal import shown
+from latcli.reporting.terminal import PlainConsole, shown
 
 FOLDER = Path(__file__).parent / "snapshots"
 

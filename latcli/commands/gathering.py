@@ -32,10 +32,9 @@ from latcli.results import (
     median_smallest_epsilon,
     photo_summary,
     read,
-    to_json,
 )
 from latcli.session import Session
-from latcli.store.files import artifact_path, sha256_of_file
+from latcli.store.files import artifact_path
 from latcli.store.schema import utc_now
 from latcli.store.store import RunRow, Store, no_runs
 from latcli.store.verify import fault_of
@@ -287,28 +286,12 @@ class _Gathering:
                 at_model_resolution=bool(run.config.get("at_model_resolution")),
                 smallest_epsilon=None if epsilon is not None else median_smallest_epsilon(photos),
                 summary=photo_summary(photos),
-                images=tuple(to_json(photo) | {"files": to_json(self._files_of(run, photo))} for photo in photos),
+                images=tuple(replace(photo, files=self._files_of(run, photo)) for photo in photos),
             )
 
-    def _files_of(self, run: RunRow, photo: AttackedPhoto) -> dict[str, Path | None]:
-        found = {kind: self._sound(run, name, hashed=self.needs.hashed) for kind, name in photo.files.items()}
-        return found | {"original": self._original(run, photo) if self.needs.hashed else None}
-
-    def _original(self, run: RunRow, photo: AttackedPhoto) -> Path | None:
-        """The photo that was attacked, where it lay then, or beside the store; one that has moved is no fault."""
-        changed = False
-        for path in dict.fromkeys((Path(photo.image).absolute(), self.store.folder.parent / photo.image)):
-            try:
-                if not path.is_file():
-                    continue
-                if sha256_of_file(path) == photo.sha256:
-                    return path
-                changed = True
-            except (OSError, ValueError):  # ValueError: a name with a null character
-                continue
-        if changed:
-            self._note(run.id, photo.image, "changed", "the photo there has changed")
-        return None
+    def _files_of(self, run: RunRow, photo: AttackedPhoto) -> dict[str, str]:
+        paths = {kind: self._sound(run, name, hashed=self.needs.hashed) for kind, name in photo.files.items()}
+        return {kind: str(path) for kind, path in paths.items() if path is not None}
 
     # files and rows, only while they are as they were written
 

@@ -372,7 +372,7 @@ def _closest_attacks(attacks: Iterable[ReportedAttack]) -> list[ReportedAttack]:
 
 def _all_but_seed(attack: ReportedAttack) -> tuple[object, ...]:
     protocol = [getattr(attack, one.name) for one in fields(AttackProtocol)]
-    return (*protocol, attack.detector, attack.at_model_resolution, frozenset(one["sha256"] for one in attack.images))
+    return (*protocol, attack.detector, attack.at_model_resolution, frozenset(one.sha256 for one in attack.images))
 
 
 def _of_photos(attacks: Sequence[ReportedAttack]) -> PaperPart:

@@ -124,7 +124,7 @@ def _write(options: ReportOptions, document: Mapping[str, Any], stdout: TextIO) 
     for name, path in texts_of(options).items():
         yield WrittenFile(name, path, _write_one(path, _pieces(name, document), stdout))
     if options.png is not None:
-        from latcli.reporting.charts import charts
+        from latcli.reporting.figures import charts
 
         for name, data in charts(document):
             path = options.png / name

@@ -356,7 +356,7 @@ def command_line(step: Step, session: Session, models: Sequence[str] = ()) -> st
 def _kept(stored: Run, result: ReproduceResult) -> Iterator[Path]:
     """The plots and tables, as files of the run."""
     from latcli.reporting import render
-    from latcli.reporting.charts import means
+    from latcli.reporting.figures import means
 
     document = to_json(result)
     for one in document["tables"]:
