@@ -67,9 +67,8 @@ def named(name: str) -> dict[str, Any]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", WILD)
-def test_no_name_does_harm_wherever_it_stands(name: str) -> None:
-    plain, wild = (Seen(page_of(named(one))) for one in ("hen.jpg", name))
+def test_no_name_does_harm_wherever_it_stands() -> None:
+    plain, wild = (Seen(page_of(named(one))) for one in ("hen.jpg", " ".join(WILD)))
 
     assert wild.tags == plain.tags
     assert [key for key, _ in wild.attributes] == [key for key, _ in plain.attributes]
