@@ -51,13 +51,12 @@ from latcli.engine.evaluation.reliance import VARIANTS, photos_of
 from latcli.engine.evaluation.settings import NATURAL, NATURAL_ATTACKED, EvalSettings, require_ascending
 from latcli.engine.evaluation.statistics import ColumnStatistics
 from latcli.engine.models.weights import pack, unpack
-from latcli.errors import Terminated, UsageError, WeightsError
+from latcli.errors import Terminated, UsageError
 from latcli.options import EvalOptions, ObjectOptions, given, parse_epsilon
 from latcli.results import (
     AccuracyCurve,
     Cell,
     Comparison,
-    DocumentError,
     EvalResult,
     EvaluatedModel,
     EvalWarning,
@@ -351,18 +350,12 @@ class Findings:
         """Take over what a file of `keep` holds. Raises WeightsError where it is damaged or of something else."""
         tensors, description = unpack(path, _KIND)
         self.evaluation.restore(tensors, str(path))
-        try:
-            self.rows_of = read(dict[str, list[dict[str, Any]]], description.get("findings"))
-        except DocumentError as error:
-            raise WeightsError(f"the findings in {path} cannot be read: {error}", "start a new evaluation") from error
+        self.rows_of = description["findings"]
 
     def rows(self, kind: str) -> tuple[Any, ...]:
-        """All rows of the parts whose name begins so. Raises WeightsError where they hold something else."""
+        """All rows of the parts whose name begins so."""
         kept = [row for name, rows in self.rows_of.items() if name.partition(" ")[0] == kind for row in rows]
-        try:
-            return tuple(read(list[_ROWS[kind]], kept))  # type: ignore[valid-type]
-        except DocumentError as error:
-            raise WeightsError(f"the run's {kind} cannot be read: {error}", "start a new evaluation") from error
+        return tuple(read(list[_ROWS[kind]], kept))  # type: ignore[valid-type]
 
 
 def _evaluate(stored: Run, job: Job, findings: Findings, session: Session) -> EvalResult:

@@ -183,7 +183,7 @@ class _Gathering:
     def _evaluated(self) -> list[Evaluated]:
         """Completed evaluations with their cells."""
         cells: dict[str, list[Cell]] = {run.id: [] for run in self._completed("eval")}
-        for row in self.store.rows_of_runs("cells", cells):
+        for row in self.store.rows_of(cells, "cells"):
             cell = self._read(Cell, row, "cells")
             if cell is not None:
                 cells[row["run"]].append(cell)
@@ -225,7 +225,7 @@ class _Gathering:
             behind = (run for run in self.trained.values() if run.model in models and run.status == "completed")
             runs |= {run.id: run for run in behind}
         final: dict[str, dict[str, float | None]] = {}
-        for row in self.store.rows_of_runs("latest_metrics", runs):
+        for row in self.store.rows_of(runs, "latest_metrics"):
             final.setdefault(row["run"], {})[row["name"]] = row["value"]
         series = {} if self.needs.points == 0 else self.store.series(runs, _SERIES, points=self.needs.points)
         found = [
@@ -253,7 +253,7 @@ class _Gathering:
         if not self.options.paper:
             runs = runs[: self.needs.attacks]
         rows: dict[str, list[tuple[AttackProtocol, AttackedPhoto]]] = {run.id: [] for run in runs}
-        for row in self.store.rows_of_runs("attacks", rows):
+        for row in self.store.rows_of(rows, "attacks"):
             protocol = self._read(AttackProtocol, row, row["image"])
             photo = self._read(AttackedPhoto, row, row["image"]) if protocol else None
             if protocol is not None and photo is not None:
@@ -305,7 +305,7 @@ class _Gathering:
                 present.append(row.id)
             else:
                 self._note(row.id, None, "missing", "the run's folder is gone")
-        self.files = {(row["run"], row["name"]): row for row in self.store.rows_of_runs("artifacts", present)}
+        self.files = {(row["run"], row["name"]): row for row in self.store.rows_of(present, "artifacts")}
 
     def _note(self, run: str, name: str | None, fault: str, detail: str) -> None:
         found = {"run": run, "name": name, "fault": fault, "detail": detail}

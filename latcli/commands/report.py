@@ -27,7 +27,7 @@ from latcli.results import (
     to_json,
 )
 from latcli.session import Session
-from latcli.store.files import RUN_JSON, whole_file
+from latcli.store.files import RUN_JSON, write_whole
 from latcli.store.store import DATABASE, STORE_LOCK, RunRow, Store
 
 Row = dict[str, Any]
@@ -173,8 +173,7 @@ def _write_one(path: Path, pieces: Iterable[str | bytes], stdout: TextIO) -> int
             with path.open("wb") as stream:
                 stream.writelines(counted())
         else:
-            with whole_file(path, counted()) as put_in_place:
-                put_in_place()
+            write_whole(path, counted())
     except OSError as error:
         raise _unwritable(path, error) from error
     return size

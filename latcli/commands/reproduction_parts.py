@@ -314,6 +314,8 @@ class Findings:
                 regime = _regime(model)
                 name = regime if regime == "standard" else names[getattr(model.options, "mask_from", None)]
                 records += [(name, columns[row["input"]], row["accuracy"])] if row["input"] in columns else []
+        order = ("natural", "outside the middle", "outside the silhouette", "everywhere")
+        records.sort(key=lambda record: order.index(record[1]))
         title = "Exact masks (Otsu's silhouettes) against the middle"
         return _percents("masks", title, "model", records, ["accuracy", *self._notes(steps)])
 
