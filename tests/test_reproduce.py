@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from latcli.cli import COMMANDS, app
-from latcli.commands import attack, train
+from latcli.commands import attack
 from latcli.commands.classifiers import CHECKPOINT
 from latcli.commands.gathering import MATRIX
 from latcli.commands.package_photos import package_photos
@@ -86,10 +86,6 @@ def runs_in(session: Session) -> tuple[RunSummary, ...]:
     return list_runs(RunsListOptions(), session).runs
 
 
-def commands_of(session: Session) -> Counter[str]:
-    return Counter(row.command for row in runs_in(session))
-
-
 def query(session: Session, sql: str) -> list[Any]:
     with sqlite3.connect(session.store / DATABASE) as connection:
         return connection.execute(sql).fetchall()
@@ -131,32 +127,19 @@ def test_every_step_is_a_run_of_its_own_and_nothing_is_done_twice(made: Made) ->
         ({"budget": "standard"}, {}),
         ({"seeds": 1}, {"train": 3}),  # an evaluation of other models is another one
         ({"seeds": 3}, {"train": 6}),
+        ({"seed": 7}, {}),
+        ({"seed": 1}, {"train": 3}),  # one of the two seeds
+        ({"precision": "bf16"}, {}),
     ],
 )
 def test_what_was_computed_otherwise_is_missing(made: Made, changed: dict[str, Any], done: dict[str, int]) -> None:
     options, session, _ = made
-    rows = run(replace(options, plan=True, **changed), session).steps
+    of_session = {name: changed[name] for name in ("seed", "precision") if name in changed}
+    options = replace(options, plan=True, **{name: value for name, value in changed.items() if name not in of_session})
+    rows = run(options, replace(session, **of_session)).steps
 
     assert Counter(row.command for row in rows if row.state == "done") == done
     assert {row.state for row in rows} <= {"done", "missing"}
-
-
-def test_another_seed_or_precision_is_missing_and_one_that_overlaps_is_done(made: Made) -> None:
-    options, session, _ = made
-
-    assert set(states(options, replace(session, seed=7))) == {"missing"}
-    assert set(states(options, replace(session, precision="bf16"))) == {"missing"}
-    assert states(options, replace(session, seed=1)) == ["done"] * 3 + ["missing"] * 4
-
-
-def test_a_middle_counts_where_training_looks_at_it(digits: Path, tmp_path: Path) -> None:
-    options, session = options_of("figure2", dataset=f"folder:{digits}", seeds=1), session_of(tmp_path / "runs")
-    assert states(options, session) == ["missing"] * 4
-    assert not session.store.exists()
-    for regime in ("natural", "background"):
-        train.run(TrainOptions(regime=regime, dataset=options.dataset, preset="quick", steps=2, center=0.7), session)
-
-    assert states(options, session) == ["done", "missing", "missing", "missing"]
 
 
 def test_every_regime_goes_on_from_the_same_weights_fine_tuned(digits: Path, tmp_path: Path) -> None:
@@ -242,7 +225,7 @@ def test_after_ctrl_c_it_is_continued_where_it_was(
     assert interrupted.run in [row.run for row in result.steps]
     assert {row.state for row in result.steps} == {"done"}
     assert result.run == own.run
-    assert commands_of(session) == {"train": 3, "eval": 1, "reproduce": 1}
+    assert Counter(row.command for row in runs_in(session)) == {"train": 3, "eval": 1, "reproduce": 1}
     # The same models and settings, and yet not all that the transfer asks for.
     assert states(replace(options, what="transfer"), session) == ["done"] * 3 + ["missing"]
 
@@ -487,17 +470,10 @@ def test_sizes_of_the_middle_ascend_below_one(text: str) -> None:
 
 
 def test_a_plan_shows_the_command_of_each_step_and_leaves_nothing(latcli: Any, tmp_path: Path) -> None:
-    words = (
-        "reproduce",
-        "figure2",
-        "--dataset",
-        "mnist-5k",
-        "--budget",
-        "quick",
-        "--plan",
-        "--store",
+    words = [
+        *["reproduce", "figure2", "--dataset", "mnist-5k", "--budget", "quick", "--plan", "--store"],
         tmp_path / "runs",
-    )
+    ]
     document = latcli(*words, "--json").json
     assert document["planned"] is True
     assert [row["state"] for row in document["steps"]] == ["missing"] * 4
