@@ -142,15 +142,15 @@ def test_what_was_computed_otherwise_is_missing(made: Made, changed: dict[str, A
     assert {row.state for row in rows} <= {"done", "missing"}
 
 
-def test_every_regime_goes_on_from_the_same_weights_fine_tuned(digits: Path, tmp_path: Path) -> None:
+def test_other_regimes_go_on_from_weights_fine_tuned_on_natural_images(digits: Path, tmp_path: Path) -> None:
     for seed, name in enumerate(("start", "other")):
         torch.manual_seed(seed)
         save_file(paper_cnn((1, 12, 12), 3).state_dict(), tmp_path / f"{name}.safetensors")
     given = {"dataset": f"folder:{digits}", "seeds": 1, "classifier_weights": tmp_path / "start.safetensors"}
     options, session = options_of("figure2", **given), session_of(tmp_path / "runs")
     planned = run(replace(options, plan=True), session).steps
-    assert [row.command for row in planned] == ["train"] * 4 + ["eval"]
-    assert all(f"--classifier-weights STEP1/{CHECKPOINT}" in row.command_line for row in planned[1:4])
+    assert [row.command for row in planned] == ["train"] * 3 + ["eval"]
+    assert all(f"--classifier-weights STEP1/{CHECKPOINT}" in row.command_line for row in planned[1:3])
 
     result = run(options, session)
     start, *regimes, _ = (str(row.run) for row in result.steps)
@@ -158,8 +158,8 @@ def test_every_regime_goes_on_from_the_same_weights_fine_tuned(digits: Path, tmp
     fine_tuned = query(session, f"SELECT weights_sha256 FROM models WHERE run = '{start}'")[0][0]
     found = query(session, f"SELECT id, config_json FROM runs WHERE id IN {tuple(regimes)}")
     assert {json.loads(config)["weights_fingerprint"] for _, config in found} == {fine_tuned}
-    assert len(rows) == 6
-    assert states(options, session) == ["done"] * 5
+    assert len(rows) == 5
+    assert states(options, session) == ["done"] * 4
     assert set(states(replace(options, classifier_weights=None), session)) == {"missing"}
     assert set(states(replace(options, classifier_weights=tmp_path / "other.safetensors"), session)) == {"missing"}
     for bad in ({"architecture": "resnet20"}, {"classifier_weights": tmp_path / "absent.safetensors"}):

@@ -68,11 +68,10 @@ _SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 _EPSILONS, _EPSILON = tuple(levels / 255 for levels in (1, 2, 4, 8, 16)), 8 / 255
 
 
-#: With weights to start from: how they are fine-tuned on natural images, and how each regime, the natural one among
-#: them, goes on from there, equally long. The finished model is attacked briefly, since an evaluation follows.
+#: With weights to start from: how they are fine-tuned on natural images, which gives the natural model, and how every
+#: other regime goes on from it. The finished model is attacked briefly, since an evaluation follows.
 _FINE_TUNED: Mapping[str, Any] = {"preset": "standard", "epochs": 3, "rate": 1e-3}
-_GOING_ON: Mapping[str, Any] = {"preset": "quick", "epochs": 1, "batch": 128, "average": 0.995}
-_GOING_ON_ATTACKED: Mapping[str, Any] = {"attack": "fgsm-rs", "warm_up": 0.1}
+_GOING_ON: Mapping[str, Any] = {"preset": "quick", "steps": 250, "batch": 128, "attack": "fgsm-rs", "warm_up": 0.1}
 
 
 @dataclass(frozen=True)
@@ -166,10 +165,11 @@ def _training(options: ReproduceOptions, regime: Regime, seed: int, **more: Any)
     }
     starts: tuple[Step, ...] = ()
     if options.classifier_weights is not None:
-        starts = (_fine_tuning(options, options.classifier_weights, seed),)
+        start = _fine_tuning(options, options.classifier_weights, seed)
+        if regime == "natural":
+            return start
+        starts = (start,)
         given |= _for_as_long(_GOING_ON, options)
-        if regime != "natural":
-            given |= _GOING_ON_ATTACKED
     chosen = TrainOptions(**given | more)
     masks = f" ({chosen.mask_from} masks)" if chosen.mask_from else ""
     return Step(f"train {regime}{masks}, seed {seed}", chosen, seed, starts)
