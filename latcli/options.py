@@ -882,7 +882,7 @@ class ReproduceOptions:
     classifier_weights: Path | None = option(
         SMALL_IMAGES,
         "FILE",
-        "Initial weights of the network. It is fine-tuned on natural images, then trained in each regime.",
+        "Initial weights of the network. The natural model is fine-tuned from them, the others from it.",
         show_default="random",
     )
     epsilon: float | None = epsilon_option(SMALL_IMAGES)
@@ -914,8 +914,8 @@ class ReproduceOptions:
     detector: str = option(
         PHOTOS_AND_LABELS,
         "NAME",
-        "Detector: cam, yolo, mobilenet, saliency, auto.",
-        default="cam",
+        "Detector: auto (decided photo by photo), yolo, mobilenet, saliency, cam.",
+        default="auto",
         offers="auto {detector}",
     )
     plan: bool = switch(OUTPUT, "Show the steps, their state and their commands; run nothing.", INCIDENTAL, BASIC)
