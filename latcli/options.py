@@ -890,7 +890,7 @@ class ReproduceOptions:
     classifier_weights: Path | None = option(
         SMALL_IMAGES,
         "FILE",
-        "Initial weights of the network. It is fine-tuned on natural images, then trained in each regime.",
+        "Initial weights of the network. The natural model is fine-tuned from them, the others from it.",
         show_default="random",
     )
     epsilon: float | None = epsilon_option(SMALL_IMAGES)

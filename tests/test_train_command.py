@@ -23,10 +23,10 @@ from training_cases import interrupted_at, write_digits
 
 from latcli.commands import training_log
 from latcli.commands.training_log import TrainingLog
+from latcli.engine import scoring
 from latcli.engine.loggers import LoggedRun, Loggers
 from latcli.engine.models.small import paper_cnn, resnet56
 from latcli.engine.models.weights import unpack
-from latcli.engine.training import scoring
 from latcli.engine.training.loop import StepReport
 from latcli.results import comparable_config
 from latcli.session import Session

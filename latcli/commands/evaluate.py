@@ -27,7 +27,7 @@ from latcli.commands.evaluated_models import (
     trained_on,
     usual_dataset,
 )
-from latcli.commands.report import MATRIX
+from latcli.commands.gathering import MATRIX
 from latcli.commands.resume import (
     dataset_of,
     kept_options,

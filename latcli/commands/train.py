@@ -44,13 +44,13 @@ from latcli.engine.models.finetuning import (
 from latcli.engine.models.small import Architecture
 from latcli.engine.models.weights import load_file, state_dict_sha256
 from latcli.engine.precision import gradient_model
-from latcli.engine.training.distributed import FabricRanks, Ranks, world_of
-from latcli.engine.training.loop import Trainer, check_parts, new_network, train
-from latcli.engine.training.scoring import (
+from latcli.engine.scoring import (
     adversarial_score,
     natural_score,
     score_point,
 )
+from latcli.engine.training.distributed import FabricRanks, Ranks, world_of
+from latcli.engine.training.loop import Trainer, check_parts, new_network, train
 from latcli.engine.training.settings import DEFAULT_PRESET, TrainSettings, preset_values, resolve
 from latcli.engine.training.state import TrainingState, pack_state, read_state, restore
 from latcli.errors import ExitCode, LatcliError, Terminated, UsageError, WeightsError

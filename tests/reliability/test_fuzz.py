@@ -275,7 +275,7 @@ def database(folder: Path) -> Kind:
 
 def report(store: Path) -> None:
     """What `report` shows and writes of a store."""
-    from latcli.commands.report import TABLES, gather
+    from latcli.commands.gathering import TABLES, gather
     from latcli.options import ReportOptions
     from latcli.reporting import render
     from latcli.reporting.terminal import shown
