@@ -84,13 +84,15 @@ def test_the_data_set_and_network_of_the_docs_are_trained(
     plugin: Path, run_latcli: RunLatcli, architecture: str
 ) -> None:
     arguments = ["--dataset", "stripes", "--regime", "natural", "--steps", "30", "--batch", "32", "--json"]
-    arguments += ["--architecture", architecture]
+    arguments += ["--architecture", architecture, "--logger", "lines"]
     done = run_latcli("train", *arguments, environment={"PYTHONPATH": str(plugin)})
 
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert (document["dataset"], document["architecture"], document["steps"]) == ("stripes", architecture, 30)
     assert document["final"]["accuracy"] > 0.9
+    lines = Path(document["dir"], "lines.txt").read_text().splitlines()
+    assert (lines[0][:2], lines[-1].partition(" ")[0]) == ("1 ", "Scores")
 
 
 def test_an_attack_that_leaks_is_caught_and_nothing_is_kept(plugin: Path, photo: Path, run_latcli: RunLatcli) -> None:

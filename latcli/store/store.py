@@ -616,7 +616,7 @@ def no_runs(folder: Path) -> StoreError:
     """The error of a store that holds nothing yet."""
     return StoreError(
         f"there are no runs in {folder} yet",
-        "`latcli attack PHOTO` makes the first one, `latcli demo` several; --store DIR names another store",
+        "start with latcli demo, latcli attack PHOTO or latcli train; --store DIR names another store",
     )
 
 
