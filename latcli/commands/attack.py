@@ -381,7 +381,9 @@ def protocol_of(options: AttackOptions, classifier: str, tasks: Sequence[Task]) 
 def config_of(options: AttackOptions) -> dict[str, Any]:
     """The options in plain values, as the run keeps them; what allows code to run is given anew each time."""
     values: dict[str, Any] = to_json(asdict(options))
-    return {name: value for name, value in values.items() if name not in ("trust_weights", "resume")}
+    return {
+        name: value for name, value in values.items() if name not in ("trust_weights", "resume", "devices", "nodes")
+    }
 
 
 def labels_sha256(options: AttackOptions) -> str | None:
