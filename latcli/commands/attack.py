@@ -122,7 +122,7 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
         for warning in result.warnings:
             session.note(f"warning: {warning}")
         if options.dry_run:
-            with session.progress("photos", left) as tick:
+            with session.progress("photos", left, noted=True) as tick:
                 plan = list[Chunk[PlannedPhoto]]()
                 for _, one in ranks.collected(_planned(attacker, tasks, photos, work)):
                     plan.append(one)
@@ -149,7 +149,7 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
             shown, failures = list(before.shown), list[Failure]()
             with drawing(attacker, stored.write_artifact, _with_figures(options, tasks)) as pictures:
                 maker = _Maker(stored.folder, pictures, work, tasks, finished)
-                with session.progress("photos", left) as tick:
+                with session.progress("photos", left, noted=True) as tick:
                     for _, chunk in ranks.collected(maker.chunks(photos, options.batch)):
                         stored.keep(chunk.files, [columns(protocol) | columns(photo) for photo in chunk.results])
                         shown += [one for one in chunk.results if _is_shown(one.image, tasks, work)]

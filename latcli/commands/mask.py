@@ -55,7 +55,7 @@ def run(options: MaskOptions, session: Session) -> MaskResult:
         ) as stored:
             common_folder(ranks, stored.folder)
             images, failures, count = list[MaskedPhoto](), list[Failure](), 0
-            with session.progress("photos", work.share(ranks)) as tick:
+            with session.progress("photos", work.share(ranks), noted=True) as tick:
                 chunks = _masked(stored.folder, options.out, places, work.located(attacker, store), work)
                 for _, chunk in ranks.collected(chunks):
                     stored.keep(chunk.files)
