@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_args, get_origin
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from latcli import __version__, config, options, process
+from latcli.engine import registry
 from latcli.errors import UsageError
 from latcli.options import BASIC, PANELS, Common, Computing, Field, Implied, Recording, RefusedValue
 from latcli.session import Session
 
-_MAIN, _LOOK = "Main commands", "Look around"
+_MAIN, _LOOK = "Main commands", "Utilities"
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,24 @@ COMMANDS: Mapping[tuple[str, ...], Command] = {
     ("runs", "path"): Command(options.RunsPathOptions, "latcli.commands.runs:run_path", shared=Common),
 }
 
-app = typer.Typer(name="latcli", invoke_without_command=True, context_settings={"help_option_names": ["--help", "-h"]})
-_groups = {"runs": typer.Typer(help="Look at stored runs, check them, remove them.", invoke_without_command=True)}
+
+def _without_types(parameters: list[Any]) -> None:
+    """Let help say nothing of the Python types of arguments, and of options that only show something and exit."""
+    for one in parameters:
+        if isinstance(one, TyperArgument) or one.is_eager:
+            one.display_type_rich = lambda ctx: None
+
+
+class _Group(TyperGroup):
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _without_types(self.get_params(ctx))
+        super().format_help(ctx, formatter)
+
+
+app = typer.Typer(
+    name="latcli", cls=_Group, invoke_without_command=True, context_settings={"help_option_names": ["--help", "-h"]}
+)
+_groups = {"runs": typer.Typer(cls=_Group, invoke_without_command=True)}
 for _name, _group in _groups.items():
     app.add_typer(_group, name=_name, rich_help_panel=_LOOK)
 
@@ -83,13 +100,13 @@ def latcli(
         bool, typer.Option("--version", metavar="", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Localized adversarial attacks: fool an image classifier by changing only a photo's background."""
+    """Localized adversarial attacks and training: fool an image classifier by changing only a photo's background."""
     _help_without_command(ctx)
 
 
 @_groups["runs"].callback()
 def runs(ctx: typer.Context) -> None:
-    """Look at stored runs, check them, remove them."""
+    """List, inspect, verify and remove stored runs."""
     _help_without_command(ctx)
 
 
@@ -125,7 +142,8 @@ def add_command(path: tuple[str, ...], command: Command) -> None:
     group = app if len(path) == 1 else _groups[path[0]]
     few = frozenset(one.name for one in fields if one.is_argument or BASIC in one.marks) | {"help_all"}
     implied = {f"--{one.key}": (mark.text, one) for one in fields for mark in one.marks if isinstance(mark, Implied)}
-    group.command(path[-1], rich_help_panel=command.panel, cls=_showing_first(few, implied))(call)
+    kinds = {one.name: one.kind for one in fields if one.kind is not None}
+    group.command(path[-1], rich_help_panel=command.panel, cls=_showing_first(few, implied, kinds))(call)
 
 
 def _imported(target: str) -> Callable[..., Any]:
@@ -196,10 +214,13 @@ def _remember_debug(ctx: typer.Context, debug: bool) -> bool:
 # two lengths of help
 
 
-def _showing_first(few: frozenset[str], implied: Mapping[str, tuple[str, Field]]) -> type[TyperCommand]:
+def _showing_first(
+    few: frozenset[str], implied: Mapping[str, tuple[str, Field]], kinds: Mapping[str, registry.Kind]
+) -> type[TyperCommand]:
     """A command whose --help shows these parameters, and whose --help-all shows all.
 
-    implied: options that may stand without a value, and the value that they have then.
+    implied: options that may be given without a value, and the value that they then have. kinds: options that take
+    registered names; help adds the names of installed plug-ins.
     """
 
     class Brief(TyperCommand):
@@ -212,6 +233,11 @@ def _showing_first(few: frozenset[str], implied: Mapping[str, tuple[str, Field]]
             return super().parse_args(ctx, words)
 
         def format_help(self, ctx: Any, formatter: Any) -> None:
+            _without_types(self.get_params(ctx))
+            parameters: list[Any] = self.params
+            for one in parameters:
+                if one.name in kinds and (plugins := registry.plugin_names(kinds[one.name])):
+                    one.help = f"{one.help} Plug-ins: {', '.join(plugins)}."
             everything = ctx.meta.get(_EVERYTHING, False)
             hidden: list[Any] = (
                 [] if everything else [one for one in self.params if one.name not in few and one.name != "help"]

@@ -22,9 +22,6 @@ from latcli.options import CODE, TYPED, Field
 
 PROJECT_FILE = Path("latcli.toml")
 
-#: A longer file cannot be one of options.
-_MOST_BYTES = 1 << 18
-
 #: The options of every command, by its path: `("attack",)`, `("runs", "list")`.
 Shape = Mapping[tuple[str, ...], Sequence[Field]]
 
@@ -67,51 +64,41 @@ def settings_for(path: tuple[str, ...], shape: Shape, files: Sequence[Path]) -> 
     """
     found: dict[str, Setting] = {}
     for file in files:
-        # The same key at the top and in a command's table: the table is nearer.
-        nearest: dict[str, tuple[int, Setting]] = {}
-        for table, key, value in _entries(_read(file), shape, file):
+        tables = dict(_tables(_read(file), shape, file))
+        for table in sorted(tables, key=len):  # the same key at the top and in a command's table: the table is nearer
             below = [command for command in shape if command[: len(table)] == table]
             known = {one.key: one for command in below for one in shape[command]}
-            if key not in known:
-                tables = sorted({f"[{command[len(table)]}]" for command in below if len(command) > len(table)})
-                raise _unknown("option", key, [*known, *tables], file)
-            setting = Setting(_as_typed(key, value, known[key], file), file)
-            reaches = path[: len(table)] == table and any(one.key == key for one in shape[path])
-            if reaches and len(table) >= nearest.get(known[key].name, (0, setting))[0]:
-                nearest[known[key].name] = len(table), setting
-        found |= {name: setting for name, (_, setting) in nearest.items()}
+            for key, value in tables[table].items():
+                if key not in known:
+                    inner = sorted({f"[{command[len(table)]}]" for command in below if command != table})
+                    raise _unknown("option", key, [*known, *inner], file)
+                setting = Setting(_as_typed(key, value, known[key], file), file)
+                if path in below and key in {one.key for one in shape[path]}:
+                    found[known[key].name] = setting
     return found
 
 
-def _entries(
+def _tables(
     values: Mapping[str, Any], shape: Shape, file: Path, table: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], str, Any]]:
-    """Every key with the table that it stands in."""
+) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Every table, by the command or group that it is of, with its keys and values."""
+    names = {written: written.replace("_", "-") for written in values}
+    yield table, {names[written]: value for written, value in values.items() if not isinstance(value, dict)}
+    below = {command[len(table)] for command in shape if command[: len(table)] == table and command != table}
     for written, value in values.items():
-        key = written.replace("_", "-")
-        if not isinstance(value, dict):
-            yield table, key, value
-            continue
-        inner = (*table, key)
-        commands = {command[len(table)] for command in shape if command[: len(table)] == table and command != table}
-        if key not in commands:
-            raise _unknown("command", written, sorted(commands), file)
-        yield from _entries(value, shape, file, inner)
+        if isinstance(value, dict):
+            if names[written] not in below:
+                raise _unknown("command", written, sorted(below), file)
+            yield from _tables(value, shape, file, (*table, names[written]))
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        with file.open("rb") as stream:
-            data = stream.read(_MOST_BYTES + 1)
-        if len(data) > _MOST_BYTES:
-            raise UsageError(f"{file} is larger than {_MOST_BYTES >> 10} KiB", "name a file of options with --config")
-        return tomllib.loads(data.decode())
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror or error}", "check its permissions") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{file} is not valid TOML: it is not UTF-8 text", "save it as UTF-8") from error
-    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and lists in lists in lists
-        hint = 'one `key = value` a line, text in quotes, as in: epsilon = "8/255"'
+    except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, numbers of thousands of digits, lists in lists
+        hint = 'one `key = value` a line as UTF-8, text in quotes, as in: epsilon = "8/255"'
         raise UsageError(f"{file} is not valid TOML: {error}", hint) from error
 
 
@@ -140,14 +127,12 @@ def _word(key: str, value: Any, file: Path) -> str:
     if isinstance(value, str):
         # No shell stands between a file and us.
         return os.path.expanduser(value) if value.startswith("~/") else value  # noqa: PTH111
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
+    if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     raise UsageError(f"{file}: {key} cannot be {_shown(value)}", "write a number, or a text in quotes")
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, int) and abs(value) > 1e300:  # its digits may be too many to be written down
-        return "so large a number"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

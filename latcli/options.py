@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import typer
 
 from latcli.engine import registry
-from latcli.errors import UsageError
+from latcli.errors import LatcliError, UsageError
 from latcli.reporting.text import number_text
 from latcli.results import Status
 
@@ -26,11 +26,11 @@ RegionName = Literal["background", "foreground", "all", "random", "patch"]
 
 # panels, in the order in which help shows them
 
-WHAT, WHICH_RUNS, PHOTOS_AND_LABELS = "What is done", "Which runs", "Photos and labels"
-OBJECT, ATTACK, CLASSIFIER = "Where the object is", "Attack", "Classifier"
-TRAINING_ATTACK, OPTIMIZATION, STRONG, BEYOND = "Inner attack", "Optimization", "Strong suite", "Beyond the matrix"
-EFFORT, SMALL_IMAGES, KEEPING, DEVICES = "Effort", "Small images", "Checkpoints", "Several devices"
-FILES, WHERE, OUTPUT = "Files", "Where and how it runs", "Output"
+WHAT, WHICH_RUNS, PHOTOS_AND_LABELS = "Main options", "Run selection", "Photos and labels"
+OBJECT, ATTACK, CLASSIFIER = "Object detection", "Attack", "Classifier"
+TRAINING_ATTACK, OPTIMIZATION, STRONG, BEYOND = "Inner attack", "Optimization", "Strong attacks", "Further measurements"
+EFFORT, SMALL_IMAGES, KEEPING, DEVICES = "Budget", "Small images", "Checkpoints and resuming", "Distributed training"
+FILES, WHERE, OUTPUT = "Output files", "Execution", "Output"
 PANELS = (
     *(WHAT, WHICH_RUNS, PHOTOS_AND_LABELS, OBJECT, ATTACK, TRAINING_ATTACK, CLASSIFIER, OPTIMIZATION, STRONG, BEYOND),
     *(EFFORT, SMALL_IMAGES, KEEPING, DEVICES, FILES, WHERE, OUTPUT),
@@ -38,15 +38,15 @@ PANELS = (
 
 
 class Mark(Enum):
-    """What else there is to know of an option."""
+    """A property of an option."""
 
     #: Shown by --help; the others only by --help-all.
     BASIC = auto()
-    #: Says where or how a run is kept or shown: no part of the run's configuration, and free to change on --resume.
+    #: Says where or how a run is kept or shown: not part of the run's configuration, and free to change on --resume.
     INCIDENTAL = auto()
-    #: May name code to run: then it is taken from the command line or the user's own file, never a project's.
+    #: May name code to run: accepted on the command line or in the user's own file, never in a project's.
     CODE = auto()
-    #: Taken from the command line alone.
+    #: Accepted on the command line only.
     TYPED = auto()
 
 
@@ -115,9 +115,9 @@ def parse_objective(text: str) -> str:
 
 
 def parse_name(text: str) -> str:
-    """A run's own name. Raises UsageError for one that would be unclear or awkward to type."""
+    """A name for a run. Raises UsageError for one that would be ambiguous or awkward to type."""
     clear = re.fullmatch(r"[^\W\d_][\w.-]{0,63}", text) and text != "latest"
-    hint = "a name begins with a letter, has at most 64 letters, digits, dots, dashes, underscores, and is not latest"
+    hint = "use up to 64 letters, digits, dots, dashes and underscores, starting with a letter; latest is reserved"
     _refuse_unless(clear, f"a run cannot be called '{text}'", hint)
     return text
 
@@ -125,7 +125,7 @@ def parse_name(text: str) -> str:
 def parse_resize(text: str) -> str | int:
     """squash, crop, or the pixels of the short side before the crop. Raises UsageError."""
     usable = text in ("squash", "crop") or (text.isdecimal() and 0 < int(text) <= 8192)
-    hint = "squash, crop, or the pixels of the short side before the crop: 256"
+    hint = "squash, crop, or the length of the short side before the crop, in pixels: 256"
     _refuse_unless(usable, f"'{text}' is not a way to resize", hint)
     return int(text) if text.isdecimal() else text
 
@@ -171,7 +171,7 @@ def parse_input_size(text: str) -> tuple[int, int]:
     """Height and width in pixels from `224` or `224,320`. Raises UsageError."""
     sides = [int(side) for side in _numbers(text) if side.is_integer() and 0 < side <= 4096]
     usable = len(sides) in (1, 2) and len(sides) == text.count(",") + 1
-    _refuse_unless(usable, f"'{text}' is not a size", "pixels of a side, or height and width: 224 or 224,320")
+    _refuse_unless(usable, f"'{text}' is not a size in pixels", "give one side, or height and width: 224 or 224,320")
     return sides[0], sides[-1]
 
 
@@ -183,13 +183,29 @@ def _parse_step_size(text: str) -> float:
 
 
 def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Runs of the store, the newest first: by the last part of their id, or by the whole of it."""
+    """The store's runs, newest first: names, then the ends of ids, then whole ids."""
+    from latcli.store.store import Store
+
     try:
-        folders = [file.parent.name for file in Path(ctx.params["store"]).glob("*/run.json")]
-    except OSError:
+        with Store.open_existing(Path(ctx.params["store"])) as store:
+            rows = store.query("SELECT id, name FROM runs ORDER BY rowid DESC")
+    except LatcliError:
         return []
-    ids = sorted(folders, reverse=True)
-    return [name for name in [*(run.rpartition("-")[2] for run in ids), *ids] if name.startswith(incomplete)]
+    ids = [row["id"] for row in rows]
+    offered = ["latest", *(row["name"] for row in rows if row["name"]), *(run.rpartition("-")[2] for run in ids), *ids]
+    return [name for name in offered if name.startswith(incomplete)]
+
+
+def complete_tag(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Tags of the store's runs."""
+    from latcli.store.store import Store
+
+    try:
+        with Store.open_existing(Path(ctx.params["store"])) as store:
+            rows = store.query("SELECT DISTINCT value FROM runs, json_each(tags_json) ORDER BY value")
+    except LatcliError:
+        return []
+    return [row["value"] for row in rows if row["value"].startswith(incomplete)]
 
 
 def _offering(words: str) -> Callable[[str], list[str]]:
@@ -207,7 +223,7 @@ def _offering(words: str) -> Callable[[str], list[str]]:
 _FAMILIES = " ".join(f"{family}:" for family in registry.CLASSIFIER_FAMILIES)
 _CLASSIFIERS = (
     "efficientnet_lite0, inception_v3, timm:NAME, torchvision:NAME, hf:NAME, robustbench:NAME, module:function, "
-    "file.py:function, a training run."
+    "file.py:function, or a training run."
 )
 
 
@@ -216,6 +232,12 @@ _CLASSIFIERS = (
 
 #: The completion of a value: a function as Typer's, or the words that `_offering` takes.
 Offers = Callable[..., list[str]] | str | None
+
+
+def _kind(offers: Offers) -> registry.Kind | None:
+    """The kind whose registered names are offered."""
+    found = re.search(r"{(\w+)}", offers) if isinstance(offers, str) else None
+    return found[1] if found else None  # type: ignore[return-value]
 
 
 def option(
@@ -235,7 +257,9 @@ def option(
     """
     complete = _offering(offers) if isinstance(offers, str) else offers
     info = typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, autocompletion=complete, **more)
-    return field(default=default, metadata={"info": info, "marks": frozenset(marks), "parse": parse})
+    return field(
+        default=default, metadata={"info": info, "marks": frozenset(marks), "parse": parse, "kind": _kind(offers)}
+    )
 
 
 def switch(panel: str, help: str, *marks: Mark, names: Sequence[str] = (), **more: Any) -> Any:
@@ -247,18 +271,21 @@ def argument(metavar: str, help: str, *marks: Mark, default: Any = MISSING, offe
     """A dataclass field that is a word without a name; without a default it must be given."""
     complete = _offering(offers) if isinstance(offers, str) else offers
     info = typer.Argument(metavar=metavar, help=help, autocompletion=complete)
-    return field(default=default, metadata={"info": info, "marks": frozenset(marks), "parse": None})
+    return field(
+        default=default, metadata={"info": info, "marks": frozenset(marks), "parse": None, "kind": _kind(offers)}
+    )
 
 
 @dataclass(frozen=True)
 class Field:
-    """One option of a command as a dataclass has it: type, Typer declaration, marks, and what parses its text."""
+    """One option of a command as a dataclass has it. `kind`: what its values are names of, in the registry."""
 
     name: str
     type: Any
     info: Any
     marks: frozenset[Mark | Implied]
     parse: Callable[[str], Any] | None
+    kind: registry.Kind | None
     default: Any
 
     @property
@@ -311,24 +338,27 @@ def command_words(options: Any) -> list[str]:
 
 def dataset_option(panel: str, **more: Any) -> Any:
     """A data set by its name."""
-    known = "mnist, fashion-mnist, cifar10, mnist-5k, folder:PATH."
+    known = "mnist, fashion-mnist, cifar10, mnist-5k, or folder:PATH."
     return option(panel, "NAME", known, BASIC, offers="folder: {dataset}", **more)
 
 
 def epsilon_option(panel: str, *marks: Mark) -> Any:
     """Epsilon on images of a data set."""
-    about = "Largest change of a pixel: 0.3 or 8/255."
+    about = "Maximum change per pixel: 0.3 or 8/255."
     return option(panel, "E", about, *marks, parse=parse_epsilon, show_default="the data set's")
 
 
 def resume_option() -> Any:
-    """A run to go on with."""
-    return option(KEEPING, "RUN", "Continue a run that was cut off.", INCIDENTAL, BASIC, offers=complete_run)
+    """A run to resume."""
+    return option(
+        KEEPING, "RUN", "Resume an interrupted, failed or crashed run.", INCIDENTAL, BASIC, offers=complete_run
+    )
 
 
 def status_option(*marks: Mark) -> Any:
-    """What has become of a run."""
-    return option(WHICH_RUNS, "NAME", "Only running, completed, failed, interrupted or crashed ones.", *marks)
+    """The state of a run."""
+    about = "Only runs that are running, completed, failed, interrupted or crashed."
+    return option(WHICH_RUNS, "NAME", about, *marks)
 
 
 # options that every command has
@@ -338,10 +368,14 @@ def status_option(*marks: Mark) -> Any:
 class Common:
     """Options of every command."""
 
-    store: Path = option(WHERE, "DIR", "Where runs are kept.", INCIDENTAL, default=Path("runs"), envvar="LATCLI_STORE")
-    json: bool = switch(OUTPUT, "Print one JSON document on stdout, and nothing else.", INCIDENTAL)
-    quiet: bool = switch(OUTPUT, "No progress and no notes on stderr.", INCIDENTAL, names=("--quiet", "-q"))
-    debug: bool = switch(OUTPUT, "Show the traceback of an error.", INCIDENTAL)
+    store: Path = option(
+        WHERE, "DIR", "Folder of the stored runs.", INCIDENTAL, default=Path("runs"), envvar="LATCLI_STORE"
+    )
+    json: bool = switch(OUTPUT, "Print one JSON document on stdout and nothing else.", INCIDENTAL)
+    quiet: bool = switch(
+        OUTPUT, "Print errors only: no progress, no notes, no warnings on stderr.", INCIDENTAL, names=("--quiet", "-q")
+    )
+    debug: bool = switch(OUTPUT, "Show tracebacks.", INCIDENTAL)
     config: Path | None = option(WHERE, "FILE", "Read options from this TOML file instead of latcli.toml.", INCIDENTAL)
 
 
@@ -349,17 +383,19 @@ class Common:
 class Computing(Common):
     """Options of every command that computes."""
 
-    data: Path = option(WHERE, "DIR", "Where data sets are.", INCIDENTAL, default=Path("data"), envvar="LATCLI_DATA")
+    data: Path = option(
+        WHERE, "DIR", "Folder of the data sets.", INCIDENTAL, default=Path("data"), envvar="LATCLI_DATA"
+    )
     device: str = option(
         WHERE, "NAME", "auto, cpu, cuda, cuda:N or mps.", INCIDENTAL, default="auto", offers="auto cpu cuda mps"
     )
     precision: Literal["auto", "fp32", "bf16"] = option(
         WHERE,
         "NAME",
-        "Number format of gradients: auto, fp32, bf16. Results are always scored in fp32.",
+        "Precision of gradients: auto, fp32, bf16. Results are always scored in fp32.",
         default="auto",
     )
-    seed: int = option(WHERE, "N", "Equal seeds give equal files.", default=0, min=0)
+    seed: int = option(WHERE, "N", "Random seed.", default=0, min=0)
     offline: bool = switch(WHERE, "Download nothing.", INCIDENTAL, envvar="LATCLI_OFFLINE")
 
 
@@ -368,12 +404,12 @@ class Recording(Computing):
     """Options of every command that keeps a run."""
 
     name: str | None = option(
-        OUTPUT, "NAME", "A name for the run, for use in place of its id.", INCIDENTAL, TYPED, parse=parse_name
+        OUTPUT, "NAME", "A name for the run, to use in place of its id.", INCIDENTAL, TYPED, parse=parse_name
     )
     tag: tuple[str, ...] = option(
         OUTPUT,
         "TAG",
-        "A tag for the run; `latcli runs list --tag` filters by it. May be repeated.",
+        "A tag for the run, for `latcli runs list --tag`. May be repeated.",
         INCIDENTAL,
         default=(),
     )
@@ -389,41 +425,41 @@ class ObjectOptions:
     detector: str = option(
         OBJECT,
         "NAME",
-        "auto (decided photo by photo), yolo, mobilenet, saliency, cam, none, or a plug-in's.",
+        "auto (chooses for each photo), yolo, mobilenet, saliency, cam, or none.",
         BASIC,
         default="auto",
         offers="auto {detector}",
     )
     detector_weights: Path | None = option(
-        OBJECT, "FILE|NAME", "The detector's weights: .pt (yolo), .onnx, u2net, isnet-general-use (saliency)."
+        OBJECT, "FILE|NAME", "Detector weights: .pt (yolo); .onnx, u2net, isnet-general-use (saliency)."
     )
     detector_option: tuple[str, ...] = option(
-        OBJECT, "NAME=VALUE", "A setting of the detector, a plug-in's too. May be repeated.", default=()
+        OBJECT, "NAME=VALUE", "A setting of the detector. May be repeated.", default=()
     )
     trust_weights: bool = switch(
         OBJECT,
-        "Run the code in the detector's weights (yolo). Only for a file whose maker you trust.",
+        "Run code contained in YOLO weights. Only for files from a source you trust.",
         INCIDENTAL,
         TYPED,
     )
     detector_confidence: float = option(
-        OBJECT, "P", "Lowest confidence of a box (yolo, mobilenet).", default=0.25, min=0.0, max=1.0
+        OBJECT, "P", "Minimum confidence of a box (yolo, mobilenet).", default=0.25, min=0.0, max=1.0
     )
     cam_threshold: float = option(
         OBJECT,
         "SHARE",
-        "Share of the map's peak above which a pixel is the object's (cam).",
+        "Threshold of the activation map, as a fraction of its peak (cam).",
         default=0.4,
         min=0.0,
         max=0.99,
     )
     boxes: Literal["all", "best"] = option(
-        OBJECT, "all|best", "Protect all boxes that agree with the class, or the best.", default="all"
+        OBJECT, "all|best", "Protect all boxes that match the class, or only the best.", default="all"
     )
     refine: Literal["none", "grabcut", "saliency"] = option(
-        OBJECT, "NAME", "Turn boxes into silhouettes: none, grabcut, saliency.", default="none"
+        OBJECT, "NAME", "Refine boxes to silhouettes: none, grabcut, saliency.", default="none"
     )
-    soft: bool = switch(OBJECT, "Keep the soft edges of silhouettes: epsilon grows from 0 to its full value there.")
+    soft: bool = switch(OBJECT, "Keep soft mask edges, where epsilon rises gradually from 0.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -431,15 +467,15 @@ class DataObjectOptions(ObjectOptions):
     """Where the object of each image of a data set is."""
 
     center: float | None = option(
-        OBJECT, "SHARE", "Protect the middle: a share of the image's sides.", show_default="the data set's"
+        OBJECT, "SHARE", "Protect the center: a fraction of the image's sides.", show_default="the data set's"
     )
     mask_from: Literal["center", "otsu", "detector", "folder"] | None = option(
         OBJECT,
         "NAME",
-        "center: the middle; otsu: the silhouette of a digit; detector: what is found on photos; folder: --masks.",
+        "center; otsu (silhouette of a digit); detector (photos); folder (--masks).",
         show_default="detector for photos, else center",
     )
-    masks: Path | None = option(OBJECT, "DIR", "A mask for each image, DIR/train/CLASS/NAME.png, white on the object.")
+    masks: Path | None = option(OBJECT, "DIR", "Folder of masks, white on the object: DIR/train/CLASS/NAME.png.")
 
 
 # which classifier
@@ -447,29 +483,33 @@ class DataObjectOptions(ObjectOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierOptions:
-    """The description of a classifier, besides its name."""
+    """How a classifier is set up: weights, class names, preprocessing."""
 
     classifier_weights: Path | None = option(
         CLASSIFIER,
         "FILE",
-        "Its weights: safetensors, or a PyTorch file without code. Its head gives the number of classes.",
+        "Weights: safetensors, or a PyTorch file without code. The head sets the number of classes.",
     )
     class_names: Path | None = option(
-        CLASSIFIER, "FILE", "Names of its classes: one a line, or JSON, in the order of the logits."
+        CLASSIFIER, "FILE", "Class names in the order of the logits: one per line, or JSON."
     )
     mean: tuple[float, ...] = option(
-        CLASSIFIER, "M", "Normalization: mean, of all channels or each.", default=(), parse=parse_channels
+        CLASSIFIER, "M", "Normalization: mean, one value or one per channel.", default=(), parse=parse_channels
     )
     std: tuple[float, ...] = option(
-        CLASSIFIER, "S", "Normalization: standard deviation, of all channels or each.", default=(), parse=parse_channels
+        CLASSIFIER,
+        "S",
+        "Normalization: standard deviation, one value or one per channel.",
+        default=(),
+        parse=parse_channels,
     )
     input_size: tuple[int, ...] = option(
-        CLASSIFIER, "N|H,W", "Pixels of its input: 224, or height and width.", default=(), parse=parse_input_size
+        CLASSIFIER, "N|H,W", "Input size in pixels: 224, or height,width.", default=(), parse=parse_input_size
     )
     resize: str | int | None = option(
         CLASSIFIER,
         "NAME|N",
-        "How photos are resized: squash, crop (the middle), or N (the short side before the crop).",
+        "Resizing: squash, crop (the center), or N (length of the short side before the crop).",
         parse=parse_resize,
     )
 
@@ -477,24 +517,28 @@ class ClassifierOptions:
 # the commands
 
 
-_PHOTOS = "Photos, folders (searched recursively), or - for standard input."
+_PHOTOS = "Photos, folders (searched recursively), or - for stdin."
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoOptions(ClassifierOptions, ObjectOptions):
     """Photos, their right classes, their objects, and the classifier."""
 
-    photos: tuple[str, ...] = argument("PHOTO...", _PHOTOS)
-    label: str | None = option(PHOTOS_AND_LABELS, "NAME|INDEX", "The right class of all photos.", BASIC)
-    labels: Path | None = option(PHOTOS_AND_LABELS, "FILE", "Right classes from a CSV: file, and index or name.", BASIC)
+    photos: tuple[str, ...] = argument("PHOTO", _PHOTOS)
+    label: str | None = option(PHOTOS_AND_LABELS, "NAME|INDEX", "Correct class of all photos.", BASIC)
+    labels: Path | None = option(
+        PHOTOS_AND_LABELS, "FILE", "CSV of correct classes: columns file, and index or name.", BASIC
+    )
     labels_from: Literal["folder"] | None = option(
-        PHOTOS_AND_LABELS, "folder", "Right classes from the names of the photos' folders."
+        PHOTOS_AND_LABELS, "folder", "Take correct classes from folder names."
     )
     on_miss: Literal["fail", "skip", "center"] = option(
-        OBJECT, "fail|skip|center", "What to do with a photo in which no object is found.", default="fail"
+        OBJECT, "fail|skip|center", "What to do if no object is found in a photo.", default="fail"
     )
-    box: tuple[str, ...] = option(OBJECT, "X0,Y0,X1,Y1", "The object, in pixels. May be repeated.", BASIC, default=())
-    center: float | None = option(OBJECT, "SHARE", "Protect the middle of the photo: a share of its sides, 0.25.")
+    box: tuple[str, ...] = option(
+        OBJECT, "X0,Y0,X1,Y1", "Bounding box of the object, in pixels. May be repeated.", BASIC, default=()
+    )
+    center: float | None = option(OBJECT, "SHARE", "Protect the center of the photo: a fraction of its sides, 0.25.")
     classifier: str = option(
         CLASSIFIER,
         "NAME",
@@ -508,31 +552,31 @@ class PhotoOptions(ClassifierOptions, ObjectOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskOptions(PhotoOptions):
-    """Find the objects of photos and write their masks, white on the object, for a person to look at and correct.
+    """Find the objects in photos and write their masks.
 
-    Masks lie in --out as the photos do, where `attack --mask` and the --masks of train and eval read them.
-    Each has an overlay beside it, in the folder `overlays`.
+    Masks are white on the object. Check and correct them, then use them with `attack --mask` or the --masks of train
+    and eval. The subfolder `overlays` shows each mask on its photo.
     """
 
-    out: Path = option(FILES, "DIR", "Where the masks are written.", INCIDENTAL, BASIC, default=Path("masks"))
+    out: Path = option(FILES, "DIR", "Folder for the masks.", INCIDENTAL, BASIC, default=Path("masks"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttackOptions(PhotoOptions):
-    """Fool a classifier by changing only the background of a photo.
+    """Fool a classifier by changing only a photo's background.
 
-    The object is found; every pixel outside it may change by at most epsilon.
-    The result is scored from the saved 8-bit file and kept as a run.
+    Finds the object, then changes every pixel outside it by at most epsilon.
+    The adversarial photo is saved as an 8-bit PNG, and scored from that file.
     """
 
-    photos: tuple[str, ...] = argument("[PHOTO...]", _PHOTOS, default=())
+    photos: tuple[str, ...] = argument("PHOTO", _PHOTOS, default=())
     mask: Path | None = option(
-        OBJECT, "FILE|DIR", "A mask, white on the object; or a folder with one mask for each photo.", BASIC
+        OBJECT, "FILE|DIR", "A mask, white on the object, or a folder with a mask for each photo.", BASIC
     )
     epsilon: float | tuple[float, ...] = option(
         ATTACK,
         "E",
-        "Largest change of a pixel: 8/255 or 0.031; several for a table: 2/255,4/255,8/255.",
+        "Maximum change per pixel: 8/255 or 0.031. A list gives a table: 2/255,4/255,8/255.",
         BASIC,
         default=8 / 255,
         parse=parse_epsilons,
@@ -541,22 +585,22 @@ class AttackOptions(PhotoOptions):
     region: RegionName = option(
         ATTACK,
         "NAME",
-        "What may change: background, foreground, all, random (the background, moved), or patch (a square in the "
-        "background, with epsilon 1).",
+        "Pixels that may change: background, foreground, all, random (a shifted region of the background's shape), "
+        "or patch (a square in the background, epsilon 1).",
         BASIC,
         default="background",
     )
     regions: tuple[RegionName, ...] = option(
         ATTACK,
         "A,B,...",
-        "Several regions for a table: background,random,foreground,all.",
+        "Several regions, as a table: background,random,foreground,all.",
         default=(),
         parse=parse_regions,
     )
     smallest_epsilon: float | None = option(
         ATTACK,
         "[MAX]",
-        "Find the smallest epsilon that fools, in steps of 1/255, up to MAX (16/255).",
+        "Search for the smallest epsilon that fools, in steps of 1/255, up to MAX (16/255).",
         Implied("16/255"),
         BASIC,
         parse=parse_epsilon,
@@ -564,42 +608,47 @@ class AttackOptions(PhotoOptions):
     attack: str = option(
         ATTACK,
         "NAME",
-        "pgd, fgsm, mi-fgsm, apgd-ce, apgd-dlr, apgd-t, square, minimal, or a plug-in's.",
+        "pgd, fgsm, mi-fgsm, apgd-ce, apgd-dlr, apgd-t, square, or minimal.",
         BASIC,
         default="pgd",
         offers="{attack}",
     )
     steps: int = option(ATTACK, "N", "Gradient steps.", BASIC, default=40, min=1)
-    step_size: float | None = option(ATTACK, "E", "Size of the first step, on epsilon's scale.", parse=_parse_step_size)
-    schedule: Literal["constant", "linear", "cosine"] = option(
-        ATTACK, "NAME", "How steps shrink: constant, linear, cosine.", default="cosine"
+    step_size: float | None = option(
+        ATTACK, "E", "Size of the first step, on the scale of epsilon.", parse=_parse_step_size
     )
-    restarts: int = option(ATTACK, "N", "Random starts; each photo keeps its worst case.", default=1, min=1)
-    no_random_start: bool = switch(ATTACK, "Start at the photo itself.")
+    schedule: Literal["constant", "linear", "cosine"] = option(
+        ATTACK, "NAME", "Step size decay: constant, linear, cosine.", default="cosine"
+    )
+    restarts: int = option(ATTACK, "N", "Random restarts; the worst case of each photo counts.", default=1, min=1)
+    no_random_start: bool = switch(ATTACK, "Start from the unchanged photo.")
     objective: str = option(
         ATTACK,
         "NAME",
-        "What is maximised: ce (cross entropy), margin (of logits), top10 or topk:K (push the class out of the "
-        "first K guesses).",
+        "Objective: ce (cross entropy), margin (of logits), top10 or topk:K (push the class out of the top K).",
         default="ce",
         parse=parse_objective,
     )
-    target: str | None = option(ATTACK, "NAME|INDEX", "Push towards this class.")
+    target: str | None = option(ATTACK, "NAME|INDEX", "Targeted attack: make the classifier predict this class.")
     stop: Literal["never", "top1", "top10"] = option(
-        ATTACK, "WHEN", "Stop a photo as soon as its class has left the top1 or top10; or never.", default="never"
+        ATTACK, "WHEN", "Stop once the correct class has left the top1 or top10; or never.", default="never"
     )
-    norm: Literal["linf", "l2"] = option(ATTACK, "linf|l2", "l2 needs --radius as well.", default="linf")
-    radius: float | None = option(ATTACK, "R", "Radius of the l2 ball, inside epsilon's box.")
-    at_model_resolution: bool = switch(ATTACK, "Resize the photo first, as the paper does.")
-    batch: int = option(WHERE, "N", "Photos attacked together.", default=8, min=1)
-    no_figures: bool = switch(OUTPUT, "Do not draw the paper's Figure 1 for each photo.", INCIDENTAL)
-    dry_run: bool = switch(OUTPUT, "Show object, background share and time; attack nothing.", INCIDENTAL)
-    check_success: bool = switch(OUTPUT, "Exit with code 4 unless every photo is fooled.", INCIDENTAL)
+    norm: Literal["linf", "l2"] = option(ATTACK, "linf|l2", "linf, or l2 (with --radius).", default="linf")
+    radius: float | None = option(ATTACK, "R", "Radius of the l2 ball; epsilon still bounds each pixel.")
+    at_model_resolution: bool = switch(ATTACK, "Attack the resized photo, as the paper does.")
+    batch: int = option(WHERE, "N", "Photos per batch.", default=8, min=1)
+    no_figures: bool = switch(
+        OUTPUT, "Skip the figure (photo, background, adversarial photo) for each photo.", INCIDENTAL
+    )
+    dry_run: bool = switch(OUTPUT, "Show the objects and an estimate of the time; attack nothing.", INCIDENTAL)
+    check_success: bool = switch(OUTPUT, "Exit with code 4 unless every photo fools the classifier.", INCIDENTAL)
     resume: str | None = resume_option()
 
     def __post_init__(self) -> None:
         if self.smallest_epsilon is not None and isinstance(self.epsilon, tuple):
-            raise UsageError("--smallest-epsilon searches by itself", "leave out --epsilon, or give its largest as MAX")
+            raise UsageError(
+                "--smallest-epsilon takes no list of epsilons", "leave out --epsilon, or give the largest as MAX"
+            )
         if self.smallest_epsilon is not None and self.smallest_epsilon < 1 / 255:
             raise UsageError("--smallest-epsilon searches whole steps of 1/255", "give at least 1/255, such as 16/255")
         if self.regions and self.region != "background":
@@ -608,49 +657,49 @@ class AttackOptions(PhotoOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(ClassifierOptions, DataObjectOptions):
-    """Train a classifier on images whose background is under attack (the paper's Algorithm 1).
+    """Train a classifier with localized adversarial training (the paper's Algorithm 1).
 
-    A small network on small images, or a classifier fine-tuned on photos.
-    What is not given comes from the preset, then from the data set.
-    The model is kept as a run; its id is a classifier's name for `latcli attack` and `latcli eval`.
+    Trains a small network on small images, or fine-tunes a classifier on photos.
+    Options that you leave out come from the preset, then from the data set.
+    Use the run's id or --name as a classifier in `latcli attack` and `latcli eval`.
     """
 
     regime: Literal["natural", "standard", "background", "foreground", "random"] | None = option(
         WHAT,
         "NAME",
-        "What may change in training: natural (nothing), standard (all), background, foreground, random.",
+        "Pixels that may change: natural (none), standard (all), background, foreground, random.",
         BASIC,
         show_default="background",
     )
     dataset: str | None = dataset_option(WHAT, show_default="mnist")
     preset: Literal["quick", "standard", "paper"] | None = option(
-        WHAT, "NAME", "Defaults of all other options: quick, standard, paper.", BASIC, show_default="standard"
+        WHAT, "NAME", "Defaults for the other options: quick, standard, paper.", BASIC, show_default="standard"
     )
     architecture: str | None = option(
         WHAT,
         "NAME",
-        "paper-cnn, resnet18, resnet20, resnet56, or a classifier to fine-tune on photos (see latcli attack).",
+        "paper-cnn, resnet18, resnet20, resnet56; or a classifier to fine-tune, as in latcli attack.",
         BASIC,
         CODE,
         show_default="the data set's",
         offers=f"{_FAMILIES} {{architecture}}",
     )
     augment: Literal["none", "crop-flip"] | None = option(
-        WHAT, "NAME", "none, crop-flip.", show_default="the data set's"
+        WHAT, "NAME", "Augmentation: none, crop-flip.", show_default="the data set's"
     )
     epsilon: float | None = epsilon_option(TRAINING_ATTACK, BASIC)
     attack: str | None = option(
         TRAINING_ATTACK,
         "NAME",
-        "pgd, fgsm-rs, n-fgsm, free, or any attack that supports training: fgsm, apgd-ce, a plug-in's.",
+        "pgd, fgsm-rs, n-fgsm, free, or another attack that supports training: fgsm, apgd-ce.",
         show_default="pgd",
         offers="fgsm-rs n-fgsm free {attack}",
     )
     attack_steps: int | None = option(
-        TRAINING_ATTACK, "N", "Gradient steps of pgd; updates for each minibatch of free.", BASIC, min=1
+        TRAINING_ATTACK, "N", "Gradient steps (pgd), or updates per minibatch (free).", BASIC, min=1
     )
     step_size: float | None = option(
-        TRAINING_ATTACK, "E", "Size of a step, on epsilon's scale.", parse=_parse_step_size
+        TRAINING_ATTACK, "E", "Step size, on the scale of epsilon.", parse=_parse_step_size
     )
     warm_up: float | None = option(
         TRAINING_ATTACK, "SHARE", "Fraction of the steps over which epsilon ramps up from 0."
@@ -658,31 +707,31 @@ class TrainOptions(ClassifierOptions, DataObjectOptions):
     loss: Literal["ce", "trades"] | None = option(
         OPTIMIZATION, "ce|trades", "Cross entropy or TRADES.", show_default="ce"
     )
-    beta: float | None = option(OPTIMIZATION, "B", "Weight of TRADES' divergence.", show_default="6")
-    mix: float | None = option(OPTIMIZATION, "SHARE", "Fraction of each minibatch left natural.", show_default="0")
-    steps: int | None = option(OPTIMIZATION, "N", "Number of minibatches.", BASIC, min=1)
-    epochs: int | None = option(
-        OPTIMIZATION, "N", "Passes over the training images, in place of --steps.", BASIC, min=1
+    beta: float | None = option(OPTIMIZATION, "B", "Weight of the TRADES regularizer.", show_default="6")
+    mix: float | None = option(
+        OPTIMIZATION, "SHARE", "Fraction of each minibatch that is not attacked.", show_default="0"
     )
-    batch: int | None = option(OPTIMIZATION, "N", "Images in a minibatch.", min=1)
-    optimizer: Literal["adamw", "sgd"] | None = option(OPTIMIZATION, "adamw|sgd", "The optimizer.")
+    steps: int | None = option(OPTIMIZATION, "N", "Number of minibatches.", BASIC, min=1)
+    epochs: int | None = option(OPTIMIZATION, "N", "Number of epochs, instead of --steps.", BASIC, min=1)
+    batch: int | None = option(OPTIMIZATION, "N", "Minibatch size.", min=1)
+    optimizer: Literal["adamw", "sgd"] | None = option(OPTIMIZATION, "adamw|sgd", "Optimizer.")
     schedule: Literal["one-cycle", "constant"] | None = option(
-        OPTIMIZATION, "NAME", "Learning rate: one-cycle, constant."
+        OPTIMIZATION, "NAME", "Learning rate schedule: one-cycle, constant."
     )
     rate: float | None = option(OPTIMIZATION, "R", "Peak learning rate.")
     weight_decay: float | None = option(OPTIMIZATION, "W", "Weight decay.")
-    average: float | None = option(OPTIMIZATION, "D", "Decay of the weights' moving average; 0 for none.")
+    average: float | None = option(OPTIMIZATION, "D", "Decay of the moving average of the weights; 0 for none.")
     devices: int | None = option(
-        DEVICES, "N", "Processes on this machine, one GPU each.", INCIDENTAL, min=1, show_default="1"
+        DEVICES, "N", "Processes on this machine, one per GPU.", INCIDENTAL, min=1, show_default="1"
     )
-    nodes: int | None = option(DEVICES, "M", "Machines that train together.", INCIDENTAL, min=1, show_default="1")
+    nodes: int | None = option(DEVICES, "M", "Number of machines.", INCIDENTAL, min=1, show_default="1")
     checkpoint_every: int | None = option(
         KEEPING, "N", "Steps between checkpoints.", INCIDENTAL, min=1, show_default="once a minute"
     )
     test_every: int | None = option(
         KEEPING,
         "N",
-        "Steps between scores of the test set, natural and under a short attack of the regime.",
+        "Steps between evaluations on the test set, natural and under a short attack.",
         INCIDENTAL,
         min=1,
         show_default="at the end",
@@ -690,8 +739,7 @@ class TrainOptions(ClassifierOptions, DataObjectOptions):
     validation: float | None = option(
         KEEPING,
         "SHARE",
-        "Hold out this share of the training images, drawn by the seed, and score the model on it: the test set is "
-        "not looked at.",
+        "Hold out this fraction of the training images and score on it instead of the test set.",
         show_default="none",
     )
     resume: str | None = resume_option()
@@ -699,55 +747,57 @@ class TrainOptions(ClassifierOptions, DataObjectOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions(ClassifierOptions, DataObjectOptions):
-    """Measure how far models lean on the background: the loss matrix of models and inputs.
+    """Evaluate models under natural, standard and background inputs: the loss matrix.
 
-    Each model is scored on natural images, under standard attack, and under background attack.
-    The result of every image is kept as a run. Anything that makes a figure doubtful is reported.
+    Scores each model on natural images, under the standard attack, and under the background attack.
+    Warns of anything that makes a number unreliable.
     """
 
     models: tuple[str, ...] = argument(
-        "[MODEL...]",
-        "Training runs, checkpoint files, or classifiers. Default: the latest training runs.",
+        "MODEL",
+        "Training runs, checkpoint files or classifiers. Default: the latest training runs.",
         CODE,
         default=(),
         offers=complete_run,
     )
-    dataset: str | None = dataset_option(WHAT, show_default="that of the training run")
-    seeds: bool = switch(WHAT, "The latest training run of every seed: mean and spread.", BASIC)
-    images: int | None = option(WHAT, "N", "Test images that are attacked.", BASIC, min=1, show_default="1000")
-    controls: bool = switch(WHAT, "Also attack the foreground, and a random region.", BASIC)
+    dataset: str | None = dataset_option(WHAT, show_default="the training run's")
+    seeds: bool = switch(WHAT, "Evaluate the latest training run of every seed: mean and deviation.", BASIC)
+    images: int | None = option(WHAT, "N", "Number of test images to attack.", BASIC, min=1, show_default="1000")
+    controls: bool = switch(WHAT, "Also attack the foreground and a random region.", BASIC)
     epsilon: float | None = epsilon_option(ATTACK, BASIC)
-    attack: str = option(ATTACK, "NAME", "pgd, or any attack of `latcli attack`.", default="pgd", offers="{attack}")
-    norm: Literal["linf", "l2"] = option(ATTACK, "linf|l2", "l2 needs --radius as well.", default="linf")
-    radius: float | None = option(ATTACK, "R", "Radius of the l2 ball, inside epsilon's box.")
-    steps: int | None = option(ATTACK, "N", "Steps of the attack.", BASIC, min=1, show_default="100")
-    restarts: int | None = option(
-        ATTACK, "N", "Random starts; each image keeps its worst case.", min=1, show_default="1"
+    attack: str = option(
+        ATTACK, "NAME", "pgd, or any other attack of `latcli attack`.", default="pgd", offers="{attack}"
     )
-    until_wrong: bool = switch(ATTACK, "Stop each image at its first wrong guess: faster, accuracy only.")
-    strong: bool = switch(STRONG, "Add the worst case of APGD, targeted APGD and Square.", BASIC)
+    norm: Literal["linf", "l2"] = option(ATTACK, "linf|l2", "linf, or l2 (with --radius).", default="linf")
+    radius: float | None = option(ATTACK, "R", "Radius of the l2 ball; epsilon still bounds each pixel.")
+    steps: int | None = option(ATTACK, "N", "Attack steps.", BASIC, min=1, show_default="100")
+    restarts: int | None = option(
+        ATTACK, "N", "Random restarts; the worst case of each image counts.", min=1, show_default="1"
+    )
+    until_wrong: bool = switch(ATTACK, "Stop each image once it is misclassified: faster, accuracy only.")
+    strong: bool = switch(STRONG, "Add the worst case over APGD, targeted APGD and Square.", BASIC)
     strong_budget: Literal["quick", "full"] | None = option(
-        STRONG, "quick|full", "full is AutoAttack's; quick is for a trial.", show_default="full"
+        STRONG, "quick|full", "full (as AutoAttack), or quick (for a trial run).", show_default="full"
     )
     transfer: str | None = option(
-        BEYOND, "A,B,...|all", "Try examples made on each of these models on all the others.", CODE
+        BEYOND, "A,B,...|all", "Transfer: test adversarial examples of these models on all others.", CODE
     )
     curve: tuple[str, ...] = option(
         BEYOND,
         "AXIS=V,V,...",
-        "Accuracy against epsilon or steps: epsilon=0.1,0.2 or steps=1,10. May be repeated.",
+        "Accuracy over epsilon or steps: epsilon=0.1,0.2 or steps=1,10. May be repeated.",
         default=(),
     )
-    reliance: bool = switch(BEYOND, "Photos: accuracy without an attack, on backgrounds of other photos.", BASIC)
-    donor_seeds: int | None = option(
-        BEYOND, "N", "How many other backgrounds each photo gets (reliance).", min=1, show_default="3"
+    reliance: bool = switch(
+        BEYOND, "Background reliance: accuracy on photos with swapped backgrounds, no attack.", BASIC
     )
-    batch: int | None = option(WHERE, "N", "Images attacked together.", min=1, show_default="16 photos, else 250")
+    donor_seeds: int | None = option(BEYOND, "N", "Backgrounds per photo (with --reliance).", min=1, show_default="3")
+    batch: int | None = option(WHERE, "N", "Images per batch.", min=1, show_default="16 photos, else 250")
     resume: str | None = resume_option()
 
     def __post_init__(self) -> None:
         if self.models and self.seeds:
-            raise UsageError("--seeds chooses training runs by itself", "name models or give --seeds, not both")
+            raise UsageError("--seeds selects the training runs itself", "name models or give --seeds, not both")
         if self.strong_budget is not None and not self.strong:
             raise UsageError("--strong-budget needs --strong", "add --strong, or leave it out")
         if self.transfer is not None and not self.transfer.strip():
@@ -757,32 +807,34 @@ class EvalOptions(ClassifierOptions, DataObjectOptions):
         if self.donor_seeds is not None and not self.reliance:
             raise UsageError("--donor-seeds needs --reliance", "add --reliance, or leave it out")
         if self.transfer not in (None, "all") and self.seeds:
-            raise UsageError("--seeds chooses training runs by itself", "use --transfer all, or leave --seeds out")
+            raise UsageError("--seeds selects the training runs itself", "use --transfer all, or leave --seeds out")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """Show what was found: loss matrices, photos, curves; with --paper, beside the paper's figures.
+    """Show results: loss matrices, attacked photos, training curves.
 
-    Covers all runs, or those named. A later evaluation of a model replaces an earlier one; seeds are averaged.
-    A FILE of - is standard output. Unfinished runs and changed files are named and left out.
+    Covers all runs, or the ones you name. The latest evaluation of a model counts; seeds are averaged.
+    Unfinished runs and damaged files are listed and left out. FILE may be - for stdout.
     """
 
     runs: tuple[str, ...] = argument(
-        "[RUN...]", "Ends of ids, or latest. Default: all runs.", default=(), offers=complete_run
+        "RUN", "Run ids, names, or latest. Default: all runs.", default=(), offers=complete_run
     )
-    since: str | None = option(WHICH_RUNS, "DATE", "Only runs started since: 2026-11-22, or with a time, UTC.")
+    since: str | None = option(
+        WHICH_RUNS, "DATE", "Only runs started since this date (UTC), with or without a time: 2026-11-22."
+    )
     dataset: str | None = option(WHICH_RUNS, "NAME", "Only runs on this data set.")
     status: Status | None = status_option()
-    best: bool = switch(WHICH_RUNS, "Only the best training run of each data set and regime.", BASIC)
-    paper: bool = switch(WHAT, "Show the paper's figures beside ours, with a verdict on each claim.", BASIC)
-    compare: bool = switch(WHAT, "Show what differs between two runs: --compare A B.", BASIC)
-    html: Path | None = option(FILES, "FILE", "Write one page with everything in it.", BASIC)
+    best: bool = switch(WHICH_RUNS, "Only the best training run for each data set and regime.", BASIC)
+    paper: bool = switch(WHAT, "Compare with the paper's figures, and judge each of its claims.", BASIC)
+    compare: bool = switch(WHAT, "Compare two runs: --compare A B.", BASIC)
+    html: Path | None = option(FILES, "FILE", "Write a self-contained page.", BASIC)
     open: bool = switch(FILES, "Open the page in a browser.", BASIC)
     markdown: Path | None = option(FILES, "FILE", "Write the tables as Markdown.", BASIC)
-    csv: Path | None = option(FILES, "FILE", "Write one figure a line, as CSV.", BASIC)
+    csv: Path | None = option(FILES, "FILE", "Write all numbers as CSV.", BASIC)
     latex: Path | None = option(FILES, "FILE", "Write the tables as LaTeX (booktabs).", BASIC)
-    png: Path | None = option(FILES, "DIR", "Write the matrices and all curves as PNG.", BASIC)
+    png: Path | None = option(FILES, "DIR", "Write matrices and curves as PNG.", BASIC)
 
 
 ReproduciblePart = Literal[
@@ -792,15 +844,15 @@ ReproduciblePart = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceOptions:
-    """Reproduce the paper's figures, and more: the runs that they need, then a verdict on each claim.
+    """Reproduce the paper's figures and judge its claims.
 
-    Finished runs are reused, interrupted ones resumed, missing ones started.
-    Each step is one attack, train or eval, and its command is printed.
+    Starts the runs that are missing, resumes interrupted ones and reuses finished ones.
+    Each step is one attack, train or eval command, which is printed.
     """
 
     what: str = argument(
         "WHAT",
-        "figure1, table2, figure2; beyond the paper: hole, controls, masks, strong, transfer, photos-epsilon; all.",
+        "figure1, table2, figure2; not in the paper: hole, controls, masks, strong, transfer, photos-epsilon; or all.",
         offers=" ".join((*get_args(ReproduciblePart), "all")),
     )
     budget: Literal["quick", "standard", "paper"] = option(
@@ -811,45 +863,50 @@ class ReproduceOptions:
         default="standard",
     )
     seeds: int | None = option(
-        EFFORT, "N", "Number of seeds, from --seed on.", BASIC, min=1, show_default="1 (quick), else 3"
+        EFFORT, "N", "Number of seeds, starting at --seed.", BASIC, min=1, show_default="1 (quick), else 3"
     )
     images: int | None = option(
-        EFFORT, "N", "Images that are attacked.", min=1, show_default="200 (quick), 1000, 10000 (paper)"
+        EFFORT, "N", "Number of images to attack.", min=1, show_default="200 (quick), 1000, 10000 (paper)"
     )
-    steps: int | None = option(EFFORT, "N", "Minibatches of each training.", min=1, show_default="the preset's")
+    steps: int | None = option(EFFORT, "N", "Minibatches per training run.", min=1, show_default="the preset's")
     attack_steps: int | None = option(
-        EFFORT, "N", "Gradient steps of scoring attacks.", min=1, show_default="100, on photos 40"
+        EFFORT, "N", "Gradient steps of the evaluation attacks.", min=1, show_default="100, on photos 40"
     )
     dataset: str = dataset_option(SMALL_IMAGES, default=registry.DEFAULT_DATASET)
     like: Literal["mnist", "cifar10"] | None = option(
-        SMALL_IMAGES, "NAME", "Compare the data set with the paper's figures of this one: mnist, cifar10."
+        SMALL_IMAGES, "NAME", "Compare with the paper's figures for: mnist, cifar10."
     )
     architecture: str | None = option(
-        SMALL_IMAGES, "NAME", "The network: paper-cnn, resnet18, resnet20, resnet56.", show_default="the data set's"
+        SMALL_IMAGES, "NAME", "Network: paper-cnn, resnet18, resnet20, resnet56.", show_default="the data set's"
     )
     classifier_weights: Path | None = option(
         SMALL_IMAGES,
         "FILE",
-        "Weights of that network to start from: fine-tuned on natural images, then trained on in each regime.",
-        show_default="fresh ones",
+        "Initial weights of the network. It is fine-tuned on natural images, then trained in each regime.",
+        show_default="random",
     )
     epsilon: float | None = epsilon_option(SMALL_IMAGES)
     center: float | None = option(
-        SMALL_IMAGES, "SHARE", "Protected middle, as a share of the image's sides.", show_default="the data set's"
+        SMALL_IMAGES, "SHARE", "Protected center, as a fraction of the image's sides.", show_default="the data set's"
     )
     centers: tuple[float, ...] = option(
-        SMALL_IMAGES, "A,B,...", "Sizes of the middle for hole.", default=(), parse=parse_shares, show_default="seven"
+        SMALL_IMAGES,
+        "A,B,...",
+        "Sizes of the protected center (hole).",
+        default=(),
+        parse=parse_shares,
+        show_default="seven",
     )
     photos: Path | None = option(
         PHOTOS_AND_LABELS, "DIR", "Photos to attack.", BASIC, show_default="DATA/photos/paper9, else two examples"
     )
     labels: Path | None = option(
-        PHOTOS_AND_LABELS, "FILE", "Their right classes, a CSV: file, and index or name.", BASIC
+        PHOTOS_AND_LABELS, "FILE", "CSV of correct classes: columns file, and index or name.", BASIC
     )
     classifier: str = option(
         PHOTOS_AND_LABELS,
         "NAME",
-        "The classifier that is attacked.",
+        "Classifier to attack.",
         CODE,
         default=registry.DEFAULT_CLASSIFIER,
         offers="{classifier}",
@@ -857,11 +914,11 @@ class ReproduceOptions:
     detector: str = option(
         PHOTOS_AND_LABELS,
         "NAME",
-        "Finds the objects: cam, yolo, mobilenet, auto.",
+        "Detector: cam, yolo, mobilenet, saliency, auto.",
         default="cam",
         offers="auto {detector}",
     )
-    plan: bool = switch(OUTPUT, "Show the steps, which are done, and their commands; run nothing.", INCIDENTAL, BASIC)
+    plan: bool = switch(OUTPUT, "Show the steps, their state and their commands; run nothing.", INCIDENTAL, BASIC)
 
     def __post_init__(self) -> None:
         if self.what not in (*get_args(ReproduciblePart), "all"):
@@ -881,62 +938,62 @@ class ReproduceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """Attack, train, evaluate, report: all in minutes, offline.
+    """Run attack, train, eval and report on sample data, offline, in minutes.
 
-    Attacks two sample photos, trains the paper's three regimes on 5,000 digits for a short while, shows the loss
-    matrix, and prints the path of a page to open.
+    Attacks two sample photos, trains the paper's three regimes on 5,000 digits for a short time, shows the loss
+    matrix, and writes a report page.
     """
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassesOptions(ClassifierOptions):
-    """List the classes of a classifier, or find those that a word describes.
+    """List or search the classes of a classifier.
 
     `latcli classes efficientnet_lite0 cat` finds tabby, Persian cat and others.
-    Names, indices and WordNet ids are what --label and --target take.
+    --label and --target take names, indices and WordNet ids.
     """
 
     classifier: str = argument("CLASSIFIER", _CLASSIFIERS, CODE, offers=f"{_FAMILIES} {{classifier}}")
-    words: tuple[str, ...] = argument("[WORD...]", "Words that the class's name or description has.", default=())
+    words: tuple[str, ...] = argument("WORD", "Words to look for in class names and descriptions.", default=())
 
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    """Show what this machine offers: device, weights, data sets, disk, database.
+    """Check this machine: device, weights, data sets, disk, database.
 
-    Exit code 1 if something is broken; something that is only missing is not a failure.
+    Exits with code 1 if something is broken. Missing parts are not a failure.
     """
 
 
-_RUN = "The end of a run's id, its name, or latest."
-_RUNS = "Ends of run ids, names, or latest."
+_RUN = "A run: the end of its id, its name, or latest."
+_RUNS = "Runs: ends of ids, names, or latest."
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunsListOptions:
-    """List the runs of the store, the newest first."""
+    """List stored runs, newest first."""
 
     command: str | None = option(
-        WHICH_RUNS, "NAME", "Only runs of this command.", BASIC, offers="attack train eval reproduce demo"
+        WHICH_RUNS, "NAME", "Only runs of this command.", BASIC, offers="attack mask train eval reproduce"
     )
     status: Status | None = status_option(BASIC)
-    dataset: str | None = option(WHICH_RUNS, "NAME", "Only runs on this data set.", BASIC)
-    tag: str | None = option(WHICH_RUNS, "TAG", "Only runs marked with this tag.", BASIC)
+    dataset: str | None = option(WHICH_RUNS, "NAME", "Only runs on this data set.", BASIC, offers="folder: {dataset}")
+    tag: str | None = option(WHICH_RUNS, "TAG", "Only runs with this tag.", BASIC, offers=complete_tag)
     limit: int | None = option(WHICH_RUNS, "N", "Only the newest N.", BASIC, names=("--limit", "-n"), min=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunsShowOptions:
-    """Show all that is known of one run: options, images, numbers, files."""
+    """Show one run: options, images, metrics, files, and how to resume it."""
 
     run: str = argument("RUN", _RUN, offers=complete_run)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunsVerifyOptions:
-    """Check that the files of all runs, or of those named, are as they were written, and the database with them.
+    """Check stored files and the database against their checksums.
 
-    Exit code 1 if anything is wrong.
+    Checks all runs, or the ones you name. Exits with code 1 if anything is wrong.
     """
 
     runs: tuple[str, ...] = argument("RUN", _RUNS, default=(), offers=complete_run)
@@ -944,18 +1001,19 @@ class RunsVerifyOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunsRemoveOptions:
-    """Remove runs with all their files. A run that is still working is refused.
+    """Remove runs and all their files.
 
-    Where other runs depend on them, they are named and you are asked first; off a terminal, --force is needed.
+    If other runs depend on them, these are listed and you are asked first (without a terminal, --force is needed).
+    A run that is still running cannot be removed.
     """
 
     runs: tuple[str, ...] = argument("RUN", _RUNS, offers=complete_run)
-    force: bool = switch(WHAT, "Do not ask. Also remove a run left as running by a machine that is gone.", BASIC)
+    force: bool = switch(WHAT, "Do not ask. Also remove runs that another machine left as running.", BASIC)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunsPathOptions:
-    """Print the path of a run's folder, or of one of its files, for use in a shell."""
+    """Print the path of a run's folder or of one of its files."""
 
     run: str = argument("RUN", _RUN, offers=complete_run)
     file: str | None = argument("FILE", "One of the run's files.", default=None)

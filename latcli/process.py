@@ -32,6 +32,14 @@ _LAST_WORDS: dict[int, str] = {ExitCode.INTERRUPTED: "interrupted", ExitCode.TER
 #: How long a signal waits for the import in which it came, and how often it looks whether that has ended.
 _IMPORT_SECONDS, _LOOK_AGAIN_SECONDS = 1.5, 0.02
 _SHOW_CURSOR = b"\x1b[?25h"
+#: What pydantic says of a value that it refuses, in plainer words.
+_PLAINER = {
+    r"Value error, ": "",
+    r"Input should be a valid integer.*": "this is not a whole number",
+    r"Input should be a valid number.*": "this is not a number",
+    r"Input should be greater than or equal to ": "the least is ",
+    r"Input should be less than or equal to ": "the most is ",
+}
 
 
 @dataclass
@@ -152,8 +160,10 @@ def _message_and_hint(error: typer.TyperException, hint: str) -> tuple[str, str]
         typed = str(getattr(error, "option_name", ""))
         closest = difflib.get_close_matches(typed, possibilities, n=1, cutoff=0.0)[0]
         return _tidy(error.message), f"did you mean {closest}? {hint}"
-    # "Value error" is what a library calls a refused value.
-    message, _, suggestion = _tidy(error.format_message().replace("Value error, ", "")).partition(". Did you mean ")
+    text = error.format_message()
+    for pattern, words in _PLAINER.items():
+        text = re.sub(pattern, words, text)
+    message, _, suggestion = _tidy(text).partition(". Did you mean ")
     typed, _, choices = message.partition(" is not one of ")
     if suggestion:
         hint = f"did you mean {suggestion} {hint}"

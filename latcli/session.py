@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,18 +71,14 @@ class Session(Recording):
 
         console_for(self.stdout).print(result)
 
-    def print_json(self, document: dict[str, Any]) -> None:
-        """Write the one JSON document of `--json` on stdout; what is no finite number becomes null."""
-        print(json.dumps(_finite(document), indent=2, allow_nan=False), file=self.stdout)
-
     def show(self, result: Any, command: str) -> int:
         """Write a command's result on stdout, as its JSON document under `--json`, else drawn; returns its exit code.
 
         A text is printed as it is, None prints nothing.
         """
-        document = result.to_json() if hasattr(result, "to_json") else to_json(result)
+        document = to_json(result)
         if self.json:
-            self.print_json(document)
+            print(json.dumps(document, indent=2, allow_nan=False), file=self.stdout)
             return _exit_code(result)
         from latcli.reporting.terminal import shown
 
@@ -128,13 +123,3 @@ def _exit_code(result: Any) -> int:
     """The code that a result ends the process with. The one of a stored run, a plain number, is only shown."""
     code = getattr(result, "exit_code", ExitCode.OK)
     return int(code) if isinstance(code, ExitCode) else 0
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

@@ -8,12 +8,8 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
-from torch import nn
 
 from latcli.engine import canvas as canvas_module
-from latcli.engine.attacks.contract import run_attack
-from latcli.engine.attacks.pgd import pgd
-from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.canvas import (
     adversarial_levels,
     check_levels,
@@ -29,14 +25,6 @@ from latcli.errors import ContractError
 
 CPU = torch.device("cpu")
 PIPELINE = Preprocessing(20, 16, "bilinear")
-
-
-@pytest.fixture(scope="module")
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5)
-    ).requires_grad_(False)
 
 
 def levels_of(height: int, width: int, seed: int) -> np.ndarray:
@@ -80,30 +68,6 @@ def test_black_and_white_areas_keep_their_whole_gradient(level: int) -> None:
     rows_hH, columns_wW = pipeline.matrices((61, 83))
     expected_HW = rows_hH.sum(dim=0)[:, None] * columns_wW.sum(dim=0)
     torch.testing.assert_close(gradient_BCHW[0], expected_HW.expand(3, 61, 83))
-
-
-def attacked(network: nn.Module, sizes: list[tuple[int, int]], seeds: list[int], **options: object) -> list[np.ndarray]:
-    photos = [levels_of(*size, seed) for size, seed in zip(sizes, seeds, strict=True)]
-    allowed = [allowance_of(*size, seed) for size, seed in zip(sizes, seeds, strict=True)]
-    grids = [make_grid(p, a) for p, a in zip(photos, allowed, strict=True)]
-    canvas = make_canvas(grids, CPU)
-    view = make_view(network, canvas, PIPELINE)
-    chosen = AttackSettings(steps=6, **options)  # type: ignore[arg-type]
-    y_B, seeds_B = torch.tensor(seeds) % 5, torch.tensor(seeds) + 100
-    adv_BCHW = run_attack(pgd, view, canvas.x_BCHW, y_B, canvas.eps_B1HW, chosen, seeds_B)
-    return [
-        adversarial_levels(p, a, g, x, chosen.radius)
-        for p, a, g, x in zip(photos, allowed, grids, adv_BCHW, strict=True)
-    ]
-
-
-def test_a_photo_comes_out_of_a_batch_as_it_does_alone(network: nn.Module) -> None:
-    together = attacked(network, MIXED, [0, 1, 2, 3])
-    for seed, (size, result) in enumerate(zip(MIXED, together, strict=True)):
-        (alone,) = attacked(network, [size], [seed])
-        # Sums in another order turn the sign of a gradient that is all but zero.
-        assert (alone != result).mean() < 0.01
-        assert (result != levels_of(*size, seed)).mean() > 0.3
 
 
 def test_the_view_sees_the_levels_that_will_be_saved_and_passes_gradients_straight() -> None:

@@ -101,8 +101,6 @@ def test_the_console_script_is_the_same_program(latcli_environment: dict[str, st
         (["runs", "lst"], 2, "'lst'", "'list'"),
         (["runs", "list", "--limt", "3"], 2, "--limt", "--limit"),
         (["attack", "a.jpg", "--epslon", "3"], 2, "--epslon", "--epsilon?"),
-        (["runs", "list", "--limit", "0"], 2, "'--limit'", "latcli runs list --help"),
-        (["runs", "show"], 2, "'RUN'", "latcli runs show --help"),
         (["runs", "list", "--config", "absent.toml"], 2, "absent.toml", "--config"),
         (["runs", "list", "--store", "absent"], 1, "absent", "latcli"),
         (["runs", "verify", "--store", "/dev/null"], 1, "/dev/null", "--store"),
@@ -120,22 +118,6 @@ def test_a_slip_is_two_lines(latcli: Run, words: list[str], code: int, error: st
     assert outcome.err.count("\n") == 2
     assert error in outcome.error[0]
     assert hint in outcome.error[1]
-
-
-def test_a_run_is_listed_found_verified_and_removed(latcli: Run, store: Path) -> None:
-    listed = latcli("runs", "list", "--store", store, "--json").json["runs"]
-    assert [run["command"] for run in listed] == ["train", "attack"]
-
-    folder = Path(latcli("runs", "path", "latest", "--store", store).out.removesuffix("\n"))
-    assert folder == Path(listed[0]["dir"])
-    file = Path(latcli("runs", "path", folder.name, "result.png", "--store", store).out.removesuffix("\n"))
-    assert file.read_bytes() == b"train"
-    assert latcli("runs", "verify", "--store", store).code == 0
-    file.write_bytes(b"other")
-    assert latcli("runs", "verify", "--store", store).code == 1
-    assert latcli("runs", "rm", folder.name[-4:], "--store", store).code == 0
-    assert not folder.exists()
-    assert len(latcli("runs", "list", "--store", store, "--json").json["runs"]) == 1
 
 
 def on_a_terminal(command: list[str], environment: dict[str, str]) -> str:
@@ -171,13 +153,9 @@ def test_a_terminal_gets_colour_unless_it_wants_none(
     ("words", "offered"),
     [
         ("latcli ", {"runs", "doctor"}),
-        ("latcli runs ver", {"verify"}),
-        ("latcli runs list --li", {"--limit"}),
         ("latcli attack --precision ", {"auto", "fp32", "bf16"}),
         ("latcli attack --detector ", {"auto", "yolo", "cam"}),
-        ("latcli attack --attack ap", {"apgd-ce", "apgd-t"}),
         ("latcli train --dataset m", {"mnist", "mnist-5k"}),
-        ("latcli runs list --status comp", {"completed"}),
     ],
 )
 def test_the_shell_completes(run_latcli: RunLatcli, words: str, offered: set[str]) -> None:

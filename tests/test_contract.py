@@ -12,13 +12,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from small_digits import SmallDigits
 from small_images import background, convnet, seeds, small_images
 from torch import nn
 
 from latcli.engine import registry
 from latcli.engine.attacks.contract import ROUNDING, allowed_levels, check_contract, run_attack
-from latcli.engine.attacks.objectives import cross_entropy_odds, dlr, logit_margin
+from latcli.engine.attacks.objectives import logit_margin
 from latcli.engine.attacks.settings import NORMS, OBJECTIVES, Attack, AttackSettings, Model, Norm
 from latcli.engine.canvas import adversarial_levels, make_grid
 from latcli.errors import ContractError, UsageError
@@ -224,26 +223,6 @@ def test_an_image_gets_the_same_alone_and_anywhere_among_others(name: str, norm:
         assert not torch.equal(together_BCHW, attacked(torch.arange(9)))
 
 
-HEIGHTS = {"pgd": cross_entropy_odds, "apgd-ce": cross_entropy_odds, "apgd-dlr": dlr, "apgd-t": logit_margin}
-
-
-@pytest.mark.parametrize("name", [*HEIGHTS, "square"])
-def test_more_restarts_never_find_less(name: str, small_digits: SmallDigits) -> None:
-    x_BCHW, y_B, eps_B1HW, seeds_B = small_digits.first(60)
-    wins, heights = [], []
-    for restarts in (1, 2, 4):
-        chosen = AttackSettings(steps=15 if name == "square" else 4, step=0.3, restarts=restarts, targets=2)
-        adv_BCHW = registry.load("attack", name)(small_digits.net, x_BCHW, y_B, eps_B1HW, chosen, seeds_B)
-        logits_BK = small_digits.net(adv_BCHW)
-        wins.append(logit_margin(logits_BK, y_B) > 0)
-        heights.append(HEIGHTS.get(name, logit_margin)(logits_BK, y_B))
-    for fewer, more in ((0, 1), (1, 2)):
-        assert (wins[more] | ~wins[fewer]).all()
-        same = wins[more] == wins[fewer]
-        assert (heights[more] >= heights[fewer] - 1e-5)[same].all()
-    assert heights[2].mean() > heights[0].mean() + 1e-4  # and restarts do find more
-
-
 @pytest.mark.parametrize("trainable", [True, False])
 @every_attack
 def test_the_model_is_left_as_it_was(name: str, norm: Norm, trainable: bool) -> None:
@@ -285,18 +264,12 @@ MIDDLE = 4  # a protected pixel; 0, 0 may change
 
 BREACHES: dict[str, tuple[Breach, str]] = {
     "NaN": (add(float("nan")), "NaN or infinite"),
-    "NaN inside": (add(float("nan"), MIDDLE), "NaN or infinite"),
-    "infinity": (add(float("inf")), "NaN or infinite"),
     "above 1": (lambda x, eps: torch.where(x == 1.0, 1.0 + 1e-6, x), r"leave \[0, 1\]"),
     "below 0": (lambda x, eps: torch.where(x == 0.0, -1e-6, x), r"leave \[0, 1\]"),
     "one level more than epsilon": (add(4 / 255 + 1 / 255), r"changed by 0\.0039\d* more than its epsilon"),
-    "a millionth more than epsilon": (add(4 / 255 + 1e-6), "more than its epsilon"),
-    "epsilon everywhere": (lambda x, eps: (x + eps.amax()).clamp(0, 1), "more than its epsilon"),
     "one level inside": (add(1 / 255, MIDDLE), "more than its epsilon"),
     "the last bit inside": (add(2.0**-24, MIDDLE), "a protected pixel changed"),
     "another shape": (lambda x, eps: x[:, :, :-1], "the shape became"),
-    "fewer images": (lambda x, eps: x[:1], "the shape became"),
-    "one channel": (lambda x, eps: x[:, :1], "the shape became"),
     "written into its arguments": (lambda x, eps: x.add_(0.2).clamp_(0, 1), "more than its epsilon"),
     "epsilon widened": (lambda x, eps: (x + eps.fill_(0.5)).clamp(0, 1), "more than its epsilon"),
 }

@@ -17,7 +17,7 @@ from latcli.engine.datasets.base import Images
 from latcli.engine.evaluation.beyond import fell_at, points_of
 from latcli.engine.judge import judge
 from latcli.engine.noise import derive_seed, item_seeds
-from latcli.errors import ContractError, LatcliError, UsageError
+from latcli.errors import LatcliError, UsageError
 from latcli.results import CurvePoint
 
 SHAPE = (1, 6, 6)
@@ -159,21 +159,6 @@ def test_reuse_over_epsilons_never_flatters_the_model(steps: int) -> None:
     assert [p.attacked for p in curve.points[1:]] == [round(p.accuracy * 80) for p in curve.points[:-1]]
 
 
-@pytest.mark.parametrize("random_start", [True, False])
-def test_who_falls_at_a_number_of_steps_is_who_falls_there_in_an_attack_alone(random_start: bool) -> None:
-    net = _convnet().eval()
-    pairs = _split(_images(80, net, wrong=3), _background(80) * 0.1, 30)
-    settings, steps = replace(FIXED, random_start=random_start), (1, 2, 4, 8, 16, 30)
-    curve = accuracy_against_steps(pgd, net, net, pairs, steps, settings, seed=7)
-    fell = [math.inf if one is None else one for one in curve.fell_at]
-    expected = [one > 0 for one in fell]
-    for count in steps:
-        alone = _alone(pairs, net, replace(settings, steps=count), 1.0)
-        expected = [a and b for a, b in zip(expected, alone, strict=True)]
-        assert [one > count for one in fell] == expected
-    assert len({point.accuracy for point in curve.points}) > 3
-
-
 class _Counting:
     """A model that counts the images it computes gradients for."""
 
@@ -204,42 +189,7 @@ def test_examples_are_sought_on_the_fast_form_and_judged_on_the_other() -> None:
         assert sweep(pgd, _linear, _linear, pairs, values, FIXED, seed=0).points[-1].accuracy < 1.0
 
 
-class Own:
-    """Looks at each image through a mask of its own."""
-
-    def __init__(self, seen_B1HW: torch.Tensor) -> None:
-        self.seen_B1HW = seen_B1HW
-
-    def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        assert len(x_BCHW) == len(self.seen_B1HW)
-        return _linear((x_BCHW - 0.5) * self.seen_B1HW + 0.5)
-
-    def narrowed(self, kept_b: torch.Tensor) -> Own:
-        return Own(self.seen_B1HW[kept_b])
-
-
-def test_models_that_treat_each_image_in_its_own_way_are_narrowed() -> None:
-    model = Own((torch.rand(30, 1, *SHAPE[1:], generator=torch.Generator().manual_seed(4)) > 0.3).float())
-    images, share_B1HW = _images(30, model), _background(30)
-    leads_B = (model(images.x_BCHW)[:, 0] - model(images.x_BCHW)[:, 1]).abs()
-    needed = (leads_B / (share_B1HW * model.seen_B1HW * _weights().abs()).flatten(1).sum(dim=1)).tolist()
-    epsilons = [0.02 * k for k in range(1, 8)]
-    curve = accuracy_against_epsilon(fgsm, model, model, [(images, share_B1HW)], epsilons, FIXED, seed=0)
-    assert list(curve.fell_at) == [next((e for e in epsilons if e > need), None) for need in needed]
-    pairs = [(images, share_B1HW * 0.06)]
-    curve = accuracy_against_steps(pgd, model, model, pairs, [2, 9, 30], FIXED, seed=0)
-    expected = [next((float(t) for t in (2, 9, 30) if min(1, t / 20) * 0.06 > need), None) for need in needed]
-    assert list(curve.fell_at) == expected
-
-
 # What is refused
-
-
-def test_an_attack_that_leaves_the_matrix_is_caught() -> None:
-    pairs = [(_images(4, _linear), _background(4))]
-    for sweep, values in SWEEPS:
-        with pytest.raises(ContractError, match="broke its contract"):
-            sweep(lambda model, x_BCHW, *_: x_BCHW + 0.01, _linear, _linear, pairs, values, FIXED, seed=0)
 
 
 def test_bad_input_is_refused_in_one_line() -> None:

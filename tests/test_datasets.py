@@ -195,6 +195,7 @@ REFUSED = {
     ),
     "large": (lambda root: write_folders(root, 120), "too large"),
     "tiny": (lambda root: write_folders(root, 7), "too small"),
+    "an archive": (lambda root: (root.rename(root.parent / "aside"), root.touch()), "set is a file, not a folder"),
     "no folder": (lambda root: root.rename(root.parent / "elsewhere"), "cannot read the folder"),
 }
 

@@ -69,13 +69,3 @@ def test_silhouettes_come_back_level_by_level(store: Store, count: int, height: 
     assert found.boxes == boxes
     assert found.segmentations_NHW is not None
     assert torch.equal(found.segmentations_NHW, silhouettes_NHW)
-
-
-@pytest.mark.parametrize("damaged", ["{}", '[{"x0": 1}]', '[{"x0":NaN,"y0":0,"x1":1,"y1":1,"score":1,"name":"a"}]'])
-def test_what_is_damaged_is_found_anew(damaged: str, store: Store) -> None:
-    segmented = '[{"x0":0,"y0":0,"x1":1,"y1":1,"score":1,"name":"a","segmentation":0}]'
-    StoredDetections(store).put(PHOTO, "fake", "", Detection(()))
-    for boxes, silhouettes in ((damaged, None), (segmented, None), (segmented, b"no PNG")):
-        with store.writing() as db:
-            db.execute("UPDATE detections SET boxes_json = ?, segmentations = ?", [boxes, silhouettes])
-        assert StoredDetections(store).get(PHOTO, "fake", "") is None

@@ -6,11 +6,8 @@ import dataclasses
 import importlib
 import io
 import json
-import shlex
 import shutil
-import signal
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import StartLatcli
 from PIL import Image
 
 from latcli.commands.classifiers import CHECKPOINT
@@ -36,7 +32,7 @@ from latcli.engine.localize import center_mask
 from latcli.engine.models.catalog import CheckpointInfo, open_classifier, pack_classifier
 from latcli.engine.models.classifier import Classifier, ClassifierSource
 from latcli.engine.models.small import paper_cnn
-from latcli.engine.models.weights import pack, unpack
+from latcli.engine.models.weights import unpack
 from latcli.errors import LatcliError, UsageError, WeightsError
 from latcli.options import EvalOptions
 from latcli.results import Cell, EvalResult, from_columns, read, to_json
@@ -255,16 +251,6 @@ def test_any_attack_and_norm_can_be_chosen(work: Path) -> None:
         assert evaluations(work) == before
 
 
-def test_without_json_the_matrix_is_drawn(latcli: Callable[..., Any], work: Path) -> None:
-    run_id = trained(work, "natural")
-    quick = ("--images", "6", "--steps", "1", "--dataset", TINY)
-    done = latcli("eval", run_id[-4:], *quick, "--until-wrong", "--curve", "steps=1,2")
-    assert done.code == 0, done.err
-    assert f"natural {run_id[-4:]}" in done.out
-    assert "until the first wrong guess" in done.out
-    assert "standard: accuracy" in done.err
-
-
 # beside the matrix
 
 
@@ -333,19 +319,6 @@ def test_what_was_cut_off_beside_the_matrix_goes_on_where_it_was(work: Path, mon
     assert (result.transfer, result.curves) == (whole.transfer, whole.curves)
     assert Counter(measured) == {"epsilon": 3, "steps": 4}
     assert "resumed with 48 of 48 attacked images done" in stderr.getvalue()
-
-
-def test_findings_that_are_damaged_are_refused(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained(work, "natural")
-    run_id = cut_off(work, monkeypatch, batches=2, curve=("steps=1,2",))
-    path = work / "runs" / run_id / SAMPLES
-    kept, description = unpack(path, "evaluation")
-    tensors = {name: tensor.clone() for name, tensor in kept.items()}  # they are read from the file, which changes
-    damaged: tuple[Any, ...] = (["curve"], None, {"curve steps": 3}, {"curve steps": [{"model": "a"}]})
-    for findings in damaged:
-        path.write_bytes(pack("evaluation", tensors, description | {"findings": findings}))
-        with pytest.raises(WeightsError, match=r"curve cannot be read|the findings in .* cannot be read"):
-            resume(work, run_id)
 
 
 @pytest.mark.parametrize(
@@ -525,27 +498,6 @@ def test_a_plain_module_of_one_channel_is_evaluated(work: Path) -> None:
     (work / "grey.py").write_text(grey)
     result, _ = evaluate(work, "grey:make", dataset="mnist-5k", images=10)
     assert [cell.n for cell in result.cells] == [1000, 10, 10, 10]
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_a_process_and_says_how_to_continue(
-    start_latcli: StartLatcli, latcli: Callable[..., Any], work: Path
-) -> None:
-    trained(work, "background")
-    process = start_latcli("eval", "--images", "30", "--steps", "40", "--batch", "2", "--precision", "fp32")
-    deadline = time.monotonic() + 120
-    while not list((work / "runs").glob(f"*-eval-*/{SAMPLES}")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    (line,) = [line for line in said.splitlines() if "latcli eval --resume" in line]
-    words = shlex.split(line.partition("latcli ")[2])
-    done = latcli(*words, "--json")
-    whole, _ = evaluate(work, dataset=None, images=30, steps=40, batch=2)
-    assert without_times(read(EvalResult, done.json).cells) == without_times(whole.cells)
 
 
 # bad input

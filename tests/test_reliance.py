@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +20,7 @@ from latcli.engine.evaluation.reliance import (
     summarize,
     survey_photos,
 )
-from latcli.engine.images import decode_photo, encode_png, read_photo
+from latcli.engine.images import decode_photo, encode_png
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.errors import LatcliError
@@ -221,40 +219,3 @@ def test_groups_by_share_are_of_equal_count_and_ascend() -> None:
 def test_a_set_without_a_photo_is_refused() -> None:
     with pytest.raises(LatcliError, match="no photo is left to measure"):
         measured(BORDER, [])
-
-
-# Real photos
-
-
-@pytest.mark.slow
-def test_real_photos_with_the_classifier_s_own_boxes(shared_data: Path) -> None:
-    from latcli.engine.detectors.base import DetectorContext, Target
-    from latcli.engine.detectors.cam import CamDetector, CamSettings
-    from latcli.engine.localize import boxes_mask
-    from latcli.engine.models.catalog import open_classifier
-    from latcli.engine.models.classifier import ClassifierSource
-
-    model = open_classifier("efficientnet_lite0", ClassifierSource(offline=True), torch.device("cpu"))
-    cam, photos = CamDetector(CamSettings(), DetectorContext(model)), []
-    with (shared_data / "photos" / "labels.csv").open(encoding="utf-8") as file:
-        for row in list(csv.DictReader(file))[:20]:
-            photo, label = read_photo(shared_data / "photos" / row["file"]), int(row["imagenet_index"])
-            boxes = [(box.x0, box.y0, box.x1, box.y1) for box in cam.detect(photo, Target(label, "")).boxes]
-            object_HW = boxes_mask(boxes, photo.size)[0].numpy() > 0
-            photos.append(LabelledPhoto(photo, label, object_HW))
-    row, each = measured(model, photos)
-    means = row.overall.means
-    assert row.overall.n + len(row.left_out) == 20
-    assert row.without_same == row.overall.n  # one photo a class
-    assert means["mixed_same"].n == row.overall.gap.n == 0
-    # Original is nothing but the classifier's ordinary prediction.
-    by_name = {one.photo.name: one for one in photos}
-    for found in each:
-        one = by_name[found.name]
-        with torch.no_grad():
-            logits_1K = model(model.preprocessing.read(one.photo.image)[None])
-        assert found.outcomes["original"].right == (int(logits_1K.argmax()) == one.label)
-    values = {variant: mean.accuracy for variant, mean in means.items() if mean.accuracy is not None}
-    # The object says far more than the background, on whatever background it stands.
-    assert min(values[variant] for variant in ("original", "only_fg", "mixed_rand")) > 0.5
-    assert max(values[variant] for variant in ("only_bg_b", "only_bg_t")) < 0.25

@@ -106,7 +106,7 @@ def test_figures_may_be_compared_with_those_of_another_data_set(report: ReportRe
 
 def test_differences_in_protocol_are_said_in_words(found: PaperComparison) -> None:
     said = "\n".join(found.figure2[0].protocol)
-    assert "a middle of 0.25 of the side; the paper does not say how large" in said
+    assert "the center, 0.25 of each side; the paper does not say how large" in said
     assert "pgd, 100 steps, as in the paper" in said
     assert "standard 7; background 7 steps; the paper 100" in said
     assert "1,200 minibatches; the paper 100,000" in said

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import os
 from typing import Any
 
 import pytest
@@ -77,21 +75,3 @@ def test_boxes_and_colour_are_for_terminals_that_want_them(
     assert "\x1b" not in stdout.getvalue() or boxes
     if stream is io.StringIO:
         assert console_for(stdout).width == int(environment.get("COLUMNS", 80))
-
-
-def test_json_is_one_document_with_null_for_what_is_no_number() -> None:
-    session = Session(stdout=io.StringIO())
-    document: dict[str, Any] = {"loss": float("nan"), "cells": [(1, float("inf"))], "name": "é\n\udcff", "n": 3}
-
-    session.print_json(document)
-
-    read = json.loads(session.stdout.getvalue())  # type: ignore[attr-defined]
-    assert read == {"loss": None, "cells": [[1, None]], "name": "é\n\udcff", "n": 3}
-
-
-def test_a_real_terminal_is_known_as_one() -> None:
-    parent, child = os.openpty()
-    with os.fdopen(child, "w") as stream:
-        assert Session(stderr=stream).stderr_is_terminal
-    os.close(parent)
-    assert not Session(stderr=io.StringIO()).stderr_is_terminal

@@ -138,28 +138,6 @@ def test_what_no_suite_can_be_made_of_is_refused() -> None:
 # On real digits
 
 
-def test_what_an_image_gets_does_not_depend_on_its_company(small_digits: SmallDigits) -> None:
-    """Alone, in halves, and where nobody ever leaves, in double precision (a sign may flip in float32)."""
-    batch, suite = _background(small_digits, 24), _small_suite()
-    net = small_digits.net
-
-    def exact(x_BCHW: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.linear(net[:-1](x_BCHW).double(), net[-1].weight.double(), net[-1].bias.double())
-
-    whole = _one(batch, suite, exact)
-    assert len(set(whole.broken_by_B.tolist())) >= 2
-    assert 0 < whole.robust.sum() < 24
-    for size in (1, 12):
-        outcomes = list(
-            worst_case([batch.narrowed(part) for part in torch.arange(24).split(size)], suite, exact, exact)
-        )
-        assert torch.equal(torch.cat([outcome.broken_by_B for outcome in outcomes]), whole.broken_by_B)
-        adv_BCHW = torch.cat([outcome.adv_BCHW for outcome in outcomes])
-        assert torch.allclose(adv_BCHW, whole.adv_BCHW, rtol=0, atol=1e-5)
-    alone = [_one(batch, [member], exact).robust for member in suite]
-    assert torch.equal(whole.robust, torch.stack(alone).all(dim=0))
-
-
 def test_more_attacks_and_restarts_never_raise_the_accuracy_and_the_worst_try_is_kept(
     small_digits: SmallDigits,
 ) -> None:

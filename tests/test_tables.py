@@ -137,14 +137,14 @@ def test_the_heading_says_what_was_altered(detector: str, region: str, altered: 
 def test_a_change_where_none_is_allowed_is_shown_as_it_was_measured() -> None:
     table = photo_table(sample.attack(sample.photo(), sample.photo(linf_inside=0.25)))
 
-    assert "change where none is allowed: 0.25" in " ".join(table.notes)
+    assert "largest change of a protected pixel: 0.25" in " ".join(table.notes)
 
 
 def test_one_photo_has_no_averages_and_many_are_cut_and_counted() -> None:
     assert not any(row.total for row in photo_table(sample.attack(sample.photo())).rows)
-    table = photo_table(sample.attack(*[sample.photo()] * 30), most=20)
+    table = photo_table(sample.attack(*(sample.photo(f"{number}.jpg") for number in range(30))), most=20)
     assert len(table.rows) == 21
-    assert "the first 20 of 30 photos; the last row and the counts are of all" in table.notes
+    assert "the first 20 of 30 photos; totals are over all" in table.notes
 
 
 def test_paths_below_the_working_directory_are_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,13 +55,10 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 VARIANTS: dict[str, tuple[Form, dict[str, Any]]] = {
     "background": ("bf16-channels-last", {}),
-    "fp32": ("fp32", {"regime": "standard"}),
     "random silhouettes": ("bf16-channels-last", {"regime": "random", "mask_from": "otsu"}),
-    "natural": ("bf16-channels-last", {"regime": "natural", "average": 0.0}),
-    "sgd": ("bf16-channels-last", {"optimizer": "sgd", "schedule": "constant", "regime": "foreground"}),
+    "sgd": ("bf16-channels-last", {"optimizer": "sgd", "schedule": "constant", "regime": "foreground", "average": 0.0}),
     "trades": ("bf16-channels-last", {"loss": "trades"}),
     "free and mixed": ("bf16-channels-last", {"attack": "free", "mix": 0.25}),
-    "fgsm-rs": ("bf16-channels-last", {"attack": "fgsm-rs"}),
     "n-fgsm": ("bf16-channels-last", {"attack": "n-fgsm", "augment": "crop-flip"}),
     "registered": ("fp32-channels-last", {"attack": "apgd-ce"}),
 }
@@ -88,20 +85,14 @@ def test_a_resumed_run_ends_with_the_weights_of_the_undisturbed_one(
     assert not same(undisturbed.weights(), cut_off.weights())
 
 
-def test_a_state_that_is_damaged_or_of_something_else_is_refused(digits: Dataset, tmp_path: Path) -> None:
+def test_a_state_of_something_else_is_refused_and_none_is_made_of_weights_that_are_not_finite(
+    digits: Dataset, tmp_path: Path
+) -> None:
     path, trainer = tmp_path / "state", trainer_for(digits, steps=1)
     path.write_bytes(pack_state(trainer))
     state = read_state(path)
-    other_data = replace(state, info=replace(state.info, dataset_fingerprint="0"))
-    moments = replace(state, tensors=state.tensors | {"optimizer.999.exp_avg": torch.zeros(1)})
-
-    for what, architecture, message in (
-        (state, "resnet18", "of the architecture paper-cnn, not resnet18"),
-        (other_data, "paper-cnn", "is not the one that"),
-        (moments, "paper-cnn", "moments of a parameter '999'"),
-    ):
-        with pytest.raises(WeightsError, match=message):
-            restore(trainer, what, architecture)
+    with pytest.raises(WeightsError, match="does not fit the network"):
+        restore(trainer, replace(state, tensors=state.tensors | {"optimizer.999.exp_avg": torch.zeros(1)}))
     path.write_bytes(pack("training state", state.tensors, {"step": 1}))
     with pytest.raises(WeightsError, match="lacks a part of the training state"):
         read_state(path)

@@ -13,11 +13,11 @@ from torch.nn import functional
 
 from latcli.engine.attacks.contract import run_attack
 from latcli.engine.attacks.pgd import pgd
-from latcli.engine.attacks.settings import AttackSettings, Model
+from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.datasets.base import Images
 from latcli.engine.evaluation.beyond import transfer_matrix
 from latcli.engine.evaluation.matrix import Subject
-from latcli.errors import ContractError, LatcliError, UsageError
+from latcli.errors import LatcliError, UsageError
 from latcli.results import TransferCell
 
 SHAPE = (1, 4, 4)
@@ -125,20 +125,12 @@ def test_the_examples_are_sought_on_the_fast_form_and_a_tie_counts_against_the_l
     assert [(cell.accuracy, cell.loss) for cell in cells] == [(0.0, pytest.approx(math.log(2)))] * 2
 
 
-def test_bad_input_and_leaks_are_refused_in_one_line() -> None:
-    def leaking(model: Model, x_BCHW: torch.Tensor, *_: object) -> torch.Tensor:
-        return x_BCHW + 0.001
-
+def test_bad_input_is_refused_in_one_line() -> None:
     batch = images(3)
-    beyond = [(replace(batch, y_B=torch.tensor([0, 1, 2])), lower_half(batch))]
-    broken = subject("nan", lambda x_BCHW: torch.full((len(x_BCHW), 2), float("nan")))
     refusals: list[tuple[type[LatcliError], str, tuple[Any, ...]]] = [
         (UsageError, "same name", ([A, A], whole(batch))),
         (UsageError, "targeted", ([A], whole(batch), pgd, replace(PLAIN, targeted=True))),
         (LatcliError, "no images", ([A], [])),
-        (LatcliError, "the labels 0 to 2 do not fit the 2 classes of a", ([A], beyond)),
-        (LatcliError, "nan returns NaN or infinite logits", ([A, broken], whole(batch))),
-        (ContractError, "broke its contract", ([A], whole(batch), leaking)),
     ]
     for kind, message, given in refusals:
         with pytest.raises(kind, match=message):

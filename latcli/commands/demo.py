@@ -36,7 +36,7 @@ def run(options: DemoOptions, session: Session) -> DemoResult:
     Nothing is downloaded. Raises LatcliError where the packages do not contain their photos.
     """
     session = replace(session, offline=True)
-    session.note(f"attacking the backgrounds of two sample photos, {_PHOTO_STEPS} steps each")
+    session.note(f"attacking the backgrounds of two sample photos in {_PHOTO_STEPS} steps")
     photos = tuple(map(str, package_photos()))
     attacked = attack.run(AttackOptions(photos=photos, labels=PACKAGE_LABELS, steps=_PHOTO_STEPS), session)
     trained = tuple(

@@ -1,4 +1,4 @@
-"""`latcli doctor`: what this machine offers, in ten lines; it changes nothing and needs no network."""
+"""`latcli doctor`: ten checks of this machine, a line each; it changes nothing and needs no network."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _MNIST = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx
 
 
 def run(options: DoctorOptions, session: Session) -> DoctorResult:
-    """Look at what latcli needs. Raises UsageError for a device that this machine lacks."""
+    """Check what latcli needs. Raises UsageError for a device that this machine does not have."""
     about = f"{__version__} on Python {platform.python_version()}, {platform.system()}"
     if platform.system() == "Windows":
-        why = "latcli does not run on Windows: it locks the store with fcntl, and ends runs by POSIX signals"
-        return DoctorResult((Check("latcli", "broken", f"{about}: {why}", "use WSL (Linux within Windows)"),))
+        why = "Windows is not supported: the store needs POSIX file locks, and runs need POSIX signals"
+        return DoctorResult((Check("latcli", "broken", f"{about}: {why}", "use WSL (Linux inside Windows)"),))
     checks = [
         Check("latcli", "ok", about),
         _looked_at("torch", _torch),
@@ -55,7 +55,7 @@ def _looked_at(name: str, look: Callable[[], Check]) -> Check:
     except LatcliError as error:
         return Check(name, "broken", error.message, error.hint)
     except (ImportError, OSError, RuntimeError) as error:
-        return Check(name, "broken", f"cannot be imported: {error}", "install latcli again")
+        return Check(name, "broken", f"cannot be imported: {error}", "reinstall latcli")
 
 
 def _torch() -> Check:
@@ -63,8 +63,8 @@ def _torch() -> Check:
 
     from latcli.engine.vision import operators
 
-    of = {"native": "with its own operators", "stand-in": "with operators in plain PyTorch: its own need another torch"}
-    return Check("torch", "ok", f"{torch.__version__}, torchvision {of[operators()]}")
+    of = {"native": "native", "stand-in": "plain PyTorch"}
+    return Check("torch", "ok", f"{torch.__version__}; torchvision operators: {of[operators()]}")
 
 
 def _device(name: str) -> Check:
@@ -78,10 +78,10 @@ def _device(name: str) -> Check:
         detail = f"{device}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
         units = ["CUDA"] if torch.cuda.is_bf16_supported(including_emulation=False) else []
     else:
-        detail = f"{device}, {counted(torch.get_num_threads(), 'thread')} on {counted(os.cpu_count() or 1, 'core')}"
+        detail = f"{device}, {counted(torch.get_num_threads(), 'thread')} of {os.cpu_count() or 1}"
         found = torch.cpu.get_capabilities() if device.type == "cpu" else {}
         units = [unit for unit, there in found.items() if "bf16" in unit and there is True]
-    return Check("device", "ok", f"{detail}, bf16 units: {', '.join(units) or 'none known'}")
+    return Check("device", "ok", f"{detail}, bf16: {', '.join(units) or 'no'}")
 
 
 def _detectors() -> Check:
@@ -95,11 +95,13 @@ def _detectors() -> Check:
         "mobilenet": _if_there(kept_at(SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.url)),
         "saliency": saliency.weights_at_hand(),
     }
-    detail = "; ".join(f"{name}: {path or 'no weights'}" for name, path in weights.items())
-    if any(weights.values()):
-        return Check("detectors", "ok", f"{detail}; cam needs none")
-    hint = f"{saliency.INSTALL_WEIGHTS} brings saliency's; others are downloaded, or given with --detector-weights FILE"
-    return Check("detectors", "missing", f"{detail}; cam needs none", hint)
+    ready = [f"{name} ({path.name})" for name, path in weights.items() if path]
+    absent = ", ".join(name for name, path in weights.items() if not path)
+    detail = ", ".join([*ready, "cam"]) + (f"; no weights: {absent}" if absent else "")
+    if ready:
+        return Check("detectors", "ok", detail)
+    hint = f"for saliency: {saliency.INSTALL_WEIGHTS}; others are downloaded, or use --detector-weights FILE"
+    return Check("detectors", "missing", detail, hint)
 
 
 def _classifiers() -> Check:
@@ -110,9 +112,9 @@ def _classifiers() -> Check:
     from latcli.engine.models.weights import kept_at
 
     registry.load("classifier", registry.DEFAULT_CLASSIFIER)(ClassifierSource(offline=True))
-    inception = _if_there(kept_at(Inception_V3_Weights.DEFAULT.url))
-    detail = f"{registry.DEFAULT_CLASSIFIER} from its package; inception_v3: {inception or 'no weights yet'}"
-    return Check("classifiers", "ok", detail)
+    there = _if_there(kept_at(Inception_V3_Weights.DEFAULT.url)) is not None
+    more = ", inception_v3" if there else "; no weights: inception_v3"
+    return Check("classifiers", "ok", f"{registry.DEFAULT_CLASSIFIER}{more}")
 
 
 def _if_there(path: Path) -> Path | None:
@@ -124,19 +126,19 @@ def _data_sets(data: Path) -> Check:
     absent = [name for name in _MNIST if not (folder / name).is_file() and not (folder / f"{name}.gz").is_file()]
     if not absent:
         return Check("data sets", "ok", f"MNIST in {folder}")
-    hint = "put its four files there, or name --data DIR; mnist-5k stands in"
-    return Check("data sets", "missing", f"MNIST: no {folder / absent[0]}", hint)
+    hint = "mnist-5k is used instead; put MNIST's four files there, or name their folder with --data DIR"
+    return Check("data sets", "missing", f"no MNIST in {folder}", hint)
 
 
 def _downloads() -> Check:
-    """Where weights are kept, which may be nowhere."""
+    """Where downloaded weights are kept; without a home folder, nowhere."""
     from latcli.engine.models.weights import downloads_folder
 
     folder = downloads_folder()
     if folder is not None:
-        return Check("downloads", "ok", f"kept in {folder}")
+        return Check("downloads", "ok", str(folder))
     hint = "set HOME, XDG_CACHE_HOME or TORCH_HOME to keep downloads"
-    return Check("downloads", "missing", "this user has no home folder: nothing is downloaded", hint)
+    return Check("downloads", "missing", "no home folder, so nothing is downloaded", hint)
 
 
 def _disk(store: Path) -> Check:
@@ -145,13 +147,13 @@ def _disk(store: Path) -> Check:
     folder = next(one for one in (absolute, *absolute.parents) if one.exists())
     another = "name another folder with --store DIR"
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        return Check("disk", "broken", f"{folder} is no folder that may be written", another)
+        return Check("disk", "broken", f"cannot write to {folder}", another)
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:
         return Check("disk", "broken", f"{folder}: {error.strerror}", another)
     room = Check("disk", "ok", f"{free / 2**30:.1f} GiB free at {folder}")
-    return room if free >= _ROOM else replace(room, state="missing", hint="a folder of large photos may need more")
+    return room if free >= _ROOM else replace(room, state="missing", hint="a run on large photos may need more")
 
 
 def _database(store: Path) -> Check:
@@ -160,12 +162,12 @@ def _database(store: Path) -> Check:
 
     path = store / DATABASE
     if not path.exists():
-        return Check("database", "missing", f"no {path} yet", "the first run makes it")
+        return Check("database", "missing", f"no {path} yet", "the first run creates it")
     with Store.open_existing(store) as opened:
         faults = database_faults(opened)
         states = Counter(run.status for run in opened.runs())
     if faults:
-        hint = "move it away to start a new one; each run's folder keeps its run.json"
+        hint = "move it away to start a new one; each run folder still has its run.json"
         return Check("database", "broken", f"{path}: {faults[0]}", hint)
     shown = ", ".join(f"{count} {state}" for state, count in states.items()) or "no runs"
     return Check("database", "ok", f"{path}: {shown}")

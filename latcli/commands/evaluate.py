@@ -51,13 +51,12 @@ from latcli.engine.evaluation.reliance import VARIANTS, photos_of
 from latcli.engine.evaluation.settings import NATURAL, NATURAL_ATTACKED, EvalSettings, require_ascending
 from latcli.engine.evaluation.statistics import ColumnStatistics
 from latcli.engine.models.weights import pack, unpack
-from latcli.errors import Terminated, UsageError, WeightsError
+from latcli.errors import Terminated, UsageError
 from latcli.options import EvalOptions, ObjectOptions, given, parse_epsilon
 from latcli.results import (
     AccuracyCurve,
     Cell,
     Comparison,
-    DocumentError,
     EvalResult,
     EvaluatedModel,
     EvalWarning,
@@ -70,7 +69,7 @@ from latcli.results import (
 )
 from latcli.session import Session
 from latcli.store.files import artifact_path
-from latcli.store.store import Run, RunRow, Store
+from latcli.store.store import Run, RunRow, Store, require
 
 #: What was found out, image by image, and beside the matrix part by part.
 SAMPLES = "samples.safetensors"
@@ -117,6 +116,8 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
     Raises UsageError and LatcliError for models, options and data that are unusable, before a run is started;
     WeightsError for samples that are damaged or do not fit; ContractError and StoreError while it evaluates.
     """
+    if not options.models:
+        require(session.store)  # before data are looked for: in an empty store there is nothing to evaluate
     with Store.open(session.store) as store:
         row = None
         if options.resume is not None:
@@ -311,7 +312,7 @@ def _given(options: EvalOptions) -> dict[str, Any]:
 def describe(job: Job) -> str:
     """What is going to be done, in one line."""
     settings, data, models = job.evaluation.settings, job.evaluation.data, len(job.models)
-    kept = OBJECTS.get(settings.mask_from, f"a middle of {settings.center:g} of the side")
+    kept = OBJECTS.get(settings.mask_from, f"the center, {settings.center:g} of each side")
     parts = [f"{settings.attack_name} at epsilon {settings.epsilon:.4g}", f"object: {kept}"]
     parts += [f"strong suite, {settings.strong} budget"] if settings.strong else []
     parts += ["transfer"] if settings.transfer else []
@@ -349,18 +350,12 @@ class Findings:
         """Take over what a file of `keep` holds. Raises WeightsError where it is damaged or of something else."""
         tensors, description = unpack(path, _KIND)
         self.evaluation.restore(tensors, str(path))
-        try:
-            self.rows_of = read(dict[str, list[dict[str, Any]]], description.get("findings"))
-        except DocumentError as error:
-            raise WeightsError(f"the findings in {path} cannot be read: {error}", "start a new evaluation") from error
+        self.rows_of = description["findings"]
 
     def rows(self, kind: str) -> tuple[Any, ...]:
-        """All rows of the parts whose name begins so. Raises WeightsError where they hold something else."""
+        """All rows of the parts whose name begins so."""
         kept = [row for name, rows in self.rows_of.items() if name.partition(" ")[0] == kind for row in rows]
-        try:
-            return tuple(read(list[_ROWS[kind]], kept))  # type: ignore[valid-type]
-        except DocumentError as error:
-            raise WeightsError(f"the run's {kind} cannot be read: {error}", "start a new evaluation") from error
+        return tuple(read(list[_ROWS[kind]], kept))  # type: ignore[valid-type]
 
 
 def _evaluate(stored: Run, job: Job, findings: Findings, session: Session) -> EvalResult:

@@ -247,7 +247,7 @@ class ModelLoader:
             regime=info.regime,
             weights_sha256=classifier.weights_sha256,
         )
-        label = path.stem if row is None else f"{row.config.get('regime')} {row.id[-4:]}"
+        label = path.stem if row is None else row.name or f"{row.config.get('regime')} {row.id[-4:]}"
         entry = EvaluatedModel(str(path), name, label, model_id, classifier.fingerprint or "", "", info.regime)
         return replace(entry, train_run=row.id, train_seed=row.seed) if row else entry, net
 

@@ -15,7 +15,7 @@ from latcli.errors import UsageError
 from latcli.options import MaskOptions
 from latcli.results import MaskedPhoto, MaskResult, to_json
 from latcli.session import Session
-from latcli.store.files import write_whole
+from latcli.store.files import storage_errors, write_whole
 from latcli.store.store import Store
 
 #: Below the folder of masks: photos on which the masks can be seen.
@@ -48,7 +48,7 @@ def run(options: MaskOptions, session: Session) -> MaskResult:
                 pictures = {"mask": encode_png(located.mask_HW), "overlay": overlay(located)}
                 files = {"mask": options.out / place, "overlay": options.out / OVERLAYS / place}
                 for kind, png in pictures.items():
-                    write_whole(files[kind], png, "--out DIR")
+                    _write(files[kind], png)
                     stored.write_artifact(f"{kind}s/{place.as_posix()}", png, kind, located.photo.sha256)
                 files_text = {kind: str(path) for kind, path in files.items()}
                 masked.append(MaskedPhoto(**located_values(located), files=files_text))
@@ -76,3 +76,9 @@ def mask_places(photos: list[Path], arguments: tuple[str, ...]) -> list[PurePath
                 "name the folder that contains both: masks lie as their photos do",
             )
     return list(places)
+
+
+def _write(path: Path, png: bytes) -> None:
+    with storage_errors(path, "--out DIR"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, [png])

@@ -240,7 +240,7 @@ class _Gathering:
     def _evaluated(self) -> list[Evaluated]:
         """Completed evaluations with their cells."""
         cells: dict[str, list[Cell]] = {run.id: [] for run in self._completed("eval")}
-        for row in self.store.rows_of_runs("cells", cells):
+        for row in self.store.rows_of(cells, "cells"):
             cell = self._read(Cell, row, "cells")
             if cell is not None:
                 cells[row["run"]].append(cell)
@@ -312,7 +312,7 @@ class _Gathering:
             runs.sort(key=lambda run: (run.started, run.id), reverse=True)
         ids = [run.id for run in runs]
         final: dict[str, dict[str, float | None]] = {}
-        for row in self.store.rows_of_runs("latest_metrics", ids):
+        for row in self.store.rows_of(ids, "latest_metrics"):
             final.setdefault(row["run"], {})[row["name"]] = row["value"]
         series = {} if self.needs.points == 0 else self.store.series(ids, _SERIES, points=self.needs.points)
         found = [
@@ -341,7 +341,7 @@ class _Gathering:
         if not self.options.paper:
             runs = runs[: self.needs.attacks]
         rows: dict[str, list[tuple[AttackProtocol, AttackedPhoto]]] = {run.id: [] for run in runs}
-        for row in self.store.rows_of_runs("attacks", rows):
+        for row in self.store.rows_of(rows, "attacks"):
             protocol = self._read(AttackProtocol, row, row["image"])
             photo = self._read(AttackedPhoto, row, row["image"]) if protocol else None
             if protocol is not None and photo is not None:
@@ -441,7 +441,7 @@ class _Files:
                 present.append(row.id)
             else:
                 self.note(row.id, None, "missing", "the run's folder is gone")
-        self._known = {(row["run"], row["name"]): row for row in self.store.rows_of_runs("artifacts", present)}
+        self._known = {(row["run"], row["name"]): row for row in self.store.rows_of(present, "artifacts")}
 
     def note(self, run: str, name: str | None, fault: str, detail: str) -> None:
         found = {"run": run, "name": name, "fault": fault, "detail": detail}

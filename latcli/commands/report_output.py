@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from latcli.errors import LatcliError, UsageError
 from latcli.options import ReportOptions
 from latcli.results import WrittenFile
-from latcli.store.files import RUN_JSON, whole_file
+from latcli.store.files import RUN_JSON, write_whole
 from latcli.store.store import DATABASE, STORE_LOCK
 
 #: In place of a file name: standard output.
@@ -133,8 +133,7 @@ def _write(path: Path, pieces: Iterable[str | bytes], stdout: TextIO) -> int:
             with path.open("wb") as stream:
                 stream.writelines(counted())
         else:
-            with whole_file(path, counted()) as put_in_place:
-                put_in_place()
+            write_whole(path, counted())
     except OSError as error:
         raise _unwritable(path, error) from error
     return size

@@ -285,7 +285,7 @@ class _Tables:
         trainings = [step for step in steps if isinstance(step.options, TrainOptions)]
         epsilon = f"epsilon {number_text(matrix.epsilon or 0.0)}"
         attack = (f"{matrix.attack}-{matrix.steps}", starts_text(matrix.attack, matrix.restarts), epsilon)
-        kept = f"a middle of {matrix.center or 0.0:.4g} of the side"
+        kept = f"the center, {matrix.center or 0.0:.4g} of each side"
         seeds = ", ".join(map(str, sorted({step.seed for step in trainings})))
         return [
             f"{matrix.dataset}, n = {matrix.images:,} attacked images",

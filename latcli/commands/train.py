@@ -47,16 +47,13 @@ from latcli.engine.precision import gradient_model
 from latcli.engine.training.distributed import FabricRanks, Ranks, world_of
 from latcli.engine.training.loop import Trainer, check_parts, new_network, train
 from latcli.engine.training.scoring import (
-    TEST_STEPS,
     adversarial_score,
     natural_score,
     score_point,
-    work_of_scoring,
-    work_of_step,
 )
 from latcli.engine.training.settings import DEFAULT_PRESET, TrainSettings, preset_values, resolve
 from latcli.engine.training.state import TrainingState, pack_state, read_state, restore
-from latcli.errors import ExitCode, LatcliError, Terminated, UsageError
+from latcli.errors import ExitCode, LatcliError, Terminated, UsageError, WeightsError
 from latcli.options import ObjectOptions, TrainOptions, given
 from latcli.reporting.text import counted
 from latcli.results import Score, ScorePoint, TrainResult, to_json
@@ -124,7 +121,7 @@ class Job:
 
         net = new_network(make, self.data, self.settings.seed)
         if fresh and path is not None and not self.fine_tuning:
-            load_file(path, lambda _: net, 0, session.note)
+            _load_start(net, path, self.architecture, self.data, session.note)
         return net.to(self.device)
 
 
@@ -181,8 +178,30 @@ def settings_of(options: TrainOptions, data: TrainingData, seed: int) -> TrainSe
 def start_fingerprint(weights: Path, architecture: str, data: TrainingData) -> str:
     """The `weights_fingerprint` of a run that starts from these weights. Raises UsageError, WeightsError."""
     net = new_network(registry.load("architecture", architecture), data, 0)
-    load_file(weights, lambda _: net, 0, lambda _: None)
+    _load_start(net, weights, architecture, data, lambda _: None)
     return state_dict_sha256(net.state_dict())
+
+
+def _load_start(
+    net: nn.Module, weights: Path, architecture: str, data: TrainingData, note: Callable[[str], None]
+) -> None:
+    """Raises WeightsError; where the weights fit another small network, its hint names that one."""
+    try:
+        load_file(weights, lambda _: net, 0, note)
+    except WeightsError as error:
+        others = [name for name in registry.names("architecture") if name != architecture]
+        fitting = [name for name in others if _fits(weights, name, data)]
+        raise WeightsError(error.message, f"they fit --architecture {fitting[0]}" if fitting else error.hint) from error
+
+
+def _fits(weights: Path, architecture: str, data: TrainingData) -> bool:
+    try:
+        load_file(
+            weights, lambda _: new_network(registry.load("architecture", architecture), data, 0), 0, lambda _: None
+        )
+    except LatcliError:
+        return False
+    return True
 
 
 def describe(job: Job) -> str:
@@ -191,7 +210,7 @@ def describe(job: Job) -> str:
     parts = [f"{settings.steps:,} steps of {settings.batch}", f"{settings.optimizer} at {settings.rate:g}"]
     if settings.is_adversarial:
         inner = settings.attack if "fgsm" in settings.attack else f"{settings.attack}-{settings.attack_steps}"
-        kept = OBJECTS.get(settings.mask_from, f"a middle of {settings.center:g} of the side")
+        kept = OBJECTS.get(settings.mask_from, f"the center, {settings.center:g} of each side")
         parts += [f"{inner} at epsilon {settings.epsilon:.4g}", settings.loss]
         parts += [] if settings.regime == "standard" else [f"object: {kept}"]
     what = f"{settings.regime} training of {job.architecture} on {job.data.name}"
@@ -388,21 +407,16 @@ def _common_signal(pending: PendingSignal, ranks: Ranks) -> int | None:
 def _train(
     store: Store, stored: Run, job: Job, trainer: Trainer, session: Session, resumed_at: int | None = None
 ) -> TrainResult:
-    settings, a_step = job.settings, work_of_step(job.settings)
-    points = job.tests_left(trainer.done)
-    scoring = work_of_scoring(settings, job.data, settings.score_steps)
-    scoring = (scoring + points * work_of_scoring(settings, job.data, TEST_STEPS)) / a_step
+    settings = job.settings
     try:
-        with session.progress("training", settings.steps + int(scoring)) as tick:
-            log = TrainingLog(
-                session, stored, tick, steps=settings.steps, done=trainer.done, batch=settings.batch, scoring=scoring
-            )
+        with session.progress("training", settings.steps) as tick:
+            log = TrainingLog(session, stored, tick, steps=settings.steps, done=trainer.done, batch=settings.batch)
             try:
                 _take_steps(stored, job, trainer, log)
             finally:
                 log.close()  # a run that diverged shows how it came to that
-            seconds = log.seconds
-            final, adversarial = _scores(trainer, job, session, lambda work: log.on_scoring(work / a_step))
+        seconds = log.seconds
+        final, adversarial = _scores(trainer, job, session)
     except (KeyboardInterrupt, Terminated):
         again = resume_command("train", stored.id, session)
         session.note(f"run {stored.id} stopped at step {trainer.done:,}; resume it: {again}")
@@ -451,7 +465,7 @@ def _keep_state(stored: Run, job: Job, trainer: Trainer) -> None:
 
 def _take_steps(stored: Run, job: Job, trainer: Trainer, log: TrainingLog) -> None:
     """All steps that are left, with the state kept and the test set scored when it is time."""
-    settings, a_step = job.settings, work_of_step(job.settings)
+    settings = job.settings
     kept_at, kept_step = time.monotonic(), trainer.done
     with postponed() as pending, trainer.ranks.watched():  # inside the run, which the loss of a rank must fail
 
@@ -465,9 +479,8 @@ def _take_steps(stored: Run, job: Job, trainer: Trainer, log: TrainingLog) -> No
             keep()
             pending.deliver(number)
 
-        def between_pieces(work: float = 0.0) -> None:
+        def between_pieces(images: int = 0) -> None:
             """Give up a long step or score for a signal: the weights are still those of the last step."""
-            log.on_scoring(work / a_step)
             if pending.number and pending.has_waited(_PATIENCE_SECONDS) and trainer.ranks.size == 1:
                 stop(pending.number)
 
@@ -495,19 +508,18 @@ def _take_steps(stored: Run, job: Job, trainer: Trainer, log: TrainingLog) -> No
         train(trainer, on_step=log.on_step, after_step=after_step, measure_every=job.measure_every)
 
 
-def _scores(
-    trainer: Trainer, job: Job, session: Session, on_work: Callable[[float], None]
-) -> tuple[Score, Score | None]:
+def _scores(trainer: Trainer, job: Job, session: Session) -> tuple[Score, Score | None]:
     """On the test images, natural and under the regime's own attack, by the weights that are kept, in fp32."""
     trainer.net.load_state_dict(trainer.weights())
     net, settings, data = trainer.net.eval(), job.settings, job.data
-    final = natural_score(net, data, on_work)
-    if not settings.is_adversarial:
-        return final, None
     images, steps = min(settings.score_images, data.test_count), settings.score_steps
-    session.note(f"attacking {images:,} test images with pgd-{steps}")
-    fast = gradient_model(net, data.image_shape, form=trainer.form)
-    return final, adversarial_score(net, fast, data, settings, steps=steps, on_work=on_work)
+    with session.progress("scoring", data.test_count + (images if settings.is_adversarial else 0)) as tick:
+        final = natural_score(net, data, tick)
+        if not settings.is_adversarial:
+            return final, None
+        session.note(f"attacking {images:,} test images with pgd-{steps}")
+        fast = gradient_model(net, data.image_shape, form=trainer.form)
+        return final, adversarial_score(net, fast, data, settings, steps=steps, on_batch=tick)
 
 
 def _keep_model(store: Store, stored: Run, job: Job, trainer: Trainer) -> Path:

@@ -27,21 +27,16 @@ _WRITE_SECONDS = 2.0
 
 
 class TrainingLog:
-    """Gets every step of a run of `steps` steps, of which `done` were done before, and its scoring.
+    """Gets every step of a run of `steps` steps, of which `done` were done before, and the scores on the way."""
 
-    scoring: the work of all scoring in units of a step's, so that bar and estimate end where the command does.
-    """
-
-    def __init__(
-        self, session: Session, run: Run, tick: Tick, *, steps: int, done: int, batch: int, scoring: float
-    ) -> None:
+    def __init__(self, session: Session, run: Run, tick: Tick, *, steps: int, done: int, batch: int) -> None:
         self._session, self._run, self._tick = session, run, tick
-        self._steps, self._first, self._batch, self._scoring = steps, done, batch, scoring
+        self._steps, self._first, self._batch = steps, done, batch
         self._begun = self._written_at = time.monotonic()
         self._timed_from: tuple[float, int] | None = None
         self._estimated = self._cost_shown = False
         self._last_line = done
-        self._scored = self._paused = self.images_per_second = 0.0
+        self._paused = self.images_per_second = 0.0
         self._unwritten: list[tuple[str, int, float]] = []
         self._curves: Any = None
         if find_spec("tensorboard") is not None:
@@ -71,7 +66,10 @@ class TrainingLog:
         if report.adversarial_accuracy is not None:
             short.append(f"adv. {100 * report.adversarial_accuracy:.0f} %")
             long.append(f"adversarial {100 * report.adversarial_accuracy:.1f} %")
-        self._tick(text=", ".join([*short, f"{self.images_per_second:,.0f} img/s"]))
+        if self.images_per_second:
+            short.append(f"{self.images_per_second:,.0f} img/s")
+            long.append(f"{self.images_per_second:,.0f} images/s")
+        self._tick(text=", ".join(short))
         names = ("loss", "rate", "epsilon", "clean_accuracy", "adversarial_accuracy")
         self._add(report.step, {name: getattr(report, name) for name in names})
         self._add(report.step, {"images_per_second": self.images_per_second})
@@ -79,13 +77,7 @@ class TrainingLog:
             self.flush()
         if report.step - self._last_line >= _LINE_SHARE * self._steps or report.step == self._steps:
             self._last_line = report.step
-            self._line(", ".join([*long, f"{self.images_per_second:,.0f} images/s"]))
-
-    def on_scoring(self, steps: float) -> None:
-        """Move the bar on by scoring that took as much work as so many steps."""
-        before, self._scored = int(self._scored), self._scored + steps
-        if int(self._scored) > before:
-            self._tick(int(self._scored) - before)
+            self._line(", ".join(long))
 
     def on_point(self, point: ScorePoint, seconds: float, points_left: int) -> None:
         """Take in a score of the test set and how long it took; so many more will come. Raises StoreError."""
@@ -140,10 +132,7 @@ class TrainingLog:
         self.images_per_second = self._batch / a_step
         if not self._estimated and (now - started >= _FIRST_SECONDS or step - first >= 100):
             self._estimated = True
-            scoring = max(0.0, self._scoring - self._scored) * a_step
-            left = (self._steps - step) * a_step + scoring
-            line = f"{self._steps - step:,} steps to go, about {duration_text(left)}"
-            line += f", of which scoring {duration_text(scoring)}" if scoring >= 0.1 * left else " with the scoring"
+            line = f"{self._steps - step:,} steps to go, about {duration_text((self._steps - step) * a_step)}"
             self._run.log(line)
             self._session.note(line)
 

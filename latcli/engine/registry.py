@@ -68,18 +68,24 @@ _FURTHER: dict[Kind, tuple[str, ...]] = {
 }
 _IN_WORDS: dict[Kind, str] = {"dataset": "data set"}
 
-#: No name of ours is so long.
+#: No registered name is this long.
 _LONGEST = 100
+#: An error lists this many known names at most: all that are registered, not all that a library has.
+_SHOWN = 40
 
 
 def _plugins(kind: Kind) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=f"latcli.{kind}s")}
 
 
+def plugin_names(kind: Kind) -> list[str]:
+    """The names that installed plug-ins add to a kind, in alphabetical order."""
+    return sorted(name for name in _plugins(kind) if name not in BUILT_IN[kind])
+
+
 def names(kind: Kind) -> list[str]:
     """Every registered name of a kind, built-in ones first."""
-    built_in = BUILT_IN[kind]
-    return [*built_in, *sorted(name for name in _plugins(kind) if name not in built_in)]
+    return [*BUILT_IN[kind], *plugin_names(kind)]
 
 
 def names_code(name: str) -> bool:
@@ -120,7 +126,7 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
     name = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."  # comparing takes the square of its length
     close = nearest(name, known)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-    shown = ", ".join(known[:12]) + (" …" if len(known) > 12 else "")
+    shown = ", ".join(known[:_SHOWN]) + (" …" if len(known) > _SHOWN else "")
     return UsageError(f"there is no {what} called '{name}'", f"{hint}known: {shown}")
 
 

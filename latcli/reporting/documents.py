@@ -366,14 +366,14 @@ def runs(document: Document) -> list[Table]:
     """A line a run: what it was, what came of it, and how it ended."""
     columns = (
         Column("run", "run"),
+        Column("name", "name", "name"),
         Column("command", "command"),
         Column("dataset", "data set", "name"),
         Column("regime", "regime", "name"),
-        Column("epsilon", "epsilon"),
+        Column("epsilon", "epsilon", optional=True),
         Column("result", "result", "name"),
         Column("status", "status"),
-        Column("took", "took"),
-        Column("name", "name", "name"),
+        Column("took", "took", optional=True),
         Column("tags", "tags", "name", optional=True),
     )
     records = [
@@ -407,7 +407,7 @@ def run(document: Document) -> list[Table]:
     known["command line"] = command_line(document)
     found = [facts(known)]
     if document["config"]:
-        found.append(facts({name: plain(value) for name, value in document["config"].items()}, "Configuration"))
+        found += _configuration(document["config"])
     if document["images"] and set(_ATTACKED) <= document["config"].keys():
         attacked = {"classifier": document["model"], **document["config"], **document}
         found.append(photo_table({**attacked, "epsilon": document["images"][0]["epsilon"]}))
@@ -420,7 +420,23 @@ def run(document: Document) -> list[Table]:
         columns = (Column("name", "file", "name"), Column("kind", "kind", "name"),
                    Column("size", "size", "size"))  # fmt: skip
         found.append(Table("Files", columns, rows_of(columns, document["artifacts"])))
-    return [*found, text_table("Go on with", document["resume"])] if document["resume"] else found
+    return [*found, text_table("Resume with", document["resume"])] if document["resume"] else found
+
+
+def _configuration(config: Document) -> list[Table]:
+    """Options as a list of facts; those that hold records, such as an evaluation's models, as tables of their own."""
+    nested = {name: value for name, value in config.items() if _are_records(value)}
+    found = [facts({name: plain(value) for name, value in config.items() if name not in nested}, "Configuration")]
+    for name, records in nested.items():
+        keys = dict.fromkeys(key for record in records for key in record if plain(record[key]))
+        columns = tuple(Column(key, key.replace("_", " "), "name") for key in keys)
+        rows = rows_of(columns, [{key: plain(record.get(key)) for key in keys} for record in records])
+        found.append(Table(f"Configuration: {name}", columns, rows))
+    return found
+
+
+def _are_records(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
 
 
 def command_line(run: Document) -> str:

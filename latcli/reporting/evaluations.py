@@ -132,13 +132,13 @@ def protocol_words(document: Document) -> str:
 def object_words(mask_from: str | None, center: float | None) -> str:
     """Where the object was taken to be."""
     known = {
-        "center": "a middle of unknown size",
+        "center": "the center, of unknown size",
         "otsu": "otsu silhouettes",
         "detector": "what a detector finds",
         "folder": "masks from files",
     }
     if mask_from == "center" and center is not None:
-        return f"a middle of {center:g} of the side"
+        return f"the center, {center:g} of each side"
     return known.get(mask_from or "", mask_from or "unknown")
 
 

@@ -90,15 +90,17 @@ def photo_table(document: Document, most: int | None = None) -> Table:
     Of more than `most` photos, only the first are shown; the last row and the notes are of all.
     """
     images, summary = document["images"], document.get("summary")
+    photos = len({image["image"] for image in images})  # fewer than results if there are several regions or epsilons
+    results = counted(len(images), "result" if photos < len(images) else "photo")
     columns = _photo_columns(images)
     shown = [_photo(image, columns) for image in images[:most]]
     notes = _photo_notes(document)
     if summary and len(images) > 1:
-        shown.append(_photo_total(summary, columns))
+        shown.append(_photo_total(summary, columns, results))
         notes += _summary_words(summary)
     if most is not None and len(images) > most:
-        notes.append(f"the first {most} of {len(images):,} photos; the last row and the counts are of all")
-    title = f"{counted(len(images), 'photo')} against {document['classifier']}: {changed_words(document)}"
+        notes.append(f"the first {most} of {results}; totals are over all")
+    title = f"{counted(photos, 'photo')} against {document['classifier']}: {changed_words(document)}"
     about = {"run": document["run"], "model": document["classifier"], "epsilon": document["epsilon"]}
     return Table(title, columns, tuple(shown), tuple(notes), "photo", about, runs=(document["run"],))
 
@@ -175,9 +177,9 @@ def _photo(image: Document, columns: tuple[Column, ...]) -> Row:
     return Row(row.cells, about=about)
 
 
-def _photo_total(summary: Document, columns: tuple[Column, ...]) -> Row:
+def _photo_total(summary: Document, columns: tuple[Column, ...], counted_results: str) -> Row:
     n = summary["n"]
-    values: dict[str, Value | Cell] = {"photo": f"{n:,} photos", "altered": summary["altered_percent"] / 100}
+    values: dict[str, Value | Cell] = {"photo": counted_results, "altered": summary["altered_percent"] / 100}
     for side in ("clean", "adversarial"):
         values |= {f"{side}_guess": f"{summary[side]['right']} of {n} right", f"{side}_p": summary[side]["confidence"]}
     (row,) = rows_of(columns, [{column.key: values.get(column.key, "") for column in columns}])
@@ -194,11 +196,11 @@ def _photo_notes(document: Document) -> list[str]:
     notes = [", ".join(done), success_words(images)]
     if document.get("smallest_epsilon_max") is not None:
         most = number_text(document["smallest_epsilon_max"])
-        notes.append(f"smallest epsilon: the least that fools, none where {most} does not")
+        notes.append(f"smallest epsilon: searched up to {most}; empty if that does not fool")
     if any(map(_is_assumed, images)):
-        notes.append("* no label was given: the clean prediction was taken for the right class")
+        notes.append("* no label given: the prediction before the attack counts as the right class")
     inside = max(image["linf_inside"] for image in images)
-    notes.append(f"change where none is allowed: {inside:g}; predictions are of the saved files, in fp32")
+    notes.append(f"largest change of a protected pixel: {inside:g}; scored from the saved files in fp32")
     return notes + _image_notes(images)
 
 
@@ -264,4 +266,4 @@ def _plan(planned: Sequence[Document]) -> Table:
         total = dict.fromkeys(records[0], "") | {"photo": f"{len(planned):,} photos"}
         (row,) = rows_of(columns, [total | {"seconds": sum(one["seconds"] for one in planned)}])
         rows += (Row(row.cells, total=True),)
-    return Table("Nothing was attacked; this is what would be", columns, rows)
+    return Table("Dry run: nothing was attacked", columns, rows)

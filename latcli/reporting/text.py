@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path, PurePath
+
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def printable(text: str) -> str:
@@ -19,10 +22,10 @@ def printable(text: str) -> str:
 
 
 def number_text(value: float) -> str:
-    """A number as a person would type it, where typing that gives the same number: 8/255, 0.3, 0.031."""
-    levels = value * 255
-    if 0 < value < 1 and abs(levels - round(levels)) < 1e-9 and round(levels) / 255 == value:
-        return f"{round(levels)}/255"
+    """The shortest way to type a number without changing it: 8/255, 0.3, 0.031."""
+    levels = round(value * 255)
+    if 0 < value < 1 and levels / 255 == value:
+        return min(repr(value), f"{levels}/255", key=len)
     return repr(value)
 
 
@@ -74,13 +77,15 @@ def moment(iso: str) -> str:
 
 
 def plain(value: object) -> str:
-    """A value of a configuration on one line; empty for None and for what holds nothing."""
+    """A configuration value on one line, a sha256 shortened; empty for None and empty values."""
     if value is None or value == "":
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return number_text(value) if math.isfinite(value) else str(value)
+    if isinstance(value, str) and _SHA256.fullmatch(value):
+        return value[:12]
     if isinstance(value, dict):
         return ", ".join(f"{key}: {plain(inner)}" for key, inner in value.items())
     if isinstance(value, list | tuple):

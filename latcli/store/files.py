@@ -7,8 +7,9 @@ import fcntl
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from latcli.errors import StoreError
@@ -37,36 +38,81 @@ def storage_errors(path: Path, option: str = "--store DIR") -> Iterator[None]:
 # whole files
 
 
-@contextmanager
-def whole_file(path: Path, pieces: Iterable[bytes]) -> Iterator[Callable[[], None]]:
-    """Write a file beside `path`; the function that the block is given puts it in its place.
+def write_whole(path: Path, pieces: Iterable[bytes]) -> None:
+    """Write a file so that a crash or a full disk leaves either all of it or what was there before.
 
-    A crash or a full disk leaves either all of it or what was there before. Raises OSError, and what `pieces` raises.
+    Raises OSError, and what `pieces` raises.
     """
+    temporary = _beside(path, pieces)
+    try:
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _beside(path: Path, pieces: Iterable[bytes]) -> Path:
+    """A whole file beside `path`, safe on the disk. Raises OSError, and what `pieces` raises."""
     # A short name: that of the file itself may be as long as the file system takes.
     temporary = path.with_name(_TEMPORARY.replace("*", secrets.token_hex(8)))
-
-    def put_in_place() -> None:
-        temporary.replace(path)
-        _sync_folder(path.parent)
-
     try:
         with temporary.open("xb") as file:
             file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
-        yield put_in_place
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
 
 
-def write_whole(path: Path, data: bytes, option: str = "--store DIR") -> None:
-    """Write a file and its folder so that either all of it is there or what was there before. Raises StoreError."""
-    with storage_errors(path, option):
+@dataclass(frozen=True)
+class StagedFile:
+    """A file of a run that is whole, under the name `temporary` beside its own; `Run.keep` puts it in its place.
+
+    kind: what it is; image: the sha256 of the photo that it is of; sha256 and size are its own.
+    """
+
+    name: str
+    kind: str
+    image: str | None
+    sha256: str
+    size: int
+    temporary: str
+
+
+def stage(folder: Path, name: str, data: bytes, kind: str, image: str | None = None) -> StagedFile:
+    """Write a file of a run, which any process may do: only its row needs the database.
+
+    `name` may lead into subfolders, which are made. Raises StoreError for a name that leads out of the folder, and
+    where the file cannot be written.
+    """
+    name = legible(name)
+    path = artifact_path(folder, name)
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path, [data]) as put_in_place:
-            put_in_place()
+        temporary = _beside(path, [data])
+    return StagedFile(name, kind, image, hashlib.sha256(data).hexdigest(), len(data), temporary.name)
+
+
+@contextmanager
+def put_in_place(folder: Path, files: Sequence[StagedFile]) -> Iterator[None]:
+    """Give staged files their names; where the block fails, those that are new go again. Raises StoreError."""
+    paths = {artifact_path(folder, file.name): file for file in files}
+    new = [path for path in paths if not path.exists()]
+    try:
+        with storage_errors(folder):
+            for path, file in paths.items():
+                path.with_name(file.temporary).replace(path)
+            for parent in {path.parent for path in paths}:
+                _sync_folder(parent)
+        yield
+    except BaseException:
+        for path in [*new, *(path.with_name(file.temporary) for path, file in paths.items())]:
+            with suppress(OSError):
+                path.unlink()
+        raise
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -86,15 +132,13 @@ def _sync_folder(folder: Path) -> None:
     """Make a rename in the folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot sync a folder
-            raise
+        with suppress(OSError):  # some network file systems cannot sync a folder
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-# names
+# names and locks
 
 
 def artifact_path(folder: Path, name: str) -> Path:
@@ -102,33 +146,15 @@ def artifact_path(folder: Path, name: str) -> Path:
 
     Raises StoreError for a name that leads out of the folder, or is not for artifacts.
     """
-    plain = PurePosixPath(name)
-    usable = (
-        name == str(plain)
-        and "\0" not in name
-        and not plain.is_absolute()
-        and plain.parts
-        and ".." not in plain.parts
-        and plain.parts[0].casefold() not in (RUN_JSON, LOG, LOCK)
-        and not plain.match(_TEMPORARY)
-    )
-    path = folder / plain
-    if usable and not folder.is_symlink() and _stays_inside(path, folder):
-        return path
+    path, plain = folder / name, PurePosixPath(name)
+    with suppress(OSError, RuntimeError, ValueError):  # a circle of links; a null character
+        reserved = plain.parts[:1] in ((RUN_JSON,), (LOG,), (LOCK,)) or plain.match(_TEMPORARY)
+        if path.resolve() != folder.resolve() and path.resolve().is_relative_to(folder.resolve()) and not reserved:
+            return path
     raise StoreError(
         f"'{legible(name)}' cannot be the name of a file of the run {folder.name}",
         "use a plain file name, or a relative path that stays inside the run's folder",
     )
-
-
-def _stays_inside(path: Path, folder: Path) -> bool:
-    try:
-        return path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):  # a link that leads to itself
-        return False
-
-
-# locks
 
 
 def is_locked(path: Path) -> bool:
@@ -137,7 +163,7 @@ def is_locked(path: Path) -> bool:
     It is asked with a shared lock, which does not block others that ask at the same time, and works on read-only
     media; filelock itself has exclusive ones alone.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -7,7 +7,6 @@ import hashlib
 import os
 import platform
 import re
-import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -18,21 +17,14 @@ from typing import Any
 import latcli
 from latcli.results import canonical_json
 
-_GIT_SECONDS = 5
-
-
-@functools.cache  # what runs is what was there when the process began
-def _code() -> tuple[str | None, bool | None]:
-    return checkout(Path(latcli.__file__).parent)
-
 
 def environment() -> dict[str, Any]:
     """The environment of this process: a row of `environments`. Equal ones have equal ids, so that runs share a row."""
-    sha, dirty = _code()
+    sha, is_dirty = _checkout(Path(latcli.__file__).parent)
     versions = packages()
     facts = {
         "git_sha": sha,
-        "git_dirty": dirty,
+        "git_dirty": is_dirty,
         "latcli": latcli.__version__,
         "python": platform.python_version(),
         "torch": versions.get("torch"),
@@ -40,7 +32,7 @@ def environment() -> dict[str, Any]:
         "devices": devices(),
         "packages": versions,
     }
-    code = f"{latcli.__version__}+{sha[:7]}{'*' if dirty else ''}" if sha else latcli.__version__
+    code = f"{latcli.__version__}+{sha[:7]}{'*' if is_dirty else ''}" if sha else latcli.__version__
     name = f"latcli {code}, Python {facts['python']}, torch {facts['torch']}, {platform.system()}"
     return {"id": fingerprint(facts)[:16], "name": name, **facts}
 
@@ -48,11 +40,6 @@ def environment() -> dict[str, Any]:
 def fingerprint(config: object) -> str:
     """Hex sha256 of the canonical JSON of a configuration: equal settings, equal hash, whatever their order."""
     return hashlib.sha256(canonical_json(config).encode()).hexdigest()
-
-
-def host() -> str:
-    """This machine's name, by which a run's process is looked for again."""
-    return socket.gethostname()
 
 
 def checkout(package: Path) -> tuple[str | None, bool | None]:
@@ -63,19 +50,20 @@ def checkout(package: Path) -> tuple[str | None, bool | None]:
     top = _git(package, "rev-parse", "--show-toplevel")
     if top is None or package.resolve().parent != Path(top).resolve():
         return None, None
-    changes = _git(package, "status", "--porcelain", "--untracked-files=no")
-    return _git(package, "rev-parse", "HEAD"), None if changes is None else bool(changes)
+    return _git(package, "rev-parse", "HEAD"), bool(_git(package, "status", "--porcelain", "--untracked-files=no"))
+
+
+_checkout = functools.cache(checkout)  # what runs is what was there when the process began
 
 
 def packages() -> dict[str, str]:
     """Installed versions of latcli's own requirements, by name, without importing them."""
     versions: dict[str, str] = {}
-    with suppress(metadata.PackageNotFoundError):
-        for requirement in metadata.requires("latcli") or []:
-            name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
-            with suppress(metadata.PackageNotFoundError):
-                if "extra ==" not in requirement:
-                    versions[name] = metadata.version(name)
+    for requirement in metadata.requires("latcli") or []:
+        name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
+        with suppress(metadata.PackageNotFoundError):
+            if "extra ==" not in requirement:
+                versions[name] = metadata.version(name)
     return versions
 
 
@@ -84,8 +72,10 @@ def devices() -> list[str]:
 
     Torch is asked only where it is loaded, and CUDA only where it is in use: asking starts it, which costs seconds.
     """
-    names = [_processor()]
-    torch = sys.modules.get("torch")
+    cpuinfo, torch = Path("/proc/cpuinfo"), sys.modules.get("torch")
+    text = cpuinfo.read_text(errors="replace") if cpuinfo.exists() else ""
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    names = [model[1].strip() if model else platform.processor() or platform.machine()]
     if torch is not None and torch.cuda.is_initialized():
         names += [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     if torch is not None and torch.backends.mps.is_available():
@@ -93,22 +83,12 @@ def devices() -> list[str]:
     return names
 
 
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        named = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(errors="replace"), re.MULTILINE)
-        if named:
-            return named[1].strip()
-    return platform.processor() or platform.machine()
-
-
 def _git(folder: Path, *arguments: str) -> str | None:
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     # a git hook sets GIT_DIR and its like, which would outrank the folder asked for
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    variables |= {"GIT_OPTIONAL_LOCKS": "0"}
-    command = ["git", "-C", str(folder), *arguments]
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_GIT_SECONDS, check=True, env=variables)
+        done = subprocess.run(command, capture_output=True, timeout=5, check=True, env=plain)
     except (OSError, subprocess.SubprocessError):  # no git, no repository, or one that does not answer
         return None
     return os.fsdecode(done.stdout).strip()

@@ -7,14 +7,14 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
-from hashlib import sha256
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -22,26 +22,29 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from filelock import FileLock, Timeout
 
 from latcli.errors import ExitCode, LatcliError, StoreError, Terminated, UsageError
-from latcli.results import Status, columns, legible, to_json
+from latcli.results import DocumentError, Status, columns, from_columns, legible, to_json
 from latcli.store.files import (
     LOCK,
     LOG,
     RUN_JSON,
+    StagedFile,
     artifact_path,
     is_locked,
+    put_in_place,
     remove_unfinished,
+    stage,
     storage_errors,
-    whole_file,
     write_whole,
 )
-from latcli.store.provenance import environment, fingerprint, host
+from latcli.store.provenance import environment, fingerprint
+from latcli.store.schema import RunRow as RunRow
 from latcli.store.schema import (
+    complete,
     connect_for_reading,
     connect_for_writing,
     damaged,
     database,
     lacking,
-    migrate,
     sqlite_errors,
     utc_now,
 )
@@ -69,48 +72,6 @@ _NEWEST = "rowid DESC"
 _ENDS_WITH = "substr(id, -length(:name)) = :name"
 _AMONG = "IN (SELECT value FROM json_each(:runs))"
 _ORDER = {"attacks": "id", "cells": "id", "attack_results": "id", "artifacts": "rowid", "metrics": "name, step"}
-#: What rows of these tables say of the image that they point to: columns of `images`, and their own.
-_OF_IMAGES = {
-    "attacks": {"sha256": "sha256", "name": "image", "width": "width", "height": "height"},
-    "artifacts": {"sha256": "image"},
-}
-
-
-@dataclass(frozen=True)
-class RunRow:
-    """One run. `path` is its folder; times are UTC ISO 8601; `exit_code` and `finished` are None while it runs.
-
-    `status` is what holds now: a run whose process is gone is `crashed`, whatever the database still says.
-    """
-
-    id: str
-    path: Path
-    name: str | None
-    tags: list[str]
-    command: str
-    status: Status
-    parent: str | None
-    started: str
-    finished: str | None
-    exit_code: int | None
-    error: str | None
-    argv: list[str]
-    config: dict[str, Any]
-    config_hash: str
-    seed: int | None
-    device: str | None
-    dataset: str | None
-    model: str | None
-    environment: str
-    pid: int
-    host: str
-
-    @property
-    def seconds(self) -> float | None:
-        """How long it took, or None where it has not ended."""
-        if self.finished is None:
-            return None
-        return (datetime.fromisoformat(self.finished) - datetime.fromisoformat(self.started)).total_seconds()
 
 
 class Store:
@@ -136,18 +97,19 @@ class Store:
         Runs of this machine whose process is gone become `crashed`. Raises StoreError.
         """
         folder = folder.absolute()
-        with _folder_errors(folder):
+        with _folder_errors(folder), ExitStack() as failing:
             folder.mkdir(parents=True, exist_ok=True)
-            with (
-                FileLock(folder / STORE_LOCK, timeout=_OPENING_SECONDS),
-                sqlite_errors(folder / DATABASE),
-                ExitStack() as failing,
-            ):
-                store = cls(folder, connect_for_writing(folder / DATABASE), read_only=False)
+            with FileLock(folder / STORE_LOCK, timeout=_OPENING_SECONDS):
+                with sqlite_errors(folder / DATABASE):
+                    store = cls(folder, connect_for_writing(folder / DATABASE), read_only=False)
                 failing.callback(store.close)
-                migrate(store._db, store.path)
+                with store.reading() as db:
+                    needs_more = lacking(db, store.path)
+                if needs_more:
+                    with store.writing() as db:
+                        complete(db, store.path)
                 store._mark_crashed()
-                failing.pop_all()
+            failing.pop_all()
         return store
 
     @classmethod
@@ -236,7 +198,13 @@ class Store:
             **{"name": name, "tags": tuple(tags), "command": command, "status": "running", "argv": argv},
             **{"parent": None if parent is None else self.find_run(parent).id, "started": utc_now()},
             **{"config": config, "config_hash": fingerprint(config), "seed": seed, "device": device},
-            **{"dataset": dataset, "model": model, "environment": found["id"], "pid": os.getpid(), "host": host()},
+            **{
+                "dataset": dataset,
+                "model": model,
+                "environment": found["id"],
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+            },
         }
         folder, lock = self._new_folder(command)
         try:
@@ -270,7 +238,7 @@ class Store:
         try:
             remove_unfinished(row.path)
             now: dict[str, Any] = {"status": "running", "finished": None, "exit_code": None, "error": None}
-            now |= {"argv": argv, "pid": os.getpid(), "host": host()} | ({"name": name} if name else {})
+            now |= {"argv": argv, "pid": os.getpid(), "host": socket.gethostname()} | ({"name": name} if name else {})
             now |= {"tags": tuple(tags)} if tags else {}
             with self.writing() as db:
                 self.check_name(name, row.id)
@@ -362,7 +330,7 @@ class Store:
         """
         with ExitStack() as held:
             for run in runs:
-                if run.status == "running" and run.host != host() and not other_hosts:
+                if run.status == "running" and run.host != socket.gethostname() and not other_hosts:
                     raise StoreError(
                         f"{run.id} is running on another machine, {run.host}, or was when that machine went down",
                         "remove it there; if that machine is gone, --force removes it from here",
@@ -379,15 +347,11 @@ class Store:
 
     # rows
 
-    def rows_of(self, run_id: str, table: RunTable) -> list[dict[str, Any]]:
-        """The rows of a table or view that belong to the run, in the order in which they were written."""
-        return self.rows_of_runs(table, [run_id])
-
-    def rows_of_runs(self, table: RunTable, runs: Iterable[str]) -> list[dict[str, Any]]:
-        """The rows of a table or view that belong to any of the runs, run by run; one query for all."""
+    def rows_of(self, runs: str | Iterable[str], table: RunTable) -> list[dict[str, Any]]:
+        """The rows of a table or view that belong to a run, or to several, run by run in the order of their writing."""
         order = f"run, {_ORDER[table]}" if table in _ORDER else "run"
-        query = f"SELECT * FROM {table} WHERE run {_AMONG} ORDER BY {order}"
-        return self.query(query, {"runs": json.dumps(list(runs))})
+        ids = json.dumps([runs] if isinstance(runs, str) else list(runs))
+        return self.query(f"SELECT * FROM {table} WHERE run {_AMONG} ORDER BY {order}", {"runs": ids})
 
     def rows(self, table: Literal["environments", "datasets", "models", "images"]) -> list[dict[str, Any]]:
         """All rows of a table that runs share."""
@@ -396,7 +360,10 @@ class Store:
     def environment(self, environment_id: str) -> dict[str, Any]:
         """A row of `environments`, with lists and mappings in place of their JSON."""
         (row,) = self.query("SELECT * FROM environments WHERE id = :id", {"id": environment_id})
-        return self._readable(row)
+        return {
+            name.removesuffix("_json"): json.loads(value) if name.endswith("_json") else value
+            for name, value in row.items()
+        }
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """The rows that a SELECT gives; `:runs` may be a JSON list of ids, as in `json_each(:runs)`."""
@@ -458,22 +425,20 @@ class Store:
     def _new_folder(self, command: str) -> tuple[Path, FileLock]:
         """A new folder and its lock, under an id whose last four digits no other run has, as long as any are left."""
         with storage_errors(self.folder):
-            for attempt in range(128):
+            for attempt in count():
                 suffix = secrets.token_hex(2)
                 path = self.folder_of(f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{command}-{suffix}")
                 if attempt >= 64 or not self.query(f"SELECT 1 FROM runs WHERE {_ENDS_WITH}", {"name": suffix}):
                     with suppress(FileExistsError):
                         path.mkdir()
                         return path, _acquired(path, 0.0)
-        raise StoreError(f"{self.folder} has too many runs that started in this second", "wait a moment and try again")
+        raise AssertionError
 
     def _lock(self, run: RunRow, seconds: float) -> FileLock | None:
         """The lock of a run that is not at work, None where it has no folder. Raises StoreError where it is at work."""
-        if run.path.is_symlink() or not run.path.is_dir():
-            return None
         with storage_errors(run.path):
             try:
-                return _acquired(run.path, seconds)
+                return _acquired(run.path, seconds) if run.path.is_dir() else None
             except Timeout as error:
                 raise StoreError(
                     f"{run.id} is still running, as process {run.pid}", "wait until it has ended, or stop it first"
@@ -481,20 +446,15 @@ class Store:
 
     def _mark_crashed(self) -> None:
         """Mark the runs of this machine whose process is gone as crashed, and remove their unfinished files."""
-        running = self.query("SELECT id FROM runs WHERE status = 'running' AND host = :host", {"host": host()})
-        for run_id in [row["id"] for row in running if not self.is_alive(row["id"])]:
-            with ExitStack() as held:
-                folder = self.folder_of(run_id)
-                if folder.is_dir() and not folder.is_symlink():
-                    try:
-                        held.callback(_acquired(folder, 0.0).release)
-                    except Timeout:
-                        continue  # it has just been resumed
-                    remove_unfinished(folder)
+        for run in self.runs(status="crashed"):
+            with suppress(StoreError), ExitStack() as held:  # one that has just been resumed is at work again
+                if (lock := self._lock(run, 0.0)) is not None:
+                    held.callback(lock.release)
+                    remove_unfinished(run.path)
                 with self.writing() as db:
-                    change = {"status": "crashed", "error": _CRASHED, "id": run_id}
                     db.execute(
-                        "UPDATE runs SET status = :status, error = :error WHERE id = :id AND status = 'running'", change
+                        "UPDATE runs SET status = 'crashed', error = ? WHERE id = ? AND status = 'running'",
+                        [_CRASHED, run.id],
                     )
 
     def _delete_run(self, run_id: str) -> None:
@@ -502,21 +462,12 @@ class Store:
             db.execute("DELETE FROM runs WHERE id = ?", [run_id])
 
     def _run_row(self, row: dict[str, Any]) -> RunRow:
-        dead = row["status"] == "running" and row["host"] == host() and not self.is_alive(row["id"])
-        values = self._readable(row) | {"path": self.folder_of(row["id"])} | ({"status": "crashed"} if dead else {})
-        if [type(values[name]) for name in ("config", "argv", "tags")] != [dict, list, list]:
-            raise damaged(self.path, f"the run {row['id']} lacks its configuration, command line or tags")
-        return RunRow(**values)
-
-    def _readable(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A row with lists and mappings in place of the columns that hold them as JSON."""
+        dead = row["status"] == "running" and row["host"] == socket.gethostname() and not self.is_alive(row["id"])
+        now = {"path": self.folder_of(row["id"])} | ({"status": "crashed"} if dead else {})
         try:
-            return {
-                name.removesuffix("_json"): json.loads(value) if name.endswith("_json") else value
-                for name, value in row.items()
-            }
-        except (ValueError, RecursionError) as error:
-            raise damaged(self.path, f"the row of {row['id']} holds something else than JSON") from error
+            return from_columns(RunRow, row | now)
+        except DocumentError as error:
+            raise damaged(self.path, f"the run {row['id']}: {error}") from error
 
 
 class Run:
@@ -531,7 +482,6 @@ class Run:
         self.folder = folder
         self._store = store
         self._lock = lock
-        self._pid = os.getpid()
         self._exit_code = int(ExitCode.OK)
 
     def __enter__(self) -> Self:
@@ -540,8 +490,6 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if os.getpid() != self._pid:  # a forked worker that unwinds must not end its parent's run
-            return
         try:
             try:
                 self._end(error)
@@ -565,22 +513,19 @@ class Run:
         `name` may lead into subfolders, which are made; an earlier file of that name is replaced. Raises StoreError for
         a name that leads out of the folder, and where the file cannot be written; then nothing half-written stays.
         """
-        name = legible(name)
-        path = artifact_path(self.folder, name)
-        row = {"name": name, "kind": kind, "image": image, "sha256": sha256(data).hexdigest(), "size": len(data)}
-        is_new = not path.exists()
-        try:
-            with storage_errors(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with whole_file(path, [data]) as put_in_place, self._store.writing() as db:
-                    put_in_place()
-                    self._insert(db, "artifacts", [row | {"created": utc_now()}])
-        except StoreError:
-            if is_new:
-                with suppress(OSError):
-                    path.unlink()
-            raise
-        return path
+        file = stage(self.folder, name, data, kind, image)
+        self.keep([file])
+        return artifact_path(self.folder, file.name)
+
+    def keep(self, files: Sequence[StagedFile], attacks: Iterable[Any] = ()) -> None:
+        """Put files that any process has written in their places and note them, and add rows of `attacks`.
+
+        All or nothing is kept. Raises StoreError.
+        """
+        with self._store.writing() as db, put_in_place(self.folder, files):
+            noted = [{name: value for name, value in asdict(file).items() if name != "temporary"} for file in files]
+            self._insert(db, "artifacts", [row | {"created": utc_now()} for row in noted])
+            self._insert(db, "attacks", attacks)
 
     def remove_artifact(self, name: str) -> None:
         """Remove a file that `write_artifact` kept, and its row; nothing happens where there is none."""
@@ -611,7 +556,7 @@ class Run:
         """Append a line to the run's log, with the time before it; what is not printable is written as escapes."""
         text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(line.splitlines()))
         path = self.folder / LOG
-        with storage_errors(path), open(path, "a", encoding="utf-8", opener=_no_link) as file:
+        with storage_errors(path), path.open("a", encoding="utf-8") as file:
             file.write(f"{utc_now()} {text}\n")
 
     def made_model(self, model: str) -> None:
@@ -624,26 +569,25 @@ class Run:
         row = asdict(self._store.find_run(self.id)) | changed
         del row["path"]  # the folder may be moved
         row["environment"] = self._store.environment(row["environment"])
-        text = json.dumps(to_json(row), indent=2, ensure_ascii=False)
-        write_whole(self.folder / RUN_JSON, f"{text}\n".encode())
+        text, path = json.dumps(to_json(row), indent=2, ensure_ascii=False), self.folder / RUN_JSON
+        with storage_errors(path):
+            write_whole(path, [f"{text}\n".encode()])
 
     def _insert(self, db: Database, table: str, rows: Iterable[Any]) -> None:
         found = [columns(row) | {"run": self.id} for row in rows]
         for row in found:
             if table == "cells":
                 db.table("models").insert({"id": row["model_id"], "name": row["model_id"]}, ignore=True)
-            elif table in _OF_IMAGES:
-                image = {name: row.get(column) for name, column in _OF_IMAGES[table].items()}
-                if image["sha256"] is not None:
-                    known = {name: value for name, value in image.items() if value is not None}
-                    db.table("images").upsert(known, pk="sha256")
+            elif table == "artifacts" and row["image"] is not None:
+                db.table("images").insert({"sha256": row["image"]}, ignore=True)
+            elif table == "attacks" and row.get("sha256") is not None:
+                known = {"name": row.get("image"), "width": row.get("width"), "height": row.get("height")}
+                db.table("images").upsert({"sha256": row["sha256"]} | known, pk="sha256")
         db.table(table).insert_all(found, replace=True)
 
     def _end(self, error: BaseException | None) -> None:
         status, exit_code, message = _outcome(error, self._exit_code)
-        (row,) = self._store.query("SELECT started FROM runs WHERE id = :id", {"id": self.id})
-        finished = max(utc_now(), row["started"])  # the clock may have been set back
-        change = columns({"status": status, "finished": finished, "exit_code": exit_code, "error": message})
+        change = columns({"status": status, "finished": utc_now(), "exit_code": exit_code, "error": message})
         try:
             self.write_provenance(**change)
         finally:  # last: as long as the row says that it runs, the next process tidies up after a kill
@@ -693,10 +637,6 @@ def _acquired(folder: Path, seconds: float) -> FileLock:
     lock = FileLock(folder / LOCK, timeout=seconds, thread_local=False)
     lock.acquire()
     return lock
-
-
-def _no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def _outcome(error: BaseException | None, exit_code: int) -> tuple[Status, int, str | None]:

@@ -34,7 +34,7 @@ def read(folder: Path, number: int, count: int) -> None:
 
     def look() -> None:
         with Store.open_existing(folder) as store:
-            store.rows_of_runs("attack_results", [row.id for row in store.runs()])
+            store.rows_of([row.id for row in store.runs()], "attack_results")
             store.find_run("latest")
 
     _until_stopped(folder, look)

@@ -61,6 +61,8 @@ def class_folders(root: Path) -> ClassFolders:
     Raises UsageError for another layout, classes that differ between splits, an empty class.
     """
     root = as_given(root)
+    if root.is_file():
+        raise UsageError(f"{root} is a file, not a folder", f"unpack an archive first; {_LAYOUT}")
     train, test = _files(root / "train"), _files(root / "test")
     for here, there, extra in (("train", "test", train.keys() - test), ("test", "train", test.keys() - train)):
         if extra:

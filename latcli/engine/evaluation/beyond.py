@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from latcli.engine.attacks.contract import run_attack
-from latcli.engine.attacks.settings import Attack, AttackSettings, Model, narrowed, refuse_targets
+from latcli.engine.attacks.settings import Attack, AttackSettings, Model, refuse_targets
 from latcli.engine.datasets.base import Images
 from latcli.engine.evaluation.matrix import Evaluation, Subject
 from latcli.engine.evaluation.reliance import background_reliance, photos_of
@@ -171,8 +171,8 @@ def fell_at(
                 break
             scale, how = (value, settings) if axis == "epsilon" else (1.0, replace(settings, steps=int(value)))
             part = (images.x_BCHW[open_b], images.y_B[open_b], matrix_B1HW[open_b] * scale, how, seeds_B[open_b])
-            adv_bCHW = run_attack(attack, narrowed(fast, open_b), *part)
-            right_b = judge(narrowed(score, open_b), adv_bCHW, images.y_B[open_b]).right_B.to(open_b.device)
+            adv_bCHW = run_attack(attack, fast, *part)
+            right_b = judge(score, adv_bCHW, images.y_B[open_b]).right_B.to(open_b.device)
             for index in open_b[~right_b].tolist():
                 fell[index] = float(value)
             open_b = open_b[right_b]

@@ -32,7 +32,9 @@ def check_architecture(architecture: str) -> None:
     known = [*registry.names("architecture"), *registry.names("classifier")]
     if architecture not in known and ":" not in architecture:
         families = (f"{family}:NAME" for family in registry.CLASSIFIER_FAMILIES)
-        raise registry.unknown_name("architecture", architecture, [*known, *families, "module:function"])
+        raise registry.unknown_name(
+            "architecture", architecture, [*known, *families, "module:function", "file.py:function"]
+        )
 
 
 def require_named(architecture: str) -> None:

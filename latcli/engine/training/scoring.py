@@ -29,17 +29,17 @@ TEST_STEPS = 10
 #: Images scored together: many small ones, or as many larger ones as have no more pixels.
 _MOST, _PIXELS = 250, 250 * 96 * 96
 
-#: Called after each batch with the work that it took, in forward passes of one image; may raise to stop.
-OnWork = Callable[[float], None]
+#: Called after each batch with how many images it had; may raise to stop.
+OnBatch = Callable[[int], None]
 
 
 @torch.no_grad()
-def natural_score(net: nn.Module, data: TrainingData, on_work: OnWork = lambda work: None) -> Score:
+def natural_score(net: nn.Module, data: TrainingData, on_batch: OnBatch = lambda images: None) -> Score:
     """The network's score on all test images as they are; it must be in evaluation mode."""
     sums = []
     for images in data.testing(torch.split(torch.arange(data.test_count), _together(data))):
         sums.append(_sums(net, images.x_BCHW, images.y_B))
-        on_work(len(images.y_B))
+        on_batch(len(images.y_B))
     return _mean(sums)
 
 
@@ -50,7 +50,7 @@ def adversarial_score(
     settings: TrainSettings,
     *,
     steps: int,
-    on_work: OnWork = lambda work: None,
+    on_batch: OnBatch = lambda images: None,
 ) -> Score:
     """The score under the regime's own attack: PGD of `steps` at the full epsilon, on `score_images` test images.
 
@@ -68,39 +68,22 @@ def adversarial_score(
         adv_BCHW = run_attack(pgd, fast, batch.x_BCHW, batch.y_B, eps_B1HW, attack, seeds_B)
         with torch.no_grad():
             sums.append(_sums(net, adv_BCHW, batch.y_B))
-        on_work(len(batch.y_B) * (2 * steps + 1))
+        on_batch(len(batch.y_B))
     return _mean(sums)
 
 
-def score_point(trainer: Trainer, on_work: OnWork = lambda work: None) -> ScorePoint:
+def score_point(trainer: Trainer, on_batch: OnBatch = lambda images: None) -> ScorePoint:
     """The scores of the weights that count after the steps done; training is left as it is."""
     net = copy.deepcopy(trainer.net)
     net.load_state_dict(trainer.weights())
     net.eval()
     settings, data = trainer.settings, trainer.data
-    natural = natural_score(net, data, on_work)
+    natural = natural_score(net, data, on_batch)
     if not settings.is_adversarial:
         return ScorePoint(trainer.done, natural.loss, natural.accuracy)
     fast = gradient_model(net, data.image_shape, form=trainer.form)
-    attacked = adversarial_score(net, fast, data, settings, steps=TEST_STEPS, on_work=on_work)
+    attacked = adversarial_score(net, fast, data, settings, steps=TEST_STEPS, on_batch=on_batch)
     return ScorePoint(trainer.done, natural.loss, natural.accuracy, attacked.loss, attacked.accuracy)
-
-
-def work_of_step(settings: TrainSettings) -> float:
-    """What a training step takes, in forward passes of one image: about 2 for a gradient of it, 3 for an update."""
-    if not settings.is_adversarial:
-        return 3.0 * settings.batch
-    if settings.attack == "free":
-        return 3.0 * settings.attack_steps * settings.batch
-    gradients = 1 if "fgsm" in settings.attack else settings.attack_steps
-    updates = 2 if settings.loss == "trades" else 1
-    return (2.0 * gradients * (1.0 - settings.mix) + 3.0 * updates) * settings.batch
-
-
-def work_of_scoring(settings: TrainSettings, data: TrainingData, steps: int) -> float:
-    """What a natural and an adversarial score of so many steps take together, in forward passes of one image."""
-    attacked = min(settings.score_images, data.test_count) if settings.is_adversarial else 0
-    return data.test_count + attacked * (2.0 * steps + 1.0)
 
 
 def _together(data: TrainingData) -> int:
