@@ -108,12 +108,26 @@ class TrainingData(ABC):
     def testing(self, requests: Iterable[torch.Tensor]) -> Iterator[Images]:
         """The test images of each list of numbers (int64, on the CPU) in turn, as they are."""
 
-    @abstractmethod
     def split(self, share: float, seed: int) -> Self:
         """The same set with a share of its training images, drawn by the seed, in place of its test images.
 
         Raises UsageError where either part would be empty.
         """
+        count = self.train_count
+        held = round(count * share)
+        if not 0 < held < count:
+            raise UsageError(
+                f"a validation share of {share:g} takes {held} of {count} training images",
+                "give a share at which images are left for both training and validation, such as 0.1",
+            )
+        order_N = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+        parted = self._parted(order_N[held:].sort().values, order_N[:held].sort().values)
+        known = f"{self.fingerprint} validation {share!r} {seed}"
+        return replace(parted, fingerprint=hashlib.sha256(known.encode()).hexdigest())
+
+    @abstractmethod
+    def _parted(self, rest_N: torch.Tensor, held_N: torch.Tensor) -> Self:
+        """With these of its training images as training images, and those as test images."""
 
     @abstractmethod
     def to(self, device: torch.device) -> Self:
@@ -170,10 +184,8 @@ class Dataset(TrainingData):
             x_BCHW = self.x_test[samples_B].float().div_(255.0)
             yield Images(x_BCHW, self.y_test[samples_B], samples_B, mask_B1HW)
 
-    def split(self, share: float, seed: int) -> Dataset:
-        """The same set with a share of its training images in place of its test images. Raises UsageError."""
-        rest_N, held_N = (part.to(self.y_train.device) for part in held_out(self.train_count, share, seed))
-        masks = self.mask_train
+    def _parted(self, rest_N: torch.Tensor, held_N: torch.Tensor) -> Dataset:
+        rest_N, held_N, masks = rest_N.to(self.y_train.device), held_N.to(self.y_train.device), self.mask_train
         return replace(
             self,
             x_train=self.x_train[rest_N],
@@ -182,7 +194,6 @@ class Dataset(TrainingData):
             y_test=self.y_train[held_N],
             mask_train=None if masks is None else masks[rest_N],
             mask_test=None if masks is None else masks[held_N],
-            fingerprint=split_fingerprint(self.fingerprint, share, seed),
         )
 
     def to(self, device: torch.device) -> Dataset:
@@ -229,26 +240,6 @@ def make_dataset(
         x_test=test[0],
         y_test=test[1],
     )
-
-
-def held_out(count: int, share: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The numbers that stay and those that are held out for validation, each in ascending order; int64, on the CPU.
-
-    Raises UsageError where either part would be empty.
-    """
-    held = round(count * share)
-    if not 0 < held < count:
-        raise UsageError(
-            f"a validation share of {share:g} takes {held} of {count} training images",
-            "give a share at which images are left for both training and validation, such as 0.1",
-        )
-    order_N = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return order_N[held:].sort().values, order_N[:held].sort().values
-
-
-def split_fingerprint(fingerprint: str, share: float, seed: int) -> str:
-    """The fingerprint of a set of which a share was held out."""
-    return hashlib.sha256(f"{fingerprint} validation {share!r} {seed}".encode()).hexdigest()
 
 
 _PADDING = 4

@@ -26,8 +26,6 @@ from latcli.engine.datasets.base import (
     Images,
     Request,
     TrainingData,
-    held_out,
-    split_fingerprint,
 )
 from latcli.engine.datasets.folders import LARGEST_SIDE, ClassFolders, LabelledFile, mask_files, mask_notes
 from latcli.engine.detectors.base import Target
@@ -217,16 +215,15 @@ class PhotoFolder(TrainingData):
         masks = None if self.masks is None else self.masks.test
         return self._read(_Photos(self.folders.test, masks, self.preprocessing), map(_plainly, requests))
 
-    def split(self, share: float, seed: int) -> PhotoFolder:
-        """The same set with a share of its training photos in place of its test photos. Raises UsageError."""
-        rest, held = (part.tolist() for part in held_out(self.train_count, share, seed))
+    def _parted(self, rest_N: torch.Tensor, held_N: torch.Tensor) -> PhotoFolder:
+        def of(all_N: tuple[Any, ...], chosen_N: torch.Tensor) -> tuple[Any, ...]:
+            return tuple(all_N[n] for n in chosen_N.tolist())
+
         files, masks = self.folders.train, self.masks
-        folders = replace(self.folders, train=tuple(files[n] for n in rest), test=tuple(files[n] for n in held))
+        folders = replace(self.folders, train=of(files, rest_N), test=of(files, held_N))
         if masks is not None:
-            given = masks.train
-            masks = replace(masks, train=tuple(given[n] for n in rest), test=tuple(given[n] for n in held))
-        fingerprint = split_fingerprint(self.fingerprint, share, seed)
-        return replace(self, folders=folders, masks=masks, fingerprint=fingerprint)
+            masks = replace(masks, train=of(masks.train, rest_N), test=of(masks.train, held_N))
+        return replace(self, folders=folders, masks=masks)
 
     def to(self, device: torch.device) -> PhotoFolder:
         """The same photos, to be handed out on `device`."""
