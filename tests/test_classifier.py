@@ -262,7 +262,7 @@ def test_an_unknown_name_gets_the_nearest_or_the_known_ones(name: str, kind: str
     with pytest.raises(UsageError, match=f"there is no {kind} called '{name.rpartition(':')[2]}'") as raised:
         _open(name)
     assert hint in raised.value.hint
-    assert len(raised.value.hint) < 1200
+    assert len(raised.value.hint) < 600
 
 
 # One's own

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,61 +62,42 @@ _Wanted = tuple[int, int | None]
 # masks
 
 
-@dataclass(frozen=True)
-class PackedMask:
-    """A mask in memory, eight pixels a byte and compressed: a box takes some hundred bytes of a photo of any size."""
-
-    size: tuple[int, int]
-    packed: bytes
-
-    @classmethod
-    def of(cls, mask_1HW: torch.Tensor) -> Self:
-        """The mask, cut at one half."""
-        bits_HW = mask_1HW[0].numpy() >= 0.5
-        H, W = bits_HW.shape
-        return cls((H, W), zlib.compress(np.packbits(bits_HW).tobytes(), 1))
-
-    @property
-    def digest(self) -> str:
-        """Of the size and the pixels."""
-        return hashlib.sha256(f"{self.size}".encode() + zlib.decompress(self.packed)).hexdigest()
-
-    def read(self, size: tuple[int, int]) -> np.ndarray:
-        """mask_HW; `size` is the one that it was found on."""
-        H, W = self.size
-        bits = np.frombuffer(zlib.decompress(self.packed), dtype=np.uint8)
-        return np.unpackbits(bits, count=H * W).reshape(H, W)
+#: Where the object of a photo is: a mask file, or a mask in memory, eight pixels a byte and compressed.
+ObjectMask = Path | bytes
 
 
-@dataclass(frozen=True)
-class MaskFile:
-    """A mask file, read with its photo; grey is cut at one half."""
+def packed(mask_1HW: torch.Tensor) -> bytes:
+    """The mask, cut at one half: a box takes some hundred bytes of a photo of any size."""
+    return zlib.compress(np.packbits(mask_1HW[0].numpy() >= 0.5).tobytes(), 1)
 
-    path: Path
 
-    @property
-    def digest(self) -> str:
-        """Of the file."""
-        return sha256_of(self.path)
+def read_object(mask: ObjectMask, size: tuple[int, int]) -> np.ndarray:
+    """mask_HW for a photo of that size; grey is cut at one half.
 
-    def read(self, size: tuple[int, int]) -> np.ndarray:
-        """mask_HW. Raises ImageError for a file that is damaged or of another size."""
-        return (read_mask(self.path, size)[0][0].numpy() >= 0.5).astype(np.uint8)
+    Raises ImageError for a file that is damaged or of another size.
+    """
+    if isinstance(mask, Path):
+        return (read_mask(mask, size)[0][0].numpy() >= 0.5).astype(np.uint8)
+    H, W = size
+    return np.unpackbits(np.frombuffer(zlib.decompress(mask), dtype=np.uint8), count=H * W).reshape(H, W)
 
 
 @dataclass(frozen=True)
 class PhotoMasks:
     """A mask for each photo of both splits, in their order, and what a reader of results must know of them."""
 
-    train: tuple[PackedMask | MaskFile, ...]
-    test: tuple[PackedMask | MaskFile, ...]
+    train: tuple[ObjectMask, ...]
+    test: tuple[ObjectMask, ...]
     notes: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
         """A sha256 of all of them. Raises ImageError where a file cannot be read."""
-        digests = "\n".join(mask.digest for mask in (*self.train, *self.test))
-        return hashlib.sha256(digests.encode()).hexdigest()
+        digest = hashlib.sha256()
+        for mask in (*self.train, *self.test):
+            known = sha256_of(mask) if isinstance(mask, Path) else hashlib.sha256(zlib.decompress(mask)).hexdigest()
+            digest.update(f"{known}\n".encode())
+        return digest.hexdigest()
 
 
 def detected_masks(
@@ -143,7 +124,7 @@ def detected_masks(
         except NoObjectError:
             missed += 1
             mask_1HW = center_mask(photo.size, MISS_CENTER)
-        masks.append(PackedMask.of(mask_1HW))
+        masks.append(packed(mask_1HW))
         tick()
     note = (
         f"{finder.settings.detector} found no object in {missed} of {len(masks)} photos, "
@@ -162,7 +143,7 @@ def read_masks(folders: ClassFolders, masks: Path) -> PhotoMasks:
     files = [*train, *test]
     looked_at = files[:: max(1, len(files) // _LOOKED_AT)]
     notes = mask_notes([note for file in looked_at for note in read_mask(file)[1]], len(looked_at))
-    return PhotoMasks(tuple(map(MaskFile, train)), tuple(map(MaskFile, test)), notes)
+    return PhotoMasks(tuple(train), tuple(test), notes)
 
 
 # photos
@@ -315,7 +296,7 @@ class _Photos:
     """One split as a torch data set."""
 
     files: tuple[LabelledFile, ...]
-    masks: tuple[PackedMask | MaskFile, ...] | None
+    masks: tuple[ObjectMask, ...] | None
     preprocessing: Preprocessing
 
     def __len__(self) -> int:
@@ -336,7 +317,7 @@ class _Photos:
             if self.masks is not None:
                 # By the photo's own geometry. A pixel is the object's where the object covers at least half of what
                 # it is made of (bilinear, antialiased).
-                mask = Image.fromarray(self.masks[sample].read(photo.size) * np.uint8(255))
+                mask = Image.fromarray(read_object(self.masks[sample], photo.size) * np.uint8(255))
                 square_hw = _square(mask, replace(self.preprocessing, interpolation="bilinear"), crop)
                 square["mask_Bhw"] = (square_hw >= 128).astype(np.uint8)
         except LatcliError as error:
