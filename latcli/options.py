@@ -914,8 +914,8 @@ class ReproduceOptions:
     detector: str = option(
         PHOTOS_AND_LABELS,
         "NAME",
-        "Detector: cam, yolo, mobilenet, saliency, auto.",
-        default="cam",
+        "Detector: auto (decided photo by photo), yolo, mobilenet, saliency, cam.",
+        default="auto",
         offers="auto {detector}",
     )
     plan: bool = switch(OUTPUT, "Show the steps, their state and their commands; run nothing.", INCIDENTAL, BASIC)

@@ -11,17 +11,25 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any
 
+import numpy as np
 import pytest
+import report_store
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as runner
 from benchmarks.background_gap import GROUPS, make_folds, pooled, pooled_error
 from benchmarks.machine import Neighbours
+from benchmarks.mask_agreement import Cut, composed, intersection_over_union, measured
+from benchmarks.photo_tables import compared, count_text, median_interval, stored_photos
 from benchmarks.photos import carried, copies
 from benchmarks.record import Options, Record, table
 from benchmarks.rounds import Rounds, clocked, in_turn, spread
 from benchmarks.sweeps import fit
+from latcli.engine.detectors.base import Target
+from latcli.engine.images import Photo
+from latcli.engine.objects import ObjectFinder, ObjectSettings
+from latcli.store.store import Store
 
 ROOT = Path(__file__).parent.parent
 
@@ -121,6 +129,67 @@ def test_others_are_whatever_was_busy_and_is_not_our_own(monkeypatch: pytest.Mon
 def test_copies_differ_in_their_bytes_and_are_as_many_as_wanted(tmp_path: Path) -> None:
     folder = copies(carried()[:1], 3, tmp_path / "photos")
     assert len({file.read_bytes() for file in folder.iterdir()}) == 3
+
+
+def drawn(name: str, colour: tuple[int, int, int], rectangle: tuple[int, int, int, int]) -> Cut:
+    """A grey photo of 40 rows and 60 columns with a rectangle (x0, y0, x1, y1) of one colour on it."""
+    x0, y0, x1, y1 = rectangle
+    object_HW = np.zeros((40, 60), dtype=bool)
+    object_HW[y0:y1, x0:x1] = True
+    grey = 10 * (ord(name) - ord("a"))
+    levels_HWC = np.where(object_HW[..., None], np.array(colour), grey).astype(np.uint8)
+    return Cut(Photo(name, levels_HWC, name * 64), object_HW, Target(0, name))
+
+
+def test_a_composed_photo_is_one_object_on_the_background_of_another() -> None:
+    shapes = [
+        drawn("a", (255, 0, 0), (10, 5, 30, 25)),
+        drawn("b", (0, 255, 0), (20, 10, 50, 35)),
+        drawn("c", (0, 0, 255), (0, 0, 60, 40)),  # fills its photo: lends no background
+    ]
+    for own, one in zip(shapes, composed(shapes, shift=1), strict=True):
+        assert (one.photo.levels_HWC[own.object_HW] == own.photo.levels_HWC[own.object_HW]).all()
+        behind = one.photo.levels_HWC[~own.object_HW]
+        lender = {"a": 10, "b": 0, "c": 0}[own.photo.name]
+        assert behind.size == 0 or set(behind.flatten()) == {lender}
+        assert one.object_HW is own.object_HW
+
+
+def test_agreement_is_intersection_over_union_and_a_miss_agrees_with_nothing() -> None:
+    cut = drawn("a", (255, 0, 0), (10, 0, 30, 40))
+    half = ObjectFinder(ObjectSettings(boxes=((20.0, 0.0, 40.0, 40.0),)))
+    assert measured(half, cut).iou == pytest.approx(1 / 3)
+    miss = measured(ObjectFinder(ObjectSettings(detector="cam")), cut)
+    assert (miss.iou, miss.missed) == (0.0, True)
+    empty_HW = np.zeros((2, 2), dtype=bool)
+    assert intersection_over_union(empty_HW, empty_HW) == 1.0
+
+
+def test_the_interval_of_a_median_holds_it_in_nineteen_samples_of_twenty() -> None:
+    generator = np.random.default_rng(0)
+    for n in (9, 50):
+        intervals = [median_interval(generator.normal(size=n).tolist()) for _ in range(2000)]
+        held = sum(low <= 0.0 <= high for low, high in intervals) / len(intervals)
+        assert 0.94 <= held <= 0.985
+    assert median_interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
+    assert count_text([True] * 5 + [False] * 5).startswith("5 of 10 (24-76 %)")
+
+
+def test_the_photos_of_several_runs_make_one_line_and_two_lines_are_compared_photo_by_photo(tmp_path: Path) -> None:
+    ranks = {"saliency": {"a": 1, "b": 20, "c": 3}, "cam": {"b": 1, "c": 2, "d": 1}}
+    runs = []
+    with Store.open(tmp_path) as store:
+        for detector, found in ranks.items():
+            for name, rank in found.items():
+                with store.start_run("attack", argv=[], config={"detector": detector}, seed=0, device="cpu") as run:
+                    row = report_store.photo(0, f"photos/{name}.png", "hen", "ram", adversarial_rank=rank)
+                    run.insert("attacks", [row])
+                runs.append(run.id)
+    lines = stored_photos(tmp_path, runs, ["photos"])
+    cam, saliency = lines["cam", "ce", 8 / 255], lines["saliency", "ce", 8 / 255]
+    assert (len(cam), len(saliency)) == (3, 3)
+    assert compared(cam, saliency, 10) == (2, 1, 0, 1.0)
+    assert stored_photos(tmp_path, runs, ["others"]) == {}
 
 
 # One command for all

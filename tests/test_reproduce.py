@@ -426,7 +426,7 @@ def test_photos_that_cannot_be_attacked_or_have_no_label_are_named(tmp_path: Pat
     (photos / "b.jpg").write_bytes(carried.read_bytes()[:9000])
     session = session_of(tmp_path / "runs")
     options = ReproduceOptions(what="figure1", budget="quick", attack_steps=1, photos=photos)
-    attack.run(AttackOptions(photos=(str(photos),), steps=1, detector="cam", no_figures=True), session)
+    attack.run(AttackOptions(photos=(str(photos),), steps=1, no_figures=True), session)
 
     (table,) = run(options, session).tables
     assert [row[0].text.rpartition("/")[2] for row in table.rows] == ["a-figure.png"]

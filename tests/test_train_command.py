@@ -352,7 +352,7 @@ def test_tensorboard_forgets_what_a_kill_made_void_and_the_time_left_is_told_onc
     log = steps(3, 100, 2.0)
     log.close()
 
-    assert lines == ["91 steps to go, about 91 s"]
+    assert lines == ["91 steps to go, about 2 min"]
     assert sum(ticks) == 100
     assert log.images_per_second == pytest.approx(8.0)
     assert read_curve(tmp_path, "loss") == [(n, 1.0) for n in (1, 2, 3)] + [(n, 2.0) for n in (4, 5, 6, 7)]
