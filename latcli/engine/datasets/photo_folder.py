@@ -25,6 +25,7 @@ from latcli.engine.datasets.base import (
     Defaults,
     Images,
     Request,
+    SplitName,
     TrainingData,
 )
 from latcli.engine.datasets.folders import LARGEST_SIDE, ClassFolders, LabelledFile, mask_files, mask_notes
@@ -167,34 +168,16 @@ class PhotoFolder(TrainingData):
         """C, h, w."""
         return 3, *self.preprocessing.size
 
-    @property
-    def train_count(self) -> int:
-        """How many training photos there are."""
-        return len(self.folders.train)
+    def to(self, device: torch.device) -> PhotoFolder:
+        """The same photos, to be handed out on `device`."""
+        return replace(self, device=device)
 
-    @property
-    def test_count(self) -> int:
-        """How many test photos there are."""
-        return len(self.folders.test)
+    def with_masks(self, masks: PhotoMasks) -> PhotoFolder:
+        """The same photos with their objects' masks. Raises ImageError where a mask cannot be read."""
+        return replace(self, masks=masks, mask_fingerprint=masks.fingerprint, notes=(*self.notes, *masks.notes))
 
-    def training(self, requests: Iterable[Request], augment: Augmentation) -> Iterator[Images]:
-        """The photos of each request, read ahead; for crop-flip a random part of each, mirrored every other time.
-
-        Raises ImageError for a photo or mask that is damaged, LatcliError where a process that reads has died.
-        """
-        masks = None if self.masks is None else self.masks.train
-        wanted: Iterator[list[_Wanted]] = (
-            list(zip(one.samples_B.tolist(), one.seeds_B.tolist(), strict=True))
-            if augment == "crop-flip"
-            else _plainly(one.samples_B)
-            for one in requests
-        )
-        return self._read(_Photos(self.folders.train, masks, self.preprocessing), wanted)
-
-    def testing(self, requests: Iterable[torch.Tensor]) -> Iterator[Images]:
-        """The test photos as the classifier's own preprocessing gives them. Raises as `training` does."""
-        masks = None if self.masks is None else self.masks.test
-        return self._read(_Photos(self.folders.test, masks, self.preprocessing), map(_plainly, requests))
+    def _count(self, split: SplitName) -> int:
+        return len(self.folders.train if split == "train" else self.folders.test)
 
     def _parted(self, rest_N: torch.Tensor, held_N: torch.Tensor) -> PhotoFolder:
         def of(all_N: tuple[Any, ...], chosen_N: torch.Tensor) -> tuple[Any, ...]:
@@ -206,16 +189,18 @@ class PhotoFolder(TrainingData):
             masks = replace(masks, train=of(masks.train, rest_N), test=of(masks.train, held_N))
         return replace(self, folders=folders, masks=masks)
 
-    def to(self, device: torch.device) -> PhotoFolder:
-        """The same photos, to be handed out on `device`."""
-        return replace(self, device=device)
-
-    def with_masks(self, masks: PhotoMasks) -> PhotoFolder:
-        """The same photos with their objects' masks. Raises ImageError where a mask cannot be read."""
-        return replace(self, masks=masks, mask_fingerprint=masks.fingerprint, notes=(*self.notes, *masks.notes))
-
-    def _read(self, photos: _Photos, wanted: Iterator[list[_Wanted]]) -> Iterator[Images]:
-        for batch in _batches(photos, wanted, self.workers):
+    def _read(self, split: SplitName, requests: Iterable[Request], augment: Augmentation) -> Iterator[Images]:
+        """Read ahead; for crop-flip a random part of each photo, mirrored every other time, else as `preprocessing`."""
+        files = self.folders.train if split == "train" else self.folders.test
+        masks = None if self.masks is None else self.masks.train if split == "train" else self.masks.test
+        wanted: Iterator[list[_Wanted]] = (
+            [
+                (sample, seed if augment == "crop-flip" else None)
+                for sample, seed in zip(one.samples_B.tolist(), one.seeds_B.tolist(), strict=True)
+            ]
+            for one in requests
+        )
+        for batch in _batches(_Photos(files, masks, self.preprocessing), wanted, self.workers):
             if isinstance(batch, tuple):
                 raise ImageError(*batch)
             on_device = {name: tensor.to(self.device) for name, tensor in batch.items()}
@@ -254,10 +239,6 @@ def holds_photos(folders: ClassFolders) -> bool:
     sizes = (photo_size(file.path) for file in (*folders.train, *folders.test))
     first = next(sizes)
     return max(first) > LARGEST_SIDE or any(size != first for size in sizes)
-
-
-def _plainly(samples_B: torch.Tensor) -> list[_Wanted]:
-    return [(sample, None) for sample in samples_B.tolist()]
 
 
 # what a process that reads does to one photo
