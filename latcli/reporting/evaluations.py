@@ -26,18 +26,14 @@ VARIANTS = {
 
 def evaluation(document: Document) -> list[Table]:
     """The loss matrix, paired comparisons, what was measured beside them, and the run."""
-    return [matrix(matrix_of(document)), *further(document), text_table("", f"run {document['run']}")]
+    compared = comparisons(document, labels_of(document))
+    return [matrix(matrix_of(document)), *compared, *further(document), text_table("", f"run {document['run']}")]
 
 
 def further(document: Document) -> list[Table]:
-    """Comparisons, transfer, curves and reliance of one evaluation, as far as they were measured."""
+    """Transfer, curves and reliance of one evaluation, as far as they were measured."""
     labels = labels_of(document)
-    return [
-        *comparisons(document, labels),
-        *transfer(document, labels),
-        *curves(document, labels),
-        *reliance(document, labels),
-    ]
+    return [*transfer(document, labels), *curves(document, labels), *reliance(document, labels)]
 
 
 def matrix(document: Document) -> Table:

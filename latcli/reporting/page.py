@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from latcli.reporting import charts, documents, evaluations
+from latcli.reporting import documents, evaluations, figures
 from latcli.reporting.photos import found_by, photo_table
 from latcli.reporting.pictures import FEW, LARGE_SIDE, SMALL_SIDE, Pictures, Read, pictures
 from latcli.reporting.table import NONE, Cell, Table, printed
@@ -80,7 +80,7 @@ def _content(document: Document, picture: Read) -> dict[str, Any]:
     attacks = [one for one in document["attacks"] if one["images"]]
     photos = sum(len(one["images"]) for one in attacks)
     side = LARGE_SIDE if photos <= FEW else SMALL_SIDE
-    measured = [documents.further_of(document, one) for one in document["evaluations"]]
+    measured = document["evaluations"]
 
     def tables(make: Callable[..., list[Table]]) -> list[Table]:
         return [table for one in measured for table in make(one, evaluations.labels_of(one))]
@@ -90,11 +90,10 @@ def _content(document: Document, picture: Read) -> dict[str, Any]:
         "created": moment(document["created"]),
         "selection": _selection(document["selection"]),
         "matrices": [evaluations.matrix(one) for one in document["matrices"]],
-        "comparisons": tables(evaluations.comparisons),
         "paper": documents.paper(document["paper"]) if document["paper"] else [],
         "curves": [
             _chart(f"{title}: {plot.title}", plot)
-            for title, plots in charts.curve_plots(document["curves"]).values()
+            for title, plots in figures.curve_plots(measured).values()
             for plot in plots
         ],
         "transfer": tables(evaluations.transfer),
@@ -109,8 +108,8 @@ def _content(document: Document, picture: Read) -> dict[str, Any]:
     }
 
 
-def _chart(title: str, plot: charts.Plot) -> dict[str, Any]:
-    svg = base64.b64encode(charts.drawn("", [plot], "svg")).decode("ascii")
+def _chart(title: str, plot: figures.Plot) -> dict[str, Any]:
+    svg = base64.b64encode(figures.drawn("", [plot], "svg")).decode("ascii")
     return {"title": title, "description": plot.description, "svg": svg, "table": plot.table}
 
 
@@ -119,7 +118,7 @@ def _training(runs: Sequence[Document]) -> list[tuple[str, list[dict[str, Any]],
     found = []
     for dataset in dict.fromkeys(run["dataset"] for run in runs):
         chosen = [run for run in runs if run["dataset"] == dataset]
-        drawn = [_chart(plot.title, plot) for plot in charts.training_plots(chosen)]
+        drawn = [_chart(plot.title, plot) for plot in figures.training_plots(chosen)]
         found.append((dataset or NONE, drawn, documents.training(chosen)))
     return found
 
@@ -186,7 +185,7 @@ def _card(document: Document, id: str, image: Document, read: Read, side: int) -
         "bars": [("Top guesses before", _bars(image, "clean")), ("Top guesses after", _bars(image, "adversarial"))],
         "facts": _facts(document, image),
         "notes": image["notes"],
-        "files": [(kind, path) for kind, path in image["files"].items() if path],
+        "files": [(kind, path) for kind, path in image["files"].items()],
         "sort": {"name": name, "after": str(after["confidence"]), "altered": str(image["altered_percent"])},
     }
 

@@ -45,15 +45,10 @@ def pictures(image: Mapping[str, Any], read: Read, side: int) -> Pictures | None
     width, height = (max(1, round(length * shrink)) for length in after.size)
     shown = {"after": _photo(after, (width, height))}
     difference = _opened(image, "difference", read, "RGB", after.size)
-    gain = difference_gain(image["linf_outside"])
-    before = None
     if difference is not None:
-        change_HWC = change(np.asarray(difference), gain)
+        change_HWC = change(np.asarray(difference), difference_gain(image["linf_outside"]))
         shown["difference"] = _strength(change_HWC, (width, height))
-        before = original(np.asarray(after), change_HWC) if gain >= 1 else None
-    photo = _opened(image, "original", read, "RGB", after.size) if before is None else Image.fromarray(before)
-    if photo is not None:
-        shown["before"] = _photo(photo, (width, height))
+        shown["before"] = _photo(Image.fromarray(original(np.asarray(after), change_HWC)), (width, height))
     mask = _opened(image, "mask", read, "L", after.size)
     if mask is not None:
         shown["mask"] = _overlay(mask, (width, height))
@@ -71,12 +66,9 @@ def change(difference_HWC: np.ndarray, gain: float) -> np.ndarray:
     return change_HWC
 
 
-def original(adversarial_HWC: np.ndarray, change_HWC: np.ndarray) -> np.ndarray | None:
-    """The photo as it was, uint8 (H, W, C); None where the two do not belong together."""
-    levels_HWC: np.ndarray = adversarial_HWC.astype(np.int16) - change_HWC
-    if levels_HWC.min() < 0 or levels_HWC.max() > 255:
-        return None
-    photo_HWC: np.ndarray = levels_HWC.astype(np.uint8)
+def original(adversarial_HWC: np.ndarray, change_HWC: np.ndarray) -> np.ndarray:
+    """The photo as it was, uint8 (H, W, C): exact, or to a level where the change is not."""
+    photo_HWC: np.ndarray = np.clip(adversarial_HWC.astype(np.int16) - change_HWC, 0, 255).astype(np.uint8)
     return photo_HWC
 
 
