@@ -75,7 +75,7 @@ _IN_WORDS: dict[Kind, str] = {"dataset": "data set"}
 
 #: No registered name is this long.
 _LONGEST = 100
-#: An error lists this many known names at most: all that are registered, not all that a library has.
+#: An error lists all known names up to this many: those that are registered, but not all that a library has.
 _SHOWN = 40
 
 
@@ -130,9 +130,12 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
     known = list(known)
     name = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."  # comparing takes the square of its length
     close = nearest(name, known)
-    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-    shown = ", ".join(known[:_SHOWN]) + (" …" if len(known) > _SHOWN else "")
-    return UsageError(f"there is no {what} called '{name}'", f"{hint}known: {shown}")
+    hints = [f"did you mean {' or '.join(map(repr, close))}?"] if close else []
+    if len(known) <= _SHOWN:
+        hints.append(f"known: {', '.join(known)}")
+    elif not close:
+        hints.append(f"there are {len(known):,}, such as {', '.join(known[:3])}")
+    return UsageError(f"there is no {what} called '{name}'", " ".join(hints))
 
 
 def nearest(text: str, names: Sequence[str], count: int = 3) -> list[str]:
