@@ -192,11 +192,12 @@ def comparisons(document: Document, labels: Mapping[str, str]) -> list[Table]:
         Column("loss_difference", "loss a - b", "number", figure="loss_difference"),
         Column("loss_p_value", "p of loss", "p", figure="loss_p_value"),
     )
-    found = []
-    for row in document["comparisons"]:
-        a, b = labels[row["a"]], labels[row["b"]]
-        cells = rows_of(columns, [{**row, "models": f"{a} / {b}"}])[0].cells
-        found.append(Row(cells, about={"input": row["input"], "model": a, "at": f"against {b}", "n": row["n"]}))
+    records = [{**row, "models": f"{labels[row['a']]} / {labels[row['b']]}"} for row in document["comparisons"]]
+    found = [
+        replace(shown, about={"input": row["input"], "model": labels[row["a"]], "at": f"against {labels[row['b']]}",
+                              "n": row["n"]})
+        for row, shown in zip(records, rows_of(columns, records), strict=True)
+    ]  # fmt: skip
     notes = ("p: McNemar's exact test for accuracies, paired bootstrap for losses; not adjusted for how many they are",)
     title = "Models compared on the same images"
     return [Table(title, columns, tuple(found), notes, "comparison", _place(document))] if found else []
