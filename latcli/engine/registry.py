@@ -1,7 +1,7 @@
 """Names of attacks, detectors, classifiers, data sets and where each lives; imports none of them until asked.
 
-A row is `name: "module:attribute"`. Another package adds its own through an entry point in the group
-`latcli.attacks`, `latcli.detectors`, `latcli.classifiers`, `latcli.datasets` or `latcli.architectures`.
+A row is `name: "module:attribute"`. Another package adds its own through an entry point in the group of the kind:
+`latcli.attacks`, `latcli.detectors` and so on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from latcli.errors import LatcliError, UsageError
 
-Kind = Literal["attack", "detector", "classifier", "dataset", "architecture"]
+Kind = Literal["attack", "detector", "classifier", "dataset", "architecture", "logger"]
 
 BUILT_IN: dict[Kind, dict[str, str]] = {
     "attack": {
@@ -50,6 +50,11 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "resnet18": "latcli.engine.models.small:resnet18",
         "resnet20": "latcli.engine.models.small:resnet20",
         "resnet56": "latcli.engine.models.small:resnet56",
+    },
+    "logger": {
+        "tensorboard": "latcli.engine.loggers:TensorBoard",
+        "wandb": "latcli.engine.loggers:Wandb",
+        "mlflow": "latcli.engine.loggers:Mlflow",
     },
 }
 

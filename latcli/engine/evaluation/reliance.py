@@ -25,10 +25,10 @@ from PIL import Image
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.images import Photo, read_photo
-from latcli.engine.judge import judge
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.noise import derive_seed
+from latcli.engine.scoring import judge
 from latcli.errors import LatcliError, UsageError
 from latcli.results import BackgroundGap, LeftOut, RelianceGroup, RelianceRow, VariantMean
 
