@@ -918,9 +918,23 @@ class RunPath:
 # means over runs
 
 
+@dataclass(frozen=True)
+class Mean:
+    """A mean over seeds and their sample standard deviation, None for a single one."""
+
+    value: float | None
+    spread: float | None = None
+
+
 def spread(values: Sequence[float]) -> float | None:
     """The sample standard deviation; None for fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else None
+
+
+def mean_of(values: Sequence[float | None]) -> Mean:
+    """Mean and spread; None where a value is missing, since a mean over the others would hide that."""
+    known = [value for value in values if value is not None]
+    return Mean(statistics.fmean(known), spread(known)) if known and len(known) == len(values) else Mean(None)
 
 
 # reports
@@ -960,18 +974,13 @@ class MatrixCell:
 
 @dataclass(frozen=True, kw_only=True)
 class MatrixRow:
-    """Models of one regime that were trained alike but for the seed, or one model from elsewhere; cells by input.
-
-    differs: in what its training differs from that of other rows of the regime, None where there is no such row.
-    """
+    """Models of one regime that were trained alike but for the seed, or one model from elsewhere; cells by input."""
 
     label: str
-    differs: str | None
     regime: str | None
     models: tuple[str, ...]
     train_runs: tuple[str, ...]
     train_seeds: tuple[int | None, ...]
-    config_hash: str | None
     model_count: int
     cells: dict[str, MatrixCell]
 
@@ -981,8 +990,7 @@ class LossMatrix:
     """Figures of one protocol, models down and inputs across.
 
     images: how many were attacked. strong: the budget of the strong suite. natural_scale: what the paper multiplies
-    losses on natural inputs by. runs, seeds: of the evaluations. best_by: what the marks of the best rest on, by input:
-    "comparisons" on the same images, or "intervals" that do not overlap.
+    losses on natural inputs by. runs, seeds: of the evaluations.
     """
 
     id: str
@@ -1002,7 +1010,6 @@ class LossMatrix:
     runs: tuple[str, ...]
     seeds: tuple[int, ...]
     rows: tuple[MatrixRow, ...]
-    best_by: Mapping[str, str]
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -1011,8 +1018,7 @@ class LossMatrix:
 class ReportedAttack(AttackProtocol):
     """The photos of an attack run on one region with one epsilon; a run of several has one of these for each.
 
-    images: as `attack --json` has them; of their files the paths of those that are as they were written, else None,
-    and the "original" photo where it lies unchanged.
+    images: as `attack --json` has them, without those of their files that are not as they were written.
     """
 
     run: str
@@ -1023,7 +1029,7 @@ class ReportedAttack(AttackProtocol):
     at_model_resolution: bool
     smallest_epsilon: float | None = None
     summary: PhotoSummary
-    images: tuple[Mapping[str, Any], ...]
+    images: tuple[AttackedPhoto, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1055,36 +1061,8 @@ class BestRun:
 
 
 @dataclass(frozen=True)
-class ReportResult:
-    """All that is to be reported, the newest run first; `paper` is None unless asked for.
-
-    created: when it was gathered, UTC. loss_matrix: every cell, with its run. evaluations: of each its models, warnings
-    and notes. left_out: runs that have no figures, and why. faults: files that are not shown, for they are not as they
-    were written. best: which training runs were chosen as the best, and by what.
-    """
-
-    store: Path
-    created: str
-    selection: Mapping[str, Any]
-    matrices: Sequence[LossMatrix] = ()
-    loss_matrix: Sequence[Mapping[str, Any]] = ()
-    attacks: Sequence[ReportedAttack] = ()
-    training: Sequence[ReportedTraining] = ()
-    best: Sequence[BestRun] = ()
-    evaluations: Sequence[Mapping[str, Any]] = ()
-    curves: Sequence[Mapping[str, Any]] = ()
-    transfer: Sequence[Mapping[str, Any]] = ()
-    reliance: Sequence[Mapping[str, Any]] = ()
-    runs: Sequence[Mapping[str, Any]] = ()
-    left_out: Sequence[Mapping[str, Any]] = ()
-    faults: Sequence[Mapping[str, Any]] = ()
-    paper: PaperComparison | None = None
-    latcli: str = ""
-
-
-@dataclass(frozen=True)
 class WrittenFile:
-    """One file that a report was written to; size in bytes."""
+    """One file that a report was written to, `-` for standard output; size in bytes."""
 
     format: str
     path: Path
@@ -1092,11 +1070,28 @@ class WrittenFile:
 
 
 @dataclass(frozen=True)
-class WrittenReport(ReportResult):
-    """A report that was written into files; `printed` where one of them is standard output."""
+class ReportResult:
+    """All that is to be reported, the newest run first; `paper` is None unless asked for.
 
-    written: tuple[WrittenFile, ...] = ()
-    printed: bool = False
+    created: when it was gathered, UTC. best: which training runs were chosen as the best, and by what. left_out: runs
+    that have no figures, and why. faults: files that are not shown, for they are not as they were written. written:
+    None where no file was asked for.
+    """
+
+    store: Path
+    created: str
+    selection: Mapping[str, Any]
+    matrices: Sequence[LossMatrix]
+    attacks: Sequence[ReportedAttack]
+    training: Sequence[ReportedTraining]
+    best: Sequence[BestRun]
+    evaluations: Sequence[EvalResult]
+    runs: Sequence[Mapping[str, Any]]
+    left_out: Sequence[Mapping[str, Any]]
+    faults: Sequence[Mapping[str, Any]]
+    paper: Sequence[PaperPart] | None
+    latcli: str
+    written: Sequence[WrittenFile] | None = None
 
 
 @dataclass(frozen=True)
@@ -1116,20 +1111,19 @@ class ComparedRuns:
 # the paper's figures beside ours
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PaperFigure:
-    """A figure of the paper and ours; place and figure say which it is. Losses are scaled as the paper prints them."""
+    """A figure of the paper and ours: the loss or accuracy of a regime on an input, or a mean over photos, in words."""
 
-    regime: str | None = None
-    input: str | None = None
-    figure: str | None = None
+    figure: str
+    regime: str | None
+    input: str | None
     paper: float
     ours: float | None = None
     ours_spread: float | None = None
-    difference: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PaperClaim:
     """A claim of the paper, both sides in words, and whether ours holds it: "holds", "fails" or "not measured".
 
@@ -1146,40 +1140,20 @@ class PaperClaim:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaperMatrix:
-    """Figure 2 of a data set; matrix: the id of ours, None where there is none. protocol: how ours was made."""
+class PaperPart:
+    """Figure 2 of a data set, or Tables 1 and 2, `of` photos, beside ours. Losses are not scaled.
 
-    dataset: str
+    ours: the id of our matrix, or the newest of our runs, None where there is none. natural_scale: what the paper
+    multiplies losses on natural inputs by. protocol: how ours was made, and what differs.
+    """
+
+    of: str
     source: str
-    matrix: str | None
+    ours: str | None
     natural_scale: int
-    cells: tuple[PaperFigure, ...]
-    accuracies: tuple[PaperFigure, ...]
-    claims: tuple[PaperClaim, ...]
-    protocol: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PaperPhotos:
-    """Tables 1 and 2; run: the newest of ours, None where there is none; runs: of all attack seeds."""
-
-    source: str
-    run: str | None
-    runs: tuple[str, ...]
-    classifier: Mapping[str, str | None]
-    n: Mapping[str, int | None]
     figures: tuple[PaperFigure, ...]
     claims: tuple[PaperClaim, ...]
     protocol: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class PaperComparison:
-    """All that the paper has figures of, and all claims."""
-
-    figure2: tuple[PaperMatrix, ...]
-    tables: tuple[PaperPhotos, ...]
-    claims: tuple[PaperClaim, ...]
 
 
 # what this machine offers
@@ -1232,84 +1206,46 @@ class StepRow:
 
 
 @dataclass(frozen=True)
-class TableEntry:
-    """One field of a reproduction's table: its text, what stands behind a plus-minus sign, and whether it is best."""
+class MeansRow:
+    """Means by column; x: where the row stands in a plot, None where it does not."""
 
-    text: str
-    spread: str | None = None
-    best: bool = False
-
-
-@dataclass(frozen=True)
-class ReproducedTable:
-    """Names in the first column, figures in the others; `notes` are what must be known to read it."""
-
-    title: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[TableEntry, ...], ...]
-    notes: tuple[str, ...] = ()
+    name: str
+    means: Mapping[str, Mean]
+    x: float | None = None
 
 
 @dataclass(frozen=True)
-class SweepLine:
-    """Figures against one setting: points of x, mean and spread."""
+class MeansTable:
+    """Means over seeds of what a reproduction varied, with the paper's own in a row "paper".
 
-    label: str
-    points: tuple[tuple[float, float | None, float | None], ...]
-
-
-@dataclass(frozen=True)
-class SweepPanel:
-    """One plot: our lines, the paper's figure where it has one, and whether it is drawn by logarithms."""
-
-    title: str
-    lines: tuple[SweepLine, ...]
-    paper: float | None
-    decades: bool = False
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Plots against the setting that `across` names."""
+    heading: of the rows' names. columns: each with the format of its figures, "percent" for shares. drawn: the columns
+    that the picture `name` has, against x.
+    """
 
     name: str
     title: str
-    across: str
-    panels: tuple[SweepPanel, ...]
+    heading: str
+    columns: Mapping[str, str]
+    rows: tuple[MeansRow, ...]
+    notes: tuple[str, ...] = ()
+    drawn: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceResult:
-    """A reproduction that was planned, or is finished: then with tables, claims, sweeps and the report they are from.
+    """A reproduction that was planned, or is finished: then with tables, claims and the report they are from.
 
-    The options come first, by their names. run, dir: None for a plan. report: of the runs that the paper's own figures
-    are made of, None where there are none. steps: the option --steps is `minibatches`.
+    run, dir: None for a plan. options: as they were given, and the first seed. report: of the runs that the paper's own
+    figures are made of, None where there are none. files: pictures, and all of this as Markdown.
     """
 
+    options: Mapping[str, Any]
     run: str | None = None
     dir: Path | None = None
-    what: str
-    budget: str
-    seeds: int | None
-    images: int | None
-    minibatches: int | None
-    attack_steps: int | None
-    dataset: str
-    like: str | None
-    architecture: str | None
-    epsilon: float | None
-    center: float | None
-    centers: tuple[float, ...]
-    photos: Path | None
-    labels: Path | None
-    classifier: str
-    detector: str
-    seed: int
     planned: bool
     steps: tuple[StepRow, ...]
-    tables: tuple[ReproducedTable, ...] = ()
+    tables: tuple[MeansTable, ...] = ()
     claims: tuple[PaperClaim, ...] = ()
-    sweeps: tuple[Sweep, ...] = ()
     report: ReportResult | None = None
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()

@@ -67,7 +67,7 @@ class Session(Recording):
 
     def print(self, result: RenderableType) -> None:
         """Show something of rich's on stdout."""
-        from latcli.reporting.console import console_for
+        from latcli.reporting.terminal import console_for
 
         console_for(self.stdout).print(result)
 
@@ -100,7 +100,7 @@ class Session(Recording):
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        from latcli.reporting.console import console_for
+        from latcli.reporting.terminal import console_for
 
         columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), MofNCompleteColumn())
         console = console_for(self.stderr)

@@ -157,7 +157,7 @@ def matrix(rows: dict[str, Any] | None = None, inputs: tuple[str, ...] = INPUTS,
         }  # fmt: skip
 
     found = [
-        {"label": label, "differs": None, "regime": label, "model_count": place, "train_runs": [f"2-train-{place - 1}"]}
+        {"label": label, "regime": label, "model_count": place, "train_runs": [f"2-train-{place - 1}"]}
         | {"cells": {given: cell(given, *values, place) for given, values in zip(inputs, known, strict=True)}}
         for place, (label, known) in enumerate((rows or FIGURE_2).items(), start=1)
     ]
@@ -169,22 +169,24 @@ def matrix(rows: dict[str, Any] | None = None, inputs: tuple[str, ...] = INPUTS,
     } | more  # fmt: skip
 
 
-def paper() -> dict[str, Any]:
+def paper() -> list[dict[str, Any]]:
     claim = {"claim": "standard training costs loss", "paper": "0.0579 and 0.0414", "ours": "0.06 and 0.04",
              "of": "mnist", "seeds_holding": 1, "seeds": 2}  # fmt: skip
-    losses = [("natural", "natural", 41.4, 101.6), ("natural", "background", 61.8, 11.9)]
-    figure = {"dataset": "mnist", "source": "Figure 2, MNIST", "matrix": "matrix-1", "natural_scale": 1000}
-    figure |= {
-        "cells": [{"regime": regime, "input": given, "paper": theirs, "ours": ours, "ours_spread": None,
-                   "difference": ours - theirs} for regime, given, theirs, ours in losses],
-        "accuracies": [{"regime": "natural", "input": "natural", "paper": 0.99, "ours": 0.976, "difference": -0.014}],
+    figures = [
+        ("loss", "natural", "natural", 0.0414, 0.1016), ("loss", "natural", "background", 61.8, 11.9),
+        ("accuracy", "natural", "natural", 0.99, 0.976),
+    ]  # fmt: skip
+    names = ("figure", "regime", "input", "paper", "ours")
+    mnist = {"of": "mnist", "source": "Figure 2, MNIST", "ours": "matrix-1", "natural_scale": 1000}
+    mnist |= {
+        "figures": [dict(zip(names, one, strict=True)) | {"ours_spread": None} for one in figures],
         "claims": [claim | {"verdict": "holds"}, claim | {"verdict": "fails", "ours": "0.02 and 0.04"}],
         "protocol": ["attack: pgd, 100 steps, as in the paper"],
-    }  # fmt: skip
-    mean = {"figure": "p(right class), clean", "paper": 0.71, "ours": 0.647, "difference": -0.063}
-    tables = {"source": "Tables 1 and 2", "run": RUN, "figures": [mean], "claims": [], "protocol": ["photos: 9"]}
-    tables |= {"classifier": {"paper": "inception_v3", "ours": "efficientnet_lite0"}}
-    return {"figure2": [figure, figure | {"matrix": None, "dataset": "cifar10"}], "tables": [tables], "claims": []}
+    }
+    mean = {"figure": "p(right class), clean", "regime": None, "input": None, "paper": 0.71, "ours": 0.647}
+    photos = {"of": "photos", "source": "Tables 1 and 2", "ours": RUN, "natural_scale": 1, "claims": []}
+    photos |= {"figures": [mean | {"ours_spread": 0.01}], "protocol": ["photos: 9"]}
+    return [mnist, mnist | {"ours": None, "of": "cifar10"}, photos]
 
 
 def trained(place: int = 0, **more: Any) -> dict[str, Any]:
@@ -212,19 +214,12 @@ def run_row(**more: Any) -> dict[str, Any]:
 
 def report(*photos: AttackedPhoto, **more: Any) -> dict[str, Any]:
     """What `report --paper --json` gives, with something of everything."""
-    measured = evaluation()
-    place = {"run": measured["run"], "dataset": "mnist"}
-    labels = {model["id"]: model["label"] for model in measured["models"]}
-    further = {
-        name: [place | {"label": labels.get(row.get("model")), "regime": "natural"} | row for row in measured[name]]
-        for name in ("transfer", "curves", "reliance", "comparisons")
-    }
     photos = photos or (photo(), photo("photos/kite.jpg", "kite", ("hip", 0.5, 0.1, 3), ("hip", 0.9, 0.01, 30)))
     return {
         "store": "/store", "created": "2026-11-22T15:00:00.000Z", "latcli": "0.1.0",
         "selection": {"runs": [], "since": None, "dataset": None, "status": None, "best": False},
-        "matrices": [matrix()], "loss_matrix": [], "attacks": [attack(*photos)], "training": [trained()], "best": [],
-        "evaluations": [place | {"models": measured["models"], "warnings": [], "notes": []}], **further,
+        "matrices": [matrix()], "attacks": [attack(*photos)], "training": [trained()], "best": [],
+        "evaluations": [evaluation()],
         "runs": [run_row()], "paper": paper(),
         "left_out": [{"run": "20261122-130000-train-dead", "command": "train", "status": "crashed", "why": "crashed"}],
         "faults": [{"run": RUN, "name": "0-mask.png", "fault": "missing", "detail": "it is gone"}],

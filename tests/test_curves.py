@@ -15,8 +15,8 @@ from latcli.engine.attacks.pgd import fgsm, pgd
 from latcli.engine.attacks.settings import AttackSettings, Model
 from latcli.engine.datasets.base import Images
 from latcli.engine.evaluation.beyond import fell_at, points_of
-from latcli.engine.judge import judge
 from latcli.engine.noise import derive_seed, item_seeds
+from latcli.engine.scoring import judge
 from latcli.errors import LatcliError, UsageError
 from latcli.results import CurvePoint
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +19,21 @@ from PIL import Image
 from report_store import WILD
 from tiny_model import blobs
 
-from latcli.reporting.charts import Line, Plot, charts, curve_plots, drawn, heat_map, sweep, training_plots
 from latcli.reporting.evaluations import matrix
-from latcli.reporting.figures import Guess, Panel, amplified_difference, triptych
+from latcli.reporting.figures import (
+    Guess,
+    Line,
+    Panel,
+    Plot,
+    amplified_difference,
+    charts,
+    curve_plots,
+    drawn,
+    heat_map,
+    means,
+    training_plots,
+    triptych,
+)
 
 GREEN, GREY = (0x2E, 0x9E, 0x4F), (0x9A, 0xA3, 0xAD)
 RED, LIME, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
@@ -130,7 +141,7 @@ def test_matrix_training_and_curves_are_drawn_the_same_each_time() -> None:
     assert list(shown) == ["matrix-1-mnist.png", "training-1-mnist.png", "curve-epsilon-20261122-150000-eval-1234.png"]
     assert all(map(is_drawn, shown.values()))
     assert dict(charts(document)) == shown
-    ((_, plots),) = curve_plots(document["curves"]).values()
+    ((_, plots),) = curve_plots(document["evaluations"]).values()
     assert drawn("", plots, "svg") == drawn("", plots, "svg")
 
 
@@ -156,7 +167,7 @@ def test_training_and_curves_of_a_report_become_plots() -> None:
     document = sample.report()
     document["training"][0]["series"]["test_loss"] = [[0, 2.0], [9, 0.5]]
     plots = training_plots(document["training"])
-    ((title, (curve,)),) = curve_plots(document["curves"]).values()
+    ((title, (curve,)),) = curve_plots(document["evaluations"]).values()
 
     assert [(plot.title, plot.logarithmic) for plot in plots] == [
         ("Training loss", True), ("Test loss", True), ("Accuracy on clean training batches", False),
@@ -170,11 +181,14 @@ def test_training_and_curves_of_a_report_become_plots() -> None:
     assert [line.points[-1][:2] for line in curve.lines] == [(0.3, pytest.approx(0.6))] * 3
 
 
-def test_a_sweep_is_drawn_with_gaps_and_the_papers_figure() -> None:
-    line = {"label": "ours", "points": [[0.1, 0.5, 0.1], [0.2, None, None], [0.3, 0.7, None]]}
-    panel: dict[str, Any] = {"title": "accuracy", "lines": [line], "paper": 0.6, "decades": False}
+def test_means_are_drawn_with_gaps_and_the_papers_figure() -> None:
+    values = {0.1: (0.5, 0.1), 0.2: (None, None), 0.3: (0.7, None), None: (0.6, None)}
+    rows = [{"name": "paper" if x is None else str(x), "x": x,
+             "means": {key: {"value": mean, "spread": beside} for key in ("accuracy", "loss")}}
+            for x, (mean, beside) in values.items()]  # fmt: skip
+    table = {"title": "t", "heading": "middle", "columns": {"accuracy": "percent", "loss": "short"}}
 
-    assert is_drawn(sweep({"title": "t", "across": "middle", "panels": [panel, panel | {"decades": True}]}))
+    assert is_drawn(means(table | {"rows": rows, "drawn": ["accuracy", "loss"]}))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert drawn("$", [Plot(WILD[0], "x", [Line(name, [(0, 0.1, None), (1, None, None)]) for name in WILD])], "svg")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from latcli.engine.judge import judge
+from latcli.engine.scoring import judge
 from latcli.errors import LatcliError
 
 

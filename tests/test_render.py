@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from report_store import WILD
 
 from latcli.reporting import render
-from latcli.reporting.table import Cell, Column, Row, Table
 from latcli.reporting.text import printable
 
 
@@ -56,7 +55,7 @@ def rows_of(document: dict[str, Any]) -> list[dict[str, str]]:
 def test_csv_has_the_figures_of_the_document() -> None:
     document = sample.report()
     rows = rows_of(document)
-    kinds = {"matrix", "training", "photo", "curve", "transfer", "reliance", "comparison", "paper", "claim", "left out"}
+    kinds = {"matrix", "training", "photo", "curve", "transfer", "reliance", "paper", "claim", "left out"}
     assert {row["kind"] for row in rows} == kinds | {"fault"}
 
     def value(**wanted: str) -> float:
@@ -110,16 +109,6 @@ def test_a_long_table_in_latex_goes_on_in_another(length: int, most: int) -> Non
     assert [seed for table in seeds for seed in table] == [str(1000 + place) for place in range(150)]
     assert max(map(len, seeds)) <= most
     assert ["(continued)" in table for table in tables] == [False] + [True] * (len(tables) - 1)
-
-
-def test_a_wide_table_in_latex_goes_on_in_another_with_its_names() -> None:
-    columns = (Column("name", "name"), *(Column(str(place), f"column {place}", "number") for place in range(30)))
-    table = Table("t", columns, (Row((Cell("row"), *(Cell(place + 0.5) for place in range(30)))),))
-    rows = [[cell.value for cell in part.rows[0].cells] for part in render.latex_pages(table)]
-
-    assert len(rows) > 1
-    assert {row[0] for row in rows} == {"row"}
-    assert [value for row in rows for value in row[1:]] == [place + 0.5 for place in range(30)]
 
 
 @pytest.mark.slow

@@ -14,7 +14,6 @@ import pytest
 from report_store import train, whole
 
 from latcli.commands import report
-from latcli.commands.report_output import check
 from latcli.errors import LatcliError, UsageError
 from latcli.options import ReportOptions
 from latcli.session import Session
@@ -76,7 +75,7 @@ def test_json_is_one_document_with_everything(latcli: Latcli, stored: Stored) ->
     assert {run["run"] for run in document["runs"]} == set(runs.values())
     assert document["paper"] is None
     assert len(document["training"][0]["series"]["loss"]) == 10
-    assert [cell["run"] for cell in document["loss_matrix"]] == [runs["evaluation"]] * 12
+    assert [one["run"] for one in document["evaluations"]] == [runs["evaluation"]]
     assert document["attacks"][0]["images"][0]["files"]["mask"] is not None
 
 
@@ -145,7 +144,7 @@ def test_what_cannot_be_done_is_two_lines_and_leaves_nothing(
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], json: bool, tmp_path: Path) -> None:
     with pytest.raises(UsageError):
-        check(ReportOptions(**options), tmp_path, json=json)
+        report.check(ReportOptions(**options), tmp_path, json=json)
 
 
 def test_a_store_that_is_empty_or_missing(latcli: Latcli, tmp_path: Path) -> None:
@@ -175,11 +174,11 @@ def test_a_report_never_replaces_what_it_is_made_of(tmp_path: Path, name: str) -
 def test_what_fails_half_way_leaves_the_file_that_was_there(
     stored: Stored, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def half(document: object) -> Iterator[str]:
+    def half(name: str, document: object) -> Iterator[str]:
         yield "half of it"
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("latcli.commands.report_output._writer", lambda name: half)
+    monkeypatch.setattr("latcli.commands.report._pieces", half)
     (work / "report.md").write_text("the last one")
     with pytest.raises(LatcliError, match="no space left"):
         write(stored[0], markdown=work / "report.md")

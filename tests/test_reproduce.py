@@ -7,7 +7,6 @@ import json
 import shlex
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from latcli.cli import COMMANDS, app
-from latcli.commands import attack, train
+from latcli.commands import attack
 from latcli.commands.classifiers import CHECKPOINT
+from latcli.commands.gathering import MATRIX
 from latcli.commands.package_photos import package_photos
-from latcli.commands.report import MATRIX
 from latcli.commands.reproduce import MARKDOWN, command_line, run
-from latcli.commands.reproduction_steps import Step, steps_of
+from latcli.commands.reproduction_parts import Step, steps_of
 from latcli.commands.runs import list_runs, verify_runs
 from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults, make_dataset
 from latcli.engine.datasets.catalog import open_dataset
@@ -39,7 +38,7 @@ from latcli.options import (
     TrainOptions,
     parse_shares,
 )
-from latcli.results import ReproduceResult, RunSummary, to_json
+from latcli.results import MeansTable, ReproduceResult, RunSummary, to_json
 from latcli.session import Session
 from latcli.store.store import DATABASE
 
@@ -87,10 +86,6 @@ def runs_in(session: Session) -> tuple[RunSummary, ...]:
     return list_runs(RunsListOptions(), session).runs
 
 
-def commands_of(session: Session) -> Counter[str]:
-    return Counter(row.command for row in runs_in(session))
-
-
 def query(session: Session, sql: str) -> list[Any]:
     with sqlite3.connect(session.store / DATABASE) as connection:
         return connection.execute(sql).fetchall()
@@ -132,43 +127,30 @@ def test_every_step_is_a_run_of_its_own_and_nothing_is_done_twice(made: Made) ->
         ({"budget": "standard"}, {}),
         ({"seeds": 1}, {"train": 3}),  # an evaluation of other models is another one
         ({"seeds": 3}, {"train": 6}),
+        ({"seed": 7}, {}),
+        ({"seed": 1}, {"train": 3}),  # one of the two seeds
+        ({"precision": "bf16"}, {}),
     ],
 )
 def test_what_was_computed_otherwise_is_missing(made: Made, changed: dict[str, Any], done: dict[str, int]) -> None:
     options, session, _ = made
-    rows = run(replace(options, plan=True, **changed), session).steps
+    of_session = {name: changed[name] for name in ("seed", "precision") if name in changed}
+    options = replace(options, plan=True, **{name: value for name, value in changed.items() if name not in of_session})
+    rows = run(options, replace(session, **of_session)).steps
 
     assert Counter(row.command for row in rows if row.state == "done") == done
     assert {row.state for row in rows} <= {"done", "missing"}
 
 
-def test_another_seed_or_precision_is_missing_and_one_that_overlaps_is_done(made: Made) -> None:
-    options, session, _ = made
-
-    assert set(states(options, replace(session, seed=7))) == {"missing"}
-    assert set(states(options, replace(session, precision="bf16"))) == {"missing"}
-    assert states(options, replace(session, seed=1)) == ["done"] * 3 + ["missing"] * 4
-
-
-def test_a_middle_counts_where_training_looks_at_it(digits: Path, tmp_path: Path) -> None:
-    options, session = options_of("figure2", dataset=f"folder:{digits}", seeds=1), session_of(tmp_path / "runs")
-    assert states(options, session) == ["missing"] * 4
-    assert not session.store.exists()
-    for regime in ("natural", "background"):
-        train.run(TrainOptions(regime=regime, dataset=options.dataset, preset="quick", steps=2, center=0.7), session)
-
-    assert states(options, session) == ["done", "missing", "missing", "missing"]
-
-
-def test_every_regime_goes_on_from_the_same_weights_fine_tuned(digits: Path, tmp_path: Path) -> None:
+def test_other_regimes_go_on_from_weights_fine_tuned_on_natural_images(digits: Path, tmp_path: Path) -> None:
     for seed, name in enumerate(("start", "other")):
         torch.manual_seed(seed)
         save_file(paper_cnn((1, 12, 12), 3).state_dict(), tmp_path / f"{name}.safetensors")
     given = {"dataset": f"folder:{digits}", "seeds": 1, "classifier_weights": tmp_path / "start.safetensors"}
     options, session = options_of("figure2", **given), session_of(tmp_path / "runs")
     planned = run(replace(options, plan=True), session).steps
-    assert [row.command for row in planned] == ["train"] * 4 + ["eval"]
-    assert all(f"--classifier-weights STEP1/{CHECKPOINT}" in row.command_line for row in planned[1:4])
+    assert [row.command for row in planned] == ["train"] * 3 + ["eval"]
+    assert all(f"--classifier-weights STEP1/{CHECKPOINT}" in row.command_line for row in planned[1:3])
 
     result = run(options, session)
     start, *regimes, _ = (str(row.run) for row in result.steps)
@@ -176,8 +158,8 @@ def test_every_regime_goes_on_from_the_same_weights_fine_tuned(digits: Path, tmp
     fine_tuned = query(session, f"SELECT weights_sha256 FROM models WHERE run = '{start}'")[0][0]
     found = query(session, f"SELECT id, config_json FROM runs WHERE id IN {tuple(regimes)}")
     assert {json.loads(config)["weights_fingerprint"] for _, config in found} == {fine_tuned}
-    assert len(rows) == 6
-    assert states(options, session) == ["done"] * 5
+    assert len(rows) == 5
+    assert states(options, session) == ["done"] * 4
     assert set(states(replace(options, classifier_weights=None), session)) == {"missing"}
     assert set(states(replace(options, classifier_weights=tmp_path / "other.safetensors"), session)) == {"missing"}
     for bad in ({"architecture": "resnet20"}, {"classifier_weights": tmp_path / "absent.safetensors"}):
@@ -243,7 +225,7 @@ def test_after_ctrl_c_it_is_continued_where_it_was(
     assert interrupted.run in [row.run for row in result.steps]
     assert {row.state for row in result.steps} == {"done"}
     assert result.run == own.run
-    assert commands_of(session) == {"train": 3, "eval": 1, "reproduce": 1}
+    assert Counter(row.command for row in runs_in(session)) == {"train": 3, "eval": 1, "reproduce": 1}
     # The same models and settings, and yet not all that the transfer asks for.
     assert states(replace(options, what="transfer"), session) == ["done"] * 3 + ["missing"]
 
@@ -299,7 +281,7 @@ def test_the_middle_that_hole_tries_is_even_pixels_of_the_side_and_the_default_b
         steps = parts_of(options_of("hole"), Session(), data)["hole"]
         return [step.options.center for step in steps if step.command == "eval"]  # type: ignore[union-attr, misc]
 
-    assert [32 * center for center in centers(images_of(32))] == [12, 16, 20, 22, 24, 26, 28]
+    assert [32 * center for center in centers(images_of(32))] == [16, 20, 24, 26, 28, 29, 30]
     of_28 = centers(images_of(28, center=0.18))
     assert [middle_pixels(28, center) for center in of_28] == [4, 5, 6, 8, 10, 12, 14]
     assert of_28[1] == 0.18
@@ -308,31 +290,30 @@ def test_the_middle_that_hole_tries_is_even_pixels_of_the_side_and_the_default_b
 # what the runs show
 
 
-def texts(rows: Iterable[Iterable[Any]]) -> list[list[str]]:
-    return [[entry.text for entry in row] for row in rows]
+def shown(table: MeansTable) -> dict[str, dict[str, float | None]]:
+    """The means of a table by row and column."""
+    return {row.name: {column: mean.value for column, mean in row.means.items()} for row in table.rows}
 
 
 def test_figures_are_those_of_the_evaluation_and_verdicts_those_of_the_report(made: Made) -> None:
     _, session, result = made
-    evaluation = result.steps[-1].run
     sql = "SELECT regime, input, avg(loss), avg(accuracy), max(loss) - min(loss) FROM cells"
-    found = query(session, f"{sql} WHERE run = '{evaluation}' GROUP BY regime, input")
-    cells = {(regime, given): rest for regime, given, *rest in found}
-    (table,) = result.tables
-
-    assert len(table.rows) == 9
-    for name, paper, loss, accuracy in table.rows:
-        regime, _, given = name.text.partition(", ")
-        mean, right, apart = cells[regime, given]
-        scale, digits = (1000, 2) if given == "natural" else (1, 4)
-        assert loss.text == f"{scale * mean:.{digits}f}"
-        assert loss.spread == f"{scale * apart / 2**0.5:.{digits}f}"  # of two values
-        assert accuracy.text == f"{100 * right:.2f}"
-        assert float(paper.text) > 0
+    found = query(session, f"{sql} WHERE run = '{result.steps[-1].run}' GROUP BY regime, input")
+    cells = {
+        (regime, given): {"loss": loss, "accuracy": right, "apart": apart}
+        for regime, given, loss, right, apart in found
+    }
     assert result.report is not None
     assert result.report.paper is not None
-    judged = [(one.claim, one.verdict, one.seeds_holding, one.seeds) for one in result.report.paper.claims]
-    assert [(one.claim, one.verdict, one.seeds_holding, one.seeds) for one in result.claims] == judged[:8]
+    (paper,) = [part for part in result.report.paper if part.ours is not None]
+
+    assert (paper.of, len(paper.figures)) == ("mnist", 11)
+    for one in paper.figures:
+        cell = cells[one.regime, one.input]
+        assert one.ours == pytest.approx(cell[one.figure])
+        if one.figure == "loss":
+            assert one.ours_spread == pytest.approx(cell["apart"] / 2**0.5)  # of two values
+    assert result.claims == paper.claims
     assert {one.seeds for one in result.claims} == {2}
     document = to_json(result)
     assert json.loads(json.dumps(document, allow_nan=False)) == document
@@ -356,22 +337,23 @@ _INPUTS = ("natural", "standard", "background", "foreground", "random", "standar
 def test_a_table_has_every_figure_in_its_place(made: Made, what: str) -> None:
     options, session = replace(made[0], what=what, seeds=1), made[1]
     result = run(options, session)
-    (table,) = result.tables
-    assert all(entry.text not in ("", "-") for row in table.rows for entry in row)
     for place, row in enumerate(one for one in result.steps if one.command == "eval"):
         renumbered(session, str(row.run), place / 2)
 
     (table,) = run(options, session).tables
     if what == "masks":
-        assert table.headings == ("model", "natural", "outside the middle", "outside the silhouette", "everywhere")
+        columns = ("natural", "outside the middle", "outside the silhouette", "everywhere")
         models = ["standard", "background, middle", "background, silhouettes"]
-        shown = [[0, 2, 52, 1], [10, 12, 62, 11], [20, 22, 72, 21]]
+        numbers = [[0, 2, 52, 1], [10, 12, 62, 11], [20, 22, 72, 21]]
     else:
         models = ["natural", "standard", "background", "foreground", "random"][: 5 if what == "controls" else 3]
-        numbers = [_INPUTS.index(given) for given in table.headings[1:]]
-        shown = [[10 * place + number for number in numbers] for place in range(len(models))]
-    expected = [[model, *(f"{value}.00 %" for value in row)] for model, row in zip(models, shown, strict=True)]
-    assert texts(table.rows) == expected
+        columns = tuple(table.columns)
+        assert set(columns) == set(_INPUTS[:5] if what == "controls" else (*_INPUTS[:3], *_INPUTS[5:]))
+        numbers = [[10 * place + _INPUTS.index(given) for given in columns] for place in range(len(models))]
+    assert shown(table) == {
+        model: {column: pytest.approx(number / 100) for column, number in zip(columns, row, strict=True)}
+        for model, row in zip(models, numbers, strict=True)
+    }
 
 
 def test_the_tables_of_transfer_have_every_figure_in_its_place(made: Made) -> None:
@@ -379,16 +361,12 @@ def test_the_tables_of_transfer_have_every_figure_in_its_place(made: Made) -> No
     result = run(options, session)
     document = json.loads((session.store / str(result.steps[-1].run) / MATRIX).read_bytes())
     regimes = {one["id"]: one["regime"] for one in document["models"]} | {None: "(no attack)"}
-    found = {
-        (row["input"], regimes[row["source"]], regimes[row["target"]]): f"{100 * row['accuracy']:.2f} %"
-        for row in document["transfer"]
-    }
-    for given, table in zip(("standard", "background"), result.tables, strict=True):
-        targets = table.headings[1:]
-        assert (given in table.title, targets) == (True, ("natural", "standard", "background"))
-        assert texts(table.rows) == [
-            [source, *(found[given, source, target] for target in targets)] for source in ("(no attack)", *targets)
-        ]
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for row in document["transfer"]:
+        of_input = found.setdefault(f"transfer-{row['input']}", {})
+        of_input.setdefault(regimes[row["source"]], {})[regimes[row["target"]]] = row["accuracy"]
+    assert {table.name: shown(table) for table in result.tables} == found
+    assert found.keys() == {"transfer-standard", "transfer-background"}
 
 
 def test_the_size_of_the_middle_is_the_one_nearest_to_the_papers_two_figures(made: Made) -> None:
@@ -401,12 +379,15 @@ def test_the_size_of_the_middle_is_the_one_nearest_to_the_papers_two_figures(mad
     ratios = {share: cells[share, "background"][0] / cells[share, "standard"][0] for share in options.centers}
     apart = {share: abs(cells[share, "background"][1] - 0.5926) + abs(r - 2.96 / 54.0) for share, r in ratios.items()}
     closest = min(apart, key=lambda share: apart[share])
-    (table,), (sweep,) = result.tables, result.sweeps
+    (table,) = result.tables
+    *rows, paper = table.rows
 
-    assert [row[3].text for row in table.rows] == [*(f"{apart[share]:.3f}" for share in options.centers), ""]
     assert table.notes[0].startswith(f"closest to the paper: {closest:.4g} of the side")
-    points = [point[:2] for point in sweep.panels[1].lines[0].points]
-    assert points == [(share, pytest.approx(ratio)) for share, ratio in ratios.items()]
+    assert {row.x: row.means["distance"].value for row in rows} == pytest.approx(apart)
+    assert {row.x: row.means["loss ratio"].value for row in rows} == pytest.approx(ratios)
+    assert {name: mean.value for name, mean in paper.means.items()} == {
+        "accuracy": 0.5926, "loss ratio": pytest.approx(2.96 / 54.0)
+    }  # fmt: skip
     folder = session.store / str(result.run)
     assert (folder / "hole.png").read_bytes().startswith(b"\x89PNG")
     text = (folder / MARKDOWN).read_text()
@@ -428,17 +409,17 @@ def test_photos_that_cannot_be_attacked_or_have_no_label_are_named(tmp_path: Pat
     options = ReproduceOptions(what="figure1", budget="quick", attack_steps=1, photos=photos)
     attack.run(AttackOptions(photos=(str(photos),), steps=1, no_figures=True), session)
 
-    (table,) = run(options, session).tables
-    assert [row[0].text.rpartition("/")[2] for row in table.rows] == ["a-figure.png"]
+    assert [path.name for path in run(options, session).files] == [MARKDOWN, "a-figure.png"]
 
     result = run(replace(options, what="photos-epsilon"), session)
     (table,) = result.tables
     sql = "SELECT epsilon, clean_confidence, adversarial_confidence FROM attacks WHERE files_json LIKE '%figure%'"
     epsilons = {round(255 * epsilon): figures for epsilon, *figures in query(session, sql)}
-    assert [(row[0].text, row[1].text) for row in table.rows] == [
-        ("clean", f"{epsilons[8][0]:.3g}"),
-        *((f"{levels}/255", f"{epsilons[levels][1]:.3g}") for levels in (1, 2, 4, 8, 16)),
-    ]
+    assert {name: means["confidence"] for name, means in shown(table).items()} == {
+        "clean": epsilons[8][0],
+        **{f"{levels}/255": epsilons[levels][1] for levels in (1, 2, 4, 8, 16)},
+        "paper": 0.000169,
+    }
     assert "1 of 2 photos could not be attacked, and are not counted" in table.notes
     assert "the right class of 1 of 1 photos is the clean guess: see --labels" in table.notes
     assert (result.claims, result.report) == ((), None)  # verdicts are on the paper's own figures alone
@@ -460,7 +441,7 @@ def test_photos_of_packages_are_used_without_others_and_are_known_again(tmp_path
     result = run(options, session)
 
     assert any("packages carry" in note for note in result.notes)
-    assert {(claim.of, claim.seeds) for claim in result.claims} == {("Tables 1 and 2", 1)}
+    assert {(claim.of, claim.seeds) for claim in result.claims} == {("photos", 1)}
     assert states(options, session) == ["done"]
     assert states(replace(options, attack_steps=3), session) == ["missing"]
     assert states(options, replace(session, seed=1)) == ["missing"]
@@ -489,17 +470,10 @@ def test_sizes_of_the_middle_ascend_below_one(text: str) -> None:
 
 
 def test_a_plan_shows_the_command_of_each_step_and_leaves_nothing(latcli: Any, tmp_path: Path) -> None:
-    words = (
-        "reproduce",
-        "figure2",
-        "--dataset",
-        "mnist-5k",
-        "--budget",
-        "quick",
-        "--plan",
-        "--store",
+    words = [
+        *["reproduce", "figure2", "--dataset", "mnist-5k", "--budget", "quick", "--plan", "--store"],
         tmp_path / "runs",
-    )
+    ]
     document = latcli(*words, "--json").json
     assert document["planned"] is True
     assert [row["state"] for row in document["steps"]] == ["missing"] * 4

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.table import Table
 
-from latcli.reporting.console import console_for
+from latcli.reporting.terminal import console_for
 from latcli.session import Session
 
 

@@ -13,8 +13,7 @@ import sample_documents as sample
 
 from latcli.cli import COMMANDS
 from latcli.reporting import documents, render
-from latcli.reporting.console import PlainConsole
-from latcli.reporting.terminal import shown
+from latcli.reporting.terminal import PlainConsole, shown
 
 FOLDER = Path(__file__).parent / "snapshots"
 
@@ -28,14 +27,19 @@ COMPARED = {
 STEP = {"number": 1, "step": "train natural, seed 0", "config_hash": "e94bf52429b3d8dd", "seconds": 23.8}
 STEP |= {"command_line": "latcli train --regime natural --dataset mnist-5k --preset quick --store 'my runs' --seed 0"}
 REPRODUCED = {
-    "run": sample.RUN, "what": "figure2", "budget": "quick", "seed": 0, "planned": False, "notes": ["a note"],
-    "tables": [{"title": "Figure 2", "headings": ["model", "loss"], "notes": ["n = 200"],
-                "rows": [[{"text": "natural", "spread": None, "best": False},
-                          {"text": "0.31", "spread": "0.02", "best": True}]]}],
-    "claims": [{"claim": "training costs loss", "of": "Figure 2", "paper": "1 and 2", "ours": "1 and 3",
-                "verdict": "holds", "seeds_holding": 2, "seeds": 3}],
-    "sweeps": [{"title": "Loss against the middle", "name": "middle"}], "files": ["/store/reproduction.md"],
-    "report": None, "steps": [STEP | {"state": "done", "run": "20261126-025345-train-2be2"}],
+    "run": sample.RUN, "options": {"what": "figure2", "budget": "quick", "seed": 0}, "planned": False,
+    "notes": ["a note"], "files": ["/store/hen-figure.png"],
+    "steps": [STEP | {"state": "done", "run": "20261126-025345-train-2be2"}],
+    "report": sample.nothing(sample.report(), paper=sample.paper()[:1], store="/store"),
+    "tables": [{"name": "hole", "title": "How large the middle is", "heading": "middle", "notes": ["n = 200"],
+                "columns": {"accuracy": "percent", "loss ratio": "short", "distance": "short"}, "drawn": ["accuracy"],
+                "rows": [{"name": "0.25 (3 px)", "x": 0.25, "means": {
+                              "accuracy": {"value": 0.3333, "spread": 0.1},
+                              "loss ratio": {"value": 0.9, "spread": None},
+                              "distance": {"value": 0.412, "spread": None}}},
+                         {"name": "paper", "x": None, "means": {
+                              "accuracy": {"value": 0.0008, "spread": None},
+                              "loss ratio": {"value": 0.906, "spread": None}}}]}],
 }  # fmt: skip
 PLANNED = REPRODUCED | {
     "planned": True,
@@ -68,7 +72,7 @@ CASES: dict[str, tuple[str, Any]] = {
     "eval": ("eval", sample.evaluation()),
     "eval-strong": ("eval", sample.evaluation({"natural": ((0.1, 0.9), (None, 0.5))}, ("natural", "standard-strong"))),
     "report": ("report", sample.report()),
-    "report-files": ("report", {"written": [{"path": "a.html", "size": 5000}], "printed": False}),
+    "report-files": ("report", {"written": [{"path": "a.html", "size": 5000}, {"path": "-", "size": 1}]}),
     "report-compare": ("report", COMPARED),
     "reproduce": ("reproduce", REPRODUCED),
     "reproduce-plan": ("reproduce", PLANNED),
@@ -124,4 +128,4 @@ def test_a_reproduction_in_a_file() -> None:
 def test_every_command_can_show_its_document() -> None:
     assert {" ".join(path) for path in COMMANDS} <= documents.DOCUMENTS.keys()
     assert shown("runs path", {"path": "/store/a b"}) == "/store/a b"
-    assert shown("report", {"written": [], "printed": True}) is None
+    assert shown("report", {"written": [{"path": "-", "size": 1}]}) is None

@@ -20,9 +20,9 @@ from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.models.small import paper_cnn
 from latcli.engine.models.weights import pack
 from latcli.engine.precision import Form, gradient_model
+from latcli.engine.scoring import adversarial_score, natural_score, score_point
 from latcli.engine.training.inner_attacks import captured, record_cuda_graph, trades
 from latcli.engine.training.loop import DivergedError, Order, StepReport, Trainer, WeightAverage, new_network, train
-from latcli.engine.training.scoring import adversarial_score, natural_score, score_point
 from latcli.engine.training.settings import FINE_TUNING, PRESETS, TrainSettings, resolve
 from latcli.engine.training.state import pack_state, read_state, restore
 from latcli.errors import UsageError, WeightsError

@@ -27,7 +27,7 @@ from latcli.commands.evaluated_models import (
     trained_on,
     usual_dataset,
 )
-from latcli.commands.report import MATRIX
+from latcli.commands.gathering import MATRIX
 from latcli.commands.resume import (
     dataset_of,
     kept_options,
@@ -38,7 +38,7 @@ from latcli.commands.resume import (
     use_threads,
 )
 from latcli.commands.training_log import duration_text
-from latcli.engine import registry
+from latcli.engine import loggers, registry
 from latcli.engine.attacks.contract import run_attack
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import full_name
@@ -116,6 +116,7 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
     Raises UsageError and LatcliError for models, options and data that are unusable, before a run is started;
     WeightsError for samples that are damaged or do not fit; ContractError and StoreError while it evaluates.
     """
+    loggers.check(options.logger)
     if not options.models:
         require(session.store)  # before data are looked for: in an empty store there is nothing to evaluate
     with Store.open(session.store) as store:
@@ -144,7 +145,9 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
             done, total = job.evaluation.attacked_images
             resumed = f"resumed with {done:,} of {total:,} attacked images done"
             _say(describe(job) if row is None else resumed, stored, session)
-            return _evaluate(stored, job, findings, session)
+            result = _evaluate(stored, job, findings, session)
+            _log(result, options.logger, job, session)
+            return result
 
 
 def _job(options: EvalOptions, row: RunRow | None, store: Store, session: Session) -> Job:
@@ -381,7 +384,7 @@ def _evaluate(stored: Run, job: Job, findings: Findings, session: Session) -> Ev
         )
         parts = parts_of(evaluation, [one.entry.id for one in models], job.contenders)
         left = [part for part in parts if part.name not in findings.rows_of]
-        with session.progress("beyond the matrix", sum(part.images for part in left)) as tick:
+        with session.progress("further measurements", sum(part.images for part in left)) as tick:
             for part in left:
                 tick(0, text=part.text)
                 rows: Sequence[Row] = part.measure(tick)
@@ -511,6 +514,18 @@ def _groups(column: Sequence[Cell], found: ColumnStatistics) -> list[SeedGroup]:
             )
         )
     return groups
+
+
+def _log(result: EvalResult, names: Sequence[str], job: Job, session: Session) -> None:
+    """Give trackers the loss matrix: a number for each cell's loss and accuracy, and a table."""
+    about = {"dataset": result.dataset, **result.settings}
+    run = loggers.LoggedRun(result.run, session.name or result.run, "eval", result.dir, about, offline=session.offline)
+    rows = [(cell.label, cell.input, cell.n, cell.loss, cell.accuracy) for cell in result.cells]
+    with loggers.Loggers(names, run, session.note) as trackers:
+        for label, given, _, loss, accuracy in rows:
+            values = {f"{label}/{given}/loss": loss, f"{label}/{given}/accuracy": accuracy}
+            trackers.scalars({name: value for name, value in values.items() if value is not None}, 0)
+        trackers.table("Loss matrix", ("model", "input", "n", "loss", "accuracy"), rows)
 
 
 def _kept(stored: Run, result: EvalResult) -> EvalResult:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from latcli.commands.paper import FIGURE_2
 from latcli.engine.evaluation.chance import not_beaten
 from latcli.reporting.text import counted
-from latcli.results import Cell, Comparison, EvalResult, LossMatrix, MatrixCell, MatrixRow, comparable_config, spread
+from latcli.results import Cell, Comparison, EvalResult, LossMatrix, MatrixCell, MatrixRow, comparable_config, mean_of
 
 if TYPE_CHECKING:
     from latcli.store.store import RunRow
@@ -116,36 +116,36 @@ def _matrix(name: str, protocol: dict[str, Any], datasets: Mapping[str, str], mo
     experiments: dict[object, list[_Model]] = {}
     for model in models:
         experiments.setdefault(model.experiment, []).append(model)
-    groups = [_newest_of_seeds(group) for group in experiments.values()]
+    every = sorted(experiments.values(), key=lambda group: _place(group[0].regime or ""))
+    groups = [_newest_of_seeds(group) for group in every]
+    labels = _labels_apart(groups)
     kept = [model for group in groups for model in group]
     inputs = tuple(sorted({given for model in kept for given in model.cells}, key=_place))
-    rows = _labelled_apart([_row(group) for group in groups], groups)
+    cells = [_cells(group) for group in groups]
+    for given in inputs if len(groups) > 1 else ():
+        _mark_best(given, cells, groups)
+    rows = [_row(*parts) for parts in zip(labels, groups, cells, strict=True)]
     replaced = [
-        f"{row.label}: {len(every) - len(group)} older training run(s) of the same seed left out"
-        for row, group, every in zip(rows, groups, experiments.values(), strict=True)
-        if len(every) > len(group)
+        f"{label}: {len(all_of_it) - len(group)} older training run(s) of the same seed left out"
+        for label, group, all_of_it in zip(labels, groups, every, strict=True)
+        if len(all_of_it) > len(group)
     ]
-    order = sorted(range(len(rows)), key=lambda place: _place(rows[place].regime or ""))
-    rows, groups = [rows[place] for place in order], [groups[place] for place in order]
-    best_by = {given: _mark_best(given, rows, groups) for given in inputs} if len(rows) > 1 else {}
     measured = [pair for model in kept for seeds in model.cells.values() for pair in seeds.values()]
     runs = {one.run.id: one for one, _ in measured}
-    newest = sorted(runs, key=lambda run: runs[run].run.started, reverse=True)
+    newest = sorted(runs.values(), key=lambda one: one.run.started, reverse=True)
     is_strong = any(given.endswith(_STRONG) for given in inputs)
     dataset = datasets.get(protocol["dataset"], protocol["dataset"])
-    documents = [runs[run].document for run in newest]
-    warnings = [warning.line for document in documents if document for warning in document.warnings]
+    warnings = [warning.line for one in newest if one.document for warning in one.document.warnings]
     shared = {name: value for name, value in protocol.items() if name != "mask_fingerprint"}
     shared |= {"dataset": dataset, "strong": ("quick" if protocol["strong"] else "full") if is_strong else None}
     return LossMatrix(
         **shared,
         id=name,
-        natural_scale=next((figure.natural_scale for figure in FIGURE_2 if figure.dataset == dataset), 1),
+        natural_scale=next((paper.natural_scale for paper in FIGURE_2 if paper.of == dataset), 1),
         inputs=inputs,
-        runs=tuple(newest),
+        runs=tuple(one.run.id for one in newest),
         seeds=tuple(sorted({cell.seed for _, cell in measured})),
         rows=tuple(rows),
-        best_by=best_by,
         warnings=tuple(dict.fromkeys(warnings)),
         notes=(*_notes(rows, inputs), *replaced),
     )
@@ -166,85 +166,63 @@ def _place(name: str) -> tuple[bool, int, str]:
     return base != name, _ORDER.index(base) if base in _ORDER else len(_ORDER), name
 
 
-def _row(models: Sequence[_Model]) -> MatrixRow:
-    first = models[0]
-    inputs = dict.fromkeys(given for model in models for given in model.cells)
+def _row(label: str, models: Sequence[_Model], cells: dict[str, MatrixCell]) -> MatrixRow:
     trained = [model.trained for model in models if model.trained is not None]
     return MatrixRow(
-        label=first.regime if first.trained is not None and first.regime else first.label,
-        differs=None,
-        regime=first.regime,
+        label=label,
+        regime=models[0].regime,
         models=tuple(model.id for model in models),
         train_runs=tuple(run.id for run in trained),
         train_seeds=tuple(run.seed for run in trained),
-        config_hash=trained[0].config_hash if trained else None,
         model_count=len(models),
-        cells={given: _cell([list(model.cells.get(given, {}).values()) for model in models]) for given in inputs},
+        cells=cells,
     )
 
 
 # cells: mean, spread, interval
 
 
-def _cell(models: Sequence[Sequence[tuple[Evaluated, Cell]]]) -> MatrixCell:
+def _cells(models: Sequence[_Model]) -> dict[str, MatrixCell]:
+    inputs = dict.fromkeys(given for model in models for given in model.cells)
+    return {
+        given: _cell([[cell for _, cell in model.cells.get(given, {}).values()] for model in models])
+        for given in inputs
+    }
+
+
+def _cell(of_models: Sequence[Sequence[Cell]]) -> MatrixCell:
     """Of the evaluations of a row's models on one input; a model without any takes no part."""
-    of_models = [[cell for _, cell in seeds] for seeds in models]
     cells = [of_model for of_model in of_models if of_model]
     flat = [cell for of_model in cells for cell in of_model]
-    losses, accuracies = _figures(cells, "loss"), _figures(cells, "accuracy")
-    loss_low, loss_high, over_loss = _interval(cells, "loss", "bootstrap")
-    low, high, over = _interval(cells, "accuracy", "wilson")
+    values: dict[str, Any] = {}
+    for name, method in (("loss", "bootstrap"), ("accuracy", "wilson")):
+        means = [mean_of([getattr(cell, name) for cell in of_model]).value for of_model in of_models]
+        known = [getattr(cell, name) for cell in flat] if len(cells) == 1 else [one for one in means if one is not None]
+        # A mean over those that did not diverge would make the others disappear.
+        mean = mean_of(known if len(known) >= len(cells) else [None])
+        low, high, over = _interval(flat, name, method, known if mean.value is not None else [], len(cells))
+        values |= {name: mean.value, f"{name}_spread": mean.spread, f"{name}_low": low, f"{name}_high": high}
+        values |= {"interval" if name == "accuracy" else "loss_interval": over}
+        values["losses" if name == "loss" else "accuracies"] = tuple(means)
+    values |= {"accuracy_low": max(0.0, values["accuracy_low"]), "accuracy_high": min(1.0, values["accuracy_high"])}
     return MatrixCell(
-        loss=fmean(losses) if losses else None,
-        loss_spread=spread(losses),
-        loss_low=loss_low,
-        loss_high=loss_high,
-        loss_interval=over_loss,
-        accuracy=fmean(accuracies),
-        accuracy_spread=spread(accuracies),
-        accuracy_low=0.0 if low is None else max(0.0, low),
-        accuracy_high=1.0 if high is None else min(1.0, high),
-        interval=over or "wilson",
+        **values,
         n=min(cell.n for cell in flat),
         models=len(cells),
         spread_over="models" if len(cells) > 1 else "seeds" if len(flat) > 1 else None,
         diverged=sum(cell.loss is None and not _leaves_no_loss(cell) for cell in flat),
-        losses=tuple(_mean(of_model, "loss") for of_model in of_models),
-        accuracies=tuple(_mean(of_model, "accuracy") for of_model in of_models),
     )
 
 
-def _figures(models: Sequence[Sequence[Cell]], name: str) -> list[float]:
-    """One value a model, or, of a single model, one an evaluation seed; empty where any of them is missing.
-
-    A mean over those that did not diverge would make the others disappear.
-    """
-    if len(models) == 1:
-        values = [getattr(cell, name) for cell in models[0]]
-    else:
-        values = [_mean(of_model, name) for of_model in models]
-    return [] if None in values else values
-
-
-def _mean(cells: Sequence[Cell], name: str) -> float | None:
-    """Over evaluation seeds; None where any of them has no such figure, or there are none."""
-    values = [getattr(cell, name) for cell in cells]
-    return fmean(values) if values and None not in values else None
-
-
 def _interval(
-    models: Sequence[Sequence[Cell]], name: str, method: str
+    cells: Sequence[Cell], name: str, method: str, values: Sequence[float], models: int
 ) -> tuple[float | None, float | None, str | None]:
     """The wider of two 95 % intervals: the mean of the cells' own, by `method`, and Student's over the models."""
-    flat = [cell for of_model in models for cell in of_model]
-    lows, highs = ([getattr(cell, f"{name}_{end}") for cell in flat] for end in ("low", "high"))
-    values = _figures(models, name)
+    lows, highs = ([getattr(cell, f"{name}_{end}") for cell in cells] for end in ("low", "high"))
     if not values or None in (*lows, *highs):
         return None, None, None
     low, high = fmean(lows), fmean(highs)
-    if len(models) < 2:
-        return low, high, method
-    half = _student(len(values) - 1) * stdev(values) / sqrt(len(values))
+    half = _student(models - 1) * stdev(values) / sqrt(models) if models > 1 else 0.0
     if 2 * half <= high - low:
         return low, high, method
     return fmean(values) - half, fmean(values) + half, "models"
@@ -265,17 +243,18 @@ def _leaves_no_loss(cell: Cell) -> bool:
 # the best of a column
 
 
-def _mark_best(given: str, rows: Sequence[MatrixRow], groups: Sequence[Sequence[_Model]]) -> str:
-    """Mark the cells of a column that no other beats beyond chance; returns on what that rests."""
-    places = [place for place, row in enumerate(rows) if given in row.cells]
-    cells = [rows[place].cells[given] for place in places]
+def _mark_best(given: str, rows: Sequence[dict[str, MatrixCell]], groups: Sequence[Sequence[_Model]]) -> None:
+    """Mark the cells of a column that no other beats beyond chance.
+
+    By paired comparisons on the same images where all are of one evaluation, else by intervals that do not overlap.
+    """
+    places = [place for place, row in enumerate(rows) if given in row]
+    cells = [rows[place][given] for place in places]
     pairs = _comparisons(given, [groups[place] for place in places])
     with_loss = [index for index, cell in enumerate(cells) if cell.loss is not None]
 
     def accuracy_p_value(a: int, b: int) -> float:
-        if pairs:
-            return pairs[a, b].p_value
-        return float(cells[a].accuracy_low <= cells[b].accuracy_high)
+        return pairs[a, b].p_value if pairs else float(cells[a].accuracy_low <= cells[b].accuracy_high)
 
     def loss_p_value(a: int, b: int) -> float:
         a, b = with_loss[a], with_loss[b]
@@ -288,10 +267,9 @@ def _mark_best(given: str, rows: Sequence[MatrixRow], groups: Sequence[Sequence[
     best_loss = not_beaten([-(cells[index].loss or 0.0) for index in with_loss], loss_p_value)
     of_loss = dict(zip(with_loss, best_loss, strict=True))
     for index, place in enumerate(places):
-        rows[place].cells[given] = replace(
+        rows[place][given] = replace(
             cells[index], best_accuracy=best_accuracy[index], best_loss=of_loss.get(index, False)
         )
-    return "comparisons" if pairs else "intervals"
 
 
 def _comparisons(given: str, groups: Sequence[Sequence[_Model]]) -> dict[tuple[int, int], Comparison]:
@@ -316,17 +294,16 @@ def _comparisons(given: str, groups: Sequence[Sequence[_Model]]) -> dict[tuple[i
 # labels and notes
 
 
-def _labelled_apart(rows: Sequence[MatrixRow], groups: Sequence[Sequence[_Model]]) -> list[MatrixRow]:
-    """The rows, of which those with one label say how their training differs."""
+def _labels_apart(groups: Sequence[Sequence[_Model]]) -> list[str]:
+    """A label for each row; those that would have the same say how their training differs."""
+    labels = [one.regime if one.trained is not None and one.regime else one.label for one, *_ in groups]
     trained = [group[0].trained for group in groups]
     configs = [None if run is None else comparable_config(run.config) for run in trained]
     found = []
-    for row, own in zip(rows, configs, strict=True):
-        alike = [config for other, config in zip(rows, configs, strict=True) if other.label == row.label]
-        if len(alike) > 1:
-            differs = row.models[0] if own is None else _difference(own, [one for one in alike if one is not None])
-            row = replace(row, differs=differs, label=f"{row.label} ({differs})")
-        found.append(row)
+    for label, own, group in zip(labels, configs, groups, strict=True):
+        alike = [config for other, config in zip(labels, configs, strict=True) if other == label]
+        differs = group[0].id if own is None else _difference(own, [one for one in alike if one is not None])
+        found.append(f"{label} ({differs})" if len(alike) > 1 else label)
     return found
 
 

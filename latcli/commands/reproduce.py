@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -17,9 +17,9 @@ from typing import Any, Literal
 from latcli.commands import attack, evaluate, train
 from latcli.commands.classifiers import CHECKPOINT
 from latcli.commands.data import load_data
-from latcli.commands.report import MATRIX
-from latcli.commands.reproduction_steps import OF_PHOTOS, Step, photos_of, steps_of
-from latcli.commands.reproduction_tables import with_tables
+from latcli.commands.gathering import MATRIX, TABLES, gather
+from latcli.commands.paper import compare_with_paper
+from latcli.commands.reproduction_parts import OF_PAPER, OF_PHOTOS, Findings, Step, photos_of, steps_of
 from latcli.engine import registry
 from latcli.engine.datasets.base import Dataset
 from latcli.engine.images import sha256_of
@@ -29,11 +29,13 @@ from latcli.options import (
     AttackOptions,
     Computing,
     EvalOptions,
+    ReportOptions,
     ReproduceOptions,
+    ReproduciblePart,
     TrainOptions,
     command_words,
 )
-from latcli.results import ReproduceResult, StepRow, canonical_json, to_json
+from latcli.results import ReportResult, ReproduceResult, StepRow, canonical_json, to_json
 from latcli.session import Session
 from latcli.store.store import DATABASE, Run, RunRow, Store, dataset_id
 
@@ -57,26 +59,24 @@ def run(options: ReproduceOptions, session: Session) -> ReproduceResult:
     step's command raises. What is done stays done.
     """
     data = _small_images(options, session)
-    parts: dict[str, tuple[Step, ...]] = {name: steps_of(name, options, session, data) for name in options.parts}
+    parts = {name: steps_of(name, options, session, data) for name in options.parts}
     steps = list(dict.fromkeys(step for part in parts.values() for step in part))
     notes = _notes(options, data, session)
     for note in notes:
         session.note(f"note: {note}")
-    notes = [*(data.notes if data else ()), *notes]
-    shown = _shown(options) | {"seed": session.seed, "notes": tuple(notes)}
+    shown = {name: value for name, value in vars(options).items() if name != "plan"} | {"seed": session.seed}
+    planned = ReproduceResult(options=shown, planned=True, steps=(), notes=(*(data.notes if data else ()), *notes))
     if options.plan:
         with _looking(session) as store:
-            return ReproduceResult(**shown, planned=True, steps=_rows(steps, Found(store, session, data)))
+            return replace(planned, steps=_rows(steps, Found(store, session, data)))
     with Store.open(session.store) as store:
         found = Found(store, session, data)
         with _own_run(store, options, session) as stored:
             session.note(f"run {stored.id}")
             _carry_out(steps, found, stored, replace(session, parent=stored.id, name=None, tag=()))
-            rows = _rows(steps, found)
-            runs = {step: row for step in steps if (row := found.state_of(step)[1]) is not None}
-            result = ReproduceResult(**shown, planned=False, run=stored.id, dir=stored.folder, steps=rows)
-            result = with_tables(result, parts, runs, options, data, session)
-            return replace(result, files=tuple(_kept(stored, result)))
+            result = replace(planned, planned=False, run=stored.id, dir=stored.folder, steps=_rows(steps, found))
+            result = _judged(result, parts, Findings(store, _runs_of(steps, found), options, data), session)
+            return replace(result, files=(*_kept(stored, result), *result.files))
 
 
 # data and notes
@@ -115,12 +115,6 @@ def _notes(options: ReproduceOptions, data: Dataset | None, session: Session) ->
     return notes
 
 
-def _shown(options: ReproduceOptions) -> dict[str, Any]:
-    """The options by the names of the result."""
-    names = {one.name for one in fields(ReproduceResult)} - {"steps"}
-    return {name: value for name, value in vars(options).items() if name in names} | {"minibatches": options.steps}
-
-
 # what the store has of a step
 
 
@@ -131,20 +125,25 @@ class Found:
     store: Store
     session: Session
     data: Dataset | None
-    _fits: dict[Step, Callable[[RunRow], bool]] = field(default_factory=dict)
+    _fits: dict[tuple[object, ...], Callable[[RunRow], bool]] = field(default_factory=dict)
 
     def state_of(self, step: Step) -> tuple[State, RunRow | None]:
         """The newest run that counts: a finished one, else one at work, else one that was cut off.
 
         Raises UsageError for options that are unusable, ImageError where photos cannot be read.
         """
-        if step.command == "eval":  # depends on which models there are by now
-            fits = self._fitting_evaluation(step)
-        elif len(self.trained(step.models)) < len(step.models):  # what it goes on from is not there yet
+        models = self.trained(step.models)
+        if len(models) < len(step.models):  # what it goes on from, or evaluates, is not there yet
             return "missing", None
-        else:
-            fitting = self._fitting_training if step.command == "train" else self._fitting_attack
-            fits = self._fits.get(step) or self._fits.setdefault(step, fitting(step))
+        known = (step, *(row.id for row in models.values()))
+        if known not in self._fits:
+            fitting = {
+                "train": self._fitting_training,
+                "eval": self._fitting_evaluation,
+                "attack": self._fitting_attack,
+            }
+            self._fits[known] = fitting[step.command](step)
+        fits = self._fits[known]
         rows = [row for row in self.store.runs(command=step.command) if row.seed == step.seed and fits(row)]
         states: dict[str, State] = {"completed": "done", "running": "running"}
         for status, state in states.items():
@@ -167,16 +166,16 @@ class Found:
         starts = [row.path / CHECKPOINT for row in self.trained(step.models).values()]
         return replace(options, classifier_weights=starts[0]) if starts else options
 
+    def _wanted(self, settings: object, data: Dataset) -> dict[str, Any]:
+        shared = {"precision": self.session.precision, "mask_fingerprint": data.mask_fingerprint}
+        return dict(to_json(settings)) | shared
+
     def _fitting_training(self, step: Step) -> Callable[[RunRow], bool]:
         options, data = self.started(step), self.data
         assert data is not None
         architecture, start = options.architecture or data.defaults.architecture, options.classifier_weights
         weights = None if start is None else train.start_fingerprint(start, architecture, data)
-        wanted = to_json(train.settings_of(options, data, step.seed)) | {
-            "architecture": architecture,
-            "precision": self.session.precision,
-            "mask_fingerprint": data.mask_fingerprint,
-        }
+        wanted = self._wanted(train.settings_of(options, data, step.seed), data) | {"architecture": architecture}
         if wanted["regime"] in _WITHOUT_OBJECT:
             wanted = {name: value for name, value in wanted.items() if name not in _OF_OBJECT}
         dataset = dataset_id(data.name, data.fingerprint)
@@ -189,17 +188,12 @@ class Found:
         return fits
 
     def _fitting_evaluation(self, step: Step) -> Callable[[RunRow], bool]:
-        options, data, trained = step.options, self.data, self.trained(step.models)
+        options, data = step.options, self.data
         assert isinstance(options, EvalOptions)
         assert data is not None
-        if len(trained) < len(step.models):
-            return lambda row: False
-        models = sorted(str(row.model) for row in trained.values())
-        wanted = to_json(evaluate.settings_of(options, data, replace(self.session, seed=step.seed))) | {
-            "dataset_fingerprint": data.fingerprint,
-            "precision": self.session.precision,
-            "mask_fingerprint": data.mask_fingerprint,
-        }
+        models = sorted(str(row.model) for row in self.trained(step.models).values())
+        settings = evaluate.settings_of(options, data, replace(self.session, seed=step.seed))
+        wanted = self._wanted(settings, data) | {"dataset_fingerprint": data.fingerprint}
 
         def fits(row: RunRow) -> bool:
             evaluated = sorted(str(entry.get("id")) for entry in row.config.get("entries", ()))
@@ -291,6 +285,31 @@ def _carry_out_one(step: Step, resume: str | None, found: Found, session: Sessio
                 )
 
 
+def _runs_of(steps: Sequence[Step], found: Found) -> dict[Step, RunRow]:
+    return {step: row for step in steps if (row := found.state_of(step)[1]) is not None}
+
+
+def _judged(
+    result: ReproduceResult, parts: Mapping[ReproduciblePart, Sequence[Step]], findings: Findings, session: Session
+) -> ReproduceResult:
+    """The result with what its runs show: tables, and of the paper's own figures the report and the verdicts."""
+    tables = [table for name, steps in parts.items() for table in findings.tables(name, steps)]
+    own = [step for name, steps in parts.items() if name in OF_PAPER for step in steps]
+    if not own:
+        return replace(result, tables=tuple(tables))
+    ids = tuple(dict.fromkeys(findings.runs[step].id for step in own))
+    report: ReportResult = gather(ReportOptions(runs=ids), session, TABLES)
+    configs = {str(row["run"]): row["config"] for row in report.runs}
+    paper = compare_with_paper(report.matrices, report.attacks, configs, findings.options.like)
+    return replace(
+        result,
+        tables=tuple(tables),
+        claims=tuple(claim for part in paper if part.ours is not None for claim in part.claims),
+        report=replace(report, paper=paper),
+        files=tuple(findings.figures(parts.get("figure1", ()))),
+    )
+
+
 def _rows(steps: Sequence[Step], found: Found) -> tuple[StepRow, ...]:
     numbered = list(enumerate(steps, start=1))
     trained = found.trained([step for step in steps if step.command == "train"])
@@ -337,10 +356,11 @@ def command_line(step: Step, session: Session, models: Sequence[str] = ()) -> st
 def _kept(stored: Run, result: ReproduceResult) -> Iterator[Path]:
     """The plots and tables, as files of the run."""
     from latcli.reporting import render
-    from latcli.reporting.charts import sweep
+    from latcli.reporting.figures import means
 
     document = to_json(result)
-    for one in document["sweeps"]:
-        yield stored.write_artifact(f"{one['name']}.png", sweep(one), "plot")
+    for one in document["tables"]:
+        if one["drawn"]:
+            yield stored.write_artifact(f"{one['name']}.png", means(one), "plot")
     text = "".join(render.reproduction(document))
     yield stored.write_artifact(MARKDOWN, text.encode("utf-8", "backslashreplace"), "report")

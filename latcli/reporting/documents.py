@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from latcli.reporting.evaluations import evaluation, figure, further, matrix, matrix_of
+from latcli.reporting.evaluations import evaluation, further, matrix, matrix_of
 from latcli.reporting.photos import PHOTOS, attack, folder_line, mask, photo_table
-from latcli.reporting.table import NONE, Cell, Column, Format, Row, Table, Value, facts, rows_of, text_table
+from latcli.reporting.table import NONE, Cell, Column, Format, Row, Table, Value, facts, listed, rows_of, text_table
 from latcli.reporting.text import (
     counted,
     duration,
@@ -33,23 +33,18 @@ MATRICES, TRAINED, EVALUATIONS, NAMED = 4, 8, 1, 8
 
 def train(document: Document) -> list[Table]:
     """Loss and accuracy on the test images, what to know of them, where the model is and what to do with it."""
+    scores = (("natural", document["final"]), (document["attack"], document["adversarial"]))
     columns = (
         Column("images", "test images", "name"),
         Column("n", "n", "count"),
         Column("loss", "loss", "number"),
         Column("accuracy", "accuracy", "percent"),
     )
-    scores = (("natural", document["final"]), (document["attack"], document["adversarial"]))
-    records: list[dict[str, Value | Cell]] = [
-        {"images": name, "n": score["n"], "loss": figure(score, "loss"), "accuracy": figure(score, "accuracy")}
-        for name, score in scores
-        if score is not None
-    ]
     title = f"{document['regime']} training on {document['dataset']}, {counted(document['steps'], 'step')}"
     speed = f"{document['images_per_second']:,.0f} images/s, gradients in {document['form']}"
     lines = [*document["notes"], f"{duration(document['seconds'])}, {speed}", f"run {document['run']}"]
     return [
-        Table(title, columns, rows_of(columns, records)),
+        listed(title, [{"images": name, **score} for name, score in scores if score is not None], *columns),
         text_table("", *lines, from_here(document["checkpoint"])),
         text_table("Try next", *document["next_commands"]),
     ]
@@ -58,22 +53,20 @@ def train(document: Document) -> list[Table]:
 def training(rows: Sequence[Document], best: Sequence[Document] = (), most: int | None = None) -> Table:
     """Training runs with what they ended with; of more than `most` the first."""
     columns = (
-        Column("run", "run"),
+        Column("run", "run", "run"),
         Column("regime", "regime", "name"),
         Column("dataset", "data set", "name"),
         Column("seed", "seed"),
-        Column("loss", "loss", "number", "natural", figure="loss", optional=True),
-        Column("accuracy", "accuracy", "percent", "natural", figure="accuracy"),
-        Column("adversarial_loss", "loss", "number", "own attack", figure="adversarial_loss", optional=True),
-        Column("adversarial_accuracy", "accuracy", "percent", "own attack", figure="adversarial_accuracy"),
+        Column("final.loss", "loss", "number", "natural", figure="loss", optional=True),
+        Column("final.accuracy", "accuracy", "percent", "natural", figure="accuracy"),
+        Column("final.adversarial_loss", "loss", "number", "own attack", figure="adversarial_loss", optional=True),
+        Column("final.adversarial_accuracy", "accuracy", "percent", "own attack", figure="adversarial_accuracy"),
     )
-    found = []
-    for row in rows[:most]:
-        values = {name: row[name] for name in ("regime", "dataset")} | {"run": short(row["run"])}
-        values["seed"] = None if row["seed"] is None else str(row["seed"])
-        values |= {column.key: figure(row["final"], column.key) for column in columns if column.figure}
-        about = {name: row[name] for name in ("run", "dataset", "regime", "epsilon", "seed")}
-        found.append(Row(rows_of(columns, [values])[0].cells, about=about, id=row["run"]))
+    names = ("run", "dataset", "regime", "epsilon", "seed")
+    found = [
+        replace(shown, about={name: row[name] for name in names}, id=row["run"])
+        for row, shown in zip(rows[:most], rows_of(columns, rows[:most]), strict=True)
+    ]
     notes = [
         f"best of {one['of']} {one['regime']} on {one['dataset']}: {short(one['run'])}, "
         f"{percent(one['value'])} {one['figure'].replace('_', ' ')}"
@@ -98,11 +91,10 @@ def report(document: Document, *, cut: bool = False) -> list[Table]:
     if document["training"]:
         found.append(training(document["training"], document["best"], TRAINED if cut else None))
     found += _attacks(document, cut=cut)
-    measured = [(one, further_of(document, one)) for one in document["evaluations"]]
-    measured = [(one, parts) for one, parts in measured if further(parts)]
-    for one, parts in measured[:EVALUATIONS] if cut else measured:
+    measured = [(one, tables) for one in document["evaluations"] if (tables := further(one))]
+    for one, tables in measured[:EVALUATIONS] if cut else measured:
         place = f"{one['dataset']}, run {short(one['run'])}"
-        found += [replace(table, title=f"{table.title} ({place})") for table in further(parts)]
+        found += [replace(table, title=f"{table.title} ({place})") for table in tables]
     found += _more_table(cut, len(measured), EVALUATIONS, "evaluation", "evaluations", "run ids")
     if not found:
         ended = any(run["status"] == "completed" for run in document["runs"])
@@ -110,13 +102,6 @@ def report(document: Document, *, cut: bool = False) -> list[Table]:
         found.append(text_table("", none))
     found += not_shown(document, most=NAMED if cut else None)
     return [*found, text_table("", "try: latcli report --html report.html")] if cut else found
-
-
-def further_of(document: Document, one: Document) -> dict[str, Any]:
-    """What a report has of one evaluation, as `eval --json` has it."""
-    names = ("transfer", "curves", "reliance", "comparisons")
-    parts = {name: [row for row in document.get(name, ()) if row["run"] == one["run"]] for name in names}
-    return {"run": one["run"], "dataset": one["dataset"], "models": one["models"], **parts}
 
 
 def _attacks(document: Document, *, cut: bool) -> list[Table]:
@@ -138,7 +123,7 @@ def not_shown(document: Document, most: int | None = None) -> list[Table]:
     found = []
     for title, kind, lines in (
         ("Left out", "left out", left_out),
-        ("Not as it was written, and not shown", "fault", faults),
+        ("Changed since it was written, and not shown", "fault", faults),
     ):
         rows = [
             Row((Cell(run), Cell(why)), about={"run": run, "image": image}, id=run) for run, image, why in lines[:most]
@@ -157,65 +142,59 @@ def _more_table(cut: bool, count: int, most: int, one: str, several: str, how: s
     return [text_table("", *lines) for lines in [_more(count, most, one, several, how)] if cut and lines]
 
 
-def paper(document: Document) -> list[Table]:
+def paper(parts: Sequence[Document]) -> list[Table]:
     """The paper's Figure 2 and photo tables beside ours, each with the verdicts on its claims."""
     found = []
-    for one in document["figure2"]:
-        title = f"The paper beside ours: {one['source']}"
-        if one["matrix"] is None:
-            hint = f"train and evaluate: latcli train --dataset {one['dataset']}, then latcli eval"
-            found.append(text_table(title, f"not measured; {hint}"))
-        else:
-            found.append(_figure_2(one, title))
-            found += claims(one["claims"], one["source"], one["dataset"])
-    for one in document["tables"]:
-        title = f"The paper beside ours: {one['source']}, photos"
-        if one["run"] is None:
-            found.append(
-                text_table(title, "not measured; attack photos: latcli attack PHOTOS --labels labels.csv")
-            )  # fmt: skip
-        else:
-            found.append(_photo_figures(one, title))
-            found += claims(one["claims"], one["source"], "photos")
+    for one in parts:
+        title = f"Comparison with the paper: {one['source']}"
+        if one["ours"] is not None:
+            found += [_beside_paper(one, title), *claims(one["claims"], f"Claims of {one['source']}")]
+            continue
+        hint = f"train and evaluate: latcli train --dataset {one['of']}, then latcli eval"
+        if one["of"] == "photos":
+            hint = "attack photos: latcli attack PHOTOS --labels labels.csv"
+        found.append(text_table(title, f"not measured; {hint}"))
     return found
 
 
-def _figure_2(one: Document, title: str) -> Table:
-    columns = [Column("place", "model, inputs", "name")]
-    forms: tuple[tuple[str, Format, Format], ...] = (("loss", "number", "number"), ("accuracy", "percent", "points"))
-    for kind, form, difference in forms:
+#: Figures of the paper that are columns of their own, and how they and their differences are printed.
+_GROUPS: dict[str, tuple[Format, Format]] = {"loss": ("number", "number"), "accuracy": ("percent", "points")}
+
+
+def _beside_paper(part: Document, title: str) -> Table:
+    """Models and inputs down, losses and accuracies across; of photos the means down."""
+    figures = part["figures"]
+    groups = [name for name in _GROUPS if any(one["figure"] == name for one in figures)] or [""]
+    columns = [Column("place", "model, inputs" if groups[0] else "mean over photos", "name")]
+    for group in groups:
+        form, difference = _GROUPS.get(group, ("short", "short"))
         columns += [
-            Column(f"{kind} paper", "paper", form, kind, figure=kind),
-            Column(f"{kind} ours", "ours", form, kind),
-            Column(f"{kind} difference", "difference", difference, kind, optional=kind == "accuracy"),
+            Column(f"{group} paper", "paper", form, group, figure=group),
+            Column(f"{group} ours", "ours", form, group),
+            Column(f"{group} difference", "difference", difference, group, optional=group == "accuracy"),
         ]
-    losses, accuracies = ({(row["regime"], row["input"]): row for row in one[name]} for name in ("cells", "accuracies"))
+    found: dict[tuple[str, ...], dict[str, Document]] = {}
+    for one in figures:
+        place: tuple[str, ...] = (one["regime"], one["input"]) if groups[0] else (one["figure"],)
+        found.setdefault(place, {})[one["figure"] if groups[0] else ""] = one
     rows = []
-    for regime, given in losses:
-        scale = one["natural_scale"] if given == "natural" else 1
-        cells = [Cell(f"{regime}, {given}")]
-        for found, by in ((losses, scale), (accuracies, 1)):
-            row = found.get((regime, given), {})
-            for name in ("paper", "ours", "difference"):
-                known = row.get(name), row.get(f"{name}_spread")
-                value, beside = (None if number is None else number / by for number in known)
-                cells.append(Cell(value, beside, scale=by))
-        rows.append(Row(tuple(cells), about={"regime": regime, "input": given}))
-    notes = (f"losses on natural inputs times {one['natural_scale']:,}", *one["protocol"])
-    return Table(title, tuple(columns), tuple(rows), notes, "paper", {"dataset": one["dataset"]})
+    for place, known in found.items():
+        cells = [Cell(", ".join(map(str, place)))]
+        for group in groups:
+            one = known.get(group, {"input": None})
+            scale = part["natural_scale"] if group == "loss" and one["input"] == "natural" else 1
+            ours = one.get("ours")
+            apart = None if ours is None else ours - one["paper"]
+            cells += [Cell(one.get("paper"), scale=scale), Cell(ours, one.get("ours_spread"), scale=scale),
+                      Cell(apart, scale=scale)]  # fmt: skip
+        about = dict(zip(("regime", "input"), place, strict=False)) if groups[0] else {}
+        rows.append(Row(tuple(cells), about=about))
+    scaled = [f"losses on natural inputs times {part['natural_scale']:,}"] if part["natural_scale"] != 1 else []
+    kind = "paper" if groups[0] else ""
+    return Table(title, tuple(columns), tuple(rows), (*scaled, *part["protocol"]), kind, {"dataset": part["of"]})
 
 
-def _photo_figures(one: Document, title: str) -> Table:
-    columns = (
-        Column("figure", "mean over photos", "name"),
-        Column("paper", "paper", "short"),
-        Column("ours", "ours", "short"),
-        Column("difference", "difference", "short"),
-    )
-    return Table(title, columns, rows_of(columns, one["figures"]), tuple(one["protocol"]))
-
-
-def claims(found: Sequence[Document], title: str, dataset: str) -> list[Table]:
+def claims(found: Sequence[Document], title: str) -> list[Table]:
     """The paper's claims with a verdict on each; of several seeds, for how many each holds."""
     columns = (
         Column("verdict", "verdict", figure="verdict"),
@@ -227,39 +206,38 @@ def claims(found: Sequence[Document], title: str, dataset: str) -> list[Table]:
         verdict = Cell(one["verdict"], style={"holds": "good", "fails": "bad"}.get(one["verdict"], "quiet"))
         seeds = f"{one['seeds_holding']} of {one['seeds']}"
         (row,) = rows_of(columns, [{**one, "verdict": verdict, "seeds": seeds}])
-        rows.append(replace(row, about={"label": one["claim"], "dataset": dataset or one["of"]}))
-    return [Table(f"Claims of {title}", columns, tuple(rows), kind="claim")] if rows else []
+        rows.append(replace(row, about={"label": one["claim"], "dataset": one["of"]}))
+    return [Table(title, columns, tuple(rows), kind="claim")] if rows else []
 
 
 def comparison(document: Document) -> list[Table]:
     """Two runs side by side: options that differ, and results."""
     a, b = (f"{run['run']}, {run['status']}" for run in document["runs"])
-    found = [text_table("", f"A: {a}", f"B: {b}")]
-    differing = (Column("name", "option", "name"), Column("a", "A", "name"), Column("b", "B", "name"))
-    results = (
-        Column("name", "figure", "name"),
-        *(Column(name, heading, "short") for name, heading in (("a", "A"), ("b", "B"), ("difference", "B - A"))),
-    )
+    sides = (("a", "A"), ("b", "B"))
+    options = text_table("", "both were started with the same options")
     if document["configuration"]:
-        values = [{name: plain(value) or NONE for name, value in row.items()} for row in document["configuration"]]
-        equal = f"{document['equal']} other options are equal"
-        found.append(Table("Options that differ", differing, rows_of(differing, values), (equal,)))
-    else:
-        found.append(text_table("", "both were started with the same options"))
+        options = listed(
+            "Options that differ",
+            [{name: plain(value) or NONE for name, value in row.items()} for row in document["configuration"]],
+            *(Column(name, heading, "name") for name, heading in (("name", "option"), *sides)),
+            notes=[f"{document['equal']} other options are equal"],
+        )
+    results = text_table("", "neither has results")
     if document["results"]:
-        return [*found, Table("Results", results, rows_of(results, document["results"]))]
-    return [*found, text_table("", "neither has results")]
+        numbers = (Column(name, heading, "short") for name, heading in (*sides, ("difference", "B - A")))
+        results = listed("Results", document["results"], Column("name", "figure", "name"), *numbers)
+    return [text_table("", f"A: {a}", f"B: {b}"), options, results]
 
 
 def shown_report(document: Document) -> list[Table] | None:
     """What `report` puts on a terminal: a comparison, the files that were written, or the report itself."""
     if "configuration" in document:
         return comparison(document)
-    if "written" in document:
-        lines = [f"wrote {one['path']} ({size(one['size'])})" for one in document["written"]]
-        none = "nothing to draw: no run has a matrix, a series or a curve"
-        return None if document["printed"] else [text_table("", *(lines or [none]))]
-    return report(document, cut=True)
+    if document.get("written") is None:
+        return report(document, cut=True)
+    lines = [f"wrote {one['path']} ({size(one['size'])})" for one in document["written"] if one["path"] != "-"]
+    none = [] if document["written"] else ["nothing to draw: no run has a matrix, a series or a curve"]
+    return [text_table("", *lines, *none)] if lines or none else None
 
 
 # reproductions and the demo
@@ -269,43 +247,55 @@ def reproduction(document: Document) -> list[Table]:
     """The planned steps, or the results and where they are."""
     if document["planned"]:
         return _planned_steps(document)
-    found = [_given_table(one) for one in document["tables"]]
-    found += claims(document["claims"], "the paper", "")
-    if document["report"]:
-        compared = document["report"]["paper"]
-        figures = [{**one, "claims": []} for one in compared["figure2"] if one["matrix"] is not None]
-        photo_tables = [{**one, "claims": []} for one in compared["tables"] if one["run"] is not None]
-        found += paper({"figure2": figures, "tables": photo_tables})
-    return [*found, text_table("", *map(from_here, document["files"]), f"run {document['run']}")]
+    return [*reproduced(document), text_table("", *map(from_here, document["files"]), f"run {document['run']}")]
 
 
-def reproduction_file(document: Document) -> list[Table]:
-    """All tables of a finished reproduction, for a file: verdicts, figures, and every step with its run."""
-    found = claims(document["claims"], "the paper", "") + [_given_table(one) for one in document["tables"]]
-    columns = (
+def reproduced(document: Document) -> list[Table]:
+    """What a finished reproduction shows: the paper's figures beside ours with verdicts, and means over seeds."""
+    compared = [one for one in (document["report"] or {}).get("paper", ()) if one["ours"] is not None]
+    found = paper(compared)
+    if document["report"] and not compared:
+        found = [matrix(one) for one in document["report"]["matrices"]]
+    return [*found, *map(_means, document["tables"])]
+
+
+def steps(document: Document) -> Table:
+    """Every step of a reproduction with its run."""
+    return listed(
+        "Runs",
+        [{**row, "configuration": (row["config_hash"] or "")[:12]} for row in document["steps"]],
         Column("step", "step", "name"),
         Column("run", "run"),
         Column("configuration", "configuration"),
         Column("seconds", "took", "duration"),
     )
-    records = [{**row, "configuration": (row["config_hash"] or "")[:12]} for row in document["steps"]]
-    return [*found, Table("Runs", columns, rows_of(columns, records))]
+
+
+def _means(document: Document) -> Table:
+    """Means over seeds, those of the paper below a line."""
+    columns = (Column("name", document["heading"], "name"),
+               *(Column(name, name, form) for name, form in document["columns"].items()))  # fmt: skip
+    rows = []
+    for row in document["rows"]:
+        cells = [Cell(mean["value"], mean["spread"]) if (mean := row["means"].get(one.key)) else Cell("")
+                 for one in columns[1:]]  # fmt: skip
+        rows.append(Row((Cell(row["name"]), *cells), total=row["name"] == "paper"))
+    return Table(document["title"], columns, tuple(rows), tuple(document["notes"]))
 
 
 def _planned_steps(document: Document) -> list[Table]:
     steps = document["steps"]
-    columns = (
+    waiting = sum(row["state"] != "done" for row in steps)
+    found = listed(
+        "Steps",
+        [row | {"state": row["state"] + (f", run {short(row['run'])}" if row["run"] else "")} for row in steps],
         Column("number", "", "count"),
         Column("step", "step", "name"),
         Column("state", "state", "name"),
         Column("seconds", "took", "duration"),
+        notes=[f"{waiting} of {counted(len(steps), 'step')} to do" if waiting else "all steps are done"],
     )
-    states = [f"{row['state']}, run {short(row['run'])}" if row["run"] else row["state"] for row in steps]
-    records = [{**row, "state": state} for row, state in zip(steps, states, strict=True)]
-    waiting = sum(row["state"] != "done" for row in steps)
-    left = f"{waiting} of {counted(len(steps), 'step')} to do" if waiting else "all steps are done"
-    commands = [line for row in steps for line in continued(row["command_line"])]
-    return [Table("Steps", columns, rows_of(columns, records), (left,)), text_table("Commands", *commands)]
+    return [found, text_table("Commands", *(line for row in steps for line in continued(row["command_line"])))]
 
 
 def continued(command_line: str, width: int = 78) -> list[str]:
@@ -319,23 +309,6 @@ def continued(command_line: str, width: int = 78) -> list[str]:
     return lines
 
 
-def _given_table(values: Document) -> Table:
-    """A table of texts as a reproduction has them."""
-    rows = tuple(
-        Row(tuple(Cell(one["text"] if one["spread"] is None else f"{one['text']} ± {one['spread']}") for one in row))
-        for row in values["rows"]
-    )
-    columns = tuple(
-        Column(str(place), heading, "number" if _is_figure(rows, place) else "name")
-        for place, heading in enumerate(values["headings"])
-    )
-    return Table(values["title"], columns, rows, tuple(values["notes"]))
-
-
-def _is_figure(rows: Sequence[Row], place: int) -> bool:
-    return place > 0 and any(str(row.cells[place].value)[:1].isdigit() for row in rows)
-
-
 def demo(document: Document) -> list[Table]:
     """The attack and its pictures, the matrix, the page, and what to try next."""
     pictures = [from_here(image["files"]["figure"]) for image in document["attack"]["images"]]
@@ -343,7 +316,7 @@ def demo(document: Document) -> list[Table]:
         *attack(document["attack"]),
         text_table("", *pictures),
         matrix(matrix_of(document["evaluation"])),
-        text_table("", "all of it, with the pictures, on one page:", from_here(document["page"])),
+        text_table("", "everything on one page, with pictures:", from_here(document["page"])),
         text_table("Try next", *document["next"]),
     ]
 
@@ -365,25 +338,24 @@ _STATES = {
 def runs(document: Document) -> list[Table]:
     """A line a run: what it was, what came of it, and how it ended."""
     columns = (
-        Column("run", "run"),
+        Column("run", "run", "run"),
         Column("name", "name", "name"),
         Column("command", "command"),
         Column("dataset", "data set", "name"),
         Column("regime", "regime", "name"),
-        Column("epsilon", "epsilon", optional=True),
+        Column("epsilon", "epsilon", "epsilon", optional=True),
         Column("result", "result", "name"),
-        Column("status", "status"),
-        Column("took", "took", optional=True),
+        Column("state", "status"),
+        Column("seconds", "took", "duration", optional=True),
         Column("tags", "tags", "name", optional=True),
     )
     records = [
-        {**run, "run": short(run["run"]), "status": _state(run["status"]), "tags": plain(run["tags"])}
-        | {"dataset": _without_hash(plain(run["dataset"])), "epsilon": plain(run["epsilon"])}
-        | {"took": None if run["seconds"] is None else duration(run["seconds"])}
+        run
+        | {"state": _state(run["status"]), "tags": plain(run["tags"]), "dataset": _without_hash(plain(run["dataset"]))}
         for run in document["runs"]
     ]
-    known = tuple(one for one in columns if any(record[one.key] not in (None, "") for record in records))
-    return [Table("", known, rows_of(known, records)) if records else text_table("", "no runs")]
+    known = [one for one in columns if any(record[one.key] not in (None, "") for record in records)]
+    return [listed("", records, *known) if records else text_table("", "no runs")]
 
 
 def _without_hash(name: str) -> str:
@@ -412,14 +384,14 @@ def run(document: Document) -> list[Table]:
         attacked = {"classifier": document["model"], **document["config"], **document}
         found.append(photo_table({**attacked, "epsilon": document["images"][0]["epsilon"]}))
     found += [_cells(document["cells"])] if document["cells"] else []
-    if document["metrics"]:
-        columns = (Column("name", "metric", "name"), Column("step", "step", "count"),
-                   Column("value", "value", "short"))  # fmt: skip
-        found.append(Table("Metrics", columns, rows_of(columns, document["metrics"])))
-    if document["artifacts"]:
-        columns = (Column("name", "file", "name"), Column("kind", "kind", "name"),
-                   Column("size", "size", "size"))  # fmt: skip
-        found.append(Table("Files", columns, rows_of(columns, document["artifacts"])))
+    metric, file = Column("name", "metric", "name"), Column("name", "file", "name")
+    further = (
+        listed(
+            "Metrics", document["metrics"], metric, Column("step", "step", "count"), Column("value", "value", "short")
+        ),
+        listed("Files", document["artifacts"], file, Column("kind", "kind", "name"), Column("size", "size", "size")),
+    )
+    found += [table for table in further if table.rows]
     return [*found, text_table("Resume with", document["resume"])] if document["resume"] else found
 
 
@@ -429,9 +401,9 @@ def _configuration(config: Document) -> list[Table]:
     found = [facts({name: plain(value) for name, value in config.items() if name not in nested}, "Configuration")]
     for name, records in nested.items():
         keys = dict.fromkeys(key for record in records for key in record if plain(record[key]))
-        columns = tuple(Column(key, key.replace("_", " "), "name") for key in keys)
-        rows = rows_of(columns, [{key: plain(record.get(key)) for key in keys} for record in records])
-        found.append(Table(f"Configuration: {name}", columns, rows))
+        columns = (Column(key, key.replace("_", " "), "name") for key in keys)
+        texts = [{key: plain(record.get(key)) for key in keys} for record in records]
+        found.append(listed(f"Configuration: {name}", texts, *columns))
     return found
 
 
@@ -445,8 +417,10 @@ def command_line(run: Document) -> str:
 
 
 def _cells(cells: Sequence[Document]) -> Table:
-    columns = (
-        Column("model", "model", "name"),
+    return listed(
+        "Cells",
+        cells,
+        Column("label", "model", "name"),
         Column("input", "input", "name"),
         Column("n", "n", "count"),
         Column("loss", "loss", "number"),
@@ -457,8 +431,6 @@ def _cells(cells: Sequence[Document]) -> Table:
         Column("restarts", "starts", "count", optional=True),
         Column("seconds", "took", "duration", optional=True),
     )
-    records = [{**cell, "model": cell["label"]} for cell in cells]
-    return Table("Cells", columns, rows_of(columns, records))
 
 
 def verification(document: Document) -> list[Table]:
@@ -466,11 +438,10 @@ def verification(document: Document) -> list[Table]:
     if document["ok"]:
         checked = f"{counted(document['checked'], 'file')} of {counted(len(document['runs']), 'run')}"
         return [text_table("", f"{checked} {'is' if document['checked'] == 1 else 'are'} as written")]
-    columns = (Column("run", "run", "name"), Column("file", "file", "name"), Column("fault", "fault"),
-               Column("detail", "detail", "name"))  # fmt: skip
-    records = [{**one, "file": one["name"]} for one in document["problems"]]
-    records += [{"run": "database", "fault": "damaged", "detail": text} for text in document["database"]]
-    return [Table("", columns, rows_of(columns, records))]
+    damage = [{"run": "database", "fault": "damaged", "detail": text} for text in document["database"]]
+    run, file = Column("run", "run", "name"), Column("name", "file", "name")
+    found = (run, file, Column("fault", "fault"), Column("detail", "detail", "name"))
+    return [listed("", [*document["problems"], *damage], *found)]
 
 
 def removal(document: Document) -> list[Table]:
@@ -492,24 +463,20 @@ def classes(document: Document) -> list[Table]:
         Column("description", "description", optional=True),
     )
     records = [{**one, "description": Cell(one["description"] or "", style="quiet")} for one in document["classes"]]
-    known = tuple(one for one in columns if any(plain(record[one.key]) for record in records))
-    return [Table("", known, rows_of(known, records))]
+    return [listed("", records, *(one for one in columns if any(plain(record[one.key]) for record in records)))]
 
 
 def checks(document: Document) -> list[Table]:
     """A line for each check, and its hint below."""
-    columns = (
+    found = listed(
+        "",
+        [one | {"state": _state(one["state"]), "hint": Cell(one["hint"], style="quiet")} for one in document["checks"]],
         Column("name", "what", "name"),
         Column("state", "state"),
         Column("detail", "detail", "name", stack="detail"),
         Column("hint", "", "name", stack="detail"),
     )
-    records = [
-        {"name": one["name"], "state": _state(one["state"]), "detail": one["detail"]}
-        | {"hint": Cell(one["hint"], style="quiet")}
-        for one in document["checks"]
-    ]
-    return [Table("", columns, rows_of(columns, records))]
+    return [found]
 
 
 def _state(state: str) -> Cell:

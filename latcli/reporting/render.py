@@ -69,35 +69,41 @@ def _markdown_cell(cell: Cell, column: Column) -> str:
 
 
 def reproduction(document: Mapping[str, Any]) -> Iterator[str]:
-    """A finished reproduction as Markdown: verdicts, tables, plots, and every step with its run and command."""
-    what = f"{document['what']}, budget {document['budget']}, seed {document['seed']}"
+    """A finished reproduction as Markdown: what it shows, pictures, every step with its run and command, the report."""
+    options = document["options"]
+    what = f"{options['what']}, budget {options['budget']}, seed {options['seed']}"
     yield f"# Reproduction: {markdown_text(what)}\n\n"
     yield from map(markdown_item, document["notes"])
-    for table in documents.reproduction_file(document):
+    for table in documents.reproduced(document):
         yield from markdown_table(table)
-    for sweep in document["sweeps"]:
-        yield f"\n![{markdown_text(sweep['title'])}]({sweep['name']}.png)\n"
+    for one in document["tables"]:
+        yield f"\n![{markdown_text(one['title'])}]({one['name']}.png)\n" if one["drawn"] else ""
+    if document["files"]:
+        yield "\n## Pictures: photo, background black, attacked\n\n"
+        yield from map(markdown_item, document["files"])
+    yield from markdown_table(documents.steps(document))
     yield "\n## Commands\n\n```sh\n"
     yield "".join(f"{printable(row['command_line'])}\n" for row in document["steps"])
     yield "```\n"
     if document["report"]:
-        yield "\n# What `latcli report --paper` shows of the runs that the paper's own figures are made of\n"
-        for table in documents.report(document["report"]):
+        yield "\n# Report of the runs that the paper's own figures are made of\n"
+        for table in documents.report({**document["report"], "paper": None}):
             yield from markdown_table(table)
 
 
 # LaTeX, with booktabs
 
-_BEGINNING = r"""% Compiles as it is with pdflatex. In a paper: \usepackage{booktabs}, and the table environments below.
+_BEGINNING = r"""% Compiles as it is with pdflatex. For a paper: packages booktabs and graphicx, and the tables below.
 \documentclass{article}
 \usepackage[utf8]{inputenc}
 \usepackage[margin=2cm]{geometry}
-\usepackage{booktabs}
+\usepackage{booktabs,graphicx}
 \begin{document}
 """
-#: Letters of a text beyond which it breaks its lines; letters across a page; lines of a table on one page, since LaTeX
-#: never breaks a table itself.
-_BREAKS, _ACROSS, _DOWN = 28, 112, 40
+#: Shrinks a table that is wider than the page, and no other.
+_FITTING = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+#: Letters of a text beyond which it breaks its lines; lines of a table on one page, since LaTeX never breaks a table.
+_BREAKS, _DOWN = 28, 40
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
@@ -141,18 +147,15 @@ def latex_table(table: Table) -> Iterator[str]:
         yield f"\n\\paragraph{{{latex_text(table.title)}}}\n"
         yield "".join(f"{latex_text(note)}\\par\n" for note in table.notes)
         return
-    widths = _letters(table)
-    letters = sum(widths) + 2 * len(widths)
-    small = "" if letters <= 84 else "\\small\n" if letters <= 94 else "\\footnotesize\\setlength{\\tabcolsep}{3pt}\n"
-    yield f"\n\\begin{{table}}[htbp]\n\\centering\n{small}\\caption{{{latex_text(table.title)}}}\n"
-    aligned = (_alignment(column, width) for column, width in zip(table.columns, widths, strict=True))
-    yield f"\\begin{{tabular}}{{{''.join(aligned)}}}\n\\toprule\n"
+    yield f"\n\\begin{{table}}[htbp]\n\\centering\n\\caption{{{latex_text(table.title)}}}\n{_FITTING}\n"
+    aligned = "".join(_alignment(table, place) for place in range(len(table.columns)))
+    yield f"\\begin{{tabular}}{{{aligned}}}\n\\toprule\n"
     yield from _latex_head(table)
     yield "\\midrule\n"
     for row in table.rows:
         yield "\\midrule\n" if row.total else ""
         yield _latex_row([_latex_cell(*pair) for pair in zip(row.cells, table.columns, strict=True)])
-    yield "\\bottomrule\n\\end{tabular}\n"
+    yield "\\bottomrule\n\\end{tabular}}\n"
     notes = [*table.notes, *([f"bold: {_SHARED}"] if table.has_best else [])]
     if notes:
         yield "\\par\\medskip\n\\parbox{0.9\\linewidth}{\\footnotesize\\raggedright\n"
@@ -160,58 +163,17 @@ def latex_table(table: Table) -> Iterator[str]:
     yield "\\end{table}\n"
 
 
-def _letters(table: Table) -> list[int]:
-    """Letters that each column takes; long texts break their lines."""
-
-    def width(place: int, column: Column) -> int:
-        texts = [_latex_plain(row.cells[place], column) for row in table.rows]
-        longest = max(map(len, [column.heading, *texts]))
-        return min(longest, _BREAKS) if column.is_text else longest
-
-    return [width(place, column) for place, column in enumerate(table.columns)]
-
-
-def _latex_plain(cell: Cell, column: Column) -> str:
-    shown = printed(cell, column)
-    return f"{shown.joined()} {shown.interval}".rstrip()
-
-
-def _alignment(column: Column, width: int) -> str:
+def _alignment(table: Table, place: int) -> str:
+    """Figures to the right, texts to the left; long texts break their lines."""
+    column = table.columns[place]
     if not column.is_text:
         return "r"
-    return f"p{{{0.5 * width:.1f}em}}" if width == _BREAKS else "l"
+    longest = max((len(printed(row.cells[place], column).text) for row in table.rows), default=0)
+    return "l" if longest < _BREAKS else f"p{{{0.5 * _BREAKS}em}}"
 
 
 def latex_pages(table: Table) -> Iterator[Table]:
-    """The table in tables that fit on a page each, across and down; the notes stand below the last."""
-    if not table.columns:
-        yield table
-        return
-    parts = [part for wide in _narrow(table) for part in _short(wide)]
-    for place, part in enumerate(parts):
-        title = part.title if place == 0 else f"{part.title} (continued)"
-        yield replace(part, title=title, notes=part.notes if place == len(parts) - 1 else ())
-
-
-def _narrow(table: Table) -> Iterator[Table]:
-    widths = [sum(width + 2 for width in map(_letters(table).__getitem__, places)) for places in table.stacks]
-    stacks = table.stacks
-    first, places, used = stacks[0], list(stacks[0]), widths[0]
-    for stack, width in zip(stacks[1:], widths[1:], strict=True):
-        if used + width > _ACROSS and len(places) > len(first):
-            yield _chosen(table, places)
-            places, used = list(first), widths[0]
-        places, used = [*places, *stack], used + width
-    yield _chosen(table, places)
-
-
-def _chosen(table: Table, places: Sequence[int]) -> Table:
-    places = sorted(places)
-    rows = tuple(replace(row, cells=tuple(row.cells[place] for place in places)) for row in table.rows)
-    return replace(table, columns=tuple(table.columns[place] for place in places), rows=rows)
-
-
-def _short(table: Table) -> Iterator[Table]:
+    """The table in tables that fit on a page each; the notes stand below the last."""
     parts: list[list[Row]] = [[]]
     lines = 0
     for row in table.rows:
@@ -222,7 +184,9 @@ def _short(table: Table) -> Iterator[Table]:
             lines = 0
         parts[-1].append(row)
         lines += height
-    yield from (replace(table, rows=tuple(part)) for part in parts)
+    for place, part in enumerate(parts):
+        title = table.title if place == 0 else f"{table.title} (continued)"
+        yield replace(table, title=title, rows=tuple(part), notes=table.notes if place == len(parts) - 1 else ())
 
 
 def _latex_head(table: Table) -> Iterator[str]:

@@ -1,18 +1,19 @@
-"""Tables for a terminal of any width: figures are never cut, names are folded, wide tables go on below."""
+"""The terminal: consoles with colour where it is wanted, and tables of any width, in which no figure is cut."""
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
+from rich.box import Box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from latcli.reporting import documents
-from latcli.reporting.console import RULED
 from latcli.reporting.table import Cell, Column, Table, printed
 from latcli.reporting.text import printable
 
@@ -27,6 +28,34 @@ _SHADES = (
 _FIRST, _NAME = 16, 10
 #: Between two columns.
 _GAP = 2
+
+
+#: A rule below the heading and one before the last rows, and no frame; in letters that every stream takes, so that a
+#: terminal and a file show the same table.
+RULED = Box("    \n    \n -- \n    \n -- \n    \n    \n    \n", ascii=True)
+
+#: Columns of what is written into a file or a pipe, unless COLUMNS says otherwise.
+WIDTH = 80
+
+
+class PlainConsole(Console):
+    """A console without colour; rich draws boxes in ASCII for one that claims to know no other letters."""
+
+    @property
+    def encoding(self) -> str:
+        """What rich asks before it draws a box; the text itself is written as it is."""
+        return "ascii"
+
+
+def console_for(stream: TextIO) -> Console:
+    """A console that draws in colour only on a terminal, and not under NO_COLOR or TERM=dumb."""
+    if not stream.isatty():
+        columns = os.environ.get("COLUMNS", "")
+        width = int(columns) if columns.isdigit() and int(columns) > 0 else WIDTH
+        return PlainConsole(file=stream, force_terminal=False, color_system=None, width=width)
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") in {"dumb", "unknown"}:
+        return PlainConsole(file=stream, force_terminal=True, color_system=None)
+    return Console(file=stream)
 
 
 def shown(command: str, document: Mapping[str, Any]) -> RenderableType | str | None:
@@ -72,7 +101,9 @@ class _Stack:
         values = max(found, default=0)
         self.heading = [] if table.facts else _heading(self.columns, max(values, 6))
         self.natural = max([values, *map(cell_len, self.heading), 1])
-        self.folds = self.is_text and (self.natural > 40 or all(column.format == "name" for column in self.columns))
+        self.folds = self.is_text and (
+            self.natural > 40 or all(column.format in ("name", "file") for column in self.columns)
+        )
         self.optional = all(column.optional for column in self.columns)
         self.width = self.natural
 

@@ -32,9 +32,9 @@ from latcli.engine.datasets.base import Images
 from latcli.engine.evaluation.matrix import Evaluation, Subject
 from latcli.engine.evaluation.reliance import background_reliance, photos_of
 from latcli.engine.evaluation.settings import ATTACKED, InputType, require_ascending
-from latcli.engine.judge import Outcomes, judge
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.noise import derive_seed, item_seeds
+from latcli.engine.scoring import Outcomes, judge
 from latcli.errors import LatcliError, UsageError
 from latcli.results import AccuracyCurve, CurvePoint, RelianceRow, TransferCell
 

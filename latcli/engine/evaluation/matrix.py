@@ -25,8 +25,8 @@ from latcli.engine.datasets.base import Images, TrainingData
 from latcli.engine.evaluation import distrust
 from latcli.engine.evaluation.distrust import Doubt
 from latcli.engine.evaluation.settings import ATTACKED, NATURAL, EvalSettings, InputType, strong_column
-from latcli.engine.judge import judge
 from latcli.engine.noise import derive_seed, item_seeds
+from latcli.engine.scoring import judge
 from latcli.engine.training.regimes import masks, regime_epsilon
 from latcli.errors import LatcliError, WeightsError
 

@@ -1,0 +1,448 @@
+"""The parts of a reproduction: the steps that each takes, and what its runs show, averaged over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from latcli.commands.gathering import MATRIX
+from latcli.commands.package_photos import PACKAGE_LABELS, package_photos
+from latcli.commands.paper import FIGURE_2, PHOTOS, photo_figures
+from latcli.engine.datasets.base import Dataset
+from latcli.engine.localize import middle_pixels
+from latcli.engine.photo_files import find_sources
+from latcli.engine.training.regimes import LOCALIZED, Regime
+from latcli.options import AttackOptions, EvalOptions, ReproduceOptions, ReproduciblePart, TrainOptions
+from latcli.reporting.text import counted, number_text
+from latcli.results import (
+    AttackedPhoto,
+    EvalResult,
+    Mean,
+    MeansRow,
+    MeansTable,
+    from_columns,
+    mean_of,
+    photo_summary,
+    read,
+    starts_text,
+)
+from latcli.session import Session
+from latcli.store.store import RunRow, Store
+
+# steps: the options of one train, eval or attack each, and a seed
+
+
+@dataclass(frozen=True)
+class Budget:
+    """seeds: of training and of photo attacks. images: attacked ones; strong_images: by the strong suite."""
+
+    seeds: int
+    preset: Literal["quick", "standard", "paper"]
+    images: int
+    strong_images: int
+    strong: Literal["quick", "full"]
+
+
+BUDGETS = {
+    # Minutes: shows that everything works, and which way figures point.
+    "quick": Budget(seeds=1, preset="quick", images=200, strong_images=50, strong="quick"),
+    # Hours on two cores.
+    "standard": Budget(seeds=3, preset="standard", images=1_000, strong_images=300, strong="full"),
+    # The paper's 100,000 minibatches of PGD-100: days on a CPU.
+    "paper": Budget(seeds=3, preset="paper", images=10_000, strong_images=1_000, strong="full"),
+}
+
+COMPARED: tuple[Regime, ...] = ("natural", "standard", "background")
+#: Localized training that protects something else.
+CONTROLS: tuple[Regime, ...] = ("foreground", "random")
+#: Parts that are figures of the paper, and shown beside them; the others vary what these keep fixed.
+OF_PAPER = ("figure1", "table2", "figure2")
+#: Parts that need no small images.
+OF_PHOTOS = frozenset({"figure1", "table2", "photos-epsilon"})
+#: Sides of the middle that `hole` tries, in pixels of so many: the paper's figures lie between the first and the last.
+_SIZES = {28: (4, 5, 6, 8, 10, 12, 14), 32: (16, 20, 24, 26, 28, 29, 30)}
+#: Where the side is another one.
+_SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
+_EPSILONS, _EPSILON = tuple(levels / 255 for levels in (1, 2, 4, 8, 16)), 8 / 255
+
+
+#: With weights to start from: how they are fine-tuned on natural images, which gives the natural model, and how every
+#: other regime goes on from it. The finished model is attacked briefly, since an evaluation follows.
+_FINE_TUNED: Mapping[str, Any] = {"preset": "standard", "epochs": 3, "rate": 1e-3}
+_GOING_ON: Mapping[str, Any] = {"preset": "quick", "steps": 250, "batch": 128, "attack": "fgsm-rs", "warm_up": 0.1}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One invocation of a command.
+
+    models: the training steps whose models an evaluation evaluates; of a training, the one that it goes on from.
+    """
+
+    title: str
+    options: TrainOptions | EvalOptions | AttackOptions
+    seed: int
+    models: tuple[Step, ...] = ()
+
+    @property
+    def command(self) -> str:
+        """The subcommand."""
+        return {TrainOptions: "train", EvalOptions: "eval", AttackOptions: "attack"}[type(self.options)]
+
+
+def steps_of(
+    part: ReproduciblePart, options: ReproduceOptions, session: Session, data: Dataset | None
+) -> tuple[Step, ...]:
+    """The steps that a part takes, in their order; equal steps of several parts are equal.
+
+    data: None where no part looks at small images. Raises LatcliError where the photos that stand in for missing ones
+    are missing, too.
+    """
+    steps = _steps_of(part, options, session, data)
+    starts = [start for step in steps if step.command == "train" for start in step.models]
+    return tuple(dict.fromkeys([*starts, *steps]))
+
+
+def _steps_of(
+    part: ReproduciblePart, options: ReproduceOptions, session: Session, data: Dataset | None
+) -> Iterable[Step]:
+    """Without the trainings that others go on from."""
+    budget = BUDGETS[options.budget]
+    seeds = range(session.seed, session.seed + (options.seeds or budget.seeds))
+
+    def trained(*regimes: Regime, **more: Any) -> list[Step]:
+        return [_training(options, regime, seed, **more) for seed in seeds for regime in regimes]
+
+    def evaluated(aim: str, models: Sequence[Step], **more: Any) -> Step:
+        return _evaluation(options, aim, models, session.seed, **more)
+
+    if part in ("figure1", "table2"):
+        return tuple(_attack(options, session, _EPSILON, seed) for seed in seeds)
+    if part == "photos-epsilon":
+        return tuple(_attack(options, session, epsilon, seed) for epsilon in _EPSILONS for seed in seeds)
+    if part == "figure2":
+        models = trained(*COMPARED)
+        return (*models, evaluated("the loss matrix", models))
+    if part == "hole":
+        models = trained("natural")
+        return (
+            *models,
+            *(evaluated(f"a middle of {share:.3g}", models, center=share) for share in _shares(options, data)),
+        )
+    if part == "controls":
+        models = trained(*COMPARED, *CONTROLS)
+        return (*models, evaluated("with controls", models, controls=True))
+    if part == "masks":
+        silhouettes = {"center": None, "mask_from": "otsu"}
+        models = [*trained("standard", "background"), *trained("background", **silhouettes)]
+        outside = evaluated("outside the silhouette", models, **silhouettes)
+        return (*models, evaluated("outside the middle", models), outside)
+    if part == "strong":
+        models = trained(*COMPARED)
+        images = options.images or budget.strong_images
+        strength = None if budget.strong == "full" else budget.strong
+        suite = evaluated("by the strong suite", models, images=images, strong=True, strong_budget=strength)
+        return (*models, suite)
+    models = trained(*COMPARED)
+    transfers = [
+        evaluated(f"transfer, seed {seed}", [one for one in models if one.seed == seed], transfer="all")
+        for seed in seeds
+    ]
+    return (*models, *transfers)
+
+
+def _training(options: ReproduceOptions, regime: Regime, seed: int, **more: Any) -> Step:
+    given: dict[str, Any] = {
+        "regime": regime,
+        "dataset": options.dataset,
+        "preset": BUDGETS[options.budget].preset,
+        "steps": options.steps,
+        "architecture": options.architecture,
+        "epsilon": None if regime == "natural" else options.epsilon,
+        "center": options.center if regime in LOCALIZED else None,
+    }
+    starts: tuple[Step, ...] = ()
+    if options.classifier_weights is not None:
+        start = _fine_tuning(options, options.classifier_weights, seed)
+        if regime == "natural":
+            return start
+        starts = (start,)
+        given |= _for_as_long(_GOING_ON, options)
+    chosen = TrainOptions(**given | more)
+    masks = f" ({chosen.mask_from} masks)" if chosen.mask_from else ""
+    return Step(f"train {regime}{masks}, seed {seed}", chosen, seed, starts)
+
+
+def _fine_tuning(options: ReproduceOptions, weights: Path, seed: int) -> Step:
+    """Natural training from weights that a user has."""
+    given: dict[str, Any] = {"dataset": options.dataset, "architecture": options.architecture}
+    given["classifier_weights"] = weights
+    chosen = TrainOptions(regime="natural", **given | _for_as_long(_FINE_TUNED, options))
+    return Step(f"fine-tune {weights.name}, seed {seed}", chosen, seed)
+
+
+def _for_as_long(values: Mapping[str, Any], options: ReproduceOptions) -> dict[str, Any]:
+    """These options of a training, or as many steps as were asked for in place of their epochs."""
+    return dict(values) if options.steps is None else {**values, "epochs": None, "steps": options.steps}
+
+
+def _evaluation(options: ReproduceOptions, aim: str, models: Sequence[Step], seed: int, **more: Any) -> Step:
+    given: dict[str, Any] = {
+        "dataset": options.dataset,
+        "images": options.images or BUDGETS[options.budget].images,
+        "steps": options.attack_steps,
+        "epsilon": options.epsilon,
+        "center": options.center,
+    }
+    title = f"evaluate {aim}, {len(models)} model{'' if len(models) == 1 else 's'}"
+    return Step(title, EvalOptions(**given | more), seed, tuple(models))
+
+
+def _shares(options: ReproduceOptions, data: Dataset | None) -> tuple[float, ...]:
+    """Sizes of the middle that are tried: those that were asked for, else even pixels of the side."""
+    if options.centers:
+        centers: tuple[float, ...] = options.centers
+        return centers
+    side, own = (data.image_shape[1], data.defaults.center) if data else (0, 0.0)
+    if side not in _SIZES:
+        return _SHARES
+    # The data set's own middle is tried by its own number, so that what was measured with it counts.
+    return tuple(own if pixels == middle_pixels(side, own) else pixels / side for pixels in _SIZES[side])
+
+
+def _attack(options: ReproduceOptions, session: Session, epsilon: float, seed: int) -> Step:
+    photos, labels = photos_of(options, session) or (package_photos(), PACKAGE_LABELS)
+    given: dict[str, Any] = {"epsilon": epsilon, "classifier": options.classifier, "detector": options.detector}
+    given |= {} if options.attack_steps is None else {"steps": options.attack_steps}
+    names = ", ".join(photo.name for photo in photos)
+    chosen = AttackOptions(photos=tuple(map(str, photos)), labels=labels, **given)
+    return Step(f"attack {names} within {number_text(epsilon)}, seed {seed}", chosen, seed)
+
+
+def photos_of(options: ReproduceOptions, session: Session) -> tuple[tuple[Path, ...], Path | None] | None:
+    """The photos that are attacked and their labels; None where those that packages carry must do."""
+    if options.photos is not None:
+        return (options.photos,), options.labels
+    photos, labels = session.data / "photos" / "paper9", session.data / "photos" / "labels.csv"
+    return ((photos,), labels) if photos.is_dir() and labels.is_file() else None
+
+
+# what the runs show
+
+
+#: A figure of one seed: its row, its column, its value.
+Record = tuple[str, str, float | None]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Reads off the runs of a part's steps what it shows. data: None where no part looks at small images."""
+
+    store: Store
+    runs: Mapping[Step, RunRow]
+    options: ReproduceOptions
+    data: Dataset | None
+
+    def tables(self, part: ReproduciblePart, steps: Sequence[Step]) -> list[MeansTable]:
+        """What a part shows beyond the paper's own figures. Raises DocumentError for damaged rows."""
+        if part == "photos-epsilon":
+            return [self._photos(steps)]
+        if part == "hole":
+            return [self._hole(steps)]
+        if part == "transfer":
+            return self._transfer(steps)
+        if part == "masks":
+            return [self._masks(steps)]
+        if part in ("controls", "strong"):
+            title = {"controls": "Controls of equal budget", "strong": "The strong suite"}[part]
+            records = [(_regime(model), row["input"], row["accuracy"]) for model, row in self._cells(steps)]
+            notes = ["accuracy; across: what the attack may change", *self._notes(steps)]
+            return [_percents(part, title, "model", records, notes)]
+        return []
+
+    def figures(self, steps: Sequence[Step]) -> list[Path]:
+        """The pictures that attacks on photos drew: photo, background black, attacked."""
+        kept = [(self.runs[step], row) for step in steps for row in self.store.rows_of(self.runs[step].id, "artifacts")]
+        return [run.path / row["name"] for run, row in kept if row["kind"] == "figure"]
+
+    def _hole(self, steps: Sequence[Step]) -> MeansTable:
+        """Natural models under background attack: accuracy, and loss by that under standard attack."""
+        records: list[Record] = []
+        shares: dict[str, float] = {}
+        for evaluation in _evaluations(steps):
+            cells: dict[str, dict[str, dict[str, Any]]] = {}
+            for _, row in self._cells([evaluation]):
+                cells.setdefault(row["model_id"], {})[row["input"]] = row
+            for of_model in cells.values():
+                background, standard = of_model["background"], of_model["standard"]
+                share = background["center"]
+                name = f"{share:.4g} ({self._pixels(share)} px)"
+                shares[name] = share
+                is_known = background["loss"] is not None and standard["loss"]
+                ratio = background["loss"] / standard["loss"] if is_known else None
+                records += [(name, "accuracy", background["accuracy"]), (name, "loss ratio", ratio)]
+        rows = [replace(row, x=shares[row.name]) for row in _rows(records)]
+        notes = ["natural models alone; ratio: loss under background attack by loss under standard attack"]
+        like = self.options.like or (self.data.name if self.data else "")
+        if paper := next((one.figures for one in FIGURE_2 if one.of == like), None):
+            above, below = (paper["loss", "natural", given] for given in ("background", "standard"))
+            theirs = {"accuracy": Mean(paper["accuracy", "natural", "background"]), "loss ratio": Mean(above / below)}
+            rows = [replace(row, means={**row.means, "distance": _distance(row.means, theirs)}) for row in rows]
+            known = [(row.means["distance"].value, row) for row in rows if row.means["distance"].value is not None]
+            if known:
+                share = min(known, key=lambda pair: pair[0])[1].x or 0.0
+                closest = f"closest to the paper: {share:.4g} of the side, {self._pixels(share)} pixels"
+                notes = [closest, *notes, "distance: of both figures from the paper's, the sum"]
+            rows.append(MeansRow("paper", theirs))
+        columns = {"accuracy": "percent", "loss ratio": "short", "distance": "short"}
+        title, heading = "How large the middle is: natural models", "middle, share of the side"
+        notes += self._notes(steps, middle=False)
+        drawn = ("accuracy", "loss ratio")
+        return MeansTable("hole", title, heading, columns, tuple(rows), tuple(notes), drawn)
+
+    def _masks(self, steps: Sequence[Step]) -> MeansTable:
+        records: list[Record] = []
+        middle, silhouette = _evaluations(steps)
+        names = {None: "background, middle", "otsu": "background, silhouettes"}
+        for evaluation, columns in (
+            (middle, {"natural": "natural", "background": "outside the middle", "standard": "everywhere"}),
+            (silhouette, {"background": "outside the silhouette"}),
+        ):
+            for model, row in self._cells([evaluation]):
+                regime = _regime(model)
+                name = regime if regime == "standard" else names[getattr(model.options, "mask_from", None)]
+                records += [(name, columns[row["input"]], row["accuracy"])] if row["input"] in columns else []
+        order = ("natural", "outside the middle", "outside the silhouette", "everywhere")
+        records.sort(key=lambda record: order.index(record[1]))
+        title = "Exact masks (Otsu's silhouettes) against the middle"
+        return _percents("masks", title, "model", records, ["accuracy", *self._notes(steps)])
+
+    def _transfer(self, steps: Sequence[Step]) -> list[MeansTable]:
+        found: dict[str, list[Record]] = {}
+        for evaluation in _evaluations(steps):
+            document = read(EvalResult, (self.runs[evaluation].path / MATRIX).read_bytes())
+            regimes: dict[str | None, str] = {one.id: str(one.regime) for one in document.models}
+            regimes[None] = "(no attack)"
+            for cell in document.transfer:
+                record = regimes[cell.source], regimes[cell.target], cell.accuracy
+                found.setdefault(cell.input, []).append(record)
+        notes = ["accuracy; down: the model that examples were made on", *self._notes(steps)]
+        return [
+            _percents(f"transfer-{given}", f"Transfer of {given} examples", "made on", records, notes)
+            for given, records in found.items()
+        ]
+
+    def _photos(self, steps: Sequence[Step]) -> MeansTable:
+        names = {"confidence": "confidence", "top1": "right first", "top10": "in the top ten"}
+        found: dict[float, list[Record]] = {}
+        for step in steps:
+            rows = self.store.rows_of(self.runs[step].id, "attacks")
+            summary = photo_summary([from_columns(AttackedPhoto, row) for row in rows])
+            figures = {asked[0]: value for asked, value in photo_figures(summary).items()}
+            for side, averages in (("clean", summary.clean), ("adversarial", summary.adversarial)):
+                figures[f"{side}_top1"] = averages.right / summary.n if averages else 0.0
+            epsilon: float = rows[0]["epsilon"]
+            found.setdefault(0.0, [("clean", shown, figures[f"clean_{name}"]) for name, shown in names.items()])
+            columns = [(shown, figures[f"adversarial_{name}"]) for name, shown in names.items()]
+            columns.append(("altered", figures["altered"]))
+            found.setdefault(epsilon, []).extend((number_text(epsilon), *column) for column in columns)
+        table = [replace(_rows(found[epsilon])[0], x=epsilon or None) for epsilon in sorted(found)]
+        theirs = {"confidence": "adversarial_confidence", "in the top ten": "adversarial_top10", "altered": "altered"}
+        table.append(MeansRow("paper", {name: Mean(PHOTOS.figures[figure,]) for name, figure in theirs.items()}))
+        forms = {"confidence": "short"} | dict.fromkeys(("right first", "in the top ten", "altered"), "percent")
+        notes, drawn = tuple(self._of_photos(steps)), ("confidence", "in the top ten")
+        return MeansTable("photos-epsilon", "Photos against epsilon", "epsilon", forms, tuple(table), notes, drawn)
+
+    def _cells(self, steps: Sequence[Step]) -> Iterator[tuple[Step, dict[str, Any]]]:
+        """Each cell of the evaluations with the training step of its model."""
+        for evaluation in _evaluations(steps):
+            trained = {self.runs[model].model: model for model in evaluation.models}
+            for row in self.store.rows_of(self.runs[evaluation].id, "cells"):
+                yield trained[row["model_id"]], row
+
+    def _notes(self, steps: Sequence[Step], *, middle: bool = True) -> list[str]:
+        """How the figures of a part's evaluations, which differ in one respect alone, were made."""
+        row = next(row for _, row in self._cells(steps) if row["epsilon"] is not None)
+        trainings = [step for step in steps if isinstance(step.options, TrainOptions)]
+        attack = (f"{row['attack']}-{row['steps']}", starts_text(row["attack"], row["restarts"]))
+        kept = [f"the center, {row['center']:.4g} of each side"] if middle and row["mask_from"] == "center" else []
+        seeds = ", ".join(map(str, sorted({step.seed for step in trainings})))
+        return [
+            f"{self.options.dataset}, n = {row['n']:,} attacked images",
+            ", ".join(filter(None, (*attack, f"epsilon {number_text(row['epsilon'])}"))),
+            *kept,
+            f"training: {_budget(trainings)}, seeds {seeds}; mean and sample standard deviation over them",
+            f"evaluations {', '.join(self.runs[step].id[-4:] for step in _evaluations(steps))}",
+        ]
+
+    def _of_photos(self, steps: Sequence[Step]) -> list[str]:
+        options = steps[0].options
+        assert isinstance(options, AttackOptions)
+        seeds = ", ".join(map(str, sorted({step.seed for step in steps})))
+        photos, attacked = len(find_sources(options.photos)), self.store.rows_of(self.runs[steps[0]].id, "attacks")
+        lines = [
+            f"classifier {options.classifier} (the paper: {PHOTOS.classifier}), object from {options.detector}",
+            f"{options.steps} steps; attack seeds {seeds}",
+        ]
+        if len(attacked) < photos:
+            lines.append(f"{photos - len(attacked)} of {photos} photos could not be attacked, and are not counted")
+        if guessed := sum(row["label_source"] == "prediction" for row in attacked):
+            lines.append(f"the right class of {guessed} of {len(attacked)} photos is the clean guess: see --labels")
+        return [*lines, f"runs {', '.join(self.runs[step].id[-4:] for step in steps)}"]
+
+    def _pixels(self, share: float) -> int:
+        return middle_pixels(self.data.image_shape[1] if self.data else 0, share)
+
+
+def _rows(records: Iterable[Record]) -> tuple[MeansRow, ...]:
+    """A row for each name with the mean of each column, in the order in which they first appear."""
+    found: dict[str, dict[str, list[float | None]]] = {}
+    for name, column, value in records:
+        found.setdefault(name, {}).setdefault(column, []).append(value)
+    return tuple(
+        MeansRow(name, {column: mean_of(values) for column, values in columns.items()})
+        for name, columns in found.items()
+    )
+
+
+def _percents(name: str, title: str, heading: str, records: Sequence[Record], notes: Sequence[str]) -> MeansTable:
+    columns = dict.fromkeys((column for _, column, _ in records), "percent")
+    return MeansTable(name, title, heading, columns, _rows(records), tuple(notes))
+
+
+def _distance(ours: Mapping[str, Mean], theirs: Mapping[str, Mean]) -> Mean:
+    """The sum of the differences of all figures."""
+    total = 0.0
+    for name, paper in theirs.items():
+        value = ours[name].value
+        if value is None or paper.value is None:
+            return Mean(None)
+        total += abs(value - paper.value)
+    return Mean(total)
+
+
+def _evaluations(steps: Sequence[Step]) -> list[Step]:
+    return [step for step in steps if isinstance(step.options, EvalOptions)]
+
+
+def _regime(step: Step) -> str:
+    return str(getattr(step.options, "regime", None))
+
+
+def _budget(trainings: Sequence[Step]) -> str:
+    """Network, start and length of trainings, as they were asked for; those of a start come first."""
+    first, last = (step.options for step in (trainings[0], trainings[-1]))
+    assert isinstance(first, TrainOptions)
+    assert isinstance(last, TrainOptions)
+    network = f"{last.architecture}, " if last.architecture else ""
+    weights = first.classifier_weights
+    start = "" if weights is None else f"{weights.name} fine-tuned for {_length(first)}, then "
+    return f"{network}{start}{_length(last)}"
+
+
+def _length(options: TrainOptions) -> str:
+    if options.epochs:
+        return counted(options.epochs, "epoch")
+    return f"preset {options.preset}" + (f", {options.steps:,} steps" if options.steps else "")
