@@ -16,7 +16,7 @@ from conftest import ROOT, Outcome, RunLatcli
 from PIL import Image
 
 from latcli.engine import registry
-from latcli.errors import LatcliError, UsageError
+from latcli.errors import LatcliError
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -123,12 +123,6 @@ def test_a_plug_in_that_cannot_be_imported_says_so(plugin: Path, monkeypatch: py
     assert "mine" in registry.names("classifier")
     with pytest.raises(LatcliError, match=r"mypackage\.models:mine cannot be imported: .*a_module_that_is_not_there"):
         registry.load("classifier", "mine")
-
-
-def test_an_unknown_name_is_answered_with_the_nearest_one() -> None:
-    with pytest.raises(UsageError) as raised:
-        registry.load("attack", "pdg")
-    assert "did you mean 'pgd'?" in raised.value.hint
 
 
 @pytest.mark.slow
