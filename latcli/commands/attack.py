@@ -140,7 +140,7 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
         if row is None:
             started = store.start_run("attack", **session.of_run(), **about)
         else:
-            started = store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag)
+            started = store.resume_run(row.id, argv=list(session.argv), name=session.name, tags=session.tag)
         with started as stored, explained(), _how_to_go_on(stored, options, session):
             common_folder(ranks, stored.folder, lambda: attacker.gradients.form)
             if row is not None:
