@@ -91,6 +91,15 @@ def count_text(found: Sequence[bool]) -> str:
     return f"{sum(found)} of {len(found)} ({100 * low:.0f}-{100 * high:.0f} %)"
 
 
+def fall_text(photos: Sequence[AttackedPhoto]) -> str:
+    """The share of the mean confidence that is lost, in percent; before and after are resampled together."""
+    both = torch.tensor([[one.clean.confidence, one.adversarial.confidence] for one in photos], dtype=torch.float64)
+    means_R2 = bootstrap_means(both, seed=0)
+    low, high = percentile_interval(1.0 - means_R2[:, 1] / means_R2[:, 0])
+    before, after = both.mean(dim=0).tolist()
+    return f"{100 - 100 * after / before:.2f} % ({100 * low:.2f} to {100 * high:.2f})"
+
+
 def line_of(photos: Sequence[AttackedPhoto], side: Literal["clean", "adversarial"]) -> dict[str, str]:
     """The figures of one line, by the heads of their columns."""
     predictions = [one.clean if side == "clean" else one.adversarial for one in photos]
@@ -100,6 +109,7 @@ def line_of(photos: Sequence[AttackedPhoto], side: Literal["clean", "adversarial
         **{f"top {rank}": count_text([one.rank <= rank for one in predictions]) for rank in RANKS},
         "mean p": mean_text(confidences, lambda value: f"{value:.2g}"),
         "median p": median_text(confidences, lambda value: f"{value:.2g}"),
+        "mean p falls by": "" if side == "clean" else fall_text(photos),
     }
 
 
