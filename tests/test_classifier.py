@@ -166,22 +166,6 @@ def test_the_default_knows_what_photos_show(default: Classifier) -> None:
 # Weights that do not fit, or are out of reach
 
 
-@pytest.fixture
-def foreign(tmp_path: Path) -> Path:
-    path = tmp_path / "squeezenet.pth"
-    torch.save(import_torchvision().models.squeezenet1_1().state_dict(), path)
-    return path
-
-
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "timm:test_resnet"])
-def test_weights_of_another_architecture_are_refused(name: str, foreign: Path) -> None:
-    with pytest.raises(WeightsError, match="do not fit") as raised:
-        _open(name, ClassifierSource(weights=foreign))
-    assert "missing" in raised.value.message
-    assert "architecture" in raised.value.hint
-    assert "\n" not in raised.value.message
-
-
 @pytest.mark.parametrize("name", ["torchvision:squeezenet1_1", "inception_v3", "timm:test_resnet"])
 @pytest.mark.parametrize(("offline", "reason"), [(True, "--offline"), (False, "does not answer")])
 def test_weights_out_of_reach_are_said(
