@@ -22,8 +22,7 @@ from report_store import WILD
 from sample_documents import attack_files
 
 from latcli.reporting.figures import amplified_difference
-from latcli.reporting.page import STEPS, render
-from latcli.reporting.pictures import change, difference_gain, original, pictures
+from latcli.reporting.page import STEPS, change, difference_gain, original, pictures, render
 
 CSS = resources.files("latcli.reporting").joinpath("templates", "page.css").read_text(encoding="utf-8")
 FILES = {kind: kind for kind in ("adversarial", "difference", "mask")}
@@ -138,7 +137,7 @@ def test_a_card_explains_its_numbers() -> None:
 
     assert "object found by saliency; hen 0.50; 83 % of the classifier's evidence inside" in words
     for fact in ("p(right class) 0.931 before, 1.7e-04 after", "p(guess) 0.931 before, 0.998 after", "epsilon 8/255",
-                 "its rank 1 before, 11 after", "where none is allowed 0", "PSNR 38.2 dB"):  # fmt: skip
+                 "rank 1 before, 11 after", "largest protected change 0", "PSNR 38.2 dB"):  # fmt: skip
         assert fact in words
 
 

@@ -27,13 +27,11 @@ from latcli.engine.photo_files import find_sources
 from latcli.errors import ExitCode, LatcliError, UsageError
 from latcli.options import (
     AttackOptions,
-    Computing,
     EvalOptions,
     ReportOptions,
     ReproduceOptions,
     ReproduciblePart,
     TrainOptions,
-    command_words,
 )
 from latcli.results import ReportResult, ReproduceResult, StepRow, canonical_json, to_json
 from latcli.session import Session
@@ -125,20 +123,25 @@ class Found:
     store: Store
     session: Session
     data: Dataset | None
-    _fits: dict[Step, Callable[[RunRow], bool]] = field(default_factory=dict)
+    _fits: dict[tuple[object, ...], Callable[[RunRow], bool]] = field(default_factory=dict)
 
     def state_of(self, step: Step) -> tuple[State, RunRow | None]:
         """The newest run that counts: a finished one, else one at work, else one that was cut off.
 
         Raises UsageError for options that are unusable, ImageError where photos cannot be read.
         """
-        if step.command == "eval":  # depends on which models there are by now
-            fits = self._fitting_evaluation(step)
-        elif len(self.trained(step.models)) < len(step.models):  # what it goes on from is not there yet
+        models = self.trained(step.models)
+        if len(models) < len(step.models):  # what it goes on from, or evaluates, is not there yet
             return "missing", None
-        else:
-            fitting = self._fitting_training if step.command == "train" else self._fitting_attack
-            fits = self._fits.get(step) or self._fits.setdefault(step, fitting(step))
+        known = (step, *(row.id for row in models.values()))
+        if known not in self._fits:
+            fitting = {
+                "train": self._fitting_training,
+                "eval": self._fitting_evaluation,
+                "attack": self._fitting_attack,
+            }
+            self._fits[known] = fitting[step.command](step)
+        fits = self._fits[known]
         rows = [row for row in self.store.runs(command=step.command) if row.seed == step.seed and fits(row)]
         states: dict[str, State] = {"completed": "done", "running": "running"}
         for status, state in states.items():
@@ -161,16 +164,16 @@ class Found:
         starts = [row.path / CHECKPOINT for row in self.trained(step.models).values()]
         return replace(options, classifier_weights=starts[0]) if starts else options
 
+    def _wanted(self, settings: object, data: Dataset) -> dict[str, Any]:
+        shared = {"precision": self.session.precision, "mask_fingerprint": data.mask_fingerprint}
+        return dict(to_json(settings)) | shared
+
     def _fitting_training(self, step: Step) -> Callable[[RunRow], bool]:
         options, data = self.started(step), self.data
         assert data is not None
         architecture, start = options.architecture or data.defaults.architecture, options.classifier_weights
         weights = None if start is None else train.start_fingerprint(start, architecture, data)
-        wanted = to_json(train.settings_of(options, data, step.seed)) | {
-            "architecture": architecture,
-            "precision": self.session.precision,
-            "mask_fingerprint": data.mask_fingerprint,
-        }
+        wanted = self._wanted(train.settings_of(options, data, step.seed), data) | {"architecture": architecture}
         if wanted["regime"] in _WITHOUT_OBJECT:
             wanted = {name: value for name, value in wanted.items() if name not in _OF_OBJECT}
         dataset = dataset_id(data.name, data.fingerprint)
@@ -183,17 +186,12 @@ class Found:
         return fits
 
     def _fitting_evaluation(self, step: Step) -> Callable[[RunRow], bool]:
-        options, data, trained = step.options, self.data, self.trained(step.models)
+        options, data = step.options, self.data
         assert isinstance(options, EvalOptions)
         assert data is not None
-        if len(trained) < len(step.models):
-            return lambda row: False
-        models = sorted(str(row.model) for row in trained.values())
-        wanted = to_json(evaluate.settings_of(options, data, replace(self.session, seed=step.seed))) | {
-            "dataset_fingerprint": data.fingerprint,
-            "precision": self.session.precision,
-            "mask_fingerprint": data.mask_fingerprint,
-        }
+        models = sorted(str(row.model) for row in self.trained(step.models).values())
+        settings = evaluate.settings_of(options, data, replace(self.session, seed=step.seed))
+        wanted = self._wanted(settings, data) | {"dataset_fingerprint": data.fingerprint}
 
         def fits(row: RunRow) -> bool:
             evaluated = sorted(str(entry.get("id")) for entry in row.config.get("entries", ()))
@@ -272,12 +270,15 @@ def _carry_out(steps: Sequence[Step], found: Found, stored: Run, session: Sessio
 def _carry_out_one(step: Step, resume: str | None, found: Found, session: Session) -> None:
     match step.options:
         case TrainOptions():
-            train.run(found.started(step) if resume is None else TrainOptions(resume=resume), session)
+            started = found.started(step)
+            own = replace(session, argv=session.command_of("train", started))
+            train.run(started if resume is None else TrainOptions(resume=resume), own)
         case EvalOptions() as options:
-            models = tuple(row.id for row in found.trained(step.models).values())
-            evaluate.run(replace(options, models=models) if resume is None else EvalOptions(resume=resume), session)
+            options = replace(options, models=tuple(row.id for row in found.trained(step.models).values()))
+            own = replace(session, argv=session.command_of("eval", options))
+            evaluate.run(options if resume is None else EvalOptions(resume=resume), own)
         case AttackOptions() as options:
-            attacked = attack.run(options, session)
+            attacked = attack.run(options, replace(session, argv=session.command_of("attack", options)))
             if found.state_of(step)[0] != "done":
                 raise LatcliError(
                     f"'{step.title}' found nothing: no photo could be attacked",
@@ -348,9 +349,7 @@ def command_line(step: Step, session: Session, models: Sequence[str] = ()) -> st
         options = replace(options, models=tuple(models))
     elif isinstance(options, TrainOptions) and models:
         options = replace(options, classifier_weights=Path(models[0]))
-    shared = ("store", "data", "device", "precision", "offline")
-    where = Computing(**{name: getattr(session, name) for name in shared}, seed=step.seed)
-    return shlex.join(["latcli", step.command, *command_words(options), *command_words(where)])
+    return shlex.join(replace(session, seed=step.seed).command_of(step.command, options))
 
 
 def _kept(stored: Run, result: ReproduceResult) -> Iterator[Path]:
