@@ -171,7 +171,7 @@ def rgb_of(image: Image.Image) -> np.ndarray:
     if is_transparent(image):
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def is_transparent(image: Image.Image) -> bool:
