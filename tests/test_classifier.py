@@ -238,8 +238,8 @@ def test_a_classifier_is_what_its_library_makes_of_the_same_weights(name: str, t
         ("inception", "classifier", "did you mean 'inception_v3"),
         ("torchvision:resnet5O", "torchvision classifier", "did you mean 'resnet50"),
         ("timm:test_resnets", "timm classifier", "did you mean 'test_resnet"),
-        *(("", "classifier", "known: "), ("timm:zzzz", "timm classifier", "known: ")),
-        ("torchvision:", "torchvision classifier", "known: "),
+        *(("", "classifier", "known: "), ("timm:zzzz", "timm classifier", "such as ")),
+        ("torchvision:", "torchvision classifier", "such as "),
     ],
 )
 def test_an_unknown_name_gets_the_nearest_or_the_known_ones(name: str, kind: str, hint: str) -> None:
