@@ -125,7 +125,10 @@ def latcli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Out
             patch.setattr(sys, "stderr", err)
             patch.setattr(sys, "excepthook", sys.excepthook)
             patch.setenv("COLUMNS", "80")
-            code = process.run(app, [str(word) for word in words])
+            try:
+                code = process.run(app, [str(word) for word in words])
+            except SystemExit as left:  # as a completion does
+                code = int(left.code or 0)
         return Outcome(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))  # type: ignore[attr-defined]
 
     return run
