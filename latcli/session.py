@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
 from latcli.errors import ExitCode
-from latcli.options import Recording
+from latcli.options import Computing, Recording, command_words
 from latcli.reporting.text import printable
 from latcli.results import to_json
 
@@ -32,11 +32,12 @@ class Tick(Protocol):
 class Session(Recording):
     """One invocation: results go to stdout, progress and messages to stderr.
 
-    `parent` is the run of which this one is a part. `trust_weights` allows code in a detector's weights; no file and no
-    stored configuration can: it is given anew each time.
+    `parent` is the run of which this one is a part, `argv` the command that repeats it. `trust_weights` allows code in
+    a detector's weights; no file and no stored configuration can: it is given anew each time.
     """
 
     parent: str | None = None
+    argv: Sequence[str] = field(default_factory=lambda: sys.argv)
     trust_weights: bool = False
     stdout: TextIO = field(default_factory=lambda: sys.stdout)
     stderr: TextIO = field(default_factory=lambda: sys.stderr)
@@ -44,7 +45,13 @@ class Session(Recording):
 
     def of_run(self) -> dict[str, Any]:
         """What `Store.start_run` needs to know of this invocation."""
-        return {"argv": sys.argv, "parent": self.parent, "name": self.name, "tags": self.tag}
+        return {"argv": list(self.argv), "parent": self.parent, "name": self.name, "tags": self.tag}
+
+    def command_of(self, command: str, options: Any) -> list[str]:
+        """What a user types to run one command with these options where this session runs."""
+        shared = ("store", "data", "device", "precision", "seed", "offline")
+        where = Computing(**{name: getattr(self, name) for name in shared})
+        return ["latcli", command, *command_words(options), *command_words(where)]
 
     @property
     def stderr_is_terminal(self) -> bool:

@@ -97,6 +97,12 @@ def test_the_data_set_and_network_of_the_docs_are_trained(plugin: Path, latcli: 
     assert (lines[0][:2], lines[-1].partition(" ")[0]) == ("1 ", "Scores")
 
 
+def test_help_and_completion_name_installed_plug_ins(plugin: Path, latcli: Run) -> None:
+    shown = latcli("attack", "--help-all").out
+    assert all(f"Plug-ins: {name}." in " ".join(shown.split()) for name in ("signs", "bright", "mine"))
+    assert "Plug-ins: lines." in " ".join(latcli("train", "--help-all").out.split())
+
+
 def test_an_attack_that_leaks_is_caught_and_nothing_is_kept(plugin: Path, photo: Path, latcli: Run) -> None:
     module = plugin / "mypackage" / "attacks.py"
     module.write_text(module.read_text().replace("eps_B1HW * gradient_BCHW", "eps_B1HW.amax() * gradient_BCHW"))

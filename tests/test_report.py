@@ -289,23 +289,20 @@ def test_what_vanished_changed_or_is_damaged_is_a_fault_and_shows_nothing(tmp_pa
 # which runs
 
 
-@pytest.mark.parametrize(
-    ("options", "left"),
-    [
+def test_runs_are_chosen_by_name_status_data_set_and_date(full: Full) -> None:
+    for options, left in [
         ({}, {"natural", "standard", "background", "background 1", "evaluation", "attack", "failed"}),
         ({"runs": ("latest", "natural")}, {"natural", "failed"}),
         ({"status": "failed"}, {"failed"}),
         ({"dataset": "mnist"}, {"natural", "standard", "background", "background 1", "evaluation"}),
         ({"runs": ("evaluation",), "since": "2000-01-01"}, {"evaluation"}),
-    ],
-)
-def test_runs_are_chosen_by_name_status_data_set_and_date(full: Full, options: dict[str, Any], left: set[str]) -> None:
-    folder, runs = full
-    names = [runs.get(name, name)[-4:] if name in runs else name for name in options.pop("runs", ())]
-    found = document(folder, *names, **options)
-    assert {run["run"] for run in found["runs"]} == {runs[name] for name in left}
-    if left == {"evaluation"}:  # how the models were trained is known all the same
-        assert [row["model_count"] for row in found["matrices"][0]["rows"]] == [1, 1, 2]
+    ]:
+        folder, runs = full
+        names = [runs.get(name, name)[-4:] if name in runs else name for name in options.pop("runs", ())]
+        found = document(folder, *names, **options)
+        assert {run["run"] for run in found["runs"]} == {runs[name] for name in left}
+        if left == {"evaluation"}:  # how the models were trained is known all the same
+            assert [row["model_count"] for row in found["matrices"][0]["rows"]] == [1, 1, 2]
 
 
 @pytest.mark.parametrize("alone", [False, True])
@@ -333,19 +330,16 @@ def test_a_retraining_that_made_the_same_model_does_not_cost_the_best_its_matrix
     assert found["matrices"][0]["rows"][0]["cells"]["standard"]["loss"] == 2.0
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_what_cannot_be_chosen_is_refused(full: Full) -> None:
+    for options, message in [
         ({"since": "2999-01-01T10:00"}, "no run matches"),
         ({"since": "yesterday"}, "'yesterday'"),
         ({"since": "0001-01-01T00:00+05:00"}, "0001-01-01"),
         ({"dataset": "mnits"}, "no data set among the runs called 'mnits'"),
         ({"runs": ("zzzz",)}, "there is no run 'zzzz'"),
-    ],
-)
-def test_what_cannot_be_chosen_is_refused(full: Full, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        gather(ReportOptions(**options), Session(store=full[0]), TERMINAL)
+    ]:
+        with pytest.raises(UsageError, match=message):
+            gather(ReportOptions(**options), Session(store=full[0]), TERMINAL)
 
 
 # comparison

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -121,7 +120,7 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
         if row is None:
             started = store.start_run("attack", **session.of_run(), **about)
         else:
-            started = store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag)
+            started = store.resume_run(row.id, argv=list(session.argv), name=session.name, tags=session.tag)
         with (
             started as stored,
             explained(),

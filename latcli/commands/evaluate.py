@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -139,7 +138,7 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
         else:
             if (kept := artifact_path(row.path, SAMPLES)).exists():
                 findings.restore(kept)
-            started = store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag)
+            started = store.resume_run(row.id, argv=list(session.argv), name=session.name, tags=session.tag)
         with started as stored, explained():
             session.note(f"run {stored.id}")
             done, total = job.evaluation.attacked_images

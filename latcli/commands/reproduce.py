@@ -27,13 +27,11 @@ from latcli.engine.photo_files import find_sources
 from latcli.errors import ExitCode, LatcliError, UsageError
 from latcli.options import (
     AttackOptions,
-    Computing,
     EvalOptions,
     ReportOptions,
     ReproduceOptions,
     ReproduciblePart,
     TrainOptions,
-    command_words,
 )
 from latcli.results import ReportResult, ReproduceResult, StepRow, canonical_json, to_json
 from latcli.session import Session
@@ -272,12 +270,15 @@ def _carry_out(steps: Sequence[Step], found: Found, stored: Run, session: Sessio
 def _carry_out_one(step: Step, resume: str | None, found: Found, session: Session) -> None:
     match step.options:
         case TrainOptions():
-            train.run(found.started(step) if resume is None else TrainOptions(resume=resume), session)
+            started = found.started(step)
+            own = replace(session, argv=session.command_of("train", started))
+            train.run(started if resume is None else TrainOptions(resume=resume), own)
         case EvalOptions() as options:
-            models = tuple(row.id for row in found.trained(step.models).values())
-            evaluate.run(replace(options, models=models) if resume is None else EvalOptions(resume=resume), session)
+            options = replace(options, models=tuple(row.id for row in found.trained(step.models).values()))
+            own = replace(session, argv=session.command_of("eval", options))
+            evaluate.run(options if resume is None else EvalOptions(resume=resume), own)
         case AttackOptions() as options:
-            attacked = attack.run(options, session)
+            attacked = attack.run(options, replace(session, argv=session.command_of("attack", options)))
             if found.state_of(step)[0] != "done":
                 raise LatcliError(
                     f"'{step.title}' found nothing: no photo could be attacked",
@@ -348,9 +349,7 @@ def command_line(step: Step, session: Session, models: Sequence[str] = ()) -> st
         options = replace(options, models=tuple(models))
     elif isinstance(options, TrainOptions) and models:
         options = replace(options, classifier_weights=Path(models[0]))
-    shared = ("store", "data", "device", "precision", "offline")
-    where = Computing(**{name: getattr(session, name) for name in shared}, seed=step.seed)
-    return shlex.join(["latcli", step.command, *command_words(options), *command_words(where)])
+    return shlex.join(replace(session, seed=step.seed).command_of(step.command, options))
 
 
 def _kept(stored: Run, result: ReproduceResult) -> Iterator[Path]:
