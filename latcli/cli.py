@@ -57,9 +57,9 @@ COMMANDS: Mapping[tuple[str, ...], Command] = {
 
 
 def _without_types(parameters: list[Any]) -> None:
-    """Let help say nothing of the Python types of arguments, and of options that only show something and exit."""
+    """Keep the Python types of arguments and switches out of the help."""
     for one in parameters:
-        if isinstance(one, TyperArgument) or one.is_eager:
+        if isinstance(one, TyperArgument) or getattr(one, "is_flag", False):
             one.display_type_rich = lambda ctx: None
 
 

@@ -6,12 +6,13 @@ import json
 import re
 import shutil
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
-from conftest import ROOT, RunLatcli
+from conftest import ROOT, Outcome, RunLatcli
 from PIL import Image
 
 from latcli.engine import registry
@@ -93,6 +94,16 @@ def test_the_data_set_and_network_of_the_docs_are_trained(
     assert document["final"]["accuracy"] > 0.9
     lines = Path(document["dir"], "lines.txt").read_text().splitlines()
     assert (lines[0][:2], lines[-1].partition(" ")[0]) == ("1 ", "Scores")
+
+
+def test_help_and_completion_name_installed_plug_ins(
+    plugin: Path, latcli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Plug-ins" not in latcli("attack", "--help-all").out
+    monkeypatch.syspath_prepend(plugin)
+    shown = latcli("attack", "--help-all").out
+    assert all(f"Plug-ins: {name}." in " ".join(shown.split()) for name in ("signs", "bright", "mine"))
+    assert "Plug-ins: lines." in " ".join(latcli("train", "--help-all").out.split())
 
 
 def test_an_attack_that_leaks_is_caught_and_nothing_is_kept(plugin: Path, photo: Path, run_latcli: RunLatcli) -> None:
