@@ -67,7 +67,7 @@ def test_photos_are_summed_up_with_those_that_were_wrong_before_counted_apart() 
         SimpleNamespace(
             clean=SimpleNamespace(rank=before, confidence=p_before),
             adversarial=SimpleNamespace(rank=after, confidence=p_after),
-            was_right=before == 1, fooled=before == 1 < after, altered_percent=40.0 + before,
+            was_right=before == 1, fooled=before == 1 < after, altered_percent=40.0 + before, target=None,
         )
         for before, after, p_before, p_after in (
             (1, 20, 0.9, 0.1), (1, 1, 0.8, 0.6), (1, 4, 0.7, 0.3), (7, 300, 0.0, 0.0),
@@ -78,7 +78,7 @@ def test_photos_are_summed_up_with_those_that_were_wrong_before_counted_apart() 
     found = to_json(photo_summary(photos))  # type: ignore[arg-type]
     for side in ("clean", "adversarial"):
         found[side] = pytest.approx(found[side])
-    counts = {"n": 4, "right_before": 3, "fooled": 2, "wrong_before": 1, "altered_percent": 42.5}
+    counts = {"n": 4, "right_before": 3, "fooled": 2, "wrong_before": 1, "altered_percent": 42.5, "reached": None}
     assert found == counts | {"clean": averages, "adversarial": after}
     assert photo_summary([]).n == 0
 

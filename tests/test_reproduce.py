@@ -434,6 +434,24 @@ def test_photos_of_which_none_can_be_attacked_end_it_with_a_reason(tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_an_attack_that_was_cut_off_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ReproduceOptions(what="table2", budget="quick", attack_steps=1)
+    session = session_of(tmp_path / "runs")
+
+    def interrupted(*_given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("latcli.engine.photos.run_attack", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(options, session)
+    assert states(options, session) == ["interrupted"]
+    (begun,) = [row.id for row in runs_in(session) if row.command == "attack"]
+    assert [row.run for row in run(options, session).steps] == [begun]
+    assert Counter(row.command for row in runs_in(session)) == {"attack": 1, "reproduce": 1}
+
+
+@pytest.mark.slow
 def test_photos_of_packages_are_used_without_others_and_are_known_again(tmp_path: Path) -> None:
     options = ReproduceOptions(what="table2", budget="quick", attack_steps=2)
     session = session_of(tmp_path / "runs")
