@@ -143,7 +143,7 @@ def test_a_card_explains_its_numbers() -> None:
 
 @pytest.mark.parametrize(
     ("before", "after", "verdict", "kind"),
-    [(1, 997, "fooled", "fooled"), (1, 1, "still right", "held"), (3, 5, "wrong before, too", "wrong"),
+    [(1, 997, "fooled", "fooled"), (1, 1, "still right", "held"), (3, 5, "already wrong before", "wrong"),
      (3, 1, "right", "held")],
 )  # fmt: skip
 def test_nobody_was_fooled_who_was_wrong_before(before: int, after: int, verdict: str, kind: str) -> None:

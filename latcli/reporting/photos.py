@@ -203,7 +203,7 @@ def success_words(images: Sequence[Document]) -> str:
     """How many photos were fooled of those that were right before; with targets, how many reached them."""
     right = sum(image["was_right"] for image in images)
     words = f"fooled {sum(image['fooled'] for image in images)} of {right} that were right"
-    words += f", {len(images) - right} wrong before" if right < len(images) else ""
+    words += f"; {len(images) - right} already wrong before" if right < len(images) else ""
     aimed = [image for image in images if image["target"] is not None]
     reached = sum(bool(image["reached"]) for image in aimed)
     return f"{words}; target reached {reached} of {len(aimed)}" if aimed else words
