@@ -79,7 +79,7 @@ def test_photos_of_all_kinds_keep_apart_what_was_seen_and_what_was_counted() -> 
     """p(guess) and p(right class) are two columns; nobody was fooled who was wrong before; who found each object."""
     table = photo_table(sample.attack(sample.photo(), WRONG_BEFORE, HELD))
 
-    assert values_of(table, "photo") == ["hen.jpg", "kite.jpg", "cat.jpg", "3 photos"]
+    assert values_of(table, "image") == ["hen.jpg", "kite.jpg", "cat.jpg", "3 photos"]
     assert values_of(table, "adversarial_guess")[:3] == ["cock", "hip", "cat"]
     assert values_of(table, "adversarial_p_guess")[:3] == [0.998, 0.9, 0.6]
     assert values_of(table, "adversarial_p")[:3] == [0.000169, 0.01, 0.6]

@@ -38,8 +38,8 @@ def open_attacker(
 def attack_photo(attacker: PhotoAttacker, path: str | Path, label: str | None = None) -> PhotoResult:
     """Attack one photo file. `label` is the name or index of its correct class, or None for the clean prediction.
 
-    Raises ImageError for a file that is not a photo, NoObjectError if no object is found, and LatcliError if no pixel may
-    change.
+    Raises ImageError for a file that is not a photo, NoObjectError if no object is found, and LatcliError if no pixel
+    may change.
     """
     right = None if label is None else parse_label(label, attacker.classifier)
     located = attacker.locate(read_photo(Path(path)), right)
