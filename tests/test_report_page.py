@@ -141,20 +141,21 @@ def test_a_card_explains_its_numbers() -> None:
         assert fact in words
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "verdict", "kind"),
-    [(1, 997, "fooled", "fooled"), (1, 1, "still right", "held"), (3, 5, "already wrong before", "wrong"),
-     (3, 1, "right", "held")],
-)  # fmt: skip
-def test_nobody_was_fooled_who_was_wrong_before(before: int, after: int, verdict: str, kind: str) -> None:
-    document = sample.report(sample.photo())
-    photo = document["attacks"][0]["images"][0]
-    photo["clean"]["rank"], photo["adversarial"]["rank"] = before, after
-    text = page_of(document)
+def test_nobody_was_fooled_who_was_wrong_before() -> None:
+    for before, after, verdict, kind in [
+        (1, 997, "fooled", "fooled"),
+        (1, 1, "still right", "held"),
+        (3, 5, "already wrong before", "wrong"),
+        (3, 1, "right", "held"),
+    ]:
+        document = sample.report(sample.photo())
+        photo = document["attacks"][0]["images"][0]
+        photo["clean"]["rank"], photo["adversarial"]["rank"] = before, after
+        text = page_of(document)
 
-    assert f'<span class="verdict {kind}">{verdict}</span>' in text
-    assert f'data-kind="{kind}"' in text
-    assert re.findall(r'data-(?:label|after)="([^"]+)"', text) == ["hen", "0.000169"]
+        assert f'<span class="verdict {kind}">{verdict}</span>' in text
+        assert f'data-kind="{kind}"' in text
+        assert re.findall(r'data-(?:label|after)="([^"]+)"', text) == ["hen", "0.000169"]
 
 
 def test_every_id_is_one_elements_alone_and_every_link_leads_to_one() -> None:

@@ -148,8 +148,7 @@ class Found:
             for row in rows:
                 if row.status == status:
                     return state, row
-        # An attack cannot be resumed, nor can a run whose folder is gone.
-        cut_off = [row for row in rows if step.command != "attack" and row.path.is_dir()]
+        cut_off = [row for row in rows if row.path.is_dir()]  # without its folder a run cannot be resumed
         return ("interrupted", cut_off[0]) if cut_off else ("missing", None)
 
     def trained(self, steps: Sequence[Step]) -> dict[Step, RunRow]:
@@ -203,7 +202,8 @@ class Found:
     def _fitting_attack(self, step: Step) -> Callable[[RunRow], bool]:
         options = step.options
         assert isinstance(options, AttackOptions)
-        wanted = {name: value for name, value in attack.config_of(options).items() if name not in _OF_ATTACK_FREE}
+        given = attack.config_of(options)
+        wanted = {name: value for name, value in given.items() if name not in _OF_ATTACK_FREE}
         labels = None if options.labels is None else sha256_of(options.labels)
         wanted |= {"labels_sha256": labels, "precision": self.session.precision}
         photos = {sha256_of(source.path) for source in find_sources(options.photos)}
@@ -212,6 +212,9 @@ class Found:
             if not _has(row, wanted):
                 return False
             attacked = {photo["sha256"] for photo in self.store.rows_of(row.id, "attacks")}
+            if row.status != "completed":  # it is resumed with the files that it was started with
+                where = {name: given[name] for name in ("photos", "labels")}
+                return _has(row, where) and attacked <= photos
             # What could not be attacked, without an object or readable contents, cannot be the next time either.
             failed = row.exit_code not in (None, ExitCode.OK)
             return attacked == photos or (failed and bool(attacked) and attacked < photos)
@@ -278,7 +281,9 @@ def _carry_out_one(step: Step, resume: str | None, found: Found, session: Sessio
             own = replace(session, argv=session.command_of("eval", options))
             evaluate.run(options if resume is None else EvalOptions(resume=resume), own)
         case AttackOptions() as options:
-            attacked = attack.run(options, replace(session, argv=session.command_of("attack", options)))
+            own = replace(session, argv=session.command_of("attack", options))
+            again = AttackOptions(resume=resume, classifier=options.classifier)
+            attacked = attack.run(options if resume is None else again, own)
             if found.state_of(step)[0] != "done":
                 raise LatcliError(
                     f"'{step.title}' found nothing: no photo could be attacked",

@@ -61,6 +61,13 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
+def rate(a_second: float) -> str:
+    """How many a second, or how long one takes; nothing where nothing is known."""
+    if a_second <= 0:
+        return ""
+    return f"{a_second:.3g}/s" if a_second >= 1 else f"{1 / a_second:.3g} s each"
+
+
 def size(count: float) -> str:
     """A number of bytes."""
     for unit in ("B", "KiB", "MiB"):
