@@ -76,14 +76,14 @@ def test_photos_of_all_kinds_keep_apart_what_was_seen_and_what_was_counted() -> 
     """p(guess) and p(right class) are two columns; nobody was fooled who was wrong before; who found each object."""
     table = photo_table(sample.attack(sample.photo(), WRONG_BEFORE, HELD))
 
-    assert values_of(table, "photo") == ["hen.jpg", "kite.jpg", "cat.jpg", "3 photos"]
+    assert values_of(table, "image") == ["photos/hen.jpg", "a/kite.jpg", "b/cat.jpg", "3 photos"]
     assert values_of(table, "adversarial_guess")[:3] == ["cock", "hip", "cat"]
-    assert values_of(table, "adversarial_p_guess")[:3] == [0.998, 0.9, 0.6]
+    assert values_of(table, "adversarial.p_prediction")[:3] == [0.998, 0.9, 0.6]
     assert values_of(table, "adversarial_p")[:3] == [0.000169, 0.01, 0.6]
-    assert values_of(table, "adversarial_rank")[:3] == [11, 30, 1]
+    assert values_of(table, "adversarial.rank")[:3] == [11, 30, 1]
     assert values_of(table, "epsilon")[:3] == [8 / 255, 8 / 255, 1 / 255]
     assert values_of(table, "detector")[:3] == ["saliency", "cam", "saliency"]
-    assert "fooled 1 of 2 that were right, 1 wrong before" in table.notes
+    assert "fooled 1 of 2 that were right; 1 already wrong before" in table.notes
 
 
 def test_one_photo_has_no_averages_and_many_are_cut_and_counted() -> None:
