@@ -79,7 +79,7 @@ for _name, _group in _groups.items():
 
 def main() -> NoReturn:
     """Run the process's command line and end the process with its exit code."""
-    process.end(process.run(app, sys.argv[1:]))
+    sys.exit(process.run(app, sys.argv[1:]))
 
 
 def _show_version(asked: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import difflib
 import io
 import os
@@ -13,10 +12,10 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import typer
 
@@ -68,21 +67,6 @@ def run(app: typer.Typer, arguments: list[str]) -> int:
     if code in _LAST_WORDS:
         print(_LAST_WORDS[code], file=sys.stderr)
     return _after_flushing(code)
-
-
-def end(code: int) -> NoReturn:
-    """End the process as `sys.exit` does, but leave it to the system to take down what is in memory.
-
-    Python would take it down object by object, with torch for up to a second. Where a thread is still at work that
-    must not be cut off, it is done Python's way.
-    """
-    if any(not one.daemon for one in threading.enumerate() if one is not threading.main_thread()):
-        sys.exit(code)
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(code)
 
 
 def _code_of(app: typer.Typer, arguments: list[str], invocation: Invocation) -> int:

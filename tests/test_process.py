@@ -16,7 +16,7 @@ from latcli.commands.signals import postponed
 # A program of latcli's making with commands that misbehave on demand.
 PROGRAM = textwrap.dedent(
     """
-    import atexit, signal, sys, threading, time
+    import signal, sys, time
     from dataclasses import dataclass
     import typer
     from latcli import cli, options, process
@@ -54,21 +54,14 @@ PROGRAM = textwrap.dedent(
             time.sleep(float(given.word))
             print("closed", flush=True)
 
-    def late(given, session):
-        atexit.register(print, "at the end")
-        if given.word == "thread":
-            threading.Thread(target=lambda: (time.sleep(0.3), print("thread"))).start()
-        print("now")
-        raise typer.Exit
-
-    for function in (refuse, fail, bring, talk, wait, late):
+    for function in (refuse, fail, bring, talk, wait):
         command = cli.Command(Nothing if function is fail else Word, f"__main__:{function.__name__}")
         cli.COMMANDS[function.__name__,] = command
         cli.add_command((function.__name__,), command)
     if sys.argv[-1] == "ignore":
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         sys.argv.pop()
-    process.end(process.run(cli.app, sys.argv[1:]))
+    sys.exit(process.run(cli.app, sys.argv[1:]))
     """
 )
 
@@ -192,11 +185,3 @@ def test_an_interrupt_is_put_off_until_it_suits(times: int, deliver: bool, expec
     assert reached == expected
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.signal(signal.SIGTERM, terminate) is signal.SIG_IGN
-
-
-@pytest.mark.parametrize(("word", "out"), [("alone", "now\nat the end\n"), ("thread", "now\nthread\nat the end\n")])
-def test_what_is_registered_for_the_end_is_done_and_threads_are_waited_for(
-    program: list[str], word: str, out: str
-) -> None:
-    done = run(program, "late", word)
-    assert (done.returncode, done.stdout) == (0, out)
