@@ -49,7 +49,7 @@ from latcli.results import (
     read,
     to_json,
 )
-from latcli.session import Session
+from latcli.session import Session, Tick
 from latcli.store.files import StagedFile, stage
 from latcli.store.store import Run, RunRow, Store
 
@@ -123,22 +123,15 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
             session.note(f"warning: {warning}")
         if options.dry_run:
             with session.progress("photos", left, noted=True) as tick:
-                plan = list[Chunk[PlannedPhoto]]()
-                for _, one in ranks.collected(_planned(attacker, tasks, photos, work)):
-                    plan.append(one)
-                    tick(one.done)
-            planned = work.in_order(photo for one in plan for photo in one.results)
-            left_out = work.in_order(failure for one in plan for failure in one.failures)
-            yield replace(result, planned=planned, failures=left_out)
+                result = _with_plan(result, ranks.collected(_planned(attacker, tasks, photos, work)), work, tick)
+            yield result
             return
-        config = config_of(options) | {"precision": session.precision, "form": attacker.gradients.form}
-        config |= {"devices": ranks.size // ranks.nodes, "nodes": ranks.nodes}
-        config["labels_sha256"] = labels_sha256(options)
         if attacker.gradients.note:
             session.note(f"note: {attacker.gradients.note}")
-        about: dict[str, Any] = {"config": config, "seed": session.seed, "device": str(attacker.device), "model": model}
         if row is None:
-            started = store.start_run("attack", **session.of_run(), **about)
+            about: dict[str, Any] = {"seed": session.seed, "device": str(attacker.device), "model": model}
+            config = _run_config(options, session, attacker, ranks)
+            started = store.start_run("attack", **session.of_run(), **about, config=config)
         else:
             started = store.resume_run(row.id, argv=list(session.argv), name=session.name, tags=session.tag)
         with started as stored, explained(), _how_to_go_on(stored, options, session):
@@ -146,11 +139,11 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
             if row is not None:
                 stored.remove_attacks(before.unusable)
                 session.note(f"run {stored.id} resumed with {before.results} results of its photos")
-            shown, failures = list(before.shown), list[Failure]()
             with drawing(attacker, stored.write_artifact, _with_figures(options, tasks)) as pictures:
-                maker = _Maker(stored.folder, pictures, work, tasks, finished)
+                chunks = _Maker(stored.folder, pictures, work, tasks, finished).chunks(photos, options.batch)
+                shown, failures = list(before.shown), list[Failure]()
                 with session.progress("photos", left, noted=True) as tick:
-                    for _, chunk in ranks.collected(maker.chunks(photos, options.batch)):
+                    for _, chunk in ranks.collected(chunks):
                         stored.keep(chunk.files, [columns(protocol) | columns(photo) for photo in chunk.results])
                         shown += [one for one in chunk.results if _is_shown(one.image, tasks, work)]
                         failures += chunk.failures
@@ -160,6 +153,17 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
                 if session.json:  # what a document names is there when it is read
                     pictures.finish()
                 yield result
+
+
+def _run_config(options: AttackOptions, session: Session, attacker: PhotoAttacker, ranks: Ranks) -> dict[str, Any]:
+    """What the run keeps of how it is made."""
+    return config_of(options) | {
+        "precision": session.precision,
+        "form": attacker.gradients.form,
+        "labels_sha256": labels_sha256(options),
+        "devices": ranks.size // ranks.nodes,
+        "nodes": ranks.nodes,
+    }
 
 
 def _follow(
@@ -421,6 +425,18 @@ def _planned(
         plan = _plan(attacker, tasks, located, work)
         yield Chunk(() if plan is None else (plan,), failures=work.new_failures(), done=1)
     yield Chunk(failures=work.new_failures())
+
+
+def _with_plan(
+    result: AttackResult, chunks: Iterable[tuple[int, Chunk[PlannedPhoto]]], work: PhotoWork, tick: Tick
+) -> AttackResult:
+    """The result of a dry run."""
+    planned, failures = list[PlannedPhoto](), list[Failure]()
+    for _, chunk in chunks:
+        planned += chunk.results
+        failures += chunk.failures
+        tick(chunk.done)
+    return replace(result, planned=work.in_order(planned), failures=work.in_order(failures))
 
 
 def _plan(attacker: PhotoAttacker, tasks: Sequence[Task], located: Located, work: PhotoWork) -> PlannedPhoto | None:
