@@ -292,7 +292,9 @@ class _Gathering:
                 at_model_resolution=bool(run.config.get("at_model_resolution")),
                 smallest_epsilon=None if epsilon is not None else median_smallest_epsilon(summed),
                 summary=photo_summary(summed),
-                images=tuple(replace(photo, files=self._files_of(run, photo)) for photo in photos),
+                images=tuple(
+                    replace(photo, files=self._files_of(run, photo) if with_files else {}) for photo in photos
+                ),
             )
 
     def _files_of(self, run: RunRow, photo: AttackedPhoto) -> dict[str, str]:
