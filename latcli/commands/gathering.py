@@ -292,12 +292,13 @@ class _Gathering:
                 at_model_resolution=bool(run.config.get("at_model_resolution")),
                 smallest_epsilon=None if epsilon is not None else median_smallest_epsilon(summed),
                 summary=photo_summary(summed),
-                images=tuple(
-                    replace(photo, files=self._files_of(run, photo) if with_files else {}) for photo in photos
-                ),
+                images=tuple(replace(photo, files=self._files_of(run, photo)) for photo in photos),
             )
 
     def _files_of(self, run: RunRow, photo: AttackedPhoto) -> dict[str, str]:
+        """Those that are as they were written; for tables alone, which show none, nothing is looked at."""
+        if self.needs == TABLES:
+            return {}
         paths = {kind: self._sound(run, name, hashed=self.needs.hashed) for kind, name in photo.files.items()}
         return {kind: str(path) for kind, path in paths.items() if path is not None}
 
