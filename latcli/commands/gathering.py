@@ -256,8 +256,9 @@ class _Gathering:
         if not self.options.paper:
             runs = runs[: self.needs.attacks]
         most = None if self.options.paper else self.needs.photos
-        shown = [] if self.needs == TABLES else runs[: self.needs.attacks]  # tables show no files
-        return [attack for run in runs for attack in self._attacks_of(run, most, with_files=run in shown)]
+        # Tables alone show no files.
+        shown = {run.id for run in runs[: 0 if self.needs == TABLES else self.needs.attacks]}
+        return [attack for run in runs for attack in self._attacks_of(run, most, with_files=run.id in shown)]
 
     def _attacks_of(self, run: RunRow, most: int | None, *, with_files: bool) -> Iterator[ReportedAttack]:
         """One for each region and epsilon; a search for the smallest epsilon is one as a whole.
