@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,7 +39,7 @@ _PEER = "torchattacks"
 def ours(subject: Subject, data: TrainingData, settings: EvalSettings) -> dict[str, tuple[float, float]]:
     """Seconds and robust accuracy of each attacked column, checks of the result and of the gradients included."""
     evaluation = Evaluation([subject], data, settings)
-    evaluation.run(lambda progress: None)
+    deque(evaluation.run(), maxlen=0)
     columns = {name: evaluation.columns[0][name] for name in ATTACKED}
     return {name: (float(column.seconds_1), column.figures()[1]) for name, column in columns.items()}
 

@@ -514,6 +514,19 @@ class ClassifierOptions:
     )
 
 
+# how many processes
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeveralOptions:
+    """Processes that share the work."""
+
+    devices: int | None = option(
+        DEVICES, "N", "Processes on this machine, one per GPU.", INCIDENTAL, min=1, show_default="1"
+    )
+    nodes: int | None = option(DEVICES, "M", "Number of machines.", INCIDENTAL, min=1, show_default="1")
+
+
 # the commands
 
 
@@ -521,7 +534,7 @@ _PHOTOS = "Photos, folders (searched recursively), or - for stdin."
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhotoOptions(ClassifierOptions, ObjectOptions):
+class PhotoOptions(ClassifierOptions, ObjectOptions, SeveralOptions):
     """Photos, their right classes, their objects, and the classifier."""
 
     photos: tuple[str, ...] = argument("PHOTO", _PHOTOS)
@@ -656,7 +669,7 @@ class AttackOptions(PhotoOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(ClassifierOptions, DataObjectOptions):
+class TrainOptions(ClassifierOptions, DataObjectOptions, SeveralOptions):
     """Train a classifier with localized adversarial training (the paper's Algorithm 1).
 
     Trains a small network on small images, or fine-tunes a classifier on photos.
@@ -721,10 +734,6 @@ class TrainOptions(ClassifierOptions, DataObjectOptions):
     rate: float | None = option(OPTIMIZATION, "R", "Peak learning rate.")
     weight_decay: float | None = option(OPTIMIZATION, "W", "Weight decay.")
     average: float | None = option(OPTIMIZATION, "D", "Decay of the moving average of the weights; 0 for none.")
-    devices: int | None = option(
-        DEVICES, "N", "Processes on this machine, one per GPU.", INCIDENTAL, min=1, show_default="1"
-    )
-    nodes: int | None = option(DEVICES, "M", "Number of machines.", INCIDENTAL, min=1, show_default="1")
     checkpoint_every: int | None = option(
         KEEPING, "N", "Steps between checkpoints.", INCIDENTAL, min=1, show_default="once a minute"
     )
@@ -746,7 +755,7 @@ class TrainOptions(ClassifierOptions, DataObjectOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalOptions(ClassifierOptions, DataObjectOptions):
+class EvalOptions(ClassifierOptions, DataObjectOptions, SeveralOptions):
     """Evaluate models under natural, standard and background inputs: the loss matrix.
 
     Scores each model on natural images, under the standard attack, and under the background attack.

@@ -17,8 +17,8 @@ from torch import nn
 
 from latcli.engine.datasets.base import Dataset, DatasetSource, make_dataset
 from latcli.engine.datasets.catalog import open_dataset
+from latcli.engine.distributed import FabricRanks, Ranks, use_global_norms
 from latcli.engine.models.small import Architecture, paper_cnn, resnet18
-from latcli.engine.training.distributed import FabricRanks, Ranks, use_global_norms
 from latcli.engine.training.loop import Batch, DivergedError, StepReport, Trainer, new_network, train
 
 BASE = replace(training_cases.BASE, steps=5, optimizer="sgd", rate=2e-2)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import deque
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def settings(**changes: Any) -> EvalSettings:
 
 def evaluated(net: nn.Module, data: Dataset, fast: nn.Module | None = None, **changes: Any) -> Evaluation:
     evaluation = Evaluation([Subject("net", net, fast or net)], data, settings(**changes))
-    evaluation.run(lambda _progress: None)
+    deque(evaluation.run(), maxlen=0)
     return evaluation
 
 
@@ -141,37 +142,42 @@ def test_the_fast_form_finds_and_the_exact_one_scores() -> None:
 # cut off and taken up again
 
 
-class StopError(Exception):
-    pass
-
-
-def cut_off(after: int) -> Callable[[Progress], None]:
-    seen: list[Progress] = []
-
-    def after_batch(progress: Progress) -> None:
-        seen.append(progress)
-        if len(seen) == after:
-            raise StopError
-
-    return after_batch
-
-
 @pytest.mark.parametrize("after", [1, 4, 15])
 def test_an_evaluation_cut_off_anywhere_ends_as_an_undisturbed_one(after: int) -> None:
     data, other = images(classes=4), linear(4, seed=5)
     subjects = [Subject("one", linear(4), linear(4)), Subject("other", other, other)]
     whole, first, second = (Evaluation(subjects, data, settings(strong="quick", controls=False)) for _ in range(3))
-    batches: list[Progress] = []
-    whole.run(batches.append)
-    with pytest.raises(StopError):
-        first.run(cut_off(after))
+    batches = [about(one) for one in whole.run()]
+    deque(islice(first.run(), after), maxlen=0)
     second.restore(first.tensors(), "samples")
-    rest: list[Progress] = []
-    second.run(rest.append)
-    assert rest == batches[after:]  # what was done is not done again
-    expected = whole.tensors()
-    for name, part in second.tensors().items():
-        assert name.endswith("seconds_1") or torch.equal(part.nan_to_num(-7), expected[name].nan_to_num(-7)), name
+    assert [about(one) for one in second.run()] == batches[after:]  # what was done is not done again
+    assert_same_columns(second, whole)
+
+
+def about(progress: Progress) -> tuple[int, str, list[int]]:
+    return progress.subject, progress.column, progress.place_B.tolist()
+
+
+def assert_same_columns(found: Evaluation, expected: Evaluation, atol: float = 0.0) -> None:
+    others = expected.tensors()
+    for name, part in found.tensors().items():
+        if not name.endswith("seconds_1"):
+            near = {"rtol": 0.0, "atol": atol if name.endswith("loss_N") else 0.0}
+            torch.testing.assert_close(part.nan_to_num(-7), others[name].nan_to_num(-7), **near)
+
+
+@pytest.mark.parametrize("size", [2, 3, 50])
+def test_the_shares_of_several_processes_are_the_whole(size: int) -> None:
+    data = images(classes=4)
+    subjects = [Subject("one", linear(4), linear(4))]
+    whole, *parts = (Evaluation(subjects, data, settings(strong="quick", images=7)) for _ in range(size + 1))
+    deque(whole.run(), maxlen=0)
+    shares = [list(part.run(rank, size)) for rank, part in enumerate(parts)]
+    for share, part in zip(shares[1:], parts[1:], strict=True):
+        for one in share:
+            found = part.columns[one.subject][one.column].images(one.place_B)
+            parts[0].columns[one.subject][one.column].take(one.place_B, found, one.seconds)
+    assert_same_columns(parts[0], whole, atol=1e-6)
 
 
 # the strong suite, and doubts

@@ -1,9 +1,10 @@
-"""Several processes train one model: as one would have, under whatever starts them, and none outlives the others."""
+"""Several processes do the work of one: with its results, under whatever starts them, none outliving the others."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -15,16 +16,20 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
+import tiny_model
 import torch
+from photo_set import write_photos
 from PIL import Image
 from rank_cases import CASES, norm_inputs, outcome, passed, small_digits
+from tiny_model import save_photo
 from torch import nn
 
+from latcli.engine.distributed import GlobalBatchNorm, use_global_norms, world_of
 from latcli.engine.models.small import resnet18
 from latcli.engine.precision import gradient_model
-from latcli.engine.training.distributed import GlobalBatchNorm, use_global_norms, world_of
 from latcli.errors import UsageError
 
 SCRIPT = Path(__file__).with_name("rank_cases.py")
@@ -364,3 +369,180 @@ def test_what_differs_on_another_rank_is_one_line_of_rank_0(start: Start, work: 
     assert expected in error_of(stderr)
     assert silent == ""
     assert {process.returncode for process in processes} <= {1, 2}
+
+
+# attack, mask, eval
+
+TINY = ("--classifier", "tiny_model:tiny", "--device", "cpu", "--precision", "fp32")
+TWO_CLASSES = """
+from tiny_model import TinyNet
+
+class Two(TinyNet):
+    class_names = ("green", "red")
+
+    def forward(self, x):
+        return super().forward(x)[:, :2]
+"""
+ATTACK = ("attack", "photos", *TINY, "--detector", "cam", "--steps", "5", "--batch", "2", "--no-figures", "--json")
+
+
+@pytest.fixture
+def photos(work: Path) -> Path:
+    """Seven photos of several sizes, one of them broken, beside the classifier for them."""
+    for seed in range(6):
+        save_photo(work / "photos" / f"{seed}.png", 40 + 3 * seed, 44, seed)
+    (work / "photos" / "3x.png").write_bytes(b"nothing")
+    shutil.copy(tiny_model.__file__, work)
+    return work / "photos"
+
+
+def document_of(process: subprocess.Popen[str], code: int = 0) -> Any:
+    stdout, stderr = process.communicate(timeout=180)
+    assert process.returncode == code, stderr
+    return json.loads(stdout)
+
+
+def assert_same_photos(found: Any, expected: Any, work: Path) -> None:
+    """Predictions to five digits; levels to within the noise that the other photos of a batch make."""
+    assert [one["image"] for one in found["images"]] == [one["image"] for one in expected["images"]]
+    assert [one["image"] for one in found["failures"]] == [one["image"] for one in expected["failures"]]
+    for mine, other in zip(found["images"], expected["images"], strict=True):
+        for name in ("sha256", "label", "clean", "boxes", "object_percent"):
+            assert mine[name] == other[name]
+        for kind, path in mine["files"].items():
+            levels, expected_levels = (np.asarray(Image.open(work / one)) for one in (path, other["files"][kind]))
+            assert np.mean(levels != expected_levels) < 0.01, kind
+        if "adversarial" in mine:
+            assert mine["fooled"] == other["fooled"]
+            assert mine["adversarial"]["confidence"] == pytest.approx(other["adversarial"]["confidence"], abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("--regions", "background,all"), ("--dry-run",)])
+def test_two_processes_attack_the_photos_of_one(start: Start, photos: Path, work: Path, more: tuple[str, ...]) -> None:
+    expected = document_of(start(*ATTACK, *more), 1)
+    found = document_of(start(*ATTACK, *more, "--devices", "2"), 1)
+
+    if more == ("--dry-run",):
+        assert [one["image"] for one in found["planned"]] == [one["image"] for one in expected["planned"]]
+        return
+    assert_same_photos(found, expected, work)
+    verified = json.loads(start("runs", "verify", "--json").communicate(timeout=60)[0])
+    assert (verified["ok"], verified["checked"]) == (True, 2 * len(found["images"]) * 3 - (12 if more else 0))
+    assert not list(work.glob("runs/*/.latcli-*"))
+
+
+@pytest.mark.slow
+def test_two_processes_find_the_masks_of_one_and_more_than_there_are_photos_do_no_harm(
+    start: Start, photos: Path, work: Path
+) -> None:
+    documents = [
+        document_of(start("mask", *words, *TINY, "--detector", "cam", "--json", "--out", f"masks {index}"), code)
+        for index, (words, code) in enumerate(
+            [
+                (("photos",), 1),
+                (("photos", "--devices", "2"), 1),
+                (("photos/0.png", "photos/1.png", "--devices", "3"), 0),
+            ]
+        )
+    ]
+    assert_same_photos(documents[1], documents[0], work)
+    assert [one["image"] for one in documents[2]["images"]] == ["photos/0.png", "photos/1.png"]
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_what_one_does(start: Start, work: Path) -> None:
+    write_photos(work / "squares", test=4, masks=work / "masks")
+    shutil.copy(tiny_model.__file__, work)
+    (work / "two.py").write_text(TWO_CLASSES)
+    words = ("eval", "two.py:Two", "--dataset", "folder:squares")
+    words += ("--steps", "2", "--batch", "2", "--masks", "masks", "--images", "6", "--reliance", "--strong")
+    words += ("--strong-budget", "quick", "--curve", "steps=1,2", "--json", "--device", "cpu", "--precision", "fp32")
+    expected, found = (document_of(start(*words, *more)) for more in ((), ("--devices", "2")))
+    for mine, other in zip(found["cells"], expected["cells"], strict=True):
+        assert (mine["input"], mine["n"], mine["accuracy"]) == (other["input"], other["n"], other["accuracy"])
+        assert mine["loss"] == pytest.approx(other["loss"], abs=1e-4)
+    assert [one["axis"] for one in found["curves"]] == [one["axis"] for one in expected["curves"]]
+    assert found["reliance"] == expected["reliance"]
+    assert found["warnings"] == expected["warnings"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_rank_ends_an_attack_which_goes_on_with_the_other_photos(
+    start: Start, photos: Path, work: Path, killed: int
+) -> None:
+    (photos / "3x.png").unlink()
+    slow = work / "slow.py"
+    slow.write_text(
+        "import time\nfrom tiny_model import TinyNet\n\nclass Slow(TinyNet):\n"
+        "    def forward(self, x):\n        time.sleep(0.05)\n        return super().forward(x)\n"
+    )
+    words = [*ATTACK]
+    words[words.index("tiny_model:tiny")] = "slow.py:Slow"
+    words[words.index("--batch") + 1] = "1"
+    process = start(*words, "--devices", "2")
+    until(lambda: list(work.glob("runs/*-attack-*/?-adversarial.png")), process)
+    (other,) = descendants(process)
+    (process, other)[killed].kill()
+    if killed:
+        _, stderr = process.communicate(timeout=30)
+        assert process.returncode == 1
+        assert error_of(stderr).startswith("another rank has ended")
+        assert query(work, "SELECT status FROM runs") == ("failed",)
+    until(lambda: has_ended(other))
+    kept = {path: path.stat().st_mtime_ns for path in work.glob("runs/*-attack-*/?-adversarial.png")}
+
+    again = ("attack", "--resume", "latest", "--classifier", "slow.py:Slow", "--device", "cpu")
+    resumed = document_of(start(*again, "--devices", "2", "--json"))
+    assert [one["image"] for one in resumed["images"]] == [f"photos/{number}.png" for number in range(6)]
+    assert query(work, "SELECT count(*), min(status) FROM runs") == (1, "completed")
+    assert query(work, "SELECT count(*), count(DISTINCT image) FROM attacks") == (6, 6)
+    assert not list(work.glob("runs/*/.latcli-*"))
+    assert sum(path.stat().st_mtime_ns == was for path, was in kept.items()) >= len(kept) - 2
+
+
+@pytest.mark.slow
+def test_photos_that_differ_on_another_rank_are_one_line_of_rank_0(start: Start, work: Path) -> None:
+    for rank in range(2):
+        save_photo(work / str(rank) / "photos" / "a.png", seed=rank)
+        save_photo(work / str(rank) / "photos" / "b.png", 40 + rank)
+        shutil.copy(tiny_model.__file__, work / str(rank))
+    (work / "there.py").write_text(
+        "import os, sys\nos.chdir(os.environ['LOCAL_RANK'])\nsys.path[0] = ''\nfrom latcli.cli import main\nmain()\n"
+    )
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
+    processes = [start(*ATTACK, "--devices", "2", by=("there.py",), LOCAL_RANK=rank, **shared) for rank in ("0", "1")]
+    (_, stderr), (_, silent) = [process.communicate(timeout=60) for process in processes]
+
+    assert "the photos, their labels or the weights are not the same on rank 1 as on rank 0" in error_of(stderr)
+    assert silent == ""
+    assert not (work / "0" / "runs").exists()
+
+
+@pytest.mark.slow
+def test_a_folder_of_runs_that_another_rank_cannot_see_is_one_line_of_rank_0(start: Start, work: Path) -> None:
+    for rank in range(2):
+        save_photo(work / str(rank) / "photos" / "a.png")
+        save_photo(work / str(rank) / "photos" / "b.png", 43)
+        shutil.copy(tiny_model.__file__, work / str(rank))
+    hidden = "import os, sys, pathlib\nos.chdir(os.environ['LOCAL_RANK'])\nsys.path[0] = ''\n"
+    hidden += "from latcli.cli import main\nif os.environ['LOCAL_RANK'] == '1':\n"
+    hidden += "    pathlib.Path.is_file = lambda path: False\nmain()\n"
+    (work / "there.py").write_text(hidden)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
+    words = [*ATTACK, "--center", "0.4", "--devices", "2"]
+    words[words.index("cam")] = "auto"
+    processes = [start(*words, by=("there.py",), LOCAL_RANK=rank, **shared) for rank in ("0", "1")]
+    (_, stderr), _ = [process.communicate(timeout=60) for process in processes]
+
+    assert "is not there" in error_of(stderr)
+
+
+@pytest.mark.slow
+def test_a_port_in_use_is_told_at_once(start: Start, photos: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        process = start(*ATTACK, "--devices", "2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port, NODE_RANK="0")
+        _, stderr = process.communicate(timeout=60)
+    assert f"the port {port} (MASTER_PORT) cannot be used" in error_of(stderr)

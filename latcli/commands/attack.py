@@ -5,34 +5,38 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 
-from latcli.commands.photos import PhotoWork, located_values
+from latcli.commands.photos import Chunk, PhotoWork, located_values, open_photos
 from latcli.commands.pictures import Pictures, drawing
 from latcli.commands.resume import PLACES, classifier_again, resumable_run, resume_command
+from latcli.commands.several import common_folder, connected
 from latcli.engine import registry
 from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.devices import explained
+from latcli.engine.distributed import Ranks
 from latcli.engine.evaluation.distrust import examine
 from latcli.engine.images import sha256_of
 from latcli.engine.labels import parse_label
 from latcli.engine.localize import Region
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.photos import Located, PhotoAttacker, PhotoResult, PhotoSettings, batches
-from latcli.errors import LatcliError, Terminated, UsageError
+from latcli.errors import ExitCode, LatcliError, Terminated, UsageError
 from latcli.options import AttackOptions, given
 from latcli.reporting.text import printable
 from latcli.results import (
     AttackedPhoto,
     AttackProtocol,
     AttackResult,
+    Failure,
     PlannedPhoto,
     RegionSummary,
     columns,
@@ -43,6 +47,7 @@ from latcli.results import (
     to_json,
 )
 from latcli.session import Session
+from latcli.store.files import StagedFile, stage
 from latcli.store.store import Run, RunRow, Store
 
 _STOP_RANKS = {"never": 0, "top1": 1, "top10": 10}
@@ -77,12 +82,13 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
 
     With --resume a run that was cut off goes on, in its folder, with the photos that it has not finished.
     """
-    row = None
-    if options.resume is not None:
-        row, options, session = _resumed(options, session)
+    ranks, session = connected(options, session)
+    row = ranks.told(None if options.resume is None or ranks.rank else _row_of(options, session))
+    if row is not None:
+        options, session = _as_before(row, options, session)
     tasks = tasks_of(options)
     attack, search = registry.load("attack", options.attack), attack_settings(options)
-    work = PhotoWork(options, session, options.mask)
+    work = open_photos(options, session, ranks, options.mask)
     settings = PhotoSettings(
         epsilon=tasks[0].epsilon,
         region=tasks[0].region,
@@ -93,6 +99,8 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
         seed=session.seed,
     )
     attacker = PhotoAttacker(work.classifier, work.finder, attack, settings)
+    if ranks.rank:
+        _follow(ranks, attacker, work, tasks, options)
     protocol = protocol_of(options, work.classifier.name, tasks)
     result = AttackResult(
         **asdict(protocol), detector=options.detector, dry_run=options.dry_run, check_success=options.check_success
@@ -101,7 +109,8 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
         store.check_name(session.name, "" if row is None else row.id)
         model = store.record_model(work.classifier.name, weights_sha256=work.classifier.fingerprint)
         done = [] if row is None else _finished(row, model, tasks, store, work)
-        work.leave_out({name for name, count in Counter(one.image for one in done).items() if count == len(tasks)})
+        finished = ranks.told(_finished_tasks(done, tasks))
+        left = work.share(ranks, _whole(finished, tasks))
         photos = work.located(attacker, store)
         # Looked at before anything is measured or a run is started: a photo on its own may raise its error here.
         if (first := next(photos, None)) is not None:
@@ -110,10 +119,17 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
         for warning in result.warnings:
             session.note(f"warning: {warning}")
         if options.dry_run:
-            planned = filter(None, [_plan(attacker, tasks, located, work) for located in photos])
-            yield replace(result, planned=tuple(planned), failures=tuple(work.failures))
+            with session.progress("photos", left) as tick:
+                plan = list[Chunk[PlannedPhoto]]()
+                for _, one in ranks.collected(_planned(attacker, tasks, photos, work)):
+                    plan.append(one)
+                    tick(one.done)
+            planned = work.in_order(photo for one in plan for photo in one.results)
+            failures = work.in_order(failure for one in plan for failure in one.failures)
+            yield replace(result, planned=planned, failures=failures)
             return
         config = config_of(options) | {"precision": session.precision, "form": attacker.gradients.form}
+        config |= {"devices": ranks.size // ranks.nodes, "nodes": ranks.nodes}
         config["labels_sha256"] = None if options.labels is None else sha256_of(options.labels)
         if attacker.gradients.note:
             session.note(f"note: {attacker.gradients.note}")
@@ -122,39 +138,86 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
             started = store.start_run("attack", **session.of_run(), **about)
         else:
             started = store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag)
-        with (
-            started as stored,
-            explained(),
-            _how_to_go_on(stored, options, session),
-            drawing(attacker, stored, figures=not options.no_figures and len(tasks) == 1) as pictures,
-        ):
-            keeper = _Keeper(stored, pictures, protocol, work, tasks, done)
+        with started as stored, explained(), _how_to_go_on(stored, options, session):
+            common_folder(ranks, stored.folder, lambda: attacker.gradients.form)
             if row is not None:
+                # Rows of results whose files are not all there go; they are made again.
+                stored.insert("attacks", [columns(protocol) | columns(photo) for photo in done], instead=True)
                 session.note(f"run {stored.id} resumed with {len(done)} results of its photos")
-            for batch in batches(photos, options.batch):
-                for task in tasks:
-                    pictures.begin()  # those of the results before, while these are made
-                    missing = [one for one in batch if not keeper.has(task, one)]
-                    for attacked, smallest in _attacked(attacker, task, missing, work):
-                        keeper.keep(attacked, smallest)
-            result = _completed(result, stored, keeper.kept, tasks, work)
-            stored.set_exit_code(result.exit_code)
-            if session.json:  # what a document names is there when it is read
-                pictures.finish()
-            yield result
+            kept, failures_met = list(done), list[Failure]()
+            with drawing(attacker, stored.write_artifact, _with_figures(options, tasks)) as pictures:
+                maker = _Maker(stored.folder, pictures, work, tasks, finished)
+                with session.progress("photos", left) as tick:
+                    for _, chunk in ranks.collected(maker.chunks(photos, options.batch)):
+                        stored.keep(chunk.files, [columns(protocol) | columns(photo) for photo in chunk.results])
+                        kept += chunk.results
+                        failures_met += chunk.failures
+                        tick(chunk.done)
+                result = _completed(result, stored, kept, failures_met, tasks, work)
+                stored.set_exit_code(result.exit_code)
+                if session.json:  # what a document names is there when it is read
+                    pictures.finish()
+                yield result
+
+
+def _follow(
+    ranks: Ranks, attacker: PhotoAttacker, work: PhotoWork, tasks: Sequence[Task], options: AttackOptions
+) -> NoReturn:
+    """Be a rank other than 0 to the end: attack its share, write the files, and send rank 0 the results."""
+    finished = ranks.told(dict[str, "_Finished"]())
+    work.share(ranks, _whole(finished, tasks))
+    photos = work.located(attacker, None)
+    if options.dry_run:
+        deque(ranks.collected(_planned(attacker, tasks, photos, work)), maxlen=0)
+    else:
+        folder = common_folder(ranks, None, lambda: attacker.gradients.form)
+        drawn: deque[StagedFile] = deque()
+
+        def keep(*picture: Any) -> None:
+            drawn.append(stage(folder, *picture))
+
+        with drawing(attacker, keep, _with_figures(options, tasks)) as pictures:
+            chunks = _Maker(folder, pictures, work, tasks, finished).chunks(photos, options.batch)
+            deque(ranks.collected(_with_drawn(chunks, pictures, drawn)), maxlen=0)
+    sys.exit(ExitCode.OK)
+
+
+def _with_drawn(
+    chunks: Iterable[Chunk[AttackedPhoto]], pictures: Pictures, drawn: deque[StagedFile]
+) -> Iterator[Chunk[AttackedPhoto]]:
+    """Each chunk with the pictures that a thread has written meanwhile, and what is left of them in the end."""
+
+    def taken() -> tuple[StagedFile, ...]:
+        return tuple(drawn.popleft() for _ in range(len(drawn)))
+
+    for chunk in chunks:
+        yield replace(chunk, files=(*chunk.files, *taken()))
+    pictures.finish()
+    yield Chunk(files=taken())
+
+
+def _with_figures(options: AttackOptions, tasks: Sequence[Task]) -> bool:
+    """Whether the paper's Figure 1 is drawn of each photo."""
+    return not options.no_figures and len(tasks) == 1
 
 
 def _completed(
-    result: AttackResult, stored: Run, kept: Sequence[AttackedPhoto], tasks: Sequence[Task], work: PhotoWork
+    result: AttackResult,
+    stored: Run,
+    kept: Sequence[AttackedPhoto],
+    failures: Sequence[Failure],
+    tasks: Sequence[Task],
+    work: PhotoWork,
 ) -> AttackResult:
     """The result with its photos, in the order of the arguments, and what they sum up to."""
-    images = tuple(sorted(kept, key=lambda photo: (work.position(photo.image), _place(photo, tasks))))
+    in_order = sorted(kept, key=lambda photo: (work.position(photo.image), _place(photo, tasks)))
+    images = tuple(photo.in_folder(stored.folder) for photo in in_order)
     return replace(
         result,
         run=stored.id,
         dir=stored.folder,
         images=images,
-        failures=tuple(work.failures),
+        failures=work.in_order(failures),
         summary=photo_summary(images) if len(tasks) == 1 else None,
         regions=tuple(_region_summary(task, images) for task in tasks),
     )
@@ -165,18 +228,23 @@ def _place(photo: AttackedPhoto, tasks: Sequence[Task]) -> int:
     return next(place for place, task in enumerate(tasks) if task.covers(photo))
 
 
-def _resumed(options: AttackOptions, session: Session) -> tuple[RunRow, AttackOptions, Session]:
-    """The run to go on with, its own options, and a session with its seed. Raises UsageError and StoreError."""
+def _row_of(options: AttackOptions, session: Session) -> RunRow:
+    """The run to go on with. Raises UsageError and StoreError."""
     with Store.open_existing(session.store) as store:
-        row = resumable_run(store, str(options.resume), "attack", to_json(given(options)), session)
-    moved = {name: value for name, value in given(options).items() if name in PLACES}
-    kept = replace(read(AttackOptions, row.config), **moved, trust_weights=options.trust_weights, resume=options.resume)
+        return resumable_run(store, str(options.resume), "attack", to_json(given(options)), session)
+
+
+def _as_before(row: RunRow, options: AttackOptions, session: Session) -> tuple[AttackOptions, Session]:
+    """The run's own options, and a session with its seed; processes may be more or fewer. Raises UsageError."""
+    moved: dict[str, Any] = {name: value for name, value in given(options).items() if name in PLACES}
+    moved |= {name: getattr(options, name) for name in ("trust_weights", "resume", "devices", "nodes")}
+    kept = replace(read(AttackOptions, row.config), **moved)
     if registry.names_code(kept.classifier) and options.classifier != kept.classifier:
         raise UsageError(
             f"the classifier {kept.classifier} of {row.id} is code",
             f"if you trust it, name it again: {_resume_command(row.id, kept, session)}",
         )
-    return row, kept, replace(session, seed=row.seed or 0, precision=row.config["precision"])
+    return kept, replace(session, seed=row.seed or 0, precision=row.config["precision"])
 
 
 def _resume_command(run: str, options: AttackOptions, session: Session) -> str:
@@ -217,6 +285,24 @@ def _finished(row: RunRow, model: str, tasks: Sequence[Task], store: Store, work
         for one in results
         if any(task.covers(one) for task in tasks) and all((row.path / name).exists() for name in one.files.values())
     ]
+
+
+#: Of a photo: the beginning of its files' names, and the numbers of the tasks that are done.
+_Finished = tuple[str, frozenset[int]]
+
+
+def _finished_tasks(done: Sequence[AttackedPhoto], tasks: Sequence[Task]) -> dict[str, _Finished]:
+    """What is done of each photo that was begun, by its name."""
+    numbers: dict[str, set[int]] = {}
+    for photo in done:
+        numbers.setdefault(photo.image, set()).add(_place(photo, tasks))
+    stems = {photo.image: photo.files["mask"].removesuffix("-mask.png") for photo in done}
+    return {name: (stems[name], frozenset(of_photo)) for name, of_photo in numbers.items()}
+
+
+def _whole(finished: Mapping[str, _Finished], tasks: Sequence[Task]) -> set[str]:
+    """The photos of which nothing is left to do."""
+    return {name for name, (_, numbers) in finished.items() if len(numbers) == len(tasks)}
 
 
 def tasks_of(options: AttackOptions) -> list[Task]:
@@ -290,6 +376,15 @@ def _attacked(
     return [(result, None) for result in attacker.attack_batch(threats)]
 
 
+def _planned(
+    attacker: PhotoAttacker, tasks: Sequence[Task], photos: Iterable[Located], work: PhotoWork
+) -> Iterator[Chunk[PlannedPhoto]]:
+    for located in photos:
+        plan = _plan(attacker, tasks, located, work)
+        yield Chunk(() if plan is None else (plan,), failures=work.new_failures(), done=1)
+    yield Chunk(failures=work.new_failures())
+
+
 def _plan(attacker: PhotoAttacker, tasks: Sequence[Task], located: Located, work: PhotoWork) -> PlannedPhoto | None:
     seconds, first = 0.0, None
     for task in tasks:
@@ -322,51 +417,54 @@ def _region_summary(task: Task, images: Sequence[AttackedPhoto]) -> RegionSummar
     )
 
 
-class _Keeper:
-    """Writes results into a run, one photo at a time: the file first, its row after; pictures as they are drawn.
+class _Maker:
+    """Makes the results of this rank's photos: attacks them and writes their files, under temporary names as yet.
 
-    `kept` are the results, those that were `done` before the run was resumed among them.
+    With several tasks, file names tell them apart.
     """
 
     def __init__(
         self,
-        stored: Run,
+        folder: Path,
         pictures: Pictures,
-        protocol: AttackProtocol,
         work: PhotoWork,
         tasks: Sequence[Task],
-        done: Sequence[AttackedPhoto],
+        finished: Mapping[str, _Finished],
     ) -> None:
-        self._stored, self._pictures, self._protocol = stored, pictures, protocol
-        self._target = pictures.attacker.settings.target
-        self._several = len(tasks) > 1  # then the names of files tell them apart
-        self._stems = {photo.image: photo.files["mask"].removesuffix("-mask.png") for photo in done}
-        # Photos that were added since may have the same names.
-        left = [source.name for source in work.sources if source.name not in self._stems]
-        self._stems |= zip(left, file_names(left, self._stems.values()), strict=True)
-        # Rows whose files are not all there go: what they are of is attacked again.
-        stored.insert("attacks", [columns(protocol) | columns(photo) for photo in done], instead=True)
-        self.kept = [photo.in_folder(stored.folder) for photo in done]
+        self._folder, self._pictures, self._work, self._tasks = folder, pictures, work, tasks
+        self._finished = finished
+        names = [source.name for source in work.sources if source.name not in finished]
+        stems = file_names(names, [stem for stem, _ in finished.values()])
+        self._stems = {name: stem for name, (stem, _) in finished.items()} | dict(zip(names, stems, strict=True))
 
-    def has(self, task: Task, located: Located) -> bool:
-        """Whether the task is done for a photo."""
-        return any(task.covers(photo) for photo in self.kept if photo.image == located.photo.name)
+    def chunks(self, photos: Iterable[Located], most: int) -> Iterator[Chunk[AttackedPhoto]]:
+        """Results of at most so many photos at a time; the pictures of the last ones are yet to be drawn."""
+        for batch in batches(photos, most):
+            for number, task in enumerate(self._tasks):
+                self._pictures.begin()  # those of the results before, while these are made
+                missing = [one for one in batch if number not in self._finished.get(one.photo.name, ("", ()))[1]]
+                made = [self._made(*one) for one in _attacked(self._pictures.attacker, task, missing, self._work)]
+                failures, done = self._work.new_failures(), 0
+                if number == len(self._tasks) - 1:
+                    done = len({one.photo.name for one in batch} | {one.image for one in failures})
+                yield Chunk(tuple(one for one, _ in made), tuple(file for _, file in made), failures, done)
+        failures = self._work.new_failures()
+        yield Chunk(failures=failures, done=len(failures))
 
-    def keep(self, attacked: PhotoResult, smallest: float | None) -> None:
-        """Write the adversarial photo and its row, and have its pictures drawn."""
+    def _made(self, attacked: PhotoResult, smallest: float | None) -> tuple[AttackedPhoto, StagedFile]:
+        """A result and its adversarial photo, written; its pictures are asked for."""
         located, threat, change = attacked.located, attacked.threat, attacked.change
         stem = self._stems[located.photo.name]
-        suffix = f"-{threat.region}-{_levels_text(threat.epsilon)}" if self._several else ""
-        files = {"adversarial": f"{stem}{suffix}-adversarial.png"}
-        self._stored.write_artifact(files["adversarial"], attacked.adversarial_png, "adversarial", located.photo.sha256)
-        files |= self._pictures.ask(attacked, stem, suffix)
+        suffix = f"-{threat.region}-{_levels_text(threat.epsilon)}" if len(self._tasks) > 1 else ""
+        name, sha256 = f"{stem}{suffix}-adversarial.png", located.photo.sha256
+        file = stage(self._folder, name, attacked.adversarial_png, "adversarial", sha256)
         photo = AttackedPhoto(
             **located_values(located),
             region=threat.region,
             epsilon=threat.epsilon,
             adversarial=attacked.adversarial,
             fooled=attacked.fooled,
-            target=self._target,
+            target=self._pictures.attacker.settings.target,
             p_target=attacked.p_target,
             reached=attacked.reached,
             smallest_epsilon=smallest,
@@ -378,10 +476,9 @@ class _Keeper:
             l2=change.l2,
             psnr=change.psnr if math.isfinite(change.psnr) else None,
             ssim=change.ssim,
-            files=files,
+            files={"adversarial": name} | self._pictures.ask(attacked, stem, suffix),
         )
-        self._stored.insert("attacks", [columns(self._protocol) | columns(photo)])
-        self.kept.append(photo.in_folder(self._stored.folder))
+        return photo, file
 
 
 def _levels_text(epsilon: float) -> str:

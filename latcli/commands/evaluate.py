@@ -6,14 +6,16 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NoReturn, cast
 
 import torch
+from torch import Tensor
 
 from latcli.commands.classifiers import classifier_path, classifier_source
 from latcli.commands.data import DESCRIBING, OBJECTS, open_data
@@ -37,6 +39,7 @@ from latcli.commands.resume import (
     resume_command,
     use_threads,
 )
+from latcli.commands.several import connected
 from latcli.commands.training_log import duration_text
 from latcli.engine import registry
 from latcli.engine.attacks.contract import run_attack
@@ -44,6 +47,7 @@ from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import full_name
 from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.devices import explained, open_device
+from latcli.engine.distributed import Ranks
 from latcli.engine.evaluation.beyond import Row, parts_of
 from latcli.engine.evaluation.distrust import Doubt
 from latcli.engine.evaluation.matrix import Evaluation, Progress
@@ -51,7 +55,7 @@ from latcli.engine.evaluation.reliance import VARIANTS, photos_of
 from latcli.engine.evaluation.settings import NATURAL, NATURAL_ATTACKED, EvalSettings, require_ascending
 from latcli.engine.evaluation.statistics import ColumnStatistics
 from latcli.engine.models.weights import pack, unpack
-from latcli.errors import Terminated, UsageError
+from latcli.errors import ExitCode, Terminated, UsageError
 from latcli.options import EvalOptions, ObjectOptions, given, parse_epsilon
 from latcli.results import (
     AccuracyCurve,
@@ -67,7 +71,7 @@ from latcli.results import (
     spread,
     to_json,
 )
-from latcli.session import Session
+from latcli.session import Session, Tick
 from latcli.store.files import artifact_path
 from latcli.store.store import Run, RunRow, Store, require
 
@@ -116,6 +120,9 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
     Raises UsageError and LatcliError for models, options and data that are unusable, before a run is started;
     WeightsError for samples that are damaged or do not fit; ContractError and StoreError while it evaluates.
     """
+    ranks, session = connected(options, session)
+    if ranks.rank:
+        _follow(options, session, ranks)
     if not options.models:
         require(session.store)  # before data are looked for: in an empty store there is nothing to evaluate
     with Store.open(session.store) as store:
@@ -130,7 +137,7 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
             started = store.start_run(
                 "eval",
                 **session.of_run(),
-                config=_config(job, session),
+                config=_config(job, session) | {"devices": ranks.size // ranks.nodes, "nodes": ranks.nodes},
                 seed=job.evaluation.settings.seed,
                 device=str(job.device),
                 dataset=store.record_dataset(data.name, fingerprint=data.fingerprint),
@@ -141,20 +148,77 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
             started = store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag)
         with started as stored, explained():
             session.note(f"run {stored.id}")
+            samples = {} if row is None else job.evaluation.tensors()
+            ranks.told(_Told(store.find_run(stored.id), [one.entry.source for one in job.models], samples))
+            _agree(ranks, lambda: job)
             done, total = job.evaluation.attacked_images
             resumed = f"resumed with {done:,} of {total:,} attacked images done"
             _say(describe(job) if row is None else resumed, stored, session)
-            return _evaluate(stored, job, findings, session)
+            return _evaluate(stored, job, findings, session, ranks)
 
 
-def _job(options: EvalOptions, row: RunRow | None, store: Store, session: Session) -> Job:
+@dataclass(frozen=True)
+class _Told:
+    """What rank 0 tells the others: its run, what opens its models, and what is known of each image already."""
+
+    row: RunRow
+    opened: list[str]
+    samples: dict[str, Tensor]
+
+
+def _agree(ranks: Ranks, make: Callable[[], Job]) -> Job:
+    """This rank's job, where data, models and forms of gradients are the same on all. Raises as Ranks.agreed does."""
+    return ranks.agreed(
+        make,
+        lambda job: (
+            (job.evaluation.data.fingerprint, job.evaluation.data.mask_fingerprint),
+            [(one.entry.fingerprint, one.entry.form) for one in job.models],
+        ),
+        "the data set, its masks or the models",
+        "put the same files on every machine",
+    )
+
+
+def _follow(options: EvalOptions, session: Session, ranks: Ranks) -> NoReturn:
+    """Be a rank other than 0 to the end: evaluate its share of the images, and send rank 0 what is found."""
+    told = ranks.told(cast(_Told, None))
+    job = _agree(ranks, lambda: _job(options, told.row, None, session, told.opened))
+    if told.samples:
+        job.evaluation.restore(told.samples, told.row.id)
+    deque(ranks.collected(_filled(job.evaluation, ranks)), maxlen=0)
+    names = ranks.share(ranks.told(list[str]()))
+    with session.progress("", None) as tick:
+        deque(ranks.collected(_measured(job, names, tick)), maxlen=0)
+    sys.exit(ExitCode.OK)
+
+
+def _filled(evaluation: Evaluation, ranks: Ranks) -> Iterator[tuple[Progress, dict[str, Tensor]]]:
+    """Each batch of this rank's share as it is done, with what was found."""
+    for one in evaluation.run(ranks.rank, ranks.size):
+        yield one, evaluation.columns[one.subject][one.column].images(one.place_B)
+
+
+def _measured(job: Job, names: Sequence[str], tick: Tick) -> Iterator[tuple[str, Sequence[Row]]]:
+    """The rows of the parts of these names, part by part."""
+    for part in parts_of(job.evaluation, [one.entry.id for one in job.models], job.contenders):
+        if part.name in names:
+            tick(0, text=part.text)
+            yield part.name, part.measure(tick)
+
+
+def _job(
+    options: EvalOptions, row: RunRow | None, store: Store | None, session: Session, opened: Sequence[str] = ()
+) -> Job:
     """What these options mean; of a run, what it was started with, whatever is newest by now.
+
+    A rank other than 0 has no store, and is told what opens the models.
 
     Raises UsageError, LatcliError, also where data, masks or models of the run have changed.
     """
     device = open_device(session.device)
     entries: list[EvaluatedModel | None] = []
     if row is None:
+        assert store is not None
         names, _ = list(named_models(options)), _beside(options)  # errors in them come before any file is read
         dataset = full_name(options.dataset or usual_dataset(store, names) or registry.DEFAULT_DATASET)
         opened = names or _latest(store, dataset, options, session)
@@ -163,10 +227,11 @@ def _job(options: EvalOptions, row: RunRow | None, store: Store, session: Sessio
         names, entries, dataset = list(stored.models), list(stored.entries), dataset_of(row, options.dataset)
         if other := [name for name in named_models(options) if name not in names]:
             raise UsageError(f"{row.id} does not evaluate {other[0]}", "resume it without this name, or start anew")
-        opened = names_again(stored.entries, options.models, row.id, store)
+        if store is not None:
+            opened = names_again(stored.entries, options.models, row.id, store)
         options = kept_options(options, row, EvalSettings)
     described = classifier_source(options, session)
-    way = common_way(dataset, [classifier_path(name, store.folder) for name in opened], described)
+    way = common_way(dataset, [classifier_path(name, session.store) for name in opened], described)
 
     def settled(data: TrainingData) -> EvalSettings:
         return settings_of(options, data, session) if row is None else read_config(EvalSettings, row)
@@ -358,7 +423,7 @@ class Findings:
         return tuple(read(list[_ROWS[kind]], kept))  # type: ignore[valid-type]
 
 
-def _evaluate(stored: Run, job: Job, findings: Findings, session: Session) -> EvalResult:
+def _evaluate(stored: Run, job: Job, findings: Findings, session: Session, ranks: Ranks) -> EvalResult:
     evaluation, models = job.evaluation, job.models
 
     def warn(doubts: Iterable[tuple[LoadedModel, str | None, Doubt]]) -> list[EvalWarning]:
@@ -373,20 +438,22 @@ def _evaluate(stored: Run, job: Job, findings: Findings, session: Session) -> Ev
     try:
         warnings = warn((one, None, doubt) for one in models for doubt in one.doubts)
         try:
-            _fill(stored, evaluation, findings, session)
+            _fill(stored, evaluation, findings, session, ranks)
         finally:
             findings.keep(stored)  # an interrupted evaluation goes on from here; its last batch is done whole, or open
         warnings += warn(
             (one, name, doubt) for place, one in enumerate(models) for name, doubt in evaluation.doubts(place)
         )
-        parts = parts_of(evaluation, [one.entry.id for one in models], job.contenders)
-        left = [part for part in parts if part.name not in findings.rows_of]
-        with session.progress("beyond the matrix", sum(part.images for part in left)) as tick:
-            for part in left:
-                tick(0, text=part.text)
-                rows: Sequence[Row] = part.measure(tick)
-                findings.rows_of[part.name] = to_json(rows)
+        parts = list(parts_of(evaluation, [one.entry.id for one in models], job.contenders))
+        left = {part.name: part.images for part in parts if part.name not in findings.rows_of}
+        mine = ranks.share(ranks.told(list(left)))
+        with session.progress("beyond the matrix", sum(left.values())) as tick:
+            for rank, (name, rows) in ranks.collected(_measured(job, mine, tick)):
+                tick(left[name] if rank else 0)
+                findings.rows_of[name] = to_json(rows)
                 findings.keep(stored)
+        in_order = {part.name: findings.rows_of[part.name] for part in parts}  # several ranks end in any order
+        findings.rows_of = in_order | findings.rows_of
         return _kept(stored, _result(stored, job, findings, warnings))
     except (KeyboardInterrupt, Terminated):
         again = resume_command("eval", stored.id, session, code_named(one.entry for one in models))
@@ -394,7 +461,7 @@ def _evaluate(stored: Run, job: Job, findings: Findings, session: Session) -> Ev
         raise
 
 
-def _fill(stored: Run, evaluation: Evaluation, findings: Findings, session: Session) -> None:
+def _fill(stored: Run, evaluation: Evaluation, findings: Findings, session: Session, ranks: Ranks) -> None:
     """Do what is open. The bar counts attacked images, since natural ones take next to no time."""
     begun, (done_before, total), estimated = time.monotonic(), evaluation.attacked_images, False
     with session.progress("evaluating", total) as tick:
@@ -403,7 +470,7 @@ def _fill(stored: Run, evaluation: Evaluation, findings: Findings, session: Sess
         def after_batch(progress: Progress) -> None:
             nonlocal estimated
             name, column = progress.column, evaluation.columns[progress.subject][progress.column]
-            tick(0 if name == NATURAL else progress.images)
+            tick(0 if name == NATURAL else len(progress.place_B))
             done, seconds = evaluation.attacked_images[0], time.monotonic() - begun
             if not estimated and seconds >= _FIRST_SECONDS and done_before < done < total:
                 estimated = True
@@ -421,7 +488,11 @@ def _fill(stored: Run, evaluation: Evaluation, findings: Findings, session: Sess
                     session.note(line)
             findings.keep(stored, soon=True)
 
-        evaluation.run(after_batch)
+        for rank, (progress, images) in ranks.collected(_filled(evaluation, ranks)):
+            if rank:
+                column = evaluation.columns[progress.subject][progress.column]
+                column.take(progress.place_B, images, progress.seconds)
+            after_batch(progress)
 
 
 def _say(line: str, stored: Run, session: Session) -> None:

@@ -186,8 +186,8 @@ class ColourInput(nn.Module):
 class ModelLoader:
     """Opens models for one data set: looks at classes and image size, and tries each on some test images."""
 
-    def __init__(self, store: Store, data: TrainingData, session: Session, described: ClassifierSource) -> None:
-        """`described` is what the user says of models that are no training run's.
+    def __init__(self, store: Store | None, data: TrainingData, session: Session, described: ClassifierSource) -> None:
+        """`described` is what the user says of models that are no training run's; rank 0 alone has a store.
 
         Raises LatcliError where the set has no test images.
         """
@@ -205,14 +205,14 @@ class ModelLoader:
         UsageError where it is unknown or does not fit the data, WeightsError where it cannot be read or has changed,
         and LatcliError where it gives NaN or no gradient.
         """
-        path = classifier_path(name, self.store.folder)
+        path = classifier_path(name, self.session.store)
         if path.endswith(".safetensors"):
-            row = None if path == name else self.store.find_run(Path(path).parent.name)
+            row = None if path == name or self.store is None else self.store.find_run(Path(path).parent.name)
             found, net = self._checkpoint(Path(path).absolute(), name if row is None else row.id, row)
         else:
             classifier = open_classifier(name, self._described, self._x_BCHW.device)
             net = self._fitting(classifier, name)
-            model_id = self.store.record_model(name, weights_sha256=classifier.fingerprint)
+            model_id = self._recorded(name, weights_sha256=classifier.fingerprint)
             found = EvaluatedModel(name, name, name, model_id, classifier.fingerprint or "", form="")
         if was is not None:
             if found.fingerprint != was.fingerprint:
@@ -241,7 +241,7 @@ class ModelLoader:
             )
         if info.dataset != data.name:
             self.session.note(f"note: {name} was trained on {info.dataset}, not on {data.name}")
-        model_id = self.store.record_model(
+        model_id = self._recorded(
             f"{info.architecture}-{info.regime}",
             architecture=info.architecture,
             regime=info.regime,
@@ -250,6 +250,10 @@ class ModelLoader:
         label = path.stem if row is None else row.name or f"{row.config.get('regime')} {row.id[-4:]}"
         entry = EvaluatedModel(str(path), name, label, model_id, classifier.fingerprint or "", "", info.regime)
         return replace(entry, train_run=row.id, train_seed=row.seed) if row else entry, net
+
+    def _recorded(self, name: str, **known: str | None) -> str:
+        """The id of a model, remembered in the store; without one, the name."""
+        return name if self.store is None else self.store.record_model(name, **known)
 
     def _fitting(self, classifier: Classifier, name: str) -> nn.Module:
         """The network as it takes this set's images; on photos a Classifier.

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePath
 from typing import Any
 
-from latcli.commands.photos import PhotoWork, located_values
+from latcli.commands.photos import Chunk, PhotoWork, located_values, open_photos
 from latcli.commands.pictures import overlay
+from latcli.commands.several import common_folder, connected
 from latcli.engine import registry
 from latcli.engine.images import encode_png
-from latcli.engine.photos import PhotoAttacker, PhotoSettings
-from latcli.errors import UsageError
+from latcli.engine.photos import Located, PhotoAttacker, PhotoSettings
+from latcli.errors import ExitCode, UsageError
 from latcli.options import MaskOptions
-from latcli.results import MaskedPhoto, MaskResult, to_json
+from latcli.results import Failure, MaskedPhoto, MaskResult, to_json
 from latcli.session import Session
-from latcli.store.files import storage_errors, write_whole
+from latcli.store.files import stage, storage_errors, write_whole
 from latcli.store.store import Store
 
 #: Below the folder of masks: photos on which the masks can be seen.
@@ -27,11 +31,18 @@ def run(options: MaskOptions, session: Session) -> MaskResult:
 
     Raises as `attack` does, and UsageError where two photos would have the same mask.
     """
-    work = PhotoWork(options, session)
+    ranks, session = connected(options, session)
+    work = open_photos(options, session, ranks)
     places = mask_places([source.path for source in work.sources], options.photos)
     attacker = PhotoAttacker(work.classifier, work.finder, registry.load("attack", "pgd"), PhotoSettings())
-    shown: dict[str, Any] = {"out": options.out, "classifier": work.classifier.name, "detector": options.detector}
+    if ranks.rank:
+        folder = common_folder(ranks, None)
+        work.share(ranks)
+        masked = _masked(folder, options.out, places, work.located(attacker, None), work)
+        deque(ranks.collected(masked), maxlen=0)
+        sys.exit(ExitCode.OK)
     config: dict[str, Any] = to_json({k: v for k, v in asdict(options).items() if k != "trust_weights"})
+    config |= {"devices": ranks.size // ranks.nodes, "nodes": ranks.nodes}
     with Store.open(session.store) as store:
         model = store.record_model(work.classifier.name, weights_sha256=work.classifier.fingerprint)
         with store.start_run(
@@ -42,21 +53,45 @@ def run(options: MaskOptions, session: Session) -> MaskResult:
             device=str(attacker.device),
             model=model,
         ) as stored:
-            masked = []
-            for located in work.located(attacker, store):
-                place = places[work.position(located.photo.name)]
-                pictures = {"mask": encode_png(located.mask_HW), "overlay": overlay(located)}
-                files = {"mask": options.out / place, "overlay": options.out / OVERLAYS / place}
-                for kind, png in pictures.items():
-                    _write(files[kind], png)
-                    stored.write_artifact(f"{kind}s/{place.as_posix()}", png, kind, located.photo.sha256)
-                files_text = {kind: str(path) for kind, path in files.items()}
-                masked.append(MaskedPhoto(**located_values(located), files=files_text))
+            common_folder(ranks, stored.folder)
+            images, failures = list[MaskedPhoto](), list[Failure]()
+            with session.progress("photos", work.share(ranks)) as tick:
+                masked = _masked(stored.folder, options.out, places, work.located(attacker, store), work)
+                for _, chunk in ranks.collected(masked):
+                    stored.keep(chunk.files)
+                    images += chunk.results
+                    failures += chunk.failures
+                    tick(chunk.done)
             result = MaskResult(
-                **shown, run=stored.id, dir=stored.folder, images=tuple(masked), failures=tuple(work.failures)
+                run=stored.id,
+                dir=stored.folder,
+                out=options.out,
+                classifier=work.classifier.name,
+                detector=options.detector,
+                images=work.in_order(images),
+                failures=work.in_order(failures),
             )
             stored.set_exit_code(result.exit_code)
     return result
+
+
+def _masked(
+    folder: Path, out: Path, places: Sequence[PurePath], photos: Iterable[Located], work: PhotoWork
+) -> Iterator[Chunk[MaskedPhoto]]:
+    """Each photo's mask and overlay, written below `out`, and for the run, whose folder is given."""
+    for located in photos:
+        place = places[work.position(located.photo.name)]
+        pictures = {"mask": encode_png(located.mask_HW), "overlay": overlay(located)}
+        paths = {"mask": out / place, "overlay": out / OVERLAYS / place}
+        for kind, png in pictures.items():
+            _write(paths[kind], png)
+        sha256 = located.photo.sha256
+        files = [stage(folder, f"{kind}s/{place.as_posix()}", png, kind, sha256) for kind, png in pictures.items()]
+        one = MaskedPhoto(**located_values(located), files={kind: str(path) for kind, path in paths.items()})
+        failures = work.new_failures()
+        yield Chunk((one,), tuple(files), failures, 1 + len(failures))
+    failures = work.new_failures()
+    yield Chunk(failures=failures, done=len(failures))
 
 
 def mask_places(photos: list[Path], arguments: tuple[str, ...]) -> list[PurePath]:

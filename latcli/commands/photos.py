@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
-from dataclasses import asdict
+from collections.abc import Container, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from latcli.commands.classifiers import classifier_path, classifier_source
 from latcli.commands.detection_cache import StoredDetections
 from latcli.engine.detectors.base import DetectorContext
 from latcli.engine.devices import open_device
+from latcli.engine.distributed import Ranks
 from latcli.engine.labels import labeller
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.objects import ObjectSettings, check_values, open_finder
@@ -20,6 +23,7 @@ from latcli.errors import ContractError, LatcliError, NoObjectError, StoreError,
 from latcli.options import ObjectOptions, PhotoOptions, parse_box
 from latcli.results import Failure, Label
 from latcli.session import Session
+from latcli.store.files import StagedFile
 from latcli.store.store import Store
 
 
@@ -59,6 +63,30 @@ def object_settings(options: PhotoOptions, mask: Path | None = None) -> ObjectSe
     )
 
 
+class OfPhoto(Protocol):
+    """A result or a failure of the photo that `image` names."""
+
+    @property
+    def image(self) -> str:
+        """The photo's name."""
+
+
+R = TypeVar("R", bound=OfPhoto)
+
+
+@dataclass(frozen=True)
+class Chunk(Generic[R]):
+    """What a rank has made of some photos.
+
+    `done` photos have ended with it: with results, whose files wait under temporary names, or with failures.
+    """
+
+    results: tuple[R, ...] = ()
+    files: tuple[StagedFile, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    done: int = 0
+
+
 class PhotoWork:
     """What a command on photos works with, opened and looked at before any long work.
 
@@ -92,22 +120,33 @@ class PhotoWork:
         if self.finder.masks is not None:
             self.finder.masks.refuse_shared(source.path for source in self.sources)
 
-    def located(self, attacker: PhotoAttacker, store: Store) -> Iterator[Located]:
-        """The photos with their objects, read one after the other; those that cannot be are failures."""
-        self.finder.cache = StoredDetections(store)
-        with self._session.progress("photos", len(self.labels)) as tick:
-            for source, label in self.labels.items():
-                try:
-                    yield attacker.locate(source.read(), label)
-                except (ContractError, StoreError, WeightsError):
-                    raise  # no fault of this photo: the next one would meet the same
-                except LatcliError as error:
-                    self.fail(source.name, error)
-                tick()
+    def located(self, attacker: PhotoAttacker, store: Store | None) -> Iterator[Located]:
+        """The photos with their objects, read one after the other; those that cannot be are failures.
 
-    def leave_out(self, names: Container[str]) -> None:
-        """Pass over these photos."""
-        self.labels = {source: label for source, label in self.labels.items() if source.name not in names}
+        Detections are kept in the store, if there is one.
+        """
+        self.finder.cache = None if store is None else StoredDetections(store)
+        for source, label in self.labels.items():
+            try:
+                yield attacker.locate(source.read(), label)
+            except (ContractError, StoreError, WeightsError):
+                raise  # no fault of this photo: the next one would meet the same
+            except LatcliError as error:
+                self.fail(source.name, error)
+
+    def share(self, ranks: Ranks, done: Container[str] = ()) -> int:
+        """Take this rank's part of the photos that are not done; returns how many there are for all ranks together."""
+        labels = [(source, label) for source, label in self.labels.items() if source.name not in done]
+        self.labels = dict(ranks.share(labels))
+        if ranks.rank:  # rank 0 reports those that all have met already
+            self.failures.clear()
+        return len(labels)
+
+    def new_failures(self) -> tuple[Failure, ...]:
+        """The failures since this was asked last."""
+        failures = tuple(self.failures)
+        self.failures.clear()
+        return failures
 
     def fail(self, name: str, error: LatcliError) -> None:
         """Leave a photo out, and say why. Where it is the only one, and is not to be skipped, the error is raised."""
@@ -118,9 +157,34 @@ class PhotoWork:
         self.failures.append(Failure(name, message, error.hint, int(error.exit_code), skipped))
         self._session.note(f"{'skipped' if skipped else 'error'}: {message}")
 
+    def facts(self) -> str:
+        """A hash of what all ranks must have: names and sizes of photos, labels, classifier, detectors."""
+        digest = sha256(f"{self.classifier.name} {self.classifier.fingerprint}".encode())
+        digest.update(repr([detector.fingerprint for detector in self.finder.detectors]).encode())
+        for source in self.sources:
+            size = None
+            with suppress(OSError):  # told when it is read
+                size = None if source.is_stdin else source.path.stat().st_size
+            digest.update(repr((source.name, size, self.labels.get(source))).encode())
+        return digest.hexdigest()
+
     def position(self, name: str) -> int:
         """The place of a photo among the sources."""
         return self._positions[name]
+
+    def in_order(self, results: Iterable[R]) -> tuple[R, ...]:
+        """Results or failures in the order of their photos."""
+        return tuple(sorted(results, key=lambda one: self._positions[one.image]))
+
+
+def open_photos(options: PhotoOptions, session: Session, ranks: Ranks, mask: Path | None = None) -> PhotoWork:
+    """What all ranks work with, the same on each. Raises as PhotoWork does, also for what fails on another rank."""
+    return ranks.agreed(
+        lambda: PhotoWork(options, session, mask),
+        PhotoWork.facts,
+        "the photos, their labels or the weights",
+        "put the same files on every machine",
+    )
 
 
 def located_values(located: Located) -> dict[str, Any]:

@@ -13,18 +13,20 @@ from latcli.engine.images import encode_png
 from latcli.engine.photos import Located, PhotoAttacker, PhotoResult
 from latcli.reporting.figures import Guess, Panel, amplified_difference, triptych_on_thread, without_glyph_warnings
 from latcli.results import Prediction
-from latcli.store.store import Run
+
+Keep = Callable[[str, bytes, str, str], object]
 
 
 @contextmanager
-def drawing(attacker: PhotoAttacker, stored: Run, figures: bool) -> Iterator[Pictures]:
+def drawing(attacker: PhotoAttacker, keep: Keep, figures: bool) -> Iterator[Pictures]:
     """Pictures of results, all of them kept when the block ends.
 
+    `keep` is given each one's name, bytes, kind (mask, difference, figure), and the sha256 of the photo that it shows.
     Where an error ends it, what is quickly drawn is kept, and nobody waits for a figure that is not begun.
     """
     # One thread: matplotlib bears no two, and the attack wants the other cores.
     with without_glyph_warnings(), ThreadPoolExecutor(1, thread_name_prefix="pictures") as thread:
-        pictures = Pictures(attacker, stored, figures, thread)
+        pictures = Pictures(attacker, keep, figures, thread)
         try:
             yield pictures
             pictures.finish()
@@ -38,9 +40,9 @@ def drawing(attacker: PhotoAttacker, stored: Run, figures: bool) -> Iterator[Pic
 class Pictures:
     """Draws and keeps what shows a result: the mask, the amplified difference and, if `figures`, Figure 1."""
 
-    def __init__(self, attacker: PhotoAttacker, stored: Run, figures: bool, thread: ThreadPoolExecutor) -> None:
+    def __init__(self, attacker: PhotoAttacker, keep: Keep, figures: bool, thread: ThreadPoolExecutor) -> None:
         """Use `drawing`."""
-        self.attacker, self._stored, self._figures, self._thread = attacker, stored, figures, thread
+        self.attacker, self._keep_file, self._figures, self._thread = attacker, keep, figures, thread
         self._asked: list[tuple[PhotoResult, dict[str, str]]] = []
         self._begun: list[tuple[str, Future[None]]] = []
         self._masks: set[str] = set()
@@ -85,7 +87,7 @@ class Pictures:
             self._begun.pop(0)[1].result()
 
     def _keep(self, kind: str, name: str, image: str, draw: Callable[..., bytes], given: tuple[Any, ...]) -> None:
-        self._stored.write_artifact(name, draw(*given), kind, image)
+        self._keep_file(name, draw(*given), kind, image)
 
     def _figure_1(self, attacked: PhotoResult) -> tuple[list[Panel], str]:
         one, change = attacked.located, attacked.change

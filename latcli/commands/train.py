@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,12 +26,14 @@ from latcli.commands.resume import (
     resume_command,
     use_threads,
 )
+from latcli.commands.several import connected
 from latcli.commands.signals import PendingSignal, postponed
 from latcli.commands.training_log import TrainingLog
 from latcli.engine import registry
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import full_name
 from latcli.engine.devices import explained, open_device
+from latcli.engine.distributed import Ranks
 from latcli.engine.models.catalog import CheckpointInfo, pack_classifier
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.finetuning import (
@@ -49,7 +50,7 @@ from latcli.engine.scoring import (
     natural_score,
     score_point,
 )
-from latcli.engine.training.distributed import FabricRanks, Ranks, world_of
+from latcli.engine.training.distributed import Ranks
 from latcli.engine.training.loop import Trainer, check_parts, new_network, train
 from latcli.engine.training.settings import DEFAULT_PRESET, TrainSettings, preset_values, resolve
 from latcli.engine.training.state import TrainingState, pack_state, read_state, restore
@@ -132,9 +133,7 @@ def run(options: TrainOptions, session: Session) -> TrainResult:
     a state that is damaged or does not fit; DivergedError, ContractError and StoreError while it trains. A process of
     several that is not the first of them ends here.
     """
-    ranks = _connected(options, session)
-    if isinstance(ranks, FabricRanks):
-        session = replace(session, device=str(ranks.device))
+    ranks, session = connected(options, session, _check_size(options))
     with ranks.watched():
         if ranks.rank:
             _follow(options, session, ranks)
@@ -303,8 +302,13 @@ def _prepared(
 
     Run and state, if there are any, are those of rank 0, and so is the form of gradients. Raises as `run` does.
     """
-    row, state = ranks.gather((row, state))[0]
-    job = _agreed(lambda: _job(options, row, store, session), ranks)
+    row, state = ranks.told((row, state))
+    job = ranks.agreed(
+        lambda: _job(options, row, store, session),
+        lambda job: (job.data.fingerprint, job.data.mask_fingerprint),
+        "the data set or its masks",
+        "put the same files on every machine",
+    )
     if state is not None and ranks.size != state.info.ranks:
         session.note(
             f"processes before the interruption: {state.info.ranks}, now: {ranks.size}; "
@@ -316,7 +320,7 @@ def _prepared(
     fast = gradient_model(net, job.data.image_shape, session.precision, form=state.info.form if state else None)
     if fast.note:
         session.note(f"note: {fast.note}")
-    trainer = Trainer(net, job.data, job.settings, ranks.gather(fast.form)[0], ranks)
+    trainer = Trainer(net, job.data, job.settings, ranks.told(fast.form), ranks)
     if state is not None:
         restore(trainer, state)
     return job, trainer
@@ -325,26 +329,16 @@ def _prepared(
 # several processes
 
 
-def _connected(options: TrainOptions, session: Session) -> Ranks:
-    """All ranks, started and connected; a rank other than 0 is silent from here on, unless it is debugged.
+def _check_size(options: TrainOptions) -> Callable[[int], None]:
+    """Refuses a number of processes that the minibatch cannot be divided into."""
 
-    Raises UsageError for a world that this machine cannot be part of, before anything is started.
-    """
-    devices, nodes = world_of(options.devices, options.nodes)
-    if devices * nodes == 1:
-        return Ranks()
-    if session.device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"--device {session.device} cannot be used by several processes", "give --device cpu or cuda")
-    kind = open_device(session.device).type
-    if options.resume is None:  # else the run's own batch counts, which the trainer checks
-        fine_tuning = is_classifier_name(options.architecture or "")
-        preset = preset_values(options.preset or DEFAULT_PRESET, fine_tuning=fine_tuning)
-        check_parts(options.batch or preset.get("batch", TrainSettings.batch), devices * nodes)
-    ranks = FabricRanks(devices, nodes, "cuda" if kind == "cuda" else "cpu")
-    if ranks.rank and not session.debug:
-        for stream in (1, 2):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-    return ranks
+    def check(size: int) -> None:
+        if options.resume is None:  # else the run's own batch counts, which the trainer checks
+            fine_tuning = is_classifier_name(options.architecture or "")
+            preset = preset_values(options.preset or DEFAULT_PRESET, fine_tuning=fine_tuning)
+            check_parts(options.batch or preset.get("batch", TrainSettings.batch), size)
+
+    return check
 
 
 def _follow(options: TrainOptions, session: Session, ranks: Ranks) -> NoReturn:
@@ -352,7 +346,6 @@ def _follow(options: TrainOptions, session: Session, ranks: Ranks) -> NoReturn:
 
     Ends the process, with exit code 0 also where all stop on a signal: rank 0 reports it.
     """
-    session = replace(session, quiet=not session.debug, json=False)
     job, trainer = _prepared(None, None, options, None, session, ranks)
     with postponed() as pending:
 
@@ -366,30 +359,6 @@ def _follow(options: TrainOptions, session: Session, ranks: Ranks) -> NoReturn:
             score_point(trainer)
         train(trainer, on_step=lambda _: None, after_step=after_step, measure_every=job.measure_every)
     sys.exit(ExitCode.OK)
-
-
-def _agreed(make: Callable[[], Job], ranks: Ranks) -> Job:
-    """The job that this rank makes, where all ranks make the same. Raises the LatcliError of the first that fails."""
-    job: Job | None = None
-    own: LatcliError | None = None
-    try:
-        job = make()
-    except LatcliError as error:
-        own = error
-    failure = None if own is None else (own.message, own.hint, own.exit_code)
-    data = None if job is None else (job.data.fingerprint, job.data.mask_fingerprint)
-    found = ranks.gather((failure, data))
-    for rank, (failed, _) in enumerate(found):
-        if failed is not None:
-            raise own if own and rank == ranks.rank else LatcliError(f"rank {rank}: {failed[0]}", *failed[1:])
-    for rank, (_, other) in enumerate(found):
-        if other != found[0][1]:
-            raise UsageError(
-                f"the data set or its masks are not the same on rank {rank} as on rank 0",
-                "put the same files on every machine",
-            )
-    assert job is not None
-    return job
 
 
 def _common_signal(pending: PendingSignal, ranks: Ranks) -> int | None:

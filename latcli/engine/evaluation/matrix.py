@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -40,13 +39,14 @@ class Subject:
     fast: Model
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Progress:
-    """A batch is done: `images` of one column of one subject (by its position)."""
+    """A batch is done: the images at these places of one column of one subject (by its position), in so much time."""
 
     subject: int
     column: str
-    images: int
+    place_B: Tensor
+    seconds: float
 
 
 _OPEN = -1
@@ -105,6 +105,16 @@ class Column:
         self.right_N[place_B] = right_B.to(self.right_N)
         self.seconds_1 += seconds
 
+    def images(self, place_B: Tensor) -> dict[str, Tensor]:
+        """What it says of the images at these positions, part by part."""
+        return {name: tensor[place_B] for name, tensor in vars(self).items() if name != "seconds_1"}
+
+    def take(self, place_B: Tensor, images: Mapping[str, Tensor], seconds: float) -> None:
+        """Note what another process has found of the images at these positions, in so much time."""
+        for name, tensor in images.items():
+            getattr(self, name)[place_B] = tensor
+        self.seconds_1 += seconds
+
 
 class Evaluation:
     """Some models, one data set, and a column for each model and input; `run` fills those that are open."""
@@ -128,11 +138,14 @@ class Evaluation:
         columns = [column for one in self.columns for name, column in one.items() if name != NATURAL]
         return sum(column.done for column in columns), sum(len(column.right_N) for column in columns)
 
-    def run(self, after_batch: Callable[[Progress], None]) -> None:
-        """Do what is not done yet; `after_batch` may raise to stop. Raises ContractError, and LatcliError for NaN."""
+    def run(self, rank: int = 0, size: int = 1) -> Iterator[Progress]:
+        """Do what is not done yet, batch by batch; of several processes each does its share of the images.
+
+        Raises ContractError, and LatcliError for NaN.
+        """
         for position in range(len(self.subjects)):
-            for progress in chain(self._natural(position), self._attack_open(position)):
-                after_batch(progress)
+            yield from self._natural(position, rank, size)
+            yield from self._attack_open(position, rank, size)
 
     def outcomes(self, name: str, *, chosen: bool = False) -> tuple[Tensor, Tensor]:
         """right_NM bool and loss_NM of all models on one input; `chosen`: on the attacked images alone."""
@@ -188,35 +201,38 @@ class Evaluation:
         right_N = column.right_N == 1
         return right_N | torch.isin(column.broken_by_N, black), right_N
 
-    def _natural(self, position: int) -> Iterator[Progress]:
+    def _natural(self, position: int, rank: int, size: int) -> Iterator[Progress]:
         subject, column = self.subjects[position], self.columns[position][NATURAL]
-        numbers = torch.arange(self.data.test_count)
-        places = [one for one in torch.split(numbers, self.settings.batch) if not column.is_done(one)]
+        # An image that is attacked falls to one process as it is, too: the strong suite asks what came of it.
+        owner_N = torch.arange(self.data.test_count) % size
+        owner_N[self.chosen_N] = torch.arange(len(self.chosen_N)) % size
+        places = self._batches((column.right_N == _OPEN) & (owner_N == rank))
         for place_B, images in zip(places, self.data.testing(places), strict=True):
             started = time.perf_counter()
             found = judge(subject.net, images.x_BCHW, images.y_B, subject.name)
-            column.fill(place_B, found.right_B, found.loss_B, time.perf_counter() - started)
-            yield Progress(position, NATURAL, len(place_B))
+            seconds = time.perf_counter() - started
+            column.fill(place_B, found.right_B, found.loss_B, seconds)
+            yield Progress(position, NATURAL, place_B, seconds)
 
-    def _attack_open(self, position: int) -> Iterator[Progress]:
+    def _batches(self, open_N: Tensor) -> list[Tensor]:
+        """The positions where this is true, in batches."""
+        positions = open_N.nonzero()[:, 0]
+        return list(torch.split(positions, self.settings.batch)) if len(positions) else []
+
+    def _attack_open(self, position: int, rank: int, size: int) -> Iterator[Progress]:
         columns, settings = self.columns[position], self.settings
-        places = [
-            place_B
-            for place_B in torch.split(torch.arange(len(self.chosen_N)), settings.batch)
-            if not all(columns[name].is_done(place_B) for name in settings.columns)
-        ]
+        open_N = torch.stack([columns[name].right_N == _OPEN for name in settings.columns]).any(dim=0)
+        places = self._batches(open_N & (torch.arange(len(open_N)) % size == rank))
         batches = self.data.testing([self.chosen_N[place_B] for place_B in places])
         for place_B, images in zip(places, batches, strict=True):
             for name in settings.inputs:
                 if not columns[name].is_done(place_B):
-                    self._fill_attacked(position, name, place_B, images)
-                    yield Progress(position, name, len(place_B))
+                    yield self._fill_attacked(position, name, place_B, images)
             for name in ATTACKED if settings.strong else ():
                 if not columns[strong_column(name)].is_done(place_B):
-                    self._fill_strong(position, name, place_B, images)
-                    yield Progress(position, strong_column(name), len(place_B))
+                    yield self._fill_strong(position, name, place_B, images)
 
-    def _fill_attacked(self, position: int, name: InputType, place_B: Tensor, images: Images) -> None:
+    def _fill_attacked(self, position: int, name: InputType, place_B: Tensor, images: Images) -> Progress:
         started = time.perf_counter()
         subject, column, settings = self.subjects[position], self.columns[position][name], self.settings
         batch = self._batch(name, images)
@@ -230,9 +246,11 @@ class Evaluation:
             given = (batch.x_BCHW, batch.y_B, batch.eps_B1HW, settings.attack_settings(), batch.seeds_B)
             found = judge(subject.net, run_attack(self.attack_function, subject.fast, *given), batch.y_B, subject.name)
             right_B, loss_B = found.right_B, found.loss_B
-        column.fill(place_B, right_B, loss_B, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        column.fill(place_B, right_B, loss_B, seconds)
+        return Progress(position, name, place_B, seconds)
 
-    def _fill_strong(self, position: int, name: InputType, place_B: Tensor, images: Images) -> None:
+    def _fill_strong(self, position: int, name: InputType, place_B: Tensor, images: Images) -> Progress:
         """The suite on those that are right as they are and when attacked; the worst case is over all attempts."""
         started = time.perf_counter()
         subject, columns = self.subjects[position], self.columns[position]
@@ -249,7 +267,9 @@ class Evaluation:
             broken_by_B[open_b] = torch.where(found_b == HOLDS, HOLDS, found_b + BROKEN_BY_ATTACK + 1)
             right_B[open_b] = outcome.robust.cpu()
         column.broken_by_N[place_B] = broken_by_B.to(column.broken_by_N)
-        column.fill(place_B, right_B, torch.full((len(place_B),), torch.nan), time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        column.fill(place_B, right_B, torch.full((len(place_B),), torch.nan), seconds)
+        return Progress(position, strong_column(name), place_B, seconds)
 
     def _batch(self, name: InputType, images: Images) -> Batch:
         seeds_B = self._seeds(images)

@@ -23,9 +23,9 @@ from latcli.engine.attacks.contract import check_contract
 from latcli.engine.attacks.objectives import ObjectiveFunction, cross_entropy_odds
 from latcli.engine.attacks.threat import LinfBox
 from latcli.engine.datasets.base import Images, Request, TrainingData
+from latcli.engine.distributed import Ranks
 from latcli.engine.noise import derive_seed, item_seeds, permutation
 from latcli.engine.precision import Form, gradient_model
-from latcli.engine.training.distributed import Ranks
 from latcli.engine.training.inner_attacks import (
     INNER_ATTACKS,
     captured,

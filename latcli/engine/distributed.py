@@ -1,9 +1,11 @@
-"""Several processes that train one model, by Lightning Fabric's launcher or torchrun; imported only for several.
+"""Several processes that do one command's work, started by Lightning Fabric's launcher, torchrun or Slurm.
 
-Each takes its share of every minibatch, and nothing that a sample meets depends on which rank it falls to. Batch norm
-is over the minibatch of all ranks, on any device; torch's own SyncBatchNorm is for GPUs alone. Source: cross-replica
-batch norm (Peng et al., MegDet, CVPR'18), with the squared deviation reduced after the mean, which loses no digits
-where the mean is large.
+Each takes its share of the images, and nothing that an image meets depends on which rank it falls to. Rank 0 alone
+keeps what is found: in training all ranks have the same, else they send it what they have made.
+
+Batch norm in training is over the minibatch of all ranks, on any device; torch's own SyncBatchNorm is for GPUs alone.
+Source: cross-replica batch norm (Peng et al., MegDet, CVPR'18), with the squared deviation reduced after the mean,
+which loses no digits where the mean is large.
 
 Legend: B images of this rank, F channels.
 """
@@ -13,27 +15,39 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from collections.abc import Iterator, Sequence
+import queue
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from latcli.errors import LatcliError, UsageError
+from latcli import __version__
+from latcli.errors import ExitCode, LatcliError, Terminated, UsageError
+
+T = TypeVar("T")
 
 #: A rank that has died is noticed at once; one that is stopped or out of reach, after so many seconds.
 TIMEOUT_SECONDS = 60.0
 #: How long ranks wait for each other while they read their data and look for objects.
 _PREPARING = timedelta(hours=2)
+#: A rank that makes something tells rank 0 so many times within the timeout that it is still there.
+_SIGNS_OF_LIFE = 6
+
+#: What a rank sends to rank 0: something it has made, that it has made all, or why it stops.
+_Kind = Literal["made", "all", "alive", "error", "signal"]
 
 
 class Ranks:
-    """The processes that train together, as one of them sees it; this class is the only process there is.
+    """The processes that work together, as one of them sees it; this class is the only process there is.
 
-    `rank` counts from 0 to below `size`; they run on `nodes` machines.
+    `rank` counts from 0 to below `size`; they run on `nodes` machines. What concerns all ranks is called by all.
     """
 
     rank = 0
@@ -51,6 +65,48 @@ class Ranks:
     def gather(self, value: object) -> list[Any]:
         """Every rank's value (one that can be pickled), in the order of ranks; waits as long as preparing may take."""
         return [value]
+
+    def told(self, value: T) -> T:
+        """What rank 0 has given here, on every rank."""
+        first: T = self.gather(value)[0]
+        return first
+
+    def agreed(self, make: Callable[[], T], facts: Callable[[T], object], what: str, hint: str) -> T:
+        """What this rank makes, where all ranks can make it and its facts are the same on all.
+
+        Raises the LatcliError of the first rank that fails, and UsageError with the hint where `what` differs.
+        """
+        if self.size == 1:
+            return make()
+        made: T | None = None
+        own: LatcliError | None = None
+        try:
+            made = make()
+        except LatcliError as error:
+            own = error
+        failure = None if own is None else (own.message, own.hint, own.exit_code)
+        found = self.gather((failure, None if made is None else facts(made)))
+        for rank, (failed, _) in enumerate(found):
+            if failed is not None:
+                raise own if own and rank == self.rank else LatcliError(f"rank {rank}: {failed[0]}", *failed[1:])
+        for rank, (_, other) in enumerate(found):
+            if other != found[0][1]:
+                raise UsageError(f"{what} are not the same on rank {rank} as on rank 0", hint)
+        assert made is not None
+        return made
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """This rank's part of what all ranks have: every so many-th."""
+        return items[self.rank :: self.size]
+
+    def collected(self, own: Iterable[T]) -> Iterator[tuple[int, T]]:
+        """What this rank and all others make, each with the number of its rank, as it comes; on rank 0 alone.
+
+        On other ranks nothing comes: what they make is sent to rank 0, and must be such as can be pickled. Raises what
+        making it raises, also on another rank, and LatcliError where another rank is gone.
+        """
+        for one in own:
+            yield self.rank, one
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -131,12 +187,20 @@ class FabricRanks(Ranks):
         fabric = Fabric(
             accelerator=device_type, devices=devices, num_nodes=nodes, strategy=strategy, plugins=[started_by]
         )
+        _require_free_port()
         with self.watched():
             fabric.launch()
             self._preparing = distributed.new_group(backend="gloo", timeout=_PREPARING)
-            # Numbers that lie on the CPU anyway; gloo notices that a process has died, which NCCL does not.
-            self._numbers = distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+            # What lies on the CPU anyway; gloo notices that a process has died, which NCCL does not.
+            self._watched_group = distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
         self._fabric, self.rank, self.device = fabric, fabric.global_rank, fabric.device
+        self._sending = threading.Lock()
+        versions = self.gather(f"latcli {__version__}, torch {torch.__version__}")
+        if other := [rank for rank, version in enumerate(versions) if version != versions[0]]:
+            raise UsageError(
+                f"rank {other[0]} has {versions[other[0]]}, rank 0 has {versions[0]}",
+                "install the same versions on every machine",
+            )
 
     def join(self, net: nn.Module) -> nn.Module:
         """DDP around `net`, whose batch norms see the images of all ranks from now on."""
@@ -147,15 +211,97 @@ class FabricRanks(Ranks):
     def mean(self, values: Sequence[float]) -> list[float]:
         """The mean of each value over all ranks, which must all come here."""
         sums = torch.tensor(values, dtype=torch.float64)
-        torch.distributed.all_reduce(sums, group=self._numbers)
+        torch.distributed.all_reduce(sums, group=self._watched_group)
         means: list[float] = (sums / self.size).tolist()
         return means
 
     def gather(self, value: object) -> list[Any]:
         """Every rank's value, in the order of ranks."""
         values = [None] * self.size
-        torch.distributed.all_gather_object(values, value, group=self._preparing)
+        with self.watched():
+            torch.distributed.all_gather_object(values, value, group=self._preparing)
         return values
+
+    def collected(self, own: Iterable[T]) -> Iterator[tuple[int, T]]:
+        """What all ranks make, on rank 0, as it comes: no rank waits for another before all is made."""
+        if self.rank:
+            self._send_all(own)
+        else:
+            yield from self._received(own)
+        self.gather(None)
+
+    def _received(self, own: Iterable[T]) -> Iterator[tuple[int, T]]:
+        arrived: queue.SimpleQueue[tuple[int, _Kind, Any]] = queue.SimpleQueue()
+        for rank in range(1, self.size):
+            threading.Thread(target=self._receive, args=(rank, arrived), daemon=True).start()
+        mine, at_work = iter(own), set(range(self.size))
+        while at_work:
+            try:
+                rank, kind, value = arrived.get(block=0 not in at_work)
+            except queue.Empty:  # then this rank goes on with its own
+                rank, kind, value = next(((0, "made", one) for one in mine), (0, "all", None))
+            if kind == "made":
+                yield rank, value
+            elif kind == "all":
+                at_work.discard(rank)
+            else:
+                self._raise(rank, kind, value)
+
+    def _receive(self, rank: int, arrived: queue.SimpleQueue[tuple[int, _Kind, Any]]) -> None:
+        """Take what a rank sends, on a thread of its own."""
+        kind: _Kind = "alive"
+        while kind in ("alive", "made"):
+            message: list[Any] = [None]
+            try:
+                torch.distributed.recv_object_list(message, src=rank, group=self._watched_group)
+                kind, value = message[0]
+            except RuntimeError as error:
+                kind, value = "error", error
+            if kind != "alive":
+                arrived.put((rank, kind, value))
+
+    def _raise(self, rank: int, kind: _Kind, value: Any) -> None:
+        """What has stopped another rank stops this one."""
+        if kind == "signal":
+            raise KeyboardInterrupt if value == signal.SIGINT else Terminated
+        if isinstance(value, RuntimeError):
+            with self.watched():
+                raise value
+        raise LatcliError(f"rank {rank}: {value[0]}", *value[1:])
+
+    def _send_all(self, own: Iterable[object]) -> None:
+        ended = threading.Event()
+        alive = threading.Thread(target=self._send_signs_of_life, args=(ended,), daemon=True)
+        alive.start()
+        try:
+            with self.watched():
+                for one in own:
+                    self._send("made", one)
+                self._send("all")
+        except LatcliError as error:
+            self._send("error", (error.message, error.hint, error.exit_code))
+            raise
+        except (KeyboardInterrupt, Terminated) as interruption:
+            self._send("signal", signal.SIGINT if isinstance(interruption, KeyboardInterrupt) else signal.SIGTERM)
+            raise
+        except Exception as error:
+            hint = "this is a defect of latcli: run it on one device with --debug, and report it"
+            self._send("error", (f"unexpected {type(error).__name__}: {error}", hint, ExitCode.FAILURE))
+            raise
+        finally:
+            ended.set()
+            alive.join()
+
+    def _send(self, kind: _Kind, value: object = None) -> None:
+        with self._sending:
+            torch.distributed.send_object_list([(kind, value)], dst=0, group=self._watched_group)
+
+    def _send_signs_of_life(self, ended: threading.Event) -> None:
+        while not ended.wait(self._timeout / _SIGNS_OF_LIFE):
+            try:
+                self._send("alive")
+            except RuntimeError:  # nobody would keep what this rank makes
+                os._exit(ExitCode.FAILURE)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -177,6 +323,19 @@ class FabricRanks(Ranks):
                 f"another rank has ended, or cannot be reached: {text[:200]}",
                 "look at its machine's memory and log, check MASTER_ADDR and MASTER_PORT, then resume the run",
             ) from error
+
+
+def _require_free_port() -> None:
+    """Raise UsageError where rank 0 is to listen at a port that is in use: the others would wait for it in vain."""
+    port, first = os.environ.get("MASTER_PORT", ""), (os.environ.get("NODE_RANK"), os.environ.get("LOCAL_RANK", "0"))
+    if "TORCHELASTIC_RUN_ID" in os.environ or _under_srun() or first != ("0", "0") or not port.isdecimal():
+        return
+    try:
+        socket.create_server(("", int(port))).close()
+    except OSError as error:
+        raise UsageError(
+            f"the port {port} (MASTER_PORT) cannot be used: {error.strerror}", "set MASTER_PORT to a free port"
+        ) from error
 
 
 class GlobalBatchNorm(_BatchNorm):
