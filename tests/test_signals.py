@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from latcli.commands.signals import postponed
+from latcli.commands.training_steps import postponed
 
 
 @pytest.mark.parametrize(
