@@ -3,8 +3,8 @@
     python docs/make_tutorial.py
 
 Each ```sh block is run as it stands, 80 columns wide. What it prints replaces the ```text block after it; `lines` in
-the comment between them keeps the first ones. Pictures go to docs/images, each below 150 KB; that of the page needs
-Chromium. Takes about five minutes on two cores.
+the comment between them limits them. Pictures go to docs/images, each below 150 KB; the one of the page needs Chromium.
+Takes about five minutes on two cores.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ STEP = re.compile(
 PICTURES = {
     "mask": ("masks/overlays/bus.*", 360),
     "attack": ("runs/*-attack-*/bus-figure.png", 900),
-    "training": ("figures/training-*.png", 700),
-    "matrix": ("figures/matrix-*.png", 700),
+    "training": ("figures/training-*.png", 900),
+    "matrix": ("figures/matrix-*.png", 800),
 }
 
 

@@ -355,6 +355,12 @@ def resume_option() -> Any:
     )
 
 
+def logger_option(default: str) -> Any:
+    """Experiment trackers that get the run's numbers."""
+    about = "Also log to: tensorboard, wandb, mlflow. May be repeated."
+    return option(OUTPUT, "NAME", about, INCIDENTAL, default=(), offers="{logger}", show_default=default)
+
+
 def status_option(*marks: Mark) -> Any:
     """The state of a run."""
     about = "Only runs that are running, completed, failed, interrupted or crashed."
@@ -751,6 +757,7 @@ class TrainOptions(ClassifierOptions, DataObjectOptions, SeveralOptions):
         "Hold out this fraction of the training images and score on it instead of the test set.",
         show_default="none",
     )
+    logger: tuple[str, ...] = logger_option("tensorboard, if installed")
     resume: str | None = resume_option()
 
 
@@ -802,6 +809,7 @@ class EvalOptions(ClassifierOptions, DataObjectOptions, SeveralOptions):
     )
     donor_seeds: int | None = option(BEYOND, "N", "Backgrounds per photo (with --reliance).", min=1, show_default="3")
     batch: int | None = option(WHERE, "N", "Images per batch.", min=1, show_default="16 photos, else 250")
+    logger: tuple[str, ...] = logger_option("none")
     resume: str | None = resume_option()
 
     def __post_init__(self) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import typer
 from hypothesis import settings
 
 # Before torch is imported anywhere: several test processes at once must not each take every core.
@@ -101,12 +104,16 @@ class Outcome:
         return [line.partition(": ")[2] for line in lines]
 
 
+_made_once = functools.cache(typer.main.get_command)  # what a process makes once
+
+
 @pytest.fixture
 def latcli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Outcome]:
     """Run a command line in this process, as a user without a configuration file would."""
     from latcli import process
     from latcli.cli import app
 
+    monkeypatch.setattr("typer.main.get_command", _made_once)
     for name in [name for name in os.environ if name.startswith("LATCLI_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-configuration"))
@@ -122,6 +129,22 @@ def latcli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Out
         return Outcome(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))  # type: ignore[attr-defined]
 
     return run
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, latcli: object) -> Path:
+    """An empty working directory with a small classifier of the user's own in it, and no way to the network."""
+    import tiny_model
+
+    folder = tmp_path / "here"
+    folder.mkdir()
+    shutil.copy(tiny_model.__file__, folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("LATCLI_OFFLINE", "1")
+    monkeypatch.chdir(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -208,39 +231,3 @@ def start_latcli(tmp_path: Path, latcli_environment: dict[str, str]) -> Iterator
         if process.poll() is None:
             process.kill()
         process.communicate()
-
-
-# reliability: tests/reliability
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent / "reliability" in item.path.parents:
-            item.add_marker("reliability")
-
-
-@pytest.fixture
-def figures(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Note a line of figures, shown with the others at the end of the session."""
-
-    def note(line: str) -> None:
-        request.node.user_properties.append(("figures", line))
-        print(line)
-
-    return note
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    reports = [report for reports in terminalreporter.stats.values() for report in reports]
-    rows = [
-        (report.nodeid.rpartition("::")[2], line)
-        for report in reports
-        if getattr(report, "when", None) == "call"
-        for name, line in report.user_properties
-        if name == "figures"
-    ]
-    if rows:
-        terminalreporter.section("reliability, what was counted")
-        for test, line in rows:
-            terminalreporter.write_line(test)
-            terminalreporter.write_line(f"    {line}")

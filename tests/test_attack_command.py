@@ -60,19 +60,9 @@ def no_module():
 Latcli = Callable[..., Any]
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory with the user's own classifiers in it, and no way to the network."""
-    folder = tmp_path / "here"
-    folder.mkdir()
-    shutil.copy(tiny_model.__file__, folder)
-    (folder / "odd_models.py").write_text(ODD_MODELS)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv("LATCLI_OFFLINE", "1")
-    monkeypatch.chdir(folder)
-    return folder
+@pytest.fixture(autouse=True)
+def odd_models(here: Path) -> None:
+    (here / "odd_models.py").write_text(ODD_MODELS)
 
 
 def attacked(latcli: Latcli, *arguments: object) -> dict[str, Any]:
@@ -391,26 +381,14 @@ def test_a_resumed_attack_is_the_one_that_was_never_cut_off(
     assert "completed" in latcli("attack", *TINY, "--resume", resumed["run"]).error[0]
 
 
-@pytest.mark.parametrize(
-    ("options", "word"),
-    [
-        (("--epsilon", "4/255", *TINY), "--epsilon"),
-        (("--seed", "4", *TINY), "--seed"),
-        (("other", *TINY), "--photos"),
-        ((), "is code"),
-    ],
-)
-def test_a_run_is_not_resumed_with_other_options(
-    options: tuple[str, ...], word: str, latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_is_not_resumed_with_other_options_nor_on_other_photos(
+    latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut_off(latcli, here, monkeypatch, KeyboardInterrupt())
-    done = latcli("attack", "--resume", "latest", *options)
-    assert done.code == ExitCode.USAGE
-    assert word in done.err
-
-
-def test_a_run_is_not_resumed_on_other_photos(latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cut_off(latcli, here, monkeypatch, KeyboardInterrupt())
+    other = {"--epsilon": ("--epsilon", "4/255", *TINY), "--seed": ("--seed", "4", *TINY), "--photos": ("x", *TINY)}
+    for word, options in (other | {"is code": ()}).items():
+        done = latcli("attack", "--resume", "latest", *options)
+        assert (done.code, word in done.err) == (ExitCode.USAGE, True)
     photo = here / "photos" / "0" / "a.png"
     kept = photo.read_bytes()
     for change in (lambda: save_photo(photo, seed=9), photo.unlink):
@@ -456,22 +434,14 @@ def test_a_photo_is_read_from_standard_input_and_keeps_its_own_files(
     assert latcli("runs", "verify").code == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "source"),
-    [
-        (("--label", "class_9"), "given"),
-        (("--labels", "labels.csv"), "file"),
-        (("--labels-from", "folder"), "folder"),
-        ((), "prediction"),
-    ],
-)
-def test_the_label_comes_from_where_it_was_given(
-    arguments: tuple[str, ...], source: str, latcli: Latcli, here: Path
-) -> None:
+def test_the_label_comes_from_where_it_was_given(latcli: Latcli, here: Path) -> None:
     save_photo(here / "class-9" / "a.png")
     (here / "labels.csv").write_text("file,name\nclass-9/a.png,Class 9\n")
-    (image,) = attacked(latcli, "class-9", *CENTER, *arguments)["images"]
-    assert image["label"] == {"index": 9, "name": "class 9", "source": source}
+    sources = {"given": ("--label", "class_9"), "file": ("--labels", "labels.csv")}
+    sources |= {"folder": ("--labels-from", "folder"), "prediction": ()}
+    for source, words in sources.items():
+        (image,) = attacked(latcli, "class-9", *CENTER, *words)["images"]
+        assert image["label"] == {"index": 9, "name": "class 9", "source": source}
 
 
 def test_a_broken_photo_is_reported_and_the_rest_goes_on(latcli: Latcli, here: Path) -> None:
@@ -567,17 +537,15 @@ BAD_INPUT = {
 }
 
 
-@pytest.mark.parametrize("case", BAD_INPUT)
-def test_bad_input_is_told_in_two_lines_with_its_exit_code(case: str, latcli: Latcli, here: Path) -> None:
-    arguments, code, message = BAD_INPUT[case]
+def test_bad_input_is_told_in_two_lines_with_its_exit_code(latcli: Latcli, here: Path) -> None:
     bad_files(here)
-    done = latcli("attack", *arguments, "--json")
-    error, _ = done.error
-    assert done.code == code, done.err
-    assert re.search(message, error), error
+    for case, (arguments, code, message) in BAD_INPUT.items():
+        done = latcli("attack", *arguments, "--json")
+        assert done.code == code, f"{case}: {done.err}"
+        assert re.search(message, done.error[0]), f"{case}: {done.err}"
     assert list((here / "runs").rglob("*.png")) == []
     assert list((here / "runs").rglob(".latcli-*")) == []
-    assert runs_of(here) <= {("failed", code)}
+    assert {status for status, _ in runs_of(here)} <= {"failed"}
 
 
 def test_photos_without_an_object_are_failures_or_skipped(latcli: Latcli, here: Path) -> None:

@@ -13,11 +13,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import Outcome
+from conftest import ROOT, Outcome
 
 from latcli import cli
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -57,31 +56,23 @@ def test_the_readme_is_short_and_has_commands_to_try() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
 
-@pytest.mark.parametrize(
-    ("page", "line"), [(page, line) for page, line in LINES if re.match(r"(\.venv/bin/)?latcli( |$)", line)]
-)
-def test_a_documented_command_can_be_typed(
-    latcli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, page: str, line: str
-) -> None:
+def test_every_documented_command_can_be_typed(latcli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "_imported", lambda target: lambda options, session: {})
     monkeypatch.setattr("latcli.session.Session.show", lambda *_: 0)
-    words = shlex.split(line.removeprefix(".venv/bin/"), comments=True)
-    words = words[: min((words.index(sign) for sign in ("|", ">", "&&") if sign in words), default=len(words))]
-
-    assert latcli(*words[1:]).code == 0, f"{page}: {line}"
-
-
-@pytest.mark.parametrize(("page", "line"), [pair for pair in LINES if pair[1].startswith("make ")])
-def test_a_documented_target_of_make_exists(page: str, line: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    for page, line in LINES:
+        words = shlex.split(line.removeprefix(".venv/bin/"), comments=True)
+        words = words[: min((words.index(sign) for sign in ("|", ">", "&&") if sign in words), default=len(words))]
+        if words[:1] == ["latcli"]:
+            assert latcli(*words[1:]).code == 0, f"{page}: {line}"
+        elif words[:1] == ["make"]:
+            assert {word for word in words[1:] if "=" not in word} <= targets, f"{page}: {line}"
 
-    assert {word for word in shlex.split(line, comments=True)[1:] if "=" not in word} <= targets
 
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
-    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    for target in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", text):
+def test_every_link_between_pages_leads_somewhere() -> None:
+    pattern = re.compile(r"\]\((?!https?:|mailto:)([^)\s]+)\)")
+    texts = {page: re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL) for page in PAGES}
+    for page, target in [(page, target) for page, text in texts.items() for target in pattern.findall(text)]:
         name, _, anchor = target.partition("#")
         file = page.parent / name if name else page
         assert file.exists(), f"{page.name} points to {target}"

@@ -1,4 +1,4 @@
-"""`latcli doctor`: what it finds here, what it calls missing and what broken."""
+"""`latcli doctor`: what it calls missing and what broken; `latcli demo`: the whole story, into one store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_model import save_photo
 
-from latcli.commands import doctor
+from latcli.commands import demo, doctor
 from latcli.engine.detectors import saliency
 from latcli.engine.detectors.yolo import DEFAULT_WEIGHTS
 from latcli.store.store import Store
@@ -122,3 +122,28 @@ def test_windows_and_a_device_that_is_not_here(
     assert (outcome.code, "cuda:99" in outcome.error[0]) == (2, True)
     monkeypatch.setattr(platform, "system", lambda: "Windows")
     assert states(look(code=1)) == {"latcli": "broken"}  # and nothing else is looked at
+
+
+@pytest.mark.slow
+def test_it_attacks_trains_evaluates_and_ends_with_a_page(
+    latcli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[object]
+) -> None:
+    monkeypatch.setattr(demo, "_REGIMES", (("natural", 6), ("standard", 2), ("background", 2)))
+    for name, few in (("_IMAGES", 20), ("_STEPS", 2), ("_PHOTO_STEPS", 2)):
+        monkeypatch.setattr(demo, name, few)
+    store = tmp_path / "a store"
+    done = latcli("demo", "--json", "--quiet", "--store", store)
+    document = done.json
+
+    assert done.code == 0
+    runs = latcli("runs", "list", "--json", "--store", store).json["runs"]
+    assert [run["command"] for run in runs] == ["eval", "train", "train", "train", "attack"]
+    assert {run["status"] for run in runs} == {"completed"}
+    assert latcli("runs", "verify", "--store", store).code == 0
+    page = Path(document["page"]).read_text()
+    assert document["page"] == str(store / demo.PAGE)
+    assert all(name in page for name in ("bus.jpg", "grace_hopper.jpg", "mnist-5k", document["evaluation"]["run"]))
+    assert {cell["regime"] for cell in document["evaluation"]["cells"]} == {"natural", "standard", "background"}
+    assert no_network == []
+    for command in ("eval --strong", "report", f"runs show {document['attack']['run'][-4:]}"):
+        assert f"latcli {command} --store '{store}'" in document["next"]

@@ -33,7 +33,7 @@ from latcli.engine.models.catalog import CheckpointInfo, open_classifier, pack_c
 from latcli.engine.models.classifier import Classifier, ClassifierSource
 from latcli.engine.models.small import paper_cnn
 from latcli.engine.models.weights import unpack
-from latcli.errors import LatcliError, UsageError, WeightsError
+from latcli.errors import LatcliError, StoreError, UsageError, WeightsError
 from latcli.options import EvalOptions
 from latcli.results import Cell, EvalResult, from_columns, read, to_json
 from latcli.session import Session
@@ -328,8 +328,8 @@ def test_what_was_cut_off_beside_the_matrix_goes_on_where_it_was(work: Path, mon
         ({"transfer": "a"}, "--transfer needs at least two models"),
         ({"transfer": "a,,a "}, "--transfer needs at least two models"),
         ({"transfer": " "}, "--transfer names no models"),
-        ({"transfer": "a,b", "seeds": True}, "--seeds chooses training runs by itself"),
-        ({"models": ("a",), "seeds": True}, "--seeds chooses training runs by itself"),
+        ({"transfer": "a,b", "seeds": True}, "--seeds selects the training runs itself"),
+        ({"models": ("a",), "seeds": True}, "--seeds selects the training runs itself"),
         ({"strong_budget": "quick"}, "--strong-budget needs --strong"),
         ({"donor_seeds": 2}, "--donor-seeds needs --reliance"),
         ({"curve": ("width=1",)}, "there is no curve 'width=1'"),
@@ -504,6 +504,11 @@ def test_a_plain_module_of_one_channel_is_evaluated(work: Path) -> None:
 
 
 def test_an_empty_store_says_what_to_train(work: Path) -> None:
+    with pytest.raises(StoreError, match="there are no runs") as nothing:
+        evaluate(work)
+    assert ("latcli train" in nothing.value.hint, (work / "runs").exists()) == (True, False)
+    with Store.open(work / "runs"):
+        pass
     with pytest.raises(UsageError, match=r"no training run of folder:.*tiny in .* is completed") as caught:
         evaluate(work)
     assert f"latcli train --dataset folder:{work / 'tiny'} --regime natural" in caught.value.hint

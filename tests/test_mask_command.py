@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tiny_model
 from PIL import Image
 from tiny_model import save_photo
 
@@ -21,16 +18,11 @@ from latcli.errors import ExitCode, UsageError
 TINY = ("--classifier", "tiny_model:tiny", "--detector", "cam")
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with photos nested as those of a data set."""
-    shutil.copy(tiny_model.__file__, tmp_path)
+@pytest.fixture(autouse=True)
+def nested_photos(here: Path) -> None:
+    """Photos nested as those of a data set."""
     for number, name in enumerate(("train/hen/1.png", "train/kite/1.png", "test/hen/2.png")):
-        save_photo(tmp_path / "data" / name, 40 + number, 44, number)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setenv("LATCLI_OFFLINE", "1")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+        save_photo(here / "data" / name, 40 + number, 44, number)
 
 
 def test_masks_lie_as_the_photos_do_and_are_read_as_they_were_written(latcli: Callable[..., Any], here: Path) -> None:

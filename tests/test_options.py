@@ -52,25 +52,18 @@ def seen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 # text to values
 
 
-@pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("0.031", 0.031), ("1", 1.0), ("1/1", 1.0)])
-def test_an_epsilon_is_a_share_or_levels(text: str, value: float) -> None:
-    assert options.parse_epsilon(text) == value
+def test_an_epsilon_is_a_share_or_levels_and_anything_else_is_refused() -> None:
+    for text, value in {"8/255": 8 / 255, "0.031": 0.031, "1": 1.0, "1/1": 1.0}.items():
+        assert options.parse_epsilon(text) == value
+    for text in ("", "eight", "8/", "8/0", "0", "-1/255", "1.01", "nan", "inf", "8/255/2"):
+        with pytest.raises(UsageError):
+            options.parse_epsilon(text)
 
 
-@pytest.mark.parametrize("text", ["", "eight", "8/", "8/0", "0", "-1/255", "1.01", "nan", "inf", "8/255/2"])
-def test_other_epsilons_are_refused(text: str) -> None:
-    with pytest.raises(UsageError):
-        options.parse_epsilon(text)
-
-
-@given(st.floats(min_value=1e-6, max_value=1.0))
+@given(st.floats(min_value=1e-6, max_value=1.0) | st.integers(1, 254).map(lambda levels: levels / 255))
 def test_a_shown_epsilon_is_the_epsilon(value: float) -> None:
     assert options.parse_epsilon(number_text(value)) == value
-
-
-@pytest.mark.parametrize("levels", [1, 2, 4, 8, 16, 254])
-def test_whole_levels_are_shown_as_such(levels: int) -> None:
-    assert number_text(levels / 255) == f"{levels}/255"
+    assert (number_text(value).endswith("/255")) or not (255 * value).is_integer()
 
 
 @pytest.mark.parametrize(
@@ -151,44 +144,39 @@ def test_values_are_read_as_the_command_line_reads_them(
     }
 
 
-@pytest.mark.parametrize(
-    ("text", "word"),
-    [
-        ("sede = 1", "'seed'"),
-        ("[attack]\nepsilom = 1", "'epsilon'"),
-        ("[atack]\nsteps = 1", "'attack'"),
-        ("[runs.lst]\nlimit = 1", "'list'"),
-        ("[attack]\nlimit = 1", "limit"),
-        ("config = 'x.toml'", "config"),
-        ("steps = true", "steps"),
-        ("steps = 2026-01-01", "steps"),
-        ("[attack]\nbox = '0,0,1,1'", "box = ["),
-        ("[attack]\nbox = [[1, 2]]", "box"),
-        ("offline = 1", "offline = true"),
-        ("json = 'yes'", "json = true"),
-        ("steps = 'ten'", "latcli.toml"),
-        ("steps = 0", "latcli.toml"),
-        ("epsilon = 8", "latcli.toml"),
-        ("[attack]\non-miss = 'skp'", "latcli.toml"),
-        ("epsilon = 8/255", 'epsilon = "8/255"'),
-        ("epsilon", "TOML"),
-        ("a = 1\na = 2", "TOML"),
-        ("trust-weights = true", "--trust-weights"),
-        ("classifier = 'evil:make'", "--classifier evil:make"),
-        ("[train]\narchitecture = 'evil.py:make'", "--architecture evil.py:make"),
-        ("[reproduce]\nclassifier = 'evil:make'", "--classifier evil:make"),
-        ("a = " + "[" * 9000, "TOML"),
-    ],
-)
-def test_a_slip_in_a_file_is_refused_whatever_the_command(
-    latcli: Run, folder: Path, seen: dict[str, Any], text: str, word: str
-) -> None:
-    (folder / "latcli.toml").write_text(text)
-    outcome = latcli("attack", "a.jpg")
+SLIPS = [
+    ("sede = 1", "'seed'"),
+    ("[attack]\nepsilom = 1", "'epsilon'"),
+    ("[atack]\nsteps = 1", "'attack'"),
+    ("[runs.lst]\nlimit = 1", "'list'"),
+    ("[attack]\nlimit = 1", "limit"),
+    ("config = 'x.toml'", "config"),
+    ("steps = true", "steps"),
+    ("steps = 2026-01-01", "steps"),
+    ("[attack]\nbox = '0,0,1,1'", "box = ["),
+    ("[attack]\nbox = [[1, 2]]", "box"),
+    ("offline = 1", "offline = true"),
+    ("json = 'yes'", "json = true"),
+    ("steps = 'ten'", "latcli.toml"),
+    ("steps = 0", "latcli.toml"),
+    ("epsilon = 8", "latcli.toml"),
+    ("[attack]\non-miss = 'skp'", "latcli.toml"),
+    ("epsilon = 8/255", 'epsilon = "8/255"'),
+    ("epsilon", "TOML"),
+    ("a = 1\na = 2", "TOML"),
+    ("trust-weights = true", "--trust-weights"),
+    ("classifier = 'evil:make'", "--classifier evil:make"),
+    ("[train]\narchitecture = 'evil.py:make'", "--architecture evil.py:make"),
+    ("[reproduce]\nclassifier = 'evil:make'", "--classifier evil:make"),
+    ("a = " + "[" * 9000, "TOML"),
+]
 
-    assert outcome.code == 2
-    assert word in " ".join(outcome.error)
-    assert seen == {}
+
+def test_a_slip_in_a_file_is_refused_whatever_the_command(latcli: Run, folder: Path, seen: dict[str, Any]) -> None:
+    for text, word in SLIPS:
+        (folder / "latcli.toml").write_text(text)
+        outcome = latcli("attack", "a.jpg")
+        assert (outcome.code, word in " ".join(outcome.error), seen) == (2, True, {}), text
     assert latcli("attack", "--help").code == 0
 
 

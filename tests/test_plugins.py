@@ -15,7 +15,7 @@ from conftest import ROOT, RunLatcli
 from PIL import Image
 
 from latcli.engine import registry
-from latcli.errors import LatcliError, UsageError
+from latcli.errors import LatcliError
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -84,13 +84,15 @@ def test_the_data_set_and_network_of_the_docs_are_trained(
     plugin: Path, run_latcli: RunLatcli, architecture: str
 ) -> None:
     arguments = ["--dataset", "stripes", "--regime", "natural", "--steps", "30", "--batch", "32", "--json"]
-    arguments += ["--architecture", architecture]
+    arguments += ["--architecture", architecture, "--logger", "lines"]
     done = run_latcli("train", *arguments, environment={"PYTHONPATH": str(plugin)})
 
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert (document["dataset"], document["architecture"], document["steps"]) == ("stripes", architecture, 30)
     assert document["final"]["accuracy"] > 0.9
+    lines = Path(document["dir"], "lines.txt").read_text().splitlines()
+    assert (lines[0][:2], lines[-1].partition(" ")[0]) == ("1 ", "Scores")
 
 
 def test_an_attack_that_leaks_is_caught_and_nothing_is_kept(plugin: Path, photo: Path, run_latcli: RunLatcli) -> None:
@@ -110,12 +112,6 @@ def test_a_plug_in_that_cannot_be_imported_says_so(plugin: Path, monkeypatch: py
     assert "mine" in registry.names("classifier")
     with pytest.raises(LatcliError, match=r"mypackage\.models:mine cannot be imported: .*a_module_that_is_not_there"):
         registry.load("classifier", "mine")
-
-
-def test_an_unknown_name_is_answered_with_the_nearest_one() -> None:
-    with pytest.raises(UsageError) as raised:
-        registry.load("attack", "pdg")
-    assert "did you mean 'pgd'?" in raised.value.hint
 
 
 @pytest.mark.slow

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from latcli.commands.training_steps import postponed
+
 # A program of latcli's making with commands that misbehave on demand.
 PROGRAM = textwrap.dedent(
     """
@@ -38,9 +40,6 @@ PROGRAM = textwrap.dedent(
         sys.path.insert(0, given.word)
         import greedy
 
-    def end(given, session):
-        raise typer.Exit(int(given.word))
-
     def talk(given, session):
         for number in range(int(given.word)):
             print("line", number, file=session.stdout)
@@ -55,7 +54,7 @@ PROGRAM = textwrap.dedent(
             time.sleep(float(given.word))
             print("closed", flush=True)
 
-    for function in (refuse, fail, bring, end, talk, wait):
+    for function in (refuse, fail, bring, talk, wait):
         command = cli.Command(Nothing if function is fail else Word, f"__main__:{function.__name__}")
         cli.COMMANDS[function.__name__,] = command
         cli.add_command((function.__name__,), command)
@@ -79,52 +78,20 @@ def run(program: list[str], *arguments: str, stdout: int = subprocess.PIPE) -> s
     return subprocess.run([*program, *arguments], stdout=stdout, stderr=pipe, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize("debug", [[], ["--debug"]])
-@pytest.mark.parametrize(
-    ("arguments", "code", "error"),
-    [
+def test_an_error_is_two_lines_and_its_exit_code_and_debug_adds_the_traceback(program: list[str]) -> None:
+    for arguments, code, error in [
         (["refuse", "a\x1b[2J\r\n\u202eb.jpg"], 3, "no object on a\\x1b[2J\\r\\n\\u202eb.jpg"),
         (["fail"], 1, "unexpected ValueError: first line"),
-    ],
-)
-def test_an_error_is_two_lines_and_its_exit_code_and_debug_adds_the_traceback(
-    program: list[str], arguments: list[str], code: int, error: str, debug: list[str]
-) -> None:
-    done = run(program, *arguments, *debug)
+    ]:
+        for debug in [[], ["--debug"]]:
+            done = run(program, *arguments, *debug)
 
-    *above, told, hint = done.stderr.splitlines()
-    assert (done.returncode, done.stdout, told) == (code, "", f"error: {error}")
-    assert hint.startswith("hint: ")
-    assert "--center" in hint if code == 3 else "report" in hint
-    assert bool(above) == bool(debug) == ("Traceback" in done.stderr)
-    assert all(line.isprintable() for line in done.stderr.splitlines())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "hint"),
-    [
-        (["refsue"], "no such command 'refsue'", "did you mean 'refuse'?"),
-        (["refuse"], "missing argument 'WORD'", "see 'latcli refuse --help'"),
-        (["refuse", "--sed", "1", "a"], "no such option: --sed", "did you mean --seed?"),
-        (["refuse", "a", "--seed", "-1"], "invalid value for '--seed'", "see 'latcli refuse --help'"),
-        (
-            ["refuse", "a", "--precision", "fp23"],
-            "invalid value for '--precision': 'fp23' is not",
-            "did you mean fp32?",
-        ),
-        (["\x1b[31mred"], "no such command '\\x1b[31mred'", "see 'latcli --help'"),
-    ],
-)
-def test_a_slip_on_the_command_line_is_two_lines(
-    program: list[str], arguments: list[str], error: str, hint: str
-) -> None:
-    done = run(program, *arguments)
-
-    told, advice = done.stderr.splitlines()
-    assert (done.returncode, done.stdout) == (2, "")
-    assert told.startswith(f"error: {error}")
-    assert advice.startswith("hint: ")
-    assert hint in advice
+            *above, told, hint = done.stderr.splitlines()
+            assert (done.returncode, done.stdout, told) == (code, "", f"error: {error}")
+            assert hint.startswith("hint: ")
+            assert "--center" in hint if code == 3 else "report" in hint
+            assert bool(above) == bool(debug) == ("Traceback" in done.stderr)
+            assert all(line.isprintable() for line in done.stderr.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -185,3 +152,36 @@ def test_a_full_device_is_two_lines(program: list[str]) -> None:
     assert done.returncode == 1
     assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["error", "hint"]
     assert "No space left" in done.stderr
+
+
+# signals that are put off while a piece of work ends
+
+
+@pytest.mark.parametrize(
+    ("times", "deliver", "expected"),
+    [
+        pytest.param(1, False, [0], id="it comes at the end"),
+        pytest.param(1, True, [], id="it comes when it is asked for"),
+        pytest.param(3, False, [0], id="a second one is not put off"),
+    ],
+)
+def test_an_interrupt_is_put_off_until_it_suits(times: int, deliver: bool, expected: list[int]) -> None:
+    reached: list[int] = []
+    terminate = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def work() -> None:
+        with postponed() as pending:
+            signal.raise_signal(signal.SIGTERM)  # what is ignored stays ignored
+            assert pending.number is None
+            for time in range(times):
+                signal.raise_signal(signal.SIGINT)
+                assert pending.has_waited(0.0)
+                if deliver:
+                    pending.deliver(pending.number)
+                reached.append(time)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert reached == expected
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.signal(signal.SIGTERM, terminate) is signal.SIG_IGN

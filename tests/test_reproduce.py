@@ -281,7 +281,7 @@ def test_the_middle_that_hole_tries_is_even_pixels_of_the_side_and_the_default_b
         steps = parts_of(options_of("hole"), Session(), data)["hole"]
         return [step.options.center for step in steps if step.command == "eval"]  # type: ignore[union-attr, misc]
 
-    assert [32 * center for center in centers(images_of(32))] == [12, 16, 20, 22, 24, 26, 28]
+    assert [32 * center for center in centers(images_of(32))] == [16, 20, 24, 26, 28, 29, 30]
     of_28 = centers(images_of(28, center=0.18))
     assert [middle_pixels(28, center) for center in of_28] == [4, 5, 6, 8, 10, 12, 14]
     assert of_28[1] == 0.18

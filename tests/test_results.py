@@ -114,12 +114,10 @@ def test_plain_values() -> None:
         to_json(object())
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", '{"index": "x", "name": "a", "source": "b"}', "[" * 5000, '{"index": 1, "name": 2}']
-)
-def test_what_is_no_document_is_refused(text: str) -> None:
-    with pytest.raises(DocumentError):
-        read(Label, text)
+def test_what_is_no_document_is_refused() -> None:
+    for text in ("", "{", "[]", "{}", '{"index": "x", "name": "a", "source": "b"}', "[" * 5000, '{"index": 1}'):
+        with pytest.raises(DocumentError):
+            read(Label, text)
 
 
 def test_what_is_missing_has_its_default_and_what_is_more_is_ignored() -> None:

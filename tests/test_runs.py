@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import Outcome
+from report_store import WILD
 from test_store import PHOTO, cell, run_elsewhere
 
 from latcli.commands.runs import remove_runs
@@ -123,11 +124,18 @@ def test_a_run_is_shown_with_the_numbers_of_its_json(store: Store, runs: Runs) -
 
 
 def test_no_digit_of_a_run_is_cut_and_nothing_is_interpreted(store: Store, runs: Runs) -> None:
-    run = finished(store, "eval", {"photos": ["some/[red]hen\x07\n\x1b[2J.jpg"]})
+    names = [*WILD, "[/]", "\x9b31m", "a\x00b", "\udcff\udc80", "\u2028\u2029\u200f"]
+    config: dict[str, Any] = {"photos": ["some/[red]hen\x07\n\x1b[2J.jpg"]} | {name: name for name in names}
+    run = finished(store, "eval", config, argv=names, tags=names, device=names[0])
     more = cell(input="standard", n=1000, loss=1.25, label="[b]cock")
     run.insert("cells", [more])
+    for name in names:
+        run.insert("attacks", [columns(PHOTO) | {"image": name, "label_name": name, "clean_prediction": name}])
+        run.log(f"photo {name}")
     text = runs("show", run.id).out
-    assert all(line.isprintable() for line in text.splitlines())
+    told = [text, (run.folder / "log.txt").read_text(encoding="utf-8"), runs("show", "\x1b]0;owned\x07\n[red]").err]
+    told += [runs(word).out for word in ("list", "verify")]
+    assert all(line.isprintable() for one in told for line in one.split("\n"))
     for words in ("1000", "1.25", "[b]cock", "[red]hen\\x07\\n\\x1b[2J.jpg"):
         assert words in "".join(text.split()).replace(",", "")
     assert runs("show", run.id, "--json").json["cells"][-1] == to_json(more)

@@ -145,29 +145,24 @@ def test_a_run_that_ends_well_is_completed_in_the_database_and_in_its_folder(ope
     assert not is_locked(run.folder / "lock")
 
 
-@pytest.mark.parametrize(
-    ("raised", "status", "code", "error"),
-    [
+def test_how_a_run_ended_is_kept(opened: Store) -> None:
+    for raised, status, code, error in [
         (KeyboardInterrupt(), "interrupted", 130, None),
         (Terminated(), "interrupted", 143, None),
         (LatcliError("the disk is on fire", "put it out"), "failed", 1, "the disk is on fire"),
         (NoObjectError("nothing found", "try --box"), "failed", 3, "nothing found"),
         (ZeroDivisionError("by zero"), "failed", 1, "ZeroDivisionError: by zero"),
         (None, "completed", 4, None),
-    ],
-)
-def test_how_a_run_ended_is_kept(
-    opened: Store, raised: BaseException | None, status: str, code: int, error: str | None
-) -> None:
-    caught = nullcontext() if raised is None else pytest.raises(type(raised))
-    with caught, start(opened) as run:
-        run.set_exit_code(ExitCode.NOT_FOOLED)
-        if raised is not None:
-            raise raised
-    row, document = opened.find_run(run.id), json.loads((run.folder / "run.json").read_text())
-    for found in (asdict(row), document):
-        assert (found["status"], found["exit_code"], found["error"]) == (status, code, error)
-    assert not opened.is_alive(run.id)
+    ]:
+        caught = nullcontext() if raised is None else pytest.raises(type(raised))
+        with caught, start(opened) as run:
+            run.set_exit_code(ExitCode.NOT_FOOLED)
+            if raised is not None:
+                raise raised
+        row, document = opened.find_run(run.id), json.loads((run.folder / "run.json").read_text())
+        for found in (asdict(row), document):
+            assert (found["status"], found["exit_code"], found["error"]) == (status, code, error)
+        assert not opened.is_alive(run.id)
 
 
 def test_a_run_that_failed_is_resumed_under_its_id(opened: Store) -> None:
@@ -381,9 +376,8 @@ def test_a_file_in_the_way_and_a_store_that_is_not_there_are_two_lines(tmp_path:
     assert not (tmp_path / "missing").exists()
 
 
-@pytest.mark.parametrize("open_store", [Store.open, Store.open_existing])
 @pytest.mark.parametrize("damage", ["garbage", "truncated", "overwritten"])
-def test_a_damaged_database_is_two_lines_and_left_alone(tmp_path: Path, damage: str, open_store: Any) -> None:
+def test_a_damaged_database_is_two_lines_and_left_alone(tmp_path: Path, damage: str) -> None:
     with Store.open(tmp_path) as opened, start(opened) as run:
         run.write_artifact("x.png", b"x", "mask")
     sound = (tmp_path / DATABASE).read_bytes()
@@ -393,11 +387,12 @@ def test_a_damaged_database_is_two_lines_and_left_alone(tmp_path: Path, damage: 
         "overwritten": sound[:100] + bytes(range(250)) * 16 + sound[4100:],
     }[damage]
     (tmp_path / DATABASE).write_bytes(bad)
-    with pytest.raises(StoreError, match="is damaged") as caught:
-        open_store(tmp_path).runs()
-    assert "\n" not in caught.value.message + caught.value.hint
-    assert "run.json" in caught.value.hint
-    assert (tmp_path / DATABASE).read_bytes() == bad
+    for open_store in (Store.open, Store.open_existing):
+        with pytest.raises(StoreError, match="is damaged") as caught:
+            open_store(tmp_path).runs()
+        assert "\n" not in caught.value.message + caught.value.hint
+        assert "run.json" in caught.value.hint
+        assert (tmp_path / DATABASE).read_bytes() == bad
 
 
 @pytest.mark.parametrize("open_store", [Store.open, Store.open_existing])

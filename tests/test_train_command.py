@@ -24,6 +24,7 @@ from training_cases import interrupted_at, write_digits
 from latcli.commands import training_steps
 from latcli.commands.training_steps import TrainingLog
 from latcli.engine import scoring
+from latcli.engine.loggers import LoggedRun, Loggers
 from latcli.engine.models.small import paper_cnn, resnet56
 from latcli.engine.models.weights import unpack
 from latcli.engine.training.loop import StepReport
@@ -336,7 +337,8 @@ def test_tensorboard_forgets_what_a_kill_made_void_and_the_time_left_is_told_onc
     run: Any = SimpleNamespace(folder=tmp_path, log=lines.append, record_metrics=lambda values: None)
 
     def steps(done: int, to: int, loss: float) -> TrainingLog:
-        log = TrainingLog(Session(stderr=io.StringIO()), run, tick, steps=100, done=done, batch=8)
+        trackers = Loggers(["tensorboard"], LoggedRun("7f3a", "7f3a", "train", tmp_path, {}, done), lines.append)
+        log = TrainingLog(Session(stderr=io.StringIO()), run, tick, trackers, steps=100, done=done, batch=8)
         for step in range(done + 1, to + 1):
             clock[0] += 1.0
             log.on_step(StepReport(step, loss, 0.1, 0.3, 0.5 if step < 8 else None))
@@ -350,7 +352,7 @@ def test_tensorboard_forgets_what_a_kill_made_void_and_the_time_left_is_told_onc
     time.sleep(1.1)  # files are read in the order of the seconds in which they were begun
     lines.clear(), ticks.clear()
     log = steps(3, 100, 2.0)
-    log.close()
+    log.flush()
 
     assert lines == ["91 steps to go, about 2 min"]
     assert sum(ticks) == 100

@@ -10,7 +10,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from latcli.engine.vision import greedy_nms, import_torchvision, operators
+from latcli.engine.vision import greedy_nms, import_torchvision
 
 #: Whole numbers and quarters: sums and products are exact, so that ties and thresholds are hit, not missed by rounding.
 _corner = st.integers(0, 12)
@@ -60,21 +60,6 @@ def test_torchvisions_operator_and_the_stand_in_agree(seed: int, count: int, thr
     boxes_N4 = torch.cat([corners_N2, corners_N2 + torch.rand(count, 2, generator=generator) * 60], dim=1)
     scores_N = torch.randint(0, 20, (count,), generator=generator).float()
     assert nms(boxes_N4, scores_N, threshold).tolist() == greedy_nms(boxes_N4, scores_N, threshold).tolist()
-
-
-def test_operators_without_a_stand_in_work_or_say_that_they_are_missing() -> None:
-    ops = import_torchvision().ops
-    calls = [
-        lambda: ops.roi_pool(torch.ones(1, 3, 8, 8), torch.tensor([[0.0, 0, 0, 4, 4]]), (2, 2)),
-        lambda: ops.ps_roi_pool(torch.ones(1, 4, 8, 8), torch.tensor([[0.0, 0, 0, 4, 4]]), (2, 2)),
-        lambda: ops.box_iou(torch.ones(2, 5), torch.ones(3, 5), fmt="cxcywhr"),
-    ]
-    for call in calls:
-        if operators() == "native":
-            assert call().isfinite().all()
-        else:
-            with pytest.raises((RuntimeError, NotImplementedError), match=r"custom C\+\+ ops|box_iou_rotated"):
-                call()
 
 
 #: What a fresh process can do, by a program that fails where it cannot.

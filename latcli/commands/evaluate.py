@@ -38,7 +38,7 @@ from latcli.commands.resume import (
     use_threads,
 )
 from latcli.commands.several import connected
-from latcli.engine import registry
+from latcli.engine import loggers, registry
 from latcli.engine.attacks.contract import run_attack
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import full_name
@@ -117,6 +117,7 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
     Raises UsageError and LatcliError for models, options and data that are unusable, before a run is started;
     WeightsError for samples that are damaged or do not fit; ContractError and StoreError while it evaluates.
     """
+    loggers.check(options.logger)
     ranks, session = connected(options, session)
     if ranks.rank:
         _follow(options, session, ranks)
@@ -151,7 +152,9 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
             done, total = job.evaluation.attacked_images
             resumed = f"resumed with {done:,} of {total:,} attacked images done"
             _say(describe(job) if row is None else resumed, stored, session)
-            return _evaluate(stored, job, findings, session, ranks)
+            result = _evaluate(stored, job, findings, session, ranks)
+            _log(result, options.logger, job, session)
+            return result
 
 
 @dataclass(frozen=True)
@@ -444,7 +447,7 @@ def _evaluate(stored: Run, job: Job, findings: Findings, session: Session, ranks
         parts = list(parts_of(evaluation, [one.entry.id for one in models], job.contenders))
         left = {part.name: part.images for part in parts if part.name not in findings.rows_of}
         mine = ranks.share(ranks.told(list(left)))
-        with session.progress("beyond the matrix", sum(left.values())) as tick:
+        with session.progress("further measurements", sum(left.values())) as tick:
             for rank, (name, rows) in ranks.collected(_measured(job, mine, tick)):
                 tick(left[name] if rank else 0)
                 findings.rows_of[name] = to_json(rows)
@@ -532,6 +535,18 @@ def _result(stored: Run, job: Job, findings: Findings, warnings: Sequence[EvalWa
         warnings=tuple(warnings),
         notes=data.notes,
     )
+
+
+def _log(result: EvalResult, names: Sequence[str], job: Job, session: Session) -> None:
+    """Give trackers the loss matrix: a number for each cell's loss and accuracy, and a table."""
+    about = {"dataset": result.dataset, **result.settings}
+    run = loggers.LoggedRun(result.run, session.name or result.run, "eval", result.dir, about, offline=session.offline)
+    rows = [(cell.label, cell.input, cell.n, cell.loss, cell.accuracy) for cell in result.cells]
+    with loggers.Loggers(names, run, session.note) as trackers:
+        for label, given, _, loss, accuracy in rows:
+            values = {f"{label}/{given}/loss": loss, f"{label}/{given}/accuracy": accuracy}
+            trackers.scalars({name: value for name, value in values.items() if value is not None}, 0)
+        trackers.table("Loss matrix", ("model", "input", "n", "loss", "accuracy"), rows)
 
 
 def _kept(stored: Run, result: EvalResult) -> EvalResult:

@@ -62,7 +62,7 @@ OF_PAPER = ("figure1", "table2", "figure2")
 #: Parts that need no small images.
 OF_PHOTOS = frozenset({"figure1", "table2", "photos-epsilon"})
 #: Sides of the middle that `hole` tries, in pixels of so many: the paper's figures lie between the first and the last.
-_SIZES = {28: (4, 5, 6, 8, 10, 12, 14), 32: (12, 16, 20, 22, 24, 26, 28)}
+_SIZES = {28: (4, 5, 6, 8, 10, 12, 14), 32: (16, 20, 24, 26, 28, 29, 30)}
 #: Where the side is another one.
 _SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 _EPSILONS, _EPSILON = tuple(levels / 255 for levels in (1, 2, 4, 8, 16)), 8 / 255

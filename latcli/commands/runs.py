@@ -152,35 +152,21 @@ def _one_of(value: Any) -> Any:
 
 def _results(store: Store, rows: Iterable[RunRow]) -> dict[str, str]:
     """What came of each run in a few words: photos fooled, test accuracy, size of the loss matrix, number of parts."""
-    ids = json.dumps([row.id for row in rows])
-    found: dict[str, str] = {}
-    for row in store.query(_FOOLED, {"runs": ids}):
-        found[row["run"]] = f"fooled {row['fooled']} of {row['n']}"
-    for row in store.query(_ACCURACY, {"runs": ids}):
-        found[row["run"]] = f"{100 * row['value']:.1f} % natural"
-    for row in store.query(_MATRIX, {"runs": ids}):
-        models = "1 model" if row["models"] == 1 else f"{row['models']} models"
-        found[row["run"]] = f"{models}, {row['inputs']} inputs"
-    for row in store.query(_PARTS, {"runs": ids}):
-        found.setdefault(row["run"], f"{row['n']} {'run' if row['n'] == 1 else 'runs'}")
-    return found
+    found = store.query(_RESULTS, {"runs": json.dumps([row.id for row in rows])})
+    return {row["run"]: row["result"] for row in found}  # of a run that has several, the last
 
 
-_FOOLED = """
-    SELECT run, sum(fooled) AS fooled, sum(was_right) AS n FROM attacks
-    WHERE run IN (SELECT value FROM json_each(:runs)) AND fooled IS NOT NULL GROUP BY run
-"""
-_ACCURACY = """
-    SELECT run, value FROM latest_metrics
-    WHERE run IN (SELECT value FROM json_each(:runs)) AND name = 'test_accuracy' AND value IS NOT NULL
-"""
-_MATRIX = """
-    SELECT run, count(DISTINCT model_id) AS models, count(DISTINCT input) AS inputs FROM cells
-    WHERE run IN (SELECT value FROM json_each(:runs)) GROUP BY run
-"""
-_PARTS = """
-    SELECT parent AS run, count(*) AS n FROM runs
-    WHERE parent IN (SELECT value FROM json_each(:runs)) GROUP BY parent
+_RESULTS = """
+    WITH asked AS (SELECT value AS run FROM json_each(:runs))
+    SELECT parent AS run, count(*) || iif(count(*) = 1, ' run', ' runs') AS result
+    FROM runs WHERE parent IN asked GROUP BY parent
+    UNION ALL SELECT run, 'fooled ' || sum(fooled) || ' of ' || sum(was_right)
+    FROM attacks WHERE run IN asked AND fooled IS NOT NULL GROUP BY run
+    UNION ALL SELECT run, format('%.1f %% natural', 100 * value)
+    FROM latest_metrics WHERE run IN asked AND name = 'test_accuracy' AND value IS NOT NULL
+    UNION ALL SELECT run, count(DISTINCT model_id) || iif(count(DISTINCT model_id) = 1, ' model, ', ' models, ')
+        || count(DISTINCT input) || ' inputs'
+    FROM cells WHERE run IN asked GROUP BY run
 """
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,7 +26,7 @@ from latcli.commands.resume import (
 )
 from latcli.commands.several import connected
 from latcli.commands.training_steps import STATE, TrainingLog, follow_steps, keep_state, take_steps
-from latcli.engine import registry
+from latcli.engine import loggers, registry
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import full_name
 from latcli.engine.devices import explained, open_device
@@ -104,6 +104,7 @@ def run(options: TrainOptions, session: Session) -> TrainResult:
     a state that is damaged or does not fit; DivergedError, ContractError and StoreError while it trains. A process of
     several that is not the first of them ends here.
     """
+    loggers.check(options.logger)
     ranks, session = connected(options, session, _check_size(options))
     with ranks.watched():
         if ranks.rank:
@@ -129,7 +130,9 @@ def run(options: TrainOptions, session: Session) -> TrainResult:
                 started = store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag)
             with started as stored, explained():
                 _begin(stored, row, job, trainer, session)
-                return _train(store, stored, job, trainer, session, None if row is None else trainer.done)
+                with _loggers(options.logger, stored, job, trainer, session) as trackers:
+                    done = None if row is None else trainer.done
+                    return _train(store, stored, job, trainer, session, trackers, done)
 
 
 def settings_of(options: TrainOptions, data: TrainingData, seed: int) -> TrainSettings:
@@ -325,17 +328,33 @@ def _follow(options: TrainOptions, session: Session, ranks: Ranks) -> NoReturn:
 # training
 
 
+def _loggers(names: Sequence[str], stored: Run, job: Job, trainer: Trainer, session: Session) -> loggers.Loggers:
+    about = {"architecture": job.architecture, "dataset": job.data.name, **to_json(job.settings)}
+    run = loggers.LoggedRun(
+        stored.id, session.name or stored.id, "train", stored.folder, about, trainer.done, session.offline
+    )
+    return loggers.Loggers(names or loggers.installed(), run, session.note)
+
+
 def _train(
-    store: Store, stored: Run, job: Job, trainer: Trainer, session: Session, resumed_at: int | None = None
+    store: Store,
+    stored: Run,
+    job: Job,
+    trainer: Trainer,
+    session: Session,
+    trackers: loggers.Loggers,
+    resumed_at: int | None,
 ) -> TrainResult:
     settings = job.settings
     try:
         with session.progress("training", settings.steps) as tick:
-            log = TrainingLog(session, stored, tick, steps=settings.steps, done=trainer.done, batch=settings.batch)
+            log = TrainingLog(
+                session, stored, tick, trackers, steps=settings.steps, done=trainer.done, batch=settings.batch
+            )
             try:
                 take_steps(stored, trainer, log, job.options.checkpoint_every, job.options.test_every)
             finally:
-                log.close()  # a run that diverged shows how it came to that
+                log.flush()  # a run that diverged shows how it got there
         seconds = log.seconds
         final, adversarial = _scores(trainer, job, session)
     except (KeyboardInterrupt, Terminated):
@@ -343,10 +362,13 @@ def _train(
         session.note(f"run {stored.id} stopped at step {trainer.done:,}; resume it: {again}")
         raise
     checkpoint = _keep_model(store, stored, job, trainer)
-    for name, score in {"test": final, "test_adversarial": adversarial}.items():
-        if score is not None:
-            values = {f"{name}_loss": score.loss, f"{name}_accuracy": score.accuracy}
-            stored.record_metrics((what, settings.steps, value) for what, value in values.items())
+    scores = {name: one for name, one in (("test", final), ("test_adversarial", adversarial)) if one is not None}
+    for name, score in scores.items():
+        values = {f"{name}_loss": score.loss, f"{name}_accuracy": score.accuracy}
+        stored.record_metrics((what, settings.steps, value) for what, value in values.items())
+        trackers.scalars({what: value for what, value in values.items() if value is not None}, settings.steps)
+    rows = [(name, score.n, score.loss, score.accuracy) for name, score in scores.items()]
+    trackers.table("Scores", ("images", "n", "loss", "accuracy"), rows)
     stored.remove_artifact(STATE)  # nothing is left to resume, and it is four times as large as the model
     where = "" if job.fine_tuning else f" --center {settings.center:g}"
     short = stored.id.rpartition("-")[2]

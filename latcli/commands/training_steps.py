@@ -1,6 +1,6 @@
 """The steps of a training run: its state is kept, the test set scored, signals wait for their end, progress is shown.
 
-Progress is a bar, lines, numbers in the database and, where it is installed, curves for TensorBoard.
+Progress is a bar, lines, numbers in the database and in trackers.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
+from itertools import groupby
 from types import FrameType
 from typing import Any
 
 from latcli.engine.distributed import Ranks
+from latcli.engine.loggers import Loggers
 from latcli.engine.scoring import score_point
 from latcli.engine.training.loop import StepReport, Trainer, train
 from latcli.engine.training.settings import TrainSettings
 from latcli.engine.training.state import pack_state
-from latcli.errors import ExitCode, StoreError
+from latcli.errors import ExitCode
 from latcli.reporting.text import rough_duration
 from latcli.results import ScorePoint
 from latcli.session import Session, Tick
@@ -35,9 +36,6 @@ _STATE_SECONDS = 60.0
 _PATIENCE_SECONDS = 0.5
 #: Numbers are recorded at about so many steps of a run.
 _MEASUREMENTS = 200
-
-#: The folder inside the run's that `tensorboard --logdir` is pointed at, or at any folder above it.
-TENSORBOARD = "tensorboard"
 
 #: The first steps are slower than the rest; the duration is estimated once these, and this many seconds, are behind.
 _FIRST_STEPS = 3
@@ -199,8 +197,10 @@ def postponed() -> Iterator[PendingSignal]:
 class TrainingLog:
     """Gets every step of a run of `steps` steps, of which `done` were done before, and the scores on the way."""
 
-    def __init__(self, session: Session, run: Run, tick: Tick, *, steps: int, done: int, batch: int) -> None:
-        self._session, self._run, self._tick = session, run, tick
+    def __init__(
+        self, session: Session, run: Run, tick: Tick, loggers: Loggers, *, steps: int, done: int, batch: int
+    ) -> None:
+        self._session, self._run, self._tick, self._loggers = session, run, tick, loggers
         self._steps, self._first, self._batch = steps, done, batch
         self._begun = self._written_at = time.monotonic()
         self._timed_from: tuple[float, int] | None = None
@@ -208,12 +208,6 @@ class TrainingLog:
         self._last_line = done
         self._paused = self.images_per_second = 0.0
         self._unwritten: list[tuple[str, int, float]] = []
-        self._curves: Any = None
-        if find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            with self._curve_errors():  # what a killed process wrote beyond step `done` is left out by TensorBoard
-                self._curves = SummaryWriter(str(run.folder / TENSORBOARD), purge_step=done + 1 if done else None)
         tick(done)
 
     @property
@@ -268,20 +262,10 @@ class TrainingLog:
         """Write the numbers that have gathered. Raises StoreError."""
         if self._unwritten:
             self._run.record_metrics(self._unwritten)
-            if self._curves is not None:
-                with self._curve_errors():
-                    for name, step, value in self._unwritten:
-                        self._curves.add_scalar(name, value, step)
-                    self._curves.flush()
+            for step, numbers in groupby(self._unwritten, key=lambda one: one[1]):
+                self._loggers.scalars({name: value for name, _, value in numbers}, step)
             self._unwritten = []
         self._written_at = time.monotonic()
-
-    def close(self) -> None:
-        """Write what is left, once no more steps will come. Raises StoreError."""
-        self.flush()
-        if self._curves is not None:
-            with self._curve_errors():
-                self._curves.close()
 
     def _add(self, step: int, values: dict[str, float | None]) -> None:
         self._unwritten += [(name, step, value) for name, value in values.items() if value is not None]
@@ -305,13 +289,3 @@ class TrainingLog:
             line = f"{self._steps - step:,} steps to go, about {rough_duration((self._steps - step) * a_step)}"
             self._run.log(line)
             self._session.note(line)
-
-    @contextmanager
-    def _curve_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            why = (error.strerror or str(error)).lower()
-            raise StoreError(
-                f"cannot write {self._run.folder / TENSORBOARD}: {why}", "make room, then resume the run"
-            ) from error

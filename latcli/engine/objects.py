@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from latcli.engine import localize, registry
+from latcli.engine.detectors import saliency
 from latcli.engine.detectors.base import (
     ANY_CLASS,
     Box,
@@ -25,7 +26,6 @@ from latcli.engine.detectors.base import (
     agreeing_boxes,
     surest_box,
 )
-from latcli.engine.detectors.saliency import inside_box
 from latcli.engine.images import Photo
 from latcli.engine.masks import MaskFolder, read_mask
 from latcli.errors import NoObjectError, UsageError, WeightsError
@@ -106,18 +106,19 @@ class DetectionCache(Protocol):
 class ObjectFinder:
     """Finds the object of one photo after the other, by the first of its detectors that finds it.
 
-    saliency: the detector that refines boxes where that is asked for. `open_finder` makes one of settings alone.
+    refining: the detector `saliency`, which refines boxes where that is asked for. `open_finder` makes a finder of
+    settings alone.
     """
 
     def __init__(
         self,
         settings: ObjectSettings,
         detectors: Sequence[Detector] = (),
-        saliency: Detector | None = None,
+        refining: Detector | None = None,
         cache: DetectionCache | None = None,
     ) -> None:
         self.settings, self.detectors, self.cache = settings, tuple(detectors), cache
-        self._saliency = saliency
+        self._saliency = refining
         self.masks = MaskFolder(settings.mask) if settings.mask is not None and settings.mask.is_dir() else None
 
     def find(self, photo: Photo, target: Target) -> FoundObject:
@@ -193,16 +194,16 @@ class ObjectFinder:
         return _levels(localize.boxes_mask(rectangles, photo.size)), ""
 
     def _salient_parts(
-        self, saliency: Detector, photo: Photo, target: Target, rectangles: Sequence[localize.Rectangle]
+        self, detector: Detector, photo: Photo, target: Target, rectangles: Sequence[localize.Rectangle]
     ) -> tuple[np.ndarray, str]:
         """The salient part of each box; a box of which too little is salient stays whole."""
-        soft_NHW = self._detect(saliency, photo, target).segmentations_NHW
+        soft_NHW = self._detect(detector, photo, target).segmentations_NHW
         soft_HW = np.zeros(photo.size, dtype=np.uint8) if soft_NHW is None else soft_NHW[0].numpy()
         levels_HW = np.zeros(photo.size, dtype=np.uint8)
         refined = 0
         for rectangle in rectangles:
             box_HW = localize.boxes_mask([rectangle], photo.size)[0].numpy() > 0
-            part_HW = inside_box(soft_HW, box_HW)
+            part_HW = saliency.inside_box(soft_HW, box_HW)
             refined += part_HW is not None
             levels_HW = np.maximum(levels_HW, 255 * box_HW.astype(np.uint8) if part_HW is None else part_HW)
         return levels_HW, ", salient part" if refined else ""
@@ -246,42 +247,36 @@ def open_finder(
         detectors, passed_over = _open_all(settings.values, context)
     elif not given:
         detectors.append(open_detector(settings.detector, settings.values, context))
-    saliency = next((one for one in detectors if one.name == "saliency"), None)
-    if settings.refine == "saliency" and saliency is None:
-        saliency = open_detector("saliency", {}, context)
+    refining = next((one for one in detectors if one.name == "saliency"), None)
+    if settings.refine == "saliency" and refining is None:
+        refining = open_detector("saliency", {}, context)
     described = ", else ".join(map(_described, detectors)) or "given by the user"
-    return ObjectFinder(settings, detectors, saliency, cache), "; not ".join([described, *passed_over])
+    return ObjectFinder(settings, detectors, refining, cache), "; not ".join([described, *passed_over])
 
 
 def _open_all(values: Mapping[str, Any], context: DetectorContext) -> tuple[list[Detector], list[str]]:
     """The detectors of `auto`, and why others are not among them.
 
-    Weights that the user names go to the first detector that can use them: leaving them out would answer another
-    question than the one that was asked.
+    Weights that the user names go to the detector of their kind, which then has to open: leaving them out would answer
+    another question than the one that was asked.
     """
-    passed_over: list[str] = []
-
-    def opened(name: str, values: Mapping[str, Any]) -> Detector | None:
-        try:
-            return open_detector(name, values, context)
-        except WeightsError as error:
-            passed_over.append(f"{name}: {error.message}")
-            return None
-
-    given: Detector | None = None
-    if values.get("weights") is not None:
-        given = next(filter(None, (opened(name, values) for name in (*_BOX_DETECTORS, "saliency"))), None)
-        if given is None:
-            raise WeightsError(
-                f"no detector can use {values['weights']}; {'; '.join(passed_over)}",
-                "give YOLO weights (.pt), SSDLite weights or a saliency network (.onnx), or leave the option out",
-            )
-        passed_over.clear()
+    weights = values.get("weights")
+    owner = None if weights is None else "yolo" if Path(weights).suffix.lower() == ".pt" else "mobilenet"
+    if weights is not None and (Path(weights).suffix.lower() == ".onnx" or str(weights) in saliency.NETWORKS):
+        owner = "saliency"
     others = {name: value for name, value in values.items() if name != "weights"}
-    boxes = given if given is not None and given.name in _BOX_DETECTORS else None
-    boxes = boxes or next(filter(None, (opened(name, others) for name in _BOX_DETECTORS)), None)
-    salient = given if given is not None and given.name == "saliency" else opened("saliency", others)
-    return [one for one in (boxes, salient, opened("cam", others)) if one is not None], passed_over
+    opened: list[Detector] = []
+    passed_over: list[str] = []
+    for name in (*((owner,) if owner in _BOX_DETECTORS else _BOX_DETECTORS), "saliency", "cam"):
+        if name == "mobilenet" and opened:  # takes YOLO's place where that cannot be had
+            continue
+        try:
+            opened.append(open_detector(name, values if name == owner else others, context))
+        except WeightsError as error:
+            if name == owner:
+                raise
+            passed_over.append(f"{name}: {error.message}")
+    return opened, passed_over
 
 
 def open_detector(name: str, values: Mapping[str, Any], context: DetectorContext) -> Detector:

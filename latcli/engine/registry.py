@@ -1,7 +1,7 @@
 """Names of attacks, detectors, classifiers, data sets and where each lives; imports none of them until asked.
 
-A row is `name: "module:attribute"`. Another package adds its own through an entry point in the group
-`latcli.attacks`, `latcli.detectors`, `latcli.classifiers`, `latcli.datasets` or `latcli.architectures`.
+A row is `name: "module:attribute"`. Another package adds its own through an entry point in the group of the kind:
+`latcli.attacks`, `latcli.detectors` and so on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from latcli.errors import LatcliError, UsageError
 
-Kind = Literal["attack", "detector", "classifier", "dataset", "architecture"]
+Kind = Literal["attack", "detector", "classifier", "dataset", "architecture", "logger"]
 
 BUILT_IN: dict[Kind, dict[str, str]] = {
     "attack": {
@@ -51,6 +51,11 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "resnet20": "latcli.engine.models.small:resnet20",
         "resnet56": "latcli.engine.models.small:resnet56",
     },
+    "logger": {
+        "tensorboard": "latcli.engine.loggers:TensorBoard",
+        "wandb": "latcli.engine.loggers:Wandb",
+        "mlflow": "latcli.engine.loggers:Mlflow",
+    },
 }
 
 
@@ -70,8 +75,8 @@ _IN_WORDS: dict[Kind, str] = {"dataset": "data set"}
 
 #: No registered name is this long.
 _LONGEST = 100
-#: An error lists this many known names at most: all that are registered, not all that a library has.
-_SHOWN = 40
+#: An error lists all names where they are so few, as those that are registered; of a library's, the first twelve.
+_SHOWN, _OF_MANY = 40, 12
 
 
 def _plugins(kind: Kind) -> dict[str, EntryPoint]:
@@ -126,7 +131,7 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
     name = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."  # comparing takes the square of its length
     close = nearest(name, known)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-    shown = ", ".join(known[:_SHOWN]) + (" …" if len(known) > _SHOWN else "")
+    shown = ", ".join(known if len(known) <= _SHOWN else [*known[:_OF_MANY], "…"])
     return UsageError(f"there is no {what} called '{name}'", f"{hint}known: {shown}")
 
 

@@ -130,7 +130,7 @@ def not_shown(document: Document, most: int | None = None) -> list[Table]:
     found = []
     for title, kind, lines in (
         ("Left out", "left out", left_out),
-        ("Not as it was written, and not shown", "fault", faults),
+        ("Changed since it was written, and not shown", "fault", faults),
     ):
         rows = [
             Row((Cell(run), Cell(why)), about={"run": run, "image": image}, id=run) for run, image, why in lines[:most]
@@ -153,7 +153,7 @@ def paper(parts: Sequence[Document]) -> list[Table]:
     """The paper's Figure 2 and photo tables beside ours, each with the verdicts on its claims."""
     found = []
     for one in parts:
-        title = f"The paper beside ours: {one['source']}"
+        title = f"Comparison with the paper: {one['source']}"
         if one["ours"] is not None:
             found += [_beside_paper(one, title), *claims(one["claims"], f"Claims of {one['source']}")]
             continue
@@ -321,7 +321,7 @@ def demo(document: Document) -> list[Table]:
         *attack(document["attack"]),
         text_table("", *pictures),
         matrix(matrix_of(document["evaluation"])),
-        text_table("", "all of it, with the pictures, on one page:", from_here(document["page"])),
+        text_table("", "everything on one page, with pictures:", from_here(document["page"])),
         text_table("Try next", *document["next"]),
     ]
 

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from itertools import count, islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from filelock import FileLock, Timeout
 
 from latcli.errors import ExitCode, LatcliError, StoreError, Terminated, UsageError
-from latcli.results import DocumentError, Status, columns, from_columns, legible, to_json
+from latcli.results import Status, columns, legible, to_json
 from latcli.store.files import (
     LOCK,
     LOG,
@@ -194,18 +194,10 @@ class Store:
         if seed is not None and abs(seed) > _LARGEST_SEED:
             raise UsageError(f"the seed {seed} is too large to be kept", f"choose one from 0 to {_LARGEST_SEED}")
         found = environment()
-        row: dict[str, Any] = {
-            **{"name": name, "tags": tuple(tags), "command": command, "status": "running", "argv": argv},
-            **{"parent": None if parent is None else self.find_run(parent).id, "started": utc_now()},
-            **{"config": config, "config_hash": fingerprint(config), "seed": seed, "device": device},
-            **{
-                "dataset": dataset,
-                "model": model,
-                "environment": found["id"],
-                "pid": os.getpid(),
-                "host": socket.gethostname(),
-            },
-        }
+        row: dict[str, Any] = {"command": command, "status": "running", "started": utc_now(), "argv": argv}
+        row |= {"name": name, "tags": tuple(tags), "parent": None if parent is None else self.find_run(parent).id}
+        row |= {"config": config, "config_hash": fingerprint(config), "seed": seed, "device": device}
+        row |= {"dataset": dataset, "model": model, "environment": found["id"]} | _own_process()
         folder, lock = self._new_folder(command)
         try:
             with self.writing() as db:
@@ -238,8 +230,7 @@ class Store:
         try:
             remove_unfinished(row.path)
             now: dict[str, Any] = {"status": "running", "finished": None, "exit_code": None, "error": None}
-            now |= {"argv": argv, "pid": os.getpid(), "host": socket.gethostname()} | ({"name": name} if name else {})
-            now |= {"tags": tuple(tags)} if tags else {}
+            now |= {"argv": argv} | _own_process() | ({"name": name} if name else {}) | ({"tags": tags} if tags else {})
             with self.writing() as db:
                 self.check_name(name, row.id)
                 db.table("runs").update(row.id, columns(now))
@@ -360,10 +351,7 @@ class Store:
     def environment(self, environment_id: str) -> dict[str, Any]:
         """A row of `environments`, with lists and mappings in place of their JSON."""
         (row,) = self.query("SELECT * FROM environments WHERE id = :id", {"id": environment_id})
-        return {
-            name.removesuffix("_json"): json.loads(value) if name.endswith("_json") else value
-            for name, value in row.items()
-        }
+        return self._readable(row)
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """The rows that a SELECT gives; `:runs` may be a JSON list of ids, as in `json_each(:runs)`."""
@@ -446,7 +434,10 @@ class Store:
 
     def _mark_crashed(self) -> None:
         """Mark the runs of this machine whose process is gone as crashed, and remove their unfinished files."""
-        for run in self.runs(status="crashed"):
+        running = self.query(
+            "SELECT * FROM runs WHERE status = 'running' AND host = :host", {"host": socket.gethostname()}
+        )
+        for run in [run for run in map(self._run_row, running) if run.status == "crashed"]:
             with suppress(StoreError), ExitStack() as held:  # one that has just been resumed is at work again
                 if (lock := self._lock(run, 0.0)) is not None:
                     held.callback(lock.release)
@@ -463,11 +454,18 @@ class Store:
 
     def _run_row(self, row: dict[str, Any]) -> RunRow:
         dead = row["status"] == "running" and row["host"] == socket.gethostname() and not self.is_alive(row["id"])
-        now = {"path": self.folder_of(row["id"])} | ({"status": "crashed"} if dead else {})
+        values = self._readable(row) | {"path": self.folder_of(row["id"])} | ({"status": "crashed"} if dead else {})
+        return RunRow(**{field.name: values[field.name] for field in fields(RunRow)})
+
+    def _readable(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row with lists and mappings in place of the columns that hold them as JSON."""
         try:
-            return from_columns(RunRow, row | now)
-        except DocumentError as error:
-            raise damaged(self.path, f"the run {row['id']}: {error}") from error
+            return {
+                name.removesuffix("_json"): json.loads(value) if name.endswith("_json") else value
+                for name, value in row.items()
+            }
+        except (TypeError, ValueError, RecursionError) as error:
+            raise damaged(self.path, f"the row of {row['id']} holds something else than JSON") from error
 
 
 class Run:
@@ -595,6 +593,11 @@ class Run:
                 db.table("runs").update(self.id, change)
 
 
+def _own_process() -> dict[str, Any]:
+    """By what this process is known again, as columns of its run."""
+    return {"pid": os.getpid(), "host": socket.gethostname()}
+
+
 def dataset_id(name: str, fingerprint: str | None) -> str:
     """What the store calls a data set: the same where name and contents are."""
     return legible(name) + (f"@{fingerprint[:8]}" if fingerprint else "")
@@ -613,7 +616,7 @@ def no_runs(folder: Path) -> StoreError:
     """The error of a store that holds nothing yet."""
     return StoreError(
         f"there are no runs in {folder} yet",
-        "`latcli attack PHOTO` makes the first one, `latcli demo` several; --store DIR names another store",
+        "start with latcli demo, latcli attack PHOTO or latcli train; --store DIR names another store",
     )
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C at random moments ends a command soon, in order, and at once when it is pressed again; so does a failure."""
+"""Ctrl-C, kills and failures at random moments: commands end soon and in order, and what they leave is sound."""
 
 from __future__ import annotations
 
@@ -7,47 +7,45 @@ import re
 import signal
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import commands
+import helpers
 import pytest
 import torch
-from form import Figures, full
-from soundness import assert_sound, statuses
+from helpers import FULL, assert_sound, statuses
 
 from latcli.engine.attacks import pgd
 
 pytestmark = pytest.mark.slow
 
 #: Two seconds are promised of a machine that does nothing else; one that tests run on in pairs is given more.
-LIMIT = 2.0 if full() else 20.0
-TIMES = 10 if full() else 2
+LIMIT = 2.0 if FULL else 20.0
+TIMES = 10 if FULL else 2
 #: What Python itself says of a Ctrl-C that comes before it has found latcli, whose first line is yet to be run.
 _TOO_EARLY = re.compile(r"Traceback [^\n]*\n(  File \"<frozen [^\n]*\n)+KeyboardInterrupt\n")
 
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
-    commands.photos(tmp_path / "photos", 12)
+    helpers.photos(tmp_path / "photos", 12)
     return tmp_path
 
 
 @pytest.mark.parametrize("name", ["attack", "train"])
-def test_an_interrupt_at_a_random_moment_ends_soon(
-    work: Path, caches: dict[str, str], figures: Figures, name: str
-) -> None:
+def test_an_interrupt_at_a_random_moment_ends_soon(work: Path, caches: dict[str, str], name: str) -> None:
     chosen, longest, ends = random.Random(name), 0.0, []
     for number in range(TIMES):
-        arguments = commands.attack(Path("photos")) if name == "attack" else commands.train()
-        before = len(statuses(work / "runs")) if (work / "runs").exists() else 0
-        process = commands.latcli(arguments, work, caches)
+        arguments = helpers.attack(Path("photos")) if name == "attack" else helpers.train()
+        before = len(statuses(work / "runs"))
+        process = helpers.latcli(arguments, work, caches)
         if number % 2 == 0:  # often while modules are imported
             time.sleep(chosen.uniform(0.0, 4.0))
         else:
-            commands.wait_for_run(process, work / "runs", before)
+            helpers.wait_for_run(process, work / "runs", before)
             time.sleep(chosen.uniform(0.0, 2.0))
         pressed = time.monotonic()
         process.send_signal(signal.SIGINT)
@@ -65,17 +63,15 @@ def test_an_interrupt_at_a_random_moment_ends_soon(
             ends += found or ["not begun"]
 
     counted = ", ".join(f"{ends.count(end)} {end}" for end in sorted(set(ends)))
-    figures(f"{TIMES} interrupts of {name}: {counted}; the slowest took {longest:.2f} s")
+    print(f"{TIMES} interrupts of {name}: {counted}; the slowest took {longest:.2f} s")
     assert longest < LIMIT
 
 
-def test_a_long_step_of_training_is_given_up_and_the_last_one_kept(
-    work: Path, caches: dict[str, str], figures: Figures
-) -> None:
+def test_a_long_step_of_training_is_given_up_and_the_last_one_kept(work: Path, caches: dict[str, str]) -> None:
     """A step of minutes: the state is that of the step before it, and the run can be resumed."""
     long = ("--attack", "pgd", "--attack-steps", "20000", "--steps", "3")
-    process = commands.latcli(commands.train(*long), work, caches)
-    commands.wait_for_run(process, work / "runs", 0)
+    process = helpers.latcli(helpers.train(*long), work, caches)
+    helpers.wait_for_run(process, work / "runs", 0)
     time.sleep(1.0)
     pressed = time.monotonic()
     process.send_signal(signal.SIGINT)
@@ -87,8 +83,31 @@ def test_a_long_step_of_training_is_given_up_and_the_last_one_kept(
     assert statuses(work / "runs") == ["interrupted"]
     assert len(list(work.glob("runs/*/state.safetensors"))) == 1
     assert_sound(work / "runs")
-    figures(f"an interrupt in a step of minutes took {seconds:.2f} s")
+    print(f"an interrupt in a step of minutes took {seconds:.2f} s")
     assert seconds < LIMIT
+
+
+def test_kills_at_random_moments_leave_a_sound_store(work: Path, caches: dict[str, str]) -> None:
+    typed = {"train": helpers.train(), "attack": helpers.attack(Path("photos")), "eval": helpers.evaluate()}
+    assert helpers.latcli(helpers.train("--steps", "3"), work, caches).wait(timeout=300) == 0  # for eval
+    chosen, runs, outcomes, kills = random.Random(0), work / "runs", Counter[str](), 50 if FULL else 6
+    for number in range(kills):
+        name = list(typed)[number % len(typed)]
+        before = len(statuses(runs))
+        process = helpers.latcli(typed[name], work, caches)
+        if chosen.random() < 0.2:  # from the start on, else from where the run has begun, oftener near the beginning
+            time.sleep(chosen.uniform(0.0, 6.0))
+        else:
+            helpers.wait_for_run(process, runs, before)
+            time.sleep(chosen.uniform(0.0, 3.0) ** 2 / 3)
+        process.send_signal(signal.SIGKILL)
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode in (0, -signal.SIGKILL), stderr
+        assert_sound(runs, killed=True)
+        found = statuses(runs)[before:]
+        assert found in ([], ["crashed"], ["completed"])
+        outcomes[f"{name} {found[0] if found else 'not begun'}"] += 1
+    print(f"{kills} kills: " + ", ".join(f"{outcome} {count}" for outcome, count in sorted(outcomes.items())))
 
 
 def torch_refuses() -> None:
@@ -102,7 +121,6 @@ def fail(error: Exception) -> None:
 @pytest.mark.parametrize(
     ("failure", "said", "advised"),
     [
-        (lambda: fail(MemoryError()), "not enough memory", "--batch"),
         (torch_refuses, "not enough memory", "--batch"),
         (
             lambda: fail(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore")),
@@ -128,7 +146,7 @@ def test_a_machine_that_fails_in_the_third_step_ends_the_run_with_the_reason(
         return gradient(*arguments)
 
     monkeypatch.setattr(pgd, "input_gradient", third)
-    done = latcli(*commands.attack(work / "photos"), "--no-figures", "--store", work / "runs")
+    done = latcli(*helpers.attack(work / "photos"), "--no-figures", "--store", work / "runs")
 
     assert (done.code, done.error[0], advised in done.error[1]) == (1, said, True)
     with closing(sqlite3.connect(work / "runs" / "latcli.db")) as db:

@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from form import Figures
-from soundness import assert_sound, statuses
+from helpers import assert_sound, statuses
 
 from latcli.store.store import Store
 
@@ -18,7 +17,7 @@ WRITERS = 8
 
 
 @pytest.mark.parametrize("writes", [25, pytest.param(200, marks=pytest.mark.slow)])
-def test_eight_write_while_one_reads_and_one_verifies(tmp_path: Path, figures: Figures, writes: int) -> None:
+def test_eight_write_while_one_reads_and_one_verifies(tmp_path: Path, writes: int) -> None:
     folder = tmp_path / "Läufe und 写真 with spaces #1?"
     roles = [("write", number) for number in range(WRITERS)] + [("read", 0), ("verify", 0)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -47,6 +46,6 @@ def test_eight_write_while_one_reads_and_one_verifies(tmp_path: Path, figures: F
         for run in store.runs():
             counts = [len(store.rows_of(run.id, table)) for table in ("metrics", "attacks", "cells", "artifacts")]  # type: ignore[arg-type]
             assert counts == [each, each, each, each + 1]
-    figures(
+    print(
         f"{WRITERS} x {writes} writes in {seconds:.1f} s; read and verified {[int(out) for out, _, _ in looks]} times"
     )

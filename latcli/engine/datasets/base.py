@@ -19,6 +19,7 @@ from latcli.engine.noise import uniform_noise
 from latcli.errors import LatcliError, UsageError
 
 Augmentation = Literal["none", "crop-flip"]
+SplitName = Literal["train", "test"]
 MaskSource = Literal["center", "otsu", "detector", "folder"]
 
 
@@ -90,34 +91,59 @@ class TrainingData(ABC):
     def image_shape(self) -> tuple[int, int, int]:
         """C, H, W of each image that is handed out."""
 
-    @property
     @abstractmethod
+    def to(self, device: torch.device) -> Self:
+        """The same set, handed out on `device`."""
+
+    @abstractmethod
+    def _count(self, split: SplitName) -> int:
+        """How many images a split has."""
+
+    @abstractmethod
+    def _read(self, split: SplitName, requests: Iterable[Request], augment: Augmentation) -> Iterator[Images]:
+        """The images of each request in turn; requests may be read ahead."""
+
+    @abstractmethod
+    def _parted(self, rest_N: torch.Tensor, held_N: torch.Tensor) -> Self:
+        """With these of its training images as training images, and those as test images."""
+
+    @property
     def train_count(self) -> int:
         """How many training images there are."""
+        return self._count("train")
 
     @property
-    @abstractmethod
     def test_count(self) -> int:
         """How many test images there are."""
+        return self._count("test")
 
-    @abstractmethod
     def training(self, requests: Iterable[Request], augment: Augmentation) -> Iterator[Images]:
-        """The images of each request in turn, augmented; requests may be read ahead."""
+        """The images of each request in turn, augmented; requests may be read ahead.
 
-    @abstractmethod
+        Raises ImageError for a file that is damaged, LatcliError where a process that reads has died.
+        """
+        return self._read("train", requests, augment)
+
     def testing(self, requests: Iterable[torch.Tensor]) -> Iterator[Images]:
-        """The test images of each list of numbers (int64, on the CPU) in turn, as they are."""
+        """The test images of each list of numbers (int64, on the CPU) in turn, as they are. Raises as `training`."""
+        return self._read("test", (Request(samples_B, samples_B) for samples_B in requests), "none")
 
-    @abstractmethod
     def split(self, share: float, seed: int) -> Self:
         """The same set with a share of its training images, drawn by the seed, in place of its test images.
 
         Raises UsageError where either part would be empty.
         """
-
-    @abstractmethod
-    def to(self, device: torch.device) -> Self:
-        """The same set, handed out on `device`."""
+        count = self.train_count
+        held = round(count * share)
+        if not 0 < held < count:
+            raise UsageError(
+                f"a validation share of {share:g} takes {held} of {count} training images",
+                "give a share at which images are left for both training and validation, such as 0.1",
+            )
+        order_N = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+        parted = self._parted(order_N[held:].sort().values, order_N[:held].sort().values)
+        known = f"{self.fingerprint} validation {share!r} {seed}"
+        return replace(parted, fingerprint=hashlib.sha256(known.encode()).hexdigest())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,40 +166,29 @@ class Dataset(TrainingData):
         _, C, H, W = self.x_train.shape
         return C, H, W
 
-    @property
-    def train_count(self) -> int:
-        """How many training images there are."""
-        return len(self.y_train)
+    def to(self, device: torch.device) -> Dataset:
+        """The same set, its tensors on `device`."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        here: dict[str, Any] = {name: tensor.to(device) for name, tensor in tensors.items()}
+        return replace(self, **here)
 
-    @property
-    def test_count(self) -> int:
-        """How many test images there are."""
-        return len(self.y_test)
+    def _count(self, split: SplitName) -> int:
+        return len(self.y_train if split == "train" else self.y_test)
 
-    def training(self, requests: Iterable[Request], augment: Augmentation) -> Iterator[Images]:
-        """The training images of each request, moved and mirrored where `augment` says so."""
+    def _read(self, split: SplitName, requests: Iterable[Request], augment: Augmentation) -> Iterator[Images]:
+        of_split = (self.x_train, self.y_train, self.mask_train), (self.x_test, self.y_test, self.mask_test)
+        x_NCHW, y_N, mask_N1HW = of_split[split == "test"]
         for request in requests:
-            samples_B = request.samples_B.to(self.x_train.device)
-            x_BCHW = self.x_train[samples_B].float().div_(255.0)
-            mask_B1HW = None if self.mask_train is None else self.mask_train[samples_B].float()
+            samples_B, seeds_B = request.samples_B.to(y_N.device), request.seeds_B.to(y_N.device)
+            x_BCHW = x_NCHW[samples_B].float().div_(255.0)
+            mask_B1HW = None if mask_N1HW is None else mask_N1HW[samples_B].float()
             if augment == "crop-flip":
-                seeds_B = request.seeds_B.to(samples_B.device)
                 x_BCHW = crop_and_flip(x_BCHW, seeds_B)
                 mask_B1HW = None if mask_B1HW is None else crop_and_flip(mask_B1HW, seeds_B)
-            yield Images(x_BCHW, self.y_train[samples_B], samples_B, mask_B1HW)
+            yield Images(x_BCHW, y_N[samples_B], samples_B, mask_B1HW)
 
-    def testing(self, requests: Iterable[torch.Tensor]) -> Iterator[Images]:
-        """The test images of each list of numbers."""
-        for samples in requests:
-            samples_B = samples.to(self.x_test.device)
-            mask_B1HW = None if self.mask_test is None else self.mask_test[samples_B].float()
-            x_BCHW = self.x_test[samples_B].float().div_(255.0)
-            yield Images(x_BCHW, self.y_test[samples_B], samples_B, mask_B1HW)
-
-    def split(self, share: float, seed: int) -> Dataset:
-        """The same set with a share of its training images in place of its test images. Raises UsageError."""
-        rest_N, held_N = (part.to(self.y_train.device) for part in held_out(self.train_count, share, seed))
-        masks = self.mask_train
+    def _parted(self, rest_N: torch.Tensor, held_N: torch.Tensor) -> Dataset:
+        rest_N, held_N, masks = rest_N.to(self.y_train.device), held_N.to(self.y_train.device), self.mask_train
         return replace(
             self,
             x_train=self.x_train[rest_N],
@@ -182,14 +197,7 @@ class Dataset(TrainingData):
             y_test=self.y_train[held_N],
             mask_train=None if masks is None else masks[rest_N],
             mask_test=None if masks is None else masks[held_N],
-            fingerprint=split_fingerprint(self.fingerprint, share, seed),
         )
-
-    def to(self, device: torch.device) -> Dataset:
-        """The same set, its tensors on `device`."""
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
-        here: dict[str, Any] = {name: tensor.to(device) for name, tensor in tensors.items()}
-        return replace(self, **here)
 
 
 def make_dataset(
@@ -229,26 +237,6 @@ def make_dataset(
         x_test=test[0],
         y_test=test[1],
     )
-
-
-def held_out(count: int, share: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The numbers that stay and those that are held out for validation, each in ascending order; int64, on the CPU.
-
-    Raises UsageError where either part would be empty.
-    """
-    held = round(count * share)
-    if not 0 < held < count:
-        raise UsageError(
-            f"a validation share of {share:g} takes {held} of {count} training images",
-            "give a share at which images are left for both training and validation, such as 0.1",
-        )
-    order_N = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return order_N[held:].sort().values, order_N[:held].sort().values
-
-
-def split_fingerprint(fingerprint: str, share: float, seed: int) -> str:
-    """The fingerprint of a set of which a share was held out."""
-    return hashlib.sha256(f"{fingerprint} validation {share!r} {seed}".encode()).hexdigest()
 
 
 _PADDING = 4

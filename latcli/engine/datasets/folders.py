@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
-from latcli.engine.datasets.base import Dataset, Defaults, make_dataset
+from latcli.engine.datasets.base import Dataset, make_dataset
+from latcli.engine.datasets.published import CIFAR_DEFAULTS, MNIST_DEFAULTS
 from latcli.engine.images import read_photo
 from latcli.engine.masks import MaskFolder, read_mask
 from latcli.engine.photo_files import as_given, composed, is_folder, listed, photos_below
@@ -24,8 +25,6 @@ from latcli.errors import UsageError
 LARGEST_SIDE = 96
 
 _LAYOUT = "a folder data set has train/CLASS/*.png and test/CLASS/*.png, with the same classes in both"
-_GREY_DEFAULTS = Defaults(epsilon=0.3, center=0.18, architecture="paper-cnn")
-_COLOUR_DEFAULTS = Defaults(epsilon=8 / 255, center=0.75, architecture="resnet18", augment="crop-flip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +119,9 @@ def image_folder(folders: ClassFolders, masks: Path | None = None) -> Dataset:
     """
     x_NCHW = _images([*folders.train, *folders.test])
     y_N = torch.tensor([file.label for file in (*folders.train, *folders.test)])
-    defaults = _COLOUR_DEFAULTS
+    defaults = CIFAR_DEFAULTS
     if torch.equal(x_NCHW, x_NCHW[:, :1].expand_as(x_NCHW)):
-        x_NCHW, defaults = x_NCHW[:, :1].contiguous(), _GREY_DEFAULTS
+        x_NCHW, defaults = x_NCHW[:, :1].contiguous(), MNIST_DEFAULTS
     n = len(folders.train)
     train, test = (x_NCHW[:n], y_N[:n]), (x_NCHW[n:], y_N[n:])
     dataset = make_dataset(folders.name, train, test, folders.class_names, defaults)

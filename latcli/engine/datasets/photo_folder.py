@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +25,8 @@ from latcli.engine.datasets.base import (
     Defaults,
     Images,
     Request,
+    SplitName,
     TrainingData,
-    held_out,
-    split_fingerprint,
 )
 from latcli.engine.datasets.folders import LARGEST_SIDE, ClassFolders, LabelledFile, mask_files, mask_notes
 from latcli.engine.detectors.base import Target
@@ -64,61 +63,42 @@ _Wanted = tuple[int, int | None]
 # masks
 
 
-@dataclass(frozen=True)
-class PackedMask:
-    """A mask in memory, eight pixels a byte and compressed: a box takes some hundred bytes of a photo of any size."""
-
-    size: tuple[int, int]
-    packed: bytes
-
-    @classmethod
-    def of(cls, mask_1HW: torch.Tensor) -> Self:
-        """The mask, cut at one half."""
-        bits_HW = mask_1HW[0].numpy() >= 0.5
-        H, W = bits_HW.shape
-        return cls((H, W), zlib.compress(np.packbits(bits_HW).tobytes(), 1))
-
-    @property
-    def digest(self) -> str:
-        """Of the size and the pixels."""
-        return hashlib.sha256(f"{self.size}".encode() + zlib.decompress(self.packed)).hexdigest()
-
-    def read(self, size: tuple[int, int]) -> np.ndarray:
-        """mask_HW; `size` is the one that it was found on."""
-        H, W = self.size
-        bits = np.frombuffer(zlib.decompress(self.packed), dtype=np.uint8)
-        return np.unpackbits(bits, count=H * W).reshape(H, W)
+#: Where the object of a photo is: a mask file, or a mask in memory, eight pixels a byte and compressed.
+ObjectMask = Path | bytes
 
 
-@dataclass(frozen=True)
-class MaskFile:
-    """A mask file, read with its photo; grey is cut at one half."""
+def packed(mask_1HW: torch.Tensor) -> bytes:
+    """The mask, cut at one half: a box takes some hundred bytes of a photo of any size."""
+    return zlib.compress(np.packbits(mask_1HW[0].numpy() >= 0.5).tobytes(), 1)
 
-    path: Path
 
-    @property
-    def digest(self) -> str:
-        """Of the file."""
-        return sha256_of(self.path)
+def read_object(mask: ObjectMask, size: tuple[int, int]) -> np.ndarray:
+    """mask_HW for a photo of that size; grey is cut at one half.
 
-    def read(self, size: tuple[int, int]) -> np.ndarray:
-        """mask_HW. Raises ImageError for a file that is damaged or of another size."""
-        return (read_mask(self.path, size)[0][0].numpy() >= 0.5).astype(np.uint8)
+    Raises ImageError for a file that is damaged or of another size.
+    """
+    if isinstance(mask, Path):
+        return (read_mask(mask, size)[0][0].numpy() >= 0.5).astype(np.uint8)
+    H, W = size
+    return np.unpackbits(np.frombuffer(zlib.decompress(mask), dtype=np.uint8), count=H * W).reshape(H, W)
 
 
 @dataclass(frozen=True)
 class PhotoMasks:
     """A mask for each photo of both splits, in their order, and what a reader of results must know of them."""
 
-    train: tuple[PackedMask | MaskFile, ...]
-    test: tuple[PackedMask | MaskFile, ...]
+    train: tuple[ObjectMask, ...]
+    test: tuple[ObjectMask, ...]
     notes: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
         """A sha256 of all of them. Raises ImageError where a file cannot be read."""
-        digests = "\n".join(mask.digest for mask in (*self.train, *self.test))
-        return hashlib.sha256(digests.encode()).hexdigest()
+        digest = hashlib.sha256()
+        for mask in (*self.train, *self.test):
+            known = sha256_of(mask) if isinstance(mask, Path) else hashlib.sha256(zlib.decompress(mask)).hexdigest()
+            digest.update(f"{known}\n".encode())
+        return digest.hexdigest()
 
 
 def detected_masks(
@@ -145,7 +125,7 @@ def detected_masks(
         except NoObjectError:
             missed += 1
             mask_1HW = center_mask(photo.size, MISS_CENTER)
-        masks.append(PackedMask.of(mask_1HW))
+        masks.append(packed(mask_1HW))
         tick()
     note = (
         f"{finder.settings.detector} found no object in {missed} of {len(masks)} photos, "
@@ -164,7 +144,7 @@ def read_masks(folders: ClassFolders, masks: Path) -> PhotoMasks:
     files = [*train, *test]
     looked_at = files[:: max(1, len(files) // _LOOKED_AT)]
     notes = mask_notes([note for file in looked_at for note in read_mask(file)[1]], len(looked_at))
-    return PhotoMasks(tuple(map(MaskFile, train)), tuple(map(MaskFile, test)), notes)
+    return PhotoMasks(tuple(train), tuple(test), notes)
 
 
 # photos
@@ -188,46 +168,6 @@ class PhotoFolder(TrainingData):
         """C, h, w."""
         return 3, *self.preprocessing.size
 
-    @property
-    def train_count(self) -> int:
-        """How many training photos there are."""
-        return len(self.folders.train)
-
-    @property
-    def test_count(self) -> int:
-        """How many test photos there are."""
-        return len(self.folders.test)
-
-    def training(self, requests: Iterable[Request], augment: Augmentation) -> Iterator[Images]:
-        """The photos of each request, read ahead; for crop-flip a random part of each, mirrored every other time.
-
-        Raises ImageError for a photo or mask that is damaged, LatcliError where a process that reads has died.
-        """
-        masks = None if self.masks is None else self.masks.train
-        wanted: Iterator[list[_Wanted]] = (
-            list(zip(one.samples_B.tolist(), one.seeds_B.tolist(), strict=True))
-            if augment == "crop-flip"
-            else _plainly(one.samples_B)
-            for one in requests
-        )
-        return self._read(_Photos(self.folders.train, masks, self.preprocessing), wanted)
-
-    def testing(self, requests: Iterable[torch.Tensor]) -> Iterator[Images]:
-        """The test photos as the classifier's own preprocessing gives them. Raises as `training` does."""
-        masks = None if self.masks is None else self.masks.test
-        return self._read(_Photos(self.folders.test, masks, self.preprocessing), map(_plainly, requests))
-
-    def split(self, share: float, seed: int) -> PhotoFolder:
-        """The same set with a share of its training photos in place of its test photos. Raises UsageError."""
-        rest, held = (part.tolist() for part in held_out(self.train_count, share, seed))
-        files, masks = self.folders.train, self.masks
-        folders = replace(self.folders, train=tuple(files[n] for n in rest), test=tuple(files[n] for n in held))
-        if masks is not None:
-            given = masks.train
-            masks = replace(masks, train=tuple(given[n] for n in rest), test=tuple(given[n] for n in held))
-        fingerprint = split_fingerprint(self.fingerprint, share, seed)
-        return replace(self, folders=folders, masks=masks, fingerprint=fingerprint)
-
     def to(self, device: torch.device) -> PhotoFolder:
         """The same photos, to be handed out on `device`."""
         return replace(self, device=device)
@@ -236,8 +176,31 @@ class PhotoFolder(TrainingData):
         """The same photos with their objects' masks. Raises ImageError where a mask cannot be read."""
         return replace(self, masks=masks, mask_fingerprint=masks.fingerprint, notes=(*self.notes, *masks.notes))
 
-    def _read(self, photos: _Photos, wanted: Iterator[list[_Wanted]]) -> Iterator[Images]:
-        for batch in _batches(photos, wanted, self.workers):
+    def _count(self, split: SplitName) -> int:
+        return len(self.folders.train if split == "train" else self.folders.test)
+
+    def _parted(self, rest_N: torch.Tensor, held_N: torch.Tensor) -> PhotoFolder:
+        def of(all_N: tuple[Any, ...], chosen_N: torch.Tensor) -> tuple[Any, ...]:
+            return tuple(all_N[n] for n in chosen_N.tolist())
+
+        files, masks = self.folders.train, self.masks
+        folders = replace(self.folders, train=of(files, rest_N), test=of(files, held_N))
+        if masks is not None:
+            masks = replace(masks, train=of(masks.train, rest_N), test=of(masks.train, held_N))
+        return replace(self, folders=folders, masks=masks)
+
+    def _read(self, split: SplitName, requests: Iterable[Request], augment: Augmentation) -> Iterator[Images]:
+        """Read ahead; for crop-flip a random part of each photo, mirrored every other time, else as `preprocessing`."""
+        files = self.folders.train if split == "train" else self.folders.test
+        masks = None if self.masks is None else self.masks.train if split == "train" else self.masks.test
+        wanted: Iterator[list[_Wanted]] = (
+            [
+                (sample, seed if augment == "crop-flip" else None)
+                for sample, seed in zip(one.samples_B.tolist(), one.seeds_B.tolist(), strict=True)
+            ]
+            for one in requests
+        )
+        for batch in _batches(_Photos(files, masks, self.preprocessing), wanted, self.workers):
             if isinstance(batch, tuple):
                 raise ImageError(*batch)
             on_device = {name: tensor.to(self.device) for name, tensor in batch.items()}
@@ -278,10 +241,6 @@ def holds_photos(folders: ClassFolders) -> bool:
     return max(first) > LARGEST_SIDE or any(size != first for size in sizes)
 
 
-def _plainly(samples_B: torch.Tensor) -> list[_Wanted]:
-    return [(sample, None) for sample in samples_B.tolist()]
-
-
 # what a process that reads does to one photo
 
 
@@ -318,7 +277,7 @@ class _Photos:
     """One split as a torch data set."""
 
     files: tuple[LabelledFile, ...]
-    masks: tuple[PackedMask | MaskFile, ...] | None
+    masks: tuple[ObjectMask, ...] | None
     preprocessing: Preprocessing
 
     def __len__(self) -> int:
@@ -339,7 +298,7 @@ class _Photos:
             if self.masks is not None:
                 # By the photo's own geometry. A pixel is the object's where the object covers at least half of what
                 # it is made of (bilinear, antialiased).
-                mask = Image.fromarray(self.masks[sample].read(photo.size) * np.uint8(255))
+                mask = Image.fromarray(read_object(self.masks[sample], photo.size) * np.uint8(255))
                 square_hw = _square(mask, replace(self.preprocessing, interpolation="bilinear"), crop)
                 square["mask_Bhw"] = (square_hw >= 128).astype(np.uint8)
         except LatcliError as error:

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 from latcli.engine.datasets.base import TrainingData
-from latcli.engine.datasets.photo_folder import PhotoFolder
+from latcli.engine.datasets.photo_folder import PhotoFolder, read_object
 from latcli.engine.images import Photo, read_photo
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.preprocessing import Preprocessing
@@ -129,7 +129,7 @@ class FolderPhotos(Sequence[LabelledPhoto]):
     def __getitem__(self, index: Any) -> Any:
         """One photo. Raises ImageError where photo or mask cannot be read."""
         photo = read_photo(self._files[index].path)
-        return LabelledPhoto(photo, self._files[index].label, self._masks[index].read(photo.size) > 0)
+        return LabelledPhoto(photo, self._files[index].label, read_object(self._masks[index], photo.size) > 0)
 
 
 def photos_of(data: TrainingData) -> FolderPhotos:

@@ -5,7 +5,8 @@ Legend: H, W are the photo's own pixels, h, w those of the network's input.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
@@ -30,20 +31,8 @@ FILTERS: Mapping[str, Image.Resampling] = {
     name: getattr(Image.Resampling, name.upper()) for name in get_args(Interpolation)
 }
 
-#: How far each filter reaches, in pixels of the smaller picture, and its value there (Pillow's `Resample.c`).
-_KERNELS: Mapping[str, tuple[float, Callable[[np.ndarray], np.ndarray]]] = {
-    "box": (0.5, lambda x: ((x > -0.5) & (x <= 0.5)).astype(np.float64)),
-    "bilinear": (1.0, lambda x: np.maximum(1.0 - np.abs(x), 0.0)),
-    "hamming": (1.0, lambda x: np.where(np.abs(x) < 1.0, np.sinc(x) * (0.54 + 0.46 * np.cos(np.pi * x)), 0.0)),
-    "bicubic": (2.0, lambda x: _cubic(np.abs(x))),
-    "lanczos": (3.0, lambda x: np.where((x >= -3.0) & (x < 3.0), np.sinc(x) * np.sinc(x / 3.0), 0.0)),
-}
-
-
-def _cubic(x: np.ndarray) -> np.ndarray:
-    """Keys' kernel with a = -0.5, of distances."""
-    inner, outer = (1.5 * x - 2.5) * x * x + 1.0, ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
-    return np.where(x < 1.0, inner, np.where(x < 2.0, outer, 0.0))
+#: Lanczos reaches furthest: so many pixels of the smaller picture to either side.
+_REACH = 3.0
 
 
 @dataclass(frozen=True)
@@ -217,24 +206,19 @@ def _first(resized: int, count: int) -> int:
 @lru_cache(maxsize=16)
 def _resize_matrix(side: int, resized: int, first: int, count: int, interpolation: Interpolation) -> torch.Tensor:
     """What PIL's filter does to one axis, cropped: (count, side); each row sums to 1, or to 0 beside the photo."""
-    matrix = np.zeros((count, side), dtype=np.float32)
+    # PIL resizes single bright pixels, many in one column, so far apart that none of its sums holds two of them.
     scale = side / resized
-    # PIL adds up the places of the nearest pixels, and rounding decides between two that are as near.
-    nearest = np.cumsum(np.r_[0.5 * scale, np.full(resized - 1, scale)]) if interpolation == "nearest" else ()
+    apart = math.ceil(2.0 * _REACH * max(scale, 1.0)) + 2
+    pixels_H = np.arange(side)
+    comb_HA = np.zeros((side, apart), dtype=np.float32)
+    comb_HA[pixels_H, pixels_H % apart] = 1.0
+    weights_hA = np.asarray(Image.fromarray(comb_HA).resize((apart, resized), FILTERS[interpolation]))
+    matrix = np.zeros((count, side), dtype=np.float32)
     for row, place in enumerate(range(first, first + count)):
-        if not 0 <= place < resized:
-            continue
-        center = (place + 0.5) * scale
-        if side == resized:
-            matrix[row, place] = 1.0
-        elif interpolation == "nearest":
-            matrix[row, min(int(nearest[place]), side - 1)] = 1.0
-        else:
-            reach, kernel = _KERNELS[interpolation]
-            reach, stretch = reach * max(scale, 1.0), max(scale, 1.0)
-            start, stop = max(int(center - reach + 0.5), 0), min(int(center + reach + 0.5), side)
-            weights = kernel((np.arange(start, stop) - center + 0.5) / stretch)
-            matrix[row, start:stop] = weights / weights.sum()
+        if 0 <= place < resized:
+            start = max(0, int((place + 0.5) * scale - apart / 2))
+            seen = pixels_H[start : start + apart]
+            matrix[row, seen] = weights_hA[place, seen % apart]
     return torch.from_numpy(matrix)
 
 
