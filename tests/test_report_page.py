@@ -22,8 +22,7 @@ from report_store import WILD
 from sample_documents import attack_files
 
 from latcli.reporting.figures import amplified_difference
-from latcli.reporting.page import STEPS, render
-from latcli.reporting.pictures import change, difference_gain, original, pictures
+from latcli.reporting.page import STEPS, change, difference_gain, original, pictures, render
 
 CSS = resources.files("latcli.reporting").joinpath("templates", "page.css").read_text(encoding="utf-8")
 FILES = {kind: kind for kind in ("adversarial", "difference", "mask")}

@@ -125,20 +125,25 @@ class Found:
     store: Store
     session: Session
     data: Dataset | None
-    _fits: dict[Step, Callable[[RunRow], bool]] = field(default_factory=dict)
+    _fits: dict[tuple[object, ...], Callable[[RunRow], bool]] = field(default_factory=dict)
 
     def state_of(self, step: Step) -> tuple[State, RunRow | None]:
         """The newest run that counts: a finished one, else one at work, else one that was cut off.
 
         Raises UsageError for options that are unusable, ImageError where photos cannot be read.
         """
-        if step.command == "eval":  # depends on which models there are by now
-            fits = self._fitting_evaluation(step)
-        elif len(self.trained(step.models)) < len(step.models):  # what it goes on from is not there yet
+        models = self.trained(step.models)
+        if len(models) < len(step.models):  # what it goes on from, or evaluates, is not there yet
             return "missing", None
-        else:
-            fitting = self._fitting_training if step.command == "train" else self._fitting_attack
-            fits = self._fits.get(step) or self._fits.setdefault(step, fitting(step))
+        known = (step, *(row.id for row in models.values()))
+        if known not in self._fits:
+            fitting = {
+                "train": self._fitting_training,
+                "eval": self._fitting_evaluation,
+                "attack": self._fitting_attack,
+            }
+            self._fits[known] = fitting[step.command](step)
+        fits = self._fits[known]
         rows = [row for row in self.store.runs(command=step.command) if row.seed == step.seed and fits(row)]
         states: dict[str, State] = {"completed": "done", "running": "running"}
         for status, state in states.items():
@@ -161,16 +166,16 @@ class Found:
         starts = [row.path / CHECKPOINT for row in self.trained(step.models).values()]
         return replace(options, classifier_weights=starts[0]) if starts else options
 
+    def _wanted(self, settings: object, data: Dataset) -> dict[str, Any]:
+        shared = {"precision": self.session.precision, "mask_fingerprint": data.mask_fingerprint}
+        return dict(to_json(settings)) | shared
+
     def _fitting_training(self, step: Step) -> Callable[[RunRow], bool]:
         options, data = self.started(step), self.data
         assert data is not None
         architecture, start = options.architecture or data.defaults.architecture, options.classifier_weights
         weights = None if start is None else train.start_fingerprint(start, architecture, data)
-        wanted = to_json(train.settings_of(options, data, step.seed)) | {
-            "architecture": architecture,
-            "precision": self.session.precision,
-            "mask_fingerprint": data.mask_fingerprint,
-        }
+        wanted = self._wanted(train.settings_of(options, data, step.seed), data) | {"architecture": architecture}
         if wanted["regime"] in _WITHOUT_OBJECT:
             wanted = {name: value for name, value in wanted.items() if name not in _OF_OBJECT}
         dataset = dataset_id(data.name, data.fingerprint)
@@ -183,17 +188,12 @@ class Found:
         return fits
 
     def _fitting_evaluation(self, step: Step) -> Callable[[RunRow], bool]:
-        options, data, trained = step.options, self.data, self.trained(step.models)
+        options, data = step.options, self.data
         assert isinstance(options, EvalOptions)
         assert data is not None
-        if len(trained) < len(step.models):
-            return lambda row: False
-        models = sorted(str(row.model) for row in trained.values())
-        wanted = to_json(evaluate.settings_of(options, data, replace(self.session, seed=step.seed))) | {
-            "dataset_fingerprint": data.fingerprint,
-            "precision": self.session.precision,
-            "mask_fingerprint": data.mask_fingerprint,
-        }
+        models = sorted(str(row.model) for row in self.trained(step.models).values())
+        settings = evaluate.settings_of(options, data, replace(self.session, seed=step.seed))
+        wanted = self._wanted(settings, data) | {"dataset_fingerprint": data.fingerprint}
 
         def fits(row: RunRow) -> bool:
             evaluated = sorted(str(entry.get("id")) for entry in row.config.get("entries", ()))

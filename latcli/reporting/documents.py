@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from latcli.reporting.evaluations import evaluation, figure, further, matrix, matrix_of
+from latcli.reporting.evaluations import evaluation, further, matrix, matrix_of
 from latcli.reporting.photos import PHOTOS, attack, folder_line, mask, photo_table
-from latcli.reporting.table import NONE, Cell, Column, Format, Row, Table, Value, facts, rows_of, text_table
+from latcli.reporting.table import NONE, Cell, Column, Format, Row, Table, Value, facts, listed, rows_of, text_table
 from latcli.reporting.text import (
     counted,
     duration,
@@ -33,23 +33,18 @@ MATRICES, TRAINED, EVALUATIONS, NAMED = 4, 8, 1, 8
 
 def train(document: Document) -> list[Table]:
     """Loss and accuracy on the test images, what to know of them, where the model is and what to do with it."""
+    scores = (("natural", document["final"]), (document["attack"], document["adversarial"]))
     columns = (
         Column("images", "test images", "name"),
         Column("n", "n", "count"),
         Column("loss", "loss", "number"),
         Column("accuracy", "accuracy", "percent"),
     )
-    scores = (("natural", document["final"]), (document["attack"], document["adversarial"]))
-    records: list[dict[str, Value | Cell]] = [
-        {"images": name, "n": score["n"], "loss": figure(score, "loss"), "accuracy": figure(score, "accuracy")}
-        for name, score in scores
-        if score is not None
-    ]
     title = f"{document['regime']} training on {document['dataset']}, {counted(document['steps'], 'step')}"
     speed = f"{document['images_per_second']:,.0f} images/s, gradients in {document['form']}"
     lines = [*document["notes"], f"{duration(document['seconds'])}, {speed}", f"run {document['run']}"]
     return [
-        Table(title, columns, rows_of(columns, records)),
+        listed(title, [{"images": name, **score} for name, score in scores if score is not None], *columns),
         text_table("", *lines, from_here(document["checkpoint"])),
         text_table("Try next", *document["next_commands"]),
     ]
@@ -58,22 +53,20 @@ def train(document: Document) -> list[Table]:
 def training(rows: Sequence[Document], best: Sequence[Document] = (), most: int | None = None) -> Table:
     """Training runs with what they ended with; of more than `most` the first."""
     columns = (
-        Column("run", "run"),
+        Column("run", "run", "run"),
         Column("regime", "regime", "name"),
         Column("dataset", "data set", "name"),
         Column("seed", "seed"),
-        Column("loss", "loss", "number", "natural", figure="loss", optional=True),
-        Column("accuracy", "accuracy", "percent", "natural", figure="accuracy"),
-        Column("adversarial_loss", "loss", "number", "own attack", figure="adversarial_loss", optional=True),
-        Column("adversarial_accuracy", "accuracy", "percent", "own attack", figure="adversarial_accuracy"),
+        Column("final.loss", "loss", "number", "natural", figure="loss", optional=True),
+        Column("final.accuracy", "accuracy", "percent", "natural", figure="accuracy"),
+        Column("final.adversarial_loss", "loss", "number", "own attack", figure="adversarial_loss", optional=True),
+        Column("final.adversarial_accuracy", "accuracy", "percent", "own attack", figure="adversarial_accuracy"),
     )
-    found = []
-    for row in rows[:most]:
-        values = {name: row[name] for name in ("regime", "dataset")} | {"run": short(row["run"])}
-        values["seed"] = None if row["seed"] is None else str(row["seed"])
-        values |= {column.key: figure(row["final"], column.key) for column in columns if column.figure}
-        about = {name: row[name] for name in ("run", "dataset", "regime", "epsilon", "seed")}
-        found.append(Row(rows_of(columns, [values])[0].cells, about=about, id=row["run"]))
+    names = ("run", "dataset", "regime", "epsilon", "seed")
+    found = [
+        replace(shown, about={name: row[name] for name in names}, id=row["run"])
+        for row, shown in zip(rows[:most], rows_of(columns, rows[:most]), strict=True)
+    ]
     notes = [
         f"best of {one['of']} {one['regime']} on {one['dataset']}: {short(one['run'])}, "
         f"{percent(one['value'])} {one['figure'].replace('_', ' ')}"
@@ -220,21 +213,20 @@ def claims(found: Sequence[Document], title: str) -> list[Table]:
 def comparison(document: Document) -> list[Table]:
     """Two runs side by side: options that differ, and results."""
     a, b = (f"{run['run']}, {run['status']}" for run in document["runs"])
-    found = [text_table("", f"A: {a}", f"B: {b}")]
-    differing = (Column("name", "option", "name"), Column("a", "A", "name"), Column("b", "B", "name"))
-    results = (
-        Column("name", "figure", "name"),
-        *(Column(name, heading, "short") for name, heading in (("a", "A"), ("b", "B"), ("difference", "B - A"))),
-    )
+    sides = (("a", "A"), ("b", "B"))
+    options = text_table("", "both were started with the same options")
     if document["configuration"]:
-        values = [{name: plain(value) or NONE for name, value in row.items()} for row in document["configuration"]]
-        equal = f"{document['equal']} other options are equal"
-        found.append(Table("Options that differ", differing, rows_of(differing, values), (equal,)))
-    else:
-        found.append(text_table("", "both were started with the same options"))
+        options = listed(
+            "Options that differ",
+            [{name: plain(value) or NONE for name, value in row.items()} for row in document["configuration"]],
+            *(Column(name, heading, "name") for name, heading in (("name", "option"), *sides)),
+            notes=[f"{document['equal']} other options are equal"],
+        )
+    results = text_table("", "neither has results")
     if document["results"]:
-        return [*found, Table("Results", results, rows_of(results, document["results"]))]
-    return [*found, text_table("", "neither has results")]
+        numbers = (Column(name, heading, "short") for name, heading in (*sides, ("difference", "B - A")))
+        results = listed("Results", document["results"], Column("name", "figure", "name"), *numbers)
+    return [text_table("", f"A: {a}", f"B: {b}"), options, results]
 
 
 def shown_report(document: Document) -> list[Table] | None:
@@ -269,10 +261,14 @@ def reproduced(document: Document) -> list[Table]:
 
 def steps(document: Document) -> Table:
     """Every step of a reproduction with its run."""
-    columns = (Column("step", "step", "name"), Column("run", "run"), Column("configuration", "configuration"),
-               Column("seconds", "took", "duration"))  # fmt: skip
-    records = [{**row, "configuration": (row["config_hash"] or "")[:12]} for row in document["steps"]]
-    return Table("Runs", columns, rows_of(columns, records))
+    return listed(
+        "Runs",
+        [{**row, "configuration": (row["config_hash"] or "")[:12]} for row in document["steps"]],
+        Column("step", "step", "name"),
+        Column("run", "run"),
+        Column("configuration", "configuration"),
+        Column("seconds", "took", "duration"),
+    )
 
 
 def _means(document: Document) -> Table:
@@ -289,18 +285,17 @@ def _means(document: Document) -> Table:
 
 def _planned_steps(document: Document) -> list[Table]:
     steps = document["steps"]
-    columns = (
+    waiting = sum(row["state"] != "done" for row in steps)
+    found = listed(
+        "Steps",
+        [row | {"state": row["state"] + (f", run {short(row['run'])}" if row["run"] else "")} for row in steps],
         Column("number", "", "count"),
         Column("step", "step", "name"),
         Column("state", "state", "name"),
         Column("seconds", "took", "duration"),
+        notes=[f"{waiting} of {counted(len(steps), 'step')} to do" if waiting else "all steps are done"],
     )
-    states = [f"{row['state']}, run {short(row['run'])}" if row["run"] else row["state"] for row in steps]
-    records = [{**row, "state": state} for row, state in zip(steps, states, strict=True)]
-    waiting = sum(row["state"] != "done" for row in steps)
-    left = f"{waiting} of {counted(len(steps), 'step')} to do" if waiting else "all steps are done"
-    commands = [line for row in steps for line in continued(row["command_line"])]
-    return [Table("Steps", columns, rows_of(columns, records), (left,)), text_table("Commands", *commands)]
+    return [found, text_table("Commands", *(line for row in steps for line in continued(row["command_line"])))]
 
 
 def continued(command_line: str, width: int = 78) -> list[str]:
@@ -343,25 +338,24 @@ _STATES = {
 def runs(document: Document) -> list[Table]:
     """A line a run: what it was, what came of it, and how it ended."""
     columns = (
-        Column("run", "run"),
+        Column("run", "run", "run"),
         Column("name", "name", "name"),
         Column("command", "command"),
         Column("dataset", "data set", "name"),
         Column("regime", "regime", "name"),
-        Column("epsilon", "epsilon", optional=True),
+        Column("epsilon", "epsilon", "epsilon", optional=True),
         Column("result", "result", "name"),
-        Column("status", "status"),
-        Column("took", "took", optional=True),
+        Column("state", "status"),
+        Column("seconds", "took", "duration", optional=True),
         Column("tags", "tags", "name", optional=True),
     )
     records = [
-        {**run, "run": short(run["run"]), "status": _state(run["status"]), "tags": plain(run["tags"])}
-        | {"dataset": _without_hash(plain(run["dataset"])), "epsilon": plain(run["epsilon"])}
-        | {"took": None if run["seconds"] is None else duration(run["seconds"])}
+        run
+        | {"state": _state(run["status"]), "tags": plain(run["tags"]), "dataset": _without_hash(plain(run["dataset"]))}
         for run in document["runs"]
     ]
-    known = tuple(one for one in columns if any(record[one.key] not in (None, "") for record in records))
-    return [Table("", known, rows_of(known, records)) if records else text_table("", "no runs")]
+    known = [one for one in columns if any(record[one.key] not in (None, "") for record in records)]
+    return [listed("", records, *known) if records else text_table("", "no runs")]
 
 
 def _without_hash(name: str) -> str:
@@ -390,14 +384,14 @@ def run(document: Document) -> list[Table]:
         attacked = {"classifier": document["model"], **document["config"], **document}
         found.append(photo_table({**attacked, "epsilon": document["images"][0]["epsilon"]}))
     found += [_cells(document["cells"])] if document["cells"] else []
-    if document["metrics"]:
-        columns = (Column("name", "metric", "name"), Column("step", "step", "count"),
-                   Column("value", "value", "short"))  # fmt: skip
-        found.append(Table("Metrics", columns, rows_of(columns, document["metrics"])))
-    if document["artifacts"]:
-        columns = (Column("name", "file", "name"), Column("kind", "kind", "name"),
-                   Column("size", "size", "size"))  # fmt: skip
-        found.append(Table("Files", columns, rows_of(columns, document["artifacts"])))
+    metric, file = Column("name", "metric", "name"), Column("name", "file", "name")
+    further = (
+        listed(
+            "Metrics", document["metrics"], metric, Column("step", "step", "count"), Column("value", "value", "short")
+        ),
+        listed("Files", document["artifacts"], file, Column("kind", "kind", "name"), Column("size", "size", "size")),
+    )
+    found += [table for table in further if table.rows]
     return [*found, text_table("Resume with", document["resume"])] if document["resume"] else found
 
 
@@ -407,9 +401,9 @@ def _configuration(config: Document) -> list[Table]:
     found = [facts({name: plain(value) for name, value in config.items() if name not in nested}, "Configuration")]
     for name, records in nested.items():
         keys = dict.fromkeys(key for record in records for key in record if plain(record[key]))
-        columns = tuple(Column(key, key.replace("_", " "), "name") for key in keys)
-        rows = rows_of(columns, [{key: plain(record.get(key)) for key in keys} for record in records])
-        found.append(Table(f"Configuration: {name}", columns, rows))
+        columns = (Column(key, key.replace("_", " "), "name") for key in keys)
+        texts = [{key: plain(record.get(key)) for key in keys} for record in records]
+        found.append(listed(f"Configuration: {name}", texts, *columns))
     return found
 
 
@@ -423,8 +417,10 @@ def command_line(run: Document) -> str:
 
 
 def _cells(cells: Sequence[Document]) -> Table:
-    columns = (
-        Column("model", "model", "name"),
+    return listed(
+        "Cells",
+        cells,
+        Column("label", "model", "name"),
         Column("input", "input", "name"),
         Column("n", "n", "count"),
         Column("loss", "loss", "number"),
@@ -435,8 +431,6 @@ def _cells(cells: Sequence[Document]) -> Table:
         Column("restarts", "starts", "count", optional=True),
         Column("seconds", "took", "duration", optional=True),
     )
-    records = [{**cell, "model": cell["label"]} for cell in cells]
-    return Table("Cells", columns, rows_of(columns, records))
 
 
 def verification(document: Document) -> list[Table]:
@@ -444,11 +438,10 @@ def verification(document: Document) -> list[Table]:
     if document["ok"]:
         checked = f"{counted(document['checked'], 'file')} of {counted(len(document['runs']), 'run')}"
         return [text_table("", f"{checked} {'is' if document['checked'] == 1 else 'are'} as written")]
-    columns = (Column("run", "run", "name"), Column("file", "file", "name"), Column("fault", "fault"),
-               Column("detail", "detail", "name"))  # fmt: skip
-    records = [{**one, "file": one["name"]} for one in document["problems"]]
-    records += [{"run": "database", "fault": "damaged", "detail": text} for text in document["database"]]
-    return [Table("", columns, rows_of(columns, records))]
+    damage = [{"run": "database", "fault": "damaged", "detail": text} for text in document["database"]]
+    run, file = Column("run", "run", "name"), Column("name", "file", "name")
+    found = (run, file, Column("fault", "fault"), Column("detail", "detail", "name"))
+    return [listed("", [*document["problems"], *damage], *found)]
 
 
 def removal(document: Document) -> list[Table]:
@@ -470,24 +463,20 @@ def classes(document: Document) -> list[Table]:
         Column("description", "description", optional=True),
     )
     records = [{**one, "description": Cell(one["description"] or "", style="quiet")} for one in document["classes"]]
-    known = tuple(one for one in columns if any(plain(record[one.key]) for record in records))
-    return [Table("", known, rows_of(known, records))]
+    return [listed("", records, *(one for one in columns if any(plain(record[one.key]) for record in records)))]
 
 
 def checks(document: Document) -> list[Table]:
     """A line for each check, and its hint below."""
-    columns = (
+    found = listed(
+        "",
+        [one | {"state": _state(one["state"]), "hint": Cell(one["hint"], style="quiet")} for one in document["checks"]],
         Column("name", "what", "name"),
         Column("state", "state"),
         Column("detail", "detail", "name", stack="detail"),
         Column("hint", "", "name", stack="detail"),
     )
-    records = [
-        {"name": one["name"], "state": _state(one["state"]), "detail": one["detail"]}
-        | {"hint": Cell(one["hint"], style="quiet")}
-        for one in document["checks"]
-    ]
-    return [Table("", columns, rows_of(columns, records))]
+    return [found]
 
 
 def _state(state: str) -> Cell:

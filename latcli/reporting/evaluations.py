@@ -90,21 +90,20 @@ def _matrix_row(row: Document, document: Document, shade: Callable[[float | None
 
 
 def _matrix_notes(document: Document) -> list[str]:
-    cells = [(row["label"], name, cell) for row in document["rows"] for name, cell in row["cells"].items()]
+    cells = [cell for row in document["rows"] for cell in row["cells"].values()]
     scale = document["natural_scale"]
     lines = ["loss is mean cross entropy" + (f"; on natural inputs times {scale:,}, as in the paper" * (scale != 1))]
     lines.append(protocol_words(document))
     lines.append(f"object: {object_words(document['mask_from'], document['center'])}")
-    if any(cell.get("accuracy_low") is not None for _, _, cell in cells):
-        over_seeds = any("models" in (cell.get("interval"), cell.get("loss_interval")) for _, _, cell in cells)
+    if any(cell.get("accuracy_low") is not None for cell in cells):
+        over_seeds = any("models" in (cell.get("interval"), cell.get("loss_interval")) for cell in cells)
         wider = "; over training seeds, Student's, where that is wider" * over_seeds
         lines.append(f"[ ] 95 % intervals over images: Wilson's for accuracies, by bootstrap for losses{wider}")
     if document["strong"]:
         made_with = f" of {document['strong_attack']}" if document.get("strong_attack") else ""
         lines.append(f"strong: the strong suite's worst case{made_with}, {document['strong']} budget")
-    over = {cell["spread_over"] for _, _, cell in cells}
+    over = {cell["spread_over"] for cell in cells}
     lines += [f"± {words}" for kind, words in _SPREADS.items() if kind in over]
-    lines += [f"{label}, {name}: {cell['diverged']} without a loss" for label, name, cell in cells if cell["diverged"]]
     return lines + [f"note: {note}" for note in document["notes"]] + [f"warning: {one}" for one in document["warnings"]]
 
 
@@ -147,8 +146,8 @@ def matrix_of(document: Document) -> dict[str, Any]:
     for cell in cells:
         label = cell["regime"] if grouped else labels[cell["model_id"]]
         empty = {"label": label, "regime": cell["regime"], "model_count": cell.get("models", 1), "train_runs": []}
-        known = {**cell, "spread_over": "models" if grouped else None, "diverged": cell.get("diverged", 0)}
-        rows.setdefault(label, empty | {"cells": {}})["cells"][cell["input"]] = known
+        row = rows.setdefault(label, empty | {"cells": {}})
+        row["cells"][cell["input"]] = {**cell, "spread_over": "models" if grouped else None}
     return {
         "id": None,
         "dataset": document["dataset"],
@@ -192,11 +191,12 @@ def comparisons(document: Document, labels: Mapping[str, str]) -> list[Table]:
         Column("loss_difference", "loss a - b", "number", figure="loss_difference"),
         Column("loss_p_value", "p of loss", "p", figure="loss_p_value"),
     )
-    found = []
-    for row in document["comparisons"]:
-        a, b = labels[row["a"]], labels[row["b"]]
-        cells = rows_of(columns, [{**row, "models": f"{a} / {b}"}])[0].cells
-        found.append(Row(cells, about={"input": row["input"], "model": a, "at": f"against {b}", "n": row["n"]}))
+    records = [{**row, "models": f"{labels[row['a']]} / {labels[row['b']]}"} for row in document["comparisons"]]
+    found = [
+        replace(shown, about={"input": row["input"], "model": labels[row["a"]], "at": f"against {labels[row['b']]}",
+                              "n": row["n"]})
+        for row, shown in zip(records, rows_of(columns, records), strict=True)
+    ]  # fmt: skip
     notes = ("p: McNemar's exact test for accuracies, paired bootstrap for losses; not adjusted for how many they are",)
     title = "Models compared on the same images"
     return [Table(title, columns, tuple(found), notes, "comparison", _place(document))] if found else []

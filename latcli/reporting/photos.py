@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from latcli.reporting.table import Cell, Column, Row, Table, Value, rows_of, text_table
+from latcli.reporting.table import Cell, Column, Row, Table, Value, listed, rows_of, text_table
 from latcli.reporting.text import base_name, counted, from_here, number_text, probability
 from latcli.results import starts_text
 
@@ -34,24 +35,23 @@ def attack(document: Document) -> list[Table]:
 
 def mask(document: Document) -> list[Table]:
     """The object of each photo: who found it, how surely, and where its mask is."""
-    columns = (
-        Column("photo", "photo", "name", stack="photo"),
-        Column("label", "class", "name", stack="photo"),
+    images = document["images"]
+    found = listed(
+        "Objects",
+        [{**one, "object": one["object_percent"] / 100} for one in images],
+        Column("image", "photo", "file", stack="photo"),
+        Column("label.name", "class", "name", stack="photo"),
         Column("detector", "object found by", "name", stack="detector"),
         Column("localized_by", "", "name", stack="detector"),
         Column("detector_confidence", "score", "p"),
         Column("object", "object", "percent"),
         Column("evidence_inside", "evidence inside", "percent"),
         Column("evidence_lift", "lift", "number", optional=True),
+        notes=_image_notes(images),
     )
-    records = [
-        {**one, "photo": base_name(one["image"]), "label": one["label"]["name"], "object": one["object_percent"] / 100}
-        for one in document["images"]
-    ]
     lines = [*_failures(document), *([f"run {document['run']}"] if document["run"] else [])]
-    lines += [f"masks in {from_here(document['out'])}"] if document["images"] else ["no object was found"]
-    tables = [Table("Objects", columns, rows_of(columns, records), tuple(_image_notes(document["images"])))]
-    return [*(tables if records else []), text_table("", *lines)]
+    lines += [f"masks in {from_here(document['out'])}"] if images else ["no object was found"]
+    return [*([found] if images else []), text_table("", *lines)]
 
 
 def _failures(document: Document) -> list[str]:
@@ -65,23 +65,20 @@ def _regions(summaries: Sequence[Document]) -> list[Table]:
     columns = [
         Column("region", "altered", "name"),
         Column("epsilon", "epsilon", "epsilon"),
-        Column("n", "photos", "count"),
+        Column("summary.n", "photos", "count"),
         Column("fooled", "fooled"),
-        Column("before", "p(right class) before", "p"),
-        Column("after", "p(right class) after", "p"),
+        Column("summary.clean.confidence", "p(right class) before", "p"),
+        Column("summary.adversarial.confidence", "p(right class) after", "p"),
         Column("altered", "pixels altered", "percent"),
     ]
     if any(one["smallest_epsilon"] is not None for one in summaries):
-        columns.append(Column("smallest", "median smallest epsilon", "epsilon"))
+        columns.append(Column("smallest_epsilon", "median smallest epsilon", "epsilon"))
     records = []
     for one in summaries:
-        record = {"region": one["region"], "epsilon": one["epsilon"], "smallest": one["smallest_epsilon"]}
-        if known := one["summary"]:
-            record |= {"fooled": f"{known['fooled']} of {known['right_before']}", "n": known["n"]}
-            record |= {"before": known["clean"]["confidence"], "after": known["adversarial"]["confidence"]}
-            record["altered"] = known["altered_percent"] / 100
-        records.append(record)
-    return [Table("All photos by region and epsilon", tuple(columns), rows_of(columns, records))]
+        known = one["summary"]
+        fooled = {"fooled": f"{known['fooled']} of {known['right_before']}"} if known else {}
+        records.append({**one, **fooled, "altered": known["altered_percent"] / 100 if known else None})
+    return [listed("All photos by region and epsilon", records, *columns)]
 
 
 def photo_table(document: Document, most: int | None = None) -> Table:
@@ -120,34 +117,34 @@ def found_by(detector: str) -> str:
 
 def _photo_columns(images: Sequence[Document]) -> tuple[Column, ...]:
     columns = [
-        Column("photo", "photo", "name", stack="photo"),
-        Column("label", "right class", "name", stack="photo"),
+        Column("image", "photo", "file", stack="photo"),
+        Column("shown_label", "right class", "name", stack="photo"),
     ]
     targeted = any(image["target"] is not None for image in images)
     for side, group, prefix in (("clean", "before", ""), ("adversarial", "after", "-> ")):
         about = {"input": side}
         columns += [
-            Column(f"{side}_guess", "guess", group=group, stack="guess", prefix=prefix, format="name",
-                   figure="guess", about=about),
-            Column(f"{side}_p_guess", "p(guess)", "p", group, "p(guess)", figure="p_prediction", about=about),
+            Column(f"{side}_guess", "guess", "name", group, "guess", prefix, figure="guess", about=about),
+            Column(f"{side}.p_prediction", "p(guess)", "p", group, "p(guess)", figure="p_prediction", about=about),
             Column(f"{side}_p", "p(right class)", "p", group, "p(right)", figure="confidence", about=about),
-            Column(f"{side}_rank", "rank", "count", group, "rank", figure="rank", about=about),
-        ]  # fmt: skip
+            Column(f"{side}.rank", "rank", "count", group, "rank", figure="rank", about=about),
+        ]
         if targeted and side == "adversarial":
             columns += [
-                Column("reached", "target", stack="target"),
+                Column("aimed", "target", stack="target"),
                 Column("p_target", "p(target)", "p", stack="target", figure="p_target", about=about),
             ]
     searched = any(image["smallest_epsilon"] is not None for image in images)
+    has_evidence = any(image["evidence_inside"] is not None for image in images)
     further = [
         (_differ(images, "region"), Column("region", "region")),
         (_differ(images, "epsilon") and not searched, Column("epsilon", "epsilon", "epsilon")),
         (True, Column("altered", "altered", "percent", figure="altered")),
-        (searched, Column("smallest", "smallest epsilon", "epsilon", figure="smallest_epsilon")),
+        (searched, Column("smallest_epsilon", "smallest epsilon", "epsilon", figure="smallest_epsilon")),
         (_differ(images, "detector"), Column("detector", "object found by", "name", optional=True)),
         (
-            any(image["evidence_inside"] is not None for image in images),
-            Column("evidence", "evidence inside", "percent", optional=True, figure="evidence_inside"),
+            has_evidence,
+            Column("evidence_inside", "evidence inside", "percent", optional=True, figure="evidence_inside"),
         ),
     ]
     return (*columns, *(column for is_shown, column in further if is_shown))
@@ -158,32 +155,25 @@ def _differ(images: Sequence[Document], name: str) -> bool:
 
 
 def _photo(image: Document, columns: tuple[Column, ...]) -> Row:
-    name = base_name(image["image"])
-    label = image["label"]["name"] + (" *" if _is_assumed(image) else "")
-    values: dict[str, Value | Cell] = {"photo": name, "label": label, "altered": image["altered_percent"] / 100}
+    label = image["label"]["name"]
+    shown = {**image, "shown_label": label + " *" * _is_assumed(image), "altered": image["altered_percent"] / 100}
     for side in ("clean", "adversarial"):
         known = image[side]
         fell = "bad" if side == "adversarial" and image["fooled"] else "doubtful" if known["rank"] != 1 else "good"
-        values[f"{side}_guess"] = Cell(known["prediction"], style=fell)
-        values[f"{side}_p_guess"] = known["p_prediction"]
-        values[f"{side}_p"] = Cell(known["confidence"], style="bad" if fell == "bad" else "")
-        values[f"{side}_rank"] = known["rank"]
-    values |= {"smallest": image["smallest_epsilon"], "evidence": image["evidence_inside"]}
-    values |= {key: image[key] for key in ("region", "epsilon", "detector", "p_target")}
+        shown[f"{side}_guess"] = Cell(known["prediction"], style=fell)
+        shown[f"{side}_p"] = Cell(known["confidence"], style="bad" if fell == "bad" else "")
     if image["target"] is not None:
-        values["reached"] = Cell("reached", style="bad") if image["reached"] else Cell("not reached")
-    (row,) = rows_of(columns, [values])
-    about = {"image": name, "label": image["label"]["name"], "at": image["region"], "epsilon": image["epsilon"]}
-    return Row(row.cells, about=about)
+        shown["aimed"] = Cell("reached", style="bad") if image["reached"] else Cell("not reached")
+    about = {"image": base_name(image["image"]), "label": label, "at": image["region"], "epsilon": image["epsilon"]}
+    return replace(rows_of(columns, [shown])[0], about=about)
 
 
-def _photo_total(summary: Document, columns: tuple[Column, ...], counted_results: str) -> Row:
+def _photo_total(summary: Document, columns: tuple[Column, ...], results: str) -> Row:
     n = summary["n"]
-    values: dict[str, Value | Cell] = {"photo": counted_results, "altered": summary["altered_percent"] / 100}
+    values: dict[str, Value] = {"image": results, "altered": summary["altered_percent"] / 100}
     for side in ("clean", "adversarial"):
         values |= {f"{side}_guess": f"{summary[side]['right']} of {n} right", f"{side}_p": summary[side]["confidence"]}
-    (row,) = rows_of(columns, [{column.key: values.get(column.key, "") for column in columns}])
-    return Row(row.cells, total=True)
+    return Row(tuple(Cell(values.get(column.key, "")) for column in columns), total=True)
 
 
 def _photo_notes(document: Document) -> list[str]:
@@ -242,28 +232,21 @@ def folder_line(document: Document) -> list[str]:
 
 
 def _plan(planned: Sequence[Document]) -> Table:
-    columns = (
-        Column("photo", "photo", "name"),
+    found = listed(
+        "Dry run: nothing was attacked",
+        [
+            {**one, "size": f"{one['width']}x{one['height']}", "share": one["background_percent"] / 100}
+            for one in planned
+        ],
+        Column("image", "photo", "file"),
         Column("size", "size"),
-        Column("label", "class", "name"),
-        Column("how", "object from", "name"),
+        Column("label.name", "class", "name"),
+        Column("localized_by", "object from", "name"),
         Column("share", "may change", "percent"),
         Column("seconds", "time", "duration"),
     )
-    records: list[dict[str, Value | Cell]] = [
-        {
-            "photo": base_name(one["image"]),
-            "size": f"{one['width']}x{one['height']}",
-            "label": one["label"]["name"],
-            "how": one["localized_by"],
-            "share": one["background_percent"] / 100,
-            "seconds": one["seconds"],
-        }
-        for one in planned
-    ]
-    rows = rows_of(columns, records)
-    if len(planned) > 1:
-        total = dict.fromkeys(records[0], "") | {"photo": f"{len(planned):,} photos"}
-        (row,) = rows_of(columns, [total | {"seconds": sum(one["seconds"] for one in planned)}])
-        rows += (Row(row.cells, total=True),)
-    return Table("Dry run: nothing was attacked", columns, rows)
+    if len(planned) < 2:
+        return found
+    seconds = sum(one["seconds"] for one in planned)
+    total = (Cell(f"{len(planned):,} photos"), *(Cell("") for _ in found.columns[2:]), Cell(seconds))
+    return replace(found, rows=(*found.rows, Row(total, total=True)))

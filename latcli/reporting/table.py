@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
-from latcli.reporting.text import decimals_of, duration, number, number_text, probability, size
+from latcli.reporting.text import base_name, decimals_of, duration, number, number_text, probability, short, size
 
 Value = str | int | float | None
 About = Mapping[str, Value]
-Format = Literal["text", "name", "number", "short", "percent", "points", "p", "count", "duration", "size", "epsilon"]
+Format = Literal[
+    "text", "name", "run", "file", "number", "short", "percent", "points", "p", "count", "duration", "size", "epsilon"
+]
 
 #: What stands where there is no figure.
 NONE = "-"
@@ -41,6 +43,7 @@ class Cell:
 class Column:
     """A column: a `key`, a heading and how its values are printed.
 
+    key: where the value stands in a record, `clean.rank` for the rank in its part `clean`.
     group: a heading over several columns. stack: on a terminal, columns of one stack are lines of one column. prefix:
     stands before its values there. notes: further lines of the heading.
     optional: left out where a terminal is too narrow. counts: cells show
@@ -61,8 +64,8 @@ class Column:
 
     @property
     def is_text(self) -> bool:
-        """Whether it has texts; those of the format "name" may be folded."""
-        return self.format in ("text", "name")
+        """Whether it has texts; names and files may be folded."""
+        return self.format in ("text", "name", "run", "file")
 
     @property
     def full_heading(self) -> str:
@@ -137,7 +140,7 @@ def printed(cell: Cell, column: Column) -> Printed:
         return Printed("" if column.is_text else NONE)
     n = f"{cell.n:,}" if column.counts and cell.n is not None else ""
     if isinstance(value, str) or column.is_text:
-        return Printed(str(value), n=n)
+        return Printed(_TEXTS.get(column.format, str)(str(value)), n=n)
     if column.format not in ("number", "percent", "points"):
         return Printed(_FORMATS[column.format](value * cell.scale), _spread(cell), n=n)
     scale = cell.scale * (1 if column.format == "number" else 100)
@@ -161,7 +164,8 @@ def _spread(cell: Cell) -> str:
     return "" if cell.spread is None else f"{cell.spread * cell.scale:.2g}"
 
 
-_FORMATS = {
+_TEXTS: dict[str, Callable[[str], str]] = {"run": short, "file": base_name}
+_FORMATS: dict[str, Callable[[float], str]] = {
     "short": lambda value: f"{value:.3g}",
     "p": probability,
     "count": lambda value: f"{value:,.0f}",
@@ -182,10 +186,18 @@ def facts(values: Mapping[str, Value], title: str = "") -> Table:
     return Table(title, (Column("name", ""), Column("value", "", "name")), rows, facts=True)
 
 
-def rows_of(columns: Sequence[Column], records: Sequence[Mapping[str, Value | Cell]]) -> tuple[Row, ...]:
-    """A row for each mapping, with the cells that the columns are named after."""
+def rows_of(columns: Sequence[Column], records: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
+    """A row for each record, with what stands at the places that the columns are named after."""
+    return tuple(Row(tuple(_cell(record, column.key) for column in columns)) for record in records)
 
-    def cell(value: Value | Cell) -> Cell:
-        return value if isinstance(value, Cell) else Cell(value)
 
-    return tuple(Row(tuple(cell(record.get(column.key)) for column in columns)) for record in records)
+def _cell(record: Mapping[str, Any], key: str) -> Cell:
+    value: Any = record
+    for part in [key] if key in record else key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value if isinstance(value, Cell) else Cell(value)
+
+
+def listed(title: str, records: Sequence[Mapping[str, Any]], *columns: Column, notes: Sequence[str] = ()) -> Table:
+    """A row for each record."""
+    return Table(title, columns, rows_of(columns, records), tuple(notes))

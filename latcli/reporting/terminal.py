@@ -101,7 +101,9 @@ class _Stack:
         values = max(found, default=0)
         self.heading = [] if table.facts else _heading(self.columns, max(values, 6))
         self.natural = max([values, *map(cell_len, self.heading), 1])
-        self.folds = self.is_text and (self.natural > 40 or all(column.format == "name" for column in self.columns))
+        self.folds = self.is_text and (
+            self.natural > 40 or all(column.format in ("name", "file") for column in self.columns)
+        )
         self.optional = all(column.optional for column in self.columns)
         self.width = self.natural
 
