@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latcli.commands.package_photos import package_photos
+from latcli.commands.photos import package_photos
 
 CHECK = Path(__file__).with_name("independent_check.py")
 
