@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from latcli.commands.classifiers import classifier_path, classifier_source
-from latcli.commands.data import DESCRIBING, OBJECTS, open_data
+from latcli.commands.data import OBJECTS, described, open_data
 from latcli.commands.evaluated_models import (
     DEFAULT_REGIMES,
     LoadedModel,
@@ -53,7 +53,7 @@ from latcli.engine.evaluation.settings import NATURAL, NATURAL_ATTACKED, EvalSet
 from latcli.engine.evaluation.statistics import ColumnStatistics
 from latcli.engine.models.weights import pack, unpack
 from latcli.errors import ExitCode, Terminated, UsageError
-from latcli.options import EvalOptions, ObjectOptions, given, parse_epsilon
+from latcli.options import EvalOptions, given, parse_epsilon
 from latcli.reporting.text import rough_duration
 from latcli.results import (
     AccuracyCurve,
@@ -230,8 +230,8 @@ def _job(
         if store is not None:
             opened = names_again(stored.entries, options.models, row.id, store)
         options = kept_options(options, row, EvalSettings)
-    described = classifier_source(options, session)
-    way = common_way(dataset, [classifier_path(name, session.store) for name in opened], described)
+    about = classifier_source(options, session)
+    way = common_way(dataset, [classifier_path(name, session.store) for name in opened], about)
 
     def settled(data: TrainingData) -> EvalSettings:
         return settings_of(options, data, session) if row is None else read_config(EvalSettings, row)
@@ -241,7 +241,7 @@ def _job(
     )
     if row is not None and device.type == "cpu":
         use_threads(stored.threads, session)
-    loader = ModelLoader(store, data, session, described)
+    loader = ModelLoader(store, data, session, about)
     loaded = [loader.load(name, was) for name, was in zip(opened, entries or [None] * len(opened), strict=True)]
     models: dict[str, LoadedModel] = {}
     for one in loaded:
@@ -275,7 +275,6 @@ class _StoredModels:
 
 def _config(job: Job, session: Session) -> dict[str, Any]:
     options, data = job.options, job.evaluation.data
-    names = (*DESCRIBING, *(name for name in ObjectOptions.__dataclass_fields__ if name != "trust_weights"), "seeds")
     stored = _StoredModels(
         options.models, tuple(one.entry for one in job.models), job.contenders, torch.get_num_threads()
     )
@@ -283,7 +282,8 @@ def _config(job: Job, session: Session) -> dict[str, Any]:
         "dataset": job.dataset,
         "dataset_fingerprint": data.fingerprint,
         **to_json(stored),
-        **plainly({name: getattr(options, name) for name in names}),
+        **described(options),
+        "seeds": options.seeds,
         "precision": session.precision,
         **to_json(job.evaluation.settings),
         "mask_fingerprint": data.mask_fingerprint,

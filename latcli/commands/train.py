@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from latcli.commands.classifiers import CHECKPOINT, classifier_source
-from latcli.commands.data import DESCRIBING, OBJECTS, open_data, open_pretrained
+from latcli.commands.data import OBJECTS, described, open_data, open_pretrained
 from latcli.commands.resume import (
     dataset_of,
     kept_options,
@@ -50,7 +50,7 @@ from latcli.engine.training.loop import Trainer, check_parts, new_network
 from latcli.engine.training.settings import DEFAULT_PRESET, TrainSettings, preset_values, resolve
 from latcli.engine.training.state import TrainingState, read_state, restore
 from latcli.errors import ExitCode, LatcliError, Terminated, UsageError, WeightsError
-from latcli.options import ObjectOptions, TrainOptions, given
+from latcli.options import TrainOptions, given
 from latcli.reporting.text import counted
 from latcli.results import Score, ScorePoint, TrainResult, to_json
 from latcli.session import Session
@@ -86,8 +86,8 @@ class Job:
             if pretrained is not None:
                 return fine_tuned(pretrained, self.data.class_names)
             if self.fine_tuning:
-                described = classifier_source(self.options, session)
-                return fine_tuned_without_weights(self.architecture, self.data.class_names, described=described)
+                about = classifier_source(self.options, session)
+                return fine_tuned_without_weights(self.architecture, self.data.class_names, described=about)
             small: Architecture = registry.load("architecture", self.architecture)
             return small(image_shape, classes)
 
@@ -195,7 +195,6 @@ def describe(job: Job) -> str:
 
 def _config(job: Job, trainer: Trainer, session: Session) -> dict[str, Any]:
     options, ranks = job.options, trainer.ranks
-    names = (*DESCRIBING, *(name for name in ObjectOptions.__dataclass_fields__ if name != "trust_weights"))
     weights = state_dict_sha256(trainer.net.state_dict()) if options.classifier_weights else None
     return {
         "dataset": full_name(options.dataset or registry.DEFAULT_DATASET),
@@ -207,7 +206,7 @@ def _config(job: Job, trainer: Trainer, session: Session) -> dict[str, Any]:
         "devices": ranks.size // ranks.nodes,
         "nodes": ranks.nodes,
         **to_json(job.settings),
-        **plainly({name: getattr(options, name) for name in names}),
+        **described(options),
         "mask_fingerprint": job.data.mask_fingerprint,
         "weights_fingerprint": weights,
         "checkpoint_every": options.checkpoint_every,
