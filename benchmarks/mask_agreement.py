@@ -1,6 +1,6 @@
 """How well the ways of finding an object agree with its true mask, on composed photos, and how long each takes.
 
-Twenty photos whose salient masks a person has looked at and found right give their objects; each is pasted, where it
+Twenty photos whose salient masks were looked at and found right give their objects; each is pasted, where it
 was and as large as it was, on the background of another of the twenty (its own object's box tiled over, as in
 Mixed-Rand of "Noise or Signal"). So the truth is known to the pixel. What is easy about them: one object, cut sharply,
 from photos in which saliency had found it before, so saliency's figure is an upper one; the labels are right. The true

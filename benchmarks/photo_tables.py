@@ -3,9 +3,11 @@
 No timing. A line for each detector, objective and epsilon: what of the photos may change, in how many the right class
 is among the first guesses before and after, and the confidence in it. Shares of photos have Wilson's interval, means
 that of a bootstrap over photos, medians that of order statistics. `--cutouts` asks the classifier for the object alone
-and for the background alone, cut along the run's own masks; the photos must lie where they lay.
-Usage: `python -m benchmarks.photo_tables RUN... --store DIR [--folders paper9,more41] [--cutouts]`. Several runs of one
-detector, objective and epsilon count as one.
+and for the background alone, cut along the masks of folders that `latcli mask --out` wrote; the photos must lie where
+they lay.
+Usage: `python -m benchmarks.photo_tables RUN... --store DIR [--folders paper9,more41] [--cutouts MASKS...]`. Several
+runs of one detector, objective and epsilon count as one, in which a photo's last result counts; with `--as NAME` all
+runs do.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from itertools import combinations
 from math import comb
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -26,7 +27,7 @@ from latcli.engine.evaluation.chance import mcnemar_p_value, wilson_interval
 from latcli.engine.evaluation.reliance import only_bg_b, only_fg
 from latcli.engine.evaluation.statistics import bootstrap_means, percentile_interval
 from latcli.engine.images import read_photo
-from latcli.engine.masks import read_mask
+from latcli.engine.masks import MaskFolder, read_mask
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier, ClassifierSource, predict
 from latcli.results import AttackedPhoto, from_columns
@@ -34,22 +35,27 @@ from latcli.store.store import Store
 
 #: The option `--detector`, objective and epsilon of the photos that make one line.
 Setting = tuple[str, str, float]
-#: A result, the run's folder that its files lie in, and the classifier.
-Stored = tuple[AttackedPhoto, Path, str]
+#: A result, and the classifier's name.
+Stored = tuple[AttackedPhoto, str]
 
 RANKS = (1, 5, 10)
 
 
-def stored_photos(store: Path, runs: Iterable[str], folders: Sequence[str]) -> dict[Setting, list[Stored]]:
-    """The results of these runs, of photos whose folder has one of these names (any, where there is none)."""
+def stored_photos(
+    store: Path, runs: Iterable[str], folders: Sequence[str], detector: str | None = None
+) -> dict[Setting, list[Stored]]:
+    """The results of these runs, of photos whose folder has one of these names (any, where there is none).
+
+    `detector` takes the place of the runs' own.
+    """
     found: dict[Setting, dict[str, Stored]] = {}
     with Store.open_existing(store) as opened:
         for row in map(opened.find_run, runs):
             for values in opened.rows_of(row.id, "attacks"):
                 photo = from_columns(AttackedPhoto, values)
                 if not folders or Path(photo.image).parent.name in folders:
-                    setting = (str(row.config["detector"]), str(values["objective"]), photo.epsilon)
-                    found.setdefault(setting, {})[photo.sha256] = (photo, row.path, str(values["classifier"]))
+                    setting = (detector or str(row.config["detector"]), str(values["objective"]), photo.epsilon)
+                    found.setdefault(setting, {})[photo.sha256] = (photo, str(values["classifier"]))
     return {setting: list(found[setting].values()) for setting in sorted(found)}
 
 
@@ -102,7 +108,7 @@ def line_of(photos: Sequence[AttackedPhoto]) -> dict[str, str]:
 def compared(first: Sequence[Stored], second: Sequence[Stored], rank: int) -> tuple[int, int, int, float]:
     """Of the photos that both have: how many, in how many the class stays so high under one alone, and the p-value."""
     high: list[dict[str, bool]] = [
-        {one.sha256: one.adversarial.rank <= rank for one, *_ in photos} for photos in (first, second)
+        {one.sha256: one.adversarial.rank <= rank for one, _ in photos} for photos in (first, second)
     ]
     both = high[0].keys() & high[1].keys()
     only = [sum(mine[one] and not other[one] for one in both) for mine, other in (high, high[::-1])]
@@ -112,18 +118,18 @@ def compared(first: Sequence[Stored], second: Sequence[Stored], rank: int) -> tu
 # the object alone, the background alone
 
 
-def cut_ranks(photos: Iterable[Stored], classifier: Classifier) -> dict[str, list[int]]:
+def cut_ranks(photos: Iterable[AttackedPhoto], masks: MaskFolder, classifier: Classifier) -> dict[str, list[int]]:
     """The rank of the right class when a part of each photo is all there is."""
     ranks: dict[str, list[int]] = {"object alone": [], "background alone": [], "background outside its box": []}
-    for one, folder, _ in photos:
+    for one in photos:
         photo = read_photo(Path(one.image))
-        object_HW = read_mask(folder / one.files["mask"], photo.size)[0][0].numpy() >= 0.5
+        object_HW = read_mask(masks.mask_of(Path(one.image)), photo.size)[0][0].numpy() >= 0.5
         parts = (
             only_fg(photo.levels_HWC, object_HW),
             only_fg(photo.levels_HWC, ~object_HW),
             only_bg_b(photo.levels_HWC, object_HW),
         )
-        x_BChw = torch.stack([classifier.preprocessing.read(Image.fromarray(np.ascontiguousarray(p))) for p in parts])
+        x_BChw = torch.stack([classifier.preprocessing.read(Image.fromarray(part)) for part in parts])
         for name, found in zip(ranks, predict(classifier, x_BChw, [one.label.index] * len(parts)), strict=True):
             ranks[name].append(found.rank)
     return ranks
@@ -152,11 +158,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="runs of latcli attack: ends of ids, or names")
     parser.add_argument("--store", type=Path, required=True, metavar="DIR")
     parser.add_argument("--folders", default="", metavar="A,B,...", help="only photos of folders of these names")
-    parser.add_argument("--cutouts", action="store_true", help="the right class by object and background alone, too")
+    parser.add_argument("--as", dest="detector", metavar="NAME", help="count all runs as this detector's")
+    parser.add_argument("--cutouts", nargs="+", default=[], type=Path, metavar="MASKS", help="folders of masks")
     given = parser.read(arguments)
     record = begin("photo_tables", given)
-    found = stored_photos(given.store, given.runs, [name for name in given.folders.split(",") if name])
-    lines = {name_of(setting): line_of([one for one, *_ in photos]) for setting, photos in found.items()}
+    found = stored_photos(given.store, given.runs, [*filter(None, given.folders.split(","))], given.detector)
+    lines = {name_of(setting): line_of([one for one, _ in photos]) for setting, photos in found.items()}
     show("attacks", lines, record)
     for (first, mine), (second, others) in combinations(found.items(), 2):
         if first[2] == second[2]:
@@ -165,25 +172,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 said = f"{name_of(first)} | {name_of(second)}: of {both} photos in both, right class in the top {rank}"
                 print(f"{said} only under the first {only_first}, only under the second {only_second}, p = {p:.2g}")
     if given.cutouts:
-        show("cutouts", cut_lines(found), record)
+        show("cutouts", cut_lines(next(iter(found.values())), given.cutouts), record)
     record.finish(given.out)
 
 
-def cut_lines(found: Mapping[Setting, Sequence[Stored]]) -> dict[str, dict[str, str]]:
-    """A line for each detector: masks do not depend on epsilon."""
-    lines: dict[str, dict[str, str]] = {}
-    opened: dict[str, Classifier] = {}
-    for (detector, *_), photos in found.items():
-        if detector not in lines:
-            name = photos[0][2]
-            classifier = opened.get(name) or open_classifier(name, ClassifierSource(offline=True), open_device("cpu"))
-            opened[name] = classifier
-            ranks = {"whole photo": [one.clean.rank for one, *_ in photos], **cut_ranks(photos, classifier)}
-            lines[detector] = {
-                f"{part}, top {rank}": count_text([one <= rank for one in of_part])
-                for part, of_part in ranks.items()
-                for rank in (1, 5)
-            }
+def cut_lines(photos: Sequence[Stored], folders: Iterable[Path]) -> dict[str, dict[str, str]]:
+    """A line for each folder of masks, named as the folder is."""
+    classifier = open_classifier(photos[0][1], ClassifierSource(offline=True), open_device("cpu"))
+    attacked = [one for one, _ in photos]
+    lines = {}
+    for folder in folders:
+        whole = {"whole photo": [one.clean.rank for one in attacked]}
+        ranks = whole | cut_ranks(attacked, MaskFolder(folder), classifier)
+        lines[folder.name] = {
+            f"{part}, top {rank}": count_text([one <= rank for one in of_part])
+            for part, of_part in ranks.items()
+            for rank in (1, 5)
+        }
     return lines
 
 

@@ -1,9 +1,10 @@
 """How long `latcli report` takes on a large store, as a whole process: makes the store, prints the times.
 
-    python -m benchmarks.report_speed [--runs 2000] [--metrics 200000] [--times 5] [--keep DIR]
+    python -m benchmarks.report_speed [--runs 2000] [--metrics 200000] [--photos 100000] [--times 5] [--keep DIR]
 
 Half of the runs are training runs, with all the metrics; a quarter are evaluations of their models, a quarter attacks
-on four photos each. Every hundredth run has failed. The runs are made as the tests of the report make theirs.
+on four photos each. Every hundredth run has failed. The last run is an attack on `--photos` photos. The runs are made
+as the tests of the report make theirs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -53,6 +54,32 @@ def fill(folder: Path, runs: int, metrics: int) -> None:
                 report_store.attack(store, PHOTOS)
 
 
+def add_photos(folder: Path, photos: int) -> None:
+    """An attack on so many photos, whose rows differ in their names and contents."""
+    import report_store
+
+    with Store.open(folder) as store:
+        run = report_store.attack(store, PHOTOS)
+        kept = store.rows_of(run.id, "attacks")
+        with store.writing() as db:
+            rows = (
+                {name: value for name, value in kept[number % 4].items() if name != "id"}
+                | {"image": f"photos/{number}.jpg", "altered_percent": number % 100}
+                for number in range(len(kept), photos)
+            )
+            db.table("attacks").insert_all(rows)
+            files = store_rows(run.id, photos)
+            db.table("artifacts").insert_all(files)
+
+
+def store_rows(run: str, photos: int) -> Iterator[dict[str, object]]:
+    """Rows of the files of so many photos; the files are not there."""
+    about = {"run": run, "sha256": "0" * 64, "size": 5000, "created": "2026-11-26T12:00:00Z"}
+    for number in range(4, photos):
+        for kind in ("adversarial", "mask", "difference"):
+            yield about | {"name": f"{number}-{kind}.png", "kind": kind, "image": None}
+
+
 def taken(store: Path, arguments: list[str]) -> tuple[float, float]:
     """Seconds by the clock, and of CPU, of a whole process."""
     begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -74,7 +101,12 @@ def measure(store: Path, times: int, record: Record) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = Options(__doc__)
-    for option, full, quick in (("runs", 2000, 40), ("metrics", 200_000, 2000), ("times", 5, 1)):
+    for option, full, quick in (
+        ("runs", 2000, 40),
+        ("metrics", 200_000, 2000),
+        ("photos", 100_000, 200),
+        ("times", 5, 1),
+    ):
         parser.sized(option, full, quick)
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the store there, or take the one that is")
     given = parser.read(arguments)
@@ -83,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = given.keep or Path(temporary) / "runs"
         if not folder.exists():
             fill(folder, given.runs, given.metrics)
+            add_photos(folder, given.photos)
         with Store.open_existing(folder) as store, store.reading() as db:
             counts = {table: db.table(table).count for table in ("runs", "metrics", "cells", "attacks", "artifacts")}
         print(", ".join(f"{count:,} {table}" for table, count in counts.items()))

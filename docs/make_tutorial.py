@@ -50,7 +50,7 @@ def main() -> None:
 def done(step: re.Match[str], folder: Path) -> str:
     """The step with what its commands print now."""
     print(step["commands"], end="", file=sys.stderr)
-    path = f"{os.environ['PATH']}:{Path(sys.executable).parent}"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LATCLI_")}
     environment |= {"PATH": path, "COLUMNS": "80", "NO_COLOR": "1"}
     shell = ["bash", "-euc", step["commands"]]

@@ -57,9 +57,9 @@ COMMANDS: Mapping[tuple[str, ...], Command] = {
 
 
 def _without_types(parameters: list[Any]) -> None:
-    """Let help say nothing of the Python types of arguments, and of options that only show something and exit."""
+    """Keep the Python types of arguments and switches out of the help."""
     for one in parameters:
-        if isinstance(one, TyperArgument) or one.is_eager:
+        if isinstance(one, TyperArgument) or getattr(one, "is_flag", False):
             one.display_type_rich = lambda ctx: None
 
 
@@ -140,7 +140,7 @@ def add_command(path: tuple[str, ...], command: Command) -> None:
     call.__annotations__ = {one.name: one.annotation for one in [*parameters, _HELP_ALL]}
     call.__doc__ = command.options.__doc__
     group = app if len(path) == 1 else _groups[path[0]]
-    few = frozenset(one.name for one in fields if one.is_argument or BASIC in one.marks) | {"help_all"}
+    few = frozenset(one.name for one in fields if one.is_argument or BASIC in one.marks) | {"help", "help_all"}
     implied = {f"--{one.key}": (mark.text, one) for one in fields for mark in one.marks if isinstance(mark, Implied)}
     kinds = {one.name: one.kind for one in fields if one.kind is not None}
     group.command(path[-1], rich_help_panel=command.panel, cls=_showing_first(few, implied, kinds))(call)
@@ -238,18 +238,8 @@ def _showing_first(
             for one in parameters:
                 if one.name in kinds and (plugins := registry.plugin_names(kinds[one.name])):
                     one.help = f"{one.help} Plug-ins: {', '.join(plugins)}."
-            everything = ctx.meta.get(_EVERYTHING, False)
-            hidden: list[Any] = (
-                [] if everything else [one for one in self.params if one.name not in few and one.name != "help"]
-            )
-            before = [getattr(one, "hidden", False) for one in hidden]
-            for one in hidden:
-                one.hidden = True
-            try:
-                super().format_help(ctx, formatter)
-            finally:
-                for one, was in zip(hidden, before, strict=True):
-                    one.hidden = was
+                one.hidden = not ctx.meta.get(_EVERYTHING) and one.name not in few
+            super().format_help(ctx, formatter)
 
     return Brief
 

@@ -509,6 +509,10 @@ class LocatedPhoto:
     notes: tuple[str, ...] = ()
 
 
+#: The document of a run has at most so many of its results: of more, those of the first photos. Totals are over all.
+MOST_RESULTS = 1000
+
+
 @dataclass(frozen=True, kw_only=True)
 class AttackedPhoto(LocatedPhoto):
     """What an attack on one region with one epsilon did to a photo: a row of the table `attacks`.
@@ -573,9 +577,34 @@ class PhotoSummary:
     altered_percent: float | None = None
     clean: PhotoAverages | None = None
     adversarial: PhotoAverages | None = None
+    reached: int | None = None
 
 
-def photo_summary(photos: Sequence[AttackedPhoto]) -> PhotoSummary:
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Probability and rank of a photo's label: what a summary needs of a prediction."""
+
+    confidence: float
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoFigures:
+    """What a summary needs of an attacked photo, with the names of `AttackedPhoto`; a hundred thousand fit anywhere."""
+
+    region: str
+    epsilon: float
+    smallest_epsilon: float | None
+    was_right: bool
+    fooled: bool
+    target: int | None
+    reached: bool | None
+    altered_percent: float
+    clean: Standing
+    adversarial: Standing
+
+
+def photo_summary(photos: Sequence[AttackedPhoto | PhotoFigures]) -> PhotoSummary:
     """Counts and averages over photos, as in the last rows of the paper's tables."""
     if not photos:
         return PhotoSummary(n=0)
@@ -588,17 +617,18 @@ def photo_summary(photos: Sequence[AttackedPhoto]) -> PhotoSummary:
         altered_percent=statistics.fmean(photo.altered_percent for photo in photos),
         clean=_averages([photo.clean for photo in photos]),
         adversarial=_averages([photo.adversarial for photo in photos]),
+        reached=sum(bool(photo.reached) for photo in photos) if photos[0].target is not None else None,
     )
 
 
-def median_smallest_epsilon(photos: Sequence[AttackedPhoto]) -> float | None:
+def median_smallest_epsilon(photos: Sequence[AttackedPhoto | PhotoFigures]) -> float | None:
     """The median over the photos that could be fooled, or had a target; None where half of them withstood them all."""
     found = [photo.smallest_epsilon or math.inf for photo in photos if photo.was_right or photo.target is not None]
     middle = statistics.median(found) if found else math.inf
     return middle if math.isfinite(middle) else None
 
 
-def _averages(predictions: Sequence[Prediction]) -> PhotoAverages:
+def _averages(predictions: Sequence[Prediction | Standing]) -> PhotoAverages:
     right, top5, top10 = (sum(one.rank <= last for one in predictions) for last in (1, 5, 10))
     confidences = [one.confidence for one in predictions]
     return PhotoAverages(right, top5, top10, statistics.fmean(confidences), statistics.median(confidences))
@@ -667,7 +697,10 @@ class RegionSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class AttackResult(AttackProtocol):
-    """The document of `latcli attack`. `run` and `dir` are None for a dry run; `detector` is the one that was named."""
+    """The document of `latcli attack`. `run` and `dir` are None for a dry run; `detector` is the one that was named.
+
+    Of more than MOST_RESULTS results `images` has those of the first photos; `summary` and `regions` are of all.
+    """
 
     run: str | None = None
     dir: Path | None = None
@@ -686,19 +719,21 @@ class AttackResult(AttackProtocol):
         """Failures first, then, with --check-success, photos that were not fooled (or did not reach the target)."""
         if any(not failure.skipped for failure in self.failures):
             return exit_code_of(self.failures)
-        succeeded = (photo.fooled if photo.reached is None else photo.reached for photo in self.images)
-        return ExitCode.NOT_FOOLED if self.check_success and not all(succeeded) else ExitCode.OK
+        known = (one.summary for one in self.regions if one.summary is not None)
+        succeeded = all(one.n == (one.fooled if one.reached is None else one.reached) for one in known)
+        return ExitCode.OK if succeeded or not self.check_success else ExitCode.NOT_FOOLED
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskResult:
-    """The document of `latcli mask`."""
+    """The document of `latcli mask`; of more than MOST_RESULTS photos `images` has the first, `masked` counts all."""
 
     run: str | None = None
     dir: Path | None = None
     out: Path
     classifier: str
     detector: str
+    masked: int = 0
     images: tuple[MaskedPhoto, ...] = ()
     failures: tuple[Failure, ...] = ()
 
@@ -849,7 +884,10 @@ class LastValue:
 
 @dataclass(frozen=True, kw_only=True)
 class RunDetails(RunSummary):
-    """One run with all that the store has of it. resume: the command that resumes it, None where none does."""
+    """One run with what the store has of it. resume: the command that resumes it, None where none does.
+
+    Of more than MOST_RESULTS `images` has the first, and of many files `artifacts`; `totals` has how many there are.
+    """
 
     argv: tuple[str, ...]
     config: Mapping[str, Any]
@@ -858,6 +896,7 @@ class RunDetails(RunSummary):
     cells: tuple[Cell, ...]
     metrics: tuple[LastValue, ...]
     artifacts: tuple[StoredFile, ...]
+    totals: Mapping[str, int]
     resume: str | None
 
 

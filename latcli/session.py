@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
 from latcli.errors import ExitCode
-from latcli.options import Recording
-from latcli.reporting.text import printable
+from latcli.options import Computing, Recording, command_words
+from latcli.reporting.text import duration, printable, rate
 from latcli.results import to_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+#: How often progress is noted off a terminal.
+_NOTE_SECONDS = 60.0
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -32,11 +36,12 @@ class Tick(Protocol):
 class Session(Recording):
     """One invocation: results go to stdout, progress and messages to stderr.
 
-    `parent` is the run of which this one is a part. `trust_weights` allows code in a detector's weights; no file and no
-    stored configuration can: it is given anew each time.
+    `parent` is the run of which this one is a part, `argv` the command that repeats it. `trust_weights` allows code in
+    a detector's weights; no file and no stored configuration can: it is given anew each time.
     """
 
     parent: str | None = None
+    argv: Sequence[str] = field(default_factory=lambda: sys.argv)
     trust_weights: bool = False
     stdout: TextIO = field(default_factory=lambda: sys.stdout)
     stderr: TextIO = field(default_factory=lambda: sys.stderr)
@@ -44,7 +49,13 @@ class Session(Recording):
 
     def of_run(self) -> dict[str, Any]:
         """What `Store.start_run` needs to know of this invocation."""
-        return {"argv": sys.argv, "parent": self.parent, "name": self.name, "tags": self.tag}
+        return {"argv": list(self.argv), "parent": self.parent, "name": self.name, "tags": self.tag}
+
+    def command_of(self, command: str, options: Any) -> list[str]:
+        """What a user types to run one command with these options where this session runs."""
+        shared = ("store", "data", "device", "precision", "seed", "offline")
+        where = Computing(**{name: getattr(self, name) for name in shared})
+        return ["latcli", command, *command_words(options), *command_words(where)]
 
     @property
     def stderr_is_terminal(self) -> bool:
@@ -90,22 +101,35 @@ class Session(Recording):
         return _exit_code(result)
 
     @contextmanager
-    def progress(self, description: str, total: int | None) -> Iterator[Tick]:
-        """Show a bar with the time left on stderr while the block runs; silent off a terminal or when quiet.
+    def progress(self, description: str, total: int | None, *, noted: bool = False) -> Iterator[Tick]:
+        """Show a bar with rate and time left on stderr while the block runs; silent when quiet.
 
-        `total` is the number of steps, None where it is not known beforehand.
+        `total` is the number of steps, None where it is not known beforehand. Off a terminal there is no bar, and where
+        it is `noted` a line a minute instead.
         """
         if not self.shows_progress or self._live is not None:
-            yield lambda steps=1, /, *, text=None: None
+            yield self._noting(description, total) if noted else lambda steps=1, /, *, text=None: None
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            ProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+        from rich.text import Text
 
         from latcli.reporting.terminal import console_for
+
+        class Rate(ProgressColumn):
+            def render(self, task: Any) -> Text:
+                return Text(rate(task.finished_speed or task.speed or 0.0))
 
         columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), MofNCompleteColumn())
         console = console_for(self.stderr)
         with Progress(
-            *columns, TextColumn("ETA"), TimeRemainingColumn(), console=console, transient=True, expand=True
+            *columns, Rate(), TextColumn("ETA"), TimeRemainingColumn(), console=console, transient=True, expand=True
         ) as bar:
             task = bar.add_task(printable(description), total=total)
             self._live = console
@@ -117,6 +141,20 @@ class Session(Recording):
                 yield tick
             finally:
                 self._live = None
+
+    def _noting(self, description: str, total: int | None) -> Tick:
+        begun = noted_at = time.monotonic()
+        done = 0
+
+        def tick(steps: int = 1, /, *, text: str | None = None) -> None:
+            nonlocal noted_at, done
+            done, now = done + steps, time.monotonic()
+            if done and total and now - noted_at >= _NOTE_SECONDS:
+                noted_at = now
+                left = duration((total - done) * (now - begun) / done)
+                self.note(f"{description}: {done:,} of {total:,}, {rate(done / (now - begun))}, about {left} left")
+
+        return tick
 
 
 def _exit_code(result: Any) -> int:

@@ -55,14 +55,14 @@ def _two_ways(x_B111: torch.Tensor) -> torch.Tensor:
     return torch.stack([0 * up_B, -1 + 0.5 * up_B, -2 - 6 * up_B], dim=1)
 
 
-@pytest.mark.parametrize(("targets", "end"), [(1, 1.0), (2, 0.0), (9, 0.0)])
-@pytest.mark.parametrize("stop_rank", [0, 1])
-def test_the_likeliest_classes_are_tried_in_turn(targets: int, end: float, stop_rank: int) -> None:
-    half = torch.full((1, 1, 1, 1), 0.5)
-    chosen = AttackSettings(steps=10, targets=targets, random_start=False, stop_rank=stop_rank)
-    adv_1111 = apgd_t(_two_ways, half, torch.tensor([0]), half, chosen, torch.tensor([0]))
-    assert adv_1111.item() == end
-    assert targets == 1 or _two_ways(adv_1111).argmax() == 2
+def test_the_likeliest_classes_are_tried_in_turn() -> None:
+    for stop_rank in [0, 1]:
+        for targets, end in [(1, 1.0), (2, 0.0), (9, 0.0)]:
+            half = torch.full((1, 1, 1, 1), 0.5)
+            chosen = AttackSettings(steps=10, targets=targets, random_start=False, stop_rank=stop_rank)
+            adv_1111 = apgd_t(_two_ways, half, torch.tensor([0]), half, chosen, torch.tensor([0]))
+            assert adv_1111.item() == end
+            assert targets == 1 or _two_ways(adv_1111).argmax() == 2
 
 
 # The iterates, step by step
@@ -110,19 +110,19 @@ def _plain_apgd(
     return xs
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5, 10, 60])
-@pytest.mark.parametrize("seed", range(2))
-def test_every_iterate_is_that_of_the_papers_algorithm(steps: int, seed: int) -> None:
-    net, x_1CHW, eps_11HW = _exact(convnet(seed)), small_images(1, seed), background(1, 0.08)
-    eps_11HW *= torch.rand(eps_11HW.shape, generator=torch.Generator().manual_seed(seed)) + 0.5
-    y_1, seeds_1 = torch.tensor([seed]), torch.tensor([seed])
-    watched = Watched(net)
-    apgd_ce(watched, x_1CHW, y_1, eps_11HW, AttackSettings(steps=steps), seeds_1)
-    start_1CHW = LinfBox(x_1CHW, eps_11HW).random_start(restart_seeds(seeds_1, 0))
-    expected = _plain_apgd(net, x_1CHW, y_1, start_1CHW, eps_11HW, steps)
-    assert len(watched.seen) == len(expected) == steps + 1
-    for iterate_1CHW, expected_1CHW in zip(watched.seen, expected, strict=True):
-        assert torch.allclose(iterate_1CHW, expected_1CHW, rtol=0, atol=1e-6)
+def test_every_iterate_is_that_of_the_papers_algorithm() -> None:
+    for seed in range(2):
+        for steps in [1, 2, 5, 10, 60]:
+            net, x_1CHW, eps_11HW = _exact(convnet(seed)), small_images(1, seed), background(1, 0.08)
+            eps_11HW *= torch.rand(eps_11HW.shape, generator=torch.Generator().manual_seed(seed)) + 0.5
+            y_1, seeds_1 = torch.tensor([seed]), torch.tensor([seed])
+            watched = Watched(net)
+            apgd_ce(watched, x_1CHW, y_1, eps_11HW, AttackSettings(steps=steps), seeds_1)
+            start_1CHW = LinfBox(x_1CHW, eps_11HW).random_start(restart_seeds(seeds_1, 0))
+            expected = _plain_apgd(net, x_1CHW, y_1, start_1CHW, eps_11HW, steps)
+            assert len(watched.seen) == len(expected) == steps + 1
+            for iterate_1CHW, expected_1CHW in zip(watched.seen, expected, strict=True):
+                assert torch.allclose(iterate_1CHW, expected_1CHW, rtol=0, atol=1e-6)
 
 
 class _Scripted:

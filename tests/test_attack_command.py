@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -398,6 +399,56 @@ def test_a_run_is_not_resumed_with_other_options_nor_on_other_photos(
         assert "photos/0/a.png" in done.error[0]
     photo.write_bytes(kept)
     assert latcli("attack", *TINY, "--resume", "latest").code == 0
+
+
+@pytest.mark.parametrize("change", ["a.png,1\nb.png,2\n", None])
+def test_a_run_is_not_resumed_with_other_labels(
+    change: str | None, latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "labels.csv").write_text("a.png,1\nb.png,1\n")
+    cut_off(latcli, here, monkeypatch, KeyboardInterrupt(), "--labels", "labels.csv")
+    if change is not None:
+        (here / "labels.csv").write_text(change)
+        assert "labels.csv has other contents" in latcli("attack", *TINY, "--resume", "latest").error[0]
+    else:
+        assert latcli("attack", *TINY, "--resume", "latest").code == 0
+
+
+# Many photos
+
+
+def test_of_many_photos_the_document_has_the_first_and_sums_up_all(
+    latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off(latcli, here, monkeypatch, KeyboardInterrupt())
+    whole = attacked(latcli, "photos", *CENTER, "--seed", "3", "--batch", "1")
+    monkeypatch.setattr("latcli.commands.attack.MOST_RESULTS", 2)
+    monkeypatch.setattr("latcli.reporting.photos.MANY", 1)
+    for words in (("photos", *CENTER, "--seed", "3", "--batch", "1"), (*TINY, "--resume", "latest")):
+        if "--resume" in words:
+            cut_off(latcli, here, monkeypatch, KeyboardInterrupt())
+        first = attacked(latcli, *words)
+        assert [one["image"] for one in first["images"]] == [one["image"] for one in whole["images"][:2]]
+        assert (first["summary"], first["regions"]) == (whole["summary"], whole["regions"])
+    shown = latcli("attack", "photos", *CENTER)
+    assert "the first 2 of 5 photos" in shown.out
+    assert "5 photos against" in shown.out
+
+
+@pytest.mark.slow
+def test_memory_grows_by_little_more_than_the_names_of_photos(
+    latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latcli.commands.attack.MOST_RESULTS", 20)
+    peaks = []
+    for count in (40, 40, 240):  # the first makes what is made once
+        for seed in range(count):
+            save_photo(here / f"{count}" / f"{seed}.png", seed=seed)
+        tracemalloc.start()
+        attacked(latcli, str(count), *TINY, "--steps", "1", "--center", "0.4", "--no-figures")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] - peaks[1] < 200 * 4096
 
 
 # The tables

@@ -12,16 +12,13 @@ import pytest
 import torch
 from conftest import ROOT
 from safetensors.torch import save
-from training_cases import BASE
 
 from latcli.engine import registry
-from latcli.engine.datasets.base import Dataset, Defaults, make_dataset
 from latcli.engine.models.catalog import CheckpointInfo, open_checkpoint, open_classifier, pack_classifier, read_info
 from latcli.engine.models.classifier import ClassifierSource
 from latcli.engine.models.small import paper_cnn
 from latcli.engine.models.weights import pack
-from latcli.engine.training.loop import Trainer, new_network
-from latcli.engine.training.state import pack_state, read_state
+from latcli.engine.training.state import read_state
 from latcli.errors import UsageError, WeightsError
 
 INFO = CheckpointInfo("paper-cnn", (1, 28, 28), tuple("0123456789"), "mnist-5k", "f" * 64, "background", 0.3, 12)
@@ -109,28 +106,6 @@ def test_weights_of_another_architecture_than_the_file_names_are_refused(tmp_pat
     path.write_bytes(pack_classifier(net.state_dict(), replace(INFO, architecture="vgg")))
     with pytest.raises(UsageError, match="no architecture called 'vgg'"):
         open_checkpoint(path)
-
-
-# training states
-
-
-def data_set(level: int = 0) -> Dataset:
-    x, y = torch.full((8, 1, 8, 8), level, dtype=torch.uint8), torch.arange(8) % 2
-    return make_dataset("any", (x, y), (x, y), ("a", "b"), Defaults(0.3, 0.25, "paper-cnn"))
-
-
-def trainer_on(dataset: Dataset) -> Trainer:
-    settings = replace(BASE, regime="natural", steps=4, batch=4, schedule="constant", average=0.5)
-    return Trainer(new_network(paper_cnn, dataset, 0), dataset, settings, "fp32")
-
-
-@pytest.fixture
-def state_file(tmp_path: Path) -> Path:
-    trainer = trainer_on(data_set())
-    trainer.step()
-    path = tmp_path / "state.safetensors"
-    path.write_bytes(pack_state(trainer))
-    return path
 
 
 def test_a_classifier_is_no_state(checkpoint: Path) -> None:

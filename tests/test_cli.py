@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import subprocess
@@ -19,7 +18,6 @@ from latcli.cli import COMMANDS, app
 from latcli.options import BASIC, fields_of
 from latcli.store.store import Store
 
-RunLatcli = Callable[..., subprocess.CompletedProcess[str]]
 Run = Callable[..., Outcome]
 
 HEAVY = ("torch", "torchvision", "numpy", "ultralytics", "timm", "PIL", "sqlite_utils", "matplotlib", "cv2")
@@ -149,32 +147,33 @@ def test_a_terminal_gets_colour_unless_it_wants_none(
     assert "completed" in written
 
 
-def test_the_shell_completes(run_latcli: RunLatcli) -> None:
-    for words, offered in [
-        ("latcli ", {"runs", "doctor"}),
-        ("latcli attack --precision ", {"auto", "fp32", "bf16"}),
-        ("latcli attack --detector ", {"auto", "yolo", "cam"}),
-        ("latcli train --dataset m", {"mnist", "mnist-5k"}),
-    ]:
-        environment = {
-            "_LATCLI_COMPLETE": "complete_bash",
-            "COMP_WORDS": words,
-            "COMP_CWORD": str(len(words.split(" ")) - 1),
-        }
-        done = run_latcli(environment=environment)
+@pytest.fixture
+def offered(latcli: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], set[str]]:
+    """What bash offers where a command line ends so."""
 
-        assert offered <= set(done.stdout.split())
-        assert done.stderr == ""
+    def complete(words: str) -> set[str]:
+        asked = {"_LATCLI_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        with monkeypatch.context() as patch:
+            for name, value in asked.items():
+                patch.setenv(name, value)
+            return set(latcli().out.split())
+
+    return complete
 
 
-def test_the_shell_completes_runs_by_either_end_of_their_id(run_latcli: RunLatcli, store: Path) -> None:
-    run = json.loads(run_latcli("runs", "list", "--store", store, "--json").stdout)["runs"][0]["run"]
+def test_the_shell_completes(offered: Callable[[str], set[str]]) -> None:
+    for words, expected in {
+        "latcli ": {"runs", "doctor"},
+        "latcli attack --precision ": {"auto", "fp32", "bf16"},
+        "latcli attack --detector ": {"auto", "yolo", "cam"},
+        "latcli train --dataset m": {"mnist", "mnist-5k"},
+    }.items():
+        assert expected <= offered(words), words
 
-    def offered(word: str) -> list[str]:
-        words = f"latcli runs show --store {store} {word}"
-        environment = {"_LATCLI_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "5"}
-        return run_latcli(environment=environment).stdout.split()
 
-    assert run[-4:] in offered(run[-4:-1])
-    assert run in offered(run[:8])
-    assert offered("nothing") == []
+def test_the_shell_completes_runs_by_either_end_of_their_id(offered: Callable[[str], set[str]], store: Path) -> None:
+    (run,) = (path.name for path in store.glob("*-train-*"))
+    words = f"latcli runs show --store {store} "
+    assert run[-4:] in offered(words + run[-4:-1])
+    assert run in offered(words + run[:8])
+    assert offered(f"{words}nothing") == set()

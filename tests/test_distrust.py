@@ -34,24 +34,22 @@ def test_a_confident_model_is_not_taken_for_a_masked_one() -> None:
     assert not distrust.vanished(net, x, y, torch.full((1, 1, 2, 2), 0.1)).any()
 
 
-@pytest.mark.parametrize(("count", "flagged"), [(0, False), (9, False), (10, True), (1000, True)])
-def test_from_one_percent_of_the_images_on(count: int, flagged: bool) -> None:
-    some_N = torch.arange(1000) < count
-    for doubt in (
-        distrust.vanishing_gradients(some_N.to(torch.int8)),
-        distrust.nothing_to_change(torch.where(some_N, 0.0099, 0.01)),
-    ):
-        assert (doubt is not None) == flagged
-        assert doubt is None or doubt.value == pytest.approx(count / 1000)
+def test_from_one_percent_of_the_images_on() -> None:
+    for count, flagged in [(0, False), (9, False), (10, True), (1000, True)]:
+        some_N = torch.arange(1000) < count
+        for doubt in (
+            distrust.vanishing_gradients(some_N.to(torch.int8)),
+            distrust.nothing_to_change(torch.where(some_N, 0.0099, 0.01)),
+        ):
+            assert (doubt is not None) == flagged
+            assert doubt is None or doubt.value == pytest.approx(count / 1000)
 
 
-@pytest.mark.parametrize(
-    ("difference", "random", "by_neighbours"), [(0, 0, 0), (1e-5, 0, 0), (1e-3, 1, 0), (0.1, 1, 1)]
-)
-def test_answers_that_differ(difference: float, random: bool, by_neighbours: bool) -> None:
-    first = torch.tensor([[2.0, -4.0], [1.0, 0.0]])
-    assert (distrust.random_model(first, first + difference) is not None) == random
-    assert (distrust.batch_statistics(first, first + difference) is not None) == by_neighbours
+def test_answers_that_differ() -> None:
+    for difference, random, by_neighbours in [(0, 0, 0), (1e-5, 0, 0), (1e-3, 1, 0), (0.1, 1, 1)]:
+        first = torch.tensor([[2.0, -4.0], [1.0, 0.0]])
+        assert (distrust.random_model(first, first + difference) is not None) == random
+        assert (distrust.batch_statistics(first, first + difference) is not None) == by_neighbours
 
 
 def test_probabilities_are_rows_that_sum_to_one() -> None:
@@ -60,20 +58,17 @@ def test_probabilities_are_rows_that_sum_to_one() -> None:
     assert flagged == [True, False, False, False]
 
 
-@pytest.mark.parametrize(
-    ("curve", "rise"),
-    [
+def test_accuracy_that_rises_with_epsilon() -> None:
+    for curve, rise in [
         ({0.0: 0.99, 0.1: 0.8, 0.3: 0.2}, None),
         ({0.0: 0.5, 0.1: 0.502}, None),
         ({0.0: 0.5, 0.1: 0.503}, 0.003),
         ({0.3: 0.6, 0.1: 0.2, 0.0: 0.9}, 0.4),
         ({0.1: 0.2, 0.2: 0.1, 0.4: 0.25}, 0.15),
         ({0.1: 0.5}, None),
-    ],
-)
-def test_accuracy_that_rises_with_epsilon(curve: dict[float, float], rise: float | None) -> None:
-    doubt = distrust.accuracy_rises(curve)
-    assert (None if doubt is None else pytest.approx(doubt.value)) == rise
+    ]:
+        doubt = distrust.accuracy_rises(curve)
+        assert (None if doubt is None else pytest.approx(doubt.value)) == rise
 
 
 @pytest.mark.parametrize(("alone", "flagged"), [(0, False), (2, False), (3, True)])
@@ -100,24 +95,20 @@ def by_batch_norm(x_BCHW: torch.Tensor) -> torch.Tensor:
     return linear(x_BCHW) - linear(x_BCHW).mean(dim=0)
 
 
-@pytest.mark.parametrize(
-    ("model", "checks"),
-    [
+def test_a_model_is_looked_over() -> None:
+    for model, checks in [
         (linear, []),
         (lambda x: linear(x).log_softmax(dim=1), []),  # as good as logits
         (lambda x: linear(x).softmax(dim=1), ["probabilities"]),
         (lambda x: linear(x) + torch.randn(len(x), 3), ["random-model"]),
         (by_batch_norm, ["batch-statistics"]),
-    ],
-)
-def test_a_model_is_looked_over(model: Classify, checks: list[str]) -> None:
-    x_BCHW = torch.rand(16, 3, 2, 2, generator=torch.Generator().manual_seed(1))
-    assert [doubt.check for doubt in distrust.examine(model, x_BCHW, "m", model)] == checks
+    ]:
+        x_BCHW = torch.rand(16, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+        assert [doubt.check for doubt in distrust.examine(model, x_BCHW, "m", model)] == checks
 
 
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
+def test_a_model_that_cannot_be_attacked_is_refused() -> None:
+    for model, message in [
         (
             lambda x: linear(x) * torch.where(x[:, :1, 0, 0] > 0.5, torch.nan, 1.0),
             r"m returns NaN for \d+ of 16 images",
@@ -125,13 +116,11 @@ def test_a_model_is_looked_over(model: Classify, checks: list[str]) -> None:
         (lambda x: x.detach().flatten(1)[:, :2], "m gives no gradient of its logits"),
         (lambda x: x, "m returns 16x3x2x2 numbers for 16 images"),
         (lambda x: linear(x)[:, :1], "m returns 16x1 numbers"),
-    ],
-)
-def test_a_model_that_cannot_be_attacked_is_refused(model: Classify, message: str) -> None:
-    x_BCHW = torch.rand(16, 3, 2, 2, generator=torch.Generator().manual_seed(1))
-    with pytest.raises(LatcliError, match=message) as caught:
-        distrust.examine(model, x_BCHW, "m", model)
-    assert caught.value.hint
+    ]:
+        x_BCHW = torch.rand(16, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+        with pytest.raises(LatcliError, match=message) as caught:
+            distrust.examine(model, x_BCHW, "m", model)
+        assert caught.value.hint
 
 
 def test_an_attack_that_needs_no_gradient_asks_for_none() -> None:

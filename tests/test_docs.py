@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Outcome
+from report_store import whole
 
 from latcli import cli
+from latcli.store.store import Store
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -82,9 +84,10 @@ def test_every_link_between_pages_leads_somewhere() -> None:
             assert anchor in slugs, f"{page.name} points to {target}"
 
 
-def test_the_questions_to_the_database_are_answered(sample_store: Path) -> None:
+def test_the_questions_to_the_database_are_answered(tmp_path: Path) -> None:
+    whole(tmp_path)
     questions = blocks(ROOT / "docs" / "report.md", "sql")
-    with closing(sqlite3.connect(sample_store / "latcli.db")) as connection:
+    with closing(sqlite3.connect(tmp_path / "latcli.db")) as connection:
         answers = [connection.execute(question).fetchall() for question in questions]
 
     assert len(questions) >= 3
@@ -92,8 +95,9 @@ def test_the_questions_to_the_database_are_answered(sample_store: Path) -> None:
     assert not any(None in row for rows in answers for row in rows)
 
 
-def test_every_reference_between_tables_is_declared(sample_store: Path) -> None:
-    with closing(sqlite3.connect(sample_store / "latcli.db")) as connection:
+def test_every_reference_between_tables_is_declared(tmp_path: Path) -> None:
+    Store.open(tmp_path).close()
+    with closing(sqlite3.connect(tmp_path / "latcli.db")) as connection:
         tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         columns = {table: [row[1] for row in connection.execute(f"PRAGMA table_info({table})")] for table in tables}
         keys = {table: {row[3] for row in connection.execute(f"PRAGMA foreign_key_list({table})")} for table in tables}

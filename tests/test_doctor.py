@@ -139,6 +139,9 @@ def test_it_attacks_trains_evaluates_and_ends_with_a_page(
     runs = latcli("runs", "list", "--json", "--store", store).json["runs"]
     assert [run["command"] for run in runs] == ["eval", "train", "train", "train", "attack"]
     assert {run["status"] for run in runs} == {"completed"}
+    shown = latcli("runs", "show", document["evaluation"]["run"], "--json", "--store", store).json
+    models = [one["run"] for one in document["trained"]]
+    assert (shown["argv"][:5], shown["argv"][-1]) == (["latcli", "eval", *models], "--offline")
     assert latcli("runs", "verify", "--store", store).code == 0
     page = Path(document["page"]).read_text()
     assert document["page"] == str(store / demo.PAGE)

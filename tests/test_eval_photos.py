@@ -229,9 +229,8 @@ def test_an_evaluation_goes_on_with_the_same_masks_alone(
     assert json.loads((resumed.dir / "matrix.json").read_text())["settings"]["batch"] == 3
 
 
-@pytest.mark.parametrize(
-    ("models", "changes", "message"),
-    [
+def test_what_does_not_go_together_is_refused_before_a_run_is_begun(tmp_path: Path, photos: dict[str, Any]) -> None:
+    for models, changes, message in [
         (("no_green",), {}, "photo_victims:no_green has no class 'green', which folder:.*set has"),
         (("four", "larger"), {}, r"four takes the middle 32 of a photo resized to 32 .*, .*larger takes the middle 40"),
         (("four",), {"boxes": "best"}, "--boxes is not used where no detector"),
@@ -240,15 +239,11 @@ def test_an_evaluation_goes_on_with_the_same_masks_alone(
         (("four",), {"dataset": "mnist-5k"}, "--masks cannot be used with mnist-5k"),
         (("four",), {"dataset": "mnist-5k", "masks": None, "mask_from": "detector"}, "needs photos"),
         ((), {}, "no training run of folder:.*set in .* is completed"),
-    ],
-)
-def test_what_does_not_go_together_is_refused_before_a_run_is_begun(
-    tmp_path: Path, photos: dict[str, Any], models: tuple[str, ...], changes: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(LatcliError, match=message) as caught:
-        evaluate(tmp_path, *(f"photo_victims:{name}" for name in models), **photos | changes)
-    assert caught.value.hint
-    assert list((tmp_path / "runs").glob("*-eval-*")) == []
+    ]:
+        with pytest.raises(LatcliError, match=message) as caught:
+            evaluate(tmp_path, *(f"photo_victims:{name}" for name in models), **photos | changes)
+        assert caught.value.hint
+        assert list((tmp_path / "runs").glob("*-eval-*")) == []
 
 
 def test_a_checkpoint_and_a_classifier_that_see_other_squares_do_not_meet(

@@ -154,13 +154,13 @@ def test_a_higher_loss_is_darker() -> None:
     assert shades[0] > shades[len(shades) // 2] > shades[-1]
 
 
-@pytest.mark.parametrize("dataset", ["folder:../../$x^2$/..\n", *WILD[:3], ""])
-def test_names_of_pictures_stay_in_their_folder(dataset: str) -> None:
-    document = sample.nothing(sample.report(), matrices=[sample.matrix(dataset=dataset)])
-    ((name, data),) = charts(document)
+def test_names_of_pictures_stay_in_their_folder() -> None:
+    for dataset in ["folder:../../$x^2$/..\n", *WILD[:3], ""]:
+        document = sample.nothing(sample.report(), matrices=[sample.matrix(dataset=dataset)])
+        ((name, data),) = charts(document)
 
-    assert re.fullmatch(r"matrix-1-[\w.-]+\.png", name)
-    assert is_drawn(data)
+        assert re.fullmatch(r"matrix-1-[\w.-]+\.png", name)
+        assert is_drawn(data)
 
 
 def test_training_and_curves_of_a_report_become_plots() -> None:

@@ -91,9 +91,9 @@ def test_a_device_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         read_photo(Path("/dev/zero"))
 
 
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
+def test_what_is_no_photo_or_cut_off_is_refused_and_nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ultralytics replaces PIL's `open` by one that installs a package for files that PIL does not know."""
+    for data, message in [
         (b"", r"is empty \(0 bytes\)"),
         *((data, "is not an image") for data in (b"hello\n", b"\0" * 1000, b"%PDF-1.4\n", bytes(range(256)))),
         (encoded(noise(), "EPS"), "is not an image"),  # PIL would start Ghostscript
@@ -104,18 +104,13 @@ def test_a_device_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
             for form in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
             for share in (0.1, 0.5, 0.9)
         ),
-    ],
-)
-def test_what_is_no_photo_or_cut_off_is_refused_and_nothing_installed(
-    data: bytes, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """ultralytics replaces PIL's `open` by one that installs a package for files that PIL does not know."""
+    ]:
 
-    def install(*_: object, **__: object) -> None:
-        raise AssertionError("PIL's replaced open was used")
+        def install(*_: object, **__: object) -> None:
+            raise AssertionError("PIL's replaced open was used")
 
-    monkeypatch.setattr(Image, "open", install)
-    assert re.search(message, refusal(data).message)
+        monkeypatch.setattr(Image, "open", install)
+        assert re.search(message, refusal(data).message)
 
 
 @pytest.mark.parametrize(("width", "height"), [(60_000, 60_000), (2**31 - 1, 1), (12_248, 12_248)])
@@ -178,11 +173,11 @@ def test_16_bits_are_scaled_not_clipped(file_format: str) -> None:
     assert np.abs(decode_photo(png(6, 5, rows, depth=16), "a").levels_HWC - rgb / 257.0).max() <= 1.0
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBX", "CMYK"])
-def test_other_modes_become_rgb(mode: str) -> None:
-    image = Image.new("RGB", (5, 4), "white").convert(mode)
-    photo = decoded(image, "TIFF")
-    assert (photo.levels_HWC.min(), len(photo.notes)) == (255, mode == "CMYK")
+def test_other_modes_become_rgb() -> None:
+    for mode in ["1", "L", "P", "RGBX", "CMYK"]:
+        image = Image.new("RGB", (5, 4), "white").convert(mode)
+        photo = decoded(image, "TIFF")
+        assert (photo.levels_HWC.min(), len(photo.notes)) == (255, mode == "CMYK")
 
 
 def test_transparency_is_laid_on_white() -> None:
@@ -202,21 +197,21 @@ UPRIGHT = {1: "ABCD", 2: "BADC", 3: "DCBA", 4: "CDAB", 5: "ACBD", 6: "BDAC", 7: 
 COLOURS = {"A": (255, 0, 0), "B": (0, 255, 0), "C": (0, 0, 255), "D": (255, 255, 0)}
 
 
-@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("orientation", UPRIGHT)
-def test_what_the_camera_noted_turns_the_photo_upright(orientation: int, file_format: str) -> None:
-    width, height = (32, 64) if orientation >= 5 else (64, 32)
-    stored = Image.new("RGB", (width, height))
-    for place, quarter in enumerate(UPRIGHT[orientation]):
-        corner = (place % 2 * width // 2, place // 2 * height // 2)
-        stored.paste(COLOURS[quarter], (*corner, corner[0] + width // 2, corner[1] + height // 2))
-    photo = decoded(stored, file_format, exif=noted(orientation))
-    assert photo.size == (32, 64)
-    for place, quarter in enumerate("ABCD"):
-        found = photo.levels_HWC[8 + place // 2 * 16, 16 + place % 2 * 32].astype(int)
-        assert np.abs(found - COLOURS[quarter]).max() <= 8, (quarter, found)
-    if file_format != "TIFF":  # which PIL itself turns upright
-        assert len(photo.notes) == (orientation != 1)
+def test_what_the_camera_noted_turns_the_photo_upright() -> None:
+    for orientation in UPRIGHT:
+        for file_format in ["JPEG", "PNG", "WEBP", "TIFF"]:
+            width, height = (32, 64) if orientation >= 5 else (64, 32)
+            stored = Image.new("RGB", (width, height))
+            for place, quarter in enumerate(UPRIGHT[orientation]):
+                corner = (place % 2 * width // 2, place // 2 * height // 2)
+                stored.paste(COLOURS[quarter], (*corner, corner[0] + width // 2, corner[1] + height // 2))
+            photo = decoded(stored, file_format, exif=noted(orientation))
+            assert photo.size == (32, 64)
+            for place, quarter in enumerate("ABCD"):
+                found = photo.levels_HWC[8 + place // 2 * 16, 16 + place % 2 * 32].astype(int)
+                assert np.abs(found - COLOURS[quarter]).max() <= 8, (quarter, found)
+            if file_format != "TIFF":  # which PIL itself turns upright
+                assert len(photo.notes) == (orientation != 1)
 
 
 def test_notes_of_the_camera_that_make_no_sense_turn_nothing() -> None:

@@ -49,15 +49,12 @@ def test_nothing_becomes_float64_before_it_is_on_the_cpu() -> None:
     assert found.right_B.tolist() == [True, True]
 
 
-@pytest.mark.parametrize(
-    ("rows", "labels", "message"),
-    [
+def test_what_cannot_be_scored_is_refused() -> None:
+    for rows, labels, message in [
         ([[float("nan"), 0.0], [0.0, 1.0]], [0, 1], "m returns NaN or infinite logits for 1 of 2 images"),
         ([[float("inf"), 0.0], [0.0, float("-inf")]], [0, 1], "NaN or infinite logits for 2 of 2"),
         ([[1.0, 0.0], [0.0, 1.0]], [0, 2], "the labels 0 to 2 do not fit the 2 classes of m"),
         ([[1.0, 0.0], [0.0, 1.0]], [-1, 0], "the labels -1 to 0 do not fit"),
-    ],
-)
-def test_what_cannot_be_scored_is_refused(rows: list[list[float]], labels: list[int], message: str) -> None:
-    with pytest.raises(LatcliError, match=message):
-        judge(fixed(*rows), X_2CHW, torch.tensor(labels), "m")
+    ]:
+        with pytest.raises(LatcliError, match=message):
+            judge(fixed(*rows), X_2CHW, torch.tensor(labels), "m")

@@ -46,16 +46,16 @@ def test_a_class_is_named_by_name_index_or_wordnet_id() -> None:
         assert parse_label(text, ZOO) == Label(index, ZOO.class_names[index], "given"), text
 
 
-@pytest.mark.parametrize(("text", "index"), [("2", 4), ("10", 2), ("9", 11), ("02", 4)])
-def test_a_name_comes_before_an_index(text: str, index: int, tmp_path: Path) -> None:
-    labels = label_file(tmp_path, f"file,label\na.jpg,{text}\n")
-    found = [
-        *(parse_label(text, NUMBERS), folder_label(tmp_path / text / "a.jpg", NUMBERS)),
-        labels.label_of(tmp_path / "a.jpg", NUMBERS),
-    ]
-    assert [(label.index, label.name) for label in found] == [(index, NUMBERS.class_names[index])] * 3
-    # but a column of indices holds indices
-    assert label_file(tmp_path, "file,index\na.jpg,2\n").label_of(tmp_path / "a.jpg", NUMBERS).name == "10"
+def test_a_name_comes_before_an_index(tmp_path: Path) -> None:
+    for text, index in [("2", 4), ("10", 2), ("9", 11), ("02", 4)]:
+        labels = label_file(tmp_path, f"file,label\na.jpg,{text}\n")
+        found = [
+            *(parse_label(text, NUMBERS), folder_label(tmp_path / text / "a.jpg", NUMBERS)),
+            labels.label_of(tmp_path / "a.jpg", NUMBERS),
+        ]
+        assert [(label.index, label.name) for label in found] == [(index, NUMBERS.class_names[index])] * 3
+        # but a column of indices holds indices
+        assert label_file(tmp_path, "file,index\na.jpg,2\n").label_of(tmp_path / "a.jpg", NUMBERS).name == "10"
 
 
 def test_a_class_of_another_set_is_known_by_name_never_by_index() -> None:
@@ -64,21 +64,18 @@ def test_a_class_of_another_set_is_known_by_name_never_by_index() -> None:
     assert known_class("10", NUMBERS) == parse_label("10", NUMBERS, "folder")
 
 
-@pytest.mark.parametrize(
-    ("text", "message", "hint"),
-    [
+def test_what_names_no_class_or_several_is_refused() -> None:
+    for text, message, hint in [
         ("great white shrak", "there is no class called 'great white shrak'", "'great white shark'"),
         *((text, "there is no class called", "") for text in ("", "-1", "2.0", "²", "n99999999", "hen hen")),
         *((text, f"there is no class {text[:9]}", "0 to 7") for text in ("8", "9" * 5000)),
         ("Crane", "'Crane' is the name of 2 classes", "3 or 5"),
-    ],
-)
-def test_what_names_no_class_or_several_is_refused(text: str, message: str, hint: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        parse_label(text, ZOO)
-    assert caught.value.message.startswith(message)
-    assert len(caught.value.message) < 60
-    assert hint in caught.value.hint
+    ]:
+        with pytest.raises(UsageError) as caught:
+            parse_label(text, ZOO)
+        assert caught.value.message.startswith(message)
+        assert len(caught.value.message) < 60
+        assert hint in caught.value.hint
 
 
 def test_names_that_differ_in_case_alone_are_told_apart_by_it() -> None:
@@ -146,25 +143,21 @@ def test_links_have_the_labels_of_their_own_names(tmp_path: Path) -> None:
     assert label_file(tmp_path, "circle.jpg,hen\n").label_of(tmp_path / "circle.jpg", ZOO).name == "hen"
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_a_photo_without_a_right_row_is_refused_when_it_is_asked_for(tmp_path: Path) -> None:
+    for text, message in [
         ("b.jpg,hen\n", r"labels\.csv has no label for .*a\.jpg"),
         ("a.jpg,hne\nb.jpg,hen\n", "no class called 'hne'"),
         ("a.jpg,9\nb.jpg,hen\n", "no class 9"),
         ("id,file,name\n1,a.jpg,hen\n2,b.jpg,hen", "index 1 is 'great white shark', but the row's name is 'hen'"),
-    ],
-)
-def test_a_photo_without_a_right_row_is_refused_when_it_is_asked_for(text: str, message: str, tmp_path: Path) -> None:
-    labels = label_file(tmp_path, text)
-    assert labels.label_of(tmp_path / "b.jpg", ZOO).name == "hen"
-    with pytest.raises(UsageError, match=message):
-        labels.label_of(tmp_path / "a.jpg", ZOO)
+    ]:
+        labels = label_file(tmp_path, text)
+        assert labels.label_of(tmp_path / "b.jpg", ZOO).name == "hen"
+        with pytest.raises(UsageError, match=message):
+            labels.label_of(tmp_path / "a.jpg", ZOO)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
+def test_a_file_that_cannot_be_read_as_labels_is_refused(tmp_path: Path) -> None:
+    for content, message in [
         (b"a.jpg,hen\nb.jpg\n", r"a file and a label are needed, not 'b\.jpg'"),
         (b"file,name\nb.jpg, \n", "a file and a label are needed"),
         *((blank, "is empty") for blank in (b"", b"\n,,\n")),
@@ -175,14 +168,12 @@ def test_a_photo_without_a_right_row_is_refused_when_it_is_asked_for(text: str, 
         (b"\xff\xfea\0.", "cannot read the labels file"),  # cut UTF-16
         (b"a.jpg\0,hen\n", "cannot read the labels file .*binary"),
         (b'a.jpg,"' + b"x" * 200_000 + b'"\n', "cannot read the labels file"),
-    ],
-)
-def test_a_file_that_cannot_be_read_as_labels_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=message):
-        label_file(tmp_path, content)
-    for path in (tmp_path, tmp_path / "nowhere.csv"):
-        with pytest.raises(UsageError, match="cannot read the labels file"):
-            LabelFile(path)
+    ]:
+        with pytest.raises(UsageError, match=message):
+            label_file(tmp_path, content)
+        for path in (tmp_path, tmp_path / "nowhere.csv"):
+            with pytest.raises(UsageError, match="cannot read the labels file"):
+                LabelFile(path)
 
 
 # folders

@@ -127,10 +127,10 @@ def test_grabcut_finds_silhouettes_inside_their_boxes_and_protects_nothing_outsi
     assert (found_HW & inside_HW).sum() > 0.8 * (one_HW & inside_HW).sum()
 
 
-@pytest.mark.parametrize("box", [(0, 0, 40, 30), (5, 5, 7, 25), (10.4, 3, 12.6, 9), (-9, -9, -1, -1), (50, 5, 60, 20)])
-def test_a_box_too_thin_too_large_or_outside_stays_a_box(box: Rectangle) -> None:
-    levels_HWC = np.random.default_rng(1).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-    assert np.array_equal(_grabcut(levels_HWC, box), boxes_mask([box], (30, 40))[0].numpy() > 0)
+def test_a_box_too_thin_too_large_or_outside_stays_a_box() -> None:
+    for box in [(0, 0, 40, 30), (5, 5, 7, 25), (10.4, 3, 12.6, 9), (-9, -9, -1, -1), (50, 5, 60, 20)]:
+        levels_HWC = np.random.default_rng(1).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        assert np.array_equal(_grabcut(levels_HWC, box), boxes_mask([box], (30, 40))[0].numpy() > 0)
 
 
 def test_grabcut_gives_the_same_mask_whatever_ran_before() -> None:

@@ -87,16 +87,16 @@ def test_a_linear_model_has_its_closed_form_in_every_column() -> None:
     assert max(losses, key=lambda name: losses[name] or 0) == "standard"
 
 
-@pytest.mark.parametrize("strong", [None, "quick"])
-@pytest.mark.parametrize("attack", ["pgd", "mi-fgsm"])
-def test_until_wrong_gives_the_same_accuracy_and_no_loss(attack: str, strong: str | None) -> None:
-    # On a linear model either attack ends in the right corner, so that the first wrong guess is the last one.
-    net, data = linear(), images()
-    columns = evaluated(net, data, until_wrong=True, strong=strong, attack=attack).columns[0]
-    for name in ATTACKED:
-        assert columns[name].figures() == (None, (worst_margins(net, data, name) < 0).mean())
-    for name in ("standard", "background") if strong else ():
-        assert columns[f"{name}-strong"].figures()[1] == columns[name].figures()[1]
+def test_until_wrong_gives_the_same_accuracy_and_no_loss() -> None:
+    for attack in ["pgd", "mi-fgsm"]:
+        for strong in [None, "quick"]:
+            # On a linear model either attack ends in the right corner, so that the first wrong guess is the last one.
+            net, data = linear(), images()
+            columns = evaluated(net, data, until_wrong=True, strong=strong, attack=attack).columns[0]
+            for name in ATTACKED:
+                assert columns[name].figures() == (None, (worst_margins(net, data, name) < 0).mean())
+            for name in ("standard", "background") if strong else ():
+                assert columns[f"{name}-strong"].figures()[1] == columns[name].figures()[1]
 
 
 def test_an_l2_ball_cuts_what_the_box_allows() -> None:
@@ -242,16 +242,13 @@ def test_nan_logits_labels_out_of_range_and_an_empty_set_are_errors() -> None:
         Evaluation([Subject("net", linear(), linear())], empty, settings())
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_settings_that_cannot_be_meant_are_refused() -> None:
+    for changes, message in [
         ({"center": 1.0}, "center is 1"),
         ({"steps": 0}, "at least one step"),
         ({"norm": "l2"}, "--radius"),
         ({"norm": "l2", "radius": 1.0, "strong": "full"}, "does not support --norm l2"),
         ({"curve_epsilons": (0.2, 0.1)}, "not ascending"),
-    ],
-)
-def test_settings_that_cannot_be_meant_are_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        settings(**changes)
+    ]:
+        with pytest.raises(UsageError, match=message):
+            settings(**changes)

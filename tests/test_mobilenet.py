@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from latcli.engine.detectors import base as shared
 from latcli.engine.detectors.base import Box, DetectorContext, Target
 from latcli.engine.detectors.mobilenet import MobilenetDetector, MobilenetSettings
 from latcli.engine.images import Photo
@@ -93,16 +92,6 @@ def test_classes_have_their_coco_names_and_boxes_their_place(dogs_everywhere: Pa
 
 def _shares(boxes: tuple[Box, ...], height: int, width: int) -> np.ndarray:
     return np.array([(box.x0 / width, box.y0 / height, box.x1 / width, box.y1 / height) for box in boxes])
-
-
-def test_large_photos_are_reduced_and_boxes_given_in_their_own_pixels(
-    dogs_everywhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    detector = opened(dogs_everywhere)
-    own = detector.detect(_noise(320, 480), TARGET).boxes
-    monkeypatch.setattr(shared, "MAX_DETECTOR_PIXELS", 5_000)
-    reduced = detector.detect(_noise(320, 480), TARGET).boxes
-    np.testing.assert_allclose(_shares(own, 320, 480), _shares(reduced, 320, 480), atol=1e-4)
 
 
 def test_fingerprint_and_weights_name_what_was_opened(file: Path, dogs_everywhere: Path) -> None:

@@ -85,9 +85,8 @@ def protected(found: FoundObject) -> np.ndarray:
 AUTO = ObjectSettings()
 
 
-@pytest.mark.parametrize(
-    ("detectors", "by", "how", "expected"),
-    [
+def test_auto_is_decided_photo_by_photo() -> None:
+    for detectors, by, how, expected in [
         # a box that agrees, with its own silhouette
         (
             [SEGMENTED, salient()],
@@ -107,14 +106,12 @@ AUTO = ObjectSettings()
         ([Fake("yolo", PERSON), NOTHING_SALIENT, CAM], "cam", "cam", levels((1, 2, 11, 12))),
         ([salient((5, 5, 9, 9)), CAM], "cam", "cam", levels((1, 2, 11, 12))),
         ([salient((5, 5, 10, 9)), CAM], "saliency", "saliency", levels((5, 5, 10, 9))),
-    ],
-)
-def test_auto_is_decided_photo_by_photo(detectors: list[Detector], by: str, how: str, expected: np.ndarray) -> None:
-    found = find(AUTO, *detectors)
-    assert (found.detector, found.how, found.weights) == (by, how, "w")
-    np.testing.assert_array_equal(protected(found) * 255, expected)
-    assert found.notes == ()
-    assert found.confidence == max(box.score for box in found.boxes)
+    ]:
+        found = find(AUTO, *detectors)
+        assert (found.detector, found.how, found.weights) == (by, how, "w")
+        np.testing.assert_array_equal(protected(found) * 255, expected)
+        assert found.notes == ()
+        assert found.confidence == max(box.score for box in found.boxes)
 
 
 def test_auto_misses_where_nobody_finds_anything() -> None:
@@ -302,11 +299,11 @@ def test_given_boxes_ask_no_detector_and_are_united() -> None:
     assert [(box.score, box.name) for box in found.boxes] == [(1.0, "hammer")] * 2
 
 
-@pytest.mark.parametrize(("share", "sides"), [(0.25, (10, 11)), (0.0, (0, 0)), (0.001, (1, 1)), (0.99, (40, 44))])
-def test_the_center_is_a_share_of_the_sides(share: float, sides: tuple[int, int]) -> None:
-    found = find(ObjectSettings(center=share))
-    assert (found.detector, found.how) == ("center", f"middle {share:g} of the sides")
-    assert protected(found).sum() == sides[0] * sides[1]
+def test_the_center_is_a_share_of_the_sides() -> None:
+    for share, sides in [(0.25, (10, 11)), (0.0, (0, 0)), (0.001, (1, 1)), (0.99, (40, 44))]:
+        found = find(ObjectSettings(center=share))
+        assert (found.detector, found.how) == ("center", f"middle {share:g} of the sides")
+        assert protected(found).sum() == sides[0] * sides[1]
 
 
 def test_settings_that_say_nothing_clear_are_refused() -> None:
@@ -334,17 +331,12 @@ def test_masks_in_a_folder_belong_to_the_photos_that_lie_as_they_do_and_grey_is_
     assert protected(one).sum() == 9
 
 
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
+def test_boxes_from_anywhere_are_refined_where_that_is_asked_for() -> None:
+    for settings, expected in [
         (ObjectSettings(boxes=((20, 10, 40, 30),), refine="saliency"), levels((20, 10, 30, 30))),
         (ObjectSettings(boxes=((31, 10, 40, 30), CORNER), refine="saliency"), levels((31, 10, 40, 30), CORNER)),
         (ObjectSettings(detector="cam", refine="saliency"), levels((1, 2, 11, 12))),
         (ObjectSettings(detector="cam"), levels((1, 2, 11, 12))),
-    ],
-)
-def test_boxes_from_anywhere_are_refined_where_that_is_asked_for(
-    settings: ObjectSettings, expected: np.ndarray
-) -> None:
-    found = find(settings, CAM, saliency=salient((0, 0, 30, 40)))
-    np.testing.assert_array_equal(protected(found) * 255, expected)
+    ]:
+        found = find(settings, CAM, saliency=salient((0, 0, 30, 40)))
+        np.testing.assert_array_equal(protected(found) * 255, expected)

@@ -151,10 +151,8 @@ HAIR_ABOVE = ((0.1, -20.0), (-0.1, -0.1))
 BOTH_WIN = ((5.0, -20.0), (2.0, 2.0))
 
 
-@pytest.mark.parametrize("restarts", [1, 2, 5])
-@pytest.mark.parametrize(
-    ("upper", "lower", "more"),
-    [
+def test_each_image_keeps_its_worst_restart() -> None:
+    for upper, lower, more in [
         # above, the label is beaten by a hair; below, it is not, though the cross entropy is higher there
         (*HAIR_ABOVE, {"step": 1.0, "schedule": "constant"}),
         (*HAIR_ABOVE, {"steps": 1, "step": 1.0, "schedule": "constant"}),
@@ -170,18 +168,17 @@ BOTH_WIN = ((5.0, -20.0), (2.0, 2.0))
         # no restart meets the stop rank: a beaten label is kept
         (*HAIR_ABOVE, {"stop_rank": 2}),
         (*HAIR_ABOVE, {"stop_rank": 1, "stop_margin": 0.25}),
-    ],
-)
-def test_each_image_keeps_its_worst_restart(
-    upper: tuple[float, float], lower: tuple[float, float], more: dict[str, object], restarts: int
-) -> None:
-    model = _two_valleys(upper, lower, 20.0 if "targeted" in more else -20.0)
-    ends_B = _climb(model, seeds(64), restarts=restarts, **more)
-    starts = [uniform_noise(restart_seeds(seeds(64), index), (1, 1, 1)).flatten() > 0.5 for index in range(restarts)]
-    one_is_enough = upper != (-1.0, -20.0)
-    expected_B = torch.stack(starts).any(dim=0) if one_is_enough else torch.stack(starts).all(dim=0)
-    assert restarts > 2 or 0 < expected_B.sum() < 64
-    assert torch.equal(ends_B > 0.5, expected_B)
+    ]:
+        for restarts in [1, 2, 5]:
+            model = _two_valleys(upper, lower, 20.0 if "targeted" in more else -20.0)
+            ends_B = _climb(model, seeds(64), restarts=restarts, **more)
+            starts = [
+                uniform_noise(restart_seeds(seeds(64), index), (1, 1, 1)).flatten() > 0.5 for index in range(restarts)
+            ]
+            one_is_enough = upper != (-1.0, -20.0)
+            expected_B = torch.stack(starts).any(dim=0) if one_is_enough else torch.stack(starts).all(dim=0)
+            assert restarts > 2 or 0 < expected_B.sum() < 64
+            assert torch.equal(ends_B > 0.5, expected_B)
 
 
 # Rest
@@ -192,37 +189,36 @@ def _stop(rank: int, **more: object) -> AttackSettings:
     return AttackSettings(**settled)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("rank", "epsilon"), [(1, 0.08), (3, 0.2), (10, 0.4)])
-@pytest.mark.parametrize("margin", [0.0, 0.05])
-def test_an_image_rests_at_the_first_iterate_that_meets_the_stop_rank(rank: int, epsilon: float, margin: float) -> None:
-    net, x_BCHW, eps_B1HW = convnet(), small_images(16), background(16, epsilon)
-    y_B = net(x_BCHW).argmax(dim=1)
-    y_B[0] = net(x_BCHW).argmin(dim=1)[0]  # beaten as it is
-    chosen = _stop(rank, stop_margin=margin)
-    rested_BCHW = pgd(net, x_BCHW, y_B, eps_B1HW, chosen, seeds(16))
-    iterates = [x_BCHW]
-    for steps in range(1, 13):
-        iterates.append(pgd(net, x_BCHW, y_B, eps_B1HW, replace(chosen, steps=steps, stop_rank=0), seeds(16)))
-    rests = []
-    for image, label in enumerate(y_B):
-        logits = [net(iterate_BCHW)[image] for iterate_BCHW in iterates]
-        met = [i for i, logits_K in enumerate(logits) if (logits_K > logits_K[label] + margin).sum() >= rank]
-        rests.append(met[0] if met else 12)
-        assert torch.allclose(rested_BCHW[image], iterates[rests[-1]][image], rtol=0, atol=1e-6)
-    # Each in its own time, some late or never; who rests early has changed less.
-    assert rests[0] == 0
-    assert len(set(rests)) > 3
-    early_B = torch.tensor(rests) < 12
-    changes = [(t_BCHW - x_BCHW).flatten(1).norm(dim=1)[early_B] for t_BCHW in (rested_BCHW, iterates[12])]
-    assert changes[0].mean() < 0.95 * changes[1].mean()
+def test_an_image_rests_at_the_first_iterate_that_meets_the_stop_rank() -> None:
+    for margin in [0.0, 0.05]:
+        for rank, epsilon in [(1, 0.08), (3, 0.2), (10, 0.4)]:
+            net, x_BCHW, eps_B1HW = convnet(), small_images(16), background(16, epsilon)
+            y_B = net(x_BCHW).argmax(dim=1)
+            y_B[0] = net(x_BCHW).argmin(dim=1)[0]  # beaten as it is
+            chosen = _stop(rank, stop_margin=margin)
+            rested_BCHW = pgd(net, x_BCHW, y_B, eps_B1HW, chosen, seeds(16))
+            iterates = [x_BCHW]
+            for steps in range(1, 13):
+                iterates.append(pgd(net, x_BCHW, y_B, eps_B1HW, replace(chosen, steps=steps, stop_rank=0), seeds(16)))
+            rests = []
+            for image, label in enumerate(y_B):
+                logits = [net(iterate_BCHW)[image] for iterate_BCHW in iterates]
+                met = [i for i, logits_K in enumerate(logits) if (logits_K > logits_K[label] + margin).sum() >= rank]
+                rests.append(met[0] if met else 12)
+                assert torch.allclose(rested_BCHW[image], iterates[rests[-1]][image], rtol=0, atol=1e-6)
+            # Each in its own time, some late or never; who rests early has changed less.
+            assert rests[0] == 0
+            assert len(set(rests)) > 3
+            early_B = torch.tensor(rests) < 12
+            changes = [(t_BCHW - x_BCHW).flatten(1).norm(dim=1)[early_B] for t_BCHW in (rested_BCHW, iterates[12])]
+            assert changes[0].mean() < 0.95 * changes[1].mean()
 
 
 # Settings
 
 
-@pytest.mark.parametrize(
-    ("chosen", "expected"),
-    [
+def test_schedules_have_known_steps() -> None:
+    for chosen, expected in [
         (AttackSettings(steps=40, schedule="constant"), [0.0625] * 40),
         (AttackSettings(steps=40, schedule="linear"), [0.25 * (1 - i / 40) for i in range(40)]),
         (AttackSettings(steps=40), [0.125 * (1 + math.cos(math.pi * i / 40)) for i in range(40)]),
@@ -232,10 +228,8 @@ def test_an_image_rests_at_the_first_iterate_that_meets_the_stop_rank(rank: int,
         (AttackSettings(steps=3, step=0.5, schedule="constant"), [0.5, 0.5, 0.5]),
         (AttackSettings(steps=4, step=2.0, schedule="linear"), [2.0, 1.5, 1.0, 0.5]),
         (AttackSettings(steps=2, step=0.3), [0.3, 0.15]),
-    ],
-)
-def test_schedules_have_known_steps(chosen: AttackSettings, expected: list[float]) -> None:
-    assert [chosen.step_at(index) for index in range(chosen.steps)] == pytest.approx(expected)
+    ]:
+        assert [chosen.step_at(index) for index in range(chosen.steps)] == pytest.approx(expected)
 
 
 REFUSED: list[tuple[dict[str, object], str]] = [
@@ -254,11 +248,11 @@ REFUSED: list[tuple[dict[str, object], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("wrong", "message"), REFUSED)
-def test_settings_that_cannot_be_meant_are_refused(wrong: dict[str, object], message: str) -> None:
-    with pytest.raises(UsageError, match=message) as raised:
-        AttackSettings(**wrong)  # type: ignore[arg-type]
-    assert raised.value.hint
+def test_settings_that_cannot_be_meant_are_refused() -> None:
+    for wrong, message in REFUSED:
+        with pytest.raises(UsageError, match=message) as raised:
+            AttackSettings(**wrong)  # type: ignore[arg-type]
+        assert raised.value.hint
 
 
 # What is climbed
@@ -290,21 +284,18 @@ def test_a_rank_is_reached_when_so_many_classes_stand_above_the_label(
     assert torch.equal(logit_margin(logits_BK, y_B) > 0, reached(logits_BK, y_B, AttackSettings()))
 
 
-@pytest.mark.parametrize(
-    ("objective", "expected"),
-    [
+def test_the_margins_of_the_largest_others_are_summed_up_to_what_is_safely_won() -> None:
+    for objective, expected in [
         # the other logits lead the label's (1) by 1.5, -1, -3 and 7, the last of which counts as SAFELY_WON = 2
         ("topk:1", 2.0),
         ("topk:2", 2.0 + 1.5),
         ("topk:3", 2.0 + 1.5 - 1.0),
         ("top10", 2.0 + 1.5 - 1.0 - 3.0),
         ("margin", 7.0),
-    ],
-)
-def test_the_margins_of_the_largest_others_are_summed_up_to_what_is_safely_won(objective: str, expected: float) -> None:
-    logits_BK = torch.tensor([[1.0, 2.5, 0.0, -2.0, 8.0]], requires_grad=True)
-    climbed_B = objective_for(AttackSettings(objective=objective))(logits_BK, torch.tensor([0]))
-    assert climbed_B.item() == expected
-    (gradient_BK,) = torch.autograd.grad(climbed_B.sum(), logits_BK)
-    if objective == "topk:3":  # what is safely won has no more pull
-        assert gradient_BK.tolist() == [[-2.0, 1.0, 1.0, 0.0, 0.0]]
+    ]:
+        logits_BK = torch.tensor([[1.0, 2.5, 0.0, -2.0, 8.0]], requires_grad=True)
+        climbed_B = objective_for(AttackSettings(objective=objective))(logits_BK, torch.tensor([0]))
+        assert climbed_B.item() == expected
+        (gradient_BK,) = torch.autograd.grad(climbed_B.sum(), logits_BK)
+        if objective == "topk:3":  # what is safely won has no more pull
+            assert gradient_BK.tolist() == [[-2.0, 1.0, 1.0, 0.0, 0.0]]

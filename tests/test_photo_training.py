@@ -107,9 +107,8 @@ def test_other_masks_are_not_resumed_with(
         run(TrainOptions(resume=begun, detector="cam"), session)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_what_does_not_go_together_is_refused_before_a_run_is_begun(options: TrainOptions, session: Session) -> None:
+    for changes, message in [
         ({"preset": "paper"}, "the preset paper is for small networks"),
         ({"masks": None}, "--mask-from folder needs the folder"),
         ({"mask_from": "center"}, "--masks is not used with --mask-from center"),
@@ -119,15 +118,11 @@ def test_other_masks_are_not_resumed_with(
         ({"architecture": "resnet18"}, "resize|pixels"),
         ({"batch": 16}, "a batch of 16 is larger than the 8 training images"),
         ({"dataset": "mnist-5k"}, "needs photos, and mnist-5k has none"),
-    ],
-)
-def test_what_does_not_go_together_is_refused_before_a_run_is_begun(
-    options: TrainOptions, session: Session, changes: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(UsageError, match=message) as caught:
-        run(replace(options, **changes), session)
-    assert caught.value.hint
-    assert list(session.store.glob("*-train-*")) == []
+    ]:
+        with pytest.raises(UsageError, match=message) as caught:
+            run(replace(options, **changes), session)
+        assert caught.value.hint
+        assert list(session.store.glob("*-train-*")) == []
 
 
 @pytest.mark.slow

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
+import sys
 import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
-from conftest import ROOT, RunLatcli
+from conftest import ROOT, Outcome
 from PIL import Image
 
 from latcli.engine import registry
 from latcli.errors import LatcliError
+
+Run = Callable[..., Outcome]
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -42,10 +45,13 @@ def install(folder: Path, code: str, toml: str) -> None:
 
 
 @pytest.fixture
-def plugin(tmp_path: Path) -> Path:
+def plugin(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "site"
     install(folder, "\n\n".join(blocks("plugins.md", "python")), blocks("plugins.md", "toml")[0])
-    return folder
+    monkeypatch.syspath_prepend(folder)
+    yield folder
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mypackage"]:
+        del sys.modules[name]
 
 
 @pytest.fixture
@@ -57,12 +63,12 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_plug_ins_of_the_docs_do_the_main_job(plugin: Path, photo: Path, run_latcli: RunLatcli) -> None:
+def test_the_plug_ins_of_the_docs_do_the_main_job(plugin: Path, photo: Path, latcli: Run) -> None:
     arguments = ["--attack", "signs", "--detector", "bright", "--classifier", "mine", "--json"]
-    done = run_latcli("attack", photo, *arguments, environment={"PYTHONPATH": str(plugin)})
+    done = latcli("attack", photo, *arguments)
 
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+    assert done.code == 0, done.err
+    document = done.json
     (image,) = document["images"]
     assert (document["classifier"], document["detector"]) == ("mine", "bright")
     assert image["boxes"][0][:4] == [40, 30, 80, 60]
@@ -71,44 +77,45 @@ def test_the_plug_ins_of_the_docs_do_the_main_job(plugin: Path, photo: Path, run
     assert image["label"]["name"] in {"cat", "dog", "hen", "bus"}
 
     more = ["--detector-option", "size=0.25", "--regions", "background,all"]
-    done = run_latcli("attack", photo, *arguments, *more, environment={"PYTHONPATH": str(plugin)})
-    assert [one["boxes"][0][:4] for one in json.loads(done.stdout)["images"]] == [[60, 45, 80, 60]] * 2
-    done = run_latcli(
-        "attack", photo, *arguments, "--detector-option", "sise=1", environment={"PYTHONPATH": str(plugin)}
-    )
-    assert (done.returncode, "did you mean 'size'" in done.stderr) == (2, True)
+    done = latcli("attack", photo, *arguments, *more)
+    assert [one["boxes"][0][:4] for one in done.json["images"]] == [[60, 45, 80, 60]] * 2
+    done = latcli("attack", photo, *arguments, "--detector-option", "sise=1")
+    assert (done.code, "did you mean 'size'" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize("architecture", ["paper-cnn", "linear"])
-def test_the_data_set_and_network_of_the_docs_are_trained(
-    plugin: Path, run_latcli: RunLatcli, architecture: str
-) -> None:
+def test_the_data_set_and_network_of_the_docs_are_trained(plugin: Path, latcli: Run, architecture: str) -> None:
     arguments = ["--dataset", "stripes", "--regime", "natural", "--steps", "30", "--batch", "32", "--json"]
     arguments += ["--architecture", architecture, "--logger", "lines"]
-    done = run_latcli("train", *arguments, environment={"PYTHONPATH": str(plugin)})
+    done = latcli("train", *arguments)
 
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+    assert done.code == 0, done.err
+    document = done.json
     assert (document["dataset"], document["architecture"], document["steps"]) == ("stripes", architecture, 30)
     assert document["final"]["accuracy"] > 0.9
     lines = Path(document["dir"], "lines.txt").read_text().splitlines()
     assert (lines[0][:2], lines[-1].partition(" ")[0]) == ("1 ", "Scores")
 
 
-def test_an_attack_that_leaks_is_caught_and_nothing_is_kept(plugin: Path, photo: Path, run_latcli: RunLatcli) -> None:
+def test_help_and_completion_name_installed_plug_ins(plugin: Path, latcli: Run) -> None:
+    shown = latcli("attack", "--help-all").out
+    assert all(f"Plug-ins: {name}." in " ".join(shown.split()) for name in ("signs", "bright", "mine"))
+    assert "Plug-ins: lines." in " ".join(latcli("train", "--help-all").out.split())
+
+
+def test_an_attack_that_leaks_is_caught_and_nothing_is_kept(plugin: Path, photo: Path, latcli: Run) -> None:
     module = plugin / "mypackage" / "attacks.py"
     module.write_text(module.read_text().replace("eps_B1HW * gradient_BCHW", "eps_B1HW.amax() * gradient_BCHW"))
     arguments = ["--attack", "signs", "--detector", "bright", "--classifier", "mine"]
-    done = run_latcli("attack", photo, *arguments, environment={"PYTHONPATH": str(plugin)})
+    done = latcli("attack", photo, *arguments)
 
-    assert done.returncode == 1
-    assert re.fullmatch(r"error: the attack broke its contract: .*\nhint: .*\n", done.stderr)
+    assert done.code == 1
+    assert re.fullmatch(r"error: the attack broke its contract: .*\nhint: .*\n", done.err)
     assert not list(photo.parent.rglob("*-adversarial.png"))
 
 
-def test_a_plug_in_that_cannot_be_imported_says_so(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plug_in_that_cannot_be_imported_says_so(plugin: Path) -> None:
     (plugin / "mypackage" / "models.py").write_text("import a_module_that_is_not_there\n", encoding="utf-8")
-    monkeypatch.syspath_prepend(plugin)
     assert "mine" in registry.names("classifier")
     with pytest.raises(LatcliError, match=r"mypackage\.models:mine cannot be imported: .*a_module_that_is_not_there"):
         registry.load("classifier", "mine")

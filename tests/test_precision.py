@@ -108,31 +108,31 @@ def state_of(net: nn.Module) -> list[object]:
     return [hooks, grads, {name: value.tolist() for name, value in net.state_dict().items()}]
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("form", ["fp32", "fp32-channels-last"])
-def test_it_is_the_same_function_with_the_same_gradient_and_leaves_the_network_alone(network: str, form: Form) -> None:
-    net = nn.Sequential(Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), *NETWORKS[network]())
-    before = state_of(net)
-    fast = gradient_model(net, SHAPE, form=form)
-    x_BChw = torch.rand(6, 3, 16, 16)
-    found = input_gradient(fast, x_BChw)
+def test_it_is_the_same_function_with_the_same_gradient_and_leaves_the_network_alone() -> None:
+    for form in ["fp32", "fp32-channels-last"]:
+        for network in NETWORKS:
+            net = nn.Sequential(Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), *NETWORKS[network]())
+            before = state_of(net)
+            fast = gradient_model(net, SHAPE, form=form)
+            x_BChw = torch.rand(6, 3, 16, 16)
+            found = input_gradient(fast, x_BChw)
 
-    assert (fast.form, fast.note) == (form, None)
-    assert state_of(net) == before
-    torch.testing.assert_close(found, input_gradient(net.eval(), x_BChw), rtol=1e-4, atol=1e-5)
+            assert (fast.form, fast.note) == (form, None)
+            assert state_of(net) == before
+            torch.testing.assert_close(found, input_gradient(net.eval(), x_BChw), rtol=1e-4, atol=1e-5)
 
 
 #: Norms that are left as they are, where any is.
 LEFT = {"norm first": 1, "residual": 1, "shared": 2} | {name: 1 for name in NETWORKS if name.endswith(" norm")}
 
 
-@pytest.mark.parametrize("network", ["plain", "grouped, strided, no bias", *LEFT])
-def test_norms_after_plain_convolutions_are_folded(network: str) -> None:
-    fast = gradient_model(nn.Sequential(*NETWORKS[network]()), SHAPE, "fp32")
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        fast(torch.rand(2, *SHAPE))
-    norms = sum(event.count for event in profile.key_averages() if event.key == "aten::batch_norm")
-    assert norms == LEFT.get(network, 0)
+def test_norms_after_plain_convolutions_are_folded() -> None:
+    for network in ["plain", "grouped, strided, no bias", *LEFT]:
+        fast = gradient_model(nn.Sequential(*NETWORKS[network]()), SHAPE, "fp32")
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            fast(torch.rand(2, *SHAPE))
+        norms = sum(event.count for event in profile.key_averages() if event.key == "aten::batch_norm")
+        assert norms == LEFT.get(network, 0)
 
 
 def test_bf16_is_close_and_returns_fp32() -> None:
@@ -220,26 +220,20 @@ class Differing(nn.Module):
         return self.linear(x_BCHW.flatten(1)) * (self.factor if form == self.form else 1.0)
 
 
-@pytest.mark.parametrize(
-    "net",
-    [
-        lambda form: nn.Sequential(nn.Conv2d(3, 8, 3), Viewing(), nn.Linear(8 * 14 * 14, 5)),
-        lambda form: Differing(form, 1.5),
-        lambda form: Differing(form, float("nan")),
-    ],
-    ids=["fails", "other logits", "NaN"],
-)
-@pytest.mark.parametrize("form", [form for form in FORMS if form != "fp32"])
-def test_a_form_that_does_not_fit_gives_way_to_plain_fp32_and_says_so(
-    net: Callable[[Form], nn.Module], form: Form
-) -> None:
-    subject = net(form)
-    found = gradient_model(subject, SHAPE, form=form)
+def test_a_form_that_does_not_fit_gives_way_to_plain_fp32_and_says_so() -> None:
+    for form in [form for form in FORMS if form != "fp32"]:
+        for net in [
+            lambda form: nn.Sequential(nn.Conv2d(3, 8, 3), Viewing(), nn.Linear(8 * 14 * 14, 5)),
+            lambda form: Differing(form, 1.5),
+            lambda form: Differing(form, float("nan")),
+        ]:
+            subject = net(form)
+            found = gradient_model(subject, SHAPE, form=form)
 
-    assert found.form == "fp32"
-    assert form in str(found.note)
-    x_BCHW = torch.rand(3, *SHAPE)
-    torch.testing.assert_close(found(x_BCHW), subject(x_BCHW))
+            assert found.form == "fp32"
+            assert form in str(found.note)
+            x_BCHW = torch.rand(3, *SHAPE)
+            torch.testing.assert_close(found(x_BCHW), subject(x_BCHW))
 
 
 def test_a_network_that_fails_as_it_is_fails_here() -> None:

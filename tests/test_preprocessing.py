@@ -51,24 +51,26 @@ def ordinary(pipeline: Preprocessing, image: Image.Image) -> torch.Tensor:
     return transforms.Compose(steps)(image)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("pipeline", PIPELINES, ids=str)
-def test_read_is_the_ordinary_pipeline_to_the_bit(pipeline: Preprocessing, size: tuple[int, int]) -> None:
-    image = photo(*size)
-    assert torch.equal(pipeline.read(image), ordinary(pipeline, image))
+def test_read_is_the_ordinary_pipeline_to_the_bit() -> None:
+    for pipeline in PIPELINES:
+        for size in SIZES:
+            image = photo(*size)
+            assert torch.equal(pipeline.read(image), ordinary(pipeline, image))
 
 
-@pytest.mark.parametrize("size", [(375, 500), (257, 301), (8, 8), (97, 64), (300, 40)], ids=str)
-@pytest.mark.parametrize("pipeline", PIPELINES + OTHERS, ids=str)
-def test_the_matrices_do_what_read_does(pipeline: Preprocessing, size: tuple[int, int]) -> None:
-    linear = pipeline.linear(size)
-    for contrast in (40.0, 90.0, 1e5):  # the last one is black and white only
-        image = photo(*size, contrast)
-        found_Chw = linear(to_unit(np.array(image)))
-        assert found_Chw.shape == (3, *pipeline.size)
-        difference_Chw = 255 * (found_Chw - pipeline.read(image)).abs()
-        assert difference_Chw.max() < 1.2  # PIL rounds after each of its two passes
-        assert difference_Chw.mean() < (0.5 if pipeline.interpolation == "box" else 0.35)  # half a level a pass at most
+def test_the_matrices_do_what_read_does() -> None:
+    for pipeline in PIPELINES + OTHERS:
+        for size in [(375, 500), (257, 301), (8, 8), (97, 64), (300, 40)]:
+            linear = pipeline.linear(size)
+            for contrast in (40.0, 90.0, 1e5):  # the last one is black and white only
+                image = photo(*size, contrast)
+                found_Chw = linear(to_unit(np.array(image)))
+                assert found_Chw.shape == (3, *pipeline.size)
+                difference_Chw = 255 * (found_Chw - pipeline.read(image)).abs()
+                assert difference_Chw.max() < 1.2  # PIL rounds after each of its two passes
+                assert difference_Chw.mean() < (
+                    0.5 if pipeline.interpolation == "box" else 0.35
+                )  # half a level a pass at most
 
 
 @given(
@@ -153,17 +155,12 @@ CUBIC = Preprocessing(256, 224, "bicubic")
 SQUASHED = Preprocessing((6, 8), (6, 8), "bicubic", "squash")
 
 
-@pytest.mark.parametrize(
-    ("source", "own", "expected"),
-    [
+def test_what_the_user_says_takes_the_place_of_the_librarys() -> None:
+    for source, own, expected in [
         (ClassifierSource(), Preprocessing(256, 224), Preprocessing(256, 224)),
         (ClassifierSource(input_size=(112, 112)), Preprocessing(256, 224), Preprocessing((128, 128), (112, 112))),
         (ClassifierSource(resize="squash", input_size=(6, 8)), CUBIC, SQUASHED),
         (ClassifierSource(resize="crop"), Preprocessing(256, 224), Preprocessing((224, 224), (224, 224))),
         (ClassifierSource(resize=300), Preprocessing(256, 224), Preprocessing(300, (224, 224))),
-    ],
-)
-def test_what_the_user_says_takes_the_place_of_the_librarys(
-    source: ClassifierSource, own: Preprocessing, expected: Preprocessing
-) -> None:
-    assert source.preprocessing(own) == expected
+    ]:
+        assert source.preprocessing(own) == expected

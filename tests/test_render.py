@@ -37,12 +37,12 @@ def test_markdown_tables_are_whole_whatever_names_hold() -> None:
     assert not re.search(r"(?<!\\)\[link|(?<!\\)`|://|@someone", text)
 
 
-@pytest.mark.parametrize("text", WILD)
-def test_a_name_in_markdown_is_one_line_without_markup(text: str) -> None:
-    escaped = render.markdown_text(text)
-    assert "\n" not in escaped
-    assert not re.search(r"(?<!\\)[|*_`\[\]$~]|[<>]", escaped)
-    assert not re.match(r"- \s*\d*[-+=.)]", render.markdown_item(text))
+def test_a_name_in_markdown_is_one_line_without_markup() -> None:
+    for text in WILD:
+        escaped = render.markdown_text(text)
+        assert "\n" not in escaped
+        assert not re.search(r"(?<!\\)[|*_`\[\]$~]|[<>]", escaped)
+        assert not re.match(r"- \s*\d*[-+=.)]", render.markdown_item(text))
 
 
 # CSV

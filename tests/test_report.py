@@ -67,7 +67,7 @@ def test_photos_are_summed_up_with_those_that_were_wrong_before_counted_apart() 
         SimpleNamespace(
             clean=SimpleNamespace(rank=before, confidence=p_before),
             adversarial=SimpleNamespace(rank=after, confidence=p_after),
-            was_right=before == 1, fooled=before == 1 < after, altered_percent=40.0 + before,
+            was_right=before == 1, fooled=before == 1 < after, altered_percent=40.0 + before, target=None,
         )
         for before, after, p_before, p_after in (
             (1, 20, 0.9, 0.1), (1, 1, 0.8, 0.6), (1, 4, 0.7, 0.3), (7, 300, 0.0, 0.0),
@@ -78,7 +78,7 @@ def test_photos_are_summed_up_with_those_that_were_wrong_before_counted_apart() 
     found = to_json(photo_summary(photos))  # type: ignore[arg-type]
     for side in ("clean", "adversarial"):
         found[side] = pytest.approx(found[side])
-    counts = {"n": 4, "right_before": 3, "fooled": 2, "wrong_before": 1, "altered_percent": 42.5}
+    counts = {"n": 4, "right_before": 3, "fooled": 2, "wrong_before": 1, "altered_percent": 42.5, "reached": None}
     assert found == counts | {"clean": averages, "adversarial": after}
     assert photo_summary([]).n == 0
 
@@ -289,23 +289,20 @@ def test_what_vanished_changed_or_is_damaged_is_a_fault_and_shows_nothing(tmp_pa
 # which runs
 
 
-@pytest.mark.parametrize(
-    ("options", "left"),
-    [
+def test_runs_are_chosen_by_name_status_data_set_and_date(full: Full) -> None:
+    for options, left in [
         ({}, {"natural", "standard", "background", "background 1", "evaluation", "attack", "failed"}),
         ({"runs": ("latest", "natural")}, {"natural", "failed"}),
         ({"status": "failed"}, {"failed"}),
         ({"dataset": "mnist"}, {"natural", "standard", "background", "background 1", "evaluation"}),
         ({"runs": ("evaluation",), "since": "2000-01-01"}, {"evaluation"}),
-    ],
-)
-def test_runs_are_chosen_by_name_status_data_set_and_date(full: Full, options: dict[str, Any], left: set[str]) -> None:
-    folder, runs = full
-    names = [runs.get(name, name)[-4:] if name in runs else name for name in options.pop("runs", ())]
-    found = document(folder, *names, **options)
-    assert {run["run"] for run in found["runs"]} == {runs[name] for name in left}
-    if left == {"evaluation"}:  # how the models were trained is known all the same
-        assert [row["model_count"] for row in found["matrices"][0]["rows"]] == [1, 1, 2]
+    ]:
+        folder, runs = full
+        names = [runs.get(name, name)[-4:] if name in runs else name for name in options.pop("runs", ())]
+        found = document(folder, *names, **options)
+        assert {run["run"] for run in found["runs"]} == {runs[name] for name in left}
+        if left == {"evaluation"}:  # how the models were trained is known all the same
+            assert [row["model_count"] for row in found["matrices"][0]["rows"]] == [1, 1, 2]
 
 
 @pytest.mark.parametrize("alone", [False, True])
@@ -333,19 +330,16 @@ def test_a_retraining_that_made_the_same_model_does_not_cost_the_best_its_matrix
     assert found["matrices"][0]["rows"][0]["cells"]["standard"]["loss"] == 2.0
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_what_cannot_be_chosen_is_refused(full: Full) -> None:
+    for options, message in [
         ({"since": "2999-01-01T10:00"}, "no run matches"),
         ({"since": "yesterday"}, "'yesterday'"),
         ({"since": "0001-01-01T00:00+05:00"}, "0001-01-01"),
         ({"dataset": "mnits"}, "no data set among the runs called 'mnits'"),
         ({"runs": ("zzzz",)}, "there is no run 'zzzz'"),
-    ],
-)
-def test_what_cannot_be_chosen_is_refused(full: Full, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        gather(ReportOptions(**options), Session(store=full[0]), TERMINAL)
+    ]:
+        with pytest.raises(UsageError, match=message):
+            gather(ReportOptions(**options), Session(store=full[0]), TERMINAL)
 
 
 # comparison

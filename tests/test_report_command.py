@@ -106,9 +106,8 @@ def test_files_are_written_and_named(latcli: Latcli, stored: Stored, work: Path)
     assert document["written"] == [{"format": "csv", "path": "r.csv", "size": (work / "r.csv").stat().st_size}]
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "message"),
-    [
+def test_what_cannot_be_done_is_two_lines_and_leaves_nothing(latcli: Latcli, stored: Stored, work: Path) -> None:
+    for words, code, message in [
         (["--markdown", "no/such/folder/r.md"], 1, "cannot be written"),
         (["--csv", "."], 2, "is a folder"),
         (["--png", "file"], 1, "cannot be written"),
@@ -116,21 +115,16 @@ def test_files_are_written_and_named(latcli: Latcli, stored: Stored, work: Path)
         (["--markdown", "good.md", "--csv", "none/r.csv"], 1, "cannot be written"),
         (["zzzz"], 2, "there is no run 'zzzz'"),
         (["--since", "soon"], 2, "'soon'"),
-    ],
-)
-def test_what_cannot_be_done_is_two_lines_and_leaves_nothing(
-    latcli: Latcli, stored: Stored, work: Path, words: list[str], code: int, message: str
-) -> None:
-    (work / "file").write_text("mine")
-    done = latcli("report", "--store", stored[0], *words)
-    assert (done.code, message in done.error[0]) == (code, True)
-    assert names_in(work) == {"file"}
-    assert (work / "file").read_text() == "mine"
+    ]:
+        (work / "file").write_text("mine")
+        done = latcli("report", "--store", stored[0], *words)
+        assert (done.code, message in done.error[0]) == (code, True)
+        assert names_in(work) == {"file"}
+        assert (work / "file").read_text() == "mine"
 
 
-@pytest.mark.parametrize(
-    ("options", "json"),
-    [
+def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+    for options, json in [
         ({"html": Path("-"), "csv": Path("-")}, False),
         ({"csv": Path("-")}, True),
         ({"png": Path("-")}, False),
@@ -140,11 +134,9 @@ def test_what_cannot_be_done_is_two_lines_and_leaves_nothing(
         ({"compare": True, "runs": ("a",)}, False),
         ({"compare": True, "runs": ("a", "b"), "best": True}, False),
         ({"compare": True, "runs": ("a", "b"), "csv": Path("c")}, False),
-    ],
-)
-def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], json: bool, tmp_path: Path) -> None:
-    with pytest.raises(UsageError):
-        report.check(ReportOptions(**options), tmp_path, json=json)
+    ]:
+        with pytest.raises(UsageError):
+            report.check(ReportOptions(**options), tmp_path, json=json)
 
 
 def test_a_store_that_is_empty_or_missing(latcli: Latcli, tmp_path: Path) -> None:

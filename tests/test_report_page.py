@@ -137,24 +137,25 @@ def test_a_card_explains_its_numbers() -> None:
 
     assert "object found by saliency; hen 0.50; 83 % of the classifier's evidence inside" in words
     for fact in ("p(right class) 0.931 before, 1.7e-04 after", "p(guess) 0.931 before, 0.998 after", "epsilon 8/255",
-                 "its rank 1 before, 11 after", "where none is allowed 0", "PSNR 38.2 dB"):  # fmt: skip
+                 "rank 1 before, 11 after", "largest protected change 0", "PSNR 38.2 dB"):  # fmt: skip
         assert fact in words
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "verdict", "kind"),
-    [(1, 997, "fooled", "fooled"), (1, 1, "still right", "held"), (3, 5, "wrong before, too", "wrong"),
-     (3, 1, "right", "held")],
-)  # fmt: skip
-def test_nobody_was_fooled_who_was_wrong_before(before: int, after: int, verdict: str, kind: str) -> None:
-    document = sample.report(sample.photo())
-    photo = document["attacks"][0]["images"][0]
-    photo["clean"]["rank"], photo["adversarial"]["rank"] = before, after
-    text = page_of(document)
+def test_nobody_was_fooled_who_was_wrong_before() -> None:
+    for before, after, verdict, kind in [
+        (1, 997, "fooled", "fooled"),
+        (1, 1, "still right", "held"),
+        (3, 5, "wrong before, too", "wrong"),
+        (3, 1, "right", "held"),
+    ]:
+        document = sample.report(sample.photo())
+        photo = document["attacks"][0]["images"][0]
+        photo["clean"]["rank"], photo["adversarial"]["rank"] = before, after
+        text = page_of(document)
 
-    assert f'<span class="verdict {kind}">{verdict}</span>' in text
-    assert f'data-kind="{kind}"' in text
-    assert re.findall(r'data-(?:label|after)="([^"]+)"', text) == ["hen", "0.000169"]
+        assert f'<span class="verdict {kind}">{verdict}</span>' in text
+        assert f'data-kind="{kind}"' in text
+        assert re.findall(r'data-(?:label|after)="([^"]+)"', text) == ["hen", "0.000169"]
 
 
 def test_every_id_is_one_elements_alone_and_every_link_leads_to_one() -> None:

@@ -8,7 +8,7 @@ import pytest
 from report_store import WILD, attack, entry, evaluate, train
 
 from latcli.commands.gathering import EVERYTHING, gather
-from latcli.commands.paper import CIFAR10, FIGURE_2, MNIST, PHOTOS, Claim, Paper, compare_with_paper
+from latcli.commands.paper import CIFAR10, FIGURE_2, MNIST, PHOTOS, compare_with_paper
 from latcli.options import ReportOptions
 from latcli.results import PaperPart, ReportResult
 from latcli.session import Session
@@ -32,11 +32,11 @@ AGAINST = {
 CLAIMS = [(paper, claim) for paper in (*FIGURE_2, PHOTOS) for claim in paper.claims]
 
 
-@pytest.mark.parametrize(("paper", "claim"), CLAIMS, ids=[f"{paper.of}: {claim.text}" for paper, claim in CLAIMS])
-def test_a_claim_holds_of_the_paper_s_own_figures_and_fails_of_others(paper: Paper, claim: Claim) -> None:
-    assert claim.verdict(paper.figures) == "holds"
-    assert claim.verdict({**paper.figures, claim.asked[-1]: None}) == "not measured"
-    assert claim.verdict(dict(zip(claim.asked, AGAINST[claim.text], strict=True))) == "fails"
+def test_a_claim_holds_of_the_paper_s_own_figures_and_fails_of_others() -> None:
+    for paper, claim in CLAIMS:
+        assert claim.verdict(paper.figures) == "holds"
+        assert claim.verdict({**paper.figures, claim.asked[-1]: None}) == "not measured"
+        assert claim.verdict(dict(zip(claim.asked, AGAINST[claim.text], strict=True))) == "fails"
 
 
 def test_without_any_figures_nothing_is_measured() -> None:

@@ -113,9 +113,8 @@ def test_every_step_is_a_run_of_its_own_and_nothing_is_done_twice(made: Made) ->
     assert (again.tables, again.claims) == (result.tables, result.claims)
 
 
-@pytest.mark.parametrize(
-    ("changed", "done"),
-    [
+def test_what_was_computed_otherwise_is_missing(made: Made) -> None:
+    for changed, done in [
         ({}, {"train": 6, "eval": 1}),
         ({"images": 7}, {"train": 6}),
         ({"attack_steps": 3}, {"train": 6}),
@@ -130,16 +129,16 @@ def test_every_step_is_a_run_of_its_own_and_nothing_is_done_twice(made: Made) ->
         ({"seed": 7}, {}),
         ({"seed": 1}, {"train": 3}),  # one of the two seeds
         ({"precision": "bf16"}, {}),
-    ],
-)
-def test_what_was_computed_otherwise_is_missing(made: Made, changed: dict[str, Any], done: dict[str, int]) -> None:
-    options, session, _ = made
-    of_session = {name: changed[name] for name in ("seed", "precision") if name in changed}
-    options = replace(options, plan=True, **{name: value for name, value in changed.items() if name not in of_session})
-    rows = run(options, replace(session, **of_session)).steps
+    ]:
+        options, session, _ = made
+        of_session = {name: changed[name] for name in ("seed", "precision") if name in changed}
+        options = replace(
+            options, plan=True, **{name: value for name, value in changed.items() if name not in of_session}
+        )
+        rows = run(options, replace(session, **of_session)).steps
 
-    assert Counter(row.command for row in rows if row.state == "done") == done
-    assert {row.state for row in rows} <= {"done", "missing"}
+        assert Counter(row.command for row in rows if row.state == "done") == done
+        assert {row.state for row in rows} <= {"done", "missing"}
 
 
 def test_other_regimes_go_on_from_weights_fine_tuned_on_natural_images(digits: Path, tmp_path: Path) -> None:
@@ -435,6 +434,24 @@ def test_photos_of_which_none_can_be_attacked_end_it_with_a_reason(tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_an_attack_that_was_cut_off_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ReproduceOptions(what="table2", budget="quick", attack_steps=1)
+    session = session_of(tmp_path / "runs")
+
+    def interrupted(*_given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("latcli.engine.photos.run_attack", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(options, session)
+    assert states(options, session) == ["interrupted"]
+    (begun,) = [row.id for row in runs_in(session) if row.command == "attack"]
+    assert [row.run for row in run(options, session).steps] == [begun]
+    assert Counter(row.command for row in runs_in(session)) == {"attack": 1, "reproduce": 1}
+
+
+@pytest.mark.slow
 def test_photos_of_packages_are_used_without_others_and_are_known_again(tmp_path: Path) -> None:
     options = ReproduceOptions(what="table2", budget="quick", attack_steps=2)
     session = session_of(tmp_path / "runs")
@@ -463,10 +480,10 @@ def test_what_is_unusable_is_refused_before_a_run_is_started(digits: Path, tmp_p
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("text", ["", "a", "0.5,0.2", "0.5,0.5", "1.0", "-0.1", "nan"])
-def test_sizes_of_the_middle_ascend_below_one(text: str) -> None:
-    with pytest.raises(UsageError):
-        parse_shares(text)
+def test_sizes_of_the_middle_ascend_below_one() -> None:
+    for text in ["", "a", "0.5,0.2", "0.5,0.5", "1.0", "-0.1", "nan"]:
+        with pytest.raises(UsageError):
+            parse_shares(text)
 
 
 def test_a_plan_shows_the_command_of_each_step_and_leaves_nothing(latcli: Any, tmp_path: Path) -> None:

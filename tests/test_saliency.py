@@ -106,14 +106,14 @@ def test_small_pieces_are_dropped_and_what_covers_everything_is_a_miss(
 
 
 def test_the_salient_part_of_a_box_where_there_is_enough_of_it() -> None:
-    soft_HW, box_HW = np.zeros((10, 10), dtype=np.uint8), np.zeros((10, 10), dtype=bool)
-    soft_HW[:5], box_HW[3:9, :] = 200, True
-    part_HW = inside_box(soft_HW, box_HW)
-    assert part_HW is not None
-    assert (part_HW[3:5] == 200).all()
-    assert part_HW.sum() == 200 * 20
-    assert inside_box(soft_HW, box_HW, least=0.5) is None
-    assert inside_box(soft_HW, np.zeros_like(box_HW)) is None
+    soft_1HW, box_1HW = torch.zeros(1, 10, 10), torch.zeros(1, 10, 10)
+    soft_1HW[:, :5], box_1HW[:, 3:9] = 0.8, 1.0
+    part_1HW = inside_box(soft_1HW, box_1HW)
+    assert part_1HW is not None
+    assert (part_1HW[:, 3:5] == 0.8).all()
+    assert part_1HW.sum() == pytest.approx(0.8 * 20)
+    assert inside_box(soft_1HW, box_1HW, least=0.5) is None
+    assert inside_box(soft_1HW, torch.zeros_like(box_1HW)) is None
 
 
 # Weights

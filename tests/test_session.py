@@ -75,3 +75,16 @@ def test_boxes_and_colour_are_for_terminals_that_want_them(
     assert "\x1b" not in stdout.getvalue() or boxes
     if stream is io.StringIO:
         assert console_for(stdout).width == int(environment.get("COLUMNS", 80))
+
+
+def test_off_a_terminal_a_long_work_is_noted_with_its_rate_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 30.0, 60.0, 61.0, 150.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    stderr = io.StringIO()
+    with Session(stderr=stderr).progress("photos", 100, noted=True) as tick:
+        for _ in range(4):
+            tick(10)
+    assert stderr.getvalue().splitlines() == [
+        "photos: 20 of 100, 3 s each, about 4 min 00 s left",
+        "photos: 40 of 100, 3.75 s each, about 3 min 45 s left",
+    ]

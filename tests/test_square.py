@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -77,20 +76,20 @@ def _squares_seen(eps_HW: torch.Tensor, count: int = 4000) -> torch.Tensor:
     return torch.stack([(seen != watched.seen[0])[:, 0] for seen in watched.seen[1:]])
 
 
-@pytest.mark.parametrize("side", [1, 4, 7, 8])
-def test_every_place_is_as_likely_where_everything_may_change(side: int) -> None:
+def test_every_place_is_as_likely_where_everything_may_change() -> None:
     """Of the (8 - side + 1)^2 places each is drawn as often, to five standard deviations."""
-    count = 20_000
-    x_BCHW = torch.full((count, 1, SIDE, SIDE), 0.5)
-    squares = Squares(LinfBox(x_BCHW, torch.full((count, 1, SIDE, SIDE), 0.1)), side, (SIDE, SIDE))
-    inside_BHW = (squares.draw(x_BCHW, torch.arange(count)) != x_BCHW)[:, 0]
-    assert (inside_BHW.sum(dim=(1, 2)) == side * side).all()
-    row_B, column_B = inside_BHW.any(dim=2).int().argmax(dim=1), inside_BHW.any(dim=1).int().argmax(dim=1)
-    assert inside_BHW[torch.arange(count), row_B + side - 1, column_B + side - 1].all()
-    places = (SIDE - side + 1) ** 2
-    counts = torch.bincount(row_B * (SIDE - side + 1) + column_B, minlength=places).double()
-    assert len(counts) == places
-    assert (counts - count / places).abs().max() < 5 * math.sqrt(count / places)
+    for side in [1, 4, 7, 8]:
+        count = 20_000
+        x_BCHW = torch.full((count, 1, SIDE, SIDE), 0.5)
+        squares = Squares(LinfBox(x_BCHW, torch.full((count, 1, SIDE, SIDE), 0.1)), side, (SIDE, SIDE))
+        inside_BHW = (squares.draw(x_BCHW, torch.arange(count)) != x_BCHW)[:, 0]
+        assert (inside_BHW.sum(dim=(1, 2)) == side * side).all()
+        row_B, column_B = inside_BHW.any(dim=2).int().argmax(dim=1), inside_BHW.any(dim=1).int().argmax(dim=1)
+        assert inside_BHW[torch.arange(count), row_B + side - 1, column_B + side - 1].all()
+        places = (SIDE - side + 1) ** 2
+        counts = torch.bincount(row_B * (SIDE - side + 1) + column_B, minlength=places).double()
+        assert len(counts) == places
+        assert (counts - count / places).abs().max() < 5 * math.sqrt(count / places)
 
 
 def test_with_a_mask_exactly_the_places_that_touch_it_are_drawn_and_no_query_is_wasted() -> None:

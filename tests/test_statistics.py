@@ -16,28 +16,29 @@ from latcli.engine.evaluation.statistics import (
 )
 
 
-@pytest.mark.parametrize(
-    ("right", "n", "low", "high"),
-    [
+def test_wilson_intervals_are_the_published_ones() -> None:
+    for right, n, low, high in [
         (81, 263, 0.2553, 0.3662),  # Newcombe, Statistics in Medicine 17 (1998), table I, method 3
         (15, 148, 0.0624, 0.1605),
         (0, 20, 0.0, 0.1611),
         (1, 29, 0.0061, 0.1718),
         (29, 29, 0.8830, 1.0),
-    ],
-)
-def test_wilson_intervals_are_the_published_ones(right: int, n: int, low: float, high: float) -> None:
-    assert wilson_interval(right, n) == pytest.approx((low, high), abs=5e-5)
+    ]:
+        assert wilson_interval(right, n) == pytest.approx((low, high), abs=5e-5)
 
 
-@pytest.mark.parametrize(
-    ("only_a", "only_b", "p"),
-    [(0, 0, 1.0), (3, 3, 1.0), (1, 0, 1.0), (0, 6, 2 / 64), (2, 10, 2 * (1 + 12 + 66) / 4096), (10, 2, 158 / 4096)],
-)
-def test_mcnemar_is_the_exact_binomial_tail(only_a: int, only_b: int, p: float) -> None:
-    assert mcnemar_p_value(only_a, only_b) == p
-    # z = (2600 - 2400 - 1) / sqrt(5000), with the correction for continuity
-    assert mcnemar_p_value(2400, 2600) == pytest.approx(math.erfc(199 / 5000**0.5 / 2**0.5), rel=2e-3)
+def test_mcnemar_is_the_exact_binomial_tail() -> None:
+    for only_a, only_b, p in [
+        (0, 0, 1.0),
+        (3, 3, 1.0),
+        (1, 0, 1.0),
+        (0, 6, 2 / 64),
+        (2, 10, 2 * (1 + 12 + 66) / 4096),
+        (10, 2, 158 / 4096),
+    ]:
+        assert mcnemar_p_value(only_a, only_b) == p
+        # z = (2600 - 2400 - 1) / sqrt(5000), with the correction for continuity
+        assert mcnemar_p_value(2400, 2600) == pytest.approx(math.erfc(199 / 5000**0.5 / 2**0.5), rel=2e-3)
 
 
 def test_a_bootstrap_is_the_same_for_all_models_and_for_the_same_seed() -> None:

@@ -260,9 +260,8 @@ def test_a_diverging_run_names_its_step_and_keeps_its_last_good_state(train: Run
     assert step_of(row.path / "state.safetensors") == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
+def test_bad_options_are_refused_before_a_run_is_started(train: Run, work: Path) -> None:
+    for arguments, code, said in [
         (("--dataset", "minst"), 2, "there is no data set called 'minst'"),
         (("--dataset", "fashion-mnist"), 1, "(md5 8d4fb7e6c68d591d4c3dfef9ec88bf0d) is missing"),
         (("--dataset", "mnist-5k", "--batch", "4001"), 2, "larger than the 4000 training images"),
@@ -271,15 +270,11 @@ def test_a_diverging_run_names_its_step_and_keeps_its_last_good_state(train: Run
         (("--dataset", "mnist-5k", "--validation", "0"), 2, "a validation share of 0 takes 0 of 4000 training images"),
         (("--dataset", "mnist-5k", "--validation", "1.5"), 2, "a validation share of 1.5 takes 6000 of 4000"),
         (("--dataset", "mnist-5k", "--mask-from", "detector"), 2, "--mask-from detector needs photos"),
-    ],
-)
-def test_bad_options_are_refused_before_a_run_is_started(
-    train: Run, work: Path, arguments: tuple[str, ...], code: int, said: str
-) -> None:
-    done = train(*arguments)
+    ]:
+        done = train(*arguments)
 
-    assert (done.code, said in done.error[0]) == (code, True), done.error
-    assert list((work / "runs").glob("*-train-*")) == []
+        assert (done.code, said in done.error[0]) == (code, True), done.error
+        assert list((work / "runs").glob("*-train-*")) == []
 
 
 # real processes

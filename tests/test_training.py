@@ -283,23 +283,20 @@ def test_the_paper_s_preset_is_the_paper_and_an_epoch_all_minibatches() -> None:
         resolve({"epochs": 3, "steps": 5}, DIGITS, train_count=4_020)
 
 
-@pytest.mark.parametrize(
-    ("preset", "fine_tuning"), [*((name, False) for name in PRESETS), *((name, True) for name in FINE_TUNING)]
-)
-def test_given_options_go_before_the_preset_and_the_preset_before_the_data(preset: Any, fine_tuning: bool) -> None:
-    given = {"regime": "natural", "epsilon": 0.2, "average": 0.0, "mix": 0.0, "dataset": "another option"}
-    row = (FINE_TUNING if fine_tuning else PRESETS)[preset]
-    settings = resolve(given, DIGITS, preset=preset, fine_tuning=fine_tuning, seed=3)
+def test_given_options_go_before_the_preset_and_the_preset_before_the_data() -> None:
+    for preset, fine_tuning in [*((name, False) for name in PRESETS), *((name, True) for name in FINE_TUNING)]:
+        given = {"regime": "natural", "epsilon": 0.2, "average": 0.0, "mix": 0.0, "dataset": "another option"}
+        row = (FINE_TUNING if fine_tuning else PRESETS)[preset]
+        settings = resolve(given, DIGITS, preset=preset, fine_tuning=fine_tuning, seed=3)
 
-    assert (settings.epsilon, settings.average, settings.center, settings.seed) == (0.2, 0.0, 0.4, 3)
-    assert (settings.steps, settings.batch) == (row["natural_steps"], row.get("batch", 128))
-    assert set(row) - {"natural_steps", "step_share"} <= {field.name for field in fields(TrainSettings)}
-    assert read(TrainSettings, to_json(settings) | {"further": 1}) == settings
+        assert (settings.epsilon, settings.average, settings.center, settings.seed) == (0.2, 0.0, 0.4, 3)
+        assert (settings.steps, settings.batch) == (row["natural_steps"], row.get("batch", 128))
+        assert set(row) - {"natural_steps", "step_share"} <= {field.name for field in fields(TrainSettings)}
+        assert read(TrainSettings, to_json(settings) | {"further": 1}) == settings
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_settings_that_make_no_sense_are_refused() -> None:
+    for changes, message in [
         ({"rate": float("inf")}, "--rate is inf"),
         ({"mix": 1.0}, "--mix is 1"),
         ({"beta": -1.0}, "--beta"),
@@ -308,8 +305,6 @@ def test_given_options_go_before_the_preset_and_the_preset_before_the_data(prese
         ({"loss": "trades", "mix": 0.5}, "natural part already"),
         ({"attack": "square"}, "square does not declare that it can be used in training"),
         ({"attack": "pdg"}, "no inner attack called 'pdg'"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        replace(BASE, **changes)
+    ]:
+        with pytest.raises(UsageError, match=message):
+            replace(BASE, **changes)

@@ -60,15 +60,15 @@ SAVED: dict[str, Callable[[Any, Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("name", SAVED)
 def test_files_are_read_bare_and_wrapped_with_the_same_hash(
-    name: str, state_dict: dict[str, torch.Tensor], tmp_path: Path
+    state_dict: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
-    SAVED[name](state_dict, tmp_path / name)
-    read = read_weights(tmp_path / name).state_dict
-    assert type(read) is dict
-    _assert_same(read, state_dict)
-    assert state_dict_sha256(read) == state_dict_sha256(dict(reversed(state_dict.items())))
+    for name in SAVED:
+        SAVED[name](state_dict, tmp_path / name)
+        read = read_weights(tmp_path / name).state_dict
+        assert type(read) is dict
+        _assert_same(read, state_dict)
+        assert state_dict_sha256(read) == state_dict_sha256(dict(reversed(state_dict.items())))
 
 
 class _Payload:
@@ -93,9 +93,8 @@ def test_a_pickle_that_would_run_code_does_not(
     assert marker.exists()
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
+def test_what_is_no_state_dict_is_said(tmp_path: Path) -> None:
+    for content, message in [
         (_network(), "torch.nn.modules.container.Sequential"),
         ([torch.ones(1)], "of type list"),
         ({}, "of type dict"),
@@ -104,12 +103,10 @@ def test_a_pickle_that_would_run_code_does_not(
         ({1: torch.ones(1)}, "'1' is of type Tensor"),
         ({"weight": torch.ones(2, 3).to_sparse()}, "not a tensor of plain numbers"),
         ({"weight": torch.ones(2, 3, device="meta")}, "not a tensor of plain numbers"),
-    ],
-)
-def test_what_is_no_state_dict_is_said(content: object, message: str, tmp_path: Path) -> None:
-    torch.save(content, tmp_path / "file.pth")
-    with pytest.raises(WeightsError, match=message):
-        read_weights(tmp_path / "file.pth")
+    ]:
+        torch.save(content, tmp_path / "file.pth")
+        with pytest.raises(WeightsError, match=message):
+            read_weights(tmp_path / "file.pth")
 
 
 @pytest.mark.parametrize("name", ["file.pth", "file.safetensors"])
@@ -135,9 +132,8 @@ def test_weights_that_fit_are_loaded(dropped: str, state_dict: dict[str, torch.T
     _assert_same({name: network.state_dict()[name] for name in changed}, changed)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_weights_that_do_not_fit_are_said_and_change_nothing(state_dict: dict[str, torch.Tensor]) -> None:
+    for change, message in [
         ({"3.weight": None}, "missing: 3.weight"),
         ({"4.weight": torch.ones(1)}, "left over: 4.weight"),
         ({"3.weight": torch.ones(5, 16)}, "of another shape: 3.weight (5, 16) instead of (2, 16)"),
@@ -145,29 +141,23 @@ def test_weights_that_fit_are_loaded(dropped: str, state_dict: dict[str, torch.T
             dict.fromkeys(["0.weight", "0.bias", "1.weight", "1.bias", "3.bias"]),
             "missing: 0.weight, 0.bias, 1.weight and 2 more",
         ),
-    ],
-)
-def test_weights_that_do_not_fit_are_said_and_change_nothing(
-    change: dict[str, torch.Tensor | None], message: str, state_dict: dict[str, torch.Tensor]
-) -> None:
-    network = _network()
-    changed = {name: value + 1 for name, value in state_dict.items()} | change
-    with pytest.raises(WeightsError) as refused:
-        load_into(network, {k: v for k, v in changed.items() if v is not None}, what="the weights in file.pth")
-    assert message in refused.value.message
-    assert refused.value.message.startswith("the weights in file.pth do not fit Sequential: ")
-    _assert_same(dict(network.state_dict()), state_dict)
+    ]:
+        network = _network()
+        changed = {name: value + 1 for name, value in state_dict.items()} | change
+        with pytest.raises(WeightsError) as refused:
+            load_into(network, {k: v for k, v in changed.items() if v is not None}, what="the weights in file.pth")
+        assert message in refused.value.message
+        assert refused.value.message.startswith("the weights in file.pth do not fit Sequential: ")
+        _assert_same(dict(network.state_dict()), state_dict)
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "model.", "_orig_mod.module.", "net.backbone."])
-def test_a_prefix_of_all_names_is_taken_off_with_a_note(
-    prefix: str, state_dict: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
-    notes: list[str] = []
-    content = {f"{prefix}{name}": value for name, value in state_dict.items()}
-    _assert_same(without_prefix(_network(), Weights(tmp_path / "w.pth", content), notes.append), state_dict)
-    assert len(notes) == (1 if prefix else 0)
-    assert all(f"'{prefix}'" in note for note in notes)
+def test_a_prefix_of_all_names_is_taken_off_with_a_note(state_dict: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    for prefix in ["", "module.", "model.", "_orig_mod.module.", "net.backbone."]:
+        notes: list[str] = []
+        content = {f"{prefix}{name}": value for name, value in state_dict.items()}
+        _assert_same(without_prefix(_network(), Weights(tmp_path / "w.pth", content), notes.append), state_dict)
+        assert len(notes) == (1 if prefix else 0)
+        assert all(f"'{prefix}'" in note for note in notes)
 
 
 def test_of_two_networks_in_a_file_neither_is_guessed(state_dict: dict[str, torch.Tensor], tmp_path: Path) -> None:
@@ -192,19 +182,15 @@ def test_the_number_of_classes_is_the_files(rows: int, state_dict: dict[str, tor
 # Fingerprints
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
+def test_different_weights_have_different_hashes() -> None:
+    for other in [
         {"b": torch.zeros(4)},
         {"a": torch.tensor([0.0, 0, 0, 1e-30])},
         {"a": torch.zeros(2, 2)},
         {"a": torch.zeros(4, dtype=torch.int32)},
         {"a": torch.zeros(4), "b": torch.zeros(0)},
-    ],
-    ids=["name", "value", "shape", "type", "entry"],
-)
-def test_different_weights_have_different_hashes(other: dict[str, torch.Tensor]) -> None:
-    assert state_dict_sha256({"a": torch.zeros(4)}) != state_dict_sha256(other)
+    ]:
+        assert state_dict_sha256({"a": torch.zeros(4)}) != state_dict_sha256(other)
 
 
 def test_hashes_take_every_type_and_layout() -> None:

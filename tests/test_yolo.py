@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -184,9 +183,8 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(
     assert allowed == set(torch.serialization.get_safe_globals())  # or else other files might hold networks, too
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
+def test_a_file_that_holds_something_else_is_refused(untrained: dict[str, Path], tmp_path: Path) -> None:
+    for name, content, message in [
         ("cut.pt", 0.5, "damaged, or not a weights file"),
         ("cut.pt", 0.9999, "damaged, or not a weights file"),
         ("zeros.pt", b"\0" * 100, "damaged, or not a weights file"),
@@ -198,21 +196,17 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(
         ("list.pt", [torch.ones(2)], "list.pt"),
         ("net.pt", {"model": torch.nn.Linear(2, 2)}, "net.pt"),
         ("nothing.pt", {}, "nothing.pt"),
-    ],
-)
-def test_a_file_that_holds_something_else_is_refused(
-    name: str, content: Any, message: str, untrained: dict[str, Path], tmp_path: Path
-) -> None:
-    if isinstance(content, float):
-        data = untrained["yolo26n"].read_bytes()
-        content = data[: int(content * len(data))]
-    if isinstance(content, bytes):
-        (tmp_path / name).write_bytes(content)
-    elif content is not None:
-        torch.save(content, tmp_path / name)
-    with pytest.raises(WeightsError, match=message) as refused:
-        opened(tmp_path / name)
-    assert "\n" not in refused.value.message + refused.value.hint
+    ]:
+        if isinstance(content, float):
+            data = untrained["yolo26n"].read_bytes()
+            content = data[: int(content * len(data))]
+        if isinstance(content, bytes):
+            (tmp_path / name).write_bytes(content)
+        elif content is not None:
+            torch.save(content, tmp_path / name)
+        with pytest.raises(WeightsError, match=message) as refused:
+            opened(tmp_path / name)
+        assert "\n" not in refused.value.message + refused.value.hint
 
 
 def test_what_finds_no_boxes_and_a_name_that_ultralytics_would_change_are_refused(

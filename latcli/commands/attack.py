@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,10 +34,12 @@ from latcli.errors import ExitCode, LatcliError, Terminated, UsageError
 from latcli.options import AttackOptions, given
 from latcli.reporting.text import printable
 from latcli.results import (
+    MOST_RESULTS,
     AttackedPhoto,
     AttackProtocol,
     AttackResult,
     Failure,
+    PhotoFigures,
     PlannedPhoto,
     RegionSummary,
     columns,
@@ -61,9 +64,9 @@ class Task:
     epsilon: float
     smallest: bool = False
 
-    def covers(self, photo: AttackedPhoto) -> bool:
-        """Whether a photo's result is of this task."""
-        return photo.region == self.region and (self.smallest or photo.epsilon == self.epsilon)
+    def covers(self, region: str, epsilon: float) -> bool:
+        """Whether a result with this region and epsilon is of this task."""
+        return region == self.region and (self.smallest or epsilon == self.epsilon)
 
 
 def run(options: AttackOptions, session: Session) -> AttackResult:
@@ -108,8 +111,8 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
     with Store.open(session.store) as store:
         store.check_name(session.name, "" if row is None else row.id)
         model = store.record_model(work.classifier.name, weights_sha256=work.classifier.fingerprint)
-        done = [] if row is None else _finished(row, model, tasks, store, work)
-        finished = ranks.told(_finished_tasks(done, tasks))
+        before = _Before() if row is None else _before(row, model, tasks, store, work)
+        finished = ranks.told(before.finished)
         left = work.share(ranks, _whole(finished, tasks))
         photos = work.located(attacker, store)
         # Looked at before anything is measured or a run is started: a photo on its own may raise its error here.
@@ -119,41 +122,40 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
         for warning in result.warnings:
             session.note(f"warning: {warning}")
         if options.dry_run:
-            with session.progress("photos", left) as tick:
+            with session.progress("photos", left, noted=True) as tick:
                 plan = list[Chunk[PlannedPhoto]]()
                 for _, one in ranks.collected(_planned(attacker, tasks, photos, work)):
                     plan.append(one)
                     tick(one.done)
             planned = work.in_order(photo for one in plan for photo in one.results)
-            failures = work.in_order(failure for one in plan for failure in one.failures)
-            yield replace(result, planned=planned, failures=failures)
+            left_out = work.in_order(failure for one in plan for failure in one.failures)
+            yield replace(result, planned=planned, failures=left_out)
             return
         config = config_of(options) | {"precision": session.precision, "form": attacker.gradients.form}
         config |= {"devices": ranks.size // ranks.nodes, "nodes": ranks.nodes}
-        config["labels_sha256"] = None if options.labels is None else sha256_of(options.labels)
+        config["labels_sha256"] = labels_sha256(options)
         if attacker.gradients.note:
             session.note(f"note: {attacker.gradients.note}")
         about: dict[str, Any] = {"config": config, "seed": session.seed, "device": str(attacker.device), "model": model}
         if row is None:
             started = store.start_run("attack", **session.of_run(), **about)
         else:
-            started = store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag)
+            started = store.resume_run(row.id, argv=list(session.argv), name=session.name, tags=session.tag)
         with started as stored, explained(), _how_to_go_on(stored, options, session):
             common_folder(ranks, stored.folder, lambda: attacker.gradients.form)
             if row is not None:
-                # Rows of results whose files are not all there go; they are made again.
-                stored.insert("attacks", [columns(protocol) | columns(photo) for photo in done], instead=True)
-                session.note(f"run {stored.id} resumed with {len(done)} results of its photos")
-            kept, failures_met = list(done), list[Failure]()
+                stored.remove_attacks(before.unusable)
+                session.note(f"run {stored.id} resumed with {before.results} results of its photos")
+            shown, failures = list(before.shown), list[Failure]()
             with drawing(attacker, stored.write_artifact, _with_figures(options, tasks)) as pictures:
                 maker = _Maker(stored.folder, pictures, work, tasks, finished)
-                with session.progress("photos", left) as tick:
+                with session.progress("photos", left, noted=True) as tick:
                     for _, chunk in ranks.collected(maker.chunks(photos, options.batch)):
                         stored.keep(chunk.files, [columns(protocol) | columns(photo) for photo in chunk.results])
-                        kept += chunk.results
-                        failures_met += chunk.failures
+                        shown += [one for one in chunk.results if _is_shown(one.image, tasks, work)]
+                        failures += chunk.failures
                         tick(chunk.done)
-                result = _completed(result, stored, kept, failures_met, tasks, work)
+                result = _completed(result, stored, shown, failures, tasks, work)
                 stored.set_exit_code(result.exit_code)
                 if session.json:  # what a document names is there when it is read
                     pictures.finish()
@@ -204,28 +206,32 @@ def _with_figures(options: AttackOptions, tasks: Sequence[Task]) -> bool:
 def _completed(
     result: AttackResult,
     stored: Run,
-    kept: Sequence[AttackedPhoto],
+    images: Sequence[AttackedPhoto],
     failures: Sequence[Failure],
     tasks: Sequence[Task],
     work: PhotoWork,
 ) -> AttackResult:
-    """The result with its photos, in the order of the arguments, and what they sum up to."""
-    in_order = sorted(kept, key=lambda photo: (work.position(photo.image), _place(photo, tasks)))
-    images = tuple(photo.in_folder(stored.folder) for photo in in_order)
+    """The result with its first photos, in the order of the arguments, and what all of them sum up to."""
+    in_order = sorted(images, key=lambda one: (work.position(one.image), _place(one.region, one.epsilon, tasks)))
+    figures = stored.photo_figures()
+    of_task = [[one for one in figures if task.covers(one.region, one.epsilon)] for task in tasks]
     return replace(
         result,
         run=stored.id,
         dir=stored.folder,
-        images=images,
+        images=tuple(
+            replace(photo, files={kind: str(stored.folder / name) for kind, name in photo.files.items()})
+            for photo in in_order
+        ),
         failures=work.in_order(failures),
-        summary=photo_summary(images) if len(tasks) == 1 else None,
-        regions=tuple(_region_summary(task, images) for task in tasks),
+        summary=photo_summary(figures) if len(tasks) == 1 else None,
+        regions=tuple(_region_summary(task, photos) for task, photos in zip(tasks, of_task, strict=True)),
     )
 
 
-def _place(photo: AttackedPhoto, tasks: Sequence[Task]) -> int:
-    """The place of a result's task."""
-    return next(place for place, task in enumerate(tasks) if task.covers(photo))
+def _place(region: str, epsilon: float, tasks: Sequence[Task]) -> int | None:
+    """The place of a result's task; None where it is of none."""
+    return next((place for place, task in enumerate(tasks) if task.covers(region, epsilon)), None)
 
 
 def _row_of(options: AttackOptions, session: Session) -> RunRow:
@@ -243,6 +249,11 @@ def _as_before(row: RunRow, options: AttackOptions, session: Session) -> tuple[A
         raise UsageError(
             f"the classifier {kept.classifier} of {row.id} is code",
             f"if you trust it, name it again: {_resume_command(row.id, kept, session)}",
+        )
+    if "labels_sha256" in row.config and row.config["labels_sha256"] != labels_sha256(kept):
+        raise UsageError(
+            f"{kept.labels} has other contents than when the run {row.id} was started",
+            "put the same labels back, or start a new run",
         )
     return kept, replace(session, seed=row.seed or 0, precision=row.config["precision"])
 
@@ -263,8 +274,25 @@ def _how_to_go_on(stored: Run, options: AttackOptions, session: Session) -> Iter
         raise
 
 
-def _finished(row: RunRow, model: str, tasks: Sequence[Task], store: Store, work: PhotoWork) -> list[AttackedPhoto]:
-    """The results of a run that are there with all their files, of photos that are as they were.
+#: Of a photo: the beginning of its files' names, and the numbers of the tasks that are done.
+_Finished = tuple[str, frozenset[int]]
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What a run that goes on has already: so many results, what is finished of each photo, and those to be shown.
+
+    unusable: ids of the rows of results whose files are not all there; they are made again.
+    """
+
+    results: int = 0
+    finished: dict[str, _Finished] = field(default_factory=dict)
+    unusable: tuple[int, ...] = ()
+    shown: tuple[AttackedPhoto, ...] = ()
+
+
+def _before(row: RunRow, model: str, tasks: Sequence[Task], store: Store, work: PhotoWork) -> _Before:
+    """What is there of a run, of photos that are as they were.
 
     Raises UsageError where the classifier or a photo is another one than before.
     """
@@ -274,30 +302,33 @@ def _finished(row: RunRow, model: str, tasks: Sequence[Task], store: Store, work
             "resume it with the same weights, or start a new run",
         )
     sources = {source.name: source for source in work.sources}
-    results = [from_columns(AttackedPhoto, one) for one in store.rows_of(row.id, "attacks")]
-    for name, sha256 in {one.image: one.sha256 for one in results}.items():
+    kept = "SELECT id, image, sha256, region, epsilon, files_json FROM attacks WHERE run = :run ORDER BY id"
+    rows = store.query(kept, {"run": row.id})
+    for name, sha256 in {one["image"]: one["sha256"] for one in rows}.items():
         if name not in sources or not (sources[name].is_stdin or sha256_of(sources[name].path) == sha256):
             raise UsageError(
                 f"{name} is not the photo that the run {row.id} attacked", "put it back, or start a new run"
             )
-    return [
-        one
-        for one in results
-        if any(task.covers(one) for task in tasks) and all((row.path / name).exists() for name in one.files.values())
-    ]
+    finished: dict[str, _Finished] = {}
+    unusable, shown = list[int](), list[int]()
+    for one in rows:
+        files = json.loads(one["files_json"])
+        number = _place(one["region"], one["epsilon"], tasks)
+        if number is None or not all((row.path / name).exists() for name in files.values()):
+            unusable.append(one["id"])
+            continue
+        stem, numbers = finished.get(one["image"], (files["mask"].removesuffix("-mask.png"), frozenset()))
+        finished[one["image"]] = (stem, numbers | {number})
+        if _is_shown(one["image"], tasks, work):
+            shown.append(one["id"])
+    of_ids = "SELECT * FROM attacks WHERE id IN (SELECT value FROM json_each(:ids))"
+    photos = [from_columns(AttackedPhoto, one) for one in store.query(of_ids, {"ids": json.dumps(shown)})]
+    return _Before(len(rows) - len(unusable), finished, tuple(unusable), tuple(photos))
 
 
-#: Of a photo: the beginning of its files' names, and the numbers of the tasks that are done.
-_Finished = tuple[str, frozenset[int]]
-
-
-def _finished_tasks(done: Sequence[AttackedPhoto], tasks: Sequence[Task]) -> dict[str, _Finished]:
-    """What is done of each photo that was begun, by its name."""
-    numbers: dict[str, set[int]] = {}
-    for photo in done:
-        numbers.setdefault(photo.image, set()).add(_place(photo, tasks))
-    stems = {photo.image: photo.files["mask"].removesuffix("-mask.png") for photo in done}
-    return {name: (stems[name], frozenset(of_photo)) for name, of_photo in numbers.items()}
+def _is_shown(image: str, tasks: Sequence[Task], work: PhotoWork) -> bool:
+    """Whether the document has the results of a photo; they are let go otherwise, however many there are."""
+    return work.position(image) < max(1, MOST_RESULTS // len(tasks))
 
 
 def _whole(finished: Mapping[str, _Finished], tasks: Sequence[Task]) -> set[str]:
@@ -350,7 +381,14 @@ def protocol_of(options: AttackOptions, classifier: str, tasks: Sequence[Task]) 
 def config_of(options: AttackOptions) -> dict[str, Any]:
     """The options in plain values, as the run keeps them; what allows code to run is given anew each time."""
     values: dict[str, Any] = to_json(asdict(options))
-    return {name: value for name, value in values.items() if name not in ("trust_weights", "resume")}
+    return {
+        name: value for name, value in values.items() if name not in ("trust_weights", "resume", "devices", "nodes")
+    }
+
+
+def labels_sha256(options: AttackOptions) -> str | None:
+    """The sha256 of the file of labels, by which a run is known besides its options. Raises ImageError."""
+    return None if options.labels is None else sha256_of(options.labels)
 
 
 def _doubts(classifier: Classifier, located: Located) -> tuple[str, ...]:
@@ -407,8 +445,7 @@ def _plan(attacker: PhotoAttacker, tasks: Sequence[Task], located: Located, work
     )
 
 
-def _region_summary(task: Task, images: Sequence[AttackedPhoto]) -> RegionSummary:
-    photos = [photo for photo in images if task.covers(photo)]
+def _region_summary(task: Task, photos: Sequence[PhotoFigures]) -> RegionSummary:
     return RegionSummary(
         region=task.region,
         epsilon=None if task.smallest else task.epsilon,

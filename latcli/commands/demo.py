@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import replace
+from typing import Any
 
 from latcli.commands import attack, evaluate, report, train
 from latcli.commands.photos import PACKAGE_LABELS, package_photos
@@ -37,15 +38,18 @@ def run(options: DemoOptions, session: Session) -> DemoResult:
     """
     session = replace(session, offline=True)
     session.note(f"attacking the backgrounds of two sample photos in {_PHOTO_STEPS} steps")
-    photos = tuple(map(str, package_photos()))
-    attacked = attack.run(AttackOptions(photos=photos, labels=PACKAGE_LABELS, steps=_PHOTO_STEPS), session)
-    trained = tuple(
-        train.run(TrainOptions(regime=regime, dataset=_DIGITS, preset="quick", steps=steps), session)
-        for regime, steps in _REGIMES
-    )
+
+    def own(command: str, options: Any) -> Session:
+        return replace(session, argv=session.command_of(command, options))
+
+    photos = AttackOptions(photos=tuple(map(str, package_photos())), labels=PACKAGE_LABELS, steps=_PHOTO_STEPS)
+    attacked = attack.run(photos, own("attack", photos))
+    trainings = [TrainOptions(regime=name, dataset=_DIGITS, preset="quick", steps=steps) for name, steps in _REGIMES]
+    trained = tuple(train.run(one, own("train", one)) for one in trainings)
     session.note(f"evaluating the three models: {_IMAGES} digits, {_STEPS} steps")
     models = tuple(one.run for one in trained)
-    evaluation = evaluate.run(EvalOptions(models=models, dataset=_DIGITS, images=_IMAGES, steps=_STEPS), session)
+    matrix = EvalOptions(models=models, dataset=_DIGITS, images=_IMAGES, steps=_STEPS)
+    evaluation = evaluate.run(matrix, own("eval", matrix))
     page = session.store / PAGE
     runs = (str(attacked.run), *models, evaluation.run)
     report.run(ReportOptions(runs=runs, html=page), replace(session, json=False))

@@ -143,7 +143,7 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
         else:
             if (kept := artifact_path(row.path, SAMPLES)).exists():
                 findings.restore(kept)
-            started = store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag)
+            started = store.resume_run(row.id, argv=list(session.argv), name=session.name, tags=session.tag)
         with started as stored, explained():
             session.note(f"run {stored.id}")
             samples = {} if row is None else job.evaluation.tensors()

@@ -25,6 +25,7 @@ from latcli.results import (
     Cell,
     DocumentError,
     EvalResult,
+    PhotoFigures,
     ReportedAttack,
     ReportedTraining,
     ReportResult,
@@ -44,8 +45,8 @@ Row = dict[str, Any]
 
 #: The document that `latcli eval` leaves in its run.
 MATRIX = "matrix.json"
-#: Attack runs that the terminal shows.
-SHOWN_ATTACKS = 2
+#: Attack runs that the terminal shows, and results of each.
+SHOWN_ATTACKS, SHOWN_PHOTOS = 2, 100
 #: What a finished training run measured its model at, by the names of the report.
 _FINAL = {
     "loss": "test_loss",
@@ -60,6 +61,7 @@ _SERIES = (
 )
 #: Figures that the best run is chosen by, the first that it has.
 _BEST_BY = {"adversarial_accuracy": "accuracy under its own attack", "accuracy": "accuracy on natural images"}
+_FILE = "SELECT size, sha256 FROM artifacts WHERE run = :run AND name = :name"
 _WHY = {
     "running": "running: it has not ended yet",
     "failed": "failed",
@@ -72,16 +74,19 @@ _WHY = {
 class Needs:
     """What the formats that were asked for will look at, so that the rest costs nothing.
 
-    attacks: how many of the newest attack runs, None for all. hashed: files are compared by sha256, too, since they are
-    shown, not by size alone. points: about so many of each training series, None for all, 0 for none.
+    attacks: how many of the newest attack runs, None for all. photos: how many results of each, None for all. hashed:
+    files are compared by sha256, too, since they are shown, not by size alone. points: about so many of each training
+    series, None for all, 0 for none.
     """
 
     attacks: int | None = None
+    photos: int | None = None
     hashed: bool = False
     points: int | None = 0
 
 
-EVERYTHING, TABLES, TERMINAL = Needs(hashed=True, points=None), Needs(), Needs(attacks=SHOWN_ATTACKS)
+EVERYTHING, TABLES = Needs(hashed=True, points=None), Needs()
+TERMINAL = Needs(attacks=SHOWN_ATTACKS, photos=SHOWN_PHOTOS)
 
 
 def gather(options: ReportOptions, session: Session, needs: Needs) -> ReportResult:
@@ -110,7 +115,6 @@ class _Gathering:
         self.trained = {row.id: row for row in store.runs(command="train")}
         self.rows: list[RunRow] = []
         self.faults: list[Row] = []
-        self.files: dict[tuple[str, str], Row] = {}
 
     def select(self) -> None:
         """Choose the runs that were asked for, all by default, the newest first."""
@@ -135,7 +139,7 @@ class _Gathering:
             raise UsageError("no run matches", "leave out --since, --dataset or --status")
 
     def result(self) -> ReportResult:
-        self._know_files()
+        self._look_for_folders()
         evaluated = self._evaluated()
         training, chosen = self._training(evaluated)
         if self.options.best:
@@ -252,29 +256,33 @@ class _Gathering:
         runs = [run for run in self._completed("attack") if run.id in photographed]
         if not self.options.paper:
             runs = runs[: self.needs.attacks]
-        rows: dict[str, list[tuple[AttackProtocol, AttackedPhoto]]] = {run.id: [] for run in runs}
-        for row in self.store.rows_of(rows, "attacks"):
+        most = None if self.options.paper else self.needs.photos
+        return [attack for run in runs for attack in self._attacks_of(run, most)]
+
+    def _attacks_of(self, run: RunRow, most: int | None) -> Iterator[ReportedAttack]:
+        """One for each region and epsilon; a search for the smallest epsilon is one as a whole.
+
+        Of more than `most` results the first are in it; sums are of all.
+        """
+        groups: dict[tuple[str, float | None], list[AttackedPhoto]] = {}
+        protocols: dict[tuple[str, float | None], AttackProtocol] = {}
+        rows = self.store.rows_of(run.id, "attacks", most)
+        for row in rows:
             protocol = self._read(AttackProtocol, row, row["image"])
             photo = self._read(AttackedPhoto, row, row["image"]) if protocol else None
             if protocol is not None and photo is not None:
-                rows[row["run"]].append((protocol, photo))
-        return [attack for run in runs for attack in self._attacks_of(run, rows[run.id])]
-
-    def _attacks_of(
-        self, run: RunRow, rows: Iterable[tuple[AttackProtocol, AttackedPhoto]]
-    ) -> Iterator[ReportedAttack]:
-        """One for each region and epsilon; a search for the smallest epsilon is one as a whole."""
-        groups: dict[tuple[str, float | None], list[AttackedPhoto]] = {}
-        protocols: dict[tuple[str, float | None], AttackProtocol] = {}
-        for protocol, photo in rows:
-            place = photo.region, photo.epsilon if protocol.smallest_epsilon_max is None else None
-            protocols.setdefault(place, protocol)
-            groups.setdefault(place, []).append(photo)
+                place = photo.region, photo.epsilon if protocol.smallest_epsilon_max is None else None
+                protocols.setdefault(place, protocol)
+                groups.setdefault(place, []).append(photo)
+        everything = self.store.photo_figures(run.id) if len(rows) == most else None
         # Where the objects are from: a detector, or the option that replaced it.
         given = (place for place in ("box", "mask", "center") if run.config.get(place) not in (None, [], ()))
         detector = next(given, run.config.get("detector"))
         for (region, epsilon), photos in groups.items():
             protocol = protocols[region, epsilon]
+            summed: Sequence[AttackedPhoto | PhotoFigures] = photos
+            if everything is not None:
+                summed = [one for one in everything if one.region == region and epsilon in (None, one.epsilon)]
             shared = {one.name: getattr(protocol, one.name) for one in fields(AttackProtocol)}
             yield ReportedAttack(
                 **shared | {"region": region, "epsilon": epsilon},
@@ -284,8 +292,8 @@ class _Gathering:
                 seed=run.seed,
                 detector=detector,
                 at_model_resolution=bool(run.config.get("at_model_resolution")),
-                smallest_epsilon=None if epsilon is not None else median_smallest_epsilon(photos),
-                summary=photo_summary(photos),
+                smallest_epsilon=None if epsilon is not None else median_smallest_epsilon(summed),
+                summary=photo_summary(summed),
                 images=tuple(replace(photo, files=self._files_of(run, photo)) for photo in photos),
             )
 
@@ -295,17 +303,12 @@ class _Gathering:
 
     # files and rows, only while they are as they were written
 
-    def _know_files(self) -> None:
-        """What the store knows of the files of the runs whose folders are there."""
-        present = []
+    def _look_for_folders(self) -> None:
         for row in self.rows:
             if row.path.is_symlink():
                 self._note(row.id, None, "outside", "the run's folder was replaced by a link")
-            elif row.path.is_dir():
-                present.append(row.id)
-            else:
+            elif not row.path.is_dir():
                 self._note(row.id, None, "missing", "the run's folder is gone")
-        self.files = {(row["run"], row["name"]): row for row in self.store.rows_of(present, "artifacts")}
 
     def _note(self, run: str, name: str | None, fault: str, detail: str) -> None:
         found = {"run": run, "name": name, "fault": fault, "detail": detail}
@@ -314,7 +317,9 @@ class _Gathering:
 
     def _sound(self, run: RunRow, name: str, *, hashed: bool) -> Path | None:
         """Where the file lies; None where the run has none of that name, or it is not as it was written."""
-        known = self.files.get((run.id, name))
+        if run.path.is_symlink() or not run.path.is_dir():
+            return None
+        known = next(iter(self.store.query(_FILE, {"run": run.id, "name": name})), None)
         if known is None:
             return None
         fault = fault_of(run.path, name, known["size"], known["sha256"] if hashed else None)

@@ -17,7 +17,7 @@ from latcli.engine.images import encode_png
 from latcli.engine.photos import Located, PhotoAttacker, PhotoSettings
 from latcli.errors import ExitCode, UsageError
 from latcli.options import MaskOptions
-from latcli.results import Failure, MaskedPhoto, MaskResult, to_json
+from latcli.results import MOST_RESULTS, Failure, MaskedPhoto, MaskResult, to_json
 from latcli.session import Session
 from latcli.store.files import stage, storage_errors, write_whole
 from latcli.store.store import Store
@@ -54,12 +54,13 @@ def run(options: MaskOptions, session: Session) -> MaskResult:
             model=model,
         ) as stored:
             common_folder(ranks, stored.folder)
-            images, failures = list[MaskedPhoto](), list[Failure]()
-            with session.progress("photos", work.share(ranks)) as tick:
-                masked = _masked(stored.folder, options.out, places, work.located(attacker, store), work)
-                for _, chunk in ranks.collected(masked):
+            images, failures, count = list[MaskedPhoto](), list[Failure](), 0
+            with session.progress("photos", work.share(ranks), noted=True) as tick:
+                chunks = _masked(stored.folder, options.out, places, work.located(attacker, store), work)
+                for _, chunk in ranks.collected(chunks):
                     stored.keep(chunk.files)
-                    images += chunk.results
+                    images += [one for one in chunk.results if work.position(one.image) < MOST_RESULTS]
+                    count += len(chunk.results)
                     failures += chunk.failures
                     tick(chunk.done)
             result = MaskResult(
@@ -68,6 +69,7 @@ def run(options: MaskOptions, session: Session) -> MaskResult:
                 out=options.out,
                 classifier=work.classifier.name,
                 detector=options.detector,
+                masked=count,
                 images=work.in_order(images),
                 failures=work.in_order(failures),
             )

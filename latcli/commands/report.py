@@ -17,6 +17,7 @@ from latcli.errors import LatcliError, UsageError
 from latcli.options import ReportOptions
 from latcli.reporting.text import number_text
 from latcli.results import (
+    MOST_RESULTS,
     AttackedPhoto,
     ComparedRuns,
     DocumentError,
@@ -65,7 +66,8 @@ def _needs(options: ReportOptions, *, json: bool) -> Needs:
     if json:
         return EVERYTHING
     if options.html is not None or options.png is not None:
-        return Needs(hashed=options.html is not None, points=_DRAWN_POINTS)
+        most = None if options.html is None else MOST_RESULTS
+        return Needs(photos=most, hashed=options.html is not None, points=_DRAWN_POINTS)
     return TABLES if texts_of(options) else TERMINAL
 
 

@@ -27,13 +27,11 @@ from latcli.engine.photo_files import find_sources
 from latcli.errors import ExitCode, LatcliError, UsageError
 from latcli.options import (
     AttackOptions,
-    Computing,
     EvalOptions,
     ReportOptions,
     ReproduceOptions,
     ReproduciblePart,
     TrainOptions,
-    command_words,
 )
 from latcli.results import ReportResult, ReproduceResult, StepRow, canonical_json, to_json
 from latcli.session import Session
@@ -150,8 +148,7 @@ class Found:
             for row in rows:
                 if row.status == status:
                     return state, row
-        # An attack cannot be resumed, nor can a run whose folder is gone.
-        cut_off = [row for row in rows if step.command != "attack" and row.path.is_dir()]
+        cut_off = [row for row in rows if row.path.is_dir()]  # without its folder a run cannot be resumed
         return ("interrupted", cut_off[0]) if cut_off else ("missing", None)
 
     def trained(self, steps: Sequence[Step]) -> dict[Step, RunRow]:
@@ -205,7 +202,8 @@ class Found:
     def _fitting_attack(self, step: Step) -> Callable[[RunRow], bool]:
         options = step.options
         assert isinstance(options, AttackOptions)
-        wanted = {name: value for name, value in attack.config_of(options).items() if name not in _OF_ATTACK_FREE}
+        given = attack.config_of(options)
+        wanted = {name: value for name, value in given.items() if name not in _OF_ATTACK_FREE}
         labels = None if options.labels is None else sha256_of(options.labels)
         wanted |= {"labels_sha256": labels, "precision": self.session.precision}
         photos = {sha256_of(source.path) for source in find_sources(options.photos)}
@@ -214,6 +212,9 @@ class Found:
             if not _has(row, wanted):
                 return False
             attacked = {photo["sha256"] for photo in self.store.rows_of(row.id, "attacks")}
+            if row.status != "completed":  # it is resumed with the files that it was started with
+                where = {name: given[name] for name in ("photos", "labels")}
+                return _has(row, where) and attacked <= photos
             # What could not be attacked, without an object or readable contents, cannot be the next time either.
             failed = row.exit_code not in (None, ExitCode.OK)
             return attacked == photos or (failed and bool(attacked) and attacked < photos)
@@ -272,12 +273,17 @@ def _carry_out(steps: Sequence[Step], found: Found, stored: Run, session: Sessio
 def _carry_out_one(step: Step, resume: str | None, found: Found, session: Session) -> None:
     match step.options:
         case TrainOptions():
-            train.run(found.started(step) if resume is None else TrainOptions(resume=resume), session)
+            started = found.started(step)
+            own = replace(session, argv=session.command_of("train", started))
+            train.run(started if resume is None else TrainOptions(resume=resume), own)
         case EvalOptions() as options:
-            models = tuple(row.id for row in found.trained(step.models).values())
-            evaluate.run(replace(options, models=models) if resume is None else EvalOptions(resume=resume), session)
+            options = replace(options, models=tuple(row.id for row in found.trained(step.models).values()))
+            own = replace(session, argv=session.command_of("eval", options))
+            evaluate.run(options if resume is None else EvalOptions(resume=resume), own)
         case AttackOptions() as options:
-            attacked = attack.run(options, session)
+            own = replace(session, argv=session.command_of("attack", options))
+            again = AttackOptions(resume=resume, classifier=options.classifier)
+            attacked = attack.run(options if resume is None else again, own)
             if found.state_of(step)[0] != "done":
                 raise LatcliError(
                     f"'{step.title}' found nothing: no photo could be attacked",
@@ -348,9 +354,7 @@ def command_line(step: Step, session: Session, models: Sequence[str] = ()) -> st
         options = replace(options, models=tuple(models))
     elif isinstance(options, TrainOptions) and models:
         options = replace(options, classifier_weights=Path(models[0]))
-    shared = ("store", "data", "device", "precision", "offline")
-    where = Computing(**{name: getattr(session, name) for name in shared}, seed=step.seed)
-    return shlex.join(["latcli", step.command, *command_words(options), *command_words(where)])
+    return shlex.join(replace(session, seed=step.seed).command_of(step.command, options))
 
 
 def _kept(stored: Run, result: ReproduceResult) -> Iterator[Path]:

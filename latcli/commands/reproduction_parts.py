@@ -257,7 +257,8 @@ class Findings:
             return [self._masks(steps)]
         if part in ("controls", "strong"):
             title = {"controls": "Controls of equal budget", "strong": "The strong suite"}[part]
-            records = [(_regime(model), row["input"], row["accuracy"]) for model, row in self._cells(steps)]
+            cells = [pair for pair in self._cells(steps) if pair[1]["input"] != "natural-attacked"]
+            records = [(_regime(model), row["input"], row["accuracy"]) for model, row in cells]
             notes = ["accuracy; across: what the attack may change", *self._notes(steps)]
             return [_percents(part, title, "model", records, notes)]
         return []

@@ -12,6 +12,7 @@ from latcli.commands.resume import classifier_again, resume_command
 from latcli.errors import LatcliError
 from latcli.options import RunsListOptions, RunsPathOptions, RunsRemoveOptions, RunsShowOptions, RunsVerifyOptions
 from latcli.results import (
+    MOST_RESULTS,
     AttackedPhoto,
     Cell,
     DocumentError,
@@ -34,6 +35,8 @@ from latcli.store.verify import verify
 T = TypeVar("T")
 
 _SHOWN = 5
+#: Files of a run in its document: of more, the first.
+_MOST_FILES = 4 * MOST_RESULTS
 
 
 def list_runs(options: RunsListOptions, session: Session) -> RunList:
@@ -65,14 +68,16 @@ def show_run(options: RunsShowOptions, session: Session) -> RunDetails:
             config=row.config,
             environment=store.environment(row.environment),
             images=tuple(
-                _read(AttackedPhoto, store, one).in_folder(row.path) for one in store.rows_of(row.id, "attacks")
+                _read(AttackedPhoto, store, one).in_folder(row.path)
+                for one in store.rows_of(row.id, "attacks", MOST_RESULTS)
             ),
             cells=tuple(_read(Cell, store, one) for one in store.rows_of(row.id, "cells")),
             metrics=tuple(_read(LastValue, store, one) for one in store.rows_of(row.id, "latest_metrics")),
             artifacts=tuple(
                 _read(StoredFile, store, one | {"path": row.path / one["name"]})
-                for one in store.rows_of(row.id, "artifacts")
+                for one in store.rows_of(row.id, "artifacts", _MOST_FILES)
             ),
+            totals={"images": store.count(row.id, "attacks"), "artifacts": store.count(row.id, "artifacts")},
             resume=_how_to_resume(row, session),
         )
 

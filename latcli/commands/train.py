@@ -127,7 +127,7 @@ def run(options: TrainOptions, session: Session) -> TrainResult:
                     dataset=store.record_dataset(job.data.name, fingerprint=job.data.fingerprint),
                 )
             else:
-                started = store.resume_run(row.id, argv=sys.argv, name=session.name, tags=session.tag)
+                started = store.resume_run(row.id, argv=list(session.argv), name=session.name, tags=session.tag)
             with started as stored, explained():
                 _begin(stored, row, job, trainer, session)
                 with _loggers(options.logger, stored, job, trainer, session) as trackers:

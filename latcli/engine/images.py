@@ -102,7 +102,8 @@ def decode_photo(data: bytes, name: str) -> Photo:
     """Decode the bytes of an image file; `name` is what errors and results call it. Raises ImageError."""
     with damage_as_errors(name):
         image = decode_image(data, name)
-        notes = ["first of several frames"] if _has_more_frames(data) else []
+        animated = getattr(_open_unlimited(io.BytesIO(data)), "is_animated", False)
+        notes = ["first of several frames"] if animated else []
         if _turn_upright(image):
             notes.append("rotated as the camera noted")
         notes += _changes(image)
@@ -170,7 +171,7 @@ def rgb_of(image: Image.Image) -> np.ndarray:
     if is_transparent(image):
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def is_transparent(image: Image.Image) -> bool:
@@ -206,15 +207,6 @@ def _check_size(image: Image.Image, name: str) -> None:
         )
     if width * height == 0:
         raise ImageError(f"{name} has no pixels ({width}x{height})", "copy or download the file again")
-
-
-def _has_more_frames(data: bytes) -> bool:
-    other = _open_unlimited(io.BytesIO(data))
-    try:
-        other.seek(1)
-    except EOFError:
-        return False
-    return True
 
 
 def _turn_upright(image: Image.Image) -> bool:

@@ -129,8 +129,9 @@ class LabelFile:
         rows = _rows(path)
         columns = _columns(rows[0], path)
         file_column, index_column, name_column = columns or (0, None, 1)
-        #: By absolute path, by that of a link's target, and by bare file name: index and name of each row.
-        self._rows: dict[str, set[tuple[str, str]]] = {}
+        #: File, index and name of each row; and the rows by one of `_KEYS`, made when that is first asked for.
+        self._rows: list[tuple[str, tuple[str, str]]] = []
+        self._labels: list[dict[str, tuple[tuple[str, str], ...]]] = []
         for row in rows[1:] if columns else rows:
             file, index, name = (
                 row[column].strip() if column is not None and column < len(row) else ""
@@ -138,12 +139,11 @@ class LabelFile:
             )
             if not file or not (index or name):
                 raise UsageError(f"{path}: a file and a label are needed, not '{','.join(row)[:60]}'", _CSV_HINT)
-            for key in _keys(path.parent / file.replace("\\", "/")):  # as Windows writes it
-                self._rows.setdefault(key, set()).add((index, name))
+            self._rows.append((file.replace("\\", "/"), (index, name)))  # the first as Windows writes it
 
     def label_of(self, photo: Path, classes: Classes) -> Label:
         """The label of one photo. Raises UsageError where the file names it not at all, or not uniquely."""
-        found = next((self._rows[key] for key in _keys(photo) if key in self._rows), set())
+        found = next((found for number in range(len(_KEYS)) if (found := self._by_key(number, photo))), ())
         if not found:
             raise UsageError(f"{self.path} has no label for {photo}", "add a row, or leave the photo out")
         if len(found) > 1:
@@ -163,10 +163,23 @@ class LabelFile:
             )
         return Label(number, classes.class_names[number], "file")
 
+    def _by_key(self, number: int, photo: Path) -> tuple[tuple[str, str], ...]:
+        """The labels of the rows whose file has the same key of that number."""
+        if number == len(self._labels):
+            self._labels.append({})
+            for file, label in self._rows:
+                key = _KEYS[number](self.path.parent / file)
+                there = self._labels[number].get(key, ())
+                self._labels[number][key] = there if label in there else (*there, label)
+        return self._labels[number].get(_KEYS[number](photo), ())
 
-def _keys(file: Path) -> tuple[str, str, str]:
-    """The most exact first. Unlike Path.resolve, realpath bears links that lead in circles."""
-    return composed(str(as_given(file))), composed(os.path.realpath(file)), composed(file.name)
+
+#: By what a photo's row is found, the most exact first: its path, that of a link's target, its bare name.
+_KEYS: tuple[Callable[[Path], str], ...] = (
+    lambda file: composed(str(as_given(file))),
+    lambda file: composed(os.path.realpath(file)),  # unlike Path.resolve, it bears links that lead in circles
+    lambda file: composed(file.name),
+)
 
 
 _FILE_WORDS = {"file", "filename", "path", "image", "photo"}

@@ -1,6 +1,6 @@
 """Where the object of a photo is: given by its user, or found by a detector, or by several, photo by photo.
 
-Legend: H, W a photo's own size. mask_1HW is 1 on the object; levels_HW is the same as uint8, 255 on the object.
+Legend: H, W a photo's own size. mask_1HW is float in [0, 1], 1 on the object.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePath
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
 
 from latcli.engine import localize, registry
@@ -152,8 +151,8 @@ class ObjectFinder:
         if where.boxes:
             given = localize.user_boxes(where.boxes, photo.size)
             boxes = tuple(Box(*box, score=1.0, name=target.name) for box in given)
-            levels_HW, how = self._silhouette(photo, target, Detection(boxes), where.refine)
-            return FoundObject(self._mask(levels_HW), "box", f"given boxes{how}", boxes)
+            mask_1HW, how = self._silhouette(photo, target, Detection(boxes), where.refine)
+            return FoundObject(self._mask(mask_1HW), "box", f"given boxes{how}", boxes)
         return None
 
     def _found_by(self, detector: Detector, photo: Photo, target: Target) -> FoundObject | None:
@@ -170,50 +169,41 @@ class ObjectFinder:
         refine = self.settings.refine
         if auto and refine == "none" and self._saliency is not None and detector.name in _BOX_DETECTORS:
             refine = "saliency"
-        levels_HW, how = self._silhouette(photo, target, found, refine)
+        mask_1HW, how = self._silhouette(photo, target, found, refine)
         salient = any(box.name == ANY_CLASS for box in found.boxes)
-        if auto and salient and np.mean(levels_HW >= 128) < _SMALLEST_SALIENT:
+        if auto and salient and (mask_1HW > 0.5).double().mean() < _SMALLEST_SALIENT:
             return None
         weights = getattr(detector, "weights", None)
-        return FoundObject(self._mask(levels_HW), detector.name, detector.name + how, found.boxes, weights, notes)
+        return FoundObject(self._mask(mask_1HW), detector.name, detector.name + how, found.boxes, weights, notes)
 
-    def _silhouette(self, photo: Photo, target: Target, found: Detection, refine: Refinement) -> tuple[np.ndarray, str]:
-        """levels_HW of a detection, and how its boxes became silhouettes, in words.
+    def _silhouette(
+        self, photo: Photo, target: Target, found: Detection, refine: Refinement
+    ) -> tuple[torch.Tensor, str]:
+        """mask_1HW of a detection, and how its boxes became silhouettes, in words.
 
-        The model's own silhouettes where all boxes have one, else the boxes, refined if that is asked for.
+        The model's own silhouettes where all boxes have one, else the boxes, refined if that is asked for. A box of
+        which too little is salient stays whole.
         """
         silhouettes = [box.segmentation for box in found.boxes if box.segmentation is not None]
         if found.segmentations_NHW is not None and len(silhouettes) == len(found.boxes) > 0:
             own = "" if found.boxes[0].name == ANY_CLASS else ", silhouettes"
-            return found.segmentations_NHW[silhouettes].amax(dim=0).numpy(), own
+            return found.segmentations_NHW[silhouettes].amax(dim=0, keepdim=True).float().div_(255.0), own
         rectangles = [(box.x0, box.y0, box.x1, box.y1) for box in found.boxes]
         if refine == "grabcut" and rectangles:
-            return _levels(localize.grabcut_mask(photo.levels_HWC, rectangles)), ", grabcut"
+            return localize.grabcut_mask(photo.levels_HWC, rectangles), ", grabcut"
         if refine == "saliency" and rectangles and self._saliency is not None:
-            return self._salient_parts(self._saliency, photo, target, rectangles)
-        return _levels(localize.boxes_mask(rectangles, photo.size)), ""
+            soft_NHW = self._detect(self._saliency, photo, target).segmentations_NHW
+            soft_1HW = torch.zeros(1, *photo.size) if soft_NHW is None else soft_NHW[:1].float().div_(255.0)
+            boxes = [localize.boxes_mask([rectangle], photo.size) for rectangle in rectangles]
+            parts = [saliency.inside_box(soft_1HW, box_1HW) for box_1HW in boxes]
+            refined = any(part_1HW is not None for part_1HW in parts)
+            chosen = [box_1HW if part_1HW is None else part_1HW for box_1HW, part_1HW in zip(boxes, parts, strict=True)]
+            return torch.stack(chosen).amax(dim=0), ", salient part" if refined else ""
+        return localize.boxes_mask(rectangles, photo.size), ""
 
-    def _salient_parts(
-        self, detector: Detector, photo: Photo, target: Target, rectangles: Sequence[localize.Rectangle]
-    ) -> tuple[np.ndarray, str]:
-        """The salient part of each box; a box of which too little is salient stays whole."""
-        soft_NHW = self._detect(detector, photo, target).segmentations_NHW
-        soft_HW = np.zeros(photo.size, dtype=np.uint8) if soft_NHW is None else soft_NHW[0].numpy()
-        levels_HW = np.zeros(photo.size, dtype=np.uint8)
-        refined = 0
-        for rectangle in rectangles:
-            box_HW = localize.boxes_mask([rectangle], photo.size)[0].numpy() > 0
-            part_HW = saliency.inside_box(soft_HW, box_HW)
-            refined += part_HW is not None
-            levels_HW = np.maximum(levels_HW, 255 * box_HW.astype(np.uint8) if part_HW is None else part_HW)
-        return levels_HW, ", salient part" if refined else ""
-
-    def _mask(self, levels_HW: np.ndarray) -> torch.Tensor:
-        """mask_1HW of levels, cut at one half unless it is to be soft."""
-        values_HW = (
-            levels_HW.astype(np.float32) / 255.0 if self.settings.soft else (levels_HW >= 128).astype(np.float32)
-        )
-        return torch.from_numpy(values_HW)[None]
+    def _mask(self, mask_1HW: torch.Tensor) -> torch.Tensor:
+        """The mask, cut at one half unless it is to be soft."""
+        return mask_1HW if self.settings.soft else (mask_1HW > 0.5).float()
 
     def _detect(self, detector: Detector, photo: Photo, target: Target) -> Detection:
         """The detection, from the cache where it has it."""
@@ -320,8 +310,3 @@ def check_values(detector: str, values: Mapping[str, Any]) -> None:
 def _described(detector: Detector) -> str:
     weights = getattr(detector, "weights", None)
     return f"{detector.name} ({weights})" if weights else detector.name
-
-
-def _levels(mask_1HW: torch.Tensor) -> np.ndarray:
-    levels_HW: np.ndarray = mask_1HW[0].mul(255.0).round().to(torch.uint8).numpy()
-    return levels_HW

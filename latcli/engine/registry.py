@@ -75,8 +75,8 @@ _IN_WORDS: dict[Kind, str] = {"dataset": "data set"}
 
 #: No registered name is this long.
 _LONGEST = 100
-#: An error lists all names where they are so few, as those that are registered; of a library's, the first twelve.
-_SHOWN, _OF_MANY = 40, 12
+#: An error lists all known names up to this many: those that are registered, but not all that a library has.
+_SHOWN = 40
 
 
 def _plugins(kind: Kind) -> dict[str, EntryPoint]:
@@ -130,9 +130,12 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
     known = list(known)
     name = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."  # comparing takes the square of its length
     close = nearest(name, known)
-    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-    shown = ", ".join(known if len(known) <= _SHOWN else [*known[:_OF_MANY], "…"])
-    return UsageError(f"there is no {what} called '{name}'", f"{hint}known: {shown}")
+    hints = [f"did you mean {' or '.join(map(repr, close))}?"] if close else []
+    if len(known) <= _SHOWN:
+        hints.append(f"known: {', '.join(known)}")
+    elif not close:
+        hints.append(f"there are {len(known):,}, such as {', '.join(known[:3])}")
+    return UsageError(f"there is no {what} called '{name}'", " ".join(hints))
 
 
 def nearest(text: str, names: Sequence[str], count: int = 3) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from latcli.reporting.evaluations import evaluation, further, matrix, matrix_of
-from latcli.reporting.photos import PHOTOS, attack, folder_line, mask, photo_table
+from latcli.reporting.photos import MANY, PHOTOS, attack, folder_line, mask, photo_table
 from latcli.reporting.table import NONE, Cell, Column, Format, Row, Table, Value, facts, listed, rows_of, text_table
 from latcli.reporting.text import (
     counted,
@@ -382,14 +382,17 @@ def run(document: Document) -> list[Table]:
         found += _configuration(document["config"])
     if document["images"] and set(_ATTACKED) <= document["config"].keys():
         attacked = {"classifier": document["model"], **document["config"], **document}
-        found.append(photo_table({**attacked, "epsilon": document["images"][0]["epsilon"]}))
+        most = PHOTOS if len(document["images"]) > MANY else None
+        found.append(photo_table({**attacked, "epsilon": document["images"][0]["epsilon"]}, most))
     found += [_cells(document["cells"])] if document["cells"] else []
     metric, file = Column("name", "metric", "name"), Column("name", "file", "name")
+    files, total = document["artifacts"][:MANY], document["totals"]["artifacts"]
+    notes = (f"the first {len(files):,} of {total:,} files",) if len(files) < total else ()
     further = (
         listed(
             "Metrics", document["metrics"], metric, Column("step", "step", "count"), Column("value", "value", "short")
         ),
-        listed("Files", document["artifacts"], file, Column("kind", "kind", "name"), Column("size", "size", "size")),
+        listed("Files", files, file, Column("kind", "kind", "name"), Column("size", "size", "size"), notes=notes),
     )
     found += [table for table in further if table.rows]
     return [*found, text_table("Resume with", document["resume"])] if document["resume"] else found

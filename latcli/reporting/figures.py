@@ -254,16 +254,18 @@ def means(document: Mapping[str, Any]) -> bytes:
 
 
 def drawn(title: str, plots: Sequence[Plot], kind: str = "png") -> bytes:
-    """Plots side by side below a title, with one legend, as "png" or "svg"."""
+    """Plots below a title, two in a row, with one legend, as "png" or "svg"."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.8 * max(1, len(plots)), 3.4), layout="constrained")
+    columns = min(len(plots), 2)
+    rows = math.ceil(len(plots) / 2)
+    figure = Figure(figsize=(3.8 * max(1, columns), 0.4 + 3.0 * max(1, rows)), layout="constrained")
     for place, plot in enumerate(plots):
-        _draw(figure.add_subplot(1, len(plots), place + 1), plot, with_title=len(plots) > 1)
+        _draw(figure.add_subplot(rows, columns, place + 1), plot, with_title=len(plots) > 1)
     shown = {label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if shown:
-        columns = min(len(shown), 2 * len(plots))
-        figure.legend(shown.values(), shown, loc="outside lower center", ncols=columns, fontsize=7, frameon=False)
+        across = min(len(shown), 2 * columns)
+        figure.legend(shown.values(), shown, loc="outside lower center", ncols=across, fontsize=7, frameon=False)
     figure.suptitle(plain(title), fontsize=10, color=INK)
     return bytes_of(figure, kind)
 

@@ -151,7 +151,7 @@ def _run(run: Document) -> dict[str, Any]:
         "seed": run["seed"],
         "device": run["device"],
         "git commit": run["git_sha"],
-        "configuration's hash": run.get("config_hash"),
+        "configuration hash": run.get("config_hash"),
         "folder": run["dir"],
     }
     return {
@@ -159,7 +159,7 @@ def _run(run: Document) -> dict[str, Any]:
         "command": run["command"],
         "summary": ", ".join(str(part) for part in (run["status"], run["dataset"], seed) if part),
         "facts": [(name, plain(value) or NONE) for name, value in facts.items()],
-        "config": [(name, plain(value) or NONE) for name, value in sorted(run["config"].items())],
+        "config": [(name, text) for name, value in sorted(run["config"].items()) if (text := plain(value))],
         "command_line": documents.command_line(run),
     }
 
@@ -248,7 +248,7 @@ def _facts(document: Document, image: Document) -> list[tuple[str, str]]:
 
     facts = {
         "right class": f"{label['name']}{source}",
-        "its rank": f"{clean['rank']:,} before, {after['rank']:,} after",
+        "rank": f"{clean['rank']:,} before, {after['rank']:,} after",
         "p(right class)": f"{probability(clean['confidence'])} before, {probability(after['confidence'])} after",
         "p(guess)": f"{probability(clean['p_prediction'])} before, {probability(after['p_prediction'])} after",
         "p(target)": known(image["p_target"], probability),
@@ -256,7 +256,7 @@ def _facts(document: Document, image: Document) -> list[tuple[str, str]]:
         "smallest epsilon that fools": known(image["smallest_epsilon"], number_text),
         "pixels altered": percent(image["altered_percent"] / 100, 1),
         "largest change": _change(image["linf_outside"]),
-        "where none is allowed": _change(image["linf_inside"]),
+        "largest protected change": _change(image["linf_inside"]),
         "PSNR": known(image["psnr"], lambda value: f"{value:.1f} dB"),
         "SSIM": known(image["ssim"], lambda value: f"{value:.3f}"),
     }

@@ -12,8 +12,8 @@ from latcli.results import starts_text
 
 Document = Mapping[str, Any]
 
-#: Photos that a terminal shows at most where they stand beside other tables.
-PHOTOS = 20
+#: Photos that a terminal shows at most where they stand beside other tables, or are more than MANY.
+PHOTOS, MANY = 20, 100
 
 
 def attack(document: Document) -> list[Table]:
@@ -23,7 +23,7 @@ def attack(document: Document) -> list[Table]:
         found = [_plan(document["planned"])]
     elif images:
         regions = _regions(document["regions"])
-        found = [*regions, photo_table(document, PHOTOS if regions else None)]
+        found = [*regions, photo_table(document, PHOTOS if regions or len(images) > MANY else None)]
     else:
         found = [text_table("", "no photo was attacked")]
     lines = [*_failures(document), *(f"warning: {text}" for text in document["warnings"])]
@@ -35,7 +35,9 @@ def attack(document: Document) -> list[Table]:
 
 def mask(document: Document) -> list[Table]:
     """The object of each photo: who found it, how surely, and where its mask is."""
-    images = document["images"]
+    images = document["images"][: PHOTOS if len(document["images"]) > MANY else None]
+    total = max(document["masked"], len(images))
+    cut = [f"the first {len(images)} of {total:,} photos"] if len(images) < total else []
     found = listed(
         "Objects",
         [{**one, "object": one["object_percent"] / 100} for one in images],
@@ -47,7 +49,7 @@ def mask(document: Document) -> list[Table]:
         Column("object", "object", "percent"),
         Column("evidence_inside", "evidence inside", "percent"),
         Column("evidence_lift", "lift", "number", optional=True),
-        notes=_image_notes(images),
+        notes=[*_image_notes(images), *cut],
     )
     lines = [*_failures(document), *([f"run {document['run']}"] if document["run"] else [])]
     lines += [f"masks in {from_here(document['out'])}"] if images else ["no object was found"]
@@ -86,20 +88,34 @@ def photo_table(document: Document, most: int | None = None) -> Table:
 
     Of more than `most` photos, only the first are shown; the last row and the notes are of all.
     """
-    images, summary = document["images"], document.get("summary")
-    photos = len({image["image"] for image in images})  # fewer than results if there are several regions or epsilons
-    results = counted(len(images), "result" if photos < len(images) else "photo")
+    images, summary, total = document["images"], document.get("summary"), _total(document)
+    # Fewer than results if there are several regions or epsilons.
+    photos = max((one["n"] for one in _summaries(document)), default=len({image["image"] for image in images}))
+    results = counted(total, "result" if photos < total else "photo")
     columns = _photo_columns(images)
     shown = [_photo(image, columns) for image in images[:most]]
     notes = _photo_notes(document)
-    if summary and len(images) > 1:
+    if len(shown) < total:
+        notes.append(f"the first {len(shown):,} of {results}; totals are over all")
+    if summary and total > 1:
         shown.append(_photo_total(summary, columns, results))
         notes += _summary_words(summary)
-    if most is not None and len(images) > most:
-        notes.append(f"the first {most} of {results}; totals are over all")
     title = f"{counted(photos, 'photo')} against {document['classifier']}: {changed_words(document)}"
     about = {"run": document["run"], "model": document["classifier"], "epsilon": document["epsilon"]}
     return Table(title, columns, tuple(shown), tuple(notes), "photo", about, runs=(document["run"],))
+
+
+def _total(document: Document) -> int:
+    """How many results there are, of which a document may have the first alone."""
+    counts = [one["n"] for one in _summaries(document)] or [document.get("totals", {}).get("images", 0)]
+    return int(max(sum(counts), len(document["images"])))
+
+
+def _summaries(document: Document) -> list[Document]:
+    """The counts of all results: of the whole, or of each region and epsilon."""
+    parts = [document.get("summary"), *(one["summary"] for one in document.get("regions") or ())]
+    known = [one for one in parts if one]
+    return known[:1] if document.get("summary") else known
 
 
 def changed_words(document: Document) -> str:
@@ -183,7 +199,7 @@ def _photo_notes(document: Document) -> list[str]:
         done.insert(0, found_by(images[0]["detector"]))
     if document["restarts"] > 1:
         done.append(starts_text(document["attack"], document["restarts"]))
-    notes = [", ".join(done), success_words(images)]
+    notes = [", ".join(done), success_words(document)]
     if document.get("smallest_epsilon_max") is not None:
         most = number_text(document["smallest_epsilon_max"])
         notes.append(f"smallest epsilon: searched up to {most}; empty if that does not fool")
@@ -199,14 +215,20 @@ def _image_notes(images: Sequence[Document]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def success_words(images: Sequence[Document]) -> str:
+def success_words(document: Document) -> str:
     """How many photos were fooled of those that were right before; with targets, how many reached them."""
-    right = sum(image["was_right"] for image in images)
-    words = f"fooled {sum(image['fooled'] for image in images)} of {right} that were right"
-    words += f", {len(images) - right} wrong before" if right < len(images) else ""
-    aimed = [image for image in images if image["target"] is not None]
-    reached = sum(bool(image["reached"]) for image in aimed)
-    return f"{words}; target reached {reached} of {len(aimed)}" if aimed else words
+    images, summaries = document["images"], _summaries(document)
+    n, right, fooled = (sum(one[key] for one in summaries) for key in ("n", "right_before", "fooled"))
+    reached: Any = sum(one["reached"] or 0 for one in summaries)
+    if not summaries:
+        n, right, fooled, reached = (
+            len(images),
+            *(sum(bool(image[key]) for image in images) for key in ("was_right", "fooled", "reached")),
+        )
+    words = f"fooled {fooled} of {right} that were right"
+    words += f", {n - right} wrong before" if right < n else ""
+    aimed = any(image["target"] is not None for image in images)
+    return f"{words}; target reached {reached} of {n}" if aimed else words
 
 
 def _summary_words(summary: Document) -> list[str]:

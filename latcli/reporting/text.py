@@ -68,6 +68,13 @@ def rough_duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def rate(a_second: float) -> str:
+    """How many a second, or how long one takes; nothing where nothing is known."""
+    if a_second <= 0:
+        return ""
+    return f"{a_second:.3g}/s" if a_second >= 1 else f"{1 / a_second:.3g} s each"
+
+
 def size(count: float) -> str:
     """A number of bytes."""
     for unit in ("B", "KiB", "MiB"):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from filelock import FileLock, Timeout
 
 from latcli.errors import ExitCode, LatcliError, StoreError, Terminated, UsageError
-from latcli.results import Status, columns, legible, to_json
+from latcli.results import PhotoFigures, Standing, Status, columns, legible, to_json
 from latcli.store.files import (
     LOCK,
     LOG,
@@ -71,6 +71,11 @@ _CRASHED = "the process ended without closing the run"
 _NEWEST = "rowid DESC"
 _ENDS_WITH = "substr(id, -length(:name)) = :name"
 _AMONG = "IN (SELECT value FROM json_each(:runs))"
+_FIGURES = """
+    SELECT region, epsilon, smallest_epsilon, was_right, fooled, target_index, reached, altered_percent,
+           clean_confidence, clean_rank, adversarial_confidence, adversarial_rank
+    FROM attacks WHERE run = ? ORDER BY id
+"""
 _ORDER = {"attacks": "id", "cells": "id", "attack_results": "id", "artifacts": "rowid", "metrics": "name, step"}
 
 
@@ -338,11 +343,33 @@ class Store:
 
     # rows
 
-    def rows_of(self, runs: str | Iterable[str], table: RunTable) -> list[dict[str, Any]]:
-        """The rows of a table or view that belong to a run, or to several, run by run in the order of their writing."""
+    def rows_of(self, runs: str | Iterable[str], table: RunTable, most: int | None = None) -> list[dict[str, Any]]:
+        """The rows of a table or view that belong to a run, or to several, run by run in the order of their writing.
+
+        Of more than `most` the first.
+        """
         order = f"run, {_ORDER[table]}" if table in _ORDER else "run"
-        ids = json.dumps([runs] if isinstance(runs, str) else list(runs))
-        return self.query(f"SELECT * FROM {table} WHERE run {_AMONG} ORDER BY {order}", {"runs": ids})
+        given = {
+            "runs": json.dumps([runs] if isinstance(runs, str) else list(runs)),
+            "most": -1 if most is None else most,
+        }
+        return self.query(f"SELECT * FROM {table} WHERE run {_AMONG} ORDER BY {order} LIMIT :most", given)
+
+    def count(self, run_id: str, table: RunTable) -> int:
+        """How many rows of a table belong to the run."""
+        return int(self.query(f"SELECT count(*) AS n FROM {table} WHERE run = :run", {"run": run_id})[0]["n"])
+
+    def photo_figures(self, run_id: str) -> list[PhotoFigures]:
+        """What a summary needs of the run's attacked photos, however many there are."""
+        with self.reading() as db:
+            return [
+                PhotoFigures(
+                    region, epsilon, smallest, bool(right), bool(fooled), target, _truth(reached), altered,
+                    Standing(*standings[:2]), Standing(*standings[2:]),
+                )
+                for region, epsilon, smallest, right, fooled, target, reached, altered, *standings
+                in db.execute(_FIGURES, [run_id])
+            ]  # fmt: skip
 
     def rows(self, table: Literal["environments", "datasets", "models", "images"]) -> list[dict[str, Any]]:
         """All rows of a table that runs share."""
@@ -546,6 +573,15 @@ class Run:
                 db.execute(f"DELETE FROM {table} WHERE run = ?", [self.id])
             self._insert(db, table, rows)
 
+    def photo_figures(self) -> list[PhotoFigures]:
+        """What a summary needs of the run's attacked photos."""
+        return self._store.photo_figures(self.id)
+
+    def remove_attacks(self, ids: Iterable[int]) -> None:
+        """Remove rows of `attacks` by their ids."""
+        with self._store.writing() as db:
+            db.execute("DELETE FROM attacks WHERE id IN (SELECT value FROM json_each(?))", [json.dumps(list(ids))])
+
     def record_metrics(self, values: Iterable[tuple[str, int, float | None]]) -> None:
         """Add numbers, each as name, step, value; NaN and infinities are kept as NULL."""
         self.insert("metrics", ({"name": name, "step": step, "value": value} for name, step, value in values))
@@ -591,6 +627,10 @@ class Run:
         finally:  # last: as long as the row says that it runs, the next process tidies up after a kill
             with self._store.writing() as db:
                 db.table("runs").update(self.id, change)
+
+
+def _truth(value: int | None) -> bool | None:
+    return None if value is None else bool(value)
 
 
 def _own_process() -> dict[str, Any]:

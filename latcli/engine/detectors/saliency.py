@@ -135,14 +135,11 @@ class SaliencyDetector:
         return np.array(Image.fromarray(levels_SS).resize((width, height), Image.Resampling.LANCZOS))
 
 
-def inside_box(soft_HW: np.ndarray, box_HW: np.ndarray, least: float = 0.1) -> np.ndarray | None:
-    """The salient part of a box, uint8 (H, W), 0 outside; None where less than `least` of the box is salient.
-
-    `soft_HW` is uint8, `box_HW` bool.
-    """
-    inside_HW = np.where(box_HW, soft_HW, 0).astype(np.uint8)
-    share = int(np.count_nonzero(inside_HW >= _CUT)) / max(1, int(np.count_nonzero(box_HW)))
-    return inside_HW if share >= least else None
+def inside_box(soft_1HW: torch.Tensor, box_1HW: torch.Tensor, least: float = 0.1) -> torch.Tensor | None:
+    """The salient part of a box, in [0, 1], 0 outside; None where less than `least` of the box is salient."""
+    inside_1HW = soft_1HW * box_1HW
+    share = int(torch.count_nonzero(inside_1HW > 0.5)) / max(1, int(torch.count_nonzero(box_1HW)))
+    return inside_1HW if share >= least else None
 
 
 def _without_small_pieces(mask_HW: np.ndarray) -> np.ndarray:
