@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from math import comb
 from pathlib import Path
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -90,19 +91,26 @@ def count_text(found: Sequence[bool]) -> str:
     return f"{sum(found)} of {len(found)} ({100 * low:.0f}-{100 * high:.0f} %)"
 
 
-def line_of(photos: Sequence[AttackedPhoto]) -> dict[str, str]:
+def fall_text(photos: Sequence[AttackedPhoto]) -> str:
+    """The share of the mean confidence that is lost, in percent; before and after are resampled together."""
+    both = torch.tensor([[one.clean.confidence, one.adversarial.confidence] for one in photos], dtype=torch.float64)
+    means_R2 = bootstrap_means(both, seed=0)
+    low, high = percentile_interval(1.0 - means_R2[:, 1] / means_R2[:, 0])
+    before, after = both.mean(dim=0).tolist()
+    return f"{100 - 100 * after / before:.2f} % ({100 * low:.2f} to {100 * high:.2f})"
+
+
+def line_of(photos: Sequence[AttackedPhoto], side: Literal["clean", "adversarial"]) -> dict[str, str]:
     """The figures of one line, by the heads of their columns."""
-    line = {
+    predictions = [one.clean if side == "clean" else one.adversarial for one in photos]
+    confidences = [one.confidence for one in predictions]
+    return {
         "background": mean_text([one.background_percent for one in photos], lambda value: f"{value:.1f}") + " %",
+        **{f"top {rank}": count_text([one.rank <= rank for one in predictions]) for rank in RANKS},
+        "mean p": mean_text(confidences, lambda value: f"{value:.2g}"),
+        "median p": median_text(confidences, lambda value: f"{value:.2g}"),
+        "mean p falls by": "" if side == "clean" else fall_text(photos),
     }
-    for side in ("clean", "adversarial"):
-        predictions = [getattr(one, side) for one in photos]
-        for rank in RANKS:
-            line[f"{side} top {rank}"] = count_text([one.rank <= rank for one in predictions])
-        confidences = [one.confidence for one in predictions]
-        line[f"{side} mean"] = mean_text(confidences, lambda value: f"{value:.3g}")
-        line[f"{side} median"] = median_text(confidences, lambda value: f"{value:.2g}")
-    return line
 
 
 def compared(first: Sequence[Stored], second: Sequence[Stored], rank: int) -> tuple[int, int, int, float]:
@@ -163,7 +171,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.read(arguments)
     record = begin("photo_tables", given)
     found = stored_photos(given.store, given.runs, [*filter(None, given.folders.split(","))], given.detector)
-    lines = {name_of(setting): line_of([one for one, _ in photos]) for setting, photos in found.items()}
+    lines: dict[str, dict[str, str]] = {}
+    for setting, stored in found.items():
+        photos = [one for one, _ in stored]
+        lines.setdefault(f"{setting[0]}, clean", line_of(photos, "clean"))
+        lines[name_of(setting)] = line_of(photos, "adversarial")
     show("attacks", lines, record)
     for (first, mine), (second, others) in combinations(found.items(), 2):
         if first[2] == second[2]:

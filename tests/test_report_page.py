@@ -145,7 +145,7 @@ def test_nobody_was_fooled_who_was_wrong_before() -> None:
     for before, after, verdict, kind in [
         (1, 997, "fooled", "fooled"),
         (1, 1, "still right", "held"),
-        (3, 5, "wrong before, too", "wrong"),
+        (3, 5, "already wrong before", "wrong"),
         (3, 1, "right", "held"),
     ]:
         document = sample.report(sample.photo())

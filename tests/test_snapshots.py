@@ -67,7 +67,7 @@ CASES: dict[str, tuple[str, Any]] = {
     "attack-regions": ("attack", sample.attack(KITE, KITE) | {"regions": TWO_REGIONS}),
     "attack-plan": ("attack", sample.plan(("photos/hen.jpg", "hen"), ("photos/kite.jpg", "kite"))),
     "attack-nothing": ("attack", sample.attack(run=None, failures=sample.failures(("a.jpg is empty", False)))),
-    "mask": ("mask", sample.attack(KITE) | {"out": "/masks"}),
+    "mask": ("mask", sample.attack(KITE) | {"out": "/masks", "masked": 1}),
     "train": ("train", TRAINED),
     "eval": ("eval", sample.evaluation()),
     "eval-strong": ("eval", sample.evaluation({"natural": ((0.1, 0.9), (None, 0.5))}, ("natural", "standard-strong"))),
@@ -83,7 +83,7 @@ CASES: dict[str, tuple[str, Any]] = {
     "runs-list": ("runs list", {"runs": [sample.run_row(), sample.run_row(
         run="20261122-1-train-00bb", command="train", seconds=7384, status="crashed", dataset="mnist-5k@6dbef627")]}),
     "runs-list-none": ("runs list", {"runs": []}),
-    "runs-show": ("runs show", DETAILS),
+    "runs-show": ("runs show", DETAILS | {"totals": {"images": 1, "artifacts": 1}}),
     "runs-verify": ("runs verify", {"ok": False, "problems": [
         {"run": "a", "name": "b.png", "fault": "changed", "detail": "other bytes"}], "database": ["row 3 is damaged"]}),
     "runs-verify-ok": ("runs verify", {"ok": True, "checked": 1, "runs": ["a", "b"]}),

@@ -83,7 +83,7 @@ def test_photos_of_all_kinds_keep_apart_what_was_seen_and_what_was_counted() -> 
     assert values_of(table, "adversarial.rank")[:3] == [11, 30, 1]
     assert values_of(table, "epsilon")[:3] == [8 / 255, 8 / 255, 1 / 255]
     assert values_of(table, "detector")[:3] == ["saliency", "cam", "saliency"]
-    assert "fooled 1 of 2 that were right, 1 wrong before" in table.notes
+    assert "fooled 1 of 2 that were right; 1 already wrong before" in table.notes
 
 
 def test_one_photo_has_no_averages_and_many_are_cut_and_counted() -> None:

@@ -1,4 +1,4 @@
-"""The engine by names, for any Python program: a photo's path in, its result out."""
+"""The engine from Python: a photo's path in, its result out; classifiers, detectors and attacks by name."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def open_attacker(
     device: str = "auto",
     offline: bool = False,
 ) -> PhotoAttacker:
-    """A classifier, what finds objects, and an attack by its name, ready for any number of photos.
+    """A classifier, an object detector and an attack, ready for any number of photos.
 
-    Names are those of `latcli attack`; `objects` is `auto` where it is left out. Raises UsageError for an unknown name,
-    WeightsError for weights that cannot be had.
+    Names are those of `latcli attack`. Without `objects` the detector is `auto`. Raises UsageError for an unknown name
+    and WeightsError for weights that cannot be read or downloaded.
     """
     place = open_device(device)
     model = open_classifier(classifier, ClassifierSource(offline=offline), place)
@@ -36,10 +36,10 @@ def open_attacker(
 
 
 def attack_photo(attacker: PhotoAttacker, path: str | Path, label: str | None = None) -> PhotoResult:
-    """Attack one photo file; `label` is the name or index of its right class, or None for the clean prediction.
+    """Attack one photo file. `label` is the name or index of its correct class, or None for the clean prediction.
 
-    Raises ImageError for a file that is no photo, NoObjectError where no object is found, and LatcliError where nothing
-    is left to change.
+    Raises ImageError for a file that is not a photo, NoObjectError if no object is found, and LatcliError if no pixel
+    may change.
     """
     right = None if label is None else parse_label(label, attacker.classifier)
     located = attacker.locate(read_photo(Path(path)), right)

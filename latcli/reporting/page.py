@@ -207,7 +207,7 @@ def _verdict(image: Document) -> tuple[str, str]:
     beside = "" if target is None else f", target {target['name']} {reached}"
     if after == 1:
         return ("still right" if before == 1 else "right") + beside, "held"
-    return (f"fooled{beside}", "fooled") if before == 1 else (f"wrong before, too{beside}", "wrong")
+    return (f"fooled{beside}", "fooled") if before == 1 else (f"already wrong before{beside}", "wrong")
 
 
 def _explanation(image: Document) -> str:

@@ -226,7 +226,7 @@ def success_words(document: Document) -> str:
             *(sum(bool(image[key]) for image in images) for key in ("was_right", "fooled", "reached")),
         )
     words = f"fooled {fooled} of {right} that were right"
-    words += f", {n - right} wrong before" if right < n else ""
+    words += f"; {n - right} already wrong before" if right < n else ""
     aimed = any(image["target"] is not None for image in images)
     return f"{words}; target reached {reached} of {n}" if aimed else words
 
