@@ -1062,7 +1062,6 @@ class ReportedAttack(AttackProtocol):
 
     run: str
     dir: Path
-    started: str
     seed: int | None
     detector: str | None
     at_model_resolution: bool
@@ -1082,7 +1081,6 @@ class ReportedTraining:
     architecture: str | None
     steps: int | None
     epsilon: float | None
-    status: str
     final: Mapping[str, float | None]
     series: Mapping[str, Any]
 

@@ -476,6 +476,6 @@ def test_what_an_image_processor_says_is_taken_whole_or_refused() -> None:
     ]:
         if isinstance(expected, Preprocessing):
             assert processor_preprocessing(processor, "hf:any") == expected
-            return
-        with pytest.raises(UsageError, match=expected):
-            processor_preprocessing(processor, "hf:any")
+        else:
+            with pytest.raises(UsageError, match=expected):
+                processor_preprocessing(processor, "hf:any")

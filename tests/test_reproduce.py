@@ -446,7 +446,7 @@ def test_an_attack_that_was_cut_off_is_resumed(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(KeyboardInterrupt):
             run(options, session)
     assert states(options, session) == ["interrupted"]
-    (begun,) = [row.id for row in runs_in(session) if row.command == "attack"]
+    (begun,) = [row.run for row in runs_in(session) if row.command == "attack"]
     assert [row.run for row in run(options, session).steps] == [begun]
     assert Counter(row.command for row in runs_in(session)) == {"attack": 1, "reproduce": 1}
 

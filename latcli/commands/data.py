@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from latcli.commands.classifiers import classifier_source
-from latcli.commands.detection_cache import StoredDetections
-from latcli.commands.photos import detector_values
+from latcli.commands.photos import StoredDetections, detector_values
 from latcli.commands.resume import plainly
 from latcli.engine.datasets.base import DatasetSource, MaskSource, TrainingData
 from latcli.engine.datasets.catalog import open_training_data
