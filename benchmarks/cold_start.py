@@ -63,7 +63,7 @@ def stages(photo: Path, steps: int) -> dict[str, float]:
         tempfile.TemporaryDirectory() as folder,
         Store.open(Path(folder)) as store,
         store.start_run("attack", argv=[], config={}, seed=0, device="cpu") as run,
-        drawing(attacker, run, figures=True) as pictures,
+        drawing(attacker, run.write_artifact, figures=True) as pictures,
     ):
         run.write_artifact("photo-adversarial.png", result.adversarial_png, "adversarial")
         pictures.ask(result, "photo")

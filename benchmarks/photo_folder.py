@@ -1,9 +1,10 @@
-"""Times `latcli attack` on folders of photos as whole processes: together, one by one, and one process a photo.
+"""Times `latcli attack` on folders of photos as whole processes: together, one by one, one process a photo, and shared
+by two processes (`--devices 2`), each of which has half of the processors' threads.
 
-Prints seconds a photo and peak memory, each in turn, so that ratios are of one run; `benchmarks.sweeps` shows how both
-grow with the number of photos. Usage: `python -m benchmarks.photo_folder [--photos FOLDER] [--count N] [--steps N]
-[--alone N]`; the photos, which must all leave something to change, are repeated. Must not import torch: what a process
-has grown to would show in the peak memory of its children.
+Prints seconds a photo and the first process's peak memory, each in turn, so that ratios are of one run;
+`benchmarks.sweeps` shows how both grow with the number of photos. Usage: `python -m benchmarks.photo_folder
+[--photos FOLDER] [--count N] [--steps N] [--alone N]`; the photos, which must all leave something to change, are
+repeated. Must not import torch: what a process has grown to would show in the peak memory of its children.
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             timings.of(_TOGETHER, folder),
             timings.of("one by one", folder, "--batch", "1"),
             timings.of("no figures", folder, "--no-figures"),
+            timings.of("two processes", folder, "--devices", "2", "--device", "cpu"),
             timings.alone("process each", sorted(folder.iterdir())[: given.alone]),
         ]
         found = in_turn(measures, given.rounds)

@@ -24,7 +24,7 @@ from rich.cells import cell_len
 from tiny_model import save_photo
 
 from latcli.commands.attack import file_names
-from latcli.commands.package_photos import package_photos
+from latcli.commands.photos import package_photos
 from latcli.engine import photos
 from latcli.errors import ContractError, ExitCode
 
@@ -666,37 +666,6 @@ def test_networks_whose_figures_are_doubtful_are_warned_of_before_the_attack(
     assert word in done.err
     assert any(word in warning for warning in done.json["warnings"])
     assert attacked(latcli, "a.png", *CENTER)["warnings"] == []
-
-
-# Weights that want to run code
-
-
-class Bomb:
-    """Unpickled without care, it makes a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.path),)
-
-
-@pytest.mark.parametrize(
-    ("option", "name"), [("--classifier-weights", "weights.pt"), ("--detector-weights", "weights.safetensors")]
-)
-def test_a_pickle_that_wants_to_run_code_does_not_run(name: str, option: str, latcli: Latcli, here: Path) -> None:
-    import torch
-
-    save_photo(here / "a.png")
-    torch.save({"state_dict": Bomb(here / "ran")}, here / name)
-    where = ("--center", "0.4") if option == "--classifier-weights" else ("--detector", "mobilenet")
-    done = latcli("attack", "a.png", *QUICK, *where, option, name)
-    assert done.code == ExitCode.FAILURE
-    assert name in done.error[0]
-    assert not (here / "ran").exists()
-    with (here / name).open("rb") as file:
-        torch.load(file, weights_only=False)
-    assert (here / "ran").exists()
 
 
 # Names

@@ -111,3 +111,10 @@ def test_weights_of_another_architecture_than_the_file_names_are_refused(tmp_pat
 def test_a_classifier_is_no_state(checkpoint: Path) -> None:
     with pytest.raises(WeightsError, match="is no training state but classifier"):
         read_state(checkpoint)
+
+
+def test_a_checkpoint_that_names_a_huge_network_makes_none(tmp_path: Path) -> None:
+    info = CheckpointInfo("paper-cnn", (3, 50_000, 50_000), ("a", "b"), "mnist", "0" * 64, "natural", 0.3, 1)
+    (tmp_path / "huge.safetensors").write_bytes(pack_classifier({"weight": torch.zeros(1)}, info))
+    with pytest.raises(WeightsError, match="cannot be made"):
+        open_checkpoint(tmp_path / "huge.safetensors")

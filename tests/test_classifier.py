@@ -21,7 +21,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from latcli.commands.package_photos import package_photos
+from latcli.commands.photos import package_photos
 from latcli.engine import registry
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier, ClassifierSource, predict, read_class_names
@@ -476,6 +476,6 @@ def test_what_an_image_processor_says_is_taken_whole_or_refused() -> None:
     ]:
         if isinstance(expected, Preprocessing):
             assert processor_preprocessing(processor, "hf:any") == expected
-            return
-        with pytest.raises(UsageError, match=expected):
-            processor_preprocessing(processor, "hf:any")
+        else:
+            with pytest.raises(UsageError, match=expected):
+                processor_preprocessing(processor, "hf:any")

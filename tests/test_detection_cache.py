@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from latcli.commands.detection_cache import StoredDetections
+from latcli.commands.photos import StoredDetections
 from latcli.engine.detectors.base import Box, Detection
 from latcli.engine.images import Photo
 from latcli.store.store import Store

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torchattacks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -17,7 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from latcli.engine.attacks.objectives import cross_entropy_odds, logit_margin, objective_for, reached
-from latcli.engine.attacks.pgd import fgsm, pgd, restart_seeds
+from latcli.engine.attacks.pgd import fgsm, mi_fgsm, pgd, restart_seeds
 from latcli.engine.attacks.settings import SCHEDULES, AttackSettings, Model, Schedule
 from latcli.engine.noise import uniform_noise
 from latcli.errors import UsageError
@@ -299,3 +300,24 @@ def test_the_margins_of_the_largest_others_are_summed_up_to_what_is_safely_won()
         (gradient_BK,) = torch.autograd.grad(climbed_B.sum(), logits_BK)
         if objective == "topk:3":  # what is safely won has no more pull
             assert gradient_BK.tolist() == [[-2.0, 1.0, 1.0, 0.0, 0.0]]
+
+
+# MI-FGSM
+
+
+@pytest.mark.parametrize(("steps", "share"), [(1, 1.0), (6, 0.25), (10, 0.1)])
+def test_every_iterate_is_the_peers(steps: int, share: float) -> None:
+    net, x_BCHW, epsilon = convnet(), small_images(16), 8 / 255
+    y_B = net(x_BCHW).argmax(dim=1)
+    theirs = torchattacks.MIFGSM(net, eps=epsilon, alpha=share * epsilon, steps=steps, decay=1.0)
+    eps_B1HW = torch.full((16, 1, SIDE, SIDE), epsilon)
+    given_step = None if share == 1 / steps else share  # without one, the paper's 1/steps
+    adv_BCHW = mi_fgsm(net, x_BCHW, y_B, eps_B1HW, AttackSettings(steps=steps, step=given_step), seeds(16))
+    assert torch.allclose(adv_BCHW, theirs(x_BCHW, y_B), rtol=0, atol=1e-6)
+
+
+@given(linear_problems(), st.integers(1, 9), st.booleans())
+def test_on_a_linear_model_it_ends_in_the_corner(problem: Problem, steps: int, targeted: bool) -> None:
+    chosen = AttackSettings(steps=steps, targeted=targeted)
+    adv_1CHW = mi_fgsm(linear_model(problem), *problem.attacked(), chosen, torch.tensor([0]))
+    assert torch.allclose(adv_1CHW, corner(problem, targeted), rtol=0, atol=2e-6)

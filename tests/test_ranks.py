@@ -27,7 +27,7 @@ from rank_cases import CASES, norm_inputs, outcome, passed, small_digits
 from tiny_model import save_photo
 from torch import nn
 
-from latcli.engine.distributed import GlobalBatchNorm, use_global_norms, world_of
+from latcli.engine.distributed import FabricRanks, GlobalBatchNorm, use_global_norms, world_of
 from latcli.engine.models.small import resnet18
 from latcli.engine.precision import gradient_model
 from latcli.errors import UsageError
@@ -546,3 +546,21 @@ def test_a_port_in_use_is_told_at_once(start: Start, photos: Path) -> None:
         process = start(*ATTACK, "--devices", "2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port, NODE_RANK="0")
         _, stderr = process.communicate(timeout=60)
     assert f"the port {port} (MASTER_PORT) cannot be used" in error_of(stderr)
+
+
+@pytest.mark.slow
+def test_unequal_versions_are_one_line_of_rank_0(start: Start, photos: Path, work: Path) -> None:
+    (work / "other.py").write_text(
+        "import os\nimport latcli\nlatcli.__version__ += os.environ['LOCAL_RANK']\n"
+        "from latcli.cli import main\nmain()\n"
+    )
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
+    processes = [start(*ATTACK, "--devices", "2", by=("other.py",), LOCAL_RANK=rank, **shared) for rank in ("0", "1")]
+    (_, stderr), _ = [process.communicate(timeout=60) for process in processes]
+    assert error_of(stderr).startswith("rank 1 has latcli ")
+
+
+def test_more_devices_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UsageError, match="--devices 8, but there are 1 CUDA devices"):
+        FabricRanks(8, 1, "cuda")

@@ -261,11 +261,16 @@ def test_a_write_that_fails_keeps_what_was_there(opened: Store, monkeypatch: pyt
 # rows
 
 
-def test_a_new_field_of_a_row_becomes_a_column_of_a_store_that_is_there(
+def test_a_new_field_of_a_row_becomes_a_column_of_a_store_that_is_there_and_views_are_made_anew(
     opened: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with start(opened) as run:
         run.insert("cells", [cell()])
+    monkeypatch.setitem(schema.VIEWS, "latest_metrics", "SELECT 1 AS run")
+    with pytest.raises(StoreError, match="older latcli"):
+        Store.open_existing(opened.folder)
+    with Store.open(opened.folder) as again:
+        assert again.query("SELECT * FROM latest_metrics") == [{"run": 1}]
     monkeypatch.setitem(schema.TABLES, "cells", schema.TABLES["cells"] | {"hue": "REAL", "parts_json": "TEXT"})
     with pytest.raises(StoreError, match="older latcli"):
         Store.open_existing(opened.folder)

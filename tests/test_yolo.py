@@ -154,31 +154,39 @@ assert threading.active_count() == 1
 # Files that are refused
 
 
-class _Payload:
-    """Pickles as a call that leaves a file behind."""
+class _Made:
+    """Pickles as a call."""
 
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
+    def __init__(self, function: object, *arguments: object) -> None:
+        self.made_by = function, arguments
 
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, (f"touch '{self.marker}'",)
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return self.made_by
 
 
 def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(
     untrained: dict[str, Path], tmp_path: Path
 ) -> None:
     from ultralytics.nn import tasks
+    from ultralytics.nn.modules.block import TorchVision
 
     before, allowed = tasks.SAFE_LOAD, set(torch.serialization.get_safe_globals())  # torch's list has no fixed order
     marker = tmp_path / "ran"
     checkpoint = torch.load(untrained["yolo26n"], weights_only=False)
-    torch.save(checkpoint | {"date": _Payload(marker)}, tmp_path / "evil.pt")
+    torch.save(checkpoint | {"date": _Made(os.system, f"touch '{marker}'")}, tmp_path / "evil.pt")
     with pytest.raises(WeightsError, match=r"contains code .*system") as refused:
         opened(tmp_path / "evil.pt")
     assert "\n" not in refused.value.message
+    assert "--trust-weights" in refused.value.hint
     assert not marker.exists()
-    torch.load(tmp_path / "evil.pt", weights_only=False)  # the file does what it is accused of
-    assert marker.exists()
+    YoloDetector(YoloSettings(str(tmp_path / "evil.pt")), DetectorContext(trust_weights=True))
+    assert marker.exists()  # the file does what it is accused of
+    # Layers are rebuilt and never constructed: some constructors download files or allocate memory.
+    for made in ((TorchVision, "resnet18"), (tasks.DetectionModel, "/etc/passwd.yaml"), (torch.nn.Linear, 9, 9)):
+        torch.save(checkpoint | {"date": _Made(*made)}, tmp_path / "made.pt")
+        with pytest.raises(WeightsError, match="contains code"):
+            opened(tmp_path / "made.pt")
+    assert torch.nn.Linear(2, 2).weight.shape == (2, 2)  # elsewhere layers are made as before
     assert before == tasks.SAFE_LOAD  # safe mode is latcli's only while it reads
     assert allowed == set(torch.serialization.get_safe_globals())  # or else other files might hold networks, too
 

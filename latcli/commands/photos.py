@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
+import torch
+
 from latcli.commands.classifiers import classifier_path, classifier_source
-from latcli.commands.detection_cache import StoredDetections
-from latcli.engine.detectors.base import DetectorContext
+from latcli.engine.detectors.base import Box, Detection, DetectorContext
 from latcli.engine.devices import open_device
 from latcli.engine.distributed import Ranks
+from latcli.engine.images import Photo, damage_as_errors, decode_png, encode_png
 from latcli.engine.labels import labeller
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.objects import ObjectSettings, check_values, open_finder
 from latcli.engine.photo_files import PhotoSource, find_sources
 from latcli.engine.photos import Located, PhotoAttacker
-from latcli.errors import ContractError, LatcliError, NoObjectError, StoreError, UsageError, WeightsError
+from latcli.errors import ContractError, ImageError, LatcliError, NoObjectError, StoreError, UsageError, WeightsError
 from latcli.options import ObjectOptions, PhotoOptions, parse_box
-from latcli.results import Failure, Label
+from latcli.results import DocumentError, Failure, Label, read
 from latcli.session import Session
 from latcli.store.files import StagedFile
+from latcli.store.schema import utc_now
 from latcli.store.store import Store
 
 
@@ -209,3 +215,81 @@ def located_values(located: Located) -> dict[str, Any]:
         "boxes": tuple((box.x0, box.y0, box.x1, box.y1, box.score, box.name) for box in found.boxes),
         "notes": located.notes,
     }
+
+
+# detections kept in the store between runs: the engine's detections as rows, and back
+
+_FOUND = """
+    SELECT boxes_json, segmentations FROM detections
+    WHERE image = :image AND detector = :detector AND target = :target
+"""
+
+
+class StoredDetections:
+    """The engine's `DetectionCache` on a store."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def get(self, photo: Photo, fingerprint: str, target: str) -> Detection | None:
+        """The detection of the same photo by the same detector for the same target, if there was one before."""
+        key = {"image": _key(photo), "detector": fingerprint, "target": target}
+        for row in self.store.query(_FOUND, key):
+            with suppress(DocumentError, ImageError):  # damaged: it is found and kept anew
+                return _detection(row["boxes_json"], row["segmentations"], photo)
+        return None
+
+    def put(self, photo: Photo, fingerprint: str, target: str, detection: Detection) -> None:
+        """Keep a detection."""
+        row: dict[str, Any] = {"image": _key(photo), "detector": fingerprint, "target": target, "created": utc_now()}
+        row |= {"boxes_json": json.dumps([asdict(box) for box in detection.boxes]), "segmentations": None}
+        if detection.segmentations_NHW is not None:  # kept as one tall grey picture
+            _, width = photo.size
+            row["segmentations"] = encode_png(detection.segmentations_NHW.reshape(-1, width).cpu().numpy())
+        with self.store.writing() as db:
+            db.table("images").insert({"sha256": row["image"]}, ignore=True)
+            db.table("detections").upsert(row, pk=("image", "detector", "target"))
+
+
+def _detection(boxes_json: str, segmentations: bytes | None, photo: Photo) -> Detection:
+    """Raises DocumentError or ImageError where it is not what `put` kept."""
+    boxes = tuple(read(list[Box], boxes_json))
+    height, width = photo.size
+    stacked_HW = None
+    if segmentations is not None:
+        with damage_as_errors("the silhouettes"):
+            stacked_HW = torch.from_numpy(np.array(decode_png(segmentations))).byte()
+    return Detection(boxes, None if stacked_HW is None else stacked_HW.view(-1, height, width))
+
+
+def _key(photo: Photo) -> str:
+    # The same file at another size (attacked at the model's resolution) is another image to a detector.
+    height, width = photo.size
+    return f"{photo.sha256}@{width}x{height}" if photo.resized else photo.sha256
+
+
+# photos that installed packages contain
+
+#: Package, and path of a photo in it.
+_PACKAGE_PHOTOS = (
+    ("ultralytics", "assets/bus.jpg"),
+    ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+)
+#: Their correct classes.
+PACKAGE_LABELS = Path(__file__).with_name("package_photos.csv")
+
+
+def package_photos() -> tuple[Path, ...]:
+    """The photos. Raises LatcliError where a package does not contain its photo."""
+    return tuple(_photo(package, path) for package, path in _PACKAGE_PHOTOS)
+
+
+def _photo(package: str, path: str) -> Path:
+    spec = find_spec(package)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    photo = Path(folders[0], path) if folders else None
+    if photo is None or not photo.is_file():
+        raise LatcliError(
+            f"the package {package} does not contain {Path(path).name}", f"reinstall it: pip install {package}"
+        )
+    return photo

@@ -152,15 +152,16 @@ LEFT JOIN artifacts AS figure ON figure.run = attacks.run AND figure.name = atta
 
 
 def lacking(db: Database, path: Path) -> Mapping[str, list[str]]:
-    """The columns that a database still needs, by table, a view without any; `path` only names it in errors.
+    """The columns that a database still needs, by table, and its views that are not as they are now, without any.
 
-    Raises StoreError for another program's database.
+    `path` only names it in errors. Raises StoreError for another program's database.
     """
     there = {table.name: table.columns_dict.keys() for table in db.tables}
     if there and not there.keys() & TABLES.keys():
         raise StoreError(f"{path} is a database of another program", "name another folder with --store DIR")
     needed = {name: [one for one in columns if one not in there.get(name, ())] for name, columns in TABLES.items()}
-    views: dict[str, list[str]] = {name: [] for name in VIEWS.keys() - set(db.view_names())}
+    made = {view.name: view.schema for view in db.views}
+    views: dict[str, list[str]] = {name: [] for name, sql in VIEWS.items() if not made.get(name, "").endswith(sql)}
     return {name: columns for name, columns in needed.items() if columns} | views
 
 

@@ -17,7 +17,6 @@ from helpers import FULL
 from PIL import Image
 from tiny_model import save_photo
 
-from latcli.engine import registry
 from latcli.engine.images import read_photo
 
 
@@ -45,19 +44,6 @@ def _assert_alike(found: dict[str, dict[str, Any]], expected: dict[str, dict[str
         assert one["linf_inside"] == 0
         confidences = [each["adversarial"]["confidence"] for each in (one, expected[name])]
         assert confidences[0] == pytest.approx(confidences[1], abs=tolerance), name
-
-
-@pytest.mark.parametrize("attack", registry.names("attack") if FULL else ["pgd", "square"])
-def test_a_photo_gets_the_same_verdict_whatever_is_attacked_beside_it(
-    attack: str, attacked: Callable[..., Any]
-) -> None:
-    """Batches of 1 and 8, another order, a neighbour less, photos of several sizes on one canvas."""
-    sizes = [(40, 44), (64, 30), (33, 70), (40, 44), (52, 53)]
-    names = [save_photo(Path(f"{n}.png"), *size, seed=n).name for n, size in enumerate(sizes)]
-    how = ("--attack", attack, "--steps", "6", "--restarts", "2")
-    alone = attacked(*names, *how, "--batch", "1")
-    for photos in (names[::-1], names[2:]):
-        _assert_alike(attacked(*photos, *how, "--batch", "8"), {name: alone[name] for name in photos}, tolerance=1e-3)
 
 
 @pytest.mark.slow

@@ -355,7 +355,7 @@ def _robustbench(name: str, source: ClassifierSource) -> Classifier:
 @contextmanager
 def _pkg_resources() -> Iterator[None]:
     """RobustBench imports a module that setuptools no longer has, for a data set that is not needed here."""
-    if find_spec("pkg_resources") is not None:
+    if "pkg_resources" in sys.modules or find_spec("pkg_resources") is not None:
         yield
         return
     sys.modules["pkg_resources"] = ModuleType("pkg_resources")

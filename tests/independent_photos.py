@@ -1,7 +1,7 @@
 """Confirms a result of `latcli attack --json` from the saved files with PIL and timm alone; nothing of latcli is used.
 
     latcli attack PHOTOS --labels FILE --detector cam --json > attack.json
-    python tests/independent_check.py attack.json
+    python tests/independent_photos.py attack.json
 
 The classifier must be efficientnet_lite0, and the photos must lie where the document says, seen from the working
 directory. Prints a line for each photo; exit code 1 where anything disagrees.

@@ -1,4 +1,4 @@
-"""The paper's Table 2 on a classifier that latcli did not train, confirmed by a script that shares no code with it."""
+"""Results of latcli, confirmed by programs that share no code with it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Outcome
+from independent_small_images import main
 from PIL import Image
 
-from latcli.commands.package_photos import package_photos
+from latcli.commands.photos import package_photos
 
-CHECK = Path(__file__).with_name("independent_check.py")
+CHECK = Path(__file__).with_name("independent_photos.py")
 
 #: The paper's own result: mean confidence in the right class of its nine photos under the background attack.
 BAR = 0.000169
@@ -121,3 +123,36 @@ def test_the_script_confirms_an_honest_result_and_finds_every_wrong_number_and_p
         Image.fromarray(levels_HWC).save(files["adversarial"])
         code, said = check(forged)
         assert (code, complaint in said) == (1, True), (complaint, said)
+
+
+# The same of small images
+
+
+def test_another_program_scores_the_files_alike_and_sees_a_change_that_nobody_allowed(
+    latcli: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    drawn = np.random.default_rng(0)
+    for split, count in (("train", 8), ("test", 3)):
+        for level, name in ((60, "dark"), (190, "light")):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                levels_HWC = (level + drawn.integers(-40, 40, (32, 32, 3))).astype(np.uint8)
+                Image.fromarray(levels_HWC).save(folder / f"{number}.jpg")
+    given = ("--dataset", "folder:data", "--architecture", "resnet20", "--regime", "natural", "--preset", "quick")
+    trained = latcli("train", *given, "--steps", "4", "--batch", "8", "--average", "0", "--offline", "--json").json
+    attack = ("attack", "data/test", "--labels-from", "folder", "--classifier", trained["run"][-4:], "--center", "0.5")
+    short = ("--detector", "none", "--steps", "2", "--no-figures", "--offline", "--json")
+    attacked = latcli(*attack, *short).json
+    (tmp_path / "attack.json").write_text(json.dumps(attacked))
+
+    assert main(trained["checkpoint"], "data", "attack.json") == 0
+    told, said = trained["final"], capsys.readouterr().out
+    assert f"n 6, loss {told['loss']:.4f}, right {round(6 * told['accuracy'])}," in said
+    changed = Path(attacked["images"][0]["files"]["adversarial"])
+    levels_HWC = np.array(Image.open(changed))
+    levels_HWC[16, 16] ^= 128  # in the protected middle
+    Image.fromarray(levels_HWC).save(changed)
+    assert main(trained["checkpoint"], "data", "attack.json") == 1
+    assert "a protected pixel changed by 128 levels" in capsys.readouterr().out
