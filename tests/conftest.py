@@ -153,7 +153,7 @@ def sample_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     from latcli import process
     from latcli.cli import app
-    from latcli.commands.package_photos import package_photos
+    from latcli.commands.photos import package_photos
 
     folder = tmp_path_factory.mktemp("sample") / "runs"
     digits, where = ["--dataset", "mnist-5k"], ["--store", str(folder), "--quiet", "--device", "cpu"]

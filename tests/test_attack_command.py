@@ -24,7 +24,7 @@ from rich.cells import cell_len
 from tiny_model import save_photo
 
 from latcli.commands.attack import file_names
-from latcli.commands.package_photos import package_photos
+from latcli.commands.photos import package_photos
 from latcli.engine import photos
 from latcli.errors import ContractError, ExitCode
 

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from latcli.commands.package_photos import package_photos
+from latcli.commands.photos import package_photos
 from latcli.engine import registry
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier, ClassifierSource, predict, read_class_names

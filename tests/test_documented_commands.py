@@ -15,7 +15,7 @@ import pytest
 from conftest import Outcome
 from test_docs import LINES
 
-from latcli.commands.package_photos import package_photos
+from latcli.commands.photos import package_photos
 
 #: One step, few images: what makes a command of minutes one of seconds.
 TINY = """

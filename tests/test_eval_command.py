@@ -431,7 +431,7 @@ def test_what_cannot_be_resumed_is_refused_with_the_reason(work: Path, monkeypat
         resume(work, train_id)
     samples, checkpoint = work / "runs" / run_id / SAMPLES, work / "runs" / train_id / CHECKPOINT
     for path, other, kind, message in (
-        (samples, samples.read_bytes()[:-9], WeightsError, "truncated or damaged"),
+        (samples, samples.read_bytes()[:-9], WeightsError, "is damaged"),
         (checkpoint, checkpoint_bytes("natural", 8), WeightsError, "is not the one that the evaluation was started"),
     ):
         whole = path.read_bytes()

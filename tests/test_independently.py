@@ -16,7 +16,7 @@ from conftest import Outcome
 from independent_small_images import main
 from PIL import Image
 
-from latcli.commands.package_photos import package_photos
+from latcli.commands.photos import package_photos
 
 CHECK = Path(__file__).with_name("independent_photos.py")
 

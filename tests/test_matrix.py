@@ -244,14 +244,8 @@ def test_nan_logits_labels_out_of_range_and_an_empty_set_are_errors() -> None:
 
 def test_settings_that_cannot_be_meant_are_refused() -> None:
     for changes, message in [
-        ({"images": 0}, "images is 0"),
-        ({"batch": 0}, "batch is 0"),
-        ({"epsilon": 1.5}, "epsilon is 1.5"),
         ({"center": 1.0}, "center is 1"),
-        ({"mask_from": "nowhere"}, "no mask-from called 'nowhere'"),
-        ({"strong": "huge"}, "no strong budget called 'huge'"),
         ({"steps": 0}, "at least one step"),
-        ({"attack": "pdg"}, "no attack called 'pdg'"),
         ({"norm": "l2"}, "--radius"),
         ({"norm": "l2", "radius": 1.0, "strong": "full"}, "does not support --norm l2"),
         ({"curve_epsilons": (0.2, 0.1)}, "not ascending"),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from latcli.commands.signals import postponed
+from latcli.commands.training_steps import postponed
 
 # A program of latcli's making with commands that misbehave on demand.
 PROGRAM = textwrap.dedent(

@@ -21,7 +21,7 @@ from latcli.cli import COMMANDS, app
 from latcli.commands import attack
 from latcli.commands.classifiers import CHECKPOINT
 from latcli.commands.gathering import MATRIX
-from latcli.commands.package_photos import package_photos
+from latcli.commands.photos import package_photos
 from latcli.commands.reproduce import MARKDOWN, command_line, run
 from latcli.commands.reproduction_parts import Step, steps_of
 from latcli.commands.runs import list_runs, verify_runs

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from latcli.commands.package_photos import package_photos
+from latcli.commands.photos import package_photos
 from latcli.engine.detectors import saliency as module
 from latcli.engine.detectors.base import ANY_CLASS, DetectorContext, Target
 from latcli.engine.detectors.saliency import SaliencyDetector, SaliencySettings, inside_box, weights_at_hand

@@ -297,11 +297,8 @@ def test_given_options_go_before_the_preset_and_the_preset_before_the_data() -> 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
     for changes, message in [
-        ({"epsilon": 1.5}, "--epsilon is 1.5"),
-        ({"epsilon": float("nan")}, "--epsilon is nan"),
         ({"rate": float("inf")}, "--rate is inf"),
         ({"mix": 1.0}, "--mix is 1"),
-        ({"steps": 0}, "--steps is 0"),
         ({"beta": -1.0}, "--beta"),
         ({"attack": "free", "loss": "trades"}, "free maximises the cross entropy and cannot be used with TRADES"),
         ({"attack": "fgsm", "loss": "trades"}, "fgsm maximises the cross entropy and cannot be used with TRADES"),

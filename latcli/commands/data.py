@@ -10,6 +10,7 @@ import torch
 
 from latcli.commands.classifiers import classifier_source
 from latcli.commands.photos import StoredDetections, detector_values
+from latcli.commands.resume import plainly
 from latcli.engine.datasets.base import DatasetSource, MaskSource, TrainingData
 from latcli.engine.datasets.catalog import open_training_data
 from latcli.engine.datasets.photo_folder import PhotoFolder, detected_masks
@@ -33,10 +34,15 @@ OBJECTS: dict[MaskSource, str] = {
     "detector": "what a detector finds",
     "folder": "masks from files",
 }
-#: Options that a run's configuration holds as they are given, beside its settings.
-DESCRIBING = (*(field.name for field in fields(ClassifierOptions)), "masks")
+_OF_OBJECTS = tuple(field.name for field in fields(ObjectOptions) if field.name != "trust_weights")
 #: Options that only a detector reads.
-DETECTING = tuple(field.name for field in fields(ObjectOptions) if field.name not in ("trust_weights", "soft"))
+DETECTING = tuple(name for name in _OF_OBJECTS if name != "soft")
+
+
+def described(options: TrainOptions | EvalOptions) -> dict[str, Any]:
+    """What is said of classifier and objects, as a run's configuration has it beside its settings."""
+    names = (*(field.name for field in fields(ClassifierOptions)), *_OF_OBJECTS, "masks")
+    return plainly({name: getattr(options, name) for name in names})
 
 
 def load_data(
@@ -52,8 +58,8 @@ def load_data(
     """
     source = DatasetSource(session.data, session.offline, session.shows_progress)
     options = options or TrainOptions()
-    described = classifier_source(options, session)
-    data = open_training_data(name, architecture, source, options.masks, described, preprocessing)
+    of_classifier = classifier_source(options, session)
+    data = open_training_data(name, architecture, source, options.masks, of_classifier, preprocessing)
     for note in data.notes:
         session.note(f"note: {note}")
     return data

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from latcli.commands import attack, evaluate, report, train
-from latcli.commands.package_photos import PACKAGE_LABELS, package_photos
+from latcli.commands.photos import PACKAGE_LABELS, package_photos
 from latcli.engine.training.regimes import Regime
 from latcli.options import (
     AttackOptions,

@@ -9,16 +9,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor
 
 from latcli.commands.classifiers import classifier_path, classifier_source
-from latcli.commands.data import DESCRIBING, OBJECTS, open_data
+from latcli.commands.data import OBJECTS, described, open_data
 from latcli.commands.evaluated_models import (
     DEFAULT_REGIMES,
     LoadedModel,
@@ -40,7 +38,6 @@ from latcli.commands.resume import (
     use_threads,
 )
 from latcli.commands.several import connected
-from latcli.commands.training_log import duration_text
 from latcli.engine import loggers, registry
 from latcli.engine.attacks.contract import run_attack
 from latcli.engine.datasets.base import TrainingData
@@ -56,7 +53,8 @@ from latcli.engine.evaluation.settings import NATURAL, NATURAL_ATTACKED, EvalSet
 from latcli.engine.evaluation.statistics import ColumnStatistics
 from latcli.engine.models.weights import pack, unpack
 from latcli.errors import ExitCode, Terminated, UsageError
-from latcli.options import EvalOptions, ObjectOptions, given, parse_epsilon
+from latcli.options import EvalOptions, given, parse_epsilon
+from latcli.reporting.text import rough_duration
 from latcli.results import (
     AccuracyCurve,
     Cell,
@@ -68,7 +66,6 @@ from latcli.results import (
     SeedGroup,
     TransferCell,
     read,
-    spread,
     to_json,
 )
 from latcli.session import Session, Tick
@@ -233,8 +230,8 @@ def _job(
         if store is not None:
             opened = names_again(stored.entries, options.models, row.id, store)
         options = kept_options(options, row, EvalSettings)
-    described = classifier_source(options, session)
-    way = common_way(dataset, [classifier_path(name, session.store) for name in opened], described)
+    about = classifier_source(options, session)
+    way = common_way(dataset, [classifier_path(name, session.store) for name in opened], about)
 
     def settled(data: TrainingData) -> EvalSettings:
         return settings_of(options, data, session) if row is None else read_config(EvalSettings, row)
@@ -244,7 +241,7 @@ def _job(
     )
     if row is not None and device.type == "cpu":
         use_threads(stored.threads, session)
-    loader = ModelLoader(store, data, session, described)
+    loader = ModelLoader(store, data, session, about)
     loaded = [loader.load(name, was) for name, was in zip(opened, entries or [None] * len(opened), strict=True)]
     models: dict[str, LoadedModel] = {}
     for one in loaded:
@@ -278,7 +275,6 @@ class _StoredModels:
 
 def _config(job: Job, session: Session) -> dict[str, Any]:
     options, data = job.options, job.evaluation.data
-    names = (*DESCRIBING, *(name for name in ObjectOptions.__dataclass_fields__ if name != "trust_weights"), "seeds")
     stored = _StoredModels(
         options.models, tuple(one.entry for one in job.models), job.contenders, torch.get_num_threads()
     )
@@ -286,7 +282,8 @@ def _config(job: Job, session: Session) -> dict[str, Any]:
         "dataset": job.dataset,
         "dataset_fingerprint": data.fingerprint,
         **to_json(stored),
-        **plainly({name: getattr(options, name) for name in names}),
+        **described(options),
+        "seeds": options.seeds,
         "precision": session.precision,
         **to_json(job.evaluation.settings),
         "mask_fingerprint": data.mask_fingerprint,
@@ -477,14 +474,14 @@ def _fill(stored: Run, evaluation: Evaluation, findings: Findings, session: Sess
             done, seconds = evaluation.attacked_images[0], time.monotonic() - begun
             if not estimated and seconds >= _FIRST_SECONDS and done_before < done < total:
                 estimated = True
-                left = duration_text((total - done) * seconds / (done - done_before))
+                left = rough_duration((total - done) * seconds / (done - done_before))
                 _say(f"{total - done:,} images to attack, about {left}", stored, session)
             described = f"{evaluation.subjects[progress.subject].name}, {name}"
             tick(0, text=f"{described} {column.done:,}/{len(column.right_N):,}")
             if column.done == len(column.right_N):
                 loss, accuracy = column.figures()
                 figures = f"{'' if loss is None else f'loss {loss:.4g}, '}accuracy {100 * accuracy:.2f} %"
-                took = f"{column.done:,} images, {duration_text(float(column.seconds_1))}"
+                took = f"{column.done:,} images, {rough_duration(float(column.seconds_1))}"
                 line = f"{described}: {figures} ({took})"
                 stored.log(line)
                 if not session.shows_progress:
@@ -508,6 +505,7 @@ def _say(line: str, stored: Run, session: Session) -> None:
 
 def _result(stored: Run, job: Job, findings: Findings, warnings: Sequence[EvalWarning]) -> EvalResult:
     evaluation, settings, data = job.evaluation, job.evaluation.settings, job.evaluation.data
+    entries = [one.entry for one in job.models]
     cells: list[list[Cell]] = []
     comparisons: list[Comparison] = []
     groups: list[SeedGroup] = []
@@ -516,13 +514,10 @@ def _result(stored: Run, job: Job, findings: Findings, warnings: Sequence[EvalWa
     for name in (NATURAL, *([NATURAL_ATTACKED] if unequal else []), *settings.columns):
         source, chosen = (NATURAL, True) if name == NATURAL_ATTACKED else (name, False)
         found = ColumnStatistics(*evaluation.outcomes(source, chosen=chosen), settings.seed)
-        cells.append(_cells(job, name, found))
-        ids = [one.entry.id for one in job.models]
-        comparisons += [
-            Comparison(input=name, a=ids[a], b=ids[b], **found.comparison(a, b))
-            for a, b in combinations(range(len(ids)), 2)
-        ]
-        groups += _groups(cells[-1], found) if job.options.seeds else []
+        seconds = [float(columns[name].seconds_1) if name in columns else 0.0 for columns in evaluation.columns]
+        cells.append(found.cells(entries, settings.facts(name), seconds))
+        comparisons += found.comparisons(name, [one.id for one in entries])
+        groups += found.groups(cells[-1]) if job.options.seeds else []
     return EvalResult(
         run=stored.id,
         dir=stored.folder,
@@ -530,8 +525,8 @@ def _result(stored: Run, job: Job, findings: Findings, warnings: Sequence[EvalWa
         n=len(evaluation.chosen_N),
         attack=settings.attack_name,
         settings=to_json(settings),
-        models=tuple(one.entry for one in job.models),
-        cells=tuple(column[position] for position in range(len(job.models)) for column in cells),
+        models=tuple(entries),
+        cells=tuple(column[position] for position in range(len(entries)) for column in cells),
         comparisons=tuple(comparisons),
         groups=tuple(groups),
         transfer=findings.rows("transfer"),
@@ -540,51 +535,6 @@ def _result(stored: Run, job: Job, findings: Findings, warnings: Sequence[EvalWa
         warnings=tuple(warnings),
         notes=data.notes,
     )
-
-
-def _cells(job: Job, name: str, found: ColumnStatistics) -> list[Cell]:
-    settings = job.evaluation.settings
-    facts: dict[str, Any] = {"input": name, "n": found.n, "seed": settings.seed}
-    if name not in (NATURAL, NATURAL_ATTACKED):
-        given = ("epsilon", "steps", "restarts", "norm", "radius", "mask_from")
-        facts |= {field: getattr(settings, field) for field in given}
-        facts["attack"] = settings.attack_of(name)
-        facts["center"] = settings.center if settings.mask_from == "center" else None
-    cells = []
-    for one, figures, columns in zip(job.models, found.figures(), job.evaluation.columns, strict=True):
-        about = {field: getattr(one.entry, field) for field in ("label", "regime", "train_seed")}
-        about |= {"model": one.entry.name, "model_id": one.entry.id}
-        cells.append(
-            Cell(**about, **figures, **facts, seconds=float(columns[name].seconds_1) if name in columns else 0.0)
-        )
-    return cells
-
-
-def _groups(column: Sequence[Cell], found: ColumnStatistics) -> list[SeedGroup]:
-    """The cells of one input, those of a regime as one, in the order in which they first come."""
-    members: dict[str, list[int]] = {}
-    for position, cell in enumerate(column):
-        members.setdefault(cell.regime or cell.label, []).append(position)
-    best = zip(*found.best_groups(list(members.values())), strict=True)
-    groups = []
-    for (regime, positions), (best_accuracy, best_loss) in zip(members.items(), best, strict=True):
-        accuracies = [column[position].accuracy for position in positions]
-        losses = [loss for position in positions if (loss := column[position].loss) is not None]
-        groups.append(
-            SeedGroup(
-                regime=regime,
-                input=column[0].input,
-                models=len(positions),
-                n=column[0].n,
-                loss=fmean(losses) if losses else None,
-                loss_spread=spread(losses),
-                accuracy=fmean(accuracies),
-                accuracy_spread=spread(accuracies),
-                best_accuracy=best_accuracy,
-                best_loss=best_loss,
-            )
-        )
-    return groups
 
 
 def _log(result: EvalResult, names: Sequence[str], job: Job, session: Session) -> None:

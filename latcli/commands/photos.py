@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -265,3 +266,30 @@ def _key(photo: Photo) -> str:
     # The same file at another size (attacked at the model's resolution) is another image to a detector.
     height, width = photo.size
     return f"{photo.sha256}@{width}x{height}" if photo.resized else photo.sha256
+
+
+# photos that installed packages contain
+
+#: Package, and path of a photo in it.
+_PACKAGE_PHOTOS = (
+    ("ultralytics", "assets/bus.jpg"),
+    ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+)
+#: Their correct classes.
+PACKAGE_LABELS = Path(__file__).with_name("package_photos.csv")
+
+
+def package_photos() -> tuple[Path, ...]:
+    """The photos. Raises LatcliError where a package does not contain its photo."""
+    return tuple(_photo(package, path) for package, path in _PACKAGE_PHOTOS)
+
+
+def _photo(package: str, path: str) -> Path:
+    spec = find_spec(package)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    photo = Path(folders[0], path) if folders else None
+    if photo is None or not photo.is_file():
+        raise LatcliError(
+            f"the package {package} does not contain {Path(path).name}", f"reinstall it: pip install {package}"
+        )
+    return photo

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from latcli.commands.gathering import MATRIX
-from latcli.commands.package_photos import PACKAGE_LABELS, package_photos
 from latcli.commands.paper import FIGURE_2, PHOTOS, photo_figures
+from latcli.commands.photos import PACKAGE_LABELS, package_photos
 from latcli.engine.datasets.base import Dataset
 from latcli.engine.localize import middle_pixels
 from latcli.engine.photo_files import find_sources

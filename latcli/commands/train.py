@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ import torch
 from torch import nn
 
 from latcli.commands.classifiers import CHECKPOINT, classifier_source
-from latcli.commands.data import DESCRIBING, OBJECTS, open_data, open_pretrained
+from latcli.commands.data import OBJECTS, described, open_data, open_pretrained
 from latcli.commands.resume import (
     dataset_of,
     kept_options,
@@ -27,8 +25,7 @@ from latcli.commands.resume import (
     use_threads,
 )
 from latcli.commands.several import connected
-from latcli.commands.signals import PendingSignal, postponed
-from latcli.commands.training_log import TrainingLog
+from latcli.commands.training_steps import STATE, TrainingLog, follow_steps, keep_state, take_steps
 from latcli.engine import loggers, registry
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import full_name
@@ -48,27 +45,17 @@ from latcli.engine.precision import gradient_model
 from latcli.engine.scoring import (
     adversarial_score,
     natural_score,
-    score_point,
 )
-from latcli.engine.training.loop import Trainer, check_parts, new_network, train
+from latcli.engine.training.loop import Trainer, check_parts, new_network
 from latcli.engine.training.settings import DEFAULT_PRESET, TrainSettings, preset_values, resolve
-from latcli.engine.training.state import TrainingState, pack_state, read_state, restore
+from latcli.engine.training.state import TrainingState, read_state, restore
 from latcli.errors import ExitCode, LatcliError, Terminated, UsageError, WeightsError
-from latcli.options import ObjectOptions, TrainOptions, given
+from latcli.options import TrainOptions, given
 from latcli.reporting.text import counted
 from latcli.results import Score, ScorePoint, TrainResult, to_json
 from latcli.session import Session
 from latcli.store.files import artifact_path
 from latcli.store.store import Run, RunRow, Store
-
-STATE = "state.safetensors"
-
-#: Without --checkpoint-every, the state is kept this often.
-_STATE_SECONDS = 60.0
-#: A signal that has waited so long for the end of a step is let through in the middle of its inner attack.
-_PATIENCE_SECONDS = 0.5
-#: Numbers are recorded at about so many steps of a run.
-_MEASUREMENTS = 200
 
 
 @dataclass(frozen=True)
@@ -86,21 +73,6 @@ class Job:
         """Whether a classifier is trained further on photos."""
         return is_classifier_name(self.architecture)
 
-    @property
-    def measure_every(self) -> int:
-        """Numbers are recorded each time so many steps are done."""
-        return max(1, self.settings.steps // _MEASUREMENTS)
-
-    def tests_at(self, step: int) -> bool:
-        """Whether the test set is scored after so many steps."""
-        every = self.options.test_every
-        return bool(every and step and (step % every == 0 or step == self.settings.steps))
-
-    def tests_left(self, done: int) -> int:
-        """How many times the test set will be scored on the way."""
-        every, steps = self.options.test_every, self.settings.steps
-        return -(-steps // every) - done // every if every and done < steps else 0
-
     def network(self, session: Session, *, fresh: bool) -> nn.Module:
         """The network; where it is `fresh`, with the weights that training starts from.
 
@@ -114,8 +86,8 @@ class Job:
             if pretrained is not None:
                 return fine_tuned(pretrained, self.data.class_names)
             if self.fine_tuning:
-                described = classifier_source(self.options, session)
-                return fine_tuned_without_weights(self.architecture, self.data.class_names, described=described)
+                about = classifier_source(self.options, session)
+                return fine_tuned_without_weights(self.architecture, self.data.class_names, described=about)
             small: Architecture = registry.load("architecture", self.architecture)
             return small(image_shape, classes)
 
@@ -223,7 +195,6 @@ def describe(job: Job) -> str:
 
 def _config(job: Job, trainer: Trainer, session: Session) -> dict[str, Any]:
     options, ranks = job.options, trainer.ranks
-    names = (*DESCRIBING, *(name for name in ObjectOptions.__dataclass_fields__ if name != "trust_weights"))
     weights = state_dict_sha256(trainer.net.state_dict()) if options.classifier_weights else None
     return {
         "dataset": full_name(options.dataset or registry.DEFAULT_DATASET),
@@ -235,7 +206,7 @@ def _config(job: Job, trainer: Trainer, session: Session) -> dict[str, Any]:
         "devices": ranks.size // ranks.nodes,
         "nodes": ranks.nodes,
         **to_json(job.settings),
-        **plainly({name: getattr(options, name) for name in names}),
+        **described(options),
         "mask_fingerprint": job.data.mask_fingerprint,
         "weights_fingerprint": weights,
         "checkpoint_every": options.checkpoint_every,
@@ -258,7 +229,7 @@ def _begin(stored: Run, row: RunRow | None, job: Job, trainer: Trainer, session:
     lines = (describe(job), f"gradients of the inner attack: {trainer.form}, {processes}")
     for line in (*lines, *job.data.notes):
         stored.log(line)
-    _keep_state(stored, job, trainer)
+    keep_state(stored, trainer)
 
 
 def _job(options: TrainOptions, row: RunRow | None, store: Store | None, session: Session) -> Job:
@@ -349,27 +320,8 @@ def _follow(options: TrainOptions, session: Session, ranks: Ranks) -> NoReturn:
     Ends the process, with exit code 0 also where all stop on a signal: rank 0 reports it.
     """
     job, trainer = _prepared(None, None, options, None, session, ranks)
-    with postponed() as pending:
-
-        def after_step(step: int) -> None:
-            if _common_signal(pending, ranks) is not None:
-                sys.exit(ExitCode.OK)
-            if job.tests_at(step):
-                score_point(trainer)  # as rank 0 does meanwhile
-
-        if job.tests_at(trainer.done):
-            score_point(trainer)
-        train(trainer, on_step=lambda _: None, after_step=after_step, measure_every=job.measure_every)
+    follow_steps(trainer, job.options.test_every)
     sys.exit(ExitCode.OK)
-
-
-def _common_signal(pending: PendingSignal, ranks: Ranks) -> int | None:
-    """The signal to stop at after this step, the same on all ranks: one that any of them has caught by now."""
-    if ranks.size == 1:
-        return pending.number
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    caught = ranks.mean([float(pending.number == number) for number in numbers])
-    return next((int(number) for number, share in zip(numbers, caught, strict=True) if share), None)
 
 
 # training
@@ -399,7 +351,7 @@ def _train(
                 session, stored, tick, trackers, steps=settings.steps, done=trainer.done, batch=settings.batch
             )
             try:
-                _take_steps(stored, job, trainer, log)
+                take_steps(stored, trainer, log, job.options.checkpoint_every, job.options.test_every)
             finally:
                 log.flush()  # a run that diverged shows how it got there
         seconds = log.seconds
@@ -446,56 +398,6 @@ def _train(
             next_command(f"attack PHOTO --classifier {short}{where}", session),
         ),
     )
-
-
-def _keep_state(stored: Run, job: Job, trainer: Trainer) -> None:
-    """Keep all that is needed to resume the run; the state before stays until the new one is whole."""
-    stored.write_artifact(STATE, pack_state(trainer), "state")
-
-
-def _take_steps(stored: Run, job: Job, trainer: Trainer, log: TrainingLog) -> None:
-    """All steps that are left, with the state kept and the test set scored when it is time."""
-    settings = job.settings
-    kept_at, kept_step = time.monotonic(), trainer.done
-    with postponed() as pending, trainer.ranks.watched():  # inside the run, which the loss of a rank must fail
-
-        def keep() -> None:
-            nonlocal kept_at, kept_step
-            log.flush()
-            _keep_state(stored, job, trainer)
-            kept_at, kept_step = time.monotonic(), trainer.done
-
-        def stop(number: int) -> None:
-            keep()
-            pending.deliver(number)
-
-        def between_pieces(images: int = 0) -> None:
-            """Give up a long step or score for a signal: the weights are still those of the last step."""
-            if pending.number and pending.has_waited(_PATIENCE_SECONDS) and trainer.ranks.size == 1:
-                stop(pending.number)
-
-        def score_test_set() -> None:
-            started = time.monotonic()
-            point = score_point(trainer, between_pieces)
-            log.on_point(point, time.monotonic() - started, job.tests_left(trainer.done))
-
-        def after_step(step: int) -> None:
-            if number := _common_signal(pending, trainer.ranks):
-                stop(number)
-            if job.options.checkpoint_every is None:
-                is_due = time.monotonic() - kept_at >= _STATE_SECONDS
-            else:
-                is_due = step - kept_step >= job.options.checkpoint_every
-            if is_due or step == settings.steps:
-                keep()
-            if job.tests_at(step):
-                score_test_set()
-
-        if job.device.type != "cuda":
-            trainer.between = between_pieces
-        if job.tests_at(trainer.done):
-            score_test_set()  # it may have been cut off before this was done
-        train(trainer, on_step=log.on_step, after_step=after_step, measure_every=job.measure_every)
 
 
 def _scores(trainer: Trainer, job: Job, session: Session) -> tuple[Score, Score | None]:

@@ -61,6 +61,13 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
+def rough_duration(seconds: float) -> str:
+    """A duration in the largest unit that suits it: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def rate(a_second: float) -> str:
     """How many a second, or how long one takes; nothing where nothing is known."""
     if a_second <= 0:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from latcli.commands.package_photos import package_photos
+from latcli.commands.photos import package_photos
 from latcli.store.store import DATABASE, Store
 from latcli.store.verify import verify
 

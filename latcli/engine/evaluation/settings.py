@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Any, Literal
 
 from latcli.engine import registry
 from latcli.engine.attacks.settings import Attack, AttackSettings, Norm
@@ -63,22 +63,10 @@ class EvalSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, count in {"images": self.images, "batch": self.batch}.items():
-            if count < 1:
-                raise UsageError(f"{name} is {count}; at least 1 is needed", f"give --{name} a whole number above 0")
-        if not 0.0 < self.epsilon <= 1.0:
-            raise UsageError(f"epsilon is {self.epsilon:g}, not in (0, 1]", "it is in image scale: 8/255 or 0.031")
         if not 0.0 <= self.center < 1.0:
             raise UsageError(f"center is {self.center:g}, not a share from 0 to below 1", "for example --center 0.5")
-        if self.mask_from not in get_args(MaskSource):
-            known = ", ".join(get_args(MaskSource))
-            raise UsageError(f"there is no mask-from called '{self.mask_from}'", f"known: {known}")
-        if self.strong not in (None, *get_args(StrongBudget)):
-            raise UsageError(f"there is no strong budget called '{self.strong}'", "known: quick, full")
         if self.strong and self.norm != "linf":
             raise UsageError("the strong suite does not support --norm l2", "leave --strong or --norm l2 out")
-        if self.attack not in registry.names("attack"):
-            raise registry.unknown_name("attack", self.attack, registry.names("attack"))
         for what, values in {"epsilons": self.curve_epsilons, "numbers of steps": self.curve_steps}.items():
             if values:
                 require_ascending(values, what)
@@ -120,6 +108,15 @@ class EvalSettings:
         parts += [f"l2 radius {self.radius:g}"] if self.radius is not None else []
         parts += ["until the first wrong guess"] if self.until_wrong else []
         return ", ".join(filter(None, parts))
+
+    def facts(self, column: str) -> dict[str, Any]:
+        """What a `Cell` says of how its column was made."""
+        found: dict[str, Any] = {"input": column, "seed": self.seed}
+        if column not in (NATURAL, NATURAL_ATTACKED):
+            names = ("epsilon", "steps", "restarts", "norm", "radius", "mask_from")
+            found |= {name: getattr(self, name) for name in names}
+            found |= {"attack": self.attack_of(column), "center": self.center if self.mask_from == "center" else None}
+        return found
 
     def attack_of(self, column: str) -> str:
         """What an attacked column was made with."""

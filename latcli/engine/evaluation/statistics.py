@@ -6,7 +6,8 @@ Legend: N images, M models, R resamples of a bootstrap, G groups of models.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from statistics import fmean, variance
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from latcli.engine.evaluation.chance import mcnemar_p_value, not_beaten, wilson_interval
 from latcli.engine.noise import derive_seed
+from latcli.results import Cell, Comparison, EvaluatedModel, SeedGroup, spread
 
 RESAMPLES = 1000
 
@@ -84,25 +86,74 @@ class ColumnStatistics:
         """Percentiles of the bootstrap; None without a loss, and for a single image, which has no spread."""
         return percentile_interval(self._loss_RM[:, model]) if self.has_loss and self.n > 1 else (None, None)
 
-    def figures(self) -> list[dict[str, Any]]:
-        """What a `Cell` says of each model: loss and accuracy with their intervals, and whether it may be the best."""
-        best = zip(self.best_accuracy(), self.best_loss(), strict=True)
+    def cells(self, models: Sequence[EvaluatedModel], facts: Mapping[str, Any], seconds: Sequence[float]) -> list[Cell]:
+        """The column's cells: what was measured of each model, with intervals, and whether it may be the best.
+
+        `facts` are those that all of them share, `seconds` the time that each has taken.
+        """
+        best_accuracy, best_loss, cells = self.best_accuracy(), self.best_loss(), []
+        for place, model in enumerate(models):
+            accuracy_low, accuracy_high = self.accuracy_interval(place)
+            loss_low, loss_high = self.loss_interval(place)
+            cells.append(
+                Cell(
+                    model=model.name,
+                    model_id=model.id,
+                    label=model.label,
+                    regime=model.regime,
+                    train_seed=model.train_seed,
+                    n=self.n,
+                    accuracy=self.accuracy_M[place],
+                    accuracy_low=accuracy_low,
+                    accuracy_high=accuracy_high,
+                    best_accuracy=best_accuracy[place],
+                    loss=self.loss_M[place] if self.has_loss else None,
+                    loss_low=loss_low,
+                    loss_high=loss_high,
+                    best_loss=best_loss[place],
+                    seconds=seconds[place],
+                    **facts,
+                )
+            )
+        return cells
+
+    def comparisons(self, name: str, models: Sequence[str]) -> list[Comparison]:
+        """Every pair of the models, by their ids, on the input of that name."""
         found = []
-        for model, (best_accuracy, best_loss) in enumerate(best):
-            low, high = self.accuracy_interval(model)
-            accuracy = {"accuracy": self.accuracy_M[model], "accuracy_low": low, "accuracy_high": high}
-            loss_low, loss_high = self.loss_interval(model)
-            loss = {"loss": self.loss_M[model] if self.has_loss else None, "loss_low": loss_low, "loss_high": loss_high}
-            found.append({**accuracy, **loss, "best_accuracy": best_accuracy, "best_loss": best_loss})
+        for a, b in combinations(range(self.models), 2):
+            only_a, only_b = self.only_right(a, b)
+            losses: dict[str, Any] = {}
+            if self.has_loss:
+                losses = {"loss_difference": self.loss_M[a] - self.loss_M[b], "loss_p_value": self.loss_p_value(a, b)}
+            pair = (name, models[a], models[b], self.n, only_a, only_b, mcnemar_p_value(only_a, only_b))
+            found.append(Comparison(*pair, **losses))
         return found
 
-    def comparison(self, a: int, b: int) -> dict[str, Any]:
-        """What a `Comparison` says of two models."""
-        only_a, only_b = self.only_right(a, b)
-        found = {"n": self.n, "only_a": only_a, "only_b": only_b, "p_value": mcnemar_p_value(only_a, only_b)}
-        if self.has_loss:
-            found |= {"loss_difference": self.loss_M[a] - self.loss_M[b], "loss_p_value": self.loss_p_value(a, b)}
-        return found
+    def groups(self, column: Sequence[Cell]) -> list[SeedGroup]:
+        """The cells of the models, those of a regime as one, in the order in which they first come."""
+        members: dict[str, list[int]] = {}
+        for position, cell in enumerate(column):
+            members.setdefault(cell.regime or cell.label, []).append(position)
+        best = zip(*self.best_groups(list(members.values())), strict=True)
+        groups = []
+        for (regime, positions), (best_accuracy, best_loss) in zip(members.items(), best, strict=True):
+            accuracies = [self.accuracy_M[position] for position in positions]
+            losses = [self.loss_M[position] for position in positions] if self.has_loss else []
+            groups.append(
+                SeedGroup(
+                    regime=regime,
+                    input=column[0].input,
+                    models=len(positions),
+                    n=self.n,
+                    loss=fmean(losses) if losses else None,
+                    loss_spread=spread(losses),
+                    accuracy=fmean(accuracies),
+                    accuracy_spread=spread(accuracies),
+                    best_accuracy=best_accuracy,
+                    best_loss=best_loss,
+                )
+            )
+        return groups
 
     def only_right(self, a: int, b: int) -> tuple[int, int]:
         """How many images a alone has right, and b alone."""

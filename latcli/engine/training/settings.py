@@ -59,20 +59,12 @@ class TrainSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "attack_steps", "score_images", "score_steps"):
-            if getattr(self, name) < 1:
-                option = f"--{name.replace('_', '-')}"
-                raise UsageError(f"{option} is {getattr(self, name)}; at least 1 is needed", f"for example {option} 10")
         for name in ("center", "mix", "warm_up", "average"):
             share, option = getattr(self, name), f"--{name.replace('_', '-')}"
             if not 0.0 <= share < 1.0:
                 raise UsageError(f"{option} is {share:g}, not a share from 0 to below 1", f"for example {option} 0.5")
-        for name in ("epsilon", "rate", "step_size"):
-            value, option = getattr(self, name), f"--{name.replace('_', '-')}"
-            if value is not None and not (value > 0.0 and math.isfinite(value)):
-                raise UsageError(f"{option} is {value:g}, not above 0", f"give {option} a number above 0")
-        if self.epsilon > 1.0:
-            raise UsageError(f"--epsilon is {self.epsilon:g}, not in (0, 1]", "it is in image scale: 8/255 or 0.031")
+        if not (self.rate > 0.0 and math.isfinite(self.rate)):
+            raise UsageError(f"--rate is {self.rate:g}, not a number above 0", "for example --rate 0.001")
         if not (self.beta >= 0.0 and self.weight_decay >= 0.0):
             raise UsageError("--beta and --weight-decay cannot be below 0", "for example --beta 6 --weight-decay 1e-4")
         check_attack(self.attack, self.loss)
