@@ -256,9 +256,11 @@ class _Gathering:
         if not self.options.paper:
             runs = runs[: self.needs.attacks]
         most = None if self.options.paper else self.needs.photos
-        return [attack for run in runs for attack in self._attacks_of(run, most)]
+        # Tables alone show no files.
+        shown = {run.id for run in runs[: 0 if self.needs == TABLES else self.needs.attacks]}
+        return [attack for run in runs for attack in self._attacks_of(run, most, with_files=run.id in shown)]
 
-    def _attacks_of(self, run: RunRow, most: int | None) -> Iterator[ReportedAttack]:
+    def _attacks_of(self, run: RunRow, most: int | None, *, with_files: bool) -> Iterator[ReportedAttack]:
         """One for each region and epsilon; a search for the smallest epsilon is one as a whole.
 
         Of more than `most` results the first are in it; sums are of all.
@@ -292,10 +294,11 @@ class _Gathering:
                 at_model_resolution=bool(run.config.get("at_model_resolution")),
                 smallest_epsilon=None if epsilon is not None else median_smallest_epsilon(summed),
                 summary=photo_summary(summed),
-                images=tuple(replace(photo, files=self._files_of(run, photo)) for photo in photos),
+                images=tuple(replace(one, files=self._files_of(run, one) if with_files else {}) for one in photos),
             )
 
     def _files_of(self, run: RunRow, photo: AttackedPhoto) -> dict[str, str]:
+        """Those that are as they were written."""
         paths = {kind: self._sound(run, name, hashed=self.needs.hashed) for kind, name in photo.files.items()}
         return {kind: str(path) for kind, path in paths.items() if path is not None}
 
