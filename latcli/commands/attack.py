@@ -86,7 +86,7 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
     With --resume a run that was cut off goes on, in its folder, with the photos that it has not finished.
     """
     ranks, session = connected(options, session)
-    row = ranks.told(None if options.resume is None or ranks.rank else _row_of(options, session))
+    row = ranks.broadcast(None if options.resume is None or ranks.rank else _row_of(options, session))
     if row is not None:
         options, session = _as_before(row, options, session)
     tasks = tasks_of(options)
@@ -112,7 +112,7 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
         store.check_name(session.name, "" if row is None else row.id)
         model = store.record_model(work.classifier.name, weights_sha256=work.classifier.fingerprint)
         before = _Before() if row is None else _before(row, model, tasks, store, work)
-        finished = ranks.told(before.finished)
+        finished = ranks.broadcast(before.finished)
         left = work.share(ranks, _whole(finished, tasks))
         photos = work.located(attacker, store)
         # Looked at before anything is measured or a run is started: a photo on its own may raise its error here.
@@ -170,7 +170,7 @@ def _follow(
     ranks: Ranks, attacker: PhotoAttacker, work: PhotoWork, tasks: Sequence[Task], options: AttackOptions
 ) -> NoReturn:
     """Be a rank other than 0 to the end: attack its share, write the files, and send rank 0 the results."""
-    finished = ranks.told(dict[str, "_Finished"]())
+    finished = ranks.broadcast(dict[str, "_Finished"]())
     work.share(ranks, _whole(finished, tasks))
     photos = work.located(attacker, None)
     if options.dry_run:

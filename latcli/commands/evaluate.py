@@ -147,7 +147,7 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
         with started as stored, explained():
             session.note(f"run {stored.id}")
             samples = {} if row is None else job.evaluation.tensors()
-            ranks.told(_Told(store.find_run(stored.id), [one.entry.source for one in job.models], samples))
+            ranks.broadcast(_FromRank0(store.find_run(stored.id), [one.entry.source for one in job.models], samples))
             _agree(ranks, lambda: job)
             done, total = job.evaluation.attacked_images
             resumed = f"resumed with {done:,} of {total:,} attacked images done"
@@ -158,8 +158,8 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What rank 0 tells the others: its run, what opens its models, and what is known of each image already."""
+class _FromRank0:
+    """What rank 0 sends the others: its run, what opens its models, and what is known of each image already."""
 
     row: RunRow
     opened: list[str]
@@ -181,12 +181,12 @@ def _agree(ranks: Ranks, make: Callable[[], Job]) -> Job:
 
 def _follow(options: EvalOptions, session: Session, ranks: Ranks) -> NoReturn:
     """Be a rank other than 0 to the end: evaluate its share of the images, and send rank 0 what is found."""
-    told = ranks.told(cast(_Told, None))
-    job = _agree(ranks, lambda: _job(options, told.row, None, session, told.opened))
-    if told.samples:
-        job.evaluation.restore(told.samples, told.row.id)
+    first = ranks.broadcast(cast(_FromRank0, None))
+    job = _agree(ranks, lambda: _job(options, first.row, None, session, first.opened))
+    if first.samples:
+        job.evaluation.restore(first.samples, first.row.id)
     deque(ranks.collected(_filled(job.evaluation, ranks)), maxlen=0)
-    names = ranks.share(ranks.told(list[str]()))
+    names = ranks.share(ranks.broadcast(list[str]()))
     with session.progress("", None) as tick:
         deque(ranks.collected(_measured(job, names, tick)), maxlen=0)
     sys.exit(ExitCode.OK)
@@ -211,7 +211,7 @@ def _job(
 ) -> Job:
     """What these options mean; of a run, what it was started with, whatever is newest by now.
 
-    A rank other than 0 has no store, and is told what opens the models.
+    A rank other than 0 has no store; rank 0 sends it what opens the models.
 
     Raises UsageError, LatcliError, also where data, masks or models of the run have changed.
     """
@@ -446,7 +446,7 @@ def _evaluate(stored: Run, job: Job, findings: Findings, session: Session, ranks
         )
         parts = list(parts_of(evaluation, [one.entry.id for one in models], job.contenders))
         left = {part.name: part.images for part in parts if part.name not in findings.rows_of}
-        mine = ranks.share(ranks.told(list(left)))
+        mine = ranks.share(ranks.broadcast(list(left)))
         with session.progress("further measurements", sum(left.values())) as tick:
             for rank, (name, rows) in ranks.collected(_measured(job, mine, tick)):
                 tick(left[name] if rank else 0)

@@ -169,7 +169,7 @@ class PhotoWork:
         digest.update(repr([detector.fingerprint for detector in self.finder.detectors]).encode())
         for source in self.sources:
             size = None
-            with suppress(OSError):  # told when it is read
+            with suppress(OSError):  # reported when it is read
                 size = None if source.is_stdin else source.path.stat().st_size
             digest.update(repr((source.name, size, self.labels.get(source))).encode())
         return digest.hexdigest()

@@ -54,8 +54,8 @@ def common_folder(ranks: Ranks, folder: Path | None, form: Callable[[], str] = s
             )
         return form()
 
-    told = ranks.told(folder)
-    assert told is not None
-    common = told
+    first = ranks.broadcast(folder)
+    assert first is not None
+    common = first
     ranks.agreed(look, str, "the forms of gradients", "give --precision fp32")
     return common

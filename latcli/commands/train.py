@@ -275,7 +275,7 @@ def _prepared(
 
     Run and state, if there are any, are those of rank 0, and so is the form of gradients. Raises as `run` does.
     """
-    row, state = ranks.told((row, state))
+    row, state = ranks.broadcast((row, state))
     job = ranks.agreed(
         lambda: _job(options, row, store, session),
         lambda job: (job.data.fingerprint, job.data.mask_fingerprint),
@@ -293,7 +293,7 @@ def _prepared(
     fast = gradient_model(net, job.data.image_shape, session.precision, form=state.info.form if state else None)
     if fast.note:
         session.note(f"note: {fast.note}")
-    trainer = Trainer(net, job.data, job.settings, ranks.told(fast.form), ranks)
+    trainer = Trainer(net, job.data, job.settings, ranks.broadcast(fast.form), ranks)
     if state is not None:
         restore(trainer, state)
     return job, trainer

@@ -66,8 +66,8 @@ class Ranks:
         """Every rank's value (one that can be pickled), in the order of ranks; waits as long as preparing may take."""
         return [value]
 
-    def told(self, value: T) -> T:
-        """What rank 0 has given here, on every rank."""
+    def broadcast(self, value: T) -> T:
+        """The value that rank 0 has passed, on every rank."""
         first: T = self.gather(value)[0]
         return first
 
