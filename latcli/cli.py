@@ -29,20 +29,24 @@ class Command:
     """One command: its options, and its function `(options, session) -> result` as `module:function`.
 
     The function may give a context of the result: it is shown inside, and what is left to do is done on leaving it.
-    `shared` are the options that it takes besides its own. `reporting.documents` has what draws its document.
+    `shared` are the options that it takes besides its own. `check` is a function `(options, session)` that refuses what
+    it can before the command's own imports. `reporting.documents` has what draws its document.
     """
 
     options: type
     run: str
     shared: type = Recording
     panel: str | None = None
+    check: str | None = None
 
 
 COMMANDS: Mapping[tuple[str, ...], Command] = {
     ("attack",): Command(options.AttackOptions, "latcli.commands.attack:attacking", panel=_MAIN),
     ("mask",): Command(options.MaskOptions, "latcli.commands.mask:run", panel=_MAIN),
     ("train",): Command(options.TrainOptions, "latcli.commands.train:run", panel=_MAIN),
-    ("eval",): Command(options.EvalOptions, "latcli.commands.evaluate:run", panel=_MAIN),
+    ("eval",): Command(
+        options.EvalOptions, "latcli.commands.evaluate:run", panel=_MAIN, check="latcli.commands.runs:require_models"
+    ),
     ("report",): Command(options.ReportOptions, "latcli.commands.report:run", shared=Common, panel=_MAIN),
     ("reproduce",): Command(options.ReproduceOptions, "latcli.commands.reproduce:run", panel=_MAIN),
     ("demo",): Command(options.DemoOptions, "latcli.commands.demo:run", Computing, _MAIN),
@@ -122,6 +126,8 @@ def add_command(path: tuple[str, ...], command: Command) -> None:
         given = command.options(**{name: value for name, value in kept.items() if name in own})
         # With --json the document is all there may be on stdout, whatever a user's own code prints.
         with redirect_stdout(session.stderr) if session.json else nullcontext():
+            if command.check is not None:
+                _imported(command.check)(given, session)
             made = _imported(command.run)(given, session)
             unwritten: OSError | None = None
             with made if isinstance(made, AbstractContextManager) else nullcontext(made) as result:

@@ -46,6 +46,21 @@ def test_no_help_imports_anything_heavy() -> None:
     assert done.stderr == ""
 
 
+def test_what_only_reads_the_store_imports_no_torch(store: Path, tmp_path: Path) -> None:
+    lines = [["runs", "list"], ["runs", "show", "latest"], ["runs", "verify"], ["report"]]
+    code = (
+        "import sys; from latcli import process; from latcli.cli import app\n"
+        f"for line in {lines!r}: assert process.run(app, [*line, '--store', {str(store)!r}]) in (0, 1), line\n"
+        f"assert process.run(app, ['eval', '--store', {str(tmp_path / 'none')!r}]) == 1\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert "there are no runs in" in done.stderr
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize("path", [("attack",), ("train",), ("runs", "list")], ids=" ".join)
 def test_help_shows_what_people_need_first_and_help_all_everything(latcli: Run, path: tuple[str, ...]) -> None:
     command = COMMANDS[path]

@@ -70,7 +70,7 @@ from latcli.results import (
 )
 from latcli.session import Session, Tick
 from latcli.store.files import artifact_path
-from latcli.store.store import Run, RunRow, Store, require
+from latcli.store.store import Run, RunRow, Store
 
 #: What was found out, image by image, and beside the matrix part by part.
 SAMPLES = "samples.safetensors"
@@ -121,8 +121,6 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
     ranks, session = connected(options, session)
     if ranks.rank:
         _follow(options, session, ranks)
-    if not options.models:
-        require(session.store)  # before data are looked for: in an empty store there is nothing to evaluate
     with Store.open(session.store) as store:
         row = None
         if options.resume is not None:

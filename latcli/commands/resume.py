@@ -12,8 +12,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from latcli.engine import registry
 from latcli.errors import UsageError
 from latcli.options import Computing
@@ -113,6 +111,8 @@ def dataset_of(row: RunRow, given: str | None) -> str:
 
 def use_threads(count: int, session: Session) -> None:
     """As many threads as the run had before: the order in which a CPU adds depends on them."""
+    import torch  # what only shows or names runs does without it
+
     if torch.get_num_threads() != count:
         session.note(f"using {counted(count, 'thread')}, as the run did before")
         torch.set_num_threads(count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
@@ -10,7 +11,14 @@ from typing import Any, TypeVar
 
 from latcli.commands.resume import classifier_again, resume_command
 from latcli.errors import LatcliError
-from latcli.options import RunsListOptions, RunsPathOptions, RunsRemoveOptions, RunsShowOptions, RunsVerifyOptions
+from latcli.options import (
+    EvalOptions,
+    RunsListOptions,
+    RunsPathOptions,
+    RunsRemoveOptions,
+    RunsShowOptions,
+    RunsVerifyOptions,
+)
 from latcli.results import (
     MOST_RESULTS,
     AttackedPhoto,
@@ -192,3 +200,13 @@ def _read(kind: type[T], store: Store, row: dict[str, Any]) -> T:
         return from_columns(kind, row)
     except DocumentError as error:
         raise damaged(store.path, str(error)) from error
+
+
+def require_models(options: EvalOptions, session: Session) -> None:
+    """Raise StoreError where the newest models are to be evaluated and the store has no run at all.
+
+    Of several processes only rank 0 need see the store.
+    """
+    follows = any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+    if not options.models and not follows:
+        require(session.store)
