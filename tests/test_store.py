@@ -541,3 +541,22 @@ def test_the_commit_is_that_of_the_checkout_the_code_comes_from(tmp_path: Path) 
     (package / "__init__.py").write_text("changed")
     assert checkout(package) == (sha, True)
     assert checkout(installed) == (None, None)
+
+
+def test_a_store_that_is_being_made_is_empty_to_a_reader_and_not_an_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    schema.connect_for_writing(folder / DATABASE).close()
+    look = store.lacking
+
+    def made_meanwhile(db: Any, path: Path) -> Any:
+        monkeypatch.setattr(store, "lacking", look)
+        Store.open(folder).close()
+        return look(db, path)
+
+    monkeypatch.setattr(store, "lacking", made_meanwhile)
+    with pytest.raises(StoreError, match="there are no runs"):
+        Store.open_existing(folder)
+    Store.open_existing(folder).close()

@@ -128,9 +128,12 @@ class Store:
         with _folder_errors(folder), sqlite_errors(folder / DATABASE), ExitStack() as failing:
             store = cls(folder, connect_for_reading(folder / DATABASE), read_only=True)
             failing.callback(store.close)
-            if lacking(store._db, store.path):
-                if not store._db.table_names():
-                    raise no_runs(folder)
+            store._db.execute("BEGIN")  # one look at all of it: another process may be making the tables just now
+            is_empty, needs_more = not store._db.table_names(), lacking(store._db, store.path)
+            store._db.rollback()
+            if is_empty:
+                raise no_runs(folder)
+            if needs_more:
                 hint = "any command that keeps a run brings it up to date"
                 raise StoreError(f"{store.path} was made by an older latcli", hint)
             failing.pop_all()
@@ -515,10 +518,12 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        cut_short = error is not None
         try:
             try:
                 self._end(error)
             except (KeyboardInterrupt, Terminated) as interruption:  # it ends all the same, as what the user will see
+                cut_short = True
                 self._end(interruption)
                 raise
         except StoreError as failure:
@@ -526,6 +531,8 @@ class Run:
                 raise
             error.add_note(f"besides, the run {self.id} could not be closed: {failure.message}")
         finally:
+            if cut_short:  # there may be files that were staged and are not kept
+                remove_unfinished(self.folder)
             self._lock.release()
 
     def set_exit_code(self, code: int) -> None:
