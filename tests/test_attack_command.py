@@ -11,8 +11,8 @@ import sqlite3
 import sys
 import threading
 import tracemalloc
-from collections.abc import Callable
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from latcli.commands.attack import file_names
 from latcli.commands.photos import package_photos
 from latcli.engine import photos
 from latcli.errors import ContractError, ExitCode
+from latcli.session import Session
 
 TINY = ("--classifier", "tiny_model:tiny")
 QUICK = (*TINY, "--steps", "3", "--no-figures")
@@ -412,6 +413,35 @@ def test_a_run_is_not_resumed_with_other_labels(
         assert "labels.csv has other contents" in latcli("attack", *TINY, "--resume", "latest").error[0]
     else:
         assert latcli("attack", *TINY, "--resume", "latest").code == 0
+
+
+def test_a_run_with_a_damaged_configuration_is_not_resumed(
+    latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off(latcli, here, monkeypatch, KeyboardInterrupt())
+    with closing(sqlite3.connect(here / "runs" / "latcli.db")) as db, db:
+        db.execute("UPDATE runs SET config_json = json_set(config_json, '$.steps', 'many')")
+    done = latcli("attack", *TINY, "--resume", "latest")
+    assert (done.code, "configuration" in done.error[0]) == (ExitCode.USAGE, True)
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",), ("--epsilon", "2/255,4/255")], ids=" ".join)
+def test_progress_ends_with_all_photos_whatever_became_of_them(
+    more: tuple[str, ...], latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        save_photo(here / "photos" / f"{name}.png")
+    (here / "photos" / "b.png").write_bytes(b"no photo")
+    bars: list[tuple[int | None, list[int]]] = []
+
+    @contextmanager
+    def progress(self: Session, description: str, total: int | None, *, noted: bool = False) -> Iterator[Any]:
+        bars.append((total, []))
+        yield lambda steps=1, /, *, text=None: bars[-1][1].append(steps)
+
+    monkeypatch.setattr(Session, "progress", progress)
+    assert latcli("attack", "photos", *CENTER, *more).code == 1
+    assert [(total, sum(steps)) for total, steps in bars] == [(3, 3)]
 
 
 # Many photos

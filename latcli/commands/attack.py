@@ -18,7 +18,7 @@ import torch
 
 from latcli.commands.photos import Chunk, PhotoWork, located_values, open_photos
 from latcli.commands.pictures import Pictures, drawing
-from latcli.commands.resume import PLACES, classifier_again, resumable_run, resume_command
+from latcli.commands.resume import PLACES, classifier_again, read_config, resumable_run, resume_command
 from latcli.commands.several import common_folder, connected
 from latcli.engine import registry
 from latcli.engine.attacks.settings import AttackSettings
@@ -46,7 +46,6 @@ from latcli.results import (
     from_columns,
     median_smallest_epsilon,
     photo_summary,
-    read,
     to_json,
 )
 from latcli.session import Session, Tick
@@ -161,8 +160,7 @@ def _run_config(options: AttackOptions, session: Session, attacker: PhotoAttacke
         "precision": session.precision,
         "form": attacker.gradients.form,
         "labels_sha256": labels_sha256(options),
-        "devices": ranks.size // ranks.nodes,
-        "nodes": ranks.nodes,
+        **ranks.world,
     }
 
 
@@ -248,7 +246,7 @@ def _as_before(row: RunRow, options: AttackOptions, session: Session) -> tuple[A
     """The run's own options, and a session with its seed; processes may be more or fewer. Raises UsageError."""
     moved: dict[str, Any] = {name: value for name, value in given(options).items() if name in PLACES}
     moved |= {name: getattr(options, name) for name in ("trust_weights", "resume", "devices", "nodes")}
-    kept = replace(read(AttackOptions, row.config), **moved)
+    kept = replace(read_config(AttackOptions, row), **moved)
     if registry.names_code(kept.classifier) and options.classifier != kept.classifier:
         raise UsageError(
             f"the classifier {kept.classifier} of {row.id} is code",
@@ -423,8 +421,8 @@ def _planned(
 ) -> Iterator[Chunk[PlannedPhoto]]:
     for located in photos:
         plan = _plan(attacker, tasks, located, work)
-        yield Chunk(() if plan is None else (plan,), failures=work.new_failures(), done=1)
-    yield Chunk(failures=work.new_failures())
+        yield work.chunk([] if plan is None else [plan], ended=[located.photo.name])
+    yield work.chunk()
 
 
 def _with_plan(
@@ -497,12 +495,9 @@ class _Maker:
                 self._pictures.begin()  # those of the results before, while these are made
                 missing = [one for one in batch if number not in self._finished.get(one.photo.name, ("", ()))[1]]
                 made = [self._made(*one) for one in _attacked(self._pictures.attacker, task, missing, self._work)]
-                failures, done = self._work.new_failures(), 0
-                if number == len(self._tasks) - 1:
-                    done = len({one.photo.name for one in batch} | {one.image for one in failures})
-                yield Chunk(tuple(one for one, _ in made), tuple(file for _, file in made), failures, done)
-        failures = self._work.new_failures()
-        yield Chunk(failures=failures, done=len(failures))
+                ended = [one.photo.name for one in batch] if number == len(self._tasks) - 1 else []
+                yield self._work.chunk((one for one, _ in made), (file for _, file in made), ended)
+        yield self._work.chunk()
 
     def _made(self, attacked: PhotoResult, smallest: float | None) -> tuple[AttackedPhoto, StagedFile]:
         """A result and its adversarial photo, written; its pictures are asked for."""

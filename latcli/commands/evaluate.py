@@ -133,7 +133,7 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
             started = store.start_run(
                 "eval",
                 **session.of_run(),
-                config=_config(job, session) | {"devices": ranks.size // ranks.nodes, "nodes": ranks.nodes},
+                config=_config(job, session) | ranks.world,
                 seed=job.evaluation.settings.seed,
                 device=str(job.device),
                 dataset=store.record_dataset(data.name, fingerprint=data.fingerprint),

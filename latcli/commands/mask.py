@@ -42,7 +42,7 @@ def run(options: MaskOptions, session: Session) -> MaskResult:
         deque(ranks.collected(masked), maxlen=0)
         sys.exit(ExitCode.OK)
     config: dict[str, Any] = to_json({k: v for k, v in asdict(options).items() if k != "trust_weights"})
-    config |= {"devices": ranks.size // ranks.nodes, "nodes": ranks.nodes}
+    config |= ranks.world
     with Store.open(session.store) as store:
         model = store.record_model(work.classifier.name, weights_sha256=work.classifier.fingerprint)
         with store.start_run(
@@ -90,10 +90,8 @@ def _masked(
         sha256 = located.photo.sha256
         files = [stage(folder, f"{kind}s/{place.as_posix()}", png, kind, sha256) for kind, png in pictures.items()]
         one = MaskedPhoto(**located_values(located), files={kind: str(path) for kind, path in paths.items()})
-        failures = work.new_failures()
-        yield Chunk((one,), tuple(files), failures, 1 + len(failures))
-    failures = work.new_failures()
-    yield Chunk(failures=failures, done=len(failures))
+        yield work.chunk([one], files, [located.photo.name])
+    yield work.chunk()
 
 
 def mask_places(photos: list[Path], arguments: tuple[str, ...]) -> list[PurePath]:

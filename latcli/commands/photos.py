@@ -104,6 +104,7 @@ class PhotoWork:
         """Open the classifier and the detectors. Raises UsageError, ImageError and WeightsError."""
         self._session, self._on_miss = session, options.on_miss
         self.failures: list[Failure] = []
+        self._ended: set[str] = set()
         settings = object_settings(options, mask)
         self.sources = find_sources(options.photos)
         self._positions = {source.name: index for index, source in enumerate(self.sources)}
@@ -144,15 +145,18 @@ class PhotoWork:
         """Take this rank's part of the photos that are not done; returns how many there are for all ranks together."""
         labels = [(source, label) for source, label in self.labels.items() if source.name not in done]
         self.labels = dict(ranks.share(labels))
+        self._ended = {one.image for one in self.failures}
         if ranks.rank:  # rank 0 reports those that all have met already
             self.failures.clear()
         return len(labels)
 
-    def new_failures(self) -> tuple[Failure, ...]:
-        """The failures since this was asked last."""
+    def chunk(self, results: Iterable[R] = (), files: Iterable[StagedFile] = (), ended: Iterable[str] = ()) -> Chunk[R]:
+        """Results, and the failures since the last chunk; what failed has ended, and so have the `ended` photos."""
         failures = tuple(self.failures)
         self.failures.clear()
-        return failures
+        new = {*ended, *(one.image for one in failures)} - self._ended
+        self._ended |= new
+        return Chunk(tuple(results), tuple(files), failures, len(new))
 
     def fail(self, name: str, error: LatcliError) -> None:
         """Leave a photo out, and say why. Where it is the only one, and is not to be skipped, the error is raised."""

@@ -54,6 +54,11 @@ class Ranks:
     size = 1
     nodes = 1
 
+    @property
+    def world(self) -> dict[str, int]:
+        """How many processes on each of how many machines, by the names of the options."""
+        return {"devices": self.size // self.nodes, "nodes": self.nodes}
+
     def join(self, net: nn.Module) -> nn.Module:
         """The network as it is to be called in an update: `backward` then gives all ranks the mean of the gradients."""
         return net
