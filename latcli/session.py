@@ -36,13 +36,11 @@ class Tick(Protocol):
 class Session(Recording):
     """One invocation: results go to stdout, progress and messages to stderr.
 
-    `parent` is the run of which this one is a part, `argv` the command that repeats it. `trust_weights` allows code in
-    a detector's weights; no file and no stored configuration can: it is given anew each time.
+    `parent` is the run of which this one is a part, `argv` the command that repeats it.
     """
 
     parent: str | None = None
     argv: Sequence[str] = field(default_factory=lambda: sys.argv)
-    trust_weights: bool = False
     stdout: TextIO = field(default_factory=lambda: sys.stdout)
     stderr: TextIO = field(default_factory=lambda: sys.stderr)
     _live: Any = field(default=None, init=False, repr=False)  # the console of the bar that is shown

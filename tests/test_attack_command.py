@@ -388,7 +388,7 @@ def test_a_run_is_not_resumed_with_other_options_nor_on_other_photos(
 ) -> None:
     cut_off(latcli, here, monkeypatch, KeyboardInterrupt())
     other = {"--epsilon": ("--epsilon", "4/255", *TINY), "--seed": ("--seed", "4", *TINY), "--photos": ("x", *TINY)}
-    for word, options in (other | {"is code": ()}).items():
+    for word, options in (other | {"that a stored run names": ()}).items():
         done = latcli("attack", "--resume", "latest", *options)
         assert (done.code, word in done.err) == (ExitCode.USAGE, True)
     photo = here / "photos" / "0" / "a.png"

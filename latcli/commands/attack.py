@@ -18,7 +18,7 @@ import torch
 
 from latcli.commands.photos import Chunk, PhotoWork, located_values, open_photos
 from latcli.commands.pictures import Pictures, drawing
-from latcli.commands.resume import PLACES, classifier_again, read_config, resumable_run, resume_command
+from latcli.commands.resume import kept_options, resumable_run, resume_command
 from latcli.commands.several import common_folder, connected
 from latcli.engine import registry
 from latcli.engine.attacks.settings import AttackSettings
@@ -133,7 +133,7 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
             started = store.start_run("attack", **session.of_run(), **about, config=config)
         else:
             started = store.resume_run(row.id, argv=list(session.argv), name=session.name, tags=session.tag)
-        with started as stored, explained(), _how_to_go_on(stored, options, session):
+        with started as stored, explained(), _how_to_go_on(stored, session):
             common_folder(ranks, stored.folder, lambda: attacker.gradients.form)
             if row is not None:
                 stored.remove_attacks(before.unusable)
@@ -239,20 +239,14 @@ def _place(region: str, epsilon: float, tasks: Sequence[Task]) -> int | None:
 def _row_of(options: AttackOptions, session: Session) -> RunRow:
     """The run to go on with. Raises UsageError and StoreError."""
     with Store.open_existing(session.store) as store:
-        return resumable_run(store, str(options.resume), "attack", to_json(given(options)), session)
+        asked = to_json(given(options))
+        return resumable_run(store, str(options.resume), "attack", asked, session, [options.classifier])
 
 
 def _as_before(row: RunRow, options: AttackOptions, session: Session) -> tuple[AttackOptions, Session]:
     """The run's own options, and a session with its seed; processes may be more or fewer. Raises UsageError."""
-    moved: dict[str, Any] = {name: value for name, value in given(options).items() if name in PLACES}
-    moved |= {name: getattr(options, name) for name in ("trust_weights", "resume", "devices", "nodes")}
-    kept = replace(read_config(AttackOptions, row), **moved)
-    if registry.names_code(kept.classifier) and options.classifier != kept.classifier:
-        raise UsageError(
-            f"the classifier {kept.classifier} of {row.id} is code",
-            f"if you trust it, name it again: {_resume_command(row.id, kept, session)}",
-        )
-    if "labels_sha256" in row.config and row.config["labels_sha256"] != labels_sha256(kept):
+    kept = kept_options(options, row)
+    if row.config.get("labels_sha256") != labels_sha256(kept):
         raise UsageError(
             f"{kept.labels} has other contents than when the run {row.id} was started",
             "put the same labels back, or start a new run",
@@ -260,19 +254,13 @@ def _as_before(row: RunRow, options: AttackOptions, session: Session) -> tuple[A
     return kept, replace(session, seed=row.seed or 0, precision=row.config["precision"])
 
 
-def _resume_command(run: str, options: AttackOptions, session: Session) -> str:
-    again = [*classifier_again(options.classifier), *(["--trust-weights"] if options.trust_weights else [])]
-    return resume_command("attack", run, session, again)
-
-
 @contextmanager
-def _how_to_go_on(stored: Run, options: AttackOptions, session: Session) -> Iterator[None]:
+def _how_to_go_on(stored: Run, session: Session) -> Iterator[None]:
     """Where the block is interrupted, say how the run is resumed."""
     try:
         yield
     except (KeyboardInterrupt, Terminated):
-        command = _resume_command(stored.id, options, session)
-        session.note(f"run {stored.id} was interrupted; to continue: {command}")
+        session.note(f"run {stored.id} was interrupted; to continue: {resume_command(stored.row, session)}")
         raise
 
 

@@ -82,18 +82,11 @@ def trained_on(store: Store, dataset: str, *, seeds: bool) -> list[RunRow]:
     return chosen
 
 
-def names_again(entries: Iterable[EvaluatedModel], named: Sequence[str], run: str, store: Store) -> list[str]:
+def names_again(entries: Iterable[EvaluatedModel], store: Store) -> list[str]:
     """What opens the models of a stored evaluation: their training runs, wherever the store lies now, else their files.
 
-    Raises UsageError where a file is gone, and for code of the user's own that is not among those `named` now: what
-    lies in a store must not run code by itself, since a store may come from somebody else.
+    Raises UsageError where a file is gone.
     """
-    code = code_named(entries)
-    if missing := [name for name in code if name not in named]:
-        raise UsageError(
-            f"{run} evaluates {missing[0]}, and the code that a stored run names is not run automatically",
-            f"if you trust it, name it again: latcli eval {' '.join(code)} --resume {run[-4:]}",
-        )
     trained = {row.id for row in store.runs(command="train") if artifact_path(row.path, CHECKPOINT).exists()}
     names = []
     for entry in entries:
@@ -104,12 +97,6 @@ def names_again(entries: Iterable[EvaluatedModel], named: Sequence[str], run: st
                 "if the store was moved, move its training runs with it; else put the file back, or evaluate anew",
             )
     return names
-
-
-def code_named(entries: Iterable[EvaluatedModel]) -> list[str]:
-    """Names among the models that stand for the user's code, as `module:function` does."""
-    sources = [entry.source for entry in entries]
-    return [name for name in sources if not name.endswith(".safetensors") and registry.names_code(name)]
 
 
 # how they take photos

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from latcli.commands.resume import classifier_again, resume_command
+from latcli.commands.resume import resume_command
 from latcli.errors import LatcliError
 from latcli.options import (
     EvalOptions,
@@ -190,8 +190,7 @@ def _how_to_resume(row: RunRow, session: Session) -> str | None:
         or not row.path.is_dir()
     ):
         return None
-    again = classifier_again(str(row.config.get("classifier"))) if row.command == "attack" else []
-    return resume_command(row.command, row.id, session, again)
+    return resume_command(row, session)
 
 
 def _read(kind: type[T], store: Store, row: dict[str, Any]) -> T:

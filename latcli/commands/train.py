@@ -49,7 +49,7 @@ from latcli.engine.scoring import (
 from latcli.engine.training.loop import Trainer, check_parts, new_network
 from latcli.engine.training.settings import DEFAULT_PRESET, TrainSettings, preset_values, resolve
 from latcli.engine.training.state import TrainingState, read_state, restore
-from latcli.errors import ExitCode, LatcliError, Terminated, UsageError, WeightsError
+from latcli.errors import ExitCode, LatcliError, Terminated, WeightsError
 from latcli.options import TrainOptions, given
 from latcli.reporting.text import counted
 from latcli.results import Score, ScorePoint, TrainResult, to_json
@@ -112,7 +112,8 @@ def run(options: TrainOptions, session: Session) -> TrainResult:
         with Store.open(session.store) as store:
             row, state = None, None
             if options.resume is not None:
-                row = resumable_run(store, options.resume, "train", plainly(given(options)), session)
+                asked = plainly(given(options))
+                row = resumable_run(store, options.resume, "train", asked, session, [options.architecture])
                 kept = artifact_path(row.path, STATE)
                 state = read_state(kept) if kept.exists() else None
             store.check_name(session.name, "" if row is None else row.id)
@@ -242,13 +243,8 @@ def _job(options: TrainOptions, row: RunRow | None, store: Store | None, session
         if options.architecture is not None:
             check_architecture(options.architecture)
     else:
-        name, asked = dataset_of(row, options.dataset), options.architecture
+        name = dataset_of(row, options.dataset)
         options = kept_options(options, row, TrainSettings)
-        if registry.names_code(str(options.architecture)) and options.architecture != asked:
-            raise UsageError(
-                f"{row.id} trains {options.architecture}, and the code that a stored run names is not run by itself",
-                f"if you trust it, name it again: --resume {row.id[-4:]} --architecture {options.architecture}",
-            )
 
     def settled(data: TrainingData) -> TrainSettings:
         return settings_of(options, data, session.seed) if row is None else read_config(TrainSettings, row)
@@ -356,7 +352,7 @@ def _train(
         seconds = log.seconds
         final, adversarial = _scores(trainer, job, session)
     except (KeyboardInterrupt, Terminated):
-        again = resume_command("train", stored.id, session)
+        again = resume_command(stored.row, session)
         session.note(f"run {stored.id} stopped at step {trainer.done:,}; resume it: {again}")
         raise
     checkpoint = _keep_model(store, stored, job, trainer)

@@ -535,6 +535,11 @@ class Run:
                 remove_unfinished(self.folder)
             self._lock.release()
 
+    @property
+    def row(self) -> RunRow:
+        """What the database has of it."""
+        return self._store.find_run(self.id)
+
     def set_exit_code(self, code: int) -> None:
         """What the run ends with if nothing is raised, for instance because one photo of a folder failed."""
         self._exit_code = int(code)
@@ -607,7 +612,7 @@ class Run:
 
     def write_provenance(self, **changed: Any) -> None:
         """Write what the database has of the run into `run.json`, for readers of the folder alone."""
-        row = asdict(self._store.find_run(self.id)) | changed
+        row = asdict(self.row) | changed
         del row["path"]  # the folder may be moved
         row["environment"] = self._store.environment(row["environment"])
         text, path = json.dumps(to_json(row), indent=2, ensure_ascii=False), self.folder / RUN_JSON
