@@ -39,7 +39,6 @@ from latcli.results import (
     AttackProtocol,
     AttackResult,
     Failure,
-    PhotoFigures,
     PlannedPhoto,
     RegionSummary,
     columns,
@@ -147,7 +146,7 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
                         shown += [one for one in chunk.results if _is_shown(one.image, tasks, work)]
                         failures += chunk.failures
                         tick(chunk.done)
-                result = _completed(result, stored, shown, failures, tasks, work)
+                result = _completed(result, stored, store.summed(stored.id), shown, failures, tasks, work)
                 stored.set_exit_code(result.exit_code)
                 if session.json:  # what a document names is there when it is read
                     pictures.finish()
@@ -208,26 +207,23 @@ def _with_figures(options: AttackOptions, tasks: Sequence[Task]) -> bool:
 def _completed(
     result: AttackResult,
     stored: Run,
+    rows: Sequence[Mapping[str, Any]],
     images: Sequence[AttackedPhoto],
     failures: Sequence[Failure],
     tasks: Sequence[Task],
     work: PhotoWork,
 ) -> AttackResult:
-    """The result with its first photos, in the order of the arguments, and what all of them sum up to."""
+    """The result with its first photos, in the order of the arguments, and what the `rows` of all sum up to."""
     in_order = sorted(images, key=lambda one: (work.position(one.image), _place(one.region, one.epsilon, tasks)))
-    figures = stored.photo_figures()
-    of_task = [[one for one in figures if task.covers(one.region, one.epsilon)] for task in tasks]
+    of_task = [[row for row in rows if task.covers(row["region"], row["epsilon"])] for task in tasks]
     return replace(
         result,
         run=stored.id,
         dir=stored.folder,
-        images=tuple(
-            replace(photo, files={kind: str(stored.folder / name) for kind, name in photo.files.items()})
-            for photo in in_order
-        ),
+        images=tuple(photo.in_folder(stored.folder) for photo in in_order),
         failures=work.in_order(failures),
-        summary=photo_summary(figures) if len(tasks) == 1 else None,
-        regions=tuple(_region_summary(task, photos) for task, photos in zip(tasks, of_task, strict=True)),
+        summary=photo_summary(rows) if len(tasks) == 1 else None,
+        regions=tuple(_region_summary(task, found) for task, found in zip(tasks, of_task, strict=True)),
     )
 
 
@@ -447,12 +443,12 @@ def _plan(attacker: PhotoAttacker, tasks: Sequence[Task], located: Located, work
     )
 
 
-def _region_summary(task: Task, photos: Sequence[PhotoFigures]) -> RegionSummary:
+def _region_summary(task: Task, rows: Sequence[Mapping[str, Any]]) -> RegionSummary:
     return RegionSummary(
         region=task.region,
         epsilon=None if task.smallest else task.epsilon,
-        smallest_epsilon=median_smallest_epsilon(photos) if task.smallest else None,
-        summary=photo_summary(photos),
+        smallest_epsilon=median_smallest_epsilon(rows) if task.smallest else None,
+        summary=photo_summary(rows),
     )
 
 

@@ -17,12 +17,10 @@ from latcli.engine.training.regimes import LOCALIZED, Regime
 from latcli.options import AttackOptions, EvalOptions, ReproduceOptions, ReproduciblePart, TrainOptions
 from latcli.reporting.text import counted, number_text
 from latcli.results import (
-    AttackedPhoto,
     EvalResult,
     Mean,
     MeansRow,
     MeansTable,
-    from_columns,
     mean_of,
     photo_summary,
     read,
@@ -340,7 +338,7 @@ class Findings:
         found: dict[float, list[Record]] = {}
         for step in steps:
             rows = self.store.rows_of(self.runs[step].id, "attacks")
-            summary = photo_summary([from_columns(AttackedPhoto, row) for row in rows])
+            summary = photo_summary(rows)
             figures = {asked[0]: value for asked, value in photo_figures(summary).items()}
             for side, averages in (("clean", summary.clean), ("adversarial", summary.adversarial)):
                 figures[f"{side}_top1"] = averages.right / summary.n if averages else 0.0

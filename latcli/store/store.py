@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from filelock import FileLock, Timeout
 
 from latcli.errors import ExitCode, LatcliError, StoreError, Terminated, UsageError
-from latcli.results import PhotoFigures, Standing, Status, columns, legible, to_json
+from latcli.results import SUMMED, Status, columns, legible, to_json
 from latcli.store.files import (
     LOCK,
     LOG,
@@ -71,11 +71,6 @@ _CRASHED = "the process ended without closing the run"
 _NEWEST = "rowid DESC"
 _ENDS_WITH = "substr(id, -length(:name)) = :name"
 _AMONG = "IN (SELECT value FROM json_each(:runs))"
-_FIGURES = """
-    SELECT region, epsilon, smallest_epsilon, was_right, fooled, target_index, reached, altered_percent,
-           clean_confidence, clean_rank, adversarial_confidence, adversarial_rank
-    FROM attacks WHERE run = ? ORDER BY id
-"""
 _ORDER = {"attacks": "id", "cells": "id", "attack_results": "id", "artifacts": "rowid", "metrics": "name, step"}
 
 
@@ -362,17 +357,9 @@ class Store:
         """How many rows of a table belong to the run."""
         return int(self.query(f"SELECT count(*) AS n FROM {table} WHERE run = :run", {"run": run_id})[0]["n"])
 
-    def photo_figures(self, run_id: str) -> list[PhotoFigures]:
-        """What a summary needs of the run's attacked photos, however many there are."""
-        with self.reading() as db:
-            return [
-                PhotoFigures(
-                    region, epsilon, smallest, bool(right), bool(fooled), target, _truth(reached), altered,
-                    Standing(*standings[:2]), Standing(*standings[2:]),
-                )
-                for region, epsilon, smallest, right, fooled, target, reached, altered, *standings
-                in db.execute(_FIGURES, [run_id])
-            ]  # fmt: skip
+    def summed(self, run_id: str) -> list[dict[str, Any]]:
+        """Of the run's attacked photos what `results.photo_summary` looks at, however many there are."""
+        return self.query(f"SELECT {', '.join(SUMMED)} FROM attacks WHERE run = :run ORDER BY id", {"run": run_id})
 
     def rows(self, table: Literal["environments", "datasets", "models", "images"]) -> list[dict[str, Any]]:
         """All rows of a table that runs share."""
@@ -585,10 +572,6 @@ class Run:
                 db.execute(f"DELETE FROM {table} WHERE run = ?", [self.id])
             self._insert(db, table, rows)
 
-    def photo_figures(self) -> list[PhotoFigures]:
-        """What a summary needs of the run's attacked photos."""
-        return self._store.photo_figures(self.id)
-
     def remove_attacks(self, ids: Iterable[int]) -> None:
         """Remove rows of `attacks` by their ids."""
         with self._store.writing() as db:
@@ -639,10 +622,6 @@ class Run:
         finally:  # last: as long as the row says that it runs, the next process tidies up after a kill
             with self._store.writing() as db:
                 db.table("runs").update(self.id, change)
-
-
-def _truth(value: int | None) -> bool | None:
-    return None if value is None else bool(value)
 
 
 def _own_process() -> dict[str, Any]:
