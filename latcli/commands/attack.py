@@ -16,10 +16,8 @@ from typing import Any, NoReturn
 
 import torch
 
-from latcli.commands.photos import Chunk, PhotoWork, located_values, open_photos
-from latcli.commands.pictures import Pictures, drawing
+from latcli.commands.photos import Chunk, PhotoWork, Pictures, drawing, located_values, open_photos
 from latcli.commands.resume import kept_options, resumable_run, resume_command
-from latcli.commands.several import common_folder, connected
 from latcli.engine import registry
 from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.devices import explained
@@ -47,7 +45,7 @@ from latcli.results import (
     photo_summary,
     to_json,
 )
-from latcli.session import Session, Tick
+from latcli.session import Session, Tick, common_folder, connected
 from latcli.store.files import StagedFile, stage
 from latcli.store.store import Run, RunRow, Store
 

@@ -36,7 +36,6 @@ from latcli.commands.resume import (
     resume_command,
     use_threads,
 )
-from latcli.commands.several import connected
 from latcli.engine import loggers, registry
 from latcli.engine.attacks.contract import run_attack
 from latcli.engine.datasets.base import TrainingData
@@ -46,9 +45,15 @@ from latcli.engine.devices import explained, open_device
 from latcli.engine.distributed import Ranks
 from latcli.engine.evaluation.beyond import Row, parts_of
 from latcli.engine.evaluation.distrust import Doubt
-from latcli.engine.evaluation.matrix import Evaluation, Progress
+from latcli.engine.evaluation.matrix import (
+    NATURAL,
+    NATURAL_ATTACKED,
+    EvalSettings,
+    Evaluation,
+    Progress,
+    require_ascending,
+)
 from latcli.engine.evaluation.reliance import VARIANTS, photos_of
-from latcli.engine.evaluation.settings import NATURAL, NATURAL_ATTACKED, EvalSettings, require_ascending
 from latcli.engine.evaluation.statistics import ColumnStatistics
 from latcli.engine.models.weights import pack, unpack
 from latcli.errors import ExitCode, Terminated, UsageError
@@ -67,7 +72,7 @@ from latcli.results import (
     read,
     to_json,
 )
-from latcli.session import Session, Tick
+from latcli.session import Session, Tick, connected
 from latcli.store.files import artifact_path
 from latcli.store.store import Run, RunRow, Store
 

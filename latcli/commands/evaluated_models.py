@@ -14,14 +14,19 @@ from latcli.commands.classifiers import CHECKPOINT, classifier_path, named_run
 from latcli.commands.resume import dataset_of
 from latcli.engine import registry
 from latcli.engine.datasets.base import TrainingData
-from latcli.engine.datasets.folders import class_folders
-from latcli.engine.datasets.photo_folder import PhotoFolder, holds_photos
+from latcli.engine.datasets.photo_folder import PhotoFolder, class_folders, holds_photos
 from latcli.engine.evaluation.distrust import Doubt, examine
 from latcli.engine.evaluation.matrix import Subject
 from latcli.engine.labels import known_class
-from latcli.engine.models.catalog import is_of_code, open_classifier, read_info
+from latcli.engine.models.catalog import (
+    is_classifier_name,
+    is_of_code,
+    open_classifier,
+    preprocessing_of,
+    read_info,
+    require_named,
+)
 from latcli.engine.models.classifier import Classifier, ClassifierSource, with_classes_first
-from latcli.engine.models.finetuning import is_classifier_name, preprocessing_of, require_named
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.precision import check_form, gradient_model
 from latcli.engine.training.regimes import Regime

@@ -24,21 +24,21 @@ from latcli.commands.resume import (
     resume_command,
     use_threads,
 )
-from latcli.commands.several import connected
 from latcli.commands.training_steps import STATE, TrainingLog, follow_steps, keep_state, take_steps
 from latcli.engine import loggers, registry
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import full_name
 from latcli.engine.devices import explained, open_device
 from latcli.engine.distributed import Ranks
-from latcli.engine.models.catalog import CheckpointInfo, pack_classifier
-from latcli.engine.models.classifier import Classifier
-from latcli.engine.models.finetuning import (
+from latcli.engine.models.catalog import (
+    CheckpointInfo,
     check_architecture,
     fine_tuned,
     fine_tuned_without_weights,
     is_classifier_name,
+    pack_classifier,
 )
+from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.small import Architecture
 from latcli.engine.models.weights import load_file, state_dict_sha256
 from latcli.engine.precision import gradient_model
@@ -53,7 +53,7 @@ from latcli.errors import ExitCode, LatcliError, Terminated, WeightsError
 from latcli.options import TrainOptions, given
 from latcli.reporting.text import counted
 from latcli.results import Score, ScorePoint, TrainResult, to_json
-from latcli.session import Session
+from latcli.session import Session, connected
 from latcli.store.files import artifact_path
 from latcli.store.store import Run, RunRow, Store
 
