@@ -665,7 +665,7 @@ class AttackProtocol:
     smallest_epsilon_max: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RegionSummary:
     """The photos attacked on one region with one epsilon, summed up.
 
