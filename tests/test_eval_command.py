@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from training_cases import write_digits
 
 from latcli.commands.classifiers import CHECKPOINT
 from latcli.commands.evaluate import SAMPLES, Findings, run
@@ -78,16 +79,7 @@ for _kind in ("honest", "quantized", "softmax", "random", "nan"):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The digits and a module of networks, made once; nobody writes there."""
-    folder = tmp_path_factory.mktemp("tiny")
-    digits = open_dataset("mnist-5k", DatasetSource(folder))
-    parts = {"train": (digits.x_train, digits.y_train, 2), "test": (digits.x_test, digits.y_test, 10)}
-    for split, (x_NCHW, y_N, count) in parts.items():
-        for digit in range(3):
-            place = folder / split / str(digit)
-            place.mkdir(parents=True)
-            for index, x_CHW in enumerate(x_NCHW[y_N == digit][:count]):
-                Image.fromarray(x_CHW[0].numpy()).resize((12, 12)).save(place / f"{index}.png")
-    return folder
+    return write_digits(tmp_path_factory.mktemp("tiny"), train=2)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from latcli.engine.models.catalog import (
     read_info,
     require_named,
 )
-from latcli.engine.models.classifier import Classifier, ClassifierSource, with_classes_first
+from latcli.engine.models.classifier import AnyChannels, Classifier, ClassifierSource, with_classes_first
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.precision import check_form, gradient_model
 from latcli.engine.training.regimes import Regime
@@ -162,19 +162,6 @@ class LoadedModel:
     doubts: tuple[Doubt, ...]
 
 
-class ColourInput(nn.Module):
-    """Lets a network that takes colour see grey images: the one channel becomes all three."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x_B1HW: torch.Tensor) -> torch.Tensor:
-        """logits_BK of grey images."""
-        logits_BK: torch.Tensor = self.net(x_B1HW.expand(-1, 3, -1, -1))
-        return logits_BK
-
-
 class ModelLoader:
     """Opens models for one data set: looks at classes and image size, and tries each on some test images."""
 
@@ -263,7 +250,7 @@ class ModelLoader:
         if all(known_class(one, classifier) for one in ours):
             classifier = with_classes_first(classifier, ours, data.name)
         failures = []
-        for net in (classifier, ColourInput(classifier)) if data.image_shape[0] == 1 else (classifier,):
+        for net in (classifier, AnyChannels(classifier, 3)) if data.image_shape[0] == 1 else (classifier,):
             try:
                 with torch.no_grad():
                     net(self._x_BCHW[:1])

@@ -309,7 +309,7 @@ class Evaluation:
             found = (
                 distrust.vanishing_gradients(column.vanished_N),
                 distrust.nothing_to_change(column.allowed_N),
-                distrust.accuracy_rises({0.0: clean, settings.epsilon: column.figures()[1]}),
+                distrust.accuracy_rises(clean, column.figures()[1], settings.epsilon),
             )
             yield from ((name, doubt) for doubt in found if doubt is not None)
         for strong in map(strong_column, ATTACKED) if settings.strong else ():

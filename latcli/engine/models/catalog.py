@@ -14,7 +14,7 @@ from torch import nn
 
 from latcli.engine import registry
 from latcli.engine.labels import known_class
-from latcli.engine.models.classifier import AS_PUBLISHED, Classifier, ClassifierSource, GreyInput
+from latcli.engine.models.classifier import AS_PUBLISHED, AnyChannels, Classifier, ClassifierSource
 from latcli.engine.models.custom import named_by_user, named_classifier, refuse_description
 from latcli.engine.models.libraries import library_network
 from latcli.engine.models.preprocessing import Preprocessing
@@ -106,7 +106,7 @@ def open_checkpoint(path: Path, code: str | None = None) -> Classifier:
         else:
             small = registry.load("architecture", name)(shape, len(info.class_names))
             load_into(small, state_dict, what=f"the weights of {path}")
-            net, side = GreyInput(small) if shape[0] == 1 else small, min(shape[1:])
+            net, side = AnyChannels(small, 1) if shape[0] == 1 else small, min(shape[1:])
             preprocessing = Preprocessing(side, side)
     except (RuntimeError, ValueError, ArithmeticError) as error:
         reason = f"the network that {path} describes cannot be made: {first_line(error)}"
