@@ -21,6 +21,7 @@ from training_cases import write_digits
 
 from latcli.commands.classifiers import CHECKPOINT
 from latcli.commands.evaluate import SAMPLES, Findings, run
+from latcli.commands.runs import verify
 from latcli.engine.attacks.pgd import pgd
 from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.datasets.base import DatasetSource, Images
@@ -39,7 +40,6 @@ from latcli.options import EvalOptions
 from latcli.results import Cell, EvalResult, from_columns, read, to_json
 from latcli.session import Session
 from latcli.store.store import Store
-from latcli.store.verify import verify
 
 #: The fixture `work` puts real digits of 12 pixels a side at this name, 10 for testing of each of three classes.
 TINY = "folder:tiny"

@@ -427,7 +427,7 @@ import errno, os, subprocess, sys
 from pathlib import Path
 from latcli.errors import StoreError
 from latcli.store.store import Store
-from latcli.store.verify import verify
+from latcli.commands.runs import verify
 
 folder = Path(sys.argv[1])
 PLAIN = {'argv': [], 'config': {}, 'seed': 0, 'device': 'cpu'}

@@ -34,10 +34,9 @@ from latcli.results import (
     read,
 )
 from latcli.session import Session
-from latcli.store.files import artifact_path
+from latcli.store.files import artifact_path, fault_of
 from latcli.store.schema import utc_now
 from latcli.store.store import RunRow, Store, no_runs
-from latcli.store.verify import fault_of
 
 T = TypeVar("T")
 Row = dict[str, Any]

@@ -399,6 +399,13 @@ class Store:
             found.setdefault(row["run"], {}).setdefault(row["name"], []).append([row["step"], row["value"]])
         return found
 
+    def faults(self) -> list[str]:
+        """What SQLite's own check finds wrong with the database; empty for a sound one."""
+        with self.reading() as db:
+            damage = [str(row[0]) for row in db.execute("PRAGMA quick_check").fetchall() if row[0] != "ok"]
+            dangling = db.execute("PRAGMA foreign_key_check").fetchall()
+        return damage + [f"row {row[1]} of {row[0]} points to no row of {row[2]}" for row in dangling]
+
     # what runs share
 
     def record_dataset(self, name: str, *, fingerprint: str | None = None) -> str:
