@@ -36,7 +36,6 @@ from latcli.store.files import (
     storage_errors,
     write_whole,
 )
-from latcli.store.provenance import environment, fingerprint
 from latcli.store.schema import RunRow as RunRow
 from latcli.store.schema import (
     complete,
@@ -44,6 +43,8 @@ from latcli.store.schema import (
     connect_for_writing,
     damaged,
     database,
+    environment,
+    fingerprint,
     lacking,
     sqlite_errors,
     utc_now,
@@ -200,7 +201,7 @@ class Store:
         row: dict[str, Any] = {"command": command, "status": "running", "started": utc_now(), "argv": argv}
         row |= {"name": name, "tags": tuple(tags), "parent": None if parent is None else self.find_run(parent).id}
         row |= {"config": config, "config_hash": fingerprint(config), "seed": seed, "device": device}
-        row |= {"dataset": dataset, "model": model, "environment": found["id"]} | _own_process()
+        row |= {"dataset": dataset, "model": model, "environment": found.id} | _own_process()
         folder, lock = self._new_folder(command)
         try:
             with self.writing() as db:
