@@ -28,8 +28,8 @@ from latcli.engine.datasets.base import DatasetSource, Images
 from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.evaluation import beyond
 from latcli.engine.evaluation.beyond import fell_at, points_of, transfer_matrix
-from latcli.engine.evaluation.chance import mcnemar_p_value, wilson_interval
 from latcli.engine.evaluation.matrix import Subject
+from latcli.engine.evaluation.statistics import mcnemar_p_value, wilson_interval
 from latcli.engine.localize import center_mask
 from latcli.engine.models.catalog import CheckpointInfo, open_classifier, pack_classifier
 from latcli.engine.models.classifier import Classifier, ClassifierSource
