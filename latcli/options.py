@@ -733,6 +733,9 @@ class TrainOptions(ClassifierOptions, DataObjectOptions, SeveralOptions):
     mix: float | None = option(
         OPTIMIZATION, "SHARE", "Fraction of each minibatch that is not attacked.", show_default="0"
     )
+    label_smoothing: float | None = option(
+        OPTIMIZATION, "SHARE", "Fraction of each label spread over all classes.", show_default="0"
+    )
     steps: int | None = option(OPTIMIZATION, "N", "Number of minibatches.", BASIC, min=1)
     epochs: int | None = option(OPTIMIZATION, "N", "Number of epochs, instead of --steps.", BASIC, min=1)
     batch: int | None = option(OPTIMIZATION, "N", "Minibatch size.", min=1)
