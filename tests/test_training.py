@@ -59,7 +59,7 @@ VARIANTS: dict[str, tuple[Form, dict[str, Any]]] = {
     "background": ("bf16-channels-last", {}),
     "random silhouettes": ("bf16-channels-last", {"regime": "random", "mask_from": "otsu"}),
     "sgd": ("bf16-channels-last", {"optimizer": "sgd", "schedule": "constant", "regime": "foreground", "average": 0.0}),
-    "trades": ("bf16-channels-last", {"loss": "trades"}),
+    "trades": ("bf16-channels-last", {"loss": "trades", "label_smoothing": 0.1}),
     "free and mixed": ("bf16-channels-last", {"attack": "free", "mix": 0.25}),
     "n-fgsm": ("bf16-channels-last", {"attack": "n-fgsm", "augment": "crop-flip"}),
     "registered": ("fp32-channels-last", {"attack": "apgd-ce"}),
@@ -260,6 +260,19 @@ def test_trades_of_equal_predictions_is_cross_entropy() -> None:
     assert torch.isclose(trades(logits_BK, logits_BK, y_B, 6.0), plain)
     expected = plain + 6.0 * (p * (p / q).log()).sum() / 2
     assert torch.isclose(trades(logits_BK, attacked_BK, y_B, 6.0), expected)
+
+
+def test_label_smoothing_spreads_a_share_of_each_label_over_all_classes_of_every_loss(digits: Dataset) -> None:
+    for changes in (
+        {"regime": "natural"},
+        {"loss": "trades", "beta": 0.0},
+        {"attack": "free", "attack_steps": 1, "epsilon": 0.0},
+    ):
+        trainer = trainer_for(digits, warm_up=0.0, label_smoothing=0.2, **changes)
+        batch = trainer.batch_at(0)
+        log_p_BK = trainer.net(batch.x_BCHW).detach().log_softmax(dim=1)
+        y_BK = nn.functional.one_hot(batch.y_B, 10) * 0.8 + 0.02
+        assert trainer.step().loss == pytest.approx(float(-(y_BK * log_p_BK).sum(dim=1).mean()), rel=1e-4)
 
 
 # settings

@@ -44,7 +44,8 @@ def open_classifier(name: str, source: ClassifierSource, device: torch.device) -
 class CheckpointInfo:
     """The description of a checkpoint's network. `image_shape` is (C, H, W); `dataset_fingerprint` a sha256.
 
-    preprocessing: of a network that was fine-tuned; mean, std: of its normalisation, where the user gave them.
+    class_ids: the classes' WordNet ids, where it kept the classes of a classifier that has such. preprocessing: of a
+    network that was fine-tuned; mean, std: of its normalisation, where the user gave them.
     """
 
     architecture: str
@@ -58,6 +59,7 @@ class CheckpointInfo:
     preprocessing: Preprocessing | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    class_ids: tuple[str, ...] = ()
 
 
 def pack_classifier(state_dict: Mapping[str, torch.Tensor], info: CheckpointInfo) -> bytes:
@@ -107,7 +109,7 @@ def open_checkpoint(path: Path, code: str | None = None) -> Classifier:
         reason = f"the network that {path} describes cannot be made: {first_line(error)}"
         raise WeightsError(reason, _OTHER_CHECKPOINT) from error
     sha256 = state_dict_sha256(state_dict)
-    return Classifier(str(path), net, preprocessing, info.class_names, weights_sha256=sha256)
+    return Classifier(str(path), net, preprocessing, info.class_names, info.class_ids, sha256)
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], CheckpointInfo]:

@@ -61,8 +61,11 @@ def fine_tuned(classifier: Classifier, class_names: Sequence[str]) -> Classifier
     """The classifier's own network with a new head, which takes the place of the old one in `classifier`, too.
 
     The row of a class that an old one shares its name or WordNet id with starts as that one's; the others start from
-    torch's global generator. Raises UsageError where there is no head to be found.
+    torch's global generator. The classifier's own classes keep its rows and ids. Raises UsageError where there is no
+    head to be found.
     """
+    if tuple(class_names) == classifier.class_names:  # of which two may have one name
+        return _with_head(classifier, class_names, range(len(class_names)), classifier.class_ids)
     known = [known_class(name, classifier) for name in class_names]
     return _with_head(classifier, class_names, [None if label is None else label.index for label in known])
 
@@ -91,7 +94,9 @@ def fine_tuned_without_weights(
     return _with_head(classifier, class_names, [None] * len(class_names))
 
 
-def _with_head(classifier: Classifier, class_names: Sequence[str], rows: Sequence[int | None]) -> Classifier:
+def _with_head(
+    classifier: Classifier, class_names: Sequence[str], rows: Sequence[int | None], class_ids: Sequence[str] = ()
+) -> Classifier:
     """The network with a head of these classes; each is row `rows[k]` of the old head, or new."""
     net, old_classes = classifier.net, len(classifier.class_names)
     if not all(isinstance(value, torch.Tensor) for value in net.state_dict().values()):
@@ -102,7 +107,7 @@ def _with_head(classifier: Classifier, class_names: Sequence[str], rows: Sequenc
     elif len(rows) != old_classes or any(row not in (None, place) for place, row in enumerate(rows)):
         # One without such a layer, as when it is scripted, may have the right number of classes, in their order.
         raise _no_head(classifier.name, f"no last layer of {old_classes} outputs is in it")
-    tuned = Classifier(classifier.name, net, classifier.preprocessing, class_names)
+    tuned = Classifier(classifier.name, net, classifier.preprocessing, class_names, class_ids)
     tuned.requires_grad_(True)
     _freeze_unused(tuned)
     return tuned

@@ -126,8 +126,12 @@ def divergence_from(clean_logits_BK: torch.Tensor) -> ObjectiveFunction:
 
 
 def trades(
-    clean_logits_BK: torch.Tensor, adversarial_logits_BK: torch.Tensor, y_B: torch.Tensor, beta: float
+    clean_logits_BK: torch.Tensor,
+    adversarial_logits_BK: torch.Tensor,
+    y_B: torch.Tensor,
+    beta: float,
+    label_smoothing: float = 0.0,
 ) -> torch.Tensor:
     """Cross entropy on clean images plus beta x the divergence of adversarial ones; a scalar."""
-    natural = functional.cross_entropy(clean_logits_BK, y_B)
+    natural = functional.cross_entropy(clean_logits_BK, y_B, label_smoothing=label_smoothing)
     return natural + beta * divergence(adversarial_logits_BK, clean_logits_BK).mean()

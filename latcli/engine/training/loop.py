@@ -279,8 +279,12 @@ class Trainer:
         if self.settings.is_adversarial and self.settings.loss == "trades":
             both_BK = self._joined(torch.cat((batch.x_BCHW, adv_BCHW)).contiguous(memory_format=self._layout))
             clean_BK, adversarial_BK = both_BK.chunk(2)
-            return trades(clean_BK, adversarial_BK, batch.y_B, self.settings.beta)
-        return functional.cross_entropy(self._joined(adv_BCHW), batch.y_B)
+            smoothing = self.settings.label_smoothing
+            return trades(clean_BK, adversarial_BK, batch.y_B, self.settings.beta, smoothing)
+        return self._cross_entropy(self._joined(adv_BCHW), batch.y_B)
+
+    def _cross_entropy(self, logits_BK: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(logits_BK, y_B, label_smoothing=self.settings.label_smoothing)
 
     def _update(self, loss: torch.Tensor) -> float:
         (value,) = self.ranks.mean([float(loss.detach())])  # so that all ranks stop where one of them must
@@ -304,7 +308,7 @@ class Trainer:
         seen_BCHW, loss = adv_BCHW, 0.0
         for _ in range(self.settings.attack_steps):
             seen_BCHW = adv_BCHW.detach().contiguous(memory_format=self._layout).requires_grad_()
-            loss = self._update(functional.cross_entropy(self._joined(seen_BCHW), batch.y_B))
+            loss = self._update(self._cross_entropy(self._joined(seen_BCHW), batch.y_B))
             assert seen_BCHW.grad is not None
             adv_BCHW = box.move(seen_BCHW.detach(), seen_BCHW.grad, self.settings.step_share or 1.0)
         self._check(batch.x_BCHW, adv_BCHW, eps_B1HW)
