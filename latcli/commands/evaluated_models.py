@@ -213,7 +213,11 @@ class ModelLoader:
         described = ClassifierSource(offline=described.offline, progress=described.progress, note=described.note)
         classifier = open_classifier(str(path), described, self._x_BCHW.device)
         net = self._fitting(classifier, name)
-        if sorted(info.class_names) != sorted(data.class_names) or info.image_shape != data.image_shape:
+        # The classes of a photo folder may be some of the network's.
+        same = sorted(info.class_names) == sorted(data.class_names) or (
+            isinstance(data, PhotoFolder) and all(known_class(one, classifier) for one in data.class_names)
+        )
+        if not same or info.image_shape != data.image_shape:
             raise UsageError(
                 f"{name} was trained on {info.dataset}, whose classes or image size are not those of {data.name}",
                 "choose a model that was trained for this data set, or --dataset NAME",

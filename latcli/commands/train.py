@@ -76,10 +76,11 @@ class Job:
     def network(self, session: Session, *, fresh: bool) -> nn.Module:
         """The network; where it is `fresh`, with the weights that training starts from.
 
-        A network that a state is loaded into needs none of them. Raises UsageError, WeightsError.
+        A network that a state is loaded into needs none of them, but with --keep-classes the ids of its classes. Raises
+        UsageError, WeightsError.
         """
         path, pretrained = self.options.classifier_weights, None
-        if self.fine_tuning and fresh:
+        if self.fine_tuning and (fresh or self.options.keep_classes):
             pretrained = open_pretrained(self.architecture, self.options, session)
 
         def make(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -212,6 +213,7 @@ def _config(job: Job, trainer: Trainer, session: Session) -> dict[str, Any]:
         "checkpoint_every": options.checkpoint_every,
         "test_every": options.test_every,
         "validation": options.validation,
+        **({"keep_classes": True} if options.keep_classes else {}),  # runs without it are older than the option
         "notes": list(job.data.notes),
     }
 
@@ -411,6 +413,7 @@ def _scores(trainer: Trainer, job: Job, session: Session) -> tuple[Score, Score 
 
 def _keep_model(store: Store, stored: Run, job: Job, trainer: Trainer) -> Path:
     weights = trainer.weights()
+    tuned = trainer.net if isinstance(trainer.net, Classifier) else None
     info = CheckpointInfo(
         architecture=job.architecture,
         image_shape=job.data.image_shape,
@@ -420,9 +423,10 @@ def _keep_model(store: Store, stored: Run, job: Job, trainer: Trainer) -> Path:
         regime=job.settings.regime,
         epsilon=job.settings.epsilon if job.settings.is_adversarial else 0.0,
         steps=job.settings.steps,
-        preprocessing=trainer.net.preprocessing if isinstance(trainer.net, Classifier) else None,
+        preprocessing=tuned.preprocessing if tuned else None,
         mean=tuple(job.options.mean),
         std=tuple(job.options.std),
+        class_ids=tuned.class_ids if tuned else (),
     )
     path = stored.write_artifact(CHECKPOINT, pack_classifier(weights, info), "checkpoint")
     model = store.record_model(

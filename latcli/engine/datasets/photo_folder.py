@@ -33,7 +33,7 @@ from latcli.engine.detectors.base import Target
 from latcli.engine.images import photo_size, read_photo, sha256_of
 from latcli.engine.labels import known_class
 from latcli.engine.localize import center_mask
-from latcli.engine.models.classifier import Classifier, predict
+from latcli.engine.models.classifier import Classifier, class_rows, predict
 from latcli.engine.models.preprocessing import FILTERS, Preprocessing
 from latcli.engine.noise import uniform_noise
 from latcli.engine.objects import MISS_CENTER, ObjectFinder
@@ -267,6 +267,17 @@ class PhotoFolder(TrainingData):
     def with_masks(self, masks: PhotoMasks) -> PhotoFolder:
         """The same photos with their objects' masks. Raises ImageError where a mask cannot be read."""
         return replace(self, masks=masks, mask_fingerprint=masks.fingerprint, notes=(*self.notes, *masks.notes))
+
+    def with_classes_of(self, classifier: Classifier) -> PhotoFolder:
+        """The same photos with the classifier's classes. Raises UsageError where a folder is none of them."""
+        rows = class_rows(classifier, self.class_names, self.name)
+
+        def labelled(files: tuple[LabelledFile, ...]) -> tuple[LabelledFile, ...]:
+            return tuple(replace(file, label=rows[file.label]) for file in files)
+
+        train, test = labelled(self.folders.train), labelled(self.folders.test)
+        folders = replace(self.folders, class_names=classifier.class_names, train=train, test=test)
+        return replace(self, class_names=classifier.class_names, folders=folders)
 
     def _count(self, split: SplitName) -> int:
         return len(self.folders.train if split == "train" else self.folders.test)

@@ -49,7 +49,8 @@ def open_classifier(name: str, source: ClassifierSource, device: torch.device) -
 class CheckpointInfo:
     """The description of a checkpoint's network. `image_shape` is (C, H, W); `dataset_fingerprint` a sha256.
 
-    preprocessing: of a network that was fine-tuned; mean, std: of its normalisation, where the user gave them.
+    class_ids: the classes' WordNet ids, where it kept the classes of a classifier that has such. preprocessing: of a
+    network that was fine-tuned; mean, std: of its normalisation, where the user gave them.
     """
 
     architecture: str
@@ -63,6 +64,7 @@ class CheckpointInfo:
     preprocessing: Preprocessing | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    class_ids: tuple[str, ...] = ()
 
 
 def pack_classifier(state_dict: Mapping[str, torch.Tensor], info: CheckpointInfo) -> bytes:
@@ -112,7 +114,7 @@ def open_checkpoint(path: Path, code: str | None = None) -> Classifier:
         reason = f"the network that {path} describes cannot be made: {first_line(error)}"
         raise WeightsError(reason, _OTHER_CHECKPOINT) from error
     sha256 = state_dict_sha256(state_dict)
-    return Classifier(str(path), net, preprocessing, info.class_names, weights_sha256=sha256)
+    return Classifier(str(path), net, preprocessing, info.class_names, info.class_ids, sha256)
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], CheckpointInfo]:
@@ -170,8 +172,11 @@ def fine_tuned(classifier: Classifier, class_names: Sequence[str]) -> Classifier
     """The classifier's own network with a new head, which takes the place of the old one in `classifier`, too.
 
     The row of a class that an old one shares its name or WordNet id with starts as that one's; the others start from
-    torch's global generator. Raises UsageError where there is no head to be found.
+    torch's global generator. The classifier's own classes keep its rows and ids. Raises UsageError where there is no
+    head to be found.
     """
+    if tuple(class_names) == classifier.class_names:  # of which two may have one name
+        return _with_head(classifier, class_names, range(len(class_names)), classifier.class_ids)
     known = [known_class(name, classifier) for name in class_names]
     return _with_head(classifier, class_names, [None if label is None else label.index for label in known])
 
@@ -200,7 +205,9 @@ def fine_tuned_without_weights(
     return _with_head(classifier, class_names, [None] * len(class_names))
 
 
-def _with_head(classifier: Classifier, class_names: Sequence[str], rows: Sequence[int | None]) -> Classifier:
+def _with_head(
+    classifier: Classifier, class_names: Sequence[str], rows: Sequence[int | None], class_ids: Sequence[str] = ()
+) -> Classifier:
     """The network with a head of these classes; each is row `rows[k]` of the old head, or new."""
     net, old_classes = classifier.net, len(classifier.class_names)
     if not all(isinstance(value, torch.Tensor) for value in net.state_dict().values()):
@@ -211,7 +218,7 @@ def _with_head(classifier: Classifier, class_names: Sequence[str], rows: Sequenc
     elif len(rows) != old_classes or any(row not in (None, place) for place, row in enumerate(rows)):
         # One without such a layer, as when it is scripted, may have the right number of classes, in their order.
         raise _no_head(classifier.name, f"no last layer of {old_classes} outputs is in it")
-    tuned = Classifier(classifier.name, net, classifier.preprocessing, class_names)
+    tuned = Classifier(classifier.name, net, classifier.preprocessing, class_names, class_ids)
     tuned.requires_grad_(True)
     _freeze_unused(tuned)
     return tuned

@@ -22,13 +22,13 @@ from torch.nn import functional
 from latcli.engine.attacks.contract import check_contract
 from latcli.engine.attacks.objectives import ObjectiveFunction, cross_entropy_odds
 from latcli.engine.attacks.threat import LinfBox
+from latcli.engine.cuda_graph import Recordings, replayed
 from latcli.engine.datasets.base import Images, Request, TrainingData
 from latcli.engine.distributed import Ranks
 from latcli.engine.noise import derive_seed, item_seeds, permutation
 from latcli.engine.precision import Form, gradient_model
 from latcli.engine.training.inner_attacks import (
     INNER_ATTACKS,
-    captured,
     climb,
     divergence_from,
     plan_for,
@@ -183,7 +183,8 @@ class Trainer:
             self._plan = plan_for(settings.attack, settings.attack_steps, settings.step_share)
         # A registered attack may look at its images on the way, which a recording cannot.
         on_cuda = next(net.parameters()).device.type == "cuda"
-        self._attack = captured(self._inner_attack) if on_cuda and planned else self._inner_attack
+        self._attack = self._replayed_attack if on_cuda and planned else self._inner_attack
+        self._recordings: Recordings = {}
         self.optimizer = _optimizer(self.net, settings)
         self.average = WeightAverage(self.net, settings.average) if settings.average else None
         self._stream: Iterator[Images] | None = None
@@ -266,6 +267,10 @@ class Trainer:
                 objective = divergence_from(self.fast(x_bCHW))
         return climb(self.fast, x_bCHW, y_b, eps_b1HW, self._plan, objective, seeds_b, self.between)
 
+    def _replayed_attack(self, *given: torch.Tensor) -> torch.Tensor:
+        (adv_bCHW,) = replayed(self._recordings, "inner attack", lambda *same: (self._inner_attack(*same),), given)
+        return adv_bCHW
+
     def _check(self, x_BCHW: torch.Tensor, adv_BCHW: torch.Tensor, allowed_B1HW: torch.Tensor) -> None:
         if self.done % _CHECK_EVERY == 0 or self.done == self.settings.steps - 1:
             check_contract(x_BCHW, adv_BCHW, allowed_B1HW)
@@ -274,8 +279,12 @@ class Trainer:
         if self.settings.is_adversarial and self.settings.loss == "trades":
             both_BK = self._joined(torch.cat((batch.x_BCHW, adv_BCHW)).contiguous(memory_format=self._layout))
             clean_BK, adversarial_BK = both_BK.chunk(2)
-            return trades(clean_BK, adversarial_BK, batch.y_B, self.settings.beta)
-        return functional.cross_entropy(self._joined(adv_BCHW), batch.y_B)
+            smoothing = self.settings.label_smoothing
+            return trades(clean_BK, adversarial_BK, batch.y_B, self.settings.beta, smoothing)
+        return self._cross_entropy(self._joined(adv_BCHW), batch.y_B)
+
+    def _cross_entropy(self, logits_BK: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(logits_BK, y_B, label_smoothing=self.settings.label_smoothing)
 
     def _update(self, loss: torch.Tensor) -> float:
         (value,) = self.ranks.mean([float(loss.detach())])  # so that all ranks stop where one of them must
@@ -299,7 +308,7 @@ class Trainer:
         seen_BCHW, loss = adv_BCHW, 0.0
         for _ in range(self.settings.attack_steps):
             seen_BCHW = adv_BCHW.detach().contiguous(memory_format=self._layout).requires_grad_()
-            loss = self._update(functional.cross_entropy(self._joined(seen_BCHW), batch.y_B))
+            loss = self._update(self._cross_entropy(self._joined(seen_BCHW), batch.y_B))
             assert seen_BCHW.grad is not None
             adv_BCHW = box.move(seen_BCHW.detach(), seen_BCHW.grad, self.settings.step_share or 1.0)
         self._check(batch.x_BCHW, adv_BCHW, eps_B1HW)
