@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import torch
 
 from latcli.commands.photos import Chunk, Pictures, drawing, located_values, open_photos
-from latcli.commands.resume import kept_options, resumable_run, resume_command
+from latcli.commands.resume import begun, kept_options, resumable_run, resume_command
 from latcli.engine import registry
 from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.devices import explained
@@ -189,14 +189,14 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
             return
         if job.attacker.gradients.note:
             session.note(f"note: {job.attacker.gradients.note}")
-        if row is None:
-            config = config_of(options) | {"precision": session.precision, "form": job.form}
-            config |= {"labels_sha256": labels_sha256(options), **ranks.world}
-            about: dict[str, Any] = {"seed": session.seed, "device": str(job.attacker.device), "model": model}
-            started = store.start_run("attack", **session.of_run(), **about, config=config)
-        else:
-            started = store.resume_run(row.id, argv=list(session.argv), name=session.name, tags=session.tag)
-        with started as stored, explained(), _how_to_go_on(stored, session):
+        config = config_of(options) | {"precision": session.precision, "form": job.form}
+        config |= {"labels_sha256": labels_sha256(options), **ranks.world}
+        about: dict[str, Any] = {"seed": session.seed, "device": str(job.attacker.device), "model": model}
+        with (
+            begun(store, row, "attack", session, config=config, **about) as stored,
+            explained(),
+            _how_to_go_on(stored, session),
+        ):
             common_folder(ranks, stored.folder, lambda: job.form)
             if row is not None:
                 stored.remove_attacks(before.unusable)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from latcli.commands.classifiers import classifier_path, classifier_source
-from latcli.commands.data import OBJECTS, described, open_data
+from latcli.commands.data import OBJECTS, config_of, open_data
 from latcli.commands.evaluated_models import (
     DEFAULT_REGIMES,
     LoadedModel,
@@ -27,7 +27,9 @@ from latcli.commands.evaluated_models import (
     usual_dataset,
 )
 from latcli.commands.gathering import MATRIX
+from latcli.commands.matrices import Evaluated, seed_groups
 from latcli.commands.resume import (
+    begun,
     dataset_of,
     kept_options,
     plainly,
@@ -67,7 +69,6 @@ from latcli.results import (
     EvaluatedModel,
     EvalWarning,
     RelianceRow,
-    SeedGroup,
     TransferCell,
     read,
     to_json,
@@ -132,20 +133,19 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
         store.check_name(session.name, "" if row is None else row.id)
         job = _job(options, row, store, session)
         findings = Findings(job.evaluation)
-        if row is None:
-            data = job.evaluation.data
-            started = store.start_run(
-                "eval",
-                **session.of_run(),
-                config=_config(job, session) | ranks.world,
-                seed=job.evaluation.settings.seed,
-                device=str(job.device),
-                dataset=store.record_dataset(data.name, fingerprint=data.fingerprint),
-            )
-        else:
-            if (kept := artifact_path(row.path, SAMPLES)).exists():
-                findings.restore(kept)
-            started = store.resume_run(row.id, argv=list(session.argv), name=session.name, tags=session.tag)
+        if row is not None and (kept := artifact_path(row.path, SAMPLES)).exists():
+            findings.restore(kept)
+        data = job.evaluation.data
+        started = begun(
+            store,
+            row,
+            "eval",
+            session,
+            config=_config(job, session) | ranks.world,
+            seed=job.evaluation.settings.seed,
+            device=str(job.device),
+            dataset=store.record_dataset(data.name, fingerprint=data.fingerprint),
+        )
         with started as stored, explained():
             session.note(f"run {stored.id}")
             samples = {} if row is None else job.evaluation.tensors()
@@ -280,17 +280,8 @@ def _config(job: Job, session: Session) -> dict[str, Any]:
     stored = _StoredModels(
         options.models, tuple(one.entry for one in job.models), job.contenders, torch.get_num_threads()
     )
-    return {
-        "dataset": job.dataset,
-        "dataset_fingerprint": data.fingerprint,
-        **to_json(stored),
-        **described(options),
-        "seeds": options.seeds,
-        "precision": session.precision,
-        **to_json(job.evaluation.settings),
-        "mask_fingerprint": data.mask_fingerprint,
-        "notes": list(data.notes),
-    }
+    known = config_of(job.dataset, data, job.evaluation.settings, options, session)
+    return known | to_json(stored) | {"seeds": options.seeds}
 
 
 def _latest(store: Store, dataset: str, options: EvalOptions, session: Session) -> list[str]:
@@ -509,7 +500,6 @@ def _result(stored: Run, job: Job, findings: Findings, warnings: Sequence[EvalWa
     entries = [one.entry for one in job.models]
     cells: list[list[Cell]] = []
     comparisons: list[Comparison] = []
-    groups: list[SeedGroup] = []
     # Where fewer images are attacked than there are, natural figures of those alone stand beside them.
     unequal = len(evaluation.chosen_N) < data.test_count
     for name in (NATURAL, *([NATURAL_ATTACKED] if unequal else []), *settings.columns):
@@ -518,8 +508,7 @@ def _result(stored: Run, job: Job, findings: Findings, warnings: Sequence[EvalWa
         seconds = [float(columns[name].seconds_1) if name in columns else 0.0 for columns in evaluation.columns]
         cells.append(found.cells(entries, settings.facts(name), seconds))
         comparisons += found.comparisons(name, [one.id for one in entries])
-        groups += found.groups(cells[-1]) if job.options.seeds else []
-    return EvalResult(
+    result = EvalResult(
         run=stored.id,
         dir=stored.folder,
         dataset=data.name,
@@ -529,13 +518,16 @@ def _result(stored: Run, job: Job, findings: Findings, warnings: Sequence[EvalWa
         models=tuple(entries),
         cells=tuple(column[position] for position in range(len(entries)) for column in cells),
         comparisons=tuple(comparisons),
-        groups=tuple(groups),
         transfer=findings.rows("transfer"),
         curves=findings.rows("curve"),
         reliance=findings.rows("reliance"),
         warnings=tuple(warnings),
         notes=data.notes,
     )
+    if not job.options.seeds:
+        return result
+    trained = {row.id: row for row in stored.store.runs(command="train")}
+    return replace(result, groups=seed_groups(Evaluated(stored.row, result.cells, result), trained))
 
 
 def _log(result: EvalResult, names: Sequence[str], job: Job, session: Session) -> None:

@@ -18,7 +18,7 @@ from latcli.options import Computing
 from latcli.reporting.text import counted
 from latcli.results import DocumentError, read, to_json
 from latcli.session import Session
-from latcli.store.store import RunRow, Store
+from latcli.store.store import Run, RunRow, Store
 
 T = TypeVar("T")
 
@@ -102,6 +102,13 @@ def resumable_run(
             f"if you trust it, name it again: {resume_command(row, session)}",
         )
     return row
+
+
+def begun(store: Store, row: RunRow | None, command: str, session: Session, **about: Any) -> Run:
+    """The run of that row, resumed, else a new one `about` which these things are known. Raises as the store does."""
+    if row is None:
+        return store.start_run(command, **session.of_run(), **about)
+    return store.resume_run(row.id, argv=list(session.argv), name=session.name, tags=session.tag)
 
 
 def dataset_of(row: RunRow, given: str | None) -> str:

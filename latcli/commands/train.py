@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from latcli.commands.classifiers import CHECKPOINT, classifier_source
-from latcli.commands.data import OBJECTS, described, open_data, open_pretrained
+from latcli.commands.data import OBJECTS, config_of, open_data, open_pretrained
 from latcli.commands.resume import (
+    begun,
     dataset_of,
     kept_options,
     next_command,
@@ -119,17 +120,16 @@ def run(options: TrainOptions, session: Session) -> TrainResult:
                 state = read_state(kept) if kept.exists() else None
             store.check_name(session.name, "" if row is None else row.id)
             job, trainer = _prepared(row, state, options, store, session, ranks)
-            if row is None:
-                started = store.start_run(
-                    "train",
-                    **session.of_run(),
-                    config=_config(job, trainer, session),
-                    seed=job.settings.seed,
-                    device=str(job.device),
-                    dataset=store.record_dataset(job.data.name, fingerprint=job.data.fingerprint),
-                )
-            else:
-                started = store.resume_run(row.id, argv=list(session.argv), name=session.name, tags=session.tag)
+            started = begun(
+                store,
+                row,
+                "train",
+                session,
+                config=_config(job, trainer, session),
+                seed=job.settings.seed,
+                device=str(job.device),
+                dataset=store.record_dataset(job.data.name, fingerprint=job.data.fingerprint),
+            )
             with started as stored, explained():
                 _begin(stored, row, job, trainer, session)
                 with _loggers(options.logger, stored, job, trainer, session) as trackers:
@@ -198,23 +198,17 @@ def describe(job: Job) -> str:
 def _config(job: Job, trainer: Trainer, session: Session) -> dict[str, Any]:
     options, ranks = job.options, trainer.ranks
     weights = state_dict_sha256(trainer.net.state_dict()) if options.classifier_weights else None
-    return {
-        "dataset": full_name(options.dataset or registry.DEFAULT_DATASET),
-        "dataset_fingerprint": job.data.fingerprint,
+    name = full_name(options.dataset or registry.DEFAULT_DATASET)
+    return config_of(name, job.data, job.settings, options, session) | {
         "architecture": job.architecture,
         "preset": options.preset or DEFAULT_PRESET,
         "epochs": options.epochs,
-        "precision": session.precision,
         **ranks.world,
-        **to_json(job.settings),
-        **described(options),
-        "mask_fingerprint": job.data.mask_fingerprint,
         "weights_fingerprint": weights,
         "checkpoint_every": options.checkpoint_every,
         "test_every": options.test_every,
         "validation": options.validation,
         **({"keep_classes": True} if options.keep_classes else {}),  # runs without it are older than the option
-        "notes": list(job.data.notes),
     }
 
 

@@ -99,6 +99,11 @@ def _saved(figure: Figure, kind: str = "png") -> bytes:
     return buffer.getvalue()
 
 
+def difference_gain(linf: float) -> float:
+    """By how much a difference is amplified, so that the photo's largest change (0 to 1) is the largest shown."""
+    return 127.0 / max(1.0, 255.0 * linf)
+
+
 def amplified_difference(levels_HWC: np.ndarray, adversarial_HWC: np.ndarray, gain: float) -> np.ndarray:
     """What was added, times `gain`, around mid-grey: uint8 (H, W, C). Grey means unchanged."""
     table = np.clip(np.rint(128.0 + gain * np.arange(-255, 256)), 0, 255).astype(np.uint8)
