@@ -192,11 +192,8 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
         config = config_of(options) | {"precision": session.precision, "form": job.form}
         config |= {"labels_sha256": labels_sha256(options), **ranks.world}
         about: dict[str, Any] = {"seed": session.seed, "device": str(job.attacker.device), "model": model}
-        with (
-            begun(store, row, "attack", session, config=config, **about) as stored,
-            explained(),
-            _how_to_go_on(stored, session),
-        ):
+        started = begun(store, row, "attack", session, config=config, **about)
+        with started as stored, explained(), _how_to_go_on(stored, session):
             common_folder(ranks, stored.folder, lambda: job.form)
             if row is not None:
                 stored.remove_attacks(before.unusable)

@@ -281,7 +281,7 @@ def _config(job: Job, session: Session) -> dict[str, Any]:
         options.models, tuple(one.entry for one in job.models), job.contenders, torch.get_num_threads()
     )
     known = config_of(job.dataset, data, job.evaluation.settings, options, session)
-    return known | to_json(stored) | {"seeds": options.seeds}
+    return {**known, **to_json(stored), "seeds": options.seeds}
 
 
 def _latest(store: Store, dataset: str, options: EvalOptions, session: Session) -> list[str]:

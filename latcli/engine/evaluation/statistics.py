@@ -111,8 +111,8 @@ def percentile_interval(means_R: Tensor) -> tuple[float, float]:
 def difference_p_value(difference: float, means_R: Tensor, n: int) -> float:
     """The two-sided p-value that a mean of n paired differences is 0, by the normal law.
 
-    means_R: bootstrapped means of the differences, whose deviation is the standard error. Never below 2^(1 - n), which the signs of n differences can say at most, nor below
-    1 / (R + 1), which R resamples can.
+    means_R: bootstrapped means of the differences, whose deviation is the standard error. Never below 2^(1 - n), which
+    the signs of n differences can say at most, nor below 1 / (R + 1), which R resamples can.
     """
     error = float(means_R.std())
     if difference == 0.0:
