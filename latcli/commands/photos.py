@@ -33,7 +33,7 @@ from latcli.reporting.figures import (
     Panel,
     amplified_difference,
     difference_gain,
-    triptych_on_thread,
+    triptych,
     without_glyph_warnings,
 )
 from latcli.results import DocumentError, Failure, Label, Prediction, read
@@ -372,7 +372,7 @@ class Pictures:
                 "mask": (encode_png, (attacked.located.mask_HW,)),
             }
             if "figure" in names:  # the classifier is asked here, where the attack is not running beside it
-                draw["figure"] = triptych_on_thread, self._figure_1(attacked)
+                draw["figure"] = triptych, self._figure_1(attacked)
             for kind, name in names.items():
                 image = attacked.located.photo.sha256
                 self._begun.append((kind, self._thread.submit(self._keep, kind, name, image, *draw[kind])))

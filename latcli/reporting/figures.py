@@ -51,13 +51,10 @@ class Panel:
 
 
 def triptych(panels: Sequence[Panel], caption: str) -> bytes:
-    """The paper's Figure 1 as PNG: photos side by side, under each the bars of its guesses, the right one in green."""
-    with without_glyph_warnings():
-        return triptych_on_thread(panels, caption)
+    """The paper's Figure 1 as PNG: photos side by side, under each the bars of its guesses, the right one in green.
 
-
-def triptych_on_thread(panels: Sequence[Panel], caption: str) -> bytes:
-    """`triptych` for a thread besides the main one, which must have entered `without_glyph_warnings`."""
+    The main thread must have entered `without_glyph_warnings`.
+    """
     from matplotlib.figure import Figure
 
     height, width = panels[0].levels_HWC.shape[:2]
