@@ -27,12 +27,6 @@ from latcli.store.store import RunRow, Store
 
 S = TypeVar("S", TrainSettings, EvalSettings)
 
-#: What stands for the object where it is not the middle, in words.
-OBJECTS: dict[MaskSource, str] = {
-    "otsu": "otsu silhouettes",
-    "detector": "what a detector finds",
-    "folder": "masks from files",
-}
 _OF_OBJECTS = tuple(field.name for field in fields(ObjectOptions) if field.name != "trust_weights")
 #: Options that only a detector reads.
 DETECTING = tuple(name for name in _OF_OBJECTS if name != "soft")

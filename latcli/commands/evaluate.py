@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from latcli.commands.classifiers import classifier_path, classifier_source
-from latcli.commands.data import OBJECTS, config_of, open_data
+from latcli.commands.data import config_of, open_data
 from latcli.commands.evaluated_models import (
     DEFAULT_REGIMES,
     LoadedModel,
@@ -60,6 +60,7 @@ from latcli.engine.evaluation.statistics import ColumnStatistics
 from latcli.engine.models.weights import pack, unpack
 from latcli.errors import ExitCode, Terminated, UsageError
 from latcli.options import EvalOptions, given, parse_epsilon
+from latcli.reporting.evaluations import object_words
 from latcli.reporting.text import rough_duration
 from latcli.results import (
     AccuracyCurve,
@@ -370,7 +371,7 @@ def _given(options: EvalOptions) -> dict[str, Any]:
 def describe(job: Job) -> str:
     """What is going to be done, in one line."""
     settings, data, models = job.evaluation.settings, job.evaluation.data, len(job.models)
-    kept = OBJECTS.get(settings.mask_from, f"the center, {settings.center:g} of each side")
+    kept = object_words(settings.mask_from, settings.center)
     parts = [f"{settings.attack_name} at epsilon {settings.epsilon:.4g}", f"object: {kept}"]
     parts += [f"strong suite, {settings.strong} budget"] if settings.strong else []
     parts += ["transfer"] if settings.transfer else []

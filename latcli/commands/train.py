@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from latcli.commands.classifiers import CHECKPOINT, classifier_source
-from latcli.commands.data import OBJECTS, config_of, open_data, open_pretrained
+from latcli.commands.data import config_of, open_data, open_pretrained
 from latcli.commands.resume import (
     begun,
     dataset_of,
@@ -52,6 +52,7 @@ from latcli.engine.training.settings import DEFAULT_PRESET, TrainSettings, prese
 from latcli.engine.training.state import TrainingState, read_state, restore
 from latcli.errors import ExitCode, LatcliError, Terminated, WeightsError
 from latcli.options import TrainOptions, given
+from latcli.reporting.evaluations import object_words
 from latcli.reporting.text import counted
 from latcli.results import Score, ScorePoint, TrainResult, to_json
 from latcli.session import Session, connected
@@ -185,7 +186,7 @@ def describe(job: Job) -> str:
     parts = [f"{settings.steps:,} steps of {settings.batch}", f"{settings.optimizer} at {settings.rate:g}"]
     if settings.is_adversarial:
         inner = settings.attack if "fgsm" in settings.attack else f"{settings.attack}-{settings.attack_steps}"
-        kept = OBJECTS.get(settings.mask_from, f"the center, {settings.center:g} of each side")
+        kept = object_words(settings.mask_from, settings.center)
         parts += [f"{inner} at epsilon {settings.epsilon:.4g}", settings.loss]
         parts += [] if settings.regime == "standard" else [f"object: {kept}"]
     what = f"{settings.regime} training of {job.architecture} on {job.data.name}"
