@@ -29,13 +29,12 @@ from latcli.commands.evaluated_models import (
 from latcli.commands.gathering import MATRIX
 from latcli.commands.matrices import Evaluated, seed_groups
 from latcli.commands.resume import (
-    begun,
     dataset_of,
     kept_options,
     plainly,
     read_config,
     resumable_run,
-    resume_command,
+    running,
     use_threads,
 )
 from latcli.engine import loggers, registry
@@ -43,7 +42,7 @@ from latcli.engine.attacks.contract import run_attack
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import full_name
 from latcli.engine.datasets.photo_folder import PhotoFolder
-from latcli.engine.devices import explained, open_device
+from latcli.engine.devices import open_device
 from latcli.engine.distributed import Ranks
 from latcli.engine.evaluation.beyond import Row, parts_of
 from latcli.engine.evaluation.distrust import Doubt
@@ -58,7 +57,7 @@ from latcli.engine.evaluation.matrix import (
 from latcli.engine.evaluation.reliance import VARIANTS, photos_of
 from latcli.engine.evaluation.statistics import ColumnStatistics
 from latcli.engine.models.weights import pack, unpack
-from latcli.errors import ExitCode, Terminated, UsageError
+from latcli.errors import ExitCode, UsageError
 from latcli.options import EvalOptions, given, parse_epsilon
 from latcli.reporting.evaluations import object_words
 from latcli.reporting.text import rough_duration
@@ -137,7 +136,7 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
         if row is not None and (kept := artifact_path(row.path, SAMPLES)).exists():
             findings.restore(kept)
         data = job.evaluation.data
-        started = begun(
+        with running(
             store,
             row,
             "eval",
@@ -146,8 +145,7 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
             seed=job.evaluation.settings.seed,
             device=str(job.device),
             dataset=store.record_dataset(data.name, fingerprint=data.fingerprint),
-        )
-        with started as stored, explained():
+        ) as stored:
             session.note(f"run {stored.id}")
             samples = {} if row is None else job.evaluation.tensors()
             ranks.broadcast(_FromRank0(stored.row, [one.entry.source for one in job.models], samples))
@@ -429,29 +427,23 @@ def _evaluate(stored: Run, job: Job, findings: Findings, session: Session, ranks
             _say(f"warning: {warning.line}", stored, session)
         return warnings
 
+    warnings = warn((one, None, doubt) for one in models for doubt in one.doubts)
     try:
-        warnings = warn((one, None, doubt) for one in models for doubt in one.doubts)
-        try:
-            _fill(stored, evaluation, findings, session, ranks)
-        finally:
-            findings.keep(stored)  # an interrupted evaluation goes on from here; its last batch is done whole, or open
-        warnings += warn(
-            (one, name, doubt) for place, one in enumerate(models) for name, doubt in evaluation.doubts(place)
-        )
-        parts = list(parts_of(evaluation, [one.entry.id for one in models], job.contenders))
-        left = {part.name: part.images for part in parts if part.name not in findings.rows_of}
-        mine = ranks.share(ranks.broadcast(list(left)))
-        with session.progress("further measurements", sum(left.values())) as tick:
-            for rank, (name, rows) in ranks.collected(_measured(job, mine, tick)):
-                tick(left[name] if rank else 0)
-                findings.rows_of[name] = to_json(rows)
-                findings.keep(stored)
-        in_order = {part.name: findings.rows_of[part.name] for part in parts}  # several ranks end in any order
-        findings.rows_of = in_order | findings.rows_of
-        return _kept(stored, _result(stored, job, findings, warnings))
-    except (KeyboardInterrupt, Terminated):
-        session.note(f"run {stored.id} was interrupted; to continue: {resume_command(stored.row, session)}")
-        raise
+        _fill(stored, evaluation, findings, session, ranks)
+    finally:
+        findings.keep(stored)  # an interrupted evaluation goes on from here; its last batch is done whole, or open
+    warnings += warn((one, name, doubt) for place, one in enumerate(models) for name, doubt in evaluation.doubts(place))
+    parts = list(parts_of(evaluation, [one.entry.id for one in models], job.contenders))
+    left = {part.name: part.images for part in parts if part.name not in findings.rows_of}
+    mine = ranks.share(ranks.broadcast(list(left)))
+    with session.progress("further measurements", sum(left.values())) as tick:
+        for rank, (name, rows) in ranks.collected(_measured(job, mine, tick)):
+            tick(left[name] if rank else 0)
+            findings.rows_of[name] = to_json(rows)
+            findings.keep(stored)
+    in_order = {part.name: findings.rows_of[part.name] for part in parts}  # several ranks end in any order
+    findings.rows_of = in_order | findings.rows_of
+    return _kept(stored, _result(stored, job, findings, warnings))
 
 
 def _fill(stored: Run, evaluation: Evaluation, findings: Findings, session: Session, ranks: Ranks) -> None:

@@ -20,7 +20,6 @@ from latcli.commands.data import load_data
 from latcli.commands.gathering import MATRIX, TABLES, gather
 from latcli.commands.paper import compare_with_paper
 from latcli.commands.reproduction_parts import OF_PAPER, OF_PHOTOS, Findings, Step, photos_of, steps_of
-from latcli.commands.resume import begun
 from latcli.engine import registry
 from latcli.engine.datasets.base import Dataset
 from latcli.engine.images import sha256_of
@@ -250,8 +249,8 @@ def _own_run(store: Store, options: ReproduceOptions, session: Session) -> Run:
     for row in store.runs(command="reproduce"):
         same = row.seed == session.seed and canonical_json(row.config) == canonical_json(config)
         if same and row.status not in ("completed", "running") and row.path.is_dir():
-            return begun(store, row, "reproduce", session)
-    return begun(store, None, "reproduce", session, config=config, seed=session.seed, device=session.device)
+            return store.resume_run(row.id, argv=list(session.argv), name=session.name, tags=session.tag)
+    return store.start_run("reproduce", **session.of_run(), config=config, seed=session.seed, device=session.device)
 
 
 def _carry_out(steps: Sequence[Step], found: Found, stored: Run, session: Session) -> None:

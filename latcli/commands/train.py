@@ -15,21 +15,20 @@ from torch import nn
 from latcli.commands.classifiers import CHECKPOINT, classifier_source
 from latcli.commands.data import config_of, open_data, open_pretrained
 from latcli.commands.resume import (
-    begun,
     dataset_of,
     kept_options,
     next_command,
     plainly,
     read_config,
     resumable_run,
-    resume_command,
+    running,
     use_threads,
 )
 from latcli.commands.training_steps import STATE, TrainingLog, follow_steps, keep_state, take_steps
 from latcli.engine import loggers, registry
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import full_name
-from latcli.engine.devices import explained, open_device
+from latcli.engine.devices import open_device
 from latcli.engine.distributed import Ranks
 from latcli.engine.models.catalog import (
     CheckpointInfo,
@@ -50,7 +49,7 @@ from latcli.engine.scoring import (
 from latcli.engine.training.loop import Trainer, check_parts, new_network
 from latcli.engine.training.settings import DEFAULT_PRESET, TrainSettings, preset_values, resolve
 from latcli.engine.training.state import TrainingState, read_state, restore
-from latcli.errors import ExitCode, LatcliError, Terminated, WeightsError
+from latcli.errors import ExitCode, LatcliError, WeightsError
 from latcli.options import TrainOptions, given
 from latcli.reporting.evaluations import object_words
 from latcli.reporting.text import counted
@@ -121,17 +120,17 @@ def run(options: TrainOptions, session: Session) -> TrainResult:
                 state = read_state(kept) if kept.exists() else None
             store.check_name(session.name, "" if row is None else row.id)
             job, trainer = _prepared(row, state, options, store, session, ranks)
-            started = begun(
+            with running(
                 store,
                 row,
                 "train",
                 session,
+                at=lambda: f"stopped at step {trainer.done:,}",
                 config=_config(job, trainer, session),
                 seed=job.settings.seed,
                 device=str(job.device),
                 dataset=store.record_dataset(job.data.name, fingerprint=job.data.fingerprint),
-            )
-            with started as stored, explained():
+            ) as stored:
                 _begin(stored, row, job, trainer, session)
                 with _loggers(options.logger, stored, job, trainer, session) as trackers:
                     done = None if row is None else trainer.done
@@ -337,21 +336,16 @@ def _train(
     resumed_at: int | None,
 ) -> TrainResult:
     settings = job.settings
-    try:
-        with session.progress("training", settings.steps) as tick:
-            log = TrainingLog(
-                session, stored, tick, trackers, steps=settings.steps, done=trainer.done, batch=settings.batch
-            )
-            try:
-                take_steps(stored, trainer, log, job.options.checkpoint_every, job.options.test_every)
-            finally:
-                log.flush()  # a run that diverged shows how it got there
-        seconds = log.seconds
-        final, adversarial = _scores(trainer, job, session)
-    except (KeyboardInterrupt, Terminated):
-        again = resume_command(stored.row, session)
-        session.note(f"run {stored.id} stopped at step {trainer.done:,}; resume it: {again}")
-        raise
+    with session.progress("training", settings.steps) as tick:
+        log = TrainingLog(
+            session, stored, tick, trackers, steps=settings.steps, done=trainer.done, batch=settings.batch
+        )
+        try:
+            take_steps(stored, trainer, log, job.options.checkpoint_every, job.options.test_every)
+        finally:
+            log.flush()  # a run that diverged shows how it got there
+    seconds = log.seconds
+    final, adversarial = _scores(trainer, job, session)
     checkpoint = _keep_model(store, stored, job, trainer)
     scores = {name: one for name, one in (("test", final), ("test_adversarial", adversarial)) if one is not None}
     for name, score in scores.items():
