@@ -703,6 +703,9 @@ class TrainOptions(ClassifierOptions, DataObjectOptions, SeveralOptions):
         show_default="the data set's",
         offers=f"{_FAMILIES} {{architecture}}",
     )
+    keep_classes: bool = switch(
+        WHAT, "Keep the classifier's own classes; each class folder must be named after one, or its WordNet id."
+    )
     augment: Literal["none", "crop-flip"] | None = option(
         WHAT, "NAME", "Augmentation: none, crop-flip.", show_default="the data set's"
     )

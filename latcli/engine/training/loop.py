@@ -22,13 +22,13 @@ from torch.nn import functional
 from latcli.engine.attacks.contract import check_contract
 from latcli.engine.attacks.objectives import ObjectiveFunction, cross_entropy_odds
 from latcli.engine.attacks.threat import LinfBox
+from latcli.engine.cuda_graph import Recordings, replayed
 from latcli.engine.datasets.base import Images, Request, TrainingData
 from latcli.engine.distributed import Ranks
 from latcli.engine.noise import derive_seed, item_seeds, permutation
 from latcli.engine.precision import Form, gradient_model
 from latcli.engine.training.inner_attacks import (
     INNER_ATTACKS,
-    captured,
     climb,
     divergence_from,
     plan_for,
@@ -183,7 +183,8 @@ class Trainer:
             self._plan = plan_for(settings.attack, settings.attack_steps, settings.step_share)
         # A registered attack may look at its images on the way, which a recording cannot.
         on_cuda = next(net.parameters()).device.type == "cuda"
-        self._attack = captured(self._inner_attack) if on_cuda and planned else self._inner_attack
+        self._attack = self._replayed_attack if on_cuda and planned else self._inner_attack
+        self._recordings: Recordings = {}
         self.optimizer = _optimizer(self.net, settings)
         self.average = WeightAverage(self.net, settings.average) if settings.average else None
         self._stream: Iterator[Images] | None = None
@@ -265,6 +266,10 @@ class Trainer:
             with torch.no_grad():
                 objective = divergence_from(self.fast(x_bCHW))
         return climb(self.fast, x_bCHW, y_b, eps_b1HW, self._plan, objective, seeds_b, self.between)
+
+    def _replayed_attack(self, *given: torch.Tensor) -> torch.Tensor:
+        (adv_bCHW,) = replayed(self._recordings, "inner attack", lambda *same: (self._inner_attack(*same),), given)
+        return adv_bCHW
 
     def _check(self, x_BCHW: torch.Tensor, adv_BCHW: torch.Tensor, allowed_B1HW: torch.Tensor) -> None:
         if self.done % _CHECK_EVERY == 0 or self.done == self.settings.steps - 1:
