@@ -41,18 +41,25 @@ def to_json(value: Any) -> Any:
     A dataclass becomes an object of its fields, a path or an enum its text or value, a NumPy or torch scalar a number;
     NaN and infinities become null. Raises TypeError for what has no such form.
     """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Enum):
-        return to_json(value.value)
-    if value is None or isinstance(value, bool | int):
+    kind = type(value)  # a report has a million values: what most of them are is asked first
+    if kind is str:
+        return legible(value)
+    if value is None or kind is int or kind is bool:
         return value
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
-    if isinstance(value, str | Path):
-        return legible(str(value))
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
     if isinstance(value, Mapping):
         return {legible(str(key)): to_json(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(kind):
+        return {name: to_json(getattr(value, name)) for name in _field_names(kind)}
+    if isinstance(value, Enum):
+        return to_json(value.value)
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str | Path):
+        return legible(str(value))
     if isinstance(value, Sequence | set | frozenset):
         return [to_json(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
     item = getattr(value, "item", None)
@@ -63,7 +70,7 @@ def to_json(value: Any) -> Any:
 
 def legible(text: str) -> str:
     """The text with whatever UTF-8 cannot hold written as escapes, as it may be in the name of a file."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def canonical_json(value: Any) -> str:
@@ -107,6 +114,17 @@ def column_types(kind: Any) -> dict[str, Any]:
         else:
             found[name] = inner
     return found
+
+
+@functools.cache
+def _field_names(kind: Any, *, needed: bool = False) -> tuple[str, ...]:
+    """The names of a dataclass's fields; of those alone that have no default where only what is `needed` is asked."""
+    missing = dataclasses.MISSING
+    return tuple(
+        field.name
+        for field in dataclasses.fields(kind)
+        if not needed or (field.default is missing and field.default_factory is missing)
+    )
 
 
 @functools.cache
@@ -187,8 +205,7 @@ def _nested(kind: Any, row: Mapping[str, Any], prefix: str = "") -> dict[str, An
                 raise DocumentError(f"{column}_json is not JSON") from error
         else:
             values[name] = row.get(column)
-    missing = dataclasses.MISSING
-    needed = {f.name for f in dataclasses.fields(kind) if f.default is missing and f.default_factory is missing}
+    needed = _field_names(kind, needed=True)
     return {name: value for name, value in values.items() if value is not None or name in needed}
 
 

@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from latcli.reporting import documents
-from latcli.reporting.table import Cell, Column, Table, printed
+from latcli.reporting.table import Column, Table, printed
 from latcli.reporting.text import printable
 
 BEST = "*"
@@ -94,9 +94,8 @@ class _Stack:
     def __init__(self, table: Table, places: Sequence[int]) -> None:
         self.columns = [table.columns[place] for place in places]
         self.is_text = all(column.is_text for column in self.columns)
-        self.rows = [
-            [_lines(table, row.cells[place], table.columns[place], place) for place in places] for row in table.rows
-        ]
+        columns = [list(_lines(table, place)) for place in places]
+        self.rows = [list(cells) for cells in zip(*columns, strict=True)]
         found = [cell_len(line.plain) for row in self.rows for lines in row for line in lines]
         values = max(found, default=0)
         self.heading = [] if table.facts else _heading(self.columns, max(values, 6))
@@ -112,19 +111,21 @@ class _Stack:
         return min(self.natural, _FIRST if first else _NAME) if self.folds else self.natural
 
 
-def _lines(table: Table, cell: Cell, column: Column, place: int) -> list[Text]:
-    """A cell's text, and its interval below it where the column has any."""
-    shown = printed(cell, column)
-    marked = any(row.cells[place].best for row in table.rows)
-    text = column.prefix * bool(shown.text) + shown.joined("+-") + (BEST if cell.best else " " if marked else "")
-    ink = _STYLES.get(cell.style, "")
-    if cell.shade is not None:
-        background, ink = _SHADES[min(len(_SHADES) - 1, int(cell.shade * len(_SHADES)))]
-        ink = f"{ink} on {background}"
-    lines = [Text(_plain(text), f"bold {ink}" if cell.best or (not place and table.facts) else ink)]
-    if any(row.cells[place].low is not None for row in table.rows):
-        lines.append(Text(shown.interval + " " * marked, ink or "dim"))
-    return lines if text or not column.stack else []
+def _lines(table: Table, place: int) -> Iterator[list[Text]]:
+    """The text of each cell of a column, and its interval below it where the column has any."""
+    column, cells = table.columns[place], [row.cells[place] for row in table.rows]
+    marked, ranged = any(cell.best for cell in cells), any(cell.low is not None for cell in cells)
+    for cell in cells:
+        shown = printed(cell, column)
+        text = column.prefix * bool(shown.text) + shown.joined("+-") + (BEST if cell.best else " " if marked else "")
+        ink = _STYLES.get(cell.style, "")
+        if cell.shade is not None:
+            background, ink = _SHADES[min(len(_SHADES) - 1, int(cell.shade * len(_SHADES)))]
+            ink = f"{ink} on {background}"
+        lines = [Text(_plain(text), f"bold {ink}" if cell.best or (not place and table.facts) else ink)]
+        if ranged:
+            lines.append(Text(shown.interval + " " * marked, ink or "dim"))
+        yield lines if text or not column.stack else []
 
 
 def _heading(columns: Sequence[Column], width: int) -> list[str]:
