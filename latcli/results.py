@@ -117,14 +117,8 @@ def column_types(kind: Any) -> dict[str, Any]:
 
 
 @functools.cache
-def _field_names(kind: Any, *, needed: bool = False) -> tuple[str, ...]:
-    """The names of a dataclass's fields; of those alone that have no default where only what is `needed` is asked."""
-    missing = dataclasses.MISSING
-    return tuple(
-        field.name
-        for field in dataclasses.fields(kind)
-        if not needed or (field.default is missing and field.default_factory is missing)
-    )
+def _field_names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
 @functools.cache
@@ -192,21 +186,35 @@ def from_columns(kind: type[T], row: Mapping[str, Any]) -> T:
 
 def _nested(kind: Any, row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for name, inner in _fields(kind):
-        column = prefix + name
-        if dataclasses.is_dataclass(inner):
+    for name, column, inner, is_json, is_needed in _places(kind, prefix):
+        value = row.get(column)
+        if inner is not None:
             found = _nested(inner, row, f"{column}_")
-            values[name] = found if any(value is not None for value in found.values()) else None
-        elif inner in _COLLECTIONS:
-            text = row.get(f"{column}_json")
+            value = found if any(one is not None for one in found.values()) else None
+        elif is_json and value is not None:
             try:
-                values[name] = None if text is None else json.loads(text)
+                value = json.loads(value)
             except (ValueError, RecursionError, TypeError) as error:
-                raise DocumentError(f"{column}_json is not JSON") from error
-        else:
-            values[name] = row.get(column)
-    needed = _field_names(kind, needed=True)
-    return {name: value for name, value in values.items() if value is not None or name in needed}
+                raise DocumentError(f"{column} is not JSON") from error
+        if value is not None or is_needed:
+            values[name] = value
+    return values
+
+
+@functools.cache
+def _places(kind: Any, prefix: str) -> list[tuple[str, str, Any, bool, bool]]:
+    """Of each field its name, its column, its type where that is a dataclass, whether it is JSON, and has no default.
+
+    Found once for each kind of row: there may be a hundred thousand.
+    """
+    missing = dataclasses.MISSING
+    needed = {f.name for f in dataclasses.fields(kind) if f.default is missing and f.default_factory is missing}
+    found = []
+    for name, inner in _fields(kind):
+        is_json = inner in _COLLECTIONS
+        part = inner if dataclasses.is_dataclass(inner) else None
+        found.append((name, f"{prefix}{name}{'_json' * is_json}", part, is_json, name in needed))
+    return found
 
 
 # images and predictions
@@ -1121,6 +1129,13 @@ class WrittenFile:
     format: str
     path: Path
     size: int
+
+
+@dataclass(frozen=True)
+class WrittenReport:
+    """The files that a report was written to, where its document is not wanted besides."""
+
+    written: Sequence[WrittenFile]
 
 
 @dataclass(frozen=True)
