@@ -13,25 +13,27 @@ import torch
 from benchmarks.problems import Problem, problems
 from benchmarks.record import Options, Record, begin
 from benchmarks.rounds import clocked, in_turn
+from latcli.engine.attacks.objectives import cross_entropy_odds
+from latcli.engine.attacks.pgd import repeated_gradient
 from latcli.engine.devices import open_device
 from latcli.engine.precision import FORMS, GradientForm, gradient_model
 
 
-def gradient(model: GradientForm, x_BCHW: torch.Tensor) -> Callable[[], float]:
-    """What computes one gradient, and waits for the device."""
-    leaf_BCHW = x_BCHW.clone().requires_grad_()
-    return lambda: torch.autograd.grad(model(leaf_BCHW).sum(), leaf_BCHW)[0].sum().item()
+def gradient(model: GradientForm, x_BCHW: torch.Tensor, y_B: torch.Tensor) -> Callable[[], float]:
+    """What computes one gradient as an attack of many steps does, and waits for the device."""
+    return lambda: repeated_gradient(model, x_BCHW, y_B, cross_entropy_odds)[0].sum().item()
 
 
 def compare(case: Problem, batch: int, rounds: int, record: Record) -> None:
     """Time all forms of one network, and print how many times as long as the fastest the chosen one takes."""
     device = open_device("auto")
-    net, x_BCHW = case.net.to(device), case.x_BCHW[:batch].to(device)
+    case = case.on(device)
+    net, x_BCHW, y_B = case.net, case.x_BCHW[:batch], case.labels()[:batch]
     chosen = gradient_model(net, case.image_shape)
     models = {form: gradient_model(net, case.image_shape, form=form) for form in FORMS}
     usable = {form: model for form, model in models.items() if model.form == form}
-    measures = [clocked(form, gradient(model, x_BCHW)) for form, model in usable.items()]
-    in_turn(measures, 2)  # warms up
+    measures = [clocked(form, gradient(model, x_BCHW, y_B)) for form, model in usable.items()]
+    in_turn(measures, 3)  # warms up
     found = in_turn(measures, rounds)
     best = min(usable, key=lambda form: found.time(form).lowest)
     ratio = found.time(chosen.form).lowest / found.time(best).lowest
@@ -39,7 +41,7 @@ def compare(case: Problem, batch: int, rounds: int, record: Record) -> None:
     for form in usable:
         time = found.time(form)
         mark = "  chosen" if form == chosen.form else ""
-        print(f"  {form:20} {1000 * time.lowest:9.1f} ms (lowest) {1000 * time.median:9.1f} ms (median){mark}")
+        print(f"  {form:20} {1000 * time.lowest:9.2f} ms (lowest) {1000 * time.median:9.2f} ms (median){mark}")
         record.add("forms", problem=case.name, form=form, ms_lowest=1000 * time.lowest, ms_median=1000 * time.median)
     print(f"  the chosen one takes {ratio:.3f} times as long as the fastest")
     record.add("choice", problem=case.name, chosen=chosen.form, fastest=best, ratio=ratio)
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in given.models or problems(None):
         if name not in problems(None):
             parser.error(f"there is no model '{name}': {', '.join(problems(None))}")
-        compare(problems(None)[name](), given.batch, given.rounds, record)
+        compare(problems(None, given.batch)[name](), given.batch, given.rounds, record)
     record.finish(given.out)
 
 

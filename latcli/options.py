@@ -703,6 +703,9 @@ class TrainOptions(ClassifierOptions, DataObjectOptions, SeveralOptions):
         show_default="the data set's",
         offers=f"{_FAMILIES} {{architecture}}",
     )
+    keep_classes: bool = switch(
+        WHAT, "Keep the classifier's own classes; each class folder must be named after one, or its WordNet id."
+    )
     augment: Literal["none", "crop-flip"] | None = option(
         WHAT, "NAME", "Augmentation: none, crop-flip.", show_default="the data set's"
     )
@@ -729,6 +732,9 @@ class TrainOptions(ClassifierOptions, DataObjectOptions, SeveralOptions):
     beta: float | None = option(OPTIMIZATION, "B", "Weight of the TRADES regularizer.", show_default="6")
     mix: float | None = option(
         OPTIMIZATION, "SHARE", "Fraction of each minibatch that is not attacked.", show_default="0"
+    )
+    label_smoothing: float | None = option(
+        OPTIMIZATION, "SHARE", "Fraction of each label spread over all classes.", show_default="0"
     )
     steps: int | None = option(OPTIMIZATION, "N", "Number of minibatches.", BASIC, min=1)
     epochs: int | None = option(OPTIMIZATION, "N", "Number of epochs, instead of --steps.", BASIC, min=1)

@@ -605,57 +605,41 @@ class PhotoSummary:
     reached: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Probability and rank of a photo's label: what a summary needs of a prediction."""
-
-    confidence: float
-    rank: int
-
-
-@dataclass(frozen=True, slots=True)
-class PhotoFigures:
-    """What a summary needs of an attacked photo, with the names of `AttackedPhoto`; a hundred thousand fit anywhere."""
-
-    region: str
-    epsilon: float
-    smallest_epsilon: float | None
-    was_right: bool
-    fooled: bool
-    target: int | None
-    reached: bool | None
-    altered_percent: float
-    clean: Standing
-    adversarial: Standing
+#: The columns of `attacks` that the sums over photos below are made of.
+SUMMED = (
+    *("region", "epsilon", "smallest_epsilon", "was_right", "fooled", "target_index", "reached", "altered_percent"),
+    *("clean_confidence", "clean_rank", "adversarial_confidence", "adversarial_rank"),
+)
 
 
-def photo_summary(photos: Sequence[AttackedPhoto | PhotoFigures]) -> PhotoSummary:
-    """Counts and averages over photos, as in the last rows of the paper's tables."""
-    if not photos:
+def photo_summary(rows: Sequence[Mapping[str, Any]]) -> PhotoSummary:
+    """Counts and averages over rows of `attacks`, as in the last rows of the paper's tables."""
+    if not rows:
         return PhotoSummary(n=0)
-    right = sum(photo.was_right for photo in photos)
+    right = sum(row["was_right"] for row in rows)
     return PhotoSummary(
-        n=len(photos),
+        n=len(rows),
         right_before=right,
-        fooled=sum(photo.fooled for photo in photos),
-        wrong_before=len(photos) - right,
-        altered_percent=statistics.fmean(photo.altered_percent for photo in photos),
-        clean=_averages([photo.clean for photo in photos]),
-        adversarial=_averages([photo.adversarial for photo in photos]),
-        reached=sum(bool(photo.reached) for photo in photos) if photos[0].target is not None else None,
+        fooled=sum(row["fooled"] for row in rows),
+        wrong_before=len(rows) - right,
+        altered_percent=statistics.fmean(row["altered_percent"] for row in rows),
+        clean=_averages(rows, "clean"),
+        adversarial=_averages(rows, "adversarial"),
+        reached=sum(row["reached"] or 0 for row in rows) if rows[0]["target_index"] is not None else None,
     )
 
 
-def median_smallest_epsilon(photos: Sequence[AttackedPhoto | PhotoFigures]) -> float | None:
+def median_smallest_epsilon(rows: Sequence[Mapping[str, Any]]) -> float | None:
     """The median over the photos that could be fooled, or had a target; None where half of them withstood them all."""
-    found = [photo.smallest_epsilon or math.inf for photo in photos if photo.was_right or photo.target is not None]
+    possible = (row for row in rows if row["was_right"] or row["target_index"] is not None)
+    found = [row["smallest_epsilon"] or math.inf for row in possible]
     middle = statistics.median(found) if found else math.inf
     return middle if math.isfinite(middle) else None
 
 
-def _averages(predictions: Sequence[Prediction | Standing]) -> PhotoAverages:
-    right, top5, top10 = (sum(one.rank <= last for one in predictions) for last in (1, 5, 10))
-    confidences = [one.confidence for one in predictions]
+def _averages(rows: Sequence[Mapping[str, Any]], side: str) -> PhotoAverages:
+    right, top5, top10 = (sum(row[f"{side}_rank"] <= last for row in rows) for last in (1, 5, 10))
+    confidences = [row[f"{side}_confidence"] for row in rows]
     return PhotoAverages(right, top5, top10, statistics.fmean(confidences), statistics.median(confidences))
 
 
@@ -706,7 +690,7 @@ class AttackProtocol:
     smallest_epsilon_max: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RegionSummary:
     """The photos attacked on one region with one epsilon, summed up.
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from statistics import stdev
 from typing import Any
 
 import numpy as np
@@ -18,16 +17,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as runner
-from benchmarks.background_gap import GROUPS, make_folds, pooled, pooled_error
 from benchmarks.machine import Neighbours
 from benchmarks.mask_agreement import Cut, composed, intersection_over_union, measured
 from benchmarks.photo_tables import compared, count_text, median_interval, stored_photos
+from benchmarks.photo_training import Found, grouped_survey
 from benchmarks.photos import carried, copies
 from benchmarks.record import Record, table
 from benchmarks.rounds import Rounds, clocked, in_turn, spread
 from benchmarks.sweeps import fit
 from latcli.engine.detectors.base import Target
+from latcli.engine.evaluation.reliance import LabelledPhoto
 from latcli.engine.images import Photo
+from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.objects import ObjectFinder, ObjectSettings
 from latcli.store.store import Store
 
@@ -45,30 +46,39 @@ def test_contenders_are_timed_in_turn_and_a_ratio_is_of_each_round_by_itself() -
     assert (ratio.lowest, ratio.median, ratio.highest, ratio.n) == (1.0, 2.0, 3.0, 3)
 
 
-def test_every_photo_is_tested_in_the_fold_that_has_not_learnt_it(tmp_path: Path) -> None:
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for number, name in enumerate(name for names in GROUPS.values() for name in names):
-        (photos / f"n{number:08}_{name}.jpg").write_bytes(b"")
-    folds = make_folds(photos.iterdir(), tmp_path)
-    splits = {
-        (number, split): {path.name for path in (fold / split).rglob("*.jpg")}
-        for number, fold in enumerate(folds)
-        for split in ("train", "test")
-    }
-    assert splits[0, "train"] == splits[1, "test"]
-    assert splits[1, "train"] == splits[0, "test"]
-    assert splits[0, "test"] | splits[1, "test"] == {path.name for path in photos.iterdir()}
-    assert not splits[0, "test"] & splits[1, "test"]
-    assert all(len(list(group.iterdir())) >= 2 for fold in folds for group in (fold / "test").iterdir())
+def test_a_trained_classifier_is_told_by_photo_and_must_not_lose_natural_accuracy() -> None:
+    def rows(regime: str, seed: int, right: str, inside: float) -> list[dict[str, Any]]:
+        every = enumerate(right)
+        return [
+            {"regime": regime, "seed": seed, "photo": str(n), "right": one == "1", "evidence_inside": inside * n}
+            for n, one in every
+        ]
+
+    models = [("published", 0, "1110", 1.0), ("natural", 0, "1110", 1.0), ("natural", 1, "1111", 1.0)]
+    found = Found(
+        row for model in [*models, ("random", 0, "0111", 2.0), ("random", 1, "0001", 2.0)] for row in rows(*model)
+    )
+    line = found.line("random", "right")
+
+    assert (line["n"], line["mean"], line["seeds"]) == (4, 0.5, [0.75, 0.25])
+    assert (line["only_here"], line["only_natural"]) == (1, 4)
+    assert found.line("random", "evidence_inside")["difference"] == pytest.approx(1.5)
+    assert [found.counting().seeds(name) for name in ("natural", "random")] == [[0, 1], [0]]
 
 
-def test_folds_are_pooled_as_what_they_are_together() -> None:
-    first, second = [1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
-    shares = [(len(one), sum(one) / len(one), stdev(one) / len(one) ** 0.5) for one in (first, second)]
-    assert pooled(shares) == pytest.approx(4 / 10)
-    # The mean of 10 of which 4 vary as the first and 6 as the second.
-    assert pooled_error(shares) == pytest.approx((4 * stdev(first) ** 2 + 6 * stdev(second) ** 2) ** 0.5 / 10)
+def test_photos_of_a_group_lend_to_each_other() -> None:
+    def photo(name: str, label: int) -> LabelledPhoto:
+        object_HW = np.zeros((8, 8), dtype=bool)
+        object_HW[2:6, 2:6] = True
+        return LabelledPhoto(Photo(name, np.zeros((8, 8, 3), dtype=np.uint8), name), label, object_HW)
+
+    names = ("n1_hen.jpg", "n2_kite.jpg", "n3_pizza.jpg", "n4_unheard_of.jpg")
+    photos = [photo(name, 100 + number) for number, name in enumerate(names)]
+    survey = grouped_survey(photos, Preprocessing(8, 8, "bilinear"))
+    same = [survey.lender("mixed_same", name, 100 + number, 0) for number, name in enumerate(names)]
+
+    assert same == [1, 0, None, None]
+    assert {survey.lender("mixed_rand", names[0], 100, seed) for seed in range(20)} == {2, 3}
 
 
 def test_other_work_and_uneven_rounds_are_said() -> None:

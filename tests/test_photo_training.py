@@ -13,18 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import RunLatcli
 from photo_set import SMALL, save_weights, write_photos
 from PIL import Image
 from training_cases import interrupted_at
 
+from latcli.commands.evaluate import run as evaluate
 from latcli.commands.train import run
+from latcli.engine.models.catalog import open_classifier
+from latcli.engine.models.classifier import ClassifierSource
 from latcli.engine.models.weights import unpack
 from latcli.errors import UsageError
-from latcli.options import TrainOptions
+from latcli.options import EvalOptions, TrainOptions
 from latcli.results import TrainResult
 from latcli.session import Session
 from latcli.store.store import Store
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -90,6 +96,34 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits(
     assert resumed.resumed_at == 2
     assert digest(resumed) == digest(whole)
     assert (config(session, resumed)["mask_from"], config(session, resumed)["detector"]) == ("detector", "cam")
+
+
+def test_kept_classes_are_the_classifiers_own_in_eval_and_after_an_interruption(
+    tmp_path: Path, options: TrainOptions, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split in ("train", "test"):
+        for name, to in (("green", "n01514859_hen"), ("red", "snail")):
+            (tmp_path / "set" / split / name).rename(tmp_path / "set" / split / to)
+    options = replace(options, keep_classes=True, regime="natural", masks=None, mask_from=None)
+    undisturbed = run(options, session)
+    resumed = run(TrainOptions(resume=cut_off(options, session, monkeypatch)), session)
+    pretrained = open_classifier(SMALL, ClassifierSource(options.classifier_weights), CPU)
+    kept = open_classifier(str(resumed.checkpoint), ClassifierSource(), CPU)
+    write_photos(tmp_path / "others")
+    for split in ("train", "test"):
+        for name, to in (("green", "n01774750_tarantula"), ("red", "banjo")):
+            (tmp_path / "others" / split / name).rename(tmp_path / "others" / split / to)
+    others = EvalOptions(
+        models=(resumed.run,), dataset=f"folder:{tmp_path / 'others'}", mask_from="center", steps=1, images=2
+    )
+
+    assert digest(resumed) == digest(undisturbed)
+    assert (kept.class_names, kept.class_ids) == (pretrained.class_names, pretrained.class_ids)
+    assert evaluate(others, session).cells[0].n == 4
+    (tmp_path / "set" / "train" / "snail").rename(tmp_path / "set" / "train" / "8")
+    (tmp_path / "set" / "test" / "snail").rename(tmp_path / "set" / "test" / "8")
+    with pytest.raises(UsageError, match="has no class '8'"):
+        run(options, session)
 
 
 def test_other_masks_are_not_resumed_with(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from recorders import ON_CUDA, tape
 from torch import nn
 from training_cases import BASE
 
+from latcli.engine import cuda_graph
+from latcli.engine.cuda_graph import record_cuda_graph
 from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults
 from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.models.small import paper_cnn
 from latcli.engine.models.weights import pack
 from latcli.engine.precision import Form, gradient_model
 from latcli.engine.scoring import adversarial_score, natural_score, score_point
-from latcli.engine.training.inner_attacks import captured, record_cuda_graph, trades
+from latcli.engine.training.inner_attacks import trades
 from latcli.engine.training.loop import DivergedError, Order, StepReport, Trainer, WeightAverage, new_network, train
 from latcli.engine.training.settings import FINE_TUNING, PRESETS, TrainSettings, resolve
 from latcli.engine.training.state import pack_state, read_state, restore
@@ -57,7 +59,7 @@ VARIANTS: dict[str, tuple[Form, dict[str, Any]]] = {
     "background": ("bf16-channels-last", {}),
     "random silhouettes": ("bf16-channels-last", {"regime": "random", "mask_from": "otsu"}),
     "sgd": ("bf16-channels-last", {"optimizer": "sgd", "schedule": "constant", "regime": "foreground", "average": 0.0}),
-    "trades": ("bf16-channels-last", {"loss": "trades"}),
+    "trades": ("bf16-channels-last", {"loss": "trades", "label_smoothing": 0.1}),
     "free and mixed": ("bf16-channels-last", {"attack": "free", "mix": 0.25}),
     "n-fgsm": ("bf16-channels-last", {"attack": "n-fgsm", "augment": "crop-flip"}),
     "registered": ("fp32-channels-last", {"attack": "apgd-ce"}),
@@ -160,22 +162,18 @@ def test_the_mixed_part_stays_natural_and_the_rest_does_not(digits: Dataset) -> 
     assert torch.equal(adv_BCHW[:, :, middle, middle], batch.x_BCHW[:, :, middle, middle])
 
 
-def tape(run: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor]:
-    """Stands in for a CUDA graph on a CPU: the result of every replay goes where the first one was."""
-    output = run()
-    return lambda: output.copy_(run()), output  # type: ignore[func-returns-value]
-
-
-WITHOUT_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-
-
-@pytest.mark.parametrize("changes", [{}, {"loss": "trades"}, {"mix": 0.5}, {"attack": "n-fgsm"}], ids=str)
-@pytest.mark.parametrize("record", [tape, pytest.param(record_cuda_graph, marks=WITHOUT_CUDA)])
-def test_training_on_a_replayed_attack_is_training(digits: Dataset, changes: dict[str, Any], record: Any) -> None:
+@pytest.mark.parametrize(
+    "changes", [{}, {"loss": "trades"}, {"mix": 0.5}, {"attack": "n-fgsm"}, {"regime": "natural"}], ids=str
+)
+@pytest.mark.parametrize("record", [tape, pytest.param(record_cuda_graph, marks=ON_CUDA)])
+def test_training_by_replays_is_training(
+    digits: Dataset, changes: dict[str, Any], record: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_graph, "record_cuda_graph", record)
     device = "cpu" if record is tape else "cuda"
     plain, replayed = (trainer_for(digits, device=device, **changes) for _ in range(2))
-    plain._attack = plain._inner_attack
-    replayed._attack = captured(replayed._inner_attack, record)
+    plain._attack, replayed._attack = plain._inner_attack, replayed._replayed_attack
+    plain._replays_update, replayed._replays_update = False, True
 
     losses = [report.loss for report in finish(plain)]
     assert [report.loss for report in finish(replayed)] == pytest.approx(losses, rel=0 if record is tape else 1e-4)
@@ -265,6 +263,19 @@ def test_trades_of_equal_predictions_is_cross_entropy() -> None:
     assert torch.isclose(trades(logits_BK, logits_BK, y_B, 6.0), plain)
     expected = plain + 6.0 * (p * (p / q).log()).sum() / 2
     assert torch.isclose(trades(logits_BK, attacked_BK, y_B, 6.0), expected)
+
+
+def test_label_smoothing_spreads_a_share_of_each_label_over_all_classes_of_every_loss(digits: Dataset) -> None:
+    for changes in (
+        {"regime": "natural"},
+        {"loss": "trades", "beta": 0.0},
+        {"attack": "free", "attack_steps": 1, "epsilon": 0.0},
+    ):
+        trainer = trainer_for(digits, warm_up=0.0, label_smoothing=0.2, **changes)
+        batch = trainer.batch_at(0)
+        log_p_BK = trainer.net(batch.x_BCHW).detach().log_softmax(dim=1)
+        y_BK = nn.functional.one_hot(batch.y_B, 10) * 0.8 + 0.02
+        assert trainer.step().loss == pytest.approx(float(-(y_BK * log_p_BK).sum(dim=1).mean()), rel=1e-4)
 
 
 # settings

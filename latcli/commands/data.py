@@ -15,7 +15,7 @@ from latcli.engine.datasets.base import DatasetSource, MaskSource, TrainingData
 from latcli.engine.datasets.catalog import open_training_data
 from latcli.engine.datasets.photo_folder import PhotoFolder, detected_masks
 from latcli.engine.detectors.base import DetectorContext
-from latcli.engine.evaluation.settings import EvalSettings
+from latcli.engine.evaluation.matrix import EvalSettings
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.preprocessing import Preprocessing
@@ -102,6 +102,13 @@ def open_data(
                 "give a classifier, and --dataset folder:PATH; or choose another --mask-from",
             )
         data = _with_detected(data, architecture or data.defaults.architecture, options, store, session)
+    if isinstance(options, TrainOptions) and options.keep_classes:
+        if not isinstance(data, PhotoFolder):
+            raise UsageError(
+                "--keep-classes needs a classifier that is fine-tuned on photos",
+                "give --dataset folder:PATH and a classifier as the --architecture; or leave it out",
+            )
+        data = data.with_classes_of(open_pretrained(architecture or data.defaults.architecture, options, session))
     if row is not None and row.config.get("mask_fingerprint") != data.mask_fingerprint:
         raise UsageError(
             f"the masks of {data.name} are not those that the run {row.id} was started with",

@@ -26,7 +26,6 @@ from latcli.results import (
     Cell,
     DocumentError,
     EvalResult,
-    PhotoFigures,
     ReportedAttack,
     ReportedTraining,
     ReportResult,
@@ -36,9 +35,9 @@ from latcli.results import (
     read,
 )
 from latcli.session import Session
+from latcli.store.files import fault_of
 from latcli.store.schema import utc_now
 from latcli.store.store import RunRow, Store, no_runs
-from latcli.store.verify import fault_of
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -270,6 +269,7 @@ class _Gathering:
         """
         groups: dict[tuple[str, float | None], list[AttackedPhoto]] = {}
         protocols: dict[tuple[str, float | None], AttackProtocol] = {}
+        summed: dict[tuple[str, float | None], list[Row]] = {}
         rows = self.store.rows_of(run.id, "attacks", most)
         for row in rows:
             protocol = self._read(AttackProtocol, row, row["image"])
@@ -278,15 +278,16 @@ class _Gathering:
                 place = photo.region, photo.epsilon if protocol.smallest_epsilon_max is None else None
                 protocols.setdefault(place, protocol)
                 groups.setdefault(place, []).append(photo)
-        everything = self.store.photo_figures(run.id) if len(rows) == most else None
+                summed.setdefault(place, []).append(row)
+        everything = self.store.summed(run.id) if len(rows) == most else None
         # Where the objects are from: a detector, or the option that replaced it.
         given = (place for place in ("box", "mask", "center") if run.config.get(place) not in (None, [], ()))
         detector = next(given, run.config.get("detector"))
         for (region, epsilon), photos in groups.items():
             protocol = protocols[region, epsilon]
-            summed: Sequence[AttackedPhoto | PhotoFigures] = photos
+            found = summed[region, epsilon]
             if everything is not None:
-                summed = [one for one in everything if one.region == region and epsilon in (None, one.epsilon)]
+                found = [row for row in everything if row["region"] == region and epsilon in (None, row["epsilon"])]
             shared = {one.name: getattr(protocol, one.name) for one in fields(AttackProtocol)}
             names = [name for one in photos for name in one.files.values()] if with_files else []
             sound = self._sound(run, names, hashed=self.needs.hashed)
@@ -297,8 +298,8 @@ class _Gathering:
                 seed=run.seed,
                 detector=detector,
                 at_model_resolution=bool(run.config.get("at_model_resolution")),
-                smallest_epsilon=None if epsilon is not None else median_smallest_epsilon(summed),
-                summary=photo_summary(summed),
+                smallest_epsilon=None if epsilon is not None else median_smallest_epsilon(found),
+                summary=photo_summary(found),
                 images=tuple(
                     replace(one, files={kind: str(sound[name]) for kind, name in one.files.items() if name in sound})
                     for one in photos

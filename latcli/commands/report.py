@@ -24,6 +24,7 @@ from latcli.results import (
     ReportResult,
     WrittenFile,
     WrittenReport,
+    columns,
     from_columns,
     photo_summary,
     to_json,
@@ -227,9 +228,9 @@ def _configuration(store: Store, run: RunRow) -> Row:
 def _photos_of(store: Store, run: RunRow) -> list[AttackedPhoto]:
     """The photos that a run attacked, without those whose rows cannot be read."""
     found = []
-    for columns in store.rows_of(run.id, "attacks"):
+    for row in store.rows_of(run.id, "attacks"):
         try:
-            found.append(from_columns(AttackedPhoto, columns))
+            found.append(from_columns(AttackedPhoto, row))
         except DocumentError:
             continue
     return found
@@ -262,7 +263,7 @@ def _results(store: Store, run: RunRow, photos: Iterable[AttackedPhoto], names: 
         groups.setdefault((photo.region, photo.epsilon), []).append(photo)
     for (region, epsilon), attacked in groups.items():
         place = f"{region}, epsilon {number_text(epsilon)}, " if len(groups) > 1 else ""
-        means = photo_summary(attacked)
+        means = photo_summary([columns(one) for one in attacked])
         found |= {f"{place}photos": means.n, f"{place}right before": means.right_before, f"{place}fooled": means.fooled}
         found[f"{place}altered, %"] = means.altered_percent
         for side, averages in (("clean", means.clean), ("adversarial", means.adversarial)):

@@ -20,6 +20,7 @@ import torch
 from latcli.engine.attacks.contract import ROUNDING
 from latcli.engine.attacks.settings import Model
 from latcli.engine.attacks.threat import largest_scale
+from latcli.engine.cuda_graph import Recordings
 from latcli.engine.images import to_unit
 from latcli.engine.models.preprocessing import LinearResize, Preprocessing
 from latcli.errors import ContractError
@@ -100,6 +101,7 @@ class CanvasView:
 
     def __init__(self, classify: Model, resizes: Sequence[LinearResize]) -> None:
         self.classify, self.resizes = classify, tuple(resizes)
+        self.recordings: Recordings = {}
 
     def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """logits_BK of the photos on a canvas."""

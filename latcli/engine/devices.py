@@ -21,7 +21,7 @@ def open_device(name: str) -> torch.device:
 
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return open_device("cuda")
         return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
@@ -34,9 +34,18 @@ def open_device(name: str) -> torch.device:
             f"there is no device '{name}' on this machine: CUDA devices found: {torch.cuda.device_count()}",
             "try --device auto",
         )
+    if device.type == "cuda":
+        _use_fp32()
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError("there is no device 'mps' on this machine", "try --device auto")
     return device
+
+
+def _use_fp32() -> None:
+    """Compute what is fp32 in fp32: torch would let a GPU round the factors of its convolutions to 10 bits (TF32)."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False
 
 
 _SHORT = (

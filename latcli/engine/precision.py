@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from latcli.engine.cuda_graph import Recordings
 from latcli.engine.devices import failure_of
 from latcli.errors import UsageError, first_line
 
@@ -51,6 +52,7 @@ class GradientForm:
     ) -> None:
         self.form, self.note = form, note
         self._net, self._folds = net, folds
+        self.recordings: Recordings = {}
         self._bf16, self._channels_last = form.startswith("bf16"), form.endswith("channels-last")
         with torch.no_grad():  # scripted networks are copied by cloning their weights
             self._copy = copy.deepcopy(net).eval().requires_grad_(False)

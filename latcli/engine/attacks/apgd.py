@@ -10,8 +10,8 @@ attack.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from latcli.engine.attacks.objectives import (
     logit_margin,
     targeted_dlr,
 )
-from latcli.engine.attacks.pgd import input_gradient, restart_seeds
+from latcli.engine.attacks.pgd import input_gradient, repeated_gradient, restart_seeds
 from latcli.engine.attacks.settings import AttackSettings, Model, can_train, narrowed
 from latcli.engine.attacks.threat import LinfBox, linf_box
 
@@ -108,18 +108,25 @@ def _attack(
         part = box.narrowed(open_b)
         start_bCHW = part.random_start(restart_seeds(seeds_B[open_b], index)) if settings.random_start else part.x_BCHW
         target_b = y_B[open_b] if target_BT is None else target_BT[open_b, index % targets]
-        toward = targeted_dlr if target_BT is not None else (lambda logits_bK, y_b, _target_b: height(logits_bK, y_b))
+        toward = targeted_dlr if target_BT is not None else _without_target(height)
         ascent = _Ascent.begin(toward, part, start_bCHW.clone(), y_B[open_b], target_b, open_b)
         _climb(narrowed(model, open_b), ascent, worst, settings)
     return worst.adv_BCHW
+
+
+@cache
+def _without_target(height: ObjectiveFunction) -> ObjectiveFunction:
+    return lambda logits_bK, y_b, _target_b: height(logits_bK, y_b)
 
 
 def _climb(model: Model, ascent: _Ascent, worst: WorstCase, settings: AttackSettings) -> None:
     """The paper's Algorithm 1; every iterate is offered to `worst`, and an image that meets the stop rank leaves."""
     checks = checkpoints(settings.steps)
     checked = 0
+    gradient_of = input_gradient if settings.stop_rank else repeated_gradient  # batches that shrink are never the same
     for index in range(settings.steps + 1):
-        gradient_bCHW, logits_bK = input_gradient(model, ascent.adv_bCHW, ascent.y_b, ascent.objective)
+        given = (ascent.adv_bCHW, ascent.y_b, ascent.toward, ascent.target_b)
+        gradient_bCHW, logits_bK = gradient_of(model, *given)
         worst.offer(ascent.where_b, ascent.adv_bCHW, logits_bK)
         if settings.stop_rank:
             kept_b = (worst.achieved_B[ascent.where_b] < 2).nonzero()[:, 0]
@@ -130,7 +137,7 @@ def _climb(model: Model, ascent: _Ascent, worst: WorstCase, settings: AttackSett
                 gradient_bCHW, logits_bK = gradient_bCHW[kept_b], logits_bK[kept_b]
         if index == settings.steps:
             return
-        ascent.note(gradient_bCHW, ascent.objective(logits_bK, ascent.y_b))
+        ascent.note(gradient_bCHW, ascent.toward(logits_bK, ascent.y_b, ascent.target_b))
         if index == 0:  # the paper's w_0, from which "no better since the last checkpoint" is counted
             ascent.checked_height_b = ascent.best_height_b
         if index in checks:
@@ -153,15 +160,11 @@ def checkpoints(steps: int) -> list[int]:
     return sorted({step for step in found if step < steps})
 
 
-#: Logits, labels and targets to what is climbed.
-_Toward = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
 @dataclass
 class _Ascent:
     """Where each image under attack stands; the first axis of every tensor is that of the images."""
 
-    toward: _Toward
+    toward: ObjectiveFunction  # of logits, labels and targets
     box: LinfBox
     y_b: Tensor
     target_b: Tensor
@@ -180,7 +183,7 @@ class _Ascent:
 
     @classmethod
     def begin(
-        cls, toward: _Toward, box: LinfBox, start_bCHW: Tensor, y_b: Tensor, target_b: Tensor, where_b: Tensor
+        cls, toward: ObjectiveFunction, box: LinfBox, start_bCHW: Tensor, y_b: Tensor, target_b: Tensor, where_b: Tensor
     ) -> _Ascent:
         """Before the first gradient is known. The first step is twice each pixel's epsilon, as in the paper."""
         nothing_bCHW = torch.zeros_like(start_bCHW)
@@ -188,10 +191,6 @@ class _Ascent:
         places = (start_bCHW, start_bCHW, nothing_bCHW, lowest_b, start_bCHW, nothing_bCHW, lowest_b)
         counts = (torch.full_like(lowest_b, 2.0), torch.zeros_like(y_b), torch.zeros_like(y_b, dtype=torch.bool))
         return cls(toward, box, y_b, target_b, where_b, *places, *counts, lowest_b)
-
-    def objective(self, logits_bK: Tensor, y_b: Tensor) -> Tensor:
-        """What is climbed, for the images that are left."""
-        return self.toward(logits_bK, y_b, self.target_b)
 
     def narrowed(self, kept_b: Tensor) -> _Ascent:
         """The same for some of the images."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from latcli.engine.attacks.settings import Attack, AttackSettings, Model
+from latcli.engine.attacks.settings import Attack, AttackSettings, Model, narrowed
 from latcli.errors import ContractError
 
 #: What float32 addition may add to |x' - x| beyond epsilon: one unit in the last place of values below 1.
@@ -26,9 +26,22 @@ def run_attack(
     settings: AttackSettings,
     seeds_B: Tensor,
 ) -> Tensor:
-    """Run any attack and check what it returns. See `Attack` for shapes. Raises ContractError."""
-    # Copies: an attack that writes into its arguments must not move what it is measured against.
-    adv_BCHW = attack(model, x_BCHW.clone(), y_B, eps_B1HW.clone(), settings, seeds_B).detach()
+    """Run any attack and check what it returns. See `Attack` for shapes.
+
+    Where the device has not the memory for all images at once, each half is attacked alone. Raises ContractError.
+    """
+    try:
+        # Copies: an attack that writes into its arguments must not move what it is measured against.
+        adv_BCHW = attack(model, x_BCHW.clone(), y_B, eps_B1HW.clone(), settings, seeds_B).detach()
+    except torch.OutOfMemoryError:
+        if len(y_B) < 2:
+            raise
+        adv_BCHW = None
+    if adv_BCHW is None:  # out of the except clause, which keeps the attack's tensors alive
+        torch.cuda.empty_cache()
+        places_B = torch.arange(len(y_B), device=y_B.device)
+        given = ((narrowed(model, b), x_BCHW[b], y_B[b], eps_B1HW[b], settings, seeds_B[b]) for b in places_B.chunk(2))
+        return torch.cat([run_attack(attack, *half) for half in given])
     check_contract(x_BCHW, adv_BCHW, eps_B1HW, settings.radius)
     return adv_BCHW
 

@@ -6,14 +6,15 @@ Legend: B images, C channels, H, W pixels, K classes; a small b is the part of t
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
 from latcli.engine.attacks.settings import AttackSettings, ranks_of
 
-ObjectiveFunction = Callable[[Tensor, Tensor], Tensor]
+#: Of logits_BK and labels y_B, and sometimes more.
+ObjectiveFunction = Callable[..., Tensor]
 
 #: Added to differences of logits that are divided by: all of them equal is 0 / 1e-12, not 0 / 0.
 _NO_DIVISION_BY_ZERO = 1e-12
@@ -97,15 +98,26 @@ def top_margins(logits_BK: Tensor, y_B: Tensor, ranks: int) -> Tensor:
 def objective_for(settings: AttackSettings) -> ObjectiveFunction:
     """The function to climb: away from the label, or towards the target."""
     if ranks := ranks_of(settings.objective):
-        return partial(top_margins, ranks=ranks)
+        return _first_ranks(ranks)
     return directed({"ce": cross_entropy_odds, "margin": logit_margin}[settings.objective], settings)
 
 
 def directed(climb: ObjectiveFunction, settings: AttackSettings) -> ObjectiveFunction:
     """`climb` away from the label, or towards the target that y_B names instead."""
-    if settings.targeted:
-        return lambda logits_BK, y_B: -climb(logits_BK, y_B)
-    return climb
+    return _towards(climb) if settings.targeted else climb
+
+
+# The same settings give the same function each time, by which recordings of its gradient are known.
+
+
+@cache
+def _first_ranks(ranks: int) -> ObjectiveFunction:
+    return partial(top_margins, ranks=ranks)
+
+
+@cache
+def _towards(climb: ObjectiveFunction) -> ObjectiveFunction:
+    return lambda logits_BK, y_B: -climb(logits_BK, y_B)
 
 
 def reached(logits_BK: Tensor, y_B: Tensor, settings: AttackSettings, rank: int = 1) -> Tensor:

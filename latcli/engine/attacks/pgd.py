@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from latcli.engine.attacks.objectives import ObjectiveFunction, WorstCase, objective_for, reached
-from latcli.engine.attacks.settings import AttackSettings, Model, can_train, narrowed
+from latcli.engine.attacks.settings import AttackSettings, Model, Recordable, can_train, narrowed
 from latcli.engine.attacks.threat import Threat, threat_for
+from latcli.engine.cuda_graph import replayed
 from latcli.engine.noise import derive_seed
 from latcli.errors import LatcliError
 
@@ -69,7 +70,7 @@ def climb(model: Model, adv_BCHW: Tensor, y_B: Tensor, threat: Threat, settings:
         return _climb_until(model, adv_BCHW, y_B, threat, settings)
     objective = objective_for(settings)
     for index in range(settings.steps):
-        gradient_BCHW, _ = input_gradient(model, adv_BCHW, y_B, objective)
+        gradient_BCHW, _ = repeated_gradient(model, adv_BCHW, y_B, objective)
         adv_BCHW = threat.move(adv_BCHW, gradient_BCHW, settings.step_at(index))
     return adv_BCHW
 
@@ -95,8 +96,12 @@ def _climb_until(model: Model, adv_BCHW: Tensor, y_B: Tensor, threat: Threat, se
     return result_BCHW
 
 
-def input_gradient(model: Model, x_BCHW: Tensor, y_B: Tensor, objective: ObjectiveFunction) -> tuple[Tensor, Tensor]:
+def input_gradient(
+    model: Model, x_BCHW: Tensor, y_B: Tensor, objective: ObjectiveFunction, *more: Tensor
+) -> tuple[Tensor, Tensor]:
     """Gradient of the objective with respect to the images alone, and the logits; weights get no gradient.
+
+    The objective is given logits, labels, and `more` where there is more.
 
     Raises LatcliError for a model whose logits do not depend on the images by anything that has a gradient.
     """
@@ -105,10 +110,27 @@ def input_gradient(model: Model, x_BCHW: Tensor, y_B: Tensor, objective: Objecti
         logits_BK = model(x_BCHW)
         if not logits_BK.requires_grad:
             raise _no_gradient()
-        (gradient_BCHW,) = torch.autograd.grad(objective(logits_BK, y_B).sum(), x_BCHW, allow_unused=True)
+        (gradient_BCHW,) = torch.autograd.grad(objective(logits_BK, y_B, *more).sum(), x_BCHW, allow_unused=True)
     if gradient_BCHW is None:
         raise _no_gradient()
     return gradient_BCHW, logits_BK.detach()
+
+
+def repeated_gradient(
+    model: Model, x_BCHW: Tensor, y_B: Tensor, objective: ObjectiveFunction, *more: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same for one of many steps: replayed on a CUDA device, where the model keeps recordings.
+
+    A recording is known by the objective itself, which may look at nothing but what it is given.
+    """
+    if not (x_BCHW.is_cuda and isinstance(model, Recordable)):
+        return input_gradient(model, x_BCHW, y_B, objective, *more)
+
+    def gradient(x_BCHW: Tensor, y_B: Tensor, *more: Tensor) -> tuple[Tensor, Tensor]:
+        return input_gradient(model, x_BCHW, y_B, objective, *more)
+
+    gradient_BCHW, logits_BK = replayed(model.recordings, objective, gradient, (x_BCHW, y_B, *more))
+    return gradient_BCHW, logits_BK
 
 
 def _no_gradient() -> LatcliError:

@@ -12,6 +12,7 @@ from typing import Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 from torch import Tensor
 
+from latcli.engine.cuda_graph import Recordings
 from latcli.engine.registry import unknown_name
 from latcli.errors import UsageError
 
@@ -32,6 +33,17 @@ class Narrowable(Protocol):
 
     def narrowed(self, kept_b: Tensor) -> Model:
         """The same model for the images whose positions are in `kept_b` (int64)."""
+        ...
+
+
+@runtime_checkable
+class Recordable(Protocol):
+    """A model of fixed weights that waits for nothing on the host, and keeps recordings of its gradients."""
+
+    recordings: Recordings
+
+    def __call__(self, x_BCHW: Tensor, /) -> Tensor:
+        """logits_BK of images in [0, 1]."""
         ...
 
 

@@ -23,16 +23,18 @@ from latcli.errors import LatcliError, UsageError
 from latcli.results import Guess, Prediction
 
 
-class GreyInput(nn.Module):
-    """Lets a network of one channel read photos: three channels become their mean, which of grey ones is each."""
+class AnyChannels(nn.Module):
+    """Lets a network of one channel, or of three, read both: three become their mean, one becomes all three."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, channels: int) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.channels = net, channels
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """logits_BK of images with one channel or three."""
-        logits_BK: torch.Tensor = self.net(x_BCHW.mean(dim=1, keepdim=True) if x_BCHW.shape[1] == 3 else x_BCHW)
+        if x_BCHW.shape[1] != self.channels:
+            x_BCHW = x_BCHW.mean(dim=1, keepdim=True) if self.channels == 1 else x_BCHW.expand(-1, 3, -1, -1)
+        logits_BK: torch.Tensor = self.net(x_BCHW)
         return logits_BK
 
 
@@ -179,15 +181,30 @@ def with_classes_first(classifier: Classifier, class_names: Sequence[str], where
     """The classifier with the classes of these names or WordNet ids first, in their order, then all its others.
 
     So the number of a folder's class is that of its logit, and the top guess is still one of all K. A classifier that
-    knows none of the names but has as many classes is taken as it is. `where` has the classes, for errors. Raises
-    UsageError for a class that the classifier does not have, and for two that are the same one.
+    knows none of the names but has as many classes is taken as it is. Raises UsageError as `class_rows` does.
     """
-    found = [known_class(name, classifier) for name in class_names]
-    as_many = not any(found) and len(classifier.class_names) == len(class_names)
-    if as_many or classifier.class_names == tuple(class_names):
+    as_many = len(classifier.class_names) == len(class_names)
+    if classifier.class_names == tuple(class_names) or (
+        as_many and not any(known_class(name, classifier) for name in class_names)
+    ):
         return classifier
+    first = class_rows(classifier, class_names, where)
+    order = [*first, *sorted(set(range(len(classifier.class_names))).difference(first))]
+    names = [classifier.class_names[index] for index in order]
+    ids = [classifier.class_ids[index] for index in order] if classifier.class_ids else ()
+    net = Reordered(classifier.net, torch.tensor(order, device=classifier.device))
+    return Classifier(classifier.name, net, classifier.preprocessing, names, ids)
+
+
+def class_rows(classifier: Classifier, class_names: Sequence[str], where: str) -> list[int]:
+    """Which of the classifier's classes each of these names or WordNet ids is, by its index.
+
+    `where` has the classes, for errors. Raises UsageError for a class that the classifier does not have, and for two
+    that are the same one.
+    """
     first: dict[int, str] = {}
-    for name, label in zip(class_names, found, strict=True):
+    for name in class_names:
+        label = known_class(name, classifier)
         if label is None:
             raise UsageError(
                 f"{classifier.name} has no class '{name}', which {where} has",
@@ -199,11 +216,7 @@ def with_classes_first(classifier: Classifier, class_names: Sequence[str], where
                 "put their photos into one folder",
             )
         first[label.index] = name
-    order = [*first, *(index for index in range(len(classifier.class_names)) if index not in first)]
-    names = [classifier.class_names[index] for index in order]
-    ids = [classifier.class_ids[index] for index in order] if classifier.class_ids else ()
-    net = Reordered(classifier.net, torch.tensor(order, device=classifier.device))
-    return Classifier(classifier.name, net, classifier.preprocessing, names, ids)
+    return list(first)
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,10 @@ class TrainSettings:
     epsilon, step_size: in [0, 1] image scale; a step_size of None is the attack's own. center: share of the side that
     the middle keeps; only used where mask_from is center. attack: pgd, fgsm-rs, n-fgsm, free, or a registered attack
     that can train. attack_steps: its gradient steps; for free the updates on each minibatch. beta: weight of TRADES'
-    divergence. mix: share of each minibatch that stays natural. rate: peak of the learning rate. warm_up: share of the
-    steps over which epsilon grows. average: decay of the weights' average, 0 for none. score_images, score_steps: on
-    how many test images the finished model is attacked, by PGD of how many steps.
+    divergence. mix: share of each minibatch that stays natural. label_smoothing: share of each label that is spread
+    over all classes (Szegedy et al., CVPR'16). rate: peak of the learning rate. warm_up: share of the steps over which
+    epsilon grows. average: decay of the weights' average, 0 for none. score_images, score_steps: on how many test
+    images the finished model is attacked, by PGD of how many steps.
     """
 
     regime: Regime = "background"
@@ -45,6 +46,7 @@ class TrainSettings:
     loss: LossName = "ce"
     beta: float = 6.0
     mix: float = 0.0
+    label_smoothing: float = 0.0
     augment: Augmentation = "none"
     steps: int = 1_200
     batch: int = 128
@@ -59,7 +61,7 @@ class TrainSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("center", "mix", "warm_up", "average"):
+        for name in ("center", "mix", "label_smoothing", "warm_up", "average"):
             share, option = getattr(self, name), f"--{name.replace('_', '-')}"
             if not 0.0 <= share < 1.0:
                 raise UsageError(f"{option} is {share:g}, not a share from 0 to below 1", f"for example {option} 0.5")
