@@ -24,6 +24,7 @@ from latcli.engine.attacks.objectives import ObjectiveFunction, cross_entropy_od
 from latcli.engine.attacks.threat import LinfBox
 from latcli.engine.cuda_graph import Recordings, replayed
 from latcli.engine.datasets.base import Images, Request, TrainingData
+from latcli.engine.devices import rounded_factors
 from latcli.engine.distributed import Ranks
 from latcli.engine.noise import derive_seed, item_seeds, permutation
 from latcli.engine.precision import Form, gradient_model
@@ -274,7 +275,8 @@ class Trainer:
 
     def _replayed_attack(self, *given: torch.Tensor) -> torch.Tensor:
         adv_bCHW: torch.Tensor
-        (adv_bCHW,) = replayed(self._recordings, "inner attack", lambda *same: (self._inner_attack(*same),), given)
+        with rounded_factors(given[0].device):
+            (adv_bCHW,) = replayed(self._recordings, "inner attack", lambda *same: (self._inner_attack(*same),), given)
         return adv_bCHW
 
     def _check(self, x_BCHW: torch.Tensor, adv_BCHW: torch.Tensor, allowed_B1HW: torch.Tensor) -> None:
@@ -302,8 +304,9 @@ class Trainer:
         return self._descend(loss)
 
     def _loss_and_gradients(self, *given: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        loss = self._loss(*given)
-        return loss.detach(), *torch.autograd.grad(loss, self._weights, allow_unused=True)
+        with rounded_factors(given[0].device):
+            loss = self._loss(*given)
+            return loss.detach(), *torch.autograd.grad(loss, self._weights, allow_unused=True)
 
     def _descend(self, loss: torch.Tensor) -> float:
         """Take the optimizer's step along the gradients of the loss, or those that are there; returns the loss."""
