@@ -41,18 +41,25 @@ def to_json(value: Any) -> Any:
     A dataclass becomes an object of its fields, a path or an enum its text or value, a NumPy or torch scalar a number;
     NaN and infinities become null. Raises TypeError for what has no such form.
     """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Enum):
-        return to_json(value.value)
-    if value is None or isinstance(value, bool | int):
+    kind = type(value)  # a report has a million values: what most of them are is asked first
+    if kind is str:
+        return legible(value)
+    if value is None or kind is int or kind is bool:
         return value
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
-    if isinstance(value, str | Path):
-        return legible(str(value))
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
     if isinstance(value, Mapping):
         return {legible(str(key)): to_json(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(kind):
+        return {name: to_json(getattr(value, name)) for name in _field_names(kind)}
+    if isinstance(value, Enum):
+        return to_json(value.value)
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str | Path):
+        return legible(str(value))
     if isinstance(value, Sequence | set | frozenset):
         return [to_json(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
     item = getattr(value, "item", None)
@@ -63,7 +70,7 @@ def to_json(value: Any) -> Any:
 
 def legible(text: str) -> str:
     """The text with whatever UTF-8 cannot hold written as escapes, as it may be in the name of a file."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def canonical_json(value: Any) -> str:
@@ -107,6 +114,11 @@ def column_types(kind: Any) -> dict[str, Any]:
         else:
             found[name] = inner
     return found
+
+
+@functools.cache
+def _field_names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
 @functools.cache
@@ -174,22 +186,35 @@ def from_columns(kind: type[T], row: Mapping[str, Any]) -> T:
 
 def _nested(kind: Any, row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for name, inner in _fields(kind):
-        column = prefix + name
-        if dataclasses.is_dataclass(inner):
+    for name, column, inner, is_json, is_needed in _places(kind, prefix):
+        value = row.get(column)
+        if inner is not None:
             found = _nested(inner, row, f"{column}_")
-            values[name] = found if any(value is not None for value in found.values()) else None
-        elif inner in _COLLECTIONS:
-            text = row.get(f"{column}_json")
+            value = found if any(one is not None for one in found.values()) else None
+        elif is_json and value is not None:
             try:
-                values[name] = None if text is None else json.loads(text)
+                value = json.loads(value)
             except (ValueError, RecursionError, TypeError) as error:
-                raise DocumentError(f"{column}_json is not JSON") from error
-        else:
-            values[name] = row.get(column)
+                raise DocumentError(f"{column} is not JSON") from error
+        if value is not None or is_needed:
+            values[name] = value
+    return values
+
+
+@functools.cache
+def _places(kind: Any, prefix: str) -> list[tuple[str, str, Any, bool, bool]]:
+    """Of each field its name, its column, its type where that is a dataclass, whether it is JSON, and has no default.
+
+    Found once for each kind of row: there may be a hundred thousand.
+    """
     missing = dataclasses.MISSING
     needed = {f.name for f in dataclasses.fields(kind) if f.default is missing and f.default_factory is missing}
-    return {name: value for name, value in values.items() if value is not None or name in needed}
+    found = []
+    for name, inner in _fields(kind):
+        is_json = inner in _COLLECTIONS
+        part = inner if dataclasses.is_dataclass(inner) else None
+        found.append((name, f"{prefix}{name}{'_json' * is_json}", part, is_json, name in needed))
+    return found
 
 
 # images and predictions
@@ -1077,6 +1102,13 @@ class WrittenFile:
     format: str
     path: Path
     size: int
+
+
+@dataclass(frozen=True)
+class WrittenReport:
+    """The files that a report was written to, where its document is not wanted besides."""
+
+    written: Sequence[WrittenFile]
 
 
 @dataclass(frozen=True)

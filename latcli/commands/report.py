@@ -23,6 +23,7 @@ from latcli.results import (
     DocumentError,
     ReportResult,
     WrittenFile,
+    WrittenReport,
     columns,
     from_columns,
     photo_summary,
@@ -40,7 +41,7 @@ STDOUT = Path("-")
 _DRAWN_POINTS = 200
 
 
-def run(options: ReportOptions, session: Session) -> ReportResult | ComparedRuns:
+def run(options: ReportOptions, session: Session) -> ReportResult | WrittenReport | ComparedRuns:
     """The report, written where files were asked for; `-` is printed at once.
 
     Raises UsageError and LatcliError before the work where options or paths are unusable, and StoreError.
@@ -54,7 +55,7 @@ def run(options: ReportOptions, session: Session) -> ReportResult | ComparedRuns
     written = tuple(_write(options, to_json(result), session.stdout))
     if options.open and options.html is not None and not webbrowser.open(options.html.absolute().as_uri()):
         session.note(f"no browser could be opened; the page is {options.html}")
-    return replace(result, written=written)
+    return replace(result, written=written) if session.json else WrittenReport(written)
 
 
 def texts_of(options: ReportOptions) -> dict[str, Path]:

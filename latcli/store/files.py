@@ -150,7 +150,7 @@ def artifact_path(folder: Path, name: str) -> Path:
     path, plain = folder / name, PurePosixPath(name)
     with suppress(OSError, RuntimeError, ValueError):  # a circle of links; a null character
         reserved = plain.parts[:1] in ((RUN_JSON,), (LOG,), (LOCK,)) or plain.match(_TEMPORARY)
-        if path.resolve() != folder.resolve() and path.resolve().is_relative_to(folder.resolve()) and not reserved:
+        if folder.resolve() in path.resolve().parents and not reserved:
             return path
     raise StoreError(
         f"'{legible(name)}' cannot be the name of a file of the run {folder.name}",

@@ -337,7 +337,11 @@ _checkout = functools.cache(checkout)  # what runs is what was there when the pr
 def packages() -> dict[str, str]:
     """Installed versions of latcli's own requirements, by name, without importing them."""
     versions: dict[str, str] = {}
-    for requirement in metadata.requires("latcli") or []:
+    try:
+        requirements = metadata.requires("latcli") or []
+    except metadata.PackageNotFoundError:  # a checkout that runs without being installed
+        return {}
+    for requirement in requirements:
         name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
         with suppress(metadata.PackageNotFoundError):
             if "extra ==" not in requirement:

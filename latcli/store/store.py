@@ -374,7 +374,9 @@ class Store:
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """The rows that a SELECT gives; `:runs` may be a JSON list of ids, as in `json_each(:runs)`."""
         with self.reading() as db:
-            return list(db.query(sql, columns(parameters or {})))
+            found = db.execute(sql, columns(parameters or {}))
+            names = [column for column, *_ in found.description]
+            return [dict(zip(names, row, strict=True)) for row in found]
 
     def series(
         self, runs: Iterable[str], names: Sequence[str], *, points: int | None = None
@@ -396,8 +398,9 @@ class Store:
         """
         given = {"runs": json.dumps(list(runs)), "names": json.dumps(list(names)), "points": points}
         found: dict[str, dict[str, list[list[Any]]]] = {}
-        for row in self.query(query, given):
-            found.setdefault(row["run"], {}).setdefault(row["name"], []).append([row["step"], row["value"]])
+        with self.reading() as db:
+            for run, name, step, value in db.execute(query, given):
+                found.setdefault(run, {}).setdefault(name, []).append([step, value])
         return found
 
     def faults(self) -> list[str]:
