@@ -35,7 +35,7 @@ class Curve:
     points: tuple[CurvePoint, ...]
 
 
-def _sweep(axis: Any, values: Any, attack: Any, fast: Any, score: Any, pairs: Any, settings: Any, seed: int) -> Curve:
+def _sweep(axis: Any, attack: Any, fast: Any, score: Any, pairs: Any, values: Any, settings: Any, seed: int) -> Curve:
     fell = fell_at(axis, values, attack, fast, score, pairs, settings, seed)
     return Curve(fell, points_of(values, fell))
 
