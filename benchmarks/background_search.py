@@ -42,9 +42,8 @@ from latcli.engine import registry
 from latcli.engine.datasets.base import Dataset, DatasetSource, MaskSource
 from latcli.engine.datasets.catalog import full_name, open_dataset
 from latcli.engine.devices import open_device
-from latcli.engine.evaluation.chance import wilson_interval
-from latcli.engine.evaluation.matrix import Evaluation, Subject
-from latcli.engine.evaluation.settings import EvalSettings
+from latcli.engine.evaluation.matrix import EvalSettings, Evaluation, Subject
+from latcli.engine.evaluation.statistics import wilson_interval
 from latcli.engine.models.catalog import CheckpointInfo, pack_classifier
 from latcli.engine.models.weights import load_file
 from latcli.engine.precision import gradient_model
