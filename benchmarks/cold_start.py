@@ -41,7 +41,7 @@ def stages(photo: Path, steps: int) -> dict[str, float]:
 
         import_timm()
     with stage("import the rest"):
-        from latcli.commands.pictures import drawing
+        from latcli.commands.photos import drawing
         from latcli.engine.api import open_attacker
         from latcli.engine.attacks.settings import AttackSettings
         from latcli.engine.images import read_photo

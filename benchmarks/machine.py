@@ -13,8 +13,7 @@ from time import perf_counter
 from typing import Any
 
 import latcli
-from latcli.store.provenance import checkout, devices
-from latcli.store.schema import utc_now
+from latcli.store.schema import checkout, devices, utc_now
 
 #: Units that decide what the number formats cost, as Linux calls them.
 _UNITS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16", "amx_int8")

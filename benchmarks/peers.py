@@ -43,7 +43,7 @@ def step_size(case: Problem, steps: int) -> float:
 def latcli(case: Problem, steps: int, form: GradientForm) -> Attacker:
     settings = AttackSettings(steps=steps, schedule="constant")
     eps_B1HW = torch.full_like(case.x_BCHW[:, :1], case.epsilon)
-    seeds_B = item_seeds(0, torch.arange(len(case.x_BCHW)))
+    seeds_B = item_seeds(0, torch.arange(len(case.x_BCHW), device=case.x_BCHW.device))
     y_B = case.labels()
     return lambda: run_attack(pgd, form, case.x_BCHW, y_B, eps_B1HW, settings, seeds_B)
 
@@ -136,9 +136,19 @@ PEERS: tuple[tuple[str, str, Callable[[Problem, int], Attacker]], ...] = (
 )
 
 
+def _as_torch_comes(attack: Attacker) -> Attacker:
+    """With TF32 on a GPU, which latcli turns off for its scores."""
+
+    def run() -> torch.Tensor:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
+            return attack()
+
+    return run
+
+
 def contenders(case: Problem, steps: int, form: GradientForm) -> dict[str, Attacker]:
     """Ours, the peers that are installed, and the bare gradient."""
-    installed = {name: attack(case, steps) for name, package, attack in PEERS if is_installed(package)}
+    installed = {name: _as_torch_comes(attack(case, steps)) for name, package, attack in PEERS if is_installed(package)}
     return {"latcli": latcli(case, steps, form), **installed, _BARE: bare(case, steps, form)}
 
 

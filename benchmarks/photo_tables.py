@@ -24,13 +24,12 @@ from PIL import Image
 
 from benchmarks.record import Options, Record, begin
 from latcli.engine.devices import open_device
-from latcli.engine.evaluation.chance import mcnemar_p_value, wilson_interval
 from latcli.engine.evaluation.reliance import only_bg_b, only_fg
-from latcli.engine.evaluation.statistics import bootstrap_means, percentile_interval
+from latcli.engine.evaluation.statistics import bootstrap_means, mcnemar_p_value, percentile_interval, wilson_interval
 from latcli.engine.images import read_photo
-from latcli.engine.masks import MaskFolder, read_mask
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier, ClassifierSource, predict
+from latcli.engine.photo_files import MaskFolder, read_mask
 from latcli.results import AttackedPhoto, from_columns
 from latcli.store.store import Store
 

@@ -28,20 +28,17 @@ from benchmarks.photos import photo_files
 from benchmarks.record import Options, Record, begin
 from latcli.engine import registry
 from latcli.engine.attacks.settings import AttackSettings
-from latcli.engine.datasets.folders import ClassFolders, LabelledFile
-from latcli.engine.datasets.photo_folder import PhotoFolder, PhotoMasks, photo_folder
+from latcli.engine.datasets.photo_folder import ClassFolders, LabelledFile, PhotoFolder, PhotoMasks, photo_folder
 from latcli.engine.devices import open_device
-from latcli.engine.evaluation.chance import mcnemar_p_value, wilson_interval
 from latcli.engine.evaluation.reliance import LabelledPhoto, Survey, Variant, measure_photo, survey_photos
-from latcli.engine.evaluation.statistics import bootstrap_means, percentile_interval
+from latcli.engine.evaluation.statistics import bootstrap_means, mcnemar_p_value, percentile_interval, wilson_interval
 from latcli.engine.images import read_photo
 from latcli.engine.labels import LabelFile
-from latcli.engine.masks import MaskFolder
-from latcli.engine.models.catalog import open_classifier
+from latcli.engine.models.catalog import fine_tuned, open_classifier
 from latcli.engine.models.classifier import Classifier, ClassifierSource
-from latcli.engine.models.finetuning import fine_tuned
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.objects import ObjectFinder, ObjectSettings
+from latcli.engine.photo_files import MaskFolder
 from latcli.engine.photos import Located, PhotoAttacker, PhotoSettings, batches
 from latcli.engine.precision import gradient_model
 from latcli.engine.scoring import adversarial_score, natural_score

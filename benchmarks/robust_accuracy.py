@@ -28,8 +28,7 @@ from benchmarks.rounds import in_turn
 from latcli.engine.datasets.base import DatasetSource, TrainingData
 from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.devices import open_device
-from latcli.engine.evaluation.matrix import Evaluation, Subject
-from latcli.engine.evaluation.settings import ATTACKED, EvalSettings
+from latcli.engine.evaluation.matrix import ATTACKED, EvalSettings, Evaluation, Subject
 from latcli.engine.models.catalog import open_checkpoint, read_info
 from latcli.engine.precision import gradient_model
 

@@ -41,18 +41,25 @@ def to_json(value: Any) -> Any:
     A dataclass becomes an object of its fields, a path or an enum its text or value, a NumPy or torch scalar a number;
     NaN and infinities become null. Raises TypeError for what has no such form.
     """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Enum):
-        return to_json(value.value)
-    if value is None or isinstance(value, bool | int):
+    kind = type(value)  # a report has a million values: what most of them are is asked first
+    if kind is str:
+        return legible(value)
+    if value is None or kind is int or kind is bool:
         return value
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
-    if isinstance(value, str | Path):
-        return legible(str(value))
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
     if isinstance(value, Mapping):
         return {legible(str(key)): to_json(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(kind):
+        return {name: to_json(getattr(value, name)) for name in _field_names(kind)}
+    if isinstance(value, Enum):
+        return to_json(value.value)
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str | Path):
+        return legible(str(value))
     if isinstance(value, Sequence | set | frozenset):
         return [to_json(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
     item = getattr(value, "item", None)
@@ -63,7 +70,7 @@ def to_json(value: Any) -> Any:
 
 def legible(text: str) -> str:
     """The text with whatever UTF-8 cannot hold written as escapes, as it may be in the name of a file."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def canonical_json(value: Any) -> str:
@@ -107,6 +114,11 @@ def column_types(kind: Any) -> dict[str, Any]:
         else:
             found[name] = inner
     return found
+
+
+@functools.cache
+def _field_names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
 @functools.cache
@@ -174,22 +186,35 @@ def from_columns(kind: type[T], row: Mapping[str, Any]) -> T:
 
 def _nested(kind: Any, row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for name, inner in _fields(kind):
-        column = prefix + name
-        if dataclasses.is_dataclass(inner):
+    for name, column, inner, is_json, is_needed in _places(kind, prefix):
+        value = row.get(column)
+        if inner is not None:
             found = _nested(inner, row, f"{column}_")
-            values[name] = found if any(value is not None for value in found.values()) else None
-        elif inner in _COLLECTIONS:
-            text = row.get(f"{column}_json")
+            value = found if any(one is not None for one in found.values()) else None
+        elif is_json and value is not None:
             try:
-                values[name] = None if text is None else json.loads(text)
+                value = json.loads(value)
             except (ValueError, RecursionError, TypeError) as error:
-                raise DocumentError(f"{column}_json is not JSON") from error
-        else:
-            values[name] = row.get(column)
+                raise DocumentError(f"{column} is not JSON") from error
+        if value is not None or is_needed:
+            values[name] = value
+    return values
+
+
+@functools.cache
+def _places(kind: Any, prefix: str) -> list[tuple[str, str, Any, bool, bool]]:
+    """Of each field its name, its column, its type where that is a dataclass, whether it is JSON, and has no default.
+
+    Found once for each kind of row: there may be a hundred thousand.
+    """
     missing = dataclasses.MISSING
     needed = {f.name for f in dataclasses.fields(kind) if f.default is missing and f.default_factory is missing}
-    return {name: value for name, value in values.items() if value is not None or name in needed}
+    found = []
+    for name, inner in _fields(kind):
+        is_json = inner in _COLLECTIONS
+        part = inner if dataclasses.is_dataclass(inner) else None
+        found.append((name, f"{prefix}{name}{'_json' * is_json}", part, is_json, name in needed))
+    return found
 
 
 # images and predictions
@@ -580,57 +605,41 @@ class PhotoSummary:
     reached: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Probability and rank of a photo's label: what a summary needs of a prediction."""
-
-    confidence: float
-    rank: int
-
-
-@dataclass(frozen=True, slots=True)
-class PhotoFigures:
-    """What a summary needs of an attacked photo, with the names of `AttackedPhoto`; a hundred thousand fit anywhere."""
-
-    region: str
-    epsilon: float
-    smallest_epsilon: float | None
-    was_right: bool
-    fooled: bool
-    target: int | None
-    reached: bool | None
-    altered_percent: float
-    clean: Standing
-    adversarial: Standing
+#: The columns of `attacks` that the sums over photos below are made of.
+SUMMED = (
+    *("region", "epsilon", "smallest_epsilon", "was_right", "fooled", "target_index", "reached", "altered_percent"),
+    *("clean_confidence", "clean_rank", "adversarial_confidence", "adversarial_rank"),
+)
 
 
-def photo_summary(photos: Sequence[AttackedPhoto | PhotoFigures]) -> PhotoSummary:
-    """Counts and averages over photos, as in the last rows of the paper's tables."""
-    if not photos:
+def photo_summary(rows: Sequence[Mapping[str, Any]]) -> PhotoSummary:
+    """Counts and averages over rows of `attacks`, as in the last rows of the paper's tables."""
+    if not rows:
         return PhotoSummary(n=0)
-    right = sum(photo.was_right for photo in photos)
+    right = sum(row["was_right"] for row in rows)
     return PhotoSummary(
-        n=len(photos),
+        n=len(rows),
         right_before=right,
-        fooled=sum(photo.fooled for photo in photos),
-        wrong_before=len(photos) - right,
-        altered_percent=statistics.fmean(photo.altered_percent for photo in photos),
-        clean=_averages([photo.clean for photo in photos]),
-        adversarial=_averages([photo.adversarial for photo in photos]),
-        reached=sum(bool(photo.reached) for photo in photos) if photos[0].target is not None else None,
+        fooled=sum(row["fooled"] for row in rows),
+        wrong_before=len(rows) - right,
+        altered_percent=statistics.fmean(row["altered_percent"] for row in rows),
+        clean=_averages(rows, "clean"),
+        adversarial=_averages(rows, "adversarial"),
+        reached=sum(row["reached"] or 0 for row in rows) if rows[0]["target_index"] is not None else None,
     )
 
 
-def median_smallest_epsilon(photos: Sequence[AttackedPhoto | PhotoFigures]) -> float | None:
+def median_smallest_epsilon(rows: Sequence[Mapping[str, Any]]) -> float | None:
     """The median over the photos that could be fooled, or had a target; None where half of them withstood them all."""
-    found = [photo.smallest_epsilon or math.inf for photo in photos if photo.was_right or photo.target is not None]
+    possible = (row for row in rows if row["was_right"] or row["target_index"] is not None)
+    found = [row["smallest_epsilon"] or math.inf for row in possible]
     middle = statistics.median(found) if found else math.inf
     return middle if math.isfinite(middle) else None
 
 
-def _averages(predictions: Sequence[Prediction | Standing]) -> PhotoAverages:
-    right, top5, top10 = (sum(one.rank <= last for one in predictions) for last in (1, 5, 10))
-    confidences = [one.confidence for one in predictions]
+def _averages(rows: Sequence[Mapping[str, Any]], side: str) -> PhotoAverages:
+    right, top5, top10 = (sum(row[f"{side}_rank"] <= last for row in rows) for last in (1, 5, 10))
+    confidences = [row[f"{side}_confidence"] for row in rows]
     return PhotoAverages(right, top5, top10, statistics.fmean(confidences), statistics.median(confidences))
 
 
@@ -681,7 +690,7 @@ class AttackProtocol:
     smallest_epsilon_max: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RegionSummary:
     """The photos attacked on one region with one epsilon, summed up.
 
@@ -1104,6 +1113,13 @@ class WrittenFile:
     format: str
     path: Path
     size: int
+
+
+@dataclass(frozen=True)
+class WrittenReport:
+    """The files that a report was written to, where its document is not wanted besides."""
+
+    written: Sequence[WrittenFile]
 
 
 @dataclass(frozen=True)

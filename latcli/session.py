@@ -1,22 +1,26 @@
-"""What one invocation runs in: the options that every command has, and its streams."""
+"""What one invocation runs in: the options that every command has, its streams, its processes."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
-from latcli.errors import ExitCode
-from latcli.options import Computing, Recording, command_words
+from latcli.errors import ExitCode, StoreError, UsageError
+from latcli.options import Computing, Recording, SeveralOptions, command_words
 from latcli.reporting.text import duration, printable, rate
 from latcli.results import to_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from latcli.engine.distributed import Ranks
 
 #: How often progress is noted off a terminal.
 _NOTE_SECONDS = 60.0
@@ -36,13 +40,11 @@ class Tick(Protocol):
 class Session(Recording):
     """One invocation: results go to stdout, progress and messages to stderr.
 
-    `parent` is the run of which this one is a part, `argv` the command that repeats it. `trust_weights` allows code in
-    a detector's weights; no file and no stored configuration can: it is given anew each time.
+    `parent` is the run of which this one is a part, `argv` the command that repeats it.
     """
 
     parent: str | None = None
     argv: Sequence[str] = field(default_factory=lambda: sys.argv)
-    trust_weights: bool = False
     stdout: TextIO = field(default_factory=lambda: sys.stdout)
     stderr: TextIO = field(default_factory=lambda: sys.stderr)
     _live: Any = field(default=None, init=False, repr=False)  # the console of the bar that is shown
@@ -161,3 +163,57 @@ def _exit_code(result: Any) -> int:
     """The code that a result ends the process with. The one of a stored run, a plain number, is only shown."""
     code = getattr(result, "exit_code", ExitCode.OK)
     return int(code) if isinstance(code, ExitCode) else 0
+
+
+# the processes of a command that has `--devices` and `--nodes`
+
+
+def connected(
+    options: SeveralOptions, session: Session, check: Callable[[int], None] = lambda size: None
+) -> tuple[Ranks, Session]:
+    """All ranks, and a session for this one, with its device. A rank other than 0 says nothing unless it is debugged.
+
+    `check` is given the number of processes and may refuse it before any is started. Raises UsageError for a world that
+    this machine cannot be part of.
+    """
+    from latcli.engine.devices import open_device  # what shows runs does without torch
+    from latcli.engine.distributed import FabricRanks, Ranks, world_of
+
+    devices, nodes = world_of(options.devices, options.nodes)
+    if devices * nodes == 1:
+        return Ranks(), session
+    if session.device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device {session.device} cannot be used by several processes", "give --device cpu or cuda")
+    kind = open_device(session.device).type
+    check(devices * nodes)
+    ranks = FabricRanks(devices, nodes, "cuda" if kind == "cuda" else "cpu")
+    session = replace(session, device=str(ranks.device))
+    if not ranks.rank:
+        return ranks, session
+    if not session.debug:
+        for stream in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    return ranks, replace(session, quiet=not session.debug, json=False)
+
+
+def common_folder(ranks: Ranks, folder: Path | None, form: Callable[[], str] = str) -> Path:
+    """The folder of rank 0's run, into which all ranks write; before, their forms of gradients are compared.
+
+    Raises StoreError where a rank cannot see it, and UsageError where the forms differ.
+    """
+
+    from latcli.store.files import RUN_JSON
+
+    def look() -> str:
+        if not (common / RUN_JSON).is_file():
+            raise StoreError(
+                f"the run's folder {common} is not there",
+                "keep the runs in a folder that all machines share: --store DIR",
+            )
+        return form()
+
+    first = ranks.broadcast(folder)
+    assert first is not None
+    common = first
+    ranks.agreed(look, str, "the forms of gradients", "give --precision fp32")
+    return common

@@ -31,6 +31,7 @@ from latcli.results import (
     RelianceRow,
     TransferCell,
     VariantMean,
+    columns,
     photo_summary,
     to_json,
 )  # fmt: skip
@@ -83,7 +84,8 @@ def attack(*photos: AttackedPhoto, **more: Any) -> dict[str, Any]:
     known: dict[str, Any] = {
         "classifier": "efficientnet_lite0", "region": "background", "epsilon": 8 / 255, "attack": "pgd",
         "norm": "linf", "radius": None, "steps": 40, "restarts": 1, "objective": "untargeted", "detector": "auto",
-        "run": RUN, "dir": Path("/store") / RUN, "images": photos, "summary": photo_summary(photos),
+        "run": RUN, "dir": Path("/store") / RUN, "images": photos,
+        "summary": photo_summary([columns(one) for one in photos]),
     }  # fmt: skip
     document: dict[str, Any] = to_json(AttackResult(**known | more))
     return document

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from latcli.engine.attacks.objectives import cross_entropy_odds
 from latcli.engine.datasets.base import DatasetSource
-from latcli.engine.datasets.published import mnist_5k
+from latcli.engine.datasets.catalog import mnist_5k
 from latcli.engine.training.inner_attacks import climb, plan_for
 
 SIDE = 28

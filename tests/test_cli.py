@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import subprocess
 import sys
 from collections.abc import Callable
@@ -121,6 +119,10 @@ def test_a_slip_is_two_lines(latcli: Run) -> None:
         (["runs", "verify", "--store", "/dev/null"], 1, "/dev/null", "--store"),
         (["doctor", "--device", "tpu"], 2, "'tpu'", "cuda"),
         (["doctor", "--precision", "fp8"], 2, "'--precision'", "--help"),
+        (["train", "--steps", "x"], 2, "this is not a whole number", "latcli train --help"),
+        (["train", "--steps", "0"], 2, "the least is 1", "--help"),
+        (["attack", "--detector-confidence", "3"], 2, "the most is 1", "--help"),
+        (["attack", "--detector-confidence", "x"], 2, "this is not a number", "--help"),
         (["attack", "a.jpg", "--epsilon", "8"], 2, "'8'", "8/255"),
         (["reproduce", "figure9"], 2, "'figure9'", "figure2"),
         (["eval", "7f3a", "--seeds"], 2, "--seeds", "models"),
@@ -131,35 +133,6 @@ def test_a_slip_is_two_lines(latcli: Run) -> None:
         assert outcome.err.count("\n") == 2
         assert error in outcome.error[0]
         assert hint in outcome.error[1]
-
-
-def on_a_terminal(command: list[str], environment: dict[str, str]) -> str:
-    """What a command writes on a terminal of its own."""
-    parent, child = pty.openpty()
-    process = subprocess.Popen(command, stdout=child, stderr=child, stdin=child, env=environment)
-    os.close(child)
-    written = b""
-    try:
-        while piece := os.read(parent, 65536):
-            written += piece
-    except OSError:  # the way in which Linux says that the other end is closed
-        pass
-    os.close(parent)
-    assert process.wait(timeout=60) == 0
-    return written.decode()
-
-
-@pytest.mark.parametrize(
-    ("wish", "plain"), [({}, False), ({"NO_COLOR": "1"}, True), ({"TERM": "dumb"}, True)], ids=["none", "no", "dumb"]
-)
-def test_a_terminal_gets_colour_unless_it_wants_none(
-    store: Path, latcli_environment: dict[str, str], wish: dict[str, str], plain: bool
-) -> None:
-    command = [sys.executable, "-m", "latcli", "runs", "list", "--store", str(store)]
-    written = on_a_terminal(command, latcli_environment | {"TERM": "xterm-256color"} | wish)
-
-    assert ("\x1b[" not in written) is plain
-    assert "completed" in written
 
 
 @pytest.fixture

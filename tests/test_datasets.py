@@ -13,8 +13,8 @@ import torch
 from photo_set import save
 
 from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults, make_dataset
-from latcli.engine.datasets.catalog import full_name, open_dataset
-from latcli.engine.datasets.folders import class_folders, image_folder
+from latcli.engine.datasets.catalog import full_name, image_folder, open_dataset
+from latcli.engine.datasets.photo_folder import class_folders
 from latcli.errors import LatcliError, UsageError
 
 CHECKSUMS = {

@@ -17,17 +17,19 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from training_cases import write_digits
 
 from latcli.commands.classifiers import CHECKPOINT
 from latcli.commands.evaluate import SAMPLES, Findings, run
+from latcli.commands.runs import verify
 from latcli.engine.attacks.pgd import pgd
 from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.datasets.base import DatasetSource, Images
 from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.evaluation import beyond
 from latcli.engine.evaluation.beyond import fell_at, points_of, transfer_matrix
-from latcli.engine.evaluation.chance import mcnemar_p_value, wilson_interval
 from latcli.engine.evaluation.matrix import Subject
+from latcli.engine.evaluation.statistics import mcnemar_p_value, wilson_interval
 from latcli.engine.localize import center_mask
 from latcli.engine.models.catalog import CheckpointInfo, open_classifier, pack_classifier
 from latcli.engine.models.classifier import Classifier, ClassifierSource
@@ -38,7 +40,6 @@ from latcli.options import EvalOptions
 from latcli.results import Cell, EvalResult, from_columns, read, to_json
 from latcli.session import Session
 from latcli.store.store import Store
-from latcli.store.verify import verify
 
 #: The fixture `work` puts real digits of 12 pixels a side at this name, 10 for testing of each of three classes.
 TINY = "folder:tiny"
@@ -78,16 +79,7 @@ for _kind in ("honest", "quantized", "softmax", "random", "nan"):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The digits and a module of networks, made once; nobody writes there."""
-    folder = tmp_path_factory.mktemp("tiny")
-    digits = open_dataset("mnist-5k", DatasetSource(folder))
-    parts = {"train": (digits.x_train, digits.y_train, 2), "test": (digits.x_test, digits.y_test, 10)}
-    for split, (x_NCHW, y_N, count) in parts.items():
-        for digit in range(3):
-            place = folder / split / str(digit)
-            place.mkdir(parents=True)
-            for index, x_CHW in enumerate(x_NCHW[y_N == digit][:count]):
-                Image.fromarray(x_CHW[0].numpy()).resize((12, 12)).save(place / f"{index}.png")
-    return folder
+    return write_digits(tmp_path_factory.mktemp("tiny"), train=2)
 
 
 @pytest.fixture

@@ -16,11 +16,10 @@ from PIL import Image
 from latcli.commands import evaluate as evaluate_command
 from latcli.commands.evaluate import run
 from latcli.engine.datasets.catalog import open_folder
-from latcli.engine.datasets.folders import class_folders
+from latcli.engine.datasets.photo_folder import class_folders
 from latcli.engine.evaluation.reliance import background_reliance, photos_of
-from latcli.engine.models.catalog import CheckpointInfo, open_classifier, pack_classifier
+from latcli.engine.models.catalog import CheckpointInfo, fine_tuned_without_weights, open_classifier, pack_classifier
 from latcli.engine.models.classifier import Classifier, ClassifierSource, with_classes_first
-from latcli.engine.models.finetuning import fine_tuned_without_weights
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.errors import LatcliError, UsageError
 from latcli.options import EvalOptions

@@ -12,15 +12,18 @@ from torch import nn
 from latcli.engine.datasets.base import DatasetSource
 from latcli.engine.datasets.catalog import open_training_data
 from latcli.engine.models import libraries
-from latcli.engine.models.catalog import CheckpointInfo, open_checkpoint, open_classifier, pack_classifier
-from latcli.engine.models.classifier import Classifier, ClassifierSource
-from latcli.engine.models.finetuning import (
+from latcli.engine.models.catalog import (
+    CheckpointInfo,
     check_architecture,
     fine_tuned,
     fine_tuned_without_weights,
     is_classifier_name,
+    open_checkpoint,
+    open_classifier,
+    pack_classifier,
     preprocessing_of,
 )
+from latcli.engine.models.classifier import Classifier, ClassifierSource
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.errors import UsageError
 

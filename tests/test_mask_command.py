@@ -12,7 +12,7 @@ from PIL import Image
 from tiny_model import save_photo
 
 from latcli.commands.mask import mask_places
-from latcli.engine.masks import MaskFolder, read_mask
+from latcli.engine.photo_files import MaskFolder, read_mask
 from latcli.errors import ExitCode, UsageError
 
 TINY = ("--classifier", "tiny_model:tiny", "--detector", "cam")

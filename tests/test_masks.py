@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from latcli.engine.masks import read_mask
+from latcli.engine.photo_files import read_mask
 from latcli.errors import ImageError
 
 #: The object of every mask below: six rows of eight pixels, an object of 2 x 3.

@@ -14,8 +14,7 @@ import torch
 from torch import nn
 
 from latcli.engine.datasets.base import Dataset, Defaults, make_dataset
-from latcli.engine.evaluation.matrix import BROKEN_BY_ATTACK, Evaluation, Progress, Subject
-from latcli.engine.evaluation.settings import EvalSettings
+from latcli.engine.evaluation.matrix import BROKEN_BY_ATTACK, EvalSettings, Evaluation, Progress, Subject
 from latcli.engine.localize import center_mask, epsilon_matrix
 from latcli.engine.noise import derive_seed, item_seeds
 from latcli.errors import LatcliError, UsageError

@@ -224,19 +224,3 @@ def test_what_user_code_prints_stays_off_a_json_document(latcli: Run, monkeypatc
 
     assert outcome.json == {}
     assert "printed by a module" in outcome.err
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        ("train --steps x", "this is not a whole number"),
-        ("train --steps 0", "the least is 1"),
-        ("attack --detector-confidence 3", "the most is 1"),
-        ("attack --detector-confidence x", "this is not a number"),
-        ("attack --epslon 8/255", "no such option: --epslon"),
-    ],
-)
-def test_a_refused_value_is_explained_in_plain_words(latcli: Callable[..., Any], words: str, says: str) -> None:
-    outcome = latcli(*words.split())
-
-    assert (outcome.code, outcome.error[0].endswith(says)) == (2, True), outcome.err

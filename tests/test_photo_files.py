@@ -16,9 +16,8 @@ from PIL import Image
 from test_datasets import write_folders
 
 from latcli.engine import photo_files
-from latcli.engine.datasets.folders import class_folders
-from latcli.engine.masks import MaskFolder
-from latcli.engine.photo_files import find_sources, photos_below
+from latcli.engine.datasets.photo_folder import class_folders
+from latcli.engine.photo_files import MaskFolder, find_sources, photos_below
 from latcli.errors import ImageError, LatcliError, UsageError
 
 

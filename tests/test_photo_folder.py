@@ -20,10 +20,10 @@ from PIL import Image
 
 from latcli.engine.datasets import photo_folder as module
 from latcli.engine.datasets.base import Augmentation, Images, Request
-from latcli.engine.datasets.folders import class_folders
 from latcli.engine.datasets.photo_folder import (
     PhotoFolder,
     PhotoMasks,
+    class_folders,
     detected_masks,
     holds_photos,
     photo_folder,

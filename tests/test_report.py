@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean, stdev
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -64,18 +63,18 @@ def several_models(store: Store, *models: tuple[Run, float | None], **settings: 
 
 def test_photos_are_summed_up_with_those_that_were_wrong_before_counted_apart() -> None:
     photos = [
-        SimpleNamespace(
-            clean=SimpleNamespace(rank=before, confidence=p_before),
-            adversarial=SimpleNamespace(rank=after, confidence=p_after),
-            was_right=before == 1, fooled=before == 1 < after, altered_percent=40.0 + before, target=None,
-        )
+        {
+            "clean_rank": before, "clean_confidence": p_before, "adversarial_rank": after,
+            "adversarial_confidence": p_after, "was_right": before == 1, "fooled": before == 1 < after,
+            "altered_percent": 40.0 + before, "target_index": None,
+        }
         for before, after, p_before, p_after in (
             (1, 20, 0.9, 0.1), (1, 1, 0.8, 0.6), (1, 4, 0.7, 0.3), (7, 300, 0.0, 0.0),
         )
     ]  # fmt: skip
     averages = {"right": 3, "top5": 3, "top10": 4, "confidence": 0.6, "median_confidence": 0.75}
     after = {"right": 1, "top5": 2, "top10": 2, "confidence": 0.25, "median_confidence": 0.2}
-    found = to_json(photo_summary(photos))  # type: ignore[arg-type]
+    found = to_json(photo_summary(photos))
     for side in ("clean", "adversarial"):
         found[side] = pytest.approx(found[side])
     counts = {"n": 4, "right_before": 3, "fooled": 2, "wrong_before": 1, "altered_percent": 42.5, "reached": None}

@@ -113,8 +113,6 @@ def test_what_cannot_be_done_is_two_lines_and_leaves_nothing(latcli: Latcli, sto
         (["--png", "file"], 1, "cannot be written"),
         (["--csv", "file/r.csv"], 1, "cannot be written"),
         (["--markdown", "good.md", "--csv", "none/r.csv"], 1, "cannot be written"),
-        (["zzzz"], 2, "there is no run 'zzzz'"),
-        (["--since", "soon"], 2, "'soon'"),
     ]:
         (work / "file").write_text("mine")
         done = latcli("report", "--store", stored[0], *words)

@@ -16,6 +16,7 @@ import torch
 import typer
 from PIL import Image
 from safetensors.torch import save_file
+from training_cases import write_digits
 
 from latcli.cli import COMMANDS, app
 from latcli.commands import attack
@@ -25,8 +26,7 @@ from latcli.commands.photos import package_photos
 from latcli.commands.reproduce import MARKDOWN, command_line, run
 from latcli.commands.reproduction_parts import Step, steps_of
 from latcli.commands.runs import list_runs, verify_runs
-from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults, make_dataset
-from latcli.engine.datasets.catalog import open_dataset
+from latcli.engine.datasets.base import Dataset, Defaults, make_dataset
 from latcli.engine.localize import middle_pixels
 from latcli.engine.models.small import paper_cnn
 from latcli.errors import LatcliError, UsageError, WeightsError
@@ -52,17 +52,8 @@ def options_of(what: str, **changed: Any) -> ReproduceOptions:
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Real digits of 12 pixels a side, in a folder."""
-    folder = tmp_path_factory.mktemp("digits")
-    whole = open_dataset("mnist-5k", DatasetSource(folder))
-    splits = (("train", whole.x_train, whole.y_train, 45), ("test", whole.x_test, whole.y_test, 4))
-    for split, x_NCHW, y_N, count in splits:
-        for digit in range(3):
-            place = folder / split / str(digit)
-            place.mkdir(parents=True)
-            for index, x_CHW in enumerate(x_NCHW[y_N == digit][:count]):
-                Image.fromarray(x_CHW[0].numpy()).resize((12, 12)).save(place / f"{index}.png")
-    return folder
+    """Real digits in a folder."""
+    return write_digits(tmp_path_factory.mktemp("digits"), train=45, test=4)
 
 
 def session_of(store: Path, **changed: Any) -> Session:

@@ -7,12 +7,15 @@ import math
 import pytest
 import torch
 
-from latcli.engine.evaluation.chance import mcnemar_p_value, not_beaten, rejected, wilson_interval
 from latcli.engine.evaluation.statistics import (
     ColumnStatistics,
     bootstrap_means,
     difference_p_value,
+    mcnemar_p_value,
+    not_beaten,
     percentile_interval,
+    rejected,
+    wilson_interval,
 )
 
 

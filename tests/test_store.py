@@ -26,7 +26,7 @@ from latcli.errors import ExitCode, LatcliError, NoObjectError, StoreError, Term
 from latcli.results import AttackedPhoto, Cell, columns, from_columns
 from latcli.store import schema, store
 from latcli.store.files import is_locked
-from latcli.store.provenance import checkout, devices, fingerprint, packages
+from latcli.store.schema import checkout, devices, fingerprint, packages
 from latcli.store.store import DATABASE, RUN_ID, Run, Store
 
 PLAIN: dict[str, Any] = {"argv": ["latcli"], "config": {"epsilon": 8 / 255}, "seed": 0, "device": "cpu"}
@@ -427,7 +427,7 @@ import errno, os, subprocess, sys
 from pathlib import Path
 from latcli.errors import StoreError
 from latcli.store.store import Store
-from latcli.store.verify import verify
+from latcli.commands.runs import verify
 
 folder = Path(sys.argv[1])
 PLAIN = {'argv': [], 'config': {}, 'seed': 0, 'device': 'cpu'}
@@ -518,7 +518,7 @@ def test_runs_of_one_environment_share_its_row_and_torch_is_not_imported_to_find
     assert row["python"] == ".".join(map(str, sys.version_info[:3]))
     assert opened.find_run(first.id).environment == row["id"]
     assert opened.find_run(first.id).config_hash == fingerprint({"b": ["x", [1, 2]], "a": 1}) != fingerprint({"a": 1})
-    code = "from latcli.store.provenance import environment\nenvironment()\nprint('torch' in sys.modules)\n"
+    code = "from latcli.store.schema import environment\nenvironment()\nprint('torch' in sys.modules)\n"
     assert python(code).communicate()[0] == "False\n"
     assert all(devices())
 

@@ -162,15 +162,18 @@ def test_the_mixed_part_stays_natural_and_the_rest_does_not(digits: Dataset) -> 
     assert torch.equal(adv_BCHW[:, :, middle, middle], batch.x_BCHW[:, :, middle, middle])
 
 
-@pytest.mark.parametrize("changes", [{}, {"loss": "trades"}, {"mix": 0.5}, {"attack": "n-fgsm"}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"loss": "trades"}, {"mix": 0.5}, {"attack": "n-fgsm"}, {"regime": "natural"}], ids=str
+)
 @pytest.mark.parametrize("record", [tape, pytest.param(record_cuda_graph, marks=ON_CUDA)])
-def test_training_on_a_replayed_attack_is_training(
+def test_training_by_replays_is_training(
     digits: Dataset, changes: dict[str, Any], record: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cuda_graph, "record_cuda_graph", record)
     device = "cpu" if record is tape else "cuda"
     plain, replayed = (trainer_for(digits, device=device, **changes) for _ in range(2))
     plain._attack, replayed._attack = plain._inner_attack, replayed._replayed_attack
+    plain._replays_update, replayed._replays_update = False, True
 
     losses = [report.loss for report in finish(plain)]
     assert [report.loss for report in finish(replayed)] == pytest.approx(losses, rel=0 if record is tape else 1e-4)

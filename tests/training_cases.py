@@ -18,10 +18,10 @@ from latcli.engine.training.settings import TrainSettings
 BASE = TrainSettings(attack_steps=2, steps=4, batch=8, average=0.9, score_images=40, score_steps=2)
 
 
-def write_digits(folder: Path) -> Path:
-    """Real digits of three classes, 12 pixels a side, 30 for training and 10 for testing a class."""
+def write_digits(folder: Path, train: int = 30, test: int = 10) -> Path:
+    """Real digits of three classes, 12 pixels a side, so many of each class."""
     digits = open_dataset("mnist-5k", DatasetSource(folder, offline=True))
-    parts = {"train": (digits.x_train, digits.y_train, 30), "test": (digits.x_test, digits.y_test, 10)}
+    parts = {"train": (digits.x_train, digits.y_train, train), "test": (digits.x_test, digits.y_test, test)}
     for split, (x_NCHW, y_N, count) in parts.items():
         for digit in range(3):
             place = folder / split / str(digit)

@@ -16,10 +16,8 @@ from typing import Any, NoReturn
 
 import torch
 
-from latcli.commands.photos import Chunk, PhotoWork, located_values, open_photos
-from latcli.commands.pictures import Pictures, drawing
-from latcli.commands.resume import PLACES, classifier_again, read_config, resumable_run, resume_command
-from latcli.commands.several import common_folder, connected
+from latcli.commands.photos import Chunk, Pictures, drawing, located_values, open_photos
+from latcli.commands.resume import kept_options, resumable_run, resume_command
 from latcli.engine import registry
 from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.devices import explained
@@ -39,7 +37,6 @@ from latcli.results import (
     AttackProtocol,
     AttackResult,
     Failure,
-    PhotoFigures,
     PlannedPhoto,
     RegionSummary,
     columns,
@@ -48,7 +45,7 @@ from latcli.results import (
     photo_summary,
     to_json,
 )
-from latcli.session import Session, Tick
+from latcli.session import Session, Tick, common_folder, connected
 from latcli.store.files import StagedFile, stage
 from latcli.store.store import Run, RunRow, Store
 
@@ -66,6 +63,85 @@ class Task:
     def covers(self, region: str, epsilon: float) -> bool:
         """Whether a result with this region and epsilon is of this task."""
         return region == self.region and (self.smallest or epsilon == self.epsilon)
+
+
+def tasks_of(options: AttackOptions) -> list[Task]:
+    """What is attacked how, in the order of the table: every region with every epsilon. A patch has epsilon 1."""
+    regions: Sequence[Region] = options.regions or (options.region,)
+    if options.smallest_epsilon is not None:
+        return [Task(region, options.smallest_epsilon, smallest=True) for region in regions]
+    epsilons = options.epsilon if isinstance(options.epsilon, tuple) else (options.epsilon,)
+    return [Task(region, e) for region in regions for e in ((1.0,) if region == "patch" else epsilons)]
+
+
+#: Of a photo: the beginning of its files' names, and the numbers of the tasks that are done.
+_Finished = tuple[str, frozenset[int]]
+
+
+class Job:
+    """All that is settled before the first photo, the same on all ranks.
+
+    protocol: what all photos of the run have in common.
+    """
+
+    def __init__(self, options: AttackOptions, session: Session, ranks: Ranks) -> None:
+        """Raises UsageError, ImageError and WeightsError, also for what fails on another rank."""
+        self.options, self.ranks, self.tasks = options, ranks, tasks_of(options)
+        attack, largest = registry.load("attack", options.attack), max(task.epsilon for task in self.tasks)
+        search = AttackSettings(
+            steps=options.steps,
+            step=None if options.step_size is None else options.step_size / (options.radius or largest),
+            schedule=options.schedule,
+            restarts=options.restarts,
+            random_start=not options.no_random_start,
+            objective=options.objective,
+            norm=options.norm,
+            radius=options.radius,
+            stop_rank=_STOP_RANKS[options.stop],
+        )
+        self.work = open_photos(options, session, ranks, options.mask)
+        classifier = self.work.classifier
+        settings = PhotoSettings(
+            epsilon=self.tasks[0].epsilon,
+            region=self.tasks[0].region,
+            attack=search,
+            target=None if options.target is None else parse_label(options.target, classifier),
+            at_model_resolution=options.at_model_resolution,
+            precision=session.precision,
+            seed=session.seed,
+        )
+        self.attacker = PhotoAttacker(classifier, self.work.finder, attack, settings)
+        regions, epsilons = {task.region for task in self.tasks}, {task.epsilon for task in self.tasks}
+        self.protocol = AttackProtocol(
+            classifier=classifier.name,
+            region=regions.pop() if len(regions) == 1 else None,
+            epsilon=epsilons.pop() if len(epsilons) == 1 and options.smallest_epsilon is None else None,
+            smallest_epsilon_max=options.smallest_epsilon,
+            **{name: getattr(options, name) for name in ("attack", "norm", "radius", "steps", "restarts", "objective")},
+        )
+
+    @property
+    def form(self) -> str:
+        """Of the gradients."""
+        return self.attacker.gradients.form
+
+    @property
+    def with_figures(self) -> bool:
+        """Whether the paper's Figure 1 is drawn of each photo."""
+        return not self.options.no_figures and len(self.tasks) == 1
+
+    def place(self, region: str, epsilon: float) -> int | None:
+        """The number of a result's task; None where it is of none."""
+        return next((number for number, task in enumerate(self.tasks) if task.covers(region, epsilon)), None)
+
+    def is_shown(self, image: str) -> bool:
+        """Whether the document has the results of a photo; they are let go otherwise, however many there are."""
+        return self.work.position(image) < max(1, MOST_RESULTS // len(self.tasks))
+
+    def share(self, finished: Mapping[str, _Finished]) -> int:
+        """Take this rank's part of the photos of which something is left to do; returns how many there are for all."""
+        whole = {name for name, (_, numbers) in finished.items() if len(numbers) == len(self.tasks)}
+        return self.work.share(self.ranks, whole)
 
 
 def run(options: AttackOptions, session: Session) -> AttackResult:
@@ -88,296 +164,57 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
     row = ranks.broadcast(None if options.resume is None or ranks.rank else _row_of(options, session))
     if row is not None:
         options, session = _as_before(row, options, session)
-    tasks = tasks_of(options)
-    attack, search = registry.load("attack", options.attack), attack_settings(options)
-    work = open_photos(options, session, ranks, options.mask)
-    settings = PhotoSettings(
-        epsilon=tasks[0].epsilon,
-        region=tasks[0].region,
-        attack=search,
-        target=None if options.target is None else parse_label(options.target, work.classifier),
-        at_model_resolution=options.at_model_resolution,
-        precision=session.precision,
-        seed=session.seed,
-    )
-    attacker = PhotoAttacker(work.classifier, work.finder, attack, settings)
+    job = Job(options, session, ranks)
     if ranks.rank:
-        _follow(ranks, attacker, work, tasks, options)
-    protocol = protocol_of(options, work.classifier.name, tasks)
+        _follow(job)
     result = AttackResult(
-        **asdict(protocol), detector=options.detector, dry_run=options.dry_run, check_success=options.check_success
+        **asdict(job.protocol), detector=options.detector, dry_run=options.dry_run, check_success=options.check_success
     )
     with Store.open(session.store) as store:
         store.check_name(session.name, "" if row is None else row.id)
-        model = store.record_model(work.classifier.name, weights_sha256=work.classifier.fingerprint)
-        before = _Before() if row is None else _before(row, model, tasks, store, work)
-        finished = ranks.broadcast(before.finished)
-        left = work.share(ranks, _whole(finished, tasks))
-        photos = work.located(attacker, store)
+        model = store.record_model(job.work.classifier.name, weights_sha256=job.work.classifier.fingerprint)
+        before = _Before() if row is None else _before(row, model, job, store)
+        left = job.share(ranks.broadcast(before.finished))
+        photos = job.work.located(job.attacker, store)
         # Looked at before anything is measured or a run is started: a photo on its own may raise its error here.
         if (first := next(photos, None)) is not None:
             photos = chain([first], photos)
-            result = replace(result, warnings=_doubts(work.classifier, first))
+            result = replace(result, warnings=_doubts(job.work.classifier, first))
         for warning in result.warnings:
             session.note(f"warning: {warning}")
         if options.dry_run:
             with session.progress("photos", left, noted=True) as tick:
-                result = _with_plan(result, ranks.collected(_planned(attacker, tasks, photos, work)), work, tick)
+                result = _with_plan(result, job, photos, tick)
             yield result
             return
-        if attacker.gradients.note:
-            session.note(f"note: {attacker.gradients.note}")
+        if job.attacker.gradients.note:
+            session.note(f"note: {job.attacker.gradients.note}")
         if row is None:
-            about: dict[str, Any] = {"seed": session.seed, "device": str(attacker.device), "model": model}
-            config = _run_config(options, session, attacker, ranks)
+            config = config_of(options) | {"precision": session.precision, "form": job.form}
+            config |= {"labels_sha256": labels_sha256(options), **ranks.world}
+            about: dict[str, Any] = {"seed": session.seed, "device": str(job.attacker.device), "model": model}
             started = store.start_run("attack", **session.of_run(), **about, config=config)
         else:
             started = store.resume_run(row.id, argv=list(session.argv), name=session.name, tags=session.tag)
-        with started as stored, explained(), _how_to_go_on(stored, options, session):
-            common_folder(ranks, stored.folder, lambda: attacker.gradients.form)
+        with started as stored, explained(), _how_to_go_on(stored, session):
+            common_folder(ranks, stored.folder, lambda: job.form)
             if row is not None:
                 stored.remove_attacks(before.unusable)
                 session.note(f"run {stored.id} resumed with {before.results} results of its photos")
-            with drawing(attacker, stored.write_artifact, _with_figures(options, tasks)) as pictures:
-                chunks = _Maker(stored.folder, pictures, work, tasks, finished).chunks(photos, options.batch)
+            with drawing(job.attacker, stored.write_artifact, job.with_figures) as pictures:
+                chunks = _Maker(job, stored.folder, pictures, before.finished).chunks(photos)
                 shown, failures = list(before.shown), list[Failure]()
                 with session.progress("photos", left, noted=True) as tick:
                     for _, chunk in ranks.collected(chunks):
-                        stored.keep(chunk.files, [columns(protocol) | columns(photo) for photo in chunk.results])
-                        shown += [one for one in chunk.results if _is_shown(one.image, tasks, work)]
+                        stored.keep(chunk.files, [columns(job.protocol) | columns(photo) for photo in chunk.results])
+                        shown += [one for one in chunk.results if job.is_shown(one.image)]
                         failures += chunk.failures
                         tick(chunk.done)
-                result = _completed(result, stored, shown, failures, tasks, work)
+                result = _completed(result, job, stored, store.summed(stored.id), shown, failures)
                 stored.set_exit_code(result.exit_code)
                 if session.json:  # what a document names is there when it is read
                     pictures.finish()
                 yield result
-
-
-def _run_config(options: AttackOptions, session: Session, attacker: PhotoAttacker, ranks: Ranks) -> dict[str, Any]:
-    """What the run keeps of how it is made."""
-    return config_of(options) | {
-        "precision": session.precision,
-        "form": attacker.gradients.form,
-        "labels_sha256": labels_sha256(options),
-        **ranks.world,
-    }
-
-
-def _follow(
-    ranks: Ranks, attacker: PhotoAttacker, work: PhotoWork, tasks: Sequence[Task], options: AttackOptions
-) -> NoReturn:
-    """Be a rank other than 0 to the end: attack its share, write the files, and send rank 0 the results."""
-    finished = ranks.broadcast(dict[str, "_Finished"]())
-    work.share(ranks, _whole(finished, tasks))
-    photos = work.located(attacker, None)
-    if options.dry_run:
-        deque(ranks.collected(_planned(attacker, tasks, photos, work)), maxlen=0)
-    else:
-        folder = common_folder(ranks, None, lambda: attacker.gradients.form)
-        drawn: deque[StagedFile] = deque()
-
-        def keep(*picture: Any) -> None:
-            drawn.append(stage(folder, *picture))
-
-        with drawing(attacker, keep, _with_figures(options, tasks)) as pictures:
-            chunks = _Maker(folder, pictures, work, tasks, finished).chunks(photos, options.batch)
-            deque(ranks.collected(_with_drawn(chunks, pictures, drawn)), maxlen=0)
-    sys.exit(ExitCode.OK)
-
-
-def _with_drawn(
-    chunks: Iterable[Chunk[AttackedPhoto]], pictures: Pictures, drawn: deque[StagedFile]
-) -> Iterator[Chunk[AttackedPhoto]]:
-    """Each chunk with the pictures that a thread has written meanwhile, and what is left of them in the end."""
-
-    def taken() -> tuple[StagedFile, ...]:
-        return tuple(drawn.popleft() for _ in range(len(drawn)))
-
-    for chunk in chunks:
-        yield replace(chunk, files=(*chunk.files, *taken()))
-    pictures.finish()
-    yield Chunk(files=taken())
-
-
-def _with_figures(options: AttackOptions, tasks: Sequence[Task]) -> bool:
-    """Whether the paper's Figure 1 is drawn of each photo."""
-    return not options.no_figures and len(tasks) == 1
-
-
-def _completed(
-    result: AttackResult,
-    stored: Run,
-    images: Sequence[AttackedPhoto],
-    failures: Sequence[Failure],
-    tasks: Sequence[Task],
-    work: PhotoWork,
-) -> AttackResult:
-    """The result with its first photos, in the order of the arguments, and what all of them sum up to."""
-    in_order = sorted(images, key=lambda one: (work.position(one.image), _place(one.region, one.epsilon, tasks)))
-    figures = stored.photo_figures()
-    of_task = [[one for one in figures if task.covers(one.region, one.epsilon)] for task in tasks]
-    return replace(
-        result,
-        run=stored.id,
-        dir=stored.folder,
-        images=tuple(
-            replace(photo, files={kind: str(stored.folder / name) for kind, name in photo.files.items()})
-            for photo in in_order
-        ),
-        failures=work.in_order(failures),
-        summary=photo_summary(figures) if len(tasks) == 1 else None,
-        regions=tuple(_region_summary(task, photos) for task, photos in zip(tasks, of_task, strict=True)),
-    )
-
-
-def _place(region: str, epsilon: float, tasks: Sequence[Task]) -> int | None:
-    """The place of a result's task; None where it is of none."""
-    return next((place for place, task in enumerate(tasks) if task.covers(region, epsilon)), None)
-
-
-def _row_of(options: AttackOptions, session: Session) -> RunRow:
-    """The run to go on with. Raises UsageError and StoreError."""
-    with Store.open_existing(session.store) as store:
-        return resumable_run(store, str(options.resume), "attack", to_json(given(options)), session)
-
-
-def _as_before(row: RunRow, options: AttackOptions, session: Session) -> tuple[AttackOptions, Session]:
-    """The run's own options, and a session with its seed; processes may be more or fewer. Raises UsageError."""
-    moved: dict[str, Any] = {name: value for name, value in given(options).items() if name in PLACES}
-    moved |= {name: getattr(options, name) for name in ("trust_weights", "resume", "devices", "nodes")}
-    kept = replace(read_config(AttackOptions, row), **moved)
-    if registry.names_code(kept.classifier) and options.classifier != kept.classifier:
-        raise UsageError(
-            f"the classifier {kept.classifier} of {row.id} is code",
-            f"if you trust it, name it again: {_resume_command(row.id, kept, session)}",
-        )
-    if "labels_sha256" in row.config and row.config["labels_sha256"] != labels_sha256(kept):
-        raise UsageError(
-            f"{kept.labels} has other contents than when the run {row.id} was started",
-            "put the same labels back, or start a new run",
-        )
-    return kept, replace(session, seed=row.seed or 0, precision=row.config["precision"])
-
-
-def _resume_command(run: str, options: AttackOptions, session: Session) -> str:
-    again = [*classifier_again(options.classifier), *(["--trust-weights"] if options.trust_weights else [])]
-    return resume_command("attack", run, session, again)
-
-
-@contextmanager
-def _how_to_go_on(stored: Run, options: AttackOptions, session: Session) -> Iterator[None]:
-    """Where the block is interrupted, say how the run is resumed."""
-    try:
-        yield
-    except (KeyboardInterrupt, Terminated):
-        command = _resume_command(stored.id, options, session)
-        session.note(f"run {stored.id} was interrupted; to continue: {command}")
-        raise
-
-
-#: Of a photo: the beginning of its files' names, and the numbers of the tasks that are done.
-_Finished = tuple[str, frozenset[int]]
-
-
-@dataclass(frozen=True)
-class _Before:
-    """What a run that goes on has already: so many results, what is finished of each photo, and those to be shown.
-
-    unusable: ids of the rows of results whose files are not all there; they are made again.
-    """
-
-    results: int = 0
-    finished: dict[str, _Finished] = field(default_factory=dict)
-    unusable: tuple[int, ...] = ()
-    shown: tuple[AttackedPhoto, ...] = ()
-
-
-def _before(row: RunRow, model: str, tasks: Sequence[Task], store: Store, work: PhotoWork) -> _Before:
-    """What is there of a run, of photos that are as they were.
-
-    Raises UsageError where the classifier or a photo is another one than before.
-    """
-    if row.model != model:
-        raise UsageError(
-            f"{work.classifier.name} is not the classifier that the run {row.id} attacked: its weights differ",
-            "resume it with the same weights, or start a new run",
-        )
-    sources = {source.name: source for source in work.sources}
-    kept = "SELECT id, image, sha256, region, epsilon, files_json FROM attacks WHERE run = :run ORDER BY id"
-    rows = store.query(kept, {"run": row.id})
-    for name, sha256 in {one["image"]: one["sha256"] for one in rows}.items():
-        if name not in sources or not (sources[name].is_stdin or sha256_of(sources[name].path) == sha256):
-            raise UsageError(
-                f"{name} is not the photo that the run {row.id} attacked", "put it back, or start a new run"
-            )
-    finished: dict[str, _Finished] = {}
-    unusable, shown = list[int](), list[int]()
-    for one in rows:
-        files = json.loads(one["files_json"])
-        number = _place(one["region"], one["epsilon"], tasks)
-        if number is None or not all((row.path / name).exists() for name in files.values()):
-            unusable.append(one["id"])
-            continue
-        stem, numbers = finished.get(one["image"], (files["mask"].removesuffix("-mask.png"), frozenset()))
-        finished[one["image"]] = (stem, numbers | {number})
-        if _is_shown(one["image"], tasks, work):
-            shown.append(one["id"])
-    of_ids = "SELECT * FROM attacks WHERE id IN (SELECT value FROM json_each(:ids))"
-    photos = [from_columns(AttackedPhoto, one) for one in store.query(of_ids, {"ids": json.dumps(shown)})]
-    return _Before(len(rows) - len(unusable), finished, tuple(unusable), tuple(photos))
-
-
-def _is_shown(image: str, tasks: Sequence[Task], work: PhotoWork) -> bool:
-    """Whether the document has the results of a photo; they are let go otherwise, however many there are."""
-    return work.position(image) < max(1, MOST_RESULTS // len(tasks))
-
-
-def _whole(finished: Mapping[str, _Finished], tasks: Sequence[Task]) -> set[str]:
-    """The photos of which nothing is left to do."""
-    return {name for name, (_, numbers) in finished.items() if len(numbers) == len(tasks)}
-
-
-def tasks_of(options: AttackOptions) -> list[Task]:
-    """What is attacked how, in the order of the table: every region with every epsilon. A patch has epsilon 1."""
-    regions: Sequence[Region] = options.regions or (options.region,)
-    if options.smallest_epsilon is not None:
-        return [Task(region, options.smallest_epsilon, smallest=True) for region in regions]
-    epsilons = options.epsilon if isinstance(options.epsilon, tuple) else (options.epsilon,)
-    return [Task(region, e) for region in regions for e in ((1.0,) if region == "patch" else epsilons)]
-
-
-def attack_settings(options: AttackOptions) -> AttackSettings:
-    """How the attack searches. Raises UsageError."""
-    largest = max(task.epsilon for task in tasks_of(options))
-    return AttackSettings(
-        steps=options.steps,
-        step=None if options.step_size is None else options.step_size / (options.radius or largest),
-        schedule=options.schedule,
-        restarts=options.restarts,
-        random_start=not options.no_random_start,
-        objective=options.objective,
-        norm=options.norm,
-        radius=options.radius,
-        stop_rank=_STOP_RANKS[options.stop],
-    )
-
-
-def protocol_of(options: AttackOptions, classifier: str, tasks: Sequence[Task]) -> AttackProtocol:
-    """What all photos of the run have in common."""
-    regions, epsilons = {task.region for task in tasks}, {task.epsilon for task in tasks}
-    return AttackProtocol(
-        classifier=classifier,
-        region=regions.pop() if len(regions) == 1 else None,
-        epsilon=epsilons.pop() if len(epsilons) == 1 and options.smallest_epsilon is None else None,
-        attack=options.attack,
-        norm=options.norm,
-        radius=options.radius,
-        steps=options.steps,
-        restarts=options.restarts,
-        objective=options.objective,
-        smallest_epsilon_max=options.smallest_epsilon,
-    )
 
 
 def config_of(options: AttackOptions) -> dict[str, Any]:
@@ -399,56 +236,181 @@ def _doubts(classifier: Classifier, located: Located) -> tuple[str, ...]:
     return tuple(one.text for one in examine(classifier, torch.cat([x_1Chw, x_1Chw.flip(3)]), classifier.name))
 
 
-def _attacked(
-    attacker: PhotoAttacker, task: Task, batch: Sequence[Located], work: PhotoWork
-) -> list[tuple[PhotoResult, float | None]]:
-    """The results of one task on some photos, with the smallest epsilon where that is searched for and found."""
-    threats = []
-    for located in batch:
-        try:
-            threats.append(attacker.threat(located, task.region, task.epsilon))
-        except LatcliError as error:
-            work.fail(located.photo.name, error)
-    if not threats:
-        return []
-    if task.smallest:
-        return attacker.smallest_epsilon([one.located for one in threats], task.region, task.epsilon)
-    return [(result, None) for result in attacker.attack_batch(threats)]
-
-
-def _planned(
-    attacker: PhotoAttacker, tasks: Sequence[Task], photos: Iterable[Located], work: PhotoWork
-) -> Iterator[Chunk[PlannedPhoto]]:
-    for located in photos:
-        plan = _plan(attacker, tasks, located, work)
-        yield work.chunk([] if plan is None else [plan], ended=[located.photo.name])
-    yield work.chunk()
-
-
-def _with_plan(
-    result: AttackResult, chunks: Iterable[tuple[int, Chunk[PlannedPhoto]]], work: PhotoWork, tick: Tick
+def _completed(
+    result: AttackResult,
+    job: Job,
+    stored: Run,
+    rows: Sequence[Mapping[str, Any]],
+    images: Sequence[AttackedPhoto],
+    failures: Sequence[Failure],
 ) -> AttackResult:
+    """The result with its first photos, in the order of the arguments, and what the `rows` of all sum up to."""
+    regions = []
+    for task in job.tasks:
+        found = [row for row in rows if task.covers(row["region"], row["epsilon"])]
+        median = median_smallest_epsilon(found) if task.smallest else None
+        epsilon = None if task.smallest else task.epsilon
+        regions.append(RegionSummary(task.region, epsilon, median, photo_summary(found)))
+    in_order = sorted(images, key=lambda one: (job.work.position(one.image), job.place(one.region, one.epsilon)))
+    return replace(
+        result,
+        run=stored.id,
+        dir=stored.folder,
+        images=tuple(photo.in_folder(stored.folder) for photo in in_order),
+        failures=job.work.in_order(failures),
+        summary=regions[0].summary if len(regions) == 1 else None,
+        regions=tuple(regions),
+    )
+
+
+# other ranks
+
+
+def _follow(job: Job) -> NoReturn:
+    """Be a rank other than 0 to the end: attack its share, write the files, and send rank 0 the results."""
+    finished = job.ranks.broadcast(dict[str, _Finished]())
+    job.share(finished)
+    photos = job.work.located(job.attacker, None)
+    if job.options.dry_run:
+        deque(job.ranks.collected(_planned(job, photos)), maxlen=0)
+    else:
+        folder = common_folder(job.ranks, None, lambda: job.form)
+        drawn: deque[StagedFile] = deque()
+
+        def keep(*picture: Any) -> None:
+            drawn.append(stage(folder, *picture))
+
+        with drawing(job.attacker, keep, job.with_figures) as pictures:
+            chunks = _Maker(job, folder, pictures, finished).chunks(photos)
+            deque(job.ranks.collected(_with_drawn(chunks, pictures, drawn)), maxlen=0)
+    sys.exit(ExitCode.OK)
+
+
+def _with_drawn(
+    chunks: Iterable[Chunk[AttackedPhoto]], pictures: Pictures, drawn: deque[StagedFile]
+) -> Iterator[Chunk[AttackedPhoto]]:
+    """Each chunk with the pictures that a thread has written meanwhile, and what is left of them in the end."""
+
+    def taken() -> tuple[StagedFile, ...]:
+        return tuple(drawn.popleft() for _ in range(len(drawn)))
+
+    for chunk in chunks:
+        yield replace(chunk, files=(*chunk.files, *taken()))
+    pictures.finish()
+    yield Chunk(files=taken())
+
+
+# runs that were cut off
+
+
+def _row_of(options: AttackOptions, session: Session) -> RunRow:
+    """The run to go on with. Raises UsageError and StoreError."""
+    with Store.open_existing(session.store) as store:
+        asked = to_json(given(options))
+        return resumable_run(store, str(options.resume), "attack", asked, session, [options.classifier])
+
+
+def _as_before(row: RunRow, options: AttackOptions, session: Session) -> tuple[AttackOptions, Session]:
+    """The run's own options, and a session with its seed; processes may be more or fewer. Raises UsageError."""
+    kept = kept_options(options, row)
+    if row.config.get("labels_sha256") != labels_sha256(kept):
+        raise UsageError(
+            f"{kept.labels} has other contents than when the run {row.id} was started",
+            "put the same labels back, or start a new run",
+        )
+    return kept, replace(session, seed=row.seed or 0, precision=row.config["precision"])
+
+
+@contextmanager
+def _how_to_go_on(stored: Run, session: Session) -> Iterator[None]:
+    """Where the block is interrupted, say how the run is resumed."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated):
+        session.note(f"run {stored.id} was interrupted; to continue: {resume_command(stored.row, session)}")
+        raise
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What a run that goes on has already: so many results, what is finished of each photo, and those to be shown.
+
+    unusable: ids of the rows of results whose files are not all there; they are made again.
+    """
+
+    results: int = 0
+    finished: dict[str, _Finished] = field(default_factory=dict)
+    unusable: tuple[int, ...] = ()
+    shown: tuple[AttackedPhoto, ...] = ()
+
+
+def _before(row: RunRow, model: str, job: Job, store: Store) -> _Before:
+    """What is there of a run, of photos that are as they were.
+
+    Raises UsageError where the classifier or a photo is another one than before.
+    """
+    if row.model != model:
+        raise UsageError(
+            f"{job.work.classifier.name} is not the classifier that the run {row.id} attacked: its weights differ",
+            "resume it with the same weights, or start a new run",
+        )
+    sources = {source.name: source for source in job.work.sources}
+    kept = "SELECT id, image, sha256, region, epsilon, files_json FROM attacks WHERE run = :run ORDER BY id"
+    rows = store.query(kept, {"run": row.id})
+    for name, sha256 in {one["image"]: one["sha256"] for one in rows}.items():
+        if name not in sources or not (sources[name].is_stdin or sha256_of(sources[name].path) == sha256):
+            raise UsageError(
+                f"{name} is not the photo that the run {row.id} attacked", "put it back, or start a new run"
+            )
+    finished: dict[str, _Finished] = {}
+    unusable, shown = list[int](), list[int]()
+    for one in rows:
+        files = json.loads(one["files_json"])
+        number = job.place(one["region"], one["epsilon"])
+        if number is None or not all((row.path / name).exists() for name in files.values()):
+            unusable.append(one["id"])
+            continue
+        stem, numbers = finished.get(one["image"], (files["mask"].removesuffix("-mask.png"), frozenset()))
+        finished[one["image"]] = (stem, numbers | {number})
+        if job.is_shown(one["image"]):
+            shown.append(one["id"])
+    of_ids = "SELECT * FROM attacks WHERE id IN (SELECT value FROM json_each(:ids))"
+    photos = [from_columns(AttackedPhoto, one) for one in store.query(of_ids, {"ids": json.dumps(shown)})]
+    return _Before(len(rows) - len(unusable), finished, tuple(unusable), tuple(photos))
+
+
+# dry runs
+
+
+def _with_plan(result: AttackResult, job: Job, photos: Iterable[Located], tick: Tick) -> AttackResult:
     """The result of a dry run."""
     planned, failures = list[PlannedPhoto](), list[Failure]()
-    for _, chunk in chunks:
+    for _, chunk in job.ranks.collected(_planned(job, photos)):
         planned += chunk.results
         failures += chunk.failures
         tick(chunk.done)
-    return replace(result, planned=work.in_order(planned), failures=work.in_order(failures))
+    return replace(result, planned=job.work.in_order(planned), failures=job.work.in_order(failures))
 
 
-def _plan(attacker: PhotoAttacker, tasks: Sequence[Task], located: Located, work: PhotoWork) -> PlannedPhoto | None:
+def _planned(job: Job, photos: Iterable[Located]) -> Iterator[Chunk[PlannedPhoto]]:
+    for located in photos:
+        plan = _plan(job, located)
+        yield job.work.chunk([] if plan is None else [plan], ended=[located.photo.name])
+    yield job.work.chunk()
+
+
+def _plan(job: Job, located: Located) -> PlannedPhoto | None:
     seconds, first = 0.0, None
-    for task in tasks:
+    for task in job.tasks:
         try:
-            threat = attacker.threat(located, task.region, task.epsilon)
+            threat = job.attacker.threat(located, task.region, task.epsilon)
         except LatcliError as error:
-            work.fail(located.photo.name, error)
+            job.work.fail(located.photo.name, error)
             continue
         first = first or threat
         # A search attacks once at the largest epsilon, then once for each halving of the whole levels below it.
         trials = 1 + math.ceil(math.log2(max(1, int(255 * task.epsilon + 1e-6)))) if task.smallest else 1
-        seconds += trials * attacker.seconds(threat)
+        seconds += trials * job.attacker.seconds(threat)
     if first is None:
         return None
     return PlannedPhoto(
@@ -459,13 +421,7 @@ def _plan(attacker: PhotoAttacker, tasks: Sequence[Task], located: Located, work
     )
 
 
-def _region_summary(task: Task, photos: Sequence[PhotoFigures]) -> RegionSummary:
-    return RegionSummary(
-        region=task.region,
-        epsilon=None if task.smallest else task.epsilon,
-        smallest_epsilon=median_smallest_epsilon(photos) if task.smallest else None,
-        summary=photo_summary(photos),
-    )
+# results
 
 
 class _Maker:
@@ -474,36 +430,44 @@ class _Maker:
     With several tasks, file names tell them apart.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        pictures: Pictures,
-        work: PhotoWork,
-        tasks: Sequence[Task],
-        finished: Mapping[str, _Finished],
-    ) -> None:
-        self._folder, self._pictures, self._work, self._tasks = folder, pictures, work, tasks
-        self._finished = finished
-        names = [source.name for source in work.sources if source.name not in finished]
+    def __init__(self, job: Job, folder: Path, pictures: Pictures, finished: Mapping[str, _Finished]) -> None:
+        self._job, self._folder, self._pictures, self._finished = job, folder, pictures, finished
+        names = [source.name for source in job.work.sources if source.name not in finished]
         stems = file_names(names, [stem for stem, _ in finished.values()])
         self._stems = {name: stem for name, (stem, _) in finished.items()} | dict(zip(names, stems, strict=True))
 
-    def chunks(self, photos: Iterable[Located], most: int) -> Iterator[Chunk[AttackedPhoto]]:
-        """Results of at most so many photos at a time; the pictures of the last ones are yet to be drawn."""
-        for batch in batches(photos, most):
-            for number, task in enumerate(self._tasks):
+    def chunks(self, photos: Iterable[Located]) -> Iterator[Chunk[AttackedPhoto]]:
+        """Results of a batch of photos at a time; the pictures of the last ones are yet to be drawn."""
+        job = self._job
+        for batch in batches(photos, job.options.batch):
+            for number, task in enumerate(job.tasks):
                 self._pictures.begin()  # those of the results before, while these are made
                 missing = [one for one in batch if number not in self._finished.get(one.photo.name, ("", ()))[1]]
-                made = [self._made(*one) for one in _attacked(self._pictures.attacker, task, missing, self._work)]
-                ended = [one.photo.name for one in batch] if number == len(self._tasks) - 1 else []
-                yield self._work.chunk((one for one, _ in made), (file for _, file in made), ended)
-        yield self._work.chunk()
+                made = [self._made(*one) for one in self._attacked(task, missing)]
+                ended = [one.photo.name for one in batch] if number == len(job.tasks) - 1 else []
+                yield job.work.chunk((one for one, _ in made), (file for _, file in made), ended)
+        yield job.work.chunk()
+
+    def _attacked(self, task: Task, batch: Sequence[Located]) -> list[tuple[PhotoResult, float | None]]:
+        """The results of one task, with the smallest epsilon where that is searched for and found."""
+        attacker, threats = self._job.attacker, []
+        for located in batch:
+            try:
+                threats.append(attacker.threat(located, task.region, task.epsilon))
+            except LatcliError as error:
+                self._job.work.fail(located.photo.name, error)
+        if not threats:
+            return []
+        if task.smallest:
+            return attacker.smallest_epsilon([one.located for one in threats], task.region, task.epsilon)
+        return [(result, None) for result in attacker.attack_batch(threats)]
 
     def _made(self, attacked: PhotoResult, smallest: float | None) -> tuple[AttackedPhoto, StagedFile]:
         """A result and its adversarial photo, written; its pictures are asked for."""
         located, threat, change = attacked.located, attacked.threat, attacked.change
         stem = self._stems[located.photo.name]
-        suffix = f"-{threat.region}-{_levels_text(threat.epsilon)}" if len(self._tasks) > 1 else ""
+        # Epsilon in levels: 8 for 8/255, else a decimal number.
+        suffix = f"-{threat.region}-{round(255 * threat.epsilon, 6):g}" if len(self._job.tasks) > 1 else ""
         name, sha256 = f"{stem}{suffix}-adversarial.png", located.photo.sha256
         file = stage(self._folder, name, attacked.adversarial_png, "adversarial", sha256)
         photo = AttackedPhoto(
@@ -512,7 +476,7 @@ class _Maker:
             epsilon=threat.epsilon,
             adversarial=attacked.adversarial,
             fooled=attacked.fooled,
-            target=self._pictures.attacker.settings.target,
+            target=self._job.attacker.settings.target,
             p_target=attacked.p_target,
             reached=attacked.reached,
             smallest_epsilon=smallest,
@@ -527,12 +491,6 @@ class _Maker:
             files={"adversarial": name} | self._pictures.ask(attacked, stem, suffix),
         )
         return photo, file
-
-
-def _levels_text(epsilon: float) -> str:
-    """An epsilon for a file's name: 8 for 8/255, else a decimal number."""
-    levels = round(255 * epsilon, 6)
-    return f"{levels:g}"
 
 
 def file_names(photos: Sequence[str], taken: Iterable[str] = ()) -> list[str]:

@@ -15,7 +15,7 @@ from latcli.engine.datasets.base import DatasetSource, MaskSource, TrainingData
 from latcli.engine.datasets.catalog import open_training_data
 from latcli.engine.datasets.photo_folder import PhotoFolder, detected_masks
 from latcli.engine.detectors.base import DetectorContext
-from latcli.engine.evaluation.settings import EvalSettings
+from latcli.engine.evaluation.matrix import EvalSettings
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.preprocessing import Preprocessing

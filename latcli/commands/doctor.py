@@ -158,13 +158,12 @@ def _disk(store: Path) -> Check:
 
 def _database(store: Path) -> Check:
     from latcli.store.store import DATABASE, Store
-    from latcli.store.verify import database_faults
 
     path = store / DATABASE
     if not path.exists():
         return Check("database", "missing", f"no {path} yet", "the first run creates it")
     with Store.open_existing(store) as opened:
-        faults = database_faults(opened)
+        faults = opened.faults()
         states = Counter(run.status for run in opened.runs())
     if faults:
         hint = "move it away to start a new one; each run folder still has its run.json"

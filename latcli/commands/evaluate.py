@@ -21,7 +21,6 @@ from latcli.commands.evaluated_models import (
     DEFAULT_REGIMES,
     LoadedModel,
     ModelLoader,
-    code_named,
     common_way,
     names_again,
     trained_on,
@@ -37,7 +36,6 @@ from latcli.commands.resume import (
     resume_command,
     use_threads,
 )
-from latcli.commands.several import connected
 from latcli.engine import loggers, registry
 from latcli.engine.attacks.contract import run_attack
 from latcli.engine.datasets.base import TrainingData
@@ -47,9 +45,15 @@ from latcli.engine.devices import explained, open_device
 from latcli.engine.distributed import Ranks
 from latcli.engine.evaluation.beyond import Row, parts_of
 from latcli.engine.evaluation.distrust import Doubt
-from latcli.engine.evaluation.matrix import Evaluation, Progress
+from latcli.engine.evaluation.matrix import (
+    NATURAL,
+    NATURAL_ATTACKED,
+    EvalSettings,
+    Evaluation,
+    Progress,
+    require_ascending,
+)
 from latcli.engine.evaluation.reliance import VARIANTS, photos_of
-from latcli.engine.evaluation.settings import NATURAL, NATURAL_ATTACKED, EvalSettings, require_ascending
 from latcli.engine.evaluation.statistics import ColumnStatistics
 from latcli.engine.models.weights import pack, unpack
 from latcli.errors import ExitCode, Terminated, UsageError
@@ -68,7 +72,7 @@ from latcli.results import (
     read,
     to_json,
 )
-from latcli.session import Session, Tick
+from latcli.session import Session, Tick, connected
 from latcli.store.files import artifact_path
 from latcli.store.store import Run, RunRow, Store
 
@@ -124,7 +128,7 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
     with Store.open(session.store) as store:
         row = None
         if options.resume is not None:
-            row = resumable_run(store, options.resume, "eval", _given(options), session)
+            row = resumable_run(store, options.resume, "eval", _given(options), session, options.models)
         store.check_name(session.name, "" if row is None else row.id)
         job = _job(options, row, store, session)
         findings = Findings(job.evaluation)
@@ -145,7 +149,7 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
         with started as stored, explained():
             session.note(f"run {stored.id}")
             samples = {} if row is None else job.evaluation.tensors()
-            ranks.broadcast(_FromRank0(store.find_run(stored.id), [one.entry.source for one in job.models], samples))
+            ranks.broadcast(_FromRank0(stored.row, [one.entry.source for one in job.models], samples))
             _agree(ranks, lambda: job)
             done, total = job.evaluation.attacked_images
             resumed = f"resumed with {done:,} of {total:,} attacked images done"
@@ -226,7 +230,7 @@ def _job(
         if other := [name for name in named_models(options) if name not in names]:
             raise UsageError(f"{row.id} does not evaluate {other[0]}", "resume it without this name, or start anew")
         if store is not None:
-            opened = names_again(stored.entries, options.models, row.id, store)
+            opened = names_again(stored.entries, store)
         options = kept_options(options, row, EvalSettings)
     about = classifier_source(options, session)
     way = common_way(dataset, [classifier_path(name, session.store) for name in opened], about)
@@ -454,8 +458,7 @@ def _evaluate(stored: Run, job: Job, findings: Findings, session: Session, ranks
         findings.rows_of = in_order | findings.rows_of
         return _kept(stored, _result(stored, job, findings, warnings))
     except (KeyboardInterrupt, Terminated):
-        again = resume_command("eval", stored.id, session, code_named(one.entry for one in models))
-        session.note(f"run {stored.id} was interrupted; to continue: {again}")
+        session.note(f"run {stored.id} was interrupted; to continue: {resume_command(stored.row, session)}")
         raise
 
 

@@ -14,14 +14,19 @@ from latcli.commands.classifiers import CHECKPOINT, classifier_path, named_run
 from latcli.commands.resume import dataset_of
 from latcli.engine import registry
 from latcli.engine.datasets.base import TrainingData
-from latcli.engine.datasets.folders import class_folders
-from latcli.engine.datasets.photo_folder import PhotoFolder, holds_photos
+from latcli.engine.datasets.photo_folder import PhotoFolder, class_folders, holds_photos
 from latcli.engine.evaluation.distrust import Doubt, examine
 from latcli.engine.evaluation.matrix import Subject
 from latcli.engine.labels import known_class
-from latcli.engine.models.catalog import is_of_code, open_classifier, read_info
-from latcli.engine.models.classifier import Classifier, ClassifierSource, with_classes_first
-from latcli.engine.models.finetuning import is_classifier_name, preprocessing_of, require_named
+from latcli.engine.models.catalog import (
+    is_classifier_name,
+    is_of_code,
+    open_classifier,
+    preprocessing_of,
+    read_info,
+    require_named,
+)
+from latcli.engine.models.classifier import AnyChannels, Classifier, ClassifierSource, with_classes_first
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.precision import check_form, gradient_model
 from latcli.engine.training.regimes import Regime
@@ -82,18 +87,11 @@ def trained_on(store: Store, dataset: str, *, seeds: bool) -> list[RunRow]:
     return chosen
 
 
-def names_again(entries: Iterable[EvaluatedModel], named: Sequence[str], run: str, store: Store) -> list[str]:
+def names_again(entries: Iterable[EvaluatedModel], store: Store) -> list[str]:
     """What opens the models of a stored evaluation: their training runs, wherever the store lies now, else their files.
 
-    Raises UsageError where a file is gone, and for code of the user's own that is not among those `named` now: what
-    lies in a store must not run code by itself, since a store may come from somebody else.
+    Raises UsageError where a file is gone.
     """
-    code = code_named(entries)
-    if missing := [name for name in code if name not in named]:
-        raise UsageError(
-            f"{run} evaluates {missing[0]}, and the code that a stored run names is not run automatically",
-            f"if you trust it, name it again: latcli eval {' '.join(code)} --resume {run[-4:]}",
-        )
     trained = {row.id for row in store.runs(command="train") if artifact_path(row.path, CHECKPOINT).exists()}
     names = []
     for entry in entries:
@@ -104,12 +102,6 @@ def names_again(entries: Iterable[EvaluatedModel], named: Sequence[str], run: st
                 "if the store was moved, move its training runs with it; else put the file back, or evaluate anew",
             )
     return names
-
-
-def code_named(entries: Iterable[EvaluatedModel]) -> list[str]:
-    """Names among the models that stand for the user's code, as `module:function` does."""
-    sources = [entry.source for entry in entries]
-    return [name for name in sources if not name.endswith(".safetensors") and registry.names_code(name)]
 
 
 # how they take photos
@@ -168,19 +160,6 @@ class LoadedModel:
     entry: EvaluatedModel
     subject: Subject
     doubts: tuple[Doubt, ...]
-
-
-class ColourInput(nn.Module):
-    """Lets a network that takes colour see grey images: the one channel becomes all three."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x_B1HW: torch.Tensor) -> torch.Tensor:
-        """logits_BK of grey images."""
-        logits_BK: torch.Tensor = self.net(x_B1HW.expand(-1, 3, -1, -1))
-        return logits_BK
 
 
 class ModelLoader:
@@ -275,7 +254,7 @@ class ModelLoader:
         if all(known_class(one, classifier) for one in ours):
             classifier = with_classes_first(classifier, ours, data.name)
         failures = []
-        for net in (classifier, ColourInput(classifier)) if data.image_shape[0] == 1 else (classifier,):
+        for net in (classifier, AnyChannels(classifier, 3)) if data.image_shape[0] == 1 else (classifier,):
             try:
                 with torch.no_grad():
                     net(self._x_BCHW[:1])

@@ -6,6 +6,7 @@ or unreadable is named instead.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
@@ -25,7 +26,6 @@ from latcli.results import (
     Cell,
     DocumentError,
     EvalResult,
-    PhotoFigures,
     ReportedAttack,
     ReportedTraining,
     ReportResult,
@@ -35,10 +35,9 @@ from latcli.results import (
     read,
 )
 from latcli.session import Session
-from latcli.store.files import artifact_path
+from latcli.store.files import fault_of
 from latcli.store.schema import utc_now
 from latcli.store.store import RunRow, Store, no_runs
-from latcli.store.verify import fault_of
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -61,7 +60,9 @@ _SERIES = (
 )
 #: Figures that the best run is chosen by, the first that it has.
 _BEST_BY = {"adversarial_accuracy": "accuracy under its own attack", "accuracy": "accuracy on natural images"}
-_FILE = "SELECT size, sha256 FROM artifacts WHERE run = :run AND name = :name"
+_FILES = """
+    SELECT name, size, sha256 FROM artifacts WHERE run = :run AND name IN (SELECT value FROM json_each(:names))
+"""
 _WHY = {
     "running": "running: it has not ended yet",
     "failed": "failed",
@@ -112,13 +113,14 @@ class _Gathering:
     def __init__(self, store: Store, options: ReportOptions, needs: Needs) -> None:
         self.store, self.options, self.needs = store, options, needs
         self.datasets = {row["id"]: row["name"] for row in store.rows("datasets")}
-        self.trained = {row.id: row for row in store.runs(command="train")}
-        self.rows: list[RunRow] = []
-        self.faults: list[Row] = []
+        every = store.runs()
+        self.trained = {row.id: row for row in every if row.command == "train"}
+        self.rows = every
+        self.faults: dict[tuple[str, str | None, str, str], Row] = {}
 
     def select(self) -> None:
         """Choose the runs that were asked for, all by default, the newest first."""
-        options, rows = self.options, self.store.runs()
+        options, rows = self.options, self.rows
         since = None if options.since is None else _moment(options.since)
         if options.runs:
             named = {self.store.find_run(name).id for name in options.runs}
@@ -161,7 +163,7 @@ class _Gathering:
             evaluations=[one.document for one in evaluated if one.document is not None],
             runs=self._runs(),
             left_out=[_left_out(row) for row in self.rows if row.status != "completed"],
-            faults=self.faults,
+            faults=list(self.faults.values()),
             paper=compare_with_paper(matrices, attacks, configs) if self.options.paper else None,
             latcli=__version__,
         )
@@ -207,7 +209,7 @@ class _Gathering:
 
     def _document(self, run: RunRow) -> EvalResult | None:
         """What an evaluation left; None where that is gone, changed or unreadable."""
-        path = self._sound(run, MATRIX, hashed=True)
+        path = self._sound(run, [MATRIX], hashed=True).get(MATRIX)
         if path is None:
             return None
         try:
@@ -267,6 +269,7 @@ class _Gathering:
         """
         groups: dict[tuple[str, float | None], list[AttackedPhoto]] = {}
         protocols: dict[tuple[str, float | None], AttackProtocol] = {}
+        summed: dict[tuple[str, float | None], list[Row]] = {}
         rows = self.store.rows_of(run.id, "attacks", most)
         for row in rows:
             protocol = self._read(AttackProtocol, row, row["image"])
@@ -275,16 +278,19 @@ class _Gathering:
                 place = photo.region, photo.epsilon if protocol.smallest_epsilon_max is None else None
                 protocols.setdefault(place, protocol)
                 groups.setdefault(place, []).append(photo)
-        everything = self.store.photo_figures(run.id) if len(rows) == most else None
+                summed.setdefault(place, []).append(row)
+        everything = self.store.summed(run.id) if len(rows) == most else None
         # Where the objects are from: a detector, or the option that replaced it.
         given = (place for place in ("box", "mask", "center") if run.config.get(place) not in (None, [], ()))
         detector = next(given, run.config.get("detector"))
         for (region, epsilon), photos in groups.items():
             protocol = protocols[region, epsilon]
-            summed: Sequence[AttackedPhoto | PhotoFigures] = photos
+            found = summed[region, epsilon]
             if everything is not None:
-                summed = [one for one in everything if one.region == region and epsilon in (None, one.epsilon)]
+                found = [row for row in everything if row["region"] == region and epsilon in (None, row["epsilon"])]
             shared = {one.name: getattr(protocol, one.name) for one in fields(AttackProtocol)}
+            names = [name for one in photos for name in one.files.values()] if with_files else []
+            sound = self._sound(run, names, hashed=self.needs.hashed)
             yield ReportedAttack(
                 **shared | {"region": region, "epsilon": epsilon},
                 run=run.id,
@@ -292,15 +298,13 @@ class _Gathering:
                 seed=run.seed,
                 detector=detector,
                 at_model_resolution=bool(run.config.get("at_model_resolution")),
-                smallest_epsilon=None if epsilon is not None else median_smallest_epsilon(summed),
-                summary=photo_summary(summed),
-                images=tuple(replace(one, files=self._files_of(run, one) if with_files else {}) for one in photos),
+                smallest_epsilon=None if epsilon is not None else median_smallest_epsilon(found),
+                summary=photo_summary(found),
+                images=tuple(
+                    replace(one, files={kind: str(sound[name]) for kind, name in one.files.items() if name in sound})
+                    for one in photos
+                ),
             )
-
-    def _files_of(self, run: RunRow, photo: AttackedPhoto) -> dict[str, str]:
-        """Those that are as they were written."""
-        paths = {kind: self._sound(run, name, hashed=self.needs.hashed) for kind, name in photo.files.items()}
-        return {kind: str(path) for kind, path in paths.items() if path is not None}
 
     # files and rows, only while they are as they were written
 
@@ -312,22 +316,22 @@ class _Gathering:
                 self._note(row.id, None, "missing", "the run's folder is gone")
 
     def _note(self, run: str, name: str | None, fault: str, detail: str) -> None:
-        found = {"run": run, "name": name, "fault": fault, "detail": detail}
-        if found not in self.faults:
-            self.faults.append(found)
+        self.faults[run, name, fault, detail] = {"run": run, "name": name, "fault": fault, "detail": detail}
 
-    def _sound(self, run: RunRow, name: str, *, hashed: bool) -> Path | None:
-        """Where the file lies; None where the run has none of that name, or it is not as it was written."""
-        if run.path.is_symlink() or not run.path.is_dir():
-            return None
-        known = next(iter(self.store.query(_FILE, {"run": run.id, "name": name})), None)
-        if known is None:
-            return None
-        fault = fault_of(run.path, name, known["size"], known["sha256"] if hashed else None)
-        if fault is not None:
-            self._note(run.id, name, *fault)
-            return None
-        return artifact_path(run.path, name)
+    def _sound(self, run: RunRow, names: Sequence[str], *, hashed: bool) -> dict[str, Path]:
+        """Where those of these files lie that the run has and that are as they were written."""
+        if not names or run.path.is_symlink() or not run.path.is_dir():
+            return {}
+        rows = self.store.query(_FILES, {"run": run.id, "names": json.dumps(names)})
+        known = {row["name"]: row for row in rows}
+        found = {}
+        for name in filter(known.get, names):
+            fault = fault_of(run.path, name, known[name]["size"], known[name]["sha256"] if hashed else None)
+            if fault is None:
+                found[name] = run.path / name
+            else:
+                self._note(run.id, name, *fault)
+        return found
 
     def _read(self, kind: type[T], row: Mapping[str, Any], name: str) -> T | None:
         """The object of a row of the database; None where it cannot be one, and the fault is noted."""

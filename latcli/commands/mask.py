@@ -9,16 +9,14 @@ from dataclasses import asdict
 from pathlib import Path, PurePath
 from typing import Any
 
-from latcli.commands.photos import Chunk, PhotoWork, located_values, open_photos
-from latcli.commands.pictures import overlay
-from latcli.commands.several import common_folder, connected
+from latcli.commands.photos import Chunk, PhotoWork, located_values, open_photos, overlay
 from latcli.engine import registry
 from latcli.engine.images import encode_png
 from latcli.engine.photos import Located, PhotoAttacker, PhotoSettings
 from latcli.errors import ExitCode, UsageError
 from latcli.options import MaskOptions
 from latcli.results import MOST_RESULTS, Failure, MaskedPhoto, MaskResult, to_json
-from latcli.session import Session
+from latcli.session import Session, common_folder, connected
 from latcli.store.files import stage, storage_errors, write_whole
 from latcli.store.store import Store
 

@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from latcli.commands.paper import FIGURE_2
-from latcli.engine.evaluation.chance import not_beaten
+from latcli.engine.evaluation.statistics import not_beaten
 from latcli.reporting.text import counted
 from latcli.results import Cell, Comparison, EvalResult, LossMatrix, MatrixCell, MatrixRow, comparable_config, mean_of
 

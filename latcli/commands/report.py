@@ -23,6 +23,8 @@ from latcli.results import (
     DocumentError,
     ReportResult,
     WrittenFile,
+    WrittenReport,
+    columns,
     from_columns,
     photo_summary,
     to_json,
@@ -39,7 +41,7 @@ STDOUT = Path("-")
 _DRAWN_POINTS = 200
 
 
-def run(options: ReportOptions, session: Session) -> ReportResult | ComparedRuns:
+def run(options: ReportOptions, session: Session) -> ReportResult | WrittenReport | ComparedRuns:
     """The report, written where files were asked for; `-` is printed at once.
 
     Raises UsageError and LatcliError before the work where options or paths are unusable, and StoreError.
@@ -53,7 +55,7 @@ def run(options: ReportOptions, session: Session) -> ReportResult | ComparedRuns
     written = tuple(_write(options, to_json(result), session.stdout))
     if options.open and options.html is not None and not webbrowser.open(options.html.absolute().as_uri()):
         session.note(f"no browser could be opened; the page is {options.html}")
-    return replace(result, written=written)
+    return replace(result, written=written) if session.json else WrittenReport(written)
 
 
 def texts_of(options: ReportOptions) -> dict[str, Path]:
@@ -226,9 +228,9 @@ def _configuration(store: Store, run: RunRow) -> Row:
 def _photos_of(store: Store, run: RunRow) -> list[AttackedPhoto]:
     """The photos that a run attacked, without those whose rows cannot be read."""
     found = []
-    for columns in store.rows_of(run.id, "attacks"):
+    for row in store.rows_of(run.id, "attacks"):
         try:
-            found.append(from_columns(AttackedPhoto, columns))
+            found.append(from_columns(AttackedPhoto, row))
         except DocumentError:
             continue
     return found
@@ -261,7 +263,7 @@ def _results(store: Store, run: RunRow, photos: Iterable[AttackedPhoto], names: 
         groups.setdefault((photo.region, photo.epsilon), []).append(photo)
     for (region, epsilon), attacked in groups.items():
         place = f"{region}, epsilon {number_text(epsilon)}, " if len(groups) > 1 else ""
-        means = photo_summary(attacked)
+        means = photo_summary([columns(one) for one in attacked])
         found |= {f"{place}photos": means.n, f"{place}right before": means.right_before, f"{place}fooled": means.fooled}
         found[f"{place}altered, %"] = means.altered_percent
         for side, averages in (("clean", means.clean), ("adversarial", means.adversarial)):

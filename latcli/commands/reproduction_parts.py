@@ -17,12 +17,10 @@ from latcli.engine.training.regimes import LOCALIZED, Regime
 from latcli.options import AttackOptions, EvalOptions, ReproduceOptions, ReproduciblePart, TrainOptions
 from latcli.reporting.text import counted, number_text
 from latcli.results import (
-    AttackedPhoto,
     EvalResult,
     Mean,
     MeansRow,
     MeansTable,
-    from_columns,
     mean_of,
     photo_summary,
     read,
@@ -57,6 +55,12 @@ BUDGETS = {
 COMPARED: tuple[Regime, ...] = ("natural", "standard", "background")
 #: Localized training that protects something else.
 CONTROLS: tuple[Regime, ...] = ("foreground", "random")
+#: What a part trains where that is not the three that the paper compares.
+_TRAINED: Mapping[str, tuple[Regime, ...]] = {
+    "hole": ("natural",),
+    "controls": (*COMPARED, *CONTROLS),
+    "masks": ("standard", "background"),
+}
 #: Parts that are figures of the paper, and shown beside them; the others vary what these keep fixed.
 OF_PAPER = ("figure1", "table2", "figure2")
 #: Parts that need no small images.
@@ -112,45 +116,39 @@ def _steps_of(
     budget = BUDGETS[options.budget]
     seeds = range(session.seed, session.seed + (options.seeds or budget.seeds))
 
-    def trained(*regimes: Regime, **more: Any) -> list[Step]:
-        return [_training(options, regime, seed, **more) for seed in seeds for regime in regimes]
+    if part in OF_PHOTOS:
+        epsilons = _EPSILONS if part == "photos-epsilon" else (_EPSILON,)
+        return tuple(_attack(options, session, epsilon, seed) for epsilon in epsilons for seed in seeds)
+    models = [_training(options, regime, seed) for seed in seeds for regime in _TRAINED.get(part, COMPARED)]
 
-    def evaluated(aim: str, models: Sequence[Step], **more: Any) -> Step:
-        return _evaluation(options, aim, models, session.seed, **more)
+    def evaluated(aim: str, among: Sequence[Step] = (), **more: Any) -> Step:
+        return _evaluation(options, aim, among or models, session.seed, **more)
 
-    if part in ("figure1", "table2"):
-        return tuple(_attack(options, session, _EPSILON, seed) for seed in seeds)
-    if part == "photos-epsilon":
-        return tuple(_attack(options, session, epsilon, seed) for epsilon in _EPSILONS for seed in seeds)
-    if part == "figure2":
-        models = trained(*COMPARED)
-        return (*models, evaluated("the loss matrix", models))
-    if part == "hole":
-        models = trained("natural")
-        return (
-            *models,
-            *(evaluated(f"a middle of {share:.3g}", models, center=share) for share in _shares(options, data)),
-        )
-    if part == "controls":
-        models = trained(*COMPARED, *CONTROLS)
-        return (*models, evaluated("with controls", models, controls=True))
-    if part == "masks":
-        silhouettes = {"center": None, "mask_from": "otsu"}
-        models = [*trained("standard", "background"), *trained("background", **silhouettes)]
-        outside = evaluated("outside the silhouette", models, **silhouettes)
-        return (*models, evaluated("outside the middle", models), outside)
-    if part == "strong":
-        models = trained(*COMPARED)
-        images = options.images or budget.strong_images
-        strength = None if budget.strong == "full" else budget.strong
-        suite = evaluated("by the strong suite", models, images=images, strong=True, strong_budget=strength)
-        return (*models, suite)
-    models = trained(*COMPARED)
-    transfers = [
-        evaluated(f"transfer, seed {seed}", [one for one in models if one.seed == seed], transfer="all")
-        for seed in seeds
-    ]
-    return (*models, *transfers)
+    match part:
+        case "figure2":
+            return (*models, evaluated("the loss matrix"))
+        case "hole":
+            shares = _shares(options, data)
+            return (*models, *(evaluated(f"a middle of {share:.3g}", center=share) for share in shares))
+        case "controls":
+            return (*models, evaluated("with controls", controls=True))
+        case "masks":
+            silhouettes: dict[str, Any] = {"center": None, "mask_from": "otsu"}
+            models += [_training(options, "background", seed, **silhouettes) for seed in seeds]
+            outside = evaluated("outside the silhouette", **silhouettes)
+            return (*models, evaluated("outside the middle"), outside)
+        case "strong":
+            strength = None if budget.strong == "full" else budget.strong
+            suite: dict[str, Any] = {
+                "images": options.images or budget.strong_images,
+                "strong": True,
+                "strong_budget": strength,
+            }
+            return (*models, evaluated("by the strong suite", **suite))
+        case _:
+            of_seeds = {seed: [one for one in models if one.seed == seed] for seed in seeds}
+            found = (evaluated(f"transfer, seed {seed}", of_seed, transfer="all") for seed, of_seed in of_seeds.items())
+            return (*models, *found)
 
 
 def _training(options: ReproduceOptions, regime: Regime, seed: int, **more: Any) -> Step:
@@ -340,7 +338,7 @@ class Findings:
         found: dict[float, list[Record]] = {}
         for step in steps:
             rows = self.store.rows_of(self.runs[step].id, "attacks")
-            summary = photo_summary([from_columns(AttackedPhoto, row) for row in rows])
+            summary = photo_summary(rows)
             figures = {asked[0]: value for asked, value in photo_figures(summary).items()}
             for side, averages in (("clean", summary.clean), ("adversarial", summary.adversarial)):
                 figures[f"{side}_top1"] = averages.right / summary.n if averages else 0.0

@@ -7,7 +7,7 @@ are the same is a matter of fingerprints, which are compared once the files are 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,14 +38,15 @@ def plainly(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def kept_options(options: T, row: RunRow, settings: type) -> T:
+def kept_options(options: T, row: RunRow, settings: type | None = None) -> T:
     """The options that the run was started with, beside its `settings`; where files lie may be given anew.
 
     Permission to run code in weights is never a run's: it is given anew each time. Raises UsageError for a
     configuration that is damaged.
     """
     config, default = row.config, type(options)()
-    known = vars(options).keys() & config.keys() - {field.name for field in fields(settings)}
+    elsewhere = {field.name for field in fields(settings)} if settings else set()
+    known = vars(options).keys() & config.keys() - elsewhere
     kept = {name: config[name] for name in known if getattr(options, name) == getattr(default, name)}
     return read_config(type(options), row, plainly(vars(options)) | kept)
 
@@ -61,10 +62,14 @@ def read_config(kind: type[T], row: RunRow, values: Mapping[str, Any] | None = N
 # whether a run can be resumed
 
 
-def resumable_run(store: Store, name: str, command: str, given: Mapping[str, Any], session: Session) -> RunRow:
+def resumable_run(
+    store: Store, name: str, command: str, given: Mapping[str, Any], session: Session, named: Container[str | None]
+) -> RunRow:
     """The run of that name, if it is one of `command`, has not finished, and was started with the `given` options.
 
-    Raises UsageError otherwise, with all differences, and StoreError where the store fails.
+    Raises UsageError otherwise, with all differences, and for code of the user's own that is not among the models
+    `named` now: what lies in a store must not run code by itself, since a store may come from somebody else. Raises
+    StoreError where the store fails.
     """
     row = store.find_run(name)
     if row.command != command:
@@ -90,6 +95,11 @@ def resumable_run(store: Store, name: str, command: str, given: Mapping[str, Any
         raise UsageError(
             f"the run {row.id} was started with different options: {', '.join(differences)}",
             "resume it without these options, or start a new run with them",
+        )
+    if missing := [code for code in _code_of(row) if code not in named]:
+        raise UsageError(
+            f"{row.id} runs the code {missing[0]}, and the code that a stored run names is not run automatically",
+            f"if you trust it, name it again: {resume_command(row, session)}",
         )
     return row
 
@@ -133,15 +143,24 @@ def _text(value: Any) -> str:
 # what to type
 
 
-def resume_command(command: str, run: str, session: Session, names: Iterable[str] = ()) -> str:
-    """What a user types to resume the run from the same working directory; `names` have to be named again."""
-    words = ["latcli", command, *names, "--resume", run.rpartition("-")[2], *_where(session)]
-    return shlex.join(words)
+#: The option that names a run's model; models of eval have none.
+_NAMING = {"attack": ["--classifier"], "train": ["--architecture"]}
 
 
-def classifier_again(classifier: str) -> list[str]:
-    """The option that names a run's classifier again where it is code: no stored configuration may run it by itself."""
-    return ["--classifier", classifier] if registry.names_code(classifier) else []
+def resume_command(row: RunRow, session: Session) -> str:
+    """What a user types to resume the run from the same working directory; what allows code to run is given again."""
+    code = _code_of(row)
+    allowed = [*_NAMING.get(row.command, []), *code] if code else []
+    allowed += ["--trust-weights"] if "--trust-weights" in session.argv else []
+    return shlex.join(["latcli", row.command, *allowed, "--resume", row.id.rpartition("-")[2], *_where(session)])
+
+
+def _code_of(row: RunRow) -> list[str]:
+    """The names among a run's models that stand for the user's code, as `module:function` does."""
+    entries = row.config.get("entries")
+    sources = [one.get("source") for one in entries if isinstance(one, dict)] if isinstance(entries, list) else []
+    names = [str(one) for one in (row.config.get("classifier"), row.config.get("architecture"), *sources)]
+    return [name for name in names if not name.endswith(".safetensors") and registry.names_code(name)]
 
 
 def next_command(words: str, session: Session) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from latcli.commands.resume import classifier_again, resume_command
+from latcli.commands.resume import resume_command
 from latcli.errors import LatcliError
 from latcli.options import (
     EvalOptions,
@@ -25,6 +26,7 @@ from latcli.results import (
     Cell,
     DocumentError,
     LastValue,
+    Problem,
     RemovedRuns,
     RunDetails,
     RunList,
@@ -35,14 +37,15 @@ from latcli.results import (
     from_columns,
 )
 from latcli.session import Session
-from latcli.store.files import artifact_path
+from latcli.store.files import Fault, artifact_path, fault_of
 from latcli.store.schema import damaged
 from latcli.store.store import RunRow, Store, no_runs, require
-from latcli.store.verify import verify
 
 T = TypeVar("T")
 
 _SHOWN = 5
+#: A file is in place some milliseconds before its row: how often, and how long apart, a run at work is looked at again.
+_LOOKS, _LOOK_SECONDS = 20, 0.1
 #: Files of a run in its document: of more, the first.
 _MOST_FILES = 4 * MOST_RESULTS
 
@@ -101,6 +104,34 @@ def verify_runs(options: RunsVerifyOptions, session: Session) -> Verification:
         if found.ok and not rows:
             raise no_runs(store.folder)
         return found
+
+
+def verify(store: Store, runs: Sequence[RunRow]) -> Verification:
+    """Check the files of these runs, and the database itself; nothing is repaired. Raises StoreError."""
+    problems: list[Problem] = []
+    checked = 0
+    for run in runs:
+        if not run.path.is_dir():
+            problems.append(Problem(run.id, ".", "missing", "the run's folder is gone"))
+        for row in store.rows_of(run.id, "artifacts"):
+            checked += 1
+            if (fault := _lasting_fault(store, run, row["name"])) is not None:
+                problems.append(Problem(run.id, row["name"], *fault))
+    faults = store.faults()
+    ids = tuple(run.id for run in runs)
+    return Verification(store.folder, not problems and not faults, ids, checked, tuple(problems), tuple(faults))
+
+
+def _lasting_fault(store: Store, run: RunRow, name: str) -> Fault | None:
+    """What is wrong with a file; of a run at work, which may be replacing it at this moment, what stays wrong."""
+    fault = None
+    for look in range(_LOOKS if run.status == "running" else 1):
+        time.sleep(_LOOK_SECONDS if look else 0.0)
+        rows = store.query("SELECT * FROM artifacts WHERE run = :run AND name = :name", {"run": run.id, "name": name})
+        fault = fault_of(run.path, name, rows[0]["size"], rows[0]["sha256"]) if rows else None
+        if fault is None:
+            break
+    return fault
 
 
 def remove_runs(options: RunsRemoveOptions, session: Session) -> RemovedRuns:
@@ -190,8 +221,7 @@ def _how_to_resume(row: RunRow, session: Session) -> str | None:
         or not row.path.is_dir()
     ):
         return None
-    again = classifier_again(str(row.config.get("classifier"))) if row.command == "attack" else []
-    return resume_command(row.command, row.id, session, again)
+    return resume_command(row, session)
 
 
 def _read(kind: type[T], store: Store, row: dict[str, Any]) -> T:

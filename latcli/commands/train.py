@@ -24,21 +24,21 @@ from latcli.commands.resume import (
     resume_command,
     use_threads,
 )
-from latcli.commands.several import connected
 from latcli.commands.training_steps import STATE, TrainingLog, follow_steps, keep_state, take_steps
 from latcli.engine import loggers, registry
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import full_name
 from latcli.engine.devices import explained, open_device
 from latcli.engine.distributed import Ranks
-from latcli.engine.models.catalog import CheckpointInfo, pack_classifier
-from latcli.engine.models.classifier import Classifier
-from latcli.engine.models.finetuning import (
+from latcli.engine.models.catalog import (
+    CheckpointInfo,
     check_architecture,
     fine_tuned,
     fine_tuned_without_weights,
     is_classifier_name,
+    pack_classifier,
 )
+from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.small import Architecture
 from latcli.engine.models.weights import load_file, state_dict_sha256
 from latcli.engine.precision import gradient_model
@@ -49,11 +49,11 @@ from latcli.engine.scoring import (
 from latcli.engine.training.loop import Trainer, check_parts, new_network
 from latcli.engine.training.settings import DEFAULT_PRESET, TrainSettings, preset_values, resolve
 from latcli.engine.training.state import TrainingState, read_state, restore
-from latcli.errors import ExitCode, LatcliError, Terminated, UsageError, WeightsError
+from latcli.errors import ExitCode, LatcliError, Terminated, WeightsError
 from latcli.options import TrainOptions, given
 from latcli.reporting.text import counted
 from latcli.results import Score, ScorePoint, TrainResult, to_json
-from latcli.session import Session
+from latcli.session import Session, connected
 from latcli.store.files import artifact_path
 from latcli.store.store import Run, RunRow, Store
 
@@ -113,7 +113,8 @@ def run(options: TrainOptions, session: Session) -> TrainResult:
         with Store.open(session.store) as store:
             row, state = None, None
             if options.resume is not None:
-                row = resumable_run(store, options.resume, "train", plainly(given(options)), session)
+                asked = plainly(given(options))
+                row = resumable_run(store, options.resume, "train", asked, session, [options.architecture])
                 kept = artifact_path(row.path, STATE)
                 state = read_state(kept) if kept.exists() else None
             store.check_name(session.name, "" if row is None else row.id)
@@ -244,13 +245,8 @@ def _job(options: TrainOptions, row: RunRow | None, store: Store | None, session
         if options.architecture is not None:
             check_architecture(options.architecture)
     else:
-        name, asked = dataset_of(row, options.dataset), options.architecture
+        name = dataset_of(row, options.dataset)
         options = kept_options(options, row, TrainSettings)
-        if registry.names_code(str(options.architecture)) and options.architecture != asked:
-            raise UsageError(
-                f"{row.id} trains {options.architecture}, and the code that a stored run names is not run by itself",
-                f"if you trust it, name it again: --resume {row.id[-4:]} --architecture {options.architecture}",
-            )
 
     def settled(data: TrainingData) -> TrainSettings:
         return settings_of(options, data, session.seed) if row is None else read_config(TrainSettings, row)
@@ -358,7 +354,7 @@ def _train(
         seconds = log.seconds
         final, adversarial = _scores(trainer, job, session)
     except (KeyboardInterrupt, Terminated):
-        again = resume_command("train", stored.id, session)
+        again = resume_command(stored.row, session)
         session.note(f"run {stored.id} stopped at step {trainer.done:,}; resume it: {again}")
         raise
     checkpoint = _keep_model(store, stored, job, trainer)

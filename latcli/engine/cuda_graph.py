@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: From tensors to tensors.
-Computation = Callable[..., tuple[Tensor, ...]]
+#: From tensors to tensors (or None).
+Computation = Callable[..., tuple[Any, ...]]
 
 #: Recordings of one computation or model are for so many sets of shapes; beyond, all are made anew.
 _MOST = 8
@@ -25,33 +25,39 @@ _MOST = 8
 class _Recording:
     inputs: tuple[Tensor, ...]
     replay: Callable[[], None]
-    outputs: tuple[Tensor, ...]
+    outputs: tuple[Any, ...]
 
 
 #: By computation and shapes. None: met once, and computed plainly. False: it cannot be recorded.
 Recordings = dict[tuple[Hashable, ...], "_Recording | bool | None"]
 
 
-def record_cuda_graph(run: Callable[[], tuple[Tensor, ...]]) -> tuple[Callable[[], None], tuple[Tensor, ...]]:
+def record_cuda_graph(run: Callable[[], tuple[Any, ...]]) -> tuple[Callable[[], None], tuple[Any, ...]]:
     """Record `run` on the current CUDA device: what runs it again, and where its results lie after each time.
 
     Raises RuntimeError where it cannot be recorded.
     """
-    graph = torch.cuda.CUDAGraph()
+    graph, (pool, _) = torch.cuda.CUDAGraph(), _pool(torch.cuda.current_device())
     # The outer context sets the stream back where a failed recording does not. Of this thread alone: other threads,
     # and NCCL's watchdog, may use the device meanwhile.
     with (
         torch.cuda.stream(torch.cuda.current_stream()),
-        torch.cuda.graph(graph, pool=_pool(), capture_error_mode="thread_local"),
+        torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
     ):
         outputs = run()
     return graph.replay, outputs
 
 
 @cache
-def _pool() -> Any:
-    """Memory for all recordings, since no two are replayed at once."""
-    return torch.cuda.graph_pool_handle()
+def _pool(device: int) -> tuple[Any, Any]:
+    """Memory for all recordings on a device, since no two are replayed at once, and an empty recording.
+
+    The latter is kept so that the memory outlives all others: torch gives it up with the last recording in it.
+    """
+    pool, anchor = torch.cuda.graph_pool_handle(), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(anchor, pool=pool, capture_error_mode="thread_local"):
+        torch.zeros(1, device=device)
+    return pool, anchor
 
 
 def replayed(
@@ -59,11 +65,11 @@ def replayed(
     name: Hashable,
     computation: Computation,
     given: tuple[Tensor, ...],
-) -> tuple[Tensor, ...]:
+) -> tuple[Any, ...]:
     """What `computation(*given)` returns, replayed from the third time on that it is asked for tensors of such shapes.
 
     The first time it is computed plainly, since libraries choose kernels and take memory then; the second time it is
-    recorded. What cannot be recorded is computed plainly for ever.
+    recorded. What cannot be recorded is computed plainly for ever. The next replay writes its results where these lie.
     """
     key = (name, *(tensor.shape for tensor in given))
     if key not in recordings:
@@ -84,4 +90,4 @@ def replayed(
     for kept, new in zip(found.inputs, given, strict=True):
         kept.copy_(new)
     found.replay()
-    return tuple(output.clone() for output in found.outputs)
+    return found.outputs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from latcli.errors import MachineError, UsageError, first_line
@@ -21,7 +21,7 @@ def open_device(name: str) -> torch.device:
 
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return open_device("cuda")
         return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
@@ -34,9 +34,28 @@ def open_device(name: str) -> torch.device:
             f"there is no device '{name}' on this machine: CUDA devices found: {torch.cuda.device_count()}",
             "try --device auto",
         )
+    if device.type == "cuda":
+        _use_fp32()
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError("there is no device 'mps' on this machine", "try --device auto")
     return device
+
+
+def _use_fp32() -> None:
+    """Compute scores in fp32: torch would let a GPU round the factors of its convolutions to 10 bits (TF32)."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def rounded_factors(device: torch.device) -> AbstractContextManager[None]:
+    """A block whose convolutions may use TF32 on a GPU, as torch has it: for gradients, whose results are scored."""
+    import torch
+
+    if device.type != "cuda":
+        return nullcontext()
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=True)
+    return flags
 
 
 _SHORT = (

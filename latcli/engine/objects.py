@@ -26,7 +26,7 @@ from latcli.engine.detectors.base import (
     surest_box,
 )
 from latcli.engine.images import Photo
-from latcli.engine.masks import MaskFolder, read_mask
+from latcli.engine.photo_files import MaskFolder, read_mask
 from latcli.errors import NoObjectError, UsageError, WeightsError
 from latcli.results import DocumentError, read
 

@@ -1,4 +1,8 @@
-"""Which files are photos, by which names they are known, and in which order: one rule for attack, train and eval."""
+"""What files mean: which are photos, by which names and in which order; which are masks, and of which photo.
+
+One rule for attack, train and eval. Legend: H, W the photo's own size. mask_1HW is float in [0, 1], 1 on the object.
+White is the object in a file, too; what cannot be read so with certainty is refused.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,26 @@ import os
 import stat
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from latcli.engine.images import Photo, decode_photo, read_bounded, read_photo
+import numpy as np
+import torch
+from PIL import Image
+
+from latcli.engine.images import (
+    SIXTEEN_BIT_MODES,
+    Photo,
+    damage_as_errors,
+    decode_image,
+    decode_photo,
+    is_transparent,
+    read_bounded,
+    read_bytes,
+    read_photo,
+    rgb_of,
+)
 from latcli.errors import ImageError, UsageError
 
 #: File endings of photos, whatever their case.
@@ -129,3 +148,142 @@ def _sources(argument: str) -> Iterator[PhotoSource]:
         yield PhotoSource(photo)
     if photo is None:
         raise ImageError(f"no image below {path}", f"looked for {', '.join(sorted(SUFFIXES))}")
+
+
+# masks: files that say where the object of a photo is
+
+#: The border between object and background in masks of Pascal VOC, which belongs to neither.
+_VOC_BORDER = (224, 224, 192)
+#: Channels of a grey picture differ by no more than this after JPEG.
+_GREY_SPREAD = 32
+#: A file of at most so many values, of which so large a share of what is not black is a small number, holds classes.
+_FEW_VALUES, _SMALL_NUMBER, _SMALL_SHARE = 16, 20, 0.25
+
+_BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
+
+
+def read_mask(path: Path, size: tuple[int, int] | None = None) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """A mask file as mask_1HW, and notes on how it was read where that is not plain black and white.
+
+    `size` is the (height, width) of its photo, None where it is not known. Grey is a soft mask. A mask of black and one
+    other value is black and white, whatever the value: 0 and 1, a class's colour, 16 bits. A cut-out is read by its
+    alpha. Raises ImageError where the sizes differ, the mask is black everywhere, or it is no mask at all: classes as
+    numbers, a coloured picture.
+    """
+    name = str(path)
+    data = read_bytes(path)
+    with damage_as_errors(name):
+        image = decode_image(data, name)
+        if size is not None and (image.height, image.width) != size:
+            raise ImageError(
+                f"the mask {name} is {image.width}x{image.height}, its photo {size[1]}x{size[0]}",
+                "a mask needs the photo's own size (after the camera's rotation is applied)",
+            )
+        levels_HW, note = _levels(image, name)
+    return torch.from_numpy(levels_HW.astype(np.float32) / 255.0)[None], (note,) if note else ()
+
+
+def _levels(image: Image.Image, name: str) -> tuple[np.ndarray, str | None]:
+    if is_transparent(image):
+        rgba = image.convert("RGBA")
+        alpha, image = rgba.getchannel("A"), rgba.convert("RGB")
+        if alpha.getextrema() != (255, 255):
+            alpha_HW = np.asarray(alpha)
+            if _colours(image) == {_BLACK, _WHITE} and ((alpha_HW > 0) != (np.asarray(image)[..., 0] > 0)).any():
+                raise _unclear(name, "its alpha and its black and white contradict each other")
+            return _checked(alpha_HW, name), "a cut-out, read by its alpha"
+    if image.mode in SIXTEEN_BIT_MODES:
+        values_HW, white = np.asarray(image), 65535
+    else:
+        if image.mode not in ("1", "L"):
+            rgb = image.convert("RGB")
+            rgb_HWC = np.asarray(rgb)
+            if int((rgb_HWC.max(axis=2) - rgb_HWC.min(axis=2)).max()) > _GREY_SPREAD:
+                colours = _colours(rgb) - {_VOC_BORDER}
+                if len(colours) != 2 or _BLACK not in colours:
+                    raise _unclear(name, "it has several colours")
+                return _white(np.asarray(rgb.convert("L")) > 0), "its one colour besides black is white"
+        values_HW, white = np.asarray(image.convert("L")), 255
+    highest = int(values_HW.max())
+    if 0 < highest < white and ((values_HW == 0) | (values_HW == highest)).all():
+        return _white(values_HW > 0), f"its largest value, {highest}, is white"
+    return _checked(values_HW if white == 255 else rgb_of(image)[..., 0], name), None
+
+
+def _white(object_HW: np.ndarray) -> np.ndarray:
+    """Levels of a mask: 255 on the object, 0 elsewhere."""
+    return np.where(object_HW, np.uint8(255), np.uint8(0))
+
+
+def _colours(image: Image.Image) -> set[tuple[int, int, int]]:
+    """The colours of a picture in mode RGB; none where there are more than three."""
+    found = image.getcolors(3)
+    return set() if found is None else {colour for _, colour in found}  # type: ignore[misc]
+
+
+def _checked(levels_HW: np.ndarray, name: str) -> np.ndarray:
+    """The levels as they are. Raises ImageError where they protect nothing, or are classes and no brightness."""
+    counts = np.asarray(Image.fromarray(levels_HW).histogram())
+    highest = int(np.flatnonzero(counts)[-1])
+    if highest == 0:
+        raise ImageError(
+            f"the mask {name} is black everywhere: it protects nothing",
+            "paint the object white; to change the whole photo, give --region all instead of a mask",
+        )
+    if highest < 128:
+        raise _unclear(name, f"nothing in it is white, its largest value is {highest} of 255")
+    small = counts[1 : _SMALL_NUMBER + 1].sum() > _SMALL_SHARE * counts[1:].sum()
+    if small and np.count_nonzero(counts) <= _FEW_VALUES:
+        raise _unclear(name, "it holds numbers of classes, not brightness")
+    return levels_HW
+
+
+def _unclear(name: str, why: str) -> ImageError:
+    return ImageError(f"{name} cannot be read as a mask: {why}", "save it as a grey picture, white on the object")
+
+
+class MaskFolder:
+    """The masks below a folder, which lie as their photos do.
+
+    The mask of the photo `photos/hen/1.jpg` is `photos/hen/1.png`, else `hen/1.png`, else `1.png`, with any ending: the
+    longest end of the photo's path that is there. Raises ImageError where the folder cannot be read, UsageError for
+    two masks that differ in their endings alone.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files: dict[tuple[str, ...], Path] = {}
+        for file in photos_below(folder):
+            first = self._files.setdefault(_key(file.relative_to(folder)), file)
+            if first is not file:
+                raise UsageError(f"{first} and {file} are masks of one photo", "remove one of them")
+
+    def find(self, photo: PurePath) -> Path | None:
+        """The mask of a photo, None where it has none."""
+        key = _key(as_given(photo))
+        return next((self._files[key[start:]] for start in range(len(key)) if key[start:] in self._files), None)
+
+    def mask_of(self, photo: PurePath) -> Path:
+        """The mask of a photo. Raises UsageError where it has none."""
+        found = self.find(photo)
+        if found is None:
+            raise UsageError(
+                f"{photo} has no mask: there is no {photo.stem}.* below {self.folder}",
+                f"masks lie as the photos do: {self.folder}/{'/'.join(photo.parts[-2:-1])}/{photo.stem}.png",
+            )
+        return found
+
+    def refuse_shared(self, photos: Iterable[PurePath]) -> None:
+        """Raise UsageError where two of the photos have the same mask."""
+        taken: dict[Path, PurePath] = {}
+        for photo in photos:
+            mask = self.find(photo)
+            if mask is not None and (other := taken.setdefault(mask, photo)) != photo:
+                raise UsageError(
+                    f"{other} and {photo} would both have the mask {mask}",
+                    "put masks in folders that are called as those of their photos: MASKS/FOLDER/NAME.png",
+                )
+
+
+def _key(path: PurePath) -> tuple[str, ...]:
+    return tuple(composed(part) for part in path.with_suffix("").parts)

@@ -40,10 +40,10 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "inception_v3": "latcli.engine.models.libraries:inception_v3",
     },
     "dataset": {
-        "mnist": "latcli.engine.datasets.published:mnist",
-        "fashion-mnist": "latcli.engine.datasets.published:fashion_mnist",
-        "cifar10": "latcli.engine.datasets.published:cifar10",
-        "mnist-5k": "latcli.engine.datasets.published:mnist_5k",
+        "mnist": "latcli.engine.datasets.catalog:mnist",
+        "fashion-mnist": "latcli.engine.datasets.catalog:fashion_mnist",
+        "cifar10": "latcli.engine.datasets.catalog:cifar10",
+        "mnist-5k": "latcli.engine.datasets.catalog:mnist_5k",
     },
     "architecture": {
         "paper-cnn": "latcli.engine.models.small:paper_cnn",

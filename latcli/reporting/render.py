@@ -228,9 +228,9 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "|", "%")
 
 def csv_lines(document: Mapping[str, Any]) -> Iterator[str]:
     """A report's figures in full: shares from 0 to 1, losses as they are; what is not of a kind of line is empty."""
-    yield _csv_line(dict(zip(COLUMNS, COLUMNS, strict=True)))
+    yield _csv_lines([dict(zip(COLUMNS, COLUMNS, strict=True))])
     for table in documents.report(document):
-        yield from map(_csv_line, _figures(table) if table.kind else ())
+        yield _csv_lines(_figures(table) if table.kind else ())
 
 
 def _figures(table: Table) -> Iterable[Mapping[str, object]]:
@@ -251,7 +251,8 @@ def csv_field(value: object) -> str | int | float | None:
     return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
 
 
-def _csv_line(row: Mapping[str, object]) -> str:
+def _csv_lines(rows: Iterable[Mapping[str, object]]) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow([csv_field(row.get(name)) for name in COLUMNS])
+    lines = csv.writer(buffer, lineterminator="\n")
+    lines.writerows([csv_field(row.get(name)) for name in COLUMNS] for row in rows)
     return buffer.getvalue()

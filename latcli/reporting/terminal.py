@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, TextIO
 
-from rich.box import Box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.table import Table as RichTable
 from rich.text import Text
 
 from latcli.reporting import documents
-from latcli.reporting.table import Cell, Column, Table, printed
+from latcli.reporting.table import Column, Table, printed
 from latcli.reporting.text import printable
 
 BEST = "*"
@@ -28,11 +27,6 @@ _SHADES = (
 _FIRST, _NAME = 16, 10
 #: Between two columns.
 _GAP = 2
-
-
-#: A rule below the heading and one before the last rows, and no frame; in letters that every stream takes, so that a
-#: terminal and a file show the same table.
-RULED = Box("    \n    \n -- \n    \n -- \n    \n    \n    \n", ascii=True)
 
 #: Columns of what is written into a file or a pipe, unless COLUMNS says otherwise.
 WIDTH = 80
@@ -79,7 +73,7 @@ class Drawn:
                 yield Text(_plain(table.title), "bold", overflow="fold")
             for count, block in enumerate(_blocks(table, options.max_width)):
                 yield from [""] if count else []
-                yield _drawn(table, block)
+                yield from _drawn(table, block, console)
             if table.columns and table.notes:
                 yield ""
             notes = [*table.notes, f"{BEST} best of its column; shared where the difference is within chance"]
@@ -94,9 +88,8 @@ class _Stack:
     def __init__(self, table: Table, places: Sequence[int]) -> None:
         self.columns = [table.columns[place] for place in places]
         self.is_text = all(column.is_text for column in self.columns)
-        self.rows = [
-            [_lines(table, row.cells[place], table.columns[place], place) for place in places] for row in table.rows
-        ]
+        columns = [list(_lines(table, place)) for place in places]
+        self.rows = [list(cells) for cells in zip(*columns, strict=True)]
         found = [cell_len(line.plain) for row in self.rows for lines in row for line in lines]
         values = max(found, default=0)
         self.heading = [] if table.facts else _heading(self.columns, max(values, 6))
@@ -112,19 +105,21 @@ class _Stack:
         return min(self.natural, _FIRST if first else _NAME) if self.folds else self.natural
 
 
-def _lines(table: Table, cell: Cell, column: Column, place: int) -> list[Text]:
-    """A cell's text, and its interval below it where the column has any."""
-    shown = printed(cell, column)
-    marked = any(row.cells[place].best for row in table.rows)
-    text = column.prefix * bool(shown.text) + shown.joined("+-") + (BEST if cell.best else " " if marked else "")
-    ink = _STYLES.get(cell.style, "")
-    if cell.shade is not None:
-        background, ink = _SHADES[min(len(_SHADES) - 1, int(cell.shade * len(_SHADES)))]
-        ink = f"{ink} on {background}"
-    lines = [Text(_plain(text), f"bold {ink}" if cell.best or (not place and table.facts) else ink)]
-    if any(row.cells[place].low is not None for row in table.rows):
-        lines.append(Text(shown.interval + " " * marked, ink or "dim"))
-    return lines if text or not column.stack else []
+def _lines(table: Table, place: int) -> Iterator[list[Text]]:
+    """The text of each cell of a column, and its interval below it where the column has any."""
+    column, cells = table.columns[place], [row.cells[place] for row in table.rows]
+    marked, ranged = any(cell.best for cell in cells), any(cell.low is not None for cell in cells)
+    for cell in cells:
+        shown = printed(cell, column)
+        text = column.prefix * bool(shown.text) + shown.joined("+-") + (BEST if cell.best else " " if marked else "")
+        ink = _STYLES.get(cell.style, "")
+        if cell.shade is not None:
+            background, ink = _SHADES[min(len(_SHADES) - 1, int(cell.shade * len(_SHADES)))]
+            ink = f"{ink} on {background}"
+        lines = [Text(_plain(text), f"bold {ink}" if cell.best or (not place and table.facts) else ink)]
+        if ranged:
+            lines.append(Text(shown.interval + " " * marked, ink or "dim"))
+        yield lines if text or not column.stack else []
 
 
 def _heading(columns: Sequence[Column], width: int) -> list[str]:
@@ -169,39 +164,54 @@ def _widen(block: Sequence[_Stack], width: int) -> None:
     for place, one in enumerate(block):
         one.width = one.least(not place)
     spare = width - _width(block)
+    if spare < 0 and block[0].folds:
+        block[0].width = max(1, block[0].width + spare)
     folding = sorted((one for one in block if one.width < one.natural), key=lambda one: one.natural - one.width)
     for place, one in enumerate(folding):
         more = max(0, min(one.natural - one.width, spare // (len(folding) - place)))
         one.width, spare = one.width + more, spare - more
 
 
-def _drawn(table: Table, block: Sequence[_Stack]) -> RichTable:
-    drawn = RichTable(
-        box=None if table.facts else RULED, show_header=not table.facts, show_edge=False, pad_edge=False,
-        padding=(0, _GAP if table.facts else 1, 0, 0),
-    )  # fmt: skip
-    for one in block:
-        heading = "\n".join(" " * (one.width - cell_len(line)) * (not one.is_text) + line for line in one.heading)
-        drawn.add_column(Text(heading), width=one.width, no_wrap=not one.folds, overflow="fold", vertical="top")
+def _drawn(table: Table, block: Sequence[_Stack], console: Console) -> Iterator[Text]:
+    """The heading, a rule below it, and the rows, with a rule before those that sum up; facts are rows alone.
+
+    Line by line, since rich's own table takes a second for two thousand rows.
+    """
+    rule = Text("-" * _width(block))
+    if not table.facts:
+        height = max(len(one.heading) for one in block)
+        headings = [[""] * (height - len(one.heading)) + one.heading for one in block]
+        yield from _beside(block, [[Text(line, "bold") for line in lines] for lines in headings])
+        yield rule
     depth = max(len(one.columns) for one in block) if len(block[0].columns) > 1 else 1
     for place, row in enumerate(table.rows):
-        if row.total:
-            drawn.add_section()
+        if row.total and place and not table.facts:
+            yield rule
         for level in range(depth):
             cells = []
             for one in block:
                 lines = one.rows[place]
                 chosen = lines[level : level + 1] if depth > 1 else lines
-                cells.append(Text("\n").join(_padded(line, one) for part in chosen for line in part))
-            if depth == 1 or any(cell.plain.strip() for cell in cells):
-                drawn.add_row(*cells)
-    return drawn
+                cells.append([text for part in chosen for line in part for text in _folded(line, one, console)])
+            if depth == 1 or any(line.plain.strip() for lines in cells for line in lines):
+                yield from _beside(block, cells)
 
 
-def _padded(line: Text, stack: _Stack) -> Text:
-    if stack.is_text:
-        return line
-    return Text(" " * (stack.width - cell_len(line.plain)) + line.plain, line.style)
+def _folded(line: Text, stack: _Stack, console: Console) -> Iterable[Text]:
+    if cell_len(line.plain) <= stack.width:
+        return [line]
+    return line.wrap(console, stack.width, overflow="fold")
+
+
+def _beside(block: Sequence[_Stack], cells: Sequence[Sequence[Text]]) -> Iterator[Text]:
+    """The lines of cells that stand beside each other, texts to the left and figures to the right."""
+    for lines in zip_longest(*cells, fillvalue=Text()):
+        padded = []
+        for one, line in zip(block, lines, strict=True):
+            space = " " * (one.width - cell_len(line.plain))
+            text = line.plain + space if one.is_text else space + line.plain
+            padded.append(Text(text, line.style))
+        yield Text(" " * _GAP, no_wrap=True, overflow="ignore").join(padded)
 
 
 def _plain(text: str) -> str:

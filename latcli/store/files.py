@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-# names and locks
+# names, faults and locks
 
 
 def artifact_path(folder: Path, name: str) -> Path:
@@ -149,12 +150,40 @@ def artifact_path(folder: Path, name: str) -> Path:
     path, plain = folder / name, PurePosixPath(name)
     with suppress(OSError, RuntimeError, ValueError):  # a circle of links; a null character
         reserved = plain.parts[:1] in ((RUN_JSON,), (LOG,), (LOCK,)) or plain.match(_TEMPORARY)
-        if path.resolve() != folder.resolve() and path.resolve().is_relative_to(folder.resolve()) and not reserved:
+        if folder.resolve() in path.resolve().parents and not reserved:
             return path
     raise StoreError(
         f"'{legible(name)}' cannot be the name of a file of the run {folder.name}",
         "use a plain file name, or a relative path that stays inside the run's folder",
     )
+
+
+#: What is wrong with a file, as `results.Problem` has it, and in words.
+Fault = tuple[str, str]
+
+
+def fault_of(folder: Path, name: str, size: int, sha256: str | None) -> Fault | None:
+    """What is wrong with a file of a run's folder, and in words; None where it is as it was written.
+
+    With a `sha256` of None it is not read: only that it is there and has its size is checked.
+    """
+    try:
+        path = artifact_path(folder, name)
+    except StoreError:
+        return "outside", "it leads out of the run's folder, and was not followed"
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+            return "changed", "it is no longer a plain file"
+        if found.st_size != size:
+            return "changed", f"it has {found.st_size} bytes instead of {size}"
+        if sha256 is not None and sha256_of_file(path) != sha256:
+            return "changed", "its sha256 is another"
+    except (FileNotFoundError, NotADirectoryError):
+        return "missing", "it is gone"
+    except OSError as error:
+        return "unreadable", (error.strerror or str(error)).lower()
+    return None
 
 
 def is_locked(path: Path) -> bool:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from filelock import FileLock, Timeout
 
 from latcli.errors import ExitCode, LatcliError, StoreError, Terminated, UsageError
-from latcli.results import PhotoFigures, Standing, Status, columns, legible, to_json
+from latcli.results import SUMMED, Status, columns, legible, to_json
 from latcli.store.files import (
     LOCK,
     LOG,
@@ -36,7 +36,6 @@ from latcli.store.files import (
     storage_errors,
     write_whole,
 )
-from latcli.store.provenance import environment, fingerprint
 from latcli.store.schema import RunRow as RunRow
 from latcli.store.schema import (
     complete,
@@ -44,6 +43,8 @@ from latcli.store.schema import (
     connect_for_writing,
     damaged,
     database,
+    environment,
+    fingerprint,
     lacking,
     sqlite_errors,
     utc_now,
@@ -71,11 +72,6 @@ _CRASHED = "the process ended without closing the run"
 _NEWEST = "rowid DESC"
 _ENDS_WITH = "substr(id, -length(:name)) = :name"
 _AMONG = "IN (SELECT value FROM json_each(:runs))"
-_FIGURES = """
-    SELECT region, epsilon, smallest_epsilon, was_right, fooled, target_index, reached, altered_percent,
-           clean_confidence, clean_rank, adversarial_confidence, adversarial_rank
-    FROM attacks WHERE run = ? ORDER BY id
-"""
 _ORDER = {"attacks": "id", "cells": "id", "attack_results": "id", "artifacts": "rowid", "metrics": "name, step"}
 
 
@@ -205,7 +201,7 @@ class Store:
         row: dict[str, Any] = {"command": command, "status": "running", "started": utc_now(), "argv": argv}
         row |= {"name": name, "tags": tuple(tags), "parent": None if parent is None else self.find_run(parent).id}
         row |= {"config": config, "config_hash": fingerprint(config), "seed": seed, "device": device}
-        row |= {"dataset": dataset, "model": model, "environment": found["id"]} | _own_process()
+        row |= {"dataset": dataset, "model": model, "environment": found.id} | _own_process()
         folder, lock = self._new_folder(command)
         try:
             with self.writing() as db:
@@ -362,17 +358,9 @@ class Store:
         """How many rows of a table belong to the run."""
         return int(self.query(f"SELECT count(*) AS n FROM {table} WHERE run = :run", {"run": run_id})[0]["n"])
 
-    def photo_figures(self, run_id: str) -> list[PhotoFigures]:
-        """What a summary needs of the run's attacked photos, however many there are."""
-        with self.reading() as db:
-            return [
-                PhotoFigures(
-                    region, epsilon, smallest, bool(right), bool(fooled), target, _truth(reached), altered,
-                    Standing(*standings[:2]), Standing(*standings[2:]),
-                )
-                for region, epsilon, smallest, right, fooled, target, reached, altered, *standings
-                in db.execute(_FIGURES, [run_id])
-            ]  # fmt: skip
+    def summed(self, run_id: str) -> list[dict[str, Any]]:
+        """Of the run's attacked photos what `results.photo_summary` looks at, however many there are."""
+        return self.query(f"SELECT {', '.join(SUMMED)} FROM attacks WHERE run = :run ORDER BY id", {"run": run_id})
 
     def rows(self, table: Literal["environments", "datasets", "models", "images"]) -> list[dict[str, Any]]:
         """All rows of a table that runs share."""
@@ -386,7 +374,9 @@ class Store:
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """The rows that a SELECT gives; `:runs` may be a JSON list of ids, as in `json_each(:runs)`."""
         with self.reading() as db:
-            return list(db.query(sql, columns(parameters or {})))
+            found = db.execute(sql, columns(parameters or {}))
+            names = [column for column, *_ in found.description]
+            return [dict(zip(names, row, strict=True)) for row in found]
 
     def series(
         self, runs: Iterable[str], names: Sequence[str], *, points: int | None = None
@@ -408,9 +398,17 @@ class Store:
         """
         given = {"runs": json.dumps(list(runs)), "names": json.dumps(list(names)), "points": points}
         found: dict[str, dict[str, list[list[Any]]]] = {}
-        for row in self.query(query, given):
-            found.setdefault(row["run"], {}).setdefault(row["name"], []).append([row["step"], row["value"]])
+        with self.reading() as db:
+            for run, name, step, value in db.execute(query, given):
+                found.setdefault(run, {}).setdefault(name, []).append([step, value])
         return found
+
+    def faults(self) -> list[str]:
+        """What SQLite's own check finds wrong with the database; empty for a sound one."""
+        with self.reading() as db:
+            damage = [str(row[0]) for row in db.execute("PRAGMA quick_check").fetchall() if row[0] != "ok"]
+            dangling = db.execute("PRAGMA foreign_key_check").fetchall()
+        return damage + [f"row {row[1]} of {row[0]} points to no row of {row[2]}" for row in dangling]
 
     # what runs share
 
@@ -535,6 +533,11 @@ class Run:
                 remove_unfinished(self.folder)
             self._lock.release()
 
+    @property
+    def row(self) -> RunRow:
+        """What the database has of it."""
+        return self._store.find_run(self.id)
+
     def set_exit_code(self, code: int) -> None:
         """What the run ends with if nothing is raised, for instance because one photo of a folder failed."""
         self._exit_code = int(code)
@@ -580,10 +583,6 @@ class Run:
                 db.execute(f"DELETE FROM {table} WHERE run = ?", [self.id])
             self._insert(db, table, rows)
 
-    def photo_figures(self) -> list[PhotoFigures]:
-        """What a summary needs of the run's attacked photos."""
-        return self._store.photo_figures(self.id)
-
     def remove_attacks(self, ids: Iterable[int]) -> None:
         """Remove rows of `attacks` by their ids."""
         with self._store.writing() as db:
@@ -607,7 +606,7 @@ class Run:
 
     def write_provenance(self, **changed: Any) -> None:
         """Write what the database has of the run into `run.json`, for readers of the folder alone."""
-        row = asdict(self._store.find_run(self.id)) | changed
+        row = asdict(self.row) | changed
         del row["path"]  # the folder may be moved
         row["environment"] = self._store.environment(row["environment"])
         text, path = json.dumps(to_json(row), indent=2, ensure_ascii=False), self.folder / RUN_JSON
@@ -634,10 +633,6 @@ class Run:
         finally:  # last: as long as the row says that it runs, the next process tidies up after a kill
             with self._store.writing() as db:
                 db.table("runs").update(self.id, change)
-
-
-def _truth(value: int | None) -> bool | None:
-    return None if value is None else bool(value)
 
 
 def _own_process() -> dict[str, Any]:

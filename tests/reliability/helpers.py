@@ -13,8 +13,8 @@ from pathlib import Path
 from PIL import Image
 
 from latcli.commands.photos import package_photos
+from latcli.commands.runs import verify
 from latcli.store.store import DATABASE, Store
-from latcli.store.verify import verify
 
 #: Whether the long form was asked for.
 FULL = os.environ.get("LATCLI_RELIABILITY") == "full"

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from latcli.commands.runs import verify
 from latcli.errors import StoreError, UsageError
 from latcli.store.store import Store
-from latcli.store.verify import verify
 
 
 def write(folder: Path, number: int, count: int) -> None:

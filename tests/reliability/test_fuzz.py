@@ -128,7 +128,7 @@ def document_damaged(data: bytes, rng: Random) -> bytes:
 def photo() -> Kind:
     """Small files of every format and mode that is read: palettes, 16 bits, alpha, frames, several pictures."""
     from latcli.engine.images import decode_photo, encode_png, photo_size
-    from latcli.engine.masks import read_mask
+    from latcli.engine.photo_files import read_mask
 
     levels = np.random.default_rng(0).integers(0, 256, (23, 17, 4), dtype=np.uint8)
     levels[6:12] = 90  # something to compress

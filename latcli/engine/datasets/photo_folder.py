@@ -1,4 +1,4 @@
-"""Photos of any size in class folders and their masks, read by further processes while the network computes.
+"""Images in class folders; photos of any size among them and their masks, read by further processes while one computes.
 
 Legend: B photos of a minibatch, C = 3 channels, H, W a photo's own size, h = w the classifier's input size; squares are
 uint8. mask_HW is uint8, 1 on the object.
@@ -11,9 +11,10 @@ import math
 import os
 import signal
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -28,17 +29,108 @@ from latcli.engine.datasets.base import (
     SplitName,
     TrainingData,
 )
-from latcli.engine.datasets.folders import LARGEST_SIDE, ClassFolders, LabelledFile, mask_files, mask_notes
 from latcli.engine.detectors.base import Target
 from latcli.engine.images import photo_size, read_photo, sha256_of
 from latcli.engine.labels import known_class
 from latcli.engine.localize import center_mask
-from latcli.engine.masks import read_mask
 from latcli.engine.models.classifier import Classifier, class_rows, predict
 from latcli.engine.models.preprocessing import FILTERS, Preprocessing
 from latcli.engine.noise import uniform_noise
 from latcli.engine.objects import MISS_CENTER, ObjectFinder
-from latcli.errors import ImageError, LatcliError, NoObjectError
+from latcli.engine.photo_files import MaskFolder, as_given, composed, is_folder, listed, photos_below, read_mask
+from latcli.errors import ImageError, LatcliError, NoObjectError, UsageError
+
+#: Sets of larger images would not fit into memory as a whole.
+LARGEST_SIDE = 96
+
+_LAYOUT = "a folder data set has train/CLASS/*.png and test/CLASS/*.png, with the same classes in both"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledFile:
+    """An image file, and the number of the class whose folder it lies in."""
+
+    path: Path
+    label: int
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """The files of both splits, by class and then by name; classes in the order of their names."""
+
+    root: Path
+    class_names: tuple[str, ...]
+    train: tuple[LabelledFile, ...]
+    test: tuple[LabelledFile, ...]
+
+    @property
+    def name(self) -> str:
+        """The data set's name: `folder:` and the absolute path."""
+        return f"folder:{self.root}"
+
+    def relative(self, file: LabelledFile) -> PurePosixPath:
+        """A file's path below the root, the same on every system."""
+        return PurePosixPath(composed(file.path.relative_to(self.root).as_posix()))
+
+
+def class_folders(root: Path) -> ClassFolders:
+    """The files of `ROOT/train/CLASS` and `ROOT/test/CLASS`.
+
+    Raises UsageError for another layout, classes that differ between splits, an empty class.
+    """
+    root = as_given(root)
+    if root.is_file():
+        raise UsageError(f"{root} is a file, not a folder", f"unpack an archive first; {_LAYOUT}")
+    train, test = _files(root / "train"), _files(root / "test")
+    for here, there, extra in (("train", "test", train.keys() - test), ("test", "train", test.keys() - train)):
+        if extra:
+            shown = ", ".join(sorted(extra)[:5]) + (" …" if len(extra) > 5 else "")
+            raise UsageError(f"classes of {root / here} that are missing in {root / there}: {shown}", _LAYOUT)
+    names = sorted(train)
+    splits = [
+        tuple(LabelledFile(file, label) for label, name in enumerate(names) for file in files[name])
+        for files in (train, test)
+    ]
+    return ClassFolders(root, tuple(names), *splits)
+
+
+def _files(split: Path) -> dict[str, list[Path]]:
+    """The photos of each class folder, by its composed name."""
+    try:
+        folders = [entry for entry in listed(split) if is_folder(entry)]
+    except OSError as error:
+        raise UsageError(f"cannot read the folder {split}: {error.strerror or error}", _LAYOUT) from error
+    files: dict[str, list[Path]] = {}
+    for folder in folders:
+        files.setdefault(composed(folder.name), []).extend(photos_below(Path(folder.path)))
+    for name, photos in files.items():
+        if not photos:
+            raise UsageError(f"the class '{name}' in {split} has no image", "remove its folder, or put images there")
+    if len(files) < 2:
+        raise UsageError(f"{split} has {len(files)} class folders; at least two are needed", _LAYOUT)
+    return files
+
+
+def mask_files(folders: ClassFolders, masks: Path) -> tuple[list[Path], list[Path]]:
+    """The mask of each image of both splits: of train/CLASS/NAME.jpg it is MASKS/train/CLASS/NAME.png.
+
+    Raises UsageError where one is missing or two images share one, naming the images.
+    """
+    folder = MaskFolder(masks)
+    train, test = ([folders.relative(file) for file in files] for files in (folders.train, folders.test))
+    folder.refuse_shared([*train, *test])
+    return [folder.mask_of(photo) for photo in train], [folder.mask_of(photo) for photo in test]
+
+
+def mask_notes(notes: Iterable[str], of: int) -> tuple[str, ...]:
+    """Notes on how single masks were read, each once, with how many of the masks that were looked at it is about."""
+    return tuple(f"of {count} of {of} masks: {note}" for note, count in Counter(notes).items())
+
+
+# photos
+
+
+#
 
 #: What training takes on photos. Epsilon is what `latcli attack` takes; the middle stands in where no object is known.
 _DEFAULTS = Defaults(

@@ -29,9 +29,8 @@ from torch import Tensor
 from latcli.engine.attacks.contract import run_attack
 from latcli.engine.attacks.settings import Attack, AttackSettings, Model, refuse_targets
 from latcli.engine.datasets.base import Images
-from latcli.engine.evaluation.matrix import Evaluation, Subject
+from latcli.engine.evaluation.matrix import ATTACKED, Evaluation, InputType, Subject, require_ascending
 from latcli.engine.evaluation.reliance import background_reliance, photos_of
-from latcli.engine.evaluation.settings import ATTACKED, InputType, require_ascending
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.noise import derive_seed, item_seeds
 from latcli.engine.scoring import Outcomes, judge

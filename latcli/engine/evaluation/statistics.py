@@ -1,22 +1,75 @@
-"""How far the figures of a column can be trusted: bootstrapped intervals, models compared on the same images.
+"""How far figures can be trusted: chance in counts of images, bootstrapped intervals, models on the same images.
 
+Torch is imported where images are drawn anew: a report asks for the chance in counts alone, and does without it.
 Legend: N images, M models, R resamples of a bootstrap, G groups of models.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
-from statistics import fmean, variance
-from typing import Any
+from statistics import NormalDist, fmean, variance
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from latcli.engine.evaluation.chance import mcnemar_p_value, not_beaten, wilson_interval
-from latcli.engine.noise import derive_seed
 from latcli.results import Cell, Comparison, EvaluatedModel, SeedGroup, spread
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: What is taken for chance happens by chance at least this often.
+ALPHA = 0.05
+
+_Z = NormalDist().inv_cdf(0.975)
+
+
+def wilson_interval(right: int, n: int) -> tuple[float, float]:
+    """The 95 % score interval of the share right/n (Wilson, 1927); it also holds at 0, at 1 and for few."""
+    share, z2 = right / n, _Z * _Z
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    low = 0.0 if right == 0 else middle - half
+    high = 1.0 if right == n else middle + half
+    return low, high
+
+
+def mcnemar_p_value(only_a: int, only_b: int) -> float:
+    """The exact two-sided p-value that two models are right equally often (McNemar, 1947).
+
+    only_a, only_b: images that one of them alone has right; by chance each is as likely to be the one.
+    """
+    n = only_a + only_b
+    ways, term = 0, 1
+    for count in range(min(only_a, only_b) + 1):
+        ways += term
+        term = term * (n - count) // (count + 1)
+    return float(min(1.0, 2 * ways / 2**n))
+
+
+def rejected(p_values: Sequence[float], alpha: float = ALPHA) -> list[bool]:
+    """Which of several hypotheses are rejected, at a family-wise error rate (Holm, 1979)."""
+    found = [False] * len(p_values)
+    for place, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        if p_values[index] > alpha / (len(p_values) - place):
+            break
+        found[index] = True
+    return found
+
+
+def not_beaten(values: Sequence[float], p_value: Callable[[int, int], float]) -> list[bool]:
+    """Whether each of several models may be the best: that of the highest value, and who chance may have put behind.
+
+    `p_value(first, other)` compares two by their positions. All are False where there is nothing to compare.
+    """
+    if len(values) < 2:
+        return [False] * len(values)
+    first = max(range(len(values)), key=values.__getitem__)
+    others = [index for index in range(len(values)) if index != first]
+    beaten = dict(zip(others, rejected([p_value(first, other) for other in others]), strict=True))
+    return [not beaten.get(index, False) for index in range(len(values))]
+
+
+# images drawn anew
 
 RESAMPLES = 1000
 
@@ -29,6 +82,10 @@ def bootstrap_means(values_NM: Tensor, seed: int, resamples: int = RESAMPLES) ->
 
     Equal seeds and N give equal resamples (Efron, 1979).
     """
+    import torch
+
+    from latcli.engine.noise import derive_seed
+
     N, _ = values_NM.shape
     values_NM = values_NM.cpu().double()
     generator = torch.Generator().manual_seed(derive_seed(seed, "bootstrap", N))
@@ -45,6 +102,8 @@ def bootstrap_means(values_NM: Tensor, seed: int, resamples: int = RESAMPLES) ->
 
 def percentile_interval(means_R: Tensor) -> tuple[float, float]:
     """The middle 95 % of bootstrapped means."""
+    import torch
+
     low, high = means_R.quantile(torch.tensor([0.025, 0.975], dtype=means_R.dtype)).tolist()
     return low, high
 
@@ -70,6 +129,8 @@ class ColumnStatistics:
     """
 
     def __init__(self, right_NM: Tensor, loss_NM: Tensor, seed: int) -> None:
+        import torch
+
         self.n, self.models = right_NM.shape
         self._right_NM = right_NM.cpu().double()
         self.has_loss = not loss_NM.isnan().any()
@@ -186,6 +247,8 @@ class ColumnStatistics:
         return accuracy, self._best_means([-loss for loss in self.loss_M], -self._loss_RM, groups)
 
     def _best_means(self, value_M: Sequence[float], means_RM: Tensor, groups: Sequence[Sequence[int]]) -> list[bool]:
+        import torch
+
         values = [[value_M[model] for model in group] for group in groups]
         means = [fmean(of_group) for of_group in values]
         errors = [variance(of_group) / len(of_group) if len(of_group) > 1 else 0.0 for of_group in values]

@@ -23,16 +23,18 @@ from latcli.errors import LatcliError, UsageError
 from latcli.results import Guess, Prediction
 
 
-class GreyInput(nn.Module):
-    """Lets a network of one channel read photos: three channels become their mean, which of grey ones is each."""
+class AnyChannels(nn.Module):
+    """Lets a network of one channel, or of three, read both: three become their mean, one becomes all three."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, channels: int) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.channels = net, channels
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """logits_BK of images with one channel or three."""
-        logits_BK: torch.Tensor = self.net(x_BCHW.mean(dim=1, keepdim=True) if x_BCHW.shape[1] == 3 else x_BCHW)
+        if x_BCHW.shape[1] != self.channels:
+            x_BCHW = x_BCHW.mean(dim=1, keepdim=True) if self.channels == 1 else x_BCHW.expand(-1, 3, -1, -1)
+        logits_BK: torch.Tensor = self.net(x_BCHW)
         return logits_BK
 
 

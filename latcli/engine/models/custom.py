@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from latcli.engine import registry
-from latcli.engine.models.classifier import Classifier, ClassifierSource, GreyInput, logits_in
+from latcli.engine.models.classifier import AnyChannels, Classifier, ClassifierSource, logits_in
 from latcli.engine.models.libraries import library_classifier
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.models.weights import load_file
@@ -126,7 +126,7 @@ def _tried(
     failures = []
     for preprocessing in prepared:
         x_23hw = torch.rand(2, 3, *preprocessing.size, generator=torch.Generator().manual_seed(0))
-        for body in (net, GreyInput(net)):
+        for body in (net, AnyChannels(net, 1)):
             try:
                 with torch.no_grad():
                     found = logits_in(body(x_23hw))

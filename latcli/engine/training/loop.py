@@ -24,6 +24,7 @@ from latcli.engine.attacks.objectives import ObjectiveFunction, cross_entropy_od
 from latcli.engine.attacks.threat import LinfBox
 from latcli.engine.cuda_graph import Recordings, replayed
 from latcli.engine.datasets.base import Images, Request, TrainingData
+from latcli.engine.devices import rounded_factors
 from latcli.engine.distributed import Ranks
 from latcli.engine.noise import derive_seed, item_seeds, permutation
 from latcli.engine.precision import Form, gradient_model
@@ -85,8 +86,8 @@ class Order:
         """How many of a minibatch's first `count` samples are this rank's."""
         return min(max(count - self.rank * self.share, 0), self.share)
 
-    def requests(self, first: int) -> Iterator[Request]:
-        """This rank's share of minibatch `first` and of all that follow, without end."""
+    def requests(self, first: int, augmented: bool = True) -> Iterator[Request]:
+        """This rank's share of minibatch `first` and of all that follow, without end; seeds only where they count."""
         batches = self.samples // self.batch
         epoch, order_N = -1, torch.empty(0)
         index = first
@@ -96,7 +97,8 @@ class Order:
                 order_N = permutation(derive_seed(self.seed, "order", epoch), self.samples, torch.device("cpu"))
             begin = index % batches * self.batch + self.rank * self.share
             samples_b = order_N[begin : begin + self.share]
-            yield Request(samples_b, item_seeds(derive_seed(self.seed, "augment", index), samples_b))
+            seed = derive_seed(self.seed, "augment", index)
+            yield Request(samples_b, item_seeds(seed, samples_b) if augmented else samples_b)
             index += 1
 
 
@@ -121,12 +123,12 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, net: nn.Module, step: int) -> None:
         """Take in the weights after step `step` (from 0)."""
+        now = net.state_dict()
+        floating = [name for name, value in now.items() if value.is_floating_point()]
         weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
-        for name, value in net.state_dict().items():
-            if value.is_floating_point():
-                self.values[name].lerp_(value, weight)
-            else:
-                self.values[name].copy_(value)
+        torch._foreach_lerp_([self.values[name] for name in floating], [now[name] for name in floating], weight)
+        for name in now.keys() - floating:
+            self.values[name].copy_(now[name])
 
 
 @dataclass(frozen=True)
@@ -184,8 +186,10 @@ class Trainer:
         # A registered attack may look at its images on the way, which a recording cannot.
         on_cuda = next(net.parameters()).device.type == "cuda"
         self._attack = self._replayed_attack if on_cuda and planned else self._inner_attack
+        self._replays_update = on_cuda and self.ranks.size == 1  # gradients are joined in `backward`
         self._recordings: Recordings = {}
         self.optimizer = _optimizer(self.net, settings)
+        self._weights = [weight for weight in self.net.parameters() if weight.requires_grad]
         self.average = WeightAverage(self.net, settings.average) if settings.average else None
         self._stream: Iterator[Images] | None = None
         self._next = 0
@@ -206,7 +210,7 @@ class Trainer:
             loss, adv_BCHW = self._free_step(batch, epsilon)
         else:
             adv_BCHW = self._attacked(batch, epsilon)
-            loss = self._update(self._loss(batch, adv_BCHW))
+            loss = self._update(batch, adv_BCHW)
         accuracies = self._accuracies(batch, adv_BCHW) if measure else (None, None)
         if self.average is not None:
             self.average.update(self.net, index)
@@ -217,13 +221,15 @@ class Trainer:
         """Minibatch `index` of the run; asked for one after the other, they are read ahead where they are files."""
         settings = self.settings
         if self._stream is None or index != self._next:
-            self._stream = self.data.training(self.order.requests(index), settings.augment)
+            self._stream = self.data.training(self.order.requests(index, settings.augment != "none"), settings.augment)
         images, self._next = next(self._stream), index + 1
         return Batch(
             images.x_BCHW.contiguous(memory_format=self._layout),
             images.y_B,
             masks(images, settings.mask_from, settings.center),
-            item_seeds(derive_seed(settings.seed, "start", index), images.samples_B),
+            item_seeds(derive_seed(settings.seed, "start", index), images.samples_B)
+            if settings.is_adversarial
+            else images.samples_B,
             self.order.of_mine(round(settings.mix * settings.batch)),
         )
 
@@ -245,7 +251,6 @@ class Trainer:
         x_bCHW, y_b, seeds_b = batch.x_BCHW[natural:], batch.y_B[natural:], batch.seeds_B[natural:]
         if not len(y_b):
             return batch.x_BCHW
-        self.fast.refresh()
         eps_b1HW = regime_epsilon(settings.regime, batch.mask_B1HW[natural:], epsilon, seeds_b)
         adv_bCHW = self._attack(x_bCHW, y_b, eps_b1HW, seeds_b)
         self._check(x_bCHW, adv_bCHW, eps_b1HW * (self._plan.allowance if self._plan else 1.0))
@@ -256,6 +261,7 @@ class Trainer:
         self, x_bCHW: torch.Tensor, y_b: torch.Tensor, eps_b1HW: torch.Tensor, seeds_b: torch.Tensor
     ) -> torch.Tensor:
         """The inner attack on the network as it is; a planned one asks the host for nothing: a GPU can replay it."""
+        self.fast.refresh()
         if self._registered is not None:
             self.between()
             settings = registered_settings(self.settings.attack_steps, self.settings.step_share)
@@ -268,30 +274,48 @@ class Trainer:
         return climb(self.fast, x_bCHW, y_b, eps_b1HW, self._plan, objective, seeds_b, self.between)
 
     def _replayed_attack(self, *given: torch.Tensor) -> torch.Tensor:
-        (adv_bCHW,) = replayed(self._recordings, "inner attack", lambda *same: (self._inner_attack(*same),), given)
+        adv_bCHW: torch.Tensor
+        with rounded_factors(given[0].device):
+            (adv_bCHW,) = replayed(self._recordings, "inner attack", lambda *same: (self._inner_attack(*same),), given)
         return adv_bCHW
 
     def _check(self, x_BCHW: torch.Tensor, adv_BCHW: torch.Tensor, allowed_B1HW: torch.Tensor) -> None:
         if self.done % _CHECK_EVERY == 0 or self.done == self.settings.steps - 1:
             check_contract(x_BCHW, adv_BCHW, allowed_B1HW)
 
-    def _loss(self, batch: Batch, adv_BCHW: torch.Tensor) -> torch.Tensor:
+    def _loss(self, x_BCHW: torch.Tensor, adv_BCHW: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
         if self.settings.is_adversarial and self.settings.loss == "trades":
-            both_BK = self._joined(torch.cat((batch.x_BCHW, adv_BCHW)).contiguous(memory_format=self._layout))
+            both_BK = self._joined(torch.cat((x_BCHW, adv_BCHW)).contiguous(memory_format=self._layout))
             clean_BK, adversarial_BK = both_BK.chunk(2)
-            smoothing = self.settings.label_smoothing
-            return trades(clean_BK, adversarial_BK, batch.y_B, self.settings.beta, smoothing)
-        return self._cross_entropy(self._joined(adv_BCHW), batch.y_B)
+            return trades(clean_BK, adversarial_BK, y_B, self.settings.beta, self.settings.label_smoothing)
+        return self._cross_entropy(self._joined(adv_BCHW), y_B)
 
     def _cross_entropy(self, logits_BK: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
         return functional.cross_entropy(logits_BK, y_B, label_smoothing=self.settings.label_smoothing)
 
-    def _update(self, loss: torch.Tensor) -> float:
+    def _update(self, batch: Batch, adv_BCHW: torch.Tensor) -> float:
+        """One update of the weights; returns the loss before it."""
+        given = (batch.x_BCHW, adv_BCHW, batch.y_B)
+        if not self._replays_update:
+            return self._descend(self._loss(*given))
+        loss, *gradients = replayed(self._recordings, "update", self._loss_and_gradients, given)
+        for weight, gradient in zip(self._weights, gradients, strict=True):
+            weight.grad = gradient
+        return self._descend(loss)
+
+    def _loss_and_gradients(self, *given: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        with rounded_factors(given[0].device):
+            loss = self._loss(*given)
+            return loss.detach(), *torch.autograd.grad(loss, self._weights, allow_unused=True)
+
+    def _descend(self, loss: torch.Tensor) -> float:
+        """Take the optimizer's step along the gradients of the loss, or those that are there; returns the loss."""
         (value,) = self.ranks.mean([float(loss.detach())])  # so that all ranks stop where one of them must
         if not math.isfinite(value):
             raise DivergedError(self.done + 1, "the loss")
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        if loss.requires_grad:
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return value
 
@@ -308,7 +332,7 @@ class Trainer:
         seen_BCHW, loss = adv_BCHW, 0.0
         for _ in range(self.settings.attack_steps):
             seen_BCHW = adv_BCHW.detach().contiguous(memory_format=self._layout).requires_grad_()
-            loss = self._update(self._cross_entropy(self._joined(seen_BCHW), batch.y_B))
+            loss = self._descend(self._cross_entropy(self._joined(seen_BCHW), batch.y_B))
             assert seen_BCHW.grad is not None
             adv_BCHW = box.move(seen_BCHW.detach(), seen_BCHW.grad, self.settings.step_share or 1.0)
         self._check(batch.x_BCHW, adv_BCHW, eps_B1HW)
