@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as runner
+from benchmarks import background_search
 from benchmarks.machine import Neighbours
 from benchmarks.mask_agreement import Cut, composed, intersection_over_union, measured
 from benchmarks.photo_tables import compared, count_text, median_interval, stored_photos
@@ -79,6 +80,42 @@ def test_photos_of_a_group_lend_to_each_other() -> None:
 
     assert same == [1, 0, None, None]
     assert {survey.lender("mixed_rand", names[0], 100, seed) for seed in range(20)} == {2, 3}
+
+
+def test_settings_are_selected_by_validation_loss_among_those_that_keep_most_of_the_robustness() -> None:
+    def row(name: str, regime: str, loss: float, accuracy: float, at_temperature: float = 0.5) -> dict[str, Any]:
+        validation = {"loss": loss, "loss at T": at_temperature}
+        attacked = {"center 0.1": {"accuracy": accuracy}}
+        return {"name": name, "regime": regime, "threat": "center 0.1", "validation": validation, "attacked": attacked}
+
+    rows = [
+        row("natural", "natural", 0.1, 0.2),
+        row("background center 0.1", "background", 0.4, 0.8),
+        row("background center 0.1, weak", "background", 0.1, 0.4),
+        row("background center 0.1, half", "background", 0.3, 0.6),
+        row("background center 0.1, calibrated", "background", 0.9, 0.8, at_temperature=0.1),
+    ]
+    names = ["background center 0.1, half", "background center 0.1", "background center 0.1, calibrated"]
+    assert background_search.selected(rows) == names
+    assert background_search.selected(rows[1:]) == []  # nothing to compare with
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_where_it_was_cut_off_and_its_tables_are_those_of_all_parts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = [tmp_path / f"{part}.jsonl" for part in (1, 2)]
+    shared = ["schedule", "--quick", "--dataset", "mnist-5k", "--cache", str(tmp_path / "cache")]
+    for number in (1, 2, 2):
+        background_search.main([*shared, "--part", f"{number}/2", "--out", str(parts[number - 1])])
+    rows = background_search.read_rows(parts)
+    assert [(row["name"], row["steps"]) for row in rows if "steps" in row] == [("background", 4), ("natural", 4)]
+    assert len(parts[1].read_text().splitlines()) == 5  # two machines, two points on the way, and one model
+    capsys.readouterr()
+    background_search.main(["--merge", *map(str, parts)])
+    shown = capsys.readouterr().out
+    assert "schedule, mnist-5k: 2 models" in shown
+    assert shown.count("not measured") == 3  # what the paper says of standard training
 
 
 def test_other_work_and_uneven_rounds_are_said() -> None:

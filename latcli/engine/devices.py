@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from latcli.errors import MachineError, UsageError, first_line
@@ -42,10 +42,20 @@ def open_device(name: str) -> torch.device:
 
 
 def _use_fp32() -> None:
-    """Compute what is fp32 in fp32: torch would let a GPU round the factors of its convolutions to 10 bits (TF32)."""
+    """Compute scores in fp32: torch would let a GPU round the factors of its convolutions to 10 bits (TF32)."""
     import torch
 
     torch.backends.cudnn.allow_tf32 = False
+
+
+def rounded_factors(device: torch.device) -> AbstractContextManager[None]:
+    """A block whose convolutions may use TF32 on a GPU, as torch has it: for gradients, whose results are scored."""
+    import torch
+
+    if device.type != "cuda":
+        return nullcontext()
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=True)
+    return flags
 
 
 _SHORT = (

@@ -16,6 +16,7 @@ from latcli.engine.attacks.objectives import ObjectiveFunction, WorstCase, objec
 from latcli.engine.attacks.settings import AttackSettings, Model, Recordable, can_train, narrowed
 from latcli.engine.attacks.threat import Threat, threat_for
 from latcli.engine.cuda_graph import replayed
+from latcli.engine.devices import rounded_factors
 from latcli.engine.noise import derive_seed
 from latcli.errors import LatcliError
 
@@ -127,7 +128,8 @@ def repeated_gradient(
         return input_gradient(model, x_BCHW, y_B, objective, *more)
 
     def gradient(x_BCHW: Tensor, y_B: Tensor, *more: Tensor) -> tuple[Tensor, Tensor]:
-        return input_gradient(model, x_BCHW, y_B, objective, *more)
+        with rounded_factors(x_BCHW.device):
+            return input_gradient(model, x_BCHW, y_B, objective, *more)
 
     gradient_BCHW, logits_BK = replayed(model.recordings, objective, gradient, (x_BCHW, y_B, *more))
     return gradient_BCHW, logits_BK
