@@ -386,16 +386,17 @@ class Store:
         `points`: about so many of each, evenly spread, the first and the last among them; None for all. SQLite thins
         them out, so that a long run costs no more memory than a short one.
         """
-        query = f"""
-            SELECT run, name, step, value FROM (
-                SELECT run, name, step, value,
-                       row_number() OVER (PARTITION BY run, name ORDER BY step) AS place,
-                       count(*) OVER (PARTITION BY run, name) AS n
-                FROM metrics WHERE run {_AMONG} AND name IN (SELECT value FROM json_each(:names))
-            )
-            WHERE :points IS NULL OR place = n OR (place - 1) % max(1, (n + :points - 1) / :points) = 0
-            ORDER BY run, name, step
-        """
+        query = f"SELECT * FROM metrics WHERE run {_AMONG} AND name IN (SELECT value FROM json_each(:names))"
+        if points is not None:
+            query = f"""
+                SELECT * FROM (
+                    SELECT *, row_number() OVER (PARTITION BY run, name ORDER BY step) AS place,
+                           count(*) OVER (PARTITION BY run, name) AS n
+                    FROM ({query})
+                )
+                WHERE place = n OR (place - 1) % max(1, (n + :points - 1) / :points) = 0
+            """
+        query = f"SELECT run, name, step, value FROM ({query}) ORDER BY run, name, step"
         given = {"runs": json.dumps(list(runs)), "names": json.dumps(list(names)), "points": points}
         found: dict[str, dict[str, list[list[Any]]]] = {}
         with self.reading() as db:

@@ -184,7 +184,8 @@ class Trainer:
         if planned and settings.attack != "free":
             self._plan = plan_for(settings.attack, settings.attack_steps, settings.step_share)
         # A registered attack may look at its images on the way, which a recording cannot.
-        on_cuda = next(net.parameters()).device.type == "cuda"
+        self._device = next(net.parameters()).device
+        on_cuda = self._device.type == "cuda"
         self._attack = self._replayed_attack if on_cuda and planned else self._inner_attack
         self._replays_update = on_cuda and self.ranks.size == 1  # gradients are joined in `backward`
         self._recordings: Recordings = {}
@@ -200,7 +201,7 @@ class Trainer:
         `measure` adds accuracies. Raises DivergedError, before the weights are touched, where the loss is not finite.
         """
         settings, index = self.settings, self.done
-        torch.manual_seed(derive_seed(settings.seed, "step", index))  # for networks that draw numbers of their own
+        _seed_generators(derive_seed(settings.seed, "step", index), self._device)
         rate = settings.rate_at(index)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -379,6 +380,16 @@ def train(
         due = (trainer.done + 1) % measure_every == 0 or trainer.done + 1 == steps
         on_step(trainer.step(measure=due))
         after_step(trainer.done)
+
+
+def _seed_generators(seed: int, device: torch.device) -> None:
+    """Seed those that networks draw their own numbers from, dropout for one."""
+    if device.type == "mps":
+        torch.manual_seed(seed)
+        return
+    # torch.manual_seed would also note a traceback for each kind of device that is not in use.
+    for generator in (torch.default_generator, *(torch.cuda.default_generators if device.type == "cuda" else ())):
+        generator.manual_seed(seed)
 
 
 def _optimizer(net: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
