@@ -350,25 +350,6 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class SeedGroup:
-    """One regime on one input: mean and sample standard deviation over `models` training runs.
-
-    A deviation is None for a single run, a loss where it was not measured in all of them.
-    """
-
-    regime: str
-    input: str
-    models: int
-    n: int
-    loss: float | None
-    loss_spread: float | None
-    accuracy: float
-    accuracy_spread: float | None
-    best_accuracy: bool = False
-    best_loss: bool = False
-
-
-@dataclass(frozen=True)
 class TransferCell:
     """One target on n examples that were made on the source, both by their ids; a source of None: not attacked."""
 
@@ -1018,6 +999,14 @@ class MatrixCell:
     best_accuracy: bool = False
     losses: tuple[float | None, ...] = ()
     accuracies: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedGroup(MatrixCell):
+    """What the matrix of an evaluation of several seeds has of one regime on one input."""
+
+    regime: str
+    input: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -273,7 +273,7 @@ def test_an_error_keeps_what_is_drawn_and_waits_for_no_figure(
         threading.Timer(0.1, go_on.set).start()
         raise ContractError("the attack broke its contract", "a defect")
 
-    monkeypatch.setattr("latcli.commands.photos.triptych_on_thread", slow)
+    monkeypatch.setattr("latcli.commands.photos.triptych", slow)
     monkeypatch.setattr(photos, "run_attack", fails_at_last)
     done = latcli("attack", "photos", *TINY, "--steps", "1", "--center", "0.4", "--batch", "3")
     assert done.code == ExitCode.FAILURE
@@ -298,7 +298,7 @@ def test_the_result_of_one_photo_is_shown_before_its_figure_is_drawn(
             shown.append(db.execute("SELECT status FROM runs ORDER BY rowid DESC").fetchone()[0])
         return b"figure"
 
-    monkeypatch.setattr("latcli.commands.photos.triptych_on_thread", draw)
+    monkeypatch.setattr("latcli.commands.photos.triptych", draw)
     done = latcli("attack", "a.png", *TINY, "--steps", "1", "--center", "0.4")
     assert done.code == 0, done.err
     assert shown == [done.out, "running"]
@@ -317,7 +317,7 @@ def test_a_figure_that_cannot_be_drawn_leaves_a_run_that_is_not_completed(
     def fails(*_given: object) -> bytes:
         raise error
 
-    monkeypatch.setattr("latcli.commands.photos.triptych_on_thread", fails)
+    monkeypatch.setattr("latcli.commands.photos.triptych", fails)
     with pytest.raises(type(error)) if isinstance(error, OSError) else nullcontext():
         latcli("attack", "a.png", *TINY, "--steps", "1", "--center", "0.4")
     shown = latcli("runs", "show", "latest", "--json").json

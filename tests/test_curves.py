@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -34,17 +35,12 @@ class Curve:
     points: tuple[CurvePoint, ...]
 
 
-def _sweep(axis: Any, values: Any, attack: Any, fast: Any, score: Any, pairs: Any, settings: Any, seed: int) -> Curve:
+def _sweep(axis: Any, attack: Any, fast: Any, score: Any, pairs: Any, values: Any, settings: Any, seed: int) -> Curve:
     fell = fell_at(axis, values, attack, fast, score, pairs, settings, seed)
     return Curve(fell, points_of(values, fell))
 
 
-def accuracy_against_epsilon(attack: Any, fast: Any, score: Any, pairs: Any, values: Any, how: Any, seed: int) -> Curve:
-    return _sweep("epsilon", values, attack, fast, score, pairs, how, seed)
-
-
-def accuracy_against_steps(attack: Any, fast: Any, score: Any, pairs: Any, values: Any, how: Any, seed: int) -> Curve:
-    return _sweep("steps", values, attack, fast, score, pairs, how, seed)
+accuracy_against_epsilon, accuracy_against_steps = partial(_sweep, "epsilon"), partial(_sweep, "steps")
 
 
 def _weights() -> torch.Tensor:

@@ -33,6 +33,7 @@ from latcli.reporting.figures import (
     means,
     training_plots,
     triptych,
+    without_glyph_warnings,
 )
 
 GREEN, GREY = (0x2E, 0x9E, 0x4F), (0x9A, 0xA3, 0xAD)
@@ -55,7 +56,8 @@ def levels_of(data: bytes) -> np.ndarray:
 
 
 def figure_1(*panels: Panel, caption: str = "hen: 49.1 % of pixels altered") -> np.ndarray:
-    return levels_of(triptych(panels, caption))
+    with without_glyph_warnings():
+        return levels_of(triptych(panels, caption))
 
 
 def places_of(levels_HWC: np.ndarray, colour: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:

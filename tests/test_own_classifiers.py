@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from tiny_model import blobs, save_photo
 from torch import nn
 
-from latcli.engine.models.custom import named_by_user
+from latcli.engine.models.catalog import named_by_user
 from latcli.engine.vision import import_timm, import_torchvision
 
 Pipeline = Callable[[Image.Image], torch.Tensor]

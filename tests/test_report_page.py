@@ -21,8 +21,8 @@ from PIL import Image
 from report_store import WILD
 from sample_documents import attack_files
 
-from latcli.reporting.figures import amplified_difference
-from latcli.reporting.page import STEPS, change, difference_gain, original, pictures, render
+from latcli.reporting.figures import amplified_difference, difference_gain
+from latcli.reporting.page import STEPS, change, original, pictures, render
 
 CSS = resources.files("latcli.reporting").joinpath("templates", "page.css").read_text(encoding="utf-8")
 FILES = {kind: kind for kind in ("adversarial", "difference", "mask")}

@@ -180,10 +180,10 @@ def test_an_interrupted_run_says_how_to_resume_it_and_ends_with_the_same_bits(
 
     assert done.code == 130
     assert (row.status, step_of(row.path / "state.safetensors")) == ("interrupted", 4)
-    (line,) = [line for line in done.err.splitlines() if "resume it: " in line]
+    (line,) = [line for line in done.err.splitlines() if "to continue: " in line]
     assert row.id in line
     monkeypatch.chdir(work.parent)  # the data set was named by a relative path
-    result = document(latcli(*shlex.split(line.partition("resume it: latcli ")[2]), "--json"))
+    result = document(latcli(*shlex.split(line.partition("to continue: latcli ")[2]), "--json"))
     assert (result["run"], result["resumed_at"]) == (row.id, 4)
     assert weights(result) == weights(expected)
     for name in ("final", "adversarial", "tests"):

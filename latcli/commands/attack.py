@@ -17,10 +17,9 @@ from typing import Any, NoReturn
 import torch
 
 from latcli.commands.photos import Chunk, Pictures, drawing, located_values, open_photos
-from latcli.commands.resume import kept_options, resumable_run, resume_command
+from latcli.commands.resume import kept_options, resumable_run, running
 from latcli.engine import registry
 from latcli.engine.attacks.settings import AttackSettings
-from latcli.engine.devices import explained
 from latcli.engine.distributed import Ranks
 from latcli.engine.evaluation.distrust import examine
 from latcli.engine.images import sha256_of
@@ -28,7 +27,7 @@ from latcli.engine.labels import parse_label
 from latcli.engine.localize import Region
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.photos import Located, PhotoAttacker, PhotoResult, PhotoSettings, batches
-from latcli.errors import ExitCode, LatcliError, Terminated, UsageError
+from latcli.errors import ExitCode, LatcliError, UsageError
 from latcli.options import AttackOptions, given
 from latcli.reporting.text import printable
 from latcli.results import (
@@ -189,14 +188,10 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
             return
         if job.attacker.gradients.note:
             session.note(f"note: {job.attacker.gradients.note}")
-        if row is None:
-            config = config_of(options) | {"precision": session.precision, "form": job.form}
-            config |= {"labels_sha256": labels_sha256(options), **ranks.world}
-            about: dict[str, Any] = {"seed": session.seed, "device": str(job.attacker.device), "model": model}
-            started = store.start_run("attack", **session.of_run(), **about, config=config)
-        else:
-            started = store.resume_run(row.id, argv=list(session.argv), name=session.name, tags=session.tag)
-        with started as stored, explained(), _how_to_go_on(stored, session):
+        config = config_of(options) | {"precision": session.precision, "form": job.form}
+        config |= {"labels_sha256": labels_sha256(options), **ranks.world}
+        about: dict[str, Any] = {"seed": session.seed, "device": str(job.attacker.device), "model": model}
+        with running(store, row, "attack", session, config=config, **about) as stored:
             common_folder(ranks, stored.folder, lambda: job.form)
             if row is not None:
                 stored.remove_attacks(before.unusable)
@@ -319,16 +314,6 @@ def _as_before(row: RunRow, options: AttackOptions, session: Session) -> tuple[A
             "put the same labels back, or start a new run",
         )
     return kept, replace(session, seed=row.seed or 0, precision=row.config["precision"])
-
-
-@contextmanager
-def _how_to_go_on(stored: Run, session: Session) -> Iterator[None]:
-    """Where the block is interrupted, say how the run is resumed."""
-    try:
-        yield
-    except (KeyboardInterrupt, Terminated):
-        session.note(f"run {stored.id} was interrupted; to continue: {resume_command(stored.row, session)}")
-        raise
 
 
 @dataclass(frozen=True)

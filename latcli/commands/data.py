@@ -9,40 +9,47 @@ from typing import Any, TypeVar
 import torch
 
 from latcli.commands.classifiers import classifier_source
-from latcli.commands.photos import StoredDetections, detector_values
+from latcli.commands.photos import StoredDetections, finder_of, object_settings
 from latcli.commands.resume import plainly
 from latcli.engine.datasets.base import DatasetSource, MaskSource, TrainingData
 from latcli.engine.datasets.catalog import open_training_data
 from latcli.engine.datasets.photo_folder import PhotoFolder, detected_masks
-from latcli.engine.detectors.base import DetectorContext
 from latcli.engine.evaluation.matrix import EvalSettings
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.preprocessing import Preprocessing
-from latcli.engine.objects import ObjectSettings, open_finder
 from latcli.engine.training.settings import TrainSettings
 from latcli.errors import UsageError
 from latcli.options import ClassifierOptions, EvalOptions, ObjectOptions, TrainOptions, given
+from latcli.results import to_json
 from latcli.session import Session
 from latcli.store.store import RunRow, Store
 
 S = TypeVar("S", TrainSettings, EvalSettings)
 
-#: What stands for the object where it is not the middle, in words.
-OBJECTS: dict[MaskSource, str] = {
-    "otsu": "otsu silhouettes",
-    "detector": "what a detector finds",
-    "folder": "masks from files",
-}
 _OF_OBJECTS = tuple(field.name for field in fields(ObjectOptions) if field.name != "trust_weights")
 #: Options that only a detector reads.
 DETECTING = tuple(name for name in _OF_OBJECTS if name != "soft")
 
 
-def described(options: TrainOptions | EvalOptions) -> dict[str, Any]:
-    """What is said of classifier and objects, as a run's configuration has it beside its settings."""
+def config_of(
+    name: str,
+    data: TrainingData,
+    settings: TrainSettings | EvalSettings,
+    options: TrainOptions | EvalOptions,
+    session: Session,
+) -> dict[str, Any]:
+    """What a run's configuration has of its data set, which is called so, its settings, its classifier and objects."""
     names = (*(field.name for field in fields(ClassifierOptions)), *_OF_OBJECTS, "masks")
-    return plainly({name: getattr(options, name) for name in names})
+    return {
+        "dataset": name,
+        "dataset_fingerprint": data.fingerprint,
+        "mask_fingerprint": data.mask_fingerprint,
+        "notes": list(data.notes),
+        "precision": session.precision,
+        **to_json(settings),
+        **plainly({name: getattr(options, name) for name in names}),
+    }
 
 
 def load_data(
@@ -147,11 +154,8 @@ def _with_detected(
     data: PhotoFolder, architecture: str, options: TrainOptions | EvalOptions, store: Store | None, session: Session
 ) -> PhotoFolder:
     classifier = open_pretrained(architecture, options, session).to(data.device)
-    settings = ObjectSettings(
-        detector=options.detector, values=detector_values(options), which=options.boxes, refine=options.refine
-    )
-    context = DetectorContext(classifier, data.device, session.offline, session.shows_progress, options.trust_weights)
-    finder, about = open_finder(settings, context, None if store is None else StoredDetections(store))
+    cache = None if store is None else StoredDetections(store)
+    finder, about = finder_of(object_settings(options), options, session, classifier, cache)
     session.note(f"objects are found by {about}")
     with session.progress("objects", data.train_count + data.test_count) as tick:
         masks = detected_masks(data.folders, finder, classifier, tick)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from latcli.commands.classifiers import classifier_path, classifier_source
-from latcli.commands.data import OBJECTS, described, open_data
+from latcli.commands.data import config_of, open_data
 from latcli.commands.evaluated_models import (
     DEFAULT_REGIMES,
     LoadedModel,
@@ -27,13 +27,14 @@ from latcli.commands.evaluated_models import (
     usual_dataset,
 )
 from latcli.commands.gathering import MATRIX
+from latcli.commands.matrices import Evaluated, seed_groups
 from latcli.commands.resume import (
     dataset_of,
     kept_options,
     plainly,
     read_config,
     resumable_run,
-    resume_command,
+    running,
     use_threads,
 )
 from latcli.engine import loggers, registry
@@ -41,7 +42,7 @@ from latcli.engine.attacks.contract import run_attack
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import full_name
 from latcli.engine.datasets.photo_folder import PhotoFolder
-from latcli.engine.devices import explained, open_device
+from latcli.engine.devices import open_device
 from latcli.engine.distributed import Ranks
 from latcli.engine.evaluation.beyond import Row, parts_of
 from latcli.engine.evaluation.distrust import Doubt
@@ -56,8 +57,9 @@ from latcli.engine.evaluation.matrix import (
 from latcli.engine.evaluation.reliance import VARIANTS, photos_of
 from latcli.engine.evaluation.statistics import ColumnStatistics
 from latcli.engine.models.weights import pack, unpack
-from latcli.errors import ExitCode, Terminated, UsageError
+from latcli.errors import ExitCode, UsageError
 from latcli.options import EvalOptions, given, parse_epsilon
+from latcli.reporting.evaluations import object_words
 from latcli.reporting.text import rough_duration
 from latcli.results import (
     AccuracyCurve,
@@ -67,7 +69,6 @@ from latcli.results import (
     EvaluatedModel,
     EvalWarning,
     RelianceRow,
-    SeedGroup,
     TransferCell,
     read,
     to_json,
@@ -132,21 +133,19 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
         store.check_name(session.name, "" if row is None else row.id)
         job = _job(options, row, store, session)
         findings = Findings(job.evaluation)
-        if row is None:
-            data = job.evaluation.data
-            started = store.start_run(
-                "eval",
-                **session.of_run(),
-                config=_config(job, session) | ranks.world,
-                seed=job.evaluation.settings.seed,
-                device=str(job.device),
-                dataset=store.record_dataset(data.name, fingerprint=data.fingerprint),
-            )
-        else:
-            if (kept := artifact_path(row.path, SAMPLES)).exists():
-                findings.restore(kept)
-            started = store.resume_run(row.id, argv=list(session.argv), name=session.name, tags=session.tag)
-        with started as stored, explained():
+        if row is not None and (kept := artifact_path(row.path, SAMPLES)).exists():
+            findings.restore(kept)
+        data = job.evaluation.data
+        with running(
+            store,
+            row,
+            "eval",
+            session,
+            config=_config(job, session) | ranks.world,
+            seed=job.evaluation.settings.seed,
+            device=str(job.device),
+            dataset=store.record_dataset(data.name, fingerprint=data.fingerprint),
+        ) as stored:
             session.note(f"run {stored.id}")
             samples = {} if row is None else job.evaluation.tensors()
             ranks.broadcast(_FromRank0(stored.row, [one.entry.source for one in job.models], samples))
@@ -280,17 +279,8 @@ def _config(job: Job, session: Session) -> dict[str, Any]:
     stored = _StoredModels(
         options.models, tuple(one.entry for one in job.models), job.contenders, torch.get_num_threads()
     )
-    return {
-        "dataset": job.dataset,
-        "dataset_fingerprint": data.fingerprint,
-        **to_json(stored),
-        **described(options),
-        "seeds": options.seeds,
-        "precision": session.precision,
-        **to_json(job.evaluation.settings),
-        "mask_fingerprint": data.mask_fingerprint,
-        "notes": list(data.notes),
-    }
+    known = config_of(job.dataset, data, job.evaluation.settings, options, session)
+    return {**known, **to_json(stored), "seeds": options.seeds}
 
 
 def _latest(store: Store, dataset: str, options: EvalOptions, session: Session) -> list[str]:
@@ -379,7 +369,7 @@ def _given(options: EvalOptions) -> dict[str, Any]:
 def describe(job: Job) -> str:
     """What is going to be done, in one line."""
     settings, data, models = job.evaluation.settings, job.evaluation.data, len(job.models)
-    kept = OBJECTS.get(settings.mask_from, f"the center, {settings.center:g} of each side")
+    kept = object_words(settings.mask_from, settings.center)
     parts = [f"{settings.attack_name} at epsilon {settings.epsilon:.4g}", f"object: {kept}"]
     parts += [f"strong suite, {settings.strong} budget"] if settings.strong else []
     parts += ["transfer"] if settings.transfer else []
@@ -437,29 +427,23 @@ def _evaluate(stored: Run, job: Job, findings: Findings, session: Session, ranks
             _say(f"warning: {warning.line}", stored, session)
         return warnings
 
+    warnings = warn((one, None, doubt) for one in models for doubt in one.doubts)
     try:
-        warnings = warn((one, None, doubt) for one in models for doubt in one.doubts)
-        try:
-            _fill(stored, evaluation, findings, session, ranks)
-        finally:
-            findings.keep(stored)  # an interrupted evaluation goes on from here; its last batch is done whole, or open
-        warnings += warn(
-            (one, name, doubt) for place, one in enumerate(models) for name, doubt in evaluation.doubts(place)
-        )
-        parts = list(parts_of(evaluation, [one.entry.id for one in models], job.contenders))
-        left = {part.name: part.images for part in parts if part.name not in findings.rows_of}
-        mine = ranks.share(ranks.broadcast(list(left)))
-        with session.progress("further measurements", sum(left.values())) as tick:
-            for rank, (name, rows) in ranks.collected(_measured(job, mine, tick)):
-                tick(left[name] if rank else 0)
-                findings.rows_of[name] = to_json(rows)
-                findings.keep(stored)
-        in_order = {part.name: findings.rows_of[part.name] for part in parts}  # several ranks end in any order
-        findings.rows_of = in_order | findings.rows_of
-        return _kept(stored, _result(stored, job, findings, warnings))
-    except (KeyboardInterrupt, Terminated):
-        session.note(f"run {stored.id} was interrupted; to continue: {resume_command(stored.row, session)}")
-        raise
+        _fill(stored, evaluation, findings, session, ranks)
+    finally:
+        findings.keep(stored)  # an interrupted evaluation goes on from here; its last batch is done whole, or open
+    warnings += warn((one, name, doubt) for place, one in enumerate(models) for name, doubt in evaluation.doubts(place))
+    parts = list(parts_of(evaluation, [one.entry.id for one in models], job.contenders))
+    left = {part.name: part.images for part in parts if part.name not in findings.rows_of}
+    mine = ranks.share(ranks.broadcast(list(left)))
+    with session.progress("further measurements", sum(left.values())) as tick:
+        for rank, (name, rows) in ranks.collected(_measured(job, mine, tick)):
+            tick(left[name] if rank else 0)
+            findings.rows_of[name] = to_json(rows)
+            findings.keep(stored)
+    in_order = {part.name: findings.rows_of[part.name] for part in parts}  # several ranks end in any order
+    findings.rows_of = in_order | findings.rows_of
+    return _kept(stored, _result(stored, job, findings, warnings))
 
 
 def _fill(stored: Run, evaluation: Evaluation, findings: Findings, session: Session, ranks: Ranks) -> None:
@@ -509,7 +493,6 @@ def _result(stored: Run, job: Job, findings: Findings, warnings: Sequence[EvalWa
     entries = [one.entry for one in job.models]
     cells: list[list[Cell]] = []
     comparisons: list[Comparison] = []
-    groups: list[SeedGroup] = []
     # Where fewer images are attacked than there are, natural figures of those alone stand beside them.
     unequal = len(evaluation.chosen_N) < data.test_count
     for name in (NATURAL, *([NATURAL_ATTACKED] if unequal else []), *settings.columns):
@@ -518,8 +501,7 @@ def _result(stored: Run, job: Job, findings: Findings, warnings: Sequence[EvalWa
         seconds = [float(columns[name].seconds_1) if name in columns else 0.0 for columns in evaluation.columns]
         cells.append(found.cells(entries, settings.facts(name), seconds))
         comparisons += found.comparisons(name, [one.id for one in entries])
-        groups += found.groups(cells[-1]) if job.options.seeds else []
-    return EvalResult(
+    result = EvalResult(
         run=stored.id,
         dir=stored.folder,
         dataset=data.name,
@@ -529,13 +511,16 @@ def _result(stored: Run, job: Job, findings: Findings, warnings: Sequence[EvalWa
         models=tuple(entries),
         cells=tuple(column[position] for position in range(len(entries)) for column in cells),
         comparisons=tuple(comparisons),
-        groups=tuple(groups),
         transfer=findings.rows("transfer"),
         curves=findings.rows("curve"),
         reliance=findings.rows("reliance"),
         warnings=tuple(warnings),
         notes=data.notes,
     )
+    if not job.options.seeds:
+        return result
+    trained = {row.id: row for row in stored.store.runs(command="train")}
+    return replace(result, groups=seed_groups(Evaluated(stored.row, result.cells, result), trained))
 
 
 def _log(result: EvalResult, names: Sequence[str], job: Job, session: Session) -> None:

@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any
 from latcli.commands.paper import FIGURE_2
 from latcli.engine.evaluation.statistics import not_beaten
 from latcli.reporting.text import counted
-from latcli.results import Cell, Comparison, EvalResult, LossMatrix, MatrixCell, MatrixRow, comparable_config, mean_of
+from latcli.results import (
+    Cell,
+    Comparison,
+    EvalResult,
+    LossMatrix,
+    MatrixCell,
+    MatrixRow,
+    SeedGroup,
+    comparable_config,
+    mean_of,
+)
 
 if TYPE_CHECKING:
     from latcli.store.store import RunRow
@@ -89,6 +99,16 @@ def loss_matrices(
         _matrix(f"matrix-{number}", dict(protocol), datasets, list(models.values()))
         for number, (protocol, models) in enumerate(found.items(), start=1)
     ]
+
+
+def seed_groups(evaluation: Evaluated, trained: Mapping[str, RunRow]) -> tuple[SeedGroup, ...]:
+    """The cells of an evaluation's own matrix, with seeds averaged, row by row."""
+    (matrix,) = loss_matrices([evaluation], {}, trained)
+    return tuple(
+        SeedGroup(regime=row.regime or row.label, input=given, **vars(cell))
+        for row in matrix.rows
+        for given, cell in row.cells.items()
+    )
 
 
 def makers_of_models(trained: Mapping[str, RunRow]) -> dict[str, list[RunRow]]:

@@ -22,12 +22,20 @@ from latcli.engine.distributed import Ranks
 from latcli.engine.images import Photo, damage_as_errors, decode_png, encode_png
 from latcli.engine.labels import labeller
 from latcli.engine.models.catalog import open_classifier
-from latcli.engine.objects import ObjectSettings, check_values, open_finder
+from latcli.engine.models.classifier import Classifier
+from latcli.engine.objects import DetectionCache, ObjectFinder, ObjectSettings, check_values, open_finder
 from latcli.engine.photo_files import PhotoSource, find_sources
 from latcli.engine.photos import Located, PhotoAttacker, PhotoResult
 from latcli.errors import ContractError, ImageError, LatcliError, NoObjectError, StoreError, UsageError, WeightsError
 from latcli.options import ObjectOptions, PhotoOptions, parse_box
-from latcli.reporting.figures import Guess, Panel, amplified_difference, triptych_on_thread, without_glyph_warnings
+from latcli.reporting.figures import (
+    Guess,
+    Panel,
+    amplified_difference,
+    difference_gain,
+    triptych,
+    without_glyph_warnings,
+)
 from latcli.results import DocumentError, Failure, Label, Prediction, read
 from latcli.session import Session
 from latcli.store.files import StagedFile
@@ -56,19 +64,30 @@ def detector_values(options: ObjectOptions) -> dict[str, Any]:
 _NO_SETTINGS = ("detector_option", "trust_weights")
 
 
-def object_settings(options: PhotoOptions, mask: Path | None = None) -> ObjectSettings:
-    """How the object of each photo is found. Raises UsageError."""
+def object_settings(options: ObjectOptions, **more: Any) -> ObjectSettings:
+    """How the object of each photo is found; `more` settings are no detector's. Raises UsageError."""
     return ObjectSettings(
         detector=options.detector,
         values=detector_values(options),
-        boxes=tuple(parse_box(text) for text in options.box),
-        mask=mask,
-        center=options.center,
         which=options.boxes,
         refine=options.refine,
         soft=options.soft,
-        on_miss=options.on_miss,
+        **more,
     )
+
+
+def finder_of(
+    settings: ObjectSettings,
+    options: ObjectOptions,
+    session: Session,
+    classifier: Classifier,
+    cache: DetectionCache | None = None,
+) -> tuple[ObjectFinder, str]:
+    """What finds objects in photos for the classifier, and a line that says so. Raises as `open_finder` does."""
+    context = DetectorContext(
+        classifier, classifier.device, session.offline, session.shows_progress, options.trust_weights
+    )
+    return open_finder(settings, context, cache)
 
 
 class OfPhoto(Protocol):
@@ -107,7 +126,8 @@ class PhotoWork:
         self._session, self._on_miss = session, options.on_miss
         self.failures: list[Failure] = []
         self._ended: set[str] = set()
-        settings = object_settings(options, mask)
+        boxes = tuple(parse_box(text) for text in options.box)
+        settings = object_settings(options, boxes=boxes, mask=mask, center=options.center, on_miss=options.on_miss)
         self.sources = find_sources(options.photos)
         self._positions = {source.name: index for index, source in enumerate(self.sources)}
         device = open_device(session.device)
@@ -120,10 +140,7 @@ class PhotoWork:
                 self.labels[source] = label_of(source)
             except LatcliError as error:
                 self.fail(source.name, error)
-        context = DetectorContext(
-            self.classifier, device, session.offline, session.shows_progress, options.trust_weights
-        )
-        self.finder, about = open_finder(settings, context)
+        self.finder, about = finder_of(settings, options, session, self.classifier)
         if settings.detector == "auto" and self.finder.detectors:
             session.note(f"objects are found by {about}")
         if self.finder.masks is not None:
@@ -355,7 +372,7 @@ class Pictures:
                 "mask": (encode_png, (attacked.located.mask_HW,)),
             }
             if "figure" in names:  # the classifier is asked here, where the attack is not running beside it
-                draw["figure"] = triptych_on_thread, self._figure_1(attacked)
+                draw["figure"] = triptych, self._figure_1(attacked)
             for kind, name in names.items():
                 image = attacked.located.photo.sha256
                 self._begun.append((kind, self._thread.submit(self._keep, kind, name, image, *draw[kind])))
@@ -401,8 +418,7 @@ def _panel(title: str, levels_HWC: np.ndarray, prediction: Prediction, one: Loca
 
 
 def _difference(attacked: PhotoResult) -> bytes:
-    # The largest change of the whole photo becomes the largest that a picture can show.
-    gain = 127.0 / max(1.0, 255.0 * attacked.change.linf_outside)
+    gain = difference_gain(attacked.change.linf_outside)
     return encode_png(amplified_difference(attacked.located.photo.levels_HWC, attacked.adversarial_HWC, gain))
 
 

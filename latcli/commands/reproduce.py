@@ -249,8 +249,7 @@ def _own_run(store: Store, options: ReproduceOptions, session: Session) -> Run:
     for row in store.runs(command="reproduce"):
         same = row.seed == session.seed and canonical_json(row.config) == canonical_json(config)
         if same and row.status not in ("completed", "running") and row.path.is_dir():
-            of_run = session.of_run()
-            return store.resume_run(row.id, argv=of_run["argv"], name=of_run["name"], tags=of_run["tags"])
+            return store.resume_run(row.id, argv=list(session.argv), name=session.name, tags=session.tag)
     return store.start_run("reproduce", **session.of_run(), config=config, seed=session.seed, device=session.device)
 
 

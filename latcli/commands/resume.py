@@ -7,18 +7,20 @@ are the same is a matter of fingerprints, which are compared once the files are 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from latcli.engine import registry
-from latcli.errors import UsageError
+from latcli.engine.devices import explained
+from latcli.errors import Terminated, UsageError
 from latcli.options import Computing
 from latcli.reporting.text import counted
 from latcli.results import DocumentError, read, to_json
 from latcli.session import Session
-from latcli.store.store import RunRow, Store
+from latcli.store.store import Run, RunRow, Store
 
 T = TypeVar("T")
 
@@ -102,6 +104,32 @@ def resumable_run(
             f"if you trust it, name it again: {resume_command(row, session)}",
         )
     return row
+
+
+@contextmanager
+def running(
+    store: Store,
+    row: RunRow | None,
+    command: str,
+    session: Session,
+    at: Callable[[], str] = lambda: "was interrupted",
+    **about: Any,
+) -> Iterator[Run]:
+    """The run of that row, resumed, else a new one `about` which these things are known. Raises as the store does.
+
+    What fails in the block because of the machine is explained. Where the block is interrupted, the user is told how
+    the run is resumed, and `at` says how far it came.
+    """
+    if row is None:
+        started = store.start_run(command, **session.of_run(), **about)
+    else:
+        started = store.resume_run(row.id, argv=list(session.argv), name=session.name, tags=session.tag)
+    with started as stored, explained():
+        try:
+            yield stored
+        except (KeyboardInterrupt, Terminated):
+            session.note(f"run {stored.id} {at()}; to continue: {resume_command(stored.row, session)}")
+            raise
 
 
 def dataset_of(row: RunRow, given: str | None) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from latcli.commands.classifiers import CHECKPOINT, classifier_source
-from latcli.commands.data import OBJECTS, described, open_data, open_pretrained
+from latcli.commands.data import config_of, open_data, open_pretrained
 from latcli.commands.resume import (
     dataset_of,
     kept_options,
@@ -21,14 +21,14 @@ from latcli.commands.resume import (
     plainly,
     read_config,
     resumable_run,
-    resume_command,
+    running,
     use_threads,
 )
 from latcli.commands.training_steps import STATE, TrainingLog, follow_steps, keep_state, take_steps
 from latcli.engine import loggers, registry
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import full_name
-from latcli.engine.devices import explained, open_device
+from latcli.engine.devices import open_device
 from latcli.engine.distributed import Ranks
 from latcli.engine.models.catalog import (
     CheckpointInfo,
@@ -49,8 +49,9 @@ from latcli.engine.scoring import (
 from latcli.engine.training.loop import Trainer, check_parts, new_network
 from latcli.engine.training.settings import DEFAULT_PRESET, TrainSettings, preset_values, resolve
 from latcli.engine.training.state import TrainingState, read_state, restore
-from latcli.errors import ExitCode, LatcliError, Terminated, WeightsError
+from latcli.errors import ExitCode, LatcliError, WeightsError
 from latcli.options import TrainOptions, given
+from latcli.reporting.evaluations import object_words
 from latcli.reporting.text import counted
 from latcli.results import Score, ScorePoint, TrainResult, to_json
 from latcli.session import Session, connected
@@ -119,18 +120,17 @@ def run(options: TrainOptions, session: Session) -> TrainResult:
                 state = read_state(kept) if kept.exists() else None
             store.check_name(session.name, "" if row is None else row.id)
             job, trainer = _prepared(row, state, options, store, session, ranks)
-            if row is None:
-                started = store.start_run(
-                    "train",
-                    **session.of_run(),
-                    config=_config(job, trainer, session),
-                    seed=job.settings.seed,
-                    device=str(job.device),
-                    dataset=store.record_dataset(job.data.name, fingerprint=job.data.fingerprint),
-                )
-            else:
-                started = store.resume_run(row.id, argv=list(session.argv), name=session.name, tags=session.tag)
-            with started as stored, explained():
+            with running(
+                store,
+                row,
+                "train",
+                session,
+                at=lambda: f"stopped at step {trainer.done:,}",
+                config=_config(job, trainer, session),
+                seed=job.settings.seed,
+                device=str(job.device),
+                dataset=store.record_dataset(job.data.name, fingerprint=job.data.fingerprint),
+            ) as stored:
                 _begin(stored, row, job, trainer, session)
                 with _loggers(options.logger, stored, job, trainer, session) as trackers:
                     done = None if row is None else trainer.done
@@ -185,7 +185,7 @@ def describe(job: Job) -> str:
     parts = [f"{settings.steps:,} steps of {settings.batch}", f"{settings.optimizer} at {settings.rate:g}"]
     if settings.is_adversarial:
         inner = settings.attack if "fgsm" in settings.attack else f"{settings.attack}-{settings.attack_steps}"
-        kept = OBJECTS.get(settings.mask_from, f"the center, {settings.center:g} of each side")
+        kept = object_words(settings.mask_from, settings.center)
         parts += [f"{inner} at epsilon {settings.epsilon:.4g}", settings.loss]
         parts += [] if settings.regime == "standard" else [f"object: {kept}"]
     what = f"{settings.regime} training of {job.architecture} on {job.data.name}"
@@ -198,23 +198,17 @@ def describe(job: Job) -> str:
 def _config(job: Job, trainer: Trainer, session: Session) -> dict[str, Any]:
     options, ranks = job.options, trainer.ranks
     weights = state_dict_sha256(trainer.net.state_dict()) if options.classifier_weights else None
-    return {
-        "dataset": full_name(options.dataset or registry.DEFAULT_DATASET),
-        "dataset_fingerprint": job.data.fingerprint,
+    name = full_name(options.dataset or registry.DEFAULT_DATASET)
+    return config_of(name, job.data, job.settings, options, session) | {
         "architecture": job.architecture,
         "preset": options.preset or DEFAULT_PRESET,
         "epochs": options.epochs,
-        "precision": session.precision,
         **ranks.world,
-        **to_json(job.settings),
-        **described(options),
-        "mask_fingerprint": job.data.mask_fingerprint,
         "weights_fingerprint": weights,
         "checkpoint_every": options.checkpoint_every,
         "test_every": options.test_every,
         "validation": options.validation,
         **({"keep_classes": True} if options.keep_classes else {}),  # runs without it are older than the option
-        "notes": list(job.data.notes),
     }
 
 
@@ -342,21 +336,16 @@ def _train(
     resumed_at: int | None,
 ) -> TrainResult:
     settings = job.settings
-    try:
-        with session.progress("training", settings.steps) as tick:
-            log = TrainingLog(
-                session, stored, tick, trackers, steps=settings.steps, done=trainer.done, batch=settings.batch
-            )
-            try:
-                take_steps(stored, trainer, log, job.options.checkpoint_every, job.options.test_every)
-            finally:
-                log.flush()  # a run that diverged shows how it got there
-        seconds = log.seconds
-        final, adversarial = _scores(trainer, job, session)
-    except (KeyboardInterrupt, Terminated):
-        again = resume_command(stored.row, session)
-        session.note(f"run {stored.id} stopped at step {trainer.done:,}; resume it: {again}")
-        raise
+    with session.progress("training", settings.steps) as tick:
+        log = TrainingLog(
+            session, stored, tick, trackers, steps=settings.steps, done=trainer.done, batch=settings.batch
+        )
+        try:
+            take_steps(stored, trainer, log, job.options.checkpoint_every, job.options.test_every)
+        finally:
+            log.flush()  # a run that diverged shows how it got there
+    seconds = log.seconds
+    final, adversarial = _scores(trainer, job, session)
     checkpoint = _keep_model(store, stored, job, trainer)
     scores = {name: one for name, one in (("test", final), ("test_adversarial", adversarial)) if one is not None}
     for name, score in scores.items():

@@ -147,7 +147,7 @@ def matrix_of(document: Document) -> dict[str, Any]:
         label = cell["regime"] if grouped else labels[cell["model_id"]]
         empty = {"label": label, "regime": cell["regime"], "model_count": cell.get("models", 1), "train_runs": []}
         row = rows.setdefault(label, empty | {"cells": {}})
-        row["cells"][cell["input"]] = {**cell, "spread_over": "models" if grouped else None}
+        row["cells"][cell["input"]] = {"spread_over": None, **cell}
     return {
         "id": None,
         "dataset": document["dataset"],

@@ -51,13 +51,10 @@ class Panel:
 
 
 def triptych(panels: Sequence[Panel], caption: str) -> bytes:
-    """The paper's Figure 1 as PNG: photos side by side, under each the bars of its guesses, the right one in green."""
-    with without_glyph_warnings():
-        return triptych_on_thread(panels, caption)
+    """The paper's Figure 1 as PNG: photos side by side, under each the bars of its guesses, the right one in green.
 
-
-def triptych_on_thread(panels: Sequence[Panel], caption: str) -> bytes:
-    """`triptych` for a thread besides the main one, which must have entered `without_glyph_warnings`."""
+    The main thread must have entered `without_glyph_warnings`.
+    """
     from matplotlib.figure import Figure
 
     height, width = panels[0].levels_HWC.shape[:2]
@@ -97,6 +94,11 @@ def _saved(figure: Figure, kind: str = "png") -> bytes:
     metadata = {"Software": None} if kind == "png" else {"Creator": None, "Date": None}
     figure.savefig(buffer, format=kind, dpi=130, metadata=metadata)
     return buffer.getvalue()
+
+
+def difference_gain(linf: float) -> float:
+    """By how much a difference is amplified, so that the photo's largest change (0 to 1) is the largest shown."""
+    return 127.0 / max(1.0, 255.0 * linf)
 
 
 def amplified_difference(levels_HWC: np.ndarray, adversarial_HWC: np.ndarray, gain: float) -> np.ndarray:

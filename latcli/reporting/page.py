@@ -292,18 +292,13 @@ def pictures(image: Mapping[str, Any], read: Read, side: int) -> Pictures | None
     shown = {"after": _photo(after, (width, height))}
     difference = _opened(image, "difference", read, "RGB", after.size)
     if difference is not None:
-        change_HWC = change(np.asarray(difference), difference_gain(image["linf_outside"]))
+        change_HWC = change(np.asarray(difference), figures.difference_gain(image["linf_outside"]))
         shown["difference"] = _strength(change_HWC, (width, height))
         shown["before"] = _photo(Image.fromarray(original(np.asarray(after), change_HWC)), (width, height))
     mask = _opened(image, "mask", read, "L", after.size)
     if mask is not None:
         shown["mask"] = _overlay(mask, (width, height))
     return Pictures(width, height, shown)
-
-
-def difference_gain(linf: float) -> float:
-    """By how much a run's difference picture is amplified, for the largest change of the photo (0 to 1)."""
-    return 127.0 / max(1.0, 255.0 * linf)
 
 
 def change(difference_HWC: np.ndarray, gain: float) -> np.ndarray:

@@ -507,7 +507,7 @@ class Run:
         """Use `Store.start_run` or `Store.resume_run`."""
         self.id = folder.name
         self.folder = folder
-        self._store = store
+        self.store = store
         self._lock = lock
         self._exit_code = int(ExitCode.OK)
 
@@ -537,7 +537,7 @@ class Run:
     @property
     def row(self) -> RunRow:
         """What the database has of it."""
-        return self._store.find_run(self.id)
+        return self.store.find_run(self.id)
 
     def set_exit_code(self, code: int) -> None:
         """What the run ends with if nothing is raised, for instance because one photo of a folder failed."""
@@ -558,7 +558,7 @@ class Run:
 
         All or nothing is kept. Raises StoreError.
         """
-        with self._store.writing() as db, put_in_place(self.folder, files):
+        with self.store.writing() as db, put_in_place(self.folder, files):
             noted = [{name: value for name, value in asdict(file).items() if name != "temporary"} for file in files]
             self._insert(db, "artifacts", [row | {"created": utc_now()} for row in noted])
             self._insert(db, "attacks", attacks)
@@ -566,7 +566,7 @@ class Run:
     def remove_artifact(self, name: str) -> None:
         """Remove a file that `write_artifact` kept, and its row; nothing happens where there is none."""
         path = artifact_path(self.folder, legible(name))
-        with self._store.writing() as db:
+        with self.store.writing() as db:
             db.execute("DELETE FROM artifacts WHERE run = ? AND name = ?", [self.id, legible(name)])
         with storage_errors(path):
             path.unlink(missing_ok=True)
@@ -579,14 +579,14 @@ class Run:
         An image or a model that a row points to is remembered where it is new; a metric recorded again is replaced.
         `instead`: in place of all rows that the run has in the table.
         """
-        with self._store.writing() as db:
+        with self.store.writing() as db:
             if instead:
                 db.execute(f"DELETE FROM {table} WHERE run = ?", [self.id])
             self._insert(db, table, rows)
 
     def remove_attacks(self, ids: Iterable[int]) -> None:
         """Remove rows of `attacks` by their ids."""
-        with self._store.writing() as db:
+        with self.store.writing() as db:
             db.execute("DELETE FROM attacks WHERE id IN (SELECT value FROM json_each(?))", [json.dumps(list(ids))])
 
     def record_metrics(self, values: Iterable[tuple[str, int, float | None]]) -> None:
@@ -602,14 +602,14 @@ class Run:
 
     def made_model(self, model: str) -> None:
         """Say which model the run has made: an id from `Store.record_model`."""
-        with self._store.writing() as db:
+        with self.store.writing() as db:
             db.table("runs").update(self.id, columns({"model": model}))
 
     def write_provenance(self, **changed: Any) -> None:
         """Write what the database has of the run into `run.json`, for readers of the folder alone."""
         row = asdict(self.row) | changed
         del row["path"]  # the folder may be moved
-        row["environment"] = self._store.environment(row["environment"])
+        row["environment"] = self.store.environment(row["environment"])
         text, path = json.dumps(to_json(row), indent=2, ensure_ascii=False), self.folder / RUN_JSON
         with storage_errors(path):
             write_whole(path, [f"{text}\n".encode()])
@@ -632,7 +632,7 @@ class Run:
         try:
             self.write_provenance(**change)
         finally:  # last: as long as the row says that it runs, the next process tidies up after a kill
-            with self._store.writing() as db:
+            with self.store.writing() as db:
                 db.table("runs").update(self.id, change)
 
 

@@ -206,7 +206,6 @@ def make_dataset(
     test: tuple[torch.Tensor, torch.Tensor],
     class_names: Sequence[str],
     defaults: Defaults,
-    notes: Sequence[str] = (),
 ) -> Dataset:
     """A Dataset of its splits, each as (x_NCHW uint8, y_N int64), with its fingerprint.
 
@@ -231,7 +230,6 @@ def make_dataset(
         class_names=tuple(class_names),
         defaults=defaults,
         fingerprint=digest.hexdigest(),
-        notes=tuple(notes),
         x_train=train[0],
         y_train=train[1],
         x_test=test[0],

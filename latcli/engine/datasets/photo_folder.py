@@ -127,11 +127,6 @@ def mask_notes(notes: Iterable[str], of: int) -> tuple[str, ...]:
     return tuple(f"of {count} of {of} masks: {note}" for note, count in Counter(notes).items())
 
 
-# photos
-
-
-#
-
 #: What training takes on photos. Epsilon is what `latcli attack` takes; the middle stands in where no object is known.
 _DEFAULTS = Defaults(
     epsilon=8 / 255, center=0.5, architecture="efficientnet_lite0", augment="crop-flip", mask_from="detector"

@@ -1,7 +1,7 @@
 """How far figures can be trusted: chance in counts of images, bootstrapped intervals, models on the same images.
 
 Torch is imported where images are drawn anew: a report asks for the chance in counts alone, and does without it.
-Legend: N images, M models, R resamples of a bootstrap, G groups of models.
+Legend: N images, M models, R resamples of a bootstrap.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
-from statistics import NormalDist, fmean, variance
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
-from latcli.results import Cell, Comparison, EvaluatedModel, SeedGroup, spread
+from latcli.results import Cell, Comparison, EvaluatedModel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,14 +108,13 @@ def percentile_interval(means_R: Tensor) -> tuple[float, float]:
     return low, high
 
 
-def difference_p_value(difference: float, means_R: Tensor, n: int, variance: float = 0.0) -> float:
+def difference_p_value(difference: float, means_R: Tensor, n: int) -> float:
     """The two-sided p-value that a mean of n paired differences is 0, by the normal law.
 
-    means_R: bootstrapped means of the differences, whose deviation is the standard error. variance: of what else the
-    difference depends on. Never below 2^(1 - n), which the signs of n differences can say at most, nor below
-    1 / (R + 1), which R resamples can.
+    means_R: bootstrapped means of the differences, whose deviation is the standard error. Never below 2^(1 - n), which
+    the signs of n differences can say at most, nor below 1 / (R + 1), which R resamples can.
     """
-    error = math.sqrt(float(means_R.var()) + variance)
+    error = float(means_R.std())
     if difference == 0.0:
         return 1.0
     p = math.erfc(abs(difference) / error / math.sqrt(2.0)) if error else 0.0
@@ -129,15 +128,12 @@ class ColumnStatistics:
     """
 
     def __init__(self, right_NM: Tensor, loss_NM: Tensor, seed: int) -> None:
-        import torch
-
         self.n, self.models = right_NM.shape
         self._right_NM = right_NM.cpu().double()
         self.has_loss = not loss_NM.isnan().any()
         self.accuracy_M: list[float] = self._right_NM.mean(dim=0).tolist()
         self.loss_M: list[float] = loss_NM.double().mean(dim=0).tolist()
-        both = bootstrap_means(torch.cat([self._right_NM, loss_NM.cpu().double()], dim=1), seed)
-        self._accuracy_RM, self._loss_RM = both[:, : self.models], both[:, self.models :]
+        self._loss_RM = bootstrap_means(loss_NM, seed)
 
     def accuracy_interval(self, model: int) -> tuple[float, float]:
         """Wilson's."""
@@ -190,32 +186,6 @@ class ColumnStatistics:
             found.append(Comparison(*pair, **losses))
         return found
 
-    def groups(self, column: Sequence[Cell]) -> list[SeedGroup]:
-        """The cells of the models, those of a regime as one, in the order in which they first come."""
-        members: dict[str, list[int]] = {}
-        for position, cell in enumerate(column):
-            members.setdefault(cell.regime or cell.label, []).append(position)
-        best = zip(*self.best_groups(list(members.values())), strict=True)
-        groups = []
-        for (regime, positions), (best_accuracy, best_loss) in zip(members.items(), best, strict=True):
-            accuracies = [self.accuracy_M[position] for position in positions]
-            losses = [self.loss_M[position] for position in positions] if self.has_loss else []
-            groups.append(
-                SeedGroup(
-                    regime=regime,
-                    input=column[0].input,
-                    models=len(positions),
-                    n=self.n,
-                    loss=fmean(losses) if losses else None,
-                    loss_spread=spread(losses),
-                    accuracy=fmean(accuracies),
-                    accuracy_spread=spread(accuracies),
-                    best_accuracy=best_accuracy,
-                    best_loss=best_loss,
-                )
-            )
-        return groups
-
     def only_right(self, a: int, b: int) -> tuple[int, int]:
         """How many images a alone has right, and b alone."""
         lead_N = self._right_NM[:, a] - self._right_NM[:, b]
@@ -234,28 +204,3 @@ class ColumnStatistics:
         if not self.has_loss:
             return [False] * self.models
         return not_beaten([-loss for loss in self.loss_M], self.loss_p_value)
-
-    def best_groups(self, groups: Sequence[Sequence[int]]) -> tuple[list[bool], list[bool]]:
-        """Whether no other group of models is better beyond chance, in accuracy and in loss.
-
-        A group is the mean of its models, trained with different seeds: what chance can do is the deviation over images
-        and, where a group has several models, over trainings.
-        """
-        accuracy = self._best_means(self.accuracy_M, self._accuracy_RM, groups)
-        if not self.has_loss:
-            return accuracy, [False] * len(groups)
-        return accuracy, self._best_means([-loss for loss in self.loss_M], -self._loss_RM, groups)
-
-    def _best_means(self, value_M: Sequence[float], means_RM: Tensor, groups: Sequence[Sequence[int]]) -> list[bool]:
-        import torch
-
-        values = [[value_M[model] for model in group] for group in groups]
-        means = [fmean(of_group) for of_group in values]
-        errors = [variance(of_group) / len(of_group) if len(of_group) > 1 else 0.0 for of_group in values]
-        means_RG = torch.stack([means_RM[:, list(group)].mean(dim=1) for group in groups], dim=1)
-
-        def p_value(a: int, b: int) -> float:
-            differences_R = means_RG[:, a] - means_RG[:, b]
-            return difference_p_value(means[a] - means[b], differences_R, self.n, errors[a] + errors[b])
-
-        return not_beaten(means, p_value)
