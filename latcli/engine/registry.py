@@ -35,7 +35,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "cam": "latcli.engine.detectors.cam:CamDetector",
         "none": "latcli.engine.detectors.base:NoDetector",
     },
-    "classifier": {
+    "classifier": {  # each makes a LibraryNetwork; a plug-in's makes a Classifier from a ClassifierSource
         "efficientnet_lite0": "latcli.engine.models.libraries:efficientnet_lite0",
         "inception_v3": "latcli.engine.models.libraries:inception_v3",
     },

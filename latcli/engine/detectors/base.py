@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from latcli.engine.images import Photo
+from latcli.engine.models.libraries import imagenet_names
 from latcli.engine.models.weights import fetch
 from latcli.engine.vision import import_torchvision
 from latcli.errors import UsageError
@@ -282,13 +283,8 @@ def imagenet_indices(coco_name: str) -> frozenset[int]:
 
 def _is_imagenet(target: Target) -> bool:
     # A class 7 of another model is no cock. Libraries spell ImageNet's names differently, so one common word is enough.
-    names = _imagenet_names()
+    names = imagenet_names()
     return target.index < len(names) and not _words(target.name).isdisjoint(_words(names[target.index]))
-
-
-@cache
-def _imagenet_names() -> tuple[str, ...]:
-    return tuple(import_torchvision().models.MobileNet_V3_Large_Weights.IMAGENET1K_V1.meta["categories"])
 
 
 @cache

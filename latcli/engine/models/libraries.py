@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from latcli.engine import registry
 from latcli.engine.models.classifier import Classifier, ClassifierSource
 from latcli.engine.models.preprocessing import OTHER_CLASSIFIER, Preprocessing, interpolation_called
 from latcli.engine.models.weights import fetch, load_file, load_into, names_in, read_weights, require_reachable
@@ -85,24 +87,19 @@ class LibraryNetwork:
 def library_network(name: str) -> LibraryNetwork | None:
     """The network of a classifier that timm or torchvision builds; None for any other name. Raises UsageError."""
     family, _, rest = name.partition(":")
-    if family == "timm":
-        return _timm_network(rest)
-    if family == "torchvision" or name == "inception_v3":
-        return _torchvision_network(rest if family == "torchvision" else name)
-    return _efficientnet_lite0_network() if name == "efficientnet_lite0" else None
+    if family in ("timm", "torchvision"):
+        return (_timm_network if family == "timm" else _torchvision_network)(rest)
+    return registry.load("classifier", name)() if name in registry.BUILT_IN["classifier"] else None
 
 
-def efficientnet_lite0(source: ClassifierSource) -> Classifier:
-    """EfficientNet-Lite0, 224 px, with the ImageNet weights that an ordinary Python package carries."""
-    return _efficientnet_lite0_network().opened(source)
-
-
-def inception_v3(source: ClassifierSource) -> Classifier:
+def inception_v3() -> LibraryNetwork:
     """Inception v3, 299 px, with torchvision's weights: the paper's victim."""
-    return _torchvision_network("inception_v3").opened(source)
+    return _torchvision_network("inception_v3")
 
 
-def _efficientnet_lite0_network() -> LibraryNetwork:
+def efficientnet_lite0() -> LibraryNetwork:
+    """EfficientNet-Lite0, 224 px, with the ImageNet weights that an ordinary Python package carries."""
+
     def build(classes: int) -> nn.Module:
         return import_timm().create_model("tf_efficientnet_lite0", num_classes=classes)  # type: ignore[no-any-return]
 
@@ -229,11 +226,13 @@ def _timm_classes(config: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str
     return tuple(info.label_descriptions()), tuple(info.label_names())
 
 
+@cache
 def imagenet_names() -> tuple[str, ...]:
     """The 1,000 class names, as torchvision spells them."""
     return tuple(import_torchvision().models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
 
 
+@cache
 def imagenet_ids() -> tuple[str, ...]:
     """The 1,000 WordNet ids, in the order of the class indices."""
     return tuple(import_timm().data.ImageNetInfo().label_names())
