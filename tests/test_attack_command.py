@@ -44,9 +44,6 @@ class Blind(TinyNet):
         self.features.weight.data.zero_()
         self.features.bias.data.zero_()
 
-class Named(TinyNet):
-    class_names = tuple(f"[red]très {index} \\x1b[31m" + "long " * 20 for index in range(16))
-
 class Softmax(TinyNet):
     def forward(self, x):
         return super().forward(x).softmax(dim=1)
@@ -487,17 +484,6 @@ def test_memory_grows_by_little_more_than_the_names_of_photos(
 def is_plain(text: str) -> bool:
     """No line over 80 columns, and nothing that a terminal would act upon."""
     return all(cell_len(line) <= 80 for line in text.splitlines()) and not re.search(r"[^\n -~\u00a0-\U0010ffff]", text)
-
-
-@pytest.mark.parametrize(("photos", "more"), [(1, ()), (3, ("--dry-run",)), (3, ("--regions", "background,all"))])
-def test_tables_fit_80_columns_whatever_things_are_called(
-    photos: int, more: tuple[str, ...], latcli: Latcli, here: Path
-) -> None:
-    for seed in range(photos):
-        save_photo(here / "photos" / (f"{seed}" + "-very" * 20 + "-long.png"), seed=seed)
-    done = latcli("attack", "photos", "--classifier", "odd_models:Named", *CENTER[2:], *more)
-    assert done.code == 0, done.err
-    assert is_plain(done.out), done.out
 
 
 # Which photos

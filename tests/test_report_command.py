@@ -57,16 +57,23 @@ def test_without_options_it_is_useful_plain_and_changes_nothing(latcli: Latcli, 
     assert names_in(stored[0]) == before
 
 
-def test_nothing_heavy_is_imported_for_the_terminal(stored: Stored, latcli_environment: dict[str, str]) -> None:
+def test_nothing_heavy_is_imported_where_the_store_is_only_read(
+    stored: Stored, tmp_path: Path, latcli_environment: dict[str, str]
+) -> None:
+    lines = [["report", "--paper"], ["runs", "list"], ["runs", "show", "latest"], ["runs", "verify"]]
     code = (
-        "import sys; from latcli import process; from latcli.cli import app;"
-        f"assert process.run(app, ['report', '--paper', '--store', {str(stored[0])!r}]) == 0;"
-        "heavy = {'torch', 'numpy', 'pandas', 'matplotlib', 'PIL', 'jinja2'};"
+        "import sys; from latcli import process; from latcli.cli import app\n"
+        f"for line in {lines!r}: assert process.run(app, [*line, '--store', {str(stored[0])!r}]) == 0, line\n"
+        f"assert process.run(app, ['eval', '--store', {str(tmp_path / 'none')!r}]) == 1\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'matplotlib', 'PIL', 'jinja2'}\n"
         "sys.stderr.write(' '.join(sorted(heavy & set(sys.modules))))"
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, env=latcli_environment, check=True)
-    assert done.stderr == ""
+    assert done.stderr.startswith("error: there are no runs in")
+    assert done.stderr.count("\n") == 2
+    assert done.stderr.endswith("\n")
+    assert not (tmp_path / "none").exists()
 
 
 def test_json_is_one_document_with_everything(latcli: Latcli, stored: Stored) -> None:

@@ -210,9 +210,7 @@ def test_wild_names_stay_in_their_lines_and_are_not_obeyed() -> None:
 def test_no_name_breaks_a_table(name: str, label: str, count: int) -> None:
     assert printable(printable(name)) == printable(name)
     photos = [sample.photo(name, label, (label, 0.931, 0.931, 1), (label, 0.5, 0.25, 2))] * count
-    stream = io.StringIO()
-    Console(file=stream, width=80).print(shown("attack", sample.attack(*photos)))
-    lines = stream.getvalue().splitlines()
+    texts = [drawn("attack", document) for document in (sample.attack(*photos), sample.plan((name, label)))]
 
-    assert all(cell_len(line) <= 80 and line.isprintable() for line in lines)
-    assert stream.getvalue().count("0.931") >= 2 * count
+    assert all(cell_len(line) <= 80 and line.isprintable() for text in texts for line in text.splitlines())
+    assert texts[0].count("0.931") >= 2 * count
