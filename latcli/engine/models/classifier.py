@@ -142,6 +142,22 @@ def _answer(classifier: Classifier, seed: int) -> tuple[str, ...]:
 
 
 @torch.no_grad()
+def finite_logits(model: Callable[[torch.Tensor], torch.Tensor], x_BCHW: torch.Tensor, name: str) -> torch.Tensor:
+    """What a model says of images in [0, 1]: logits_BK, computed in fp32, as float64 on the CPU.
+
+    Raises LatcliError, in which the model is called `name`, for NaN or infinite logits.
+    """
+    # A sure model's loss is lost in float32; and Apple's GPUs have no float64, so to the CPU first.
+    logits_BK = model(x_BCHW).float().cpu().double()
+    bad_B = ~torch.isfinite(logits_BK).all(dim=1)
+    if bad_B.any():
+        raise LatcliError(
+            f"{name} returns NaN or infinite logits for {int(bad_B.sum())} of {len(bad_B)} images",
+            "check its weights and the range of its input; a model that diverged cannot be evaluated",
+        )
+    return logits_BK
+
+
 def predict(
     classifier: Classifier, x_BChw: torch.Tensor, labels: Sequence[int | None], shown: int = 5
 ) -> list[Prediction]:
@@ -151,12 +167,7 @@ def predict(
 
     Raises LatcliError where the classifier returns NaN or infinite logits.
     """
-    logits_BK = classifier(x_BChw).float()
-    if not torch.isfinite(logits_BK).all():
-        raise LatcliError(
-            f"{classifier.name} returns NaN or infinite logits", "check its weights and the range of its input"
-        )
-    log_p_BK = logits_BK.double().log_softmax(dim=1).cpu()
+    log_p_BK = finite_logits(classifier, x_BChw, classifier.name).log_softmax(dim=1)
     predictions = []
     for log_p_K, label in zip(log_p_BK, labels, strict=True):
         first = log_p_K.topk(min(shown, len(log_p_K)))
