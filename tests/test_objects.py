@@ -172,7 +172,7 @@ def test_auto_opens_what_it_can_and_says_so_in_one_line(monkeypatch: pytest.Monk
     assert about == "yolo, else saliency, else cam"
     register(monkeypatch, yolo=Closed)
     _, about = open_finder(ObjectSettings(), DetectorContext())
-    assert about == "saliency, else cam; not yolo: no weights of that kind; not mobilenet: no weights of that kind"
+    assert about == "saliency, else cam (no weights for yolo, mobilenet: --detector NAME says why)"
 
 
 def test_auto_does_not_pass_over_weights_that_were_named(monkeypatch: pytest.MonkeyPatch) -> None:
