@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -67,21 +65,18 @@ def _may_be_a_run(name: str) -> bool:
     return re.fullmatch(r"[\w.-]+", name) is not None and name not in registry.names("classifier")
 
 
-def classifier_source(options: ClassifierOptions | Mapping[str, Any], session: Session) -> ClassifierSource:
-    """What the options, or a run's configuration of them, say of a classifier besides its name."""
-    values = options if isinstance(options, Mapping) else vars(options)
-    paths = (values.get(name) for name in ("classifier_weights", "class_names"))
-    weights, class_names = (None if path is None else Path(path) for path in paths)
-    size = tuple(values.get("input_size") or ())
+def classifier_source(options: ClassifierOptions, session: Session) -> ClassifierSource:
+    """What the options say of a classifier besides its name."""
+    size = options.input_size
     return ClassifierSource(
-        weights=weights,
+        weights=options.classifier_weights,
         offline=session.offline,
         progress=session.shows_progress,
-        class_names=class_names,
-        mean=tuple(values.get("mean") or ()),
-        std=tuple(values.get("std") or ()),
+        class_names=options.class_names,
+        mean=options.mean,
+        std=options.std,
         input_size=(size[0], size[1]) if size else None,
-        resize=values.get("resize") or None,
+        resize=options.resize,
         note=session.note,
     )
 

@@ -35,7 +35,7 @@ from latcli.options import (
 )
 from latcli.results import ReportResult, ReproduceResult, StepRow, canonical_json, to_json
 from latcli.session import Session
-from latcli.store.store import DATABASE, Run, RunRow, Store, dataset_id
+from latcli.store.store import DATABASE, Run, RunRow, Store
 
 #: What a reproduction leaves in its run, besides its plots.
 MARKDOWN = "reproduction.md"
@@ -135,12 +135,7 @@ class Found:
             return "missing", None
         known = (step, *(row.id for row in models.values()))
         if known not in self._fits:
-            fitting = {
-                "train": self._fitting_training,
-                "eval": self._fitting_evaluation,
-                "attack": self._fitting_attack,
-            }
-            self._fits[known] = fitting[step.command](step)
+            self._fits[known] = self._fitting(step)
         fits = self._fits[known]
         rows = [row for row in self.store.runs(command=step.command) if row.seed == step.seed and fits(row)]
         states: dict[str, State] = {"completed": "done", "running": "running"}
@@ -163,49 +158,37 @@ class Found:
         starts = [row.path / CHECKPOINT for row in self.trained(step.models).values()]
         return replace(options, classifier_weights=starts[0]) if starts else options
 
-    def _wanted(self, settings: object, data: Dataset) -> dict[str, Any]:
-        shared = {"precision": self.session.precision, "mask_fingerprint": data.mask_fingerprint}
-        return dict(to_json(settings)) | shared
-
-    def _fitting_training(self, step: Step) -> Callable[[RunRow], bool]:
-        options, data = self.started(step), self.data
+    def _fitting(self, step: Step) -> Callable[[RunRow], bool]:
+        """Whether a run has the configuration that the step would have, on the same data, and what it is to leave."""
+        if isinstance(step.options, AttackOptions):
+            return self._fitting_attack(step.options)
+        data, artifact, models = self.data, MATRIX, sorted(str(row.model) for row in self.trained(step.models).values())
         assert data is not None
-        architecture, start = options.architecture or data.defaults.architecture, options.classifier_weights
-        weights = None if start is None else train.start_fingerprint(start, architecture, data)
-        wanted = self._wanted(train.settings_of(options, data, step.seed), data) | {"architecture": architecture}
-        if wanted["regime"] in _WITHOUT_OBJECT:
+        if isinstance(step.options, TrainOptions):
+            options, artifact, models = self.started(step), CHECKPOINT, []
+            architecture, start = options.architecture or data.defaults.architecture, options.classifier_weights
+            settings: object = train.settings_of(options, data, step.seed)
+            weights = None if start is None else train.start_fingerprint(start, architecture, data)
+            wanted: dict[str, Any] = {"architecture": architecture, "weights_fingerprint": weights}
+        else:
+            settings = evaluate.settings_of(step.options, data, replace(self.session, seed=step.seed))
+            wanted = {}
+        wanted |= dict(to_json(settings)) | {"precision": self.session.precision}
+        wanted |= {"dataset_fingerprint": data.fingerprint, "mask_fingerprint": data.mask_fingerprint}
+        if wanted.get("regime") in _WITHOUT_OBJECT:
             wanted = {name: value for name, value in wanted.items() if name not in _OF_OBJECT}
-        dataset = dataset_id(data.name, data.fingerprint)
-
-        def fits(row: RunRow) -> bool:
-            whole = row.status != "completed" or (row.path / CHECKPOINT).is_file()
-            same_start = row.config.get("weights_fingerprint") == weights
-            return whole and same_start and row.dataset == dataset and _has(row, wanted)
-
-        return fits
-
-    def _fitting_evaluation(self, step: Step) -> Callable[[RunRow], bool]:
-        options, data = step.options, self.data
-        assert isinstance(options, EvalOptions)
-        assert data is not None
-        models = sorted(str(row.model) for row in self.trained(step.models).values())
-        settings = evaluate.settings_of(options, data, replace(self.session, seed=step.seed))
-        wanted = self._wanted(settings, data) | {"dataset_fingerprint": data.fingerprint}
 
         def fits(row: RunRow) -> bool:
             evaluated = sorted(str(entry.get("id")) for entry in row.config.get("entries", ()))
-            whole = row.status != "completed" or (row.path / MATRIX).is_file()
+            whole = row.status != "completed" or (row.path / artifact).is_file()
             return whole and evaluated == models and _has(row, wanted)
 
         return fits
 
-    def _fitting_attack(self, step: Step) -> Callable[[RunRow], bool]:
-        options = step.options
-        assert isinstance(options, AttackOptions)
+    def _fitting_attack(self, options: AttackOptions) -> Callable[[RunRow], bool]:
         given = attack.config_of(options)
         wanted = {name: value for name, value in given.items() if name not in _OF_ATTACK_FREE}
-        labels = None if options.labels is None else sha256_of(options.labels)
-        wanted |= {"labels_sha256": labels, "precision": self.session.precision}
+        wanted |= {"labels_sha256": attack.labels_sha256(options), "precision": self.session.precision}
         photos = {sha256_of(source.path) for source in find_sources(options.photos)}
 
         def fits(row: RunRow) -> bool:

@@ -107,9 +107,9 @@ def plain(value: object) -> str:
     return str(value)
 
 
-def counted(count: int, one: str, several: str = "") -> str:
+def counted(count: int, one: str) -> str:
     """`1 run`, `2 runs`, `1,000 runs`."""
-    return f"{count:,} {one if count == 1 else several or one + 's'}"
+    return f"{count:,} {one}" + "s" * (count != 1)
 
 
 def short(run: str) -> str:
