@@ -139,6 +139,15 @@ class ObjectFinder:
             "give --box or --mask, choose another --detector, or use --on-miss center or skip",
         )
 
+    def look_ahead(self, photo: Photo) -> None:
+        """Detect what the first detector sees, whatever is looked for, so that `find` has it from the cache.
+
+        On any thread; nothing where a detector cannot, or there is no cache. Raises WeightsError as `find` does.
+        """
+        first = self.detectors[0] if self.detectors else None
+        if first is not None and self.cache is not None and getattr(first, "on_any_thread", False):
+            self._detect(first, photo, Target(0, ""))
+
     def _given(self, photo: Photo, target: Target) -> FoundObject | None:
         where = self.settings
         if where.mask is not None:
