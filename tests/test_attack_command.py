@@ -529,6 +529,25 @@ def test_a_broken_photo_is_reported_and_the_rest_goes_on(latcli: Latcli, here: P
     assert (shown["status"], shown["exit_code"]) == ("completed", 1)
 
 
+def test_photos_that_threads_read_ahead_give_the_same_results(
+    latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        save_photo(here / "photos" / f"{number}.png", seed=number)
+    (here / "photos" / "1.png").write_bytes(b"")
+    found = []
+    for threads in (0, 3):
+        monkeypatch.setattr("latcli.commands.photos.threads_beside", lambda device, threads=threads: threads)
+        command = ("attack", "photos", *QUICK, "--detector", "saliency", "--on-miss", "center", "--store", f"{threads}")
+        document = latcli(*command, "--json").json
+        files = [Path(image.pop("files")["adversarial"]).read_bytes() for image in document["images"]]
+        found.append((document["images"], document["failures"], files))
+        with closing(sqlite3.connect(here / f"{threads}" / "latcli.db")) as db:
+            assert db.execute("SELECT count(*) FROM detections").fetchone() == (3,)
+
+    assert found[0] == found[1]
+
+
 def test_what_does_not_fit_one_of_several_photos_is_told_with_its_name_before_any_is_attacked(
     latcli: Latcli, here: Path
 ) -> None:

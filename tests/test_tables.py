@@ -194,6 +194,17 @@ def test_columns_that_do_not_fit_stand_below_with_the_names_again() -> None:
         assert stream.getvalue().count(f"{1000.5 + place:,.1f}") == 2
 
 
+def test_a_heading_folds_with_the_names_below_it() -> None:
+    columns = (Column("input", "input"), Column("models", "models / rivals", "name"), Column("n", "images", "number"))
+    rows = (Row((Cell("natural"), Cell("a-long-name / another-name"), Cell(1000.5))),)
+    stream = io.StringIO()
+    Console(file=stream, width=28).print(Drawn([Table("t", columns, rows)]))
+    _, above, heading, rule, first, *_ = stream.getvalue().splitlines()
+
+    assert (above.split(), heading.split()) == (["models", "/"], ["input", "rivals", "images"])
+    assert {len(line.rstrip()) for line in (heading, rule, first)} == {28}
+
+
 def test_wild_names_stay_in_their_lines_and_are_not_obeyed() -> None:
     document = sample.wild_report()
     before = deepcopy(document)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container, Iterable, Iterator
+import os
+from collections import deque
+from collections.abc import Callable, Container, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib.util import find_spec
@@ -152,13 +154,37 @@ class PhotoWork:
         Detections are kept in the store, if there is one.
         """
         self.finder.cache = None if store is None else StoredDetections(store)
-        for source, label in self.labels.items():
+        with closing(self._read(attacker)) as photos:
+            for source, photo in photos:
+                try:
+                    yield attacker.locate(photo(), self.labels[source])
+                except (ContractError, StoreError, WeightsError):
+                    raise  # no fault of this photo: the next one would meet the same
+                except LatcliError as error:
+                    self.fail(source.name, error)
+
+    def _read(self, attacker: PhotoAttacker) -> Generator[tuple[PhotoSource, Callable[[], Photo]]]:
+        """Each photo's source and what reads it; beside a GPU, threads read ahead, and look for objects on the CPU."""
+        workers = threads_beside(attacker.device)
+        if not workers:
+            yield from ((source, source.read) for source in self.labels)
+            return
+
+        def prepared(source: PhotoSource) -> Photo:
+            photo = source.read()
+            attacker.look_ahead(photo)
+            return photo
+
+        waiting: deque[tuple[PhotoSource, Callable[[], Photo]]] = deque()
+        with ThreadPoolExecutor(workers) as pool:
             try:
-                yield attacker.locate(source.read(), label)
-            except (ContractError, StoreError, WeightsError):
-                raise  # no fault of this photo: the next one would meet the same
-            except LatcliError as error:
-                self.fail(source.name, error)
+                for source in self.labels:
+                    waiting.append((source, pool.submit(prepared, source).result))
+                    if len(waiting) > 2 * workers:
+                        yield waiting.popleft()
+                yield from waiting
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def share(self, ranks: Ranks, done: Container[str] = ()) -> int:
         """Take this rank's part of the photos that are not done; returns how many there are for all ranks together."""
@@ -204,6 +230,11 @@ class PhotoWork:
     def in_order(self, results: Iterable[R]) -> tuple[R, ...]:
         """Results or failures in the order of their photos."""
         return tuple(sorted(results, key=lambda one: self._positions[one.image]))
+
+
+def threads_beside(device: torch.device) -> int:
+    """How many threads work ahead of a device: none of a CPU, whose cores they would take from the attack."""
+    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
 
 
 def open_photos(options: PhotoOptions, session: Session, ranks: Ranks, mask: Path | None = None) -> PhotoWork:

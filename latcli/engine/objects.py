@@ -139,6 +139,15 @@ class ObjectFinder:
             "give --box or --mask, choose another --detector, or use --on-miss center or skip",
         )
 
+    def look_ahead(self, photo: Photo) -> None:
+        """Detect what the first detector sees, whatever is looked for, so that `find` has it from the cache.
+
+        On any thread; nothing where a detector cannot, or there is no cache. Raises WeightsError as `find` does.
+        """
+        first = self.detectors[0] if self.detectors else None
+        if first is not None and self.cache is not None and getattr(first, "on_any_thread", False):
+            self._detect(first, photo, Target(0, ""))
+
     def _given(self, photo: Photo, target: Target) -> FoundObject | None:
         where = self.settings
         if where.mask is not None:
@@ -224,7 +233,7 @@ _BOX_DETECTORS = ("yolo", "mobilenet")
 def open_finder(
     settings: ObjectSettings, context: DetectorContext, cache: DetectionCache | None = None
 ) -> tuple[ObjectFinder, str]:
-    """What finds objects as the settings say, and a line that says which detectors, with which weights.
+    """What finds objects as the settings say, and which detectors, in words (weights: with each result).
 
     `auto` asks, one after the other: YOLO for boxes that agree with the label, or MobileNet where YOLO's weights cannot
     be had; saliency; the activation map. Raises UsageError for an unknown detector, WeightsError where a detector that
@@ -240,12 +249,14 @@ def open_finder(
     refining = next((one for one in detectors if one.name == "saliency"), None)
     if settings.refine == "saliency" and refining is None:
         refining = open_detector("saliency", {}, context)
-    described = ", else ".join(map(_described, detectors)) or "given by the user"
-    return ObjectFinder(settings, detectors, refining, cache), "; not ".join([described, *passed_over])
+    described = ", else ".join(one.name for one in detectors) or "given by the user"
+    if passed_over:
+        described += f" (no weights for {', '.join(passed_over)}: --detector NAME says why)"
+    return ObjectFinder(settings, detectors, refining, cache), described
 
 
 def _open_all(values: Mapping[str, Any], context: DetectorContext) -> tuple[list[Detector], list[str]]:
-    """The detectors of `auto`, and why others are not among them.
+    """The detectors of `auto`, and the names of those whose weights cannot be had.
 
     Weights that the user names go to the detector of their kind, which then has to open: leaving them out would answer
     another question than the one that was asked.
@@ -262,10 +273,10 @@ def _open_all(values: Mapping[str, Any], context: DetectorContext) -> tuple[list
             continue
         try:
             opened.append(open_detector(name, values if name == owner else others, context))
-        except WeightsError as error:
+        except WeightsError:
             if name == owner:
                 raise
-            passed_over.append(f"{name}: {error.message}")
+            passed_over.append(name)
     return opened, passed_over
 
 
@@ -305,8 +316,3 @@ def check_values(detector: str, values: Mapping[str, Any]) -> None:
     for value in values:
         if value not in known:
             raise registry.unknown_name(f"setting of the detector {detector}", value, sorted(known))
-
-
-def _described(detector: Detector) -> str:
-    weights = getattr(detector, "weights", None)
-    return f"{detector.name} ({weights})" if weights else detector.name

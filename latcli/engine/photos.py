@@ -178,6 +178,10 @@ class PhotoAttacker:
     def _passes(self) -> int:
         return passes(self.attack, self.settings.attack, len(self.classifier.class_names))
 
+    def look_ahead(self, photo: Photo) -> None:
+        """Find of a photo's object what can be found on another thread, before `locate` is called."""
+        self.finder.look_ahead(self._at_resolution(photo))
+
     def locate(self, photo: Photo, label: Label | None = None) -> Located:
         """Clean prediction and object of a photo. Without a label the clean prediction is the label.
 

@@ -177,11 +177,13 @@ def _drawn(table: Table, block: Sequence[_Stack], console: Console) -> Iterator[
 
     Line by line, since rich's own table takes a second for two thousand rows.
     """
-    rule = Text("-" * _width(block))
+    rule = Text("-" * _width(block), no_wrap=True, overflow="ignore")
     if not table.facts:
-        height = max(len(one.heading) for one in block)
-        headings = [[""] * (height - len(one.heading)) + one.heading for one in block]
-        yield from _beside(block, [[Text(line, "bold") for line in lines] for lines in headings])
+        headings = [
+            [text for line in one.heading for text in _folded(Text(line, "bold"), one, console)] for one in block
+        ]
+        height = max(map(len, headings))
+        yield from _beside(block, [[Text()] * (height - len(lines)) + lines for lines in headings])
         yield rule
     depth = max(len(one.columns) for one in block) if len(block[0].columns) > 1 else 1
     for place, row in enumerate(table.rows):

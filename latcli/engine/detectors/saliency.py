@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
@@ -84,13 +85,16 @@ class SaliencyDetector:
     depends_on_target = False
 
     Settings = SaliencySettings
+    #: It runs on the CPU, and each thread has a network of its own.
+    on_any_thread = True
 
     def __init__(self, settings: SaliencySettings, context: DetectorContext) -> None:
         """Load the network. Raises WeightsError for weights that are missing, out of reach, damaged or no network."""
         path = _find_weights(settings.weights, context)
         self._network = NETWORKS.get(path.stem, NETWORKS["u2netp"])
         self._path = path
-        self._net = _load(path)
+        self._own = threading.local()
+        self._own.net = _load(path)
         digest = sha256_of(path)
         self.weights = f"{path.name} sha256:{digest[:16]}"
         self.fingerprint = f"saliency {digest[:16]}"
@@ -115,14 +119,16 @@ class SaliencyDetector:
         """
         import cv2
 
+        if not hasattr(self._own, "net"):
+            self._own.net = _load(self._path)
         net, side = self._network, self._network.side
         seen = for_detector(photo).resize((side, side), Image.Resampling.LANCZOS)
         x_SSC = np.asarray(seen, dtype=np.float32)
         mean_C, std_C = np.array(net.mean, dtype=np.float32), np.array(net.std, dtype=np.float32)
         x_SSC = (x_SSC / max(float(x_SSC.max()), 1e-6) - mean_C) / std_C
         try:
-            self._net.setInput(np.ascontiguousarray(x_SSC.transpose(2, 0, 1))[None])
-            out = self._net.forward(self._net.getUnconnectedOutLayersNames()[0])
+            self._own.net.setInput(np.ascontiguousarray(x_SSC.transpose(2, 0, 1))[None])
+            out = self._own.net.forward(self._own.net.getUnconnectedOutLayersNames()[0])
         except cv2.error as error:
             raise _no_saliency(self._path, f"it cannot be run on 1x3x{side}x{side}") from error
         if out.shape != (1, 1, side, side) or not np.isfinite(out).all():
