@@ -108,10 +108,11 @@ def _classifiers() -> Check:
     from torchvision.models import Inception_V3_Weights
 
     from latcli.engine import registry
+    from latcli.engine.models.catalog import named_classifier
     from latcli.engine.models.classifier import ClassifierSource
     from latcli.engine.models.weights import kept_at
 
-    registry.load("classifier", registry.DEFAULT_CLASSIFIER)(ClassifierSource(offline=True))
+    named_classifier(registry.DEFAULT_CLASSIFIER, ClassifierSource(offline=True))
     there = _if_there(kept_at(Inception_V3_Weights.DEFAULT.url)) is not None
     more = ", inception_v3" if there else "; no weights: inception_v3"
     return Check("classifiers", "ok", f"{registry.DEFAULT_CLASSIFIER}{more}")
