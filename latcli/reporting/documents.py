@@ -41,8 +41,13 @@ def train(document: Document) -> list[Table]:
         Column("accuracy", "accuracy", "percent"),
     )
     title = f"{document['regime']} training on {document['dataset']}, {counted(document['steps'], 'step')}"
-    speed = f"{document['images_per_second']:,.0f} images/s, gradients in {document['form']}"
-    lines = [*document["notes"], f"{duration(document['seconds'])}, {speed}", f"run {document['run']}"]
+    speed = document["images_per_second"]  # 0 where the run was too short to tell
+    shown = [
+        duration(document["seconds"]),
+        *([f"{speed:,.0f} images/s"] if speed else []),
+        f"gradients in {document['form']}",
+    ]
+    lines = [*document["notes"], ", ".join(shown), f"run {document['run']}"]
     return [
         listed(title, [{"images": name, **score} for name, score in scores if score is not None], *columns),
         text_table("", *lines, from_here(document["checkpoint"])),
