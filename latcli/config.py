@@ -110,7 +110,7 @@ def _as_typed(key: str, value: Any, field: Field, file: Path) -> str | bool | li
         if isinstance(value, bool):
             return value
         raise UsageError(f"{file}: {key} is a switch, not {_shown(value)}", f"write {key} = true or {key} = false")
-    if get_origin(field.type) is tuple:
+    if get_origin(field.type) is tuple and field.parse is None:  # else one text, as on the command line
         if isinstance(value, list):
             return [_word(key, item, file) for item in value]
         raise UsageError(f"{file}: {key} is a list, not {_shown(value)}", f'write {key} = ["…", "…"]')

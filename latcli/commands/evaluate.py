@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -60,7 +60,7 @@ from latcli.engine.models.weights import pack, unpack
 from latcli.errors import ExitCode, UsageError
 from latcli.options import EvalOptions, given, parse_epsilon
 from latcli.reporting.evaluations import object_words
-from latcli.reporting.text import rough_duration
+from latcli.reporting.text import counted, rough_duration
 from latcli.results import (
     AccuracyCurve,
     Cell,
@@ -148,7 +148,7 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
         ) as stored:
             session.note(f"run {stored.id}")
             samples = {} if row is None else job.evaluation.tensors()
-            ranks.broadcast(_FromRank0(stored.row, [one.entry.source for one in job.models], samples))
+            ranks.broadcast((stored.row, [one.entry.source for one in job.models], samples))
             _agree(ranks, lambda: job)
             done, total = job.evaluation.attacked_images
             resumed = f"resumed with {done:,} of {total:,} attacked images done"
@@ -156,15 +156,6 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
             result = _evaluate(stored, job, findings, session, ranks)
             _log(result, options.logger, job, session)
             return result
-
-
-@dataclass(frozen=True)
-class _FromRank0:
-    """What rank 0 sends the others: its run, what opens its models, and what is known of each image already."""
-
-    row: RunRow
-    opened: list[str]
-    samples: dict[str, Tensor]
 
 
 def _agree(ranks: Ranks, make: Callable[[], Job]) -> Job:
@@ -182,10 +173,11 @@ def _agree(ranks: Ranks, make: Callable[[], Job]) -> Job:
 
 def _follow(options: EvalOptions, session: Session, ranks: Ranks) -> NoReturn:
     """Be a rank other than 0 to the end: evaluate its share of the images, and send rank 0 what is found."""
-    first = ranks.broadcast(cast(_FromRank0, None))
-    job = _agree(ranks, lambda: _job(options, first.row, None, session, first.opened))
-    if first.samples:
-        job.evaluation.restore(first.samples, first.row.id)
+    from_rank_0: Any = ranks.broadcast(None)
+    row, opened, samples = from_rank_0  # its run, what opens its models, what is known of each image already
+    job = _agree(ranks, lambda: _job(options, row, None, session, opened))
+    if samples:
+        job.evaluation.restore(samples, row.id)
     deque(ranks.collected(_filled(job.evaluation, ranks)), maxlen=0)
     names = ranks.share(ranks.broadcast(list[str]()))
     with session.progress("", None) as tick:
@@ -368,7 +360,7 @@ def _given(options: EvalOptions) -> dict[str, Any]:
 
 def describe(job: Job) -> str:
     """What is going to be done, in one line."""
-    settings, data, models = job.evaluation.settings, job.evaluation.data, len(job.models)
+    settings, data = job.evaluation.settings, job.evaluation.data
     kept = object_words(settings.mask_from, settings.center)
     parts = [f"{settings.attack_name} at epsilon {settings.epsilon:.4g}", f"object: {kept}"]
     parts += [f"strong suite, {settings.strong} budget"] if settings.strong else []
@@ -376,9 +368,8 @@ def describe(job: Job) -> str:
     curves = {"epsilon": settings.curve_epsilons, "steps": settings.curve_steps}
     parts += [f"curve against {axis}, {len(points)} points" for axis, points in curves.items() if points]
     parts += [f"background reliance, donor seeds: {settings.donor_seeds}"] if settings.donor_seeds else []
-    count = f"{models} model{'' if models == 1 else 's'}"
     attacked = f"{min(settings.images, data.test_count):,} of {data.test_count:,} images attacked"
-    return f"evaluating {count} on {data.name}, {attacked}: {', '.join(parts)}"
+    return f"evaluating {counted(len(job.models), 'model')} on {data.name}, {attacked}: {', '.join(parts)}"
 
 
 # the work
@@ -451,10 +442,10 @@ def _fill(stored: Run, evaluation: Evaluation, findings: Findings, session: Sess
     begun, (done_before, total), estimated = time.monotonic(), evaluation.attacked_images, False
     with session.progress("evaluating", total) as tick:
         tick(done_before)
-
-        def after_batch(progress: Progress) -> None:
-            nonlocal estimated
+        for rank, (progress, images) in ranks.collected(_filled(evaluation, ranks)):
             name, column = progress.column, evaluation.columns[progress.subject][progress.column]
+            if rank:
+                column.take(progress.place_B, images, progress.seconds)
             tick(0 if name == NATURAL else len(progress.place_B))
             done, seconds = evaluation.attacked_images[0], time.monotonic() - begun
             if not estimated and seconds >= _FIRST_SECONDS and done_before < done < total:
@@ -472,12 +463,6 @@ def _fill(stored: Run, evaluation: Evaluation, findings: Findings, session: Sess
                 if not session.shows_progress:
                     session.note(line)
             findings.keep(stored, soon=True)
-
-        for rank, (progress, images) in ranks.collected(_filled(evaluation, ranks)):
-            if rank:
-                column = evaluation.columns[progress.subject][progress.column]
-                column.take(progress.place_B, images, progress.seconds)
-            after_batch(progress)
 
 
 def _say(line: str, stored: Run, session: Session) -> None:
