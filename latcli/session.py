@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from latcli.errors import ExitCode, StoreError, UsageError
 from latcli.options import Computing, Recording, SeveralOptions, command_words
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 #: How often progress is noted off a terminal.
 _NOTE_SECONDS = 60.0
-
-Precision = Literal["auto", "fp32", "bf16"]
 
 
 class Tick(Protocol):

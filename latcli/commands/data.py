@@ -92,9 +92,12 @@ def open_data(
     Raises UsageError for options that do not go together and for other data or masks; WeightsError and ImageError where
     classifier, detector or a photo cannot be used; else as `open_training_data`.
     """
-    data = load_data(name, architecture, session, options, preprocessing).to(device)
+    data: TrainingData = load_data(name, architecture, session, options, preprocessing).to(device)
     if isinstance(options, TrainOptions) and options.validation is not None:
-        data = _held_out(data, options.validation, session.seed if row is None else row.seed or 0, session)
+        held = data.split(options.validation, session.seed if row is None else row.seed or 0)
+        note = f"scored on {held.test_count:,} training images that are held out; the test set is not looked at"
+        session.note(f"note: {note}")
+        data = replace(held, notes=(*data.notes, note))
     if row is not None and row.config.get("dataset_fingerprint") != data.fingerprint:
         raise UsageError(
             f"the data set {data.name} is not the one that the run {row.id} was started with: its contents differ",
@@ -122,17 +125,6 @@ def open_data(
             "put the same masks, photos and weights back, or start a new run",
         )
     return data, settings
-
-
-def _held_out(data: TrainingData, share: float, seed: int, session: Session) -> TrainingData:
-    """The data with a share of the training images in place of the test images.
-
-    Raises UsageError where that leaves nothing to train on or to score.
-    """
-    held = data.split(share, seed)
-    note = f"scored on {held.test_count:,} training images that are held out; the test set is not looked at"
-    session.note(f"note: {note}")
-    return replace(held, notes=(*data.notes, note))
 
 
 def _check_object_options(given: Mapping[str, Any], mask_from: MaskSource) -> None:

@@ -144,7 +144,20 @@ def _matrix(name: str, protocol: dict[str, Any], datasets: Mapping[str, str], mo
     cells = [_cells(group) for group in groups]
     for given in inputs if len(groups) > 1 else ():
         _mark_best(given, cells, groups)
-    rows = [_row(*parts) for parts in zip(labels, groups, cells, strict=True)]
+    rows = []
+    for label, group, of_group in zip(labels, groups, cells, strict=True):
+        runs_of_group = [model.trained for model in group if model.trained is not None]
+        rows.append(
+            MatrixRow(
+                label=label,
+                regime=group[0].regime,
+                models=tuple(model.id for model in group),
+                train_runs=tuple(run.id for run in runs_of_group),
+                train_seeds=tuple(run.seed for run in runs_of_group),
+                model_count=len(group),
+                cells=of_group,
+            )
+        )
     replaced = [
         f"{label}: {len(all_of_it) - len(group)} older training run(s) of the same seed left out"
         for label, group, all_of_it in zip(labels, groups, every, strict=True)
@@ -186,19 +199,6 @@ def _place(name: str) -> tuple[bool, int, str]:
     return base != name, _ORDER.index(base) if base in _ORDER else len(_ORDER), name
 
 
-def _row(label: str, models: Sequence[_Model], cells: dict[str, MatrixCell]) -> MatrixRow:
-    trained = [model.trained for model in models if model.trained is not None]
-    return MatrixRow(
-        label=label,
-        regime=models[0].regime,
-        models=tuple(model.id for model in models),
-        train_runs=tuple(run.id for run in trained),
-        train_seeds=tuple(run.seed for run in trained),
-        model_count=len(models),
-        cells=cells,
-    )
-
-
 # cells: mean, spread, interval
 
 
@@ -230,7 +230,10 @@ def _cell(of_models: Sequence[Sequence[Cell]]) -> MatrixCell:
         n=min(cell.n for cell in flat),
         models=len(cells),
         spread_over="models" if len(cells) > 1 else "seeds" if len(flat) > 1 else None,
-        diverged=sum(cell.loss is None and not _leaves_no_loss(cell) for cell in flat),
+        # These leave no loss.
+        diverged=sum(
+            cell.loss is None and cell.attack != "pgd until wrong" and not cell.input.endswith(_STRONG) for cell in flat
+        ),
     )
 
 
@@ -254,10 +257,6 @@ def _student(degrees: int) -> float:
         return _STUDENT[degrees - 1]
     z = 1.959964
     return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
-
-
-def _leaves_no_loss(cell: Cell) -> bool:
-    return cell.attack == "pgd until wrong" or cell.input.endswith(_STRONG)
 
 
 # the best of a column

@@ -88,11 +88,16 @@ def resumable_run(
     if session.seed:
         asked["seed"] = session.seed
     was = row.config | {"seed": row.seed}
-    differences = [
-        f"--{name.replace('_', '-')} {_text(value)} (was {_text(was.get(name))})"
-        for name, value in asked.items()
-        if not _agree(name, value, was.get(name))
-    ]
+    differences = []
+    for name, value in asked.items():
+        before, is_folder = was.get(name), str(value).startswith(_FOLDER)
+        if name in PLACES:
+            is_same = (value is None) == (before is None)
+        else:
+            is_same = value == before or (name == "dataset" and is_folder and str(before).startswith(_FOLDER))
+        if not is_same:
+            texts = [f"{one:g}" if isinstance(one, float) else str(one) for one in (value, before)]
+            differences.append(f"--{name.replace('_', '-')} {texts[0]} (was {texts[1]})")
     if differences:
         raise UsageError(
             f"the run {row.id} was started with different options: {', '.join(differences)}",
@@ -154,18 +159,6 @@ def use_threads(count: int, session: Session) -> None:
     if torch.get_num_threads() != count:
         session.note(f"using {counted(count, 'thread')}, as the run did before")
         torch.set_num_threads(count)
-
-
-def _agree(name: str, asked: Any, was: Any) -> bool:
-    if name in PLACES:
-        return (asked is None) == (was is None)
-    if name == "dataset" and str(asked).startswith(_FOLDER) and str(was).startswith(_FOLDER):
-        return True
-    return bool(asked == was)
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 # what to type

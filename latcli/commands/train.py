@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,7 +24,7 @@ from latcli.commands.resume import (
     running,
     use_threads,
 )
-from latcli.commands.training_steps import STATE, TrainingLog, follow_steps, keep_state, take_steps
+from latcli.commands.training_steps import STATE, TrainingLog, keep_state, take_steps
 from latcli.engine import loggers, registry
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import full_name
@@ -110,7 +110,10 @@ def run(options: TrainOptions, session: Session) -> TrainResult:
     ranks, session = connected(options, session, _check_size(options))
     with ranks.watched():
         if ranks.rank:
-            _follow(options, session, ranks)
+            # Without a run, which rank 0 keeps, and which it reports where all stop on a signal.
+            job, trainer = _prepared(None, None, options, None, session, ranks)
+            take_steps(trainer, None, job.options.test_every, None, None)
+            sys.exit(ExitCode.OK)
         with Store.open(session.store) as store:
             row, state = None, None
             if options.resume is not None:
@@ -132,9 +135,11 @@ def run(options: TrainOptions, session: Session) -> TrainResult:
                 dataset=store.record_dataset(job.data.name, fingerprint=job.data.fingerprint),
             ) as stored:
                 _begin(stored, row, job, trainer, session)
-                with _loggers(options.logger, stored, job, trainer, session) as trackers:
-                    done = None if row is None else trainer.done
-                    return _train(store, stored, job, trainer, session, trackers, done)
+                done, name = trainer.done, session.name or stored.id
+                about = {"architecture": job.architecture, "dataset": job.data.name, **to_json(job.settings)}
+                logged = loggers.LoggedRun(stored.id, name, "train", stored.folder, about, done, session.offline)
+                with loggers.Loggers(options.logger or loggers.installed(), logged, session.note) as trackers:
+                    return _train(store, stored, job, trainer, session, trackers, None if row is None else done)
 
 
 def settings_of(options: TrainOptions, data: TrainingData, seed: int) -> TrainSettings:
@@ -305,25 +310,7 @@ def _check_size(options: TrainOptions) -> Callable[[int], None]:
     return check
 
 
-def _follow(options: TrainOptions, session: Session, ranks: Ranks) -> NoReturn:
-    """Be a rank other than 0 to the end of the training, without a run: rank 0 keeps what is computed.
-
-    Ends the process, with exit code 0 also where all stop on a signal: rank 0 reports it.
-    """
-    job, trainer = _prepared(None, None, options, None, session, ranks)
-    follow_steps(trainer, job.options.test_every)
-    sys.exit(ExitCode.OK)
-
-
 # training
-
-
-def _loggers(names: Sequence[str], stored: Run, job: Job, trainer: Trainer, session: Session) -> loggers.Loggers:
-    about = {"architecture": job.architecture, "dataset": job.data.name, **to_json(job.settings)}
-    run = loggers.LoggedRun(
-        stored.id, session.name or stored.id, "train", stored.folder, about, trainer.done, session.offline
-    )
-    return loggers.Loggers(names or loggers.installed(), run, session.note)
 
 
 def _train(
@@ -341,7 +328,7 @@ def _train(
             session, stored, tick, trackers, steps=settings.steps, done=trainer.done, batch=settings.batch
         )
         try:
-            take_steps(stored, trainer, log, job.options.checkpoint_every, job.options.test_every)
+            take_steps(trainer, job.options.checkpoint_every, job.options.test_every, stored, log)
         finally:
             log.flush()  # a run that diverged shows how it got there
     seconds = log.seconds
@@ -355,6 +342,10 @@ def _train(
     rows = [(name, score.n, score.loss, score.accuracy) for name, score in scores.items()]
     trackers.table("Scores", ("images", "n", "loss", "accuracy"), rows)
     stored.remove_artifact(STATE)  # nothing is left to resume, and it is four times as large as the model
+    points: dict[int, dict[str, float]] = {}  # in the course of training, those before a resumption among them
+    for row in store.rows_of(stored.id, "metrics") if job.options.test_every else ():
+        if row["name"].startswith("test_") and "adversarial" not in row["name"]:
+            points.setdefault(row["step"], {})[row["name"].removeprefix("test_")] = row["value"]
     where = "" if job.fine_tuning else f" --center {settings.center:g}"
     short = stored.id.rpartition("-")[2]
     if registry.names_code(job.architecture):  # which runs only where it is named
@@ -378,7 +369,7 @@ def _train(
         images_per_second=log.images_per_second,
         devices=trainer.ranks.size,
         notes=job.data.notes,
-        tests=_recorded_points(store, stored.id) if job.options.test_every else (),
+        tests=tuple(ScorePoint(step, **values) for step, values in sorted(points.items())),
         next_commands=(
             next_command(f"eval {short}", session),
             next_command(f"attack PHOTO --classifier {short}{where}", session),
@@ -427,12 +418,3 @@ def _keep_model(store: Store, stored: Run, job: Job, trainer: Trainer) -> Path:
     )
     stored.made_model(model)
     return path
-
-
-def _recorded_points(store: Store, run: str) -> tuple[ScorePoint, ...]:
-    """The scores of the test set in the course of training, those before a resumption among them."""
-    by_step: dict[int, dict[str, float]] = {}
-    for row in store.rows_of(run, "metrics"):
-        if row["name"].startswith("test_") and "adversarial" not in row["name"]:
-            by_step.setdefault(row["step"], {})[row["name"].removeprefix("test_")] = row["value"]
-    return tuple(ScorePoint(step, **values) for step, values in sorted(by_step.items()))
