@@ -166,13 +166,10 @@ def _exit_code(result: Any) -> int:
 # the processes of a command that has `--devices` and `--nodes`
 
 
-def connected(
-    options: SeveralOptions, session: Session, check: Callable[[int], None] = lambda size: None
-) -> tuple[Ranks, Session]:
+def connected(options: SeveralOptions, session: Session) -> tuple[Ranks, Session]:
     """All ranks, and a session for this one, with its device. A rank other than 0 says nothing unless it is debugged.
 
-    `check` is given the number of processes and may refuse it before any is started. Raises UsageError for a world that
-    this machine cannot be part of.
+    Raises UsageError for a world that this machine cannot be part of.
     """
     from latcli.engine.devices import open_device  # what shows runs does without torch
     from latcli.engine.distributed import FabricRanks, Ranks, world_of
@@ -183,7 +180,6 @@ def connected(
     if session.device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--device {session.device} cannot be used by several processes", "give --device cpu or cuda")
     kind = open_device(session.device).type
-    check(devices * nodes)
     ranks = FabricRanks(devices, nodes, "cuda" if kind == "cuda" else "cpu")
     session = replace(session, device=str(ranks.device))
     if not ranks.rank:

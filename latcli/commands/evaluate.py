@@ -224,14 +224,13 @@ def _job(
             opened = names_again(stored.entries, store)
         options = kept_options(options, row, EvalSettings)
     about = classifier_source(options, session)
-    way = common_way(dataset, [classifier_path(name, session.store) for name in opened], about)
+    sources = [classifier_path(name, session.store) for name in opened]
+    architecture, preprocessing = common_way(dataset, sources, about)
 
     def settled(data: TrainingData) -> EvalSettings:
         return settings_of(options, data, session) if row is None else read_config(EvalSettings, row)
 
-    data, settings = open_data(
-        dataset, way.architecture, options, settled, device, store, session, row, way.preprocessing
-    )
+    data, settings = open_data(dataset, architecture, options, settled, device, store, session, row, preprocessing)
     if row is not None and device.type == "cpu":
         use_threads(stored.threads, session)
     loader = ModelLoader(store, data, session, about)

@@ -29,7 +29,7 @@ from latcli.engine import loggers, registry
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import full_name
 from latcli.engine.devices import open_device
-from latcli.engine.distributed import Ranks
+from latcli.engine.distributed import Ranks, world_of
 from latcli.engine.models.catalog import (
     CheckpointInfo,
     check_architecture,
@@ -107,7 +107,13 @@ def run(options: TrainOptions, session: Session) -> TrainResult:
     several that is not the first of them ends here.
     """
     loggers.check(options.logger)
-    ranks, session = connected(options, session, _check_size(options))
+    if options.resume is None:  # else the run's own batch counts, which the trainer checks
+        preset = preset_values(
+            options.preset or DEFAULT_PRESET, fine_tuning=is_classifier_name(options.architecture or "")
+        )
+        devices, nodes = world_of(options.devices, options.nodes)
+        check_parts(options.batch or preset.get("batch", TrainSettings.batch), devices * nodes)
+    ranks, session = connected(options, session)
     with ranks.watched():
         if ranks.rank:
             # Without a run, which rank 0 keeps, and which it reports where all stop on a signal.
@@ -293,21 +299,6 @@ def _prepared(
     if state is not None:
         restore(trainer, state)
     return job, trainer
-
-
-# several processes
-
-
-def _check_size(options: TrainOptions) -> Callable[[int], None]:
-    """Refuses a number of processes that the minibatch cannot be divided into."""
-
-    def check(size: int) -> None:
-        if options.resume is None:  # else the run's own batch counts, which the trainer checks
-            fine_tuning = is_classifier_name(options.architecture or "")
-            preset = preset_values(options.preset or DEFAULT_PRESET, fine_tuning=fine_tuning)
-            check_parts(options.batch or preset.get("batch", TrainSettings.batch), size)
-
-    return check
 
 
 # training
