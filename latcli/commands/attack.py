@@ -25,7 +25,6 @@ from latcli.engine.evaluation.distrust import examine
 from latcli.engine.images import sha256_of
 from latcli.engine.labels import parse_label
 from latcli.engine.localize import Region
-from latcli.engine.models.classifier import Classifier
 from latcli.engine.photos import Located, PhotoAttacker, PhotoResult, PhotoSettings, batches
 from latcli.errors import ExitCode, LatcliError, UsageError
 from latcli.options import AttackOptions, given
@@ -181,7 +180,10 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
         # Looked at before anything is measured or a run is started: a photo on its own may raise its error here.
         if (first := next(photos, None)) is not None:
             photos = chain([first], photos)
-            result = replace(result, warnings=_doubts(job.work.classifier, first))
+            classifier = job.work.classifier  # whose answers to a photo and its mirror image may speak against it
+            x_1Chw = classifier.preprocessing.read(first.photo.image)[None].to(classifier.device)
+            doubts = examine(classifier, torch.cat([x_1Chw, x_1Chw.flip(3)]), classifier.name)
+            result = replace(result, warnings=tuple(one.text for one in doubts))
         for warning in result.warnings:
             session.note(f"warning: {warning}")
         if options.dry_run:
@@ -230,12 +232,6 @@ def config_of(options: AttackOptions) -> dict[str, Any]:
 def labels_sha256(options: AttackOptions) -> str | None:
     """The sha256 of the file of labels, by which a run is known besides its options. Raises ImageError."""
     return None if options.labels is None else sha256_of(options.labels)
-
-
-def _doubts(classifier: Classifier, located: Located) -> tuple[str, ...]:
-    """What speaks against the classifier, from its answers to a photo and its mirror image. Raises LatcliError."""
-    x_1Chw = classifier.preprocessing.read(located.photo.image)[None].to(classifier.device)
-    return tuple(one.text for one in examine(classifier, torch.cat([x_1Chw, x_1Chw.flip(3)]), classifier.name))
 
 
 def _completed(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from latcli.commands.classifiers import classifier_path, classifier_source
-from latcli.commands.data import config_of, open_data
+from latcli.commands.data import config_of, open_data, with_objects
 from latcli.commands.evaluated_models import (
     DEFAULT_REGIMES,
     LoadedModel,
@@ -227,10 +227,9 @@ def _job(
     sources = [classifier_path(name, session.store) for name in opened]
     architecture, preprocessing = common_way(dataset, sources, about)
 
-    def settled(data: TrainingData) -> EvalSettings:
-        return settings_of(options, data, session) if row is None else read_config(EvalSettings, row)
-
-    data, settings = open_data(dataset, architecture, options, settled, device, store, session, row, preprocessing)
+    data = open_data(dataset, architecture, options, device, session, row, preprocessing)
+    settings = settings_of(options, data, session) if row is None else read_config(EvalSettings, row)
+    data = with_objects(data, settings.mask_from, architecture, options, store, session, row)
     if row is not None and device.type == "cpu":
         use_threads(stored.threads, session)
     loader = ModelLoader(store, data, session, about)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from latcli.commands.classifiers import CHECKPOINT, classifier_source
-from latcli.commands.data import config_of, open_data, open_pretrained
+from latcli.commands.data import config_of, open_data, open_pretrained, with_objects
 from latcli.commands.resume import (
     dataset_of,
     kept_options,
@@ -253,10 +253,9 @@ def _job(options: TrainOptions, row: RunRow | None, store: Store | None, session
         name = dataset_of(row, options.dataset)
         options = kept_options(options, row, TrainSettings)
 
-    def settled(data: TrainingData) -> TrainSettings:
-        return settings_of(options, data, session.seed) if row is None else read_config(TrainSettings, row)
-
-    data, settings = open_data(name, options.architecture, options, settled, device, store, session, row)
+    data = open_data(name, options.architecture, options, device, session, row)
+    settings = settings_of(options, data, session.seed) if row is None else read_config(TrainSettings, row)
+    data = with_objects(data, settings.mask_from, options.architecture, options, store, session, row)
     job = Job(options, data, options.architecture or data.defaults.architecture, settings, device)
     if row is None:
         session.note(describe(job))
