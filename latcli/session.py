@@ -110,27 +110,19 @@ class Session(Recording):
         if not self.shows_progress or self._live is not None:
             yield self._noting(description, total) if noted else lambda steps=1, /, *, text=None: None
             return
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            ProgressColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        from rich import progress as bars
         from rich.text import Text
 
         from latcli.reporting.terminal import console_for
 
-        class Rate(ProgressColumn):
+        class Rate(bars.ProgressColumn):
             def render(self, task: Any) -> Text:
                 return Text(rate(task.finished_speed or task.speed or 0.0))
 
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), MofNCompleteColumn())
-        console = console_for(self.stderr)
-        with Progress(
-            *columns, Rate(), TextColumn("ETA"), TimeRemainingColumn(), console=console, transient=True, expand=True
-        ) as bar:
+        console, text = console_for(self.stderr), bars.TextColumn
+        columns = (text("{task.description}", markup=False), bars.BarColumn(bar_width=None), bars.MofNCompleteColumn())
+        left = (Rate(), text("ETA"), bars.TimeRemainingColumn())
+        with bars.Progress(*columns, *left, console=console, transient=True, expand=True) as bar:
             task = bar.add_task(printable(description), total=total)
             self._live = console
 

@@ -42,10 +42,7 @@ from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.small import Architecture
 from latcli.engine.models.weights import load_file, state_dict_sha256
 from latcli.engine.precision import gradient_model
-from latcli.engine.scoring import (
-    adversarial_score,
-    natural_score,
-)
+from latcli.engine.scoring import adversarial_score, natural_score
 from latcli.engine.training.loop import Trainer, check_parts, new_network
 from latcli.engine.training.settings import DEFAULT_PRESET, TrainSettings, preset_values, resolve
 from latcli.engine.training.state import TrainingState, read_state, restore
