@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from latcli.commands import resume
 from latcli.commands.classifiers import classifier_path, classifier_source
 from latcli.commands.data import config_of, open_data, with_objects
 from latcli.commands.evaluated_models import (
@@ -28,15 +29,6 @@ from latcli.commands.evaluated_models import (
 )
 from latcli.commands.gathering import MATRIX
 from latcli.commands.matrices import Evaluated, seed_groups
-from latcli.commands.resume import (
-    dataset_of,
-    kept_options,
-    plainly,
-    read_config,
-    resumable_run,
-    running,
-    use_threads,
-)
 from latcli.engine import loggers, registry
 from latcli.engine.attacks.contract import run_attack
 from latcli.engine.datasets.base import TrainingData
@@ -129,14 +121,14 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
     with Store.open(session.store) as store:
         row = None
         if options.resume is not None:
-            row = resumable_run(store, options.resume, "eval", _given(options), session, options.models)
+            row = resume.resumable_run(store, options.resume, "eval", _given(options), session, options.models)
         store.check_name(session.name, "" if row is None else row.id)
         job = _job(options, row, store, session)
         findings = Findings(job.evaluation)
         if row is not None and (kept := artifact_path(row.path, SAMPLES)).exists():
             findings.restore(kept)
         data = job.evaluation.data
-        with running(
+        with resume.running(
             store,
             row,
             "eval",
@@ -216,22 +208,22 @@ def _job(
         dataset = full_name(options.dataset or usual_dataset(store, names) or registry.DEFAULT_DATASET)
         opened = names or _latest(store, dataset, options, session)
     else:
-        stored = read_config(_StoredModels, row)
-        names, entries, dataset = list(stored.models), list(stored.entries), dataset_of(row, options.dataset)
+        stored = resume.read_config(_StoredModels, row)
+        names, entries, dataset = list(stored.models), list(stored.entries), resume.dataset_of(row, options.dataset)
         if other := [name for name in named_models(options) if name not in names]:
             raise UsageError(f"{row.id} does not evaluate {other[0]}", "resume it without this name, or start anew")
         if store is not None:
             opened = names_again(stored.entries, store)
-        options = kept_options(options, row, EvalSettings)
+        options = resume.kept_options(options, row, EvalSettings)
     about = classifier_source(options, session)
     sources = [classifier_path(name, session.store) for name in opened]
     architecture, preprocessing = common_way(dataset, sources, about)
 
     data = open_data(dataset, architecture, options, device, session, row, preprocessing)
-    settings = settings_of(options, data, session) if row is None else read_config(EvalSettings, row)
+    settings = settings_of(options, data, session) if row is None else resume.read_config(EvalSettings, row)
     data = with_objects(data, settings.mask_from, architecture, options, store, session, row)
     if row is not None and device.type == "cpu":
-        use_threads(stored.threads, session)
+        resume.use_threads(stored.threads, session)
     loader = ModelLoader(store, data, session, about)
     loaded = [loader.load(name, was) for name, was in zip(opened, entries or [None] * len(opened), strict=True)]
     models: dict[str, LoadedModel] = {}
@@ -353,7 +345,7 @@ def _given(options: EvalOptions) -> dict[str, Any]:
     """The options that were given and that decide what is computed, by the name that they have in a configuration."""
     elsewhere = ("models", "strong", "strong_budget", "transfer", "curve", "reliance", "donor_seeds")
     known = {name: value for name, value in given(options).items() if name not in elsewhere}
-    return plainly(known | {name: value for name, value in _beside(options).items() if value})
+    return resume.plainly(known | {name: value for name, value in _beside(options).items() if value})
 
 
 def describe(job: Job) -> str:

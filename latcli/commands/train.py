@@ -12,18 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from latcli.commands import resume
 from latcli.commands.classifiers import CHECKPOINT, classifier_source
 from latcli.commands.data import config_of, open_data, open_pretrained, with_objects
-from latcli.commands.resume import (
-    dataset_of,
-    kept_options,
-    next_command,
-    plainly,
-    read_config,
-    resumable_run,
-    running,
-    use_threads,
-)
 from latcli.commands.training_steps import STATE, TrainingLog, keep_state, take_steps
 from latcli.engine import loggers, registry
 from latcli.engine.datasets.base import TrainingData
@@ -120,13 +111,13 @@ def run(options: TrainOptions, session: Session) -> TrainResult:
         with Store.open(session.store) as store:
             row, state = None, None
             if options.resume is not None:
-                asked = plainly(given(options))
-                row = resumable_run(store, options.resume, "train", asked, session, [options.architecture])
+                asked = resume.plainly(given(options))
+                row = resume.resumable_run(store, options.resume, "train", asked, session, [options.architecture])
                 kept = artifact_path(row.path, STATE)
                 state = read_state(kept) if kept.exists() else None
             store.check_name(session.name, "" if row is None else row.id)
             job, trainer = _prepared(row, state, options, store, session, ranks)
-            with running(
+            with resume.running(
                 store,
                 row,
                 "train",
@@ -149,7 +140,7 @@ def settings_of(options: TrainOptions, data: TrainingData, seed: int) -> TrainSe
     """The settings that these options mean on this data set. Raises UsageError."""
     architecture = options.architecture or data.defaults.architecture
     return resolve(
-        plainly(given(options)),
+        resume.plainly(given(options)),
         data.defaults,
         preset=options.preset or DEFAULT_PRESET,
         fine_tuning=is_classifier_name(architecture),
@@ -247,11 +238,11 @@ def _job(options: TrainOptions, row: RunRow | None, store: Store | None, session
         if options.architecture is not None:
             check_architecture(options.architecture)
     else:
-        name = dataset_of(row, options.dataset)
-        options = kept_options(options, row, TrainSettings)
+        name = resume.dataset_of(row, options.dataset)
+        options = resume.kept_options(options, row, TrainSettings)
 
     data = open_data(name, options.architecture, options, device, session, row)
-    settings = settings_of(options, data, session.seed) if row is None else read_config(TrainSettings, row)
+    settings = settings_of(options, data, session.seed) if row is None else resume.read_config(TrainSettings, row)
     data = with_objects(data, settings.mask_from, options.architecture, options, store, session, row)
     job = Job(options, data, options.architecture or data.defaults.architecture, settings, device)
     if row is None:
@@ -286,7 +277,7 @@ def _prepared(
             "the weights will differ in their last digits"
         )
     elif state is not None and job.device.type == "cpu":
-        use_threads(state.info.threads, session)
+        resume.use_threads(state.info.threads, session)
     net = job.network(session, fresh=state is None)
     fast = gradient_model(net, job.data.image_shape, session.precision, form=state.info.form if state else None)
     if fast.note:
@@ -358,8 +349,8 @@ def _train(
         notes=job.data.notes,
         tests=tuple(ScorePoint(step, **values) for step, values in sorted(points.items())),
         next_commands=(
-            next_command(f"eval {short}", session),
-            next_command(f"attack PHOTO --classifier {short}{where}", session),
+            resume.next_command(f"eval {short}", session),
+            resume.next_command(f"attack PHOTO --classifier {short}{where}", session),
         ),
     )
 
