@@ -53,9 +53,12 @@ class Session(Recording):
 
     def command_of(self, command: str, options: Any) -> list[str]:
         """What a user types to run one command with these options where this session runs."""
-        shared = ("store", "data", "device", "precision", "seed", "offline")
-        where = Computing(**{name: getattr(self, name) for name in shared})
-        return ["latcli", command, *command_words(options), *command_words(where)]
+        where = self.words("store", "data", "device", "precision", "seed", "offline")
+        return ["latcli", command, *command_words(options), *where]
+
+    def words(self, *names: str) -> list[str]:
+        """What a user types for those of these shared options that are not as they are by default."""
+        return command_words(Computing(**{name: getattr(self, name) for name in names}))
 
     @property
     def stderr_is_terminal(self) -> bool:

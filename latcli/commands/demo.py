@@ -11,12 +11,10 @@ from latcli.commands.photos import PACKAGE_LABELS, package_photos
 from latcli.engine.training.regimes import Regime
 from latcli.options import (
     AttackOptions,
-    Computing,
     DemoOptions,
     EvalOptions,
     ReportOptions,
     TrainOptions,
-    command_words,
 )
 from latcli.results import AttackResult, DemoResult
 from latcli.session import Session
@@ -59,7 +57,7 @@ def run(options: DemoOptions, session: Session) -> DemoResult:
 
 
 def _next_commands(attacked: AttackResult, session: Session) -> tuple[str, ...]:
-    store = "".join(f" {shlex.quote(word)}" for word in command_words(Computing(store=session.store)))
+    store = "".join(f" {shlex.quote(word)}" for word in session.words("store"))
     return (
         "latcli mask FOLDER --out masks",
         "latcli attack PHOTO.jpg --smallest-epsilon",

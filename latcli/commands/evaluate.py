@@ -206,7 +206,13 @@ def _job(
         assert store is not None
         names, _ = list(named_models(options)), _beside(options)  # errors in them come before any file is read
         dataset = full_name(options.dataset or usual_dataset(store, names) or registry.DEFAULT_DATASET)
-        opened = names or _latest(store, dataset, options, session)
+        latest = [] if names else trained_on(store, dataset, seeds=options.seeds)
+        for found in latest:
+            session.note(f"{found.config['regime']}: training run {found.id}, seed {found.seed}")
+        for regime in DEFAULT_REGIMES if latest else ():
+            if regime not in [found.config["regime"] for found in latest]:
+                session.note(f"{regime}: no training run of {dataset} is completed")
+        opened = names or [found.id for found in latest]
     else:
         stored = resume.read_config(_StoredModels, row)
         names, entries, dataset = list(stored.models), list(stored.entries), resume.dataset_of(row, options.dataset)
@@ -263,17 +269,6 @@ def _config(job: Job, session: Session) -> dict[str, Any]:
     )
     known = config_of(job.dataset, data, job.evaluation.settings, options, session)
     return {**known, **to_json(stored), "seeds": options.seeds}
-
-
-def _latest(store: Store, dataset: str, options: EvalOptions, session: Session) -> list[str]:
-    """The ids of the runs that are evaluated where no model is named. Raises UsageError where there is none."""
-    rows = trained_on(store, dataset, seeds=options.seeds)
-    for row in rows:
-        session.note(f"{row.config['regime']}: training run {row.id}, seed {row.seed}")
-    for regime in DEFAULT_REGIMES:
-        if regime not in [row.config["regime"] for row in rows]:
-            session.note(f"{regime}: no training run of {dataset} is completed")
-    return [row.id for row in rows]
 
 
 def _try_attack(evaluation: Evaluation) -> None:

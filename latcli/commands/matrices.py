@@ -312,12 +312,9 @@ def _difference(config: Mapping[str, Any], configs: Sequence[Mapping[str, Any]])
     names.sort(key=lambda name: not all(name in one for one in configs))  # what all have set says more
     if not names:
         return "the only one trained by latcli"
-    texts = [f"{name} {_text(config.get(name))}" for name in names[:_LABELLED]]
+    values = [(name, config.get(name, "unset")) for name in names[:_LABELLED]]
+    texts = [f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in values]
     return ", ".join(texts) + (", ..." if len(names) > _LABELLED else "")
-
-
-def _text(value: object) -> str:
-    return "unset" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _notes(rows: Sequence[MatrixRow], inputs: Sequence[str]) -> list[str]:

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 from latcli.engine import registry
 from latcli.engine.devices import explained
 from latcli.errors import Terminated, UsageError
-from latcli.options import Computing
 from latcli.reporting.text import counted
 from latcli.results import DocumentError, read, to_json
 from latcli.session import Session
@@ -164,6 +163,8 @@ def use_threads(count: int, session: Session) -> None:
 # what to type
 
 
+#: Options that say where and how a command runs.
+_WHERE = ("store", "data", "device", "offline")
 #: The option that names a run's model; models of eval have none.
 _NAMING = {"attack": ["--classifier"], "train": ["--architecture"]}
 
@@ -173,7 +174,7 @@ def resume_command(row: RunRow, session: Session) -> str:
     code = _code_of(row)
     allowed = [*_NAMING.get(row.command, []), *code] if code else []
     allowed += ["--trust-weights"] if "--trust-weights" in session.argv else []
-    return shlex.join(["latcli", row.command, *allowed, "--resume", row.id.rpartition("-")[2], *_where(session)])
+    return shlex.join(["latcli", row.command, *allowed, "--resume", row.id.rpartition("-")[2], *session.words(*_WHERE)])
 
 
 def _code_of(row: RunRow) -> list[str]:
@@ -186,15 +187,4 @@ def _code_of(row: RunRow) -> list[str]:
 
 def next_command(words: str, session: Session) -> str:
     """`latcli WORDS` on this session's store and data."""
-    return " ".join(["latcli", words, shlex.join(_where(session))]).strip()
-
-
-def _where(session: Session) -> list[str]:
-    """The options of the session that say where and how it runs, without those of its output."""
-    words = [
-        word
-        for name in ("store", "data", "device")
-        if getattr(session, name) != getattr(Computing, name)
-        for word in (f"--{name}", str(getattr(session, name)))
-    ]
-    return [*words, "--offline"] if session.offline else words
+    return " ".join(["latcli", words, shlex.join(session.words(*_WHERE))]).strip()
