@@ -196,19 +196,15 @@ class TrainingLog:
         if report.clean_accuracy is None:
             self._tick()
             return
+        loss, clean, adversarial = f"loss {report.loss:.3f}", report.clean_accuracy, report.adversarial_accuracy
         # In few letters, so that 80 columns have room for the bar, the steps and the time left as well.
-        short = [f"loss {report.loss:.3f}", f"clean {100 * report.clean_accuracy:.0f} %"]
-        long = [
-            f"step {report.step:,} of {self._steps:,}: loss {report.loss:.3f}",
-            f"clean {100 * report.clean_accuracy:.1f} %",
-        ]
-        if report.adversarial_accuracy is not None:
-            short.append(f"adv. {100 * report.adversarial_accuracy:.0f} %")
-            long.append(f"adversarial {100 * report.adversarial_accuracy:.1f} %")
+        short, long = f"{loss}, clean {100 * clean:.0f} %", f"{loss}, clean {100 * clean:.1f} %"
+        if adversarial is not None:
+            short, long = f"{short}, adv. {100 * adversarial:.0f} %", f"{long}, adversarial {100 * adversarial:.1f} %"
         if self.images_per_second:
-            short.append(f"{self.images_per_second:,.0f} img/s")
-            long.append(f"{self.images_per_second:,.0f} images/s")
-        self._tick(text=", ".join(short))
+            speed = f"{self.images_per_second:,.0f}"
+            short, long = f"{short}, {speed} img/s", f"{long}, {speed} images/s"
+        self._tick(text=short)
         names = ("loss", "rate", "epsilon", "clean_accuracy", "adversarial_accuracy")
         self._add(report.step, {name: getattr(report, name) for name in names})
         self._add(report.step, {"images_per_second": self.images_per_second})
@@ -216,7 +212,7 @@ class TrainingLog:
             self.flush()
         if report.step - self._last_line >= _LINE_SHARE * self._steps or report.step == self._steps:
             self._last_line = report.step
-            self._line(", ".join(long))
+            self._line(f"step {report.step:,} of {self._steps:,}: {long}")
 
     def on_point(self, point: ScorePoint, seconds: float, points_left: int) -> None:
         """Take in a score of the test set and how long it took; so many more will come. Raises StoreError."""
