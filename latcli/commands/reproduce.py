@@ -133,6 +133,7 @@ class Found:
     session: Session
     data: Dataset | None
     done: dict[Step, RunRow] = field(default_factory=dict)
+    _fits: dict[Step, Callable[[RunRow], bool]] = field(default_factory=dict)
 
     def state_of(self, step: Step) -> tuple[State, RunRow | None]:
         """The newest run that counts: a finished one, else one at work, else one that was cut off.
@@ -141,10 +142,12 @@ class Found:
         """
         if step not in self.done:
             # What it goes on from, or evaluates, may not be there yet.
-            if self.store is None or any(self.state_of(one)[0] != "done" for one in step.models):
+            if any(self.state_of(one)[0] != "done" for one in step.models):
                 return "missing", None
-            fits = self._fitting(step)
-            rows = [row for row in self.store.runs(command=step.command) if row.seed == step.seed and fits(row)]
+            if step not in self._fits:
+                self._fits[step] = self._fitting(step)
+            fits, runs = self._fits[step], self.store.runs(command=step.command) if self.store else []
+            rows = [row for row in runs if row.seed == step.seed and fits(row)]
             by_status = {row.status: row for row in reversed(rows)}
             if "completed" not in by_status:
                 if "running" in by_status:
