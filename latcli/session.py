@@ -18,8 +18,6 @@ from latcli.reporting.text import duration, printable, rate
 from latcli.results import to_json
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from latcli.engine.distributed import Ranks
 
 #: How often progress is noted off a terminal.
@@ -79,12 +77,6 @@ class Session(Recording):
         else:
             print(printable(text), file=self.stderr, flush=True)
 
-    def print(self, result: RenderableType) -> None:
-        """Show something of rich's on stdout."""
-        from latcli.reporting.terminal import console_for
-
-        console_for(self.stdout).print(result)
-
     def show(self, result: Any, command: str) -> int:
         """Write a command's result on stdout, as its JSON document under `--json`, else drawn; returns its exit code.
 
@@ -93,15 +85,16 @@ class Session(Recording):
         document = to_json(result)
         if self.json:
             print(json.dumps(document, indent=2, allow_nan=False), file=self.stdout)
-            return _exit_code(result)
-        from latcli.reporting.terminal import shown
+        else:
+            from latcli.reporting.terminal import console_for, shown
 
-        drawn = shown(command, document)
-        if isinstance(drawn, str):
-            print(drawn, file=self.stdout)
-        elif drawn is not None:
-            self.print(drawn)
-        return _exit_code(result)
+            drawn = shown(command, document)
+            if isinstance(drawn, str):
+                print(drawn, file=self.stdout)
+            elif drawn is not None:
+                console_for(self.stdout).print(drawn)
+        code = getattr(result, "exit_code", ExitCode.OK)
+        return int(code) if isinstance(code, ExitCode) else 0  # that of a stored run, a plain number, is only shown
 
     @contextmanager
     def progress(self, description: str, total: int | None, *, noted: bool = False) -> Iterator[Tick]:
@@ -150,12 +143,6 @@ class Session(Recording):
                 self.note(f"{description}: {done:,} of {total:,}, {rate(done / (now - begun))}, about {left} left")
 
         return tick
-
-
-def _exit_code(result: Any) -> int:
-    """The code that a result ends the process with. The one of a stored run, a plain number, is only shown."""
-    code = getattr(result, "exit_code", ExitCode.OK)
-    return int(code) if isinstance(code, ExitCode) else 0
 
 
 # the processes of a command that has `--devices` and `--nodes`
