@@ -178,29 +178,28 @@ def _parse_step_size(text: str) -> float:
 # what the shell offers
 
 
-def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The store's runs, newest first: names, then the ends of ids, then whole ids."""
+def _stored(ctx: typer.Context, sql: str) -> list[dict[str, Any]]:
+    """What the store says; nothing where it cannot be read."""
     from latcli.store.store import Store
 
     try:
         with Store.open_existing(Path(ctx.params["store"])) as store:
-            rows = store.query("SELECT id, name FROM runs ORDER BY rowid DESC")
+            return store.query(sql)
     except LatcliError:
         return []
+
+
+def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The store's runs, newest first: names, then the ends of ids, then whole ids."""
+    rows = _stored(ctx, "SELECT id, name FROM runs ORDER BY rowid DESC")
     ids = [row["id"] for row in rows]
     offered = ["latest", *(row["name"] for row in rows if row["name"]), *(run.rpartition("-")[2] for run in ids), *ids]
-    return [name for name in offered if name.startswith(incomplete)]
+    return [name for name in offered if rows and name.startswith(incomplete)]
 
 
 def complete_tag(ctx: typer.Context, incomplete: str) -> list[str]:
     """Tags of the store's runs."""
-    from latcli.store.store import Store
-
-    try:
-        with Store.open_existing(Path(ctx.params["store"])) as store:
-            rows = store.query("SELECT DISTINCT value FROM runs, json_each(tags_json) ORDER BY value")
-    except LatcliError:
-        return []
+    rows = _stored(ctx, "SELECT DISTINCT value FROM runs, json_each(tags_json) ORDER BY value")
     return [row["value"] for row in rows if row["value"].startswith(incomplete)]
 
 
@@ -303,9 +302,8 @@ def given(options: Any) -> dict[str, Any]:
 
     A resumed run must agree with them, and so must a run that a reproduction reuses.
     """
-    values = {one.name: getattr(options, one.name) for one in fields_of(type(options)) if INCIDENTAL not in one.marks}
-    defaults = {one.name: one.default for one in fields_of(type(options))}
-    return {name: value for name, value in values.items() if value != defaults[name]}
+    known = [(one, getattr(options, one.name)) for one in fields_of(type(options)) if INCIDENTAL not in one.marks]
+    return {one.name: value for one, value in known if value != one.default}
 
 
 def command_words(options: Any) -> list[str]:
