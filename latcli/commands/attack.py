@@ -25,7 +25,7 @@ from latcli.engine.evaluation.distrust import examine
 from latcli.engine.images import sha256_of
 from latcli.engine.labels import parse_label
 from latcli.engine.localize import Region
-from latcli.engine.photos import Located, PhotoAttacker, PhotoResult, PhotoSettings, batches
+from latcli.engine.photos import Located, PhotoAttacker, PhotoResult, PhotoSettings, Threat, batches
 from latcli.errors import ExitCode, LatcliError, UsageError
 from latcli.options import AttackOptions, given
 from latcli.reporting.text import printable
@@ -125,6 +125,14 @@ class Job:
     def with_figures(self) -> bool:
         """Whether the paper's Figure 1 is drawn of each photo."""
         return not self.options.no_figures and len(self.tasks) == 1
+
+    def threat(self, located: Located, task: Task) -> Threat | None:
+        """What the task lets the attack change; None where that fails, which is noted."""
+        try:
+            return self.attacker.threat(located, task.region, task.epsilon)
+        except LatcliError as error:
+            self.work.fail(located.photo.name, error)
+            return None
 
     def place(self, region: str, epsilon: float) -> int | None:
         """The number of a result's task; None where it is of none."""
@@ -365,16 +373,12 @@ def _before(row: RunRow, model: str, job: Job, store: Store) -> _Before:
 
 def _planned(job: Job, photos: Iterable[Located]) -> Iterator[Chunk[PlannedPhoto]]:
     for located in photos:
-        seconds, threats = 0.0, []
-        for task in job.tasks:
-            try:
-                threats.append(job.attacker.threat(located, task.region, task.epsilon))
-            except LatcliError as error:
-                job.work.fail(located.photo.name, error)
-                continue
+        threats = [(task, threat) for task in job.tasks if (threat := job.threat(located, task)) is not None]
+        seconds = 0.0
+        for task, threat in threats:
             # A search attacks once at the largest epsilon, then once for each halving of the whole levels below it.
             trials = 1 + math.ceil(math.log2(max(1, int(255 * task.epsilon + 1e-6)))) if task.smallest else 1
-            seconds += trials * job.attacker.seconds(threats[-1])
+            seconds += trials * job.attacker.seconds(threat)
         plans = [
             PlannedPhoto(
                 **located_values(located),
@@ -382,7 +386,7 @@ def _planned(job: Job, photos: Iterable[Located]) -> Iterator[Chunk[PlannedPhoto
                 visible_background_percent=100 * first.visible_share,
                 seconds=seconds,
             )
-            for first in threats[:1]
+            for _, first in threats[:1]
         ]
         yield job.work.chunk(plans, ended=[located.photo.name])
     yield job.work.chunk()
@@ -417,12 +421,8 @@ class _Maker:
 
     def _attacked(self, task: Task, batch: Sequence[Located]) -> list[tuple[PhotoResult, float | None]]:
         """The results of one task, with the smallest epsilon where that is searched for and found."""
-        attacker, threats = self._job.attacker, []
-        for located in batch:
-            try:
-                threats.append(attacker.threat(located, task.region, task.epsilon))
-            except LatcliError as error:
-                self._job.work.fail(located.photo.name, error)
+        attacker = self._job.attacker
+        threats = [threat for one in batch if (threat := self._job.threat(one, task)) is not None]
         if not threats:
             return []
         if task.smallest:
