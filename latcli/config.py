@@ -78,7 +78,7 @@ def settings_for(path: tuple[str, ...], shape: Shape, files: Sequence[Path]) -> 
                 raise _unknown("option", name, [*known, *(f"[{one}]" for one in inner)], file)
             else:
                 setting = Setting(_as_typed(name, value, known[name], file), file)
-                if path in below and known[name] in shape[path]:
+                if path in below and name in [one.key for one in shape[path]]:
                     found[known[name].name] = setting
         for key, value in values.items():
             if isinstance(value, dict):
