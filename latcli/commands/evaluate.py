@@ -6,14 +6,12 @@ import json
 import math
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from latcli.commands import resume
 from latcli.commands.classifiers import classifier_path, classifier_source
@@ -43,7 +41,6 @@ from latcli.engine.evaluation.matrix import (
     NATURAL_ATTACKED,
     EvalSettings,
     Evaluation,
-    Progress,
     require_ascending,
 )
 from latcli.engine.evaluation.reliance import VARIANTS, photos_of
@@ -65,7 +62,7 @@ from latcli.results import (
     read,
     to_json,
 )
-from latcli.session import Session, Tick, connected
+from latcli.session import Session, connected
 from latcli.store.files import artifact_path
 from latcli.store.store import Run, RunRow, Store
 
@@ -116,8 +113,16 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
     """
     loggers.check(options.logger)
     ranks, session = connected(options, session)
-    if ranks.rank:
-        _follow(options, session, ranks)
+    if ranks.rank:  # it evaluates its share of the images, and sends rank 0 what is found
+        from_rank_0: Any = ranks.broadcast(None)
+        row, opened, samples = from_rank_0  # its run, what opens its models, what is known of each image already
+        job = _agree(ranks, lambda: _job(options, row, None, session, opened))
+        if samples:
+            job.evaluation.restore(samples, row.id)
+        findings = Findings(job.evaluation)
+        _fill(None, findings, session, ranks)
+        _measure(None, job, findings, session, ranks)
+        sys.exit(ExitCode.OK)
     with Store.open(session.store) as store:
         row = None
         if options.resume is not None:
@@ -161,34 +166,6 @@ def _agree(ranks: Ranks, make: Callable[[], Job]) -> Job:
         "the data set, its masks or the models",
         "put the same files on every machine",
     )
-
-
-def _follow(options: EvalOptions, session: Session, ranks: Ranks) -> NoReturn:
-    """Be a rank other than 0 to the end: evaluate its share of the images, and send rank 0 what is found."""
-    from_rank_0: Any = ranks.broadcast(None)
-    row, opened, samples = from_rank_0  # its run, what opens its models, what is known of each image already
-    job = _agree(ranks, lambda: _job(options, row, None, session, opened))
-    if samples:
-        job.evaluation.restore(samples, row.id)
-    deque(ranks.collected(_filled(job.evaluation, ranks)), maxlen=0)
-    names = ranks.share(ranks.broadcast(list[str]()))
-    with session.progress("", None) as tick:
-        deque(ranks.collected(_measured(job, names, tick)), maxlen=0)
-    sys.exit(ExitCode.OK)
-
-
-def _filled(evaluation: Evaluation, ranks: Ranks) -> Iterator[tuple[Progress, dict[str, Tensor]]]:
-    """Each batch of this rank's share as it is done, with what was found."""
-    for one in evaluation.run(ranks.rank, ranks.size):
-        yield one, evaluation.columns[one.subject][one.column].images(one.place_B)
-
-
-def _measured(job: Job, names: Sequence[str], tick: Tick) -> Iterator[tuple[str, Sequence[Row]]]:
-    """The rows of the parts of these names, part by part."""
-    for part in parts_of(job.evaluation, [one.entry.id for one in job.models], job.contenders):
-        if part.name in names:
-            tick(0, text=part.text)
-            yield part.name, part.measure(tick)
 
 
 def _job(
@@ -405,29 +382,27 @@ def _evaluate(stored: Run, job: Job, findings: Findings, session: Session, ranks
 
     warnings = warn((one, None, doubt) for one in models for doubt in one.doubts)
     try:
-        _fill(stored, evaluation, findings, session, ranks)
+        _fill(stored, findings, session, ranks)
     finally:
         findings.keep(stored)  # an interrupted evaluation goes on from here; its last batch is done whole, or open
     warnings += warn((one, name, doubt) for place, one in enumerate(models) for name, doubt in evaluation.doubts(place))
-    parts = list(parts_of(evaluation, [one.entry.id for one in models], job.contenders))
-    left = {part.name: part.images for part in parts if part.name not in findings.rows_of}
-    mine = ranks.share(ranks.broadcast(list(left)))
-    with session.progress("further measurements", sum(left.values())) as tick:
-        for rank, (name, rows) in ranks.collected(_measured(job, mine, tick)):
-            tick(left[name] if rank else 0)
-            findings.rows_of[name] = to_json(rows)
-            findings.keep(stored)
-    in_order = {part.name: findings.rows_of[part.name] for part in parts}  # several ranks end in any order
-    findings.rows_of = in_order | findings.rows_of
+    _measure(stored, job, findings, session, ranks)
     return _kept(stored, _result(stored, job, findings, warnings))
 
 
-def _fill(stored: Run, evaluation: Evaluation, findings: Findings, session: Session, ranks: Ranks) -> None:
-    """Do what is open. The bar counts attacked images, since natural ones take next to no time."""
+def _fill(stored: Run | None, findings: Findings, session: Session, ranks: Ranks) -> None:
+    """Do what is open of this rank's share; rank 0 alone has a run, and takes in what all of them find.
+
+    The bar counts attacked images, since natural ones take next to no time.
+    """
+    evaluation = findings.evaluation
     begun, (done_before, total), estimated = time.monotonic(), evaluation.attacked_images, False
+    filled = evaluation.run(ranks.rank, ranks.size)
+    found = ((one, evaluation.columns[one.subject][one.column].images(one.place_B)) for one in filled)
     with session.progress("evaluating", total) as tick:
         tick(done_before)
-        for rank, (progress, images) in ranks.collected(_filled(evaluation, ranks)):
+        for rank, (progress, images) in ranks.collected(found):
+            assert stored is not None  # nothing comes to another rank
             name, column = progress.column, evaluation.columns[progress.subject][progress.column]
             if rank:
                 column.take(progress.place_B, images, progress.seconds)
@@ -448,6 +423,28 @@ def _fill(stored: Run, evaluation: Evaluation, findings: Findings, session: Sess
                 if not session.shows_progress:
                     session.note(line)
             findings.keep(stored, soon=True)
+
+
+def _measure(stored: Run | None, job: Job, findings: Findings, session: Session, ranks: Ranks) -> None:
+    """Measure the parts that are open, of which each rank takes its share."""
+    parts = list(parts_of(job.evaluation, [one.entry.id for one in job.models], job.contenders))
+    left = {part.name: part.images for part in parts if part.name not in findings.rows_of}
+    mine = ranks.share(ranks.broadcast(list(left)))
+    with session.progress("further measurements", sum(left.values())) as tick:
+
+        def measured() -> Iterator[tuple[str, Sequence[Row]]]:
+            for part in parts:
+                if part.name in mine:
+                    tick(0, text=part.text)
+                    yield part.name, part.measure(tick)
+
+        for rank, (name, rows) in ranks.collected(measured()):
+            assert stored is not None  # nothing comes to another rank
+            tick(left[name] if rank else 0)
+            findings.rows_of[name] = to_json(rows)
+            findings.keep(stored)
+    if stored is not None:  # several ranks end in any order
+        findings.rows_of = {part.name: findings.rows_of[part.name] for part in parts} | findings.rows_of
 
 
 def _say(line: str, stored: Run, session: Session) -> None:
