@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -67,18 +68,48 @@ def training(rows: Sequence[Document], best: Sequence[Document] = (), most: int 
         Column("final.adversarial_loss", "loss", "number", "own attack", figure="adversarial_loss", optional=True),
         Column("final.adversarial_accuracy", "accuracy", "percent", "own attack", figure="adversarial_accuracy"),
     )
-    names = ("run", "dataset", "regime", "epsilon", "seed")
-    found = [
-        replace(shown, about={name: row[name] for name in names}, id=row["run"])
-        for row, shown in zip(rows[:most], rows_of(columns, rows[:most]), strict=True)
-    ]
+    found = rows_of(columns, rows[:most], ("run", "dataset", "regime", "epsilon", "seed"), id="run")
     notes = [
         f"best of {one['of']} {one['regime']} on {one['dataset']}: {short(one['run'])}, "
         f"{percent(one['value'])} {one['figure'].replace('_', ' ')}"
         for one in best
     ]
     notes += _more(len(rows), most, "training run", "training runs", "--best")
-    return Table("Training runs, on test images", columns, tuple(found), tuple(notes), kind="training")
+    return Table("Training runs, on test images", columns, found, tuple(notes), kind="training")
+
+
+#: Training runs in one plot, and what is drawn of them.
+LINES = 12
+_SERIES = {
+    "loss": "Training loss",
+    "test_loss": "Test loss",
+    "test_attacked_loss": "Test loss under attack",
+    "clean_accuracy": "Accuracy on clean training batches",
+    "adversarial_accuracy": "Accuracy on attacked training batches",
+    "test_accuracy": "Accuracy on test images",
+    "test_attacked_accuracy": "Accuracy on attacked test images",
+}
+
+
+def training_curves(rows: Sequence[Document]) -> list[Table]:
+    """For each data set and figure a table: its newest training runs down, steps across; a gap is NaN."""
+    found = []
+    for dataset in dict.fromkeys(row["dataset"] for row in rows if row["series"]):
+        newest = [row for row in rows if row["series"] and row["dataset"] == dataset][:LINES]
+        for name, title in _SERIES.items():
+            form: Format = "number" if name.endswith("loss") else "percent"
+            drawn = [(row, dict(points)) for row in newest if len(points := row["series"].get(name) or ()) > 1]
+            steps = sorted({step for _, points in drawn for step in points})
+            lines = []
+            for row, points in drawn:
+                cells = (Cell(math.nan if points[step] is None else points[step]) if step in points else Cell()
+                         for step in steps)  # fmt: skip
+                label = f"{row['regime']} {short(row['run'])}"
+                lines.append(Row((Cell(label), *cells), about={"regime": row["regime"]}))
+            columns = (Column("line", "step", "name"), *(Column(str(step), str(step), form) for step in steps))
+            title = f"{title} against step, {dataset or NONE}"
+            found += [Table(title, columns, tuple(lines), about={"dataset": dataset})] if lines else []
+    return found
 
 
 # reports
@@ -89,17 +120,15 @@ def report(document: Document, *, cut: bool = False) -> list[Table]:
 
     cut: as for a terminal, only the newest of each kind, and how to get at the others.
     """
-    found = paper(document["paper"]) if document["paper"] is not None else []
+    found = paper(document["paper"] or ())
     matrices = document["matrices"]
     found += [matrix(one) for one in (matrices[:MATRICES] if cut else matrices)]
     found += _more_table(cut, len(matrices), MATRICES, "loss matrix", "loss matrices", "--dataset, --since")
     if document["training"]:
         found.append(training(document["training"], document["best"], TRAINED if cut else None))
     found += _attacks(document, cut=cut)
-    measured = [(one, tables) for one in document["evaluations"] if (tables := further(one))]
-    for one, tables in measured[:EVALUATIONS] if cut else measured:
-        place = f"{one['dataset']}, run {short(one['run'])}"
-        found += [replace(table, title=f"{table.title} ({place})") for table in tables]
+    measured = [tables for one in document["evaluations"] if (tables := beside_matrix(one))]
+    found += [table for tables in measured[: EVALUATIONS if cut else None] for table in tables]
     found += _more_table(cut, len(measured), EVALUATIONS, "evaluation", "evaluations", "run ids")
     if not found:
         ended = any(run["status"] == "completed" for run in document["runs"])
@@ -107,6 +136,12 @@ def report(document: Document, *, cut: bool = False) -> list[Table]:
         found.append(text_table("", none))
     found += not_shown(document, most=NAMED if cut else None)
     return [*found, text_table("", "try: latcli report --html report.html")] if cut else found
+
+
+def beside_matrix(evaluation: Document) -> list[Table]:
+    """What an evaluation measured beside its matrix, with the evaluation in the titles."""
+    place = f"{evaluation['dataset']}, run {short(evaluation['run'])}"
+    return [replace(table, title=f"{table.title} ({place})") for table in further(evaluation)]
 
 
 def _attacks(document: Document, *, cut: bool) -> list[Table]:
@@ -206,12 +241,12 @@ def claims(found: Sequence[Document], title: str) -> list[Table]:
         Column("seeds", "seeds"),
         *(Column(name, name, "name") for name in ("claim", "paper", "ours")),
     )
-    rows = []
+    rows: list[Row] = []
     for one in found:
         verdict = Cell(one["verdict"], style={"holds": "good", "fails": "bad"}.get(one["verdict"], "quiet"))
         seeds = f"{one['seeds_holding']} of {one['seeds']}"
-        (row,) = rows_of(columns, [{**one, "verdict": verdict, "seeds": seeds}])
-        rows.append(replace(row, about={"label": one["claim"], "dataset": one["of"]}))
+        names = {"label": one["claim"], "dataset": one["of"]}
+        rows += rows_of(columns, [{**one, **names, "verdict": verdict, "seeds": seeds}], about=tuple(names))
     return [Table(title, columns, tuple(rows), kind="claim")] if rows else []
 
 

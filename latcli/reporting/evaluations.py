@@ -26,14 +26,13 @@ VARIANTS = {
 
 def evaluation(document: Document) -> list[Table]:
     """The loss matrix, paired comparisons, what was measured beside them, and the run."""
-    compared = comparisons(document, labels_of(document))
-    return [matrix(matrix_of(document)), *compared, *further(document), text_table("", f"run {document['run']}")]
+    run = text_table("", f"run {document['run']}")
+    return [matrix(matrix_of(document)), *comparisons(document), *further(document), run]
 
 
 def further(document: Document) -> list[Table]:
     """Transfer, curves and reliance of one evaluation, as far as they were measured."""
-    labels = labels_of(document)
-    return [*transfer(document, labels), *curves(document, labels), *reliance(document, labels)]
+    return [*transfer(document), *curves(document), *reliance(document)]
 
 
 def matrix(document: Document) -> Table:
@@ -179,7 +178,7 @@ def labels_of(document: Document) -> dict[str, str]:
     return unique_labels((model["id"], model["label"]) for model in document["models"])
 
 
-def comparisons(document: Document, labels: Mapping[str, str]) -> list[Table]:
+def comparisons(document: Document) -> list[Table]:
     """Pairs of models on the same images: how many only one of them gets right, the difference of losses, p values."""
     columns = (
         Column("input", "input", "name"),
@@ -191,20 +190,20 @@ def comparisons(document: Document, labels: Mapping[str, str]) -> list[Table]:
         Column("loss_difference", "loss a - b", "number", figure="loss_difference"),
         Column("loss_p_value", "p of loss", "p", figure="loss_p_value"),
     )
-    records = [{**row, "models": f"{labels[row['a']]} / {labels[row['b']]}"} for row in document["comparisons"]]
-    found = [
-        replace(shown, about={"input": row["input"], "model": labels[row["a"]], "at": f"against {labels[row['b']]}",
-                              "n": row["n"]})
-        for row, shown in zip(records, rows_of(columns, records), strict=True)
-    ]  # fmt: skip
+    labels = labels_of(document)
+    records = []
+    for row in document["comparisons"]:
+        a, b = labels[row["a"]], labels[row["b"]]
+        records.append({**row, "models": f"{a} / {b}", "model": a, "at": f"against {b}"})
+    rows = rows_of(columns, records, about=("input", "model", "at", "n"))
     notes = ("p: McNemar's exact test for accuracies, paired bootstrap for losses; not adjusted for how many they are",)
     title = "Models compared on the same images"
-    return [Table(title, columns, tuple(found), notes, "comparison", _place(document))] if found else []
+    return [Table(title, columns, rows, notes, "comparison", _place(document))] if rows else []
 
 
-def transfer(document: Document, labels: Mapping[str, str]) -> list[Table]:
+def transfer(document: Document) -> list[Table]:
     """A table for each input: down whose examples, across who was tried on them."""
-    found = []
+    found, labels = [], labels_of(document)
     for given in dict.fromkeys(row["input"] for row in document["transfer"]):
         of_input = [row for row in document["transfer"] if row["input"] == given]
         cells = {(row["source"], row["target"]): row for row in of_input}
@@ -227,26 +226,24 @@ def transfer(document: Document, labels: Mapping[str, str]) -> list[Table]:
     return found
 
 
-def curves(document: Document, labels: Mapping[str, str]) -> list[Table]:
-    """A table for each axis and input: models down, points across."""
-    found = []
-    rows = document["curves"]
+def curves(document: Document) -> list[Table]:
+    """A table for each axis and input: models down, points across, each column with its point as the key."""
+    found, rows, labels = [], document["curves"], labels_of(document)
+    regimes = {model["id"]: model["regime"] for model in document["models"]}
     for axis, given in sorted({(row["axis"], row["input"]): None for row in rows}, key=lambda one: one[0]):
         chosen = [row for row in rows if (row["axis"], row["input"]) == (axis, given)]
-        first = chosen[0]["points"]
-        columns = [Column("model", axis, "name")] + [
-            Column(str(place), _axis_text(point["value"]), "percent", figure="accuracy",
-                   about={"at": f"{axis}={point['value']:g}"})
-            for place, point in enumerate(first)
-        ]  # fmt: skip
-        body = tuple(
-            Row((Cell(labels[row["model"]]), *(figure(point, "accuracy") for point in row["points"])),
-                about={"model": labels[row["model"]]})
+        columns = [Column("model", axis, "name")]
+        for x in (point["value"] for point in chosen[0]["points"]):
+            at = {"at": f"{axis}={x:g}"}
+            columns.append(Column(str(x), _axis_text(x), "percent", figure="accuracy", about=at))
+        body = [
+            Row((Cell(label := labels[row["model"]]), *(figure(point, "accuracy") for point in row["points"])),
+                about={"model": label, "regime": regimes[row["model"]]})
             for row in chosen
-        )  # fmt: skip
-        title = f"Accuracy against {axis}, {given} attack, n = {first[0]['n']:,}"
-        about = {**_place(document), "input": given}
-        found.append(Table(title, tuple(columns), body, kind="curve", about=about))
+        ]  # fmt: skip
+        about = {**_place(document), "input": given, "axis": axis}
+        title = f"Accuracy against {axis}, {given} attack, n = {chosen[0]['points'][0]['n']:,}"
+        found.append(Table(title, tuple(columns), tuple(body), kind="curve", about=about))
     return found
 
 
@@ -255,9 +252,9 @@ def _axis_text(value: float) -> str:
     return shown if "/" in shown else f"{value:.4g}"
 
 
-def reliance(document: Document, labels: Mapping[str, str]) -> list[Table]:
+def reliance(document: Document) -> list[Table]:
     """A table for each model: accuracy without attack, variants down, all photos and groups of them across."""
-    found = []
+    found, labels = [], labels_of(document)
     for row in document["reliance"]:
         groups = [row["overall"], *row["by_share"]]
         columns = [Column("variant", "photo shown as", "name")]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
@@ -18,7 +19,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from latcli.reporting import documents, evaluations, figures
 from latcli.reporting.photos import found_by, photo_table
-from latcli.reporting.table import NONE, Cell, Table, printed
+from latcli.reporting.table import NONE, SHADES, Table, printed
 from latcli.reporting.text import (
     base_name,
     duration,
@@ -40,8 +41,6 @@ FEW, LARGE_SIDE, SMALL_SIDE = 40, 512, 320
 #: The object's tint and outline: red, green, blue, and how much of them.
 _TINT, _OUTLINE = (255, 176, 0, 84), (255, 176, 0, 255)
 
-#: Colours of a heat map; the style sheet has a class for each.
-STEPS = 7
 #: Pieces of the template that make one piece of what `render` yields.
 _BUFFERED = 200
 
@@ -75,62 +74,77 @@ def render(document: Document, picture: Read) -> Iterator[str]:
     as it was written. It is called while the pieces are taken, and photos are let go one by one, so that memory stays
     flat however many there are.
     """
-    style, script = _source("page.css"), _source("page.js")
-    whole = _content(document, picture) | {
-        "style": Markup(style),
-        "script": Markup(script),
-        "policy": _policy(style, script),
-    }
-    page = _environment().get_template("page.html").stream(**whole)
-    page.enable_buffering(_BUFFERED)
-    yield from page
-
-
-def _content(document: Document, picture: Read) -> dict[str, Any]:
+    style, script = _style(), _source("page.js")
     attacks = [one for one in document["attacks"] if one["images"]]
     photos = sum(len(one["images"]) for one in attacks)
     side = LARGE_SIDE if photos <= FEW else SMALL_SIDE
-    measured = document["evaluations"]
-
-    def tables(make: Callable[..., list[Table]]) -> list[Table]:
-        return [table for one in measured for table in make(one, evaluations.labels_of(one))]
-
-    return {
-        "document": document,
-        "created": moment(document["created"]),
-        "selection": _selection(document["selection"]),
-        "matrices": [evaluations.matrix(one) for one in document["matrices"]],
-        "paper": documents.paper(document["paper"]) if document["paper"] else [],
-        "curves": [
-            _chart(f"{title}: {plot.title}", plot)
-            for title, plots in figures.curve_plots(measured).values()
-            for plot in plots
-        ],
-        "transfer": tables(evaluations.transfer),
-        "reliance": tables(evaluations.reliance),
-        "training": _training(document["training"]),
-        "attacks": [_attack(one, picture, side, f"{one['run']}-{place}") for place, one in enumerate(attacks, start=1)],
-        "photos": photos,
-        "side": side,
-        "runs": [_run(run) for run in document["runs"]],
-        "run_ids": {run["run"] for run in document["runs"]},
-        "not_shown": documents.not_shown(document),
-    }
+    page = _environment().get_template("page.html")
+    pieces = page.stream(
+        document=document,
+        created=moment(document["created"]),
+        selection=_selection(document["selection"]),
+        photos=photos,
+        side=side,
+        sections=[one for one in _sections(document, attacks, picture, side) if one.parts],
+        run_ids={run["run"] for run in document["runs"]},
+        style=Markup(style),
+        script=Markup(script),
+        policy=_policy(style, script),
+    )
+    pieces.enable_buffering(_BUFFERED)
+    yield from pieces
 
 
-def _chart(title: str, plot: figures.Plot) -> dict[str, Any]:
-    svg = base64.b64encode(figures.drawn("", [plot], "svg")).decode("ascii")
-    return {"title": title, "description": plot.description, "svg": svg, "table": plot.table}
+@dataclass(frozen=True)
+class Section:
+    """A section of the page and the `parts` that it has: charts, tables, attacks or runs, in this order."""
+
+    id: str
+    title: str
+    charts: Sequence[Mapping[str, Any]] = ()
+    tables: Sequence[Table] = ()
+    attacks: Sequence[Attack] = ()
+    runs: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def parts(self) -> Sequence[object]:
+        """All that it has."""
+        return [*self.charts, *self.tables, *self.attacks, *self.runs]
 
 
-def _training(runs: Sequence[Document]) -> list[tuple[str, list[dict[str, Any]], Table]]:
-    """For each data set the curves of its training runs, and what they ended with."""
-    found = []
-    for dataset in dict.fromkeys(run["dataset"] for run in runs):
-        chosen = [run for run in runs if run["dataset"] == dataset]
-        drawn = [_chart(plot.title, plot) for plot in figures.training_plots(chosen)]
-        found.append((dataset or NONE, drawn, documents.training(chosen)))
-    return found
+def _sections(document: Document, attacks: Sequence[Document], picture: Read, side: int) -> list[Section]:
+    measured = [table for one in document["evaluations"] for table in documents.beside_matrix(one)]
+    curves, transfer, reliance = (
+        [table for table in measured if table.kind == kind] for kind in ("curve", "transfer", "reliance")
+    )
+    trained = document["training"]
+    training = [documents.training(trained, document["best"])] if trained else []
+    photos = [_attack(one, picture, side, f"{one['run']}-{place}") for place, one in enumerate(attacks, start=1)]
+    return [
+        Section("matrix", "Loss matrix", tables=[evaluations.matrix(one) for one in document["matrices"]]),
+        Section("paper", "Comparison with the paper", tables=documents.paper(document["paper"] or ())),
+        Section("curves", "Robustness curves", charts=list(map(_chart, curves))),
+        Section("transfer", "Transfer", tables=transfer),
+        Section("reliance", "Background reliance", tables=reliance),
+        Section("photos", "Photos", attacks=photos),
+        Section("training", "Training", list(map(_chart, documents.training_curves(trained))), training),
+        Section("runs", "Runs", runs=list(map(_run, document["runs"]))),
+        Section("not-shown", "Not shown", tables=documents.not_shown(document)),
+    ]
+
+
+#: Columns of the table beside a chart.
+_POINTS = 10
+
+
+def _chart(table: Table) -> dict[str, Any]:
+    """The table as a picture, in words, and with about `_POINTS` of its columns, the last among them."""
+    places = range(1, len(table.columns))
+    kept = sorted({0, *places[:: math.ceil(len(places) / _POINTS)], places[-1]})
+    rows = (replace(row, cells=tuple(row.cells[k] for k in kept)) for row in table.rows)
+    few = replace(table, columns=tuple(table.columns[k] for k in kept), rows=tuple(rows))
+    svg = base64.b64encode(figures.drawn("", [table], "svg")).decode("ascii")
+    return {"table": few, "words": figures.in_words(table), "svg": svg}
 
 
 def _selection(selection: Document) -> str:
@@ -217,6 +231,15 @@ def _explanation(image: Document) -> str:
         parts.append(f"{percent(image['evidence_inside'], 0)} of the classifier's evidence inside")
     parts.append(f"the background is {percent(image['background_percent'] / 100, 0)} of the photo")
     return "; ".join(filter(None, parts))
+
+
+#: A photo's pictures in words, those below first.
+_PICTURES = {
+    "after": "Adversarial photo",
+    "before": "Photo as it was",
+    "difference": "What was changed, amplified",
+    "mask": "The object, tinted",
+}
 
 
 def _missing(shown: Pictures | None) -> str:
@@ -370,14 +393,18 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
-    made.filters |= {"short": short, "step": _heat_step}
-    made.globals |= {"printed": printed, "heat_steps": STEPS}
+    made.filters["short"] = short
+    made.globals |= {"printed": printed, "shades": SHADES, "picture_words": _PICTURES}
     return made
 
 
-def _heat_step(cell: Cell) -> int:
-    """A cell's colour: 1 for the lowest loss to STEPS, 0 where there is none."""
-    return 0 if cell.shade is None else 1 + min(STEPS - 1, int(cell.shade * STEPS))
+def _style() -> str:
+    """The style sheet, with a class for each colour of a heat map."""
+    heat = [
+        f".heat.h{step} {{ background: light-dark({light}, {dark}); color: light-dark({ink}, {dark_ink}); }}"
+        for step, (light, ink, dark, dark_ink) in enumerate(SHADES)
+    ]
+    return "\n".join([_source("page.css"), *heat])
 
 
 def _source(name: str) -> str:

@@ -13,8 +13,6 @@ from latcli.reporting import documents
 from latcli.reporting.table import Cell, Column, Row, Table, printed
 from latcli.reporting.text import printable
 
-_SHARED = "best of its column, shared where the difference is within chance"
-
 # Markdown, with tables as GitHub draws them
 
 #: What Markdown or the HTML inside it could take for markup.
@@ -47,8 +45,7 @@ def markdown_table(table: Table) -> Iterator[str]:
         for row in table.rows:
             yield _line([_markdown_cell(*pair) for pair in zip(row.cells, table.columns, strict=True)])
         yield "\n" if table.notes else ""
-    for note in [*table.notes, *([f"bold: {_SHARED}"] if table.has_best else [])]:
-        yield markdown_item(note)
+    yield from map(markdown_item, table.footnotes("bold:"))
 
 
 def markdown_item(text: str) -> str:
@@ -156,8 +153,7 @@ def latex_table(table: Table) -> Iterator[str]:
         yield "\\midrule\n" if row.total else ""
         yield _latex_row([_latex_cell(*pair) for pair in zip(row.cells, table.columns, strict=True)])
     yield "\\bottomrule\n\\end{tabular}}\n"
-    notes = [*table.notes, *([f"bold: {_SHARED}"] if table.has_best else [])]
-    if notes:
+    if notes := table.footnotes("bold:"):
         yield "\\par\\medskip\n\\parbox{0.9\\linewidth}{\\footnotesize\\raggedright\n"
         yield "\\\\\n".join(f"{latex_text(note)}." for note in notes) + "}\n"
     yield "\\end{table}\n"

@@ -17,6 +17,13 @@ Format = Literal[
 
 #: What stands where there is no figure.
 NONE = "-"
+#: Background and ink of a heat map where there is no loss, then from the lowest to the highest: on white, on black.
+SHADES = (
+    ("#f1f2f3", "#56606a", "#22272b", "#a2acb5"), ("#eef5fb", "#1b1f23", "#1b2a38", "#e4e8eb"),
+    ("#d5e6f4", "#1b1f23", "#1f3a53", "#e4e8eb"), ("#b0d1ea", "#1b1f23", "#234b6f", "#eef3f7"),
+    ("#82b5dc", "#10151a", "#285c8a", "#ffffff"), ("#2f6fa8", "#ffffff", "#5f9dcd", "#0b1117"),
+    ("#20568a", "#ffffff", "#8fc0e8", "#0b1117"), ("#113a66", "#ffffff", "#c2e0f8", "#0b1117"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,11 @@ class Cell:
     style: str = ""
     shade: float | None = None
     scale: float = 1.0
+
+    @property
+    def step(self) -> int:
+        """Its place in SHADES."""
+        return 0 if self.shade is None else 1 + min(len(SHADES) - 2, int(self.shade * (len(SHADES) - 1)))
 
 
 @dataclass(frozen=True)
@@ -111,10 +123,10 @@ class Table:
         """Headings over the columns, and how many columns each is over."""
         return [(name, len(list(columns))) for name, columns in groupby(self.columns, key=lambda one: one.group)]
 
-    @property
-    def has_best(self) -> bool:
-        """Whether a cell is marked as the best of its column."""
-        return any(cell.best for row in self.rows for cell in row.cells)
+    def footnotes(self, mark: str) -> list[str]:
+        """What stands below it: its notes, and what the mark of the best cells means where there are any."""
+        best = f"{mark} best of its column, shared where the difference is within chance"
+        return [*self.notes, *([best] if any(cell.best for row in self.rows for cell in row.cells) else [])]
 
 
 @dataclass(frozen=True)
@@ -186,9 +198,21 @@ def facts(values: Mapping[str, Value], title: str = "") -> Table:
     return Table(title, (Column("name", ""), Column("value", "", "name")), rows, facts=True)
 
 
-def rows_of(columns: Sequence[Column], records: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
-    """A row for each record, with what stands at the places that the columns are named after."""
-    return tuple(Row(tuple(_cell(record, column.key) for column in columns)) for record in records)
+def rows_of(
+    columns: Sequence[Column], records: Sequence[Mapping[str, Any]], about: Sequence[str] = (), id: str = ""
+) -> tuple[Row, ...]:
+    """A row for each record, with what stands at the places that the columns are named after.
+
+    about, id: what of the record a CSV file says of the row's figures, and the row's id.
+    """
+    return tuple(
+        Row(
+            tuple(_cell(record, column.key) for column in columns),
+            about={name: record[name] for name in about},
+            id=record[id] if id else "",
+        )
+        for record in records
+    )
 
 
 def _cell(record: Mapping[str, Any], key: str) -> Cell:
