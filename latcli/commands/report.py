@@ -159,28 +159,20 @@ def _write_one(path: Path, pieces: Iterable[str | bytes], stdout: TextIO) -> int
 
     Raises LatcliError where it cannot be written.
     """
-    size = 0
-
-    def counted() -> Iterator[bytes]:
-        nonlocal size
-        for piece in pieces:
-            data = piece.encode("utf-8", "backslashreplace") if isinstance(piece, str) else piece
-            size += len(data)
-            yield data
-
+    whole = (one.encode("utf-8", "backslashreplace") if isinstance(one, str) else one for one in pieces)
     if path == STDOUT:
-        for data in counted():
+        size = 0
+        for data in whole:
             stdout.write(data.decode("utf-8"))
+            size += len(data)
         return size
     try:
         if path.exists() and not path.is_file():  # a pipe or a device is written into, never replaced
             with path.open("wb") as stream:
-                stream.writelines(counted())
-        else:
-            write_whole(path, counted())
+                return sum(map(stream.write, whole))
+        return write_whole(path, whole)
     except OSError as error:
         raise _unwritable(path, error) from error
-    return size
 
 
 def _unwritable(path: Path, error: OSError) -> LatcliError:

@@ -11,17 +11,8 @@ from typing import Any
 
 from latcli.reporting.evaluations import evaluation, further, matrix, matrix_of
 from latcli.reporting.photos import MANY, PHOTOS, attack, folder_line, mask, photo_table
-from latcli.reporting.table import NONE, Cell, Column, Format, Row, Table, Value, facts, listed, rows_of, text_table
-from latcli.reporting.text import (
-    counted,
-    duration,
-    from_here,
-    percent,
-    plain,
-    printable,
-    short,
-    size,
-)
+from latcli.reporting.table import NONE, Cell, Column, Format, Row, Table, Value, facts, listed, text_table
+from latcli.reporting.text import counted, duration, from_here, percent, plain, printable, short, size
 
 Document = Mapping[str, Any]
 
@@ -34,23 +25,21 @@ MATRICES, TRAINED, EVALUATIONS, NAMED = 4, 8, 1, 8
 
 def train(document: Document) -> list[Table]:
     """Loss and accuracy on the test images, what to know of them, where the model is and what to do with it."""
-    scores = (("natural", document["final"]), (document["attack"], document["adversarial"]))
-    columns = (
-        Column("images", "test images", "name"),
-        Column("n", "n", "count"),
-        Column("loss", "loss", "number"),
-        Column("accuracy", "accuracy", "percent"),
-    )
+    scores = {"natural": document["final"], document["attack"]: document["adversarial"]}
     title = f"{document['regime']} training on {document['dataset']}, {counted(document['steps'], 'step')}"
     speed = document["images_per_second"]  # 0 where the run was too short to tell
-    shown = [
-        duration(document["seconds"]),
-        *([f"{speed:,.0f} images/s"] if speed else []),
-        f"gradients in {document['form']}",
-    ]
-    lines = [*document["notes"], ", ".join(shown), f"run {document['run']}"]
+    speed_words = [f"{speed:,.0f} images/s"] if speed else []
+    words = ", ".join([duration(document["seconds"]), *speed_words, f"gradients in {document['form']}"])
+    lines = [*document["notes"], words, f"run {document['run']}"]
     return [
-        listed(title, [{"images": name, **score} for name, score in scores if score is not None], *columns),
+        listed(
+            title,
+            [{"images": name, **score} for name, score in scores.items() if score is not None],
+            Column("images", "test images", "name"),
+            Column("n", "n", "count"),
+            Column("loss", "loss", "number"),
+            Column("accuracy", "accuracy", "percent"),
+        ),
         text_table("", *lines, from_here(document["checkpoint"])),
         text_table("Try next", *document["next_commands"]),
     ]
@@ -68,14 +57,15 @@ def training(rows: Sequence[Document], best: Sequence[Document] = (), most: int 
         Column("final.adversarial_loss", "loss", "number", "own attack", figure="adversarial_loss", optional=True),
         Column("final.adversarial_accuracy", "accuracy", "percent", "own attack", figure="adversarial_accuracy"),
     )
-    found = rows_of(columns, rows[:most], ("run", "dataset", "regime", "epsilon", "seed"), id="run")
     notes = [
         f"best of {one['of']} {one['regime']} on {one['dataset']}: {short(one['run'])}, "
         f"{percent(one['value'])} {one['figure'].replace('_', ' ')}"
         for one in best
     ]
     notes += _more(len(rows), most, "training run", "training runs", "--best")
-    return Table("Training runs, on test images", columns, found, tuple(notes), kind="training")
+    about = ("run", "dataset", "regime", "epsilon", "seed")
+    title = "Training runs, on test images"
+    return listed(title, rows[:most], *columns, notes=notes, kind="training", about=about, id="run")
 
 
 #: Training runs in one plot, and what is drawn of them.
@@ -157,20 +147,17 @@ def _attacks(document: Document, *, cut: bool) -> list[Table]:
 
 def not_shown(document: Document, most: int | None = None) -> list[Table]:
     """Runs without figures, and files and runs that are not as they were written; of more than `most` the first."""
-    left_out = [(one["run"], "", one["why"]) for one in document["left_out"]]
-    faults = [(one["run"], one["name"], f"{one['name'] or 'folder'}: {one['detail']}") for one in document["faults"]]
+    left_out = [{**one, "image": ""} for one in document["left_out"]]
+    faults = [{**one, "image": one["name"], "why": f"{one['name'] or 'folder'}: {one['detail']}"}
+              for one in document["faults"]]  # fmt: skip
     columns = (Column("run", "run", "name"), Column("why", "why", "name", figure="why"))
     found = []
-    for title, kind, lines in (
-        ("Left out", "left out", left_out),
-        ("Changed since it was written, and not shown", "fault", faults),
-    ):
-        rows = [
-            Row((Cell(run), Cell(why)), about={"run": run, "image": image}, id=run) for run, image, why in lines[:most]
-        ]
-        notes = _more(len(lines), most, "run", "runs", "latcli report --json")
-        found += [Table(title, columns, tuple(rows), tuple(notes), kind)] if rows else []
-    return found
+    for kind, title, rows in (
+        ("left out", "Left out", left_out), ("fault", "Changed since it was written, and not shown", faults)
+    ):  # fmt: skip
+        notes = _more(len(rows), most, "run", "runs", "latcli report --json")
+        found.append(listed(title, rows[:most], *columns, notes=notes, kind=kind, about=("run", "image"), id="run"))
+    return [table for table in found if table.rows]
 
 
 def _more(count: int, most: int | None, one: str, several: str, how: str) -> list[str]:
@@ -241,13 +228,12 @@ def claims(found: Sequence[Document], title: str) -> list[Table]:
         Column("seeds", "seeds"),
         *(Column(name, name, "name") for name in ("claim", "paper", "ours")),
     )
-    rows: list[Row] = []
+    records = []
     for one in found:
         verdict = Cell(one["verdict"], style={"holds": "good", "fails": "bad"}.get(one["verdict"], "quiet"))
         seeds = f"{one['seeds_holding']} of {one['seeds']}"
-        names = {"label": one["claim"], "dataset": one["of"]}
-        rows += rows_of(columns, [{**one, **names, "verdict": verdict, "seeds": seeds}], about=tuple(names))
-    return [Table(title, columns, tuple(rows), kind="claim")] if rows else []
+        records.append({**one, "label": one["claim"], "dataset": one["of"], "verdict": verdict, "seeds": seeds})
+    return [listed(title, records, *columns, kind="claim", about=("label", "dataset"))] if records else []
 
 
 def comparison(document: Document) -> list[Table]:
@@ -391,18 +377,19 @@ def runs(document: Document) -> list[Table]:
     )
     records = [
         run
-        | {"state": _state(run["status"]), "tags": plain(run["tags"]), "dataset": _without_hash(plain(run["dataset"]))}
+        | {
+            "state": _state(run["status"]),
+            "tags": plain(run["tags"]),
+            "dataset": _SHORT_HASH.sub("", plain(run["dataset"])),
+        }
         for run in document["runs"]
     ]
     known = [one for one in columns if any(record[one.key] not in (None, "") for record in records)]
     return [listed("", records, *known) if records else text_table("", "no runs")]
 
 
-def _without_hash(name: str) -> str:
-    """A data set or a model as a list names it: `mnist-5k@6dbef627` is `mnist-5k`."""
-    return re.sub(r"@[0-9a-f]{8}$", "", name)
-
-
+#: What a list leaves out of the id of a data set: `mnist-5k@6dbef627` is `mnist-5k`.
+_SHORT_HASH = re.compile("@[0-9a-f]{8}$")
 #: What a photo table says of the attack, from the configuration of its run.
 _ATTACKED = ("attack", "steps", "restarts", "norm", "detector", "region")
 
@@ -440,7 +427,8 @@ def run(document: Document) -> list[Table]:
 
 def _configuration(config: Document) -> list[Table]:
     """Options as a list of facts; those that hold records, such as an evaluation's models, as tables of their own."""
-    nested = {name: value for name, value in config.items() if _are_records(value)}
+    nested = {name: value for name, value in config.items()
+              if isinstance(value, list) and value and all(isinstance(one, dict) for one in value)}  # fmt: skip
     found = [facts({name: plain(value) for name, value in config.items() if name not in nested}, "Configuration")]
     for name, records in nested.items():
         keys = dict.fromkeys(key for record in records for key in record if plain(record[key]))
@@ -448,10 +436,6 @@ def _configuration(config: Document) -> list[Table]:
         texts = [{key: plain(record.get(key)) for key in keys} for record in records]
         found.append(listed(f"Configuration: {name}", texts, *columns))
     return found
-
-
-def _are_records(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
 
 
 def command_line(run: Document) -> str:

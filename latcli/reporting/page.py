@@ -56,17 +56,6 @@ class Bar:
     place: int | None = None
 
 
-@dataclass(frozen=True)
-class Attack:
-    """Attacked photos. `cards` are made one by one while the page is written, and only once."""
-
-    id: str
-    table: Table
-    smallest: Sequence[Bar]
-    labels: Sequence[str]
-    cards: Iterator[Mapping[str, Any]]
-
-
 def render(document: Document, picture: Read) -> Iterator[str]:
     """The report's JSON document as an HTML page, in pieces to be written one after another as UTF-8.
 
@@ -82,8 +71,7 @@ def render(document: Document, picture: Read) -> Iterator[str]:
     pieces = page.stream(
         document=document,
         created=moment(document["created"]),
-        selection=_selection(document["selection"]),
-        photos=photos,
+        facts=_header(document, photos),
         side=side,
         sections=[one for one in _sections(document, attacks, picture, side) if one.parts],
         run_ids={run["run"] for run in document["runs"]},
@@ -103,7 +91,7 @@ class Section:
     title: str
     charts: Sequence[Mapping[str, Any]] = ()
     tables: Sequence[Table] = ()
-    attacks: Sequence[Attack] = ()
+    attacks: Sequence[Mapping[str, Any]] = ()
     runs: Sequence[Mapping[str, Any]] = ()
 
     @property
@@ -147,11 +135,20 @@ def _chart(table: Table) -> dict[str, Any]:
     return {"table": few, "words": figures.in_words(table), "svg": svg}
 
 
-def _selection(selection: Document) -> str:
-    parts = [f"runs {', '.join(selection['runs'])}"] if selection["runs"] else []
-    parts += [f"{name} {selection[name]}" for name in ("since", "dataset", "status") if selection[name]]
-    parts += ["the best runs"] if selection["best"] else []
-    return "; ".join(parts)
+def _header(document: Document, photos: int) -> list[tuple[str, str]]:
+    """What the report is of, by name; empty where there is nothing to say."""
+    selection, left_out = document["selection"], len(document["left_out"])
+    selected = [f"runs {', '.join(selection['runs'])}"] if selection["runs"] else []
+    selected += [f"{name} {selection[name]}" for name in ("since", "dataset", "status") if selection[name]]
+    selected += ["the best runs"] if selection["best"] else []
+    return [
+        ("made", moment(document["created"])),
+        ("runs", f"{len(document['runs'])}" + (f", {left_out} left out" if left_out else "")),
+        ("photos", str(photos or "")),
+        ("selected", "; ".join(selected)),
+        ("store", document["store"]),
+        ("latcli", document["latcli"]),
+    ]
 
 
 def _run(run: Document) -> dict[str, Any]:
@@ -181,14 +178,15 @@ def _run(run: Document) -> dict[str, Any]:
 # photos
 
 
-def _attack(document: Document, read: Read, side: int, id: str) -> Attack:
+def _attack(document: Document, read: Read, side: int, id: str) -> dict[str, Any]:
+    """Attacked photos. `cards` are made one by one while the page is written, and only once."""
     images = document["images"]
     known = [(one["smallest_epsilon"], base_name(one["image"])) for one in images if one["smallest_epsilon"]]
     most = max(known, default=(1.0, ""))[0]
     smallest = [Bar(name, 100 * epsilon / most, number_text(epsilon)) for epsilon, name in sorted(known)]
     labels = sorted({image["label"]["name"] for image in images})
     cards = (_card(document, f"photo-{id}-{place}", one, read, side) for place, one in enumerate(images, start=1))
-    return Attack(id, photo_table(document), smallest, labels, cards)
+    return {"id": id, "table": photo_table(document), "smallest": smallest, "labels": labels, "cards": cards}
 
 
 def _card(document: Document, id: str, image: Document, read: Read, side: int) -> dict[str, Any]:
@@ -199,7 +197,6 @@ def _card(document: Document, id: str, image: Document, read: Read, side: int) -
     return {
         "id": id,
         "name": name,
-        "path": image["image"],
         "label": image["label"]["name"],
         "verdict": verdict,
         "kind": kind,
@@ -209,7 +206,7 @@ def _card(document: Document, id: str, image: Document, read: Read, side: int) -
         "bars": [("Top guesses before", _bars(image, "clean")), ("Top guesses after", _bars(image, "adversarial"))],
         "facts": _facts(document, image),
         "notes": image["notes"],
-        "files": [(kind, path) for kind, path in image["files"].items()],
+        "files": [("photo", image["image"]), *image["files"].items()],
         "sort": {"name": name, "after": str(after["confidence"]), "altered": str(image["altered_percent"])},
     }
 
@@ -269,25 +266,20 @@ def _facts(document: Document, image: Document) -> list[tuple[str, str]]:
     def known(value: float | None, show: Callable[[float], str]) -> str:
         return "" if value is None else show(value)
 
-    facts = {
-        "right class": f"{label['name']}{source}",
-        "rank": f"{clean['rank']:,} before, {after['rank']:,} after",
-        "p(right class)": f"{probability(clean['confidence'])} before, {probability(after['confidence'])} after",
-        "p(guess)": f"{probability(clean['p_prediction'])} before, {probability(after['p_prediction'])} after",
-        "p(target)": known(image["p_target"], probability),
-        "epsilon": known(image["epsilon"], number_text),
-        "smallest epsilon that fools": known(image["smallest_epsilon"], number_text),
-        "pixels altered": percent(image["altered_percent"] / 100, 1),
-        "largest change": _change(image["linf_outside"]),
-        "largest protected change": _change(image["linf_inside"]),
-        "PSNR": known(image["psnr"], lambda value: f"{value:.1f} dB"),
-        "SSIM": known(image["ssim"], lambda value: f"{value:.3f}"),
-    }
-    return [(name, text) for name, text in facts.items() if text]
-
-
-def _change(value: float) -> str:
-    return "0" if value == 0 else number_text(value)
+    return [
+        ("right class", f"{label['name']}{source}"),
+        ("rank", f"{clean['rank']:,} before, {after['rank']:,} after"),
+        ("p(right class)", f"{probability(clean['confidence'])} before, {probability(after['confidence'])} after"),
+        ("p(guess)", f"{probability(clean['p_prediction'])} before, {probability(after['p_prediction'])} after"),
+        ("p(target)", known(image["p_target"], probability)),
+        ("epsilon", known(image["epsilon"], number_text)),
+        ("smallest epsilon that fools", known(image["smallest_epsilon"], number_text)),
+        ("pixels altered", percent(image["altered_percent"] / 100, 1)),
+        ("largest change", number_text(image["linf_outside"] or 0)),
+        ("largest protected change", number_text(image["linf_inside"] or 0)),
+        ("PSNR", known(image["psnr"], lambda value: f"{value:.1f} dB")),
+        ("SSIM", known(image["ssim"], lambda value: f"{value:.3f}")),
+    ]
 
 
 # pictures, small enough for a page of hundreds; H height, W width, C = 3, levels are uint8

@@ -118,6 +118,15 @@ class Table:
         keys = [column.stack or str(place) for place, column in enumerate(self.columns)]
         return [[place for place, key in enumerate(keys) if key == name] for name in dict.fromkeys(keys)]
 
+    def heading(self, places: Sequence[int]) -> tuple[list[str], list[str]]:
+        """What stands above the columns of a stack, and their notes."""
+        columns = [self.columns[place] for place in places]
+        groups, headings = (list(dict.fromkeys(getattr(one, name) for one in columns)) for name in ("group", "heading"))
+        if len(columns) > 1:  # one group says what they are; of several each has its line
+            groups, headings = (groups, []) if len(groups) == 1 and groups[0] else ([], headings)
+        lines = [line for line in (*groups, *headings) if line]
+        return lines, list(dict.fromkeys(note for one in columns for note in one.notes))
+
     @property
     def groups(self) -> list[tuple[str, int]]:
         """Headings over the columns, and how many columns each is over."""
@@ -222,6 +231,14 @@ def _cell(record: Mapping[str, Any], key: str) -> Cell:
     return value if isinstance(value, Cell) else Cell(value)
 
 
-def listed(title: str, records: Sequence[Mapping[str, Any]], *columns: Column, notes: Sequence[str] = ()) -> Table:
-    """A row for each record."""
-    return Table(title, columns, rows_of(columns, records), tuple(notes))
+def listed(
+    title: str,
+    records: Sequence[Mapping[str, Any]],
+    *columns: Column,
+    notes: Sequence[str] = (),
+    kind: str = "",
+    about: Sequence[str] = (),
+    id: str = "",
+) -> Table:
+    """A row for each record, as `rows_of` makes them."""
+    return Table(title, columns, rows_of(columns, records, about, id), tuple(notes), kind)

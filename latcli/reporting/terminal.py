@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 
 from latcli.reporting import documents
-from latcli.reporting.table import SHADES, Column, Table, printed
+from latcli.reporting.table import SHADES, Table, printed
 from latcli.reporting.text import printable
 
 BEST = "*"
@@ -86,7 +86,9 @@ class _Stack:
         columns = [list(_lines(table, place)) for place in places]
         self.rows = [list(cells) for cells in zip(*columns, strict=True)]
         values = max((cell_len(line.plain) for row in self.rows for lines in row for line in lines), default=0)
-        self.heading = [] if table.facts else _heading(self.columns, max(values, 6))
+        lines, notes = table.heading(places)
+        folded = [part for line in map(_plain, lines) for part in _wrapped(line, max(values, 6))]
+        self.heading = [] if table.facts else [*folded, *map(_plain, notes)]
         self.width = max([values, *map(cell_len, self.heading), 1])
         names = all(column.format in ("name", "file") for column in self.columns)
         self.folds = self.is_text and (self.width > 40 or names)
@@ -109,17 +111,6 @@ def _lines(table: Table, place: int) -> Iterator[list[Text]]:
         if ranged:
             lines.append(Text(shown.interval + " " * marked, ink or "dim"))
         yield lines if text or not column.stack else []
-
-
-def _heading(columns: Sequence[Column], width: int) -> list[str]:
-    groups, headings = (list(dict.fromkeys(values)) for values in zip(*((c.group, c.heading) for c in columns)))  # noqa: B905
-    if len(columns) == 1:
-        lines = [text for text in (groups[0], headings[0]) if text]
-    else:
-        lines = groups if len(groups) == 1 and groups[0] else [text for text in headings if text]
-    notes = dict.fromkeys(note for column in columns for note in column.notes)
-    wrapped = [part for line in map(_plain, lines) for part in _wrapped(line, width)]
-    return [*wrapped, *map(_plain, notes)]
 
 
 def _wrapped(text: str, width: int) -> list[str]:
