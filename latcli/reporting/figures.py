@@ -187,14 +187,10 @@ def in_words(table: Table) -> str:
     """The lines of a table of curves in words, as the text of its picture."""
     ends = []
     for row in table.rows:
-        known = [(cell, column) for cell, column in zip(row.cells, table.columns, strict=True) if is_point(cell)]
-        ends += [f"{row.cells[0].value} {printed(*known[-1]).joined()}"] if known else []
+        points = zip(row.cells, table.columns, strict=True)
+        known = [one for one in points if isinstance(one[0].value, int | float) and math.isfinite(one[0].value)]
+        ends += [f"{row.cells[0].value} {printed(*known[-1]).text}"] if known else []
     return f"{table.title}. At the end: {', '.join(ends)}."
-
-
-def is_point(cell: Cell) -> bool:
-    """Whether a line goes through it."""
-    return isinstance(cell.value, int | float) and math.isfinite(cell.value)
 
 
 def drawn(title: str, tables: Sequence[Table], kind: str = "png") -> bytes:
@@ -264,13 +260,13 @@ def heat_map(table: Table) -> bytes:
     for y, row in enumerate(table.rows):
         for x, places in enumerate(stacks):
             shown = [(printed(row.cells[place], table.columns[place]), row.cells[place].best) for place in places]
-            parts = [part for one, best in shown for part in ((one.joined(), best), (one.interval, False)) if part[0]]
+            parts = [part for one, best in shown for part in ((one.text, best), (one.interval, False)) if part[0]]
             for line, (text, bold) in enumerate(parts):
                 offset = (line - (len(parts) - 1) / 2) * 0.8 / max(2, len(parts))
                 ink, weight = "white" if shades[y][x] > 0.75 else INK, "bold" if bold else "normal"
                 axes.text(x, y + offset, plain(text), ha="center", va="center", fontsize=8, color=ink, weight=weight)
-    headings = [(column.group, *column.notes) for column in (table.columns[places[0]] for places in stacks)]
-    axes.set_xticks(range(len(stacks)), ["\n".join(map(plain, lines)) for lines in headings])
+    headings = ["\n".join(map(plain, [*lines, *notes])) for lines, notes in map(table.heading, stacks)]
+    axes.set_xticks(range(len(stacks)), headings)
     axes.set_yticks(range(len(table.rows)), [plain(_cut(str(row.cells[label[0]].value))) for row in table.rows])
     axes.xaxis.tick_top()
     axes.tick_params(length=0, labelsize=8, colors=INK)

@@ -60,7 +60,7 @@ def _line(fields: Sequence[str]) -> str:
 
 def _markdown_cell(cell: Cell, column: Column) -> str:
     shown = printed(cell, column)
-    text = markdown_text(shown.joined())
+    text = markdown_text(shown.text)
     text = f"**{text}**" if cell.best else text
     return f"{text} {markdown_text(shown.interval)}" if shown.interval else text
 
@@ -129,13 +129,10 @@ def latex(document: Mapping[str, Any]) -> Iterator[str]:
 
 def latex_text(text: str) -> str:
     """The text as it is, whatever it holds: no command, no formula, no comment."""
-    return "".join(_letter(letter) for letter in printable(text))
-
-
-def _letter(letter: str) -> str:
-    if letter in _SPECIAL:
-        return _SPECIAL[letter]
-    return letter if letter.isascii() or letter in _LATIN else f"{{[}}U+{ord(letter):04X}]"
+    letters = printable(text)
+    unknown = {one: f"{{[}}U+{ord(one):04X}]" for one in letters if not one.isascii() and one not in _LATIN}
+    written = unknown | _SPECIAL
+    return "".join(written.get(letter, letter) for letter in letters)
 
 
 def latex_table(table: Table) -> Iterator[str]:
@@ -205,9 +202,10 @@ def _latex_row(fields: Sequence[str]) -> str:
 
 def _latex_cell(cell: Cell, column: Column) -> str:
     shown = printed(cell, column)
+    sign, rest = shown.text[:1], shown.text[1:]
     # A figure's own minus sign is no hyphen.
-    is_signed = isinstance(cell.value, int | float) and shown.text[:1] in ("-", "+") and "e" not in shown.text
-    text = f"${shown.text}$" + latex_text(shown.unit) if is_signed else latex_text(shown.joined())
+    is_signed = isinstance(cell.value, int | float) and sign in ("-", "+") and "e" not in rest
+    text = f"${sign}$" + latex_text(rest) if is_signed else latex_text(shown.text)
     text = f"\\textbf{{{text}}}" if cell.best else text
     return f"{text} {latex_text(shown.interval)}" if shown.interval else text
 

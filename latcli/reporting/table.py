@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from latcli.reporting.text import base_name, decimals_of, duration, number, number_text, probability, short, size
 
@@ -138,39 +138,30 @@ class Table:
         return [*self.notes, *([best] if any(cell.best for row in self.rows for cell in row.cells) else [])]
 
 
-@dataclass(frozen=True)
-class Printed:
-    """A cell as text; what it has not is empty."""
+class Printed(NamedTuple):
+    """A cell as text: its value, with its spread and n, and its interval."""
 
     text: str
-    spread: str = ""
-    unit: str = ""
     interval: str = ""
-    n: str = ""
-
-    def joined(self, plus_minus: str = "±") -> str:
-        """Value, spread and n on one line."""
-        beside = f" {plus_minus} {self.spread}" if self.spread else ""
-        return f"{self.text}{beside}{self.unit}" + (f" ({self.n})" if self.n else "")
 
 
 def printed(cell: Cell, column: Column) -> Printed:
     """The cell in its column's format."""
-    value = cell.value
+    value, form = cell.value, column.format
     if value is None:
         return Printed("" if column.is_text else NONE)
-    n = f"{cell.n:,}" if column.counts and cell.n is not None else ""
+    n = f" ({cell.n:,})" if column.counts and cell.n is not None else ""
     if isinstance(value, str) or column.is_text:
-        return Printed(_TEXTS.get(column.format, str)(str(value)), n=n)
-    if column.format not in ("number", "percent", "points"):
-        return Printed(_FORMATS[column.format](value * cell.scale), _spread(cell), n=n)
-    scale = cell.scale * (1 if column.format == "number" else 100)
-    shown = value * scale
-    unit = {"percent": " %", "points": " points"}.get(column.format, "")
-    places = 2 if unit else None if cell.spread is None else decimals_of(shown)
-    text = f"{shown:+.2f}" if column.format == "points" else number(shown, places)
-    spread = "" if cell.spread is None else number(cell.spread * scale, places)
-    return Printed(text, spread, unit, _interval(cell, scale, unit), n)
+        return Printed(_TEXTS.get(form, str)(str(value)) + n)
+    if form not in ("number", "percent", "points"):
+        spread = "" if cell.spread is None else f" ± {cell.spread * cell.scale:.2g}"
+        return Printed(_FORMATS[form](value * cell.scale) + spread + n)
+    scale = cell.scale * (1 if form == "number" else 100)
+    unit = {"percent": " %", "points": " points"}.get(form, "")
+    places = 2 if unit else None if cell.spread is None else decimals_of(value * scale)
+    text = f"{value * scale:+.2f}" if form == "points" else number(value * scale, places)
+    spread = "" if cell.spread is None else f" ± {number(cell.spread * scale, places)}"
+    return Printed(text + spread + unit + n, _interval(cell, scale, unit))
 
 
 def _interval(cell: Cell, scale: float, unit: str) -> str:
@@ -179,10 +170,6 @@ def _interval(cell: Cell, scale: float, unit: str) -> str:
     low, high = cell.low * scale, cell.high * scale
     decimals = 1 if unit or 10 <= high < 100 else 4 if high < 0.01 else 3 if high < 1 else 2 if high < 10 else 0
     return f"[{low:.{decimals}f}, {high:.{decimals}f}]"
-
-
-def _spread(cell: Cell) -> str:
-    return "" if cell.spread is None else f"{cell.spread * cell.scale:.2g}"
 
 
 _TEXTS: dict[str, Callable[[str], str]] = {"run": short, "file": base_name}

@@ -102,7 +102,7 @@ def _lines(table: Table, place: int) -> Iterator[list[Text]]:
     marked, ranged = any(cell.best for cell in cells), any(cell.low is not None for cell in cells)
     for cell in cells:
         shown = printed(cell, column)
-        text = column.prefix * bool(shown.text) + shown.joined("+-") + (BEST if cell.best else " " if marked else "")
+        text = column.prefix * bool(shown.text) + shown.text + (BEST if cell.best else " " if marked else "")
         ink = _STYLES.get(cell.style, "")
         if cell.shade is not None:
             background, ink, *_ = SHADES[cell.step]
