@@ -411,17 +411,30 @@ def run(document: Document) -> list[Table]:
         attacked = {"classifier": document["model"], **document["config"], **document}
         most = PHOTOS if len(document["images"]) > MANY else None
         found.append(photo_table({**attacked, "epsilon": document["images"][0]["epsilon"]}, most))
-    found += [_cells(document["cells"])] if document["cells"] else []
     metric, file = Column("name", "metric", "name"), Column("name", "file", "name")
     files, total = document["artifacts"][:MANY], document["totals"]["artifacts"]
     notes = (f"the first {len(files):,} of {total:,} files",) if len(files) < total else ()
-    further = (
+    tables = (
+        listed(
+            "Cells",
+            document["cells"],
+            Column("label", "model", "name"),
+            Column("input", "input", "name"),
+            Column("n", "n", "count"),
+            Column("loss", "loss", "number"),
+            Column("accuracy", "accuracy", "percent"),
+            Column("epsilon", "epsilon", "epsilon"),
+            Column("attack", "attack", "name", optional=True),
+            Column("steps", "steps", "count", optional=True),
+            Column("restarts", "starts", "count", optional=True),
+            Column("seconds", "took", "duration", optional=True),
+        ),
         listed(
             "Metrics", document["metrics"], metric, Column("step", "step", "count"), Column("value", "value", "short")
         ),
         listed("Files", files, file, Column("kind", "kind", "name"), Column("size", "size", "size"), notes=notes),
     )
-    found += [table for table in further if table.rows]
+    found += [table for table in tables if table.rows]
     return [*found, text_table("Resume with", document["resume"])] if document["resume"] else found
 
 
@@ -441,23 +454,6 @@ def _configuration(config: Document) -> list[Table]:
 def command_line(run: Document) -> str:
     """The command that repeats a run, as a shell takes it."""
     return " ".join(["latcli", *(shlex.quote(printable(word)) for word in run["argv"][1:])])
-
-
-def _cells(cells: Sequence[Document]) -> Table:
-    return listed(
-        "Cells",
-        cells,
-        Column("label", "model", "name"),
-        Column("input", "input", "name"),
-        Column("n", "n", "count"),
-        Column("loss", "loss", "number"),
-        Column("accuracy", "accuracy", "percent"),
-        Column("epsilon", "epsilon", "epsilon"),
-        Column("attack", "attack", "name", optional=True),
-        Column("steps", "steps", "count", optional=True),
-        Column("restarts", "starts", "count", optional=True),
-        Column("seconds", "took", "duration", optional=True),
-    )
 
 
 def verification(document: Document) -> list[Table]:

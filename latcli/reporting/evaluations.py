@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -50,8 +50,9 @@ def matrix(document: Document) -> Table:
             Column(f"{name} accuracy", "accuracy", "percent", heading, name, figure="accuracy", about=about,
                    notes=n, counts=len(counts) > 1),
         ]  # fmt: skip
-    shade = _shades(document["rows"])
-    rows = [_matrix_row(row, document, shade) for row in document["rows"]]
+    losses = [cell["loss"] for row in document["rows"] for cell in row["cells"].values()]
+    logs = [_log(loss) for loss in losses if loss is not None] or [0.0]
+    rows = [_matrix_row(row, document, min(logs), max(logs)) for row in document["rows"]]
     about = {"run": " ".join(document["runs"]), "dataset": document["dataset"], "at": document["id"]}
     return Table(
         f"Loss matrix on {document['dataset']}", tuple(columns), tuple(rows), tuple(_matrix_notes(document)),
@@ -63,27 +64,19 @@ def _scale(document: Document, name: str) -> int:
     return int(document["natural_scale"]) if name.startswith("natural") else 1
 
 
-def _shades(rows: Sequence[Document]) -> Callable[[float | None], float | None]:
-    """Where a loss lies between the lowest and the highest of a matrix, by its logarithm, from 0 to 1."""
-    losses = [cell["loss"] for row in rows for cell in row["cells"].values()]
-    found = [math.log(max(loss, 1e-6)) for loss in losses if loss is not None]
-    low, high = min(found, default=0.0), max(found, default=0.0)
-
-    def shade(loss: float | None) -> float | None:
-        if loss is None:
-            return None
-        return (math.log(max(loss, 1e-6)) - low) / (high - low) if high > low else 0.0
-
-    return shade
+def _log(loss: float) -> float:
+    return math.log(max(loss, 1e-6))
 
 
-def _matrix_row(row: Document, document: Document, shade: Callable[[float | None], float | None]) -> Row:
+def _matrix_row(row: Document, document: Document, low: float, high: float) -> Row:
+    """A row whose shades go from 0 for the lowest loss of the matrix to 1 for the highest, by their logarithms."""
     count = row["model_count"]
     cells = [Cell(row["label"] + (f", {counted(count, 'seed')}" if count > 1 else ""))]
     for name in document["inputs"]:
         known = row["cells"].get(name, {})
+        shade = None if known.get("loss") is None else (_log(known["loss"]) - low) / ((high - low) or 1.0)
         for kind, scale in (("loss", _scale(document, name)), ("accuracy", 1)):
-            cells.append(replace(figure(known, kind, scale), shade=shade(known.get("loss"))))
+            cells.append(replace(figure(known, kind, scale), shade=shade))
     about = {"model": row["label"], "regime": row["regime"], "models": count}
     return Row(tuple(cells), about=about, id=" ".join(row["train_runs"]))
 

@@ -304,15 +304,20 @@ def pictures(image: Mapping[str, Any], read: Read, side: int) -> Pictures | None
         return None
     shrink = min(1.0, side / max(after.size))
     width, height = (max(1, round(length * shrink)) for length in after.size)
-    shown = {"after": _photo(after, (width, height))}
+    small = (width, height)
+    shown = {"after": _webp(after.resize(small, Image.Resampling.LANCZOS), quality=78)}
     difference = _opened(image, "difference", read, "RGB", after.size)
     if difference is not None:
         change_HWC = change(np.asarray(difference), figures.difference_gain(image["linf_outside"]))
-        shown["difference"] = _strength(change_HWC, (width, height))
-        shown["before"] = _photo(Image.fromarray(original(np.asarray(after), change_HWC)), (width, height))
+        before = Image.fromarray(original(np.asarray(after), change_HWC))
+        shown["before"] = _webp(before.resize(small, Image.Resampling.LANCZOS), quality=78)
+        # The largest change of a pixel's channels, white for the photo's largest: signed noise would shrink to grey.
+        strength_HW = np.abs(change_HWC).max(axis=2).astype(np.float32)
+        levels_HW = np.rint(strength_HW * (255.0 / max(1.0, float(strength_HW.max())))).astype(np.uint8)
+        shown["difference"] = _webp(Image.fromarray(levels_HW).resize(small, Image.Resampling.BOX), quality=50)
     mask = _opened(image, "mask", read, "L", after.size)
     if mask is not None:
-        shown["mask"] = _overlay(mask, (width, height))
+        shown["mask"] = _webp(_overlay(mask.resize(small, Image.Resampling.BOX)), lossless=True)
     return Pictures(width, height, shown)
 
 
@@ -345,25 +350,14 @@ def _opened(
     return picture if size in (None, picture.size) else None
 
 
-def _photo(photo: Image.Image, size: tuple[int, int]) -> str:
-    return _webp(photo.resize(size, Image.Resampling.LANCZOS), quality=78)
-
-
-def _strength(change_HWC: np.ndarray, size: tuple[int, int]) -> str:
-    """The largest change of a pixel's channels, white for the photo's largest; signed noise would shrink to grey."""
-    strength_HW = np.abs(change_HWC).max(axis=2).astype(np.float32)
-    levels_HW = np.rint(strength_HW * (255.0 / max(1.0, float(strength_HW.max())))).astype(np.uint8)
-    return _webp(Image.fromarray(levels_HW).resize(size, Image.Resampling.BOX), quality=50)
-
-
-def _overlay(mask: Image.Image, size: tuple[int, int]) -> str:
+def _overlay(mask: Image.Image) -> Image.Image:
     """The object tinted and outlined, all else transparent."""
-    small = mask.resize(size, Image.Resampling.BOX).point(lambda level: 255 if level >= 128 else 0)
-    overlay = Image.new("RGBA", size, (0, 0, 0, 0))
-    overlay.paste(_TINT, mask=small)
-    edge = Image.fromarray(np.asarray(small) - np.asarray(small.filter(ImageFilter.MinFilter(5))))
+    solid = mask.point(lambda level: 255 if level >= 128 else 0)
+    overlay = Image.new("RGBA", mask.size, (0, 0, 0, 0))
+    overlay.paste(_TINT, mask=solid)
+    edge = Image.fromarray(np.asarray(solid) - np.asarray(solid.filter(ImageFilter.MinFilter(5))))
     overlay.paste(_OUTLINE, mask=edge)
-    return _webp(overlay, lossless=True)
+    return overlay
 
 
 def _webp(picture: Image.Image, quality: int = 80, lossless: bool = False) -> str:
