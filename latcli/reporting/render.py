@@ -129,10 +129,10 @@ def latex(document: Mapping[str, Any]) -> Iterator[str]:
 
 def latex_text(text: str) -> str:
     """The text as it is, whatever it holds: no command, no formula, no comment."""
-    letters = printable(text)
-    unknown = {one: f"{{[}}U+{ord(one):04X}]" for one in letters if not one.isascii() and one not in _LATIN}
-    written = unknown | _SPECIAL
-    return "".join(written.get(letter, letter) for letter in letters)
+    return "".join(
+        _SPECIAL.get(one, one if one.isascii() or one in _LATIN else f"{{[}}U+{ord(one):04X}]")
+        for one in printable(text)
+    )
 
 
 def latex_table(table: Table) -> Iterator[str]:
