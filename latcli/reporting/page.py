@@ -67,13 +67,14 @@ def render(document: Document, picture: Read) -> Iterator[str]:
     attacks = [one for one in document["attacks"] if one["images"]]
     photos = sum(len(one["images"]) for one in attacks)
     side = LARGE_SIDE if photos <= FEW else SMALL_SIDE
+    sections = _sections(document, attacks, picture, side)
     page = _environment().get_template("page.html")
     pieces = page.stream(
         document=document,
         created=moment(document["created"]),
         facts=_header(document, photos),
         side=side,
-        sections=[one for one in _sections(document, attacks, picture, side) if one.parts],
+        sections={id: parts for id, parts in sections.items() if any(parts.values())},
         run_ids={run["run"] for run in document["runs"]},
         style=Markup(style),
         script=Markup(script),
@@ -83,24 +84,10 @@ def render(document: Document, picture: Read) -> Iterator[str]:
     yield from pieces
 
 
-@dataclass(frozen=True)
-class Section:
-    """A section of the page and the `parts` that it has: charts, tables, attacks or runs, in this order."""
-
-    id: str
-    title: str
-    charts: Sequence[Mapping[str, Any]] = ()
-    tables: Sequence[Table] = ()
-    attacks: Sequence[Mapping[str, Any]] = ()
-    runs: Sequence[Mapping[str, Any]] = ()
-
-    @property
-    def parts(self) -> Sequence[object]:
-        """All that it has."""
-        return [*self.charts, *self.tables, *self.attacks, *self.runs]
-
-
-def _sections(document: Document, attacks: Sequence[Document], picture: Read, side: int) -> list[Section]:
+def _sections(
+    document: Document, attacks: Sequence[Document], picture: Read, side: int
+) -> dict[str, dict[str, Sequence[Any]]]:
+    """The parts of each section by what they are: charts, tables, attacks or runs."""
     measured = [table for one in document["evaluations"] for table in documents.beside_matrix(one)]
     curves, transfer, reliance = (
         [table for table in measured if table.kind == kind] for kind in ("curve", "transfer", "reliance")
@@ -108,17 +95,17 @@ def _sections(document: Document, attacks: Sequence[Document], picture: Read, si
     trained = document["training"]
     training = [documents.training(trained, document["best"])] if trained else []
     photos = [_attack(one, picture, side, f"{one['run']}-{place}") for place, one in enumerate(attacks, start=1)]
-    return [
-        Section("matrix", "Loss matrix", tables=[evaluations.matrix(one) for one in document["matrices"]]),
-        Section("paper", "Comparison with the paper", tables=documents.paper(document["paper"] or ())),
-        Section("curves", "Robustness curves", charts=list(map(_chart, curves))),
-        Section("transfer", "Transfer", tables=transfer),
-        Section("reliance", "Background reliance", tables=reliance),
-        Section("photos", "Photos", attacks=photos),
-        Section("training", "Training", list(map(_chart, documents.training_curves(trained))), training),
-        Section("runs", "Runs", runs=list(map(_run, document["runs"]))),
-        Section("not-shown", "Not shown", tables=documents.not_shown(document)),
-    ]
+    return {
+        "matrix": {"tables": [evaluations.matrix(one) for one in document["matrices"]]},
+        "paper": {"tables": documents.paper(document["paper"] or ())},
+        "curves": {"charts": list(map(_chart, curves))},
+        "transfer": {"tables": transfer},
+        "reliance": {"tables": reliance},
+        "photos": {"attacks": photos},
+        "training": {"charts": list(map(_chart, documents.training_curves(trained))), "tables": training},
+        "runs": {"runs": list(map(_run, document["runs"]))},
+        "not-shown": {"tables": documents.not_shown(document)},
+    }
 
 
 #: Columns of the table beside a chart.
