@@ -200,25 +200,19 @@ def _beside_paper(part: Document, title: str) -> Table:
             Column(f"{group} ours", "ours", form, group),
             Column(f"{group} difference", "difference", difference, group, optional=group == "accuracy"),
         ]
-    found: dict[tuple[str, ...], dict[str, Document]] = {}
+    records: dict[tuple[str, ...], dict[str, Any]] = {}
     for one in figures:
+        group, ours = one["figure"] if groups[0] else "", one["ours"]
         place: tuple[str, ...] = (one["regime"], one["input"]) if groups[0] else (one["figure"],)
-        found.setdefault(place, {})[one["figure"] if groups[0] else ""] = one
-    rows = []
-    for place, known in found.items():
-        cells = [Cell(", ".join(map(str, place)))]
-        for group in groups:
-            one = known.get(group, {"input": None})
-            scale = part["natural_scale"] if group == "loss" and one["input"] == "natural" else 1
-            ours = one.get("ours")
-            apart = None if ours is None else ours - one["paper"]
-            cells += [Cell(one.get("paper"), scale=scale), Cell(ours, one.get("ours_spread"), scale=scale),
-                      Cell(apart, scale=scale)]  # fmt: skip
-        about = dict(zip(("regime", "input"), place, strict=False)) if groups[0] else {}
-        rows.append(Row(tuple(cells), about=about))
+        scale = part["natural_scale"] if group == "loss" and one["input"] == "natural" else 1
+        record = records.setdefault(place, {**one, "place": ", ".join(map(str, place)), "dataset": part["of"]})
+        record[f"{group} paper"] = Cell(one["paper"], scale=scale)
+        record[f"{group} ours"] = Cell(ours, one["ours_spread"], scale=scale)
+        record[f"{group} difference"] = Cell(None if ours is None else ours - one["paper"], scale=scale)
     scaled = [f"losses on natural inputs times {part['natural_scale']:,}"] if part["natural_scale"] != 1 else []
-    kind = "paper" if groups[0] else ""
-    return Table(title, tuple(columns), tuple(rows), (*scaled, *part["protocol"]), kind, {"dataset": part["of"]})
+    notes, kind = [*scaled, *part["protocol"]], "paper" if groups[0] else ""
+    about = ("regime", "input", "dataset")
+    return listed(title, list(records.values()), *columns, notes=notes, kind=kind, about=about)
 
 
 def claims(found: Sequence[Document], title: str) -> list[Table]:
