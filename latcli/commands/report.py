@@ -27,6 +27,11 @@ Row = dict[str, Any]
 STDOUT = Path("-")
 #: Points of a training series that a picture can show.
 _DRAWN_POINTS = 200
+#: What is summed up of a photo.
+_SUMMED = (
+    *("was_right", "fooled", "altered_percent"),
+    *("clean_rank", "clean_confidence", "adversarial_rank", "adversarial_confidence"),
+)
 
 
 def run(options: ReportOptions, session: Session) -> ReportResult | WrittenReport | ComparedRuns:
@@ -184,7 +189,9 @@ def compare(options: ReportOptions, session: Session) -> ComparedRuns:
             raise UsageError(
                 f"{a.id} is a run of {a.command}, {b.id} one of {b.command}", "compare two runs of the same command"
             )
-        photos = {run.id: store.rows_of(run.id, "attacks") for run in (a, b)}
+        # Rows that lack anything are damaged, and take no part.
+        rows = {run.id: store.rows_of(run.id, "attacks") for run in (a, b)}
+        photos = {run: [row for row in rows[run] if None not in map(row.get, _SUMMED)] for run in rows}
         names = _names_apart([*photos[a.id], *photos[b.id]])
         everything = _side_by_side(*(_configuration(store, run) for run in (a, b)))
         results = _side_by_side(*(_results(store, run, photos[run.id], names) for run in (a, b)))
