@@ -54,10 +54,8 @@ def matrix(document: Document) -> Table:
     logs = [_log(loss) for loss in losses if loss is not None] or [0.0]
     rows = [_matrix_row(row, document, min(logs), max(logs)) for row in document["rows"]]
     about = {"run": " ".join(document["runs"]), "dataset": document["dataset"], "at": document["id"]}
-    return Table(
-        f"Loss matrix on {document['dataset']}", tuple(columns), tuple(rows), tuple(_matrix_notes(document)),
-        kind="matrix", about=about, runs=tuple(document["runs"]),
-    )  # fmt: skip
+    title, notes = f"Loss matrix on {document['dataset']}", _matrix_notes(document)
+    return Table(title, tuple(columns), tuple(rows), tuple(notes), "matrix", about)
 
 
 def _scale(document: Document, name: str) -> int:

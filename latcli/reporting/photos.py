@@ -106,7 +106,7 @@ def photo_table(document: Document, most: int | None = None) -> Table:
         notes += _summary_words(summary)
     title = f"{counted(photos, 'photo')} against {document['classifier']}: {changed_words(document)}"
     about = {"run": document["run"], "model": document["classifier"], "epsilon": document["epsilon"]}
-    return Table(title, columns, tuple(shown), tuple(notes), "photo", about, runs=(document["run"],))
+    return Table(title, columns, tuple(shown), tuple(notes), "photo", about)
 
 
 def _total(document: Document) -> int:

@@ -222,9 +222,15 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "|", "%")
 
 def csv_lines(document: Mapping[str, Any]) -> Iterator[str]:
     """A report's figures in full: shares from 0 to 1, losses as they are; what is not of a kind of line is empty."""
-    yield _csv_lines([dict(zip(COLUMNS, COLUMNS, strict=True))])
+    buffer = io.StringIO()
+    lines = csv.DictWriter(buffer, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    lines.writeheader()
     for table in documents.report(document):
-        yield _csv_lines(_figures(table) if table.kind else ())
+        for figure in _figures(table) if table.kind else ():
+            lines.writerow({name: csv_field(value) for name, value in figure.items()})
+        yield buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
 
 
 def _figures(table: Table) -> Iterable[Mapping[str, object]]:
@@ -243,10 +249,3 @@ def csv_field(value: object) -> str | int | float | None:
         return value
     text = printable(str(value))
     return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
-
-
-def _csv_lines(rows: Iterable[Mapping[str, object]]) -> str:
-    buffer = io.StringIO()
-    lines = csv.writer(buffer, lineterminator="\n")
-    lines.writerows([csv_field(row.get(name)) for name in COLUMNS] for row in rows)
-    return buffer.getvalue()

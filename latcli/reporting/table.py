@@ -110,7 +110,6 @@ class Table:
     kind: str = ""
     about: About = field(default_factory=dict)
     facts: bool = False
-    runs: tuple[str, ...] = ()
 
     @property
     def stacks(self) -> list[list[int]]:
