@@ -65,7 +65,7 @@ def training(rows: Sequence[Document], best: Sequence[Document] = (), most: int 
     notes += _more(len(rows), most, "training run", "training runs", "--best")
     about = ("run", "dataset", "regime", "epsilon", "seed")
     title = "Training runs, on test images"
-    return listed(title, rows[:most], *columns, notes=notes, kind="training", about=about, id="run")
+    return listed(title, rows[:most], *columns, notes=notes, kind="training", about=about)
 
 
 #: Training runs in one plot, and what is drawn of them.
@@ -156,7 +156,7 @@ def not_shown(document: Document, most: int | None = None) -> list[Table]:
         ("left out", "Left out", left_out), ("fault", "Changed since it was written, and not shown", faults)
     ):  # fmt: skip
         notes = _more(len(rows), most, "run", "runs", "latcli report --json")
-        found.append(listed(title, rows[:most], *columns, notes=notes, kind=kind, about=("run", "image"), id="run"))
+        found.append(listed(title, rows[:most], *columns, notes=notes, kind=kind, about=("run", "image")))
     return [table for table in found if table.rows]
 
 

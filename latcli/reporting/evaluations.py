@@ -75,8 +75,8 @@ def _matrix_row(row: Document, document: Document, low: float, high: float) -> R
         shade = None if known.get("loss") is None else (_log(known["loss"]) - low) / ((high - low) or 1.0)
         for kind, scale in (("loss", _scale(document, name)), ("accuracy", 1)):
             cells.append(replace(figure(known, kind, scale), shade=shade))
-    about = {"model": row["label"], "regime": row["regime"], "models": count}
-    return Row(tuple(cells), about=about, id=" ".join(row["train_runs"]))
+    about = {"model": row["label"], "regime": row["regime"], "models": count, "trained": " ".join(row["train_runs"])}
+    return Row(tuple(cells), about=about)
 
 
 def _matrix_notes(document: Document) -> list[str]:

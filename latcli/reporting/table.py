@@ -93,7 +93,6 @@ class Row:
     cells: tuple[Cell, ...]
     total: bool = False
     about: About = field(default_factory=dict)
-    id: str = ""
 
 
 @dataclass(frozen=True)
@@ -194,18 +193,14 @@ def facts(values: Mapping[str, Value], title: str = "") -> Table:
 
 
 def rows_of(
-    columns: Sequence[Column], records: Sequence[Mapping[str, Any]], about: Sequence[str] = (), id: str = ""
+    columns: Sequence[Column], records: Sequence[Mapping[str, Any]], about: Sequence[str] = ()
 ) -> tuple[Row, ...]:
     """A row for each record, with what stands at the places that the columns are named after.
 
-    about, id: what of the record a CSV file says of the row's figures, and the row's id.
+    about: the fields of a record that a CSV file gives with the row's figures.
     """
     return tuple(
-        Row(
-            tuple(_cell(record, column.key) for column in columns),
-            about={name: record[name] for name in about},
-            id=record[id] if id else "",
-        )
+        Row(tuple(_cell(record, column.key) for column in columns), about={name: record[name] for name in about})
         for record in records
     )
 
@@ -224,7 +219,6 @@ def listed(
     notes: Sequence[str] = (),
     kind: str = "",
     about: Sequence[str] = (),
-    id: str = "",
 ) -> Table:
     """A row for each record, as `rows_of` makes them."""
-    return Table(title, columns, rows_of(columns, records, about, id), tuple(notes), kind)
+    return Table(title, columns, rows_of(columns, records, about), tuple(notes), kind)
