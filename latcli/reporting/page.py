@@ -172,11 +172,11 @@ def _attack(document: Document, read: Read, side: int, id: str) -> dict[str, Any
     most = max(known, default=(1.0, ""))[0]
     smallest = [Bar(name, 100 * epsilon / most, number_text(epsilon)) for epsilon, name in sorted(known)]
     labels = sorted({image["label"]["name"] for image in images})
-    cards = (_card(document, f"photo-{id}-{place}", one, read, side) for place, one in enumerate(images, start=1))
+    cards = (_card(f"photo-{id}-{place}", one, read, side) for place, one in enumerate(images, start=1))
     return {"id": id, "table": photo_table(document), "smallest": smallest, "labels": labels, "cards": cards}
 
 
-def _card(document: Document, id: str, image: Document, read: Read, side: int) -> dict[str, Any]:
+def _card(id: str, image: Document, read: Read, side: int) -> dict[str, Any]:
     """One photo. missing: in words what of it cannot be shown; sort: what cards are sorted by."""
     shown = pictures(image, read, side)
     verdict, kind = _verdict(image)
@@ -191,7 +191,7 @@ def _card(document: Document, id: str, image: Document, read: Read, side: int) -
         "pictures": shown,
         "missing": _missing(shown),
         "bars": [("Top guesses before", _bars(image, "clean")), ("Top guesses after", _bars(image, "adversarial"))],
-        "facts": _facts(document, image),
+        "facts": _facts(image),
         "notes": image["notes"],
         "files": [("photo", image["image"]), *image["files"].items()],
         "sort": {"name": name, "after": str(after["confidence"]), "altered": str(image["altered_percent"])},
@@ -236,17 +236,13 @@ def _missing(shown: Pictures | None) -> str:
 
 def _bars(image: Document, side: str) -> list[Bar]:
     known, label = image[side], image["label"]
-    bars = [
-        Bar(guess["name"], round(100 * guess["p"], 2), probability(guess["p"]), guess["index"] == label["index"])
-        for guess in known["top"]
-    ]
-    if not any(bar.right for bar in bars):
-        p = known["confidence"]
-        bars.append(Bar(label["name"], round(100 * p, 2), probability(p), True, known["rank"]))
-    return bars
+    shown = [(guess["name"], guess["p"], guess["index"] == label["index"], None) for guess in known["top"]]
+    if not any(right for _, _, right, _ in shown):
+        shown.append((label["name"], known["confidence"], True, known["rank"]))
+    return [Bar(name, round(100 * p, 2), probability(p), right, place) for name, p, right, place in shown]
 
 
-def _facts(document: Document, image: Document) -> list[tuple[str, str]]:
+def _facts(image: Document) -> list[tuple[str, str]]:
     clean, after, label = image["clean"], image["adversarial"], image["label"]
     source = ", taken from the clean prediction" if label["source"] == "prediction" else ""
 
@@ -264,8 +260,8 @@ def _facts(document: Document, image: Document) -> list[tuple[str, str]]:
         ("pixels altered", percent(image["altered_percent"] / 100, 1)),
         ("largest change", number_text(image["linf_outside"] or 0)),
         ("largest protected change", number_text(image["linf_inside"] or 0)),
-        ("PSNR", known(image["psnr"], lambda value: f"{value:.1f} dB")),
-        ("SSIM", known(image["ssim"], lambda value: f"{value:.3f}")),
+        ("PSNR", known(image["psnr"], "{:.1f} dB".format)),
+        ("SSIM", known(image["ssim"], "{:.3f}".format)),
     ]
 
 
