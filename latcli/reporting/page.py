@@ -19,7 +19,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from latcli.reporting import documents, evaluations, figures
 from latcli.reporting.photos import found_by, photo_table
-from latcli.reporting.table import NONE, SHADES, Table, printed
+from latcli.reporting.table import SHADES, Table, printed
 from latcli.reporting.text import (
     base_name,
     duration,
@@ -103,7 +103,7 @@ def _sections(
         "reliance": {"tables": reliance},
         "photos": {"attacks": photos},
         "training": {"charts": list(map(_chart, documents.training_curves(trained))), "tables": training},
-        "runs": {"runs": list(map(_run, document["runs"]))},
+        "runs": {"runs": document["runs"]},
         "not-shown": {"tables": documents.not_shown(document)},
     }
 
@@ -138,30 +138,6 @@ def _header(document: Document, photos: int) -> list[tuple[str, str]]:
     ]
 
 
-def _run(run: Document) -> dict[str, Any]:
-    """Facts and configuration by name, and the command that repeats the run."""
-    seed = None if run["seed"] is None else f"seed {run['seed']}"
-    facts = {
-        "status": run["status"],
-        "started": moment(run["started"]),
-        "took": None if run["seconds"] is None else duration(run["seconds"]),
-        "data set": run["dataset"],
-        "seed": run["seed"],
-        "device": run["device"],
-        "git commit": run["git_sha"],
-        "configuration hash": run.get("config_hash"),
-        "folder": run["dir"],
-    }
-    return {
-        "id": run["run"],
-        "command": run["command"],
-        "summary": ", ".join(str(part) for part in (run["status"], run["dataset"], seed) if part),
-        "facts": [(name, plain(value) or NONE) for name, value in facts.items()],
-        "config": [(name, text) for name, value in sorted(run["config"].items()) if (text := plain(value))],
-        "command_line": documents.command_line(run),
-    }
-
-
 # photos
 
 
@@ -191,9 +167,7 @@ def _card(id: str, image: Document, read: Read, side: int) -> dict[str, Any]:
         "pictures": shown,
         "missing": _missing(shown),
         "bars": [("Top guesses before", _bars(image, "clean")), ("Top guesses after", _bars(image, "adversarial"))],
-        "facts": _facts(image),
-        "notes": image["notes"],
-        "files": [("photo", image["image"]), *image["files"].items()],
+        "image": image,
         "sort": {"name": name, "after": str(after["confidence"]), "altered": str(image["altered_percent"])},
     }
 
@@ -240,29 +214,6 @@ def _bars(image: Document, side: str) -> list[Bar]:
     if not any(right for _, _, right, _ in shown):
         shown.append((label["name"], known["confidence"], True, known["rank"]))
     return [Bar(name, round(100 * p, 2), probability(p), right, place) for name, p, right, place in shown]
-
-
-def _facts(image: Document) -> list[tuple[str, str]]:
-    clean, after, label = image["clean"], image["adversarial"], image["label"]
-    source = ", taken from the clean prediction" if label["source"] == "prediction" else ""
-
-    def known(value: float | None, show: Callable[[float], str]) -> str:
-        return "" if value is None else show(value)
-
-    return [
-        ("right class", f"{label['name']}{source}"),
-        ("rank", f"{clean['rank']:,} before, {after['rank']:,} after"),
-        ("p(right class)", f"{probability(clean['confidence'])} before, {probability(after['confidence'])} after"),
-        ("p(guess)", f"{probability(clean['p_prediction'])} before, {probability(after['p_prediction'])} after"),
-        ("p(target)", known(image["p_target"], probability)),
-        ("epsilon", known(image["epsilon"], number_text)),
-        ("smallest epsilon that fools", known(image["smallest_epsilon"], number_text)),
-        ("pixels altered", percent(image["altered_percent"] / 100, 1)),
-        ("largest change", number_text(image["linf_outside"] or 0)),
-        ("largest protected change", number_text(image["linf_inside"] or 0)),
-        ("PSNR", known(image["psnr"], "{:.1f} dB".format)),
-        ("SSIM", known(image["ssim"], "{:.3f}".format)),
-    ]
 
 
 # pictures, small enough for a page of hundreds; H height, W width, C = 3, levels are uint8
@@ -362,9 +313,20 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
-    made.filters["short"] = short
+    made.filters |= {name: _or_nothing(show) for name, show in _SHOWN.items()}
     made.globals |= {"printed": printed, "shades": SHADES, "picture_words": _PICTURES}
     return made
+
+
+#: How values of the document are shown in a template.
+_SHOWN: dict[str, Callable[..., str]] = {
+    **{"short": short, "moment": moment, "duration": duration, "plain": plain, "command_line": documents.command_line},
+    **{"probability": probability, "percent": percent, "epsilon": number_text},
+}
+
+
+def _or_nothing(show: Callable[..., str]) -> Callable[..., str]:
+    return lambda value, *more: "" if value is None else show(value, *more)
 
 
 def _style() -> str:
