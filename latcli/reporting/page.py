@@ -45,17 +45,6 @@ _TINT, _OUTLINE = (255, 176, 0, 84), (255, 176, 0, 255)
 _BUFFERED = 200
 
 
-@dataclass(frozen=True)
-class Bar:
-    """One guess: `width` of 100 is its probability; `place` is its rank where it is not among the first guesses."""
-
-    name: str
-    width: float
-    text: str
-    right: bool = False
-    place: int | None = None
-
-
 def render(document: Document, picture: Read) -> Iterator[str]:
     """The report's JSON document as an HTML page, in pieces to be written one after another as UTF-8.
 
@@ -144,9 +133,8 @@ def _header(document: Document, photos: int) -> list[tuple[str, str]]:
 def _attack(document: Document, read: Read, side: int, id: str) -> dict[str, Any]:
     """Attacked photos. `cards` are made one by one while the page is written, and only once."""
     images = document["images"]
-    known = [(one["smallest_epsilon"], base_name(one["image"])) for one in images if one["smallest_epsilon"]]
-    most = max(known, default=(1.0, ""))[0]
-    smallest = [Bar(name, 100 * epsilon / most, number_text(epsilon)) for epsilon, name in sorted(known)]
+    known = ((one["smallest_epsilon"], base_name(one["image"])) for one in images)
+    smallest = sorted((epsilon, name) for epsilon, name in known if epsilon)
     labels = sorted({image["label"]["name"] for image in images})
     cards = (_card(f"photo-{id}-{place}", one, read, side) for place, one in enumerate(images, start=1))
     return {"id": id, "table": photo_table(document), "smallest": smallest, "labels": labels, "cards": cards}
@@ -166,7 +154,6 @@ def _card(id: str, image: Document, read: Read, side: int) -> dict[str, Any]:
         "explanation": _explanation(image),
         "pictures": shown,
         "missing": _missing(shown),
-        "bars": [("Top guesses before", _bars(image, "clean")), ("Top guesses after", _bars(image, "adversarial"))],
         "image": image,
         "sort": {"name": name, "after": str(after["confidence"]), "altered": str(image["altered_percent"])},
     }
@@ -206,14 +193,6 @@ def _missing(shown: Pictures | None) -> str:
     known = {"before": "the photo as it was", "mask": "the mask", "difference": "the difference"}
     words = [text for name, text in known.items() if name not in shown.webp]
     return f"Not shown, since it cannot be read: {', '.join(words)}." if words else ""
-
-
-def _bars(image: Document, side: str) -> list[Bar]:
-    known, label = image[side], image["label"]
-    shown = [(guess["name"], guess["p"], guess["index"] == label["index"], None) for guess in known["top"]]
-    if not any(right for _, _, right, _ in shown):
-        shown.append((label["name"], known["confidence"], True, known["rank"]))
-    return [Bar(name, round(100 * p, 2), probability(p), right, place) for name, p, right, place in shown]
 
 
 # pictures, small enough for a page of hundreds; H height, W width, C = 3, levels are uint8
