@@ -28,7 +28,7 @@ from benchmarks.photos import photo_files
 from benchmarks.record import Options, Record, begin
 from latcli.engine import registry
 from latcli.engine.attacks.settings import AttackSettings
-from latcli.engine.datasets.photo_folder import ClassFolders, LabelledFile, PhotoFolder, PhotoMasks, photo_folder
+from latcli.engine.datasets.photo_folder import ClassFolders, LabelledFile, PhotoFolder, photo_folder
 from latcli.engine.devices import open_device
 from latcli.engine.evaluation.reliance import LabelledPhoto, Survey, Variant, measure_photo, survey_photos
 from latcli.engine.evaluation.statistics import bootstrap_means, mcnemar_p_value, percentile_interval, wilson_interval
@@ -114,16 +114,14 @@ def photo_data(photos: Path, masks: Path, classifier: Classifier, most: int) -> 
     `most` photos of either. Raises UsageError where one has no label or no mask.
     """
     given = {"train": ("labels-more100.csv", ("more100",)), "test": ("labels.csv", ("paper9", "more41"))}
-    files, found_masks, mask_folder = {}, {}, MaskFolder(masks)
+    files, mask_folder = {}, MaskFolder(masks)
     for split, (csv, names) in given.items():
         labels = LabelFile(photos / csv)
         paths = [path for name in names for path in photo_files(photos / name)][:most]
         files[split] = tuple(LabelledFile(path, labels.label_of(path, classifier).index) for path in paths)
-        found_masks[split] = tuple(mask_folder.mask_of(path) for path in paths)
     folders = ClassFolders(photos, classifier.class_names, files["train"], files["test"])
-    return photo_folder(folders, classifier.preprocessing).with_masks(
-        PhotoMasks(found_masks["train"], found_masks["test"])
-    )
+    found_masks = [mask_folder.mask_of(file.path) for file in folders.files]
+    return photo_folder(folders, classifier.preprocessing).with_masks(found_masks)
 
 
 def trained(data: PhotoFolder, regime: str, seed: int, given: Any, device: torch.device) -> tuple[Classifier, Row]:

@@ -32,6 +32,10 @@ class LatcliError(Exception):
         if exit_code is not None:
             self.exit_code = exit_code
 
+    def __reduce__(self) -> tuple[type[LatcliError], tuple[object, ...]]:
+        """What pickle makes it anew from, on its way from one process to another."""
+        return type(self), (self.message, self.hint, self.exit_code)
+
 
 class UsageError(LatcliError):
     """An option or argument that is invalid."""

@@ -27,7 +27,7 @@ from rank_cases import CASES, norm_inputs, outcome, passed, small_digits
 from tiny_model import save_photo
 from torch import nn
 
-from latcli.engine.distributed import FabricRanks, GlobalBatchNorm, use_global_norms, world_of
+from latcli.engine.distributed import GlobalBatchNorm, Ranks, use_global_norms, world_of
 from latcli.engine.models.small import resnet18
 from latcli.engine.precision import gradient_model
 from latcli.errors import UsageError
@@ -563,4 +563,4 @@ def test_unequal_versions_are_one_line_of_rank_0(start: Start, photos: Path, wor
 def test_more_devices_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UsageError, match="--devices 8, but there are 1 CUDA devices"):
-        FabricRanks(8, 1, "cuda")
+        Ranks(8, 1, "cuda")

@@ -46,7 +46,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "mnist-5k": "latcli.engine.datasets.catalog:mnist_5k",
     },
     "architecture": {
-        "paper-cnn": "latcli.engine.models.small:paper_cnn",
+        "paper-cnn": "latcli.engine.models.small:PaperCNN",
         "resnet18": "latcli.engine.models.small:resnet18",
         "resnet20": "latcli.engine.models.small:resnet20",
         "resnet56": "latcli.engine.models.small:resnet56",

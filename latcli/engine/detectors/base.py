@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from functools import cache
 from math import sqrt
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -268,29 +267,13 @@ def agrees(box_name: str, target: Target) -> bool:
     """
     if box_name == ANY_CLASS:
         return True
-    name = _plain(box_name)
-    if name in _coco_names() and _is_imagenet(target):
-        return target.index in imagenet_indices(name)
+    name, names = _plain(box_name), imagenet_names()
+    coco = import_torchvision().models.detection.SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.meta["categories"]
+    # A class 7 of another model is no cock. Libraries spell ImageNet's names differently: one common word is enough.
+    if name in coco and target.index < len(names) and _words(target.name) & _words(names[target.index]):
+        spans = (span.partition("-") for span in _COCO_TO_IMAGENET.get(name, "").split())
+        return any(int(first) <= target.index <= int(last or first) for first, _, last in spans)
     return name == _plain(target.name)
-
-
-@cache
-def imagenet_indices(coco_name: str) -> frozenset[int]:
-    """Indices of the ImageNet classes that a COCO class covers; empty where there is none."""
-    spans = (span.partition("-") for span in _COCO_TO_IMAGENET.get(coco_name, "").split())
-    return frozenset(index for first, _, last in spans for index in range(int(first), int(last or first) + 1))
-
-
-def _is_imagenet(target: Target) -> bool:
-    # A class 7 of another model is no cock. Libraries spell ImageNet's names differently, so one common word is enough.
-    names = imagenet_names()
-    return target.index < len(names) and not _words(target.name).isdisjoint(_words(names[target.index]))
-
-
-@cache
-def _coco_names() -> frozenset[str]:
-    detection = import_torchvision().models.detection
-    return frozenset(detection.SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.meta["categories"])
 
 
 def _plain(name: str) -> str:

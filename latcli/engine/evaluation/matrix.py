@@ -110,10 +110,6 @@ class EvalSettings:
         attack: Attack = registry.load("attack", self.attack)
         return attack
 
-    def first_wrong(self) -> list[Member]:
-        """The attack as a suite, in which an image stops at its first wrong guess."""
-        return members([(self.attack, self.attack_settings())])
-
     def suite(self) -> list[Member]:
         """The strong suite: APGD on cross entropy, targeted APGD on DLR, Square."""
         return standard_suite(**_QUICK) if self.strong == "quick" else standard_suite()
@@ -312,17 +308,13 @@ class Evaluation:
                 distrust.accuracy_rises(clean, column.figures()[1], settings.epsilon),
             )
             yield from ((name, doubt) for doubt in found if doubt is not None)
-        for strong in map(strong_column, ATTACKED) if settings.strong else ():
-            doubt = distrust.black_box_wins(*self._worst_cases(columns[strong]))
-            if doubt is not None:
-                yield strong, doubt
-
-    def _worst_cases(self, column: Column) -> tuple[Tensor, Tensor]:
-        """Bool (N,) each: right in the worst case of the white-box attacks, and in that of all."""
-        names = [self.settings.attack, *(member.name for member in self.settings.suite())]
+        names = [settings.attack, *(member.name for member in settings.suite())]
         black = torch.tensor([place for place, name in enumerate(names) if name == "square"], dtype=torch.int8)
-        right_N = column.right_N == 1
-        return right_N | torch.isin(column.broken_by_N, black), right_N
+        for strong in map(strong_column, ATTACKED) if settings.strong else ():
+            right_N = columns[strong].right_N == 1
+            white_N = right_N | torch.isin(columns[strong].broken_by_N, black)
+            if (doubt := distrust.black_box_wins(white_N, right_N)) is not None:
+                yield strong, doubt
 
     def _natural(self, position: int, rank: int, size: int) -> Iterator[Progress]:
         subject, column = self.subjects[position], self.columns[position][NATURAL]
@@ -363,7 +355,8 @@ class Evaluation:
         column.vanished_N[place_B] = blind_B.to(column.vanished_N)
         column.allowed_N[place_B] = distrust.allowed_share(batch.eps_B1HW).to(column.allowed_N)
         if settings.until_wrong:
-            right_B = _worst(subject, batch, settings.first_wrong()).robust
+            suite = members([(settings.attack, settings.attack_settings())])
+            right_B = _worst(subject, batch, suite).robust
             loss_B = torch.full((len(place_B),), torch.nan)
         else:
             given = (batch.x_BCHW, batch.y_B, batch.eps_B1HW, settings.attack_settings(), batch.seeds_B)

@@ -120,41 +120,53 @@ class FolderPhotos(Sequence[LabelledPhoto]):
     """A folder's test photos with their masks, each read when it is asked for, so that memory stays flat."""
 
     def __init__(self, data: PhotoFolder) -> None:
-        assert data.masks is not None
-        self._files, self._masks = data.folders.test, data.masks.test
+        self._files = data.folders.test
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, index: Any) -> Any:
         """One photo. Raises ImageError where photo or mask cannot be read."""
-        photo = read_photo(self._files[index].path)
-        return LabelledPhoto(photo, self._files[index].label, read_object(self._masks[index], photo.size) > 0)
+        file = self._files[index]
+        photo = read_photo(file.path)
+        return LabelledPhoto(photo, file.label, read_object(file.mask, photo.size) > 0)
 
 
 def photos_of(data: TrainingData) -> FolderPhotos:
     """The test photos that backgrounds can be cut from. Raises UsageError for a set without photos or without masks."""
     if not isinstance(data, PhotoFolder):
         raise UsageError(f"--reliance needs photos, and {data.name} has none", "give --dataset folder:PHOTOS")
-    if data.masks is None:
+    if data.mask_fingerprint is None:
         raise UsageError(
             "--reliance needs to know the objects of the photos", "choose --mask-from detector, or give --masks DIR"
         )
     return FolderPhotos(data)
 
 
-@dataclass(frozen=True)
 class Survey:
-    """Which photos are measured, and who may lend a background: all that is kept of the photos themselves.
+    """Which photos are measured, and who may lend a background: of every photo, read once, only what that needs.
 
-    `usable` are positions in the sequence that was surveyed. `lenders` are the photos (sha256) of each class, sorted;
-    `positions` finds them. A photo that is there twice lends once.
+    `usable` are positions in the sequence, `left_out` the photos that tell nothing. A photo that is there twice lends
+    once.
     """
 
-    usable: tuple[int, ...]
-    left_out: tuple[LeftOut, ...]
-    lenders: Mapping[int, tuple[str, ...]]
-    positions: Mapping[str, int]
+    def __init__(self, photos: Sequence[LabelledPhoto], preprocessing: Preprocessing) -> None:
+        self.usable: list[int] = []
+        self.left_out: list[LeftOut] = []
+        #: The photos of each class by their sha256, and where each first stands.
+        self._lenders: dict[int, set[str]] = {}
+        self._positions: dict[str, int] = {}
+        for position in range(len(photos)):
+            one = photos[position]
+            seen_hw = one.object_HW[preprocessing.visible(one.photo.size)]
+            if not seen_hw.any():
+                self.left_out.append(LeftOut(one.photo.name, "no object where the classifier looks"))
+            elif seen_hw.all() or largest_strip(one.object_HW) is None:
+                self.left_out.append(LeftOut(one.photo.name, "no background beside the object's box"))
+            else:
+                self.usable.append(position)
+                self._lenders.setdefault(one.label, set()).add(one.photo.sha256)
+                self._positions.setdefault(one.photo.sha256, position)
 
     def lender(self, variant: Variant, sha256: str, label: int, seed: int) -> int | None:
         """The position of another photo of the class, for mixed_rand of another class, by a hash of seed and photo.
@@ -162,14 +174,14 @@ class Survey:
         None where there is none.
         """
         if variant == "mixed_rand":
-            others = [other for other in sorted(self.lenders) if other != label]
+            others = [other for other in sorted(self._lenders) if other != label]
             if not others:
                 return None
             label = others[derive_seed(seed, sha256, "mixed_rand class") % len(others)]
-        candidates = [one for one in self.lenders.get(label, ()) if one != sha256]
+        candidates = sorted(self._lenders.get(label, set()) - {sha256})
         if not candidates:
             return None
-        return self.positions[candidates[derive_seed(seed, sha256, variant) % len(candidates)]]
+        return self._positions[candidates[derive_seed(seed, sha256, variant) % len(candidates)]]
 
 
 @dataclass(frozen=True)
@@ -216,7 +228,7 @@ def background_reliance(
 
     Raises LatcliError where no photo can be measured, or a label is none of the classifier's.
     """
-    survey, results = survey_photos(photos, classifier.preprocessing), []
+    survey, results = Survey(photos, classifier.preprocessing), []
     for position in survey.usable:
         results.append(measure_photo(classifier, photos, survey, position, seeds))
         watch(results[-1])
@@ -230,28 +242,7 @@ def background_reliance(
     edges = [len(ordered) * index // count for index in range(count + 1)]
     by_share = tuple(summarize(ordered[start:stop]) for start, stop in pairwise(edges))
     without_same = sum("mixed_same" not in one.outcomes for one in results)
-    return RelianceRow(model, len(seeds), summarize(ordered), by_share, without_same, survey.left_out)
-
-
-def survey_photos(photos: Sequence[LabelledPhoto], preprocessing: Preprocessing) -> Survey:
-    """Read every photo once, and keep of it only what the choice of backgrounds needs."""
-    usable: list[int] = []
-    left_out: list[LeftOut] = []
-    lenders: dict[int, set[str]] = {}
-    positions: dict[str, int] = {}
-    for position in range(len(photos)):
-        one = photos[position]
-        seen_hw = one.object_HW[preprocessing.visible(one.photo.size)]
-        if not seen_hw.any():
-            left_out.append(LeftOut(one.photo.name, "no object where the classifier looks"))
-        elif seen_hw.all() or largest_strip(one.object_HW) is None:
-            left_out.append(LeftOut(one.photo.name, "no background beside the object's box"))
-        else:
-            usable.append(position)
-            lenders.setdefault(one.label, set()).add(one.photo.sha256)
-            positions.setdefault(one.photo.sha256, position)
-    in_order = {label: tuple(sorted(names)) for label, names in lenders.items()}
-    return Survey(tuple(usable), tuple(left_out), in_order, positions)
+    return RelianceRow(model, len(seeds), summarize(ordered), by_share, without_same, tuple(survey.left_out))
 
 
 def measure_photo(

@@ -201,7 +201,7 @@ def fine_tuned_without_weights(
     described = replace(described, weights=None, class_names=None, offline=True)
     network = library_network(architecture)
     if network is not None:
-        classifier = network.untrained(described)
+        classifier = network.opened(described, trained=False)
     else:
         require_named(architecture)
         size = preprocessing.size if preprocessing else described.input_size
@@ -316,7 +316,13 @@ def custom_classifier(name: str, source: ClassifierSource) -> Classifier:
     fit.
     """
     named_by_user.add(name)
-    net = _made_by(name).float()  # scores are taken in fp32, and half precision knows few operations on a CPU
+    import_torchvision()  # user code may begin with `import torchvision` or `import timm`
+    where, _, function_name = name.rpartition(":")
+    function = _run(lambda: getattr(_imported(where), function_name), f"the classifier {name} cannot be imported")
+    net = _run(function, f"{name} failed")
+    if not isinstance(net, nn.Module):
+        raise UsageError(f"{name} returned a {type(net).__name__}, not a torch.nn.Module", _EXAMPLE)
+    net.float()  # scores are taken in fp32, and half precision knows few operations on a CPU
     names: tuple[str, ...] = ()
     if source.weights is not None:
         inner = net.net if isinstance(net, Classifier) else net
@@ -336,16 +342,6 @@ def custom_classifier(name: str, source: ClassifierSource) -> Classifier:
             f"{name} names {len(names)} classes and returns {count} logits", "give one class name for each logit"
         )
     return source.classifier(name, body, count, preprocessing, names)
-
-
-def _made_by(name: str) -> nn.Module:
-    where, _, function_name = name.rpartition(":")
-    import_torchvision()  # user code may begin with `import torchvision` or `import timm`
-    function = _run(lambda: getattr(_imported(where), function_name), f"the classifier {name} cannot be imported")
-    net = _run(function, f"{name} failed")
-    if not isinstance(net, nn.Module):
-        raise UsageError(f"{name} returned a {type(net).__name__}, not a torch.nn.Module", _EXAMPLE)
-    return net
 
 
 def _imported(where: str) -> Any:

@@ -293,7 +293,14 @@ class ClassifierSource:
         sha256 = state_dict_sha256(net.state_dict())
         mean, std = self.mean or mean, self.std or std
         if mean or std:
-            net = nn.Sequential(_normalize(mean or (0.0,), std or (1.0,)), net)
+            mean, std = mean or (0.0,), std or (1.0,)
+            if not {len(mean), len(std)} <= {1, 3} or min(std) <= 0.0:
+                raise UsageError(
+                    f"--mean has {len(mean)} numbers and --std {len(std)}: each needs one or three, and --std numbers "
+                    "above 0",
+                    "give one number, or one for each channel: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
+                )
+            net = nn.Sequential(Normalize(mean, std), net)
         return Classifier(name, net, self.preprocessing(preprocessing), names, ids, sha256)
 
     def preprocessing(self, own: Preprocessing) -> Preprocessing:
@@ -325,12 +332,3 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     if not names:
         raise UsageError(f"{path} holds no class names", hint)
     return names
-
-
-def _normalize(mean: Sequence[float], std: Sequence[float]) -> Normalize:
-    if not {len(mean), len(std)} <= {1, 3} or min(std) <= 0.0:
-        raise UsageError(
-            f"--mean has {len(mean)} numbers and --std {len(std)}: each needs one or three, and --std numbers above 0",
-            "give one number, or one for each channel: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
-        )
-    return Normalize(mean, std)

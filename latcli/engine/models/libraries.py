@@ -21,7 +21,7 @@ from torch import nn
 
 from latcli.engine import registry
 from latcli.engine.models.classifier import Classifier, ClassifierSource
-from latcli.engine.models.preprocessing import OTHER_CLASSIFIER, Preprocessing, interpolation_called
+from latcli.engine.models.preprocessing import FILTERS, OTHER_CLASSIFIER, Preprocessing, interpolation_called
 from latcli.engine.models.weights import fetch, load_file, load_into, names_in, read_weights, require_reachable
 from latcli.engine.registry import unknown_name
 from latcli.engine.vision import import_timm, import_torchvision
@@ -62,26 +62,21 @@ class LibraryNetwork:
     class_names: tuple[str, ...]
     class_ids: tuple[str, ...] = ()
 
-    def opened(self, source: ClassifierSource) -> Classifier:
+    def opened(self, source: ClassifierSource, *, trained: bool = True) -> Classifier:
         """With its published weights, or those of a file, whose head says how many classes there are.
 
-        Raises WeightsError for weights that cannot be had or do not fit.
+        Not `trained`: with weights that mean nothing, and no download. Raises WeightsError for weights that cannot be
+        had or do not fit.
         """
-        if source.weights is None:
-            return self._classifier(self.pretrained(source), len(self.class_names), source)
-        body, count, names = load_file(source.weights, self.build, len(self.class_names) or 2, source.note)
-        return self._classifier(body, count, source, names)
-
-    def untrained(self, source: ClassifierSource) -> Classifier:
-        """With weights that mean nothing; downloads nothing."""
-        count = len(self.class_names) or 2
-        return self._classifier(self.build(count), count, source)
-
-    def _classifier(
-        self, body: nn.Module, count: int, source: ClassifierSource, names: tuple[str, ...] = ()
-    ) -> Classifier:
-        own = (names, ()) if names else (self.class_names, self.class_ids)
-        return source.classifier(self.name, body, count, self.preprocessing, *own, self.mean, self.std)
+        count, names, ids = len(self.class_names) or 2, self.class_names, self.class_ids
+        if not trained:
+            body = self.build(count)
+        elif source.weights is None:
+            body = self.pretrained(source)
+        else:
+            body, count, found = load_file(source.weights, self.build, count, source.note)
+            names, ids = (found, ()) if found else (names, ids)
+        return source.classifier(self.name, body, count, self.preprocessing, names, ids, self.mean, self.std)
 
 
 def library_network(name: str) -> LibraryNetwork | None:
@@ -240,9 +235,6 @@ def imagenet_ids() -> tuple[str, ...]:
 
 # Hugging Face's transformers
 
-#: PIL's filters by the numbers that processors write.
-_RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
-
 
 def _huggingface(name: str, source: ClassifierSource) -> Classifier:
     """An `AutoModelForImageClassification`: a name on the hub, or a folder that `save_pretrained` wrote.
@@ -292,7 +284,8 @@ def processor_preprocessing(processor: Mapping[str, Any], where: str) -> Preproc
         size = {"shortest_edge": size} if processor.get("do_center_crop") else {"height": size, "width": size}
     crop = (crop, crop) if isinstance(crop, int) else (crop.get("height", 0), crop.get("width", 0))
     cropped = processor.get("do_center_crop") and all(crop)
-    interpolation = interpolation_called(_RESAMPLE.get(int(processor.get("resample", 2)), "unknown"), where)
+    filters = {filter.value: name for name, filter in FILTERS.items()}  # a processor writes PIL's numbers
+    interpolation = interpolation_called(filters.get(int(processor.get("resample", 2)), "unknown"), where)
     share, short = processor.get("crop_pct"), size.get("shortest_edge")  # crop_pct: of ConvNeXt's processor
     if share is not None and short:
         if short >= 384:
