@@ -173,9 +173,9 @@ def decode_png(data: bytes) -> Image.Image:
     return image
 
 
-def to_unit(levels_HWC: np.ndarray) -> torch.Tensor:
-    """Levels (H, W, C) to x_CHW float32 in [0, 1]: level / 255."""
-    return torch.from_numpy(np.ascontiguousarray(levels_HWC.transpose(2, 0, 1))).float().div_(255.0)
+def to_unit(levels_HWC: np.ndarray | Image.Image) -> torch.Tensor:
+    """Levels (H, W, C), or an RGB image of them, to x_CHW float32 in [0, 1]: level / 255."""
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(levels_HWC).transpose(2, 0, 1))).float().div_(255.0)
 
 
 def rgb_of(image: Image.Image) -> np.ndarray:

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from latcli.engine.detectors.base import Box, Detection, DetectorContext, Target, check_share
-from latcli.engine.images import Photo
+from latcli.engine.images import Photo, to_unit
 from latcli.engine.models.classifier import Classifier
-from latcli.engine.models.preprocessing import Normalize, square_to_unit
+from latcli.engine.models.preprocessing import Normalize
 from latcli.errors import UsageError
 
 #: Maps and masks are compared, thresholded and boxed on a grid of this many pixels a side.
@@ -114,7 +114,7 @@ def activation_map(classifier: Classifier, photo: Photo, label: int) -> torch.Te
     whose last four-dimensional output is no map of the image, such as attention over tokens.
     """
     height, width = classifier.preprocessing.size
-    x_1Chw = square_to_unit(photo.image.resize((width, height)))[None].to(classifier.device)
+    x_1Chw = to_unit(photo.image.resize((width, height)))[None].to(classifier.device)
     channels = _channel_axis(classifier)
     with torch.enable_grad():
         logits_1K, last = _forward(classifier, x_1Chw.requires_grad_())

@@ -20,7 +20,7 @@ from torch import nn
 from latcli.engine import registry
 from latcli.engine.labels import known_class
 from latcli.engine.models.classifier import AS_PUBLISHED, AnyChannels, Classifier, ClassifierSource, logits_in
-from latcli.engine.models.libraries import library_classifier, library_network
+from latcli.engine.models.libraries import huggingface, library_network, robustbench
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.models.weights import load_file, load_into, pack, read_safetensors, state_dict_sha256, unpack
 from latcli.engine.vision import import_torchvision
@@ -42,10 +42,10 @@ def open_classifier(name: str, source: ClassifierSource, device: torch.device) -
     """
     code = registry.names_code(name)
     if code and source.weights is not None and is_of_code(source.weights):
-        refuse_description(name, source)
+        source.refuse_description(name)
         return open_checkpoint(source.weights, code=name).to(device)
     if name.endswith(".safetensors") and not code:
-        refuse_description(name, source)
+        source.refuse_description(name)
         return open_checkpoint(Path(name)).to(device)
     return named_classifier(name, source).to(device)
 
@@ -289,16 +289,13 @@ def named_classifier(name: str, source: ClassifierSource) -> Classifier:
     """The classifier of a registered name, a library's or the user's code, on the CPU. Raises as `open_classifier`."""
     if registry.names_code(name):
         return custom_classifier(name, source)
-    if (classifier := library_classifier(name, source)) is not None:
-        return classifier
-    refuse_description(name, source)
+    family, _, rest = name.partition(":")
+    if rest and family in ("hf", "robustbench"):
+        return (huggingface if family == "hf" else robustbench)(rest, source)
+    if (network := library_network(name)) is not None:
+        return network.opened(source)
+    source.refuse_description(name)
     return registry.load("classifier", name)(source)  # type: ignore[no-any-return]
-
-
-def refuse_description(name: str, source: ClassifierSource) -> None:
-    """Raise UsageError where the user describes a classifier that describes itself."""
-    if given := source.described:
-        raise UsageError(f"{given} cannot be used with {name}, which describes itself", f"leave {given} out")
 
 
 def custom_classifier(name: str, source: ClassifierSource) -> Classifier:
@@ -325,7 +322,7 @@ def custom_classifier(name: str, source: ClassifierSource) -> Classifier:
         inner = net.net if isinstance(net, Classifier) else net
         names = load_file(source.weights, lambda _: inner, 0, source.note)[2]
     if isinstance(net, Classifier):
-        refuse_description(name, source)
+        source.refuse_description(name)
         return net
     own = getattr(net, "preprocessing", None)
     if own is not None and not isinstance(own, Preprocessing):

@@ -251,17 +251,17 @@ class ClassifierSource:
     resize: str | int | None = None
     note: Callable[[str], None] = lambda text: None
 
-    @property
-    def described(self) -> str:
-        """The options that describe the classifier itself and are given, for errors; empty where none is."""
-        given = {
+    def refuse_description(self, name: str) -> None:
+        """Raise UsageError where the user describes a classifier that describes itself."""
+        options = {
             "--class-names": self.class_names,
             "--mean": self.mean,
             "--std": self.std,
             "--input-size": self.input_size,
             "--resize": self.resize,
         }
-        return " and ".join(name for name, value in given.items() if value)
+        if given := " and ".join(option for option, value in options.items() if value):
+            raise UsageError(f"{given} cannot be used with {name}, which describes itself", f"leave {given} out")
 
     def classifier(
         self,

@@ -27,20 +27,6 @@ from latcli.engine.registry import unknown_name
 from latcli.engine.vision import import_timm, import_torchvision
 from latcli.errors import LatcliError, UsageError, WeightsError, first_line
 
-
-def library_classifier(name: str, source: ClassifierSource) -> Classifier | None:
-    """The classifier called `timm:NAME`, `torchvision:NAME`, `hf:NAME` or `robustbench:NAME`; None for other names.
-
-    Raises UsageError for a name that the library does not know, WeightsError for weights that cannot be had or do not
-    fit.
-    """
-    family, colon, rest = name.partition(":")
-    if colon and family in ("hf", "robustbench"):
-        return (_huggingface if family == "hf" else _robustbench)(rest, source)
-    network = library_network(name)
-    return None if network is None else network.opened(source)
-
-
 # timm and torchvision
 
 
@@ -236,7 +222,7 @@ def imagenet_ids() -> tuple[str, ...]:
 # Hugging Face's transformers
 
 
-def _huggingface(name: str, source: ClassifierSource) -> Classifier:
+def huggingface(name: str, source: ClassifierSource) -> Classifier:
     """An `AutoModelForImageClassification`: a name on the hub, or a folder that `save_pretrained` wrote.
 
     No code of the repository runs.
@@ -302,12 +288,9 @@ def processor_preprocessing(processor: Mapping[str, Any], where: str) -> Preproc
 # RobustBench
 
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_OF_ROBUSTBENCH = (
-    "robustbench:NAME for CIFAR-10 and linf, or robustbench:DATASET/THREAT/NAME: robustbench:imagenet/Linf/NAME"
-)
 
 
-def _robustbench(name: str, source: ClassifierSource) -> Classifier:
+def robustbench(name: str, source: ClassifierSource) -> Classifier:
     """A model of RobustBench: `NAME`, `DATASET/NAME` or `DATASET/THREAT/NAME`, by default of cifar10 and Linf.
 
     Weights come from `robustbench` in torch's cache (`torch.hub.get_dir()`), else RobustBench downloads them there; or
@@ -321,7 +304,10 @@ def _robustbench(name: str, source: ClassifierSource) -> Classifier:
     dataset, threat = (*where, "cifar10", "Linf")[0], (*where[1:], "Linf")[0]
     zoo = {d.value: {t.value: models for t, models in threats.items()} for d, threats in model_dicts.items()}
     if dataset not in zoo or threat not in zoo[dataset] or len(where) > 2:
-        raise UsageError(f"RobustBench has no models of {'/'.join(where)}", _OF_ROBUSTBENCH)
+        hint = (
+            "robustbench:NAME for CIFAR-10 and linf, or robustbench:DATASET/THREAT/NAME: robustbench:imagenet/Linf/NAME"
+        )
+        raise UsageError(f"RobustBench has no models of {'/'.join(where)}", hint)
     if model not in zoo[dataset][threat]:
         raise unknown_name("RobustBench model", model, sorted(zoo[dataset][threat]))
     folder, kept = Path(torch.hub.get_dir(), "robustbench"), Path(dataset, threat, f"{model}.pt")

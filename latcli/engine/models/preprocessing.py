@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from latcli.engine.images import to_unit
 from latcli.errors import ImageError, UsageError
 
 #: A photo much longer than it is wide would be enlarged along with its short side.
@@ -78,7 +79,7 @@ class Preprocessing:
 
     def read(self, image: Image.Image) -> torch.Tensor:
         """x_Chw in [0, 1] of an RGB photo: how every score of latcli is taken."""
-        return square_to_unit(self.prepare(image))
+        return to_unit(self.prepare(image))
 
     def matrices(self, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         """rows_hH and columns_wW such that rows_hH @ x_HW @ columns_wW.T is what `read` gives for a photo (H, W).
@@ -243,8 +244,3 @@ def _rows_first(size: tuple[int, int], resized: tuple[int, int], interpolation: 
         for first in (False, True)
     ]
     return errors[1] < errors[0]
-
-
-def square_to_unit(image: Image.Image) -> torch.Tensor:
-    """An RGB image of the network's own size to x_Chw in [0, 1]."""
-    return torch.from_numpy(np.asarray(image, dtype=np.float32)).permute(2, 0, 1).contiguous().div_(255.0)

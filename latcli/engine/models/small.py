@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 from torch import nn
@@ -18,13 +17,9 @@ from torch.nn import functional
 from latcli.engine.models.preprocessing import Normalize
 from latcli.errors import UsageError
 
-
-class Architecture(Protocol):
-    """A constructor of networks: what a plug-in of the group `latcli.architectures` names."""
-
-    def __call__(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-        """A network with fresh weights from torch's global generator."""
-        ...
+#: Makes a network with fresh weights from torch's global generator, for images of (C, H, W) and so many classes: what a
+#: plug-in of the group `latcli.architectures` names.
+Architecture = Callable[[tuple[int, int, int], int], nn.Module]
 
 
 class PaperCNN(nn.Module):
