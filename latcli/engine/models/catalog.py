@@ -290,7 +290,7 @@ def named_classifier(name: str, source: ClassifierSource) -> Classifier:
     if registry.names_code(name):
         return custom_classifier(name, source)
     family, _, rest = name.partition(":")
-    if rest and family in ("hf", "robustbench"):
+    if name.startswith(("hf:", "robustbench:")):
         return (huggingface if family == "hf" else robustbench)(rest, source)
     if (network := library_network(name)) is not None:
         return network.opened(source)

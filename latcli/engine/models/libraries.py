@@ -304,10 +304,10 @@ def robustbench(name: str, source: ClassifierSource) -> Classifier:
     dataset, threat = (*where, "cifar10", "Linf")[0], (*where[1:], "Linf")[0]
     zoo = {d.value: {t.value: models for t, models in threats.items()} for d, threats in model_dicts.items()}
     if dataset not in zoo or threat not in zoo[dataset] or len(where) > 2:
-        hint = (
-            "robustbench:NAME for CIFAR-10 and linf, or robustbench:DATASET/THREAT/NAME: robustbench:imagenet/Linf/NAME"
+        raise UsageError(
+            f"RobustBench has no models of {'/'.join(where)}",
+            "robustbench:NAME for CIFAR-10 and linf, or robustbench:DATASET/THREAT/NAME: robustbench:imagenet/Linf/NAME",
         )
-        raise UsageError(f"RobustBench has no models of {'/'.join(where)}", hint)
     if model not in zoo[dataset][threat]:
         raise unknown_name("RobustBench model", model, sorted(zoo[dataset][threat]))
     folder, kept = Path(torch.hub.get_dir(), "robustbench"), Path(dataset, threat, f"{model}.pt")
