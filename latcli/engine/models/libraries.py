@@ -306,7 +306,8 @@ def robustbench(name: str, source: ClassifierSource) -> Classifier:
     if dataset not in zoo or threat not in zoo[dataset] or len(where) > 2:
         raise UsageError(
             f"RobustBench has no models of {'/'.join(where)}",
-            "robustbench:NAME for CIFAR-10 and linf, or robustbench:DATASET/THREAT/NAME: robustbench:imagenet/Linf/NAME",
+            "robustbench:NAME for CIFAR-10 and linf, "
+            "or robustbench:DATASET/THREAT/NAME: robustbench:imagenet/Linf/NAME",
         )
     if model not in zoo[dataset][threat]:
         raise unknown_name("RobustBench model", model, sorted(zoo[dataset][threat]))
