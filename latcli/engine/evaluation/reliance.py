@@ -264,26 +264,22 @@ def measure_photo(
     lent_by: dict[Variant, tuple[str, ...]] = {}
     for variant in _MIXED:
         for seed in seeds:
-            found = survey.lender(variant, sha256, one.label, seed)
-            if found is not None:
-                lender = photos[found]
+            position_of_lender = survey.lender(variant, sha256, one.label, seed)
+            if position_of_lender is not None:
+                lender = photos[position_of_lender]
                 background_HWC = only_bg_t(lender.photo.levels_HWC, lender.object_HW)
                 pictures.append((variant, mixed(levels_HWC, object_HW, background_HWC)))
                 lent_by[variant] = (*lent_by.get(variant, ()), lender.photo.name)
     share = float(1.0 - object_HW[classifier.preprocessing.visible(one.photo.size)].mean())
-    return PhotoReliance(one.photo.name, sha256, one.label, share, _outcomes(classifier, pictures, one.label), lent_by)
-
-
-def _outcomes(
-    classifier: Classifier, pictures: Sequence[tuple[Variant, np.ndarray]], label: int
-) -> dict[Variant, Outcome]:
-    x_BChw = torch.stack([classifier.preprocessing.read(Image.fromarray(levels_HWC)) for _, levels_HWC in pictures])
-    found = judge(classifier, x_BChw.to(classifier.device), torch.full((len(pictures),), label), classifier.name)
+    x_BChw = torch.stack([classifier.preprocessing.read(Image.fromarray(picture_HWC)) for _, picture_HWC in pictures])
+    label_B = torch.full((len(pictures),), one.label)
+    judged = judge(classifier, x_BChw.to(classifier.device), label_B, classifier.name)
     scored: dict[Variant, list[tuple[bool, float]]] = {}
-    confidence_B = found.loss_B.neg().exp()
-    for (variant, _), right, confidence in zip(pictures, found.right_B.tolist(), confidence_B.tolist(), strict=True):
+    confidence_B = judged.loss_B.neg().exp()
+    for (variant, _), right, confidence in zip(pictures, judged.right_B.tolist(), confidence_B.tolist(), strict=True):
         scored.setdefault(variant, []).append((right, confidence))
-    return {variant: Outcome(*map(fmean, zip(*of_variant, strict=True))) for variant, of_variant in scored.items()}
+    outcomes = {variant: Outcome(*map(fmean, zip(*found, strict=True))) for variant, found in scored.items()}
+    return PhotoReliance(one.photo.name, sha256, one.label, share, outcomes, lent_by)
 
 
 def summarize(photos: Sequence[PhotoReliance]) -> RelianceGroup:
