@@ -95,11 +95,9 @@ class DetectionCache(Protocol):
 
     def get(self, photo: Photo, fingerprint: str, target: str) -> Detection | None:
         """The stored detection, if any."""
-        ...
 
     def put(self, photo: Photo, fingerprint: str, target: str, detection: Detection) -> None:
         """Keep one."""
-        ...
 
 
 class ObjectFinder:

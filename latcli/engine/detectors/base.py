@@ -91,30 +91,18 @@ class Detector(Protocol):
     A class that is called with a `DetectorContext`; with an instance of its own dataclass `Settings` before that, if it
     has one, whose fields the options fill in by name (see `latcli.engine.objects.open_detector`).
 
-    fingerprint names everything that a detection depends on besides the photo and the target: detector, weights' hash,
-    settings. Equal fingerprints mean equal detections, so it is the key of the cache; None keeps them out of it.
-    depends_on_target says whether `detect` looks at the target (an activation map does, YOLO does not). weights names
-    the file of its weights and their hash, for a reader of results; None where there are none.
+    name: the registered one. fingerprint: everything that a detection depends on besides the photo and the target, that
+    is, detector, weights' hash, settings: the key of the cache; None keeps its detections out of it. depends_on_target:
+    whether `detect` looks at the target (an activation map does, YOLO does not). weights: the file of its weights and
+    their hash, for a reader of results; None where there are none.
     """
 
-    @property
-    def name(self) -> str:
-        """The registered name."""
-        ...
-
-    @property
-    def fingerprint(self) -> str | None:
-        """The key of the cache; None for a detection that is not kept."""
-        ...
-
-    @property
-    def depends_on_target(self) -> bool:
-        """Whether `detect` looks at the target."""
-        ...
+    name: str
+    fingerprint: str | None
+    depends_on_target: bool
 
     def detect(self, photo: Photo, target: Target) -> Detection:
         """Return every box above the detector's confidence threshold; an empty tuple where there is none."""
-        ...
 
 
 def check_share(what: str, value: float, most: float = 1.0) -> None:

@@ -131,14 +131,11 @@ class EvalSettings:
         if column not in (NATURAL, NATURAL_ATTACKED):
             names = ("epsilon", "steps", "restarts", "norm", "radius", "mask_from")
             found |= {name: getattr(self, name) for name in names}
-            found |= {"attack": self.attack_of(column), "center": self.center if self.mask_from == "center" else None}
+            attack = f"{self.attack} until wrong" if self.until_wrong else self.attack
+            if column not in self.inputs:
+                attack = " + ".join([self.attack, *(member.name for member in self.suite())])
+            found |= {"attack": attack, "center": self.center if self.mask_from == "center" else None}
         return found
-
-    def attack_of(self, column: str) -> str:
-        """What an attacked column was made with."""
-        if column in self.inputs:
-            return f"{self.attack} until wrong" if self.until_wrong else self.attack
-        return " + ".join([self.attack, *(member.name for member in self.suite())])
 
 
 def require_ascending(values: Sequence[float], what: str) -> None:
