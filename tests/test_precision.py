@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, weight_norm
 
 from latcli.engine import precision
 from latcli.engine.models.preprocessing import Normalize
-from latcli.engine.precision import FORMS, Form, gradient_model
+from latcli.engine.precision import FORMS, gradient_model
 
 SHAPE = (3, 16, 16)
 
@@ -60,7 +60,7 @@ class Viewing(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _seed():
     torch.manual_seed(0)
 
 
@@ -87,7 +87,7 @@ NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
     "batch statistics": lambda: [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, track_running_stats=False), *head()],
     "spectral norm": lambda: wrapped(parametrizations.spectral_norm),
     "weight norm": lambda: wrapped(parametrizations.weight_norm),
-    "old weight norm": lambda: wrapped(weight_norm),  # type: ignore[arg-type]
+    "old weight norm": lambda: wrapped(weight_norm),
     "old spectral norm": lambda: wrapped(torch.nn.utils.spectral_norm),
     "scripted": lambda: [torch.jit.script(nn.Sequential(*NETWORKS["plain"]()).eval())],
     "no layers": lambda: [nn.AdaptiveAvgPool2d(1), nn.Flatten()],
@@ -96,7 +96,7 @@ NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
 
 def input_gradient(model: object, x_BChw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     x_BChw = x_BChw.clone().requires_grad_()
-    logits_BK = model(x_BChw)  # type: ignore[operator]
+    logits_BK = model(x_BChw)
     (gradient_BChw,) = torch.autograd.grad(logits_BK.square().sum(), x_BChw)
     return logits_BK.detach(), gradient_BChw
 
@@ -108,7 +108,7 @@ def state_of(net: nn.Module) -> list[object]:
     return [hooks, grads, {name: value.tolist() for name, value in net.state_dict().items()}]
 
 
-def test_it_is_the_same_function_with_the_same_gradient_and_leaves_the_network_alone() -> None:
+def test_it_is_the_same_function_with_the_same_gradient_and_leaves_the_network_alone():
     for form in ["fp32", "fp32-channels-last"]:
         for network in NETWORKS:
             net = nn.Sequential(Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), *NETWORKS[network]())
@@ -116,7 +116,6 @@ def test_it_is_the_same_function_with_the_same_gradient_and_leaves_the_network_a
             fast = gradient_model(net, SHAPE, form=form)
             x_BChw = torch.rand(6, 3, 16, 16)
             found = input_gradient(fast, x_BChw)
-
             assert (fast.form, fast.note) == (form, None)
             assert state_of(net) == before
             torch.testing.assert_close(found, input_gradient(net.eval(), x_BChw), rtol=1e-4, atol=1e-5)
@@ -126,7 +125,7 @@ def test_it_is_the_same_function_with_the_same_gradient_and_leaves_the_network_a
 LEFT = {"norm first": 1, "residual": 1, "shared": 2} | {name: 1 for name in NETWORKS if name.endswith(" norm")}
 
 
-def test_norms_after_plain_convolutions_are_folded() -> None:
+def test_norms_after_plain_convolutions_are_folded():
     for network in ["plain", "grouped, strided, no bias", *LEFT]:
         fast = gradient_model(nn.Sequential(*NETWORKS[network]()), SHAPE, "fp32")
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
@@ -135,18 +134,17 @@ def test_norms_after_plain_convolutions_are_folded() -> None:
         assert norms == LEFT.get(network, 0)
 
 
-def test_bf16_is_close_and_returns_fp32() -> None:
+def test_bf16_is_close_and_returns_fp32():
     net = nn.Sequential(*NETWORKS["plain"]()).eval()
     x_BChw = torch.rand(6, *SHAPE)
     logits_BK = gradient_model(net, SHAPE, "bf16")(x_BChw)
-
     assert logits_BK.dtype == torch.float32
     assert not torch.equal(logits_BK, net(x_BChw))  # bf16 it was
     torch.testing.assert_close(logits_BK, net(x_BChw), rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("network", ["plain", "weight norm", "old weight norm"])
-def test_refreshed_it_follows_the_weights_and_statistics(network: str) -> None:
+def test_refreshed_it_follows_the_weights_and_statistics(network):
     net = nn.Sequential(*NETWORKS[network]())
     fast = gradient_model(net, SHAPE, "fp32")
     net.train()(torch.rand(4, *SHAPE)).square().sum().backward()
@@ -157,9 +155,6 @@ def test_refreshed_it_follows_the_weights_and_statistics(network: str) -> None:
     assert not torch.allclose(fast(x_BCHW), net(x_BCHW))
     fast.refresh()
     torch.testing.assert_close(fast(x_BCHW), net(x_BCHW), rtol=1e-4, atol=1e-5)
-
-
-# the rule
 
 
 def convolutions(channels: int, groups: int = 1) -> list[nn.Module]:
@@ -190,18 +185,13 @@ class Attention(nn.Module):
     ],
     ids=["convolutions", "depthwise", "small", "linear", "attention", "no layers"],
 )
-def test_the_form_follows_from_processor_and_network(
-    layers: Callable[[], list[nn.Module]], with_units: Form, without: Form, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_form_follows_from_processor_and_network(layers, with_units, without, monkeypatch):
     net = nn.Sequential(*layers())
     for units, expected in ((True, with_units), (False, without)):
         monkeypatch.setattr(precision, "has_bf16_units", lambda _, units=units: units)
         assert gradient_model(net, SHAPE).form == expected
         assert gradient_model(net, SHAPE, "fp32").form == without
         assert gradient_model(net, SHAPE, "bf16").form == "bf16-channels-last"
-
-
-# forms that do not fit
 
 
 class Differing(nn.Module):
@@ -220,7 +210,7 @@ class Differing(nn.Module):
         return self.linear(x_BCHW.flatten(1)) * (self.factor if form == self.form else 1.0)
 
 
-def test_a_form_that_does_not_fit_gives_way_to_plain_fp32_and_says_so() -> None:
+def test_a_form_that_does_not_fit_gives_way_to_plain_fp32_and_says_so():
     for form in [form for form in FORMS if form != "fp32"]:
         for net in [
             lambda form: nn.Sequential(nn.Conv2d(3, 8, 3), Viewing(), nn.Linear(8 * 14 * 14, 5)),
@@ -229,13 +219,12 @@ def test_a_form_that_does_not_fit_gives_way_to_plain_fp32_and_says_so() -> None:
         ]:
             subject = net(form)
             found = gradient_model(subject, SHAPE, form=form)
-
             assert found.form == "fp32"
             assert form in str(found.note)
             x_BCHW = torch.rand(3, *SHAPE)
             torch.testing.assert_close(found(x_BCHW), subject(x_BCHW))
 
 
-def test_a_network_that_fails_as_it_is_fails_here() -> None:
+def test_a_network_that_fails_as_it_is_fails_here():
     with pytest.raises(RuntimeError, match="shapes"):
         gradient_model(nn.Sequential(nn.Flatten(), nn.Linear(5, 5)), SHAPE)
