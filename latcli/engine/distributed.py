@@ -5,9 +5,7 @@ keeps what is found: in training all ranks have the same, else they send it what
 
 Batch norm in training is over the minibatch of all ranks, on any device; torch's own SyncBatchNorm is for GPUs alone.
 Source: cross-replica batch norm (Peng et al., MegDet, CVPR'18), with the squared deviation reduced after the mean,
-which loses no digits where the mean is large.
-
-Legend: B images of this rank, F channels.
+which loses no digits where the mean is large. Legend: F channels.
 """
 
 from __future__ import annotations

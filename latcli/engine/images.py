@@ -1,7 +1,4 @@
-"""Photos as exact 8-bit levels: read any image file, write PNG, go between levels and [0, 1].
-
-Legend: H height, W width, C = 3 colour channels. `levels` are uint8, `x` is float in [0, 1].
-"""
+"""Photos as exact 8-bit levels: read any image file, write PNG, go between levels and [0, 1]."""
 
 from __future__ import annotations
 

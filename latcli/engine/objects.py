@@ -1,7 +1,4 @@
-"""Where the object of a photo is: given by its user, or found by a detector, or by several, photo by photo.
-
-Legend: H, W a photo's own size. mask_1HW is float in [0, 1], 1 on the object.
-"""
+"""Where the object of a photo is: given by its user, or found by a detector, or by several, photo by photo."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """What files mean: which are photos, by which names and in which order; which are masks, and of which photo.
 
-One rule for attack, train and eval. Legend: H, W the photo's own size. mask_1HW is float in [0, 1], 1 on the object.
-White is the object in a file, too; what cannot be read so with certainty is refused.
+One rule for attack, train and eval. White is the object in a file; what cannot be read so with certainty is refused.
 """
 
 from __future__ import annotations

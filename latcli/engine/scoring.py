@@ -1,6 +1,6 @@
 """What a network makes of labelled images: one by one, and as loss and accuracy on a data set, natural and attacked.
 
-Logits are in fp32, all else in float64. Legend: B images, C channels, H, W pixels, K classes.
+Logits are in fp32, all else in float64.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Images in class folders; photos of any size among them and their masks, read by further processes while one computes.
 
-Legend: B photos of a minibatch, C = 3 channels, H, W a photo's own size, h = w the classifier's input size; squares are
-uint8. mask_HW is uint8, 1 on the object.
+Squares are uint8, and so is mask_HW: 1 on the object.
 """
 
 from __future__ import annotations

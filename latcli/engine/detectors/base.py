@@ -1,6 +1,6 @@
 """What every detector takes and returns, and what the built-in ones share.
 
-Legend: H, W are the photo's own height and width; boxes are in its pixels, x to the right, y downwards; N boxes.
+Boxes are in the photo's own pixels, x to the right, y downwards; N of them.
 """
 
 from __future__ import annotations

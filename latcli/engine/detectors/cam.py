@@ -1,6 +1,6 @@
 """Detector `cam`: a box around the evidence that the classifier itself sees for a class. Needs no further weights.
 
-Legend: h, w the classifier's input size, c channels and u, v rows and columns of its last spatial layer.
+Legend: c channels and u, v rows and columns of its last spatial layer.
 """
 
 from __future__ import annotations

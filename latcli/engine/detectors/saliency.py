@@ -1,9 +1,7 @@
 """Detector `saliency`: the silhouette of whatever stands out of the photo, by U²-Net run with OpenCV.
 
 Source: Qin et al., "U²-Net: Going deeper with nested U-structure for salient object detection", Pattern Recognition
-2020; prepared as rembg does, whose weights these are.
-
-Legend: H, W the photo's own size, S the side of the square that the network takes.
+2020; prepared as rembg does, whose weights these are. Legend: S the side of the square that the network takes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What makes figures doubtful, each as a small function of tensors or numbers.
 
-After Croce and Hein, ICML'20 (the flags of AutoAttack), and Carlini et al., arXiv:1902.06705 (section 5). Legend: B, N
-images, C channels, H, W pixels, K classes. eps_B1HW is the epsilon matrix in [0, 1] image scale.
+After Croce and Hein, ICML'20 (the flags of AutoAttack), and Carlini et al., arXiv:1902.06705 (section 5).
 """
 
 from __future__ import annotations

@@ -2,9 +2,7 @@
 
 Attacks run on a model's fast form; what they find is checked against the contract and scored by the model in fp32. An
 image whose entry is filled is done: an interrupted evaluation goes on with the others, and nothing is counted twice.
-
-Legend: B images, C channels, H, W pixels, K classes, N images of a column, M models; a small b is a part of the batch.
-eps_B1HW is the epsilon matrix.
+Legend: N images of a column, M models.
 """
 
 from __future__ import annotations

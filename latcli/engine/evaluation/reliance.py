@@ -3,10 +3,7 @@
 Source: the Backgrounds Challenge (Xiao, Engstrom, Ilyas and Madry, "Noise or Signal: The Role of Image Backgrounds in
 Object Recognition", ICLR'21), whose section 2 has the variants of ImageNet-9 by the names that the functions have here.
 There the labels are nine coarse classes; here they are the ones given, so figures compare with the paper's only on its
-own nine.
-
-Legend: H, W a photo's pixels, C = 3 colour channels, h = w the classifier's input size. Levels are uint8, object_HW is
-bool: True on the object.
+own nine. object_HW is bool: True on the object.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How far figures can be trusted: chance in counts of images, bootstrapped intervals, models on the same images.
 
 Torch is imported where images are drawn anew: a report asks for the chance in counts alone, and does without it.
-Legend: N images, M models, R resamples of a bootstrap.
+Legend: M models, R resamples of a bootstrap.
 """
 
 from __future__ import annotations

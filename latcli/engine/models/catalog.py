@@ -1,7 +1,6 @@
 """From the name a user types to a classifier on a device: registered, a library's, one's own code, a checkpoint.
 
-And with a head of other classes, to be fine-tuned. Legend: B images, C channels, h, w the network's input size, K
-classes.
+And with a head of other classes, to be fine-tuned.
 """
 
 from __future__ import annotations

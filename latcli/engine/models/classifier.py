@@ -1,7 +1,4 @@
-"""A classifier that takes images in [0, 1]: its network, class names, preprocessing, identity.
-
-Legend: B images, C = 3 channels, h, w the network's input size, K classes.
-"""
+"""A classifier that takes images in [0, 1]: its network, class names, preprocessing, identity."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""From a photo to what a classifier reads: resize, crop or pad, levels to [0, 1]; as PIL does it, and as matrices.
-
-Legend: H, W are the photo's own pixels, h, w those of the network's input.
-"""
+"""From a photo to what a classifier reads: resize, crop or pad, levels to [0, 1]; as PIL does it, and as matrices."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Networks for small images, as constructors by name: the paper's CNN and ResNets.
 
 A constructor takes the images' (C, H, W) and the number of classes, and returns a module that maps x_BCHW in [0, 1] to
-logits_BK. Legend: B images, C channels, H, W pixels, K classes, F feature channels.
+logits_BK. Legend: F feature channels.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What a model is trained against: objects' masks, and regimes as values of the epsilon matrix.
 
-Legend: B images, C channels, H, W pixels, L = 256 levels. mask_B1HW is 1 on the object; eps_B1HW is the epsilon matrix
-in [0, 1] image scale.
+Legend: L = 256 levels.
 """
 
 from __future__ import annotations
