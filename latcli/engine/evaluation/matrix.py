@@ -325,13 +325,13 @@ class Evaluation:
                 if columns[name].is_done(place_B):
                     continue
                 started = time.perf_counter()
-                measure = self._attacked if name in settings.inputs else self._broken
+                measure = self._under_attack if name in settings.inputs else self._under_suite
                 right_B, loss_B = measure(position, name, place_B, images)
                 seconds = time.perf_counter() - started
                 columns[name].fill(place_B, right_B, loss_B, seconds)
                 yield Progress(position, name, place_B, seconds)
 
-    def _attacked(self, position: int, name: str, place_B: Tensor, images: Images) -> tuple[Tensor, Tensor | None]:
+    def _under_attack(self, position: int, name: str, place_B: Tensor, images: Images) -> tuple[Tensor, Tensor | None]:
         """Whether each image is right under the attack, and its loss."""
         subject, column, settings = self.subjects[position], self.columns[position][name], self.settings
         batch = self._batch(name, images)
@@ -344,7 +344,7 @@ class Evaluation:
         found = judge(subject.net, run_attack(self.attack_function, subject.fast, *given), batch.y_B, subject.name)
         return found.right_B, found.loss_B
 
-    def _broken(self, position: int, name: str, place_B: Tensor, images: Images) -> tuple[Tensor, None]:
+    def _under_suite(self, position: int, name: str, place_B: Tensor, images: Images) -> tuple[Tensor, None]:
         """The suite on those that are right as they are and when attacked; the worst case is over all attempts."""
         subject, columns, attacked = self.subjects[position], self.columns[position], name.removesuffix(_STRONG)
         clean_B = columns[NATURAL].right_N[self.chosen_N[place_B]] == 1
