@@ -150,7 +150,20 @@ def _timm_network(name: str) -> LibraryNetwork:
                 f"timm:{name} returns features, no classes: it was published without a head",
                 "give fine-tuned weights with --classifier-weights FILE, or choose another classifier",
             )
-        return _timm_pretrained(name, config.get("hf_hub_id"), offline=source.offline)
+        from huggingface_hub import constants, try_to_load_from_cache
+        from huggingface_hub.errors import HfHubHTTPError
+
+        hub_id = config.get("hf_hub_id")
+        files = ("model.safetensors", "pytorch_model.bin")
+        cached = hub_id and any(isinstance(try_to_load_from_cache(hub_id, file), str) for file in files)
+        what = f"the weights of timm's {name}"
+        hint = f"download {hub_id or name} elsewhere and give its weights with --classifier-weights FILE"
+        if not cached:
+            require_reachable(constants.ENDPOINT, what=what, hint=hint, offline=source.offline)
+        try:
+            return timm.create_model(name, pretrained=True)  # type: ignore[no-any-return]
+        except (OSError, RuntimeError, HfHubHTTPError) as error:  # RuntimeError: timm knows of no weights
+            raise WeightsError(f"{what} cannot be loaded: {first_line(error)}", hint) from error
 
     own = timm_preprocessing(data, f"timm:{name}")
     return LibraryNetwork(f"timm:{name}", build, pretrained, tuple(data["mean"]), tuple(data["std"]), own, names, ids)
@@ -171,25 +184,6 @@ def timm_preprocessing(data: Mapping[str, Any], where: str) -> Preprocessing:
         reason = f"{where} prepares photos by the crop mode '{mode}', which latcli does not support"
         raise UsageError(reason, OTHER_CLASSIFIER)
     return Preprocessing(resize, (height, width), interpolation, "squash" if mode == "squash" else "crop")
-
-
-def _timm_pretrained(name: str, hub_id: str | None, *, offline: bool) -> nn.Module:
-    timm = import_timm()
-    from huggingface_hub import constants, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError
-
-    cached = hub_id and any(
-        isinstance(try_to_load_from_cache(hub_id, file), str) for file in ("model.safetensors", "pytorch_model.bin")
-    )
-    what = f"the weights of timm's {name}"
-    hint = f"download {hub_id or name} elsewhere and give its weights with --classifier-weights FILE"
-    if not cached:
-        require_reachable(constants.ENDPOINT, what=what, hint=hint, offline=offline)
-    try:
-        net: nn.Module = timm.create_model(name, pretrained=True)
-    except (OSError, RuntimeError, HfHubHTTPError) as error:  # RuntimeError: timm knows of no weights
-        raise WeightsError(f"{what} cannot be loaded: {first_line(error)}", hint) from error
-    return net
 
 
 def _timm_classes(config: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
