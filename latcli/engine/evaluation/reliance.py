@@ -52,13 +52,12 @@ def only_bg_t(levels_HWC: np.ndarray, object_HW: np.ndarray) -> np.ndarray:
     carry colours of an object whose mask is a little too small back in. Raises ValueError where the box leaves no strip
     (see `largest_strip`).
     """
-    box = bounding_box(object_HW)
-    strip = largest_strip(object_HW)
+    box, strip = bounding_box(object_HW), largest_strip(object_HW)
     if strip is None:
         raise ValueError("the object's box leaves no background to tile")
-    rows, columns = (_wrapped(side, part) for side, part in zip(object_HW.shape, strip, strict=True))
+    around = [(part.start, side - part.stop) for part, side in zip(strip, object_HW.shape, strict=True)]
     filled_HWC = levels_HWC.copy()
-    filled_HWC[box] = levels_HWC[rows[box[0]]][:, columns[box[1]]]
+    filled_HWC[box] = np.pad(levels_HWC[strip], (*around, (0, 0)), mode="wrap")[box]
     return filled_HWC
 
 
@@ -91,12 +90,6 @@ def largest_strip(object_HW: np.ndarray) -> Window | None:
     ]
     area, strip = max(sized, key=lambda one: one[0])
     return strip if area else None
-
-
-def _wrapped(side: int, part: slice) -> np.ndarray:
-    """For each pixel of a side, the one of `part` that stands there once `part` is repeated both ways."""
-    places: np.ndarray = part.start + (np.arange(side) - part.start) % (part.stop - part.start)
-    return places
 
 
 Variant = Literal["original", "only_fg", "only_bg_b", "only_bg_t", "mixed_same", "mixed_rand"]
