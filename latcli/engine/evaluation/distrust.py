@@ -6,7 +6,6 @@ After Croce and Hein, ICML'20 (the flags of AutoAttack), and Carlini et al., arX
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,16 +14,6 @@ from latcli.engine.attacks.objectives import cross_entropy_odds
 from latcli.engine.attacks.pgd import input_gradient
 from latcli.engine.attacks.settings import Model
 from latcli.errors import LatcliError, first_line
-
-Check = Literal[
-    "vanishing-gradients",
-    "random-model",
-    "probabilities",
-    "batch-statistics",
-    "nothing-to-change",
-    "accuracy-rises",
-    "black-box-wins",
-]
 
 #: Doubtful from this share of images on.
 _FEW = 0.01
@@ -42,7 +31,7 @@ _CHANCE = 0.002 + 1e-9
 class Doubt:
     """One reason not to believe a figure; `value` is what was measured: of most checks a share of the images."""
 
-    check: Check
+    check: str
     value: float
     text: str
 
@@ -96,7 +85,7 @@ def _require_gradient(gradients: Model, x_1CHW: Tensor, y_1: Tensor, name: str) 
         ) from error
 
 
-def _doubt(check: Check, value: float, least: float, text: str) -> Doubt | None:
+def _doubt(check: str, value: float, least: float, text: str) -> Doubt | None:
     return None if value < least else Doubt(check, value, text)
 
 
