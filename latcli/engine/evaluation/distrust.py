@@ -68,21 +68,17 @@ def examine(score: Model, x_BCHW: Tensor, name: str = "the model", gradients: Mo
             f"{name} returns NaN for {rows} of {len(first_BK)} images", "a model that diverged cannot be evaluated"
         )
     if gradients is not None:
-        _require_gradient(gradients, x_BCHW[:1], first_BK[:1].argmax(dim=1), name)
+        try:
+            input_gradient(gradients, x_BCHW[:1], first_BK[:1].argmax(dim=1), cross_entropy_odds)
+        except (LatcliError, RuntimeError) as error:
+            cause = f": {first_line(error)}" if isinstance(error, RuntimeError) else ""
+            raise LatcliError(
+                f"{name} gives no gradient of its logits{cause}",
+                "a model under attack must be differentiable with respect to its images",
+            ) from error
     by_chance = random_model(first_BK, second_BK)
     neighbours = None if by_chance else batch_statistics(first_BK[:1], alone_1K)
     return [doubt for doubt in (by_chance, neighbours, probabilities(first_BK)) if doubt]
-
-
-def _require_gradient(gradients: Model, x_1CHW: Tensor, y_1: Tensor, name: str) -> None:
-    try:
-        input_gradient(gradients, x_1CHW, y_1, cross_entropy_odds)
-    except (LatcliError, RuntimeError) as error:
-        cause = f": {first_line(error)}" if isinstance(error, RuntimeError) else ""
-        raise LatcliError(
-            f"{name} gives no gradient of its logits{cause}",
-            "a model under attack must be differentiable with respect to its images",
-        ) from error
 
 
 def _doubt(check: str, value: float, least: float, text: str) -> Doubt | None:
