@@ -156,9 +156,8 @@ class Ranks:
             logging.getLogger(name).setLevel(logging.ERROR)
         # Fabric's observer would kill rank 0 when another rank ends, before rank 0 has closed its run.
         subprocess_script._launch_process_observer = lambda child_processes: None
-        strategy = DDPStrategy(
-            timeout=timedelta(seconds=self._timeout), forward_sync_buffers=False
-        )  # buffers are equal
+        timeout = timedelta(seconds=self._timeout)
+        strategy = DDPStrategy(timeout=timeout, forward_sync_buffers=False)  # buffers are equal
         started_by: Any = LightningEnvironment()
         if "TORCHELASTIC_RUN_ID" in os.environ:
             started_by = TorchElasticEnvironment()
@@ -172,7 +171,7 @@ class Ranks:
             fabric.launch()
             self._preparing = distributed.new_group(backend="gloo", timeout=_PREPARING)
             # What lies on the CPU anyway; gloo notices that a process has died, which NCCL does not.
-            self._watched_group = distributed.new_group(backend="gloo", timeout=timedelta(seconds=self._timeout))
+            self._watched_group = distributed.new_group(backend="gloo", timeout=timeout)
         self._fabric, self.rank, self.device = fabric, fabric.global_rank, fabric.device
         self._sending = threading.Lock()
         versions = self.gather(f"latcli {__version__}, torch {torch.__version__}")

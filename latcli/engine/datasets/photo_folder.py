@@ -183,11 +183,12 @@ def detected_masks(
     for file in folders.files:
         photo = read_photo(file.path)
         label = known_class(folders.class_names[file.label], classifier)
-        target = None if label is None else Target(label.index, label.name)
-        if target is None:
+        if label is None:
             x_1Chw = classifier.preprocessing.read(photo.image)[None].to(classifier.device)
             guess = predict(classifier, x_1Chw, [None])[0]
             target = Target(guess.index, guess.prediction)
+        else:
+            target = Target(label.index, label.name)
         try:
             mask_1HW = finder.find(photo, target).mask_1HW
         except NoObjectError:

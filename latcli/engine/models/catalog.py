@@ -238,9 +238,12 @@ def _outputs(module: nn.Module) -> int | None:
 
 @torch.no_grad()
 def _new_head(old: nn.Module, rows: Sequence[int | None]) -> nn.Module:
-    inputs, biased = old.get_parameter("weight").shape[1], "bias" in dict(old.named_parameters())
-    convolves = isinstance(old, nn.Conv2d)
-    new = nn.Conv2d(inputs, len(rows), 1, bias=biased) if convolves else nn.Linear(inputs, len(rows), bias=biased)
+    new: nn.Linear | nn.Conv2d
+    if isinstance(old, nn.Conv2d):
+        new = nn.Conv2d(old.in_channels, len(rows), 1, bias=old.bias is not None)
+    else:
+        assert isinstance(old, nn.Linear)
+        new = nn.Linear(old.in_features, len(rows), bias=old.bias is not None)
     for row, index in enumerate(rows):
         if index is not None:
             for name, value in new.named_parameters():
