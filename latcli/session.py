@@ -154,7 +154,7 @@ def connected(options: SeveralOptions, session: Session) -> tuple[Ranks, Session
     Raises UsageError for a world that this machine cannot be part of.
     """
     from latcli.engine.devices import open_device  # what shows runs does without torch
-    from latcli.engine.distributed import FabricRanks, Ranks, world_of
+    from latcli.engine.distributed import Ranks, world_of
 
     devices, nodes = world_of(options.devices, options.nodes)
     if devices * nodes == 1:
@@ -162,7 +162,7 @@ def connected(options: SeveralOptions, session: Session) -> tuple[Ranks, Session
     if session.device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--device {session.device} cannot be used by several processes", "give --device cpu or cuda")
     kind = open_device(session.device).type
-    ranks = FabricRanks(devices, nodes, "cuda" if kind == "cuda" else "cpu")
+    ranks = Ranks(devices, nodes, "cuda" if kind == "cuda" else "cpu")
     session = replace(session, device=str(ranks.device))
     if not ranks.rank:
         return ranks, session

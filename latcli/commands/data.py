@@ -126,10 +126,10 @@ def with_objects(
         finder, about = finder_of(object_settings(options), options, session, classifier, cache)
         session.note(f"objects are found by {about}")
         with session.progress("objects", data.train_count + data.test_count) as tick:
-            masks = detected_masks(data.folders, finder, classifier, tick)
-        for note in masks.notes:
+            masks, notes = detected_masks(data.folders, finder, classifier, tick)
+        for note in notes:
             session.note(f"note: {note}")
-        data = data.with_masks(masks)
+        data = data.with_masks(masks, notes)
     if isinstance(options, TrainOptions) and options.keep_classes:
         if not isinstance(data, PhotoFolder):
             raise UsageError(
