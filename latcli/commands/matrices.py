@@ -140,12 +140,16 @@ def _matrix(name: str, protocol: dict[str, Any], datasets: Mapping[str, str], mo
     labels = _labels_apart(groups)
     kept = [model for group in groups for model in group]
     inputs = tuple(sorted({given for model in kept for given in model.cells}, key=_place))
-    cells = [_cells(group) for group in groups]
-    for given in inputs if len(groups) > 1 else ():
-        _mark_best(given, cells, groups)
-    rows = []
-    for label, group, of_group in zip(labels, groups, cells, strict=True):
+    rows, replaced = [], []
+    for label, group, all_of_it in zip(labels, groups, every, strict=True):
+        if len(all_of_it) > len(group):
+            older = len(all_of_it) - len(group)
+            replaced.append(f"{label}: {older} older training run(s) of the same seed left out")
         runs_of_group = [model.trained for model in group if model.trained is not None]
+        on = {
+            given: _cell([[cell for _, cell in model.cells.get(given, {}).values()] for model in group])
+            for given in dict.fromkeys(given for model in group for given in model.cells)
+        }
         rows.append(
             MatrixRow(
                 label=label,
@@ -154,14 +158,11 @@ def _matrix(name: str, protocol: dict[str, Any], datasets: Mapping[str, str], mo
                 train_runs=tuple(run.id for run in runs_of_group),
                 train_seeds=tuple(run.seed for run in runs_of_group),
                 model_count=len(group),
-                cells=of_group,
+                cells=on,
             )
         )
-    replaced = [
-        f"{label}: {len(all_of_it) - len(group)} older training run(s) of the same seed left out"
-        for label, group, all_of_it in zip(labels, groups, every, strict=True)
-        if len(all_of_it) > len(group)
-    ]
+    for given in inputs if len(groups) > 1 else ():
+        _mark_best(given, [row.cells for row in rows], groups)
     measured = [pair for model in kept for seeds in model.cells.values() for pair in seeds.values()]
     runs = {one.run.id: one for one, _ in measured}
     newest = sorted(runs.values(), key=lambda one: one.run.started, reverse=True)
@@ -201,14 +202,6 @@ def _place(name: str) -> tuple[bool, int, str]:
 # cells: mean, spread, interval
 
 
-def _cells(models: Sequence[_Model]) -> dict[str, MatrixCell]:
-    inputs = dict.fromkeys(given for model in models for given in model.cells)
-    return {
-        given: _cell([[cell for _, cell in model.cells.get(given, {}).values()] for model in models])
-        for given in inputs
-    }
-
-
 def _cell(of_models: Sequence[Sequence[Cell]]) -> MatrixCell:
     """Of the evaluations of a row's models on one input; a model without any takes no part."""
     cells = [of_model for of_model in of_models if of_model]
@@ -229,10 +222,7 @@ def _cell(of_models: Sequence[Sequence[Cell]]) -> MatrixCell:
         n=min(cell.n for cell in flat),
         models=len(cells),
         spread_over="models" if len(cells) > 1 else "seeds" if len(flat) > 1 else None,
-        # These leave no loss.
-        diverged=sum(
-            cell.loss is None and cell.attack != "pgd until wrong" and not cell.input.endswith(_STRONG) for cell in flat
-        ),
+        diverged=sum(cell.loss is None and not _leaves_no_loss(cell) for cell in flat),
     )
 
 
@@ -256,6 +246,10 @@ def _student(degrees: int) -> float:
         return _STUDENT[degrees - 1]
     z = 1.959964
     return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+
+
+def _leaves_no_loss(cell: Cell) -> bool:
+    return cell.attack == "pgd until wrong" or cell.input.endswith(_STRONG)
 
 
 # the best of a column
