@@ -76,9 +76,8 @@ class _Group(TyperGroup):
 app = typer.Typer(
     name="latcli", cls=_Group, invoke_without_command=True, context_settings={"help_option_names": ["--help", "-h"]}
 )
-_groups = {"runs": typer.Typer(cls=_Group, invoke_without_command=True)}
-for _name, _group in _groups.items():
-    app.add_typer(_group, name=_name, rich_help_panel=_LOOK)
+_runs = typer.Typer(cls=_Group, invoke_without_command=True)
+app.add_typer(_runs, name="runs", rich_help_panel=_LOOK)
 
 
 def main() -> NoReturn:
@@ -108,7 +107,7 @@ def latcli(
     _help_without_command(ctx)
 
 
-@_groups["runs"].callback()
+@_runs.callback()
 def runs(ctx: typer.Context) -> None:
     """List, inspect, verify and remove stored runs."""
     _help_without_command(ctx)
@@ -145,7 +144,7 @@ def add_command(path: tuple[str, ...], command: Command) -> None:
     call.__signature__ = inspect.Signature([*parameters, _HELP_ALL])  # type: ignore[attr-defined]
     call.__annotations__ = {one.name: one.annotation for one in [*parameters, _HELP_ALL]}
     call.__doc__ = command.options.__doc__
-    group = app if len(path) == 1 else _groups[path[0]]
+    group = app if len(path) == 1 else _runs
     few = frozenset(one.name for one in fields if one.is_argument or BASIC in one.marks) | {"help", "help_all"}
     kinds = {one.name: one.kind for one in fields if one.kind is not None}
     group.command(path[-1], rich_help_panel=command.panel, cls=_showing_first(few, kinds))(call)
