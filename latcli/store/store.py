@@ -99,13 +99,10 @@ class Store:
         folder = folder.absolute()
         with _folder_errors(folder), ExitStack() as failing:
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / STORE_LOCK, timeout=_OPENING_SECONDS):
-                with sqlite_errors(folder / DATABASE):
-                    store = cls(folder, connect_for_writing(folder / DATABASE), read_only=False)
+            with FileLock(folder / STORE_LOCK, timeout=_OPENING_SECONDS), sqlite_errors(folder / DATABASE):
+                store = cls(folder, connect_for_writing(folder / DATABASE), read_only=False)
                 failing.callback(store.close)
-                with store.reading() as db:
-                    needs_more = lacking(db, store.path)
-                if needs_more:
+                if lacking(store._db, store.path):
                     with store.writing() as db:
                         complete(db, store.path)
                 store._mark_crashed()
