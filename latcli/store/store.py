@@ -16,7 +16,6 @@ from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from itertools import count, islice
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from filelock import FileLock, Timeout
@@ -100,13 +99,10 @@ class Store:
         folder = folder.absolute()
         with _folder_errors(folder), ExitStack() as failing:
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / STORE_LOCK, timeout=_OPENING_SECONDS):
-                with sqlite_errors(folder / DATABASE):
-                    store = cls(folder, connect_for_writing(folder / DATABASE), read_only=False)
+            with FileLock(folder / STORE_LOCK, timeout=_OPENING_SECONDS), sqlite_errors(folder / DATABASE):
+                store = cls(folder, connect_for_writing(folder / DATABASE), read_only=False)
                 failing.callback(store.close)
-                with store.reading() as db:
-                    needs_more = lacking(db, store.path)
-                if needs_more:
+                if lacking(store._db, store.path):
                     with store.writing() as db:
                         complete(db, store.path)
                 store._mark_crashed()
@@ -143,9 +139,7 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # transactions
@@ -514,9 +508,7 @@ class Run:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         cut_short = error is not None
         try:
             try:
