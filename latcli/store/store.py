@@ -195,7 +195,7 @@ class Store:
         row: dict[str, Any] = {"command": command, "status": "running", "started": utc_now(), "argv": argv}
         row |= {"name": name, "tags": tuple(tags), "parent": None if parent is None else self.find_run(parent).id}
         row |= {"config": config, "config_hash": fingerprint(config), "seed": seed, "device": device}
-        row |= {"dataset": dataset, "model": model, "environment": found.id} | _own_process()
+        row |= {"dataset": dataset, "model": model, "environment": found["id"]} | _own_process()
         folder, lock = self._new_folder(command)
         try:
             with self.writing() as db:
