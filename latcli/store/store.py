@@ -409,22 +409,16 @@ class Store:
 
     def record_dataset(self, name: str, *, fingerprint: str | None = None) -> str:
         """Remember a data set; returns its id, which differs where contents differ."""
-        return self._remember("datasets", name, fingerprint, {"fingerprint": fingerprint})
+        return self._remember("datasets", name, fingerprint, fingerprint=fingerprint)
 
-    def record_model(
-        self,
-        name: str,
-        *,
-        architecture: str | None = None,
-        weights_sha256: str | None = None,
-        regime: str | None = None,
-        run: str | None = None,
-    ) -> str:
-        """Remember a model; returns its id, which differs where the weights differ. `run` trained it."""
-        known = {"architecture": architecture, "weights_sha256": weights_sha256, "regime": regime, "run": run}
-        return self._remember("models", name, weights_sha256, known)
+    def record_model(self, name: str, *, weights_sha256: str | None = None, **known: str | None) -> str:
+        """Remember a model; returns its id, which differs where the weights differ.
 
-    def _remember(self, table: str, name: str, contents: str | None, known: Mapping[str, str | None]) -> str:
+        known: its `architecture`, its `regime`, and the `run` that trained it.
+        """
+        return self._remember("models", name, weights_sha256, weights_sha256=weights_sha256, **known)
+
+    def _remember(self, table: str, name: str, contents: str | None, **known: str | None) -> str:
         row = {"id": legible(name) + (f"@{contents[:8]}" if contents else ""), "name": name}
         row |= {key: value for key, value in known.items() if value is not None}
         with self.writing() as db:
