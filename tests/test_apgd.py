@@ -1,7 +1,5 @@
 """APGD follows the paper's algorithm step by step, never leaves the epsilon matrix, and agrees with a peer."""
 
-from __future__ import annotations
-
 import copy
 import math
 from dataclasses import replace
@@ -15,19 +13,18 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from linear_problems import corner, linear_model, linear_problems
 from small_images import CLASSES, Watched, background, convnet, seeds, small_images
-from torch import nn
 from torch.nn import functional
 
 from latcli.engine.attacks.apgd import apgd_ce, apgd_dlr, apgd_t, checkpoints
 from latcli.engine.attacks.objectives import cross_entropy_odds, dlr, logit_margin, targeted_dlr
 from latcli.engine.attacks.pgd import restart_seeds
-from latcli.engine.attacks.settings import AttackSettings, Model
+from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.attacks.threat import LinfBox
 
 ATTACKS = pytest.mark.parametrize("attack", [apgd_ce, apgd_dlr, apgd_t])
 
 
-def _exact(net: nn.Module) -> Model:
+def _exact(net):
     """Gradients in double precision: in float32 a sign may flip where one is all but zero."""
     double = copy.deepcopy(net).double()
     return lambda x_BCHW: double(x_BCHW.double())
@@ -44,7 +41,7 @@ def test_on_a_linear_model_apgd_reaches_the_corner_of_the_box(attack, problem, s
     assert problem.height(adv_1CHW) == pytest.approx(best, rel=0, abs=2e-5)
 
 
-def _two_ways(x_B111: torch.Tensor) -> torch.Tensor:
+def _two_ways(x_B111):
     """Label 0. Class 1 stands nearer and is never reached; class 2 is, the other way."""
     up_B = x_B111.flatten() - 0.5
     return torch.stack([0 * up_B, -1 + 0.5 * up_B, -2 - 6 * up_B], dim=1)
@@ -60,17 +57,15 @@ def test_the_likeliest_classes_are_tried_in_turn():
             assert targets == 1 or _two_ways(adv_1111).argmax() == 2
 
 
-def _plain_apgd(
-    net: Model, x: torch.Tensor, y: torch.Tensor, start: torch.Tensor, eps: torch.Tensor, steps: int
-) -> list[torch.Tensor]:
+def _plain_apgd(net, x, y, start, eps, steps):
     """The iterates of the paper's Algorithm 1 for one image, written down as it stands there."""
 
-    def f(at: torch.Tensor) -> tuple[float, torch.Tensor]:
+    def f(at):
         at = at.clone().requires_grad_()
         value = functional.cross_entropy(net(at), y)
         return value.item(), torch.autograd.grad(value, at)[0]
 
-    def project(z: torch.Tensor) -> torch.Tensor:
+    def project(z):
         return torch.min(torch.max(z, x - eps), x + eps).clamp(0, 1)
 
     p = [0.0, 0.22]
@@ -120,10 +115,10 @@ def test_every_iterate_is_that_of_the_papers_algorithm():
 class _Scripted:
     """Two classes; how high an image stands and which way is up are written down for each time it is asked."""
 
-    def __init__(self, heights: list[float]) -> None:
+    def __init__(self, heights):
         self.heights, self.asked = heights, 0
 
-    def __call__(self, x_1CHW: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x_1CHW):
         up_CHW = torch.randn(x_1CHW.shape[1:], generator=torch.Generator().manual_seed(self.asked))
         lead_1 = self.heights[self.asked] + ((x_1CHW - x_1CHW.detach()) * up_CHW).flatten(1).sum(dim=1)
         self.asked += 1

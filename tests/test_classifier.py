@@ -1,15 +1,11 @@
 """Classifiers by name, what each says of a photo, and the errors of those that cannot be had."""
 
-from __future__ import annotations
-
 import math
 import sys
 import tarfile
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
@@ -31,21 +27,20 @@ from latcli.engine.models.weights import load_into, read_weights
 from latcli.engine.registry import DEFAULT_CLASSIFIER, names_code
 from latcli.engine.vision import import_timm, import_torchvision
 from latcli.errors import ExitCode, LatcliError, UsageError, WeightsError
-from latcli.results import Prediction
 
 CPU = torch.device("cpu")
 SQUARE = Preprocessing(4, 4, "bilinear")
 OFFLINE = ClassifierSource(offline=True)
 
 
-def _open(name: str, source: ClassifierSource = OFFLINE) -> Classifier:
+def _open(name, source=OFFLINE):
     return open_classifier(name, source, CPU)
 
 
 # Predictions
 
 
-def _predicted(logits: Any, labels: list[int | None], shown: int = 5) -> list[Prediction]:
+def _predicted(logits, labels, shown=5):
     """What is said of images that are their own logits."""
     logits_BK = torch.as_tensor(logits, dtype=torch.float32)
     names = [f"class {index}" for index in range(logits_BK.shape[1])]
@@ -96,17 +91,17 @@ def test_logits_that_are_no_numbers_are_refused(wrong):
 class _Weighted(nn.Module):
     """Answers by its weights, and by what its code does besides."""
 
-    def __init__(self, code: Callable[[torch.Tensor], Any] = lambda logits_BK: logits_BK, weight: float = 1.0) -> None:
+    def __init__(self, code=lambda logits_BK: logits_BK, weight=1.0):
         super().__init__()
         self.linear = nn.Linear(48, 6, bias=False)
         self.linear.weight.data = weight * torch.randn(6, 48, generator=torch.Generator().manual_seed(0))
         self.code = code
 
-    def forward(self, x_BChw: torch.Tensor) -> Any:
+    def forward(self, x_BChw):
         return self.code(self.linear(functional.adaptive_avg_pool2d(x_BChw, 4).flatten(1)))
 
 
-def _classifier(net: nn.Module) -> Classifier:
+def _classifier(net):
     return Classifier("any", net, Preprocessing(32, 32), list("abcdef"))
 
 
@@ -139,7 +134,7 @@ def default():
     return _open(DEFAULT_CLASSIFIER)
 
 
-def _photos() -> list[Image.Image]:
+def _photos():
     """A bus, of ultralytics, and a woman in a uniform, of matplotlib."""
     return [Image.open(path).convert("RGB") for path in package_photos()]
 
@@ -182,7 +177,7 @@ def test_weights_out_of_reach_are_said(name, offline, reason, no_network, monkey
 # torchvision's and timm's, from a file
 
 
-def _weights_file(network: nn.Module, folder: Path) -> ClassifierSource:
+def _weights_file(network, folder):
     torch.save(network.state_dict(), folder / "weights.pth")
     return ClassifierSource(weights=folder / "weights.pth", offline=True)
 

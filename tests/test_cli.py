@@ -1,7 +1,5 @@
 """The command line as its user has it: help, slips, completion, streams, exit codes."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path
@@ -119,7 +117,7 @@ def test_a_slip_is_two_lines(latcli):
 def offered(latcli, monkeypatch):
     """What bash offers where a command line ends so."""
 
-    def complete(words: str) -> set[str]:
+    def complete(words):
         asked = {"_LATCLI_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
         with monkeypatch.context() as patch:
             for name, value in asked.items():

@@ -1,7 +1,5 @@
 """Detections come back from the store as they went in, and only for the photo, detector and target they belong to."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

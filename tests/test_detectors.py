@@ -1,7 +1,5 @@
 """What holds for every detector: which boxes agree with a label and are chosen, and how photos reach a detector."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -24,11 +22,11 @@ from latcli.engine.detectors.base import (
 from latcli.engine.images import Photo
 from latcli.engine.vision import import_torchvision
 
-CATEGORIES: list[str] = import_torchvision().models.MobileNet_V3_Large_Weights.IMAGENET1K_V1.meta["categories"]
+CATEGORIES = import_torchvision().models.MobileNet_V3_Large_Weights.IMAGENET1K_V1.meta["categories"]
 HEN = Target(8, "hen")
 
 
-def _photo(height: int, width: int) -> Photo:
+def _photo(height, width):
     return Photo("grey", np.full((height, width, 3), 128, dtype=np.uint8), "0")
 
 
@@ -84,7 +82,7 @@ def test_agreeing_boxes_are_chosen_with_their_silhouettes(boxes, masked):
         assert [b.segmentation for b in chosen.boxes if b.segmentation is not None] == list(range(len(kept)))
 
 
-def _place(box: Box) -> tuple[object, ...]:
+def _place(box):
     return box.x0, box.y0, box.x1, box.y1, box.score, box.name
 
 

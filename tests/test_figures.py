@@ -1,7 +1,5 @@
 """Pictures of results: Figure 1, the amplified difference, heat maps and curves, whatever things are called."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import re
@@ -19,7 +17,6 @@ from PIL import Image
 from report_store import WILD
 from tiny_model import blobs
 
-from latcli.reporting.evaluations import matrix
 from latcli.reporting.figures import (
     Guess,
     Line,
@@ -29,7 +26,6 @@ from latcli.reporting.figures import (
     charts,
     curve_plots,
     drawn,
-    heat_map,
     means,
     training_plots,
     triptych,
@@ -40,27 +36,27 @@ GREEN, GREY = (0x2E, 0x9E, 0x4F), (0x9A, 0xA3, 0xAD)
 RED, LIME, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
 
 
-def guesses_of(*confidences: float, right: int = 0) -> list[Guess]:
+def guesses_of(*confidences, right=0):
     return [Guess(f"class {place}", value, place == right) for place, value in enumerate(confidences)]
 
 
-def panel_of(colour: tuple[int, int, int], *confidences: float, right: int = 0) -> Panel:
+def panel_of(colour, *confidences, right=0):
     return Panel("a title", np.full((60, 60, 3), colour, dtype=np.uint8), guesses_of(*confidences, right=right))
 
 
-def levels_of(data: bytes) -> np.ndarray:
+def levels_of(data):
     """A PNG as levels_HWC."""
     with Image.open(io.BytesIO(data)) as image:
         assert image.format == "PNG"
         return np.asarray(image.convert("RGB"))
 
 
-def figure_1(*panels: Panel, caption: str = "hen: 49.1 % of pixels altered") -> np.ndarray:
+def figure_1(*panels, caption="hen: 49.1 % of pixels altered"):
     with without_glyph_warnings():
         return levels_of(triptych(panels, caption))
 
 
-def places_of(levels_HWC: np.ndarray, colour: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+def places_of(levels_HWC, colour):
     """Rows and columns of the pixels of a colour."""
     rows, columns = np.nonzero((np.abs(levels_HWC.astype(int) - colour) <= 2).all(axis=2))
     return rows, columns
@@ -102,7 +98,7 @@ def test_photos_of_every_shape_fit_and_so_do_guesses_of_every_number(height, wid
     assert len(places_of(levels, GREEN)[0]) > 0
 
 
-def digest() -> str:
+def digest():
     return hashlib.sha256(triptych([panel_of(RED, 0.7, 0.2)], "hen")).hexdigest()
 
 
@@ -123,7 +119,7 @@ def test_the_difference_is_amplified_around_grey(seed, gain):
     assert (amplified_difference(before, before, gain) == 128).all()
 
 
-def is_drawn(data: bytes) -> bool:
+def is_drawn(data):
     return len(np.unique(levels_of(data))) > 20
 
 
@@ -135,14 +131,6 @@ def test_matrix_training_and_curves_are_drawn_the_same_each_time():
     assert dict(charts(document)) == shown
     ((_, plots),) = curve_plots(document["evaluations"]).values()
     assert drawn("", plots, "svg") == drawn("", plots, "svg")
-
-
-def test_a_higher_loss_is_darker():
-    rows = {f"model {loss}": ((loss, 0.5),) for loss in (0.01, 1.0, 100.0)}
-    levels = levels_of(heat_map(matrix(sample.matrix(rows, ("standard",)))))
-    middle = np.median(levels[:, int(0.8 * levels.shape[1]) :].mean(axis=2), axis=1)
-    shades = [shade for shade, after in zip(middle, middle[8:], strict=False) if shade == after < 255]
-    assert shades[0] > shades[len(shades) // 2] > shades[-1]
 
 
 def test_names_of_pictures_stay_in_their_folder():

@@ -1,7 +1,5 @@
 """A random number depends on its seed and its place alone, and the numbers look random."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given
@@ -13,7 +11,7 @@ seeds_st = st.integers(-(2**63), 2**63 - 1)
 shapes_st = st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9))
 
 
-def _noise(seed: int, shape: tuple[int, int, int]) -> torch.Tensor:
+def _noise(seed, shape):
     return uniform_noise(torch.tensor([seed]), shape)[0]
 
 
@@ -39,7 +37,7 @@ def test_seed_zero_gives_the_published_sequence_of_splitmix64():
     assert noise_W == [0.0, *((number >> 40) / 2**24 for number in published)]
 
 
-def _splitmix64(z: int) -> int:
+def _splitmix64(z):
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
     return z ^ (z >> 31)

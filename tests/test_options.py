@@ -1,11 +1,7 @@
 """Options: how text becomes values, where values come from, what files may not set, and what to type to get them."""
 
-from __future__ import annotations
-
 import shlex
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -36,9 +32,9 @@ def user_file(tmp_path):
 @pytest.fixture
 def seen(folder, monkeypatch):
     """What commands are given, in place of being carried out."""
-    found: dict[str, Any] = {}
+    found = {}
 
-    def imported(target: str) -> Callable[..., Any]:
+    def imported(target):
         return lambda given, session: found.update(vars(session) | vars(given), options=given)
 
     monkeypatch.setattr(cli, "_imported", imported)
@@ -78,7 +74,7 @@ def test_typing_a_printed_command_gives_the_same_options(latcli, seen, given_opt
 
 
 def test_the_nearest_source_wins(latcli, folder, user_file, seen, monkeypatch):
-    def store(*words: str) -> str:
+    def store(*words):
         assert latcli("runs", "list", *words).code == 0
         return str(seen["store"])
 
@@ -150,14 +146,19 @@ SLIPS = [
     ("[train]\narchitecture = 'evil.py:make'", "--architecture evil.py:make"),
     ("[reproduce]\nclassifier = 'evil:make'", "--classifier evil:make"),
     ("a = " + "[" * 9000, "TOML"),
+    (b"\xff\xfe\x00", "UTF-8"),
+    (None, "cannot read"),  # a folder
 ]
 
 
 def test_a_slip_in_a_file_is_refused_whatever_the_command(latcli, folder, seen):
+    file = folder / "latcli.toml"
     for text, word in SLIPS:
-        (folder / "latcli.toml").write_text(text)
+        file.mkdir() if text is None else file.write_bytes(text if isinstance(text, bytes) else text.encode())
         outcome = latcli("attack", "a.jpg")
         assert (outcome.code, word in " ".join(outcome.error), seen) == (2, True, {}), text
+        file.rmdir() if text is None else file.unlink()
+    file.write_text(SLIPS[0][0])
     assert latcli("attack", "--help").code == 0
 
 
@@ -170,30 +171,3 @@ def test_code_is_named_on_the_command_line_or_in_the_users_own_file(latcli, fold
     user_file.write_text("classifier = 'mine:net'")
     assert latcli("attack", "a.jpg").code == 0
     assert seen["classifier"] == "mine:net"
-
-
-@pytest.mark.parametrize(
-    ("make", "word"),
-    [(lambda file: file.write_bytes(b"\xff\xfe\x00"), "UTF-8"), (lambda file: file.mkdir(), "cannot read")],
-    ids=["not text", "folder"],
-)
-def test_what_is_no_file_of_options_is_refused(latcli, folder, seen, make, word):
-    make(folder / "latcli.toml")
-    outcome = latcli("runs", "list")
-    assert outcome.code == 2
-    assert word in " ".join(outcome.error)
-
-
-def test_what_user_code_prints_stays_off_a_json_document(latcli, monkeypatch):
-    def imported(target: str) -> Callable[..., Any]:
-        def run(given: object, session: object) -> dict[str, str]:
-            print("printed by a module of the user's")
-            return {}
-
-        return run
-
-    monkeypatch.setattr(cli, "_imported", imported)
-    outcome = latcli("attack", "a.jpg", "--json")
-
-    assert outcome.json == {}
-    assert "printed by a module" in outcome.err

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import zlib
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,10 +17,8 @@ from photo_set import save, write_photos
 from PIL import Image
 
 from latcli.engine.datasets import photo_folder as module
-from latcli.engine.datasets.base import Augmentation, Images, Request
+from latcli.engine.datasets.base import Request
 from latcli.engine.datasets.photo_folder import (
-    PhotoFolder,
-    PhotoMasks,
     class_folders,
     detected_masks,
     holds_photos,
@@ -30,8 +27,8 @@ from latcli.engine.datasets.photo_folder import (
     read_masks,
     read_object,
 )
-from latcli.engine.detectors.base import Box, Detection, Detector, NoDetector, Target
-from latcli.engine.images import Photo, read_photo
+from latcli.engine.detectors.base import Box, Detection, NoDetector
+from latcli.engine.images import read_photo
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.objects import ObjectFinder, ObjectSettings
@@ -48,18 +45,18 @@ def photos(tmp_path):
     return folder.with_masks(read_masks(folder.folders, tmp_path / "masks"))
 
 
-def requests(*batches: Sequence[int], seed: int = 0) -> list[Request]:
+def requests(*batches, seed=0):
     return [
         Request(torch.tensor(batch), torch.tensor([1000 * seed + 7 * sample + index for sample in batch]))
         for index, batch in enumerate(batches)
     ]
 
 
-def read(folder: PhotoFolder, asked: Iterable[Request], augment: Augmentation = "crop-flip") -> list[Images]:
+def read(folder, asked, augment="crop-flip"):
     return list(folder.training(asked, augment))
 
 
-def assert_equal(one: list[Images], other: list[Images]) -> None:
+def assert_equal(one, other):
     assert len(one) == len(other)
     for a, b in zip(one, other, strict=True):
         for name in ("x_BCHW", "y_B", "samples_B", "mask_B1HW"):
@@ -210,10 +207,10 @@ class Reds:
 
     name, fingerprint, depends_on_target = "reds", "reds 1", True
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.asked: list[str] = []
 
-    def detect(self, photo: Photo, target: Target) -> Detection:
+    def detect(self, photo, target):
         self.asked.append(target.name)
         rows, columns = np.nonzero(photo.levels_HWC[..., 0] == 255)
         if not len(rows):
@@ -224,15 +221,15 @@ class Reds:
 class Guesses(torch.nn.Module):
     """Class 2 of 3 for everything."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.tensor([0.0, 0.0, 1.0]))
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BCHW):
         return self.weight.expand(len(x_BCHW), -1)
 
 
-def found(photos: PhotoFolder, detector: Detector) -> tuple[PhotoMasks, int]:
+def found(photos, detector):
     """The masks that the detector finds, and how many photos were looked at."""
     names, ids, ticks = ("red", "blue", "fox"), ("n00000001", "n00000002", "n00000003"), []
     finder = ObjectFinder(ObjectSettings(detector=detector.name), [detector])

@@ -1,7 +1,5 @@
 """`latcli train` on photos: masks, what is resumed, what is refused, and that the model can be attacked."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -9,7 +7,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -24,7 +21,6 @@ from latcli.engine.models.classifier import ClassifierSource
 from latcli.engine.models.weights import unpack
 from latcli.errors import UsageError
 from latcli.options import EvalOptions, TrainOptions
-from latcli.results import TrainResult
 from latcli.session import Session
 from latcli.store.store import Store
 
@@ -54,16 +50,16 @@ def options(tmp_path):
     )
 
 
-def digest(result: TrainResult) -> str:
+def digest(result):
     return str(unpack(result.checkpoint, "classifier")[1]["digest"])
 
 
-def config(session: Session, result: TrainResult) -> dict[str, Any]:
+def config(session, result):
     with Store.open_existing(session.store) as store:
         return store.find_run(result.run).config
 
 
-def cut_off(options: TrainOptions, session: Session, monkeypatch: pytest.MonkeyPatch, step: int = 2) -> str:
+def cut_off(options, session, monkeypatch, step=2):
     """Start a run, and end it by Ctrl-C at that step; its id."""
     with interrupted_at(monkeypatch, step), pytest.raises(KeyboardInterrupt):
         run(options, session)

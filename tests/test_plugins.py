@@ -1,7 +1,5 @@
 """The two other ways in, as the docs tell them: every example in them is run."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import sys
@@ -18,12 +16,12 @@ from latcli.engine import registry
 from latcli.errors import LatcliError
 
 
-def blocks(page: str, language: str) -> list[str]:
+def blocks(page, language):
     """The code blocks of a page of the docs."""
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
-def install(folder: Path, code: str, toml: str) -> None:
+def install(folder, code, toml):
     """A package as pip would leave it: modules, and the entry points of its metadata."""
     modules = dict.fromkeys(re.findall(r'= "(mypackage[\w.]+):', toml))
     package = folder / "mypackage"
@@ -121,7 +119,7 @@ def test_a_plug_in_that_cannot_be_imported_says_so(plugin):
 def test_the_library_examples_run(number, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copy(Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg"), "photo.jpg")
-    names: dict[str, object] = {}
+    names = {}
     exec(blocks("library.md", "python")[number], names)
     if number == 0:
         assert Image.open("adversarial.png").size == (512, 600)

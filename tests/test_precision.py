@@ -1,9 +1,5 @@
 """The form in which gradients are computed: the same function, faster; what scores is left alone."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import nn
@@ -16,7 +12,7 @@ from latcli.engine.precision import FORMS, gradient_model
 SHAPE = (3, 16, 16)
 
 
-def lively(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+def lively(norm):
     """A batch norm that does something: statistics and weights far from 0 and 1."""
     for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
         if tensor is not None:
@@ -28,12 +24,12 @@ def lively(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
 class Residual(nn.Module):
     """Uses the output of its convolution twice, so that its norm must not be folded away."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.convolution = nn.Conv2d(8, 8, 3, padding=1)
         self.norm = lively(nn.BatchNorm2d(8))
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BCHW):
         raw_BCHW = self.convolution(x_BCHW)
         return self.norm(raw_BCHW) + 0.5 * raw_BCHW
 
@@ -41,12 +37,12 @@ class Residual(nn.Module):
 class Shared(nn.Module):
     """One convolution that two different norms follow."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.convolution = nn.Conv2d(8, 8, 1)
         self.norms = nn.ModuleList([lively(nn.BatchNorm2d(8)), lively(nn.BatchNorm2d(8))])
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BCHW):
         for norm in self.norms:
             x_BCHW = norm(self.convolution(x_BCHW))
         return x_BCHW
@@ -55,7 +51,7 @@ class Shared(nn.Module):
 class Viewing(nn.Module):
     """Takes features in the default layout alone."""
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BCHW):
         return x_BCHW.view(len(x_BCHW), -1)
 
 
@@ -64,15 +60,15 @@ def _seed():
     torch.manual_seed(0)
 
 
-def head() -> list[nn.Module]:
+def head():
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)]
 
 
-def wrapped(wrap: Callable[[nn.Module], nn.Module]) -> list[nn.Module]:
+def wrapped(wrap):
     return [wrap(nn.Conv2d(3, 8, 3)), lively(nn.BatchNorm2d(8)), nn.ReLU(), *head()]
 
 
-NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
+NETWORKS = {
     "plain": lambda: [nn.Conv2d(3, 8, 3), lively(nn.BatchNorm2d(8)), nn.ReLU(), *head()],
     "grouped, strided, no bias": lambda: [
         nn.Conv2d(3, 8, 3, stride=2, bias=False),
@@ -94,14 +90,14 @@ NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
 }
 
 
-def input_gradient(model: object, x_BChw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def input_gradient(model, x_BChw):
     x_BChw = x_BChw.clone().requires_grad_()
     logits_BK = model(x_BChw)
     (gradient_BChw,) = torch.autograd.grad(logits_BK.square().sum(), x_BChw)
     return logits_BK.detach(), gradient_BChw
 
 
-def state_of(net: nn.Module) -> list[object]:
+def state_of(net):
     """All that the search for a form might leave changed."""
     hooks = [(type(m), m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in net.modules()]
     grads = [parameter.grad for parameter in net.parameters()]
@@ -157,18 +153,18 @@ def test_refreshed_it_follows_the_weights_and_statistics(network):
     torch.testing.assert_close(fast(x_BCHW), net(x_BCHW), rtol=1e-4, atol=1e-5)
 
 
-def convolutions(channels: int, groups: int = 1) -> list[nn.Module]:
+def convolutions(channels, groups=1):
     """Two convolutions; of 64 channels, 10 million multiplications."""
     layers = [nn.Conv2d(3, channels, 1), nn.Conv2d(channels, channels, 3, padding=1, groups=groups), nn.ReLU()]
     return [*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 5)]
 
 
 class Attention(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.attention = nn.MultiheadAttention(768, 4, batch_first=True)
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BCHW):
         rows_B1D = x_BCHW.flatten(1)[:, None]
         return self.attention(rows_B1D, rows_B1D, rows_B1D)[0][:, 0]
 
@@ -197,12 +193,12 @@ def test_the_form_follows_from_processor_and_network(layers, with_units, without
 class Differing(nn.Module):
     """Works in any form, but in one gives other logits than as it is."""
 
-    def __init__(self, form: str, factor: float) -> None:
+    def __init__(self, form, factor):
         super().__init__()
         self.linear = nn.Linear(3 * 16 * 16, 5)
         self.form, self.factor = form, factor
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BCHW):
         if self.linear.weight.dtype == torch.bfloat16:
             form = "bf16-channels-last"
         else:

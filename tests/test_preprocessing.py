@@ -1,8 +1,6 @@
 """From photo to network input: the pipeline everybody uses, the same as matrices, and what of a photo reaches it."""
 
-from __future__ import annotations
-
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -34,7 +32,7 @@ OTHERS = [
 ]
 
 
-def photo(height: int, width: int, contrast: float = 90.0, seed: int = 0) -> Image.Image:
+def photo(height, width, contrast=90.0, seed=0):
     """Smooth shapes with noise on them: neither flat nor white noise. A contrast of 90 reaches black and white."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[:height, :width] / max(height, width)
@@ -43,7 +41,7 @@ def photo(height: int, width: int, contrast: float = 90.0, seed: int = 0) -> Ima
     return Image.fromarray(levels_HWC.clip(0, 255).astype(np.uint8))
 
 
-def ordinary(pipeline: Preprocessing, image: Image.Image) -> torch.Tensor:
+def ordinary(pipeline, image):
     """The same in torchvision's words."""
     transforms = import_torchvision().transforms
     mode = transforms.InterpolationMode[pipeline.interpolation.upper()]
@@ -99,7 +97,7 @@ def test_a_photo_that_is_all_edge_is_refused():
         interpolation_called("random", "timm:some")
 
 
-def assert_timm_prepares_alike(names: list[str]) -> None:
+def assert_timm_prepares_alike(names):
     """Against timm's own transform, built from the same configuration; no network is."""
     timm = import_timm()
     done = set()
@@ -112,7 +110,7 @@ def assert_timm_prepares_alike(names: list[str]) -> None:
         assert_prepared_alike(name, ours, theirs, data["mean"], data["std"])
 
 
-def assert_prepared_alike(name: str, ours: Preprocessing, theirs: Any, mean: Any, std: Any) -> None:
+def assert_prepared_alike(name, ours, theirs, mean, std):
     mean, std = (torch.tensor(values)[:, None, None] for values in (mean, std))
     for shape in [(375, 500), (500, 400), (300, 300)]:
         image = photo(*shape)

@@ -1,23 +1,20 @@
 """`latcli report`: which figures a report has, of which runs, and that what is not as it was written is not shown."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
 import pytest
 from report_store import WILD, attack, crash, entry, evaluate, photo, stranger, train, whole
 
-from latcli.commands.gathering import EVERYTHING, SHOWN_ATTACKS, TERMINAL, Needs, gather
+from latcli.commands.gathering import EVERYTHING, SHOWN_ATTACKS, TERMINAL, gather
 from latcli.commands.report import compare
 from latcli.errors import LatcliError, UsageError
 from latcli.options import ReportOptions
 from latcli.results import photo_summary, to_json
 from latcli.session import Session
-from latcli.store.store import Run, Store
+from latcli.store.store import Store
 
 
 @pytest.fixture
@@ -32,13 +29,13 @@ def full(tmp_path_factory):
     return folder, whole(folder)
 
 
-def document(folder: Path, *runs: str, needs: Needs = EVERYTHING, **options: Any) -> dict[str, Any]:
-    found: dict[str, Any] = to_json(gather(ReportOptions(runs=runs, **options), Session(store=folder), needs))
+def document(folder, *runs, needs=EVERYTHING, **options):
+    found = to_json(gather(ReportOptions(runs=runs, **options), Session(store=folder), needs))
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     return found
 
 
-def one_model(store: Store, *evaluations: dict[str, Any]) -> list[dict[str, Any]]:
+def one_model(store, *evaluations):
     """The matrices after evaluating one model once for each of these."""
     known = entry(store, train(store, "natural", 0))
     for settings in evaluations:
@@ -46,7 +43,7 @@ def one_model(store: Store, *evaluations: dict[str, Any]) -> list[dict[str, Any]
     return document(store.folder)["matrices"]
 
 
-def several_models(store: Store, *models: tuple[Run, float | None], **settings: Any) -> dict[str, Any]:
+def several_models(store, *models, **settings):
     """The matrix after evaluating these training runs' models, each with its loss under standard attack."""
     entries = [entry(store, run) for run, _ in models]
     losses = {one["id"]: (0.1, loss, 1.0) for one, (_, loss) in zip(entries, models, strict=True)}
@@ -125,7 +122,7 @@ def test_the_interval_is_the_wider_of_that_over_images_and_that_over_models(stor
     assert (background["interval"], background["loss_interval"]) == ("wilson", "bootstrap")
 
 
-def best(matrix: dict[str, Any], given: str, figure: str) -> list[str]:
+def best(matrix, given, figure):
     return [row["label"] for row in matrix["rows"] if row["cells"][given][f"best_{figure}"]]
 
 
@@ -259,7 +256,7 @@ def test_what_vanished_changed_or_is_damaged_is_a_fault_and_shows_nothing(tmp_pa
     with Store.open(folder) as store, store.start_run("attack", argv=[], config={}, seed=0, device="cpu") as bad:
         bad.insert("attacks", [photo(0, "hen.jpg", "hen", "cock", clean_rank=None)])
 
-    def faults(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    def faults(found):
         (matrix,) = found["matrices"]  # the figures of the database stay
         assert (found["evaluations"], matrix["warnings"]) == ([], [])
         assert bad.id not in [one["run"] for one in found["attacks"]]
@@ -334,7 +331,7 @@ def test_two_training_runs_side_by_side(full):
 
 
 def test_photos_side_by_side_are_the_same_photos(store):
-    def run_of(*photos: tuple[str, str, dict[str, Any]]) -> str:
+    def run_of(*photos):
         rows = [
             photo(place, name, "hen", "cock", sha256=one * 64, **changed)
             for place, (name, one, changed) in enumerate(photos)

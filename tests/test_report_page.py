@@ -7,10 +7,8 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping
 from html.parser import HTMLParser
 from importlib import resources
-from typing import Any
 
 import numpy as np
 import pytest
@@ -31,30 +29,30 @@ FILES = {kind: kind for kind in ("adversarial", "difference", "mask")}
 class Seen(HTMLParser):
     """Every element, every attribute, and the text outside scripts and styles."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text):
         super().__init__()
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str | None]] = []
         self.texts: list[str] = []
         self.feed(text)
 
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         self.attributes += attributes
 
-    def handle_data(self, data: str) -> None:
+    def handle_data(self, data):
         self.texts.append(data)
 
     @property
-    def words(self) -> str:
+    def words(self):
         return " ".join(" ".join(self.texts).split())
 
 
-def page_of(document: dict[str, Any], files: Mapping[str, bytes] | None = None) -> str:
+def page_of(document, files=None):
     return "".join(render(document, (files or {}).get))
 
 
-def named(name: str) -> dict[str, Any]:
+def named(name):
     """A report in which everything is called so."""
     photo = sample.photo(name, name, (name, 0.9, 0.9, 1), (name, 0.9, 1e-9, 9), notes=(name,))
     listed = sample.run_row(command=name, config={name: name}, argv=["latcli", name])
@@ -104,7 +102,7 @@ def test_sections_stand_only_where_there_is_something_to_show():
                         "not-shown"]  # fmt: skip
 
 
-def only_matrix(**changed: Any) -> dict[str, Any]:
+def only_matrix(**changed):
     return sample.nothing(sample.report(), matrices=[sample.matrix(**changed)])
 
 
@@ -168,7 +166,7 @@ def test_smallest_epsilons_are_bars():
 
 
 def test_photos_are_asked_for_one_by_one():
-    asked: list[str] = []
+    asked = []
     photos = [sample.photo(files={"adversarial": str(place)}) for place in range(50)]
     pieces = render(sample.report(*photos), lambda path: asked.append(path))
     next(pieces)
@@ -217,13 +215,13 @@ def test_what_cannot_be_shown_is_named_and_pictures_are_json_of_nothing_but_base
     assert ('class="frame"' in text, 'class="frame"' in page_of(document)) == (True, False)
 
 
-def luminance(colour: str) -> float:
+def luminance(colour):
     parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def contrast(one: str, other: str) -> float:
+def contrast(one, other):
     light, dark = sorted((luminance(one), luminance(other)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
 

@@ -1,7 +1,5 @@
 """Detector saliency: silhouettes of what stands out, by real weights; weights from anywhere are checked."""
 
-from __future__ import annotations
-
 import shutil
 
 import cv2
@@ -35,11 +33,11 @@ def detector(weights):
     return SaliencyDetector(SaliencySettings(str(weights)), OFFLINE)
 
 
-def photo_of(levels_HWC: np.ndarray) -> Photo:
+def photo_of(levels_HWC):
     return Photo("photo", levels_HWC.astype(np.uint8), "0" * 64)
 
 
-def disc(size: tuple[int, int] = (240, 320), radius: int = 60) -> tuple[Photo, np.ndarray]:
+def disc(size=(240, 320), radius=60):
     """A red disc on a ground of soft grass, and where it is."""
     rows, columns = np.mgrid[: size[0], : size[1]]
     inside_HW = (rows - size[0] // 2) ** 2 + (columns - size[1] // 2) ** 2 < radius**2
@@ -47,7 +45,7 @@ def disc(size: tuple[int, int] = (240, 320), radius: int = 60) -> tuple[Photo, n
     return photo_of(np.where(inside_HW[:, :, None], (200, 40, 40), ground).clip(0, 255)), inside_HW
 
 
-def overlap(one_HW: np.ndarray, other_HW: np.ndarray) -> float:
+def overlap(one_HW, other_HW):
     return float((one_HW & other_HW).sum() / (one_HW | other_HW).sum())
 
 

@@ -1,7 +1,5 @@
 """Intervals, comparisons and who is best: published values, exact sums, and how often chance is taken for a finding."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -94,7 +92,7 @@ def test_the_best_is_shared_with_those_that_chance_may_have_put_behind():
     assert not_beaten([0.5, 0.5], lambda first, other: 1.0) == [True, True]
 
 
-def column(*shares: float, n: int = 400) -> ColumnStatistics:
+def column(*shares, n=400):
     """Models that are right on the first so many images, with losses to match; each is a part of the next."""
     right_NM = torch.stack([torch.arange(n) < share * n for share in shares], dim=1)
     noise_NM = torch.rand(n, 1, generator=torch.Generator().manual_seed(0)).double()

@@ -1,7 +1,5 @@
 """torchvision can be imported beside any torch, and its non-maximum suppression does what it says."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 
@@ -20,9 +18,9 @@ _scene = st.lists(st.tuples(_box, st.integers(0, 4)), max_size=24)
 _threshold = st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 0.75, 1.0])
 
 
-def _reference(boxes: list[tuple[float, ...]], scores: list[float], threshold: float) -> list[int]:
+def _reference(boxes, scores, threshold):
     """The definition, box by box in Python floats."""
-    kept: list[int] = []
+    kept = []
     for index in sorted(range(len(boxes)), key=lambda i: -scores[i]):  # sorted is stable
         x0, y0, x1, y1 = boxes[index]
         for other in kept:
@@ -36,7 +34,7 @@ def _reference(boxes: list[tuple[float, ...]], scores: list[float], threshold: f
     return kept
 
 
-def _tensors(scene: list[tuple[tuple[float, ...], float]]) -> tuple[torch.Tensor, torch.Tensor]:
+def _tensors(scene):
     boxes_N4 = torch.tensor([box for box, _ in scene], dtype=torch.float64).reshape(-1, 4)
     return boxes_N4, torch.tensor([score for _, score in scene], dtype=torch.float64)
 

@@ -1,12 +1,9 @@
 """Detector yolo: finds what ultralytics finds, in weights read as a user would; unsafe or broken files are refused."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,11 +21,11 @@ from latcli.errors import ExitCode, WeightsError
 TARGET = Target(0, "disc")
 
 
-def opened(weights: Path | str, **settings: float) -> YoloDetector:
+def opened(weights, **settings):
     return YoloDetector(YoloSettings(str(weights), **settings), DetectorContext())
 
 
-def noise(height: int, width: int) -> Photo:
+def noise(height, width):
     return Photo("noise", np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8), "0")
 
 
@@ -145,10 +142,10 @@ assert threading.active_count() == 1
 class _Made:
     """Pickles as a call."""
 
-    def __init__(self, function: object, *arguments: object) -> None:
+    def __init__(self, function, *arguments):
         self.made_by = function, arguments
 
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+    def __reduce__(self):
         return self.made_by
 
 

@@ -3,11 +3,8 @@
 Short by default; LATCLI_RELIABILITY=full tries every attack, and attacks all nine photos with the default steps.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +22,7 @@ def attacked(latcli, here):
     (here / "stressed.py").write_text(STRESSED)
     sys.modules.pop("stressed", None)
 
-    def run(*arguments: str | Path, model: str = "tiny_model:tiny", code: int = 0) -> dict[str, dict[str, Any]]:
+    def run(*arguments, model="tiny_model:tiny", code=0):
         fixed = ("--classifier", model, "--center", "0.4", "--no-figures", "--json")
         outcome = latcli("attack", *arguments, *fixed)
         assert outcome.code == code, outcome.err
@@ -34,7 +31,7 @@ def attacked(latcli, here):
     return run
 
 
-def _assert_alike(found: dict[str, dict[str, Any]], expected: dict[str, dict[str, Any]], tolerance: float) -> None:
+def _assert_alike(found, expected, tolerance):
     """The same clean prediction and verdict, and confidences that differ by no more than the tolerance."""
     assert found.keys() == expected.keys()
     for name, one in found.items():
@@ -61,7 +58,7 @@ def test_real_photos_get_the_same_verdict_in_every_batch(shared_data, attacked):
         _assert_alike(one, alone, tolerance=0.05)
 
 
-def _odd_photos() -> dict[str, Image.Image]:
+def _odd_photos():
     plain, grey = Image.fromarray(tiny_model.blobs()), tiny_model.blobs()[:, :, 0]
     clear = plain.copy()
     clear.putalpha(Image.linear_gradient("L").resize(plain.size))
