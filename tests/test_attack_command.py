@@ -29,34 +29,6 @@ TINY = ("--classifier", "tiny_model:tiny")
 QUICK = (*TINY, "--steps", "3", "--no-figures")
 CENTER = (*QUICK, "--center", "0.4")
 
-#: Classifiers with oddities, as a user's own module.
-ODD_MODELS = """
-import torch
-from tiny_model import TinyNet
-
-class Blind(TinyNet):
-    def __init__(self):
-        super().__init__()
-        self.features.weight.data.zero_()
-        self.features.bias.data.zero_()
-
-class Softmax(TinyNet):
-    def forward(self, x):
-        return super().forward(x).softmax(dim=1)
-
-class Noisy(TinyNet):
-    def forward(self, x):
-        return super().forward(x) + torch.randn(16)
-
-def no_module():
-    return 3
-"""
-
-
-@pytest.fixture(autouse=True)
-def odd_models(here):
-    (here / "odd_models.py").write_text(ODD_MODELS)
-
 
 def attacked(latcli, *arguments):
     """The document of an attack that ends well."""
@@ -640,7 +612,7 @@ def test_a_dry_run_attacks_nothing_and_creates_no_run(latcli, here, monkeypatch)
     assert runs_of(here) == set()
 
 
-@pytest.mark.parametrize(("network", "word"), [("Softmax", "probabilities"), ("Noisy", "different logits")])
+@pytest.mark.parametrize(("network", "word"), [("softmax", "probabilities"), ("noisy", "different logits")])
 def test_networks_whose_figures_are_doubtful_are_warned_of_before_the_attack(network, word, latcli, here):
     save_photo(here / "a.png")
     done = latcli("attack", "a.png", "--classifier", f"odd_models:{network}", *CENTER[2:], "--json")

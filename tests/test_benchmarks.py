@@ -18,7 +18,7 @@ from benchmarks.machine import Neighbours
 from benchmarks.mask_agreement import Cut, composed, intersection_over_union, measured
 from benchmarks.photo_tables import compared, count_text, median_interval, stored_photos
 from benchmarks.photo_training import Found, grouped_survey
-from benchmarks.rounds import Rounds, clocked, in_turn, spread
+from benchmarks.rounds import Rounds, clocked, in_turn
 from benchmarks.sweeps import fit
 from latcli.engine.detectors.base import Target
 from latcli.engine.evaluation.reliance import LabelledPhoto
@@ -105,12 +105,6 @@ def test_a_study_goes_on_where_it_was_cut_off_and_its_tables_are_those_of_all_pa
     shown = capsys.readouterr().out
     assert "schedule, mnist-5k: 2 models" in shown
     assert shown.count("not measured") == 3  # what the paper says of standard training
-
-
-def test_other_work_and_uneven_rounds_are_said():
-    assert spread([1.0, 1.0, 1.1], 0.4).disturbed == spread([1.0, 1.0, 1.1], None).disturbed == ""
-    assert spread([1.0, 1.0, 1.3], 0.0).disturbed == "rounds spread over 30 %"
-    assert spread([1.0, 1.0, 1.0], 0.6).disturbed == "others kept 0.6 processors busy"
 
 
 @given(st.floats(0.1, 100), st.floats(0.1, 100), st.lists(st.integers(1, 500), min_size=2, max_size=9, unique=True))
@@ -211,12 +205,6 @@ def test_a_benchmark_that_fails_does_not_keep_the_others_from_running(tmp_path, 
     assert "missing: failed with exit code 1" in capfd.readouterr().out
     assert results["report_speed"]["exit_code"] == 0
     assert {row["command"] for row in results["report_speed"]["rows"] if row["table"] == "report"} >= {"runs list"}
-
-
-def test_nothing_that_measures_the_memory_of_its_children_imports_torch():
-    code = "import sys, benchmarks.__main__, benchmarks.sweeps, benchmarks.photo_folder; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
 
 
 @pytest.mark.slow

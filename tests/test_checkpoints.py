@@ -1,11 +1,10 @@
 """A checkpoint is opened as the network that was saved, or refused with the reason."""
 
-import re
 from dataclasses import replace
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import code_blocks
 from safetensors.torch import save
 
 from latcli.engine import registry
@@ -43,8 +42,7 @@ def test_it_opens_by_its_path_as_the_same_function(net, checkpoint):
 
 
 def test_the_docs_read_it_without_latcli(net, checkpoint, monkeypatch):
-    page = ROOT / "docs" / "classifiers.md"
-    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = code_blocks("classifiers.md", "python")
     monkeypatch.chdir(checkpoint.rename(checkpoint.with_name("checkpoint.safetensors")).parent)
     names = {}
     exec(code, names)
@@ -64,16 +62,15 @@ def test_residual_networks_come_back(architecture, tmp_path):
     assert torch.allclose(open_checkpoint(path)(x_BCHW), network(x_BCHW), atol=1e-5)
 
 
-def flipped(data):
-    return data[:-1000] + bytes([data[-1000] ^ 1]) + data[-999:]
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         *((lambda data, kept=kept: data[:kept], "is damaged, or not a weights file") for kept in (4, 100, 5000, -1)),
         (lambda data: b"", "is damaged, or not a weights file"),
-        (flipped, "its tensors are not those that were written"),
+        (
+            lambda data: data[:-1000] + bytes([data[-1000] ^ 1]) + data[-999:],
+            "its tensors are not those that were written",
+        ),
         (lambda data: save({"a": torch.zeros(3)}), "is no classifier but no file of latcli"),
         (lambda data: pack("training state", {}, {}), "is no classifier but training state"),
     ],

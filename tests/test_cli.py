@@ -15,16 +15,6 @@ from latcli.store.store import Store
 HEAVY = ("torch", "torchvision", "numpy", "ultralytics", "timm", "PIL", "sqlite_utils", "matplotlib", "cv2", "mlxtend")
 
 
-@pytest.fixture
-def store(tmp_path):
-    folder = tmp_path / "kept"
-    with Store.open(folder) as opened:
-        for command in ("attack", "train"):
-            with opened.start_run(command, argv=["latcli", command], config={}, seed=0, device="cpu") as run:
-                run.write_artifact("result.png", command.encode(), "adversarial")
-    return folder
-
-
 def test_no_help_imports_anything_heavy():
     paths = [(), ("runs",), *COMMANDS]
     code = (
@@ -137,9 +127,10 @@ def test_the_shell_completes(offered):
         assert expected <= offered(words), words
 
 
-def test_the_shell_completes_runs_by_either_end_of_their_id(offered, store):
-    (run,) = (path.name for path in store.glob("*-train-*"))
-    words = f"latcli runs show --store {store} "
+def test_the_shell_completes_runs_by_either_end_of_their_id(offered, tmp_path):
+    with Store.open(tmp_path) as store:
+        run, _ = (store.start_run(name, argv=[], config={}, seed=0, device="cpu").id for name in ("train", "attack"))
+    words = f"latcli runs show --store {tmp_path} "
     assert run[-4:] in offered(words + run[-4:-1])
     assert run in offered(words + run[:8])
     assert offered(f"{words}nothing") == set()

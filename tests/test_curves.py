@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
+from linear_problems import linear
 from torch import nn
 
 from latcli.engine.attacks.contract import run_attack
@@ -18,23 +20,15 @@ from latcli.engine.evaluation.beyond import fell_at, points_of
 from latcli.engine.noise import derive_seed, item_seeds
 from latcli.engine.scoring import judge
 from latcli.errors import LatcliError, UsageError
-from latcli.results import CurvePoint
 
 SHAPE = (1, 6, 6)
 FIXED = AttackSettings(schedule="constant", step=0.05, random_start=False)
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Where each image fell, and the curve."""
-
-    fell_at: tuple[float | None, ...]
-    points: tuple[CurvePoint, ...]
-
-
 def _sweep(axis, attack, fast, score, pairs, values, settings, seed):
+    """Where each image fell, and the curve."""
     fell = fell_at(axis, values, attack, fast, score, pairs, settings, seed)
-    return Curve(fell, points_of(values, fell))
+    return SimpleNamespace(fell_at=fell, points=points_of(values, fell))
 
 
 accuracy_against_epsilon, accuracy_against_steps = partial(_sweep, "epsilon"), partial(_sweep, "steps")
@@ -44,15 +38,13 @@ def _weights():
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
 
 
-def _linear(x_BCHW):
-    """Two classes; the first one's lead over the second is -weights . (x - 1/2)."""
-    lead_B = ((x_BCHW - 0.5) * _weights()).flatten(1).sum(dim=1)
-    return torch.stack([-lead_B / 2, lead_B / 2], dim=1)
-
-
 def _convnet(seed=0):
     torch.manual_seed(seed)
     return nn.Sequential(nn.Conv2d(1, 8, 3), nn.Tanh(), nn.Conv2d(8, 8, 3), nn.Tanh(), nn.Flatten(), nn.Linear(32, 4))
+
+
+def _linear(x_BCHW):
+    return linear(_weights())(x_BCHW - 0.5)
 
 
 def _images(count, net, wrong=0):

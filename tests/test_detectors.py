@@ -12,6 +12,7 @@ from latcli.engine.detectors.base import (
     ANY_CLASS,
     Box,
     Detection,
+    DetectorContext,
     Target,
     agreeing_boxes,
     agrees,
@@ -19,10 +20,14 @@ from latcli.engine.detectors.base import (
     scaled_corners,
     surest_box,
 )
+from latcli.engine.detectors.mobilenet import MobilenetDetector, MobilenetSettings
+from latcli.engine.detectors.yolo import DEFAULT_WEIGHTS, YoloDetector, YoloSettings
 from latcli.engine.images import Photo
 from latcli.engine.vision import import_torchvision
+from latcli.errors import ExitCode, WeightsError
 
 CATEGORIES = import_torchvision().models.MobileNet_V3_Large_Weights.IMAGENET1K_V1.meta["categories"]
+SSDLITE = import_torchvision().models.detection.SSDLite320_MobileNet_V3_Large_Weights.COCO_V1
 HEN = Target(8, "hen")
 
 
@@ -50,8 +55,7 @@ OTHERS = [
 
 
 def test_boxes_agree_with_imagenets_classes_by_a_table_and_with_others_by_name():
-    coco = import_torchvision().models.detection.SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.meta["categories"]
-    assert _COCO_TO_IMAGENET.keys() <= set(coco)
+    assert _COCO_TO_IMAGENET.keys() <= set(SSDLITE.meta["categories"])
     for box_name, name, agreed in IMAGENET:
         assert agrees(box_name, Target(CATEGORIES.index(name), name)) is agreed, (box_name, name)
     for box_name, target, agreed in OTHERS:
@@ -107,3 +111,21 @@ def test_corners_are_scaled_into_the_photo(corners):
         assert inside == pytest.approx(expected)
     else:
         assert inside is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "named"),
+    [
+        (MobilenetDetector, MobilenetSettings(), SSDLITE.url),
+        *((YoloDetector, YoloSettings(name), name) for name in (DEFAULT_WEIGHTS, "yolo11s-seg.pt")),
+    ],
+)
+@pytest.mark.parametrize(("offline", "message"), [(True, "--offline"), (False, "does not answer")])
+def test_missing_weights_are_said_with_what_to_do(kind, settings, named, offline, message, no_network):
+    with pytest.raises(WeightsError, match=message) as missing:
+        kind(settings, DetectorContext(offline=offline))
+    assert missing.value.exit_code == ExitCode.FAILURE
+    assert named in missing.value.message + missing.value.hint
+    assert "--detector-weights FILE" in missing.value.hint
+    assert "--detector cam" in missing.value.hint
+    assert bool(no_network) is not offline

@@ -22,15 +22,14 @@ def look(latcli, tmp_path, monkeypatch):
         monkeypatch.setenv(name, str(tmp_path / folder))
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     monkeypatch.setattr(saliency, "_in_package", lambda _: None)
-    return lambda *options, code=0: _checked(latcli("doctor", "--device", "cpu", "--json", *options), code)
 
+    def checks(code=0):
+        outcome = latcli("doctor", "--device", "cpu", "--json")
+        assert (outcome.code, outcome.json["ok"]) == (code, code == 0), outcome.err
+        assert all(one["hint"] for one in outcome.json["checks"] if one["state"] != "ok")
+        return {one["name"]: (one["state"], one["detail"]) for one in outcome.json["checks"]}
 
-def _checked(outcome, code):
-    assert outcome.code == code, outcome.err
-    document = outcome.json
-    assert document["ok"] is (code == 0)
-    assert all(one["hint"] for one in document["checks"] if one["state"] != "ok")
-    return {one["name"]: (one["state"], one["detail"]) for one in document["checks"]}
+    return checks
 
 
 def states(checks):

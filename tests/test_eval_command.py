@@ -79,15 +79,11 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture
-def work(tmp_path, tiny, monkeypatch):
-    """Where commands run."""
-    folder = tmp_path / "work"
-    folder.mkdir()
-    (folder / "tiny").symlink_to(tiny)
-    (folder / "eval_victims.py").write_text(VICTIMS)
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.chdir(folder)
-    return folder
+def work(work, tiny, monkeypatch):
+    (work / "tiny").symlink_to(tiny)
+    (work / "eval_victims.py").write_text(VICTIMS)
+    monkeypatch.syspath_prepend(work)
+    return work
 
 
 def checkpoint_bytes(regime, seed, turned=False, **changes):

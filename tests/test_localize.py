@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from benchmarks.mask_agreement import intersection_over_union
 from latcli.engine.localize import (
     PATCH_SHARE,
     REGIONS,
@@ -85,10 +86,6 @@ def _scene(silhouette_HW):
     return levels_HWC.clip(0, 255).astype(np.uint8)
 
 
-def _iou(one_HW, other_HW):
-    return float((one_HW & other_HW).sum() / (one_HW | other_HW).sum())
-
-
 def _grabcut(levels_HWC, *boxes):
     mask_1HW = grabcut_mask(levels_HWC, boxes)
     assert mask_1HW.shape == (1, *levels_HWC.shape[:2])
@@ -100,7 +97,7 @@ def _grabcut(levels_HWC, *boxes):
 def test_grabcut_finds_silhouettes_inside_their_boxes_and_protects_nothing_outside():
     one_HW, other_HW = _ellipse((120, 200), (50, 60), (30, 30)), _ellipse((120, 200), (150, 50), (25, 35))
     found_HW = _grabcut(_scene(one_HW | other_HW), (15, 25, 85, 95), (120, 10, 180, 90))
-    assert _iou(found_HW, one_HW | other_HW) > 0.97
+    assert intersection_over_union(found_HW, one_HW | other_HW) > 0.97
     box = (40, 20, 100, 100)  # cuts the left of an object off
     found_HW, inside_HW = _grabcut(_scene(one_HW), box), boxes_mask([box], (120, 200))[0].numpy() > 0
     assert not (found_HW & ~inside_HW).any()

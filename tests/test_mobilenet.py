@@ -57,10 +57,6 @@ def opened(weights, **settings):
     return MobilenetDetector(MobilenetSettings(weights, **settings), DetectorContext())
 
 
-def _source_url():
-    return import_torchvision().models.detection.SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.url
-
-
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (37, 53)])
 def test_boxes_lie_inside_photos_of_any_size(file, size, no_network):
     height, width = size
@@ -95,16 +91,6 @@ def test_fingerprint_and_weights_name_what_was_opened(file, dogs_everywhere):
     assert len({detector.fingerprint for detector in detectors}) == 3
     assert len({detector.weights for detector in detectors}) == 2
     assert detectors[0].weights.startswith("ssdlite.pth sha256:")
-
-
-@pytest.mark.parametrize(("offline", "message"), [(True, "--offline"), (False, "does not answer")])
-def test_missing_weights_are_said_with_what_to_do(offline, message, no_network):
-    with pytest.raises(WeightsError, match=message) as missing:
-        MobilenetDetector(MobilenetSettings(), DetectorContext(offline=offline))
-    assert "--detector-weights FILE" in missing.value.hint
-    assert "--detector cam" in missing.value.hint
-    assert _source_url() in missing.value.hint
-    assert bool(no_network) is not offline
 
 
 def test_weights_of_another_network_are_refused(tmp_path):

@@ -130,16 +130,9 @@ class Opens:
         self.weights = settings.weights
 
 
-class OpensYolo(Opens):
-    name = "yolo"
-
-
-class OpensSaliency(Opens):
-    name = "saliency"
-
-
-class OpensCam(Opens):
-    name = "cam"
+OpensYolo, OpensSaliency, OpensCam = (
+    type(f"Opens{name}", (Opens,), {"name": name.lower()}) for name in ("Yolo", "Saliency", "Cam")
+)
 
 
 class Closed:

@@ -13,15 +13,6 @@ from latcli.options import AttackOptions, EvalOptions, ReproduceOptions, TrainOp
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """An empty working folder."""
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    return work
-
-
-@pytest.fixture
 def user_file(tmp_path):
     """Where the fixture `latcli` says that the user's own file is."""
     file = tmp_path / "no-configuration" / "latcli" / "config.toml"
@@ -30,7 +21,7 @@ def user_file(tmp_path):
 
 
 @pytest.fixture
-def seen(folder, monkeypatch):
+def seen(work, monkeypatch):
     """What commands are given, in place of being carried out."""
     found = {}
 
@@ -73,7 +64,7 @@ def test_typing_a_printed_command_gives_the_same_options(latcli, seen, given_opt
     assert seen["options"] == given_options
 
 
-def test_the_nearest_source_wins(latcli, folder, user_file, seen, monkeypatch):
+def test_the_nearest_source_wins(latcli, work, user_file, seen, monkeypatch):
     def store(*words):
         assert latcli("runs", "list", *words).code == 0
         return str(seen["store"])
@@ -81,31 +72,31 @@ def test_the_nearest_source_wins(latcli, folder, user_file, seen, monkeypatch):
     assert store() == "runs"
     user_file.write_text('store = "user"\nlimit = 3')
     assert store() == "user"
-    (folder / "latcli.toml").write_text('store = "project"')
+    (work / "latcli.toml").write_text('store = "project"')
     assert store() == "project"
     assert seen["limit"] == 3
-    (folder / "latcli.toml").write_text('store = "project"\n[runs]\nstore = "group"\n[runs.list]\nstore = "command"')
+    (work / "latcli.toml").write_text('store = "project"\n[runs]\nstore = "group"\n[runs.list]\nstore = "command"')
     assert store() == "command"
     assert latcli("runs", "verify").code == 0
     assert str(seen["store"]) == "group"
-    (folder / "other.toml").write_text("quiet = true")
+    (work / "other.toml").write_text("quiet = true")
     assert store("--config", "other.toml") == "user"  # it takes the place of the project's file alone
     assert seen["quiet"] is True
     monkeypatch.setenv("LATCLI_STORE", "environment")  # after the fixture has cleared it
     assert store("--store", "flag") == "flag"
 
 
-def test_the_environment_lies_between_flag_and_file(latcli, folder, seen, monkeypatch):
-    (folder / "latcli.toml").write_text("offline = true\ndata = 'file'")
+def test_the_environment_lies_between_flag_and_file(latcli, work, seen, monkeypatch):
+    (work / "latcli.toml").write_text("offline = true\ndata = 'file'")
     monkeypatch.setenv("LATCLI_OFFLINE", "0")
     monkeypatch.setenv("LATCLI_DATA", "environment")
     assert latcli("doctor").code == 0
     assert (seen["offline"], str(seen["data"])) == (False, "environment")
 
 
-def test_values_are_read_as_the_command_line_reads_them(latcli, folder, seen, tmp_path, monkeypatch):
+def test_values_are_read_as_the_command_line_reads_them(latcli, work, seen, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    (folder / "latcli.toml").write_text(
+    (work / "latcli.toml").write_text(
         'store = "~/runs"\nlimit = 5\n[attack]\nepsilon = "2/255"\nsteps = 10\nbox = ["0,0,9,9", "1,1,2,2"]\n'
         'on-miss = "skip"\ncheck_success = true'
     )
@@ -151,8 +142,8 @@ SLIPS = [
 ]
 
 
-def test_a_slip_in_a_file_is_refused_whatever_the_command(latcli, folder, seen):
-    file = folder / "latcli.toml"
+def test_a_slip_in_a_file_is_refused_whatever_the_command(latcli, work, seen):
+    file = work / "latcli.toml"
     for text, word in SLIPS:
         file.mkdir() if text is None else file.write_bytes(text if isinstance(text, bytes) else text.encode())
         outcome = latcli("attack", "a.jpg")
@@ -162,12 +153,12 @@ def test_a_slip_in_a_file_is_refused_whatever_the_command(latcli, folder, seen):
     assert latcli("attack", "--help").code == 0
 
 
-def test_code_is_named_on_the_command_line_or_in_the_users_own_file(latcli, folder, user_file, seen):
+def test_code_is_named_on_the_command_line_or_in_the_users_own_file(latcli, work, user_file, seen):
     assert latcli("attack", "a.jpg", "--classifier", "mine:net").code == 0
     assert seen["classifier"] == "mine:net"
-    (folder / "latcli.toml").write_text("classifier = 'timm:resnet50'")  # a library's own name runs no code of others
+    (work / "latcli.toml").write_text("classifier = 'timm:resnet50'")  # a library's own name runs no code of others
     assert latcli("attack", "a.jpg").code == 0
-    (folder / "latcli.toml").unlink()
+    (work / "latcli.toml").unlink()
     user_file.write_text("classifier = 'mine:net'")
     assert latcli("attack", "a.jpg").code == 0
     assert seen["classifier"] == "mine:net"

@@ -9,16 +9,11 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import code_blocks
 from PIL import Image
 
 from latcli.engine import registry
 from latcli.errors import LatcliError
-
-
-def blocks(page, language):
-    """The code blocks of a page of the docs."""
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
 def install(folder, code, toml):
@@ -42,7 +37,7 @@ def install(folder, code, toml):
 @pytest.fixture
 def plugin(here, tmp_path, monkeypatch):
     folder = tmp_path / "site"
-    install(folder, "\n\n".join(blocks("plugins.md", "python")), blocks("plugins.md", "toml")[0])
+    install(folder, "\n\n".join(code_blocks("plugins.md", "python")), code_blocks("plugins.md", "toml")[0])
     monkeypatch.syspath_prepend(folder)
     yield folder
     for name in [name for name in sys.modules if name.partition(".")[0] == "mypackage"]:
@@ -120,7 +115,7 @@ def test_the_library_examples_run(number, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copy(Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg"), "photo.jpg")
     names = {}
-    exec(blocks("library.md", "python")[number], names)
+    exec(code_blocks("library.md", "python")[number], names)
     if number == 0:
         assert Image.open("adversarial.png").size == (512, 600)
         assert "became" in capsys.readouterr().out

@@ -16,7 +16,6 @@ from latcli.engine.models.preprocessing import Interpolation, Preprocessing, int
 from latcli.engine.vision import import_timm, import_torchvision
 from latcli.errors import ImageError, UsageError
 
-SIZES = [(375, 500), (500, 333), (224, 224), (257, 301), (1080, 810), (8, 8), (1, 1), (30, 900), (97, 64)]
 PIPELINES = [
     Preprocessing(256, 224, "bicubic"),
     Preprocessing(342, 299, "bilinear"),
@@ -41,19 +40,14 @@ def photo(height, width, contrast=90.0, seed=0):
     return Image.fromarray(levels_HWC.clip(0, 255).astype(np.uint8))
 
 
-def ordinary(pipeline, image):
-    """The same in torchvision's words."""
-    transforms = import_torchvision().transforms
-    mode = transforms.InterpolationMode[pipeline.interpolation.upper()]
-    steps = [transforms.Resize(pipeline.resize, mode), transforms.CenterCrop(pipeline.crop), transforms.ToTensor()]
-    return transforms.Compose(steps)(image)
-
-
 def test_read_is_the_ordinary_pipeline_to_the_bit():
+    transforms = import_torchvision().transforms
     for pipeline in PIPELINES:
-        for size in SIZES:
+        mode = transforms.InterpolationMode[pipeline.interpolation.upper()]
+        steps = [transforms.Resize(pipeline.resize, mode), transforms.CenterCrop(pipeline.crop), transforms.ToTensor()]
+        for size in [(375, 500), (500, 333), (224, 224), (257, 301), (1080, 810), (8, 8), (1, 1), (30, 900), (97, 64)]:
             image = photo(*size)
-            assert torch.equal(pipeline.read(image), ordinary(pipeline, image))
+            assert torch.equal(pipeline.read(image), transforms.Compose(steps)(image))
 
 
 def test_the_matrices_do_what_read_does():

@@ -23,12 +23,6 @@ def store(tmp_path):
         yield opened
 
 
-@pytest.fixture(scope="module")
-def full(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("full") / "runs"
-    return folder, whole(folder)
-
-
 def document(folder, *runs, needs=EVERYTHING, **options):
     found = to_json(gather(ReportOptions(runs=runs, **options), Session(store=folder), needs))
     assert json.loads(json.dumps(found, allow_nan=False)) == found
@@ -88,8 +82,8 @@ def test_each_region_and_epsilon_of_a_run_is_a_table_and_a_search_for_the_smalle
     ]
 
 
-def test_a_matrix_has_the_paper_s_rows_and_columns_with_seeds_averaged(full):
-    folder, runs = full
+def test_a_matrix_has_the_paper_s_rows_and_columns_with_seeds_averaged(stored):
+    folder, runs = stored
     (matrix,) = document(folder)["matrices"]
     assert [row["label"] for row in matrix["rows"]] == matrix["inputs"] == ["natural", "standard", "background"]
     assert (matrix["natural_scale"], matrix["images"], matrix["seeds"]) == (1000, 1000, [0])
@@ -214,10 +208,10 @@ def test_runs_that_did_not_end_are_left_out_and_named(store):
     assert failed not in [row["run"] for row in found["training"]]
 
 
-def test_files_are_those_of_their_photo(full):
-    (found,) = document(full[0])["attacks"]
+def test_files_are_those_of_their_photo(stored):
+    (found,) = document(stored[0])["attacks"]
     counts = (found["summary"]["n"], found["summary"]["fooled"])
-    assert (found["run"], *counts) == (full[1]["attack"], len(WILD), len(WILD))
+    assert (found["run"], *counts) == (stored[1]["attack"], len(WILD), len(WILD))
     for position, image in enumerate(found["images"]):
         contents = {kind: Path(path).read_bytes().decode() for kind, path in image["files"].items()}
         assert contents == {kind: f"{position} {kind}" for kind in ("adversarial", "mask", "difference", "figure")}
@@ -268,7 +262,7 @@ def test_what_vanished_changed_or_is_damaged_is_a_fault_and_shows_nothing(tmp_pa
     assert faults(document(folder)) == [(run, None, "missing"), unreadable]
 
 
-def test_runs_are_chosen_by_name_status_data_set_and_date(full):
+def test_runs_are_chosen_by_name_status_data_set_and_date(stored):
     for options, left in [
         ({}, {"natural", "standard", "background", "background 1", "evaluation", "attack", "failed"}),
         ({"runs": ("latest", "natural")}, {"natural", "failed"}),
@@ -276,7 +270,7 @@ def test_runs_are_chosen_by_name_status_data_set_and_date(full):
         ({"dataset": "mnist"}, {"natural", "standard", "background", "background 1", "evaluation"}),
         ({"runs": ("evaluation",), "since": "2000-01-01"}, {"evaluation"}),
     ]:
-        folder, runs = full
+        folder, runs = stored
         names = [runs.get(name, name)[-4:] if name in runs else name for name in options.pop("runs", ())]
         found = document(folder, *names, **options)
         assert {run["run"] for run in found["runs"]} == {runs[name] for name in left}
@@ -285,8 +279,8 @@ def test_runs_are_chosen_by_name_status_data_set_and_date(full):
 
 
 @pytest.mark.parametrize("alone", [False, True])
-def test_the_best_are_chosen_by_their_own_last_figure(full, alone):
-    folder, runs = full
+def test_the_best_are_chosen_by_their_own_last_figure(stored, alone):
+    folder, runs = stored
     found = document(folder, *([runs["evaluation"]] if alone else []), best=True)
     attacked = "accuracy under its own attack"
     assert {one["regime"]: (one["run"], one["of"], one["figure"]) for one in found["best"]} == {
@@ -309,7 +303,7 @@ def test_a_retraining_that_made_the_same_model_does_not_cost_the_best_its_matrix
     assert found["matrices"][0]["rows"][0]["cells"]["standard"]["loss"] == 2.0
 
 
-def test_what_cannot_be_chosen_is_refused(full):
+def test_what_cannot_be_chosen_is_refused(stored):
     for options, message in [
         ({"since": "2999-01-01T10:00"}, "no run matches"),
         ({"since": "yesterday"}, "'yesterday'"),
@@ -318,11 +312,11 @@ def test_what_cannot_be_chosen_is_refused(full):
         ({"runs": ("zzzz",)}, "there is no run 'zzzz'"),
     ]:
         with pytest.raises(UsageError, match=message):
-            gather(ReportOptions(**options), Session(store=full[0]), TERMINAL)
+            gather(ReportOptions(**options), Session(store=stored[0]), TERMINAL)
 
 
-def test_two_training_runs_side_by_side(full):
-    folder, runs = full
+def test_two_training_runs_side_by_side(stored):
+    folder, runs = stored
     found = compare(ReportOptions(runs=(runs["standard"], runs["background 1"]), compare=True), Session(store=folder))
     differing = {row["name"]: (row["a"], row["b"]) for row in found.configuration}
     assert differing == {"regime": ("standard", "background"), "seed": (0, 1)}
@@ -362,7 +356,7 @@ def test_photos_side_by_side_are_the_same_photos(store):
 @pytest.mark.parametrize(
     ("first", "second", "message"), [("natural", "evaluation", "a run of train"), ("natural", "natural", "both names")]
 )
-def test_what_cannot_be_compared_is_refused(full, first, second, message):
-    folder, runs = full
+def test_what_cannot_be_compared_is_refused(stored, first, second, message):
+    folder, runs = stored
     with pytest.raises(LatcliError, match=message):
         compare(ReportOptions(runs=(runs[first], runs[second]), compare=True), Session(store=folder))

@@ -7,28 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from report_store import train, whole
+from report_store import train
 
 from latcli.commands import report
 from latcli.errors import LatcliError, UsageError
 from latcli.options import ReportOptions
 from latcli.session import Session
 from latcli.store.store import Store
-
-
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("command") / "runs"
-    return folder, whole(folder)
-
-
-@pytest.fixture
-def work(tmp_path, monkeypatch):
-    """An empty working directory."""
-    folder = tmp_path / "work"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
 
 
 def names_in(folder):

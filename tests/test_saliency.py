@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.mask_agreement import intersection_over_union
 from latcli.commands.photos import package_photos
 from latcli.engine.detectors import saliency as module
 from latcli.engine.detectors.base import ANY_CLASS, DetectorContext, Target
@@ -45,10 +46,6 @@ def disc(size=(240, 320), radius=60):
     return photo_of(np.where(inside_HW[:, :, None], (200, 40, 40), ground).clip(0, 255)), inside_HW
 
 
-def overlap(one_HW, other_HW):
-    return float((one_HW & other_HW).sum() / (one_HW | other_HW).sum())
-
-
 def test_the_silhouette_of_what_stands_out(detector):
     photo, inside_HW = disc()
     found = detector.detect(photo, TARGET)
@@ -59,7 +56,7 @@ def test_the_silhouette_of_what_stands_out(detector):
     assert found.segmentations_NHW.shape == (1, *photo.size)
     assert found.segmentations_NHW.dtype == torch.uint8
     object_HW = found.segmentations_NHW[0].numpy() >= 128
-    assert overlap(object_HW, inside_HW) > 0.85
+    assert intersection_over_union(object_HW, inside_HW) > 0.85
     rows, columns = np.nonzero(object_HW)
     corners = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
     assert (box.x0, box.y0, box.x1, box.y1) == corners

@@ -5,7 +5,7 @@ import math
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from linear_problems import Problem, corner, linear_model, linear_problems
+from linear_problems import corner, linear, linear_model, linear_problems
 from small_images import SIDE, Watched
 
 from latcli.engine.attacks.objectives import logit_margin
@@ -34,7 +34,7 @@ def test_on_a_linear_model_square_comes_close_to_the_corner(problem, targeted):
 def test_of_all_that_was_asked_the_worst_is_kept():
     generator = torch.Generator().manual_seed(1)
     weights_CHW = torch.randn(3, SIDE, SIDE, generator=generator)
-    watched = Watched(linear_model(Problem(weights_CHW, weights_CHW, weights_CHW, 0)))
+    watched = Watched(linear(weights_CHW))
     x_BCHW = torch.rand(4, 3, SIDE, SIDE, generator=generator)
     y_B, eps_B1HW = torch.zeros(4, dtype=torch.int64), torch.full((4, 1, SIDE, SIDE), 0.1)
     adv_BCHW = _square(watched, x_BCHW, eps_B1HW, steps=50, restarts=3)

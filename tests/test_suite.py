@@ -20,16 +20,6 @@ def _one(batch, suite, gradients, score=None):
     return outcome
 
 
-def _small_suite():
-    return standard_suite(apgd_steps=6, targets=2, queries=20)
-
-
-def _background(digits, count, epsilon=0.15):
-    x_BCHW, y_B, _, seeds_B = digits.first(count)
-    mask_B1HW = center_mask((28, 28), 0.25)[None].expand(count, 1, 28, 28)
-    return Batch(x_BCHW, y_B, epsilon_matrix(mask_B1HW, epsilon), seeds_B)
-
-
 # One pixel: the label is class 0, and the model's other class stands at 4 x - 2
 
 EDGE = torch.tensor([0.1, 0.3, 0.45, 0.8])  # the last one is misclassified as it is
@@ -127,7 +117,10 @@ def test_what_no_suite_can_be_made_of_is_refused():
 
 
 def test_more_attacks_and_restarts_never_raise_the_accuracy_and_the_worst_try_is_kept(small_digits):
-    batch, net, suite = _background(small_digits, 80), small_digits.net, _small_suite()
+    x_BCHW, y_B, _, seeds_B = small_digits.first(80)
+    mask_B1HW = center_mask((28, 28), 0.25)[None].expand(80, 1, 28, 28)
+    batch, net = Batch(x_BCHW, y_B, epsilon_matrix(mask_B1HW, 0.15), seeds_B), small_digits.net
+    suite = standard_suite(apgd_steps=6, targets=2, queries=20)
     more = [replace(member, settings=replace(member.settings, restarts=3)) for member in suite]
     outcomes = [_one(batch, members, net) for members in (suite[:1], suite[:2], suite, more)]
     for fewer, larger in pairwise(outcomes):

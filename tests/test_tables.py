@@ -18,12 +18,6 @@ from latcli.reporting.terminal import Drawn, shown
 from latcli.reporting.text import printable
 
 
-def colours(document):
-    stream = io.StringIO()
-    Console(file=stream, force_terminal=True, color_system="truecolor", width=100).print(shown("eval", document))
-    return stream.getvalue()
-
-
 def test_a_value_is_printed_in_its_columns_format():
     for cell, form, text in [
         (Cell(0.0414), "number", "0.0414"),
@@ -72,9 +66,11 @@ def test_the_heat_maps_colours_go_by_the_logarithm_of_the_loss_before_it_is_scal
     table = evaluations.matrix(sample.matrix(rows, ("natural", "standard")))
     shades = [(row.cells[1].shade, row.cells[3].shade) for row in table.rows]
     assert shades == [(0.0, 0.0), (pytest.approx(1 / 3), pytest.approx(1 / 3)), (1.0, 1.0), (None, None)]
-    coloured = colours(sample.evaluation())
-    assert "48;2;238;245;251" in coloured  # the lightest, and the darkest
-    assert "48;2;17;58;102" in coloured
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, color_system="truecolor", width=100)
+    console.print(shown("eval", sample.evaluation()))
+    assert "48;2;238;245;251" in stream.getvalue()  # the lightest, and the darkest
+    assert "48;2;17;58;102" in stream.getvalue()
 
 
 def test_models_of_one_label_are_two_rows():

@@ -36,13 +36,10 @@ def digits(tmp_path_factory):
 
 
 @pytest.fixture
-def work(tmp_path, digits, monkeypatch):
+def work(work, digits):
     """The working folder, which holds the data set `folder:tiny`."""
-    folder = tmp_path / "work"
-    folder.mkdir(exist_ok=True)
-    shutil.copytree(digits, folder / "tiny")
-    monkeypatch.chdir(folder)
-    return folder
+    shutil.copytree(digits, work / "tiny")
+    return work
 
 
 @pytest.fixture
@@ -286,15 +283,9 @@ def test_kills_change_nothing(train, start_latcli, work):
     assert weights(result) == weights(expected)
 
 
-def read_curve(run_folder, name):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    events = accumulator.EventAccumulator(str(run_folder / "tensorboard"))
-    events.Reload()
-    return [(event.step, event.value) for event in events.Scalars(name)]
-
-
 def test_tensorboard_forgets_what_a_kill_made_void_and_the_time_left_is_told_once(tmp_path, monkeypatch):
     """A step takes a second."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     clock, ticks, lines = [0.0], [], []
     monkeypatch.setattr(training_steps.time, "monotonic", lambda: clock[0])
     run = SimpleNamespace(folder=tmp_path, log=lines.append, record_metrics=lambda values: None)
@@ -320,4 +311,7 @@ def test_tensorboard_forgets_what_a_kill_made_void_and_the_time_left_is_told_onc
     assert lines == ["91 steps to go, about 2 min"]
     assert sum(ticks) == 100
     assert log.images_per_second == pytest.approx(8.0)
-    assert read_curve(tmp_path, "loss") == [(n, 1.0) for n in (1, 2, 3)] + [(n, 2.0) for n in (4, 5, 6, 7)]
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    curve = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert curve == [(n, 1.0) for n in (1, 2, 3)] + [(n, 2.0) for n in (4, 5, 6, 7)]

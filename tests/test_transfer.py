@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from linear_problems import linear
 from torch.nn import functional
 
 from latcli.engine.attacks.contract import run_attack
@@ -18,16 +19,6 @@ from latcli.errors import LatcliError, UsageError
 SHAPE = (1, 4, 4)
 PLAIN = AttackSettings(steps=10, schedule="constant", step=0.5)
 Batches = list[tuple[Images, torch.Tensor]]
-
-
-def linear(weights_CHW):
-    """Two classes; the first one's lead over the second is -weights . x."""
-
-    def classify(x_BCHW):
-        lead_B = (x_BCHW * weights_CHW).flatten(1).sum(dim=1)
-        return torch.stack([-lead_B / 2, lead_B / 2], dim=1)
-
-    return classify
 
 
 def weights(seed):

@@ -16,7 +16,7 @@ from latcli.engine.detectors.base import DetectorContext, Target
 from latcli.engine.detectors.yolo import DEFAULT_WEIGHTS, YoloDetector, YoloSettings
 from latcli.engine.images import Photo, read_photo
 from latcli.engine.vision import import_torchvision
-from latcli.errors import ExitCode, WeightsError
+from latcli.errors import WeightsError
 
 TARGET = Target(0, "disc")
 
@@ -207,18 +207,6 @@ def test_what_finds_no_boxes_and_a_name_that_ultralytics_would_change_are_refuse
     with pytest.raises(WeightsError, match="ultralytics looks for"):
         opened(tmp_path / "it's mine.pt")
     assert no_network == []
-
-
-@pytest.mark.parametrize("name", [DEFAULT_WEIGHTS, "yolo11s-seg.pt"])
-@pytest.mark.parametrize(("offline", "message"), [(True, "--offline"), (False, r"github\.com does not answer")])
-def test_missing_weights_are_said_with_what_to_do(name, offline, message, no_network):
-    with pytest.raises(WeightsError, match=message) as missing:
-        YoloDetector(YoloSettings(name), DetectorContext(offline=offline))
-    assert missing.value.exit_code == ExitCode.FAILURE
-    assert name in missing.value.message
-    assert "--detector-weights FILE" in missing.value.hint
-    assert "--detector cam" in missing.value.hint
-    assert bool(no_network) is not offline
 
 
 @pytest.mark.parametrize("place", ["current", "cache"])
