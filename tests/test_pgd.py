@@ -14,7 +14,7 @@ from linear_problems import corner, linear_model, linear_problems
 from small_images import SIDE, background, convnet, seeds, small_images
 from torch.nn import functional
 
-from latcli.engine.attacks.objectives import cross_entropy_odds, logit_margin, objective_for, reached
+from latcli.engine.attacks.objectives import cross_entropy_odds, logit_margin, objective_for, odds_slope, reached
 from latcli.engine.attacks.pgd import fgsm, mi_fgsm, pgd, restart_seeds
 from latcli.engine.attacks.settings import SCHEDULES, AttackSettings
 from latcli.engine.noise import uniform_noise
@@ -34,6 +34,13 @@ def test_on_a_linear_model_pgd_reaches_the_corner_of_the_box(problem, chosen, ob
     chosen = replace(chosen, objective=objective, random_start=random_start and chosen.steps > 1, targeted=targeted)
     adv_1CHW = pgd(linear_model(problem), *problem.attacked(), chosen, torch.tensor([3]))
     assert torch.allclose(adv_1CHW, corner(problem, targeted), rtol=0, atol=3e-7)
+
+
+@given(arrays(np.float32, (3, 5), elements=st.floats(-50, 50, width=32)))
+def test_the_known_slope_of_the_log_odds_is_their_gradient(logits):
+    logits_BK, y_B = torch.from_numpy(logits).requires_grad_(), torch.tensor([0, 2, 4])
+    (expected_BK,) = torch.autograd.grad(cross_entropy_odds(logits_BK, y_B).sum(), logits_BK)
+    assert torch.allclose(odds_slope(logits_BK.detach(), y_B), expected_BK, rtol=1e-4, atol=1e-6)
 
 
 def _best_in_ball_and_box(gradient_n, low_n, high_n, radius):

@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from recorders import ON_CUDA
 from torch import nn
+from torch.nn import functional
 from torch.nn.utils import parametrizations, weight_norm
 
 from latcli.engine import precision
 from latcli.engine.models.preprocessing import Normalize
-from latcli.engine.precision import FORMS, gradient_model
+from latcli.engine.models.small import resnet20
+from latcli.engine.precision import FORMS, GradientForm, gradient_model
 
 SHAPE = (3, 16, 16)
 
@@ -224,3 +227,82 @@ def test_a_form_that_does_not_fit_gives_way_to_plain_fp32_and_says_so():
 def test_a_network_that_fails_as_it_is_fails_here():
     with pytest.raises(RuntimeError, match="shapes"):
         gradient_model(nn.Sequential(nn.Flatten(), nn.Linear(5, 5)), SHAPE)
+
+
+class Ending(nn.Module):
+    """Convolutions that end in a ReLU in every way, and some that only seem to."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), lively(nn.BatchNorm2d(8))
+        self.second, self.third, self.fourth = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+        self.twice, self.grouped = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=2)
+        self.rectify, self.relu = nn.ReLU(inplace=True), nn.SiLU()
+        self.linear = nn.Linear(8, 10)
+
+    def forward(self, x_BCHW):
+        x_BCHW = self.rectify(self.norm(self.first(x_BCHW)))  # joined
+        rest_BCHW = x_BCHW
+        x_BCHW = self.third(functional.relu(self.second(x_BCHW)))  # joined
+        x_BCHW += rest_BCHW
+        x_BCHW = self.rectify(x_BCHW)  # joined, and the sum with it
+        x_BCHW = self.relu(self.fourth(x_BCHW))
+        raw_BCHW = self.twice(x_BCHW)
+        x_BCHW = raw_BCHW.relu() + 0.1 * raw_BCHW
+        return self.linear(self.grouped(x_BCHW).relu().mean(dim=(2, 3)))
+
+
+class Looking(nn.Module):
+    """Looks at its images, which torch.fx cannot follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = Ending()
+
+    def forward(self, x_BCHW):
+        return self.body(x_BCHW if float(x_BCHW.detach().sum()) > 0 else -x_BCHW)
+
+
+@pytest.mark.parametrize("build", [Ending, Looking])
+def test_convolutions_that_end_in_a_relu_are_joined_with_it(build, monkeypatch):
+    joined = []
+
+    def apart(x_BCHW, weight, bias, other, *about):
+        joined.append(other is not None)
+        out_BCHW = functional.conv2d(x_BCHW, weight, bias, *about)
+        return (out_BCHW if other is None else out_BCHW + other).relu()
+
+    monkeypatch.setattr(precision, "_convolution_relu", apart)
+    net = build().eval()
+    prefix = "body." if build is Looking else ""
+    form = GradientForm(net, "fp32-channels-last", [(f"{prefix}first", f"{prefix}norm")], joined=True)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.mul_(1.1)
+    form.refresh()
+    x_BCHW = torch.rand(3, *SHAPE)
+
+    logits_BK, gradient_BCHW = input_gradient(form, x_BCHW)
+    expected_BK, expected_BCHW = input_gradient(net, x_BCHW)
+
+    assert joined == [False, False, True]
+    torch.testing.assert_close(logits_BK, expected_BK, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradient_BCHW, expected_BCHW, rtol=1e-4, atol=1e-6)
+
+
+@ON_CUDA
+def test_on_a_gpu_the_joined_form_is_close_and_follows_the_weights():
+    net = resnet20(SHAPE, 10).cuda().eval()
+    form = gradient_model(net, SHAPE, "bf16")
+    assert form.note is None
+    assert "_convolution_relu" in form._copy.code
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.mul_(1.1)
+    form.refresh()
+    x_BCHW = torch.rand(8, *SHAPE, device="cuda")
+
+    (logits_BK, gradient_BCHW), (expected_BK, expected_BCHW) = (input_gradient(model, x_BCHW) for model in (form, net))
+
+    assert (logits_BK - expected_BK).abs().max() < 0.1 * expected_BK.std()
+    assert functional.cosine_similarity(gradient_BCHW.flatten(), expected_BCHW.flatten(), dim=0) > 0.98
