@@ -303,9 +303,9 @@ def test_what_was_cut_off_beside_the_matrix_goes_on_where_it_was(work, monkeypat
     assert "resumed with 48 of 48 attacked images done" in stderr.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_what_nothing_can_be_measured_of_is_refused_before_a_run_is_started(work):
+    trained(work, "natural")
+    for options, message in [
         ({"models": ("a",), "transfer": "all"}, "--transfer needs at least two models"),
         ({"transfer": "a"}, "--transfer needs at least two models"),
         ({"transfer": "a,,a "}, "--transfer needs at least two models"),
@@ -324,14 +324,11 @@ def test_what_was_cut_off_beside_the_matrix_goes_on_where_it_was(work, monkeypat
         ({"transfer": "all"}, "--transfer needs at least two models"),
         ({"reliance": True}, "--reliance needs photos"),
         ({"dataset": "folder:tiny", "attack": "pdg"}, "no attack called 'pdg'"),
-    ],
-)
-def test_what_nothing_can_be_measured_of_is_refused_before_a_run_is_started(work, options, message):
-    trained(work, "natural")
-    with pytest.raises(UsageError, match=message) as caught:
-        run(EvalOptions(**{"dataset": TINY} | options), session_of(work))
-    assert caught.value.hint
-    assert evaluations(work) == []
+    ]:
+        with pytest.raises(UsageError, match=message) as caught:
+            run(EvalOptions(**{"dataset": TINY} | options), session_of(work))
+        assert caught.value.hint
+        assert evaluations(work) == []
 
 
 # which models
