@@ -175,6 +175,14 @@ def test_a_named_detector_protects_the_surest_box_where_none_agrees_and_says_so(
     assert (agreeing.boxes, agreeing.notes) == ((IN_BOX,), ())
 
 
+@pytest.mark.parametrize(("which", "kept"), [("all", 2), ("best", 1)])
+def test_all_boxes_that_agree_are_protected_or_the_best(which, kept):
+    boxes = [Box(0, 0, 4, 4, 0.6, "hammer"), Box(8, 8, 12, 12, 0.5, "Hammer"), Box(20, 20, 40, 40, 0.9, "dog")]
+    found = find(ObjectSettings(detector="fake", which=which), Fake("fake", *boxes))
+    assert found.boxes == tuple(boxes[:kept])
+    assert protected(found).sum() == 16 * kept
+
+
 def test_silhouettes_take_the_place_of_boxes_where_all_have_one():
     silhouettes = np.stack([levels((5, 5, 8, 8)), levels((20, 20, 21, 21))])
     one, other = Box(4, 4, 9, 9, 0.9, "hammer", 0), Box(19, 19, 30, 30, 0.8, "hammer", 1)
