@@ -241,7 +241,8 @@ def search_jobs(bench: Bench) -> list[Job]:
 
 
 def final_jobs(bench: Bench) -> list[Job]:
-    tried = [row for row in read_rows(bench.given.tried) if row["dataset"] == bench.given.dataset and "steps" in row]
+    wanted = ("search", bench.given.dataset)
+    tried = [row for row in read_rows(bench.given.tried) if (row["study"], row["dataset"]) == wanted]
     names, seeds = selected(tried), range(bench.given.seeds)
     chosen = [Job(row["name"], seed, row["options"]) for row in tried if row["name"] in names for seed in seeds]
     # Is it the background that helps, or that few pixels change? As large a square elsewhere says.
