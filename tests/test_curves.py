@@ -1,7 +1,5 @@
 """Accuracy against epsilon and steps: known answers, and that what a sweep reuses never flatters the model."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from functools import partial

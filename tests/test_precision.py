@@ -301,8 +301,6 @@ def test_on_a_gpu_the_joined_form_is_close_and_follows_the_weights():
             weight.mul_(1.1)
     form.refresh()
     x_BCHW = torch.rand(8, *SHAPE, device="cuda")
-
     (logits_BK, gradient_BCHW), (expected_BK, expected_BCHW) = (input_gradient(model, x_BCHW) for model in (form, net))
-
     assert (logits_BK - expected_BK).abs().max() < 0.1 * expected_BK.std()
     assert functional.cosine_similarity(gradient_BCHW.flatten(), expected_BCHW.flatten(), dim=0) > 0.98

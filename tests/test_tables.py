@@ -37,7 +37,7 @@ def test_a_value_is_printed_in_its_columns_format():
         (Cell(None), "text", ""),
     ]:
         shown = printed(cell, Column("x", "x", form))
-        assert f"{shown.joined()} {shown.interval}".rstrip() == text
+        assert f"{shown.text} {shown.interval}".rstrip() == text
 
 
 HELD = sample.photo("b/cat.jpg", "cat", ("cat", 0.9, 0.9, 1), ("cat", 0.6, 0.6, 1), epsilon=1 / 255)
