@@ -19,13 +19,14 @@ from report_store import WILD
 from tiny_model import blobs
 
 from latcli.reporting.documents import training_curves
-from latcli.reporting.evaluations import curves
+from latcli.reporting.evaluations import curves, matrix
 from latcli.reporting.figures import (
     Guess,
     Panel,
     amplified_difference,
     charts,
     drawn,
+    heat_map,
     in_words,
     means,
     triptych,
@@ -132,6 +133,14 @@ def test_matrix_training_and_curves_are_drawn_the_same_each_time():
     assert dict(charts(document)) == shown
     tables = curves(*document["evaluations"])
     assert drawn("", tables, "svg") == drawn("", tables, "svg")
+
+
+def test_a_higher_loss_is_darker():
+    rows = {f"model {loss}": ((loss, 0.5),) for loss in (0.01, 1.0, 100.0)}
+    levels = levels_of(heat_map(matrix(sample.matrix(rows, ("standard",)))))
+    middle = np.median(levels[:, int(0.8 * levels.shape[1]) :].mean(axis=2), axis=1)
+    shades = [shade for shade, after in zip(middle, middle[8:], strict=False) if shade == after < 255]
+    assert shades[0] > shades[len(shades) // 2] > shades[-1]
 
 
 def test_names_of_pictures_stay_in_their_folder():
