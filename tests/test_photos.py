@@ -339,6 +339,18 @@ def test_a_photo_comes_out_of_a_batch_as_alone_but_for_noise() -> None:
         assert together.adversarial.rank == alone.adversarial.rank
 
 
+def test_photos_that_are_scored_together_have_the_scores_that_each_has_alone() -> None:
+    attacker = attacker_of(objects=ObjectSettings(center=0.4), target=label_of(7))
+    threats = [attacker.threat(attacker.locate(photo_of(seed=seed), label_of(seed))) for seed in range(5)]
+    alone = attacker.attack_batch(threats)
+    attacker.scored_together = 3
+    for one, together in zip(alone, attacker.attack_batch(threats), strict=True):
+        assert together.adversarial_png == one.adversarial_png
+        assert (together.adversarial.rank, together.reached) == (one.adversarial.rank, one.reached)
+        assert together.adversarial.loss == pytest.approx(one.adversarial.loss, abs=1e-5)
+        assert together.p_target == pytest.approx(one.p_target, abs=1e-6)
+
+
 def test_the_random_start_of_a_photo_depends_on_its_bytes_not_its_name() -> None:
     one = photo_of()
     renamed, other = replace(one, name="renamed.png"), replace(one, sha256="other")

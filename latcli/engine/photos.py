@@ -8,9 +8,10 @@ Legend: B photos of a batch, H, W a photo's own size, h, w the classifier's inpu
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from statistics import median
 from typing import TypeVar
@@ -45,6 +46,10 @@ from latcli.engine.precision import GradientForm, Precision, gradient_model
 from latcli.errors import LatcliError, UsageError
 from latcli.results import Label, Prediction
 
+T = TypeVar("T")
+
+#: Images that are scored together where they may be.
+_SCORED_TOGETHER = 32
 #: Logits that a label must fall behind by, before an attack with a stop rank rests: PIL's resize rounds twice where
 #: the differentiable one rounds once, and the score is PIL's.
 STOP_MARGIN = 0.25
@@ -153,8 +158,22 @@ class PhotoResult:
         return self.fooled if self.reached is None else self.reached
 
 
+@dataclass(frozen=True, eq=False)
+class _Saved:
+    """An adversarial photo: its levels, the bytes of its PNG, and x_Chw, what the classifier reads in these."""
+
+    levels_HWC: np.ndarray
+    png: bytes
+    x_Chw: torch.Tensor
+    change: Change
+
+
 class PhotoAttacker:
-    """A classifier, what finds objects, an attack and settings, ready for any number of photos."""
+    """A classifier, what finds objects, an attack and settings, ready for any number of photos.
+
+    `threads` do what the CPU has to do of photos that are attacked, where there are any. scored_together: how many
+    images; one on a CPU, where of several the last bits would depend on how many there are.
+    """
 
     def __init__(
         self,
@@ -162,8 +181,10 @@ class PhotoAttacker:
         finder: ObjectFinder,
         attack: Attack,
         settings: PhotoSettings,
+        threads: Executor | None = None,
     ) -> None:
-        self.classifier, self.finder, self.attack = classifier, finder, attack
+        self.classifier, self.finder, self.attack, self.threads = classifier, finder, attack, threads
+        self.scored_together = 1 if classifier.device.type == "cpu" else _SCORED_TOGETHER
         margin = STOP_MARGIN if settings.attack.stop_rank else 0.0
         search = replace(settings.attack, targeted=settings.target is not None, stop_margin=margin)
         self.settings = replace(settings, attack=search)
@@ -189,7 +210,7 @@ class PhotoAttacker:
         that does not fit, and for a target that is the photo's own class.
         """
         photo = self._at_resolution(photo)
-        clean = self._score([photo.image], [label.index if label else None])[0]
+        clean = self._score([self._read(photo.image)], [label.index if label else None])[0]
         label = label or Label(clean.index, clean.prediction, "prediction")
         if self.settings.target is not None and self.settings.target.index == label.index:
             raise UsageError(
@@ -228,6 +249,15 @@ class PhotoAttacker:
 
         `search` takes the place of the settings' own. Raises ContractError where the attack leaves the epsilon matrix.
         """
+        return self.begin_batch(batch, search)()
+
+    def begin_batch(
+        self, batch: Sequence[Threat], search: AttackSettings | None = None
+    ) -> Callable[[], list[PhotoResult]]:
+        """The same in two parts: attack the photos now; what is returned scores them and gives their results.
+
+        Between the two, threads encode and check the photos, where there are threads.
+        """
         settings = self.settings
         search = search or settings.attack
         photos = [one.located.photo for one in batch]
@@ -244,11 +274,11 @@ class PhotoAttacker:
             _on_grids(search, grids),
             torch.tensor(seeds, device=self.device),
         )
-        levels = [
-            adversarial_levels(one.located.photo.levels_HWC, one.allowed_HW, grid, adv_CHW, search.radius)
-            for one, grid, adv_CHW in zip(batch, grids, adv_BCHW, strict=True)
+        saved = [
+            self._beside(partial(self._saved, one, grid, adv_CHW, search.radius))
+            for one, grid, adv_CHW in zip(batch, grids, adv_BCHW.cpu(), strict=True)
         ]
-        return [self._result(one, levels_HWC) for one, levels_HWC in zip(batch, levels, strict=True)]
+        return lambda: self._results(batch, [one() for one in saved])
 
     def smallest_epsilon(
         self, batch: Sequence[Located], region: localize.Region, most: float
@@ -278,7 +308,7 @@ class PhotoAttacker:
         """The photo with its background blacked out (levels_HWC), and the classifier's answer to it."""
         kept_HW1 = located.mask_HW[:, :, None] >= 128
         levels_HWC = located.photo.levels_HWC * kept_HW1
-        return levels_HWC, self._score([Image.fromarray(levels_HWC)], [located.label.index])[0]
+        return levels_HWC, self._score([self._read(Image.fromarray(levels_HWC))], [located.label.index])[0]
 
     def seconds(self, threat: Threat) -> float:
         """How long the attack on one photo will take: the time between its first passes, times their number."""
@@ -294,20 +324,34 @@ class PhotoAttacker:
             return self._passes * median(spans)
         return time.perf_counter() - start
 
-    def _result(self, threat: Threat, levels_HWC: np.ndarray) -> PhotoResult:
-        png = encode_png(levels_HWC)
-        image, target = decode_png(png), self.settings.target
-        adversarial = self._score([image], [threat.located.label.index])[0]
-        p_target = None if target is None else self._score([image], [target.index])[0].confidence
-        return PhotoResult(
-            threat=threat,
-            adversarial=adversarial,
-            adversarial_png=png,
-            adversarial_HWC=levels_HWC,
-            change=measure_change(threat.located.photo.levels_HWC, levels_HWC, threat.allowed_HW),
-            p_target=p_target,
-            reached=None if target is None else adversarial.index == target.index,
-        )
+    def _beside(self, work: Callable[[], T]) -> Callable[[], T]:
+        """Have a thread do it, where there are threads; what is returned gives its result, or raises its error."""
+        return work if self.threads is None else self.threads.submit(work).result
+
+    def _saved(self, threat: Threat, grid: Grid, adv_CHW: torch.Tensor, radius: float | None) -> _Saved:
+        """The saved photo of an attack's result, and what reading it back gives. Raises ContractError."""
+        levels_HWC, allowed_HW = threat.located.photo.levels_HWC, threat.allowed_HW
+        adversarial_HWC = adversarial_levels(levels_HWC, allowed_HW, grid, adv_CHW, radius)
+        png = encode_png(adversarial_HWC)
+        change = measure_change(levels_HWC, adversarial_HWC, allowed_HW)
+        return _Saved(adversarial_HWC, png, self._read(decode_png(png)), change)
+
+    def _results(self, batch: Sequence[Threat], saved: Sequence[_Saved]) -> list[PhotoResult]:
+        inputs, target = [one.x_Chw for one in saved], self.settings.target
+        adversarial = self._score(inputs, [one.located.label.index for one in batch])
+        of_target = [None for _ in saved] if target is None else self._score(inputs, [target.index for _ in saved])
+        return [
+            PhotoResult(
+                threat=threat,
+                adversarial=prediction,
+                adversarial_png=one.png,
+                adversarial_HWC=one.levels_HWC,
+                change=one.change,
+                p_target=None if for_target is None else for_target.confidence,
+                reached=None if target is None else prediction.index == target.index,
+            )
+            for threat, one, prediction, for_target in zip(batch, saved, adversarial, of_target, strict=True)
+        ]
 
     def _at_resolution(self, photo: Photo) -> Photo:
         if not self.settings.at_model_resolution:
@@ -320,11 +364,18 @@ class PhotoAttacker:
             return slice(None), slice(None)
         return self.classifier.preprocessing.visible(photo.size)
 
-    def _score(self, images: Sequence[Image.Image], labels: Sequence[int | None]) -> list[Prediction]:
+    def _read(self, image: Image.Image) -> torch.Tensor:
+        """x_Chw: how every score of a photo is taken."""
         read = square_to_unit if self.settings.at_model_resolution else self.classifier.preprocessing.read
-        # One at a time: of several together, the last bits would depend on how many there are.
-        singly = [read(image.convert("RGB"))[None].to(self.device) for image in images]
-        return [predict(self.classifier, x_1Chw, [label])[0] for x_1Chw, label in zip(singly, labels, strict=True)]
+        return read(image.convert("RGB"))
+
+    def _score(self, inputs: Sequence[torch.Tensor], labels: Sequence[int | None]) -> list[Prediction]:
+        """The classifier's answers to inputs x_Chw."""
+        predictions = []
+        for begin in range(0, len(inputs), self.scored_together):
+            part = slice(begin, begin + self.scored_together)
+            predictions += predict(self.classifier, torch.stack([*inputs[part]]).to(self.device), labels[part])
+        return predictions
 
     def _view(self, canvas: Canvas) -> CanvasView:
         return make_view(
@@ -332,15 +383,15 @@ class PhotoAttacker:
         )
 
 
-T = TypeVar("T", Located, Threat)
+Sized = TypeVar("Sized", Located, Threat)
 
 
-def batches(photos: Iterable[T], most: int, pixels: int = MAX_GRID_PIXELS) -> Iterator[list[T]]:
+def batches(photos: Iterable[Sized], most: int, pixels: int = MAX_GRID_PIXELS) -> Iterator[list[Sized]]:
     """Photos in groups for `attack_batch`, in their order: at most `most`, on a canvas of at most `pixels` pixels.
 
     A photo that is larger than that goes alone.
     """
-    group: list[T] = []
+    group: list[Sized] = []
     height = width = 0
     for one in photos:
         h, w = one.size
