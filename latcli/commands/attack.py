@@ -27,7 +27,7 @@ from latcli.engine.images import sha256_of
 from latcli.engine.labels import parse_label
 from latcli.engine.localize import Region
 from latcli.engine.models.classifier import Classifier
-from latcli.engine.photos import Located, PhotoAttacker, PhotoResult, PhotoSettings, batches
+from latcli.engine.photos import Located, PhotoAttacker, PhotoResult, PhotoSettings
 from latcli.errors import ExitCode, LatcliError, UsageError
 from latcli.options import AttackOptions, given
 from latcli.reporting.text import printable
@@ -439,15 +439,17 @@ class _Maker:
                 if len(begun) > behind:
                     yield begun.popleft()()
         except Exception:
-            yield from (chunk() for chunk in begun)
+            while begun:
+                yield begun.popleft()()
             raise
-        yield from (chunk() for chunk in begun)
+        while begun:
+            yield begun.popleft()()
         yield self._job.work.chunk()
 
     def _begun(self, photos: Iterable[Located]) -> Iterator[Callable[[], Chunk[AttackedPhoto]]]:
         """What gives the results of a batch of photos, which have been attacked."""
         job = self._job
-        for batch in batches(photos, job.options.batch):
+        for batch in job.attacker.batches(photos, job.options.batch):
             for number, task in enumerate(job.tasks):
                 self._pictures.begin()  # those of the results before, while these are made
                 missing = [one for one in batch if number not in self._finished.get(one.photo.name, ("", ()))[1]]

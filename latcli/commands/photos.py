@@ -371,6 +371,7 @@ def drawing(attacker: PhotoAttacker, keep: Keep, figures: bool) -> Iterator[Pict
             yield pictures
             pictures.finish()
         except BaseException:
+            attacker.give_up()
             pictures.drop_figures()
             with suppress(Exception):  # the first error is the one to report
                 pictures.finish()

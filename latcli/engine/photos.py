@@ -7,12 +7,13 @@ Legend: B photos of a batch, H, W a photo's own size, h, w the classifier's inpu
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import CancelledError, Executor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from statistics import median
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from PIL import Image
 
 from latcli.engine import localize
 from latcli.engine.attacks.contract import allowed_levels, run_attack
+from latcli.engine.attacks.pgd import repeated_gradient
 from latcli.engine.attacks.settings import Attack, AttackSettings, Model, narrowed
 from latcli.engine.canvas import (
     MAX_GRID_PIXELS,
@@ -37,6 +39,7 @@ from latcli.engine.canvas import (
 )
 from latcli.engine.detectors.base import Target
 from latcli.engine.detectors.cam import evidence_inside
+from latcli.engine.devices import images_that_fit
 from latcli.engine.images import Photo, decode_png, encode_png
 from latcli.engine.models.classifier import Classifier, predict
 from latcli.engine.models.preprocessing import square_to_unit
@@ -48,6 +51,10 @@ from latcli.results import Label, Prediction
 
 T = TypeVar("T")
 
+#: Photos that are attacked together where nothing is asked for and free memory is not known.
+_BATCH = 8
+#: Where it is known, at most so many, of at most so many pixels: more gain nothing, and results come late.
+_LARGEST_BATCH, _LARGEST_PIXELS = 32, 4 * MAX_GRID_PIXELS
 #: Images that are scored together where they may be.
 _SCORED_TOGETHER = 32
 #: Logits that a label must fall behind by, before an attack with a stop rank rests: PIL's resize rounds twice where
@@ -185,6 +192,7 @@ class PhotoAttacker:
     ) -> None:
         self.classifier, self.finder, self.attack, self.threads = classifier, finder, attack, threads
         self.scored_together = 1 if classifier.device.type == "cpu" else _SCORED_TOGETHER
+        self._given_up = threading.Event()
         margin = STOP_MARGIN if settings.attack.stop_rank else 0.0
         search = replace(settings.attack, targeted=settings.target is not None, stop_margin=margin)
         self.settings = replace(settings, attack=search)
@@ -243,6 +251,28 @@ class PhotoAttacker:
         if visible_share == 0.0:
             raise _nothing_to_change(located, epsilon, background_share)
         return Threat(located, region, epsilon, allowed_HW, background_share, visible_share)
+
+    def batches(self, photos: Iterable[Located], most: int | None = None) -> Iterator[list[Located]]:
+        """Photos in groups to be attacked together, as `batches` has them.
+
+        Without `most`, as many as free memory allows for photos of the first one's size, where it is known.
+        """
+        photos = iter(photos)
+        first = next(photos, None)
+        if first is None:
+            return
+        pixels = MAX_GRID_PIXELS
+        if most is None:
+            most, fit = _BATCH, images_that_fit(self.device, partial(self._gradient_on, first))
+            if fit is not None:
+                most, pixels = min(fit, _LARGEST_BATCH), min(fit * first.size[0] * first.size[1], _LARGEST_PIXELS)
+        yield from batches(chain([first], photos), most, pixels)
+
+    def _gradient_on(self, one: Located, count: int) -> torch.Tensor:
+        """One gradient for so many copies of a photo, as an attack computes it."""
+        canvas = make_canvas([make_grid(one.photo.levels_HWC, np.ones(one.size, np.uint8))] * count, self.device)
+        y_B = torch.zeros(count, dtype=torch.int64, device=self.device)
+        return repeated_gradient(self._view(canvas), canvas.x_BCHW, y_B, lambda logits_BK, _: logits_BK.sum(dim=1))[0]
 
     def attack_batch(self, batch: Sequence[Threat], search: AttackSettings | None = None) -> list[PhotoResult]:
         """Attack photos together; each result is what it would be alone, up to floating-point noise.
@@ -324,6 +354,10 @@ class PhotoAttacker:
             return self._passes * median(spans)
         return time.perf_counter() - start
 
+    def give_up(self) -> None:
+        """Have threads leave what they have not done of begun batches: no process ends before its threads."""
+        self._given_up.set()
+
     def _beside(self, work: Callable[[], T]) -> Callable[[], T]:
         """Have a thread do it, where there are threads; what is returned gives its result, or raises its error."""
         return work if self.threads is None else self.threads.submit(work).result
@@ -332,9 +366,15 @@ class PhotoAttacker:
         """The saved photo of an attack's result, and what reading it back gives. Raises ContractError."""
         levels_HWC, allowed_HW = threat.located.photo.levels_HWC, threat.allowed_HW
         adversarial_HWC = adversarial_levels(levels_HWC, allowed_HW, grid, adv_CHW, radius)
+        self._go_on()
         png = encode_png(adversarial_HWC)
+        self._go_on()
         change = measure_change(levels_HWC, adversarial_HWC, allowed_HW)
         return _Saved(adversarial_HWC, png, self._read(decode_png(png)), change)
+
+    def _go_on(self) -> None:
+        if self._given_up.is_set():
+            raise CancelledError
 
     def _results(self, batch: Sequence[Threat], saved: Sequence[_Saved]) -> list[PhotoResult]:
         inputs, target = [one.x_Chw for one in saved], self.settings.target
