@@ -553,14 +553,13 @@ def test_photos_that_threads_read_and_encode_give_the_same_results_in_the_same_o
         with_threads(monkeypatch, threads)
         command = ("attack", "photos", *QUICK, "--detector", "saliency", "--on-miss", "center", "--store", f"{threads}")
         done = latcli(*command, "--batch", "2", "--regions", "background,all", "--json")
-        files = [
-            {kind: Path(path).read_bytes() for kind, path in image.pop("files").items()}
-            for image in done.json["images"]
-        ]
+        document = done.json
+        names = [image.pop("files") for image in document["images"]]
+        files = [{kind: Path(path).read_bytes() for kind, path in of_image.items()} for of_image in names]
         with closing(sqlite3.connect(here / f"{threads}" / "latcli.db")) as db:
             assert db.execute("SELECT count(*) FROM detections").fetchone() == (5,)
             rows = db.execute("SELECT image, region, linf_outside FROM attacks ORDER BY id").fetchall()
-        found.append((done.json["images"], done.json["failures"], files, rows, done.err))
+        found.append((document["images"], document["failures"], files, rows, done.err))
 
     assert found[0] == found[1]
 
