@@ -177,7 +177,7 @@ def connected(
     this machine cannot be part of.
     """
     from latcli.engine.devices import open_device  # what shows runs does without torch
-    from latcli.engine.distributed import FabricRanks, Ranks, world_of
+    from latcli.engine.distributed import Ranks, world_of
 
     devices, nodes = world_of(options.devices, options.nodes)
     if devices * nodes == 1:
@@ -186,7 +186,7 @@ def connected(
         raise UsageError(f"--device {session.device} cannot be used by several processes", "give --device cpu or cuda")
     kind = open_device(session.device).type
     check(devices * nodes)
-    ranks = FabricRanks(devices, nodes, "cuda" if kind == "cuda" else "cpu")
+    ranks = Ranks(devices, nodes, "cuda" if kind == "cuda" else "cpu")
     session = replace(session, device=str(ranks.device))
     if not ranks.rank:
         return ranks, session

@@ -158,10 +158,10 @@ def _with_detected(
     finder, about = finder_of(object_settings(options), options, session, classifier, cache)
     session.note(f"objects are found by {about}")
     with session.progress("objects", data.train_count + data.test_count) as tick:
-        masks = detected_masks(data.folders, finder, classifier, tick)
-    for note in masks.notes:
+        masks, notes = detected_masks(data.folders, finder, classifier, tick)
+    for note in notes:
         session.note(f"note: {note}")
-    return data.with_masks(masks)
+    return data.with_masks(masks, notes)
 
 
 def open_pretrained(architecture: str, options: ClassifierOptions, session: Session) -> Classifier:

@@ -55,7 +55,7 @@ from latcli.engine.evaluation.matrix import (
     require_ascending,
 )
 from latcli.engine.evaluation.reliance import VARIANTS, photos_of
-from latcli.engine.evaluation.statistics import ColumnStatistics
+from latcli.engine.evaluation.statistics import column_results
 from latcli.engine.models.weights import pack, unpack
 from latcli.errors import ExitCode, UsageError
 from latcli.options import EvalOptions, given, parse_epsilon
@@ -497,10 +497,11 @@ def _result(stored: Run, job: Job, findings: Findings, warnings: Sequence[EvalWa
     unequal = len(evaluation.chosen_N) < data.test_count
     for name in (NATURAL, *([NATURAL_ATTACKED] if unequal else []), *settings.columns):
         source, chosen = (NATURAL, True) if name == NATURAL_ATTACKED else (name, False)
-        found = ColumnStatistics(*evaluation.outcomes(source, chosen=chosen), settings.seed)
+        outcomes = evaluation.outcomes(source, chosen=chosen)
         seconds = [float(columns[name].seconds_1) if name in columns else 0.0 for columns in evaluation.columns]
-        cells.append(found.cells(entries, settings.facts(name), seconds))
-        comparisons += found.comparisons(name, [one.id for one in entries])
+        column, pairs = column_results(*outcomes, settings.seed, entries, settings.facts(name), seconds)
+        cells.append(column)
+        comparisons += pairs
     result = EvalResult(
         run=stored.id,
         dir=stored.folder,

@@ -40,9 +40,8 @@ from latcli.engine.canvas import (
 from latcli.engine.detectors.base import Target
 from latcli.engine.detectors.cam import evidence_inside
 from latcli.engine.devices import images_that_fit
-from latcli.engine.images import Photo, decode_png, encode_png
+from latcli.engine.images import Photo, decode_png, encode_png, to_unit
 from latcli.engine.models.classifier import Classifier, predict
-from latcli.engine.models.preprocessing import square_to_unit
 from latcli.engine.noise import derive_seed
 from latcli.engine.objects import FoundObject, ObjectFinder
 from latcli.engine.precision import GradientForm, Precision, gradient_model
@@ -406,7 +405,7 @@ class PhotoAttacker:
 
     def _read(self, image: Image.Image) -> torch.Tensor:
         """x_Chw: how every score of a photo is taken."""
-        read = square_to_unit if self.settings.at_model_resolution else self.classifier.preprocessing.read
+        read = to_unit if self.settings.at_model_resolution else self.classifier.preprocessing.read
         return read(image.convert("RGB"))
 
     def _score(self, inputs: Sequence[torch.Tensor], labels: Sequence[int | None]) -> list[Prediction]:
