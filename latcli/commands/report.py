@@ -42,7 +42,11 @@ def run(options: ReportOptions, session: Session) -> ReportResult | WrittenRepor
     check(options, session.store, json=session.json)
     if options.compare:
         return compare(options, session)
-    result = gather(options, session, _needs(options, json=session.json))
+    needs = TABLES if texts_of(options) else TERMINAL
+    if options.html is not None or options.png is not None:
+        most = None if options.html is None else MOST_RESULTS
+        needs = Needs(photos=most, hashed=options.html is not None, points=_DRAWN_POINTS)
+    result = gather(options, session, EVERYTHING if session.json else needs)
     if not texts_of(options) and options.png is None:
         return result
     written = tuple(_write(options, to_json(result), session.stdout))
@@ -55,15 +59,6 @@ def texts_of(options: ReportOptions) -> dict[str, Path]:
     """The formats that are one text each, and where they go."""
     given = {"html": options.html, "markdown": options.markdown, "csv": options.csv, "latex": options.latex}
     return {name: path for name, path in given.items() if path is not None}
-
-
-def _needs(options: ReportOptions, *, json: bool) -> Needs:
-    if json:
-        return EVERYTHING
-    if options.html is not None or options.png is not None:
-        most = None if options.html is None else MOST_RESULTS
-        return Needs(photos=most, hashed=options.html is not None, points=_DRAWN_POINTS)
-    return TABLES if texts_of(options) else TERMINAL
 
 
 # files
