@@ -35,4 +35,6 @@ def test_the_registry_names_what_exists():
     for target in (target for names in BUILT_IN.values() for target in names.values()):
         module, _, attribute = target.partition(":")
         body = ast.parse(MODULES[module].read_text()).body
-        assert attribute in {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}, target
+        defined = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        assigned = {ast.unparse(one) for node in body if isinstance(node, ast.Assign) for one in node.targets}
+        assert attribute in defined | assigned, target
