@@ -4,7 +4,8 @@ No timing: these are studies behind docs/reproduction.md. Each is a list of mode
 
 schedule: the paper's own on MNIST, natural and background, with scores on the way.
 search: settings of background training beside natural rivals, on images that are held out from training.
-final: what the rows in `--tried` select, and the rivals, three seeds, on the test images.
+final: what the rows in `--tried` select, the rivals, and the same settings around a square at a random place, three
+seeds, on the test images.
 cifar: natural; from it natural for longer, standard and background; three seeds; the paper's loss matrix.
 
 Each model adds a line to `--out` (JSON lines); models that have one there are left out, so that the same command goes
@@ -240,14 +241,19 @@ def search_jobs(bench: Bench) -> list[Job]:
 
 
 def final_jobs(bench: Bench) -> list[Job]:
-    tried = [row for row in read_rows(bench.given.tried) if row["dataset"] == bench.given.dataset and "steps" in row]
+    wanted = ("search", bench.given.dataset)
+    tried = [row for row in read_rows(bench.given.tried) if (row["study"], row["dataset"]) == wanted]
     names, seeds = selected(tried), range(bench.given.seeds)
     chosen = [Job(row["name"], seed, row["options"]) for row in tried if row["name"] in names for seed in seeds]
-    return chosen + rivals(seeds)
+    # Is it the background that helps, or that few pixels change? As large a square elsewhere says.
+    controls = [
+        Job(one.name.replace("background", "random"), one.seed, {**one.options, "regime": "random"}) for one in chosen
+    ]
+    return chosen + rivals(seeds) + controls
 
 
 def cifar_jobs(bench: Bench) -> list[Job]:
-    further = {"natural, trained on": "natural", "standard": "standard", "background": "background"}
+    further = {"background": "background", "natural, trained on": "natural", "standard": "standard"}
     seeds = range(bench.given.seeds)
     starts = [Job("natural", seed, {"regime": "natural"}, start=True) for seed in seeds]
     return starts + [Job(name, seed, {"regime": regime}) for name, regime in further.items() for seed in seeds]
@@ -428,7 +434,7 @@ def show_settings(rows: Sequence[Row], part: str) -> None:
     for name, of in sorted(of_name.items(), key=lambda item: fmean(row[part]["loss"] for row in item[1])):
         line = ["*" * (name in chosen and part == "validation") + name, str(len(of))]
         line += [text_of([row[part] for row in of], key) for key in keys]
-        if of[0]["regime"] == "background":
+        if of[0]["regime"] != "natural":
             threat = of[0]["threat"]
             line.append(text_of([row["attacked"][threat] for row in of], "accuracy"))
             line.append(text_of([row["attacked"][threat] for row in of_name.get("natural", [])], "accuracy"))
@@ -449,7 +455,7 @@ def show_differences(of_name: Mapping[str, Sequence[Row]]) -> None:
         best = min((name for name in means if of_name[name][0]["regime"] == "natural"), key=means.__getitem__)
         rival = {row["seed"]: row["test"][key] for row in of_name[best]}
         for name, of in of_name.items():
-            if of[0]["regime"] == "background":
+            if of[0]["regime"] != "natural":
                 gaps = [{"gap": row["test"][key] - rival[row["seed"]]} for row in of if row["seed"] in rival]
                 lower = sum(one["gap"] < 0 for one in gaps)
                 print(f"{key}: {name} minus {best}: {text_of(gaps, 'gap')}, lower for {lower} of {len(gaps)} seeds")

@@ -10,10 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -32,22 +32,16 @@ settings.register_profile("default", derandomize=True, max_examples=25, deadline
 settings.register_profile("random", max_examples=300, deadline=None)
 settings.load_profile(os.environ.get("LATCLI_HYPOTHESIS", "default"))
 
-if TYPE_CHECKING:
-    from small_digits import SmallDigits
-
-RunLatcli = Callable[..., subprocess.CompletedProcess[str]]
-StartLatcli = Callable[..., "subprocess.Popen[str]"]
-
 
 @pytest.fixture(scope="session")
-def caches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def caches(tmp_path_factory):
     """Where libraries keep what they work out once, as matplotlib its fonts: outside the user's home."""
     folder = tmp_path_factory.mktemp("caches")
     return {"MPLCONFIGDIR": str(folder / "matplotlib"), "YOLO_CONFIG_DIR": str(folder / "ultralytics")}
 
 
 @pytest.fixture
-def latcli_environment(tmp_path: Path, caches: dict[str, str]) -> dict[str, str]:
+def latcli_environment(tmp_path, caches):
     """The environment of a user who has set nothing, with an empty home."""
     home = tmp_path / "home"
     home.mkdir()
@@ -57,7 +51,7 @@ def latcli_environment(tmp_path: Path, caches: dict[str, str]) -> dict[str, str]
 
 
 @pytest.fixture
-def run_latcli(tmp_path: Path, latcli_environment: dict[str, str]) -> RunLatcli:
+def run_latcli(tmp_path, latcli_environment):
     """Run `latcli ARGUMENTS` in a fresh process, in an empty folder; `environment` adds to a bare one."""
     folder = tmp_path / "work"
     folder.mkdir()
@@ -103,7 +97,7 @@ class Outcome:
 
 
 @pytest.fixture
-def latcli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Outcome]:
+def latcli(monkeypatch, tmp_path):
     """Run a command line in this process, as a user without a configuration file would."""
     from latcli import process
     from latcli.cli import app
@@ -123,13 +117,13 @@ def latcli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Out
                 code = process.run(app, [str(word) for word in words])
             except SystemExit as left:  # as a completion does
                 code = int(left.code or 0)
-        return Outcome(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))  # type: ignore[attr-defined]
+        return Outcome(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))
 
     return run
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, latcli: object) -> Path:
+def here(tmp_path, monkeypatch, latcli):
     """An empty working directory with a small classifier of the user's own in it, and no way to the network."""
     import tiny_model
 
@@ -145,7 +139,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, latcli: object) -> Pat
 
 
 @pytest.fixture(scope="session")
-def sample_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sample_store(tmp_path_factory):
     """A store with one run of each command, made once: read it, or copy it, but leave it as it is.
 
     Two photos that packages carry, attacked in two steps; three regimes trained for six steps on 5,000 digits, and
@@ -173,7 +167,7 @@ def sample_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
+def shared_data():
     """The folder of real photos and MNIST: LATCLI_TEST_DATA, or beside the repository. Skips where there is none."""
     folder = Path(os.environ.get("LATCLI_TEST_DATA") or ROOT.parent / "shared" / "data")
     if not folder.is_dir():
@@ -182,7 +176,7 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_digits() -> SmallDigits:
+def small_digits():
     """A small network trained for seconds on real digits, and 1,000 others to attack it with."""
     from small_digits import train_small_digits
 
@@ -190,7 +184,7 @@ def small_digits() -> SmallDigits:
 
 
 @pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[object]:
+def no_network(monkeypatch, tmp_path):
     """An empty cache of weights, an empty current folder, and no way out; lists the attempts."""
     attempts: list[object] = []
 
@@ -206,7 +200,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[object]:
 
 
 @pytest.fixture
-def start_latcli(tmp_path: Path, latcli_environment: dict[str, str]) -> Iterator[StartLatcli]:
+def start_latcli(tmp_path, latcli_environment):
     """Begin `latcli ARGUMENTS` beside the test, where `run_latcli` runs; whatever still runs at its end is killed."""
     begun: list[subprocess.Popen[str]] = []
 

@@ -99,7 +99,7 @@ def error_of_nan_on_rank_1(data: Dataset, ranks: Ranks) -> str:
         batch = draw(index)
         return replace(batch, x_BCHW=batch.x_BCHW * torch.nan) if ranks.rank == 1 and index >= 2 else batch
 
-    trainer.batch_at = spoilt  # type: ignore[method-assign]
+    trainer.batch_at = spoilt
     try:
         train(trainer, on_step=lambda report: None, after_step=lambda step: None, measure_every=9)
     except DivergedError as error:

@@ -92,7 +92,7 @@ def cell(entry: Mapping[str, Any], given: str, loss: float | None, settings: Map
         attack = dict.fromkeys(attack)
     accuracy = 1 - (loss or 0.0) / 100
     return Cell(
-        **{name: entry.get(name) for name in ("label", "regime", "train_seed")},  # type: ignore[arg-type]
+        **{name: entry.get(name) for name in ("label", "regime", "train_seed")},
         model=entry["name"], model_id=entry["id"], input=given,
         loss=loss, loss_low=None if loss is None else 0.95 * loss, loss_high=None if loss is None else 1.05 * loss,
         accuracy=accuracy, accuracy_low=accuracy - 0.01, accuracy_high=accuracy + 0.01,

@@ -250,9 +250,6 @@ def wild_report() -> dict[str, Any]:
     }
 
 
-# pictures
-
-
 def png(levels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(levels).save(buffer, "PNG")

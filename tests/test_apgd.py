@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from linear_problems import Problem, corner, linear_model, linear_problems
+from linear_problems import corner, linear_model, linear_problems
 from small_images import CLASSES, Watched, background, convnet, seeds, small_images
 from torch import nn
 from torch.nn import functional
@@ -21,7 +21,7 @@ from torch.nn import functional
 from latcli.engine.attacks.apgd import apgd_ce, apgd_dlr, apgd_t, checkpoints
 from latcli.engine.attacks.objectives import cross_entropy_odds, dlr, logit_margin, targeted_dlr
 from latcli.engine.attacks.pgd import restart_seeds
-from latcli.engine.attacks.settings import Attack, AttackSettings, Model
+from latcli.engine.attacks.settings import AttackSettings, Model
 from latcli.engine.attacks.threat import LinfBox
 
 ATTACKS = pytest.mark.parametrize("attack", [apgd_ce, apgd_dlr, apgd_t])
@@ -33,14 +33,9 @@ def _exact(net: nn.Module) -> Model:
     return lambda x_BCHW: double(x_BCHW.double())
 
 
-# The optimum, where it is known
-
-
 @ATTACKS
 @given(linear_problems(), st.integers(1, 6), st.booleans(), st.booleans())
-def test_on_a_linear_model_apgd_reaches_the_corner_of_the_box(
-    attack: Attack, problem: Problem, steps: int, random_start: bool, targeted: bool
-) -> None:
+def test_on_a_linear_model_apgd_reaches_the_corner_of_the_box(attack, problem, steps, random_start, targeted):
     """The first step is twice epsilon: from wherever the start is, it ends in the corner."""
     chosen = AttackSettings(steps=steps, random_start=random_start, targeted=targeted)
     adv_1CHW = attack(linear_model(problem), *problem.attacked(), chosen, torch.tensor([3]))
@@ -55,7 +50,7 @@ def _two_ways(x_B111: torch.Tensor) -> torch.Tensor:
     return torch.stack([0 * up_B, -1 + 0.5 * up_B, -2 - 6 * up_B], dim=1)
 
 
-def test_the_likeliest_classes_are_tried_in_turn() -> None:
+def test_the_likeliest_classes_are_tried_in_turn():
     for stop_rank in [0, 1]:
         for targets, end in [(1, 1.0), (2, 0.0), (9, 0.0)]:
             half = torch.full((1, 1, 1, 1), 0.5)
@@ -63,9 +58,6 @@ def test_the_likeliest_classes_are_tried_in_turn() -> None:
             adv_1111 = apgd_t(_two_ways, half, torch.tensor([0]), half, chosen, torch.tensor([0]))
             assert adv_1111.item() == end
             assert targets == 1 or _two_ways(adv_1111).argmax() == 2
-
-
-# The iterates, step by step
 
 
 def _plain_apgd(
@@ -110,7 +102,7 @@ def _plain_apgd(
     return xs
 
 
-def test_every_iterate_is_that_of_the_papers_algorithm() -> None:
+def test_every_iterate_is_that_of_the_papers_algorithm():
     for seed in range(2):
         for steps in [1, 2, 5, 10, 60]:
             net, x_1CHW, eps_11HW = _exact(convnet(seed)), small_images(1, seed), background(1, 0.08)
@@ -140,7 +132,7 @@ class _Scripted:
 
 @settings(max_examples=30)
 @given(st.lists(st.sampled_from([1, 1, 1, 1, 1, 1, 0, -3, -12]), min_size=30, max_size=30))
-def test_steps_are_halved_and_the_best_returned_to_as_in_the_paper(changes: list[int]) -> None:
+def test_steps_are_halved_and_the_best_returned_to_as_in_the_paper(changes):
     """Any course of heights, so that both of the paper's conditions are met and missed."""
     heights = [sum(changes[:count]) / 64 for count in range(31)]
     x_1CHW, eps_11HW = torch.full((1, 1, 4, 4), 0.5), torch.full((1, 1, 4, 4), 0.25)
@@ -152,7 +144,7 @@ def test_steps_are_halved_and_the_best_returned_to_as_in_the_paper(changes: list
         assert torch.allclose(iterate_1CHW, expected_1CHW, rtol=0, atol=1e-6)
 
 
-def test_step_sizes_are_looked_at_where_the_paper_says() -> None:
+def test_step_sizes_are_looked_at_where_the_paper_says():
     assert checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
     assert checkpoints(10) == [3, 5, 6, 7, 8, 9]
     assert checkpoints(1) == []
@@ -161,7 +153,7 @@ def test_step_sizes_are_looked_at_where_the_paper_says() -> None:
         assert all(0 < one < other < steps for one, other in pairwise(found))
 
 
-def test_the_worst_of_all_iterates_is_kept() -> None:
+def test_the_worst_of_all_iterates_is_kept():
     net, x_BCHW, eps_B1HW = convnet(), small_images(8), background(8, 0.05)
     y_B = net(x_BCHW).argmax(dim=1)
     watched = Watched(net)
@@ -174,11 +166,8 @@ def test_the_worst_of_all_iterates_is_kept() -> None:
     assert 0 < wins_SB.any(dim=0).sum() < 8
 
 
-# Rest
-
-
 @ATTACKS
-def test_an_image_rests_at_the_first_iterate_that_meets_the_stop_rank(attack: Attack) -> None:
+def test_an_image_rests_at_the_first_iterate_that_meets_the_stop_rank(attack):
     net, x_BCHW, eps_B1HW = convnet(), small_images(8), background(8, 0.06)
     y_B = net(x_BCHW).argmax(dim=1)
     y_B[0] = (y_B[0] + 1) % CLASSES  # beaten already
@@ -196,17 +185,13 @@ def test_an_image_rests_at_the_first_iterate_that_meets_the_stop_rank(attack: At
     assert sizes[-1] == 8 - won_B.sum()
 
 
-# What is climbed
-
 # Apart by 1/16 at least: below that the 1e-12 that guards the division would show.
 logits_st = arrays(np.int64, (3, 6), elements=st.integers(-480, 480), unique=True).map(lambda levels: levels / 16)
 labels_st = st.lists(st.integers(0, 5), min_size=3, max_size=3)
 
 
 @given(logits_st, labels_st, st.integers(1, 5), st.integers(2, 6))
-def test_ratios_of_logit_differences_are_the_papers(
-    logits: np.ndarray, labels: list[int], shift: int, classes: int
-) -> None:
+def test_ratios_of_logit_differences_are_the_papers(logits, labels, shift, classes):
     logits = logits[:, :classes]
     labels = [label % classes for label in labels]
     targets = [(label + 1 + shift % (classes - 1)) % classes for label in labels]

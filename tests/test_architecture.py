@@ -26,9 +26,8 @@ def packages_of(file: Path) -> set[str]:
     return found
 
 
-def test_engine_and_store_know_no_terminal_and_only_the_command_line_knows_typer() -> None:
+def test_engine_and_store_know_no_terminal_and_only_the_command_line_knows_typer():
     users = {name: packages_of(file) & {"typer", "rich"} for name, file in MODULES.items()}
-
     assert [name for name, found in users.items() if found and name.startswith(("latcli.engine", "latcli.store"))] == []
     assert {name for name, found in users.items() if "typer" in found} <= {
         "latcli.cli",
@@ -37,11 +36,11 @@ def test_engine_and_store_know_no_terminal_and_only_the_command_line_knows_typer
     }
 
 
-def test_every_module_says_what_it_is_for() -> None:
+def test_every_module_says_what_it_is_for():
     assert [name for name, file in MODULES.items() if not ast.get_docstring(ast.parse(file.read_text()))] == []
 
 
-def test_the_registry_names_what_exists() -> None:
+def test_the_registry_names_what_exists():
     for target in (target for names in BUILT_IN.values() for target in names.values()):
         module, _, attribute = target.partition(":")
         body = ast.parse(MODULES[module].read_text()).body

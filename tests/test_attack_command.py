@@ -60,7 +60,7 @@ Latcli = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
-def odd_models(here: Path) -> None:
+def odd_models(here):
     (here / "odd_models.py").write_text(ODD_MODELS)
 
 
@@ -88,7 +88,7 @@ def levels_of(path: str | Path) -> np.ndarray:
 # The document
 
 
-def test_the_document_says_what_the_files_show(latcli: Latcli, here: Path) -> None:
+def test_the_document_says_what_the_files_show(latcli, here):
     for seed in range(2):
         save_photo(here / "photos" / f"{seed}.png", seed=seed)
     document = attacked(latcli, "photos", *TINY, "--steps", "3", "--detector", "cam")
@@ -140,7 +140,7 @@ def test_the_document_says_what_the_files_show(latcli: Latcli, here: Path) -> No
     assert summary["fooled"] == sum(image["fooled"] for image in document["images"])
 
 
-def test_the_database_has_what_the_document_says(latcli: Latcli, here: Path) -> None:
+def test_the_database_has_what_the_document_says(latcli, here):
     save_photo(here / "a.png")
     options = ("a.png", *CENTER, "--seed", "7", "--label", "3", "--target", "5", "--steps", "4")
     document = attacked(latcli, *options)
@@ -166,7 +166,7 @@ def test_the_database_has_what_the_document_says(latcli: Latcli, here: Path) -> 
     assert latcli("runs", "verify").code == 0
 
 
-def test_the_same_command_gives_the_same_files(latcli: Latcli, here: Path) -> None:
+def test_the_same_command_gives_the_same_files(latcli, here):
     save_photo(here / "a.png")
     runs = [attacked(latcli, "a.png", *TINY, "--steps", "3", "--center", "0.4") for _ in range(2)]
     for kind, path in runs[0]["images"][0]["files"].items():
@@ -176,7 +176,7 @@ def test_the_same_command_gives_the_same_files(latcli: Latcli, here: Path) -> No
     assert first != second
 
 
-def test_a_second_run_finds_its_detections_in_the_store(latcli: Latcli, here: Path) -> None:
+def test_a_second_run_finds_its_detections_in_the_store(latcli, here):
     save_photo(here / "a.png")
     cam, moved = ("a.png", *QUICK, "--detector", "cam"), [1.0, 2.0, 30.0, 31.0]
 
@@ -200,7 +200,7 @@ def test_a_second_run_finds_its_detections_in_the_store(latcli: Latcli, here: Pa
 # Several regions and epsilons
 
 
-def test_regions_and_epsilons_make_one_table_in_one_run(latcli: Latcli, here: Path) -> None:
+def test_regions_and_epsilons_make_one_table_in_one_run(latcli, here):
     for seed in range(2):
         save_photo(here / "photos" / f"{seed}.png", seed=seed)
     document = attacked(
@@ -230,7 +230,7 @@ def test_regions_and_epsilons_make_one_table_in_one_run(latcli: Latcli, here: Pa
     assert latcli("runs", "verify").code == 0
 
 
-def test_the_smallest_epsilon_is_told_for_each_photo_and_region(latcli: Latcli, here: Path) -> None:
+def test_the_smallest_epsilon_is_told_for_each_photo_and_region(latcli, here):
     for seed in range(2):
         save_photo(here / "photos" / f"{seed}.png", seed=seed)
     words = (*CENTER, "--steps", "8", "--regions", "background,all", "--smallest-epsilon")
@@ -249,9 +249,7 @@ def test_the_smallest_epsilon_is_told_for_each_photo_and_region(latcli: Latcli, 
 # The pictures
 
 
-def test_an_error_keeps_what_is_drawn_and_waits_for_no_figure(
-    latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_keeps_what_is_drawn_and_waits_for_no_figure(latcli, here, monkeypatch):
     for seed in range(4):
         save_photo(here / "photos" / f"{seed}.png", seed=seed)
     begun, go_on, drawn, attacks, attack = threading.Event(), threading.Event(), [], [], photos.run_attack
@@ -283,14 +281,12 @@ def test_an_error_keeps_what_is_drawn_and_waits_for_no_figure(
     assert latcli("runs", "verify").code == 0
 
 
-def test_the_result_of_one_photo_is_shown_before_its_figure_is_drawn(
-    latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_result_of_one_photo_is_shown_before_its_figure_is_drawn(latcli, here, monkeypatch):
     save_photo(here / "a.png")
     shown: list[str] = []
 
     def draw(*_given: object) -> bytes:
-        shown.append(sys.stdout.buffer.getvalue().decode())  # type: ignore[attr-defined]
+        shown.append(sys.stdout.buffer.getvalue().decode())
         with closing(sqlite3.connect(here / "runs" / "latcli.db")) as db:
             shown.append(db.execute("SELECT status FROM runs ORDER BY rowid DESC").fetchone()[0])
         return b"figure"
@@ -306,9 +302,7 @@ def test_the_result_of_one_photo_is_shown_before_its_figure_is_drawn(
 
 
 @pytest.mark.parametrize("error", [OSError("no room"), KeyboardInterrupt()])
-def test_a_figure_that_cannot_be_drawn_leaves_a_run_that_is_not_completed(
-    error: BaseException, latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_figure_that_cannot_be_drawn_leaves_a_run_that_is_not_completed(error, latcli, here, monkeypatch):
     save_photo(here / "a.png")
 
     def fails(*_given: object) -> bytes:
@@ -356,9 +350,7 @@ def files_and_figures(document: dict[str, Any]) -> list[tuple[Any, ...]]:
     ("error", "more"),
     [(KeyboardInterrupt(), ("--regions", "background,all")), (ContractError("it broke", "a defect"), ())],
 )
-def test_a_resumed_attack_is_the_one_that_was_never_cut_off(
-    error: BaseException, more: tuple[str, ...], latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_attack_is_the_one_that_was_never_cut_off(error, more, latcli, here, monkeypatch):
     done = cut_off(latcli, here, monkeypatch, error, *more)
     shown = latcli("runs", "show", "latest", "--json").json
     if isinstance(error, KeyboardInterrupt):
@@ -380,9 +372,7 @@ def test_a_resumed_attack_is_the_one_that_was_never_cut_off(
     assert "completed" in latcli("attack", *TINY, "--resume", resumed["run"]).error[0]
 
 
-def test_a_run_is_not_resumed_with_other_options_nor_on_other_photos(
-    latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_is_not_resumed_with_other_options_nor_on_other_photos(latcli, here, monkeypatch):
     cut_off(latcli, here, monkeypatch, KeyboardInterrupt())
     other = {"--epsilon": ("--epsilon", "4/255", *TINY), "--seed": ("--seed", "4", *TINY), "--photos": ("x", *TINY)}
     for word, options in (other | {"that a stored run names": ()}).items():
@@ -400,9 +390,7 @@ def test_a_run_is_not_resumed_with_other_options_nor_on_other_photos(
 
 
 @pytest.mark.parametrize("change", ["a.png,1\nb.png,2\n", None])
-def test_a_run_is_not_resumed_with_other_labels(
-    change: str | None, latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_is_not_resumed_with_other_labels(change, latcli, here, monkeypatch):
     (here / "labels.csv").write_text("a.png,1\nb.png,1\n")
     cut_off(latcli, here, monkeypatch, KeyboardInterrupt(), "--labels", "labels.csv")
     if change is not None:
@@ -412,9 +400,7 @@ def test_a_run_is_not_resumed_with_other_labels(
         assert latcli("attack", *TINY, "--resume", "latest").code == 0
 
 
-def test_a_run_with_a_damaged_configuration_is_not_resumed(
-    latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_with_a_damaged_configuration_is_not_resumed(latcli, here, monkeypatch):
     cut_off(latcli, here, monkeypatch, KeyboardInterrupt())
     with closing(sqlite3.connect(here / "runs" / "latcli.db")) as db, db:
         db.execute("UPDATE runs SET config_json = json_set(config_json, '$.steps', 'many')")
@@ -423,9 +409,7 @@ def test_a_run_with_a_damaged_configuration_is_not_resumed(
 
 
 @pytest.mark.parametrize("more", [(), ("--dry-run",), ("--epsilon", "2/255,4/255")], ids=" ".join)
-def test_progress_ends_with_all_photos_whatever_became_of_them(
-    more: tuple[str, ...], latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_ends_with_all_photos_whatever_became_of_them(more, latcli, here, monkeypatch):
     for name in "abc":
         save_photo(here / "photos" / f"{name}.png")
     (here / "photos" / "b.png").write_bytes(b"no photo")
@@ -444,9 +428,7 @@ def test_progress_ends_with_all_photos_whatever_became_of_them(
 # Many photos
 
 
-def test_of_many_photos_the_document_has_the_first_and_sums_up_all(
-    latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_many_photos_the_document_has_the_first_and_sums_up_all(latcli, here, monkeypatch):
     cut_off(latcli, here, monkeypatch, KeyboardInterrupt())
     whole = attacked(latcli, "photos", *CENTER, "--seed", "3", "--batch", "1")
     monkeypatch.setattr("latcli.commands.attack.MOST_RESULTS", 2)
@@ -463,9 +445,7 @@ def test_of_many_photos_the_document_has_the_first_and_sums_up_all(
 
 
 @pytest.mark.slow
-def test_memory_grows_by_little_more_than_the_names_of_photos(
-    latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_grows_by_little_more_than_the_names_of_photos(latcli, here, monkeypatch):
     monkeypatch.setattr("latcli.commands.attack.MOST_RESULTS", 20)
     peaks = []
     for count in (40, 40, 240):  # the first makes what is made once
@@ -489,9 +469,7 @@ def is_plain(text: str) -> bool:
 # Which photos
 
 
-def test_a_photo_is_read_from_standard_input_and_keeps_its_own_files(
-    latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_photo_is_read_from_standard_input_and_keeps_its_own_files(latcli, here, monkeypatch):
     data = save_photo(here / "stdin.png").read_bytes()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
     document = attacked(latcli, "-", "stdin.png", *CENTER)
@@ -501,7 +479,7 @@ def test_a_photo_is_read_from_standard_input_and_keeps_its_own_files(
     assert latcli("runs", "verify").code == 0
 
 
-def test_the_label_comes_from_where_it_was_given(latcli: Latcli, here: Path) -> None:
+def test_the_label_comes_from_where_it_was_given(latcli, here):
     save_photo(here / "class-9" / "a.png")
     (here / "labels.csv").write_text("file,name\nclass-9/a.png,Class 9\n")
     sources = {"given": ("--label", "class_9"), "file": ("--labels", "labels.csv")}
@@ -511,7 +489,7 @@ def test_the_label_comes_from_where_it_was_given(latcli: Latcli, here: Path) -> 
         assert image["label"] == {"index": 9, "name": "class 9", "source": source}
 
 
-def test_a_broken_photo_is_reported_and_the_rest_goes_on(latcli: Latcli, here: Path) -> None:
+def test_a_broken_photo_is_reported_and_the_rest_goes_on(latcli, here):
     for number in range(4):
         save_photo(here / "photos" / f"{number}.png", seed=number)
     (here / "photos" / "1.png").write_bytes(b"")
@@ -529,9 +507,7 @@ def test_a_broken_photo_is_reported_and_the_rest_goes_on(latcli: Latcli, here: P
     assert (shown["status"], shown["exit_code"]) == ("completed", 1)
 
 
-def test_photos_that_threads_read_ahead_give_the_same_results(
-    latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_photos_that_threads_read_ahead_give_the_same_results(latcli, here, monkeypatch):
     for number in range(4):
         save_photo(here / "photos" / f"{number}.png", seed=number)
     (here / "photos" / "1.png").write_bytes(b"")
@@ -544,13 +520,10 @@ def test_photos_that_threads_read_ahead_give_the_same_results(
         found.append((document["images"], document["failures"], files))
         with closing(sqlite3.connect(here / f"{threads}" / "latcli.db")) as db:
             assert db.execute("SELECT count(*) FROM detections").fetchone() == (3,)
-
     assert found[0] == found[1]
 
 
-def test_what_does_not_fit_one_of_several_photos_is_told_with_its_name_before_any_is_attacked(
-    latcli: Latcli, here: Path
-) -> None:
+def test_what_does_not_fit_one_of_several_photos_is_told_with_its_name_before_any_is_attacked(latcli, here):
     save_photo(here / "class 1" / "a.png")
     save_photo(here / "holiday" / "odd.png")
     done = latcli("attack", "holiday", "class 1", *CENTER, "--labels-from", "folder", "--json")
@@ -561,7 +534,7 @@ def test_what_does_not_fit_one_of_several_photos_is_told_with_its_name_before_an
     assert len(done.json["images"]) == 1
 
 
-def test_masks_lie_as_their_photos_do(latcli: Latcli, here: Path) -> None:
+def test_masks_lie_as_their_photos_do(latcli, here):
     """Two photos of one name have a mask each, and may not share one."""
     for seed, folder in enumerate(("hen", "kite")):
         save_photo(here / "nest" / folder / "1.png", seed=seed)
@@ -623,7 +596,7 @@ BAD_INPUT = {
 }
 
 
-def test_bad_input_is_told_in_two_lines_with_its_exit_code(latcli: Latcli, here: Path) -> None:
+def test_bad_input_is_told_in_two_lines_with_its_exit_code(latcli, here):
     bad_files(here)
     for case, (arguments, code, message) in BAD_INPUT.items():
         done = latcli("attack", *arguments, "--json")
@@ -634,7 +607,7 @@ def test_bad_input_is_told_in_two_lines_with_its_exit_code(latcli: Latcli, here:
     assert {status for status, _ in runs_of(here)} <= {"failed"}
 
 
-def test_photos_without_an_object_are_failures_or_skipped(latcli: Latcli, here: Path) -> None:
+def test_photos_without_an_object_are_failures_or_skipped(latcli, here):
     for seed in range(2):
         save_photo(here / "photos" / f"{seed}.png", seed=seed)
     blind = ("--classifier", "odd_models:Blind", "--detector", "cam", "--steps", "2", "--no-figures", "--json")
@@ -651,7 +624,7 @@ def test_photos_without_an_object_are_failures_or_skipped(latcli: Latcli, here: 
     assert len(centered.json["images"]) == 2
 
 
-def test_check_success_is_4_unless_every_photo_was_right_and_is_fooled(latcli: Latcli, here: Path) -> None:
+def test_check_success_is_4_unless_every_photo_was_right_and_is_fooled(latcli, here):
     save_photo(here / "a.png")
     hardly, surely = ("--epsilon", "1/255", "--steps", "1"), ("--epsilon", "64/255", "--steps", "20")
     given = ("a.png", *TINY, "--center", "0.4", "--no-figures", "--json")
@@ -671,9 +644,7 @@ def test_check_success_is_4_unless_every_photo_was_right_and_is_fooled(latcli: L
     assert image["reached"] == (image["adversarial"]["index"] == 5)
 
 
-def test_a_dry_run_attacks_nothing_and_creates_no_run(
-    latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dry_run_attacks_nothing_and_creates_no_run(latcli, here, monkeypatch):
     monkeypatch.setattr("latcli.engine.photos.run_attack", None)
     for seed in range(2):
         save_photo(here / "photos" / f"{seed}.png", seed=seed)
@@ -693,9 +664,7 @@ def test_a_dry_run_attacks_nothing_and_creates_no_run(
 
 
 @pytest.mark.parametrize(("network", "word"), [("Softmax", "probabilities"), ("Noisy", "different logits")])
-def test_networks_whose_figures_are_doubtful_are_warned_of_before_the_attack(
-    network: str, word: str, latcli: Latcli, here: Path
-) -> None:
+def test_networks_whose_figures_are_doubtful_are_warned_of_before_the_attack(network, word, latcli, here):
     save_photo(here / "a.png")
     done = latcli("attack", "a.png", "--classifier", f"odd_models:{network}", *CENTER[2:], "--json")
     assert word in done.err
@@ -721,7 +690,7 @@ HOSTILE = [
 ]
 
 
-def test_hostile_names_of_photos_do_no_harm(latcli: Latcli, here: Path) -> None:
+def test_hostile_names_of_photos_do_no_harm(latcli, here):
     photo = save_photo(here / "a.png").read_bytes()
     (here / "photos").mkdir()
     for name in HOSTILE:
@@ -747,7 +716,7 @@ def test_hostile_names_of_photos_do_no_harm(latcli: Latcli, here: Path) -> None:
     assert not (here / "ran").exists()
 
 
-def test_names_of_files_are_safe_distinct_and_not_too_long() -> None:
+def test_names_of_files_are_safe_distinct_and_not_too_long():
     given = [os.fsdecode(b"photos/" + name) for name in HOSTILE]
     given += ["x/a.png", "y/a.jpg", "z/A.png", "stdin", "./stdin", "stdin.png", "a/", "é" * 200]
     given += [f"{folder}/{'貓' * 100}.png" for folder in "xy"]
@@ -763,7 +732,7 @@ def test_names_of_files_are_safe_distinct_and_not_too_long() -> None:
 
 
 @pytest.mark.slow
-def test_real_photos_are_fooled_by_their_backgrounds(latcli: Latcli, here: Path) -> None:
+def test_real_photos_are_fooled_by_their_backgrounds(latcli, here):
     photos = package_photos()
     bus, officer = attacked(latcli, *photos, "--steps", "10", "--check-success", "--no-figures")["images"]
     assert bus["label"]["name"] == "minibus"

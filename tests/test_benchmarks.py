@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +35,7 @@ from latcli.store.store import Store
 ROOT = Path(__file__).parent.parent
 
 
-# What the figures mean
-
-
-def test_contenders_are_timed_in_turn_and_a_ratio_is_of_each_round_by_itself() -> None:
+def test_contenders_are_timed_in_turn_and_a_ratio_is_of_each_round_by_itself():
     order: list[str] = []
     in_turn([clocked(name, lambda name=name: order.append(name)) for name in ("a", "b")], 3)
     assert order == ["a", "b"] * 3
@@ -47,7 +43,7 @@ def test_contenders_are_timed_in_turn_and_a_ratio_is_of_each_round_by_itself() -
     assert (ratio.lowest, ratio.median, ratio.highest, ratio.n) == (1.0, 2.0, 3.0, 3)
 
 
-def test_a_trained_classifier_is_told_by_photo_and_must_not_lose_natural_accuracy() -> None:
+def test_a_trained_classifier_is_told_by_photo_and_must_not_lose_natural_accuracy():
     def rows(regime: str, seed: int, right: str, inside: float) -> list[dict[str, Any]]:
         every = enumerate(right)
         return [
@@ -67,7 +63,7 @@ def test_a_trained_classifier_is_told_by_photo_and_must_not_lose_natural_accurac
     assert [found.counting().seeds(name) for name in ("natural", "random")] == [[0, 1], [0]]
 
 
-def test_photos_of_a_group_lend_to_each_other() -> None:
+def test_photos_of_a_group_lend_to_each_other():
     def photo(name: str, label: int) -> LabelledPhoto:
         object_HW = np.zeros((8, 8), dtype=bool)
         object_HW[2:6, 2:6] = True
@@ -82,7 +78,7 @@ def test_photos_of_a_group_lend_to_each_other() -> None:
     assert {survey.lender("mixed_rand", names[0], 100, seed) for seed in range(20)} == {2, 3}
 
 
-def test_settings_are_selected_by_validation_loss_among_those_that_keep_most_of_the_robustness() -> None:
+def test_settings_are_selected_by_validation_loss_among_those_that_keep_most_of_the_robustness():
     def row(name: str, regime: str, loss: float, accuracy: float, at_temperature: float = 0.5) -> dict[str, Any]:
         validation = {"loss": loss, "loss at T": at_temperature}
         attacked = {"center 0.1": {"accuracy": accuracy}}
@@ -101,9 +97,7 @@ def test_settings_are_selected_by_validation_loss_among_those_that_keep_most_of_
 
 
 @pytest.mark.slow
-def test_a_study_goes_on_where_it_was_cut_off_and_its_tables_are_those_of_all_parts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_study_goes_on_where_it_was_cut_off_and_its_tables_are_those_of_all_parts(tmp_path, capsys):
     parts = [tmp_path / f"{part}.jsonl" for part in (1, 2)]
     shared = ["schedule", "--quick", "--dataset", "mnist-5k", "--cache", str(tmp_path / "cache")]
     for number in (1, 2, 2):
@@ -118,21 +112,21 @@ def test_a_study_goes_on_where_it_was_cut_off_and_its_tables_are_those_of_all_pa
     assert shown.count("not measured") == 3  # what the paper says of standard training
 
 
-def test_other_work_and_uneven_rounds_are_said() -> None:
+def test_other_work_and_uneven_rounds_are_said():
     assert spread([1.0, 1.0, 1.1], 0.4).disturbed == spread([1.0, 1.0, 1.1], None).disturbed == ""
     assert spread([1.0, 1.0, 1.3], 0.0).disturbed == "rounds spread over 30 %"
     assert spread([1.0, 1.0, 1.0], 0.6).disturbed == "others kept 0.6 processors busy"
 
 
 @given(st.floats(0.1, 100), st.floats(0.1, 100), st.lists(st.integers(1, 500), min_size=2, max_size=9, unique=True))
-def test_points_on_a_line_give_that_line(constant: float, slope: float, sizes: list[int]) -> None:
+def test_points_on_a_line_give_that_line(constant, slope, sizes):
     found = fit({size: constant + slope * size for size in sizes})
     assert found[0] == pytest.approx(constant, rel=1e-3, abs=1e-3 * slope * max(sizes))
     assert found[1] == pytest.approx(slope, rel=1e-4)
     assert found[2] < 1e-3
 
 
-def test_the_table_fits_80_columns_and_marks_what_was_disturbed() -> None:
+def test_the_table_fits_80_columns_and_marks_what_was_disturbed():
     record = Record("peers", {})
     record.add_ratio("EfficientNet-Lite0, 224 px, batch 8", "torchattacks", spread([1.9, 1.92, 1.94]), (100.0, 100.0))
     record.add_ratio("natural model, background inputs", "bare gradient", spread([10.1, 12.0, 15.0]))
@@ -143,7 +137,7 @@ def test_the_table_fits_80_columns_and_marks_what_was_disturbed() -> None:
     assert lines[-1].startswith("* disturbed")
 
 
-def test_others_are_whatever_was_busy_and_is_not_our_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_others_are_whatever_was_busy_and_is_not_our_own(monkeypatch, tmp_path):
     clocks = {"_busy": iter([100.0, 112.0]), "_own": iter([5.0, 11.0]), "perf_counter": iter([50.0, 60.0])}
     with monkeypatch.context() as patched:
         for name, readings in clocks.items():
@@ -153,7 +147,7 @@ def test_others_are_whatever_was_busy_and_is_not_our_own(monkeypatch: pytest.Mon
     assert Neighbours().busy() is None  # where the system does not tell, nobody knows
 
 
-def test_copies_differ_in_their_bytes_and_are_as_many_as_wanted(tmp_path: Path) -> None:
+def test_copies_differ_in_their_bytes_and_are_as_many_as_wanted(tmp_path):
     folder = copies(carried()[:1], 3, tmp_path / "photos")
     assert len({file.read_bytes() for file in folder.iterdir()}) == 3
 
@@ -168,7 +162,7 @@ def drawn(name: str, colour: tuple[int, int, int], rectangle: tuple[int, int, in
     return Cut(Photo(name, levels_HWC, name * 64), object_HW, Target(0, name))
 
 
-def test_a_composed_photo_is_one_object_on_the_background_of_another() -> None:
+def test_a_composed_photo_is_one_object_on_the_background_of_another():
     shapes = [
         drawn("a", (255, 0, 0), (10, 5, 30, 25)),
         drawn("b", (0, 255, 0), (20, 10, 50, 35)),
@@ -182,7 +176,7 @@ def test_a_composed_photo_is_one_object_on_the_background_of_another() -> None:
         assert one.object_HW is own.object_HW
 
 
-def test_agreement_is_intersection_over_union_and_a_miss_agrees_with_nothing() -> None:
+def test_agreement_is_intersection_over_union_and_a_miss_agrees_with_nothing():
     cut = drawn("a", (255, 0, 0), (10, 0, 30, 40))
     half = ObjectFinder(ObjectSettings(boxes=((20.0, 0.0, 40.0, 40.0),)))
     assert measured(half, cut).iou == pytest.approx(1 / 3)
@@ -192,7 +186,7 @@ def test_agreement_is_intersection_over_union_and_a_miss_agrees_with_nothing() -
     assert intersection_over_union(empty_HW, empty_HW) == 1.0
 
 
-def test_the_interval_of_a_median_holds_it_in_nineteen_samples_of_twenty() -> None:
+def test_the_interval_of_a_median_holds_it_in_nineteen_samples_of_twenty():
     generator = np.random.default_rng(0)
     for n in (9, 50):
         intervals = [median_interval(generator.normal(size=n).tolist()) for _ in range(2000)]
@@ -202,7 +196,7 @@ def test_the_interval_of_a_median_holds_it_in_nineteen_samples_of_twenty() -> No
     assert count_text([True] * 5 + [False] * 5).startswith("5 of 10 (24-76 %)")
 
 
-def test_the_photos_of_several_runs_make_one_line_and_two_lines_are_compared_photo_by_photo(tmp_path: Path) -> None:
+def test_the_photos_of_several_runs_make_one_line_and_two_lines_are_compared_photo_by_photo(tmp_path):
     ranks = {"saliency": {"a": 1, "b": 20, "c": 3}, "cam": {"b": 1, "c": 2, "d": 1}}
     runs = []
     with Store.open(tmp_path) as store:
@@ -219,10 +213,7 @@ def test_the_photos_of_several_runs_make_one_line_and_two_lines_are_compared_pho
     assert stored_photos(tmp_path, runs, ["others"]) == {}
 
 
-# One command for all
-
-
-def test_each_benchmark_is_a_module_and_another_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_benchmark_is_a_module_and_another_name_is_refused(capsys):
     assert all((ROOT / "benchmarks" / f"{name}.py").exists() for name in runner.BENCHMARKS)
     with pytest.raises(SystemExit) as left:
         runner.main(["peers", "pears"])
@@ -230,9 +221,7 @@ def test_each_benchmark_is_a_module_and_another_name_is_refused(capsys: pytest.C
     assert "there is no benchmark 'pears': peers" in capsys.readouterr().err
 
 
-def test_a_benchmark_that_fails_does_not_keep_the_others_from_running(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_benchmark_that_fails_does_not_keep_the_others_from_running(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(ROOT)
     missing = runner.Benchmark("a module that is not there", 1)
     monkeypatch.setattr(runner, "BENCHMARKS", {"missing": missing, "report_speed": runner.BENCHMARKS["report_speed"]})
@@ -245,13 +234,10 @@ def test_a_benchmark_that_fails_does_not_keep_the_others_from_running(
     assert {row["command"] for row in results["report_speed"]["rows"] if row["table"] == "report"} >= {"runs list"}
 
 
-def test_nothing_that_measures_the_memory_of_its_children_imports_torch() -> None:
+def test_nothing_that_measures_the_memory_of_its_children_imports_torch():
     code = "import sys, benchmarks.__main__, benchmarks.sweeps, benchmarks.photo_folder; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
-
-
-# Each of them runs
 
 
 @pytest.mark.slow
@@ -274,7 +260,7 @@ def test_nothing_that_measures_the_memory_of_its_children_imports_torch() -> Non
         ),
     ],
 )
-def test_each_benchmark_runs(tmp_path: Path, name: str, options: str, told: Callable[[Any], bool]) -> None:
+def test_each_benchmark_runs(tmp_path, name, options, told):
     out = tmp_path / "out.json"
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--out", str(out), *options.split()]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

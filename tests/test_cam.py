@@ -69,7 +69,7 @@ class Tokens(nn.Module):
 
 def classifier_of(net: nn.Module, fingerprint: str = "f00") -> Classifier:
     classifier = Classifier("colours", net, Preprocessing(64, 64, "bilinear"), ["red", "green", "none"])
-    classifier.fingerprint = fingerprint  # type: ignore[assignment]
+    classifier.fingerprint = fingerprint
     return classifier
 
 
@@ -93,7 +93,7 @@ def overlap(box: tuple[float, ...], wanted: tuple[int, ...]) -> float:
     return shared / (areas - shared)
 
 
-def test_the_box_lies_around_the_evidence_for_the_class_that_is_asked_for() -> None:
+def test_the_box_lies_around_the_evidence_for_the_class_that_is_asked_for():
     for target in [RED, GREEN]:
         for channels_last in [False, True]:
             places = {"red": (20, 10, 80, 60), "green": (110, 50, 190, 110)}
@@ -103,7 +103,7 @@ def test_the_box_lies_around_the_evidence_for_the_class_that_is_asked_for() -> N
             assert 0.7 < box.score <= 1
 
 
-def test_of_two_parts_the_larger_one_is_boxed_and_a_lower_threshold_gives_no_smaller_box() -> None:
+def test_of_two_parts_the_larger_one_is_boxed_and_a_lower_threshold_gives_no_smaller_box():
     photo = photo_of(red=(10, 10, 90, 90), red2=(150, 10, 170, 30))
     (box,) = cam_of(Colours()).detect(photo, RED).boxes
     assert overlap((box.x0, box.y0, box.x1, box.y1), (10, 10, 90, 90)) > 0.8
@@ -115,7 +115,7 @@ def test_of_two_parts_the_larger_one_is_boxed_and_a_lower_threshold_gives_no_sma
     assert areas[0] > areas[2]
 
 
-def test_the_map_is_that_of_zhou_for_global_average_pooling() -> None:
+def test_the_map_is_that_of_zhou_for_global_average_pooling():
     """The weights of the class times the activations, up to the mean's 1/256."""
     net, photo = Colours(), photo_of(red=(20, 10, 80, 60), green=(110, 50, 190, 110))
     x_1Chw = square_to_unit(photo.image.resize((64, 64)))[None]
@@ -127,7 +127,7 @@ def test_the_map_is_that_of_zhou_for_global_average_pooling() -> None:
     torch.testing.assert_close(activation_map(classifier_of(Colours(channels_last=True)), photo, 1), expected_uv)
 
 
-def test_a_network_without_a_map_of_the_image_is_refused() -> None:
+def test_a_network_without_a_map_of_the_image_is_refused():
     for net in [
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 3)),
         lambda: nn.Sequential(Normalize((0.5,) * 3, (0.5,) * 3), nn.Flatten(), nn.Linear(3 * 64 * 64, 3)),
@@ -139,7 +139,7 @@ def test_a_network_without_a_map_of_the_image_is_refused() -> None:
         assert evidence_inside(classifier_of(net()), photo_of(), 0, torch.ones(1, 120, 200)) is None
 
 
-def test_no_evidence_is_no_box_and_no_classifier_is_refused() -> None:
+def test_no_evidence_is_no_box_and_no_classifier_is_refused():
     assert cam_of(Colours()).detect(photo_of(green=(20, 10, 80, 60)), RED).boxes == ()
     with pytest.raises(UsageError, match="needs a classifier"):
         CamDetector(CamSettings(), DetectorContext())
@@ -148,7 +148,7 @@ def test_no_evidence_is_no_box_and_no_classifier_is_refused() -> None:
             CamSettings(threshold)
 
 
-def test_nothing_is_left_behind_in_the_network_and_gradients_are_taken_where_they_are_off() -> None:
+def test_nothing_is_left_behind_in_the_network_and_gradients_are_taken_where_they_are_off():
     detector = cam_of(Colours())
     before = {name: value.clone() for name, value in detector.classifier.state_dict().items()}
     with torch.no_grad():
@@ -158,7 +158,7 @@ def test_nothing_is_left_behind_in_the_network_and_gradients_are_taken_where_the
     assert all(p.grad is None and not p.requires_grad for p in detector.classifier.parameters())
 
 
-def test_the_fingerprint_tells_apart_what_gives_other_boxes() -> None:
+def test_the_fingerprint_tells_apart_what_gives_other_boxes():
     found = [
         CamDetector(CamSettings(threshold), DetectorContext(classifier_of(Colours(), weights))).fingerprint
         for threshold, weights in ((0.4, "a" * 64), (0.5, "a" * 64), (0.4, "b" * 64))
@@ -167,10 +167,7 @@ def test_the_fingerprint_tells_apart_what_gives_other_boxes() -> None:
     assert CamDetector(CamSettings(), DetectorContext(classifier_of(Colours(), ""))).fingerprint is None
 
 
-# The evidence on the object
-
-
-def test_evidence_is_the_share_of_the_map_on_the_object_and_lift_compares_it_with_the_area() -> None:
+def test_evidence_is_the_share_of_the_map_on_the_object_and_lift_compares_it_with_the_area():
     classifier, photo = classifier_of(Colours()), photo_of(red=(0, 0, 100, 120))
     left, right = (boxes_mask([box], photo.size) for box in ((0, 0, 100, 120), (100, 0, 200, 120)))
     share, lift = evidence_inside(classifier, photo, 0, left) or (0, 0)

@@ -41,7 +41,7 @@ def allowance_of(height: int, width: int, seed: int) -> np.ndarray:
 MIXED = [(40, 60), (61, 33), (20, 20), (35, 90)]
 
 
-def test_a_canvas_reads_photos_as_the_ordinary_pipeline_does() -> None:
+def test_a_canvas_reads_photos_as_the_ordinary_pipeline_does():
     for pipeline in [Preprocessing(20, 16, "bicubic"), PIPELINE]:
         for contrast in [0.3, 1e5]:
             photos = [levels_of(*size, seed) for seed, size in enumerate(MIXED)]
@@ -57,7 +57,7 @@ def test_a_canvas_reads_photos_as_the_ordinary_pipeline_does() -> None:
 
 
 @pytest.mark.parametrize("level", [0, 255])
-def test_black_and_white_areas_keep_their_whole_gradient(level: int) -> None:
+def test_black_and_white_areas_keep_their_whole_gradient(level):
     """Weights that add up to a little more than 1 must not count as overshooting."""
     photo = np.full((61, 83, 3), level, np.uint8)
     canvas = make_canvas([make_grid(photo, np.full(photo.shape[:2], 8, np.uint8))], CPU)
@@ -70,7 +70,7 @@ def test_black_and_white_areas_keep_their_whole_gradient(level: int) -> None:
     torch.testing.assert_close(gradient_BCHW[0], expected_HW.expand(3, 61, 83))
 
 
-def test_the_view_sees_the_levels_that_will_be_saved_and_passes_gradients_straight() -> None:
+def test_the_view_sees_the_levels_that_will_be_saved_and_passes_gradients_straight():
     canvas = make_canvas([make_grid(levels_of(16, 16, 0), np.full((16, 16), 8, np.uint8))], CPU)
     seen: list[torch.Tensor] = []
 
@@ -89,9 +89,7 @@ def test_the_view_sees_the_levels_that_will_be_saved_and_passes_gradients_straig
 
 @given(st.integers(3, 70), st.integers(3, 70), st.integers(20, 1500), st.integers(0, 1000))
 @example(20, 30, 600, 0)  # within bounds a photo is its own grid
-def test_a_large_photo_changes_cell_by_cell_and_keeps_every_allowance(
-    height: int, width: int, pixels: int, seed: int
-) -> None:
+def test_a_large_photo_changes_cell_by_cell_and_keeps_every_allowance(height, width, pixels, seed):
     levels_HWC, allowed_HW = levels_of(height, width, seed), allowance_of(height, width, seed)
     grid = make_grid(levels_HWC, allowed_HW, max_pixels=pixels)
     h, w = grid.allowed_HW.shape
@@ -115,7 +113,7 @@ def test_a_large_photo_changes_cell_by_cell_and_keeps_every_allowance(
         assert np.array_equal(adversarial_HWC[cell], np.clip(levels_HWC[cell] + change_C, 0, 255))
 
 
-def test_the_l2_radius_holds_after_rounding_and_is_used() -> None:
+def test_the_l2_radius_holds_after_rounding_and_is_used():
     for max_pixels in [10_000, 300]:
         for radius in [0.05, 0.5, 2.0]:
             levels_HWC, allowed_HW = np.full((50, 60, 3), 120, np.uint8), np.full((50, 60), 30, np.uint8)
@@ -123,17 +121,15 @@ def test_the_l2_radius_holds_after_rounding_and_is_used() -> None:
             h, w = grid.allowed_HW.shape
             noise_Chw = np.random.default_rng(0).normal(0, 5 / 255, (3, h, w))
             adv_Chw = torch.from_numpy(120 / 255 + noise_Chw).float().clamp(90 / 255, 150 / 255)
-
             change = measure_change(
                 levels_HWC, adversarial_levels(levels_HWC, allowed_HW, grid, adv_Chw, radius), allowed_HW
             )
-
             assert change.l2 <= radius
             assert change.l2 > 0.7 * radius
 
 
 @pytest.mark.parametrize(("change", "psnr"), [(1, 48.1308), (2, 42.1102), (8, 30.0690)])
-def test_the_signal_to_noise_ratio_is_that_of_the_pixels_that_may_change(change: int, psnr: float) -> None:
+def test_the_signal_to_noise_ratio_is_that_of_the_pixels_that_may_change(change, psnr):
     """20 log10(255 / change) where each of them changes alike; the half that is protected does not flatter it."""
     levels_HWC, allowed_HW = np.full((600, 20, 3), 100, np.uint8), np.full((600, 20), 8, np.uint8)
     allowed_HW[:300] = 0
@@ -145,7 +141,7 @@ def test_the_signal_to_noise_ratio_is_that_of_the_pixels_that_may_change(change:
     assert (same.psnr, same.ssim) == (np.inf, pytest.approx(1))
 
 
-def test_structural_similarity_is_wangs_formula_at_each_pixel() -> None:
+def test_structural_similarity_is_wangs_formula_at_each_pixel():
     one, other = levels_of(40, 50, 0), levels_of(40, 50, 1)
     other[:20] = np.clip(one[:20].astype(int) + 9, 0, 255)
     found_HW = structural_similarity(one, other)
@@ -162,7 +158,7 @@ def test_structural_similarity_is_wangs_formula_at_each_pixel() -> None:
         assert found_HW[row, column] == pytest.approx(expected, abs=0.005)  # greys are rounded to whole levels
 
 
-def test_strips_of_a_large_photo_have_no_edges_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strips_of_a_large_photo_have_no_edges_of_their_own(monkeypatch):
     one, other = levels_of(90, 20, 0), levels_of(90, 20, 1)
     allowed_HW = allowance_of(90, 20, 0)
     whole = measure_change(one, other, allowed_HW)
@@ -172,7 +168,7 @@ def test_strips_of_a_large_photo_have_no_edges_of_their_own(monkeypatch: pytest.
     assert (stripped.psnr, stripped.l2, stripped.altered) == (whole.psnr, whole.l2, whole.altered)
 
 
-def test_what_would_be_saved_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_would_be_saved_is_checked(monkeypatch):
     levels_HWC, allowed_HW = np.full((700, 20, 3), 100, np.uint8), np.full((700, 20), 8, np.uint8)
     allowed_HW[300:] = 0
     good_HWC = levels_HWC + allowed_HW[:, :, None]

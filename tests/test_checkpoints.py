@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,23 +23,22 @@ INFO = CheckpointInfo("paper-cnn", (1, 28, 28), tuple("0123456789"), "mnist-5k",
 
 
 @pytest.fixture(scope="module")
-def net() -> torch.nn.Module:
+def net():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return paper_cnn((1, 28, 28), 10).eval()
 
 
 @pytest.fixture
-def checkpoint(net: torch.nn.Module, tmp_path: Path) -> Path:
+def checkpoint(net, tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(pack_classifier(net.to(memory_format=torch.channels_last).state_dict(), INFO))
     return path
 
 
-def test_it_opens_by_its_path_as_the_same_function(net: torch.nn.Module, checkpoint: Path) -> None:
+def test_it_opens_by_its_path_as_the_same_function(net, checkpoint):
     classifier = open_classifier(str(checkpoint), ClassifierSource(), torch.device("cpu"))
     x_BCHW = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-
     assert classifier.class_names == INFO.class_names
     assert torch.allclose(classifier(x_BCHW), net(x_BCHW), atol=1e-5)
     assert torch.allclose(classifier(x_BCHW.expand(-1, 3, -1, -1)), net(x_BCHW), atol=1e-5)
@@ -49,29 +46,25 @@ def test_it_opens_by_its_path_as_the_same_function(net: torch.nn.Module, checkpo
     assert read_info(checkpoint) == INFO
 
 
-def test_the_docs_read_it_without_latcli(
-    net: torch.nn.Module, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_docs_read_it_without_latcli(net, checkpoint, monkeypatch):
     page = ROOT / "docs" / "classifiers.md"
     (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     monkeypatch.chdir(checkpoint.rename(checkpoint.with_name("checkpoint.safetensors")).parent)
     names: dict[str, Any] = {}
     exec(code, names)
     x_BCHW = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-
     assert "latcli import" not in code
     assert torch.allclose(names["logits"](x_BCHW), net(x_BCHW), atol=1e-5)
     assert names["info"]["class_names"] == list(INFO.class_names)
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet20"])
-def test_residual_networks_come_back(architecture: str, tmp_path: Path) -> None:
+def test_residual_networks_come_back(architecture, tmp_path):
     path = tmp_path / "resnet.safetensors"
     network = registry.load("architecture", architecture)((3, 32, 32), 5).eval()
     info = replace(INFO, architecture=architecture, image_shape=(3, 32, 32), class_names=tuple("abcde"))
     path.write_bytes(pack_classifier(network.state_dict(), info))
     x_BCHW = torch.rand(2, 3, 32, 32)
-
     assert torch.allclose(open_checkpoint(path)(x_BCHW), network(x_BCHW), atol=1e-5)
 
 
@@ -89,31 +82,28 @@ def flipped(data: bytes) -> bytes:
         (lambda data: pack("training state", {}, {}), "is no classifier but training state"),
     ],
 )
-def test_what_is_no_whole_checkpoint_is_refused(
-    damage: Callable[[bytes], bytes], message: str, checkpoint: Path
-) -> None:
+def test_what_is_no_whole_checkpoint_is_refused(damage, message, checkpoint):
     checkpoint.write_bytes(damage(checkpoint.read_bytes()))
     with pytest.raises(WeightsError, match=message):
         open_checkpoint(checkpoint)
 
 
-def test_weights_of_another_architecture_than_the_file_names_are_refused(tmp_path: Path, net: torch.nn.Module) -> None:
+def test_weights_of_another_architecture_than_the_file_names_are_refused(tmp_path, net):
     path = tmp_path / "wrong.safetensors"
     path.write_bytes(pack_classifier(net.state_dict(), replace(INFO, architecture="resnet18")))
     with pytest.raises(WeightsError, match="do not fit SmallResNet"):
         open_checkpoint(path)
-
     path.write_bytes(pack_classifier(net.state_dict(), replace(INFO, architecture="vgg")))
     with pytest.raises(UsageError, match="no architecture called 'vgg'"):
         open_checkpoint(path)
 
 
-def test_a_classifier_is_no_state(checkpoint: Path) -> None:
+def test_a_classifier_is_no_state(checkpoint):
     with pytest.raises(WeightsError, match="is no training state but classifier"):
         read_state(checkpoint)
 
 
-def test_a_checkpoint_that_names_a_huge_network_makes_none(tmp_path: Path) -> None:
+def test_a_checkpoint_that_names_a_huge_network_makes_none(tmp_path):
     info = CheckpointInfo("paper-cnn", (3, 50_000, 50_000), ("a", "b"), "mnist", "0" * 64, "natural", 0.3, 1)
     (tmp_path / "huge.safetensors").write_bytes(pack_classifier({"weight": torch.zeros(1)}, info))
     with pytest.raises(WeightsError, match="cannot be made"):

@@ -52,7 +52,7 @@ def _predicted(logits: Any, labels: list[int | None], shown: int = 5) -> list[Pr
     return predict(Classifier("fixed", nn.Identity(), SQUARE, names), logits_BK, labels, shown)
 
 
-def test_a_prediction_has_known_numbers() -> None:
+def test_a_prediction_has_known_numbers():
     log = math.log
     first, second = _predicted([[log(1), log(5), log(2), log(2)], [log(4), log(1), log(3), log(2)]], [2, 0], shown=2)
     assert (first.index, first.prediction, first.p_prediction) == (1, "class 1", pytest.approx(0.5))
@@ -68,7 +68,7 @@ logits_st = arrays(np.float32, (3, 7), elements=st.one_of(st.integers(-2, 2).map
 
 @given(logits_st, st.lists(st.one_of(st.none(), st.integers(0, 6)), min_size=3, max_size=3))
 @example(np.array([[300.0, 0, 0, 0, 0, 0, 0]] * 3, np.float32), [1, 0, None])  # far below float32
-def test_predictions_are_the_softmax_of_the_logits(logits: np.ndarray, labels: list[int | None]) -> None:
+def test_predictions_are_the_softmax_of_the_logits(logits, labels):
     for row, label, prediction in zip(logits, labels, _predicted(logits, labels, 99), strict=True):
         exact = np.exp(row.astype(np.float64) - row.max())
         exact /= exact.sum()
@@ -85,7 +85,7 @@ def test_predictions_are_the_softmax_of_the_logits(logits: np.ndarray, labels: l
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
-def test_logits_that_are_no_numbers_are_refused(wrong: float) -> None:
+def test_logits_that_are_no_numbers_are_refused(wrong):
     with pytest.raises(LatcliError, match="fixed returns NaN or infinite logits"):
         _predicted([[0.0, 1.0, 2.0], [0.0, wrong, 1.0]], [0, 0])
 
@@ -110,7 +110,7 @@ def _classifier(net: nn.Module) -> Classifier:
     return Classifier("any", net, Preprocessing(32, 32), list("abcdef"))
 
 
-def test_weights_and_code_make_the_identity_and_nothing_else() -> None:
+def test_weights_and_code_make_the_identity_and_nothing_else():
     known = _classifier(_Weighted()).fingerprint
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if threads > 1 else 2)
@@ -126,7 +126,7 @@ def test_weights_and_code_make_the_identity_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("wrap", [lambda x: (x, x), lambda x: {"loss": x, "logits": x}, lambda x: [x]])
-def test_logits_may_be_wrapped(wrap: Callable[[torch.Tensor], object]) -> None:
+def test_logits_may_be_wrapped(wrap):
     x_BChw = torch.rand(2, 3, 32, 32)
     assert torch.equal(_classifier(_Weighted(wrap))(x_BChw), _Weighted()(x_BChw))
 
@@ -135,7 +135,7 @@ def test_logits_may_be_wrapped(wrap: Callable[[torch.Tensor], object]) -> None:
 
 
 @pytest.fixture(scope="module")
-def default() -> Classifier:
+def default():
     return _open(DEFAULT_CLASSIFIER)
 
 
@@ -144,7 +144,7 @@ def _photos() -> list[Image.Image]:
     return [Image.open(path).convert("RGB") for path in package_photos()]
 
 
-def test_the_default_is_the_packages_network(default: Classifier) -> None:
+def test_the_default_is_the_packages_network(default):
     """Of a given version of the package: other weights would make other results under the same name."""
     assert default.weights_sha256 == "ac73d8caead58befc6b7f487a945ef400c8f1514ec776b50fd6f4f8f65497ef2"
     assert not any(module.training for module in default.modules())
@@ -154,7 +154,7 @@ def test_the_default_is_the_packages_network(default: Classifier) -> None:
     assert (default.class_names[652], default.class_ids[652]) == ("military uniform", "n03763968")
 
 
-def test_the_default_knows_what_photos_show(default: Classifier) -> None:
+def test_the_default_knows_what_photos_show(default):
     x_BChw = torch.stack([default.preprocessing.read(image) for image in _photos()])
     bus, woman = predict(default, x_BChw, [None, 652])
     assert woman.rank <= 3  # behind academic gown and mortarboard: she wears a cap
@@ -168,9 +168,7 @@ def test_the_default_knows_what_photos_show(default: Classifier) -> None:
 
 @pytest.mark.parametrize("name", ["torchvision:squeezenet1_1", "inception_v3", "timm:test_resnet"])
 @pytest.mark.parametrize(("offline", "reason"), [(True, "--offline"), (False, "does not answer")])
-def test_weights_out_of_reach_are_said(
-    name: str, offline: bool, reason: str, no_network: list[object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_weights_out_of_reach_are_said(name, offline, reason, no_network, monkeypatch, tmp_path):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -202,7 +200,7 @@ SLOW = [f"torchvision:{name}" for name in ("googlenet", "inception_v3", "convnex
         *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
     ],
 )
-def test_a_classifier_is_what_its_library_makes_of_the_same_weights(name: str, tmp_path: Path) -> None:
+def test_a_classifier_is_what_its_library_makes_of_the_same_weights(name, tmp_path):
     torch.manual_seed(0)
     family, _, own_name = name.partition(":")
     if family == "timm":
@@ -242,7 +240,7 @@ def test_a_classifier_is_what_its_library_makes_of_the_same_weights(name: str, t
         ("torchvision:", "torchvision classifier", "such as "),
     ],
 )
-def test_an_unknown_name_gets_the_nearest_or_the_known_ones(name: str, kind: str, hint: str) -> None:
+def test_an_unknown_name_gets_the_nearest_or_the_known_ones(name, kind, hint):
     with pytest.raises(UsageError, match=f"there is no {kind} called '{name.rpartition(':')[2]}'") as raised:
         _open(name)
     assert hint in raised.value.hint
@@ -292,7 +290,7 @@ CONSTANT = 3
 
 
 @pytest.fixture
-def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def mine(tmp_path, monkeypatch):
     """A module in the working directory, with a name of its own for each test."""
     name = f"my_{tmp_path.name}"
     (tmp_path / f"{name}.py").write_text(MINE)
@@ -303,7 +301,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
-def test_a_plain_module_is_a_classifier(mine: str) -> None:
+def test_a_plain_module_is_a_classifier(mine):
     classifier = _open(f"{mine}:plain")
     assert (classifier.name, classifier.preprocessing) == (f"{mine}:plain", Preprocessing(256, 224, "bilinear"))
     assert classifier.class_names == ("class 0", "class 1", "class 2", "class 3")
@@ -312,7 +310,7 @@ def test_a_plain_module_is_a_classifier(mine: str) -> None:
     assert torch.equal(classifier(x_BChw), classifier(x_BChw))  # no dropout
 
 
-def test_a_module_may_describe_itself(mine: str) -> None:
+def test_a_module_may_describe_itself(mine):
     described, whole = _open(f"{mine}:described"), _open(f"{mine}:whole")
     assert described.class_names == ("ant", "bee", "cat", "dog")
     assert described.preprocessing == Preprocessing(40, 32, "bicubic")
@@ -324,7 +322,7 @@ def test_a_module_may_describe_itself(mine: str) -> None:
             _open(f"{mine}:plain", ClassifierSource(mean=mean, std=std))
 
 
-def test_what_is_no_classifier_is_refused_in_one_line(mine: str) -> None:
+def test_what_is_no_classifier_is_refused_in_one_line(mine):
     for name, message in [
         ("MINE:missing", "cannot be imported"),
         (":f", "cannot be imported"),
@@ -348,7 +346,7 @@ def test_what_is_no_classifier_is_refused_in_one_line(mine: str) -> None:
         assert "\n" not in raised.value.message
 
 
-def test_a_file_is_named_by_its_path_and_imports_what_lies_beside_it(mine: str, tmp_path: Path) -> None:
+def test_a_file_is_named_by_its_path_and_imports_what_lies_beside_it(mine, tmp_path):
     (tmp_path / "nets").mkdir()
     (tmp_path / "nets" / f"beside_{mine}.py").write_text("WIDTH = 4\n")
     (tmp_path / "nets" / f"of_{mine}.py").write_text(f"from beside_{mine} import WIDTH\n{MINE}")
@@ -357,7 +355,7 @@ def test_a_file_is_named_by_its_path_and_imports_what_lies_beside_it(mine: str, 
         _open("nets/none.py:plain")
 
 
-def test_which_names_stand_for_code() -> None:
+def test_which_names_stand_for_code():
     code = ["module:function", "nets/file.py:function", "os:system.safetensors"]
     others = ["timm:resnet50", "hf:google/vit", "robustbench:Standard", "mine", "x/y.safetensors"]
     assert [name for name in code + others if names_code(name)] == code
@@ -366,7 +364,7 @@ def test_which_names_stand_for_code() -> None:
 # Class names
 
 
-def test_classes_are_found_by_word(latcli: Callable[..., Any]) -> None:
+def test_classes_are_found_by_word(latcli):
     cats = latcli("classes", "efficientnet_lite0", "cat", "--json").json
     names = [one["name"] for one in cats["classes"]]
     assert (cats["classifier"], cats["count"]) == ("efficientnet_lite0", 1000)
@@ -380,7 +378,7 @@ def test_classes_are_found_by_word(latcli: Callable[..., Any]) -> None:
     assert latcli("classes", "efficientnet_lite0", "zzzz").code == ExitCode.USAGE
 
 
-def test_class_names_are_read_from_lines_and_json(tmp_path: Path) -> None:
+def test_class_names_are_read_from_lines_and_json(tmp_path):
     for content, ending, names in [
         ("ant\nbee\n\n", "txt", ("ant", "bee")),
         ('["ant", "bee"]', "json", ("ant", "bee")),
@@ -395,7 +393,7 @@ def test_class_names_are_read_from_lines_and_json(tmp_path: Path) -> None:
             assert read_class_names(path) == names
 
 
-def test_class_names_that_do_not_fit_are_refused(mine: str, tmp_path: Path) -> None:
+def test_class_names_that_do_not_fit_are_refused(mine, tmp_path):
     (tmp_path / "names.txt").write_text("a\nb\n")
     with pytest.raises(UsageError, match=f"has 2 names, but {mine}:plain has 4 classes"):
         _open(f"{mine}:plain", ClassifierSource(class_names=tmp_path / "names.txt"))
@@ -407,9 +405,7 @@ def test_class_names_that_do_not_fit_are_refused(mine: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "right"), [("resnet20", 0.81), pytest.param("resnet56", 0.83, marks=pytest.mark.slow)]
 )
-def test_published_weights_of_cifar10_fit_and_know_their_classes(
-    name: str, right: float, shared_data: Path, tmp_path: Path
-) -> None:
+def test_published_weights_of_cifar10_fit_and_know_their_classes(name, right, shared_data, tmp_path):
     packed = shared_data / "cifar10-subset.tar.xz"
     weights = shared_data / f"cifar10-{name}.safetensors"
     if not (packed.exists() and weights.exists()):
@@ -421,7 +417,7 @@ def test_published_weights_of_cifar10_fit_and_know_their_classes(
         names = sorted(one.name for one in archive if "/test/" in one.name and one.isfile())
         folders = sorted({Path(name).parent.name for name in names})
         for name in names[::10]:
-            levels_HWC = np.asarray(Image.open(archive.extractfile(name)).convert("RGB"))  # type: ignore[arg-type]
+            levels_HWC = np.asarray(Image.open(archive.extractfile(name)).convert("RGB"))
             images.append(torch.from_numpy(levels_HWC.copy()).permute(2, 0, 1))
             labels.append(folders.index(Path(name).parent.name))
     with torch.no_grad():
@@ -434,7 +430,7 @@ def test_published_weights_of_cifar10_fit_and_know_their_classes(
 
 
 @pytest.mark.slow
-def test_a_model_of_robustbench_opens_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_robustbench_opens_from_its_file(tmp_path, monkeypatch):
     import_torchvision()
     if "pkg_resources" not in sys.modules:  # only while robustbench is imported: pytest looks for it, too
         monkeypatch.setitem(sys.modules, "pkg_resources", ModuleType("pkg_resources"))
@@ -463,7 +459,7 @@ CONVNEXT = {"do_resize": True, "resample": 3, "size": {"shortest_edge": 224}, "c
 CLIP = {"resample": 3, "size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": 224}
 
 
-def test_what_an_image_processor_says_is_taken_whole_or_refused() -> None:
+def test_what_an_image_processor_says_is_taken_whole_or_refused():
     for processor, expected in [
         (VIT, Preprocessing((224, 224), (224, 224), "bilinear", "squash")),
         (VIT | {"size": 384, "resample": 1}, Preprocessing((384, 384), (384, 384), "lanczos", "squash")),

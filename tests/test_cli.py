@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
-from conftest import Outcome
 
 from latcli import __version__
 from latcli.cli import COMMANDS, app
 from latcli.options import BASIC, fields_of
 from latcli.store.store import Store
 
-Run = Callable[..., Outcome]
-
 HEAVY = ("torch", "torchvision", "numpy", "ultralytics", "timm", "PIL", "sqlite_utils", "matplotlib", "cv2", "mlxtend")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
+def store(tmp_path):
     folder = tmp_path / "kept"
     with Store.open(folder) as opened:
         for command in ("attack", "train"):
@@ -31,7 +27,7 @@ def store(tmp_path: Path) -> Path:
     return folder
 
 
-def test_no_help_imports_anything_heavy() -> None:
+def test_no_help_imports_anything_heavy():
     paths = [(), ("runs",), *COMMANDS]
     code = (
         "import sys, latcli.results, latcli.session; from latcli import process; from latcli.cli import app\n"
@@ -45,7 +41,7 @@ def test_no_help_imports_anything_heavy() -> None:
 
 
 @pytest.mark.parametrize("path", [("attack",), ("train",), ("runs", "list")], ids=" ".join)
-def test_help_shows_what_people_need_first_and_help_all_everything(latcli: Run, path: tuple[str, ...]) -> None:
+def test_help_shows_what_people_need_first_and_help_all_everything(latcli, path):
     command = COMMANDS[path]
     options = [one for one in [*fields_of(command.options), *fields_of(command.shared)] if not one.is_argument]
     short, long = latcli(*path, "--help"), latcli(*path, "--help-all")
@@ -64,33 +60,32 @@ def test_help_shows_what_people_need_first_and_help_all_everything(latcli: Run, 
     assert shown == {f"--{one.key}" for one in options if BASIC in one.marks} | {"--help", "--help-all"}
 
 
-def test_every_command_option_and_argument_has_help_and_few_are_shown_first() -> None:
+def test_every_command_option_and_argument_has_help_and_few_are_shown_first():
     command = typer.main.get_command(app)
     for path, known in COMMANDS.items():
         inner = command
         for name in path:
-            inner = inner.commands[name]  # type: ignore[attr-defined]
+            inner = inner.commands[name]
         assert inner.help
         assert [param.name for param in inner.params if not getattr(param, "help", None)] == []
         assert sum(BASIC in one.marks for one in [*fields_of(known.options), *fields_of(known.shared)]) <= 12, path
 
 
 @pytest.mark.parametrize("words", [[], ["runs"]])
-def test_without_a_command_there_is_help(latcli: Run, words: list[str]) -> None:
+def test_without_a_command_there_is_help(latcli, words):
     assert latcli(*words).out.strip() == latcli(*words, "--help").out.strip()
 
 
-def test_the_console_script_is_the_same_program(latcli_environment: dict[str, str]) -> None:
+def test_the_console_script_is_the_same_program(latcli_environment):
     script = Path(sys.executable).with_name("latcli")
     version = subprocess.run([script, "--version"], capture_output=True, text=True, env=latcli_environment, check=False)
     slip = subprocess.run([script, "rnus"], capture_output=True, text=True, env=latcli_environment, check=False)
-
     assert (version.returncode, version.stdout, version.stderr) == (0, f"latcli {__version__}\n", "")
     assert (slip.returncode, slip.stdout) == (2, "")
     assert "'runs'" in slip.stderr.splitlines()[1]
 
 
-def test_a_slip_is_two_lines(latcli: Run) -> None:
+def test_a_slip_is_two_lines(latcli):
     for words, code, error, hint in [
         (["rnus"], 2, "'rnus'", "'runs'"),
         (["\x1b[31mred"], 2, "'\\x1b[31mred'", "latcli --help"),
@@ -121,7 +116,7 @@ def test_a_slip_is_two_lines(latcli: Run) -> None:
 
 
 @pytest.fixture
-def offered(latcli: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], set[str]]:
+def offered(latcli, monkeypatch):
     """What bash offers where a command line ends so."""
 
     def complete(words: str) -> set[str]:
@@ -134,7 +129,7 @@ def offered(latcli: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], set
     return complete
 
 
-def test_the_shell_completes(offered: Callable[[str], set[str]]) -> None:
+def test_the_shell_completes(offered):
     for words, expected in {
         "latcli ": {"runs", "doctor"},
         "latcli attack --precision ": {"auto", "fp32", "bf16"},
@@ -144,7 +139,7 @@ def test_the_shell_completes(offered: Callable[[str], set[str]]) -> None:
         assert expected <= offered(words), words
 
 
-def test_the_shell_completes_runs_by_either_end_of_their_id(offered: Callable[[str], set[str]], store: Path) -> None:
+def test_the_shell_completes_runs_by_either_end_of_their_id(offered, store):
     (run,) = (path.name for path in store.glob("*-train-*"))
     words = f"latcli runs show --store {store} "
     assert run[-4:] in offered(words + run[-4:-1])

@@ -24,8 +24,6 @@ from latcli.errors import ContractError, UsageError
 
 CLASSES = 12
 
-# Networks to attack
-
 
 def net_of(dtype: torch.dtype = torch.float32, scale: float = 1.0) -> nn.Sequential:
     """A network for images of any size, in which a layer works in place."""
@@ -69,9 +67,6 @@ MODELS: dict[str, Model] = USEFUL | {
     "one class certain": after(lambda logits_BK: first_impossible(logits_BK, float("inf"))),
     "never twice the same": lambda x_BCHW: net_of()(nn.functional.dropout(x_BCHW, 0.5, training=True)),
 }
-
-
-# Images and epsilon matrices
 
 
 def laid_out(t_BCHW: torch.Tensor, layout: str) -> torch.Tensor:
@@ -124,7 +119,7 @@ CASES = [(name, norm) for name in registry.names("attack") for norm in NORMS if 
 every_attack = pytest.mark.parametrize(("name", "norm"), CASES)
 
 
-def test_every_registered_attack_is_here() -> None:
+def test_every_registered_attack_is_here():
     assert {name for name, _ in CASES} == set(registry.names("attack"))
     assert {name for name, norm in CASES if norm == "l2"} == {"pgd", "fgsm", "mi-fgsm"}
 
@@ -148,9 +143,7 @@ def searches(draw: st.DrawFn, norm: Norm) -> AttackSettings:
 @every_attack
 @settings(max_examples=2 * settings().max_examples, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data(), problems(), st.sampled_from(sorted(MODELS)), st.integers(0, 2**63 - 4))
-def test_an_attack_keeps_the_contract(
-    name: str, norm: Norm, data: st.DataObject, problem: tuple[torch.Tensor, torch.Tensor], model: str, seed: int
-) -> None:
+def test_an_attack_keeps_the_contract(name, norm, data, problem, model, seed):
     """On the way, in what it returns, and after rounding to 8 bit; said once more in other words and in float64."""
     (x_BCHW, eps_B1HW), chosen = problem, data.draw(searches(norm))
     batch = len(x_BCHW)
@@ -184,7 +177,7 @@ def test_an_attack_keeps_the_contract(
 
 
 @every_attack
-def test_an_attack_uses_what_it_is_allowed(name: str, norm: Norm) -> None:
+def test_an_attack_uses_what_it_is_allowed(name, norm):
     """Doing nothing keeps every promise; it is no attack."""
     for model in USEFUL:
         x_BCHW, eps_B1HW, net = small_images(3), torch.full((3, 1, 8, 8), 8 / 255), USEFUL[model]
@@ -195,12 +188,9 @@ def test_an_attack_uses_what_it_is_allowed(name: str, norm: Norm) -> None:
         assert (moved_B | ((net(adv_BCHW).argmax(dim=1) != y_B) & (name == "minimal"))).all()
 
 
-# Images, restarts
-
-
 @pytest.mark.parametrize("stop_rank", [0, 1])
 @every_attack
-def test_an_image_gets_the_same_alone_and_anywhere_among_others(name: str, norm: Norm, stop_rank: int) -> None:
+def test_an_image_gets_the_same_alone_and_anywhere_among_others(name, norm, stop_rank):
     """With a model that gives each image the same bits in any batch, an attack does so, too."""
     net, x_BCHW, eps_B1HW, seeds_B = convnet(), small_images(9), background(9, 0.07), seeds(9)
 
@@ -225,7 +215,7 @@ def test_an_image_gets_the_same_alone_and_anywhere_among_others(name: str, norm:
 
 @pytest.mark.parametrize("trainable", [True, False])
 @every_attack
-def test_the_model_is_left_as_it_was(name: str, norm: Norm, trainable: bool) -> None:
+def test_the_model_is_left_as_it_was(name, norm, trainable):
     net = net_of().train(trainable).requires_grad_(trainable)
     if trainable:
         net(torch.rand(2, 3, 8, 8)).sum().backward()
@@ -243,8 +233,6 @@ def test_the_model_is_left_as_it_was(name: str, norm: Norm, trainable: bool) -> 
         assert torch.is_grad_enabled() != trainable
     assert state() == before
 
-
-# Breaches are caught
 
 Breach = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -286,7 +274,7 @@ def run(attack: Attack, radius: float | None = None) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", BREACHES)
-def test_each_breach_is_caught(name: str) -> None:
+def test_each_breach_is_caught(name):
     breach, message = BREACHES[name]
     with pytest.raises(ContractError, match=message) as raised:
         run(lambda model, x, y, eps, *_: breach(x, eps))
@@ -294,7 +282,7 @@ def test_each_breach_is_caught(name: str) -> None:
     assert raised.value.exit_code == 1
 
 
-def test_an_l2_change_beyond_the_radius_is_caught_image_by_image() -> None:
+def test_an_l2_change_beyond_the_radius_is_caught_image_by_image():
     def along(*shares: float) -> Attack:
         def attack(model: Model, x: torch.Tensor, *_: object) -> torch.Tensor:
             change = torch.zeros_like(x)
@@ -311,9 +299,7 @@ def test_an_l2_change_beyond_the_radius_is_caught_image_by_image() -> None:
 
 
 @given(problems(), st.data())
-def test_what_reaches_every_limit_is_no_breach_and_what_strays_is(
-    problem: tuple[torch.Tensor, torch.Tensor], data: st.DataObject
-) -> None:
+def test_what_reaches_every_limit_is_no_breach_and_what_strays_is(problem, data):
     x_BCHW, eps_B1HW = problem
     direction_BCHW = torch.from_numpy(data.draw(arrays(np.int8, tuple(x_BCHW.shape), elements=st.integers(-1, 1))))
     adv_BCHW = (x_BCHW + eps_B1HW * direction_BCHW).clamp(0, 1)
@@ -329,13 +315,11 @@ def test_what_reaches_every_limit_is_no_breach_and_what_strays_is(
         check_contract(x_BCHW, x_BCHW.clone(), eps_B1HW)
 
 
-# Whole levels
-
 WHOLE = {0.031: 7, 0.0314: 8, 0.0313725: 8, 0.0039: 0, 0.5 / 255: 0, 2 / 255 - 1e-5: 1, 254.999 / 255: 254, 0.3: 76}
 WHOLE |= {1 / 255 - 1e-9: 1, 1 / 255 - 1e-6: 0, 0.5: 127}  # the first is the same float32 as 1/255, up to rounding
 
 
-def test_an_epsilon_allows_whole_levels_rounded_down_and_each_whole_level_in_full() -> None:
+def test_an_epsilon_allows_whole_levels_rounded_down_and_each_whole_level_in_full():
     found = allowed_levels(torch.tensor(list(WHOLE)).view(1, 1, -1))
     assert (found.dtype, found.flatten().tolist()) == (torch.uint8, list(WHOLE.values()))
     levels = torch.arange(256)
@@ -344,7 +328,7 @@ def test_an_epsilon_allows_whole_levels_rounded_down_and_each_whole_level_in_ful
 
 
 @given(arrays(np.float32, (1, 4, 4), elements=st.floats(0, 1, width=32)))
-def test_levels_never_exceed_epsilon_and_use_it_up(eps: np.ndarray) -> None:
+def test_levels_never_exceed_epsilon_and_use_it_up(eps):
     allowed = allowed_levels(torch.from_numpy(eps.copy())).numpy().astype(np.float64)
     assert (allowed / 255 <= eps.astype(np.float64) + 2 * ROUNDING).all()
     assert ((allowed + 1) / 255 > eps).all()

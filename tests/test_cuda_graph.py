@@ -13,24 +13,23 @@ from latcli.engine import cuda_graph
 from latcli.engine.attacks.apgd import apgd_ce, apgd_t
 from latcli.engine.attacks.contract import run_attack
 from latcli.engine.attacks.pgd import mi_fgsm, pgd
-from latcli.engine.attacks.settings import Attack, AttackSettings
+from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.cuda_graph import Recordings, replayed
 from latcli.engine.models.small import paper_cnn
 from latcli.engine.precision import GradientForm
 
 
-def test_a_replay_gives_what_is_computed_plainly_for_any_mix_of_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replay_gives_what_is_computed_plainly_for_any_mix_of_shapes(monkeypatch):
     monkeypatch.setattr(cuda_graph, "record_cuda_graph", tape)
     recordings: Recordings = {}
     found = []
     for step in range(60):
         x = torch.full((1 + step % 10,), float(step))  # more shapes than are kept
         found.append((replayed(recordings, "double", lambda x: (2 * x,), (x,))[0], 2 * x))
-
     assert all(torch.equal(one, expected) for one, expected in found)
 
 
-def test_what_cannot_be_recorded_is_computed_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_recorded_is_computed_plainly(monkeypatch):
     def refuse(run: object) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing")
 
@@ -49,7 +48,7 @@ def problem(count: int, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x_BCHW, torch.arange(count, device=device) % 10, eps_B1HW, torch.arange(count, device=device)
 
 
-def test_a_batch_for_which_there_is_no_memory_is_attacked_in_parts() -> None:
+def test_a_batch_for_which_there_is_no_memory_is_attacked_in_parts():
     sizes = []
 
     def small(model: object, x: Tensor, y: Tensor, eps: Tensor, settings: object, seeds: Tensor) -> Tensor:
@@ -67,7 +66,7 @@ def test_a_batch_for_which_there_is_no_memory_is_attacked_in_parts() -> None:
 
 @ON_CUDA
 @pytest.mark.parametrize("attack", [pgd, mi_fgsm, apgd_ce, apgd_t])
-def test_attacks_on_recorded_gradients_are_the_attacks(attack: Attack) -> None:
+def test_attacks_on_recorded_gradients_are_the_attacks(attack):
     torch.manual_seed(0)
     net = paper_cnn((1, 28, 28), 10).cuda().eval()
     recorded = GradientForm(net, "fp32")
@@ -78,7 +77,6 @@ def test_attacks_on_recorded_gradients_are_the_attacks(attack: Attack) -> None:
         plain_BCHW = run_attack(attack, lambda x_BCHW: recorded(x_BCHW), *given)
         found_BCHW = run_attack(attack, recorded, *given)
         assert (found_BCHW - plain_BCHW).abs().max() < 1e-5
-
     assert any(isinstance(one, cuda_graph._Recording) for one in recorded.recordings.values())
 
 
@@ -95,12 +93,10 @@ class Waiting(nn.Module):
 
 
 @ON_CUDA
-def test_a_network_that_waits_for_the_host_is_attacked_all_the_same() -> None:
+def test_a_network_that_waits_for_the_host_is_attacked_all_the_same():
     x_BCHW, y_B, eps_B1HW, seeds_B = problem(4, "cuda")
     recorded = GradientForm(Waiting().cuda().eval(), "fp32")
     given = (x_BCHW, y_B, eps_B1HW, AttackSettings(steps=6), seeds_B)
-
     found_BCHW = run_attack(pgd, recorded, *given)
-
     assert torch.equal(found_BCHW, run_attack(pgd, lambda x_BCHW: recorded(x_BCHW), *given))
     assert torch.cuda.current_stream() == torch.cuda.default_stream()

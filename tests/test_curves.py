@@ -86,10 +86,7 @@ def _needed(images: Images, share_B1HW: torch.Tensor) -> torch.Tensor:
     return leads_B / (share_B1HW * _weights().abs()).flatten(1).sum(dim=1)
 
 
-# Known answers
-
-
-def test_on_a_linear_model_each_image_falls_at_the_closed_form_s_epsilon() -> None:
+def test_on_a_linear_model_each_image_falls_at_the_closed_form_s_epsilon():
     images, share_B1HW = _images(60, _linear, wrong=5), _background(60)
     epsilons = [0.004 * k for k in range(1, 16)]
     curve = accuracy_against_epsilon(
@@ -106,7 +103,7 @@ def test_on_a_linear_model_each_image_falls_at_the_closed_form_s_epsilon() -> No
 
 
 @pytest.mark.parametrize("settings", [FIXED, replace(FIXED, restarts=2, random_start=True, stop_rank=1)])
-def test_on_a_linear_model_each_image_falls_at_the_closed_form_s_step(settings: AttackSettings) -> None:
+def test_on_a_linear_model_each_image_falls_at_the_closed_form_s_step(settings):
     images, share_B1HW = _images(60, _linear, wrong=5), _background(60)
     steps = [1, 2, 3, 5, 8, 13, 20, 40]
     curve = accuracy_against_steps(pgd, _linear, _linear, _split(images, share_B1HW * 0.1, 25), steps, settings, seed=0)
@@ -116,9 +113,6 @@ def test_on_a_linear_model_each_image_falls_at_the_closed_form_s_step(settings: 
         assert list(curve.fell_at) == expected
     # From anywhere in the box, 40 steps of 0.05 lead to its corner.
     assert sum(one is None for one in curve.fell_at) == sum(need > 0.1 for need in needed[5:])
-
-
-# What is reused
 
 
 def _alone(pairs: Pairs, net: Model, settings: AttackSettings, scale: float) -> list[bool]:
@@ -132,7 +126,7 @@ def _alone(pairs: Pairs, net: Model, settings: AttackSettings, scale: float) -> 
 
 
 @pytest.mark.parametrize("steps", [1, 5])
-def test_reuse_over_epsilons_never_flatters_the_model(steps: int) -> None:
+def test_reuse_over_epsilons_never_flatters_the_model(steps):
     net = _convnet().eval()
     pairs = _split(_images(80, net, wrong=3), _background(80), 30)
     epsilons = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
@@ -166,7 +160,7 @@ class _Counting:
         return self.net(x_BCHW)
 
 
-def test_who_has_fallen_is_attacked_no_more() -> None:
+def test_who_has_fallen_is_attacked_no_more():
     # Nobody falls at an epsilon this small, so all are attacked to the end.
     for images, expected in ((_images(9, _linear), 9 * (1 + 10 + 30)), (_images(9, _linear, wrong=9), 0)):
         counting, pairs = _Counting(_linear), [(images, _background(9) * 1e-6)]
@@ -177,7 +171,7 @@ def test_who_has_fallen_is_attacked_no_more() -> None:
 SWEEPS: list[tuple[Any, list[float]]] = [(accuracy_against_epsilon, [0.5, 1.0]), (accuracy_against_steps, [5, 30])]
 
 
-def test_examples_are_sought_on_the_fast_form_and_judged_on_the_other() -> None:
+def test_examples_are_sought_on_the_fast_form_and_judged_on_the_other():
     pairs = [(_images(20, _linear), _background(20) * 0.3)]
     blind = lambda x_BCHW: torch.zeros(len(x_BCHW), 2) + 0 * x_BCHW.sum()  # noqa: E731
     for sweep, values in SWEEPS:
@@ -185,10 +179,7 @@ def test_examples_are_sought_on_the_fast_form_and_judged_on_the_other() -> None:
         assert sweep(pgd, _linear, _linear, pairs, values, FIXED, seed=0).points[-1].accuracy < 1.0
 
 
-# What is refused
-
-
-def test_bad_input_is_refused_in_one_line() -> None:
+def test_bad_input_is_refused_in_one_line():
     pairs = [(_images(4, _linear), _background(4))]
     nan, descending = float("nan"), [0.2, 0.1]
     refusals: list[tuple[Any, list[float], str]] = [

@@ -35,7 +35,7 @@ def objects(draw: st.DrawFn) -> np.ndarray:
     return object_HW
 
 
-def test_a_small_photo_by_hand() -> None:
+def test_a_small_photo_by_hand():
     # Columns 0 and 1 are the largest strip; the box at rows 1 to 2, columns 2 to 3 repeats it.
     levels_HW = np.arange(1, 21, dtype=np.uint8).reshape(4, 5)
     levels_HWC = np.repeat(levels_HW[:, :, None], 3, axis=2)
@@ -50,7 +50,7 @@ def test_a_small_photo_by_hand() -> None:
     assert only_bg_t(levels_HWC, object_HW)[:, :, 2].tolist() == tiled
 
 
-def test_the_largest_strip_lies_on_the_side_with_most_room() -> None:
+def test_the_largest_strip_lies_on_the_side_with_most_room():
     for box, strip in [
         ((slice(6, 9), slice(1, 9)), (slice(0, 6), slice(0, 10))),
         ((slice(1, 4), slice(1, 9)), (slice(4, 10), slice(0, 10))),
@@ -64,7 +64,7 @@ def test_the_largest_strip_lies_on_the_side_with_most_room() -> None:
 
 
 @given(objects())
-def test_filling_keeps_the_background_and_takes_its_levels_from_it(object_HW: np.ndarray) -> None:
+def test_filling_keeps_the_background_and_takes_its_levels_from_it(object_HW):
     levels_HWC = photo(*object_HW.shape, object_HW)
     before_HWC = levels_HWC.copy()
     box, strip = bounding_box(object_HW), largest_strip(object_HW)
@@ -81,7 +81,7 @@ def test_filling_keeps_the_background_and_takes_its_levels_from_it(object_HW: np
 
 
 @given(objects(), objects())
-def test_a_mixed_photo_shows_the_object_and_nothing_of_the_lender_s(object_HW: np.ndarray, lent_HW: np.ndarray) -> None:
+def test_a_mixed_photo_shows_the_object_and_nothing_of_the_lender_s(object_HW, lent_HW):
     levels_HWC = np.full((*object_HW.shape, 3), 7, dtype=np.uint8)
     background_HWC = only_bg_t(photo(*lent_HW.shape, lent_HW), lent_HW)
     shown_HWC = mixed(levels_HWC, object_HW, background_HWC)

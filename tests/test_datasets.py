@@ -58,12 +58,8 @@ def write_folders(folder: Path, size: int = 12, *, grey: bool = False, masks: Pa
     return folder
 
 
-# published sets
-
-
-def test_the_embedded_digits_are_real_digits_evenly_split_and_none_is_in_both_splits() -> None:
+def test_the_embedded_digits_are_real_digits_evenly_split_and_none_is_in_both_splits():
     digits = open_dataset("mnist-5k", offline(Path("nowhere")))
-
     assert (digits.x_train.shape, digits.x_train.dtype) == ((4000, 1, 28, 28), torch.uint8)
     assert digits.y_train.bincount().tolist() == [400] * 10
     assert digits.y_test.bincount().tolist() == [100] * 10
@@ -78,12 +74,9 @@ def test_the_embedded_digits_are_real_digits_evenly_split_and_none_is_in_both_sp
     ("name", "theirs", "zipped"),
     [("mnist", "MNIST", True), ("mnist", "MNIST", False), ("fashion-mnist", "FashionMNIST", True)],
 )
-def test_files_in_the_layout_of_torchvision_are_read_exactly(
-    tmp_path: Path, name: str, theirs: str, zipped: bool
-) -> None:
+def test_files_in_the_layout_of_torchvision_are_read_exactly(tmp_path, name, theirs, zipped):
     arrays = write_idx_files(tmp_path, theirs, zipped=zipped)
     dataset = open_dataset(name, offline(tmp_path))
-
     assert dataset.name == name
     for split, x, y in (("train", dataset.x_train, dataset.y_train), ("t10k", dataset.x_test, dataset.y_test)):
         assert np.array_equal(x[:, 0].numpy(), arrays[f"{split}-images-idx3-ubyte"])
@@ -91,7 +84,7 @@ def test_files_in_the_layout_of_torchvision_are_read_exactly(
 
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "cifar10", "mnist in part", "mnist"])
-def test_a_data_set_that_cannot_be_had_is_named_with_a_file_and_its_checksum(tmp_path: Path, name: str) -> None:
+def test_a_data_set_that_cannot_be_had_is_named_with_a_file_and_its_checksum(tmp_path, name):
     if name == "mnist":  # which the embedded digits stand in for
         dataset = open_dataset(name, offline(tmp_path))
         assert (dataset.name, dataset.notes[0][:9]) == ("mnist-5k", "NOT MNIST")
@@ -108,7 +101,7 @@ def test_a_data_set_that_cannot_be_had_is_named_with_a_file_and_its_checksum(tmp
 
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "header"])
-def test_a_damaged_file_is_named_with_the_checksum_of_a_sound_one(tmp_path: Path, name: str, damage: str) -> None:
+def test_a_damaged_file_is_named_with_the_checksum_of_a_sound_one(tmp_path, name, damage):
     write_idx_files(tmp_path)
     path = tmp_path / "MNIST" / "raw" / name
     whole = path.read_bytes()
@@ -116,16 +109,14 @@ def test_a_damaged_file_is_named_with_the_checksum_of_a_sound_one(tmp_path: Path
     damaged = {"cut": whole[:-9], "flipped": whole[:middle] + bytes([whole[middle] ^ 0xFF]) + whole[middle + 1 :]}
     damaged |= {"empty": b"", "header": gzip.compress(content[:7] + b"\xff" + content[8:])}
     path.write_bytes(damaged[damage])
-
     with pytest.raises(LatcliError) as caught:
         open_dataset("mnist", offline(tmp_path))
     assert str(path) in caught.value.message
     assert CHECKSUMS[name] in caught.value.hint
 
 
-def test_the_real_mnist(shared_data: Path) -> None:
+def test_the_real_mnist(shared_data):
     dataset = open_dataset("mnist", offline(shared_data))
-
     assert (dataset.name, dataset.x_train.shape) == ("mnist", (60_000, 1, 28, 28))
     assert dataset.y_test.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
@@ -140,28 +131,21 @@ class _Touch:
         return Path.touch, (self.trace,)
 
 
-def test_a_pickle_that_is_not_the_published_one_is_never_opened(tmp_path: Path) -> None:
+def test_a_pickle_that_is_not_the_published_one_is_never_opened(tmp_path):
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     for name in [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta"]:
         (folder / name).write_bytes(pickle.dumps(_Touch(tmp_path / "ran")))
-
     with pytest.raises(LatcliError, match="are damaged or incomplete"):
         open_dataset("cifar10", offline(tmp_path))
     assert not (tmp_path / "ran").exists()
 
 
-# folders of small images
-
-
-def test_a_folder_of_small_images_is_known_by_its_contents_not_its_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_of_small_images_is_known_by_its_contents_not_its_path(tmp_path, monkeypatch):
     write_folders(tmp_path / "a")
     write_folders(tmp_path / "b")
     monkeypatch.chdir(tmp_path)
     dataset, other = (open_dataset(f"folder:{name}", offline(tmp_path)) for name in "ab")
-
     assert (dataset.name, full_name("folder:a"), full_name("mnist")) == (*(f"folder:{tmp_path / 'a'}",) * 2, "mnist")
     assert dataset.fingerprint == other.fingerprint
     assert (dataset.class_names, dataset.image_shape) == (("cat", "dog"), (3, 12, 12))
@@ -172,11 +156,10 @@ def test_a_folder_of_small_images_is_known_by_its_contents_not_its_path(
     assert open_dataset("folder:b", offline(tmp_path)).fingerprint != dataset.fingerprint
 
 
-def test_images_without_colour_have_one_channel_and_masks_move_with_them(tmp_path: Path) -> None:
+def test_images_without_colour_have_one_channel_and_masks_move_with_them(tmp_path):
     write_folders(tmp_path / "set", grey=True, masks=tmp_path / "masks")
     folders = class_folders(tmp_path / "set")
     plain, dataset = image_folder(folders), image_folder(folders, tmp_path / "masks")
-
     assert (plain.image_shape, plain.mask_fingerprint, dataset.fingerprint) == ((1, 12, 12), None, plain.fingerprint)
     assert dataset.mask_train is not None
     assert torch.equal(dataset.mask_train, dataset.x_train > 128)
@@ -201,15 +184,11 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_a_folder_of_another_kind_is_refused(kind: str, tmp_path: Path) -> None:
+def test_a_folder_of_another_kind_is_refused(kind, tmp_path):
     change, message = REFUSED[kind]
     change(write_folders(tmp_path / "set"))
-
     with pytest.raises(LatcliError, match=message):
         image_folder(class_folders(tmp_path / "set"))
-
-
-# all
 
 
 def tiny(x_train: torch.Tensor, y_train: torch.Tensor, names: tuple[str, str] = ("a", "b")) -> Dataset:
@@ -217,12 +196,11 @@ def tiny(x_train: torch.Tensor, y_train: torch.Tensor, names: tuple[str, str] = 
     return make_dataset("any", (x_train, y_train), test, names, Defaults(0.3, 0.25, "paper-cnn"))
 
 
-def test_the_fingerprint_changes_with_any_pixel_and_any_label() -> None:
+def test_the_fingerprint_changes_with_any_pixel_and_any_label():
     x, y = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
     pixel, label = x.clone(), y.clone()
     pixel[3, 0, 7, 7] = 1
     label[0] = 1
-
     found = [tiny(x, y), tiny(pixel, y), tiny(x, label), tiny(x, y, ("a", "c"))]
     assert len({dataset.fingerprint for dataset in found}) == 4
     assert tiny(x.clone(), y.clone()).fingerprint == found[0].fingerprint
@@ -230,11 +208,10 @@ def test_the_fingerprint_changes_with_any_pixel_and_any_label() -> None:
         tiny(x, y + 1)
 
 
-def test_a_validation_split_parts_the_training_images_by_its_seed() -> None:
+def test_a_validation_split_parts_the_training_images_by_its_seed():
     numbers = torch.arange(40, dtype=torch.uint8)
     dataset = tiny(numbers[:, None, None, None].expand(40, 1, 8, 8).contiguous(), numbers.long() % 2)
     one, again, other = dataset.split(0.25, 3), dataset.split(0.25, 3), dataset.split(0.25, 4)
-
     held, rest = (split[:, 0, 0, 0].tolist() for split in (one.x_test, one.x_train))
     assert (len(held), sorted([*held, *rest])) == (10, list(range(40)))
     assert one.y_test.tolist() == [number % 2 for number in held]
@@ -246,7 +223,7 @@ def test_a_validation_split_parts_the_training_images_by_its_seed() -> None:
             dataset.split(share, 0)
 
 
-def test_unknown_names_are_refused_with_the_nearest() -> None:
+def test_unknown_names_are_refused_with_the_nearest():
     with pytest.raises(UsageError, match="there is no data set called 'mist'") as caught:
         open_dataset("mist", offline(Path("nowhere")))
     assert "'mnist'" in caught.value.hint

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,14 +20,12 @@ BOX = Box(0.1, 1 / 3, 9.999999, 5.5, 0.123456789, "köttbullar 'x'")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+def store(tmp_path):
     with Store.open(tmp_path / "runs") as opened:
         yield opened
 
 
-def test_boxes_come_back_to_the_last_digit_and_a_later_detection_replaces_an_earlier_one(
-    store: Store, tmp_path: Path
-) -> None:
+def test_boxes_come_back_to_the_last_digit_and_a_later_detection_replaces_an_earlier_one(store, tmp_path):
     detection = Detection((BOX, Box(1, 2, 3, 4, 1.0, "hen")))
     assert StoredDetections(store).get(PHOTO, "fake", "") is None
     for kept in (Detection(()), detection):  # that nothing was found is kept, too
@@ -40,7 +36,7 @@ def test_boxes_come_back_to_the_last_digit_and_a_later_detection_replaces_an_ear
         assert StoredDetections(again).get(PHOTO, "fake", "") == detection
 
 
-def test_photo_detector_and_target_are_the_key(store: Store) -> None:
+def test_photo_detector_and_target_are_the_key(store):
     cache = StoredDetections(store)
     cache.put(PHOTO, "fake", "hen", Detection((BOX,)))
     assert cache.get(replace(PHOTO, name="renamed.jpg"), "fake", "hen") == Detection((BOX,))
@@ -58,7 +54,7 @@ def test_photo_detector_and_target_are_the_key(store: Store) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(count=st.integers(1, 4), height=st.integers(1, 9), width=st.integers(1, 11), seed=st.integers(0, 2**32 - 1))
-def test_silhouettes_come_back_level_by_level(store: Store, count: int, height: int, width: int, seed: int) -> None:
+def test_silhouettes_come_back_level_by_level(store, count, height, width, seed):
     generator = torch.Generator().manual_seed(seed)
     silhouettes_NHW = torch.randint(0, 256, (count, height, width), generator=generator, dtype=torch.uint8)
     boxes = tuple(replace(BOX, segmentation=index) for index in reversed(range(count)))

@@ -32,8 +32,6 @@ def _photo(height: int, width: int) -> Photo:
     return Photo("grey", np.full((height, width, 3), 128, dtype=np.uint8), "0")
 
 
-# Which boxes show the labelled object
-
 IMAGENET = [
     *[("dog", "golden retriever", True), ("Dog", "golden retriever", True), ("cat", "golden retriever", False)],
     *[("dog", "Chihuahua", True), ("dog", "Mexican hairless", True), ("dog", "timber wolf", False)],
@@ -53,7 +51,7 @@ OTHERS = [
 ]
 
 
-def test_boxes_agree_with_imagenets_classes_by_a_table_and_with_others_by_name() -> None:
+def test_boxes_agree_with_imagenets_classes_by_a_table_and_with_others_by_name():
     coco = import_torchvision().models.detection.SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.meta["categories"]
     assert _COCO_TO_IMAGENET.keys() <= set(coco)
     for box_name, name, agreed in IMAGENET:
@@ -71,7 +69,7 @@ _box = st.builds(
 
 
 @given(st.lists(_box, min_size=1, max_size=6), st.lists(st.booleans(), min_size=6, max_size=6))
-def test_agreeing_boxes_are_chosen_with_their_silhouettes(boxes: list[Box], masked: list[bool]) -> None:
+def test_agreeing_boxes_are_chosen_with_their_silhouettes(boxes, masked):
     boxes = [Box(b.x0, b.y0, b.x1, b.y1, b.score, b.name, i if masked[i] else None) for i, b in enumerate(boxes)]
     detection = Detection(tuple(boxes), torch.arange(len(boxes))[:, None, None])
     agreeing = sorted((b for b in boxes if b.name in {"bird", "hen", ANY_CLASS}), key=lambda b: -b.score)
@@ -90,11 +88,8 @@ def _place(box: Box) -> tuple[object, ...]:
     return box.x0, box.y0, box.x1, box.y1, box.score, box.name
 
 
-# How photos reach a detector
-
-
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 2000))
-def test_photos_are_reduced_only_above_the_limit_and_keep_their_shape(height: int, width: int, limit: int) -> None:
+def test_photos_are_reduced_only_above_the_limit_and_keep_their_shape(height, width, limit):
     photo = _photo(height, width)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(base, "MAX_DETECTOR_PIXELS", limit)
@@ -104,7 +99,7 @@ def test_photos_are_reduced_only_above_the_limit_and_keep_their_shape(height: in
 
 
 @given(st.tuples(*(st.floats(-50, 150) for _ in range(4))))
-def test_corners_are_scaled_into_the_photo(corners: tuple[float, float, float, float]) -> None:
+def test_corners_are_scaled_into_the_photo(corners):
     seen, photo = _photo(40, 80).image, _photo(100, 100)
     inside = scaled_corners(corners, seen, photo)
     expected = [

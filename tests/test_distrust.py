@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from latcli.engine.scoring import judge
 from latcli.errors import LatcliError
 
 
-def test_gradients_vanish_only_where_a_change_is_allowed() -> None:
+def test_gradients_vanish_only_where_a_change_is_allowed():
     # Class 1 looks at the left pixel, class 0 at none: nothing can be gained at the right one.
     def left(x: torch.Tensor) -> torch.Tensor:
         return torch.stack((torch.zeros(len(x)) * x.sum(), x[:, 0, 0, 0]), dim=1)
@@ -27,7 +26,7 @@ def test_gradients_vanish_only_where_a_change_is_allowed() -> None:
     assert distrust.allowed_share(eps).tolist() == [1.0, 0.5, 0.0]
 
 
-def test_a_confident_model_is_not_taken_for_a_masked_one() -> None:
+def test_a_confident_model_is_not_taken_for_a_masked_one():
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     net[1].weight.data = torch.tensor([[400.0] * 4, [-400.0] * 4])
     x, y = torch.ones(1, 1, 2, 2), torch.zeros(1, dtype=torch.int64)
@@ -36,7 +35,7 @@ def test_a_confident_model_is_not_taken_for_a_masked_one() -> None:
     assert not distrust.vanished(net, x, y, torch.full((1, 1, 2, 2), 0.1)).any()
 
 
-def test_from_one_percent_of_the_images_on() -> None:
+def test_from_one_percent_of_the_images_on():
     for count, flagged in [(0, False), (9, False), (10, True), (1000, True)]:
         some_N = torch.arange(1000) < count
         for doubt in (
@@ -47,38 +46,33 @@ def test_from_one_percent_of_the_images_on() -> None:
             assert doubt is None or doubt.value == pytest.approx(count / 1000)
 
 
-def test_answers_that_differ() -> None:
+def test_answers_that_differ():
     for difference, random, by_neighbours in [(0, 0, 0), (1e-5, 0, 0), (1e-3, 1, 0), (0.1, 1, 1)]:
         first = torch.tensor([[2.0, -4.0], [1.0, 0.0]])
         assert (distrust.random_model(first, first + difference) is not None) == random
         assert (distrust.batch_statistics(first, first + difference) is not None) == by_neighbours
 
 
-def test_probabilities_are_rows_that_sum_to_one() -> None:
+def test_probabilities_are_rows_that_sum_to_one():
     rows = ([[0.25, 0.75], [1.0, 0.0]], [[0.25, 0.75], [1.0, 0.5]], [[1.25, -0.25], [1.0, 0.0]], [[1.0], [1.0]])
     flagged = [distrust.probabilities(torch.tensor(one)) is not None for one in rows]
     assert flagged == [True, False, False, False]
 
 
-def test_accuracy_that_is_higher_under_attack() -> None:
+def test_accuracy_that_is_higher_under_attack():
     for clean, attacked, rise in [(0.99, 0.2, None), (0.5, 0.502, None), (0.5, 0.503, 0.003), (0.2, 0.6, 0.4)]:
         doubt = distrust.accuracy_rises(clean, attacked, 0.3)
         assert (None if doubt is None else pytest.approx(doubt.value)) == rise
 
 
 @pytest.mark.parametrize(("alone", "flagged"), [(0, False), (2, False), (3, True)])
-def test_a_black_box_wins_by_more_than_two_in_a_thousand(alone: int, flagged: bool) -> None:
+def test_a_black_box_wins_by_more_than_two_in_a_thousand(alone, flagged):
     white = torch.arange(1000) < 600
     black = white & (torch.arange(1000) >= alone)  # the black box gets so many more wrong
     black[700:] = True  # and is behind elsewhere, which is no merit of the model's
     doubt = distrust.black_box_wins(white, black)
     assert (doubt is not None) == flagged
     assert doubt is None or doubt.value == pytest.approx(alone / 1000)
-
-
-# a model as a whole
-
-Classify = Callable[[torch.Tensor], torch.Tensor]
 
 
 def linear(x_BCHW: torch.Tensor) -> torch.Tensor:
@@ -90,7 +84,7 @@ def by_batch_norm(x_BCHW: torch.Tensor) -> torch.Tensor:
     return linear(x_BCHW) - linear(x_BCHW).mean(dim=0)
 
 
-def test_a_model_is_looked_over() -> None:
+def test_a_model_is_looked_over():
     for model, checks in [
         (linear, []),
         (lambda x: linear(x).log_softmax(dim=1), []),  # as good as logits
@@ -102,7 +96,7 @@ def test_a_model_is_looked_over() -> None:
         assert [doubt.check for doubt in distrust.examine(model, x_BCHW, "m", model)] == checks
 
 
-def test_a_model_that_cannot_be_attacked_is_refused() -> None:
+def test_a_model_that_cannot_be_attacked_is_refused():
     for model, message in [
         (
             lambda x: linear(x) * torch.where(x[:, :1, 0, 0] > 0.5, torch.nan, 1.0),
@@ -118,11 +112,8 @@ def test_a_model_that_cannot_be_attacked_is_refused() -> None:
         assert caught.value.hint
 
 
-def test_an_attack_that_needs_no_gradient_asks_for_none() -> None:
+def test_an_attack_that_needs_no_gradient_asks_for_none():
     assert distrust.examine(lambda x: linear(x).detach(), torch.rand(4, 3, 2, 2), "m") == []
-
-
-# What a model makes of images
 
 
 def fixed(*rows: list[float]) -> Any:
@@ -132,18 +123,18 @@ def fixed(*rows: list[float]) -> Any:
 X_2CHW = torch.zeros(2, 1, 1, 1)
 
 
-def test_a_sure_models_loss_is_not_lost() -> None:
+def test_a_sure_models_loss_is_not_lost():
     found = judge(fixed([30.0, 0.0], [-80.0, 0.0]), X_2CHW, torch.tensor([0, 0]))
     assert found.loss_B.dtype == torch.float64
     assert found.loss_B.tolist() == pytest.approx([9.357622968840175e-14, 80.0], rel=1e-3)
     assert found.right_B.tolist() == [True, False]
 
 
-def test_a_tie_is_no_right_answer() -> None:
+def test_a_tie_is_no_right_answer():
     assert judge(fixed([1.0, 1.0], [0.0, 1.0]), X_2CHW, torch.tensor([0, 1])).right_B.tolist() == [False, True]
 
 
-def test_nothing_becomes_float64_before_it_is_on_the_cpu() -> None:
+def test_nothing_becomes_float64_before_it_is_on_the_cpu():
     """Apple's GPUs have no float64; a tensor that refuses it stands for one that lies there."""
 
     class OnDevice(torch.Tensor):
@@ -163,7 +154,7 @@ def test_nothing_becomes_float64_before_it_is_on_the_cpu() -> None:
     assert found.right_B.tolist() == [True, True]
 
 
-def test_what_cannot_be_scored_is_refused() -> None:
+def test_what_cannot_be_scored_is_refused():
     for rows, labels, message in [
         ([[float("nan"), 0.0], [0.0, 1.0]], [0, 1], "m returns NaN or infinite logits for 1 of 2 images"),
         ([[float("inf"), 0.0], [0.0, float("-inf")]], [0, 1], "NaN or infinite logits for 2 of 2"),

@@ -8,12 +8,10 @@ import shlex
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-import pytest
-from conftest import ROOT, Outcome
+from conftest import ROOT
 from report_store import whole
 
 from latcli import cli
@@ -37,7 +35,7 @@ def documented_commands(page: Path) -> list[str]:
 LINES = [(page.name, line) for page in PAGES for line in documented_commands(page)]
 
 
-def test_the_page_of_the_command_line_is_current_whoever_writes_it(tmp_path: Path) -> None:
+def test_the_page_of_the_command_line_is_current_whoever_writes_it(tmp_path):
     script = tmp_path / "generate_cli.py"
     script.write_bytes((ROOT / "docs" / "generate_cli.py").read_bytes())
     noise = {"FORCE_COLOR": "1", "COLUMNS": "200", "LATCLI_STORE": "/elsewhere", "TERMINAL_WIDTH": "40"}
@@ -45,20 +43,18 @@ def test_the_page_of_the_command_line_is_current_whoever_writes_it(tmp_path: Pat
     (tmp_path / "cli.md").write_text("yesterday's")
     stale = subprocess.run([sys.executable, script, "--check"], env=environment, capture_output=True, check=False)
     subprocess.run([sys.executable, script], env=environment, check=True)
-
     assert stale.returncode == 1
     assert (tmp_path / "cli.md").read_text() == (ROOT / "docs" / "cli.md").read_text()
 
 
-def test_the_readme_is_short_and_has_commands_to_try() -> None:
+def test_the_readme_is_short_and_has_commands_to_try():
     lines = [line for page, line in LINES if page == "README.md"]
-
     assert {"make demo", "make test"} <= set(lines)
     assert sum(line.startswith("latcli ") for line in lines) >= 3
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
 
-def test_every_documented_command_can_be_typed(latcli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_documented_command_can_be_typed(latcli, monkeypatch):
     monkeypatch.setattr(cli, "_imported", lambda target: lambda options, session: {})
     monkeypatch.setattr("latcli.session.Session.show", lambda *_: 0)
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
@@ -71,7 +67,7 @@ def test_every_documented_command_can_be_typed(latcli: Callable[..., Outcome], m
             assert {word for word in words[1:] if "=" not in word} <= targets, f"{page}: {line}"
 
 
-def test_every_link_between_pages_leads_somewhere() -> None:
+def test_every_link_between_pages_leads_somewhere():
     pattern = re.compile(r"\]\((?!https?:|mailto:)([^)\s]+)\)")
     texts = {page: re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL) for page in PAGES}
     for page, target in [(page, target) for page, text in texts.items() for target in pattern.findall(text)]:
@@ -84,24 +80,22 @@ def test_every_link_between_pages_leads_somewhere() -> None:
             assert anchor in slugs, f"{page.name} points to {target}"
 
 
-def test_the_questions_to_the_database_are_answered(tmp_path: Path) -> None:
+def test_the_questions_to_the_database_are_answered(tmp_path):
     whole(tmp_path)
     questions = blocks(ROOT / "docs" / "report.md", "sql")
     with closing(sqlite3.connect(tmp_path / "latcli.db")) as connection:
         answers = [connection.execute(question).fetchall() for question in questions]
-
     assert len(questions) >= 3
     assert all(answers)
     assert not any(None in row for rows in answers for row in rows)
 
 
-def test_every_reference_between_tables_is_declared(tmp_path: Path) -> None:
+def test_every_reference_between_tables_is_declared(tmp_path):
     Store.open(tmp_path).close()
     with closing(sqlite3.connect(tmp_path / "latcli.db")) as connection:
         tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         columns = {table: [row[1] for row in connection.execute(f"PRAGMA table_info({table})")] for table in tables}
         keys = {table: {row[3] for row in connection.execute(f"PRAGMA foreign_key_list({table})")} for table in tables}
-
     referring = {"run", "model_id", "dataset", "environment", "parent"}
     undeclared = {table: referring & set(names) - keys[table] for table, names in columns.items()}
     assert {table: names for table, names in undeclared.items() if names} == {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from latcli.store.store import Store
 
 
 @pytest.fixture
-def look(latcli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def look(latcli, tmp_path, monkeypatch):
     """`latcli doctor --json` of a user who has nothing yet: empty folder, home and caches."""
     monkeypatch.chdir(tmp_path)
     for name, folder in (("HOME", "home"), ("U2NET_HOME", "u2net"), ("LATCLI_DATA", "data"), ("LATCLI_STORE", "runs")):
@@ -48,12 +47,12 @@ FRESH = {
 }
 
 
-def test_a_fresh_machine_is_sound_and_is_left_as_it_was(look: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_fresh_machine_is_sound_and_is_left_as_it_was(look, tmp_path):
     assert states(look()) == FRESH
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_has_been_put_there_is_found(look: Callable[..., Any], tmp_path: Path) -> None:
+def test_what_has_been_put_there_is_found(look, tmp_path):
     (tmp_path / DEFAULT_WEIGHTS).write_bytes(b"weights")
     raw = tmp_path / "data" / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -63,7 +62,6 @@ def test_what_has_been_put_there_is_found(look: Callable[..., Any], tmp_path: Pa
     with Store.open(tmp_path / "runs"):
         pass
     (tmp_path / "latcli.toml").write_text("seed = 1")
-
     checks = look()
     assert set(states(checks).values()) == {"ok"}
     assert DEFAULT_WEIGHTS in checks["detectors"][1]
@@ -87,23 +85,19 @@ def _damage(kind: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", ["database", "classifiers", "detectors", "store in a file", "closed store"])
-def test_what_is_damaged_is_broken_and_fails(
-    kind: str, look: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_damaged_is_broken_and_fails(kind, look, tmp_path, monkeypatch):
     _damage(kind, tmp_path, monkeypatch)
     assert states(look(code=1)) == FRESH | {"disk" if "store" in kind else kind: "broken"}
 
 
-def test_little_room_and_no_home_are_no_failure(look: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_room_and_no_home_are_no_failure(look, monkeypatch):
     monkeypatch.setattr(doctor, "_ROOM", 1 << 80)
     monkeypatch.setattr(torch.hub, "_hub_dir", "~/.cache/torch/hub")
     assert states(look()) == FRESH | {"disk": "missing", "downloads": "missing"}
 
 
 @pytest.mark.parametrize("command", ["doctor", "attack photo.png --classifier tiny_model:tiny --detector cam"])
-def test_a_user_without_a_home_folder_is_no_crash(
-    command: str, latcli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_user_without_a_home_folder_is_no_crash(command, latcli, tmp_path, monkeypatch):
     def homeless() -> None:
         raise RuntimeError("Could not determine home directory.")
 
@@ -115,9 +109,7 @@ def test_a_user_without_a_home_folder_is_no_crash(
     assert latcli(*command.split()).code == 0
 
 
-def test_windows_and_a_device_that_is_not_here(
-    look: Callable[..., Any], latcli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_windows_and_a_device_that_is_not_here(look, latcli, monkeypatch):
     outcome = latcli("doctor", "--device", "cuda:99")
     assert (outcome.code, "cuda:99" in outcome.error[0]) == (2, True)
     monkeypatch.setattr(platform, "system", lambda: "Windows")
@@ -125,9 +117,7 @@ def test_windows_and_a_device_that_is_not_here(
 
 
 @pytest.mark.slow
-def test_it_attacks_trains_evaluates_and_ends_with_a_page(
-    latcli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[object]
-) -> None:
+def test_it_attacks_trains_evaluates_and_ends_with_a_page(latcli, tmp_path, monkeypatch, no_network):
     monkeypatch.setattr(demo, "_REGIMES", (("natural", 6), ("standard", 2), ("background", 2)))
     for name, few in (("_IMAGES", 20), ("_STEPS", 2), ("_PHOTO_STEPS", 2)):
         monkeypatch.setattr(demo, name, few)

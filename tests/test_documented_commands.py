@@ -8,11 +8,9 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Outcome
 from test_docs import LINES
 
 from latcli.commands.photos import package_photos
@@ -61,13 +59,7 @@ def reason_against(command: str) -> str | None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_the_commands_of_a_page_run_as_printed(
-    page: str,
-    latcli: Callable[..., Outcome],
-    tmp_path: Path,
-    sample_store: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_commands_of_a_page_run_as_printed(page, latcli, tmp_path, sample_store, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(sample_store, "runs")
     Path("latcli.toml").write_text(TINY)
@@ -86,9 +78,8 @@ def test_the_commands_of_a_page_run_as_printed(
     assert run
 
 
-def test_most_commands_are_run_and_no_reason_is_idle() -> None:
+def test_most_commands_are_run_and_no_reason_is_idle():
     commands = [command for _, command in COMMANDS]
-
     assert sum(reason_against(command) is None for command in commands) >= 20
     for pattern in NOT_RUN:
         assert any(re.search(pattern, line) for _, line in LINES), pattern

@@ -9,7 +9,6 @@ import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -77,13 +76,13 @@ for _kind in ("honest", "quantized", "softmax", "random", "nan"):
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny(tmp_path_factory):
     """The digits and a module of networks, made once; nobody writes there."""
     return write_digits(tmp_path_factory.mktemp("tiny"), train=2)
 
 
 @pytest.fixture
-def work(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def work(tmp_path, tiny, monkeypatch):
     """Where commands run."""
     folder = tmp_path / "work"
     folder.mkdir()
@@ -170,7 +169,7 @@ def cut_off(work: Path, monkeypatch: pytest.MonkeyPatch, *models: str, batches: 
 # a whole run
 
 
-def test_a_run_gives_its_document_cells_and_samples(latcli: Callable[..., Any], work: Path) -> None:
+def test_a_run_gives_its_document_cells_and_samples(latcli, work):
     natural, background = trained(work, "natural"), trained(work, "background", seed=4)
     options = ("--images", "9", "--steps", "2", "--controls", "--strong", "--strong-budget", "quick", "--json")
     done = latcli("eval", *options, "--epsilon", "0.1", "--seed", "3")
@@ -201,7 +200,7 @@ def test_a_run_gives_its_document_cells_and_samples(latcli: Callable[..., Any], 
     assert tensors["0.standard.right_N"].double().mean().item() == standard.accuracy
 
 
-def test_cells_have_intervals_and_models_are_compared_on_the_same_images(work: Path) -> None:
+def test_cells_have_intervals_and_models_are_compared_on_the_same_images(work):
     trained(work, "natural")
     trained(work, "background", seed=2)
     result, _ = evaluate(work)
@@ -210,7 +209,7 @@ def test_cells_have_intervals_and_models_are_compared_on_the_same_images(work: P
         right = round(cell.accuracy * cell.n)
         assert (cell.accuracy_low, cell.accuracy_high) == wilson_interval(right, cell.n)
         assert None not in (cell.loss_low, cell.loss, cell.loss_high)
-        assert cell.loss_low < cell.loss < cell.loss_high  # type: ignore[operator]
+        assert cell.loss_low < cell.loss < cell.loss_high
     by_input = {one.input: one for one in result.comparisons}
     assert list(by_input) == ["natural", "natural-attacked", *INPUTS]
     ids = [entry.id for entry in result.models]
@@ -228,14 +227,14 @@ def test_cells_have_intervals_and_models_are_compared_on_the_same_images(work: P
     assert "natural-attacked" not in {cell.input for cell in whole.cells}
 
 
-def test_any_attack_and_norm_can_be_chosen(work: Path) -> None:
+def test_any_attack_and_norm_can_be_chosen(work):
     trained(work, "natural")
     usual = {cell.input: cell for cell in evaluate(work)[0].cells}
     other, _ = evaluate(work, attack="mi-fgsm", norm="l2", radius=0.3)
     assert other.attack == "mi-fgsm-3, l2 radius 0.3"
     for cell in other.cells[2:]:
         assert (cell.attack, cell.norm, cell.radius) == ("mi-fgsm", "l2", 0.3)
-        assert usual["natural"].loss < cell.loss < usual[cell.input].loss  # type: ignore[operator]
+        assert usual["natural"].loss < cell.loss < usual[cell.input].loss
     for attack in ("square", "apgd-ce"):  # they know no ball, which shows before a run is started
         before = evaluations(work)
         with pytest.raises(UsageError, match="does not support --norm l2"):
@@ -257,7 +256,7 @@ def networks(result: EvalResult) -> dict[str, Classifier]:
     return {one.id: open_classifier(one.source, ClassifierSource(), torch.device("cpu")) for one in result.models}
 
 
-def test_transfer_and_curves_are_those_of_the_matrix_attack_inside_each_inputs_region(work: Path) -> None:
+def test_transfer_and_curves_are_those_of_the_matrix_attack_inside_each_inputs_region(work):
     trained(work, "natural")
     trained(work, "background", seed=2)
     result, _ = evaluate(work, transfer="all", curve=("steps=1,4", "epsilon=0.02,8/255,0.3"), seed=5)
@@ -280,7 +279,7 @@ def test_transfer_and_curves_are_those_of_the_matrix_attack_inside_each_inputs_r
         assert one.points == points_of(values, fell)
 
 
-def test_transfer_between_listed_models_leaves_the_others_out(work: Path) -> None:
+def test_transfer_between_listed_models_leaves_the_others_out(work):
     one, two, three = (trained(work, regime) for regime in ("natural", "standard", "background"))
     result, _ = evaluate(work, one[-4:], transfer=f"{two[-4:]}, {three[-4:]},{two[-4:]}")
     assert [entry.name for entry in result.models] == [one, two, three]
@@ -289,7 +288,7 @@ def test_transfer_between_listed_models_leaves_the_others_out(work: Path) -> Non
     assert {row.target for row in result.transfer} == set(ids[1:])
 
 
-def test_what_was_cut_off_beside_the_matrix_goes_on_where_it_was(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_cut_off_beside_the_matrix_goes_on_where_it_was(work, monkeypatch):
     trained(work, "natural")
     trained(work, "background")
     options: dict[str, Any] = {"transfer": "all", "curve": ("epsilon=0.1,0.2", "steps=1,2")}
@@ -336,9 +335,7 @@ def test_what_was_cut_off_beside_the_matrix_goes_on_where_it_was(work: Path, mon
         ({"dataset": "folder:tiny", "attack": "pdg"}, "no attack called 'pdg'"),
     ],
 )
-def test_what_nothing_can_be_measured_of_is_refused_before_a_run_is_started(
-    work: Path, options: dict[str, Any], message: str
-) -> None:
+def test_what_nothing_can_be_measured_of_is_refused_before_a_run_is_started(work, options, message):
     trained(work, "natural")
     with pytest.raises(UsageError, match=message) as caught:
         run(EvalOptions(**{"dataset": TINY} | options), session_of(work))
@@ -349,7 +346,7 @@ def test_what_nothing_can_be_measured_of_is_refused_before_a_run_is_started(
 # which models
 
 
-def test_the_models_are_the_latest_run_of_each_regime_those_named_or_every_seed_of_an_experiment(work: Path) -> None:
+def test_the_models_are_the_latest_run_of_each_regime_those_named_or_every_seed_of_an_experiment(work):
     trained(work, "standard", seed=3, rate=0.9)
     trained(work, "natural", seed=1)
     latest = [trained(work, "natural", seed=2)]
@@ -372,7 +369,7 @@ def test_the_models_are_the_latest_run_of_each_regime_those_named_or_every_seed_
     assert group.loss_spread == pytest.approx(stdev(losses))
 
 
-def test_a_checkpoint_and_a_module_are_models_and_one_named_twice_is_evaluated_once(work: Path) -> None:
+def test_a_checkpoint_and_a_module_are_models_and_one_named_twice_is_evaluated_once(work):
     run_id = trained(work, "natural")
     path = work / "runs" / run_id / CHECKPOINT
     result, said = evaluate(work, run_id[-4:], str(path), "eval_victims:honest")
@@ -385,7 +382,7 @@ def test_a_checkpoint_and_a_module_are_models_and_one_named_twice_is_evaluated_o
 @pytest.mark.parametrize(
     ("name", "check"), [("quantized", "vanishing-gradients"), ("softmax", "probabilities"), ("random", "random-model")]
 )
-def test_what_is_doubtful_is_shown_logged_and_recorded(work: Path, name: str, check: str) -> None:
+def test_what_is_doubtful_is_shown_logged_and_recorded(work, name, check):
     result, said = evaluate(work, f"eval_victims:{name}")
     assert check in [warning.check for warning in result.warnings]
     assert f"warning: eval_victims:{name}" in said
@@ -395,9 +392,7 @@ def test_what_is_doubtful_is_shown_logged_and_recorded(work: Path, name: str, ch
 # cut off and resumed
 
 
-def test_a_strong_evaluation_goes_on_with_the_models_it_was_started_with(
-    work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_strong_evaluation_goes_on_with_the_models_it_was_started_with(work, monkeypatch):
     trained(work, "natural")
     options = {"strong": True, "strong_budget": "quick", "controls": True}
     run_id = cut_off(work, monkeypatch, **options)
@@ -410,7 +405,7 @@ def test_a_strong_evaluation_goes_on_with_the_models_it_was_started_with(
     assert without_times(result.cells) == without_times(whole.cells)
 
 
-def test_what_cannot_be_resumed_is_refused_with_the_reason(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_resumed_is_refused_with_the_reason(work, monkeypatch):
     train_id = trained(work, "natural")
     run_id = cut_off(work, monkeypatch)
     with pytest.raises(UsageError, match=r"--steps 9 \(was 3\).*--seed 5 \(was 0\)"):
@@ -440,9 +435,7 @@ def test_what_cannot_be_resumed_is_refused_with_the_reason(work: Path, monkeypat
         resume(work, run_id)
 
 
-def test_a_store_and_a_folder_that_were_moved_are_found_again(
-    work: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_and_a_folder_that_were_moved_are_found_again(work, tiny, monkeypatch):
     train_id = trained(work, "natural")
     run_id = cut_off(work, monkeypatch)
     whole, _ = evaluate(work)
@@ -457,9 +450,7 @@ def test_a_store_and_a_folder_that_were_moved_are_found_again(
     assert result.models[0].source == str(moved / train_id / CHECKPOINT)
 
 
-def test_models_that_are_gone_and_code_that_only_a_store_names_are_refused(
-    work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_models_that_are_gone_and_code_that_only_a_store_names_are_refused(work, monkeypatch):
     own, source, stderr = work / "own.safetensors", work / "edited.py", io.StringIO()
     own.write_bytes(checkpoint_bytes("natural", 0))
     source.write_text(VICTIMS)
@@ -484,7 +475,7 @@ def test_models_that_are_gone_and_code_that_only_a_store_names_are_refused(
     assert resume(work, run_id, "edited:honest").run == run_id
 
 
-def test_a_plain_module_of_one_channel_is_evaluated(work: Path) -> None:
+def test_a_plain_module_of_one_channel_is_evaluated(work):
     grey = "import torch\ndef make():\n    torch.manual_seed(0)\n"
     grey += "    return torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(2704, 10))\n"
     (work / "grey.py").write_text(grey)
@@ -495,7 +486,7 @@ def test_a_plain_module_of_one_channel_is_evaluated(work: Path) -> None:
 # bad input
 
 
-def test_a_store_without_trainings_says_what_to_train(work: Path) -> None:
+def test_a_store_without_trainings_says_what_to_train(work):
     with Store.open(work / "runs"):
         pass
     with pytest.raises(UsageError, match=r"no training run of folder:.*tiny in .* is completed") as caught:
@@ -504,7 +495,7 @@ def test_a_store_without_trainings_says_what_to_train(work: Path) -> None:
     assert evaluations(work) == []
 
 
-def test_a_model_whose_classes_or_images_do_not_fit_is_refused(work: Path) -> None:
+def test_a_model_whose_classes_or_images_do_not_fit_is_refused(work):
     with pytest.raises(UsageError, match=r"efficientnet_lite0 has 1,000 classes, and folder:.* has 3"):
         evaluate(work, "efficientnet_lite0")
     other = work / "other.safetensors"
@@ -521,7 +512,7 @@ def test_a_model_whose_classes_or_images_do_not_fit_is_refused(work: Path) -> No
     assert evaluations(work) == []
 
 
-def test_a_model_with_the_classes_in_another_order_is_put_into_the_data_sets(work: Path) -> None:
+def test_a_model_with_the_classes_in_another_order_is_put_into_the_data_sets(work):
     straight, turned = work / "straight.safetensors", work / "turned.safetensors"
     straight.write_bytes(checkpoint_bytes("natural", 0))
     turned.write_bytes(checkpoint_bytes("natural", 0, class_names=("2", "1", "0"), turned=True))

@@ -67,7 +67,7 @@ def no_green():
 
 
 @pytest.fixture
-def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def photos(tmp_path, monkeypatch):
     """Options for two photos a class and their masks."""
     write_photos(tmp_path / "set", masks=tmp_path / "masks")
     (tmp_path / "photo_victims.py").write_text(VICTIMS)
@@ -98,7 +98,7 @@ def config(tmp_path: Path, run_id: str) -> dict[str, Any]:
         return store.find_run(run_id).config
 
 
-def test_a_classifier_from_outside_is_right_about_the_folders_classes(tmp_path: Path, photos: dict[str, Any]) -> None:
+def test_a_classifier_from_outside_is_right_about_the_folders_classes(tmp_path, photos):
     result = evaluate(tmp_path, "photo_victims:four", epsilon=0.05, **photos)
     natural, standard, background = result.cells
     assert (natural.n, standard.n) == (4, 4)
@@ -112,7 +112,7 @@ def test_a_classifier_from_outside_is_right_about_the_folders_classes(tmp_path: 
     assert (result.settings["mask_from"], standard.mask_from, natural.mask_from) == ("folder", "folder", None)
 
 
-def test_a_published_classifier_knows_folders_by_word_net_ids(tmp_path: Path, shared_data: Path) -> None:
+def test_a_published_classifier_knows_folders_by_word_net_ids(tmp_path, shared_data):
     for name in ("n01944390_snail", "n01514859_hen"):
         for split in ("train", "test"):
             (tmp_path / "set" / split / name).mkdir(parents=True)
@@ -125,7 +125,7 @@ def test_a_published_classifier_knows_folders_by_word_net_ids(tmp_path: Path, sh
     assert losses == sorted(set(losses))
 
 
-def test_the_top_guess_is_one_of_all_classes_and_logits_keep_their_names() -> None:
+def test_the_top_guess_is_one_of_all_classes_and_logits_keep_their_names():
     class Fixed(torch.nn.Module):
         def forward(self, x_BChw: torch.Tensor) -> torch.Tensor:
             return torch.tensor([[0.0, 1.0, 2.0, 3.0]]).expand(len(x_BChw), -1)
@@ -147,7 +147,7 @@ def test_the_top_guess_is_one_of_all_classes_and_logits_keep_their_names() -> No
             with_classes_first(classifier, folders, "the folder")
 
 
-def test_a_fine_tuned_network_is_evaluated_on_what_a_detector_finds(tmp_path: Path, photos: dict[str, Any]) -> None:
+def test_a_fine_tuned_network_is_evaluated_on_what_a_detector_finds(tmp_path, photos):
     weights = save_weights(tmp_path / "small.safetensors")
     told = photos | {"masks": None, "detector": "cam", "classifier_weights": weights, "steps": 1}
     result = evaluate(tmp_path, fine_tuned_checkpoint(tmp_path), **told)
@@ -157,7 +157,7 @@ def test_a_fine_tuned_network_is_evaluated_on_what_a_detector_finds(tmp_path: Pa
     assert result.settings["epsilon"] == 8 / 255
 
 
-def test_reliance_tells_who_looks_at_the_background(tmp_path: Path, photos: dict[str, Any]) -> None:
+def test_reliance_tells_who_looks_at_the_background(tmp_path, photos):
     result = evaluate(tmp_path, "photo_victims:four", "photo_victims:background", reliance=True, **photos)
     by_object, by_background = result.reliance
     accuracies = [{v: mean.accuracy for v, mean in row.overall.means.items()} for row in result.reliance]
@@ -177,7 +177,7 @@ def test_reliance_tells_who_looks_at_the_background(tmp_path: Path, photos: dict
     assert rows[f"reliance/{by_object.model}/n"] == 4.0
 
 
-def test_reliance_is_the_mean_over_donor_seeds_from_the_sessions_on(tmp_path: Path, photos: dict[str, Any]) -> None:
+def test_reliance_is_the_mean_over_donor_seeds_from_the_sessions_on(tmp_path, photos):
     options = EvalOptions(models=("photo_victims:background",), reliance=True, donor_seeds=2, **photos)
     session = session_of(tmp_path)
     session.seed = 1
@@ -193,15 +193,13 @@ def test_reliance_is_the_mean_over_donor_seeds_from_the_sessions_on(tmp_path: Pa
     assert config(tmp_path, result.run)["donor_seeds"] == 2
 
 
-def test_reliance_where_nothing_can_be_told_is_refused(tmp_path: Path, photos: dict[str, Any]) -> None:
+def test_reliance_where_nothing_can_be_told_is_refused(tmp_path, photos):
     with pytest.raises(UsageError, match="--reliance needs to know the objects"):
         evaluate(tmp_path, "photo_victims:four", **photos | {"masks": None, "mask_from": "center"}, reliance=True)
     assert list((tmp_path / "runs").glob("*-eval-*")) == []
 
 
-def test_an_evaluation_goes_on_with_the_same_masks_alone(
-    tmp_path: Path, photos: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_evaluation_goes_on_with_the_same_masks_alone(tmp_path, photos, monkeypatch):
     whole = evaluate(tmp_path, "photo_victims:four", **photos)
 
     def stop(*_: object) -> None:
@@ -228,7 +226,7 @@ def test_an_evaluation_goes_on_with_the_same_masks_alone(
     assert json.loads((resumed.dir / "matrix.json").read_text())["settings"]["batch"] == 3
 
 
-def test_what_does_not_go_together_is_refused_before_a_run_is_begun(tmp_path: Path, photos: dict[str, Any]) -> None:
+def test_what_does_not_go_together_is_refused_before_a_run_is_begun(tmp_path, photos):
     for models, changes, message in [
         (("no_green",), {}, "photo_victims:no_green has no class 'green', which folder:.*set has"),
         (("four", "larger"), {}, r"four takes the middle 32 of a photo resized to 32 .*, .*larger takes the middle 40"),
@@ -245,9 +243,7 @@ def test_what_does_not_go_together_is_refused_before_a_run_is_begun(tmp_path: Pa
         assert list((tmp_path / "runs").glob("*-eval-*")) == []
 
 
-def test_a_checkpoint_and_a_classifier_that_see_other_squares_do_not_meet(
-    tmp_path: Path, photos: dict[str, Any]
-) -> None:
+def test_a_checkpoint_and_a_classifier_that_see_other_squares_do_not_meet(tmp_path, photos):
     tuned = fine_tuned_checkpoint(tmp_path)
     with pytest.raises(UsageError, match=r"takes the middle 160 of .*takes the middle 32 of"):
         evaluate(tmp_path, tuned, "photo_victims:four", **photos)

@@ -66,31 +66,26 @@ def places_of(levels_HWC: np.ndarray, colour: tuple[int, int, int]) -> tuple[np.
     return rows, columns
 
 
-# Figure 1
-
-
-def test_three_photos_stand_side_by_side_the_right_way_up() -> None:
+def test_three_photos_stand_side_by_side_the_right_way_up():
     split = np.full((60, 60, 3), RED, dtype=np.uint8)
     split[30:] = BLUE
     levels = figure_1(Panel("one", split, guesses_of(0.5)), panel_of(LIME, 0.5), panel_of((0, 0, 0), 0.5))
     height, width, _ = levels.shape
     (red, _), (blue, _), (_, lime) = (places_of(levels, colour) for colour in (RED, BLUE, LIME))
-
     assert width == pytest.approx(3 * 3.2 * 130, abs=2)
     assert red.max() < blue.min() < blue.max() < 0.8 * height
     assert width / 3 < lime.min() < lime.max() < 2 * width / 3
 
 
-def test_bars_are_as_long_as_the_confidence_and_only_the_right_class_is_green() -> None:
+def test_bars_are_as_long_as_the_confidence_and_only_the_right_class_is_green():
     levels = figure_1(panel_of((0, 0, 0), 0.8, 0.4, right=1))
     (_, wrong), (_, right) = places_of(levels, GREY), places_of(levels, GREEN)
-
     assert min(len(wrong), len(right)) > 100
     assert np.ptp(wrong) == pytest.approx(2 * np.ptp(right), rel=0.03)
     assert len(places_of(figure_1(panel_of((0, 0, 0), 0.8, right=9)), GREEN)[0]) == 0
 
 
-def test_names_are_drawn_as_text_whatever_they_hold() -> None:
+def test_names_are_drawn_as_text_whatever_they_hold():
     names = [*WILD, r"$\frac{1}{0}$ \$ $$ $", r"\undefined{x}_^", "caf\udce9", "貓 🐔 \u0e01", "very long " * 60, ""]
     wild = Panel(names[12], blobs(), [Guess(name, 0.5, False) for name in names])
     with warnings.catch_warnings():
@@ -101,9 +96,8 @@ def test_names_are_drawn_as_text_whatever_they_hold() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 3000), (3000, 1), (900, 1200)])
-def test_photos_of_every_shape_fit_and_so_do_guesses_of_every_number(height: int, width: int) -> None:
+def test_photos_of_every_shape_fit_and_so_do_guesses_of_every_number(height, width):
     levels = figure_1(*(Panel("one", blobs(height, width), guesses_of(*[0.1] * count)) for count in (1, 6)))
-
     assert 300 < levels.shape[0] < 1200
     assert len(places_of(levels, GREEN)[0]) > 0
 
@@ -113,7 +107,7 @@ def digest() -> str:
 
 
 @pytest.mark.slow
-def test_the_same_result_gives_the_same_bytes_in_every_process() -> None:
+def test_the_same_result_gives_the_same_bytes_in_every_process():
     code = "import sys; sys.path.insert(0, sys.argv[1]); from test_figures import digest; print(digest())"
     here = str(Path(__file__).parent)
     done = subprocess.run([sys.executable, "-c", code, here], capture_output=True, text=True, check=True)
@@ -122,24 +116,20 @@ def test_the_same_result_gives_the_same_bytes_in_every_process() -> None:
 
 @settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), gain=st.floats(0.5, 127.0))
-def test_the_difference_is_amplified_around_grey(seed: int, gain: float) -> None:
+def test_the_difference_is_amplified_around_grey(seed, gain):
     before, after = np.random.default_rng(seed).integers(0, 256, (2, 3, 4, 3), dtype=np.uint8)
     expected = np.clip(np.rint(128 + gain * (after.astype(float) - before)), 0, 255)
     np.testing.assert_array_equal(amplified_difference(before, after, gain), expected)
     assert (amplified_difference(before, before, gain) == 128).all()
 
 
-# a report's figures
-
-
 def is_drawn(data: bytes) -> bool:
     return len(np.unique(levels_of(data))) > 20
 
 
-def test_matrix_training_and_curves_are_drawn_the_same_each_time() -> None:
+def test_matrix_training_and_curves_are_drawn_the_same_each_time():
     document = sample.report()
     shown = dict(charts(document))
-
     assert list(shown) == ["matrix-1-mnist.png", "training-1-mnist.png", "curve-epsilon-20261122-150000-eval-1234.png"]
     assert all(map(is_drawn, shown.values()))
     assert dict(charts(document)) == shown
@@ -147,30 +137,27 @@ def test_matrix_training_and_curves_are_drawn_the_same_each_time() -> None:
     assert drawn("", plots, "svg") == drawn("", plots, "svg")
 
 
-def test_a_higher_loss_is_darker() -> None:
+def test_a_higher_loss_is_darker():
     rows = {f"model {loss}": ((loss, 0.5),) for loss in (0.01, 1.0, 100.0)}
     levels = levels_of(heat_map(matrix(sample.matrix(rows, ("standard",)))))
     middle = np.median(levels[:, int(0.8 * levels.shape[1]) :].mean(axis=2), axis=1)
     shades = [shade for shade, after in zip(middle, middle[8:], strict=False) if shade == after < 255]
-
     assert shades[0] > shades[len(shades) // 2] > shades[-1]
 
 
-def test_names_of_pictures_stay_in_their_folder() -> None:
+def test_names_of_pictures_stay_in_their_folder():
     for dataset in ["folder:../../$x^2$/..\n", *WILD[:3], ""]:
         document = sample.nothing(sample.report(), matrices=[sample.matrix(dataset=dataset)])
         ((name, data),) = charts(document)
-
         assert re.fullmatch(r"matrix-1-[\w.-]+\.png", name)
         assert is_drawn(data)
 
 
-def test_training_and_curves_of_a_report_become_plots() -> None:
+def test_training_and_curves_of_a_report_become_plots():
     document = sample.report()
     document["training"][0]["series"]["test_loss"] = [[0, 2.0], [9, 0.5]]
     plots = training_plots(document["training"])
     ((title, (curve,)),) = curve_plots(document["evaluations"]).values()
-
     assert [(plot.title, plot.logarithmic) for plot in plots] == [
         ("Training loss", True), ("Test loss", True), ("Accuracy on clean training batches", False),
     ]  # fmt: skip
@@ -183,13 +170,12 @@ def test_training_and_curves_of_a_report_become_plots() -> None:
     assert [line.points[-1][:2] for line in curve.lines] == [(0.3, pytest.approx(0.6))] * 3
 
 
-def test_means_are_drawn_with_gaps_and_the_papers_figure() -> None:
+def test_means_are_drawn_with_gaps_and_the_papers_figure():
     values = {0.1: (0.5, 0.1), 0.2: (None, None), 0.3: (0.7, None), None: (0.6, None)}
     rows = [{"name": "paper" if x is None else str(x), "x": x,
              "means": {key: {"value": mean, "spread": beside} for key in ("accuracy", "loss")}}
             for x, (mean, beside) in values.items()]  # fmt: skip
     table = {"title": "t", "heading": "middle", "columns": {"accuracy": "percent", "loss": "short"}}
-
     assert is_drawn(means(table | {"rows": rows, "drawn": ["accuracy", "loss"]}))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from photo_set import SMALL, save_weights
@@ -32,7 +30,7 @@ SQUARE = Preprocessing(40, 32, "bilinear")
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> ClassifierSource:
+def source(tmp_path_factory):
     return ClassifierSource(save_weights(tmp_path_factory.mktemp("weights") / "small.safetensors"), offline=True)
 
 
@@ -40,10 +38,7 @@ def photos(count: int, side: int) -> torch.Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
-# heads
-
-
-def test_shared_classes_keep_what_was_learnt_of_them(source: ClassifierSource) -> None:
+def test_shared_classes_keep_what_was_learnt_of_them(source):
     pretrained = open_classifier(SMALL, source, CPU)
     x_BCHW = photos(2, 160)
     with torch.no_grad():
@@ -61,11 +56,10 @@ def test_shared_classes_keep_what_was_learnt_of_them(source: ClassifierSource) -
     "name",
     [SMALL, "timm:test_vit", "torchvision:squeezenet1_1", "torchvision:mobilenet_v3_small", "efficientnet_lite0"],
 )
-def test_a_network_without_weights_gets_a_head_and_gradients(name: str) -> None:
+def test_a_network_without_weights_gets_a_head_and_gradients(name):
     tuned = fine_tuned_without_weights(name, "abc")
     logits_BK = tuned(photos(1, tuned.preprocessing.size[0]))
     logits_BK.square().sum().backward()
-
     assert logits_BK.shape == (1, 3)
     assert preprocessing_of(name) == tuned.preprocessing
     trained = [parameter for parameter in tuned.parameters() if parameter.requires_grad]
@@ -74,19 +68,17 @@ def test_a_network_without_weights_gets_a_head_and_gradients(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_auxiliary_heads_are_frozen() -> None:
+def test_auxiliary_heads_are_frozen():
     tuned = fine_tuned_without_weights("inception_v3", "abc")
     frozen = {name.split(".")[2] for name, value in tuned.named_parameters() if not value.requires_grad}
-
     assert frozen == {"AuxLogits"}
-    assert tuned.net[1].fc.out_features == 3  # type: ignore[index, union-attr]
+    assert tuned.net[1].fc.out_features == 3
 
 
-def test_training_leaves_norms_as_they_were(source: ClassifierSource) -> None:
+def test_training_leaves_norms_as_they_were(source):
     tuned = fine_tuned(open_classifier(SMALL, source, CPU), ("a", "b")).train()
     before = {name: value.clone() for name, value in tuned.named_buffers()}
     tuned(photos(4, 160))
-
     assert not any(module.training for module in tuned.modules())
     assert all(torch.equal(value, before[name]) for name, value in tuned.named_buffers())
 
@@ -116,17 +108,13 @@ class Scaled(nn.Module):
 @pytest.mark.parametrize(
     "net", [TwoHeads(), Scaled(), nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 5), nn.Linear(5, 4))]
 )
-def test_a_head_that_cannot_be_replaced_is_said(net: nn.Module) -> None:
+def test_a_head_that_cannot_be_replaced_is_said(net):
     classifier = Classifier("mine", net, SQUARE, [f"class {index}" for index in range(5)])
-
     with pytest.raises(UsageError, match="the head of mine cannot be replaced"):
         fine_tuned(classifier, ("a", "b"))
 
 
-# names
-
-
-def test_which_names_mean_fine_tuning_and_the_nearest_of_a_misspelt_one() -> None:
+def test_which_names_mean_fine_tuning_and_the_nearest_of_a_misspelt_one():
     tuned = ["inception_v3", "torchvision:resnet50", "timm:any", "module:function", "hf:any/vit"]
     assert [name for name in ["resnet18", *tuned, "paper-cnn"] if is_classifier_name(name)] == tuned
     with pytest.raises(UsageError) as caught:
@@ -138,17 +126,12 @@ def test_which_names_mean_fine_tuning_and_the_nearest_of_a_misspelt_one() -> Non
 @pytest.mark.parametrize(
     ("architecture", "message"), [("inception_v3", "needs photos"), (None, "--masks cannot be used")]
 )
-def test_small_images_by_name_are_no_photos(architecture: str | None, message: str, tmp_path: Path) -> None:
+def test_small_images_by_name_are_no_photos(architecture, message, tmp_path):
     with pytest.raises(UsageError, match=message):
         open_training_data("mnist-5k", architecture, DatasetSource(tmp_path, offline=True), tmp_path)
 
 
-# checkpoints
-
-
-def test_a_checkpoint_opens_as_it_was_trained_and_downloads_nothing(
-    source: ClassifierSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_opens_as_it_was_trained_and_downloads_nothing(source, tmp_path, monkeypatch):
     tuned = fine_tuned(open_classifier(SMALL, source, CPU), ("green", "red"))
     info = CheckpointInfo(SMALL, (3, 160, 160), ("green", "red"), "folder:x", "0", "background", 0.03, 5)
     path = tmp_path / "checkpoint.safetensors"
@@ -156,7 +139,6 @@ def test_a_checkpoint_opens_as_it_was_trained_and_downloads_nothing(
     for name in ("require_reachable", "fetch", "_timm_pretrained"):
         monkeypatch.setattr(libraries, name, lambda *_, **__: pytest.fail("asked for weights"))
     opened = open_checkpoint(path)
-
     x_BCHW = photos(3, 160)
     with torch.no_grad():
         assert torch.equal(opened(x_BCHW), tuned(x_BCHW))

@@ -72,26 +72,23 @@ def png(width: int, height: int, rows: bytes = b"", *, depth: int = 8, colour: i
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows, 1)) + chunk(b"IEND", b"")
 
 
-# files that are refused
-
-
 @pytest.mark.parametrize(
     ("name", "message"), [("nowhere.jpg", r"no such file: .*nowhere"), (".", r"cannot read .*[Ii]s a directory")]
 )
-def test_what_is_no_file_is_refused(name: str, message: str, tmp_path: Path) -> None:
+def test_what_is_no_file_is_refused(name, message, tmp_path):
     for read in (read_photo, sha256_of):
         with pytest.raises(ImageError, match=message if read is read_photo else "cannot read"):
             read(tmp_path / name)
 
 
-def test_a_device_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_without_an_end_is_refused(monkeypatch):
     assert MAX_FILE_BYTES == 1 << 30
     monkeypatch.setattr("latcli.engine.images.MAX_FILE_BYTES", 1 << 20)
     with pytest.raises(ImageError, match="larger than 1 MiB"):
         read_photo(Path("/dev/zero"))
 
 
-def test_what_is_no_photo_or_cut_off_is_refused_and_nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_photo_or_cut_off_is_refused_and_nothing_installed(monkeypatch):
     """ultralytics replaces PIL's `open` by one that installs a package for files that PIL does not know."""
     for data, message in [
         (b"", r"is empty \(0 bytes\)"),
@@ -114,9 +111,7 @@ def test_what_is_no_photo_or_cut_off_is_refused_and_nothing_installed(monkeypatc
 
 
 @pytest.mark.parametrize(("width", "height"), [(60_000, 60_000), (2**31 - 1, 1), (12_248, 12_248)])
-def test_a_decompression_bomb_is_refused_before_it_is_decoded(
-    width: int, height: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(width, height, monkeypatch):
     def explode(image: Image.Image) -> None:
         raise AssertionError("the bomb was decoded")
 
@@ -125,7 +120,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(
     assert f"claims {width}x{height} pixels, more than 150 megapixels" in error.message
 
 
-def test_the_limit_of_pil_is_neither_in_the_way_nor_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_of_pil_is_neither_in_the_way_nor_changed(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -135,11 +130,8 @@ def test_the_limit_of_pil_is_neither_in_the_way_nor_changed(monkeypatch: pytest.
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
-# files of every kind that are read
-
-
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF", "BMP", "PPM"])
-def test_lossless_files_keep_every_level(file_format: str, tmp_path: Path) -> None:
+def test_lossless_files_keep_every_level(file_format, tmp_path):
     path = tmp_path / "photo"
     noise().save(path, format=file_format)
     photo = read_photo(path)
@@ -151,7 +143,7 @@ def test_lossless_files_keep_every_level(file_format: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_of_an_animation_the_first_frame_is_taken_and_noted(file_format: str) -> None:
+def test_of_an_animation_the_first_frame_is_taken_and_noted(file_format):
     frames = [Image.new("RGB", (9, 7), colour) for colour in ("red", "lime", "blue")]
     options = {"lossless": True} if file_format == "WEBP" else {}
     photo = decoded(frames[0], file_format, save_all=True, append_images=frames[1:], **options)
@@ -160,7 +152,7 @@ def test_of_an_animation_the_first_frame_is_taken_and_noted(file_format: str) ->
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
-def test_16_bits_are_scaled_not_clipped(file_format: str) -> None:
+def test_16_bits_are_scaled_not_clipped(file_format):
     wide = np.array([[0, 128, 129, 257, 32_768, 65_407, 65_535]], dtype=np.uint16)
     photo = decoded(Image.fromarray(wide), file_format)
     np.testing.assert_array_equal(photo.levels_HWC[0].T, [[0, 0, 1, 1, 128, 255, 255]] * 3)
@@ -173,14 +165,14 @@ def test_16_bits_are_scaled_not_clipped(file_format: str) -> None:
     assert np.abs(decode_photo(png(6, 5, rows, depth=16), "a").levels_HWC - rgb / 257.0).max() <= 1.0
 
 
-def test_other_modes_become_rgb() -> None:
+def test_other_modes_become_rgb():
     for mode in ["1", "L", "P", "RGBX", "CMYK"]:
         image = Image.new("RGB", (5, 4), "white").convert(mode)
         photo = decoded(image, "TIFF")
         assert (photo.levels_HWC.min(), len(photo.notes)) == (255, mode == "CMYK")
 
 
-def test_transparency_is_laid_on_white() -> None:
+def test_transparency_is_laid_on_white():
     black, alpha = Image.new("L", (3, 1)), Image.frombytes("L", (3, 1), b"\0\x80\xff")
     for photo in (decoded(Image.merge("LA", [black, alpha])), decoded(Image.merge("RGBA", [*[black] * 3, alpha]))):
         np.testing.assert_array_equal(photo.levels_HWC[0], [[255] * 3, [127] * 3, [0] * 3])
@@ -197,7 +189,7 @@ UPRIGHT = {1: "ABCD", 2: "BADC", 3: "DCBA", 4: "CDAB", 5: "ACBD", 6: "BDAC", 7: 
 COLOURS = {"A": (255, 0, 0), "B": (0, 255, 0), "C": (0, 0, 255), "D": (255, 255, 0)}
 
 
-def test_what_the_camera_noted_turns_the_photo_upright() -> None:
+def test_what_the_camera_noted_turns_the_photo_upright():
     for orientation in UPRIGHT:
         for file_format in ["JPEG", "PNG", "WEBP", "TIFF"]:
             width, height = (32, 64) if orientation >= 5 else (64, 32)
@@ -214,18 +206,15 @@ def test_what_the_camera_noted_turns_the_photo_upright() -> None:
                 assert len(photo.notes) == (orientation != 1)
 
 
-def test_notes_of_the_camera_that_make_no_sense_turn_nothing() -> None:
+def test_notes_of_the_camera_that_make_no_sense_turn_nothing():
     for exif in (noted(0), noted(9), noted(65_535), b"Exif\0\0no TIFF header"):
         photo = decoded(noise(), exif=exif)
         np.testing.assert_array_equal(photo.levels_HWC, np.asarray(noise()))
         assert photo.notes == ()
 
 
-# PNGs and levels
-
-
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**32 - 1), st.booleans())
-def test_a_png_keeps_every_level_and_is_the_same_each_time(height: int, width: int, seed: int, grey: bool) -> None:
+def test_a_png_keeps_every_level_and_is_the_same_each_time(height, width, seed, grey):
     shape = (height, width) if grey else (height, width, 3)
     levels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
     data = encode_png(levels)
@@ -233,7 +222,7 @@ def test_a_png_keeps_every_level_and_is_the_same_each_time(height: int, width: i
     np.testing.assert_array_equal(np.asarray(decode_png(data)), levels)
 
 
-def test_levels_become_the_unit_interval() -> None:
+def test_levels_become_the_unit_interval():
     levels = np.arange(256 * 3, dtype=np.uint16).reshape(16, 16, 3).astype(np.uint8)
     x_CHW = to_unit(levels)
     assert (x_CHW.shape, x_CHW.dtype) == ((3, 16, 16), torch.float32)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Outcome
 from independent_small_images import main
 from PIL import Image
 
@@ -27,11 +26,8 @@ Document = dict[str, Any]
 Edit = Callable[[np.ndarray], np.ndarray]
 
 
-Checked = Callable[[Document], tuple[int, str]]
-
-
 @pytest.fixture
-def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Checked:
+def check(tmp_path, monkeypatch, capsys):
     """Run the script on a document: its exit code, and what it prints."""
 
     def run(document: Document) -> tuple[int, str]:
@@ -46,7 +42,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return run
 
 
-def test_the_script_imports_nothing_of_latcli() -> None:
+def test_the_script_imports_nothing_of_latcli():
     nodes = list(ast.walk(ast.parse(CHECK.read_text(encoding="utf-8"))))
     imported = {alias.name.partition(".")[0] for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     imported |= {str(node.module).partition(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
@@ -55,9 +51,7 @@ def test_the_script_imports_nothing_of_latcli() -> None:
 
 
 @pytest.mark.slow
-def test_nine_photos_are_fooled_as_in_the_paper(
-    latcli: Callable[..., Any], shared_data: Path, check: Checked, tmp_path: Path
-) -> None:
+def test_nine_photos_are_fooled_as_in_the_paper(latcli, shared_data, check, tmp_path):
     photos = shared_data / "photos"
     if not (photos / "paper9").is_dir():
         pytest.skip(f"no photos at {photos / 'paper9'}")
@@ -74,9 +68,7 @@ def test_nine_photos_are_fooled_as_in_the_paper(
 
 
 @pytest.mark.slow
-def test_the_script_confirms_an_honest_result_and_finds_every_wrong_number_and_picture(
-    latcli: Callable[..., Any], check: Checked, tmp_path: Path
-) -> None:
+def test_the_script_confirms_an_honest_result_and_finds_every_wrong_number_and_picture(latcli, check, tmp_path):
     carried = next(path for path in package_photos() if path.name == "grace_hopper.jpg")
     words = ("--detector", "cam", "--steps", "4", "--no-figures", "--json", "--store", tmp_path / "runs")
     honest: Document = latcli("attack", carried, *words).json
@@ -110,8 +102,8 @@ def test_the_script_confirms_an_honest_result_and_finds_every_wrong_number_and_p
 
     inside, outside = (tuple(map(int, np.argwhere(places)[0])) for places in (is_inside_HW, ~is_inside_HW))
     edits: dict[str, Edit] = {
-        "inside the mask changed by 1 levels": changed(inside, lambda levels: levels ^ np.array([1, 0, 0], np.uint8)),  # type: ignore[arg-type]
-        "a pixel changed by": changed(outside, lambda levels: np.where(levels > 127, levels - 30, levels + 30)),  # type: ignore[arg-type]
+        "inside the mask changed by 1 levels": changed(inside, lambda levels: levels ^ np.array([1, 0, 0], np.uint8)),
+        "a pixel changed by": changed(outside, lambda levels: np.where(levels > 127, levels - 30, levels + 30)),
         "sizes": lambda levels_HWC: levels_HWC[:-1],
         "nothing changed": lambda _: np.array(Image.open(image["image"]).convert("RGB")),
     }
@@ -125,12 +117,9 @@ def test_the_script_confirms_an_honest_result_and_finds_every_wrong_number_and_p
         assert (code, complaint in said) == (1, True), (complaint, said)
 
 
-# The same of small images
-
-
 def test_another_program_scores_the_files_alike_and_sees_a_change_that_nobody_allowed(
-    latcli: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    latcli, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     drawn = np.random.default_rng(0)
     for split, count in (("train", 8), ("test", 3)):

@@ -33,10 +33,7 @@ def label_file(folder: Path, text: str | bytes) -> LabelFile:
     return LabelFile(path)
 
 
-# names, indices, WordNet ids
-
-
-def test_a_class_is_named_by_name_index_or_wordnet_id() -> None:
+def test_a_class_is_named_by_name_index_or_wordnet_id():
     named = {
         **{"hen": 2, "HEN": 2, "  hen\n": 2, "Great_White-Shark": 1, "great  white   shark": 1, "GROSSE ENTE": 7},
         **{"bicycle built for two": 4, "ipod": 6, "0": 0, "7": 7, "007": 7, "n00000002": 2},
@@ -46,7 +43,7 @@ def test_a_class_is_named_by_name_index_or_wordnet_id() -> None:
         assert parse_label(text, ZOO) == Label(index, ZOO.class_names[index], "given"), text
 
 
-def test_a_name_comes_before_an_index(tmp_path: Path) -> None:
+def test_a_name_comes_before_an_index(tmp_path):
     for text, index in [("2", 4), ("10", 2), ("9", 11), ("02", 4)]:
         labels = label_file(tmp_path, f"file,label\na.jpg,{text}\n")
         found = [
@@ -58,13 +55,13 @@ def test_a_name_comes_before_an_index(tmp_path: Path) -> None:
         assert label_file(tmp_path, "file,index\na.jpg,2\n").label_of(tmp_path / "a.jpg", NUMBERS).name == "10"
 
 
-def test_a_class_of_another_set_is_known_by_name_never_by_index() -> None:
+def test_a_class_of_another_set_is_known_by_name_never_by_index():
     assert known_class("n00000002_old_hen", ZOO) == parse_label("hen", ZOO, "folder")
     assert [known_class(name, ZOO) for name in ("2", "crane", "cow")] == [None, None, None]
     assert known_class("10", NUMBERS) == parse_label("10", NUMBERS, "folder")
 
 
-def test_what_names_no_class_or_several_is_refused() -> None:
+def test_what_names_no_class_or_several_is_refused():
     for text, message, hint in [
         ("great white shrak", "there is no class called 'great white shrak'", "'great white shark'"),
         *((text, "there is no class called", "") for text in ("", "-1", "2.0", "²", "n99999999", "hen hen")),
@@ -78,22 +75,20 @@ def test_what_names_no_class_or_several_is_refused() -> None:
         assert hint in caught.value.hint
 
 
-def test_names_that_differ_in_case_alone_are_told_apart_by_it() -> None:
+def test_names_that_differ_in_case_alone_are_told_apart_by_it():
     dog_and_wool = Zoo(("Cardigan", "cardigan"), ())
     assert [parse_label(name, dog_and_wool).index for name in ("Cardigan", "cardigan")] == [0, 1]
     with pytest.raises(UsageError, match="2 classes"):
         parse_label("CARDIGAN", dog_and_wool)
 
 
-def test_every_name_and_wordnet_id_of_imagenet_means_one_class() -> None:
+def test_every_name_and_wordnet_id_of_imagenet_means_one_class():
     from latcli.engine.models.libraries import imagenet_ids, imagenet_names
 
     imagenet = Zoo(imagenet_names(), imagenet_ids())
     for names in (imagenet.class_names, imagenet.class_ids):
         assert [parse_label(name, imagenet).index for name in names] == list(range(1000))
 
-
-# CSV files
 
 SAME = [
     *("a.jpg,hen\n", "a.jpg,2\n", "a.jpg,n00000002\n", '"a.jpg","hen"\n', "a.jpg;hen\n", "a.jpg\then\n"),
@@ -107,30 +102,27 @@ SAME = [
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_a_csv_names_the_class_of_a_photo(encoding: str, tmp_path: Path) -> None:
+def test_a_csv_names_the_class_of_a_photo(encoding, tmp_path):
     for text in SAME:
         content = text.removeprefix("\ufeff") if encoding == "utf-16" else text
         label = label_file(tmp_path, content.encode(encoding)).label_of(tmp_path / "a.jpg", ZOO)
         assert label == Label(2, "hen", "file"), text
 
 
-def test_files_are_relative_to_the_csv_and_else_known_by_a_bare_name_that_is_unique(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_are_relative_to_the_csv_and_else_known_by_a_bare_name_that_is_unique(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     nfc, nfd = (unicodedata.normalize(form, "é.jpg") for form in ("NFC", "NFD"))
     labels = label_file(tmp_path, f"x/a.jpg,hen\ny\\a.jpg,tench\n{tmp_path}/z/a.jpg,iPod\n{nfc},tench\n")
     photos = ("../y/../x/a.jpg", "../y/a.jpg", "../z/a.jpg", f"../{nfd}")
     assert [labels.label_of(Path(path), ZOO).name for path in photos] == ["hen", "tench", "iPod", "tench"]
-
     labels = label_file(tmp_path, "C:\\x\\a.jpg,hen\nx/b.jpg,hen\ny/b.jpg,tench\nx/c.jpg,iPod\ny/c.jpg,iPod\n")
     assert [labels.label_of(tmp_path / "other" / name, ZOO).name for name in ("a.jpg", "c.jpg")] == ["hen", "iPod"]
     with pytest.raises(UsageError, match=r"2 different labels for files called b\.jpg"):
         labels.label_of(tmp_path / "other" / "b.jpg", ZOO)
 
 
-def test_links_have_the_labels_of_their_own_names(tmp_path: Path) -> None:
+def test_links_have_the_labels_of_their_own_names(tmp_path):
     (tmp_path / "pool").mkdir()
     (tmp_path / "pool" / "1.jpg").touch()
     for name in ("hen.jpg", "kite.jpg", "more.jpg"):
@@ -143,7 +135,7 @@ def test_links_have_the_labels_of_their_own_names(tmp_path: Path) -> None:
     assert label_file(tmp_path, "circle.jpg,hen\n").label_of(tmp_path / "circle.jpg", ZOO).name == "hen"
 
 
-def test_a_photo_without_a_right_row_is_refused_when_it_is_asked_for(tmp_path: Path) -> None:
+def test_a_photo_without_a_right_row_is_refused_when_it_is_asked_for(tmp_path):
     for text, message in [
         ("b.jpg,hen\n", r"labels\.csv has no label for .*a\.jpg"),
         ("a.jpg,hne\nb.jpg,hen\n", "no class called 'hne'"),
@@ -156,7 +148,7 @@ def test_a_photo_without_a_right_row_is_refused_when_it_is_asked_for(tmp_path: P
             labels.label_of(tmp_path / "a.jpg", ZOO)
 
 
-def test_a_file_that_cannot_be_read_as_labels_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_as_labels_is_refused(tmp_path):
     for content, message in [
         (b"a.jpg,hen\nb.jpg\n", r"a file and a label are needed, not 'b\.jpg'"),
         (b"file,name\nb.jpg, \n", "a file and a label are needed"),
@@ -176,10 +168,7 @@ def test_a_file_that_cannot_be_read_as_labels_is_refused(tmp_path: Path) -> None
                 LabelFile(path)
 
 
-# folders
-
-
-def test_the_folder_of_a_photo_as_it_was_given_names_its_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_of_a_photo_as_it_was_given_names_its_class(tmp_path, monkeypatch):
     for folder in ["hen", "Hen", "2", "n00000002", "n00000002_hen", "n00000002-hen", "n00000002 old hen"]:
         label = folder_label(tmp_path / folder / "a.jpg", ZOO)
         assert (label.index, label.source) == (2, "folder")
@@ -199,7 +188,7 @@ def test_the_folder_of_a_photo_as_it_was_given_names_its_class(tmp_path: Path, m
     assert folder_label(tmp_path / "n00000000_dog" / "a.jpg", Zoo(("cat", "n00000000_dog"), ())).index == 1
 
 
-def test_labels_come_from_one_place(tmp_path: Path) -> None:
+def test_labels_come_from_one_place(tmp_path):
     (tmp_path / "labels.csv").write_text("a.jpg,hen\n")
     photo = PhotoSource(tmp_path / "tench" / "a.jpg")
     places = [("crane-", None, None), (None, tmp_path / "labels.csv", None), (None, None, "folder"), (None, None, None)]

@@ -34,17 +34,9 @@ edge_st = st.one_of(st.integers(-40, 40), st.integers(-120, 120).map(lambda n: n
 box_st = st.tuples(edge_st, edge_st, edge_st, edge_st)
 
 
-def _mask(text: str) -> torch.Tensor:
-    """mask_1HW from rows of digits."""
-    return torch.tensor([[float(digit) for digit in row] for row in text.split()])[None]
-
-
-# Boxes
-
-
 @given(st.lists(box_st, max_size=3), sizes_st)
 @example([(-20, -20, -5, -5)], (24, 24))
-def test_boxes_are_the_union_of_the_pixels_each_touches(boxes: list[Rectangle], size: tuple[int, int]) -> None:
+def test_boxes_are_the_union_of_the_pixels_each_touches(boxes, size):
     H, W = size
     expected_1HW = torch.zeros(1, H, W)
     for row in range(H):
@@ -56,14 +48,12 @@ def test_boxes_are_the_union_of_the_pixels_each_touches(boxes: list[Rectangle], 
     assert torch.equal(mask_1HW, expected_1HW)
 
 
-# A person's boxes
-
 NO_BOXES = {(5, 5, 5, 9): "is empty", (5, 5, 9, 5): "is empty", (9, 5, 5, 9): "is empty", (5, 9, 9, 5): "is empty"}
 NO_BOXES |= {(math.nan, 0, 1, 1): "is empty", (-1, 0, 9, 9): "outside the photo of 50x30", (0, -0.5, 9, 9): "outside"}
 NO_BOXES |= {(0, 0, 50.5, 9): "outside the photo", (0, 0, 9, 31): "outside", (0, 0, math.inf, 9): "outside"}
 
 
-def test_boxes_that_fit_are_taken_as_they_are_and_others_refused() -> None:
+def test_boxes_that_fit_are_taken_as_they_are_and_others_refused():
     boxes = [(0, 0, 50, 30), (0.5, 0.25, 49.75, 29.5)]
     assert user_boxes(boxes, (30, 50)) == boxes
     for box, message in NO_BOXES.items():
@@ -71,15 +61,12 @@ def test_boxes_that_fit_are_taken_as_they_are_and_others_refused() -> None:
             user_boxes([(1, 1, 2, 2), box], (30, 50))
 
 
-# The paper's middle pixels
-
-
 KNOWN = {((28, 28), 0.25): (7, 7), ((28, 28), 0.18): (5, 5), ((28, 28), 2 / 7): (8, 8), ((28, 28), 10 / 28): (10, 10)}
 KNOWN |= {((32, 32), 0.75): (24, 24), ((600, 401), 0.5): (300, 201), ((3, 3), 0.33): (1, 1), ((1, 1), 0.01): (1, 1)}
 KNOWN |= {((2, 1000), 0.001): (1, 1), ((28, 28), 0.0): (0, 0)}  # the last protects nothing
 
 
-def test_the_center_has_known_sides() -> None:
+def test_the_center_has_known_sides():
     for (size, share), protected in KNOWN.items():
         mask_HW = center_mask(size, share)[0]
         assert (int(mask_HW.any(dim=1).sum()), int(mask_HW.any(dim=0).sum())) == protected
@@ -87,9 +74,6 @@ def test_the_center_has_known_sides() -> None:
         for side, along in zip(size, (mask_HW.any(dim=1), mask_HW.any(dim=0)), strict=True):
             places = along.nonzero()[:, 0].tolist() or [(side - 1) // 2 + 1, (side - 1) // 2]
             assert side - 1 - places[-1] - places[0] in (0, 1)  # in the middle, the first margin the smaller
-
-
-# Silhouettes
 
 
 def _ellipse(size: tuple[int, int], center: tuple[float, float], radii: tuple[float, float]) -> np.ndarray:
@@ -117,7 +101,7 @@ def _grabcut(levels_HWC: np.ndarray, *boxes: Rectangle) -> np.ndarray:
     return mask_1HW[0].numpy() > 0
 
 
-def test_grabcut_finds_silhouettes_inside_their_boxes_and_protects_nothing_outside() -> None:
+def test_grabcut_finds_silhouettes_inside_their_boxes_and_protects_nothing_outside():
     one_HW, other_HW = _ellipse((120, 200), (50, 60), (30, 30)), _ellipse((120, 200), (150, 50), (25, 35))
     found_HW = _grabcut(_scene(one_HW | other_HW), (15, 25, 85, 95), (120, 10, 180, 90))
     assert _iou(found_HW, one_HW | other_HW) > 0.97
@@ -127,13 +111,13 @@ def test_grabcut_finds_silhouettes_inside_their_boxes_and_protects_nothing_outsi
     assert (found_HW & inside_HW).sum() > 0.8 * (one_HW & inside_HW).sum()
 
 
-def test_a_box_too_thin_too_large_or_outside_stays_a_box() -> None:
+def test_a_box_too_thin_too_large_or_outside_stays_a_box():
     for box in [(0, 0, 40, 30), (5, 5, 7, 25), (10.4, 3, 12.6, 9), (-9, -9, -1, -1), (50, 5, 60, 20)]:
         levels_HWC = np.random.default_rng(1).integers(0, 256, (30, 40, 3), dtype=np.uint8)
         assert np.array_equal(_grabcut(levels_HWC, box), boxes_mask([box], (30, 40))[0].numpy() > 0)
 
 
-def test_grabcut_gives_the_same_mask_whatever_ran_before() -> None:
+def test_grabcut_gives_the_same_mask_whatever_ran_before():
     levels_HWC = cv2.GaussianBlur(np.random.default_rng(3).normal(128, 300, (90, 120, 3)), (0, 0), 2.0)
     levels_HWC = _scene(_ellipse((90, 120), (60, 45), (25, 20))) // 2 + levels_HWC.clip(0, 255).astype(np.uint8) // 2
     cv2.setRNGSeed(4)
@@ -141,8 +125,6 @@ def test_grabcut_gives_the_same_mask_whatever_ran_before() -> None:
     cv2.setRNGSeed(5)
     assert np.array_equal(_grabcut(levels_HWC, (30, 20, 90, 70)), first_HW)
 
-
-# The epsilon matrix
 
 soft_st = st.one_of(st.sampled_from([0.0, 1.0, 0.5]), st.floats(0, 1, width=32))
 
@@ -156,7 +138,7 @@ def masks(draw: st.DrawFn, batch: int = 1) -> torch.Tensor:
 
 @given(masks(batch=2), st.floats(1e-4, 1))
 @example(torch.zeros(1, 1, 2, 2), 1.0)
-def test_a_soft_mask_shares_epsilon_between_background_and_foreground(mask_B1HW: torch.Tensor, epsilon: float) -> None:
+def test_a_soft_mask_shares_epsilon_between_background_and_foreground(mask_B1HW, epsilon):
     before_B1HW = mask_B1HW.clone()
     regions: tuple[localize.Region, ...] = ("background", "foreground", "all")
     background, foreground, everywhere = (epsilon_matrix(mask_B1HW, epsilon, region) for region in regions)
@@ -169,9 +151,7 @@ def test_a_soft_mask_shares_epsilon_between_background_and_foreground(mask_B1HW:
 
 
 @given(masks(batch=2), st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1))
-def test_a_random_region_is_the_background_moved_by_its_seed_alone(
-    mask_B1HW: torch.Tensor, one: int, other: int
-) -> None:
+def test_a_random_region_is_the_background_moved_by_its_seed_alone(mask_B1HW, one, other):
     moved = epsilon_matrix(mask_B1HW, EPSILON, "random", [one, other])
     assert torch.equal(moved[1:], epsilon_matrix(mask_B1HW[1:], EPSILON, "random", [other]))
     # One marked pixel shows the offset, whatever else the mask holds.
@@ -183,7 +163,7 @@ def test_a_random_region_is_the_background_moved_by_its_seed_alone(
 
 
 @given(st.integers(10, 60), st.integers(10, 60), st.floats(0.05, 0.95), st.integers(0, 2**63 - 1))
-def test_a_patch_is_a_square_in_the_background(height: int, width: int, share: float, seed: int) -> None:
+def test_a_patch_is_a_square_in_the_background(height, width, share, seed):
     mask_B1HW = center_mask((height, width), share)[None]
     patch_HW = epsilon_matrix(mask_B1HW, 1.0, "patch", [seed])[0, 0]
     side = round(math.sqrt(PATCH_SHARE * height * width))
@@ -194,14 +174,14 @@ def test_a_patch_is_a_square_in_the_background(height: int, width: int, share: f
         assert patch_HW.sum() == side * side == (rows[-1] - rows[0] + 1) * (columns[-1] - columns[0] + 1)
 
 
-def test_patches_of_different_seeds_lie_all_over_the_background() -> None:
+def test_patches_of_different_seeds_lie_all_over_the_background():
     mask_B1HW = center_mask((40, 40), 0.5)[None].expand(1500, 1, 40, 40)
     patches_BHW = epsilon_matrix(mask_B1HW, 1.0, "patch", range(1500))[:, 0]
     assert (patches_BHW.flatten(1).sum(dim=1) == 36).all()
     assert (patches_BHW.amax(dim=0) == 1 - mask_B1HW[0, 0]).float().mean() > 0.99
 
 
-def test_what_cannot_be_meant_is_refused() -> None:
+def test_what_cannot_be_meant_is_refused():
     mask_B1HW = torch.zeros(2, 1, 2, 2)
     for region in REGIONS:
         for epsilon in (0.0, -8 / 255, 1.0001, math.nan, math.inf):

@@ -52,7 +52,7 @@ class FakeWandb:
         self.ended = exit_code
 
 
-def test_wandb_gets_steps_and_tables_under_the_id_of_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_wandb_gets_steps_and_tables_under_the_id_of_the_run(monkeypatch, tmp_path):
     made: list[FakeWandb] = []
     table = SimpleNamespace
     stand_in(
@@ -106,7 +106,7 @@ class FakeMlflow:
         self.runs[int(run)].texts[name] = text
 
 
-def test_mlflow_gets_one_run_however_often_ours_is_resumed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_mlflow_gets_one_run_however_often_ours_is_resumed(monkeypatch, tmp_path):
     FakeMlflow.runs = []
     stand_in(monkeypatch, "mlflow", MlflowClient=FakeMlflow)
     stand_in(
@@ -115,7 +115,6 @@ def test_mlflow_gets_one_run_however_often_ours_is_resumed(monkeypatch: pytest.M
         Metric=lambda key, value, now, step: SimpleNamespace(key=key, step=step),
         Param=lambda key, value: SimpleNamespace(key=key, value=value),
     )
-
     assert log("mlflow", tmp_path) == log("mlflow", tmp_path, done=2) == []
     (run,) = FakeMlflow.runs
     assert [step for key, step in run.metrics if key == "loss"] == [1, 2, 3, 4]
@@ -126,12 +125,11 @@ def test_mlflow_gets_one_run_however_often_ours_is_resumed(monkeypatch: pytest.M
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_the_real_client_writes_offline(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_real_client_writes_offline(name, monkeypatch, tmp_path):
     pytest.importorskip(name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-
     assert log(name, tmp_path) == log(name, tmp_path, done=2) == []
     if name == "wandb":
         assert len(list(tmp_path.glob("wandb/offline-run-*/*.wandb"))) >= 1
@@ -142,7 +140,7 @@ def test_the_real_client_writes_offline(name: str, monkeypatch: pytest.MonkeyPat
         assert (steps, run.data.params["epsilon"], run.info.status) == ([1, 2, 3, 4], "0.3", "FINISHED")
 
 
-def test_a_logger_that_is_unknown_or_not_installed_is_refused_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_logger_that_is_unknown_or_not_installed_is_refused_first(monkeypatch):
     with pytest.raises(UsageError, match="no logger called 'wandbb'"):
         loggers.check(["wandbb"])
     monkeypatch.setattr(loggers, "find_spec", lambda name: None)
@@ -151,7 +149,7 @@ def test_a_logger_that_is_unknown_or_not_installed_is_refused_first(monkeypatch:
     assert raised.value.hint == "pip install mlflow"
 
 
-def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(monkeypatch, tmp_path):
     class Failing:
         def __init__(self, run: LoggedRun) -> None: ...
 
@@ -167,5 +165,5 @@ def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(monkeypatch: pytes
     assert "No space left" in note
 
 
-def test_tensorboard_is_used_unless_another_is_named() -> None:
+def test_tensorboard_is_used_unless_another_is_named():
     assert loggers.installed() == (("tensorboard",) if find_spec("tensorboard") else ())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,13 +17,13 @@ TINY = ("--classifier", "tiny_model:tiny", "--detector", "cam")
 
 
 @pytest.fixture(autouse=True)
-def nested_photos(here: Path) -> None:
+def nested_photos(here):
     """Photos nested as those of a data set."""
     for number, name in enumerate(("train/hen/1.png", "train/kite/1.png", "test/hen/2.png")):
         save_photo(here / "data" / name, 40 + number, 44, number)
 
 
-def test_masks_lie_as_the_photos_do_and_are_read_as_they_were_written(latcli: Callable[..., Any], here: Path) -> None:
+def test_masks_lie_as_the_photos_do_and_are_read_as_they_were_written(latcli, here):
     done = latcli("mask", "data", *TINY, "--out", "masks", "--json")
     assert done.code == 0, done.err
     images = done.json["images"]
@@ -56,7 +54,7 @@ def test_masks_lie_as_the_photos_do_and_are_read_as_they_were_written(latcli: Ca
     ]
 
 
-def test_a_photo_without_an_object_is_a_failure_or_skipped(latcli: Callable[..., Any], here: Path) -> None:
+def test_a_photo_without_an_object_is_a_failure_or_skipped(latcli, here):
     Image.new("RGB", (44, 40)).save(here / "data" / "black.png")
     (here / "data" / "broken.png").write_bytes(b"")
     done = latcli("mask", "data", *TINY, "--json")
@@ -66,7 +64,7 @@ def test_a_photo_without_an_object_is_a_failure_or_skipped(latcli: Callable[...,
     assert latcli("mask", "data", *TINY).out.isascii()
 
 
-def test_photos_named_alone_have_masks_at_the_top_and_none_shares_one(here: Path) -> None:
+def test_photos_named_alone_have_masks_at_the_top_and_none_shares_one(here):
     one, other = Path("data/train/hen/1.png"), Path("data/train/kite/1.png")
     assert list(map(str, mask_places([one, Path("-")], (str(one), "-")))) == ["1.png", "stdin.png"]
     assert list(map(str, mask_places([one, other], ("data/train",)))) == ["hen/1.png", "kite/1.png"]
@@ -74,7 +72,7 @@ def test_photos_named_alone_have_masks_at_the_top_and_none_shares_one(here: Path
         mask_places([one, other], (str(one), str(other)))
 
 
-def test_a_place_that_cannot_be_written_is_told_in_two_lines(latcli: Callable[..., Any], here: Path) -> None:
+def test_a_place_that_cannot_be_written_is_told_in_two_lines(latcli, here):
     (here / "taken").write_text("a file")
     error, _ = latcli("mask", "data/test/hen/2.png", *TINY, "--out", "taken").error
     assert "taken" in error

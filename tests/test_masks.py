@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,12 +70,11 @@ READ: dict[str, tuple[Callable[[], Image.Image], bool]] = {
 }
 
 
-def test_the_object_is_found_in_masks_of_every_kind(tmp_path: Path) -> None:
+def test_the_object_is_found_in_masks_of_every_kind(tmp_path):
     for kind in READ:
         make, noted = READ[kind]
         path = tmp_path / "mask.tiff"
         make().save(path)
-
         mask_1HW, notes = read_mask(path, (6, 8))
         assert torch.equal(mask_1HW, torch.from_numpy(OBJECT_HW)[None].float())
         assert len(notes) == noted
@@ -94,26 +92,24 @@ REFUSED: dict[str, Callable[[], Image.Image]] = {
 }
 
 
-def test_what_would_protect_nothing_or_the_wrong_thing_is_refused(tmp_path: Path) -> None:
+def test_what_would_protect_nothing_or_the_wrong_thing_is_refused(tmp_path):
     for kind in REFUSED:
         path = tmp_path / "mask.tiff"
         REFUSED[kind]().save(path)
-
         with pytest.raises(ImageError, match=r"mask\.tiff"):
             read_mask(path)
 
 
-def test_soft_values_are_kept(tmp_path: Path) -> None:
+def test_soft_values_are_kept(tmp_path):
     levels = np.array([[0, 51, 255], [102, 1, 254]], dtype=np.uint8)
     for scale, name in ((1, "8.png"), (257, "16.png")):
         Image.fromarray(levels.astype(np.uint16) * scale if scale > 1 else levels).save(tmp_path / name)
-
         mask_1HW, notes = read_mask(tmp_path / name, (2, 3))
         assert torch.equal(mask_1HW[0], torch.from_numpy(levels).float() / 255)
         assert notes == ()
 
 
-def test_a_mask_of_another_size_or_none_at_all_is_refused(tmp_path: Path) -> None:
+def test_a_mask_of_another_size_or_none_at_all_is_refused(tmp_path):
     path = tmp_path / "mask.png"
     with pytest.raises(ImageError, match=r"no such file: .*mask\.png"):
         read_mask(path, (6, 8))

@@ -73,7 +73,7 @@ def worst_margins(net: nn.Sequential, data: Dataset, name: str) -> np.ndarray:
     return margins
 
 
-def test_a_linear_model_has_its_closed_form_in_every_column() -> None:
+def test_a_linear_model_has_its_closed_form_in_every_column():
     net, data = linear(), images()
     columns = evaluated(net, data).columns[0]
     losses = {}
@@ -86,7 +86,7 @@ def test_a_linear_model_has_its_closed_form_in_every_column() -> None:
     assert max(losses, key=lambda name: losses[name] or 0) == "standard"
 
 
-def test_until_wrong_gives_the_same_accuracy_and_no_loss() -> None:
+def test_until_wrong_gives_the_same_accuracy_and_no_loss():
     for attack in ["pgd", "mi-fgsm"]:
         for strong in [None, "quick"]:
             # On a linear model either attack ends in the right corner, so that the first wrong guess is the last one.
@@ -98,15 +98,15 @@ def test_until_wrong_gives_the_same_accuracy_and_no_loss() -> None:
                 assert columns[f"{name}-strong"].figures()[1] == columns[name].figures()[1]
 
 
-def test_an_l2_ball_cuts_what_the_box_allows() -> None:
+def test_an_l2_ball_cuts_what_the_box_allows():
     net, data = linear(), images()
     losses = [evaluated(net, data, norm="l2", radius=radius).columns[0]["standard"].figures()[0] for radius in (0.2, 9)]
     box = evaluated(net, data).columns[0]
     assert losses[1] == pytest.approx(box["standard"].figures()[0], rel=1e-3)  # no corner is further than 1.2
-    assert box["natural"].figures()[0] < losses[0] < losses[1]  # type: ignore[operator]
+    assert box["natural"].figures()[0] < losses[0] < losses[1]
 
 
-def test_attacked_images_are_every_so_many_th_and_natural_ones_are_all() -> None:
+def test_attacked_images_are_every_so_many_th_and_natural_ones_are_all():
     evaluation = evaluated(linear(), images(), images=7, controls=False)
     chosen = [0, 5, 11, 17, 22, 28, 34]
     assert evaluation.chosen_N.tolist() == chosen
@@ -116,7 +116,7 @@ def test_attacked_images_are_every_so_many_th_and_natural_ones_are_all() -> None
         assert torch.equal(whole[chosen], part)
 
 
-def test_what_an_image_gets_does_not_depend_on_the_batch_and_wrong_ones_stay_counted() -> None:
+def test_what_an_image_gets_does_not_depend_on_the_batch_and_wrong_ones_stay_counted():
     net, data = linear(scale=0.01), labelled_by(linear(scale=0.01), images(), wrong=10)
     for column in evaluated(net, data, epsilon=1e-6, until_wrong=True, strong="quick").columns[0].values():
         assert (len(column.right_N), column.figures()[1]) == (IMAGES, 0.75)
@@ -127,7 +127,7 @@ def test_what_an_image_gets_does_not_depend_on_the_batch_and_wrong_ones_stay_cou
         assert torch.allclose(small[name].loss_N, large[name].loss_N, rtol=1e-5)
 
 
-def test_the_fast_form_finds_and_the_exact_one_scores() -> None:
+def test_the_fast_form_finds_and_the_exact_one_scores():
     net, data, other = linear(), images(), linear(seed=9)
     misled = evaluated(net, data, fast=other).columns[0]
     # The other model's worst corner, under this model's logits.
@@ -138,11 +138,8 @@ def test_the_fast_form_finds_and_the_exact_one_scores() -> None:
     assert misled["standard"].figures()[0] == pytest.approx(float(expected), rel=1e-5)
 
 
-# cut off and taken up again
-
-
 @pytest.mark.parametrize("after", [1, 4, 15])
-def test_an_evaluation_cut_off_anywhere_ends_as_an_undisturbed_one(after: int) -> None:
+def test_an_evaluation_cut_off_anywhere_ends_as_an_undisturbed_one(after):
     data, other = images(classes=4), linear(4, seed=5)
     subjects = [Subject("one", linear(4), linear(4)), Subject("other", other, other)]
     whole, first, second = (Evaluation(subjects, data, settings(strong="quick", controls=False)) for _ in range(3))
@@ -166,7 +163,7 @@ def assert_same_columns(found: Evaluation, expected: Evaluation, atol: float = 0
 
 
 @pytest.mark.parametrize("size", [2, 3, 50])
-def test_the_shares_of_several_processes_are_the_whole(size: int) -> None:
+def test_the_shares_of_several_processes_are_the_whole(size):
     data = images(classes=4)
     subjects = [Subject("one", linear(4), linear(4))]
     whole, *parts = (Evaluation(subjects, data, settings(strong="quick", images=7)) for _ in range(size + 1))
@@ -177,9 +174,6 @@ def test_the_shares_of_several_processes_are_the_whole(size: int) -> None:
             found = part.columns[one.subject][one.column].images(one.place_B)
             parts[0].columns[one.subject][one.column].take(one.place_B, found, one.seconds)
     assert_same_columns(parts[0], whole, atol=1e-6)
-
-
-# the strong suite, and doubts
 
 
 class Quantized(nn.Module):
@@ -194,7 +188,7 @@ class Quantized(nn.Module):
         return logits
 
 
-def test_masked_gradients_are_flagged_and_square_sees_through() -> None:
+def test_masked_gradients_are_flagged_and_square_sees_through():
     net = Quantized(linear(scale=0.1)).eval()
     data = labelled_by(net, images())
     evaluation = evaluated(net, data, strong="quick", controls=False)
@@ -209,7 +203,7 @@ def test_masked_gradients_are_flagged_and_square_sees_through() -> None:
     assert dict(black.doubts(0))["standard-strong"].value > 0.1
 
 
-def test_an_honest_model_is_not_doubted_and_a_middle_that_covers_the_image_is() -> None:
+def test_an_honest_model_is_not_doubted_and_a_middle_that_covers_the_image_is():
     evaluation = evaluated(linear(classes=6), images(classes=6), strong="quick", steps=1, controls=False)
     assert list(evaluation.doubts(0)) == []
     columns, clean = evaluation.columns[0], evaluation.columns[0]["natural"].right_N == 1
@@ -222,10 +216,7 @@ def test_an_honest_model_is_not_doubted_and_a_middle_that_covers_the_image_is() 
     assert [(name, doubt.check) for name, doubt in covered.doubts(0)] == [("background", "nothing-to-change")]
 
 
-# bad input
-
-
-def test_nan_logits_labels_out_of_range_and_an_empty_set_are_errors() -> None:
+def test_nan_logits_labels_out_of_range_and_an_empty_set_are_errors():
     class Broken(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.where(x.mean(dim=(1, 2, 3))[:, None] > 0.5, math.nan, x.flatten(1)[:, :2])
@@ -241,7 +232,7 @@ def test_nan_logits_labels_out_of_range_and_an_empty_set_are_errors() -> None:
         Evaluation([Subject("net", linear(), linear())], empty, settings())
 
 
-def test_settings_that_cannot_be_meant_are_refused() -> None:
+def test_settings_that_cannot_be_meant_are_refused():
     for changes, message in [
         ({"center": 1.0}, "center is 1"),
         ({"steps": 0}, "at least one step"),

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from linear_problems import epsilon_st, unit_st
-from small_digits import SmallDigits
 
 from latcli.engine.attacks.contract import run_attack
 from latcli.engine.attacks.minimal import minimal
@@ -47,7 +46,7 @@ def smallest_share(gain: np.ndarray, x: np.ndarray, eps: np.ndarray, behind: flo
     arrays(np.float32, (8,), elements=unit_st),
     arrays(np.float32, (8,), elements=epsilon_st),
 )
-def test_on_a_linear_model_it_is_the_closed_form(weights: np.ndarray, x: np.ndarray, eps: np.ndarray) -> None:
+def test_on_a_linear_model_it_is_the_closed_form(weights, x, eps):
     """Of all classes the one that takes least: not always the likeliest."""
 
     def model(x_BCHW: torch.Tensor) -> torch.Tensor:
@@ -77,7 +76,7 @@ def test_on_a_linear_model_it_is_the_closed_form(weights: np.ndarray, x: np.ndar
         assert not leaves
 
 
-def test_its_changes_are_as_small_as_the_peers_and_it_misses_no_more(small_digits: SmallDigits) -> None:
+def test_its_changes_are_as_small_as_the_peers_and_it_misses_no_more(small_digits):
     x_BCHW, y_B, eps_B1HW, seeds_B = small_digits.first(60)
     eps_B1HW = torch.full_like(eps_B1HW, 0.3)
     ours = run_attack(minimal, small_digits.net, x_BCHW, y_B, eps_B1HW, AttackSettings(steps=20), seeds_B)
@@ -92,9 +91,7 @@ def test_its_changes_are_as_small_as_the_peers_and_it_misses_no_more(small_digit
     assert (sizes(x_BCHW, ours, eps_B1HW)[~right] == 0).all()  # what is wrong already is not touched
 
 
-def test_what_pgd_cannot_do_with_less_epsilon_it_does_not_claim_and_a_target_takes_more(
-    small_digits: SmallDigits,
-) -> None:
+def test_what_pgd_cannot_do_with_less_epsilon_it_does_not_claim_and_a_target_takes_more(small_digits):
     """Inside 80 % of the size that was found PGD breaks few of the images."""
     net = small_digits.net
     x_BCHW, y_B, eps_B1HW, seeds_B = small_digits.first(60)

@@ -27,7 +27,7 @@ def _noise(height: int, width: int) -> Photo:
 
 
 @pytest.fixture(scope="module")
-def random_weights() -> dict[str, torch.Tensor]:
+def random_weights():
     """The state dict of an untrained SSDLite."""
     models = import_torchvision().models.detection
     torch.manual_seed(0)
@@ -36,14 +36,14 @@ def random_weights() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def file(random_weights: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def file(random_weights, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "ssdlite.pth"
     torch.save(random_weights, path)
     return path
 
 
 @pytest.fixture(scope="module")
-def dogs_everywhere(random_weights: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dogs_everywhere(random_weights, tmp_path_factory):
     """Weights that see a dog in every one of the network's default boxes, whatever the photo shows."""
     path = tmp_path_factory.mktemp("weights") / "dogs.safetensors"
     weights = {name: value.clone() for name, value in random_weights.items()}
@@ -66,7 +66,7 @@ def _source_url() -> str:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 500), (37, 53)])
-def test_boxes_lie_inside_photos_of_any_size(file: Path, size: tuple[int, int], no_network: list[object]) -> None:
+def test_boxes_lie_inside_photos_of_any_size(file, size, no_network):
     height, width = size
     detection = opened(file, confidence=LOW).detect(_noise(*size), TARGET)
     assert detection.boxes
@@ -79,7 +79,7 @@ def test_boxes_lie_inside_photos_of_any_size(file: Path, size: tuple[int, int], 
     assert no_network == []
 
 
-def test_classes_have_their_coco_names_and_boxes_their_place(dogs_everywhere: Path) -> None:
+def test_classes_have_their_coco_names_and_boxes_their_place(dogs_everywhere):
     detector = opened(dogs_everywhere)
     square, wide = (detector.detect(_noise(*size), TARGET).boxes for size in ((320, 320), (160, 640)))
     assert {box.name for box in square} == {"dog"}
@@ -94,7 +94,7 @@ def _shares(boxes: tuple[Box, ...], height: int, width: int) -> np.ndarray:
     return np.array([(box.x0 / width, box.y0 / height, box.x1 / width, box.y1 / height) for box in boxes])
 
 
-def test_fingerprint_and_weights_name_what_was_opened(file: Path, dogs_everywhere: Path) -> None:
+def test_fingerprint_and_weights_name_what_was_opened(file, dogs_everywhere):
     detectors = [opened(file), opened(dogs_everywhere), opened(file, confidence=0.5)]
     assert len({detector.fingerprint for detector in detectors}) == 3
     assert len({detector.weights for detector in detectors}) == 2
@@ -102,7 +102,7 @@ def test_fingerprint_and_weights_name_what_was_opened(file: Path, dogs_everywher
 
 
 @pytest.mark.parametrize(("offline", "message"), [(True, "--offline"), (False, "does not answer")])
-def test_missing_weights_are_said_with_what_to_do(offline: bool, message: str, no_network: list[object]) -> None:
+def test_missing_weights_are_said_with_what_to_do(offline, message, no_network):
     with pytest.raises(WeightsError, match=message) as missing:
         MobilenetDetector(MobilenetSettings(), DetectorContext(offline=offline))
     assert "--detector-weights FILE" in missing.value.hint
@@ -111,7 +111,7 @@ def test_missing_weights_are_said_with_what_to_do(offline: bool, message: str, n
     assert bool(no_network) is not offline
 
 
-def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_network_are_refused(tmp_path):
     torch.save({"weight": torch.ones(2)}, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match=r"other\.pth do not fit SSD: missing: .*; left over: weight"):
         opened(tmp_path / "other.pth")

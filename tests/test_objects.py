@@ -79,19 +79,13 @@ def protected(found: FoundObject) -> np.ndarray:
     return found.mask_1HW[0].numpy()
 
 
-# auto
-
-
 AUTO = ObjectSettings()
 
 
-def test_auto_is_decided_photo_by_photo() -> None:
+def test_auto_is_decided_photo_by_photo():
     for detectors, by, how, expected in [
         # a box that agrees, with its own silhouette
-        (
-            [SEGMENTED, salient()],
-            *("yolo", "yolo, silhouettes", levels((25, 12, 30, 25))),
-        ),
+        ([SEGMENTED, salient()], *("yolo", "yolo, silhouettes", levels((25, 12, 30, 25)))),
         # without one: the salient part inside it
         (
             [Fake("yolo", PERSON, IN_BOX), salient((0, 0, 30, 40))],
@@ -114,7 +108,7 @@ def test_auto_is_decided_photo_by_photo() -> None:
         assert found.confidence == max(box.score for box in found.boxes)
 
 
-def test_auto_misses_where_nobody_finds_anything() -> None:
+def test_auto_misses_where_nobody_finds_anything():
     detectors = [Fake("yolo", PERSON), NOTHING_SALIENT, Fake("cam")]
     with pytest.raises(NoObjectError, match=r"auto found no object in 0\.png") as missed:
         find(AUTO, *detectors)
@@ -165,7 +159,7 @@ def register(monkeypatch: pytest.MonkeyPatch, **kinds: type) -> None:
         monkeypatch.setitem(registry.BUILT_IN["detector"], name, f"{__name__}:{kind.__name__}")
 
 
-def test_auto_opens_what_it_can_and_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_opens_what_it_can_and_says_so_in_one_line(monkeypatch):
     register(monkeypatch, yolo=OpensYolo, mobilenet=Closed, saliency=OpensSaliency, cam=OpensCam)
     finder, about = open_finder(ObjectSettings(), DetectorContext())
     assert [one.name for one in finder.detectors] == ["yolo", "saliency", "cam"]
@@ -175,7 +169,7 @@ def test_auto_opens_what_it_can_and_says_so_in_one_line(monkeypatch: pytest.Monk
     assert about == "saliency, else cam (no weights for yolo, mobilenet: --detector NAME says why)"
 
 
-def test_auto_does_not_pass_over_weights_that_were_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_does_not_pass_over_weights_that_were_named(monkeypatch):
     register(monkeypatch, yolo=Closed, mobilenet=Closed, saliency=OpensSaliency, cam=OpensCam)
     finder, _ = open_finder(ObjectSettings(values={"weights": "mine.onnx"}), DetectorContext())
     assert [getattr(one, "weights") for one in finder.detectors] == ["mine.onnx", None]  # noqa: B009
@@ -185,7 +179,7 @@ def test_auto_does_not_pass_over_weights_that_were_named(monkeypatch: pytest.Mon
             open_finder(ObjectSettings(values={"weights": weights}), DetectorContext())
 
 
-def test_auto_offline_asks_nobody(no_network: list[object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_auto_offline_asks_nobody(no_network, monkeypatch, tmp_path):
     monkeypatch.setenv("U2NET_HOME", str(tmp_path))
     monkeypatch.setattr("latcli.engine.detectors.saliency._in_package", lambda name: None)
     finder, about = open_finder(ObjectSettings(), DetectorContext(tiny_classifier(), offline=True))
@@ -194,10 +188,7 @@ def test_auto_offline_asks_nobody(no_network: list[object], monkeypatch: pytest.
     assert no_network == []
 
 
-# One detector
-
-
-def test_a_named_detector_protects_the_surest_box_where_none_agrees_and_says_so() -> None:
+def test_a_named_detector_protects_the_surest_box_where_none_agrees_and_says_so():
     found = find(ObjectSettings(detector="yolo"), Fake("yolo", PERSON, Box(0, 0, 5, 5, 0.3, "dog")))
     assert found.boxes == (PERSON,)
     assert found.notes == ("no box agrees with 'hammer': the surest one is protected, 'person'",)
@@ -206,14 +197,14 @@ def test_a_named_detector_protects_the_surest_box_where_none_agrees_and_says_so(
 
 
 @pytest.mark.parametrize(("which", "kept"), [("all", 2), ("best", 1)])
-def test_all_boxes_that_agree_are_protected_or_the_best(which: Any, kept: int) -> None:
+def test_all_boxes_that_agree_are_protected_or_the_best(which, kept):
     boxes = [Box(0, 0, 4, 4, 0.6, "hammer"), Box(8, 8, 12, 12, 0.5, "Hammer"), Box(20, 20, 40, 40, 0.9, "dog")]
     found = find(ObjectSettings(detector="fake", which=which), Fake("fake", *boxes))
     assert found.boxes == tuple(boxes[:kept])
     assert protected(found).sum() == 16 * kept
 
 
-def test_silhouettes_take_the_place_of_boxes_where_all_have_one() -> None:
+def test_silhouettes_take_the_place_of_boxes_where_all_have_one():
     silhouettes = np.stack([levels((5, 5, 8, 8)), levels((20, 20, 21, 21))])
     one, other = Box(4, 4, 9, 9, 0.9, "hammer", 0), Box(19, 19, 30, 30, 0.8, "hammer", 1)
     found = find(ObjectSettings(detector="fake"), Fake("fake", one, other, silhouettes=silhouettes))
@@ -223,14 +214,14 @@ def test_silhouettes_take_the_place_of_boxes_where_all_have_one() -> None:
     assert protected(found).sum() == 25 + 121
 
 
-def test_none_protects_nothing_and_is_no_miss() -> None:
+def test_none_protects_nothing_and_is_no_miss():
     finder, _ = open_finder(ObjectSettings(detector="none"), DetectorContext())
     found = finder.find(photo_of(), HAMMER)
     assert (found.detector, found.boxes, float(found.mask_1HW.max())) == ("none", (), 0.0)
 
 
 @pytest.mark.parametrize("soft", [False, True])
-def test_silhouettes_are_cut_at_one_half_unless_they_are_to_be_soft(soft: bool) -> None:
+def test_silhouettes_are_cut_at_one_half_unless_they_are_to_be_soft(soft):
     edge = levels((5, 5, 15, 15)) + levels((15, 5, 20, 15), value=127) + levels((20, 5, 25, 15), value=128)
     box = Box(0, 0, 44, 40, 0.8, ANY_CLASS, 0)
     found = find(ObjectSettings(detector="saliency", soft=soft), Fake("saliency", box, silhouettes=edge[None]))
@@ -254,21 +245,16 @@ class Cache:
 @pytest.mark.parametrize(
     ("depends_on_target", "fingerprint", "asked"), [(False, "f", 1), (True, "f", 2), (False, None, 4)]
 )
-def test_a_photo_is_detected_once_for_each_target_that_matters(
-    depends_on_target: bool, fingerprint: str | None, asked: int
-) -> None:
+def test_a_photo_is_detected_once_for_each_target_that_matters(depends_on_target, fingerprint, asked):
     detector = Fake("fake", IN_BOX)
-    detector.depends_on_target, detector.fingerprint = depends_on_target, fingerprint  # type: ignore[assignment]
+    detector.depends_on_target, detector.fingerprint = depends_on_target, fingerprint
     finder = ObjectFinder(ObjectSettings(detector="fake"), [detector], cache=Cache())
     for target in (HAMMER, Target(4, "saw"), HAMMER, Target(4, "saw")):
         finder.find(photo_of(), target)
     assert detector.asked == asked
 
 
-# Settings of detectors
-
-
-def test_settings_reach_the_detector_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_reach_the_detector_that_has_them(monkeypatch):
     register(monkeypatch, cam=OpensCam)
 
     def threshold(**values: object) -> float:
@@ -285,10 +271,7 @@ def test_settings_reach_the_detector_that_has_them(monkeypatch: pytest.MonkeyPat
     assert "did you mean 'threshold'" in unknown.value.hint
 
 
-# Given by the user
-
-
-def test_given_boxes_ask_no_detector_and_are_united() -> None:
+def test_given_boxes_ask_no_detector_and_are_united():
     finder, about = open_finder(
         ObjectSettings(detector="yolo", boxes=((0, 0, 10, 10), (5, 5, 20, 12))), DetectorContext()
     )
@@ -298,14 +281,14 @@ def test_given_boxes_ask_no_detector_and_are_united() -> None:
     assert [(box.score, box.name) for box in found.boxes] == [(1.0, "hammer")] * 2
 
 
-def test_the_center_is_a_share_of_the_sides() -> None:
+def test_the_center_is_a_share_of_the_sides():
     for share, sides in [(0.25, (10, 11)), (0.0, (0, 0)), (0.001, (1, 1)), (0.99, (40, 44))]:
         found = find(ObjectSettings(center=share))
         assert (found.detector, found.how) == ("center", f"middle {share:g} of the sides")
         assert protected(found).sum() == sides[0] * sides[1]
 
 
-def test_settings_that_say_nothing_clear_are_refused() -> None:
+def test_settings_that_say_nothing_clear_are_refused():
     for share in (1.0, -0.5, float("nan")):
         with pytest.raises(UsageError, match="center"):
             ObjectSettings(center=share)
@@ -316,7 +299,7 @@ def test_settings_that_say_nothing_clear_are_refused() -> None:
     assert "did you mean 'yolo'" in unknown.value.hint
 
 
-def test_masks_in_a_folder_belong_to_the_photos_that_lie_as_they_do_and_grey_is_soft(tmp_path: Path) -> None:
+def test_masks_in_a_folder_belong_to_the_photos_that_lie_as_they_do_and_grey_is_soft(tmp_path):
     grey = levels((0, 0, 10, 40)) + levels((10, 0, 20, 40), value=128)
     for folder, levels_HW in (("hen", grey), ("kite", levels((9, 9, 12, 12)))):
         save(tmp_path / folder / "1.png", levels_HW)
@@ -330,7 +313,7 @@ def test_masks_in_a_folder_belong_to_the_photos_that_lie_as_they_do_and_grey_is_
     assert protected(one).sum() == 9
 
 
-def test_boxes_from_anywhere_are_refined_where_that_is_asked_for() -> None:
+def test_boxes_from_anywhere_are_refined_where_that_is_asked_for():
     for settings, expected in [
         (ObjectSettings(boxes=((20, 10, 40, 30),), refine="saliency"), levels((20, 10, 30, 30))),
         (ObjectSettings(boxes=((31, 10, 40, 30), CORNER), refine="saliency"), levels((31, 10, 40, 30), CORNER)),

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Outcome
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,11 +15,9 @@ from latcli import cli, options
 from latcli.errors import UsageError
 from latcli.options import AttackOptions, EvalOptions, ReproduceOptions, TrainOptions, command_words, number_text
 
-Run = Callable[..., Outcome]
-
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path, monkeypatch):
     """An empty working folder."""
     work = tmp_path / "work"
     work.mkdir()
@@ -29,7 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def user_file(tmp_path: Path) -> Path:
+def user_file(tmp_path):
     """Where the fixture `latcli` says that the user's own file is."""
     file = tmp_path / "no-configuration" / "latcli" / "config.toml"
     file.parent.mkdir(parents=True)
@@ -37,7 +34,7 @@ def user_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def seen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def seen(folder, monkeypatch):
     """What commands are given, in place of being carried out."""
     found: dict[str, Any] = {}
 
@@ -49,10 +46,7 @@ def seen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return found
 
 
-# text to values
-
-
-def test_an_epsilon_is_a_share_or_levels_and_anything_else_is_refused() -> None:
+def test_an_epsilon_is_a_share_or_levels_and_anything_else_is_refused():
     for text, value in {"8/255": 8 / 255, "0.031": 0.031, "1": 1.0, "1/1": 1.0}.items():
         assert options.parse_epsilon(text) == value
     for text in ("", "eight", "8/", "8/0", "0", "-1/255", "1.01", "nan", "inf", "8/255/2"):
@@ -61,7 +55,7 @@ def test_an_epsilon_is_a_share_or_levels_and_anything_else_is_refused() -> None:
 
 
 @given(st.floats(min_value=1e-6, max_value=1.0) | st.integers(1, 254).map(lambda levels: levels / 255))
-def test_a_shown_epsilon_is_the_epsilon(value: float) -> None:
+def test_a_shown_epsilon_is_the_epsilon(value):
     assert options.parse_epsilon(number_text(value)) == value
     assert (number_text(value).endswith("/255")) or not (255 * value).is_integer()
 
@@ -76,22 +70,14 @@ def test_a_shown_epsilon_is_the_epsilon(value: float) -> None:
     ],
     ids=lambda one: type(one).__name__,
 )
-def test_typing_a_printed_command_gives_the_same_options(
-    latcli: Run, seen: dict[str, Any], given_options: object
-) -> None:
+def test_typing_a_printed_command_gives_the_same_options(latcli, seen, given_options):
     names = {AttackOptions: "attack", TrainOptions: "train", EvalOptions: "eval", ReproduceOptions: "reproduce"}
     line = shlex.join(command_words(given_options))
-
     assert latcli(names[type(given_options)], *shlex.split(line)).code == 0
     assert seen["options"] == given_options
 
 
-# where values come from
-
-
-def test_the_nearest_source_wins(
-    latcli: Run, folder: Path, user_file: Path, seen: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_nearest_source_wins(latcli, folder, user_file, seen, monkeypatch):
     def store(*words: str) -> str:
         assert latcli("runs", "list", *words).code == 0
         return str(seen["store"])
@@ -113,20 +99,15 @@ def test_the_nearest_source_wins(
     assert store("--store", "flag") == "flag"
 
 
-def test_the_environment_lies_between_flag_and_file(
-    latcli: Run, folder: Path, seen: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_lies_between_flag_and_file(latcli, folder, seen, monkeypatch):
     (folder / "latcli.toml").write_text("offline = true\ndata = 'file'")
     monkeypatch.setenv("LATCLI_OFFLINE", "0")
     monkeypatch.setenv("LATCLI_DATA", "environment")
-
     assert latcli("doctor").code == 0
     assert (seen["offline"], str(seen["data"])) == (False, "environment")
 
 
-def test_values_are_read_as_the_command_line_reads_them(
-    latcli: Run, folder: Path, seen: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_values_are_read_as_the_command_line_reads_them(latcli, folder, seen, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (folder / "latcli.toml").write_text(
         'store = "~/runs"\nlimit = 5\n[attack]\nepsilon = "2/255"\nsteps = 10\nbox = ["0,0,9,9", "1,1,2,2"]\n'
@@ -172,7 +153,7 @@ SLIPS = [
 ]
 
 
-def test_a_slip_in_a_file_is_refused_whatever_the_command(latcli: Run, folder: Path, seen: dict[str, Any]) -> None:
+def test_a_slip_in_a_file_is_refused_whatever_the_command(latcli, folder, seen):
     for text, word in SLIPS:
         (folder / "latcli.toml").write_text(text)
         outcome = latcli("attack", "a.jpg")
@@ -180,9 +161,7 @@ def test_a_slip_in_a_file_is_refused_whatever_the_command(latcli: Run, folder: P
     assert latcli("attack", "--help").code == 0
 
 
-def test_code_is_named_on_the_command_line_or_in_the_users_own_file(
-    latcli: Run, folder: Path, user_file: Path, seen: dict[str, Any]
-) -> None:
+def test_code_is_named_on_the_command_line_or_in_the_users_own_file(latcli, folder, user_file, seen):
     assert latcli("attack", "a.jpg", "--classifier", "mine:net").code == 0
     assert seen["classifier"] == "mine:net"
     (folder / "latcli.toml").write_text("classifier = 'timm:resnet50'")  # a library's own name runs no code of others
@@ -195,23 +174,17 @@ def test_code_is_named_on_the_command_line_or_in_the_users_own_file(
 
 @pytest.mark.parametrize(
     ("make", "word"),
-    [
-        (lambda file: file.write_bytes(b"\xff\xfe\x00"), "UTF-8"),
-        (lambda file: file.mkdir(), "cannot read"),
-    ],
+    [(lambda file: file.write_bytes(b"\xff\xfe\x00"), "UTF-8"), (lambda file: file.mkdir(), "cannot read")],
     ids=["not text", "folder"],
 )
-def test_what_is_no_file_of_options_is_refused(
-    latcli: Run, folder: Path, seen: dict[str, Any], make: Callable[[Path], object], word: str
-) -> None:
+def test_what_is_no_file_of_options_is_refused(latcli, folder, seen, make, word):
     make(folder / "latcli.toml")
     outcome = latcli("runs", "list")
-
     assert outcome.code == 2
     assert word in " ".join(outcome.error)
 
 
-def test_what_user_code_prints_stays_off_a_json_document(latcli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_user_code_prints_stays_off_a_json_document(latcli, monkeypatch):
     def imported(target: str) -> Callable[..., Any]:
         def run(given: object, session: object) -> dict[str, str]:
             print("printed by a module of the user's")

@@ -61,7 +61,7 @@ class Own:
         """Of a photo's classes, by the library alone."""
         found = self.net.eval()(self.pipeline(Image.open(path).convert("RGB"))[None])
         logits = found if isinstance(found, torch.Tensor) else found["logits"]
-        return logits.double().softmax(dim=1)[0].numpy()  # type: ignore[no-any-return]
+        return logits.double().softmax(dim=1)[0].numpy()
 
 
 def outputs(layer: nn.Module) -> int | None:
@@ -211,7 +211,7 @@ NETWORKS: dict[str, Callable[[], Own]] = {
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path, monkeypatch):
     torch.manual_seed(0)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -237,9 +237,7 @@ def assert_agreement(own: Own, image: dict[str, Any], photo: Path) -> None:
         *((which, form) for which in ("view", "weight norm", "Swin", "scripted") for form in ("fp32", "bf16")),
     ],
 )
-def test_it_is_attacked_and_its_own_library_agrees_with_the_score(
-    which: str, precision: str, here: Path, latcli: Callable[..., Any]
-) -> None:
+def test_it_is_attacked_and_its_own_library_agrees_with_the_score(which, precision, here, latcli):
     own = NETWORKS[which]()
     save_photo(Path("photo.png"), 150, 190)
     # A quantised layer has no gradient.
@@ -258,10 +256,9 @@ def test_it_is_attacked_and_its_own_library_agrees_with_the_score(
         assert len(latcli(*words, *SHORT).error) == 2
 
 
-def test_small_images_are_evaluated_by_it(here: Path, latcli: Callable[..., Any]) -> None:
+def test_small_images_are_evaluated_by_it(here, latcli):
     own = NETWORKS["one channel"]()
     done = latcli("eval", own.name, "--dataset", "mnist-5k", "--images", "20", "--steps", "2", "--json")
-
     assert done.code == 0, done.err
     natural = next(cell for cell in done.json["cells"] if cell["input"] == "natural")
     assert natural["n"] > 0
@@ -270,9 +267,7 @@ def test_small_images_are_evaluated_by_it(here: Path, latcli: Callable[..., Any]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", NETWORKS)
-def test_it_is_evaluated_on_photos_and_its_own_library_agrees(
-    which: str, here: Path, latcli: Callable[..., Any]
-) -> None:
+def test_it_is_evaluated_on_photos_and_its_own_library_agrees(which, here, latcli):
     own = NETWORKS[which]()
     photos = [save_photo(here / f"{seed}.png", 150 + 20 * seed, 190, seed=seed) for seed in range(4)]
     p_NK = [own.probabilities(path) for path in photos]
@@ -303,9 +298,7 @@ def test_it_is_evaluated_on_photos_and_its_own_library_agrees(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", NETWORKS)
-def test_it_is_fine_tuned_on_photos_and_its_own_library_agrees_with_what_came_of_it(
-    which: str, here: Path, latcli: Callable[..., Any]
-) -> None:
+def test_it_is_fine_tuned_on_photos_and_its_own_library_agrees_with_what_came_of_it(which, here, latcli):
     own = NETWORKS[which]()
     options = [word for word in own.options if "names" not in word]
     words = ["--batch", "2", "--attack-steps", "1", "--preset", "quick", *MIDDLE, "--steps", "1", "--offline", "--json"]

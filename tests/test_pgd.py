@@ -12,18 +12,16 @@ import torchattacks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from linear_problems import Problem, corner, linear_model, linear_problems
+from linear_problems import corner, linear_model, linear_problems
 from small_images import SIDE, background, convnet, seeds, small_images
 from torch import nn
 from torch.nn import functional
 
-from latcli.engine.attacks.objectives import cross_entropy_odds, logit_margin, objective_for, reached
+from latcli.engine.attacks.objectives import cross_entropy_odds, logit_margin, objective_for, odds_slope, reached
 from latcli.engine.attacks.pgd import fgsm, mi_fgsm, pgd, restart_seeds
-from latcli.engine.attacks.settings import SCHEDULES, AttackSettings, Model, Schedule
+from latcli.engine.attacks.settings import SCHEDULES, AttackSettings, Model
 from latcli.engine.noise import uniform_noise
 from latcli.errors import UsageError
-
-# The optimum, where it is known
 
 
 @settings(max_examples=60)
@@ -34,13 +32,18 @@ from latcli.errors import UsageError
     st.booleans(),
     st.booleans(),
 )
-def test_on_a_linear_model_pgd_reaches_the_corner_of_the_box(
-    problem: Problem, chosen: AttackSettings, objective: str, random_start: bool, targeted: bool
-) -> None:
+def test_on_a_linear_model_pgd_reaches_the_corner_of_the_box(problem, chosen, objective, random_start, targeted):
     # One step goes from the middle to the corner; from a random start it takes two.
     chosen = replace(chosen, objective=objective, random_start=random_start and chosen.steps > 1, targeted=targeted)
     adv_1CHW = pgd(linear_model(problem), *problem.attacked(), chosen, torch.tensor([3]))
     assert torch.allclose(adv_1CHW, corner(problem, targeted), rtol=0, atol=3e-7)
+
+
+@given(arrays(np.float32, (3, 5), elements=st.floats(-50, 50, width=32)))
+def test_the_known_slope_of_the_log_odds_is_their_gradient(logits):
+    logits_BK, y_B = torch.from_numpy(logits).requires_grad_(), torch.tensor([0, 2, 4])
+    (expected_BK,) = torch.autograd.grad(cross_entropy_odds(logits_BK, y_B).sum(), logits_BK)
+    assert torch.allclose(odds_slope(logits_BK.detach(), y_B), expected_BK, rtol=1e-4, atol=1e-6)
 
 
 def _best_in_ball_and_box(gradient_n: np.ndarray, low_n: np.ndarray, high_n: np.ndarray, radius: float) -> np.ndarray:
@@ -60,9 +63,7 @@ def _best_in_ball_and_box(gradient_n: np.ndarray, low_n: np.ndarray, high_n: np.
 
 
 @given(linear_problems(), st.sampled_from([0.02, 0.3, 1.0, 50.0]), st.booleans(), st.sampled_from(["linear", "cosine"]))
-def test_on_a_linear_model_l2_pgd_reaches_the_best_of_ball_and_box(
-    problem: Problem, radius: float, random_start: bool, schedule: Schedule
-) -> None:
+def test_on_a_linear_model_l2_pgd_reaches_the_best_of_ball_and_box(problem, radius, random_start, schedule):
     chosen = AttackSettings(steps=50, step=0.5, schedule=schedule, norm="l2", radius=radius, random_start=random_start)
     adv_1CHW = pgd(linear_model(problem), *problem.attacked(), chosen, torch.tensor([3]))
     gradient_n = problem.weights_CHW.double().numpy().ravel() * (1 if problem.label == 0 else -1)
@@ -72,9 +73,6 @@ def test_on_a_linear_model_l2_pgd_reaches_the_best_of_ball_and_box(
     found_n = adv_1CHW.double().numpy().ravel() - x_n
     assert gradient_n @ found_n >= 0.99 * (gradient_n @ best_n) - 1e-6
     assert np.linalg.norm(found_n) <= radius * (1 + 1e-5)
-
-
-# The iterates
 
 
 def _plain_pgd(net: nn.Module, x: torch.Tensor, y: torch.Tensor, eps: float, step: float, steps: int) -> torch.Tensor:
@@ -89,7 +87,7 @@ def _plain_pgd(net: nn.Module, x: torch.Tensor, y: torch.Tensor, eps: float, ste
 
 
 @pytest.mark.parametrize("steps", [1, 2, 8])
-def test_every_iterate_is_that_of_a_plain_pgd(steps: int) -> None:
+def test_every_iterate_is_that_of_a_plain_pgd(steps):
     net, x_BCHW, y_B, eps = convnet(), small_images(6), torch.arange(6), 0.05
     chosen = AttackSettings(steps=steps, step=0.3, schedule="constant", random_start=False)
     adv_BCHW = pgd(net, x_BCHW, y_B, torch.full((6, 1, SIDE, SIDE), eps), chosen, seeds(6))
@@ -97,7 +95,7 @@ def test_every_iterate_is_that_of_a_plain_pgd(steps: int) -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_single_step_moves_every_free_pixel_by_its_epsilon_and_is_fgsm(schedule: Schedule) -> None:
+def test_a_single_step_moves_every_free_pixel_by_its_epsilon_and_is_fgsm(schedule):
     net, x_BCHW, y_B, eps_B1HW = convnet(), 0.25 + small_images(4) / 2, torch.arange(4), background(4)
     chosen = AttackSettings(steps=1, schedule=schedule, random_start=False)
     adv_BCHW = pgd(net, x_BCHW, y_B, eps_B1HW, chosen, seeds(4))
@@ -108,7 +106,7 @@ def test_a_single_step_moves_every_free_pixel_by_its_epsilon_and_is_fgsm(schedul
 
 
 @pytest.mark.parametrize("objective", ["ce", "margin"])
-def test_confident_models_are_attacked_like_any_other(objective: str) -> None:
+def test_confident_models_are_attacked_like_any_other(objective):
     """Peers freeze where the gradient of the cross entropy underflows; such a model only looks robust."""
     net, x_BCHW, eps_B1HW = convnet(), 0.25 + small_images(8) / 2, background(8, 0.2)
     y_B = net(x_BCHW).argmax(dim=1)
@@ -124,8 +122,6 @@ def test_confident_models_are_attacked_like_any_other(objective: str) -> None:
     assert torch.equal(adv_BCHW != x_BCHW, (eps_B1HW > 0).expand_as(x_BCHW))
     assert (net(adv_BCHW).argmax(dim=1) != y_B).all()
 
-
-# Restarts
 
 # One grey pixel; class 0 is the label. A start in the upper half climbs to 1, one in the lower half to 0.
 
@@ -144,7 +140,7 @@ def _two_valleys(upper: tuple[float, float], lower: tuple[float, float], middle:
 
 def _climb(model: Model, seeds_B: torch.Tensor, **more: object) -> torch.Tensor:
     half = torch.full((len(seeds_B), 1, 1, 1), 0.5)
-    chosen = AttackSettings(**({"steps": 10} | more))  # type: ignore[arg-type]
+    chosen = AttackSettings(**({"steps": 10} | more))
     return pgd(model, half, torch.zeros(len(seeds_B), dtype=torch.int64), half, chosen, seeds_B).flatten()
 
 
@@ -152,7 +148,7 @@ HAIR_ABOVE = ((0.1, -20.0), (-0.1, -0.1))
 BOTH_WIN = ((5.0, -20.0), (2.0, 2.0))
 
 
-def test_each_image_keeps_its_worst_restart() -> None:
+def test_each_image_keeps_its_worst_restart():
     for upper, lower, more in [
         # above, the label is beaten by a hair; below, it is not, though the cross entropy is higher there
         (*HAIR_ABOVE, {"step": 1.0, "schedule": "constant"}),
@@ -182,15 +178,12 @@ def test_each_image_keeps_its_worst_restart() -> None:
             assert torch.equal(ends_B > 0.5, expected_B)
 
 
-# Rest
-
-
 def _stop(rank: int, **more: object) -> AttackSettings:
     settled = {"steps": 12, "step": 0.1, "schedule": "constant", "random_start": False, "stop_rank": rank} | more
-    return AttackSettings(**settled)  # type: ignore[arg-type]
+    return AttackSettings(**settled)
 
 
-def test_an_image_rests_at_the_first_iterate_that_meets_the_stop_rank() -> None:
+def test_an_image_rests_at_the_first_iterate_that_meets_the_stop_rank():
     for margin in [0.0, 0.05]:
         for rank, epsilon in [(1, 0.08), (3, 0.2), (10, 0.4)]:
             net, x_BCHW, eps_B1HW = convnet(), small_images(16), background(16, epsilon)
@@ -215,10 +208,7 @@ def test_an_image_rests_at_the_first_iterate_that_meets_the_stop_rank() -> None:
             assert changes[0].mean() < 0.95 * changes[1].mean()
 
 
-# Settings
-
-
-def test_schedules_have_known_steps() -> None:
+def test_schedules_have_known_steps():
     for chosen, expected in [
         (AttackSettings(steps=40, schedule="constant"), [0.0625] * 40),
         (AttackSettings(steps=40, schedule="linear"), [0.25 * (1 - i / 40) for i in range(40)]),
@@ -249,21 +239,19 @@ REFUSED: list[tuple[dict[str, object], str]] = [
 ]
 
 
-def test_settings_that_cannot_be_meant_are_refused() -> None:
+def test_settings_that_cannot_be_meant_are_refused():
     for wrong, message in REFUSED:
         with pytest.raises(UsageError, match=message) as raised:
-            AttackSettings(**wrong)  # type: ignore[arg-type]
+            AttackSettings(**wrong)
         assert raised.value.hint
 
-
-# What is climbed
 
 logits_st = arrays(np.float32, (4, 6), elements=st.one_of(st.integers(-3, 3).map(float), st.floats(-30, 30, width=32)))
 labels_st = st.lists(st.integers(0, 5), min_size=4, max_size=4)
 
 
 @given(logits_st, labels_st)
-def test_cross_entropy_is_the_softplus_of_its_odds(logits: np.ndarray, labels: list[int]) -> None:
+def test_cross_entropy_is_the_softplus_of_its_odds(logits, labels):
     logits_BK, y_B = torch.from_numpy(logits), torch.tensor(labels)
     odds_B = cross_entropy_odds(logits_BK, y_B)
     expected_B = functional.cross_entropy(logits_BK.double(), y_B, reduction="none")
@@ -271,9 +259,7 @@ def test_cross_entropy_is_the_softplus_of_its_odds(logits: np.ndarray, labels: l
 
 
 @given(logits_st, labels_st, st.integers(1, 8), st.sampled_from([0.0, 0.25, 1.0]))
-def test_a_rank_is_reached_when_so_many_classes_stand_above_the_label(
-    logits: np.ndarray, labels: list[int], rank: int, margin: float
-) -> None:
+def test_a_rank_is_reached_when_so_many_classes_stand_above_the_label(logits, labels, rank, margin):
     logits_BK, y_B = torch.from_numpy(logits), torch.tensor(labels)
     chosen = AttackSettings(stop_rank=rank, stop_margin=margin)
     met_B = reached(logits_BK, y_B, chosen, rank)
@@ -285,7 +271,7 @@ def test_a_rank_is_reached_when_so_many_classes_stand_above_the_label(
     assert torch.equal(logit_margin(logits_BK, y_B) > 0, reached(logits_BK, y_B, AttackSettings()))
 
 
-def test_the_margins_of_the_largest_others_are_summed_up_to_what_is_safely_won() -> None:
+def test_the_margins_of_the_largest_others_are_summed_up_to_what_is_safely_won():
     for objective, expected in [
         # the other logits lead the label's (1) by 1.5, -1, -3 and 7, the last of which counts as SAFELY_WON = 2
         ("topk:1", 2.0),
@@ -302,11 +288,8 @@ def test_the_margins_of_the_largest_others_are_summed_up_to_what_is_safely_won()
             assert gradient_BK.tolist() == [[-2.0, 1.0, 1.0, 0.0, 0.0]]
 
 
-# MI-FGSM
-
-
 @pytest.mark.parametrize(("steps", "share"), [(1, 1.0), (6, 0.25), (10, 0.1)])
-def test_every_iterate_is_the_peers(steps: int, share: float) -> None:
+def test_every_iterate_is_the_peers(steps, share):
     net, x_BCHW, epsilon = convnet(), small_images(16), 8 / 255
     y_B = net(x_BCHW).argmax(dim=1)
     theirs = torchattacks.MIFGSM(net, eps=epsilon, alpha=share * epsilon, steps=steps, decay=1.0)
@@ -317,7 +300,7 @@ def test_every_iterate_is_the_peers(steps: int, share: float) -> None:
 
 
 @given(linear_problems(), st.integers(1, 9), st.booleans())
-def test_on_a_linear_model_it_ends_in_the_corner(problem: Problem, steps: int, targeted: bool) -> None:
+def test_on_a_linear_model_it_ends_in_the_corner(problem, steps, targeted):
     chosen = AttackSettings(steps=steps, targeted=targeted)
     adv_1CHW = mi_fgsm(linear_model(problem), *problem.attacked(), chosen, torch.tensor([0]))
     assert torch.allclose(adv_1CHW, corner(problem, targeted), rtol=0, atol=2e-6)

@@ -6,9 +6,7 @@ import io
 import os
 import shutil
 import unicodedata
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -32,18 +30,14 @@ def below(folder: Path) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in photos_below(folder)]
 
 
-# the walker
-
-
-def test_photos_are_found_by_their_endings_in_the_order_of_their_names(tmp_path: Path) -> None:
+def test_photos_are_found_by_their_endings_in_the_order_of_their_names(tmp_path):
     touch(tmp_path, "b/2.JPG", "b/10.jpg", "a/x.webp", "z.png", "b/c/d.gif", "notes.txt", "c.avif", "png")
     touch(tmp_path, ".hidden.png", "._z.png", ".thumbnails/x.png", "b/.ipynb_checkpoints/2-checkpoint.jpg")
     os.mkfifo(tmp_path / "pipe.png")  # reading it would not end
-
     assert below(tmp_path) == ["a/x.webp", "b/10.jpg", "b/2.JPG", "b/c/d.gif", "c.avif", "z.png"]
 
 
-def test_links_keep_their_own_names_and_circles_end(tmp_path: Path) -> None:
+def test_links_keep_their_own_names_and_circles_end(tmp_path):
     pool, photos = tmp_path / "pool", tmp_path / "photos"
     touch(pool, "1.png")
     touch(photos, "own.png", "deep/2.png")
@@ -54,12 +48,11 @@ def test_links_keep_their_own_names_and_circles_end(tmp_path: Path) -> None:
     (photos / "gone.png").symlink_to("nowhere")
     (photos / "deep" / "up").symlink_to(photos)
     (photos / "itself").symlink_to("itself")
-
     found = below(photos)
     assert found == ["circle.png", "deep/2.png", "gone.png", "hen/1.png", "kite/1.png", "link.png", "own.png"]
 
 
-def test_a_folder_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
     def refuse(path: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -68,38 +61,33 @@ def test_a_folder_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: p
         below(tmp_path)
 
 
-def test_train_and_attack_find_the_same_photos(tmp_path: Path) -> None:
+def test_train_and_attack_find_the_same_photos(tmp_path):
     for split in ("train", "test"):
         touch(
             tmp_path / split, "hen/1.png", "hen/more/2.JPG", "hen/.ipynb_checkpoints/1.png", "kite/.a.png", "kite/b.gif"
         )
         touch(tmp_path / split, "kite/b.txt", ".git/c.png")
         (tmp_path / split / "jay").symlink_to("hen")
-
     folders = class_folders(tmp_path)
     assert folders.class_names == ("hen", "jay", "kite")
     trained = [file.path for file in (*folders.test, *folders.train)]
     assert trained == [source.path for source in find_sources([str(tmp_path)])]
 
 
-def test_names_are_compared_in_one_unicode_form(tmp_path: Path) -> None:
+def test_names_are_compared_in_one_unicode_form(tmp_path):
     for split, form in (("train", "NFC"), ("test", "NFD")):
-        touch(tmp_path / split, f"{unicodedata.normalize(form, 'née')}/1.png", "a/1.png")  # type: ignore[arg-type]
+        touch(tmp_path / split, f"{unicodedata.normalize(form, 'née')}/1.png", "a/1.png")
     assert class_folders(tmp_path).class_names == ("a", "née")
 
 
-# what is given on the command line
-
-
-def test_each_path_counts_once_whatever_its_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_path_counts_once_whatever_its_spelling(tmp_path, monkeypatch):
     monkeypatch.chdir(touch(tmp_path, "a.png", "b/c.png", "stdin"))
     (tmp_path / "link.png").symlink_to("a.png")
-
     sources = find_sources(["b/../a.png", "-", "a.png", "b", "stdin", ".", "-"])
     assert [source.name for source in sources] == ["b/../a.png", "stdin", "b/c.png", "./stdin", "link.png"]
 
 
-def test_a_folder_without_photos_and_what_is_not_there_are_refused(tmp_path: Path) -> None:
+def test_a_folder_without_photos_and_what_is_not_there_are_refused(tmp_path):
     for arguments, message in (
         ([], "no photo was given"),
         ([str(tmp_path / "nowhere")], r"no such file: .*nowhere"),
@@ -109,25 +97,19 @@ def test_a_folder_without_photos_and_what_is_not_there_are_refused(tmp_path: Pat
             find_sources(arguments)
 
 
-def test_standard_input_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_is_read(tmp_path, monkeypatch):
     buffer = io.BytesIO()
     Image.fromarray(np.full((3, 4, 3), 7, dtype=np.uint8)).save(buffer, "PNG")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(buffer.getvalue())))
-
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stdin").write_bytes(buffer.getvalue())
-
     photos = [source.read() for source in find_sources(["-", "stdin"])]
     assert [photo.name for photo in photos] == ["stdin", "./stdin"]  # results are known by their photos' names
     assert all((photo.size, int(photo.levels_HWC.mean())) == ((3, 4), 7) for photo in photos)
 
 
-# which mask belongs to which photo
-
-
-def test_masks_lie_as_the_photos_do(tmp_path: Path) -> None:
+def test_masks_lie_as_the_photos_do(tmp_path):
     masks = MaskFolder(touch(tmp_path, "hen/1.png", "kite/1.tiff", "train/hen/1.png", "plain.png", "é.png"))
-
     found = {name: masks.find(Path(name)) for name in ("/any/hen/1.jpg", "/any/kite/1.JPG", "/set/train/hen/1.jpg")}
     assert [path and path.relative_to(tmp_path).as_posix() for path in found.values()] == [
         *("hen/1.png", "kite/1.tiff", "train/hen/1.png")
@@ -139,14 +121,13 @@ def test_masks_lie_as_the_photos_do(tmp_path: Path) -> None:
         masks.mask_of(Path("jay/1.jpg"))
 
 
-def test_the_folder_that_one_stands_in_counts_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_that_one_stands_in_counts_as_given(tmp_path, monkeypatch):
     touch(tmp_path, "photos/hen/1.jpg", "masks/hen/1.png")
     monkeypatch.chdir(tmp_path / "photos" / "hen")
-
     assert MaskFolder(tmp_path / "masks").find(Path("1.jpg")) == tmp_path / "masks" / "hen" / "1.png"
 
 
-def test_a_mask_is_of_one_photo_and_a_photo_has_one_mask(tmp_path: Path) -> None:
+def test_a_mask_is_of_one_photo_and_a_photo_has_one_mask(tmp_path):
     masks = MaskFolder(touch(tmp_path, "1.png"))
     for one, other in (("nest/hen/1.png", "nest/kite/1.png"), ("hen/1.png", "hen/1.jpg")):
         masks.refuse_shared([Path(one), Path(one), Path("other.png")])
@@ -156,13 +137,8 @@ def test_a_mask_is_of_one_photo_and_a_photo_has_one_mask(tmp_path: Path) -> None
         MaskFolder(touch(tmp_path, "1.tiff"))
 
 
-# all commands
-
-
 @pytest.mark.slow
-def test_attack_train_and_eval_read_one_folder_and_its_masks_alike(
-    latcli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_attack_train_and_eval_read_one_folder_and_its_masks_alike(latcli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_folders(tmp_path / "set", grey=True, masks=tmp_path / "masks")  # of 0 and 1
     for split in ("train", "test"):

@@ -8,7 +8,6 @@ import signal
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,7 +41,7 @@ SIZE = Preprocessing(64, 56, "bilinear")
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> PhotoFolder:
+def photos(tmp_path):
     """Eight training and four test photos with masks, read by this process."""
     write_photos(tmp_path / "set", masks=tmp_path / "masks")
     folder = replace(photo_folder(class_folders(tmp_path / "set"), SIZE), workers=0)
@@ -67,12 +66,8 @@ def assert_equal(one: list[Images], other: list[Images]) -> None:
             assert torch.equal(getattr(a, name), getattr(b, name)), name
 
 
-# what is handed out
-
-
-def test_test_photos_are_what_the_classifier_itself_reads(photos: PhotoFolder) -> None:
+def test_test_photos_are_what_the_classifier_itself_reads(photos):
     (images,) = photos.testing([torch.tensor([3, 0])])
-
     expected = [SIZE.read(read_photo(photos.folders.test[index].path).image) for index in (3, 0)]
     assert torch.equal(images.x_BCHW, torch.stack(expected))
     assert (images.y_B.tolist(), images.samples_B.tolist()) == ([1, 0], [3, 0])
@@ -81,7 +76,7 @@ def test_test_photos_are_what_the_classifier_itself_reads(photos: PhotoFolder) -
 
 
 @pytest.mark.parametrize("augment", ["none", "crop-flip"])
-def test_a_mask_follows_its_photo_to_the_pixel(photos: PhotoFolder, augment: Augmentation) -> None:
+def test_a_mask_follows_its_photo_to_the_pixel(photos, augment):
     path = photos.folders.train[0].path
     with Image.open(path) as image:
         exif = image.getexif()
@@ -89,7 +84,6 @@ def test_a_mask_follows_its_photo_to_the_pixel(photos: PhotoFolder, augment: Aug
         image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
     (images,) = read(photos, requests(range(8)), augment)
     (others,) = read(replace(photos, preprocessing=Preprocessing(64, 56, "bicubic")), requests(range(8)), augment)
-
     assert torch.equal(others.mask_B1HW, images.mask_B1HW)  # binary whatever the classifier's filter
     # The object is 255 in its class's channel and all else 0: what is at least half object has at least level 128.
     shown_BHW = torch.stack([x_CHW[1 - y] for x_CHW, y in zip(images.x_BCHW, images.y_B.tolist(), strict=True)])
@@ -97,19 +91,17 @@ def test_a_mask_follows_its_photo_to_the_pixel(photos: PhotoFolder, augment: Aug
     assert 0.05 < float(images.mask_B1HW.mean()) < 0.95
 
 
-def test_a_sample_depends_on_its_seed_alone(photos: PhotoFolder) -> None:
+def test_a_sample_depends_on_its_seed_alone(photos):
     together = read(photos, requests([0, 1, 2, 3]))[0]
     (alone,) = read(photos, [Request(torch.tensor([2]), torch.tensor([14]))])
     (otherwise,) = read(photos, [Request(torch.tensor([2]), torch.tensor([15]))])
-
     assert torch.equal(together.x_BCHW[2], alone.x_BCHW[0])
     assert not torch.equal(alone.x_BCHW, otherwise.x_BCHW)
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(-(2**63), 2**62))
-def test_a_random_crop_is_a_part_of_the_photo_and_every_other_is_mirrored(height: int, width: int, seed: int) -> None:
+def test_a_random_crop_is_a_part_of_the_photo_and_every_other_is_mirrored(height, width, seed):
     left, top, right, bottom = random_crop((height, width), seed).box
-
     assert 0 <= left < right <= width * (1 + 1e-12)
     assert 0 <= top < bottom <= height * (1 + 1e-12)
     if 0.75 < height / width < 4 / 3:  # a side that would leave the photo is cut
@@ -117,23 +109,18 @@ def test_a_random_crop_is_a_part_of_the_photo_and_every_other_is_mirrored(height
     assert 160 < sum(random_crop((100, 100), seed + index).mirrored for index in range(400)) < 240
 
 
-# processes
-
-
-def test_any_number_of_processes_gives_the_same_bits(photos: PhotoFolder) -> None:
+def test_any_number_of_processes_gives_the_same_bits(photos):
     asked = requests([0, 3, 5], [7, 1, 2], [6, 4, 0], [1, 1, 1])
     alone = read(photos, asked)
-
     for workers in (1, 2):
         assert_equal(read(replace(photos, workers=workers), asked), alone)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_file_is_named(photos: PhotoFolder, workers: int, tmp_path: Path) -> None:
+def test_a_damaged_file_is_named(photos, workers, tmp_path):
     damaged = photos.folders.train[2].path
     damaged.write_bytes(damaged.read_bytes()[:300])
     save(tmp_path / "masks" / "train" / "green" / "1.png", np.zeros((5, 6), dtype=np.uint8))
-
     with pytest.raises(ImageError, match=f"{damaged} is damaged") as caught:
         read(replace(photos, workers=workers), requests([0, 3], [2, 3]))
     assert caught.value.hint == "copy or download the file again"
@@ -142,17 +129,16 @@ def test_a_damaged_file_is_named(photos: PhotoFolder, workers: int, tmp_path: Pa
 
 
 @pytest.mark.slow  # torch looks after its processes every 5 s
-def test_a_process_that_dies_is_one_clear_error(photos: PhotoFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_is_one_clear_error(photos, monkeypatch):
     """Killed as the kernel does where memory is short."""
     monkeypatch.setattr(module, "read_object", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     handler = signal.getsignal(signal.SIGCHLD)
-
     with pytest.raises(LatcliError, match="a process that reads photos has died"):
         read(replace(photos, workers=2), requests([0, 1]))
     assert signal.getsignal(signal.SIGCHLD) is handler
 
 
-def test_ctrl_c_is_the_parents_affair(photos: PhotoFolder) -> None:
+def test_ctrl_c_is_the_parents_affair(photos):
     endless = (request for _ in iter(int, 1) for request in requests([0, 1]))
     before = torch.random.get_rng_state()
     stream = replace(photos, workers=2).training(endless, "none")
@@ -162,27 +148,22 @@ def test_ctrl_c_is_the_parents_affair(photos: PhotoFolder) -> None:
     for child in children:
         assert child.pid is not None
         os.kill(child.pid, signal.SIGINT)
-
     for _ in range(12):  # more than was read ahead
         next(stream)
     assert len(children) == 2
     assert all(child.is_alive() for child in children)
 
 
-# what a folder is
-
-
-def test_a_validation_split_takes_photos_and_masks_together(photos: PhotoFolder) -> None:
+def test_a_validation_split_takes_photos_and_masks_together(photos):
     (held,) = photos.split(0.25, 1).testing([torch.arange(2)])
     (every,) = read(photos, requests(range(8)), "none")
     where = [next(n for n in range(8) if torch.equal(x, every.x_BCHW[n])) for x in held.x_BCHW]
-
     assert torch.equal(held.mask_B1HW, every.mask_B1HW[where])
     assert torch.equal(held.y_B, every.y_B[where])
     assert photos.split(0.25, 1).train_count == 6
 
 
-def test_the_fingerprint_is_of_names_and_contents_and_photos_are_large_or_of_several_sizes(tmp_path: Path) -> None:
+def test_the_fingerprint_is_of_names_and_contents_and_photos_are_large_or_of_several_sizes(tmp_path):
     for copy in "ab":
         write_photos(tmp_path / copy, train=2, test=1)
     one, other = (class_folders(tmp_path / copy) for copy in "ab")
@@ -200,14 +181,10 @@ def test_the_fingerprint_is_of_names_and_contents_and_photos_are_large_or_of_sev
         assert holds_photos(other) is photos
 
 
-# masks
-
-
-def test_a_missing_mask_names_the_photo_and_none_is_shared(photos: PhotoFolder, tmp_path: Path) -> None:
+def test_a_missing_mask_names_the_photo_and_none_is_shared(photos, tmp_path):
     missing = tmp_path / "masks" / "test" / "red" / "1.png"
     missing.rename(tmp_path / "masks" / "1.png")
     assert len(read_masks(photos.folders, tmp_path / "masks").test) == 4  # by its bare name, which no other photo needs
-
     (tmp_path / "masks" / "test" / "green" / "1.png").unlink()
     with pytest.raises(UsageError, match=r"test/green/1\.png and test/red/1\.png would both have the mask"):
         read_masks(photos.folders, tmp_path / "masks")
@@ -216,7 +193,7 @@ def test_a_missing_mask_names_the_photo_and_none_is_shared(photos: PhotoFolder, 
         read_masks(photos.folders, tmp_path / "masks")
 
 
-def test_masks_of_0_and_1_are_the_same_masks_with_a_note(photos: PhotoFolder, tmp_path: Path) -> None:
+def test_masks_of_0_and_1_are_the_same_masks_with_a_note(photos, tmp_path):
     for path in (tmp_path / "masks").rglob("*.png"):
         with Image.open(path) as image:
             levels = np.asarray(image) // 255
@@ -263,10 +240,9 @@ def found(photos: PhotoFolder, detector: Detector) -> tuple[PhotoMasks, int]:
     return detected_masks(photos.folders, finder, classifier, lambda: ticks.append(1)), len(ticks)
 
 
-def test_a_detectors_masks_and_what_it_is_asked_for(photos: PhotoFolder) -> None:
+def test_a_detectors_masks_and_what_it_is_asked_for(photos):
     detector = Reds()
     masks, looked_at = found(photos, detector)
-
     assert detector.asked == ["fox"] * 4 + ["red"] * 4 + ["fox"] * 2 + ["red"] * 2
     assert masks.notes == ("reds found no object in 6 of 12 photos, where the middle 0.5 of the sides stands for it",)
     assert looked_at == 12
@@ -277,10 +253,10 @@ def test_a_detectors_masks_and_what_it_is_asked_for(photos: PhotoFolder) -> None
     assert missed.mean() == pytest.approx(0.25, abs=0.01)
     nothing, _ = found(photos, NoDetector())
     assert nothing.notes == ()
-    assert not any(any(zlib.decompress(mask)) for mask in nothing.train)  # type: ignore[arg-type]
+    assert not any(any(zlib.decompress(mask)) for mask in nothing.train)
 
 
-def test_real_photos_with_real_faults_are_read(shared_data: Path, tmp_path: Path) -> None:
+def test_real_photos_with_real_faults_are_read(shared_data, tmp_path):
     """JPEGs as cameras and the web leave them, beside one in CMYK and one that lies on its side."""
     jpegs = sorted((shared_data / "photos" / "paper9").glob("*.jpg"))[:6]
     for split in ("train", "test"):

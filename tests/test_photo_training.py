@@ -9,12 +9,10 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import RunLatcli
 from photo_set import SMALL, save_weights, write_photos
 from PIL import Image
 from training_cases import interrupted_at
@@ -34,12 +32,12 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Session:
+def session(tmp_path):
     return Session(store=tmp_path / "runs", data=tmp_path, device="cpu", precision="fp32", offline=True, quiet=True)
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> TrainOptions:
+def options(tmp_path):
     """Three steps of four photos, masks from files."""
     write_photos(tmp_path / "set", masks=tmp_path / "masks")
     return TrainOptions(
@@ -72,9 +70,8 @@ def cut_off(options: TrainOptions, session: Session, monkeypatch: pytest.MonkeyP
     return max(session.store.glob("*-train-*")).name
 
 
-def test_masks_from_files_protect_in_training_and_scoring(options: TrainOptions, session: Session) -> None:
+def test_masks_from_files_protect_in_training_and_scoring(options, session):
     result = run(options, session)
-
     kept = config(session, result)
     assert (result.architecture, result.final.n) == (SMALL, 4)
     assert result.adversarial is not None
@@ -85,22 +82,19 @@ def test_masks_from_files_protect_in_training_and_scoring(options: TrainOptions,
     assert (kept["mask_from"], kept["mask_fingerprint"], natural.adversarial) == ("center", None, None)
 
 
-def test_a_run_that_was_cut_off_ends_with_the_same_bits(
-    options: TrainOptions, session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_was_cut_off_ends_with_the_same_bits(options, session, monkeypatch):
     options = replace(options, mask_from=None, masks=None, detector="cam")  # by default a detector finds objects
     whole = run(options, session)
     begun = cut_off(options, session, monkeypatch)
     resumed = run(TrainOptions(resume=begun), session)
-
     assert resumed.resumed_at == 2
     assert digest(resumed) == digest(whole)
     assert (config(session, resumed)["mask_from"], config(session, resumed)["detector"]) == ("detector", "cam")
 
 
 def test_kept_classes_are_the_classifiers_own_in_eval_and_after_an_interruption(
-    tmp_path: Path, options: TrainOptions, session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, options, session, monkeypatch
+):
     for split in ("train", "test"):
         for name, to in (("green", "n01514859_hen"), ("red", "snail")):
             (tmp_path / "set" / split / name).rename(tmp_path / "set" / split / to)
@@ -126,22 +120,19 @@ def test_kept_classes_are_the_classifiers_own_in_eval_and_after_an_interruption(
         run(options, session)
 
 
-def test_other_masks_are_not_resumed_with(
-    options: TrainOptions, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_masks_are_not_resumed_with(options, session, tmp_path, monkeypatch):
     begun = cut_off(options, session, monkeypatch, step=1)
     path = tmp_path / "masks" / "train" / "red" / "0.png"
     with Image.open(path) as image:
         turned = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     turned.save(path)
-
     with pytest.raises(UsageError, match="are not those that"):
         run(TrainOptions(resume=begun), session)
     with pytest.raises(UsageError, match="--detector cam"):
         run(TrainOptions(resume=begun, detector="cam"), session)
 
 
-def test_what_does_not_go_together_is_refused_before_a_run_is_begun(options: TrainOptions, session: Session) -> None:
+def test_what_does_not_go_together_is_refused_before_a_run_is_begun(options, session):
     for changes, message in [
         ({"preset": "paper"}, "the preset paper is for small networks"),
         ({"masks": None}, "--mask-from folder needs the folder"),
@@ -160,18 +151,15 @@ def test_what_does_not_go_together_is_refused_before_a_run_is_begun(options: Tra
 
 
 @pytest.mark.slow
-def test_photos_without_a_word_are_for_the_default_classifier(options: TrainOptions, session: Session) -> None:
+def test_photos_without_a_word_are_for_the_default_classifier(options, session):
     said = TrainOptions(dataset=options.dataset, regime="natural", preset="quick", steps=1, batch=2)
     result = run(said, session)
-
     assert result.architecture == "efficientnet_lite0"
     assert ["efficientnet_lite0 is fine-tuned" in note for note in result.notes] == [True]
 
 
 @pytest.mark.slow
-def test_a_run_is_interrupted_resumed_and_attacked_as_its_user_does(
-    options: TrainOptions, run_latcli: RunLatcli, latcli_environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_run_is_interrupted_resumed_and_attacked_as_its_user_does(options, run_latcli, latcli_environment, tmp_path):
     """Ctrl-C as a terminal sends it, to the processes that read photos, too."""
     arguments = ["--dataset", str(options.dataset), "--architecture", SMALL, "--preset", "quick", "--precision", "fp32"]
     arguments += ["--classifier-weights", str(options.classifier_weights), "--detector", "cam", "--steps", "24"]

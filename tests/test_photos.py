@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -81,7 +80,7 @@ def probabilities(png: bytes, resize: bool = True) -> np.ndarray:
 # The background changes, the object does not
 
 
-def test_the_background_changes_by_at_most_epsilon_and_the_object_not_at_all() -> None:
+def test_the_background_changes_by_at_most_epsilon_and_the_object_not_at_all():
     result = attack(attacker_of(epsilon=8 / 255), photo_of())
     change = change_of(result)
     assert change[10:26, 12:28].max() == 0
@@ -94,7 +93,7 @@ def test_the_background_changes_by_at_most_epsilon_and_the_object_not_at_all() -
     assert result.threat.background_share == pytest.approx(1 - result.located.object_share)
 
 
-def test_the_attack_fools_the_classifier_and_leaves_it_as_it_was() -> None:
+def test_the_attack_fools_the_classifier_and_leaves_it_as_it_was():
     attacker = attacker_of(epsilon=16 / 255)
     before = {name: value.clone() for name, value in attacker.classifier.state_dict().items()}
     results = [attack(attacker, photo_of(seed=seed)) for seed in range(6)]
@@ -108,7 +107,7 @@ def test_the_attack_fools_the_classifier_and_leaves_it_as_it_was() -> None:
     assert all(parameter.grad is None for parameter in attacker.classifier.parameters())
 
 
-def test_the_score_is_that_of_the_saved_bytes() -> None:
+def test_the_score_is_that_of_the_saved_bytes():
     for size in [(40, 44), (41, 97), (120, 50), (20, 20), (1, 1), (7, 3)]:
         for seed in range(3):
             photo = photo_of(*size, seed=seed)
@@ -131,9 +130,9 @@ def test_the_score_is_that_of_the_saved_bytes() -> None:
 
 
 @pytest.mark.parametrize(("change", "levels"), [(0.6, 1), (0.4, 0), (-0.6, -1), (-0.4, 0), (2.5001, 3)])
-def test_changes_are_rounded_to_the_nearest_level_not_cut_off(change: float, levels: int) -> None:
+def test_changes_are_rounded_to_the_nearest_level_not_cut_off(change, levels):
     attacker = attacker_of()
-    attacker.attack = lambda model, x, y, eps, *_: x + change / 255 * (eps > 0)  # type: ignore[assignment]
+    attacker.attack = lambda model, x, y, eps, *_: x + change / 255 * (eps > 0)
     result = attack(attacker, photo_of())
     found = result.adversarial_HWC.astype(int) - result.located.photo.levels_HWC
     assert set(found[result.threat.allowed_HW > 0].ravel()) == {levels}
@@ -142,7 +141,7 @@ def test_changes_are_rounded_to_the_nearest_level_not_cut_off(change: float, lev
 # Labels and targets
 
 
-def test_a_photo_that_is_classified_wrongly_is_judged_by_its_label_and_is_not_fooled() -> None:
+def test_a_photo_that_is_classified_wrongly_is_judged_by_its_label_and_is_not_fooled():
     photo = photo_of()
     label = (attacker_of().locate(photo).clean.index + 1) % CLASSES
     result = attack(attacker_of(search=AttackSettings(steps=1), epsilon=1 / 255), photo, label)
@@ -152,7 +151,7 @@ def test_a_photo_that_is_classified_wrongly_is_judged_by_its_label_and_is_not_fo
     assert (result.was_right, result.fooled, result.succeeded) == (False, False, False)
 
 
-def test_a_target_is_reached_and_its_probability_said() -> None:
+def test_a_target_is_reached_and_its_probability_said():
     photo = photo_of()
     target = int(probabilities(encode_png(photo.levels_HWC)).argsort()[-3])
     search = AttackSettings(steps=40)
@@ -165,7 +164,7 @@ def test_a_target_is_reached_and_its_probability_said() -> None:
     assert (result.reached, result.succeeded) == (False, False)
 
 
-def test_the_class_of_a_photo_is_no_target() -> None:
+def test_the_class_of_a_photo_is_no_target():
     attacker = attacker_of(target=label_of(5))
     with pytest.raises(UsageError, match=r"the target 'class 5' is the class of 0\.png itself"):
         attacker.locate(photo_of(), label_of(5))
@@ -175,7 +174,7 @@ def test_the_class_of_a_photo_is_no_target() -> None:
 # What may change
 
 
-def test_an_object_that_fills_the_frame_is_reported_and_not_attacked() -> None:
+def test_an_object_that_fills_the_frame_is_reported_and_not_attacked():
     attacker = attacker_of((0, 0, 44, 40))
     with pytest.raises(LatcliError, match=r"nothing is left to change in 0\.png: the object .* whole photo") as caught:
         attacker.threat(attacker.locate(photo_of()))
@@ -183,7 +182,7 @@ def test_an_object_that_fills_the_frame_is_reported_and_not_attacked() -> None:
     assert caught.value.exit_code == ExitCode.FAILURE
 
 
-def test_what_the_classifier_does_not_see_is_left_alone() -> None:
+def test_what_the_classifier_does_not_see_is_left_alone():
     """Of a photo five times as wide as high it sees the middle alone."""
     wide = photo_of(40, 200)
     unseen = attacker_of((50, 0, 150, 40))
@@ -197,7 +196,7 @@ def test_what_the_classifier_does_not_see_is_left_alone() -> None:
     assert changed.max() > 0
 
 
-def test_regions_say_what_may_change() -> None:
+def test_regions_say_what_may_change():
     attacker, photo = attacker_of(), photo_of()
     inside = np.zeros((40, 44), dtype=bool)
     inside[10:26, 12:28] = True
@@ -205,13 +204,13 @@ def test_regions_say_what_may_change() -> None:
     window = np.zeros_like(inside)
     window[located.window] = True
     for region, expected in (("background", ~inside), ("foreground", inside), ("all", np.ones_like(inside))):
-        threat = attacker.threat(located, region)  # type: ignore[arg-type]
+        threat = attacker.threat(located, region)
         np.testing.assert_array_equal(threat.allowed_HW, 8 * (expected & window))
         assert threat.background_share == pytest.approx(expected.mean())
 
 
 @pytest.mark.parametrize("size", [(40, 44), (40, 90), (90, 40), (50, 500)])
-def test_a_random_region_is_as_large_as_the_background_where_the_classifier_looks(size: tuple[int, int]) -> None:
+def test_a_random_region_is_as_large_as_the_background_where_the_classifier_looks(size):
     height, width = size
     box = (0.4 * width, 0.2 * height, 0.6 * width, 0.8 * height)
     moved = 0
@@ -226,7 +225,7 @@ def test_a_random_region_is_as_large_as_the_background_where_the_classifier_look
     assert moved >= 4
 
 
-def test_a_patch_is_a_small_square_of_any_value_in_the_background() -> None:
+def test_a_patch_is_a_small_square_of_any_value_in_the_background():
     attacker = attacker_of()
     located = attacker.locate(photo_of())
     threat = attacker.threat(located, "patch", 1.0)
@@ -239,7 +238,7 @@ def test_a_patch_is_a_small_square_of_any_value_in_the_background() -> None:
     assert changed.max() > 100
 
 
-def test_epsilon_is_rounded_down_to_whole_levels() -> None:
+def test_epsilon_is_rounded_down_to_whole_levels():
     for epsilon, levels in [(1 / 256, None), (1e-9, None), (1 / 255, 1), (0.031, 7), (0.0313, 7), (1.0, 255)]:
         attacker = attacker_of(epsilon=epsilon)
         located = attacker.locate(photo_of())
@@ -250,7 +249,7 @@ def test_epsilon_is_rounded_down_to_whole_levels() -> None:
             assert attacker.threat(located).allowed_HW.max() == levels
 
 
-def test_the_l2_radius_holds_for_the_saved_photo() -> None:
+def test_the_l2_radius_holds_for_the_saved_photo():
     search = AttackSettings(steps=12, norm="l2", radius=0.4)
     result = attack(attacker_of(search=search, epsilon=1.0), photo_of())
     saved = np.asarray(Image.open(io.BytesIO(result.adversarial_png))).astype(int)
@@ -259,7 +258,7 @@ def test_the_l2_radius_holds_for_the_saved_photo() -> None:
     assert 0.28 < length <= 0.4
 
 
-def test_at_model_resolution_the_saved_photo_has_the_networks_size() -> None:
+def test_at_model_resolution_the_saved_photo_has_the_networks_size():
     result = attack(attacker_of((0, 0, 5, 5), at_model_resolution=True), photo_of(60, 80))
     assert result.adversarial_HWC.shape == (CROP, CROP, 3)
     assert result.located.photo.notes[-1] == f"resized to {CROP} px"
@@ -268,7 +267,7 @@ def test_at_model_resolution_the_saved_photo_has_the_networks_size() -> None:
     assert attack(attacker_of((0, 0, 5, 5)), photo_of(60, 80)).adversarial_HWC.shape == (60, 80, 3)
 
 
-def test_a_photo_of_more_pixels_than_the_grid_keeps_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_photo_of_more_pixels_than_the_grid_keeps_the_contract(monkeypatch):
     from latcli.engine import photos
 
     monkeypatch.setattr(photos, "make_grid", lambda levels, allowed: coarse(levels, allowed, 900))
@@ -282,7 +281,7 @@ def test_a_photo_of_more_pixels_than_the_grid_keeps_the_contract(monkeypatch: py
 
 
 @pytest.mark.parametrize("rank", [1, 10])
-def test_an_attack_that_stops_early_has_reached_its_rank_in_the_saved_file(rank: int) -> None:
+def test_an_attack_that_stops_early_has_reached_its_rank_in_the_saved_file(rank):
     attacker = attacker_of(search=AttackSettings(steps=60, stop_rank=rank), epsilon=48 / 255)
     for seed in range(4):
         assert attack(attacker, photo_of(seed=seed)).adversarial.rank > rank
@@ -291,7 +290,7 @@ def test_an_attack_that_stops_early_has_reached_its_rank_in_the_saved_file(rank:
 # The smallest epsilon
 
 
-def test_the_smallest_epsilon_fools_and_one_level_less_does_not() -> None:
+def test_the_smallest_epsilon_fools_and_one_level_less_does_not():
     attacker = attacker_of(search=AttackSettings(steps=15))
     located = [attacker.locate(photo_of(seed=seed)) for seed in range(4)]
     for one, (result, epsilon) in zip(located, attacker.smallest_epsilon(located, "background", 64 / 255), strict=True):
@@ -307,7 +306,7 @@ def test_the_smallest_epsilon_fools_and_one_level_less_does_not() -> None:
             assert not less.fooled
 
 
-def test_bisection_finds_a_known_threshold() -> None:
+def test_bisection_finds_a_known_threshold():
     """An attack that adds epsilon to red, on a classifier that changes its mind at 105 levels of red."""
 
     class Red(torch.nn.Module):
@@ -317,7 +316,7 @@ def test_bisection_finds_a_known_threshold() -> None:
 
     attacker = attacker_of(objects=ObjectSettings(center=0.0))
     attacker.classifier.net = Red()
-    attacker.attack = lambda model, x, y, eps, *_: x + eps  # type: ignore[assignment]
+    attacker.attack = lambda model, x, y, eps, *_: x + eps
     levels = [90, 97, 104, 105]
     photos = [Photo(str(red), np.full((30, 30, 3), red, np.uint8), str(red)) for red in levels]
     found = attacker.smallest_epsilon([attacker.locate(photo, label_of(0)) for photo in photos], "all", 16 / 255)
@@ -328,7 +327,7 @@ def test_bisection_finds_a_known_threshold() -> None:
 # Seeds and batches
 
 
-def test_a_photo_comes_out_of_a_batch_as_alone_but_for_noise() -> None:
+def test_a_photo_comes_out_of_a_batch_as_alone_but_for_noise():
     attacker = attacker_of(objects=ObjectSettings(center=0.4))
     sizes = [(40, 44), (61, 33), (20, 20), (35, 90)]
     located = [attacker.locate(photo_of(*size, seed=seed), label_of(seed)) for seed, size in enumerate(sizes)]
@@ -339,7 +338,7 @@ def test_a_photo_comes_out_of_a_batch_as_alone_but_for_noise() -> None:
         assert together.adversarial.rank == alone.adversarial.rank
 
 
-def test_the_random_start_of_a_photo_depends_on_its_bytes_not_its_name() -> None:
+def test_the_random_start_of_a_photo_depends_on_its_bytes_not_its_name():
     one = photo_of()
     renamed, other = replace(one, name="renamed.png"), replace(one, sha256="other")
     pngs = [
@@ -348,7 +347,7 @@ def test_the_random_start_of_a_photo_depends_on_its_bytes_not_its_name() -> None
     assert pngs[0] == pngs[1] != pngs[2]
 
 
-def test_photos_are_grouped_in_order_by_number_and_by_canvas_and_not_before_their_turn() -> None:
+def test_photos_are_grouped_in_order_by_number_and_by_canvas_and_not_before_their_turn():
     def grouped(sizes: list[tuple[int, int]], most: int, pixels: int) -> list[int]:
         photos: Iterator[Any] = (SimpleNamespace(size=size) for size in sizes)
         return [len(group) for group in batches(photos, most, pixels)]
@@ -373,7 +372,7 @@ def test_photos_are_grouped_in_order_by_number_and_by_canvas_and_not_before_thei
 # What else is asked of it
 
 
-def test_the_object_alone_is_the_photo_with_a_black_background() -> None:
+def test_the_object_alone_is_the_photo_with_a_black_background():
     attacker = attacker_of()
     one = attacker.locate(photo_of())
     levels, said = attacker.object_only(one)
@@ -383,9 +382,7 @@ def test_the_object_alone_is_the_photo_with_a_black_background() -> None:
 
 
 @pytest.mark.parametrize(("name", "steps", "expected"), [("apgd-t", 5, 55), ("pgd", 40, 40), ("square", 9, 9)])
-def test_the_time_of_an_attack_is_its_passes_times_what_one_takes(
-    name: str, steps: int, expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_time_of_an_attack_is_its_passes_times_what_one_takes(name, steps, expected, monkeypatch):
     clock = iter(range(1000))
     attacker = attacker_of(search=AttackSettings(steps=steps))
     attacker.attack = registry.load("attack", name)
@@ -395,7 +392,7 @@ def test_the_time_of_an_attack_is_its_passes_times_what_one_takes(
     assert attacker.seconds(threat) == pytest.approx(0.5 * expected)
 
 
-def test_a_found_object_without_the_classifiers_evidence_gets_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_found_object_without_the_classifiers_evidence_gets_a_note(monkeypatch):
     from latcli.engine import photos
 
     class Finds:
@@ -435,7 +432,7 @@ sys.exit(code)
 
 
 @pytest.mark.slow
-def test_a_photo_of_100_megapixels_is_attacked_within_4_gib(tmp_path: Path, latcli_environment: dict[str, str]) -> None:
+def test_a_photo_of_100_megapixels_is_attacked_within_4_gib(tmp_path, latcli_environment):
     photo = tmp_path / "large.jpg"
     Image.fromarray(blobs(SIDE, SIDE)).save(photo, quality=85)
     attack = [sys.executable, "-m", "latcli", "attack", photo, "--center", "0.25", "--steps", "1", "--json"]

@@ -6,19 +6,16 @@ import re
 import shutil
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
-from conftest import ROOT, Outcome
+from conftest import ROOT
 from PIL import Image
 
 from latcli.engine import registry
 from latcli.errors import LatcliError
-
-Run = Callable[..., Outcome]
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -45,7 +42,7 @@ def install(folder: Path, code: str, toml: str) -> None:
 
 
 @pytest.fixture
-def plugin(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def plugin(here, tmp_path, monkeypatch):
     folder = tmp_path / "site"
     install(folder, "\n\n".join(blocks("plugins.md", "python")), blocks("plugins.md", "toml")[0])
     monkeypatch.syspath_prepend(folder)
@@ -55,7 +52,7 @@ def plugin(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 @pytest.fixture
-def photo(tmp_path: Path) -> Path:
+def photo(tmp_path):
     path = tmp_path / "photo.png"
     noise = np.random.default_rng(0).integers(0, 200, (60, 80, 3), dtype=np.uint8)
     noise[30:, 40:] += 55
@@ -63,7 +60,7 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_plug_ins_of_the_docs_do_the_main_job(plugin: Path, photo: Path, latcli: Run) -> None:
+def test_the_plug_ins_of_the_docs_do_the_main_job(plugin, photo, latcli):
     arguments = ["--attack", "signs", "--detector", "bright", "--classifier", "mine", "--json"]
     done = latcli("attack", photo, *arguments)
 
@@ -84,11 +81,10 @@ def test_the_plug_ins_of_the_docs_do_the_main_job(plugin: Path, photo: Path, lat
 
 
 @pytest.mark.parametrize("architecture", ["paper-cnn", "linear"])
-def test_the_data_set_and_network_of_the_docs_are_trained(plugin: Path, latcli: Run, architecture: str) -> None:
+def test_the_data_set_and_network_of_the_docs_are_trained(plugin, latcli, architecture):
     arguments = ["--dataset", "stripes", "--regime", "natural", "--steps", "30", "--batch", "32", "--json"]
     arguments += ["--architecture", architecture, "--logger", "lines"]
     done = latcli("train", *arguments)
-
     assert done.code == 0, done.err
     document = done.json
     assert (document["dataset"], document["architecture"], document["steps"]) == ("stripes", architecture, 30)
@@ -97,24 +93,23 @@ def test_the_data_set_and_network_of_the_docs_are_trained(plugin: Path, latcli: 
     assert (lines[0][:2], lines[-1].partition(" ")[0]) == ("1 ", "Scores")
 
 
-def test_help_and_completion_name_installed_plug_ins(plugin: Path, latcli: Run) -> None:
+def test_help_and_completion_name_installed_plug_ins(plugin, latcli):
     shown = latcli("attack", "--help-all").out
     assert all(f"Plug-ins: {name}." in " ".join(shown.split()) for name in ("signs", "bright", "mine"))
     assert "Plug-ins: lines." in " ".join(latcli("train", "--help-all").out.split())
 
 
-def test_an_attack_that_leaks_is_caught_and_nothing_is_kept(plugin: Path, photo: Path, latcli: Run) -> None:
+def test_an_attack_that_leaks_is_caught_and_nothing_is_kept(plugin, photo, latcli):
     module = plugin / "mypackage" / "attacks.py"
     module.write_text(module.read_text().replace("eps_B1HW * gradient_BCHW", "eps_B1HW.amax() * gradient_BCHW"))
     arguments = ["--attack", "signs", "--detector", "bright", "--classifier", "mine"]
     done = latcli("attack", photo, *arguments)
-
     assert done.code == 1
     assert re.fullmatch(r"error: the attack broke its contract: .*\nhint: .*\n", done.err)
     assert not list(photo.parent.rglob("*-adversarial.png"))
 
 
-def test_a_plug_in_that_cannot_be_imported_says_so(plugin: Path) -> None:
+def test_a_plug_in_that_cannot_be_imported_says_so(plugin):
     (plugin / "mypackage" / "models.py").write_text("import a_module_that_is_not_there\n", encoding="utf-8")
     assert "mine" in registry.names("classifier")
     with pytest.raises(LatcliError, match=r"mypackage\.models:mine cannot be imported: .*a_module_that_is_not_there"):
@@ -123,18 +118,15 @@ def test_a_plug_in_that_cannot_be_imported_says_so(plugin: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1], ids=["a photo", "tensors"])
-def test_the_library_examples_run(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_library_examples_run(number, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copy(Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg"), "photo.jpg")
     names: dict[str, object] = {}
     exec(blocks("library.md", "python")[number], names)
-
     if number == 0:
         assert Image.open("adversarial.png").size == (512, 600)
         assert "became" in capsys.readouterr().out
     else:
-        change_BCHW = (names["x_adv_BCHW"] - names["x_BCHW"]).abs()  # type: ignore[operator]
+        change_BCHW = (names["x_adv_BCHW"] - names["x_BCHW"]).abs()
         assert change_BCHW[:, :, 10:18, 10:18].max() == 0
         assert 0.29 < change_BCHW.max() <= 0.3 + 2**-23

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from recorders import ON_CUDA
 from torch import nn
+from torch.nn import functional
 from torch.nn.utils import parametrizations, weight_norm
 
 from latcli.engine import precision
 from latcli.engine.models.preprocessing import Normalize
-from latcli.engine.precision import FORMS, Form, gradient_model
+from latcli.engine.models.small import resnet20
+from latcli.engine.precision import FORMS, GradientForm, gradient_model
 
 SHAPE = (3, 16, 16)
 
@@ -60,7 +64,7 @@ class Viewing(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _seed():
     torch.manual_seed(0)
 
 
@@ -87,7 +91,7 @@ NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
     "batch statistics": lambda: [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, track_running_stats=False), *head()],
     "spectral norm": lambda: wrapped(parametrizations.spectral_norm),
     "weight norm": lambda: wrapped(parametrizations.weight_norm),
-    "old weight norm": lambda: wrapped(weight_norm),  # type: ignore[arg-type]
+    "old weight norm": lambda: wrapped(weight_norm),
     "old spectral norm": lambda: wrapped(torch.nn.utils.spectral_norm),
     "scripted": lambda: [torch.jit.script(nn.Sequential(*NETWORKS["plain"]()).eval())],
     "no layers": lambda: [nn.AdaptiveAvgPool2d(1), nn.Flatten()],
@@ -96,7 +100,7 @@ NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
 
 def input_gradient(model: object, x_BChw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     x_BChw = x_BChw.clone().requires_grad_()
-    logits_BK = model(x_BChw)  # type: ignore[operator]
+    logits_BK = model(x_BChw)
     (gradient_BChw,) = torch.autograd.grad(logits_BK.square().sum(), x_BChw)
     return logits_BK.detach(), gradient_BChw
 
@@ -108,7 +112,7 @@ def state_of(net: nn.Module) -> list[object]:
     return [hooks, grads, {name: value.tolist() for name, value in net.state_dict().items()}]
 
 
-def test_it_is_the_same_function_with_the_same_gradient_and_leaves_the_network_alone() -> None:
+def test_it_is_the_same_function_with_the_same_gradient_and_leaves_the_network_alone():
     for form in ["fp32", "fp32-channels-last"]:
         for network in NETWORKS:
             net = nn.Sequential(Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), *NETWORKS[network]())
@@ -116,7 +120,6 @@ def test_it_is_the_same_function_with_the_same_gradient_and_leaves_the_network_a
             fast = gradient_model(net, SHAPE, form=form)
             x_BChw = torch.rand(6, 3, 16, 16)
             found = input_gradient(fast, x_BChw)
-
             assert (fast.form, fast.note) == (form, None)
             assert state_of(net) == before
             torch.testing.assert_close(found, input_gradient(net.eval(), x_BChw), rtol=1e-4, atol=1e-5)
@@ -126,7 +129,7 @@ def test_it_is_the_same_function_with_the_same_gradient_and_leaves_the_network_a
 LEFT = {"norm first": 1, "residual": 1, "shared": 2} | {name: 1 for name in NETWORKS if name.endswith(" norm")}
 
 
-def test_norms_after_plain_convolutions_are_folded() -> None:
+def test_norms_after_plain_convolutions_are_folded():
     for network in ["plain", "grouped, strided, no bias", *LEFT]:
         fast = gradient_model(nn.Sequential(*NETWORKS[network]()), SHAPE, "fp32")
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
@@ -135,18 +138,17 @@ def test_norms_after_plain_convolutions_are_folded() -> None:
         assert norms == LEFT.get(network, 0)
 
 
-def test_bf16_is_close_and_returns_fp32() -> None:
+def test_bf16_is_close_and_returns_fp32():
     net = nn.Sequential(*NETWORKS["plain"]()).eval()
     x_BChw = torch.rand(6, *SHAPE)
     logits_BK = gradient_model(net, SHAPE, "bf16")(x_BChw)
-
     assert logits_BK.dtype == torch.float32
     assert not torch.equal(logits_BK, net(x_BChw))  # bf16 it was
     torch.testing.assert_close(logits_BK, net(x_BChw), rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("network", ["plain", "weight norm", "old weight norm"])
-def test_refreshed_it_follows_the_weights_and_statistics(network: str) -> None:
+def test_refreshed_it_follows_the_weights_and_statistics(network):
     net = nn.Sequential(*NETWORKS[network]())
     fast = gradient_model(net, SHAPE, "fp32")
     net.train()(torch.rand(4, *SHAPE)).square().sum().backward()
@@ -157,9 +159,6 @@ def test_refreshed_it_follows_the_weights_and_statistics(network: str) -> None:
     assert not torch.allclose(fast(x_BCHW), net(x_BCHW))
     fast.refresh()
     torch.testing.assert_close(fast(x_BCHW), net(x_BCHW), rtol=1e-4, atol=1e-5)
-
-
-# the rule
 
 
 def convolutions(channels: int, groups: int = 1) -> list[nn.Module]:
@@ -190,18 +189,13 @@ class Attention(nn.Module):
     ],
     ids=["convolutions", "depthwise", "small", "linear", "attention", "no layers"],
 )
-def test_the_form_follows_from_processor_and_network(
-    layers: Callable[[], list[nn.Module]], with_units: Form, without: Form, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_form_follows_from_processor_and_network(layers, with_units, without, monkeypatch):
     net = nn.Sequential(*layers())
     for units, expected in ((True, with_units), (False, without)):
         monkeypatch.setattr(precision, "has_bf16_units", lambda _, units=units: units)
         assert gradient_model(net, SHAPE).form == expected
         assert gradient_model(net, SHAPE, "fp32").form == without
         assert gradient_model(net, SHAPE, "bf16").form == "bf16-channels-last"
-
-
-# forms that do not fit
 
 
 class Differing(nn.Module):
@@ -220,7 +214,7 @@ class Differing(nn.Module):
         return self.linear(x_BCHW.flatten(1)) * (self.factor if form == self.form else 1.0)
 
 
-def test_a_form_that_does_not_fit_gives_way_to_plain_fp32_and_says_so() -> None:
+def test_a_form_that_does_not_fit_gives_way_to_plain_fp32_and_says_so():
     for form in [form for form in FORMS if form != "fp32"]:
         for net in [
             lambda form: nn.Sequential(nn.Conv2d(3, 8, 3), Viewing(), nn.Linear(8 * 14 * 14, 5)),
@@ -229,13 +223,93 @@ def test_a_form_that_does_not_fit_gives_way_to_plain_fp32_and_says_so() -> None:
         ]:
             subject = net(form)
             found = gradient_model(subject, SHAPE, form=form)
-
             assert found.form == "fp32"
             assert form in str(found.note)
             x_BCHW = torch.rand(3, *SHAPE)
             torch.testing.assert_close(found(x_BCHW), subject(x_BCHW))
 
 
-def test_a_network_that_fails_as_it_is_fails_here() -> None:
+def test_a_network_that_fails_as_it_is_fails_here():
     with pytest.raises(RuntimeError, match="shapes"):
         gradient_model(nn.Sequential(nn.Flatten(), nn.Linear(5, 5)), SHAPE)
+
+
+class Ending(nn.Module):
+    """Convolutions that end in a ReLU in every way, and some that only seem to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), lively(nn.BatchNorm2d(8))
+        self.second, self.third, self.fourth = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+        self.twice, self.grouped = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=2)
+        self.rectify, self.relu = nn.ReLU(inplace=True), nn.SiLU()
+        self.linear = nn.Linear(8, 10)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        x_BCHW = self.rectify(self.norm(self.first(x_BCHW)))  # joined
+        rest_BCHW = x_BCHW
+        x_BCHW = self.third(functional.relu(self.second(x_BCHW)))  # joined
+        x_BCHW += rest_BCHW
+        x_BCHW = self.rectify(x_BCHW)  # joined, and the sum with it
+        x_BCHW = self.relu(self.fourth(x_BCHW))
+        raw_BCHW = self.twice(x_BCHW)
+        x_BCHW = raw_BCHW.relu() + 0.1 * raw_BCHW
+        return self.linear(self.grouped(x_BCHW).relu().mean(dim=(2, 3)))
+
+
+class Looking(nn.Module):
+    """Looks at its images, which torch.fx cannot follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = Ending()
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        return self.body(x_BCHW if float(x_BCHW.detach().sum()) > 0 else -x_BCHW)
+
+
+@pytest.mark.parametrize("build", [Ending, Looking])
+def test_convolutions_that_end_in_a_relu_are_joined_with_it(
+    build: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined = []
+
+    def apart(x_BCHW: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, other: torch.Tensor | None, *about: Any):
+        joined.append(other is not None)
+        out_BCHW = functional.conv2d(x_BCHW, weight, bias, *about)
+        return (out_BCHW if other is None else out_BCHW + other).relu()
+
+    monkeypatch.setattr(precision, "_convolution_relu", apart)
+    net = build().eval()
+    prefix = "body." if build is Looking else ""
+    form = GradientForm(net, "fp32-channels-last", [(f"{prefix}first", f"{prefix}norm")], joined=True)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.mul_(1.1)
+    form.refresh()
+    x_BCHW = torch.rand(3, *SHAPE)
+
+    logits_BK, gradient_BCHW = input_gradient(form, x_BCHW)
+    expected_BK, expected_BCHW = input_gradient(net, x_BCHW)
+
+    assert joined == [False, False, True]
+    torch.testing.assert_close(logits_BK, expected_BK, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradient_BCHW, expected_BCHW, rtol=1e-4, atol=1e-6)
+
+
+@ON_CUDA
+def test_on_a_gpu_the_joined_form_is_close_and_follows_the_weights() -> None:
+    net = resnet20(SHAPE, 10).cuda().eval()
+    form = gradient_model(net, SHAPE, "bf16")
+    assert form.note is None
+    assert "_convolution_relu" in form._copy.code
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.mul_(1.1)
+    form.refresh()
+    x_BCHW = torch.rand(8, *SHAPE, device="cuda")
+
+    (logits_BK, gradient_BCHW), (expected_BK, expected_BCHW) = (input_gradient(model, x_BCHW) for model in (form, net))
+
+    assert (logits_BK - expected_BK).abs().max() < 0.1 * expected_BK.std()
+    assert functional.cosine_similarity(gradient_BCHW.flatten(), expected_BCHW.flatten(), dim=0) > 0.98

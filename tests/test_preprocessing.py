@@ -51,14 +51,14 @@ def ordinary(pipeline: Preprocessing, image: Image.Image) -> torch.Tensor:
     return transforms.Compose(steps)(image)
 
 
-def test_read_is_the_ordinary_pipeline_to_the_bit() -> None:
+def test_read_is_the_ordinary_pipeline_to_the_bit():
     for pipeline in PIPELINES:
         for size in SIZES:
             image = photo(*size)
             assert torch.equal(pipeline.read(image), ordinary(pipeline, image))
 
 
-def test_the_matrices_do_what_read_does() -> None:
+def test_the_matrices_do_what_read_does():
     for pipeline in PIPELINES + OTHERS:
         for size in [(375, 500), (257, 301), (8, 8), (97, 64), (300, 40)]:
             linear = pipeline.linear(size)
@@ -80,9 +80,7 @@ def test_the_matrices_do_what_read_does() -> None:
     resize=st.integers(16, 40),
     mode=st.sampled_from(["crop", "squash", "border"]),
 )
-def test_what_is_not_visible_never_reaches_the_network(
-    height: int, width: int, interpolation: Interpolation, resize: int, mode: Any
-) -> None:
+def test_what_is_not_visible_never_reaches_the_network(height, width, interpolation, resize, mode):
     pipeline = Preprocessing(resize, 16, interpolation, mode)
     before = np.array(photo(height, width))
     try:
@@ -91,18 +89,14 @@ def test_what_is_not_visible_never_reaches_the_network(
         return
     after = 255 - before
     after[rows, columns] = before[rows, columns]
-
     assert torch.equal(pipeline.read(Image.fromarray(after)), pipeline.read(Image.fromarray(before)))
 
 
-def test_a_photo_that_is_all_edge_is_refused() -> None:
+def test_a_photo_that_is_all_edge_is_refused():
     with pytest.raises(ImageError, match="too narrow"):
         Preprocessing(256, 224, "bicubic").read(Image.new("RGB", (1000, 1)))
     with pytest.raises(UsageError, match="'random'"):
         interpolation_called("random", "timm:some")
-
-
-# what libraries say
 
 
 def assert_timm_prepares_alike(names: list[str]) -> None:
@@ -126,7 +120,7 @@ def assert_prepared_alike(name: str, ours: Preprocessing, theirs: Any, mean: Any
         assert (ours.read(image) - expected_Chw).abs().max() <= 1e-6, (name, shape)
 
 
-def test_timms_configurations_are_prepared_as_timm_does() -> None:
+def test_timms_configurations_are_prepared_as_timm_does():
     names = import_timm().list_models(pretrained=True)
     special = [
         "tf_efficientnet_lite0.in1k",
@@ -139,12 +133,12 @@ def test_timms_configurations_are_prepared_as_timm_does() -> None:
 
 
 @pytest.mark.slow
-def test_all_of_timms_configurations_are_prepared_as_timm_does() -> None:
+def test_all_of_timms_configurations_are_prepared_as_timm_does():
     assert_timm_prepares_alike(import_timm().list_models(pretrained=True))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "inception_v3", "efficientnet_b1", "swin_v2_t", "vit_l_16"])
-def test_torchvisions_classifiers_are_prepared_as_torchvision_does(name: str) -> None:
+def test_torchvisions_classifiers_are_prepared_as_torchvision_does(name):
     network = library_network(f"torchvision:{name}")
     assert network is not None
     transform = import_torchvision().models.get_model_weights(name).DEFAULT.transforms()
@@ -155,7 +149,7 @@ CUBIC = Preprocessing(256, 224, "bicubic")
 SQUASHED = Preprocessing((6, 8), (6, 8), "bicubic", "squash")
 
 
-def test_what_the_user_says_takes_the_place_of_the_librarys() -> None:
+def test_what_the_user_says_takes_the_place_of_the_librarys():
     for source, own, expected in [
         (ClassifierSource(), Preprocessing(256, 224), Preprocessing(256, 224)),
         (ClassifierSource(input_size=(112, 112)), Preprocessing(256, 224), Preprocessing((128, 128), (112, 112))),

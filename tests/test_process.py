@@ -67,7 +67,7 @@ PROGRAM = textwrap.dedent(
 
 
 @pytest.fixture
-def program(tmp_path: Path) -> list[str]:
+def program(tmp_path):
     file = tmp_path / "program.py"
     file.write_text(PROGRAM)
     return [sys.executable, str(file)]
@@ -78,14 +78,13 @@ def run(program: list[str], *arguments: str, stdout: int = subprocess.PIPE) -> s
     return subprocess.run([*program, *arguments], stdout=stdout, stderr=pipe, text=True, timeout=60, check=False)
 
 
-def test_an_error_is_two_lines_and_its_exit_code_and_debug_adds_the_traceback(program: list[str]) -> None:
+def test_an_error_is_two_lines_and_its_exit_code_and_debug_adds_the_traceback(program):
     for arguments, code, error in [
         (["refuse", "a\x1b[2J\r\n\u202eb.jpg"], 3, "no object on a\\x1b[2J\\r\\n\\u202eb.jpg"),
         (["fail"], 1, "unexpected ValueError: first line"),
     ]:
         for debug in [[], ["--debug"]]:
             done = run(program, *arguments, *debug)
-
             *above, told, hint = done.stderr.splitlines()
             assert (done.returncode, done.stdout, told) == (code, "", f"error: {error}")
             assert hint.startswith("hint: ")
@@ -105,8 +104,8 @@ def test_an_error_is_two_lines_and_its_exit_code_and_debug_adds_the_traceback(pr
     ],
 )
 def test_a_signal_closes_what_is_open_a_second_ends_at_once_and_what_is_ignored_stays_so(
-    program: list[str], sent: list[signal.Signals], more: list[str], code: int, out: str, err: str
-) -> None:
+    program, sent, more, code, out, err
+):
     process = subprocess.Popen(
         [*program, "wait", *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
     )
@@ -118,11 +117,10 @@ def test_a_signal_closes_what_is_open_a_second_ends_at_once_and_what_is_ignored_
         if more == ["60"] and not begun:
             begun = process.stdout.readline()
     found = process.communicate(timeout=30)
-
     assert (process.returncode, begun + found[0], found[1]) == (code, out, err)
 
 
-def test_a_signal_that_an_import_swallows_comes_again(program: list[str], tmp_path: Path) -> None:
+def test_a_signal_that_an_import_swallows_comes_again(program, tmp_path):
     (tmp_path / "greedy.py").write_text(
         "import os, signal, time\n"
         "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(10)\n"
@@ -135,26 +133,21 @@ def test_a_signal_that_an_import_swallows_comes_again(program: list[str], tmp_pa
 
 
 @pytest.mark.parametrize("lines", ["1", "100000"])
-def test_a_reader_that_goes_away_is_no_news(program: list[str], lines: str) -> None:
+def test_a_reader_that_goes_away_is_no_news(program, lines):
     reader, writer = os.pipe()
     os.close(reader)
     done = run(program, "talk", lines, stdout=writer)
     os.close(writer)
-
     assert (done.returncode, done.stderr) == (1, "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
-def test_a_full_device_is_two_lines(program: list[str]) -> None:
+def test_a_full_device_is_two_lines(program):
     with Path("/dev/full").open("w") as full:
         done = run(program, "talk", "1", stdout=full.fileno())
-
     assert done.returncode == 1
     assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["error", "hint"]
     assert "No space left" in done.stderr
-
-
-# signals that are put off while a piece of work ends
 
 
 @pytest.mark.parametrize(
@@ -165,7 +158,7 @@ def test_a_full_device_is_two_lines(program: list[str]) -> None:
         pytest.param(3, False, [0], id="a second one is not put off"),
     ],
 )
-def test_an_interrupt_is_put_off_until_it_suits(times: int, deliver: bool, expected: list[int]) -> None:
+def test_an_interrupt_is_put_off_until_it_suits(times, deliver, expected):
     reached: list[int] = []
     terminate = signal.signal(signal.SIGTERM, signal.SIG_IGN)
 

@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def outcomes(tmp_path_factory):
     """What each of two ranks found out."""
     port, environment = str(free_port()), os.environ | {"OMP_NUM_THREADS": "1"}
     files = [tmp_path_factory.mktemp("ranks") / f"{rank}.pt" for rank in range(2)]
@@ -63,10 +63,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_two_ranks_give_the_curve_of_one(outcomes: list[Any], name: str) -> None:
+def test_two_ranks_give_the_curve_of_one(outcomes, name):
     first, second = (one[name] for one in outcomes)
     alone = outcome(CASES[name], small_digits())
-
     assert first["reports"] == second["reports"]
     for expected, found in zip(alone["reports"], first["reports"], strict=True):
         assert found.loss == pytest.approx(expected.loss, rel=0, abs=CASES[name].rounding)
@@ -83,7 +82,7 @@ def test_two_ranks_give_the_curve_of_one(outcomes: list[Any], name: str) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("momentum", [0.1, None])
-def test_a_batch_norm_over_two_ranks_is_one_over_all_images(outcomes: list[Any], momentum: float | None) -> None:
+def test_a_batch_norm_over_two_ranks_is_one_over_all_images(outcomes, momentum):
     """In fp64, against torch's own on the whole batch: parameters' gradients are sums over the ranks."""
     first, second = (one[f"norm {momentum}"] for one in outcomes)
     for name, expected in passed(*norm_inputs(momentum)).items():
@@ -99,11 +98,11 @@ def test_a_batch_norm_over_two_ranks_is_one_over_all_images(outcomes: list[Any],
 
 
 @pytest.mark.slow
-def test_all_ranks_stop_where_the_loss_of_one_is_not_finite(outcomes: list[Any]) -> None:
+def test_all_ranks_stop_where_the_loss_of_one_is_not_finite(outcomes):
     assert [one["nan"] for one in outcomes] == ["training diverged at step 3: the loss is not finite"] * 2
 
 
-def test_batch_norms_are_replaced_and_nothing_is_renamed() -> None:
+def test_batch_norms_are_replaced_and_nothing_is_renamed():
     net = resnet18((1, 8, 8), 10)
     fast = gradient_model(net, (1, 8, 8), form="fp32")
     tensors, x_BCHW = net.state_dict(), torch.rand(4, 1, 8, 8)
@@ -123,7 +122,7 @@ def test_batch_norms_are_replaced_and_nothing_is_renamed() -> None:
     torch.testing.assert_close(fast(x_BCHW), net(x_BCHW))
 
 
-def test_norms_of_a_kind_that_is_not_known_are_refused_where_they_learn() -> None:
+def test_norms_of_a_kind_that_is_not_known_are_refused_where_they_learn():
     class Odd(nn.BatchNorm2d):
         pass
 
@@ -155,13 +154,7 @@ BY_HAND = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1234", "NODE_RANK": "1"}
         (None, None, {n: v for n, v in SRUN.items() if n != "SLURM_NTASKS_PER_NODE"}, "SLURM_NTASKS_PER_NODE is not"),
     ],
 )
-def test_a_world_is_what_was_started_or_what_is_asked_for(
-    monkeypatch: pytest.MonkeyPatch,
-    devices: int | None,
-    nodes: int | None,
-    environment: dict[str, str],
-    expected: tuple[int, int] | str,
-) -> None:
+def test_a_world_is_what_was_started_or_what_is_asked_for(monkeypatch, devices, nodes, environment, expected):
     for name in {**TORCHRUN, **SRUN, **BY_HAND}:
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -181,11 +174,8 @@ def test_a_world_is_what_was_started_or_what_is_asked_for(
         (("--devices", "2", "--device", "cuda:0"), "--device cuda:0 cannot be used by several processes"),
     ],
 )
-def test_a_world_that_cannot_be_is_refused_before_anything_is_started(
-    latcli: Callable[..., Any], tmp_path: Path, options: tuple[str, ...], said: str
-) -> None:
+def test_a_world_that_cannot_be_is_refused_before_anything_is_started(latcli, tmp_path, options, said):
     done = latcli(*TRAIN, "--steps", "2", *options, "--store", tmp_path / "runs")
-
     assert done.code == 2
     assert said in done.error[0]
     assert not (tmp_path / "runs").exists()
@@ -195,14 +185,14 @@ def test_a_world_that_cannot_be_is_refused_before_anything_is_started(
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Path:
+def work(tmp_path):
     folder = tmp_path / "a folder"
     folder.mkdir()
     return folder
 
 
 @pytest.fixture
-def start(work: Path, latcli_environment: dict[str, str]) -> Iterator[Start]:
+def start(work, latcli_environment):
     """Start a command; whatever still runs at the end is killed, with all that it has started."""
     begun: list[subprocess.Popen[str]] = []
 
@@ -268,7 +258,7 @@ def error_of(stderr: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> float:
+def alone(tmp_path_factory):
     """The final loss of SHORT in one process."""
     command = [sys.executable, "-m", "latcli", *SHORT, "--json", "--store", str(tmp_path_factory.mktemp("alone"))]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
@@ -277,7 +267,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["latcli", "torchrun", "srun", "hand"])
-def test_two_processes_make_one_run(start: Start, work: Path, alone: float, by: str) -> None:
+def test_two_processes_make_one_run(start, work, alone, by):
     """Whoever starts them; the score is that of one process but for rounding."""
     port, short = str(free_port()), (*SHORT, "--json")
     if by == "latcli":
@@ -305,11 +295,10 @@ def test_two_processes_make_one_run(start: Start, work: Path, alone: float, by: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_killed_rank_ends_the_others_within_seconds_and_fails_the_run(start: Start, work: Path, killed: int) -> None:
+def test_a_killed_rank_ends_the_others_within_seconds_and_fails_the_run(start, work, killed):
     process = start(*LONG, "--devices", "2")
     other = training(process, work)
     (process, other)[killed].kill()
-
     if killed == 0:
         until(lambda: has_ended(other))
     else:
@@ -321,9 +310,7 @@ def test_a_killed_rank_ends_the_others_within_seconds_and_fails_the_run(start: S
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code", "rank"), [(signal.SIGTERM, 143, 1), (signal.SIGINT, 130, 0)])
-def test_a_signal_to_any_rank_stops_all_at_one_step_and_the_run_goes_on(
-    start: Start, work: Path, number: signal.Signals, code: int, rank: int
-) -> None:
+def test_a_signal_to_any_rank_stops_all_at_one_step_and_the_run_goes_on(start, work, number, code, rank):
     process = start(*LONG, "--devices", "2")
     other = training(process, work)
     os.kill((process.pid, other.pid)[rank], number)
@@ -344,7 +331,7 @@ def test_a_signal_to_any_rank_stops_all_at_one_step_and_the_run_goes_on(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["a file is missing", "other data"])
-def test_what_differs_on_another_rank_is_one_line_of_rank_0(start: Start, work: Path, fault: str) -> None:
+def test_what_differs_on_another_rank_is_one_line_of_rank_0(start, work, fault):
     """Each rank has a folder of its own, as on two machines."""
     for rank, digits in enumerate((2, 0 if fault == "a file is missing" else 3)):
         for split in ("train", "test"):
@@ -387,7 +374,7 @@ ATTACK = ("attack", "photos", *TINY, "--detector", "cam", "--steps", "5", "--bat
 
 
 @pytest.fixture
-def photos(work: Path) -> Path:
+def photos(work):
     """Seven photos of several sizes, one of them broken, beside the classifier for them."""
     for seed in range(6):
         save_photo(work / "photos" / f"{seed}.png", 40 + 3 * seed, 44, seed)
@@ -419,10 +406,9 @@ def assert_same_photos(found: Any, expected: Any, work: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("--regions", "background,all"), ("--dry-run",)])
-def test_two_processes_attack_the_photos_of_one(start: Start, photos: Path, work: Path, more: tuple[str, ...]) -> None:
+def test_two_processes_attack_the_photos_of_one(start, photos, work, more):
     expected = document_of(start(*ATTACK, *more), 1)
     found = document_of(start(*ATTACK, *more, "--devices", "2"), 1)
-
     if more == ("--dry-run",):
         assert [one["image"] for one in found["planned"]] == [one["image"] for one in expected["planned"]]
         return
@@ -433,9 +419,7 @@ def test_two_processes_attack_the_photos_of_one(start: Start, photos: Path, work
 
 
 @pytest.mark.slow
-def test_two_processes_find_the_masks_of_one_and_more_than_there_are_photos_do_no_harm(
-    start: Start, photos: Path, work: Path
-) -> None:
+def test_two_processes_find_the_masks_of_one_and_more_than_there_are_photos_do_no_harm(start, photos, work):
     documents = [
         document_of(start("mask", *words, *TINY, "--detector", "cam", "--json", "--out", f"masks {index}"), code)
         for index, (words, code) in enumerate(
@@ -451,7 +435,7 @@ def test_two_processes_find_the_masks_of_one_and_more_than_there_are_photos_do_n
 
 
 @pytest.mark.slow
-def test_two_processes_evaluate_what_one_does(start: Start, work: Path) -> None:
+def test_two_processes_evaluate_what_one_does(start, work):
     write_photos(work / "squares", test=4, masks=work / "masks")
     shutil.copy(tiny_model.__file__, work)
     (work / "two.py").write_text(TWO_CLASSES)
@@ -469,9 +453,7 @@ def test_two_processes_evaluate_what_one_does(start: Start, work: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_killed_rank_ends_an_attack_which_goes_on_with_the_other_photos(
-    start: Start, photos: Path, work: Path, killed: int
-) -> None:
+def test_a_killed_rank_ends_an_attack_which_goes_on_with_the_other_photos(start, photos, work, killed):
     (photos / "3x.png").unlink()
     slow = work / "slow.py"
     slow.write_text(
@@ -503,7 +485,7 @@ def test_a_killed_rank_ends_an_attack_which_goes_on_with_the_other_photos(
 
 
 @pytest.mark.slow
-def test_photos_that_differ_on_another_rank_are_one_line_of_rank_0(start: Start, work: Path) -> None:
+def test_photos_that_differ_on_another_rank_are_one_line_of_rank_0(start, work):
     for rank in range(2):
         save_photo(work / str(rank) / "photos" / "a.png", seed=rank)
         save_photo(work / str(rank) / "photos" / "b.png", 40 + rank)
@@ -514,14 +496,13 @@ def test_photos_that_differ_on_another_rank_are_one_line_of_rank_0(start: Start,
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
     processes = [start(*ATTACK, "--devices", "2", by=("there.py",), LOCAL_RANK=rank, **shared) for rank in ("0", "1")]
     (_, stderr), (_, silent) = [process.communicate(timeout=60) for process in processes]
-
     assert "the photos, their labels or the weights are not the same on rank 1 as on rank 0" in error_of(stderr)
     assert silent == ""
     assert not (work / "0" / "runs").exists()
 
 
 @pytest.mark.slow
-def test_a_folder_of_runs_that_another_rank_cannot_see_is_one_line_of_rank_0(start: Start, work: Path) -> None:
+def test_a_folder_of_runs_that_another_rank_cannot_see_is_one_line_of_rank_0(start, work):
     for rank in range(2):
         save_photo(work / str(rank) / "photos" / "a.png")
         save_photo(work / str(rank) / "photos" / "b.png", 43)
@@ -535,12 +516,11 @@ def test_a_folder_of_runs_that_another_rank_cannot_see_is_one_line_of_rank_0(sta
     words[words.index("cam")] = "auto"
     processes = [start(*words, by=("there.py",), LOCAL_RANK=rank, **shared) for rank in ("0", "1")]
     (_, stderr), _ = [process.communicate(timeout=60) for process in processes]
-
     assert "is not there" in error_of(stderr)
 
 
 @pytest.mark.slow
-def test_a_port_in_use_is_told_at_once(start: Start, photos: Path) -> None:
+def test_a_port_in_use_is_told_at_once(start, photos):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
         process = start(*ATTACK, "--devices", "2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port, NODE_RANK="0")
@@ -549,7 +529,7 @@ def test_a_port_in_use_is_told_at_once(start: Start, photos: Path) -> None:
 
 
 @pytest.mark.slow
-def test_unequal_versions_are_one_line_of_rank_0(start: Start, photos: Path, work: Path) -> None:
+def test_unequal_versions_are_one_line_of_rank_0(start, photos, work):
     (work / "other.py").write_text(
         "import os\nimport latcli\nlatcli.__version__ += os.environ['LOCAL_RANK']\n"
         "from latcli.cli import main\nmain()\n"
@@ -560,7 +540,7 @@ def test_unequal_versions_are_one_line_of_rank_0(start: Start, photos: Path, wor
     assert error_of(stderr).startswith("rank 1 has latcli ")
 
 
-def test_more_devices_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_devices_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UsageError, match="--devices 8, but there are 1 CUDA devices"):
         FabricRanks(8, 1, "cuda")

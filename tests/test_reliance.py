@@ -90,10 +90,7 @@ def accuracies(row: RelianceRow) -> dict[str, float | None]:
     return {variant: mean.accuracy for variant, mean in row.overall.means.items()}
 
 
-# Classifiers whose answer is known
-
-
-def test_who_looks_at_the_background_alone_is_found_out_and_who_looks_at_the_object_has_no_gap() -> None:
+def test_who_looks_at_the_background_alone_is_found_out_and_who_looks_at_the_object_has_no_gap():
     row, _ = measured(BORDER, some_photos())
     # On black nothing of the label is left: black is as near to three of the colours, and further from the fourth.
     no_background = {"original": 1, "only_fg": 0, "only_bg_b": 1, "only_bg_t": 1, "mixed_same": 1, "mixed_rand": 0}
@@ -105,10 +102,7 @@ def test_who_looks_at_the_background_alone_is_found_out_and_who_looks_at_the_obj
     assert dataclasses.astuple(row.overall.gap) == (16, 1, 1, 0, 0)
 
 
-# Who lends
-
-
-def test_backgrounds_come_from_the_right_class_and_never_from_the_photo_itself() -> None:
+def test_backgrounds_come_from_the_right_class_and_never_from_the_photo_itself():
     photos = some_photos()
     label_of = {one.photo.name: one.label for one in photos}
     for one in measured(BORDER, photos, *range(5))[1]:
@@ -121,7 +115,7 @@ def test_backgrounds_come_from_the_right_class_and_never_from_the_photo_itself()
     assert {survey.lender("mixed_rand", sha256, 0, seed) for seed in range(400)} == set(range(4, 16))
 
 
-def test_lenders_depend_on_the_seed_and_nothing_on_the_order_of_the_photos() -> None:
+def test_lenders_depend_on_the_seed_and_nothing_on_the_order_of_the_photos():
     row, forwards = measured(BORDER, some_photos(), 3)
     again, backwards = measured(BORDER, some_photos()[::-1], 3)
     assert (row, forwards) == (again, backwards[::-1])
@@ -129,10 +123,7 @@ def test_lenders_depend_on_the_seed_and_nothing_on_the_order_of_the_photos() -> 
     assert [one.lent_by for one in other] != [one.lent_by for one in forwards]
 
 
-# What is left out, and counted
-
-
-def test_what_has_no_lender_is_not_counted() -> None:
+def test_what_has_no_lender_is_not_counted():
     for photos, same, rand, without_same in [
         ([(0, 0), (0, 1), (1, 0)], 2, 3, 1),  # the only photo of a class has no part in the gap
         ([(0, 0), (1, 0), (2, 0), (3, 0)], 0, 4, 4),
@@ -150,10 +141,10 @@ def test_what_has_no_lender_is_not_counted() -> None:
 def outcome_of(name: str, same: float | None, rand: float) -> PhotoReliance:
     outcomes = {"original": Outcome(True, 0.9), "mixed_rand": Outcome(rand, 0.5)}
     outcomes |= {} if same is None else {"mixed_same": Outcome(same, 0.7)}
-    return PhotoReliance(name, name, 0, 0.5, outcomes, {})  # type: ignore[arg-type]
+    return PhotoReliance(name, name, 0, 0.5, outcomes, {})
 
 
-def test_both_sides_of_the_gap_are_the_same_photos() -> None:
+def test_both_sides_of_the_gap_are_the_same_photos():
     given = ((None, True), (None, True), (True, False), (True, True), (False, False))
     results = [outcome_of(str(number), *one) for number, one in enumerate(given)]
     overall = summarize(results)
@@ -163,7 +154,7 @@ def test_both_sides_of_the_gap_are_the_same_photos() -> None:
     assert dataclasses.astuple(overall.gap) == pytest.approx(expected)
 
 
-def test_over_several_donor_seeds_a_photo_stays_one_sample() -> None:
+def test_over_several_donor_seeds_a_photo_stays_one_sample():
     """Differences of the photos are 0.5 and 1, whose mean is 0.75 with a standard error of 0.25."""
     results = [outcome_of("a", 1.0, 0.5), outcome_of("b", 1.0, 0.0)]
     gap = summarize(results).gap
@@ -175,7 +166,7 @@ def test_over_several_donor_seeds_a_photo_stays_one_sample() -> None:
         assert found.outcomes["mixed_rand"].confidence == pytest.approx(mean)
 
 
-def test_photos_that_tell_nothing_are_left_out_by_name() -> None:
+def test_photos_that_tell_nothing_are_left_out_by_name():
     photos = some_photos()
     nothing, everything, aside = labelled(0, 10), labelled(1, 11), labelled(2, 12, height=30, width=90)
     nothing.object_HW[:] = False
@@ -194,7 +185,7 @@ def test_photos_that_tell_nothing_are_left_out_by_name() -> None:
     }
 
 
-def test_groups_by_share_are_of_equal_count_and_ascend() -> None:
+def test_groups_by_share_are_of_equal_count_and_ascend():
     row, _ = measured(BORDER, some_photos())
     assert [group.n for group in row.by_share] == [4, 4, 4, 4]
     edges = [edge for group in row.by_share for edge in (group.low, group.high)]
@@ -208,9 +199,6 @@ def test_groups_by_share_are_of_equal_count_and_ascend() -> None:
     assert measured(BORDER, [one, labelled(1)])[1][0].background_share == 0.5
 
 
-# Bad input
-
-
-def test_a_set_without_a_photo_is_refused() -> None:
+def test_a_set_without_a_photo_is_refused():
     with pytest.raises(LatcliError, match="no photo is left to measure"):
         measured(BORDER, [])

@@ -7,7 +7,6 @@ import io
 import re
 import shutil
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,12 +23,8 @@ def plain_lines(text: str) -> bool:
     return all(line.isprintable() for line in text.splitlines())
 
 
-# Markdown
-
-
-def test_markdown_tables_are_whole_whatever_names_hold() -> None:
+def test_markdown_tables_are_whole_whatever_names_hold():
     text = "".join(render.markdown(sample.wild_report()))
-
     assert not re.search("<[a-zA-Z/!]", text)
     assert plain_lines(text)
     for table in re.findall(r"(?:^\|.*\|\n)+", text, flags=re.MULTILINE):
@@ -37,7 +32,7 @@ def test_markdown_tables_are_whole_whatever_names_hold() -> None:
     assert not re.search(r"(?<!\\)\[link|(?<!\\)`|://|@someone", text)
 
 
-def test_a_name_in_markdown_is_one_line_without_markup() -> None:
+def test_a_name_in_markdown_is_one_line_without_markup():
     for text in WILD:
         escaped = render.markdown_text(text)
         assert "\n" not in escaped
@@ -45,14 +40,11 @@ def test_a_name_in_markdown_is_one_line_without_markup() -> None:
         assert not re.match(r"- \s*\d*[-+=.)]", render.markdown_item(text))
 
 
-# CSV
-
-
 def rows_of(document: dict[str, Any]) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO("".join(render.csv_lines(document)), newline="")))
 
 
-def test_csv_has_the_figures_of_the_document() -> None:
+def test_csv_has_the_figures_of_the_document():
     document = sample.report()
     rows = rows_of(document)
     kinds = {"matrix", "training", "photo", "curve", "transfer", "reliance", "paper", "claim", "left out"}
@@ -73,7 +65,7 @@ def test_csv_has_the_figures_of_the_document() -> None:
     assert [float(row["spread"]) for row in rows if row["figure"] == "gap"] == [0.0123, 0.0123]
 
 
-def test_no_field_of_a_csv_is_a_formula_or_breaks_a_line() -> None:
+def test_no_field_of_a_csv_is_a_formula_or_breaks_a_line():
     text = "".join(render.csv_lines(sample.wild_report()))
     assert plain_lines(text)
     for row in csv.reader(io.StringIO(text, newline="")):
@@ -83,12 +75,9 @@ def test_no_field_of_a_csv_is_a_formula_or_breaks_a_line() -> None:
             assert not value.startswith(("+", "-")) or re.fullmatch(r"-\d+(\.\d+)?(e-?\d+)?", value)
 
 
-# LaTeX
-
-
 @given(st.text(max_size=60) | st.sampled_from(WILD))
 @settings(deadline=None)
-def test_any_text_is_letters_in_latex_and_a_harmless_field_in_csv(text: str) -> None:
+def test_any_text_is_letters_in_latex_and_a_harmless_field_in_csv(text):
     escaped, field = render.latex_text(text.replace("±", "")), str(render.csv_field(text))
     known = r"\\(textbackslash|textasciicircum|textasciitilde|textless|textgreater|textbar)\{\}|\\`\{\}|\\[{}$&#%_]"
     assert not re.search(r"[\\$&#%_^~]", re.sub(known, "", escaped))
@@ -100,19 +89,18 @@ def test_any_text_is_letters_in_latex_and_a_harmless_field_in_csv(text: str) -> 
 
 
 @pytest.mark.parametrize(("length", "most"), [(5, 40), (60, 20)], ids=["short", "folded"])
-def test_a_long_table_in_latex_goes_on_in_another(length: int, most: int) -> None:
+def test_a_long_table_in_latex_goes_on_in_another(length, most):
     training = [sample.trained(seed=1000 + place, regime="x" * length) for place in range(150)]
     text = "".join(render.latex(sample.nothing(sample.report(), training=training)))
     tables = re.findall(r"\\begin\{table\}.*?\\end\{table\}", text, flags=re.DOTALL)
     seeds = [re.findall(r"& (1\d{3}) &", table) for table in tables]
-
     assert [seed for table in seeds for seed in table] == [str(1000 + place) for place in range(150)]
     assert max(map(len, seeds)) <= most
     assert ["(continued)" in table for table in tables] == [False] + [True] * (len(tables) - 1)
 
 
 @pytest.mark.slow
-def test_latex_compiles_whatever_names_hold(tmp_path: Path) -> None:
+def test_latex_compiles_whatever_names_hold(tmp_path):
     if shutil.which("pdflatex") is None:
         pytest.skip("no pdflatex here: the LaTeX report was not compiled")
     document = sample.wild_report()

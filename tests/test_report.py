@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -20,17 +19,15 @@ from latcli.results import photo_summary, to_json
 from latcli.session import Session
 from latcli.store.store import Run, Store
 
-Full = tuple[Path, dict[str, str]]
-
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+def store(tmp_path):
     with Store.open(tmp_path / "runs") as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Full:
+def full(tmp_path_factory):
     folder = tmp_path_factory.mktemp("full") / "runs"
     return folder, whole(folder)
 
@@ -58,10 +55,7 @@ def several_models(store: Store, *models: tuple[Run, float | None], **settings: 
     return matrix
 
 
-# photos
-
-
-def test_photos_are_summed_up_with_those_that_were_wrong_before_counted_apart() -> None:
+def test_photos_are_summed_up_with_those_that_were_wrong_before_counted_apart():
     photos = [
         {
             "clean_rank": before, "clean_confidence": p_before, "adversarial_rank": after,
@@ -82,7 +76,7 @@ def test_photos_are_summed_up_with_those_that_were_wrong_before_counted_apart() 
     assert photo_summary([]).n == 0
 
 
-def test_each_region_and_epsilon_of_a_run_is_a_table_and_a_search_for_the_smallest_epsilon_is_one(store: Store) -> None:
+def test_each_region_and_epsilon_of_a_run_is_a_table_and_a_search_for_the_smallest_epsilon_is_one(store):
     changes = [{"region": region, "epsilon": e} for region in ("background", "all") for e in (0.01, 0.02)]
     with store.start_run("attack", argv=[], config={}, seed=3, device="cpu") as run:
         run.insert("attacks", [photo(0, "a.jpg", "hen", "cock", **changed) for changed in changes])
@@ -97,10 +91,7 @@ def test_each_region_and_epsilon_of_a_run_is_a_table_and_a_search_for_the_smalle
     ]
 
 
-# matrices
-
-
-def test_a_matrix_has_the_paper_s_rows_and_columns_with_seeds_averaged(full: Full) -> None:
+def test_a_matrix_has_the_paper_s_rows_and_columns_with_seeds_averaged(full):
     folder, runs = full
     (matrix,) = document(folder)["matrices"]
     assert [row["label"] for row in matrix["rows"]] == matrix["inputs"] == ["natural", "standard", "background"]
@@ -119,7 +110,7 @@ def test_a_matrix_has_the_paper_s_rows_and_columns_with_seeds_averaged(full: Ful
     assert best(matrix, "natural", "accuracy") == ["natural", "standard", "background"]
 
 
-def test_the_interval_is_the_wider_of_that_over_images_and_that_over_models(store: Store) -> None:
+def test_the_interval_is_the_wider_of_that_over_images_and_that_over_models(store):
     models = [(train(store, "background", seed), loss) for seed, loss in enumerate((1.0, 2.0, 6.0))]
     cells = several_models(store, *models)["rows"][0]["cells"]
     standard, background = cells["standard"], cells["background"]
@@ -139,7 +130,7 @@ def best(matrix: dict[str, Any], given: str, figure: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("p", "marked"), [(0.04, ["standard"]), (0.06, ["natural", "standard"])])
-def test_models_of_one_evaluation_are_compared_on_the_same_images(store: Store, p: float, marked: list[str]) -> None:
+def test_models_of_one_evaluation_are_compared_on_the_same_images(store, p, marked):
     entries = [entry(store, train(store, regime, 0)) for regime in ("natural", "standard")]
     a, b = (one["id"] for one in entries)
     compared = {"a": a, "b": b, "n": 1000, "only_a": 1, "only_b": 9, "p_value": p, "loss_difference": 0.1}
@@ -154,7 +145,7 @@ def test_models_of_one_evaluation_are_compared_on_the_same_images(store: Store, 
     assert (best(matrix, "standard", "accuracy"), best(matrix, "standard", "loss")) == (both, ["standard"])
 
 
-def test_a_later_evaluation_of_a_model_replaces_the_earlier(store: Store) -> None:
+def test_a_later_evaluation_of_a_model_replaces_the_earlier(store):
     (matrix,) = one_model(store, {"losses": (0.1, 5.0, 4.0)}, {"losses": (0.2, 6.0, 5.0)})
     (row,) = matrix["rows"]
     cells = [row["cells"][name] for name in matrix["inputs"]]
@@ -163,7 +154,7 @@ def test_a_later_evaluation_of_a_model_replaces_the_earlier(store: Store) -> Non
     assert len(matrix["runs"]) == 1
 
 
-def test_other_evaluation_seeds_are_averaged_and_named(store: Store) -> None:
+def test_other_evaluation_seeds_are_averaged_and_named(store):
     (matrix,) = one_model(store, {"losses": (0.1, 5.0, 4.0)}, {"losses": (0.1, 6.0, 5.0), "seed": 1})
     cell = matrix["rows"][0]["cells"]["standard"]
     assert (cell["loss"], cell["loss_spread"], cell["spread_over"]) == (5.5, pytest.approx(stdev([5.0, 6.0])), "seeds")
@@ -173,7 +164,7 @@ def test_other_evaluation_seeds_are_averaged_and_named(store: Store) -> None:
 @pytest.mark.parametrize(
     "other", [{"epsilon": 0.2}, {"steps": 10}, {"restarts": 2}, {"center": 0.5}, {"n": 100}, {"dataset": "cifar10"}]
 )
-def test_what_was_measured_otherwise_is_another_matrix(store: Store, other: dict[str, Any]) -> None:
+def test_what_was_measured_otherwise_is_another_matrix(store, other):
     first, second = one_model(store, {}, dict(other))
     assert [row["model_count"] for row in (*first["rows"], *second["rows"])] == [1, 1]
     assert first["natural_scale"] == (100 if "dataset" in other else 1000)
@@ -186,15 +177,13 @@ def test_what_was_measured_otherwise_is_another_matrix(store: Store, other: dict
         ([{}, {"new": None}, {"new": 3}], {"background (new unset)": 1.5, "background (new 3)": 30.0}),
     ],
 )
-def test_training_with_other_options_is_never_averaged_and_an_unset_one_is_none(
-    store: Store, options: list[dict[str, Any]], rows: dict[str, float]
-) -> None:
+def test_training_with_other_options_is_never_averaged_and_an_unset_one_is_none(store, options, rows):
     trained = [train(store, "background", seed, **more) for seed, more in enumerate(options)]
     found = several_models(store, *zip(trained, (1.0, 2.0, 30.0), strict=True))["rows"]
     assert {row["label"]: row["cells"]["standard"]["loss"] for row in found} == rows
 
 
-def test_a_seed_that_was_trained_again_is_not_another_seed(store: Store) -> None:
+def test_a_seed_that_was_trained_again_is_not_another_seed(store):
     trained = [train(store, "natural", 0, precision="fp32"), train(store, "natural", 0, precision="bf16")]
     trained.append(train(store, "natural", 1, devices="2"))
     matrix = several_models(store, *zip(trained, (30.0, 1.0, 2.0), strict=True))
@@ -204,14 +193,14 @@ def test_a_seed_that_was_trained_again_is_not_another_seed(store: Store) -> None
     assert matrix["notes"] == ["natural: 1 older training run(s) of the same seed left out"]
 
 
-def test_a_model_from_elsewhere_has_a_row_of_its_own(store: Store) -> None:
+def test_a_model_from_elsewhere_has_a_row_of_its_own(store):
     names = ["timm:a", "timm:b"]
     evaluate(store, dict.fromkeys(names, (0.1, 1.0, 1.0)), list(map(stranger, names)))
     rows = document(store.folder)["matrices"][0]["rows"]
     assert [(row["label"], row["model_count"], row["regime"]) for row in rows] == [(name, 1, None) for name in names]
 
 
-def test_a_loss_that_diverged_leaves_no_mean_and_is_counted(store: Store) -> None:
+def test_a_loss_that_diverged_leaves_no_mean_and_is_counted(store):
     matrix = several_models(store, (train(store, "natural", 0), None), (train(store, "natural", 1), 2.0))
     cell = matrix["rows"][0]["cells"]["standard"]
     assert (cell["loss"], cell["loss_spread"], cell["loss_low"], cell["diverged"]) == (None, None, None, 1)
@@ -219,7 +208,7 @@ def test_a_loss_that_diverged_leaves_no_mean_and_is_counted(store: Store) -> Non
     assert any("no finite loss" in note for note in matrix["notes"])
 
 
-def test_runs_that_did_not_end_are_left_out_and_named(store: Store) -> None:
+def test_runs_that_did_not_end_are_left_out_and_named(store):
     failed = crash(store)
     train(store, "natural", 0)
     found = document(store.folder)
@@ -228,10 +217,7 @@ def test_runs_that_did_not_end_are_left_out_and_named(store: Store) -> None:
     assert failed not in [row["run"] for row in found["training"]]
 
 
-# files
-
-
-def test_files_are_those_of_their_photo(full: Full) -> None:
+def test_files_are_those_of_their_photo(full):
     (found,) = document(full[0])["attacks"]
     counts = (found["summary"]["n"], found["summary"]["fooled"])
     assert (found["run"], *counts) == (full[1]["attack"], len(WILD), len(WILD))
@@ -240,7 +226,7 @@ def test_files_are_those_of_their_photo(full: Full) -> None:
         assert contents == {kind: f"{position} {kind}" for kind in ("adversarial", "mask", "difference", "figure")}
 
 
-def test_the_terminal_has_the_newest_attacks_that_have_photos(store: Store) -> None:
+def test_the_terminal_has_the_newest_attacks_that_have_photos(store):
     with_photos = [attack(store, [(f"{number}.jpg", "hen", "cock")]).id for number in range(3)]
     for _ in range(10):
         with store.start_run("attack", argv=[], config={}, seed=0, device="cpu"):
@@ -250,7 +236,7 @@ def test_the_terminal_has_the_newest_attacks_that_have_photos(store: Store) -> N
     assert len(found["attacks"]) == SHOWN_ATTACKS
 
 
-def test_a_file_that_is_gone_or_changed_is_a_fault_and_not_shown(store: Store) -> None:
+def test_a_file_that_is_gone_or_changed_is_a_fault_and_not_shown(store):
     run = attack(store, [("a.jpg", "hen", "cock"), ("b.jpg", "hen", "cock")])
     (run.folder / "0-mask.png").unlink()
     (run.folder / "1-adversarial.png").write_bytes(b"X adversarial")  # of the same size
@@ -266,7 +252,7 @@ def test_a_file_that_is_gone_or_changed_is_a_fault_and_not_shown(store: Store) -
     assert [fault["name"] for fault in quick["faults"]] == ["0-mask.png"]
 
 
-def test_what_vanished_changed_or_is_damaged_is_a_fault_and_shows_nothing(tmp_path: Path) -> None:
+def test_what_vanished_changed_or_is_damaged_is_a_fault_and_shows_nothing(tmp_path):
     folder = tmp_path / "runs"
     run = whole(folder)["evaluation"]
     (folder / run / "matrix.json").write_text('{"models": []}')
@@ -285,10 +271,7 @@ def test_what_vanished_changed_or_is_damaged_is_a_fault_and_shows_nothing(tmp_pa
     assert faults(document(folder)) == [(run, None, "missing"), unreadable]
 
 
-# which runs
-
-
-def test_runs_are_chosen_by_name_status_data_set_and_date(full: Full) -> None:
+def test_runs_are_chosen_by_name_status_data_set_and_date(full):
     for options, left in [
         ({}, {"natural", "standard", "background", "background 1", "evaluation", "attack", "failed"}),
         ({"runs": ("latest", "natural")}, {"natural", "failed"}),
@@ -305,7 +288,7 @@ def test_runs_are_chosen_by_name_status_data_set_and_date(full: Full) -> None:
 
 
 @pytest.mark.parametrize("alone", [False, True])
-def test_the_best_are_chosen_by_their_own_last_figure(full: Full, alone: bool) -> None:
+def test_the_best_are_chosen_by_their_own_last_figure(full, alone):
     folder, runs = full
     found = document(folder, *([runs["evaluation"]] if alone else []), best=True)
     attacked = "accuracy under its own attack"
@@ -319,7 +302,7 @@ def test_the_best_are_chosen_by_their_own_last_figure(full: Full, alone: bool) -
     assert [row["train_runs"] for row in found["matrices"][0]["rows"]] == [[run] for run in chosen]
 
 
-def test_a_retraining_that_made_the_same_model_does_not_cost_the_best_its_matrix(store: Store) -> None:
+def test_a_retraining_that_made_the_same_model_does_not_cost_the_best_its_matrix(store):
     first = train(store, "background", 0)
     several_models(store, (first, 2.0))
     again = train(store, "background", 0)
@@ -329,7 +312,7 @@ def test_a_retraining_that_made_the_same_model_does_not_cost_the_best_its_matrix
     assert found["matrices"][0]["rows"][0]["cells"]["standard"]["loss"] == 2.0
 
 
-def test_what_cannot_be_chosen_is_refused(full: Full) -> None:
+def test_what_cannot_be_chosen_is_refused(full):
     for options, message in [
         ({"since": "2999-01-01T10:00"}, "no run matches"),
         ({"since": "yesterday"}, "'yesterday'"),
@@ -341,10 +324,7 @@ def test_what_cannot_be_chosen_is_refused(full: Full) -> None:
             gather(ReportOptions(**options), Session(store=full[0]), TERMINAL)
 
 
-# comparison
-
-
-def test_two_training_runs_side_by_side(full: Full) -> None:
+def test_two_training_runs_side_by_side(full):
     folder, runs = full
     found = compare(ReportOptions(runs=(runs["standard"], runs["background 1"]), compare=True), Session(store=folder))
     differing = {row["name"]: (row["a"], row["b"]) for row in found.configuration}
@@ -353,7 +333,7 @@ def test_two_training_runs_side_by_side(full: Full) -> None:
     assert results["test_accuracy"]["difference"] == pytest.approx(0.01)
 
 
-def test_photos_side_by_side_are_the_same_photos(store: Store) -> None:
+def test_photos_side_by_side_are_the_same_photos(store):
     def run_of(*photos: tuple[str, str, dict[str, Any]]) -> str:
         rows = [
             photo(place, name, "hen", "cock", sha256=one * 64, **changed)
@@ -385,7 +365,7 @@ def test_photos_side_by_side_are_the_same_photos(store: Store) -> None:
 @pytest.mark.parametrize(
     ("first", "second", "message"), [("natural", "evaluation", "a run of train"), ("natural", "natural", "both names")]
 )
-def test_what_cannot_be_compared_is_refused(full: Full, first: str, second: str, message: str) -> None:
+def test_what_cannot_be_compared_is_refused(full, first, second, message):
     folder, runs = full
     with pytest.raises(LatcliError, match=message):
         compare(ReportOptions(runs=(runs[first], runs[second]), compare=True), Session(store=folder))

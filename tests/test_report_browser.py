@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import sample_documents as sample
@@ -14,7 +12,7 @@ import sample_documents as sample
 from latcli.reporting.page import render
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +39,7 @@ NO_WIDER = "document.documentElement.scrollWidth <= innerWidth"
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser():
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:
         pytest.skip("no Chromium on PATH (chromium, chromium-browser or google-chrome): the page was not looked at")
@@ -55,7 +53,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def file(tmp_path_factory):
     page = tmp_path_factory.mktemp("browser") / "report.html"
     page.write_text("".join(render(sample.report(*CARDS.values()), sample.attack_files().get)), encoding="utf-8")
     return page
@@ -63,7 +61,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
-def test_the_page_works_in_a_browser(browser: Browser, file: Path, width: int, height: int, theme: Any) -> None:
+def test_the_page_works_in_a_browser(browser, file, width, height, theme):
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme)
     page = context.new_page()
     heard: list[str] = []
@@ -156,22 +154,20 @@ def see_the_background_column(page: Page, width: int) -> None:
     assert page.locator("table.matrix td > span").evaluate_all(cut_off) == 0
 
 
-def test_far_pictures_stay_folded_and_print_unfolds_them(browser: Browser, file: Path) -> None:
+def test_far_pictures_stay_folded_and_print_unfolds_them(browser, file):
     page = browser.new_page(viewport={"width": 390, "height": 300})
     page.goto(file.as_uri())
     unfolded = "document.querySelectorAll('.card img[src]').length"
-
     assert page.evaluate(unfolded) == 0
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.evaluate(unfolded) == 2 * len(CARDS)
     page.close()
 
 
-def test_without_scripts_all_but_the_pictures_is_there(browser: Browser, file: Path) -> None:
+def test_without_scripts_all_but_the_pictures_is_there(browser, file):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(file.as_uri())
-
     assert page.locator("#unscripted").is_visible()
     assert page.locator("table.matrix").first.is_visible()
     assert page.locator(".controls").first.is_hidden()

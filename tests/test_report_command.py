@@ -6,7 +6,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,15 @@ from latcli.options import ReportOptions
 from latcli.session import Session
 from latcli.store.store import Store
 
-Latcli = Callable[..., Any]
-Stored = tuple[Path, dict[str, str]]
-
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
+def stored(tmp_path_factory):
     folder = tmp_path_factory.mktemp("command") / "runs"
     return folder, whole(folder)
 
 
 @pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def work(tmp_path, monkeypatch):
     """An empty working directory."""
     folder = tmp_path / "work"
     folder.mkdir()
@@ -48,7 +45,7 @@ def write(store: Path, **options: Any) -> None:
     report.run(ReportOptions(**options), Session(store=store, stderr=io.StringIO()))
 
 
-def test_without_options_it_is_useful_plain_and_changes_nothing(latcli: Latcli, stored: Stored) -> None:
+def test_without_options_it_is_useful_plain_and_changes_nothing(latcli, stored):
     before = names_in(stored[0])
     done = latcli("report", "--store", stored[0])
     assert (done.code, done.err) == (0, "")
@@ -57,9 +54,7 @@ def test_without_options_it_is_useful_plain_and_changes_nothing(latcli: Latcli, 
     assert names_in(stored[0]) == before
 
 
-def test_nothing_heavy_is_imported_where_the_store_is_only_read(
-    stored: Stored, tmp_path: Path, latcli_environment: dict[str, str]
-) -> None:
+def test_nothing_heavy_is_imported_where_the_store_is_only_read(stored, tmp_path, latcli_environment):
     lines = [["report", "--paper"], ["runs", "list"], ["runs", "show", "latest"], ["runs", "verify"]]
     code = (
         "import sys; from latcli import process; from latcli.cli import app\n"
@@ -76,7 +71,7 @@ def test_nothing_heavy_is_imported_where_the_store_is_only_read(
     assert not (tmp_path / "none").exists()
 
 
-def test_json_is_one_document_with_everything(latcli: Latcli, stored: Stored) -> None:
+def test_json_is_one_document_with_everything(latcli, stored):
     folder, runs = stored
     document = latcli("report", "--json", "--store", folder).json
     assert {run["run"] for run in document["runs"]} == set(runs.values())
@@ -95,14 +90,12 @@ def test_json_is_one_document_with_everything(latcli: Latcli, stored: Stored) ->
         ("html", "<!doctype html>", "</html>"),
     ],
 )
-def test_a_dash_is_stdout_and_nothing_else_is_there(
-    latcli: Latcli, stored: Stored, name: str, start: str, end: str
-) -> None:
+def test_a_dash_is_stdout_and_nothing_else_is_there(latcli, stored, name, start, end):
     printed = latcli("report", f"--{name}", "-", "--store", stored[0]).out.strip()
     assert (printed.startswith(start), printed.endswith(end), len(printed) > 5000) == (True, True, True)
 
 
-def test_files_are_written_and_named(latcli: Latcli, stored: Stored, work: Path) -> None:
+def test_files_are_written_and_named(latcli, stored, work):
     done = latcli("report", "--store", stored[0], "--markdown", "r.md", "--latex", "r.tex", "--png", "pictures/deep")
     assert (done.code, done.err) == (0, "")
     pictures = {f"pictures/deep/{path.name}" for path in (work / "pictures/deep").iterdir()}
@@ -113,7 +106,7 @@ def test_files_are_written_and_named(latcli: Latcli, stored: Stored, work: Path)
     assert document["written"] == [{"format": "csv", "path": "r.csv", "size": (work / "r.csv").stat().st_size}]
 
 
-def test_what_cannot_be_done_is_two_lines_and_leaves_nothing(latcli: Latcli, stored: Stored, work: Path) -> None:
+def test_what_cannot_be_done_is_two_lines_and_leaves_nothing(latcli, stored, work):
     for words, code, message in [
         (["--markdown", "no/such/folder/r.md"], 1, "cannot be written"),
         (["--csv", "."], 2, "is a folder"),
@@ -128,7 +121,7 @@ def test_what_cannot_be_done_is_two_lines_and_leaves_nothing(latcli: Latcli, sto
         assert (work / "file").read_text() == "mine"
 
 
-def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+def test_options_that_do_not_go_together_are_refused(tmp_path):
     for options, json in [
         ({"html": Path("-"), "csv": Path("-")}, False),
         ({"csv": Path("-")}, True),
@@ -144,7 +137,7 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
             report.check(ReportOptions(**options), tmp_path, json=json)
 
 
-def test_a_store_that_is_empty_or_missing(latcli: Latcli, tmp_path: Path) -> None:
+def test_a_store_that_is_empty_or_missing(latcli, tmp_path):
     with Store.open(tmp_path / "empty"):
         pass
     for name in ("typo", "empty"):
@@ -153,7 +146,7 @@ def test_a_store_that_is_empty_or_missing(latcli: Latcli, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["latcli.db", "latcli.db-wal", "RUN/matrix.json", "RUN/report.md", "link/matrix.json"])
-def test_a_report_never_replaces_what_it_is_made_of(tmp_path: Path, name: str) -> None:
+def test_a_report_never_replaces_what_it_is_made_of(tmp_path, name):
     folder = tmp_path / "runs"
     with Store.open(folder) as store:
         run = train(store, "natural", 0)
@@ -168,9 +161,7 @@ def test_a_report_never_replaces_what_it_is_made_of(tmp_path: Path, name: str) -
     assert (folder / "report.md").read_text().startswith("# Report")
 
 
-def test_what_fails_half_way_leaves_the_file_that_was_there(
-    stored: Stored, work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_fails_half_way_leaves_the_file_that_was_there(stored, work, monkeypatch):
     def half(name: str, document: object) -> Iterator[str]:
         yield "half of it"
         raise OSError(28, "No space left on device")
@@ -182,7 +173,7 @@ def test_what_fails_half_way_leaves_the_file_that_was_there(
     assert {path.name: path.read_text() for path in work.iterdir()} == {"report.md": "the last one"}
 
 
-def test_a_pipe_is_written_into_and_stays_a_pipe(stored: Stored, tmp_path: Path) -> None:
+def test_a_pipe_is_written_into_and_stays_a_pipe(stored, tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
@@ -194,9 +185,7 @@ def test_a_pipe_is_written_into_and_stays_a_pipe(stored: Stored, tmp_path: Path)
 
 
 @pytest.mark.parametrize("opens", [True, False])
-def test_the_page_is_written_then_opened(
-    stored: Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opens: bool
-) -> None:
+def test_the_page_is_written_then_opened(stored, tmp_path, monkeypatch, opens):
     page, opened, notes = tmp_path / "a page.html", list[str](), io.StringIO()
 
     def browser(address: str) -> bool:

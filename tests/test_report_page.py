@@ -66,15 +66,14 @@ def named(name: str) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def test_no_name_does_harm_wherever_it_stands() -> None:
+def test_no_name_does_harm_wherever_it_stands():
     plain, wild = (Seen(page_of(named(one))) for one in ("hen.jpg", " ".join(WILD)))
-
     assert wild.tags == plain.tags
     assert [key for key, _ in wild.attributes] == [key for key, _ in plain.attributes]
     assert all(text.isprintable() for part in wild.texts for text in part.split("\n") if "--page" not in part)
 
 
-def test_the_policy_allows_the_page_itself_and_nothing_else() -> None:
+def test_the_policy_allows_the_page_itself_and_nothing_else():
     text = page_of(sample.report())
     policy = re.search(r'Policy" content="([^"]*)"', text)
     assert policy is not None
@@ -95,9 +94,8 @@ def test_the_policy_allows_the_page_itself_and_nothing_else() -> None:
     assert "https://" not in text
 
 
-def test_sections_stand_only_where_there_is_something_to_show() -> None:
+def test_sections_stand_only_where_there_is_something_to_show():
     everything, text = page_of(sample.report()), page_of(only_matrix())
-
     for page in (everything, text):
         assert re.findall(r'<section id="([^"]+)"', page) == re.findall(r'<li><a href="#([^"]+)"', page)
     assert re.findall(r'<section id="([^"]+)"', text) == ["matrix"]
@@ -110,38 +108,32 @@ def only_matrix(**changed: Any) -> dict[str, Any]:
     return sample.nothing(sample.report(), matrices=[sample.matrix(**changed)])
 
 
-def test_the_matrix_has_every_figure_and_says_what_is_missing() -> None:
+def test_the_matrix_has_every_figure_and_says_what_is_missing():
     document = only_matrix()
     (matrix,) = document["matrices"]
     del matrix["rows"][0]["cells"]["background"]
     matrix["rows"][0]["cells"]["natural"] |= {"accuracy_low": 0.985, "accuracy_high": 0.996}
     text = page_of(document)
-
     for figure in ("41.40", "99.19 % [98.5, 99.6]", "★ 57.90 ± 2.00", "n = 10,000", "natural, same images"):
         assert figure in Seen(text).words
     assert text.count('class="heat h0"') == 1
 
 
-def test_every_run_has_the_command_that_repeats_it_and_every_chart_its_words() -> None:
+def test_every_run_has_the_command_that_repeats_it_and_every_chart_its_words():
     text = page_of(sample.report())
-
     assert '<pre tabindex="0">latcli attack &#39;my photos&#39;</pre>' in text
     assert 'alt="Training loss against step. At the end: natural 00a0 0.0500."' in text
 
 
-# photos
-
-
-def test_a_card_explains_its_numbers() -> None:
+def test_a_card_explains_its_numbers():
     words = Seen(page_of(sample.report(sample.photo()))).words
-
     assert "object found by saliency; hen 0.50; 83 % of the classifier's evidence inside" in words
     for fact in ("p(right class) 0.931 before, 1.7e-04 after", "p(guess) 0.931 before, 0.998 after", "epsilon 8/255",
                  "rank 1 before, 11 after", "largest protected change 0", "PSNR 38.2 dB"):  # fmt: skip
         assert fact in words
 
 
-def test_nobody_was_fooled_who_was_wrong_before() -> None:
+def test_nobody_was_fooled_who_was_wrong_before():
     for before, after, verdict, kind in [
         (1, 997, "fooled", "fooled"),
         (1, 1, "still right", "held"),
@@ -152,60 +144,51 @@ def test_nobody_was_fooled_who_was_wrong_before() -> None:
         photo = document["attacks"][0]["images"][0]
         photo["clean"]["rank"], photo["adversarial"]["rank"] = before, after
         text = page_of(document)
-
         assert f'<span class="verdict {kind}">{verdict}</span>' in text
         assert f'data-kind="{kind}"' in text
         assert re.findall(r'data-(?:label|after)="([^"]+)"', text) == ["hen", "0.000169"]
 
 
-def test_every_id_is_one_elements_alone_and_every_link_leads_to_one() -> None:
+def test_every_id_is_one_elements_alone_and_every_link_leads_to_one():
     document = sample.report(sample.photo(), attacks=[sample.attack(sample.photo(), sample.photo())] * 2)
     document["attacks"][1]["epsilon"] = 1 / 255
     attributes = Seen(page_of(document)).attributes
     ids = [value for key, value in attributes if key == "id"]
-
     assert len(ids) == len(set(ids))
     assert {value for key, value in attributes if key == "href"} <= {f"#{id}" for id in ids}
 
 
-def test_smallest_epsilons_are_bars() -> None:
+def test_smallest_epsilons_are_bars():
     photos = [sample.photo(f"{levels}.jpg", smallest_epsilon=levels / 255) for levels in (4, 1)]
     text = page_of(sample.report(*photos))
-
     assert "Smallest epsilon that fools" in text
     assert re.findall(r'class="value">(\d/255)</span>.*?width="([\d.]+)" height="4"/></svg>', text) == [
         ("1/255", "25.0"), ("4/255", "100.0")
     ]  # fmt: skip
 
 
-def test_photos_are_asked_for_one_by_one() -> None:
+def test_photos_are_asked_for_one_by_one():
     asked: list[str] = []
     photos = [sample.photo(files={"adversarial": str(place)}) for place in range(50)]
-    pieces = render(sample.report(*photos), lambda path: asked.append(path))  # type: ignore[func-returns-value]
-
+    pieces = render(sample.report(*photos), lambda path: asked.append(path))
     next(pieces)
     assert len(asked) < 10
     assert sum(1 for _ in pieces) > 10
     assert asked == [str(place) for place in range(50)]
 
 
-# pictures
-
-
 @given(st.integers(1, 255), st.integers(0, 2**32 - 1))
-def test_a_difference_is_exact_up_to_a_change_of_127_levels_and_to_a_level_beyond(most: int, seed: int) -> None:
+def test_a_difference_is_exact_up_to_a_change_of_127_levels_and_to_a_level_beyond(most, seed):
     drawn = np.random.default_rng(seed)
     before_HWC = drawn.integers(0, 256, (4, 4, 3)).astype(np.uint8)
     after_HWC = np.clip(before_HWC + drawn.integers(-most, most + 1, before_HWC.shape), 0, 255).astype(np.uint8)
     gain = difference_gain(most / 255)
-
     shown = amplified_difference(before_HWC, after_HWC, gain)
-
     wrong_HWC = original(after_HWC, change(shown, gain)).astype(int) - before_HWC
     assert np.abs(wrong_HWC).max() <= (0 if most <= 127 else 1)
 
 
-def test_pictures_are_small_and_show_what_they_should() -> None:
+def test_pictures_are_small_and_show_what_they_should():
     image = sample.attack(sample.photo(files=FILES))["images"][0]
     shown = pictures(image, attack_files().get, side=96)
     assert shown is not None
@@ -224,18 +207,14 @@ def test_pictures_are_small_and_show_what_they_should() -> None:
     assert (smaller.width, smaller.height) == (48, 32)
 
 
-def test_what_cannot_be_shown_is_named_and_pictures_are_json_of_nothing_but_base64() -> None:
+def test_what_cannot_be_shown_is_named_and_pictures_are_json_of_nothing_but_base64():
     document = sample.report(sample.photo(files=FILES))
     text = page_of(document, attack_files())
     (block,) = re.findall(r'<script type="application/json">(.*?)</script>', text)
-
     assert all(base64.b64decode(webp, validate=True)[8:12] == b"WEBP" for webp in json.loads(block).values())
     broken = attack_files() | {"mask": b"no picture"}
     assert "Not shown, since it cannot be read: the mask." in page_of(document, broken)
     assert ('class="frame"' in text, 'class="frame"' in page_of(document)) == (True, False)
-
-
-# colours
 
 
 def luminance(colour: str) -> float:
@@ -257,13 +236,12 @@ PAIRS += [("right", "trough", 3.0), ("bar", "trough", 2.5)]
 
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
-def test_text_lines_and_bars_stand_out(theme: int) -> None:
+def test_text_lines_and_bars_stand_out(theme):
     found = {(ink, on): contrast(COLOURS[ink][theme], COLOURS[on][theme]) for ink, on, _ in PAIRS}
-
     assert {(ink, on) for ink, on, least in PAIRS if found[ink, on] < least} == set()
 
 
-def test_every_colour_is_one_of_those_that_were_looked_at() -> None:
+def test_every_colour_is_one_of_those_that_were_looked_at():
     rules = CSS.split("}", 1)[1]
     assert set(re.findall(r"#[0-9a-f]{3,8}\b", rules)) <= {
         "#ffffff"

@@ -10,7 +10,6 @@ from report_store import WILD, attack, entry, evaluate, train
 from latcli.commands.gathering import EVERYTHING, gather
 from latcli.commands.paper import CIFAR10, FIGURE_2, MNIST, PHOTOS, compare_with_paper
 from latcli.options import ReportOptions
-from latcli.results import PaperPart, ReportResult
 from latcli.session import Session
 from latcli.store.store import Store
 
@@ -32,14 +31,14 @@ AGAINST = {
 CLAIMS = [(paper, claim) for paper in (*FIGURE_2, PHOTOS) for claim in paper.claims]
 
 
-def test_a_claim_holds_of_the_paper_s_own_figures_and_fails_of_others() -> None:
+def test_a_claim_holds_of_the_paper_s_own_figures_and_fails_of_others():
     for paper, claim in CLAIMS:
         assert claim.verdict(paper.figures) == "holds"
         assert claim.verdict({**paper.figures, claim.asked[-1]: None}) == "not measured"
         assert claim.verdict(dict(zip(claim.asked, AGAINST[claim.text], strict=True))) == "fails"
 
 
-def test_without_any_figures_nothing_is_measured() -> None:
+def test_without_any_figures_nothing_is_measured():
     found = compare_with_paper([], [], {})
     assert [(part.of, part.ours, part.protocol) for part in found] == [
         ("mnist", None, ()), ("cifar10", None, ()), ("photos", None, ())
@@ -53,7 +52,7 @@ def test_without_any_figures_nothing_is_measured() -> None:
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> ReportResult:
+def report(tmp_path_factory):
     """Three regimes, of which background has two seeds, a smaller evaluation of them, and attacked photos."""
     folder: Path = tmp_path_factory.mktemp("paper") / "runs"
     with Store.open(folder) as store:
@@ -71,12 +70,12 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> ReportResult:
 
 
 @pytest.fixture(scope="module")
-def found(report: ReportResult) -> dict[str, PaperPart]:
+def found(report):
     assert report.paper is not None
     return {part.of: part for part in report.paper}
 
 
-def test_cells_stand_beside_the_paper_s_on_its_scale_with_a_verdict_for_each_claim(found: dict[str, PaperPart]) -> None:
+def test_cells_stand_beside_the_paper_s_on_its_scale_with_a_verdict_for_each_claim(found):
     figures = {(one.figure, one.regime, one.input): one for one in found["mnist"].figures}
     natural = figures["loss", "natural", "natural"]
     assert (natural.paper, natural.ours, natural.ours_spread) == pytest.approx((0.0414, 0.03, 0.02 / 2**0.5))
@@ -94,13 +93,13 @@ def test_cells_stand_beside_the_paper_s_on_its_scale_with_a_verdict_for_each_cla
     assert {claim.verdict for claim in found["cifar10"].claims} == {"not measured"}
 
 
-def test_figures_may_be_compared_with_those_of_another_data_set(report: ReportResult) -> None:
+def test_figures_may_be_compared_with_those_of_another_data_set(report):
     like = compare_with_paper(report.matrices, report.attacks, {}, like="cifar10")
     assert [part.ours is None for part in like] == [True, False, False]
     assert like[1].figures[0].ours == pytest.approx(0.03)
 
 
-def test_differences_in_protocol_are_said_in_words(found: dict[str, PaperPart]) -> None:
+def test_differences_in_protocol_are_said_in_words(found):
     said = "\n".join(found["mnist"].protocol)
     assert "the center, 0.25 of each side; the paper does not say how large" in said
     assert "pgd, 100 steps, as in the paper" in said
@@ -110,7 +109,7 @@ def test_differences_in_protocol_are_said_in_words(found: dict[str, PaperPart]) 
     assert "natural 2, standard 1, background 2" in said
 
 
-def test_the_photos_are_those_most_like_the_paper_s_over_attack_seeds(found: dict[str, PaperPart]) -> None:
+def test_the_photos_are_those_most_like_the_paper_s_over_attack_seeds(found):
     photos = found["photos"]
     figures = {one.figure: (one.paper, one.ours, one.ours_spread) for one in photos.figures}
     assert figures["confidence in the right class, attacked"] == (0.000169, pytest.approx(0.001), pytest.approx(0))

@@ -38,12 +38,11 @@ from latcli.options import (
     TrainOptions,
     parse_shares,
 )
-from latcli.results import MeansTable, ReproduceResult, RunSummary, to_json
+from latcli.results import MeansTable, RunSummary, to_json
 from latcli.session import Session
 from latcli.store.store import DATABASE
 
 SMALL: dict[str, Any] = {"budget": "quick", "steps": 2, "images": 6, "attack_steps": 2}
-Made = tuple[ReproduceOptions, Session, ReproduceResult]
 
 
 def options_of(what: str, **changed: Any) -> ReproduceOptions:
@@ -51,7 +50,7 @@ def options_of(what: str, **changed: Any) -> ReproduceOptions:
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def digits(tmp_path_factory):
     """Real digits in a folder."""
     return write_digits(tmp_path_factory.mktemp("digits"), train=45, test=4)
 
@@ -62,7 +61,7 @@ def session_of(store: Path, **changed: Any) -> Session:
 
 
 @pytest.fixture(scope="module")
-def made(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(digits, tmp_path_factory):
     """Figure 2 on two seeds, made once; tests add runs of other parts to its store, and change none."""
     options = options_of("figure2", dataset=f"folder:{digits}", like="mnist", seeds=2)
     session = session_of(tmp_path_factory.mktemp("made") / "runs")
@@ -85,7 +84,7 @@ def query(session: Session, sql: str) -> list[Any]:
 # what is done
 
 
-def test_every_step_is_a_run_of_its_own_and_nothing_is_done_twice(made: Made) -> None:
+def test_every_step_is_a_run_of_its_own_and_nothing_is_done_twice(made):
     options, session, result = made
     own = [str(row.run) for row in result.steps]
     before = runs_in(session)
@@ -104,7 +103,7 @@ def test_every_step_is_a_run_of_its_own_and_nothing_is_done_twice(made: Made) ->
     assert (again.tables, again.claims) == (result.tables, result.claims)
 
 
-def test_what_was_computed_otherwise_is_missing(made: Made) -> None:
+def test_what_was_computed_otherwise_is_missing(made):
     for changed, done in [
         ({}, {"train": 6, "eval": 1}),
         ({"images": 7}, {"train": 6}),
@@ -132,7 +131,7 @@ def test_what_was_computed_otherwise_is_missing(made: Made) -> None:
         assert {row.state for row in rows} <= {"done", "missing"}
 
 
-def test_other_regimes_go_on_from_weights_fine_tuned_on_natural_images(digits: Path, tmp_path: Path) -> None:
+def test_other_regimes_go_on_from_weights_fine_tuned_on_natural_images(digits, tmp_path):
     for seed, name in enumerate(("start", "other")):
         torch.manual_seed(seed)
         save_file(paper_cnn((1, 12, 12), 3).state_dict(), tmp_path / f"{name}.safetensors")
@@ -159,7 +158,7 @@ def test_other_regimes_go_on_from_weights_fine_tuned_on_natural_images(digits: P
         replace(options, budget="paper")
 
 
-def test_other_data_and_a_training_whose_model_is_gone_are_missing(made: Made, digits: Path) -> None:
+def test_other_data_and_a_training_whose_model_is_gone_are_missing(made, digits):
     options, session, result = made
     picture, model = digits / "train" / "0" / "0.png", session.store / str(result.steps[1].run) / CHECKPOINT
     before, aside = picture.read_bytes(), model.with_suffix(".aside")
@@ -199,9 +198,7 @@ class Interrupted(io.StringIO):
         ("", ", background: loss", "evaluate the loss matrix"),
     ],
 )
-def test_after_ctrl_c_it_is_continued_where_it_was(
-    digits: Path, tmp_path: Path, first: str, when: str, cut: str
-) -> None:
+def test_after_ctrl_c_it_is_continued_where_it_was(digits, tmp_path, first, when, cut):
     options, session = options_of("figure2", dataset=f"folder:{digits}"), session_of(tmp_path / "runs")
     with pytest.raises(KeyboardInterrupt):
         run(options, replace(session, quiet=False, stderr=Interrupted(first, when)))
@@ -209,9 +206,7 @@ def test_after_ctrl_c_it_is_continued_where_it_was(
     assert interrupted.step.startswith(cut)
     own = next(row for row in runs_in(session) if row.command == "reproduce")
     assert own.status == "interrupted"
-
     result = run(options, session)
-
     assert interrupted.run in [row.run for row in result.steps]
     assert {row.state for row in result.steps} == {"done"}
     assert result.run == own.run
@@ -234,12 +229,11 @@ def parts_of(options: ReproduceOptions, session: Session, data: Dataset) -> dict
 
 
 @pytest.mark.parametrize("budget", ["quick", "standard", "paper"])
-def test_the_command_line_of_a_step_gives_exactly_its_options(budget: str, tmp_path: Path) -> None:
+def test_the_command_line_of_a_step_gives_exactly_its_options(budget, tmp_path):
     options = options_of("all", budget=budget, architecture="resnet18", center=0.5, epsilon=0.2, photos=tmp_path)
     session = Session(store=tmp_path / "a store", seed=3, offline=True)
     steps = {step for steps in parts_of(options, session, images_of(28)).values() for step in steps}
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-
+    commands = typer.main.get_command(app).commands
     for step in steps:
         models = tuple(f"{number:04x}" for number, _ in enumerate(step.models))
         program, name, *words = shlex.split(command_line(step, session, models))
@@ -248,15 +242,14 @@ def test_the_command_line_of_a_step_gives_exactly_its_options(budget: str, tmp_p
         kind = COMMANDS[(name,)].options
         options_given = kind(**{key: given[key] for key in kind.__dataclass_fields__})
         assert (program, name) == ("latcli", step.command)
-        assert options_given == (replace(step.options, models=models) if name == "eval" else step.options)  # type: ignore[call-arg]
+        assert options_given == (replace(step.options, models=models) if name == "eval" else step.options)
         assert (given["seed"], given["store"], given["offline"]) == (step.seed, session.store, True)
 
 
-def test_all_shares_what_its_parts_have_in_common() -> None:
+def test_all_shares_what_its_parts_have_in_common():
     options = options_of("all", budget="standard", photos=Path("x"))
     parts = parts_of(options, Session(), images_of(28))
     steps = {step for steps in parts.values() for step in steps}
-
     chosen = [one.options for one in steps if isinstance(one.options, TrainOptions)]
     regimes = ("natural", "standard", "background", "foreground", "random")
     expected = {(regime, None): 3 for regime in regimes} | {("background", "otsu"): 3}
@@ -266,10 +259,10 @@ def test_all_shares_what_its_parts_have_in_common() -> None:
     assert sum(one.command == "attack" for one in steps) == 15
 
 
-def test_the_middle_that_hole_tries_is_even_pixels_of_the_side_and_the_default_by_its_own_number() -> None:
+def test_the_middle_that_hole_tries_is_even_pixels_of_the_side_and_the_default_by_its_own_number():
     def centers(data: Dataset) -> list[float]:
         steps = parts_of(options_of("hole"), Session(), data)["hole"]
-        return [step.options.center for step in steps if step.command == "eval"]  # type: ignore[union-attr, misc]
+        return [step.options.center for step in steps if step.command == "eval"]
 
     assert [32 * center for center in centers(images_of(32))] == [16, 20, 24, 26, 28, 29, 30]
     of_28 = centers(images_of(28, center=0.18))
@@ -285,7 +278,7 @@ def shown(table: MeansTable) -> dict[str, dict[str, float | None]]:
     return {row.name: {column: mean.value for column, mean in row.means.items()} for row in table.rows}
 
 
-def test_figures_are_those_of_the_evaluation_and_verdicts_those_of_the_report(made: Made) -> None:
+def test_figures_are_those_of_the_evaluation_and_verdicts_those_of_the_report(made):
     _, session, result = made
     sql = "SELECT regime, input, avg(loss), avg(accuracy), max(loss) - min(loss) FROM cells"
     found = query(session, f"{sql} WHERE run = '{result.steps[-1].run}' GROUP BY regime, input")
@@ -324,7 +317,7 @@ _INPUTS = ("natural", "standard", "background", "foreground", "random", "standar
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["controls", "strong", "masks"])
-def test_a_table_has_every_figure_in_its_place(made: Made, what: str) -> None:
+def test_a_table_has_every_figure_in_its_place(made, what):
     options, session = replace(made[0], what=what, seeds=1), made[1]
     result = run(options, session)
     for place, row in enumerate(one for one in result.steps if one.command == "eval"):
@@ -346,7 +339,7 @@ def test_a_table_has_every_figure_in_its_place(made: Made, what: str) -> None:
     }
 
 
-def test_the_tables_of_transfer_have_every_figure_in_its_place(made: Made) -> None:
+def test_the_tables_of_transfer_have_every_figure_in_its_place(made):
     options, session = replace(made[0], what="transfer", seeds=1), made[1]
     result = run(options, session)
     document = json.loads((session.store / str(result.steps[-1].run) / MATRIX).read_bytes())
@@ -359,7 +352,7 @@ def test_the_tables_of_transfer_have_every_figure_in_its_place(made: Made) -> No
     assert found.keys() == {"transfer-standard", "transfer-background"}
 
 
-def test_the_size_of_the_middle_is_the_one_nearest_to_the_papers_two_figures(made: Made) -> None:
+def test_the_size_of_the_middle_is_the_one_nearest_to_the_papers_two_figures(made):
     options = replace(made[0], what="hole", like="cifar10", centers=(0.0, 0.5, 0.9), seeds=1)
     session = made[1]
     result = run(options, session)
@@ -388,7 +381,7 @@ def test_the_size_of_the_middle_is_the_one_nearest_to_the_papers_two_figures(mad
 
 
 @pytest.mark.slow
-def test_photos_that_cannot_be_attacked_or_have_no_label_are_named(tmp_path: Path) -> None:
+def test_photos_that_cannot_be_attacked_or_have_no_label_are_named(tmp_path):
     """And Figure 1 is drawn, though the same attack was made before without figures."""
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -415,17 +408,16 @@ def test_photos_that_cannot_be_attacked_or_have_no_label_are_named(tmp_path: Pat
     assert (result.claims, result.report) == ((), None)  # verdicts are on the paper's own figures alone
 
 
-def test_photos_of_which_none_can_be_attacked_end_it_with_a_reason(tmp_path: Path) -> None:
+def test_photos_of_which_none_can_be_attacked_end_it_with_a_reason(tmp_path):
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / name).write_bytes(b"\xff\xd8 no picture")
     options = ReproduceOptions(what="table2", budget="quick", attack_steps=1, photos=tmp_path)
-
     with pytest.raises(LatcliError, match="no photo could be attacked"):
         run(options, session_of(tmp_path / "runs"))
 
 
 @pytest.mark.slow
-def test_an_attack_that_was_cut_off_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_attack_that_was_cut_off_is_resumed(tmp_path, monkeypatch):
     options = ReproduceOptions(what="table2", budget="quick", attack_steps=1)
     session = session_of(tmp_path / "runs")
 
@@ -443,11 +435,10 @@ def test_an_attack_that_was_cut_off_is_resumed(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_photos_of_packages_are_used_without_others_and_are_known_again(tmp_path: Path) -> None:
+def test_photos_of_packages_are_used_without_others_and_are_known_again(tmp_path):
     options = ReproduceOptions(what="table2", budget="quick", attack_steps=2)
     session = session_of(tmp_path / "runs")
     result = run(options, session)
-
     assert any("packages carry" in note for note in result.notes)
     assert {(claim.of, claim.seeds) for claim in result.claims} == {("photos", 1)}
     assert states(options, session) == ["done"]
@@ -462,22 +453,22 @@ def test_photos_of_packages_are_used_without_others_and_are_known_again(tmp_path
 # the command line
 
 
-def test_what_is_unusable_is_refused_before_a_run_is_started(digits: Path, tmp_path: Path) -> None:
+def test_what_is_unusable_is_refused_before_a_run_is_started(digits, tmp_path):
     for given, message in (({"what": "table3"}, "table3"), ({"what": "table2", "labels": Path("a.csv")}, "--labels")):
         with pytest.raises(UsageError, match=message):
-            ReproduceOptions(**given)  # type: ignore[arg-type]
+            ReproduceOptions(**given)
     with pytest.raises(UsageError, match="vgg7"):
         run(options_of("figure2", dataset=f"folder:{digits}", architecture="vgg7"), session_of(tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
 
 
-def test_sizes_of_the_middle_ascend_below_one() -> None:
+def test_sizes_of_the_middle_ascend_below_one():
     for text in ["", "a", "0.5,0.2", "0.5,0.5", "1.0", "-0.1", "nan"]:
         with pytest.raises(UsageError):
             parse_shares(text)
 
 
-def test_a_plan_shows_the_command_of_each_step_and_leaves_nothing(latcli: Any, tmp_path: Path) -> None:
+def test_a_plan_shows_the_command_of_each_step_and_leaves_nothing(latcli, tmp_path):
     words = [
         *["reproduce", "figure2", "--dataset", "mnist-5k", "--budget", "quick", "--plan", "--store"],
         tmp_path / "runs",

@@ -67,12 +67,12 @@ rows = st.builds(
 
 
 @given(rows.filter(lambda row: json.dumps(to_json(row)).isascii()))
-def test_a_row_comes_back_from_json_and_from_columns(row: Row) -> None:
+def test_a_row_comes_back_from_json_and_from_columns(row):
     assert read(Row, json.dumps(to_json(row))) == row
     assert from_columns(Row, columns(row)) == row
 
 
-def test_columns_are_named_by_their_place() -> None:
+def test_columns_are_named_by_their_place():
     clean = Prediction("hen", 8, 0.75, 0.75, 1, 0.3, (Guess(8, "hen", 0.75),))
     row = Row("a.jpg", Label(8, "hen", "given"), clean, True, math.nan)
 
@@ -99,28 +99,20 @@ def test_columns_are_named_by_their_place() -> None:
     assert list(columns(row)) == column_names(Row)
 
 
-def test_plain_values() -> None:
+def test_plain_values():
     value = {"path": Path("a"), "numbers": (torch.tensor(1.5), math.inf), "name": "\udcff", "set": {2, 1}, 3: None}
-
-    assert to_json(value) == {
-        "path": "a",
-        "numbers": [1.5, None],
-        "name": "\\udcff",
-        "set": [1, 2],
-        "3": None,
-    }
+    assert to_json(value) == {"path": "a", "numbers": [1.5, None], "name": "\\udcff", "set": [1, 2], "3": None}
     assert canonical_json({"b": 1, "a": math.nan}) == '{"a":null,"b":1}'
     with pytest.raises(TypeError):
         to_json(object())
 
 
-def test_what_is_no_document_is_refused() -> None:
+def test_what_is_no_document_is_refused():
     for text in ("", "{", "[]", "{}", '{"index": "x", "name": "a", "source": "b"}', "[" * 5000, '{"index": 1}'):
         with pytest.raises(DocumentError):
             read(Label, text)
 
 
-def test_what_is_missing_has_its_default_and_what_is_more_is_ignored() -> None:
+def test_what_is_missing_has_its_default_and_what_is_more_is_ignored():
     document = {"prediction": "hen", "index": 8, "p_prediction": 1, "confidence": 1.0, "rank": 1, "loss": 0, "new": 3}
-
     assert read(Prediction, document).top == ()

@@ -6,7 +6,6 @@ import io
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -23,22 +22,20 @@ from latcli.results import columns, to_json
 from latcli.session import Session
 from latcli.store.store import DATABASE, Run, Store
 
-Runs = Callable[..., Outcome]
-
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     return tmp_path / "my runs"
 
 
 @pytest.fixture
-def store(folder: Path) -> Iterator[Store]:
+def store(folder):
     with Store.open(folder) as opened:
         yield opened
 
 
 @pytest.fixture
-def runs(latcli: Runs, folder: Path) -> Runs:
+def runs(latcli, folder):
     """`latcli runs WORDS --store FOLDER`."""
     return lambda *words: latcli("runs", *words, "--store", folder)
 
@@ -69,10 +66,7 @@ def problems(outcome: Outcome) -> list[tuple[str, str]]:
     return sorted((problem["name"], problem["fault"]) for problem in outcome.json["problems"])
 
 
-# list, show, path
-
-
-def test_runs_are_listed_newest_first_with_what_came_of_them(store: Store, runs: Runs) -> None:
+def test_runs_are_listed_newest_first_with_what_came_of_them(store, runs):
     dataset = store.record_dataset("mnist", fingerprint="c" * 64)
     parent = finished(store, "reproduce", name="all-of-it")
     attacked = finished(store, config={"epsilon": 8 / 255, "region": "background"}, parent=parent.id)
@@ -99,7 +93,7 @@ def test_runs_are_listed_newest_first_with_what_came_of_them(store: Store, runs:
     assert (refused.code, "'completed'" in refused.error[0]) == (2, True)
 
 
-def test_a_run_is_shown_with_the_numbers_of_its_json(store: Store, runs: Runs) -> None:
+def test_a_run_is_shown_with_the_numbers_of_its_json(store, runs):
     run = finished(store, name="first", tags=["a"])
     document = runs("show", "first", "--json").json
     assert (document["run"], document["dir"], document["argv"]) == (run.id, str(run.folder), ["latcli"])
@@ -123,7 +117,7 @@ def test_a_run_is_shown_with_the_numbers_of_its_json(store: Store, runs: Runs) -
     assert runs("show", cut_off(store, "mask").id, "--json").json["resume"] is None
 
 
-def test_no_digit_of_a_run_is_cut_and_nothing_is_interpreted(store: Store, runs: Runs) -> None:
+def test_no_digit_of_a_run_is_cut_and_nothing_is_interpreted(store, runs):
     names = [*WILD, "[/]", "\x9b31m", "a\x00b", "\udcff\udc80", "\u2028\u2029\u200f"]
     config: dict[str, Any] = {"photos": ["some/[red]hen\x07\n\x1b[2J.jpg"]} | {name: name for name in names}
     run = finished(store, "eval", config, argv=names, tags=names, device=names[0])
@@ -141,7 +135,7 @@ def test_no_digit_of_a_run_is_cut_and_nothing_is_interpreted(store: Store, runs:
     assert runs("show", run.id, "--json").json["cells"][-1] == to_json(more)
 
 
-def test_without_a_store_none_is_made_and_without_the_run_it_is_said(runs: Runs, folder: Path) -> None:
+def test_without_a_store_none_is_made_and_without_the_run_it_is_said(runs, folder):
     for words in (("list",), ("verify",), ("show", "ffff"), ("path", "ffff"), ("rm", "ffff")):
         missing = runs(*words)
         assert (missing.code, "there are no runs" in missing.error[0], folder.exists()) == (1, True, False)
@@ -154,7 +148,7 @@ def test_without_a_store_none_is_made_and_without_the_run_it_is_said(runs: Runs,
         shutil.rmtree(folder)
 
 
-def test_a_name_is_checked_before_anything_is_done(latcli: Runs, store: Store, folder: Path) -> None:
+def test_a_name_is_checked_before_anything_is_done(latcli, store, folder):
     taken = finished(store, name="mine")
     for name in ("latest", "7f3a", "a b", "../x", ""):
         refused = latcli("attack", "no-such.jpg", "--name", name, "--store", folder)
@@ -164,10 +158,7 @@ def test_a_name_is_checked_before_anything_is_done(latcli: Runs, store: Store, f
         assert (refused.code, refused.error[0]) == (2, f"the run {taken.id} already has the name 'mine'")
 
 
-# verify
-
-
-def test_untouched_runs_verify_and_a_row_that_points_nowhere_is_a_fault(store: Store, runs: Runs, folder: Path) -> None:
+def test_untouched_runs_verify_and_a_row_that_points_nowhere_is_a_fault(store, runs, folder):
     first, second = finished(store), finished(store)
     expected = {"store": str(folder), "ok": True, "runs": [second.id, first.id], "checked": 4}
     expected |= {"problems": [], "database": []}
@@ -183,7 +174,7 @@ def test_untouched_runs_verify_and_a_row_that_points_nowhere_is_a_fault(store: S
     assert any("of artifacts points to no row of runs" in fault for fault in found.json["database"])
 
 
-def test_each_fault_is_found_and_named(store: Store, runs: Runs) -> None:
+def test_each_fault_is_found_and_named(store, runs):
     names = ("good", "gone", "longer", "other", "a pipe", "deep/gone", "zero", "out/hen.png")
     with store.start_run("attack", argv=[], config={}, seed=0, device="cpu") as run:
         for name in names:
@@ -226,17 +217,12 @@ def test_each_fault_is_found_and_named(store: Store, runs: Runs) -> None:
     assert (".", "missing") in problems(runs("verify", "--json"))
 
 
-# rm
-
-
 def rows_left(store: Store, run: Run) -> dict[str, int]:
     tables = ("attacks", "artifacts", "cells", "metrics")
-    return {table: len(store.rows_of(run.id, table)) for table in tables}  # type: ignore[arg-type]
+    return {table: len(store.rows_of(run.id, table)) for table in tables}
 
 
-def test_removed_runs_are_gone_with_files_and_rows_and_nothing_else_is(
-    store: Store, runs: Runs, folder: Path, tmp_path: Path
-) -> None:
+def test_removed_runs_are_gone_with_files_and_rows_and_nothing_else_is(store, runs, folder, tmp_path):
     kept, first, second, moved, gone = (finished(store) for _ in range(5))
     (tmp_path / "precious").mkdir()
     (first.folder / "link").symlink_to(tmp_path / "precious")
@@ -257,9 +243,7 @@ def test_removed_runs_are_gone_with_files_and_rows_and_nothing_else_is(
     assert runs("verify").code == 0
 
 
-def test_what_depends_on_a_run_is_named_and_asked_about(
-    store: Store, runs: Runs, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_depends_on_a_run_is_named_and_asked_about(store, runs, folder, monkeypatch):
     trained = finished(store, "train")
     trained_model = store.record_model("cnn", weights_sha256="d" * 64, run=trained.id)
     evaluated, part = finished(store, "eval"), finished(store, parent=trained.id)
@@ -288,7 +272,7 @@ def test_what_depends_on_a_run_is_named_and_asked_about(
     assert "there are no runs" in runs("list").error[0]
 
 
-def test_a_run_at_work_is_refused_whoever_is_at_work_and_a_killed_one_is_not(store: Store, runs: Runs) -> None:
+def test_a_run_at_work_is_refused_whoever_is_at_work_and_a_killed_one_is_not(store, runs):
     other = finished(store)
     with run_elsewhere(store.folder) as (process, [living]):
         for force in ([], ["--force"]):
@@ -308,9 +292,7 @@ def test_a_run_at_work_is_refused_whoever_is_at_work_and_a_killed_one_is_not(sto
     assert runs("rm", other.id, "--force", "--json").json["removed"] == [other.id]
 
 
-def test_a_removal_that_was_cut_short_can_be_repeated(
-    store: Store, runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_removal_that_was_cut_short_can_be_repeated(store, runs, monkeypatch):
     def interrupted(self: Store, run: str) -> None:
         raise KeyboardInterrupt
 
@@ -322,7 +304,7 @@ def test_a_removal_that_was_cut_short_can_be_repeated(
     assert runs("rm", "latest").out == f"removed {run.id}\n"
 
 
-def test_a_database_that_names_a_path_cannot_make_rm_leave_the_store(store: Store, tmp_path: Path) -> None:
+def test_a_database_that_names_a_path_cannot_make_rm_leave_the_store(store, tmp_path):
     with store.start_run("attack", argv=[], config={}, seed=0, device="cpu"):
         pass
     (tmp_path / "precious").mkdir()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -23,7 +22,7 @@ OFFLINE = DetectorContext(offline=True)
 
 
 @pytest.fixture(scope="module")
-def weights() -> Path:
+def weights():
     """The weights that a package carries, or rembg's own."""
     found = weights_at_hand()
     if found is None:
@@ -32,7 +31,7 @@ def weights() -> Path:
 
 
 @pytest.fixture(scope="module")
-def detector(weights: Path) -> SaliencyDetector:
+def detector(weights):
     return SaliencyDetector(SaliencySettings(str(weights)), OFFLINE)
 
 
@@ -52,7 +51,7 @@ def overlap(one_HW: np.ndarray, other_HW: np.ndarray) -> float:
     return float((one_HW & other_HW).sum() / (one_HW | other_HW).sum())
 
 
-def test_the_silhouette_of_what_stands_out(detector: SaliencyDetector) -> None:
+def test_the_silhouette_of_what_stands_out(detector):
     photo, inside_HW = disc()
     found = detector.detect(photo, TARGET)
     (box,) = found.boxes
@@ -69,7 +68,7 @@ def test_the_silhouette_of_what_stands_out(detector: SaliencyDetector) -> None:
     assert torch.equal(found.segmentations_NHW, detector.detect(photo, TARGET).segmentations_NHW)
 
 
-def test_it_is_prepared_as_rembg_prepares_it(detector: SaliencyDetector, weights: Path) -> None:
+def test_it_is_prepared_as_rembg_prepares_it(detector, weights):
     """An own pass through the network: Lanczos to 320, the maximum, ImageNet's mean and deviation, min-max."""
     photo = read_photo(package_photos()[1])
     pixels = np.asarray(photo.image.resize((320, 320), Image.Resampling.LANCZOS)) / 1.0
@@ -83,14 +82,12 @@ def test_it_is_prepared_as_rembg_prepares_it(detector: SaliencyDetector, weights
 
 
 @pytest.mark.parametrize("colour", [0, 255])
-def test_in_a_flat_photo_nothing_stands_out(colour: int, detector: SaliencyDetector) -> None:
+def test_in_a_flat_photo_nothing_stands_out(colour, detector):
     found = detector.detect(photo_of(np.full((60, 80, 3), colour)), TARGET)
     assert found.boxes == ()
 
 
-def test_small_pieces_are_dropped_and_what_covers_everything_is_a_miss(
-    detector: SaliencyDetector, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_small_pieces_are_dropped_and_what_covers_everything_is_a_miss(detector, monkeypatch):
     soft_HW = np.zeros((100, 100), dtype=np.uint8)
     soft_HW[10:60, 10:60], soft_HW[80:84, 80:84], soft_HW[70:90, 10:30], soft_HW[60, 10:60] = 255, 255, 200, 90
     monkeypatch.setattr(detector, "saliency", lambda photo: soft_HW)
@@ -105,7 +102,7 @@ def test_small_pieces_are_dropped_and_what_covers_everything_is_a_miss(
         assert detector.detect(photo_of(np.zeros((100, 100, 3))), TARGET).boxes == ()
 
 
-def test_the_salient_part_of_a_box_where_there_is_enough_of_it() -> None:
+def test_the_salient_part_of_a_box_where_there_is_enough_of_it():
     soft_1HW, box_1HW = torch.zeros(1, 10, 10), torch.zeros(1, 10, 10)
     soft_1HW[:, :5], box_1HW[:, 3:9] = 0.8, 1.0
     part_1HW = inside_box(soft_1HW, box_1HW)
@@ -116,12 +113,7 @@ def test_the_salient_part_of_a_box_where_there_is_enough_of_it() -> None:
     assert inside_box(soft_1HW, torch.zeros_like(box_1HW)) is None
 
 
-# Weights
-
-
-def test_weights_are_looked_for_in_rembgs_folder_then_in_the_package(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[object]
-) -> None:
+def test_weights_are_looked_for_in_rembgs_folder_then_in_the_package(weights, tmp_path, monkeypatch, no_network):
     monkeypatch.setenv("U2NET_HOME", str(tmp_path))
     monkeypatch.setattr(module, "_in_package", lambda name: None)
     with pytest.raises(WeightsError, match="--offline") as missing:
@@ -137,9 +129,7 @@ def test_weights_are_looked_for_in_rembgs_folder_then_in_the_package(
     assert no_network
 
 
-def test_weights_of_the_wrong_checksum_damaged_or_of_another_network_are_refused(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_of_the_wrong_checksum_damaged_or_of_another_network_are_refused(weights, tmp_path, monkeypatch):
     monkeypatch.setenv("U2NET_HOME", str(tmp_path))
     (tmp_path / "u2netp.onnx").write_bytes(weights.read_bytes()[:-1] + b"?")
     with pytest.raises(WeightsError, match="is not u2netp as it was published"):

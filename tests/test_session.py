@@ -20,7 +20,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture(autouse=True)
-def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def plain_environment(monkeypatch):
     for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -28,9 +28,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
 @pytest.mark.parametrize("quiet", [False, True])
-def test_notes_and_progress_are_on_stderr_and_only_as_far_as_they_are_wanted(
-    stream: type[io.StringIO], quiet: bool
-) -> None:
+def test_notes_and_progress_are_on_stderr_and_only_as_far_as_they_are_wanted(stream, quiet):
     session: Any = Session(stdout=stream(), stderr=stream(), quiet=quiet)
 
     session.note("read evil\n\x1b[31m.jpg \udcff [bold]")
@@ -62,22 +60,19 @@ def test_notes_and_progress_are_on_stderr_and_only_as_far_as_they_are_wanted(
         (Terminal, {"TERM": "dumb"}, False),
     ],
 )
-def test_boxes_and_colour_are_for_terminals_that_want_them(
-    monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO], environment: dict[str, str], boxes: bool
-) -> None:
+def test_boxes_and_colour_are_for_terminals_that_want_them(monkeypatch, stream, environment, boxes):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     table, stdout = Table("name", "share"), stream()
     table.add_row("hen", "[red]49 %[/red]")
     Session(stdout=stdout).print(table)
-
     assert ("\x1b[31m49 %" in stdout.getvalue(), stdout.getvalue().isascii()) == (boxes, not boxes)
     assert "\x1b" not in stdout.getvalue() or boxes
     if stream is io.StringIO:
         assert console_for(stdout).width == int(environment.get("COLUMNS", 80))
 
 
-def test_off_a_terminal_a_long_work_is_noted_with_its_rate_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_off_a_terminal_a_long_work_is_noted_with_its_rate_and_the_time_left(monkeypatch):
     clock = iter([0.0, 30.0, 60.0, 61.0, 150.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     stderr = io.StringIO()

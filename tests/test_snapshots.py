@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ REPRODUCED = {
 PLANNED = REPRODUCED | {
     "planned": True,
     "steps": [*REPRODUCED["steps"], STEP | {"state": "missing", "run": None, "seconds": None}],
-}  # type: ignore[dict-item,misc,list-item]
+}
 SCORE = {"n": 1000, "loss": 0.2255, "accuracy": 0.941}
 TRAINED = {
     "run": sample.RUN, "checkpoint": "/store/checkpoint.safetensors", "regime": "background", "dataset": "mnist-5k",
@@ -106,9 +105,8 @@ def is_as_kept(name: str, text: str) -> bool:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_document_on_a_terminal_of_80_columns(name: str) -> None:
+def test_a_document_on_a_terminal_of_80_columns(name):
     text = drawn(*CASES[name])
-
     assert text.isascii()
     assert max(map(len, text.splitlines())) <= 80
     assert is_as_kept(f"{name}.txt", text)
@@ -117,15 +115,15 @@ def test_a_document_on_a_terminal_of_80_columns(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "write"), [("report.md", render.markdown), ("report.tex", render.latex), ("report.csv", render.csv_lines)]
 )
-def test_a_report_in_a_file(name: str, write: Callable[[dict[str, Any]], Any]) -> None:
+def test_a_report_in_a_file(name, write):
     assert is_as_kept(name, "".join(write(sample.report())))
 
 
-def test_a_reproduction_in_a_file() -> None:
+def test_a_reproduction_in_a_file():
     assert is_as_kept("reproduction.md", "".join(render.reproduction(REPRODUCED)))
 
 
-def test_every_command_can_show_its_document() -> None:
+def test_every_command_can_show_its_document():
     assert {" ".join(path) for path in COMMANDS} <= documents.DOCUMENTS.keys()
     assert shown("runs path", {"path": "/store/a b"}) == "/store/a b"
     assert shown("report", {"written": [{"path": "-", "size": 1}]}) is None

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from linear_problems import Problem, corner, linear_model, linear_problems
-from small_digits import SmallDigits
 from small_images import SIDE, Watched
 
 from latcli.engine.attacks.objectives import logit_margin
@@ -23,12 +22,9 @@ def _square(model: Model, x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor, **more: 
     return square(model, x_BCHW, y_B, eps_B1HW, AttackSettings(**more), seeds_B)
 
 
-# What it finds
-
-
 @settings(max_examples=6)
 @given(linear_problems(), st.booleans())
-def test_on_a_linear_model_square_comes_close_to_the_corner(problem: Problem, targeted: bool) -> None:
+def test_on_a_linear_model_square_comes_close_to_the_corner(problem, targeted):
     """Squares of one pixel can set each pixel; only one whose channels pull apart needs luck, and has 400 tries."""
     chosen = AttackSettings(steps=400, targeted=targeted)
     adv_1CHW = square(linear_model(problem), *problem.attacked(), chosen, torch.tensor([3]))
@@ -38,7 +34,7 @@ def test_on_a_linear_model_square_comes_close_to_the_corner(problem: Problem, ta
     assert gain >= 0.8 * best - 2e-5
 
 
-def test_of_all_that_was_asked_the_worst_is_kept() -> None:
+def test_of_all_that_was_asked_the_worst_is_kept():
     generator = torch.Generator().manual_seed(1)
     weights_CHW = torch.randn(3, SIDE, SIDE, generator=generator)
     watched = Watched(linear_model(Problem(weights_CHW, weights_CHW, weights_CHW, 0)))
@@ -52,15 +48,12 @@ def test_of_all_that_was_asked_the_worst_is_kept() -> None:
     assert (margins_QB[:50].amax(dim=0) > margins_QB[0] + 0.5).all()
 
 
-# Where it looks
-
-
 #: The share of an image that a square covers, from each query on, of 10,000.
 SHARES = {1: 0.8, 11: 0.4, 51: 0.2, 201: 0.1, 501: 0.05, 1001: 0.025, 2001: 0.0125, 4001: 0.00625}
 SHARES |= {6001: 0.003125, 8001: 0.0015625, 10_000: 0.0015625}
 
 
-def test_squares_shrink_as_in_the_paper() -> None:
+def test_squares_shrink_as_in_the_paper():
     for (query, share), following in zip(SHARES.items(), [*list(SHARES)[1:], 10_001], strict=True):
         side = round(224 * math.sqrt(share))
         assert side_at(query, 10_000, 224, 224) == side_at(following - 1, 10_000, 224, 224) == side
@@ -76,7 +69,7 @@ def _squares_seen(eps_HW: torch.Tensor, count: int = 4000) -> torch.Tensor:
     return torch.stack([(seen != watched.seen[0])[:, 0] for seen in watched.seen[1:]])
 
 
-def test_every_place_is_as_likely_where_everything_may_change() -> None:
+def test_every_place_is_as_likely_where_everything_may_change():
     """Of the (8 - side + 1)^2 places each is drawn as often, to five standard deviations."""
     for side in [1, 4, 7, 8]:
         count = 20_000
@@ -92,7 +85,7 @@ def test_every_place_is_as_likely_where_everything_may_change() -> None:
         assert (counts - count / places).abs().max() < 5 * math.sqrt(count / places)
 
 
-def test_with_a_mask_exactly_the_places_that_touch_it_are_drawn_and_no_query_is_wasted() -> None:
+def test_with_a_mask_exactly_the_places_that_touch_it_are_drawn_and_no_query_is_wasted():
     eps_HW = torch.zeros(SIDE, SIDE)
     eps_HW[0, 0] = eps_HW[7, 3] = 0.1  # two pixels that may change
     last_BHW = _squares_seen(eps_HW)[-1]
@@ -104,10 +97,7 @@ def test_with_a_mask_exactly_the_places_that_touch_it_are_drawn_and_no_query_is_
     assert _squares_seen(torch.full((SIDE, SIDE), 0.1)).flatten(2).any(dim=2).all()
 
 
-# The contract and the budget
-
-
-def test_an_image_asks_no_more_than_its_budget_and_nothing_once_it_rests(small_digits: SmallDigits) -> None:
+def test_an_image_asks_no_more_than_its_budget_and_nothing_once_it_rests(small_digits):
     x_BCHW, y_B, eps_B1HW, seeds_B = small_digits.first(100)
 
     def no_gradient(x_BCHW: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from latcli.engine.evaluation.statistics import (
 )
 
 
-def test_wilson_intervals_are_the_published_ones() -> None:
+def test_wilson_intervals_are_the_published_ones():
     for right, n, low, high in [
         (81, 263, 0.2553, 0.3662),  # Newcombe, Statistics in Medicine 17 (1998), table I, method 3
         (15, 148, 0.0624, 0.1605),
@@ -30,7 +30,7 @@ def test_wilson_intervals_are_the_published_ones() -> None:
         assert wilson_interval(right, n) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_mcnemar_is_the_exact_binomial_tail() -> None:
+def test_mcnemar_is_the_exact_binomial_tail():
     for only_a, only_b, p in [
         (0, 0, 1.0),
         (3, 3, 1.0),
@@ -44,7 +44,7 @@ def test_mcnemar_is_the_exact_binomial_tail() -> None:
         assert mcnemar_p_value(2400, 2600) == pytest.approx(math.erfc(199 / 5000**0.5 / 2**0.5), rel=2e-3)
 
 
-def test_a_bootstrap_is_the_same_for_all_models_and_for_the_same_seed() -> None:
+def test_a_bootstrap_is_the_same_for_all_models_and_for_the_same_seed():
     values_NM = torch.randn(300, 2, generator=torch.Generator().manual_seed(0)).double()
     values_NM[:, 1] = values_NM[:, 0] + 2.0
     means_RM = bootstrap_means(values_NM, seed=1)
@@ -58,7 +58,7 @@ def test_a_bootstrap_is_the_same_for_all_models_and_for_the_same_seed() -> None:
     assert high - low == pytest.approx(2 * 1.96 * float(means_RM[:, 0].std()), rel=0.08)
 
 
-def test_intervals_cover_the_truth_and_equal_models_seldom_differ() -> None:
+def test_intervals_cover_the_truth_and_equal_models_seldom_differ():
     generator = torch.Generator().manual_seed(0)
     covered, found = 0, 0
     for trial in range(200):
@@ -72,7 +72,7 @@ def test_intervals_cover_the_truth_and_equal_models_seldom_differ() -> None:
     assert found <= 20
 
 
-def test_few_images_prove_nothing_and_equal_losses_are_equal() -> None:
+def test_few_images_prove_nothing_and_equal_losses_are_equal():
     always_lower_RM = bootstrap_means(torch.tensor([[1.0], [1.1], [0.9]]), seed=0)
     assert difference_p_value(1.0, always_lower_RM[:, 0], 3) == 0.25  # the signs of three differences
     assert difference_p_value(0.0, torch.zeros(10), 1000) == 1.0
@@ -80,14 +80,14 @@ def test_few_images_prove_nothing_and_equal_losses_are_equal() -> None:
     assert difference_p_value(0.3, 0.1 * torch.randn(9000, generator=torch.Generator().manual_seed(0)), 900) < 0.01
 
 
-def test_holm_steps_down_from_the_smallest() -> None:
+def test_holm_steps_down_from_the_smallest():
     assert rejected([0.01, 0.04, 0.03, 0.005]) == [True, False, False, True]  # .005 < .05/4, .01 < .05/3, .03 > .05/2
     assert rejected([0.03, 0.02]) == [True, True]
     assert rejected([0.2, 0.0001]) == [False, True]
     assert rejected([]) == []
 
 
-def test_the_best_is_shared_with_those_that_chance_may_have_put_behind() -> None:
+def test_the_best_is_shared_with_those_that_chance_may_have_put_behind():
     p_values = {1: 0.001, 2: 0.4}
     assert not_beaten([0.9, 0.5, 0.89], lambda first, other: p_values[other]) == [True, False, True]
     assert not_beaten([0.5], lambda first, other: 0.0) == [False]
@@ -101,7 +101,7 @@ def column(*shares: float, n: int = 400) -> ColumnStatistics:
     return ColumnStatistics(right_NM, torch.where(right_NM, 0.1, 2.0) + noise_NM, seed=0)
 
 
-def test_a_column_gives_means_intervals_and_pairs() -> None:
+def test_a_column_gives_means_intervals_and_pairs():
     found = column(0.44, 0.435, 0.30)
     assert found.accuracy_M == pytest.approx([0.44, 0.435, 0.30])
     assert found.accuracy_interval(0) == wilson_interval(176, 400)
@@ -115,7 +115,7 @@ def test_a_column_gives_means_intervals_and_pairs() -> None:
     assert found.best_loss() == [True, True, False]
 
 
-def test_without_losses_and_of_one_image_there_is_no_interval() -> None:
+def test_without_losses_and_of_one_image_there_is_no_interval():
     right_NM = torch.tensor([[True, False]])
     unmeasured = ColumnStatistics(right_NM, torch.full((1, 2), math.nan), seed=0)
     assert not unmeasured.has_loss

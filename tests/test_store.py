@@ -34,7 +34,7 @@ PHOTO = sample_documents.photo(
     "hen.jpg", files={"adversarial": "hen-adversarial.png"}, sha256="a" * 64, width=40, height=30
 )
 CELL = Cell(
-    **dict.fromkeys(one.name for one in fields(Cell) if one.default is MISSING)  # type: ignore[arg-type]
+    **dict.fromkeys(one.name for one in fields(Cell) if one.default is MISSING)
     | {"model": "7f3a", "label": "natural 7f3a", "model_id": "cnn@1", "regime": "natural", "train_seed": 0}
     | {"input": "natural", "n": 10, "loss": 0.5, "loss_low": 0.4, "loss_high": 0.6, "seed": 0, "seconds": 1.5}
     | {"accuracy": 0.9, "accuracy_low": 0.6, "accuracy_high": 0.98}
@@ -42,7 +42,7 @@ CELL = Cell(
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Store]:
+def opened(tmp_path):
     with Store.open(tmp_path / "runs") as found:
         yield found
 
@@ -66,7 +66,7 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
         "def wait(text='ready'):\n    print(text, flush=True)\n    sys.stdin.readline()\n"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, "-c", head + code, *map(str, arguments)], text=True, **pipes)  # type: ignore[call-overload,no-any-return]
+    return subprocess.Popen([sys.executable, "-c", head + code, *map(str, arguments)], text=True, **pipes)
 
 
 @contextmanager
@@ -81,9 +81,7 @@ def run_elsewhere(folder: Path, inside: str = "wait(run.id)") -> Iterator[tuple[
             process.kill()
 
 
-def test_a_killed_run_reads_as_crashed_and_a_living_one_as_running(
-    opened: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_reads_as_crashed_and_a_living_one_as_running(opened, monkeypatch):
     def in_the_file(run: str) -> str:
         with closing(sqlite3.connect(opened.path)) as connection:
             return str(connection.execute("SELECT status FROM runs WHERE id = ?", [run]).fetchone()[0])
@@ -107,7 +105,7 @@ def test_a_killed_run_reads_as_crashed_and_a_living_one_as_running(
         assert in_the_file(own.id) == "completed"
 
 
-def test_a_worker_keeps_no_killed_run_alive(opened: Store) -> None:
+def test_a_worker_keeps_no_killed_run_alive(opened):
     outliving = (
         "worker = os.fork()\n    if worker == 0:\n        time.sleep(600)\n"
         "    print(run.id, worker, flush=True)\n    os.kill(os.getpid(), signal.SIGKILL)"
@@ -126,7 +124,7 @@ def test_a_worker_keeps_no_killed_run_alive(opened: Store) -> None:
 # one run
 
 
-def test_a_run_that_ends_well_is_completed_in_the_database_and_in_its_folder(opened: Store) -> None:
+def test_a_run_that_ends_well_is_completed_in_the_database_and_in_its_folder(opened):
     with start(opened, model="lite0", dataset="mnist", name="first", tags=["a", "b"]) as run:
         assert RUN_ID.fullmatch(run.id)
         assert json.loads((run.folder / "run.json").read_text())["status"] == "running"
@@ -145,7 +143,7 @@ def test_a_run_that_ends_well_is_completed_in_the_database_and_in_its_folder(ope
     assert not is_locked(run.folder / "lock")
 
 
-def test_how_a_run_ended_is_kept(opened: Store) -> None:
+def test_how_a_run_ended_is_kept(opened):
     for raised, status, code, error in [
         (KeyboardInterrupt(), "interrupted", 130, None),
         (Terminated(), "interrupted", 143, None),
@@ -165,7 +163,7 @@ def test_how_a_run_ended_is_kept(opened: Store) -> None:
         assert not opened.is_alive(run.id)
 
 
-def test_a_run_that_failed_is_resumed_under_its_id(opened: Store) -> None:
+def test_a_run_that_failed_is_resumed_under_its_id(opened):
     with suppress(ValueError), start(opened, "train", name="old", tags=["a"]) as run:
         run.record_metrics([("loss", 1, 2.5)])
         raise ValueError("cut off")
@@ -181,7 +179,7 @@ def test_a_run_that_failed_is_resumed_under_its_id(opened: Store) -> None:
     assert [metric["value"] for metric in opened.rows_of(run.id, "metrics")] == [2.5, 1.5]
 
 
-def test_a_run_that_cannot_start_leaves_nothing(opened: Store) -> None:
+def test_a_run_that_cannot_start_leaves_nothing(opened):
     with start(opened, name="mine") as run:
         pass
     for changes, message in (
@@ -200,7 +198,7 @@ def test_a_run_that_cannot_start_leaves_nothing(opened: Store) -> None:
 # artifacts
 
 
-def test_an_artifact_is_written_whole_recorded_replaced_and_removed(opened: Store) -> None:
+def test_an_artifact_is_written_whole_recorded_replaced_and_removed(opened):
     with start(opened) as run:
         path = run.write_artifact("masks/hen.png", b"first", "mask", image="a" * 64)
         run.write_artifact("masks/hen.png", b"second!", "mask", image="a" * 64)
@@ -226,7 +224,7 @@ ESCAPES = ["", ".", "..", "/", "/etc/passwd", "../x", "a/../../x", "a/..", "x\0y
 ESCAPES += ["run.json", "lock", "log.txt", "./run.json", ".latcli-0123.tmp", "lock/x"]
 
 
-def test_a_name_that_leads_elsewhere_is_refused(opened: Store) -> None:
+def test_a_name_that_leads_elsewhere_is_refused(opened):
     with start(opened) as run:
         for name in ESCAPES:
             with pytest.raises(StoreError, match="cannot be the name of a file of the run"):
@@ -234,7 +232,7 @@ def test_a_name_that_leads_elsewhere_is_refused(opened: Store) -> None:
         assert opened.rows_of(run.id, "artifacts") == []
 
 
-def test_names_that_are_no_utf8_are_kept_legibly(opened: Store) -> None:
+def test_names_that_are_no_utf8_are_kept_legibly(opened):
     name = os.fsdecode(b"hen-\xff.jpg")
     with start(opened, argv=[name], config={"photo": Path(name)}) as run:
         run.insert("attacks", [{"image": name}])
@@ -244,7 +242,7 @@ def test_names_that_are_no_utf8_are_kept_legibly(opened: Store) -> None:
     assert opened.rows_of(run.id, "artifacts")[0]["name"] == path.name == "hen-\\udcff.jpg.png"
 
 
-def test_a_write_that_fails_keeps_what_was_there(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_keeps_what_was_there(opened, monkeypatch):
     def fails(descriptor: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -261,9 +259,7 @@ def test_a_write_that_fails_keeps_what_was_there(opened: Store, monkeypatch: pyt
 # rows
 
 
-def test_a_new_field_of_a_row_becomes_a_column_of_a_store_that_is_there_and_views_are_made_anew(
-    opened: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_field_of_a_row_becomes_a_column_of_a_store_that_is_there_and_views_are_made_anew(opened, monkeypatch):
     with start(opened) as run:
         run.insert("cells", [cell()])
     monkeypatch.setitem(schema.VIEWS, "latest_metrics", "SELECT 1 AS run")
@@ -280,7 +276,7 @@ def test_a_new_field_of_a_row_becomes_a_column_of_a_store_that_is_there_and_view
         assert again.rows_of(run.id, "cells")[0]["hue"] is None
 
 
-def test_an_attacked_photo_is_one_row_and_the_view_joins_its_files(opened: Store) -> None:
+def test_an_attacked_photo_is_one_row_and_the_view_joins_its_files(opened):
     with start(opened, name="first") as run:
         run.write_artifact("hen-adversarial.png", b"picture", "adversarial", image=PHOTO.sha256)
         run.insert("attacks", [{"classifier": "lite0", "steps": 40} | columns(PHOTO)])
@@ -294,7 +290,7 @@ def test_an_attacked_photo_is_one_row_and_the_view_joins_its_files(opened: Store
     assert opened.rows("images") == [{"sha256": "a" * 64, "name": "hen.jpg", "width": 40, "height": 30}]
 
 
-def test_numbers_of_numpy_are_numbers_and_what_is_none_is_null(opened: Store) -> None:
+def test_numbers_of_numpy_are_numbers_and_what_is_none_is_null(opened):
     with start(opened, config={"epsilon": np.float64(0.25)}) as run:
         run.insert(
             "attacks",
@@ -309,7 +305,7 @@ def test_numbers_of_numpy_are_numbers_and_what_is_none_is_null(opened: Store) ->
     assert opened.find_run(run.id).config == {"epsilon": 0.25}
 
 
-def test_rows_are_added_all_or_none_and_in_place_of_the_runs_own(opened: Store) -> None:
+def test_rows_are_added_all_or_none_and_in_place_of_the_runs_own(opened):
     with start(opened) as other, start(opened) as run:
         other.insert("cells", [cell()])
         run.insert("cells", [cell(), cell(input="standard")])
@@ -322,7 +318,7 @@ def test_rows_are_added_all_or_none_and_in_place_of_the_runs_own(opened: Store) 
     assert {row["id"] for row in opened.rows("models")} == {"cnn@1", "resnet"}
 
 
-def test_the_views_average_over_seeds_and_take_last_steps(opened: Store) -> None:
+def test_the_views_average_over_seeds_and_take_last_steps(opened):
     with start(opened, "eval", dataset="mnist") as run:
         attacked = {"regime": "background", "input": "standard", "epsilon": 0.3, "steps": 100, "n": 1000}
         run.insert("cells", [cell(**attacked, seed=n, loss=loss) for n, loss in enumerate([2.0, 4.0, math.nan])])
@@ -337,9 +333,7 @@ def test_the_views_average_over_seeds_and_take_last_steps(opened: Store) -> None
 # finding runs
 
 
-def test_a_run_is_found_by_its_name_and_any_ending_that_only_it_has(
-    opened: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_is_found_by_its_name_and_any_ending_that_only_it_has(opened, monkeypatch):
     with pytest.raises(StoreError, match="there are no runs"):
         opened.find_run("latest")
     drawn = iter(("aaa1", "aaa1", "bbb1", "ccc2"))  # a second aaa1 is passed over
@@ -365,7 +359,7 @@ def test_a_run_is_found_by_its_name_and_any_ending_that_only_it_has(
 # trouble
 
 
-def test_a_file_in_the_way_and_a_store_that_is_not_there_are_two_lines(tmp_path: Path) -> None:
+def test_a_file_in_the_way_and_a_store_that_is_not_there_are_two_lines(tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "empty").mkdir()
     (tmp_path / "half made").mkdir()
@@ -382,7 +376,7 @@ def test_a_file_in_the_way_and_a_store_that_is_not_there_are_two_lines(tmp_path:
 
 
 @pytest.mark.parametrize("damage", ["garbage", "truncated", "overwritten"])
-def test_a_damaged_database_is_two_lines_and_left_alone(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_database_is_two_lines_and_left_alone(tmp_path, damage):
     with Store.open(tmp_path) as opened, start(opened) as run:
         run.write_artifact("x.png", b"x", "mask")
     sound = (tmp_path / DATABASE).read_bytes()
@@ -401,7 +395,7 @@ def test_a_damaged_database_is_two_lines_and_left_alone(tmp_path: Path, damage: 
 
 
 @pytest.mark.parametrize("open_store", [Store.open, Store.open_existing])
-def test_a_database_of_another_program_is_left_alone(tmp_path: Path, open_store: Any) -> None:
+def test_a_database_of_another_program_is_left_alone(tmp_path, open_store):
     with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
         connection.executescript("CREATE TABLE notes (text)")
         before = list(connection.iterdump())
@@ -411,7 +405,7 @@ def test_a_database_of_another_program_is_left_alone(tmp_path: Path, open_store:
         assert list(connection.iterdump()) == before
 
 
-def test_a_store_for_reading_is_not_written_and_a_write_that_fails_halfway_is_undone(opened: Store) -> None:
+def test_a_store_for_reading_is_not_written_and_a_write_that_fails_halfway_is_undone(opened):
     with Store.open_existing(opened.folder) as reader, pytest.raises(RuntimeError, match="reading only"):
         reader.record_model("cnn")
     with suppress(ZeroDivisionError), opened.writing() as db:
@@ -495,7 +489,7 @@ assert store.find_run(run.id).status == 'completed'
 
 
 @pytest.mark.parametrize("code", [FULL, READ_ONLY], ids=["full", "read-only"])
-def test_a_small_or_read_only_disk_is_two_lines_and_leaves_nothing_half_written(tmp_path: Path, code: str) -> None:
+def test_a_small_or_read_only_disk_is_two_lines_and_leaves_nothing_half_written(tmp_path, code):
     unshare = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
     mount = 'mount -t tmpfs -o size=1m tmpfs "$1"'
     try:
@@ -511,7 +505,7 @@ def test_a_small_or_read_only_disk_is_two_lines_and_leaves_nothing_half_written(
 # where it was made
 
 
-def test_runs_of_one_environment_share_its_row_and_torch_is_not_imported_to_find_out(opened: Store) -> None:
+def test_runs_of_one_environment_share_its_row_and_torch_is_not_imported_to_find_out(opened):
     with start(opened, config={"a": 1, "b": [Path("x"), (1, 2)]}) as first, start(opened):
         pass
     (row,) = opened.rows("environments")
@@ -523,7 +517,7 @@ def test_runs_of_one_environment_share_its_row_and_torch_is_not_imported_to_find
     assert all(devices())
 
 
-def test_the_commit_is_that_of_the_checkout_the_code_comes_from(tmp_path: Path) -> None:
+def test_the_commit_is_that_of_the_checkout_the_code_comes_from(tmp_path):
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@x", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -543,9 +537,7 @@ def test_the_commit_is_that_of_the_checkout_the_code_comes_from(tmp_path: Path) 
     assert checkout(installed) == (None, None)
 
 
-def test_a_store_that_is_being_made_is_empty_to_a_reader_and_not_an_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_is_being_made_is_empty_to_a_reader_and_not_an_old_one(tmp_path, monkeypatch):
     folder = tmp_path / "runs"
     folder.mkdir()
     schema.connect_for_writing(folder / DATABASE).close()

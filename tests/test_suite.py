@@ -64,7 +64,7 @@ def _spy(seen: list[list[int]], add: float) -> Attack:
     return attack
 
 
-def test_each_image_is_attacked_until_it_is_fooled() -> None:
+def test_each_image_is_attacked_until_it_is_fooled():
     seen: list[list[int]] = []
     suite = [Member(f"add {add}", _spy(seen, add), AttackSettings()) for add in (0.4, 1.0, -1.0)]
     outcome = _one(_edge_batch(), suite, _edge)
@@ -78,7 +78,7 @@ def test_each_image_is_attacked_until_it_is_fooled() -> None:
     assert outcome.robust.float().mean() == 0.25  # of all four, the misclassified one included
 
 
-def test_batches_are_taken_one_at_a_time_and_what_is_wrong_as_it_is_is_not_attacked() -> None:
+def test_batches_are_taken_one_at_a_time_and_what_is_wrong_as_it_is_is_not_attacked():
     seen: list[list[int]] = []
     wrong = replace(_edge_batch(), y_B=torch.where(EDGE > 0.5, 0, 1))
     batches = iter([wrong, _edge_batch()])
@@ -89,7 +89,7 @@ def test_batches_are_taken_one_at_a_time_and_what_is_wrong_as_it_is_is_not_attac
     assert len(list(batches)) == 1
 
 
-def test_the_score_decides_not_the_gradients() -> None:
+def test_the_score_decides_not_the_gradients():
     """The fast form says that everything fools it; and that nothing does."""
 
     for lead in (50.0, -50.0, 0.0):
@@ -104,7 +104,7 @@ def test_the_score_decides_not_the_gradients() -> None:
 
 
 @pytest.mark.parametrize("name", ["pgd", "apgd-ce", "apgd-dlr", "apgd-t", "square"])
-def test_a_win_by_a_hair_in_the_fast_form_alone_is_fought_out(name: str) -> None:
+def test_a_win_by_a_hair_in_the_fast_form_alone_is_fought_out(name):
     """The fast form falls a little before the exact one; who rested there would seem to hold out."""
     hair = 1e-2
 
@@ -120,13 +120,13 @@ def test_a_win_by_a_hair_in_the_fast_form_alone_is_fought_out(name: str) -> None
     assert logit_margin(_edge(outcome.adv_BCHW), batch.y_B).min() > 0
 
 
-def test_the_standard_suite_has_the_budgets_of_autoattack() -> None:
+def test_the_standard_suite_has_the_budgets_of_autoattack():
     found = {member.name: (member.settings.steps, member.settings.restarts) for member in standard_suite()}
     assert found == {"apgd-ce": (100, 1), "apgd-t": (100, 1), "square": (5000, 1)}
     assert standard_suite()[1].settings.targets == 9
 
 
-def test_what_no_suite_can_be_made_of_is_refused() -> None:
+def test_what_no_suite_can_be_made_of_is_refused():
     with pytest.raises(UsageError, match="cannot be targeted"):
         members([("pgd", AttackSettings(targeted=True))])
     with pytest.raises(UsageError, match="no attack called 'apgd'"):
@@ -135,12 +135,7 @@ def test_what_no_suite_can_be_made_of_is_refused() -> None:
         standard_suite(queries=0)
 
 
-# On real digits
-
-
-def test_more_attacks_and_restarts_never_raise_the_accuracy_and_the_worst_try_is_kept(
-    small_digits: SmallDigits,
-) -> None:
+def test_more_attacks_and_restarts_never_raise_the_accuracy_and_the_worst_try_is_kept(small_digits):
     batch, net, suite = _background(small_digits, 80), small_digits.net, _small_suite()
     more = [replace(member, settings=replace(member.settings, restarts=3)) for member in suite]
     outcomes = [_one(batch, members, net) for members in (suite[:1], suite[:2], suite, more)]
@@ -170,7 +165,7 @@ def _theirs(digits: SmallDigits, count: int, steps: int, queries: int) -> torch.
     return holds_B
 
 
-def test_a_peers_suite_has_the_same_worst_case(small_digits: SmallDigits) -> None:
+def test_a_peers_suite_has_the_same_worst_case(small_digits):
     """The same network and budgets: of 150 digits two, which chance decides."""
     suite = standard_suite(20, targets=3, queries=60)
     ours = int(_one(Batch(*small_digits.first(150)), suite, small_digits.net).robust.sum())

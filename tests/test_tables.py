@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,10 +33,7 @@ def values_of(table: Table, column: str) -> list[Any]:
     return [row.cells[place].value for row in table.rows]
 
 
-# figures
-
-
-def test_a_value_is_printed_in_its_columns_format() -> None:
+def test_a_value_is_printed_in_its_columns_format():
     for cell, form, text in [
         (Cell(0.0414), "number", "0.0414"),
         (Cell(68.194), "number", "68.19"),
@@ -59,23 +55,20 @@ def test_a_value_is_printed_in_its_columns_format() -> None:
         assert f"{shown.joined()} {shown.interval}".rstrip() == text
 
 
-def test_an_epsilon_is_shown_so_that_typing_it_gives_the_same() -> None:
+def test_an_epsilon_is_shown_so_that_typing_it_gives_the_same():
     for value, text in [(8 / 255, "8/255"), (0.031, "0.031"), (0.3, "0.3"), (0.03137, "0.03137")]:
         assert printed(Cell(value), Column("x", "x", "epsilon")).text == text
         before, _, after = text.partition("/")
         assert float(before) / float(after or 1) == value
 
 
-# photos
-
 WRONG_BEFORE = sample.photo("a/kite.jpg", "kite", ("hip", 0.5, 0.1, 3), ("hip", 0.9, 0.01, 30), detector="cam")
 HELD = sample.photo("b/cat.jpg", "cat", ("cat", 0.9, 0.9, 1), ("cat", 0.6, 0.6, 1), epsilon=1 / 255)
 
 
-def test_photos_of_all_kinds_keep_apart_what_was_seen_and_what_was_counted() -> None:
+def test_photos_of_all_kinds_keep_apart_what_was_seen_and_what_was_counted():
     """p(guess) and p(right class) are two columns; nobody was fooled who was wrong before; who found each object."""
     table = photo_table(sample.attack(sample.photo(), WRONG_BEFORE, HELD))
-
     assert values_of(table, "image") == ["photos/hen.jpg", "a/kite.jpg", "b/cat.jpg", "3 photos"]
     assert values_of(table, "adversarial_guess")[:3] == ["cock", "hip", "cat"]
     assert values_of(table, "adversarial.p_prediction")[:3] == [0.998, 0.9, 0.6]
@@ -86,29 +79,24 @@ def test_photos_of_all_kinds_keep_apart_what_was_seen_and_what_was_counted() -> 
     assert "fooled 1 of 2 that were right; 1 already wrong before" in table.notes
 
 
-def test_one_photo_has_no_averages_and_many_are_cut_and_counted() -> None:
+def test_one_photo_has_no_averages_and_many_are_cut_and_counted():
     assert not any(row.total for row in photo_table(sample.attack(sample.photo())).rows)
     table = photo_table(sample.attack(*(sample.photo(f"{number}.jpg") for number in range(30))), most=20)
     assert len(table.rows) == 21
     assert "the first 20 of 30 photos; totals are over all" in table.notes
 
 
-def test_paths_below_the_working_directory_are_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_below_the_working_directory_are_relative(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     document = sample.attack(HELD, HELD, dir=tmp_path / "runs" / "x")
-
     assert "pictures in runs/x" in drawn("attack", document)
 
 
-# the loss matrix
-
-
-def test_each_column_says_of_how_many_images_it_is_and_what_stands_behind_a_plus_minus_sign() -> None:
+def test_each_column_says_of_how_many_images_it_is_and_what_stands_behind_a_plus_minus_sign():
     document = sample.matrix()
     document["rows"][0]["cells"]["standard"] |= {"n": 200, "loss_spread": 0.1, "spread_over": "seeds"}
     table = evaluations.matrix(document)
     notes = {column.key: column.notes for column in table.columns}
-
     assert notes["natural loss"] == ("x1,000", "n = 10,000")
     assert (notes["natural-attacked accuracy"], notes["standard accuracy"]) == (("n = 1,000",), ())
     assert "0.00 % (200)" in drawn("report", sample.nothing(sample.report(), matrices=[document]))
@@ -116,31 +104,26 @@ def test_each_column_says_of_how_many_images_it_is_and_what_stands_behind_a_plus
     assert "± of a single model is the sample standard deviation over evaluation seeds" in table.notes
 
 
-def test_the_heat_maps_colours_go_by_the_logarithm_of_the_loss_before_it_is_scaled() -> None:
+def test_the_heat_maps_colours_go_by_the_logarithm_of_the_loss_before_it_is_scaled():
     rows = {f"model {loss}": ((loss, 0.5), (loss, 0.5)) for loss in (0.01, 0.1, 10.0, None)}
     table = evaluations.matrix(sample.matrix(rows, ("natural", "standard")))
     shades = [(row.cells[1].shade, row.cells[3].shade) for row in table.rows]
-
     assert shades == [(0.0, 0.0), (pytest.approx(1 / 3), pytest.approx(1 / 3)), (1.0, 1.0), (None, None)]
     coloured = colours(sample.evaluation())
     assert "48;2;238;245;251" in coloured  # the lightest, and the darkest
     assert "48;2;17;58;102" in coloured
 
 
-def test_models_of_one_label_are_two_rows() -> None:
+def test_models_of_one_label_are_two_rows():
     assert evaluations.unique_labels([("a", "x"), ("b", "x"), ("c", "y")]) == {"a": "x", "b": "b", "c": "y"}
 
 
-# a report
-
-
-def test_a_report_on_a_terminal_is_cut_to_the_newest_and_says_so() -> None:
+def test_a_report_on_a_terminal_is_cut_to_the_newest_and_says_so():
     whole = sample.report()
     attacks = [sample.attack(sample.photo(), run=f"2026-attack-{place}") for place in range(2)]
     many = {"matrices": whole["matrices"] * 6, "training": whole["training"] * 9, "attacks": attacks}
     many["runs"] = [sample.run_row()] * 5
     text = drawn("report", whole | many)
-
     for line in ("and 2 more loss matrices: ", "and 1 more training run: ", "and 3 more attack runs: "):
         assert line in text
     everything = documents.report(whole | many)
@@ -151,30 +134,24 @@ def test_a_report_on_a_terminal_is_cut_to_the_newest_and_says_so() -> None:
 @pytest.mark.parametrize(
     ("status", "words"), [("completed", "these runs have no figures"), ("failed", "no figures yet")]
 )
-def test_a_store_without_figures_says_so(status: str, words: str) -> None:
+def test_a_store_without_figures_says_so(status, words):
     document = sample.nothing(sample.report(), runs=[sample.run_row(status=status)])
-
     assert drawn("report", document).startswith(words)
 
 
-def test_a_finished_reproduction_has_nothing_left_to_do() -> None:
+def test_a_finished_reproduction_has_nothing_left_to_do():
     _, planned = CASES["reproduce-plan"]
     done = planned | {"steps": [row | {"state": "done", "run": "2-train-a"} for row in planned["steps"]]}
-
     assert "all steps are done" in drawn("reproduce", done)
     assert "1 of 2 steps to do\n" in drawn("reproduce", planned)
 
 
-# every width, every name
-
-
-def test_no_figure_is_cut_at_any_width() -> None:
+def test_no_figure_is_cut_at_any_width():
     for name in ["attack", "attack-target", "eval", "report", "runs-list", "runs-show", "reproduce"]:
         for width in [40, 60, 100, 200]:
             command, document = CASES[name]
             figures = re.findall(r"-?\d[\d,]*\.\d+(?:e-\d+)?", drawn(command, document, 200))
             text = drawn(command, document, width)
-
             assert max(map(cell_len, text.splitlines())) <= width
             optional = {cell for table in documents.DOCUMENTS[command](document) or () if isinstance(table, Table)
                         for row in table.rows for cell, column in zip(row.cells, table.columns, strict=True)
@@ -183,33 +160,30 @@ def test_no_figure_is_cut_at_any_width() -> None:
             assert kept <= set(re.findall(r"-?\d[\d,]*\.\d+(?:e-\d+)?", text.replace("\n", " ")))
 
 
-def test_columns_that_do_not_fit_stand_below_with_the_names_again() -> None:
+def test_columns_that_do_not_fit_stand_below_with_the_names_again():
     columns = (Column("name", "name"), *(Column(str(k), f"column {k}", "number") for k in range(9)))
     rows = tuple(Row((Cell(f"row {k}"), *(Cell(1000.5 + place) for place in range(9)))) for k in range(2))
     stream = io.StringIO()
     Console(file=stream, width=50).print(Drawn([Table("t", columns, rows)]))
-
     assert stream.getvalue().count("row 1") == 2
     for place in range(9):
         assert stream.getvalue().count(f"{1000.5 + place:,.1f}") == 2
 
 
-def test_a_heading_folds_with_the_names_below_it() -> None:
+def test_a_heading_folds_with_the_names_below_it():
     columns = (Column("input", "input"), Column("models", "models / rivals", "name"), Column("n", "images", "number"))
     rows = (Row((Cell("natural"), Cell("a-long-name / another-name"), Cell(1000.5))),)
     stream = io.StringIO()
     Console(file=stream, width=28).print(Drawn([Table("t", columns, rows)]))
     _, above, heading, rule, first, *_ = stream.getvalue().splitlines()
-
     assert (above.split(), heading.split()) == (["models", "/"], ["input", "rivals", "images"])
     assert {len(line.rstrip()) for line in (heading, rule, first)} == {28}
 
 
-def test_wild_names_stay_in_their_lines_and_are_not_obeyed() -> None:
+def test_wild_names_stay_in_their_lines_and_are_not_obeyed():
     document = sample.wild_report()
     before = deepcopy(document)
     text = drawn("report", document)
-
     assert document == before
     assert max(map(cell_len, text.splitlines())) <= 80
     assert all(line.isprintable() for line in text.splitlines())
@@ -218,10 +192,9 @@ def test_wild_names_stay_in_their_lines_and_are_not_obeyed() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(name=st.text(max_size=60), label=st.text(max_size=60), count=st.integers(1, 2))
-def test_no_name_breaks_a_table(name: str, label: str, count: int) -> None:
+def test_no_name_breaks_a_table(name, label, count):
     assert printable(printable(name)) == printable(name)
     photos = [sample.photo(name, label, (label, 0.931, 0.931, 1), (label, 0.5, 0.25, 2))] * count
     texts = [drawn("attack", document) for document in (sample.attack(*photos), sample.plan((name, label)))]
-
     assert all(cell_len(line) <= 80 and line.isprintable() for text in texts for line in text.splitlines())
     assert texts[0].count("0.931") >= 2 * count

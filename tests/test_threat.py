@@ -44,11 +44,8 @@ def _assert_inside(adv_BCHW: torch.Tensor, x_BCHW: torch.Tensor, eps_B1HW: torch
     assert torch.equal(adv_BCHW[protected], x_BCHW[protected])
 
 
-# The box
-
-
 @given(problems(), st.floats(0.01, 3))
-def test_a_step_moves_each_pixel_by_a_share_of_its_own_epsilon(problem: Problem, share: float) -> None:
+def test_a_step_moves_each_pixel_by_a_share_of_its_own_epsilon(problem, share):
     x_BCHW, eps_B1HW, gradient_BCHW = problem
     moved_BCHW = LinfBox(x_BCHW, eps_B1HW).move(x_BCHW.clone(), gradient_BCHW.clone(), share)
     _assert_inside(moved_BCHW, x_BCHW, eps_B1HW)
@@ -57,7 +54,7 @@ def test_a_step_moves_each_pixel_by_a_share_of_its_own_epsilon(problem: Problem,
     assert torch.allclose(moved_BCHW, torch.clamp(expected_BCHW, low_BCHW, high_BCHW), atol=1e-6)
 
 
-def test_any_gradient_above_zero_moves_a_pixel_as_far_and_is_left_alone() -> None:
+def test_any_gradient_above_zero_moves_a_pixel_as_far_and_is_left_alone():
     x_BCHW, eps_B1HW = torch.full((1, 1, 1, 4), 0.5), torch.full((1, 1, 1, 4), 0.1)
     gradient_BCHW = torch.tensor([1e30, -1e-30, 1e-44, 0.0]).view(1, 1, 1, 4)
     moved_BCHW = LinfBox(x_BCHW, eps_B1HW).move(x_BCHW.clone(), gradient_BCHW, 0.5)
@@ -67,9 +64,6 @@ def test_any_gradient_above_zero_moves_a_pixel_as_far_and_is_left_alone() -> Non
     moved_BCHW = LinfBox(x_BCHW, eps_B1HW).move(x_BCHW.clone(), one.expand_as(x_BCHW), 0.5)
     assert torch.allclose(moved_BCHW, torch.tensor(0.45))
     assert one == -3.0
-
-
-# The ball cut with the box
 
 
 def _dykstra(v_n: np.ndarray, low_n: np.ndarray, high_n: np.ndarray, radius: float) -> np.ndarray:
@@ -92,7 +86,7 @@ def _dykstra(v_n: np.ndarray, low_n: np.ndarray, high_n: np.ndarray, radius: flo
 @given(problems(batch=1), radius_st)
 @example((torch.full((1, 1, 1, 2), 0.5), torch.tensor([[[[0.03, 0.5]]]]), torch.full((1, 1, 1, 2), 0.9)), 0.05)
 @example((torch.tensor([[[[0.5, 0.5]]]]), torch.tensor([[[[0.1, 0.5]]]]), torch.tensor([[[[3.0, 0.8]]]])), 0.2)
-def test_the_projection_is_the_one_that_alternating_projections_find(problem: Problem, radius: float) -> None:
+def test_the_projection_is_the_one_that_alternating_projections_find(problem, radius):
     x_1CHW, eps_11HW, v_1CHW = problem
     low_1CHW, high_1CHW = _bounds(x_1CHW, eps_11HW)
     flat = [(t_1CHW - x_1CHW).double().numpy().ravel() for t_1CHW in (v_1CHW, low_1CHW, high_1CHW)]
@@ -111,13 +105,13 @@ def test_the_projection_is_the_one_that_alternating_projections_find(problem: Pr
         ([0.0, 1.0, 0.5, 0.0], [0.5, 0.5, 0.5, 0.5], [-50.0, 70.0, -0.3, 0.4], [0.0, 0.0, -0.06, 0.08]),
     ],
 )
-def test_an_l2_step_by_hand(x: list[float], eps: list[float], gradient: list[float], change: list[float]) -> None:
+def test_an_l2_step_by_hand(x, eps, gradient, change):
     x_BCHW, eps_B1HW, gradient_BCHW = (torch.tensor(values).view(1, 1, 1, 4) for values in (x, eps, gradient))
     moved_BCHW = L2BallInBox(x_BCHW, eps_B1HW, 0.2).move(x_BCHW.clone(), gradient_BCHW, 0.5)
     assert (moved_BCHW - x_BCHW).flatten().tolist() == pytest.approx(change, abs=1e-6)
 
 
-def test_the_radius_holds_on_a_photo_of_megapixels() -> None:
+def test_the_radius_holds_on_a_photo_of_megapixels():
     """One float32 sum over so many equal squares would be off by more than the contract allows."""
     x_BCHW = torch.full((1, 3, 1200, 1600), 0.5)
     v_BCHW = x_BCHW + 8 / 255

@@ -10,13 +10,12 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import Outcome, StartLatcli
+from conftest import Outcome
 from safetensors import safe_open
 from safetensors.torch import save_file
 from training_cases import interrupted_at, write_digits
@@ -32,19 +31,17 @@ from latcli.results import comparable_config
 from latcli.session import Session
 from latcli.store.store import RunRow, Store
 
-Run = Callable[..., Outcome]
-
 TINY = ("--dataset", "folder:tiny", "--architecture", "paper-cnn", "--precision", "fp32", "--preset", "quick")
 FAST = (*TINY, "--regime", "natural", "--batch", "8", "--steps", "6")
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def digits(tmp_path_factory):
     return write_digits(tmp_path_factory.mktemp("digits") / "tiny")
 
 
 @pytest.fixture
-def work(tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def work(tmp_path, digits, monkeypatch):
     """The working folder, which holds the data set `folder:tiny`."""
     folder = tmp_path / "work"
     folder.mkdir(exist_ok=True)
@@ -54,7 +51,7 @@ def work(tmp_path: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def train(work: Path, latcli: Run) -> Run:
+def train(work, latcli):
     return lambda *arguments: latcli("train", "--offline", *arguments)
 
 
@@ -84,10 +81,7 @@ def step_of(state: Path) -> int:
         return int(json.loads(file.metadata()["latcli"])["step"])
 
 
-# a whole run
-
-
-def test_a_run_gives_its_document_a_model_and_numbers(train: Run, work: Path, latcli: Run) -> None:
+def test_a_run_gives_its_document_a_model_and_numbers(train, work, latcli):
     done = train(*TINY, "--batch", "8", "--epochs", "1", "--attack-steps", "1", "--test-every", "6", "--json")
     result, row = document(done), row_of(work)
 
@@ -116,7 +110,7 @@ def test_a_run_gives_its_document_a_model_and_numbers(train: Run, work: Path, la
         assert (words[0], result["run"][-4:] in words) == ("latcli", True)
 
 
-def test_its_next_commands_work_and_equal_seeds_give_equal_weights(train: Run, latcli: Run, work: Path) -> None:
+def test_its_next_commands_work_and_equal_seeds_give_equal_weights(train, latcli, work):
     one, other = (document(train(*FAST, "--seed", "5", "--name", name, "--json")) for name in ("first", "second"))
     assert weights(one) == weights(other)
     configs = [comparable_config(row_of(work, name).config) for name in ("first", "second")]
@@ -124,14 +118,13 @@ def test_its_next_commands_work_and_equal_seeds_give_equal_weights(train: Run, l
     configs.append(comparable_config(row_of(work).config))
     document(train(*FAST, "--rate", "0.001", "--json"))
     assert configs[0] == configs[1] == configs[2] != comparable_config(row_of(work).config)
-
     command = next(one for one in other["next_commands"] if " attack " in one).replace("PHOTO", "tiny/test/0/0.png")
     attacked = document(latcli(*shlex.split(command)[1:], "--steps", "2", "--no-figures", "--json"))
     assert attacked["images"][0]["linf_inside"] == 0
     assert "is a run of attack, not of train" in train("--resume", attacked["run"]).error[0]
 
 
-def test_a_small_network_starts_from_weights(train: Run, work: Path) -> None:
+def test_a_small_network_starts_from_weights(train, work):
     start = document(train(*FAST, "--json"))
     slow = ("--rate", "1e-9", "--steps", "1", "--classifier-weights", start["checkpoint"], "--json")
     result = document(train(*FAST[:-2], *slow))
@@ -151,27 +144,19 @@ def test_a_small_network_starts_from_weights(train: Run, work: Path) -> None:
     assert len(list((work / "runs").glob("*-train-*"))) == 2
 
 
-def test_a_model_is_scored_on_training_images_that_it_has_not_learnt(
-    train: Run, work: Path, latcli: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_is_scored_on_training_images_that_it_has_not_learnt(train, work, latcli, monkeypatch):
     held = ("--validation", "0.2", "--seed", "3", "--test-every", "4")
     whole = document(train(*FAST, *held, "--json"))
     with interrupted_at(monkeypatch, 3):
         assert train(*FAST, *held).code == 130
     resumed = document(train("--resume", "latest", "--json"))
-
     assert (whole["final"]["n"], len(whole["tests"])) == (18, 2)  # of the 90 training images; the test set has 30
     assert (weights(resumed), resumed["final"]) == (weights(whole), whole["final"])
     evaluated = document(latcli("eval", whole["run"], "--images", "2", "--steps", "1", "--offline", "--json"))
     assert {cell["n"] for cell in evaluated["cells"] if cell["input"] == "natural"} == {30}
 
 
-# cut off and resumed
-
-
-def test_an_interrupted_run_says_how_to_resume_it_and_ends_with_the_same_bits(
-    train: Run, latcli: Run, work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_says_how_to_resume_it_and_ends_with_the_same_bits(train, latcli, work, monkeypatch):
     options = (*TINY, "--batch", "8", "--steps", "6", "--attack-steps", "1", "--test-every", "2")
     expected = document(train(*options, "--json", "--store", "elsewhere"))
     with interrupted_at(monkeypatch, 4):
@@ -193,16 +178,15 @@ def test_an_interrupted_run_says_how_to_resume_it_and_ends_with_the_same_bits(
 
 
 @pytest.fixture
-def cut_off(train: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> RunRow:
+def cut_off(train, work, monkeypatch):
     with interrupted_at(monkeypatch, 2):
         assert train(*FAST).code == 130
     return row_of(work)
 
 
-def test_other_options_are_refused_with_all_differences(train: Run, cut_off: RunRow) -> None:
+def test_other_options_are_refused_with_all_differences(train, cut_off):
     resume = ("--resume", cut_off.id)
     error = train(*resume, "--steps", "99", "--rate", "0.5", "--seed", "3", "--regime", "natural").error[0]
-
     assert all(one in error for one in ("--steps 99 (was 6)", "--rate 0.5 (was 0.002)", "--seed 3 (was 0)"))
     assert "--regime" not in error
     assert "there is no run 'ffff0'" in train("--resume", "ffff0").error[0]
@@ -216,11 +200,10 @@ def test_other_options_are_refused_with_all_differences(train: Run, cut_off: Run
     assert document(train(*resume, "--steps", "6", "--json"))["steps"] == 6
 
 
-def test_a_moved_folder_is_named_and_found_by_its_contents(train: Run, cut_off: RunRow, work: Path) -> None:
+def test_a_moved_folder_is_named_and_found_by_its_contents(train, cut_off, work):
     shutil.move(work / "tiny", work / "moved")
     shutil.move(work / "runs", work / "archive")
     resume = ("--resume", cut_off.id, "--store", "archive")
-
     gone = train(*resume)
     assert (gone.code, f"the folder {work / 'tiny'}" in gone.error[0]) == (2, True)
     assert "--dataset folder:" in gone.error[1]
@@ -230,9 +213,7 @@ def test_a_moved_folder_is_named_and_found_by_its_contents(train: Run, cut_off: 
     assert document(train(*resume, "--dataset", "folder:moved", "--json"))["resumed_at"] == 2
 
 
-def test_a_long_score_of_the_test_set_is_given_up_for_a_signal(
-    train: Run, work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_score_of_the_test_set_is_given_up_for_a_signal(train, work, monkeypatch):
     """The point that was cut off is measured when the run is resumed."""
     monkeypatch.setattr("latcli.commands.training_steps._PATIENCE_SECONDS", 0.0)
     score = scoring.natural_score
@@ -249,10 +230,9 @@ def test_a_long_score_of_the_test_set_is_given_up_for_a_signal(
     assert [one["step"] for one in document(train("--resume", "latest", "--json"))["tests"]] == [3, 6]
 
 
-def test_a_diverging_run_names_its_step_and_keeps_its_last_good_state(train: Run, work: Path) -> None:
+def test_a_diverging_run_names_its_step_and_keeps_its_last_good_state(train, work):
     options = ("--optimizer", "sgd", "--rate", "1e20", "--schedule", "constant", "--checkpoint-every", "1000")
     done = train(*FAST[:-2], "--steps", "50", *options)
-
     row = row_of(work)
     assert (done.code, row.status) == (1, "failed")
     assert "training diverged at step " in done.error[0]
@@ -260,7 +240,7 @@ def test_a_diverging_run_names_its_step_and_keeps_its_last_good_state(train: Run
     assert step_of(row.path / "state.safetensors") == 0
 
 
-def test_bad_options_are_refused_before_a_run_is_started(train: Run, work: Path) -> None:
+def test_bad_options_are_refused_before_a_run_is_started(train, work):
     for arguments, code, said in [
         (("--dataset", "minst"), 2, "there is no data set called 'minst'"),
         (("--dataset", "fashion-mnist"), 1, "(md5 8d4fb7e6c68d591d4c3dfef9ec88bf0d) is missing"),
@@ -272,12 +252,8 @@ def test_bad_options_are_refused_before_a_run_is_started(train: Run, work: Path)
         (("--dataset", "mnist-5k", "--mask-from", "detector"), 2, "--mask-from detector needs photos"),
     ]:
         done = train(*arguments)
-
         assert (done.code, said in done.error[0]) == (code, True), done.error
         assert list((work / "runs").glob("*-train-*")) == []
-
-
-# real processes
 
 
 def wait_for_step(process: subprocess.Popen[str], work: Path, step: int = 1) -> Path:
@@ -291,7 +267,7 @@ def wait_for_step(process: subprocess.Popen[str], work: Path, step: int = 1) -> 
 
 
 @pytest.mark.slow
-def test_kills_change_nothing(train: Run, start_latcli: StartLatcli, work: Path) -> None:
+def test_kills_change_nothing(train, start_latcli, work):
     # Long enough that no machine comes to the end between two kills.
     arguments = (*TINY, "--batch", "8", "--attack-steps", "2", "--steps", "300", "--checkpoint-every", "7")
     moments, reached = random.Random(0), 1
@@ -313,9 +289,6 @@ def test_kills_change_nothing(train: Run, start_latcli: StartLatcli, work: Path)
     assert weights(result) == weights(expected)
 
 
-# what it reports on the way
-
-
 def read_curve(run_folder: Path, name: str) -> list[tuple[int, float]]:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     events = accumulator.EventAccumulator(str(run_folder / "tensorboard"))
@@ -323,9 +296,7 @@ def read_curve(run_folder: Path, name: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events.Scalars(name)]
 
 
-def test_tensorboard_forgets_what_a_kill_made_void_and_the_time_left_is_told_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tensorboard_forgets_what_a_kill_made_void_and_the_time_left_is_told_once(tmp_path, monkeypatch):
     """A step takes a second."""
     clock, ticks, lines = [0.0], list[int](), list[str]()
     monkeypatch.setattr(training_steps.time, "monotonic", lambda: clock[0])

@@ -32,7 +32,7 @@ from latcli.results import read, to_json
 
 
 @pytest.fixture(scope="module")
-def digits() -> Dataset:
+def digits():
     whole = open_dataset("mnist-5k", DatasetSource(Path("nowhere"), offline=True))
     return replace(whole, x_test=whole.x_test[::5], y_test=whole.y_test[::5])
 
@@ -53,8 +53,6 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-# resumed to the bit
-
 VARIANTS: dict[str, tuple[Form, dict[str, Any]]] = {
     "background": ("bf16-channels-last", {}),
     "random silhouettes": ("bf16-channels-last", {"regime": "random", "mask_from": "otsu"}),
@@ -67,29 +65,23 @@ VARIANTS: dict[str, tuple[Form, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_resumed_run_ends_with_the_weights_of_the_undisturbed_one(
-    digits: Dataset, tmp_path: Path, variant: str
-) -> None:
+def test_a_resumed_run_ends_with_the_weights_of_the_undisturbed_one(digits, tmp_path, variant):
     form, changes = VARIANTS[variant]
     undisturbed, cut_off, resumed = (trainer_for(digits, form, **changes) for _ in range(3))
     losses = [report.loss for report in finish(undisturbed)]
     for _ in range(2):
         cut_off.step()
     (tmp_path / "state").write_bytes(pack_state(cut_off))
-
     restore(resumed, read_state(tmp_path / "state"))
     score_point(resumed) if variant == "background" else None  # which leaves training as it is
     torch.manual_seed(99)  # whatever else has drawn numbers meanwhile
-
     assert [report.loss for report in finish(resumed)] == losses[2:]
     assert same(undisturbed.weights(), resumed.weights())
     assert same(undisturbed.net.state_dict(), resumed.net.state_dict())
     assert not same(undisturbed.weights(), cut_off.weights())
 
 
-def test_a_state_of_something_else_is_refused_and_none_is_made_of_weights_that_are_not_finite(
-    digits: Dataset, tmp_path: Path
-) -> None:
+def test_a_state_of_something_else_is_refused_and_none_is_made_of_weights_that_are_not_finite(digits, tmp_path):
     path, trainer = tmp_path / "state", trainer_for(digits, steps=1)
     path.write_bytes(pack_state(trainer))
     state = read_state(path)
@@ -103,15 +95,10 @@ def test_a_state_of_something_else_is_refused_and_none_is_made_of_weights_that_a
         pack_state(trainer)
 
 
-# the order of samples
-
-
-def test_each_epoch_shows_every_sample_once_in_an_order_of_its_own(digits: Dataset) -> None:
+def test_each_epoch_shows_every_sample_once_in_an_order_of_its_own(digits):
     few = replace(digits, x_train=digits.x_train[:64], y_train=torch.arange(64))
     trainer = trainer_for(few, batch=16)
-
     epochs = [[int(y) for index in range(4) for y in trainer.batch_at(4 * epoch + index).y_B] for epoch in range(3)]
-
     assert all(sorted(epoch) == list(range(64)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
     assert [int(y) for y in trainer.batch_at(1).y_B] == epochs[0][16:32]  # in whatever order they are asked for
@@ -125,38 +112,29 @@ def test_each_epoch_shows_every_sample_once_in_an_order_of_its_own(digits: Datas
     first=st.integers(0, 20),
     natural=st.integers(0, 20),
 )
-def test_the_ranks_shares_are_the_minibatch(
-    seed: int, ranks: int, share: int, spare: int, first: int, natural: int
-) -> None:
+def test_the_ranks_shares_are_the_minibatch(seed, ranks, share, spare, first, natural):
     batch = ranks * share
     natural = min(natural, batch)
     parts = [Order(seed, batch + spare, batch, rank, ranks) for rank in range(ranks)]
-
     alone = next(Order(seed, batch + spare, batch).requests(first))
     together = [next(part.requests(first)) for part in parts]
-
     assert torch.equal(alone.samples_B, torch.cat([one.samples_B for one in together]))
     assert torch.equal(alone.seeds_B, torch.cat([one.seeds_B for one in together]))
     of_each = [range(rank * share, rank * share + part.of_mine(natural)) for rank, part in enumerate(parts)]
     assert [index for one in of_each for index in one] == list(range(natural))
 
 
-def test_a_batch_that_does_not_fit_is_refused() -> None:
+def test_a_batch_that_does_not_fit_is_refused():
     with pytest.raises(UsageError, match="10 cannot be divided into 4 equal shares"):
         Order(0, 100, 10, 0, 4)
     with pytest.raises(UsageError, match="101 is larger than the 100 training images"):
         Order(0, 100, 101)
 
 
-# steps
-
-
-def test_the_mixed_part_stays_natural_and_the_rest_does_not(digits: Dataset) -> None:
+def test_the_mixed_part_stays_natural_and_the_rest_does_not(digits):
     trainer = trainer_for(digits, mix=0.25, warm_up=0.0)
     batch = trainer.batch_at(0)
-
     adv_BCHW = trainer._attacked(batch, 0.3)
-
     assert (adv_BCHW != batch.x_BCHW).flatten(1).any(dim=1).tolist() == [False] * 2 + [True] * 6
     middle = slice(11, 16)  # 5 of 28 pixels
     assert torch.equal(adv_BCHW[:, :, middle, middle], batch.x_BCHW[:, :, middle, middle])
@@ -166,20 +144,17 @@ def test_the_mixed_part_stays_natural_and_the_rest_does_not(digits: Dataset) -> 
     "changes", [{}, {"loss": "trades"}, {"mix": 0.5}, {"attack": "n-fgsm"}, {"regime": "natural"}], ids=str
 )
 @pytest.mark.parametrize("record", [tape, pytest.param(record_cuda_graph, marks=ON_CUDA)])
-def test_training_by_replays_is_training(
-    digits: Dataset, changes: dict[str, Any], record: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_by_replays_is_training(digits, changes, record, monkeypatch):
     monkeypatch.setattr(cuda_graph, "record_cuda_graph", record)
     device = "cpu" if record is tape else "cuda"
     plain, replayed = (trainer_for(digits, device=device, **changes) for _ in range(2))
     plain._attack, replayed._attack = plain._inner_attack, replayed._replayed_attack
     plain._replays_update, replayed._replays_update = False, True
-
     losses = [report.loss for report in finish(plain)]
     assert [report.loss for report in finish(replayed)] == pytest.approx(losses, rel=0 if record is tape else 1e-4)
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(digits: Dataset) -> None:
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(digits):
     trainer = trainer_for(digits, regime="natural", optimizer="sgd", schedule="constant", rate=1e20, steps=50)
     before: dict[str, torch.Tensor] = {}
 
@@ -193,14 +168,12 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(digits: 
     assert all(torch.equal(before[n].nan_to_num(7), v.nan_to_num(7)) for n, v in trainer.net.state_dict().items())
 
 
-def test_it_learns_and_its_test_score_is_that_of_the_average(digits: Dataset) -> None:
+def test_it_learns_and_its_test_score_is_that_of_the_average(digits):
     trainer = trainer_for(digits, regime="natural", steps=40, batch=64)
     reports = finish(trainer)
     point = score_point(trainer)
     trainer.net.load_state_dict(trainer.weights())
-
     score = natural_score(trainer.net.eval(), digits)
-
     assert [report.step for report in reports if report.clean_accuracy is not None] == [*range(3, 40, 3), 40]
     assert score.n == 200
     assert score.accuracy > 0.8
@@ -209,7 +182,7 @@ def test_it_learns_and_its_test_score_is_that_of_the_average(digits: Dataset) ->
 
 
 @pytest.mark.slow
-def test_background_training_withstands_the_background_attack(digits: Dataset) -> None:
+def test_background_training_withstands_the_background_attack(digits):
     accuracies = {}
     for regime in ("natural", "background"):
         trainer = trainer_for(digits, regime=regime, steps=100, batch=32, center=0.6, attack_steps=3, average=0.0)
@@ -218,18 +191,13 @@ def test_background_training_withstands_the_background_attack(digits: Dataset) -
         net = trainer.net.eval()
         fast = gradient_model(net, digits.image_shape, form=trainer.form)
         accuracies[regime] = adversarial_score(net, fast, digits, attacked, steps=10).accuracy
-
     assert accuracies["background"] > accuracies["natural"] + 0.3
 
 
-# schedules, averages, losses
-
-
-def test_a_one_cycle_rate_climbs_and_falls_and_epsilon_grows_over_the_warm_up() -> None:
+def test_a_one_cycle_rate_climbs_and_falls_and_epsilon_grows_over_the_warm_up():
     settings = replace(BASE, steps=100, rate=0.1, warm_up=0.5)
     rates = [settings.rate_at(step) for step in range(100)]
     epsilons = [settings.epsilon_at(step) for step in range(100)]
-
     assert max(rates) == rates[19] == 0.1
     assert rates[:20] == sorted(rates[:20])
     assert rates[19:] == sorted(rates[19:], reverse=True)
@@ -243,29 +211,27 @@ def test_a_one_cycle_rate_climbs_and_falls_and_epsilon_grows_over_the_warm_up() 
     assert replace(settings, warm_up=0.0).epsilon_at(0) == 0.3
 
 
-def test_an_average_of_constant_weights_is_those_and_forgets_the_first() -> None:
+def test_an_average_of_constant_weights_is_those_and_forgets_the_first():
     net = nn.Linear(1, 1, bias=False)
     net.weight.data.fill_(5.0)
     average = WeightAverage(net, 0.9)
     net.weight.data.fill_(1.0)
     for step in range(200):
         average.update(net, step)
-
     assert float(average.values["weight"]) == pytest.approx(1.0, abs=1e-6)
 
 
-def test_trades_of_equal_predictions_is_cross_entropy() -> None:
+def test_trades_of_equal_predictions_is_cross_entropy():
     logits_BK, y_B = torch.tensor([[2.0, -1.0], [0.5, 0.0]]), torch.tensor([0, 1])
     plain = nn.functional.cross_entropy(logits_BK, y_B)
     attacked_BK = torch.tensor([[-1.0, 2.0], [0.5, 0.0]])
     p, q = logits_BK[0].softmax(0), attacked_BK[0].softmax(0)
-
     assert torch.isclose(trades(logits_BK, logits_BK, y_B, 6.0), plain)
     expected = plain + 6.0 * (p * (p / q).log()).sum() / 2
     assert torch.isclose(trades(logits_BK, attacked_BK, y_B, 6.0), expected)
 
 
-def test_label_smoothing_spreads_a_share_of_each_label_over_all_classes_of_every_loss(digits: Dataset) -> None:
+def test_label_smoothing_spreads_a_share_of_each_label_over_all_classes_of_every_loss(digits):
     for changes in (
         {"regime": "natural"},
         {"loss": "trades", "beta": 0.0},
@@ -278,14 +244,11 @@ def test_label_smoothing_spreads_a_share_of_each_label_over_all_classes_of_every
         assert trainer.step().loss == pytest.approx(float(-(y_BK * log_p_BK).sum(dim=1).mean()), rel=1e-4)
 
 
-# settings
-
 DIGITS = Defaults(0.3, 0.4, "paper-cnn")
 
 
-def test_the_paper_s_preset_is_the_paper_and_an_epoch_all_minibatches() -> None:
+def test_the_paper_s_preset_is_the_paper_and_an_epoch_all_minibatches():
     settings = resolve({}, DIGITS, preset="paper")
-
     assert (settings.steps, settings.batch, settings.attack, settings.attack_steps) == (100_000, 50, "pgd", 100)
     assert (settings.regime, settings.epsilon, settings.step_size) == ("background", 0.3, pytest.approx(0.01))
     assert resolve({"attack": "fgsm-rs"}, DIGITS, preset="paper").step_size is None
@@ -294,19 +257,18 @@ def test_the_paper_s_preset_is_the_paper_and_an_epoch_all_minibatches() -> None:
         resolve({"epochs": 3, "steps": 5}, DIGITS, train_count=4_020)
 
 
-def test_given_options_go_before_the_preset_and_the_preset_before_the_data() -> None:
+def test_given_options_go_before_the_preset_and_the_preset_before_the_data():
     for preset, fine_tuning in [*((name, False) for name in PRESETS), *((name, True) for name in FINE_TUNING)]:
         given = {"regime": "natural", "epsilon": 0.2, "average": 0.0, "mix": 0.0, "dataset": "another option"}
         row = (FINE_TUNING if fine_tuning else PRESETS)[preset]
         settings = resolve(given, DIGITS, preset=preset, fine_tuning=fine_tuning, seed=3)
-
         assert (settings.epsilon, settings.average, settings.center, settings.seed) == (0.2, 0.0, 0.4, 3)
         assert (settings.steps, settings.batch) == (row["natural_steps"], row.get("batch", 128))
         assert set(row) - {"natural_steps", "step_share"} <= {field.name for field in fields(TrainSettings)}
         assert read(TrainSettings, to_json(settings) | {"further": 1}) == settings
 
 
-def test_settings_that_make_no_sense_are_refused() -> None:
+def test_settings_that_make_no_sense_are_refused():
     for changes, message in [
         ({"rate": float("inf")}, "--rate is inf"),
         ({"mix": 1.0}, "--mix is 1"),

@@ -75,7 +75,7 @@ def transfer(
     return transfer_matrix(subjects, "background", batches, attack, how, seed)
 
 
-def test_on_linear_models_each_cell_is_the_closed_form() -> None:
+def test_on_linear_models_each_cell_is_the_closed_form():
     models = {"a": weights(1), "b": weights(2), "opposite of a": -weights(1)}
     batch = images(40)
     subjects = [subject(name, linear(w_CHW)) for name, w_CHW in models.items()]
@@ -97,7 +97,7 @@ def test_on_linear_models_each_cell_is_the_closed_form() -> None:
     assert cells["a", "opposite of a"].loss < cells[None, "opposite of a"].loss
 
 
-def test_all_sources_start_at_the_same_images_however_they_are_batched() -> None:
+def test_all_sources_start_at_the_same_images_however_they_are_batched():
     seen: list[list[int]] = []
 
     def looking(*given: Any) -> torch.Tensor:
@@ -115,7 +115,7 @@ def test_all_sources_start_at_the_same_images_however_they_are_batched() -> None
     assert transfer(both, in_two(images(10), 4), pgd, one_step, seed=6) != apart
 
 
-def test_the_examples_are_sought_on_the_fast_form_and_a_tie_counts_against_the_label() -> None:
+def test_the_examples_are_sought_on_the_fast_form_and_a_tie_counts_against_the_label():
     batch, fast = images(12), linear(weights(3))
     *_, cell = transfer([Subject("a", linear(weights(1)), fast)], whole(batch))
     adv_BCHW = run_attack(pgd, fast, batch.x_BCHW, batch.y_B, lower_half(batch), PLAIN, torch.arange(12))
@@ -125,7 +125,7 @@ def test_the_examples_are_sought_on_the_fast_form_and_a_tie_counts_against_the_l
     assert [(cell.accuracy, cell.loss) for cell in cells] == [(0.0, pytest.approx(math.log(2)))] * 2
 
 
-def test_bad_input_is_refused_in_one_line() -> None:
+def test_bad_input_is_refused_in_one_line():
     batch = images(3)
     refusals: list[tuple[type[LatcliError], str, tuple[Any, ...]]] = [
         (UsageError, "same name", ([A, A], whole(batch))),

@@ -45,7 +45,7 @@ def _tensors(scene: list[tuple[tuple[float, ...], float]]) -> tuple[torch.Tensor
 @example([((0, 0, 4, 4), 1), ((0, 0, 4, 2), 0)], 0.5)  # an overlap of exactly the threshold stays
 @example([((0, 0, 4, 4), 1), ((0, 0, 4, 4), 1), ((0, 0, 4, 4), 1)], 0.5)  # of equals the first stays
 @example([((3, 3, 3, 3), 1), ((3, 3, 3, 3), 0)], 0.0)  # boxes without area overlap nothing
-def test_greedy_nms_is_its_definition(scene: list[tuple[tuple[int, ...], int]], threshold: float) -> None:
+def test_greedy_nms_is_its_definition(scene, threshold):
     boxes_N4, scores_N = _tensors(scene)
     kept = greedy_nms(boxes_N4, scores_N, threshold)
     assert kept.dtype == torch.int64
@@ -53,7 +53,7 @@ def test_greedy_nms_is_its_definition(scene: list[tuple[tuple[int, ...], int]], 
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 40), st.floats(0, 1))
-def test_torchvisions_operator_and_the_stand_in_agree(seed: int, count: int, threshold: float) -> None:
+def test_torchvisions_operator_and_the_stand_in_agree(seed, count, threshold):
     nms = import_torchvision().ops.nms
     generator = torch.Generator().manual_seed(seed)
     corners_N2 = torch.rand(count, 2, generator=generator) * 60
@@ -108,6 +108,6 @@ assert ops.roi_align(torch.zeros(1, 3, 8, 8), torch.tensor([[0.0, 0, 0, 4, 4]]),
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", PROGRAMS)
-def test_a_fresh_process_can(what: str) -> None:
+def test_a_fresh_process_can(what):
     done = subprocess.run([sys.executable, "-c", PROGRAMS[what]], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -39,16 +39,13 @@ def _network() -> nn.Module:
 
 
 @pytest.fixture
-def state_dict() -> dict[str, torch.Tensor]:
+def state_dict():
     return dict(_network().state_dict())
 
 
 def _assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-# Reading
 
 
 SAVED: dict[str, Callable[[Any, Path], None]] = {
@@ -60,9 +57,7 @@ SAVED: dict[str, Callable[[Any, Path], None]] = {
 }
 
 
-def test_files_are_read_bare_and_wrapped_with_the_same_hash(
-    state_dict: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
+def test_files_are_read_bare_and_wrapped_with_the_same_hash(state_dict, tmp_path):
     for name in SAVED:
         SAVED[name](state_dict, tmp_path / name)
         read = read_weights(tmp_path / name).state_dict
@@ -80,9 +75,7 @@ class _Payload:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_pickle_that_would_run_code_does_not(
-    state_dict: dict[str, torch.Tensor], tmp_path: Path, legacy: bool
-) -> None:
+def test_a_pickle_that_would_run_code_does_not(state_dict, tmp_path, legacy):
     marker, file = tmp_path / "ran", tmp_path / "evil.pth"
     torch.save(state_dict | {"extra": _Payload(marker)}, file, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(WeightsError, match=r"contains code \((posix|nt)\.system\)") as refused:
@@ -93,7 +86,7 @@ def test_a_pickle_that_would_run_code_does_not(
     assert marker.exists()
 
 
-def test_what_is_no_state_dict_is_said(tmp_path: Path) -> None:
+def test_what_is_no_state_dict_is_said(tmp_path):
     for content, message in [
         (_network(), "torch.nn.modules.container.Sequential"),
         ([torch.ones(1)], "of type list"),
@@ -110,7 +103,7 @@ def test_what_is_no_state_dict_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["file.pth", "file.safetensors"])
-def test_missing_and_empty_files_and_folders_are_said(name: str, tmp_path: Path) -> None:
+def test_missing_and_empty_files_and_folders_are_said(name, tmp_path):
     file = tmp_path / name
     with pytest.raises(WeightsError, match="no such weights file") as refused:
         read_weights(file)
@@ -121,18 +114,15 @@ def test_missing_and_empty_files_and_folders_are_said(name: str, tmp_path: Path)
             read_weights(path)
 
 
-# Fitting
-
-
 @pytest.mark.parametrize("dropped", ["nothing", "num_batches"])  # old files have no counters
-def test_weights_that_fit_are_loaded(dropped: str, state_dict: dict[str, torch.Tensor]) -> None:
+def test_weights_that_fit_are_loaded(dropped, state_dict):
     network = _network()
     changed = OrderedDict((name, value + 1) for name, value in state_dict.items() if dropped not in name)
     load_into(network, changed, what="the weights")
     _assert_same({name: network.state_dict()[name] for name in changed}, changed)
 
 
-def test_weights_that_do_not_fit_are_said_and_change_nothing(state_dict: dict[str, torch.Tensor]) -> None:
+def test_weights_that_do_not_fit_are_said_and_change_nothing(state_dict):
     for change, message in [
         ({"3.weight": None}, "missing: 3.weight"),
         ({"4.weight": torch.ones(1)}, "left over: 4.weight"),
@@ -151,7 +141,7 @@ def test_weights_that_do_not_fit_are_said_and_change_nothing(state_dict: dict[st
         _assert_same(dict(network.state_dict()), state_dict)
 
 
-def test_a_prefix_of_all_names_is_taken_off_with_a_note(state_dict: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_a_prefix_of_all_names_is_taken_off_with_a_note(state_dict, tmp_path):
     for prefix in ["", "module.", "model.", "_orig_mod.module.", "net.backbone."]:
         notes: list[str] = []
         content = {f"{prefix}{name}": value for name, value in state_dict.items()}
@@ -160,29 +150,26 @@ def test_a_prefix_of_all_names_is_taken_off_with_a_note(state_dict: dict[str, to
         assert all(f"'{prefix}'" in note for note in notes)
 
 
-def test_of_two_networks_in_a_file_neither_is_guessed(state_dict: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_of_two_networks_in_a_file_neither_is_guessed(state_dict, tmp_path):
     content = {f"{who}.{name}": value for who in ("student", "teacher") for name, value in state_dict.items()}
     with pytest.raises(WeightsError, match=r"several networks of this kind: student\., teacher\."):
         without_prefix(_network(), Weights(tmp_path / "w.pth", content), lambda note: None)
 
 
 @pytest.mark.parametrize("rows", [2, 3, 7])
-def test_the_number_of_classes_is_the_files(rows: int, state_dict: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_the_number_of_classes_is_the_files(rows, state_dict, tmp_path):
     head = {"3.weight": torch.ones(rows, 16), "3.bias": torch.ones(rows)}
     torch.save({"model": state_dict | head, "classes": ["a", "b", "c"]}, tmp_path / "w.pth")
 
     def build(classes: int) -> nn.Module:
-        return nn.Sequential(*_network()[:3], nn.Linear(16, classes))  # type: ignore[index]
+        return nn.Sequential(*_network()[:3], nn.Linear(16, classes))
 
     network, count, names = load_file(tmp_path / "w.pth", build, 2, pytest.fail)
     assert (count, names) == (rows, ("a", "b", "c") if rows == 3 else ())
     _assert_same(dict(network.state_dict()), state_dict | head)
 
 
-# Fingerprints
-
-
-def test_different_weights_have_different_hashes() -> None:
+def test_different_weights_have_different_hashes():
     for other in [
         {"b": torch.zeros(4)},
         {"a": torch.tensor([0.0, 0, 0, 1e-30])},
@@ -193,15 +180,12 @@ def test_different_weights_have_different_hashes() -> None:
         assert state_dict_sha256({"a": torch.zeros(4)}) != state_dict_sha256(other)
 
 
-def test_hashes_take_every_type_and_layout() -> None:
+def test_hashes_take_every_type_and_layout():
     values = torch.arange(6).reshape(2, 3)
     for dtype in (torch.bfloat16, torch.float16, torch.bool, torch.int64):
         one, transposed = values.to(dtype), values.t().contiguous().t().to(dtype)
         assert state_dict_sha256({"a": one}) == state_dict_sha256({"a": transposed})
     assert len(state_dict_sha256({"scalar": torch.tensor(1.0)})) == 64
-
-
-# Fetching
 
 
 @dataclass
@@ -220,7 +204,7 @@ class _Server:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[_Server]:
+def server(monkeypatch, tmp_path):
     """A server, and an empty cache of weights."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -247,9 +231,7 @@ def _fetch(url: str, **options: bool) -> Path:
     return fetch(url, what="the weights of X", hint="do this", **({"offline": False} | options))
 
 
-def test_weights_are_downloaded_once_into_torchs_cache(
-    server: _Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_weights_are_downloaded_once_into_torchs_cache(server, tmp_path, capfd):
     content, timeout = b"x" * 10_000, socket.getdefaulttimeout()
     url = server.serve(content)
     assert _fetch(url).read_bytes() == content
@@ -264,34 +246,34 @@ def test_weights_are_downloaded_once_into_torchs_cache(
     assert socket.getdefaulttimeout() == timeout
 
 
-def test_a_download_with_another_content_than_its_name_says_is_not_kept(server: _Server) -> None:
+def test_a_download_with_another_content_than_its_name_says_is_not_kept(server):
     url = server.serve(b"others", named_after=b"the real weights")
     with pytest.raises(WeightsError, match="invalid hash value"):
         _fetch(url)
     assert list(kept_at(url).parent.iterdir()) == []
 
 
-def test_a_file_the_server_does_not_have_is_not_asked_for_twice(server: _Server) -> None:
+def test_a_file_the_server_does_not_have_is_not_asked_for_twice(server):
     url = f"http://127.0.0.1:{server.port}/none-12345678.pth"
     with pytest.raises(WeightsError, match=r"of X are not on this machine, and 127\.0\.0\.1:\d+ does not answer"):
         _fetch(url)
     assert server.asked == ["HEAD /none-12345678.pth"]
 
 
-def test_offline_asks_nobody(server: _Server) -> None:
+def test_offline_asks_nobody(server):
     with pytest.raises(WeightsError, match="the weights of X are not on this machine, and --offline") as refused:
         _fetch(server.serve(b"weights"), offline=True)
     assert refused.value.hint == "do this"
     assert server.asked == []
 
 
-def test_a_cache_that_cannot_be_written_is_said(server: _Server, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_said(server, tmp_path):
     (tmp_path / "torch").write_text("a file where the folder should be")
     with pytest.raises(WeightsError, match=r"the download of .* failed"):
         _fetch(server.serve(b"weights"))
 
 
-def test_servers_that_say_nothing_count_as_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_servers_that_say_nothing_count_as_out_of_reach(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         assert not reachable(f"http://127.0.0.1:{silent.getsockname()[1]}/x", timeout_s=0.2)
     forever = threading.Event()

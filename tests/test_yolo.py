@@ -33,7 +33,7 @@ def noise(height: int, width: int) -> Photo:
 
 
 @pytest.fixture(scope="module")
-def untrained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def untrained(tmp_path_factory):
     """Model name -> a weights file as ultralytics saves it, with random weights."""
     import_torchvision()
     opens = Image.open
@@ -49,13 +49,8 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return files
 
 
-# What is found
-
-
 @pytest.mark.parametrize("name", ["yolo26n", "yolo26n-seg", "yolo11n"])
-def test_it_finds_what_ultralytics_finds_in_the_same_file(
-    name: str, untrained: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_finds_what_ultralytics_finds_in_the_same_file(name, untrained, tmp_path, monkeypatch):
     from ultralytics import YOLO
 
     path = save_photo(tmp_path / "photo.png", 150, 190)
@@ -83,9 +78,7 @@ def test_it_finds_what_ultralytics_finds_in_the_same_file(
 
 @pytest.mark.parametrize("largest_photo", [shared.MAX_DETECTOR_PIXELS, 500])
 @pytest.mark.parametrize("size", [(1, 400), (37, 53)])
-def test_boxes_and_silhouettes_lie_inside_photos_of_any_size(
-    size: tuple[int, int], largest_photo: int, untrained: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_boxes_and_silhouettes_lie_inside_photos_of_any_size(size, largest_photo, untrained, monkeypatch):
     monkeypatch.setattr(shared, "MAX_DETECTOR_PIXELS", largest_photo)
     height, width = size
     detection = opened(untrained["yolo26n-seg"], confidence=0.0).detect(noise(*size), TARGET)
@@ -98,7 +91,7 @@ def test_boxes_and_silhouettes_lie_inside_photos_of_any_size(
     assert set(detection.segmentations_NHW.unique().tolist()) <= {0, 255}
 
 
-def test_a_confidence_is_the_least_one_of_a_box(untrained: dict[str, Path]) -> None:
+def test_a_confidence_is_the_least_one_of_a_box(untrained):
     every = opened(untrained["yolo11n"], confidence=0.0).detect(noise(64, 64), TARGET).boxes
     least = every[len(every) // 2].score
     some = opened(untrained["yolo11n"], confidence=least).detect(noise(64, 64), TARGET).boxes
@@ -106,7 +99,7 @@ def test_a_confidence_is_the_least_one_of_a_box(untrained: dict[str, Path]) -> N
     assert min(box.score for box in some) >= least
 
 
-def test_fingerprint_and_weights_name_what_was_opened(untrained: dict[str, Path], tmp_path: Path) -> None:
+def test_fingerprint_and_weights_name_what_was_opened(untrained, tmp_path):
     files = [untrained["yolo26n"], untrained["yolo11n"], shutil.copy(untrained["yolo26n"], tmp_path / "copy.pt")]
     detectors = [*map(opened, files), opened(untrained["yolo26n"], confidence=0.4)]
     assert len({detector.fingerprint for detector in detectors}) == 3
@@ -115,9 +108,7 @@ def test_fingerprint_and_weights_name_what_was_opened(untrained: dict[str, Path]
 
 
 @pytest.mark.slow
-def test_neither_prints_nor_writes_nor_changes_the_process_nor_asks_the_network(
-    untrained: dict[str, Path], tmp_path: Path
-) -> None:
+def test_neither_prints_nor_writes_nor_changes_the_process_nor_asks_the_network(untrained, tmp_path):
     program = """
 import os, socket, sys, threading
 import cv2, torch
@@ -151,9 +142,6 @@ assert threading.active_count() == 1
     assert list(current.iterdir()) == []
 
 
-# Files that are refused
-
-
 class _Made:
     """Pickles as a call."""
 
@@ -164,9 +152,7 @@ class _Made:
         return self.made_by
 
 
-def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(
-    untrained: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(untrained, tmp_path):
     from ultralytics.nn import tasks
     from ultralytics.nn.modules.block import TorchVision
 
@@ -191,7 +177,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(
     assert allowed == set(torch.serialization.get_safe_globals())  # or else other files might hold networks, too
 
 
-def test_a_file_that_holds_something_else_is_refused(untrained: dict[str, Path], tmp_path: Path) -> None:
+def test_a_file_that_holds_something_else_is_refused(untrained, tmp_path):
     for name, content, message in [
         ("cut.pt", 0.5, "damaged, or not a weights file"),
         ("cut.pt", 0.9999, "damaged, or not a weights file"),
@@ -217,9 +203,7 @@ def test_a_file_that_holds_something_else_is_refused(untrained: dict[str, Path],
         assert "\n" not in refused.value.message + refused.value.hint
 
 
-def test_what_finds_no_boxes_and_a_name_that_ultralytics_would_change_are_refused(
-    untrained: dict[str, Path], tmp_path: Path, no_network: list[object]
-) -> None:
+def test_what_finds_no_boxes_and_a_name_that_ultralytics_would_change_are_refused(untrained, tmp_path, no_network):
     with pytest.raises(WeightsError, match="task 'classify'"):
         opened(untrained["yolo26n-cls"])
     shutil.copy(untrained["yolo26n"], tmp_path / "it's mine.pt")
@@ -228,14 +212,9 @@ def test_what_finds_no_boxes_and_a_name_that_ultralytics_would_change_are_refuse
     assert no_network == []
 
 
-# Weights that are not here
-
-
 @pytest.mark.parametrize("name", [DEFAULT_WEIGHTS, "yolo11s-seg.pt"])
 @pytest.mark.parametrize(("offline", "message"), [(True, "--offline"), (False, r"github\.com does not answer")])
-def test_missing_weights_are_said_with_what_to_do(
-    name: str, offline: bool, message: str, no_network: list[object]
-) -> None:
+def test_missing_weights_are_said_with_what_to_do(name, offline, message, no_network):
     with pytest.raises(WeightsError, match=message) as missing:
         YoloDetector(YoloSettings(name), DetectorContext(offline=offline))
     assert missing.value.exit_code == ExitCode.FAILURE
@@ -246,9 +225,7 @@ def test_missing_weights_are_said_with_what_to_do(
 
 
 @pytest.mark.parametrize("place", ["current", "cache"])
-def test_default_weights_are_taken_from_the_disk(
-    untrained: dict[str, Path], tmp_path: Path, place: str, no_network: list[object]
-) -> None:
+def test_default_weights_are_taken_from_the_disk(untrained, tmp_path, place, no_network):
     folder = tmp_path if place == "current" else tmp_path / "torch" / "hub" / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(untrained["yolo26n"], folder / DEFAULT_WEIGHTS)

@@ -9,14 +9,16 @@ Legend: B images, C channels, H, W pixels, K classes.
 from __future__ import annotations
 
 import copy
+import operator
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, fx, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -44,11 +46,17 @@ class GradientForm:
     """A frozen copy of a network in evaluation mode, in one of the forms; see `gradient_model`.
 
     form: its name. note: one line for the user where the form that was asked for could not be used, else None. `folds`
-    are the names of convolutions and of the norms that each takes in.
+    are the names of convolutions and of the norms that each takes in; `joined`: convolutions also take in the ReLUs
+    after them, and the sums between.
     """
 
     def __init__(
-        self, net: nn.Module, form: Form, folds: Sequence[tuple[str, str]] = (), note: str | None = None
+        self,
+        net: nn.Module,
+        form: Form,
+        folds: Sequence[tuple[str, str]] = (),
+        note: str | None = None,
+        joined: bool = False,
     ) -> None:
         self.form, self.note = form, note
         self._net, self._folds = net, folds
@@ -69,6 +77,8 @@ class GradientForm:
                     module.to(torch.bfloat16)
         if self._channels_last:
             self._copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if joined:
+            self._copy = _with_joined_relus(self._copy)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -108,9 +118,11 @@ def gradient_model(
             return GradientForm(net, "fp32")  # no form is to blame; whoever scores it says what is wrong
         wanted = form or chosen_form(net, layers, precision)
         # A network that uses a convolution's own output besides, or mixes the images of a batch, fails the first try.
-        for folds in (layers.folds, []) if layers.folds else ([],):
+        tries = [(layers.folds, True)] * (x_2CHW.is_cuda and wanted.startswith("bf16"))
+        tries += [(layers.folds, False)] + [([], False)] * bool(layers.folds)
+        for folds, joined in tries:
             try:
-                found = GradientForm(net, wanted, folds)
+                found = GradientForm(net, wanted, folds, joined=joined)
                 reason = _fault(found, x_2CHW, expected_2K)
             except Exception as error:  # whatever a network raises where a layer is not as its author had it
                 if failure := failure_of(error):
@@ -257,6 +269,98 @@ def _folded(net: nn.Module, convolution: str, norm: str) -> tuple[torch.Tensor, 
         one.weight, one.bias, two.running_mean, two.running_var, two.eps, two.weight, two.bias
     )
     return weight, bias
+
+
+# convolutions that end in a ReLU: on a GPU a bias, a sum and a ReLU apart read and write all of the output again
+
+
+class _ConvolutionReLU(torch.autograd.Function):
+    """ReLU of a convolution, its bias, and another tensor of that shape if there is one; one kernel of cuDNN.
+
+    Has gradients with respect to images and the other tensor alone.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_BCHW: Tensor, weight: Tensor, bias: Tensor, other: Tensor | None, *about: Any) -> Tensor:
+        out: Tensor
+        if other is None:
+            out = torch.cudnn_convolution_relu(x_BCHW, weight, bias, *about)
+        else:
+            out = torch.cudnn_convolution_add_relu(x_BCHW, weight, other, 1.0, bias, *about)
+        ctx.save_for_backward(x_BCHW, weight, out)
+        ctx.about, ctx.adds = about, other is not None
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x_BCHW, weight, out = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.about
+        gradient = torch.ops.aten.threshold_backward(gradient, out, 0)
+        about = (None, stride, padding, dilation, False, [0, 0], groups, [True, False, False])
+        of_x, _, _ = torch.ops.aten.convolution_backward(gradient, x_BCHW, weight, *about)
+        return of_x, None, None, gradient if ctx.adds else None, None, None, None, None
+
+
+def _convolution_relu(x_BCHW: Tensor, weight: Tensor, bias: Tensor, other: Tensor | None, *about: Any) -> Tensor:
+    other = None if other is None else other.to(weight.dtype)  # as autocast would
+    out: Tensor = _ConvolutionReLU.apply(x_BCHW.to(weight.dtype), weight, bias, other, *about)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _with_joined_relus(module: nn.Module) -> nn.Module:
+    """The module, or what stands for it, with each convolution that a ReLU follows in one kernel with it.
+
+    Where torch.fx cannot follow a module's code, its parts are looked at alone. Weights keep their names.
+    """
+    try:
+        graph = fx.symbolic_trace(module)
+    except Exception:  # whatever code does that is given no real tensor
+        for name, child in module.named_children():
+            setattr(module, name, _with_joined_relus(child))
+        return module
+    modules = dict(graph.named_modules())
+    for node in list(graph.graph.nodes):
+        if _layer(node, modules, nn.Identity) is not None:  # a norm that its convolution has taken in
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+    for node in graph.graph.nodes:
+        if (node.op, node.target) in _RELUS or _layer(node, modules, nn.ReLU) is not None:
+            terms = [node.args[0]]
+            if (terms[0].op, terms[0].target) in _SUMS and len(terms[0].users) == 1 and not terms[0].kwargs:
+                terms = sorted(terms[0].args, key=lambda term: not _joinable(term, modules))
+            if not _joinable(terms[0], modules) or not all(isinstance(term, fx.Node) for term in terms):
+                continue
+            convolution, other = terms[0], terms[1] if len(terms) == 2 else None
+            layer = modules[convolution.target]
+            about = (layer.stride, layer.padding, layer.dilation, layer.groups)
+            with graph.graph.inserting_before(node):
+                weights = [graph.graph.get_attr(f"{convolution.target}.{name}") for name in ("weight", "bias")]
+                one = graph.graph.call_function(_convolution_relu, (convolution.args[0], *weights, other, *about))
+            node.replace_all_uses_with(one)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+_RELUS: set[tuple[str, Any]] = {
+    ("call_function", relu) for relu in (functional.relu, functional.relu_, torch.relu, torch.relu_)
+}
+_RELUS |= {("call_method", "relu"), ("call_method", "relu_")}
+_SUMS: set[tuple[str, Any]] = {("call_function", add) for add in (operator.add, operator.iadd, torch.add)}
+
+
+def _layer(node: Any, modules: Mapping[str, nn.Module], kind: type[nn.Module]) -> Any:
+    """The layer that the node calls, where it is of just this kind; else None."""
+    layer = modules.get(str(node.target)) if isinstance(node, fx.Node) and node.op == "call_module" else None
+    return layer if type(layer) is kind else None
+
+
+def _joinable(node: Any, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether the node is a plain convolution with a bias whose output has this one use."""
+    layer = _layer(node, modules, nn.Conv2d)
+    if layer is None or layer.bias is None or layer.groups > 1 or len(node.users) != 1:
+        return False
+    return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 
 
 def _tensors(net: nn.Module) -> dict[str, torch.Tensor]:

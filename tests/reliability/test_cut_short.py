@@ -70,16 +70,13 @@ def kill() -> None:
 #: Every so many lines are tried: a prime, so that loops of the code are met at different lines.
 @pytest.mark.parametrize("stride", [97, pytest.param(7, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("do", "ended"), [(kill, -signal.SIGKILL), (interrupt, 130)], ids=["kill", "interrupt"])
-def test_a_run_cut_short_at_any_line_leaves_a_sound_store(
-    tmp_path: Path, do: Callable[[], None], ended: int, stride: int
-) -> None:
+def test_a_run_cut_short_at_any_line_leaves_a_sound_store(tmp_path, do, ended, stride):
     folder = tmp_path / "runs"
     work(folder)
     number, cuts = 1, 0
     while (code := in_a_child(folder, number, do)) == ended:
         assert_sound(folder, killed=True)
         number, cuts = number + stride, cuts + 1
-
     assert code == 0
     found = statuses(folder)
     assert set(found) <= {"completed", "crashed", "interrupted"}

@@ -13,7 +13,7 @@ import struct
 import traceback
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -49,7 +49,7 @@ class HangError(BaseException):
 
 
 @pytest.fixture(autouse=True)
-def _alarm() -> Iterator[None]:
+def _alarm():
     def ring(*_: object) -> None:
         raise HangError
 
@@ -213,7 +213,7 @@ CASES: dict[Callable[[], Kind], int] = {photo: 200, labels: 100, configuration: 
 
 
 @pytest.mark.parametrize("kind", CASES, ids=lambda kind: kind.__name__)
-def test_damaged_files_are_read_or_refused(kind: Callable[[], Kind], tmp_path: Path) -> None:
+def test_damaged_files_are_read_or_refused(kind, tmp_path):
     files, damage, read = kind()
     path = tmp_path / f"file{'.safetensors' if kind is checkpoint else '.jpg'}"
     path.write_bytes(files[0])

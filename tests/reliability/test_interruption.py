@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -30,13 +29,13 @@ _TOO_EARLY = re.compile(r"Traceback [^\n]*\n(  File \"<frozen [^\n]*\n)+Keyboard
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Path:
+def work(tmp_path):
     helpers.photos(tmp_path / "photos", 12)
     return tmp_path
 
 
 @pytest.mark.parametrize("name", ["attack", "train"])
-def test_an_interrupt_at_a_random_moment_ends_soon(work: Path, caches: dict[str, str], name: str) -> None:
+def test_an_interrupt_at_a_random_moment_ends_soon(work, caches, name):
     chosen, longest, ends = random.Random(name), 0.0, []
     for number in range(TIMES):
         arguments = helpers.attack(Path("photos")) if name == "attack" else helpers.train()
@@ -67,7 +66,7 @@ def test_an_interrupt_at_a_random_moment_ends_soon(work: Path, caches: dict[str,
     assert longest < LIMIT
 
 
-def test_a_long_step_of_training_is_given_up_and_the_last_one_kept(work: Path, caches: dict[str, str]) -> None:
+def test_a_long_step_of_training_is_given_up_and_the_last_one_kept(work, caches):
     """A step of minutes: the state is that of the step before it, and the run can be resumed."""
     long = ("--attack", "pgd", "--attack-steps", "20000", "--steps", "3")
     process = helpers.latcli(helpers.train(*long), work, caches)
@@ -87,7 +86,7 @@ def test_a_long_step_of_training_is_given_up_and_the_last_one_kept(work: Path, c
     assert seconds < LIMIT
 
 
-def test_kills_at_random_moments_leave_a_sound_store(work: Path, caches: dict[str, str]) -> None:
+def test_kills_at_random_moments_leave_a_sound_store(work, caches):
     typed = {"train": helpers.train(), "attack": helpers.attack(Path("photos")), "eval": helpers.evaluate()}
     assert helpers.latcli(helpers.train("--steps", "3"), work, caches).wait(timeout=300) == 0  # for eval
     chosen, runs, outcomes, kills = random.Random(0), work / "runs", Counter[str](), 50 if FULL else 6
@@ -135,8 +134,8 @@ def fail(error: Exception) -> None:
     ],
 )
 def test_a_machine_that_fails_in_the_third_step_ends_the_run_with_the_reason(
-    work: Path, latcli: Callable[..., Any], monkeypatch: Any, failure: Callable[[], None], said: str, advised: str
-) -> None:
+    work, latcli, monkeypatch, failure, said, advised
+):
     gradient, calls = pgd.input_gradient, []
 
     def third(*arguments: Any) -> Any:

@@ -6,7 +6,6 @@ Short by default; LATCLI_RELIABILITY=full tries every attack, and attacks all ni
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from latcli.engine.images import read_photo
 
 
 @pytest.fixture
-def attacked(latcli: Callable[..., Any], here: Path) -> Callable[..., Any]:
+def attacked(latcli, here):
     """Attack photos of the working folder with a network of the user's own: the images of the document, by name."""
     (here / "stressed.py").write_text(STRESSED)
     sys.modules.pop("stressed", None)
@@ -47,7 +46,7 @@ def _assert_alike(found: dict[str, dict[str, Any]], expected: dict[str, dict[str
 
 
 @pytest.mark.slow
-def test_real_photos_get_the_same_verdict_in_every_batch(shared_data: Path, attacked: Callable[..., Any]) -> None:
+def test_real_photos_get_the_same_verdict_in_every_batch(shared_data, attacked):
     """The default network, whose layers choose their kernels by the number of images.
 
     Another kernel sums in another order: noise of 1e-6, which signs and 8-bit rounding enlarge with every step.
@@ -75,7 +74,7 @@ def _odd_photos() -> dict[str, Image.Image]:
     }
 
 
-def test_odd_photos_keep_the_contract_in_their_files(attacked: Callable[..., Any]) -> None:
+def test_odd_photos_keep_the_contract_in_their_files(attacked):
     for name, image in _odd_photos().items():
         image.save(f"{name}.png")
     found = attacked(*(f"{name}.png" for name in _odd_photos()), "--steps", "2", code=1)
@@ -118,7 +117,7 @@ def infinite(): return Changed(after=lambda logits: logits * float("inf"))
 """
 
 
-def test_a_classifier_of_ones_own_may_be_odd(attacked: Callable[..., Any]) -> None:
+def test_a_classifier_of_ones_own_may_be_odd(attacked):
     for model in ("half", "bfloat16", "double", "training", "dropping", "huge", "constant"):
         (one,) = attacked(save_photo(Path("a.png")), "--steps", "2", model=f"stressed:{model}").values()
         assert 0 <= one["adversarial"]["confidence"] <= 1
@@ -126,23 +125,21 @@ def test_a_classifier_of_ones_own_may_be_odd(attacked: Callable[..., Any]) -> No
 
 
 @pytest.mark.parametrize("attack", ["pgd", "square"])
-def test_an_in_place_network_is_attacked_as_one_that_is_not(attack: str, attacked: Callable[..., Any]) -> None:
+def test_an_in_place_network_is_attacked_as_one_that_is_not(attack, attacked):
     """Its input is a copy: what it does to it reaches neither the gradient nor the score."""
     how = (save_photo(Path("a.png")), "--steps", "5", "--attack", attack)
     in_place, plain = (attacked(*how, model=f"stressed:{model}")["a.png"] for model in ("in_place", "plain"))
     assert in_place["adversarial"] == plain["adversarial"]
 
 
-def test_a_classifier_that_cannot_be_attacked_is_refused_in_two_lines(
-    latcli: Callable[..., Any], attacked: Callable[..., Any]
-) -> None:
+def test_a_classifier_that_cannot_be_attacked_is_refused_in_two_lines(latcli, attacked):
     save_photo(Path("a.png"))
     for model in ("nan", "infinite", "detached", "casts_by_itself"):
         outcome = latcli("attack", "a.png", "--steps", "2", "--center", "0.4", "--classifier", f"stressed:{model}")
         assert (outcome.code in (1, 2), len(outcome.error)) == (True, 2)
 
 
-def test_a_classifier_without_gradients_is_attacked_by_queries(attacked: Callable[..., Any]) -> None:
+def test_a_classifier_without_gradients_is_attacked_by_queries(attacked):
     how = (save_photo(Path("a.png")), "--steps", "100", "--epsilon", "32/255", "--attack", "square")
     (one,) = attacked(*how, model="stressed:detached").values()
     assert one["adversarial"]["confidence"] < one["clean"]["confidence"]

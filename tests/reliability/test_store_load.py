@@ -17,12 +17,12 @@ WRITERS = 8
 
 
 @pytest.mark.parametrize("writes", [25, pytest.param(200, marks=pytest.mark.slow)])
-def test_eight_write_while_one_reads_and_one_verifies(tmp_path: Path, writes: int) -> None:
+def test_eight_write_while_one_reads_and_one_verifies(tmp_path, writes):
     folder = tmp_path / "Läufe und 写真 with spaces #1?"
     roles = [("write", number) for number in range(WRITERS)] + [("read", 0), ("verify", 0)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     workers = [
-        subprocess.Popen([sys.executable, WORKER, role, folder, str(number), str(writes)], text=True, **pipes)  # type: ignore[call-overload]
+        subprocess.Popen([sys.executable, WORKER, role, folder, str(number), str(writes)], text=True, **pipes)
         for role, number in roles
     ]
     for process in workers:
@@ -44,7 +44,7 @@ def test_eight_write_while_one_reads_and_one_verifies(tmp_path: Path, writes: in
     each = writes // 5
     with Store.open_existing(folder) as store:
         for run in store.runs():
-            counts = [len(store.rows_of(run.id, table)) for table in ("metrics", "attacks", "cells", "artifacts")]  # type: ignore[arg-type]
+            counts = [len(store.rows_of(run.id, table)) for table in ("metrics", "attacks", "cells", "artifacts")]
             assert counts == [each, each, each, each + 1]
     print(
         f"{WRITERS} x {writes} writes in {seconds:.1f} s; read and verified {[int(out) for out, _, _ in looks]} times"

@@ -28,7 +28,7 @@ from latcli.engine.attacks.objectives import (
 )
 from latcli.engine.attacks.pgd import input_gradient, repeated_gradient, restart_seeds
 from latcli.engine.attacks.settings import AttackSettings, Model, can_train, narrowed
-from latcli.engine.attacks.threat import LinfBox, linf_box
+from latcli.engine.attacks.threat import LinfBox, linf_box, part_of
 
 #: Share of each step in the sum of step and momentum (the paper's alpha).
 MOMENTUM = 0.75
@@ -105,7 +105,7 @@ def _attack(
         open_b = worst.open()
         if not len(open_b):
             break
-        part = box.narrowed(open_b)
+        part = part_of(box, open_b)
         start_bCHW = part.random_start(restart_seeds(seeds_B[open_b], index)) if settings.random_start else part.x_BCHW
         target_b = y_B[open_b] if target_BT is None else target_BT[open_b, index % targets]
         toward = targeted_dlr if target_BT is not None else _without_target(height)
@@ -196,7 +196,7 @@ class _Ascent:
         """The same for some of the images."""
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
         cut: dict[str, Any] = {name: part[kept_b] for name, part in parts.items() if isinstance(part, Tensor)}
-        return replace(self, box=self.box.narrowed(kept_b), **cut)
+        return replace(self, box=part_of(self.box, kept_b), **cut)
 
     def note(self, gradient_bCHW: Tensor, height_b: Tensor) -> None:
         """Record the model's output for the present iterate."""

@@ -34,6 +34,12 @@ def cross_entropy_odds(logits_BK: Tensor, y_B: Tensor) -> Tensor:
     return others_BK.logsumexp(dim=1) - label_logit_B
 
 
+def odds_slope(logits_BK: Tensor, y_B: Tensor) -> Tensor:
+    """Gradient of `cross_entropy_odds` with respect to the logits, (B, K): softmax of the others, -1 for the label."""
+    _, others_BK = _split(logits_BK, y_B)
+    return others_BK.softmax(dim=1).scatter_(1, y_B[:, None], -1.0).to(logits_BK.dtype)
+
+
 def logit_margin(logits_BK: Tensor, y_B: Tensor) -> Tensor:
     """Largest other logit minus the label's; shape (B,). Above 0 exactly where the label is not the top guess.
 

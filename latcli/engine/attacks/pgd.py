@@ -12,9 +12,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from latcli.engine.attacks.objectives import ObjectiveFunction, WorstCase, objective_for, reached
+from latcli.engine.attacks.objectives import (
+    ObjectiveFunction,
+    WorstCase,
+    cross_entropy_odds,
+    objective_for,
+    odds_slope,
+    reached,
+)
 from latcli.engine.attacks.settings import AttackSettings, Model, Recordable, can_train, narrowed
-from latcli.engine.attacks.threat import Threat, threat_for
+from latcli.engine.attacks.threat import Threat, part_of, threat_for
 from latcli.engine.cuda_graph import replayed
 from latcli.engine.devices import rounded_factors
 from latcli.engine.noise import derive_seed
@@ -70,10 +77,23 @@ def climb(model: Model, adv_BCHW: Tensor, y_B: Tensor, threat: Threat, settings:
     if settings.stop_rank:
         return _climb_until(model, adv_BCHW, y_B, threat, settings)
     objective = objective_for(settings)
-    for index in range(settings.steps):
-        gradient_BCHW, _ = repeated_gradient(model, adv_BCHW, y_B, objective)
-        adv_BCHW = threat.move(adv_BCHW, gradient_BCHW, settings.step_at(index))
-    return adv_BCHW
+    if not (adv_BCHW.is_cuda and isinstance(model, Recordable)):
+        for index in range(settings.steps):
+            gradient_BCHW, _ = input_gradient(model, adv_BCHW, y_B, objective)
+            adv_BCHW = threat.move(adv_BCHW, gradient_BCHW, settings.step_at(index))
+        return adv_BCHW
+
+    def step(adv_BCHW: Tensor, share: Tensor, y_B: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        moved = threat.over(*tensors)
+        with rounded_factors(adv_BCHW.device):
+            gradient_BCHW, _ = input_gradient(model, adv_BCHW, y_B, objective)
+        return moved.move(adv_BCHW, gradient_BCHW, share), y_B, *moved.tensors()
+
+    shares_S = torch.tensor([settings.step_at(index) for index in range(settings.steps)], device=adv_BCHW.device)
+    about = [y_B, *threat.tensors()]
+    for share in shares_S:
+        adv_BCHW, *about = replayed(model.recordings, (type(threat), settings), step, (adv_BCHW, share, *about))
+    return adv_BCHW.clone()  # the next batch is written where this one lies
 
 
 def _climb_until(model: Model, adv_BCHW: Tensor, y_B: Tensor, threat: Threat, settings: AttackSettings) -> Tensor:
@@ -90,7 +110,7 @@ def _climb_until(model: Model, adv_BCHW: Tensor, y_B: Tensor, threat: Threat, se
             result_BCHW[open_b[done_b]] = adv_bCHW[done_b]
             if not len(kept_b):
                 return result_BCHW
-            model, threat = narrowed(model, kept_b), threat.narrowed(kept_b)
+            model, threat = narrowed(model, kept_b), part_of(threat, kept_b)
             open_b, adv_bCHW, y_b, gradient_bCHW = (t[kept_b] for t in (open_b, adv_bCHW, y_b, gradient_bCHW))
         adv_bCHW = threat.move(adv_bCHW, gradient_bCHW, settings.step_at(index))
     result_BCHW[open_b] = adv_bCHW
@@ -111,7 +131,11 @@ def input_gradient(
         logits_BK = model(x_BCHW)
         if not logits_BK.requires_grad:
             raise _no_gradient()
-        (gradient_BCHW,) = torch.autograd.grad(objective(logits_BK, y_B, *more).sum(), x_BCHW, allow_unused=True)
+        if objective is cross_entropy_odds:  # its own graph would be half of a small network's kernels on a GPU
+            climbed, slope = logits_BK, odds_slope(logits_BK.detach(), y_B)
+        else:
+            climbed, slope = objective(logits_BK, y_B, *more).sum(), None
+        (gradient_BCHW,) = torch.autograd.grad(climbed, x_BCHW, slope, allow_unused=True)
     if gradient_BCHW is None:
         raise _no_gradient()
     return gradient_BCHW, logits_BK.detach()
@@ -185,7 +209,7 @@ class _WithMomentum:
     def random_start(self, seeds_B: Tensor) -> Tensor:
         return self.threat.random_start(seeds_B)
 
-    def move(self, adv_BCHW: Tensor, gradient_BCHW: Tensor, share: float) -> Tensor:
+    def move(self, adv_BCHW: Tensor, gradient_BCHW: Tensor, share: float | Tensor) -> Tensor:
         # Only pixels that may change count; scaled by the largest first, so that no sum leaves float32.
         gradient_BCHW = (gradient_BCHW * self.free_B1HW).nan_to_num()
         gradient_BCHW = gradient_BCHW / gradient_BCHW.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-38)
@@ -193,5 +217,9 @@ class _WithMomentum:
         self.momentum_BCHW = DECAY * self.momentum_BCHW + gradient_BCHW / length_B111
         return self.threat.move(adv_BCHW, self.momentum_BCHW, share)
 
-    def narrowed(self, kept_b: Tensor) -> _WithMomentum:
-        return _WithMomentum(self.threat.narrowed(kept_b), self.free_B1HW[kept_b], self.momentum_BCHW[kept_b])
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.free_B1HW, self.momentum_BCHW, *self.threat.tensors()
+
+    def over(self, *tensors: Tensor) -> _WithMomentum:
+        free_B1HW, momentum_BCHW, *others = tensors
+        return _WithMomentum(self.threat.over(*others), free_B1HW, momentum_BCHW)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from latcli.engine.attacks.objectives import WorstCase, objective_for
 from latcli.engine.attacks.settings import AttackSettings, Model, narrowed
-from latcli.engine.attacks.threat import LinfBox, linf_box
+from latcli.engine.attacks.threat import LinfBox, linf_box, part_of
 from latcli.engine.noise import derive_seed, uniform_noise
 
 #: The share of the image that the first squares cover (AutoAttack's p_init).
@@ -45,7 +45,7 @@ def square(
             break
         for extent, alike_b in _by_extent(eps_B1HW, open_b):
             found = WorstCase(x_BCHW[alike_b], y_B[alike_b], settings, margin)
-            _search(narrowed(model, alike_b), box.narrowed(alike_b), found, seeds_B[alike_b], restart, extent)
+            _search(narrowed(model, alike_b), part_of(box, alike_b), found, seeds_B[alike_b], restart, extent)
             worst.merge(alike_b, found)
     return worst.adv_BCHW
 
@@ -91,7 +91,7 @@ def _search(
             if not len(kept_b):
                 return
             if len(kept_b) < len(where_b):
-                model, box, where_b, squares = narrowed(model, kept_b), box.narrowed(kept_b), where_b[kept_b], None
+                model, box, where_b, squares = narrowed(model, kept_b), part_of(box, kept_b), where_b[kept_b], None
 
 
 def side_at(query: int, queries: int, height: int, width: int) -> int:

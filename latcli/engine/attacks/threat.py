@@ -6,7 +6,7 @@ Legend: B images, C channels, H, W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,13 +23,20 @@ class Threat(Protocol):
         """An allowed image for each seed."""
         ...
 
-    def move(self, adv_BCHW: Tensor, gradient_BCHW: Tensor, share: float) -> Tensor:
+    def move(self, adv_BCHW: Tensor, gradient_BCHW: Tensor, share: float | Tensor) -> Tensor:
         """One steepest-ascent step of `share` of the allowance, projected back."""
         ...
 
-    def narrowed(self, kept_b: Tensor) -> Threat:
-        """The same for a part of the batch."""
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that it knows of each image, as they are after the last move."""
         ...
+
+    def over(self, *tensors: Tensor) -> Self:
+        """The same kind of set, of other images."""
+        ...
+
+
+T = TypeVar("T", bound=Threat)
 
 
 class LinfBox:
@@ -45,18 +52,22 @@ class LinfBox:
         noise_BCHW = uniform_noise(seeds_B, self.x_BCHW.shape[1:]).mul_(2.0).sub_(1.0)  # type: ignore[arg-type]
         return self.project_(noise_BCHW.mul_(self.eps_B1HW).add_(self.x_BCHW))
 
-    def move(self, adv_BCHW: Tensor, gradient_BCHW: Tensor, share: float) -> Tensor:
+    def move(self, adv_BCHW: Tensor, gradient_BCHW: Tensor, share: float | Tensor) -> Tensor:
         """Each pixel moves by `share` of its own epsilon along the sign of its gradient."""
         # Not in place: the gradient of a mean over the image is one number, seen from every pixel.
-        return self.project_(torch.addcmul(adv_BCHW, gradient_BCHW.sign(), self.eps_B1HW, value=share))
+        return self.project_(torch.addcmul(adv_BCHW, gradient_BCHW.sign(), self.eps_B1HW * share))
 
     def project_(self, adv_BCHW: Tensor) -> Tensor:
         """Clamp into the box, in place."""
         return torch.clamp(adv_BCHW, self.lo_BCHW, self.hi_BCHW, out=adv_BCHW)
 
-    def narrowed(self, kept_b: Tensor) -> LinfBox:
-        """The box of some of the images."""
-        return LinfBox(self.x_BCHW[kept_b], self.eps_B1HW[kept_b])
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The images and their epsilon matrices."""
+        return self.x_BCHW, self.eps_B1HW
+
+    def over(self, *tensors: Tensor) -> LinfBox:
+        """The box around other images."""
+        return LinfBox(*tensors)
 
 
 class L2BallInBox:
@@ -70,7 +81,7 @@ class L2BallInBox:
         """The box's random start, drawn into the ball."""
         return self.project(self.box.random_start(seeds_B))
 
-    def move(self, adv_BCHW: Tensor, gradient_BCHW: Tensor, share: float) -> Tensor:
+    def move(self, adv_BCHW: Tensor, gradient_BCHW: Tensor, share: float | Tensor) -> Tensor:
         """A step of length `share` of the radius along the gradient of the values that can go where it points."""
         # NaN is no direction, as it is none to the sign; infinite is steep, but divided by itself it would be NaN.
         gradient_BCHW = gradient_BCHW.nan_to_num()
@@ -98,9 +109,14 @@ class L2BallInBox:
         scale_B = largest_scale(lambda s_B: l2_length(clipped(s_B)) <= self.radius, delta_BCHW)
         return self.box.project_(clipped(scale_B).add_(x_BCHW))
 
-    def narrowed(self, kept_b: Tensor) -> L2BallInBox:
-        """The set of some of the images."""
-        return L2BallInBox(self.box.x_BCHW[kept_b], self.box.eps_B1HW[kept_b], self.radius)
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Those of the box."""
+        return self.box.tensors()
+
+    def over(self, *tensors: Tensor) -> L2BallInBox:
+        """The set around other images."""
+        x_BCHW, eps_B1HW = tensors
+        return L2BallInBox(x_BCHW, eps_B1HW, self.radius)
 
 
 def l2_length(t_BCHW: Tensor) -> Tensor:
@@ -120,6 +136,11 @@ def largest_scale(fits: Callable[[Tensor], Tensor], like_BCHW: Tensor) -> Tensor
         fit_B = fits(middle_B)
         low_B, high_B = torch.where(fit_B, middle_B, low_B), torch.where(fit_B, high_B, middle_B)
     return torch.where(whole_B, torch.ones_like(low_B), low_B)
+
+
+def part_of(threat: T, kept_b: Tensor) -> T:
+    """The set of the images whose positions are in `kept_b` (int64)."""
+    return threat.over(*(tensor[kept_b] for tensor in threat.tensors()))
 
 
 def threat_for(x_BCHW: Tensor, eps_B1HW: Tensor, settings: AttackSettings) -> Threat:
