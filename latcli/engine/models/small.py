@@ -186,7 +186,7 @@ class InvertedResidual(nn.Module):
         self.conv_pw, self.bn1 = nn.Conv2d(inputs, 6 * inputs, 1, bias=False), _norm(6 * inputs)
         self.conv_dw, self.bn2 = _depthwise(6 * inputs, kernel, stride), _norm(6 * inputs)
         self.conv_pwl, self.bn3 = nn.Conv2d(6 * inputs, outputs, 1, bias=False), _norm(outputs)
-        self.act = nn.ReLU6(inplace=True)
+        self.act = nn.ReLU6()  # not in place: autograd would keep a copy, made for it alone
         self.has_shortcut = stride == 1 and inputs == outputs
 
     def forward(self, features_BFHW: torch.Tensor) -> torch.Tensor:
@@ -208,7 +208,7 @@ class EfficientNetLite0(nn.Module):
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.conv_stem, self.bn1 = SamePadded(3, 32, 3, 2, bias=False), _norm(32)
-        first = {"conv_dw": _depthwise(32, 3, 1), "bn1": _norm(32), "act": nn.ReLU6(inplace=True)}
+        first = {"conv_dw": _depthwise(32, 3, 1), "bn1": _norm(32), "act": nn.ReLU6()}
         first |= {"conv_pw": nn.Conv2d(32, 16, 1, bias=False), "bn2": _norm(16)}
         stages, inputs = [nn.Sequential(nn.Sequential(OrderedDict(first)))], 16
         for blocks, kernel, stride, outputs in (
@@ -219,7 +219,7 @@ class EfficientNetLite0(nn.Module):
             inputs = outputs
         self.blocks = nn.Sequential(*stages)
         self.conv_head, self.bn2 = nn.Conv2d(inputs, 1280, 1, bias=False), _norm(1280)
-        self.act = nn.ReLU6(inplace=True)
+        self.act = nn.ReLU6()
         self.classifier = nn.Linear(1280, classes)
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
