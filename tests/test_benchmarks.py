@@ -20,7 +20,7 @@ from benchmarks import background_search
 from benchmarks.machine import Neighbours
 from benchmarks.mask_agreement import Cut, composed, intersection_over_union, measured
 from benchmarks.photo_tables import compared, count_text, median_interval, stored_photos
-from benchmarks.photo_training import Found, grouped_survey
+from benchmarks.photo_training import Found, GroupedSurvey
 from benchmarks.photos import carried, copies
 from benchmarks.record import Record, table
 from benchmarks.rounds import Rounds, clocked, in_turn, spread
@@ -71,7 +71,7 @@ def test_photos_of_a_group_lend_to_each_other():
 
     names = ("n1_hen.jpg", "n2_kite.jpg", "n3_pizza.jpg", "n4_unheard_of.jpg")
     photos = [photo(name, 100 + number) for number, name in enumerate(names)]
-    survey = grouped_survey(photos, Preprocessing(8, 8, "bilinear"))
+    survey = GroupedSurvey(photos, Preprocessing(8, 8, "bilinear"))
     same = [survey.lender("mixed_same", name, 100 + number, 0) for number, name in enumerate(names)]
 
     assert same == [1, 0, None, None]

@@ -9,10 +9,10 @@ from torch import nn
 
 from latcli.engine.detectors.base import DetectorContext, Target
 from latcli.engine.detectors.cam import CamDetector, CamSettings, activation_map, evidence_inside
-from latcli.engine.images import Photo
+from latcli.engine.images import Photo, to_unit
 from latcli.engine.localize import boxes_mask
 from latcli.engine.models.classifier import Classifier
-from latcli.engine.models.preprocessing import Normalize, Preprocessing, square_to_unit
+from latcli.engine.models.preprocessing import Normalize, Preprocessing
 from latcli.errors import UsageError
 
 RED, GREEN = Target(0, "red"), Target(1, "green")
@@ -118,7 +118,7 @@ def test_of_two_parts_the_larger_one_is_boxed_and_a_lower_threshold_gives_no_sma
 def test_the_map_is_that_of_zhou_for_global_average_pooling():
     """The weights of the class times the activations, up to the mean's 1/256."""
     net, photo = Colours(), photo_of(red=(20, 10, 80, 60), green=(110, 50, 190, 110))
-    x_1Chw = square_to_unit(photo.image.resize((64, 64)))[None]
+    x_1Chw = to_unit(photo.image.resize((64, 64)))[None]
     with torch.no_grad():
         expected_uv = torch.einsum("c,cuv->uv", net.classify.weight[1], net.features(x_1Chw)[0]) / 256
     map_uv = activation_map(classifier_of(net), photo, 1)

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from latcli.engine import registry
 from latcli.engine.models.catalog import CheckpointInfo, open_checkpoint, open_classifier, pack_classifier, read_info
 from latcli.engine.models.classifier import ClassifierSource
-from latcli.engine.models.small import paper_cnn
+from latcli.engine.models.small import PaperCNN
 from latcli.engine.models.weights import pack
 from latcli.engine.training.state import read_state
 from latcli.errors import UsageError, WeightsError
@@ -26,7 +26,7 @@ INFO = CheckpointInfo("paper-cnn", (1, 28, 28), tuple("0123456789"), "mnist-5k",
 def net():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return paper_cnn((1, 28, 28), 10).eval()
+        return PaperCNN((1, 28, 28), 10).eval()
 
 
 @pytest.fixture

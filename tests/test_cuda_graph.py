@@ -15,7 +15,7 @@ from latcli.engine.attacks.contract import run_attack
 from latcli.engine.attacks.pgd import mi_fgsm, pgd
 from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.cuda_graph import Recordings, replayed
-from latcli.engine.models.small import paper_cnn
+from latcli.engine.models.small import PaperCNN
 from latcli.engine.precision import GradientForm
 
 
@@ -68,7 +68,7 @@ def test_a_batch_for_which_there_is_no_memory_is_attacked_in_parts():
 @pytest.mark.parametrize("attack", [pgd, mi_fgsm, apgd_ce, apgd_t])
 def test_attacks_on_recorded_gradients_are_the_attacks(attack):
     torch.manual_seed(0)
-    net = paper_cnn((1, 28, 28), 10).cuda().eval()
+    net = PaperCNN((1, 28, 28), 10).cuda().eval()
     recorded = GradientForm(net, "fp32")
     settings = AttackSettings(steps=12, targets=2)
     for count in (6, 4, 6):

@@ -32,7 +32,7 @@ from latcli.engine.evaluation.statistics import mcnemar_p_value, wilson_interval
 from latcli.engine.localize import center_mask
 from latcli.engine.models.catalog import CheckpointInfo, open_classifier, pack_classifier
 from latcli.engine.models.classifier import Classifier, ClassifierSource
-from latcli.engine.models.small import paper_cnn
+from latcli.engine.models.small import PaperCNN
 from latcli.engine.models.weights import unpack
 from latcli.errors import LatcliError, UsageError, WeightsError
 from latcli.options import EvalOptions
@@ -99,7 +99,7 @@ def checkpoint_bytes(regime: str, seed: int, turned: bool = False, **changes: An
     about: dict[str, Any] = {"image_shape": data.image_shape, "class_names": data.class_names, "dataset": data.name}
     about |= changes
     torch.manual_seed(seed + 100 * len(regime))
-    net = paper_cnn(about["image_shape"], len(about["class_names"]))
+    net = PaperCNN(about["image_shape"], len(about["class_names"]))
     if turned:
         head = [module for module in net.modules() if isinstance(module, torch.nn.Linear)][-1]
         head.weight.data, head.bias.data = head.weight.data.flip(0), head.bias.data.flip(0)

@@ -15,8 +15,7 @@ from PIL import Image
 
 from latcli.commands import evaluate as evaluate_command
 from latcli.commands.evaluate import run
-from latcli.engine.datasets.catalog import open_folder
-from latcli.engine.datasets.photo_folder import class_folders
+from latcli.engine.datasets.photo_folder import class_folders, photo_folder, read_masks
 from latcli.engine.evaluation.reliance import background_reliance, photos_of
 from latcli.engine.models.catalog import CheckpointInfo, fine_tuned_without_weights, open_classifier, pack_classifier
 from latcli.engine.models.classifier import Classifier, ClassifierSource, with_classes_first
@@ -182,9 +181,9 @@ def test_reliance_is_the_mean_over_donor_seeds_from_the_sessions_on(tmp_path, ph
     session = session_of(tmp_path)
     session.seed = 1
     result = run(options, session)
-    folder = photos_of(
-        open_folder(class_folders(tmp_path / "set"), Preprocessing(32, 32, "bilinear"), tmp_path / "masks")
-    )
+    folders = class_folders(tmp_path / "set")
+    data = photo_folder(folders, Preprocessing(32, 32, "bilinear"))
+    folder = photos_of(data.with_masks(*read_masks(folders, tmp_path / "masks")))
     classifier = open_classifier("photo_victims:background", ClassifierSource(), torch.device("cpu"))
     name = result.models[0].id
     assert result.reliance == (background_reliance(name, classifier, folder, (1, 2)),)

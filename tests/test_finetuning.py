@@ -136,7 +136,7 @@ def test_a_checkpoint_opens_as_it_was_trained_and_downloads_nothing(source, tmp_
     info = CheckpointInfo(SMALL, (3, 160, 160), ("green", "red"), "folder:x", "0", "background", 0.03, 5)
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(pack_classifier(tuned.state_dict(), info))
-    for name in ("require_reachable", "fetch", "_timm_pretrained"):
+    for name in ("require_reachable", "fetch"):
         monkeypatch.setattr(libraries, name, lambda *_, **__: pytest.fail("asked for weights"))
     opened = open_checkpoint(path)
     x_BCHW = photos(3, 160)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import socket
@@ -27,10 +28,11 @@ from rank_cases import CASES, norm_inputs, outcome, passed, small_digits
 from tiny_model import save_photo
 from torch import nn
 
-from latcli.engine.distributed import FabricRanks, GlobalBatchNorm, use_global_norms, world_of
+from latcli.engine.distributed import GlobalBatchNorm, Ranks, use_global_norms, world_of
 from latcli.engine.models.small import resnet18
 from latcli.engine.precision import gradient_model
-from latcli.errors import UsageError
+from latcli.engine.training.loop import DivergedError
+from latcli.errors import ExitCode, LatcliError, UsageError
 
 SCRIPT = Path(__file__).with_name("rank_cases.py")
 TRAIN = ("train", "--dataset", "mnist-5k", "--preset", "quick", "--precision", "fp32", "--device", "cpu")
@@ -129,6 +131,17 @@ def test_norms_of_a_kind_that_is_not_known_are_refused_where_they_learn():
     use_global_norms(nn.Sequential(Odd(3)).eval())
     with pytest.raises(UsageError, match="layers of the kind Odd"):
         use_global_norms(nn.Sequential(Odd(3)))
+
+
+def test_an_error_keeps_its_kind_its_hint_and_its_code_on_the_way_to_another_process():
+    for error in (UsageError("m", "h"), LatcliError("m", "h", ExitCode.NO_OBJECT), DivergedError(3, "the loss")):
+        sent = pickle.loads(pickle.dumps(error))
+        assert (type(sent), str(sent), sent.hint, sent.exit_code) == (
+            type(error),
+            error.message,
+            error.hint,
+            error.exit_code,
+        )
 
 
 # how many processes there are
@@ -543,4 +556,4 @@ def test_unequal_versions_are_one_line_of_rank_0(start, photos, work):
 def test_more_devices_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UsageError, match="--devices 8, but there are 1 CUDA devices"):
-        FabricRanks(8, 1, "cuda")
+        Ranks(8, 1, "cuda")

@@ -16,9 +16,9 @@ from latcli.engine.evaluation.reliance import (
     LabelledPhoto,
     Outcome,
     PhotoReliance,
+    Survey,
     background_reliance,
     summarize,
-    survey_photos,
 )
 from latcli.engine.images import decode_photo, encode_png
 from latcli.engine.models.classifier import Classifier
@@ -109,7 +109,7 @@ def test_backgrounds_come_from_the_right_class_and_never_from_the_photo_itself()
         assert {label_of[name] for name in one.lent_by["mixed_same"]} == {one.label}
         assert one.name not in one.lent_by["mixed_same"]
         assert one.label not in {label_of[name] for name in one.lent_by["mixed_rand"]}
-    survey = survey_photos(photos, PREPROCESSING)
+    survey = Survey(photos, PREPROCESSING)
     sha256 = photos[0].photo.sha256
     assert {survey.lender("mixed_same", sha256, 0, seed) for seed in range(200)} == {1, 2, 3}
     assert {survey.lender("mixed_rand", sha256, 0, seed) for seed in range(400)} == set(range(4, 16))

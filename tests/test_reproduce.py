@@ -28,7 +28,7 @@ from latcli.commands.reproduction_parts import Step, steps_of
 from latcli.commands.runs import list_runs, verify_runs
 from latcli.engine.datasets.base import Dataset, Defaults, make_dataset
 from latcli.engine.localize import middle_pixels
-from latcli.engine.models.small import paper_cnn
+from latcli.engine.models.small import PaperCNN
 from latcli.errors import LatcliError, UsageError, WeightsError
 from latcli.options import (
     AttackOptions,
@@ -134,7 +134,7 @@ def test_what_was_computed_otherwise_is_missing(made):
 def test_other_regimes_go_on_from_weights_fine_tuned_on_natural_images(digits, tmp_path):
     for seed, name in enumerate(("start", "other")):
         torch.manual_seed(seed)
-        save_file(paper_cnn((1, 12, 12), 3).state_dict(), tmp_path / f"{name}.safetensors")
+        save_file(PaperCNN((1, 12, 12), 3).state_dict(), tmp_path / f"{name}.safetensors")
     given = {"dataset": f"folder:{digits}", "seeds": 1, "classifier_weights": tmp_path / "start.safetensors"}
     options, session = options_of("figure2", **given), session_of(tmp_path / "runs")
     planned = run(replace(options, plan=True), session).steps

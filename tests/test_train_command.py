@@ -24,7 +24,7 @@ from latcli.commands import training_steps
 from latcli.commands.training_steps import TrainingLog
 from latcli.engine import scoring
 from latcli.engine.loggers import LoggedRun, Loggers
-from latcli.engine.models.small import paper_cnn, resnet56
+from latcli.engine.models.small import PaperCNN, resnet56
 from latcli.engine.models.weights import unpack
 from latcli.engine.training.loop import StepReport
 from latcli.results import comparable_config
@@ -131,7 +131,7 @@ def test_a_small_network_starts_from_weights(train, work):
 
     assert result["final"]["loss"] == pytest.approx(start["final"]["loss"], abs=1e-5)
     assert len(row_of(work).config["weights_fingerprint"]) == 64
-    save_file(paper_cnn((1, 12, 12), 10).state_dict(), work / "ten.safetensors")
+    save_file(PaperCNN((1, 12, 12), 10).state_dict(), work / "ten.safetensors")
     refused = train(*FAST, "--classifier-weights", "ten.safetensors")
     assert refused.code == 1
     assert "ten.safetensors do not fit PaperCNN: of another shape: logits.weight (10, 1024)" in refused.error[0]

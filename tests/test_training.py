@@ -19,7 +19,7 @@ from latcli.engine import cuda_graph
 from latcli.engine.cuda_graph import record_cuda_graph
 from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults
 from latcli.engine.datasets.catalog import open_dataset
-from latcli.engine.models.small import paper_cnn
+from latcli.engine.models.small import PaperCNN
 from latcli.engine.models.weights import pack
 from latcli.engine.precision import Form, gradient_model
 from latcli.engine.scoring import adversarial_score, natural_score, score_point
@@ -39,7 +39,7 @@ def digits():
 
 def trainer_for(dataset: Dataset, form: Form = "fp32-channels-last", device: str = "cpu", **changes: Any) -> Trainer:
     settings = replace(BASE, **changes)
-    net = new_network(paper_cnn, dataset, settings.seed).to(device)
+    net = new_network(PaperCNN, dataset, settings.seed).to(device)
     return Trainer(net, dataset.to(torch.device(device)), settings, form)
 
 

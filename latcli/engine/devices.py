@@ -34,18 +34,11 @@ def open_device(name: str) -> torch.device:
             f"there is no device '{name}' on this machine: CUDA devices found: {torch.cuda.device_count()}",
             "try --device auto",
         )
-    if device.type == "cuda":
-        _use_fp32()
+    if device.type == "cuda":  # scores in fp32: torch would let a GPU round factors of convolutions to 10 bits (TF32)
+        torch.backends.cudnn.allow_tf32 = False
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError("there is no device 'mps' on this machine", "try --device auto")
     return device
-
-
-def _use_fp32() -> None:
-    """Compute scores in fp32: torch would let a GPU round the factors of its convolutions to 10 bits (TF32)."""
-    import torch
-
-    torch.backends.cudnn.allow_tf32 = False
 
 
 def rounded_factors(device: torch.device) -> AbstractContextManager[None]:

@@ -45,15 +45,12 @@ class Logger(Protocol):
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Log numbers at a step, which never decreases."""
-        ...
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
         """Log a table of results."""
-        ...
 
     def close(self, completed: bool) -> None:
         """Send what is left."""
-        ...
 
 
 def check(names: Sequence[str]) -> None:

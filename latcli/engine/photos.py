@@ -36,9 +36,8 @@ from latcli.engine.canvas import (
 )
 from latcli.engine.detectors.base import Target
 from latcli.engine.detectors.cam import evidence_inside
-from latcli.engine.images import Photo, decode_png, encode_png
+from latcli.engine.images import Photo, decode_png, encode_png, to_unit
 from latcli.engine.models.classifier import Classifier, predict
-from latcli.engine.models.preprocessing import square_to_unit
 from latcli.engine.noise import derive_seed
 from latcli.engine.objects import FoundObject, ObjectFinder
 from latcli.engine.precision import GradientForm, Precision, gradient_model
@@ -321,7 +320,7 @@ class PhotoAttacker:
         return self.classifier.preprocessing.visible(photo.size)
 
     def _score(self, images: Sequence[Image.Image], labels: Sequence[int | None]) -> list[Prediction]:
-        read = square_to_unit if self.settings.at_model_resolution else self.classifier.preprocessing.read
+        read = to_unit if self.settings.at_model_resolution else self.classifier.preprocessing.read
         # One at a time: of several together, the last bits would depend on how many there are.
         singly = [read(image.convert("RGB"))[None].to(self.device) for image in images]
         return [predict(self.classifier, x_1Chw, [label])[0] for x_1Chw, label in zip(singly, labels, strict=True)]

@@ -1,7 +1,4 @@
-"""From a photo to what a classifier reads: resize, crop or pad, levels to [0, 1]; as PIL does it, and as matrices.
-
-Legend: H, W are the photo's own pixels, h, w those of the network's input.
-"""
+"""From a photo to what a classifier reads: resize, crop or pad, levels to [0, 1]; as PIL does it, and as matrices."""
 
 from __future__ import annotations
 
@@ -16,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from latcli.engine.images import to_unit
 from latcli.errors import ImageError, UsageError
 
 #: A photo much longer than it is wide would be enlarged along with its short side.
@@ -78,7 +76,7 @@ class Preprocessing:
 
     def read(self, image: Image.Image) -> torch.Tensor:
         """x_Chw in [0, 1] of an RGB photo: how every score of latcli is taken."""
-        return square_to_unit(self.prepare(image))
+        return to_unit(self.prepare(image))
 
     def matrices(self, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         """rows_hH and columns_wW such that rows_hH @ x_HW @ columns_wW.T is what `read` gives for a photo (H, W).
@@ -288,8 +286,3 @@ def _rows_first(size: tuple[int, int], resized: tuple[int, int], interpolation: 
         for first in (False, True)
     ]
     return errors[1] < errors[0]
-
-
-def square_to_unit(image: Image.Image) -> torch.Tensor:
-    """An RGB image of the network's own size to x_Chw in [0, 1]."""
-    return torch.from_numpy(np.asarray(image, dtype=np.float32)).permute(2, 0, 1).contiguous().div_(255.0)

@@ -2,7 +2,7 @@
 EfficientNet-Lite0.
 
 A constructor takes the images' (C, H, W) and the number of classes, and returns a module that maps x_BCHW in [0, 1] to
-logits_BK. Legend: B images, C channels, H, W pixels, K classes, F feature channels.
+logits_BK. Legend: F feature channels.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 from torch import nn
@@ -20,17 +20,13 @@ from torch.nn import functional
 from latcli.engine.models.preprocessing import Normalize
 from latcli.errors import UsageError
 
-
-class Architecture(Protocol):
-    """A constructor of networks: what a plug-in of the group `latcli.architectures` names."""
-
-    def __call__(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-        """A network with fresh weights from torch's global generator."""
-        ...
+#: Makes a network with fresh weights from torch's global generator, for images of (C, H, W) and so many classes: what a
+#: plug-in of the group `latcli.architectures` names.
+Architecture = Callable[[tuple[int, int, int], int], nn.Module]
 
 
 class PaperCNN(nn.Module):
-    """Two 5x5 convolutions of 32 and 64 filters with 2x2 max pools, 1,024 units, logits.
+    """Two 5x5 convolutions of 32 and 64 filters with 2x2 max pools, 1,024 units, logits. At least 4 pixels a side.
 
     Source: the paper's section 5 (two convolutions, one fully connected layer); sizes of the MNIST network of Madry et
     al., ICLR'18.
@@ -39,6 +35,8 @@ class PaperCNN(nn.Module):
     def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
         C, H, W = image_shape
+        if min(H, W) < 4:
+            raise UsageError("paper-cnn needs images of at least 4 pixels a side", "try --architecture resnet18")
         self.conv1 = nn.Conv2d(C, 32, 5, padding=2)
         self.conv2 = nn.Conv2d(32, 64, 5, padding=2)
         self.hidden = nn.Linear(64 * (H // 4) * (W // 4), 1024)
@@ -131,26 +129,11 @@ _CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def paper_cnn(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The paper's CNN. Raises UsageError for images of fewer than 4 pixels a side."""
-    if min(image_shape[1:]) < 4:
-        raise UsageError("paper-cnn needs images of at least 4 pixels a side", "try --architecture resnet18")
-    return PaperCNN(image_shape, classes)
-
-
-def resnet18(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """A ResNet-18 for small images."""
-    return SmallResNet(image_shape, classes, (64, 128, 256, 512), 2, learnt_shortcut, _CIFAR10)
-
-
-def resnet20(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The CIFAR ResNet of 20 layers, normalised as the published weights expect it."""
-    return SmallResNet(image_shape, classes, (16, 32, 64), 3, PlainShortcut, _IMAGENET)
-
-
-def resnet56(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The CIFAR ResNet of 56 layers, normalised as the published weights expect it."""
-    return SmallResNet(image_shape, classes, (16, 32, 64), 9, PlainShortcut, _IMAGENET)
+#: A ResNet-18 for small images.
+resnet18 = partial(SmallResNet, widths=(64, 128, 256, 512), blocks=2, shortcut=learnt_shortcut, statistics=_CIFAR10)
+#: The CIFAR ResNets of 20 and 56 layers, normalised as the published weights expect it.
+resnet20 = partial(SmallResNet, widths=(16, 32, 64), blocks=3, shortcut=PlainShortcut, statistics=_IMAGENET)
+resnet56 = partial(SmallResNet, widths=(16, 32, 64), blocks=9, shortcut=PlainShortcut, statistics=_IMAGENET)
 
 
 # EfficientNet-Lite0
