@@ -175,7 +175,8 @@ def test_a_first_attack_waits_for_no_library_that_it_does_not_need():
     code = (
         "import sys; from latcli.engine.api import attack_photo, open_attacker;"
         "from latcli.engine.attacks.settings import AttackSettings; from latcli.engine.photos import PhotoSettings;"
-        "attack_photo(open_attacker(PhotoSettings(attack=AttackSettings(steps=1)), device='cpu', offline=True), sys.argv[1]);"
+        "settings = PhotoSettings(attack=AttackSettings(steps=1));"
+        "attack_photo(open_attacker(settings, device='cpu', offline=True), sys.argv[1]);"
         "print(*{'torchvision', 'timm', 'sympy', 'torch._dynamo', 'matplotlib'} & set(sys.modules))"
     )
     arguments = [sys.executable, "-c", code, str(package_photos()[1])]
