@@ -152,13 +152,13 @@ def test_the_default_is_the_packages_network_and_knows_what_photos_show():
     assert (bus.prediction, bus.confidence > 0.5) == ("minibus", True)
 
 
-def test_the_default_is_built_as_timm_builds_it_and_names_classes_as_torchvision_and_timm_do(default):
-    timm, torchvision = import_timm(), import_torchvision()
+def test_the_default_is_built_as_timm_builds_it_and_names_classes_as_torchvision_and_timm_do():
+    default, timm, torchvision = _open(DEFAULT_CLASSIFIER), import_timm(), import_torchvision()
     theirs = timm.create_model("tf_efficientnet_lite0").eval()
     own = EfficientNetLite0(1000).eval()
     for name, value in theirs.state_dict().items():
         if "running" in name or "bn" in name:  # as they start, batch norms hide a wrong place or epsilon
-            value.copy_(0.5 + torch.rand(value.shape)) if value.is_floating_point() else value
+            value.copy_(0.5 + torch.rand(value.shape))
     load_into(own, theirs.state_dict(), what="its weights")
     for side in (224, 225, 97):
         x_BCHW = torch.randn(2, 3, side, side)
