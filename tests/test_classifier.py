@@ -1,6 +1,7 @@
 """Classifiers by name, what each says of a photo, and the errors of those that cannot be had."""
 
 import math
+import subprocess
 import sys
 import tarfile
 from contextlib import nullcontext
@@ -23,6 +24,7 @@ from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier, ClassifierSource, predict, read_class_names
 from latcli.engine.models.libraries import processor_preprocessing
 from latcli.engine.models.preprocessing import Preprocessing
+from latcli.engine.models.small import EfficientNetLite0
 from latcli.engine.models.weights import load_into, read_weights
 from latcli.engine.registry import DEFAULT_CLASSIFIER, names_code
 from latcli.engine.vision import import_timm, import_torchvision
@@ -148,6 +150,34 @@ def test_the_default_is_the_packages_network_and_knows_what_photos_show():
     assert woman.rank <= 3  # behind academic gown and mortarboard: she wears a cap
     assert woman.confidence > 0.1
     assert (bus.prediction, bus.confidence > 0.5) == ("minibus", True)
+
+
+def test_the_default_is_built_as_timm_builds_it_and_names_classes_as_torchvision_and_timm_do():
+    default, timm, torchvision = _open(DEFAULT_CLASSIFIER), import_timm(), import_torchvision()
+    theirs = timm.create_model("tf_efficientnet_lite0").eval()
+    own = EfficientNetLite0(1000).eval()
+    for name, value in theirs.state_dict().items():
+        if "running" in name or "bn" in name:  # as they start, batch norms hide a wrong place or epsilon
+            value.copy_(0.5 + torch.rand(value.shape))
+    load_into(own, theirs.state_dict(), what="its weights")
+    for side in (224, 225, 97):
+        x_BCHW = torch.randn(2, 3, side, side)
+        assert torch.allclose(own(x_BCHW), theirs(x_BCHW), atol=1e-5)
+    assert default.class_names == tuple(torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
+    assert default.class_ids == tuple(timm.data.ImageNetInfo().label_names())
+
+
+def test_a_first_attack_waits_for_no_library_that_it_does_not_need():
+    code = (
+        "import sys; from latcli.engine.api import attack_photo, open_attacker;"
+        "from latcli.engine.attacks.settings import AttackSettings; from latcli.engine.photos import PhotoSettings;"
+        "settings = PhotoSettings(attack=AttackSettings(steps=1));"
+        "attack_photo(open_attacker(settings, device='cpu', offline=True), sys.argv[1]);"
+        "print(*{'torchvision', 'timm', 'sympy', 'torch._dynamo', 'matplotlib'} & set(sys.modules))"
+    )
+    arguments = [sys.executable, "-c", code, str(package_photos()[1])]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == []
 
 
 # Weights that do not fit, or are out of reach

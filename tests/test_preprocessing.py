@@ -65,6 +65,15 @@ def test_the_matrices_do_what_read_does():
                 )  # half a level a pass at most
 
 
+def test_the_gradient_is_that_of_the_whole_matrices():
+    for pipeline in PIPELINES + OTHERS:
+        for size in [(375, 500), (8, 8), (300, 40)]:
+            linear, x_CHW = pipeline.linear(size), 0.25 + 0.5 * torch.rand(3, *size)  # nothing is cut off
+            toward_Chw = torch.rand(3, *pipeline.size)
+            (found_CHW,) = torch.autograd.grad((linear(x_CHW.requires_grad_()) * toward_Chw).sum(), x_CHW)
+            assert torch.allclose(found_CHW, linear.rows_hH.T @ toward_Chw @ linear.columns_wW, atol=1e-5)
+
+
 @given(
     height=st.integers(1, 90),
     width=st.integers(1, 90),
