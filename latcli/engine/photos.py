@@ -23,7 +23,6 @@ from PIL import Image
 
 from latcli.engine import localize
 from latcli.engine.attacks.contract import allowed_levels, run_attack
-from latcli.engine.attacks.pgd import repeated_gradient
 from latcli.engine.attacks.settings import Attack, AttackSettings, Model, narrowed
 from latcli.engine.canvas import (
     MAX_GRID_PIXELS,
@@ -39,7 +38,7 @@ from latcli.engine.canvas import (
 )
 from latcli.engine.detectors.base import Target
 from latcli.engine.detectors.cam import evidence_inside
-from latcli.engine.devices import images_that_fit
+from latcli.engine.devices import images_that_fit, rounded_factors
 from latcli.engine.images import Photo, decode_png, encode_png, to_unit
 from latcli.engine.models.classifier import Classifier, predict
 from latcli.engine.noise import derive_seed
@@ -257,11 +256,14 @@ class PhotoAttacker:
                 most, pixels = min(fit, _LARGEST_BATCH), min(fit * first.size[0] * first.size[1], _LARGEST_PIXELS)
         yield from batches(chain([first], photos), most, pixels)
 
-    def _gradient_on(self, one: Located, count: int) -> torch.Tensor:
-        """One gradient for so many copies of a photo, as an attack computes it."""
+    def _gradient_on(self, one: Located, count: int) -> None:
+        """Compute one gradient for so many copies of a photo, as an attack does; none where the classifier has none."""
         canvas = make_canvas([make_grid(one.photo.levels_HWC, np.ones(one.size, np.uint8))] * count, self.device)
-        y_B = torch.zeros(count, dtype=torch.int64, device=self.device)
-        return repeated_gradient(self._view(canvas), canvas.x_BCHW, y_B, lambda logits_BK, _: logits_BK.sum(dim=1))[0]
+        x_BCHW = canvas.x_BCHW.requires_grad_()
+        with torch.enable_grad(), rounded_factors(self.device):
+            logits_BK = self._view(canvas)(x_BCHW)
+            if logits_BK.requires_grad:
+                torch.autograd.grad(logits_BK.sum(), x_BCHW, allow_unused=True)
 
     def attack_batch(self, batch: Sequence[Threat], search: AttackSettings | None = None) -> list[PhotoResult]:
         """Attack photos together; each result is what it would be alone, up to floating-point noise.
