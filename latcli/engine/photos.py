@@ -355,9 +355,7 @@ class PhotoAttacker:
         """What an attack found on a photo's grid, as it is saved. Raises ContractError."""
         levels_HWC, allowed_HW = threat.located.photo.levels_HWC, threat.allowed_HW
         adversarial_HWC = adversarial_levels(levels_HWC, allowed_HW, grid, adv_CHW, radius)
-        self._go_on()
-        png = encode_png(adversarial_HWC)
-        self._go_on()
+        png = encode_png(adversarial_HWC, self._go_on)
         change = measure_change(levels_HWC, adversarial_HWC, allowed_HW)
         scored = partial(PhotoResult, threat, adversarial_png=png, adversarial_HWC=adversarial_HWC, change=change)
         return scored, self._read(decode_png(png))
