@@ -346,13 +346,21 @@ def files_and_figures(document: dict[str, Any]) -> list[tuple[Any, ...]]:
     ]
 
 
+def with_threads(monkeypatch, count):
+    """Work as beside a GPU: threads read ahead of the attack, and encode behind it."""
+    monkeypatch.setattr("latcli.commands.photos.threads_beside", lambda device: count)
+
+
+@pytest.mark.parametrize("threads", [0, 3])
 @pytest.mark.parametrize(
     ("error", "more"),
     [(KeyboardInterrupt(), ("--regions", "background,all")), (ContractError("it broke", "a defect"), ())],
 )
-def test_a_resumed_attack_is_the_one_that_was_never_cut_off(error, more, latcli, here, monkeypatch):
+def test_a_resumed_attack_is_the_one_that_was_never_cut_off(error, more, threads, latcli, here, monkeypatch):
+    with_threads(monkeypatch, threads)
     done = cut_off(latcli, here, monkeypatch, error, *more)
     shown = latcli("runs", "show", "latest", "--json").json
+    assert len(shown["images"]) == (1 if threads and isinstance(error, KeyboardInterrupt) else 2)
     if isinstance(error, KeyboardInterrupt):
         assert done.code == ExitCode.INTERRUPTED
         assert f"latcli attack --classifier tiny_model:tiny --resume {shown['run'][-4:]} --offline" in done.err
@@ -507,20 +515,46 @@ def test_a_broken_photo_is_reported_and_the_rest_goes_on(latcli, here):
     assert (shown["status"], shown["exit_code"]) == ("completed", 1)
 
 
-def test_photos_that_threads_read_ahead_give_the_same_results(latcli, here, monkeypatch):
-    for number in range(4):
+def test_photos_that_threads_read_and_encode_give_the_same_results_in_the_same_order(latcli, here, monkeypatch):
+    for number in range(6):
         save_photo(here / "photos" / f"{number}.png", seed=number)
     (here / "photos" / "1.png").write_bytes(b"")
     found = []
     for threads in (0, 3):
-        monkeypatch.setattr("latcli.commands.photos.threads_beside", lambda device, threads=threads: threads)
+        with_threads(monkeypatch, threads)
         command = ("attack", "photos", *QUICK, "--detector", "saliency", "--on-miss", "center", "--store", f"{threads}")
-        document = latcli(*command, "--json").json
-        files = [Path(image.pop("files")["adversarial"]).read_bytes() for image in document["images"]]
-        found.append((document["images"], document["failures"], files))
+        done = latcli(*command, "--batch", "2", "--regions", "background,all", "--json")
+        document = done.json
+        names = [image.pop("files") for image in document["images"]]
+        files = [{kind: Path(path).read_bytes() for kind, path in of_image.items()} for of_image in names]
         with closing(sqlite3.connect(here / f"{threads}" / "latcli.db")) as db:
-            assert db.execute("SELECT count(*) FROM detections").fetchone() == (3,)
+            assert db.execute("SELECT count(*) FROM detections").fetchone() == (5,)
+            rows = db.execute("SELECT image, region, linf_outside FROM attacks ORDER BY id").fetchall()
+        found.append((document["images"], document["failures"], files, rows, done.err))
+
     assert found[0] == found[1]
+
+
+def test_a_batch_is_attacked_while_threads_encode_the_one_before(latcli, here, monkeypatch):
+    for number in range(3):
+        save_photo(here / "photos" / f"{number}.png", seed=number)
+    begun, attacks, attack, encode = threading.Event(), [], photos.run_attack, photos.encode_png
+
+    def counted(*given):
+        attacks.append(given)
+        if len(attacks) == 2:
+            begun.set()
+        return attack(*given)
+
+    def encoded(*given):
+        assert begun.wait(60)
+        return encode(*given)
+
+    with_threads(monkeypatch, 2)
+    monkeypatch.setattr(photos, "run_attack", counted)
+    monkeypatch.setattr(photos, "encode_png", encoded)
+    document = attacked(latcli, "photos", *CENTER, "--batch", "1")
+    assert [image["image"] for image in document["images"]] == [f"photos/{number}.png" for number in range(3)]
 
 
 def test_what_does_not_fit_one_of_several_photos_is_told_with_its_name_before_any_is_attacked(latcli, here):

@@ -110,14 +110,16 @@ def test_the_environment_lies_between_flag_and_file(latcli, folder, seen, monkey
 def test_values_are_read_as_the_command_line_reads_them(latcli, folder, seen, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (folder / "latcli.toml").write_text(
-        'store = "~/runs"\nlimit = 5\n[attack]\nepsilon = "2/255"\nsteps = 10\nbox = ["0,0,9,9", "1,1,2,2"]\n'
-        'on-miss = "skip"\ncheck_success = true'
+        'store = "~/runs"\nlimit = 5\n[attack]\nepsilon = "2/255"\nregions = "all,patch"\nsteps = 10\n'
+        'box = ["0,0,9,9", "1,1,2,2"]\non-miss = "skip"\ncheck_success = true'
     )
 
     assert latcli("attack", "a.jpg").code == 0
-    assert {name: seen[name] for name in ("store", "epsilon", "steps", "box", "on_miss", "check_success")} == {
+    names = ("store", "epsilon", "regions", "steps", "box", "on_miss", "check_success")
+    assert {name: seen[name] for name in names} == {
         "store": tmp_path / "runs",
         "epsilon": 2 / 255,
+        "regions": ("all", "patch"),
         "steps": 10,
         "box": ("0,0,9,9", "1,1,2,2"),
         "on_miss": "skip",

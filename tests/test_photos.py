@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from tiny_model import CLASSES, CROP, RESIZE, TinyNet, blobs
 
-from latcli.engine import registry
+from latcli.engine import devices, registry
 from latcli.engine.attacks.pgd import pgd
 from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.detectors.base import Box, Detection, Target
@@ -338,6 +338,18 @@ def test_a_photo_comes_out_of_a_batch_as_alone_but_for_noise():
         assert together.adversarial.rank == alone.adversarial.rank
 
 
+def test_photos_that_are_scored_together_have_the_scores_that_each_has_alone():
+    attacker = attacker_of(objects=ObjectSettings(center=0.4), target=label_of(7))
+    threats = [attacker.threat(attacker.locate(photo_of(seed=seed), label_of(seed))) for seed in range(5)]
+    alone = attacker.attack_batch(threats)
+    attacker.scored_together = 3
+    for one, together in zip(alone, attacker.attack_batch(threats), strict=True):
+        assert together.adversarial_png == one.adversarial_png
+        assert (together.adversarial.rank, together.reached) == (one.adversarial.rank, one.reached)
+        assert together.adversarial.loss == pytest.approx(one.adversarial.loss, abs=1e-5)
+        assert together.p_target == pytest.approx(one.p_target, abs=1e-6)
+
+
 def test_the_random_start_of_a_photo_depends_on_its_bytes_not_its_name():
     one = photo_of()
     renamed, other = replace(one, name="renamed.png"), replace(one, sha256="other")
@@ -367,6 +379,45 @@ def test_photos_are_grouped_in_order_by_number_and_by_canvas_and_not_before_thei
 
     assert len(next(batches(load(), 4, 10_000))) == 4
     assert len(loaded) <= 5
+
+
+def test_a_batch_is_as_large_as_free_memory_allows_where_that_is_known(monkeypatch):
+    """A gradient takes 3 MB, and 1 MB an image; torch holds 2 MB that it can give again."""
+    attacker = attacker_of(objects=ObjectSettings(center=0.4))
+    found = [attacker.locate(photo_of(seed=seed), label_of(seed)) for seed in range(12)]
+    taken = []
+
+    def fits(free):
+        stats = {"max_memory_allocated": lambda _: (3 + taken[-1]) * 1_000_000, "memory_allocated": lambda _: 0}
+        stats |= {"memory_reserved": lambda _: 2_000_000, "mem_get_info": lambda _: (int(free * 1e6), 80_000_000)}
+        for name, value in (stats | {"reset_peak_memory_stats": lambda _: None}).items():
+            monkeypatch.setattr(torch.cuda, name, value)
+        return devices.images_that_fit(torch.device("cuda"), taken.append)
+
+    assert (fits(8), fits(20), fits(0)) == (4, 8, 1)  # a photo takes 1.25 MB, a quarter of what two take
+    assert taken == [1, 2] * 3
+
+    def sizes(fit, most=None):
+        def images_that_fit(device, compute):
+            assert compute(2).shape == (2, 3, 40, 44)
+            return fit
+
+        monkeypatch.setattr("latcli.engine.photos.images_that_fit", images_that_fit)
+        return [len(batch) for batch in attacker.batches(found, most)]
+
+    assert [sizes(fit) for fit in (None, 5, 1000)] == [[8, 4], [5, 5, 2], [12]]
+    assert sizes(5, most=7) == [7, 5]
+    assert list(attacker.batches([])) == []
+    assert devices.images_that_fit(torch.device("cpu"), taken.append) is None
+
+
+def test_one_photo_at_a_time_where_two_do_not_fit(monkeypatch):
+    def too_much(_count):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for name in ("reset_peak_memory_stats", "memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: 0)
+    assert devices.images_that_fit(torch.device("cuda"), too_much) == 1
 
 
 # What else is asked of it

@@ -65,7 +65,7 @@ def test_boxes_and_colour_are_for_terminals_that_want_them(monkeypatch, stream, 
         monkeypatch.setenv(name, value)
     table, stdout = Table("name", "share"), stream()
     table.add_row("hen", "[red]49 %[/red]")
-    Session(stdout=stdout).print(table)
+    console_for(stdout).print(table)
     assert ("\x1b[31m49 %" in stdout.getvalue(), stdout.getvalue().isascii()) == (boxes, not boxes)
     assert "\x1b" not in stdout.getvalue() or boxes
     if stream is io.StringIO:

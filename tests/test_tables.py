@@ -52,7 +52,7 @@ def test_a_value_is_printed_in_its_columns_format():
         (Cell(None), "text", ""),
     ]:
         shown = printed(cell, Column("x", "x", form))
-        assert f"{shown.joined()} {shown.interval}".rstrip() == text
+        assert f"{shown.text} {shown.interval}".rstrip() == text
 
 
 def test_an_epsilon_is_shown_so_that_typing_it_gives_the_same():

@@ -415,10 +415,7 @@ class Store:
 
     def record_dataset(self, name: str, *, fingerprint: str | None = None) -> str:
         """Remember a data set; returns its id, which differs where contents differ."""
-        row = {"id": dataset_id(name, fingerprint), "name": name, "fingerprint": fingerprint}
-        with self.writing() as db:
-            db.table("datasets").upsert(columns(row), pk="id")
-        return str(row["id"])
+        return self._remember("datasets", name, fingerprint, {"fingerprint": fingerprint})
 
     def record_model(
         self,
@@ -430,12 +427,15 @@ class Store:
         run: str | None = None,
     ) -> str:
         """Remember a model; returns its id, which differs where the weights differ. `run` trained it."""
-        model_id = legible(name) + (f"@{weights_sha256[:8]}" if weights_sha256 else "")
         known = {"architecture": architecture, "weights_sha256": weights_sha256, "regime": regime, "run": run}
-        row = {"id": model_id, "name": name} | {key: value for key, value in known.items() if value is not None}
+        return self._remember("models", name, weights_sha256, known)
+
+    def _remember(self, table: str, name: str, contents: str | None, known: Mapping[str, str | None]) -> str:
+        row = {"id": legible(name) + (f"@{contents[:8]}" if contents else ""), "name": name}
+        row |= {key: value for key, value in known.items() if value is not None}
         with self.writing() as db:
-            db.table("models").upsert(columns(row), pk="id")
-        return model_id
+            db.table(table).upsert(columns(row), pk="id")
+        return row["id"]
 
     # inside
 
@@ -639,11 +639,6 @@ class Run:
 def _own_process() -> dict[str, Any]:
     """By what this process is known again, as columns of its run."""
     return {"pid": os.getpid(), "host": socket.gethostname()}
-
-
-def dataset_id(name: str, fingerprint: str | None) -> str:
-    """What the store calls a data set: the same where name and contents are."""
-    return legible(name) + (f"@{fingerprint[:8]}" if fingerprint else "")
 
 
 def require(folder: Path) -> None:
