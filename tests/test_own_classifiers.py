@@ -177,9 +177,8 @@ swin = lambda: torchvision.models.SwinTransformer([4, 4], 12, [1, 1], [2, 2], [7
 def of_code(name, classes, resize=256, side=224, *options, last=None):
     """A function in a file of the user's own."""
     Path("nets.py").write_text(CODE)
-    made = {}
+    transforms, made = import_torchvision().transforms, {}
     exec(CODE, made)
-    transforms = import_torchvision().transforms
     steps = [transforms.Resize(resize), transforms.CenterCrop(side), transforms.ToTensor()]
     return Own(f"nets.py:{name}", made[name](), transforms.Compose(steps + [last] * bool(last)), classes, options)
 

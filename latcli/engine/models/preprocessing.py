@@ -191,11 +191,14 @@ class _BandProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_CHW: torch.Tensor, matrix_hH: torch.Tensor, bands: Bands) -> torch.Tensor:
         ctx.save_for_backward(matrix_hH)
+        ctx.set_materialize_grads(False)
         ctx.bands, ctx.shape = bands, x_CHW.shape
         return torch.cat([matrix_hH[rows, seen] @ x_CHW[:, seen] for rows, seen in bands], dim=1)
 
     @staticmethod
-    def backward(ctx: Any, gradient_ChW: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, gradient_ChW: torch.Tensor | None) -> tuple[torch.Tensor | None, None, None]:
+        if gradient_ChW is None:  # a network that has none must not seem to have one of zeros
+            return None, None, None
         (matrix_hH,) = ctx.saved_tensors
         of_x_CHW = gradient_ChW.new_zeros(ctx.shape)
         for rows, seen in ctx.bands:
