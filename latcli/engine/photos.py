@@ -23,7 +23,6 @@ from PIL import Image
 
 from latcli.engine import localize
 from latcli.engine.attacks.contract import allowed_levels, run_attack
-from latcli.engine.attacks.pgd import repeated_gradient
 from latcli.engine.attacks.settings import Attack, AttackSettings, Model, narrowed
 from latcli.engine.canvas import (
     MAX_GRID_PIXELS,
@@ -39,7 +38,7 @@ from latcli.engine.canvas import (
 )
 from latcli.engine.detectors.base import Target
 from latcli.engine.detectors.cam import evidence_inside
-from latcli.engine.devices import images_that_fit
+from latcli.engine.devices import images_that_fit, rounded_factors
 from latcli.engine.images import Photo, decode_png, encode_png, to_unit
 from latcli.engine.models.classifier import Classifier, predict
 from latcli.engine.noise import derive_seed
@@ -48,14 +47,10 @@ from latcli.engine.precision import GradientForm, Precision, gradient_model
 from latcli.errors import LatcliError, UsageError
 from latcli.results import Label, Prediction
 
-T = TypeVar("T")
-
 #: Photos that are attacked together where nothing is asked for and free memory is not known.
 _BATCH = 8
 #: Where it is known, at most so many, of at most so many pixels: more gain nothing, and results come late.
 _LARGEST_BATCH, _LARGEST_PIXELS = 32, 4 * MAX_GRID_PIXELS
-#: Images that are scored together where they may be.
-_SCORED_TOGETHER = 32
 #: Logits that a label must fall behind by, before an attack with a stop rank rests: PIL's resize rounds twice where
 #: the differentiable one rounds once, and the score is PIL's.
 STOP_MARGIN = 0.25
@@ -164,14 +159,8 @@ class PhotoResult:
         return self.fooled if self.reached is None else self.reached
 
 
-@dataclass(frozen=True, eq=False)
-class _Saved:
-    """An adversarial photo: its levels, the bytes of its PNG, and x_Chw, what the classifier reads in these."""
-
-    levels_HWC: np.ndarray
-    png: bytes
-    x_Chw: torch.Tensor
-    change: Change
+#: A result of which only the scores are missing, and x_Chw, what the classifier reads in its saved bytes.
+_Saved = tuple[Callable[..., PhotoResult], torch.Tensor]
 
 
 class PhotoAttacker:
@@ -190,7 +179,7 @@ class PhotoAttacker:
         threads: Executor | None = None,
     ) -> None:
         self.classifier, self.finder, self.attack, self.threads = classifier, finder, attack, threads
-        self.scored_together = 1 if classifier.device.type == "cpu" else _SCORED_TOGETHER
+        self.scored_together = 1 if classifier.device.type == "cpu" else _LARGEST_BATCH
         self._given_up = threading.Event()
         margin = STOP_MARGIN if settings.attack.stop_rank else 0.0
         search = replace(settings.attack, targeted=settings.target is not None, stop_margin=margin)
@@ -267,11 +256,14 @@ class PhotoAttacker:
                 most, pixels = min(fit, _LARGEST_BATCH), min(fit * first.size[0] * first.size[1], _LARGEST_PIXELS)
         yield from batches(chain([first], photos), most, pixels)
 
-    def _gradient_on(self, one: Located, count: int) -> torch.Tensor:
-        """One gradient for so many copies of a photo, as an attack computes it."""
+    def _gradient_on(self, one: Located, count: int) -> None:
+        """Compute one gradient for so many copies of a photo, as an attack does; none where the classifier has none."""
         canvas = make_canvas([make_grid(one.photo.levels_HWC, np.ones(one.size, np.uint8))] * count, self.device)
-        y_B = torch.zeros(count, dtype=torch.int64, device=self.device)
-        return repeated_gradient(self._view(canvas), canvas.x_BCHW, y_B, lambda logits_BK, _: logits_BK.sum(dim=1))[0]
+        x_BCHW = canvas.x_BCHW.requires_grad_()
+        with torch.enable_grad(), rounded_factors(self.device):
+            logits_BK = self._view(canvas)(x_BCHW)
+            if logits_BK.requires_grad:
+                torch.autograd.grad(logits_BK.sum(), x_BCHW, allow_unused=True)
 
     def attack_batch(self, batch: Sequence[Threat], search: AttackSettings | None = None) -> list[PhotoResult]:
         """Attack photos together; each result is what it would be alone, up to floating-point noise.
@@ -303,11 +295,13 @@ class PhotoAttacker:
             _on_grids(search, grids),
             torch.tensor(seeds, device=self.device),
         )
-        saved = [
-            self._beside(partial(self._saved, one, grid, adv_CHW, search.radius))
+        saved: list[Callable[[], _Saved]] = [
+            partial(self._saved, one, grid, adv_CHW, search.radius)
             for one, grid, adv_CHW in zip(batch, grids, adv_BCHW.cpu(), strict=True)
         ]
-        return lambda: self._results(batch, [one() for one in saved])
+        if self.threads is not None:
+            saved = [self.threads.submit(one).result for one in saved]
+        return lambda: self._results([one() for one in saved], [one.located.label.index for one in batch])
 
     def smallest_epsilon(
         self, batch: Sequence[Located], region: localize.Region, most: float
@@ -357,39 +351,28 @@ class PhotoAttacker:
         """Have threads leave what they have not done of begun batches: no process ends before its threads."""
         self._given_up.set()
 
-    def _beside(self, work: Callable[[], T]) -> Callable[[], T]:
-        """Have a thread do it, where there are threads; what is returned gives its result, or raises its error."""
-        return work if self.threads is None else self.threads.submit(work).result
-
     def _saved(self, threat: Threat, grid: Grid, adv_CHW: torch.Tensor, radius: float | None) -> _Saved:
-        """The saved photo of an attack's result, and what reading it back gives. Raises ContractError."""
+        """What an attack found on a photo's grid, as it is saved. Raises ContractError."""
         levels_HWC, allowed_HW = threat.located.photo.levels_HWC, threat.allowed_HW
         adversarial_HWC = adversarial_levels(levels_HWC, allowed_HW, grid, adv_CHW, radius)
-        self._go_on()
-        png = encode_png(adversarial_HWC)
-        self._go_on()
+        png = encode_png(adversarial_HWC, self._go_on)
         change = measure_change(levels_HWC, adversarial_HWC, allowed_HW)
-        return _Saved(adversarial_HWC, png, self._read(decode_png(png)), change)
+        scored = partial(PhotoResult, threat, adversarial_png=png, adversarial_HWC=adversarial_HWC, change=change)
+        return scored, self._read(decode_png(png))
 
     def _go_on(self) -> None:
         if self._given_up.is_set():
             raise CancelledError
 
-    def _results(self, batch: Sequence[Threat], saved: Sequence[_Saved]) -> list[PhotoResult]:
-        inputs, target = [one.x_Chw for one in saved], self.settings.target
-        adversarial = self._score(inputs, [one.located.label.index for one in batch])
-        of_target = [None for _ in saved] if target is None else self._score(inputs, [target.index for _ in saved])
+    def _results(self, saved: Sequence[_Saved], labels: Sequence[int]) -> list[PhotoResult]:
+        inputs, target = [x_Chw for _, x_Chw in saved], self.settings.target
+        predictions = self._score(inputs, labels)
+        if target is None:
+            return [scored(prediction) for (scored, _), prediction in zip(saved, predictions, strict=True)]
+        of_target = self._score(inputs, [target.index for _ in saved])
         return [
-            PhotoResult(
-                threat=threat,
-                adversarial=prediction,
-                adversarial_png=one.png,
-                adversarial_HWC=one.levels_HWC,
-                change=one.change,
-                p_target=None if for_target is None else for_target.confidence,
-                reached=None if target is None else prediction.index == target.index,
-            )
-            for threat, one, prediction, for_target in zip(batch, saved, adversarial, of_target, strict=True)
+            scored(prediction, p_target=other.confidence, reached=prediction.index == target.index)
+            for (scored, _), prediction, other in zip(saved, predictions, of_target, strict=True)
         ]
 
     def _at_resolution(self, photo: Photo) -> Photo:
@@ -422,15 +405,15 @@ class PhotoAttacker:
         )
 
 
-Sized = TypeVar("Sized", Located, Threat)
+T = TypeVar("T", Located, Threat)
 
 
-def batches(photos: Iterable[Sized], most: int, pixels: int = MAX_GRID_PIXELS) -> Iterator[list[Sized]]:
+def batches(photos: Iterable[T], most: int, pixels: int = MAX_GRID_PIXELS) -> Iterator[list[T]]:
     """Photos in groups for `attack_batch`, in their order: at most `most`, on a canvas of at most `pixels` pixels.
 
     A photo that is larger than that goes alone.
     """
-    group: list[Sized] = []
+    group: list[T] = []
     height = width = 0
     for one in photos:
         h, w = one.size
