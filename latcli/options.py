@@ -645,7 +645,9 @@ class AttackOptions(PhotoOptions):
     norm: Literal["linf", "l2"] = option(ATTACK, "linf|l2", "linf, or l2 (with --radius).", default="linf")
     radius: float | None = option(ATTACK, "R", "Radius of the l2 ball; epsilon still bounds each pixel.")
     at_model_resolution: bool = switch(ATTACK, "Attack the resized photo, as the paper does.")
-    batch: int = option(WHERE, "N", "Photos per batch.", default=8, min=1)
+    batch: int | None = option(
+        WHERE, "N", "Photos per batch.", min=1, show_default="8; with CUDA what free memory allows, at most 32"
+    )
     no_figures: bool = switch(
         OUTPUT, "Skip the figure (photo, background, adversarial photo) for each photo.", INCIDENTAL
     )

@@ -13,7 +13,6 @@ from typing import Any
 from latcli.results import AttackedPhoto, Cell, Guess, Label, Prediction, columns, to_json
 from latcli.store.store import Run, Store
 
-MNIST = "mnist@00000000"
 INPUTS = ("natural", "standard", "background")
 
 #: Names that some format could take for something else.

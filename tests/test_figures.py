@@ -1,7 +1,5 @@
 """Pictures of results: Figure 1, the amplified difference, heat maps and curves, whatever things are called."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import math
@@ -40,27 +38,27 @@ GREEN, GREY = (0x2E, 0x9E, 0x4F), (0x9A, 0xA3, 0xAD)
 RED, LIME, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
 
 
-def guesses_of(*confidences: float, right: int = 0) -> list[Guess]:
+def guesses_of(*confidences, right=0):
     return [Guess(f"class {place}", value, place == right) for place, value in enumerate(confidences)]
 
 
-def panel_of(colour: tuple[int, int, int], *confidences: float, right: int = 0) -> Panel:
+def panel_of(colour, *confidences, right=0):
     return Panel("a title", np.full((60, 60, 3), colour, dtype=np.uint8), guesses_of(*confidences, right=right))
 
 
-def levels_of(data: bytes) -> np.ndarray:
+def levels_of(data):
     """A PNG as levels_HWC."""
     with Image.open(io.BytesIO(data)) as image:
         assert image.format == "PNG"
         return np.asarray(image.convert("RGB"))
 
 
-def figure_1(*panels: Panel, caption: str = "hen: 49.1 % of pixels altered") -> np.ndarray:
+def figure_1(*panels, caption="hen: 49.1 % of pixels altered"):
     with without_glyph_warnings():
         return levels_of(triptych(panels, caption))
 
 
-def places_of(levels_HWC: np.ndarray, colour: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+def places_of(levels_HWC, colour):
     """Rows and columns of the pixels of a colour."""
     rows, columns = np.nonzero((np.abs(levels_HWC.astype(int) - colour) <= 2).all(axis=2))
     return rows, columns
@@ -102,7 +100,7 @@ def test_photos_of_every_shape_fit_and_so_do_guesses_of_every_number(height, wid
     assert len(places_of(levels, GREEN)[0]) > 0
 
 
-def digest() -> str:
+def digest():
     return hashlib.sha256(triptych([panel_of(RED, 0.7, 0.2)], "hen")).hexdigest()
 
 
@@ -123,7 +121,7 @@ def test_the_difference_is_amplified_around_grey(seed, gain):
     assert (amplified_difference(before, before, gain) == 128).all()
 
 
-def is_drawn(data: bytes) -> bool:
+def is_drawn(data):
     return len(np.unique(levels_of(data))) > 20
 
 
@@ -157,7 +155,6 @@ def test_curves_of_training_and_of_attacks_are_tables_that_can_be_drawn():
     document = sample.report()
     document["training"][0]["series"]["test_loss"] = [[0, 2.0], [9, 0.5]]
     training, (curve,) = training_curves(document["training"]), curves(*document["evaluations"])
-
     assert [(table.title, table.columns[-1].format) for table in training] == [
         ("Training loss against step, mnist", "number"), ("Test loss against step, mnist", "number"),
         ("Accuracy on clean training batches against step, mnist", "percent"),
@@ -173,7 +170,6 @@ def test_curves_of_training_and_of_attacks_are_tables_that_can_be_drawn():
 def test_runs_of_other_steps_are_lines_of_one_plot():
     series = [[[0, 2.0], [4, 1.0]], [[0, 3.0], [3, 1.0], [6, 0.5]]]
     (table,) = training_curves([sample.trained(place, series={"loss": one}) for place, one in enumerate(series)])
-
     assert [column.key for column in table.columns[1:]] == ["0", "3", "4", "6"]
     assert [cell.value for cell in table.rows[0].cells[1:]] == [2.0, None, 1.0, None]
     assert "natural 00a0 1.0" in in_words(table)

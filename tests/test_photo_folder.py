@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import zlib
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,10 +17,8 @@ from photo_set import save, write_photos
 from PIL import Image
 
 from latcli.engine.datasets import photo_folder as module
-from latcli.engine.datasets.base import Augmentation, Images, Request
+from latcli.engine.datasets.base import Request
 from latcli.engine.datasets.photo_folder import (
-    ObjectMask,
-    PhotoFolder,
     class_folders,
     detected_masks,
     holds_photos,
@@ -30,8 +27,8 @@ from latcli.engine.datasets.photo_folder import (
     read_masks,
     read_object,
 )
-from latcli.engine.detectors.base import Box, Detection, Detector, NoDetector, Target
-from latcli.engine.images import Photo, read_photo
+from latcli.engine.detectors.base import Box, Detection, NoDetector
+from latcli.engine.images import read_photo
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.objects import ObjectFinder, ObjectSettings
@@ -48,22 +45,15 @@ def photos(tmp_path):
     return folder.with_masks(*read_masks(folder.folders, tmp_path / "masks"))
 
 
-def requests(*batches: Sequence[int], seed: int = 0) -> list[Request]:
+def requests(*batches, seed=0):
     return [
         Request(torch.tensor(batch), torch.tensor([1000 * seed + 7 * sample + index for sample in batch]))
         for index, batch in enumerate(batches)
     ]
 
 
-def read(folder: PhotoFolder, asked: Iterable[Request], augment: Augmentation = "crop-flip") -> list[Images]:
+def read(folder, asked, augment="crop-flip"):
     return list(folder.training(asked, augment))
-
-
-def assert_equal(one: list[Images], other: list[Images]) -> None:
-    assert len(one) == len(other)
-    for a, b in zip(one, other, strict=True):
-        for name in ("x_BCHW", "y_B", "samples_B", "mask_B1HW"):
-            assert torch.equal(getattr(a, name), getattr(b, name)), name
 
 
 def test_test_photos_are_what_the_classifier_itself_reads(photos):
@@ -102,7 +92,6 @@ def test_a_sample_depends_on_its_seed_alone(photos):
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(-(2**63), 2**62))
 def test_a_random_crop_is_a_part_of_the_photo_and_every_other_is_mirrored(height, width, seed):
     left, top, right, bottom = random_crop((height, width), seed)[0]
-
     assert 0 <= left < right <= width * (1 + 1e-12)
     assert 0 <= top < bottom <= height * (1 + 1e-12)
     if 0.75 < height / width < 4 / 3:  # a side that would leave the photo is cut
@@ -114,7 +103,10 @@ def test_any_number_of_processes_gives_the_same_bits(photos):
     asked = requests([0, 3, 5], [7, 1, 2], [6, 4, 0], [1, 1, 1])
     alone = read(photos, asked)
     for workers in (1, 2):
-        assert_equal(read(replace(photos, workers=workers), asked), alone)
+        together = read(replace(photos, workers=workers), asked)
+        for one, other in zip(together, alone, strict=True):
+            for name in ("x_BCHW", "y_B", "samples_B", "mask_B1HW"):
+                assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -186,7 +178,6 @@ def test_a_missing_mask_names_the_photo_and_none_is_shared(photos, tmp_path):
     missing = tmp_path / "masks" / "test" / "red" / "1.png"
     missing.rename(tmp_path / "masks" / "1.png")
     assert len(read_masks(photos.folders, tmp_path / "masks")[0]) == 12  # by its bare name, which no other photo needs
-
     (tmp_path / "masks" / "test" / "green" / "1.png").unlink()
     with pytest.raises(UsageError, match=r"test/green/1\.png and test/red/1\.png would both have the mask"):
         read_masks(photos.folders, tmp_path / "masks")
@@ -212,10 +203,10 @@ class Reds:
 
     name, fingerprint, depends_on_target = "reds", "reds 1", True
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.asked: list[str] = []
 
-    def detect(self, photo: Photo, target: Target) -> Detection:
+    def detect(self, photo, target):
         self.asked.append(target.name)
         rows, columns = np.nonzero(photo.levels_HWC[..., 0] == 255)
         if not len(rows):
@@ -226,15 +217,15 @@ class Reds:
 class Guesses(torch.nn.Module):
     """Class 2 of 3 for everything."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.tensor([0.0, 0.0, 1.0]))
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BCHW):
         return self.weight.expand(len(x_BCHW), -1)
 
 
-def found(photos: PhotoFolder, detector: Detector) -> tuple[list[ObjectMask], tuple[str, ...], int]:
+def found(photos, detector):
     """The masks that the detector finds, the notes on them, and how many photos were looked at."""
     names, ids, ticks = ("red", "blue", "fox"), ("n00000001", "n00000002", "n00000003"), []
     finder = ObjectFinder(ObjectSettings(detector=detector.name), [detector])
@@ -245,7 +236,6 @@ def found(photos: PhotoFolder, detector: Detector) -> tuple[list[ObjectMask], tu
 def test_a_detectors_masks_and_what_it_is_asked_for(photos):
     detector = Reds()
     masks, notes, looked_at = found(photos, detector)
-
     assert detector.asked == ["fox"] * 4 + ["red"] * 4 + ["fox"] * 2 + ["red"] * 2
     assert notes == ("reds found no object in 6 of 12 photos, where the middle 0.5 of the sides stands for it",)
     assert looked_at == 12

@@ -6,10 +6,8 @@ import base64
 import hashlib
 import io
 import re
-from collections.abc import Mapping
 from html.parser import HTMLParser
 from importlib import resources
-from typing import Any
 
 import numpy as np
 import pytest
@@ -31,30 +29,30 @@ FILES = {kind: kind for kind in ("adversarial", "difference", "mask")}
 class Seen(HTMLParser):
     """Every element, every attribute, and the text outside scripts and styles."""
 
-    def __init__(self, text: str):
+    def __init__(self, text):
         super().__init__()
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str | None]] = []
         self.texts: list[str] = []
         self.feed(text)
 
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]):
+    def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         self.attributes += attributes
 
-    def handle_data(self, data: str):
+    def handle_data(self, data):
         self.texts.append(data)
 
     @property
-    def words(self) -> str:
+    def words(self):
         return " ".join(" ".join(self.texts).split())
 
 
-def page_of(document: dict[str, Any], files: Mapping[str, bytes] | None = None) -> str:
+def page_of(document, files=None):
     return "".join(render(document, (files or {}).get))
 
 
-def named(name: str) -> dict[str, Any]:
+def named(name):
     """A report in which everything is called so."""
     photo = sample.photo(name, name, (name, 0.9, 0.9, 1), (name, 0.9, 1e-9, 9), notes=(name,))
     listed = sample.run_row(command=name, config={name: name}, argv=["latcli", name])
@@ -104,7 +102,7 @@ def test_sections_stand_only_where_there_is_something_to_show():
                         "not-shown"]  # fmt: skip
 
 
-def only_matrix(**changed: Any) -> dict[str, Any]:
+def only_matrix(**changed):
     return sample.nothing(sample.report(), matrices=[sample.matrix(**changed)])
 
 
@@ -168,7 +166,7 @@ def test_smallest_epsilons_are_bars():
 
 
 def test_photos_are_asked_for_one_by_one():
-    asked: list[str] = []
+    asked = []
     photos = [sample.photo(files={"adversarial": str(place)}) for place in range(50)]
     pieces = render(sample.report(*photos), lambda path: asked.append(path))
     next(pieces)
@@ -211,20 +209,19 @@ def test_what_cannot_be_shown_is_named_and_pictures_are_nothing_but_base64():
     document = sample.report(sample.photo(files=FILES))
     text = page_of(document, attack_files())
     shown = re.findall(r'src="data:image/webp;base64,([^"]*)"', text)
-
     assert [base64.b64decode(webp, validate=True)[8:12] for webp in shown] == [b"WEBP"] * 4
     broken = attack_files() | {"mask": b"no picture"}
     assert "Not shown, since it cannot be read: the mask." in page_of(document, broken)
     assert ('class="frame"' in text, 'class="frame"' in page_of(document)) == (True, False)
 
 
-def luminance(colour: str) -> float:
+def luminance(colour):
     parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def contrast(one: str, other: str) -> float:
+def contrast(one, other):
     light, dark = sorted((luminance(one), luminance(other)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
 

@@ -1,9 +1,6 @@
 """What an invocation says, and where: stdout for results, stderr for the rest."""
 
-from __future__ import annotations
-
 import io
-from typing import Any
 
 import pytest
 from rich.table import Table
@@ -15,7 +12,7 @@ from latcli.session import Session
 class Terminal(io.StringIO):
     """A stream that says it is a terminal."""
 
-    def isatty(self) -> bool:
+    def isatty(self):
         return True
 
 
@@ -29,7 +26,7 @@ def plain_environment(monkeypatch):
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
 @pytest.mark.parametrize("quiet", [False, True])
 def test_notes_and_progress_are_on_stderr_and_only_as_far_as_they_are_wanted(stream, quiet):
-    session: Any = Session(stdout=stream(), stderr=stream(), quiet=quiet)
+    session = Session(stdout=stream(), stderr=stream(), quiet=quiet)
 
     session.note("read evil\n\x1b[31m.jpg \udcff [bold]")
     with session.progress("attack [x]", 3) as tick:

@@ -1,7 +1,5 @@
 """Intervals, comparisons and who is best: published values, exact sums, and how often chance is taken for a finding."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -17,7 +15,7 @@ from latcli.engine.evaluation.statistics import (
     rejected,
     wilson_interval,
 )
-from latcli.results import Cell, Comparison, EvaluatedModel
+from latcli.results import EvaluatedModel
 
 
 def test_wilson_intervals_are_the_published_ones():
@@ -95,7 +93,7 @@ def test_the_best_is_shared_with_those_that_chance_may_have_put_behind():
     assert not_beaten([0.5, 0.5], lambda first, other: 1.0) == [True, True]
 
 
-def column(right_NM: torch.Tensor, loss_NM: torch.Tensor) -> tuple[list[Cell], list[Comparison]]:
+def column(right_NM, loss_NM):
     models = [EvaluatedModel(name, name, name, name, "", "") for name in "abc"[: right_NM.shape[1]]]
     return column_results(right_NM, loss_NM, 0, models, {"input": "standard", "seed": 0}, [0.0] * len(models))
 

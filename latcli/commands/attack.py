@@ -7,9 +7,10 @@ import math
 import re
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,7 +26,7 @@ from latcli.engine.evaluation.distrust import examine
 from latcli.engine.images import sha256_of
 from latcli.engine.labels import parse_label
 from latcli.engine.localize import Region
-from latcli.engine.photos import Located, PhotoAttacker, PhotoResult, PhotoSettings, Threat, batches
+from latcli.engine.photos import Located, PhotoAttacker, PhotoResult, PhotoSettings, Threat
 from latcli.errors import ExitCode, LatcliError, UsageError
 from latcli.options import AttackOptions, given
 from latcli.reporting.text import printable
@@ -106,7 +107,7 @@ class Job:
             precision=session.precision,
             seed=session.seed,
         )
-        self.attacker = PhotoAttacker(classifier, self.work.finder, attack, settings)
+        self.attacker = PhotoAttacker(classifier, self.work.finder, attack, settings, self.work.threads)
         tried = {task.epsilon for task in self.tasks}
         self.protocol = AttackProtocol(
             classifier=classifier.name,
@@ -395,6 +396,10 @@ def _planned(job: Job, photos: Iterable[Located]) -> Iterator[Chunk[PlannedPhoto
 # results
 
 
+#: A result, with the smallest epsilon where that is searched for and found.
+_Attacked = tuple[PhotoResult, float | None]
+
+
 class _Maker:
     """Makes the results of this rank's photos: attacks them and writes their files, under temporary names as yet.
 
@@ -408,26 +413,50 @@ class _Maker:
         self._stems = {name: stem for name, (stem, _) in finished.items()} | dict(zip(names, stems, strict=True))
 
     def chunks(self, photos: Iterable[Located]) -> Iterator[Chunk[AttackedPhoto]]:
-        """Results of a batch of photos at a time; the pictures of the last ones are yet to be drawn."""
+        """Results of a batch of photos at a time; the pictures of the last ones are yet to be drawn.
+
+        Where threads encode what was attacked, the next batch is attacked meanwhile. An error is raised after the
+        results of what was attacked before it.
+        """
+        begun, behind = deque[Callable[[], Chunk[AttackedPhoto]]](), 0 if self._job.attacker.threads is None else 1
+        try:
+            for chunk in self._begun(photos):
+                begun.append(chunk)
+                if len(begun) > behind:
+                    yield begun.popleft()()
+        except Exception:
+            while begun:
+                yield begun.popleft()()
+            raise
+        while begun:
+            yield begun.popleft()()
+        yield self._job.work.chunk()
+
+    def _begun(self, photos: Iterable[Located]) -> Iterator[Callable[[], Chunk[AttackedPhoto]]]:
+        """What gives the results of a batch of photos, which have been attacked."""
         job = self._job
-        for batch in batches(photos, job.options.batch):
+        for batch in job.attacker.batches(photos, job.options.batch):
             for number, task in enumerate(job.tasks):
                 self._pictures.begin()  # those of the results before, while these are made
                 missing = [one for one in batch if number not in self._finished.get(one.photo.name, ("", ()))[1]]
-                made = [self._made(*one) for one in self._attacked(task, missing)]
                 ended = [one.photo.name for one in batch] if number == len(job.tasks) - 1 else []
-                yield job.work.chunk((one for one, _ in made), (file for _, file in made), ended)
-        yield job.work.chunk()
+                yield partial(self._chunk, self._attacked(task, missing), ended)
 
-    def _attacked(self, task: Task, batch: Sequence[Located]) -> list[tuple[PhotoResult, float | None]]:
-        """The results of one task, with the smallest epsilon where that is searched for and found."""
+    def _chunk(self, results: Callable[[], list[_Attacked]], ended: Sequence[str]) -> Chunk[AttackedPhoto]:
+        made = [self._made(*one) for one in results()]
+        return self._job.work.chunk((one for one, _ in made), (file for _, file in made), ended)
+
+    def _attacked(self, task: Task, batch: Sequence[Located]) -> Callable[[], list[_Attacked]]:
+        """Attack the photos for one task; what is returned gives the results."""
         attacker = self._job.attacker
         threats = [threat for one in batch if (threat := self._job.threat(one, task)) is not None]
         if not threats:
-            return []
+            return list
         if task.smallest:
-            return attacker.smallest_epsilon([one.located for one in threats], task.region, task.epsilon)
-        return [(result, None) for result in attacker.attack_batch(threats)]
+            found = attacker.smallest_epsilon([one.located for one in threats], task.region, task.epsilon)
+            return lambda: found
+        results = attacker.begin_batch(threats)
+        return lambda: [(result, None) for result in results()]
 
     def _made(self, attacked: PhotoResult, smallest: float | None) -> tuple[AttackedPhoto, StagedFile]:
         """A result and its adversarial photo, written; its pictures are asked for."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,32 @@ def rounded_factors(device: torch.device) -> AbstractContextManager[None]:
         return nullcontext()
     flags: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=True)
     return flags
+
+
+def images_that_fit(device: torch.device, compute: Callable[[int], object]) -> int | None:
+    """How many images at once an attack has memory for, from the peaks of a gradient on one and on two images.
+
+    `compute` is given how many. None on a device that does not tell its free memory.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return None
+    peaks = []
+    for count in (1, 2):
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        try:
+            compute(count)
+        except torch.OutOfMemoryError:
+            return 1
+        peaks.append(torch.cuda.max_memory_allocated(device) - before)
+    # Libraries may take less memory beside two images than beside one.
+    each = max(peaks[1] - peaks[0], peaks[1] // 4, 1)
+    free, _ = torch.cuda.mem_get_info(device)
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    # Half: a recording of the gradient has memory of its own (see cuda_graph), and the attack keeps images besides.
+    return max(1, (free + held) // 2 // each)
 
 
 _SHORT = (

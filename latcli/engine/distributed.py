@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -36,9 +36,6 @@ TIMEOUT_SECONDS = 60.0
 _PREPARING = timedelta(hours=2)
 #: A rank that makes something tells rank 0 so many times within the timeout that it is still there.
 _SIGNS_OF_LIFE = 6
-
-#: What a rank sends to rank 0: something it has made, that it has made all, or the exception that stops it.
-_Kind = Literal["made", "all", "alive", "failed"]
 
 
 class Ranks:
@@ -182,7 +179,7 @@ class Ranks:
             )
 
     def _received(self, own: Iterable[T]) -> Iterator[tuple[int, T]]:
-        arrived: queue.SimpleQueue[tuple[int, _Kind, Any]] = queue.SimpleQueue()
+        arrived: queue.SimpleQueue[tuple[int, str, Any]] = queue.SimpleQueue()
         for rank in range(1, self.size):
             threading.Thread(target=self._receive, args=(rank, arrived), daemon=True).start()
         mine, at_work = iter(own), set(range(self.size))
@@ -198,9 +195,12 @@ class Ranks:
                 with self.watched():
                     raise _of_rank(rank, value)
 
-    def _receive(self, rank: int, arrived: queue.SimpleQueue[tuple[int, _Kind, Any]]) -> None:
-        """Take what a rank sends, on a thread of its own."""
-        kind: _Kind = "alive"
+    def _receive(self, rank: int, arrived: queue.SimpleQueue[tuple[int, str, Any]]) -> None:
+        """Take what a rank sends, on a thread of its own.
+
+        That is "made" and something, "alive" between, in the end "all", or "failed" and the exception that stopped it.
+        """
+        kind = "alive"
         while kind in ("alive", "made"):
             message: list[Any] = [None]
             try:
@@ -232,7 +232,7 @@ class Ranks:
             ended.set()
             alive.join()
 
-    def _send(self, kind: _Kind, value: object = None) -> None:
+    def _send(self, kind: str, value: object = None) -> None:
         with self._sending:
             torch.distributed.send_object_list([(kind, value)], dst=0, group=self._watched_group)
 

