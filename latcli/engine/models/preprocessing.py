@@ -172,14 +172,16 @@ class LinearResize:
         return read_CHW if self.padding_Chw is None else read_CHW + self.padding_Chw
 
 
-#: Rows of a matrix, and the columns beside which these rows are zero.
+#: Rows of a matrix, and the columns beside which these rows are zero; none where the matrix is multiplied as a whole.
 Bands = tuple[tuple[slice, slice], ...]
 
 
 def _bands(matrix_hH: torch.Tensor) -> Bands:
-    found, count = [], len(matrix_hH) if matrix_hH.is_cuda else _BAND
-    for top in range(0, len(matrix_hH), count):
-        rows = slice(top, top + count)
+    if matrix_hH.device.type != "cpu":
+        return ()
+    found = []
+    for top in range(0, len(matrix_hH), _BAND):
+        rows = slice(top, top + _BAND)
         seen = matrix_hH[rows].any(dim=0).nonzero()[:, 0].tolist() or [0]
         found.append((rows, slice(seen[0], seen[-1] + 1)))
     return tuple(found)
@@ -207,6 +209,8 @@ class _BandProduct(torch.autograd.Function):
 
 
 def _banded(x_CHW: torch.Tensor, matrix_hH: torch.Tensor, bands: Bands) -> torch.Tensor:
+    if not bands:
+        return matrix_hH @ x_CHW
     product_ChW: torch.Tensor = _BandProduct.apply(x_CHW, matrix_hH, bands)  # type: ignore[no-untyped-call]
     return product_ChW
 
