@@ -173,6 +173,7 @@ class PhotoWork:
             return
 
         def prepared(source: PhotoSource) -> Photo:
+            attacker.go_on()
             photo = source.read()
             attacker.look_ahead(photo)
             return photo

@@ -348,21 +348,22 @@ class PhotoAttacker:
         return time.perf_counter() - start
 
     def give_up(self) -> None:
-        """Have threads leave what they have not done of begun batches: no process ends before its threads."""
+        """Have threads leave what they have not done: no process ends before its threads."""
         self._given_up.set()
+
+    def go_on(self) -> None:
+        """Raise CancelledError where all was given up."""
+        if self._given_up.is_set():
+            raise CancelledError
 
     def _saved(self, threat: Threat, grid: Grid, adv_CHW: torch.Tensor, radius: float | None) -> _Saved:
         """What an attack found on a photo's grid, as it is saved. Raises ContractError."""
         levels_HWC, allowed_HW = threat.located.photo.levels_HWC, threat.allowed_HW
         adversarial_HWC = adversarial_levels(levels_HWC, allowed_HW, grid, adv_CHW, radius)
-        png = encode_png(adversarial_HWC, self._go_on)
+        png = encode_png(adversarial_HWC, self.go_on)
         change = measure_change(levels_HWC, adversarial_HWC, allowed_HW)
         scored = partial(PhotoResult, threat, adversarial_png=png, adversarial_HWC=adversarial_HWC, change=change)
         return scored, self._read(decode_png(png))
-
-    def _go_on(self) -> None:
-        if self._given_up.is_set():
-            raise CancelledError
 
     def _results(self, saved: Sequence[_Saved], labels: Sequence[int]) -> list[PhotoResult]:
         inputs, target = [x_Chw for _, x_Chw in saved], self.settings.target
