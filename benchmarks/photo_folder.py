@@ -5,10 +5,14 @@ Prints seconds a photo and the first process's peak memory, each in turn, so tha
 `benchmarks.sweeps` shows how both grow with the number of photos. Usage: `python -m benchmarks.photo_folder
 [--photos FOLDER] [--count N] [--steps N] [--alone N]`; the photos, which must all leave something to change, are
 repeated. Must not import torch: what a process has grown to would show in the peak memory of its children.
+
+With `--device cuda` (or cpu) it times something else: photos a second in one process, with and without threads that
+decode and encode beside the device. What the command takes for one photo, loading included, is not in them.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -19,8 +23,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.photos import add_photos, copies, given_photos
-from benchmarks.record import Options, begin
-from benchmarks.rounds import Measure, in_turn
+from benchmarks.record import Options, Record, begin
+from benchmarks.rounds import Measure, clocked, in_turn, spread
 
 _TOGETHER = "together"
 
@@ -68,31 +72,71 @@ class Timings:
         return timed(*arguments, "--steps", str(self._steps), "--store", store)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = Options(__doc__)
-    add_photos(parser)
-    for name, full, quick in (("count", 16, 4), ("steps", 20, 2), ("rounds", 3, 1), ("alone", 4, 1)):
-        parser.sized(name, full, quick)
-    given = parser.read(arguments)
-    record = begin("photo_folder", given)
-    with TemporaryDirectory() as name:
-        work = Path(name)
-        folder = copies(given_photos(given.photos), given.count, work / "photos")
-        timings = Timings(work, given.steps)
-        measures = [
-            timings.of(_TOGETHER, folder),
-            timings.of("one by one", folder, "--batch", "1"),
-            timings.of("no figures", folder, "--no-figures"),
-            timings.of("two processes", folder, "--devices", "2", "--device", "cpu"),
-            timings.alone("process each", sorted(folder.iterdir())[: given.alone]),
-        ]
-        found = in_turn(measures, given.rounds)
+def beside_device(given: argparse.Namespace, photos: Sequence[Path], work: Path, record: Record) -> None:
+    """Photos a second with and without threads beside the device, side by side."""
+    from latcli.commands import attack
+    from latcli.commands import photos as photo_work
+    from latcli.options import AttackOptions
+    from latcli.session import Session
+
+    one, folder = copies(list(photos), 1, work / "one"), copies(list(photos), given.count, work / "photos")
+    stores, shared = count(), {"detector": given.detector, "steps": given.steps, "no_figures": True}
+    shared |= {"batch": given.batch} if given.batch else {}
+
+    def attacked(folder: Path, threads: int) -> None:
+        photo_work.threads_beside = lambda device: threads
+        session = Session(store=work / f"store {next(stores)}", device=given.device, quiet=True)
+        if attack.run(AttackOptions(photos=(str(folder),), **shared), session).exit_code:
+            sys.exit("latcli attack failed")
+
+    threads = min(8, os.cpu_count() or 1)
+    attacked(folder, threads)  # warms up
+    contenders = {"opening": (one, 0), "without threads": (folder, 0), f"{threads} threads": (folder, threads)}
+    found = in_turn(
+        [clocked(name, lambda how=how: attacked(*how)) for name, how in contenders.items()],
+        given.rounds,
+    )
+    opening, plain, threaded = ([*found.seconds[name]] for name in contenders)
+    for name, seconds in (("without threads", plain), (f"{threads} threads", threaded)):
+        rate = spread((given.count - 1) / (whole - before) for whole, before in zip(seconds, opening, strict=True))
+        print(f"{name:15} {rate.median:7.2f} photos/s ({rate.range}), whole {spread(seconds).median:.2f} s")
+        record.add("beside a device", how=name, photos_a_second=rate.median, seconds=spread(seconds).median)
+    print(f"{'one photo':15} {spread(opening).median:7.2f} s, loading included")
+
+
+def whole_processes(given: argparse.Namespace, photos: Sequence[Path], work: Path, record: Record) -> None:
+    """Seconds a photo and peak memory of processes, in turn."""
+    folder = copies(list(photos), given.count, work / "photos")
+    timings = Timings(work, given.steps)
+    measures = [
+        timings.of(_TOGETHER, folder),
+        timings.of("one by one", folder, "--batch", "1"),
+        timings.of("no figures", folder, "--no-figures"),
+        timings.of("two processes", folder, "--devices", "2", "--device", "cpu"),
+        timings.alone("process each", sorted(folder.iterdir())[: given.alone]),
+    ]
+    found = in_turn(measures, given.rounds)
     for how, memory in timings.memory.items():
         seconds = found.time(how)
         print(f"{how:13} {seconds.median:7.3f} s a photo ({seconds.range}) {memory:7.0f} MiB at most")
         record.add("photos", how=how, seconds_a_photo=seconds.median, mebibytes=memory)
         if how != _TOGETHER:
             record.add_ratio(f"{given.count} photos, {given.steps} steps", how, found.ratio(how, _TOGETHER))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = Options(__doc__)
+    add_photos(parser)
+    for name, full, quick in (("count", 16, 4), ("steps", 20, 2), ("rounds", 3, 1), ("alone", 4, 1)):
+        parser.sized(name, full, quick)
+    parser.add_argument("--device", help="time threads beside this device instead: cuda or cpu")
+    parser.add_argument("--detector", default="cam", help="with --device; default: cam")
+    parser.add_argument("--batch", type=int, help="with --device; default: latcli's own")
+    given = parser.read(arguments)
+    record = begin("photo_folder", given)
+    with TemporaryDirectory() as name:
+        measure = beside_device if given.device else whole_processes
+        measure(given, given_photos(given.photos), Path(name), record)
     record.finish(given.out)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -28,9 +28,9 @@ from benchmarks.photos import photo_files
 from benchmarks.record import Options, Record, begin
 from latcli.engine import registry
 from latcli.engine.attacks.settings import AttackSettings
-from latcli.engine.datasets.photo_folder import ClassFolders, LabelledFile, PhotoFolder, PhotoMasks, photo_folder
+from latcli.engine.datasets.photo_folder import ClassFolders, LabelledFile, PhotoFolder, photo_folder
 from latcli.engine.devices import open_device
-from latcli.engine.evaluation.reliance import LabelledPhoto, Survey, Variant, measure_photo, survey_photos
+from latcli.engine.evaluation.reliance import LabelledPhoto, Survey, Variant, measure_photo
 from latcli.engine.evaluation.statistics import bootstrap_means, mcnemar_p_value, percentile_interval, wilson_interval
 from latcli.engine.images import read_photo
 from latcli.engine.labels import LabelFile
@@ -114,16 +114,14 @@ def photo_data(photos: Path, masks: Path, classifier: Classifier, most: int) -> 
     `most` photos of either. Raises UsageError where one has no label or no mask.
     """
     given = {"train": ("labels-more100.csv", ("more100",)), "test": ("labels.csv", ("paper9", "more41"))}
-    files, found_masks, mask_folder = {}, {}, MaskFolder(masks)
+    files, mask_folder = {}, MaskFolder(masks)
     for split, (csv, names) in given.items():
         labels = LabelFile(photos / csv)
         paths = [path for name in names for path in photo_files(photos / name)][:most]
         files[split] = tuple(LabelledFile(path, labels.label_of(path, classifier).index) for path in paths)
-        found_masks[split] = tuple(mask_folder.mask_of(path) for path in paths)
     folders = ClassFolders(photos, classifier.class_names, files["train"], files["test"])
-    return photo_folder(folders, classifier.preprocessing).with_masks(
-        PhotoMasks(found_masks["train"], found_masks["test"])
-    )
+    found_masks = [mask_folder.mask_of(file.path) for file in folders.files]
+    return photo_folder(folders, classifier.preprocessing).with_masks(found_masks)
 
 
 def trained(data: PhotoFolder, regime: str, seed: int, given: Any, device: torch.device) -> tuple[Classifier, Row]:
@@ -162,9 +160,7 @@ def trained(data: PhotoFolder, regime: str, seed: int, given: Any, device: torch
 
 def learnt(classifier: Classifier, data: PhotoFolder, settings: TrainSettings) -> dict[str, Any]:
     """Accuracy on the training photos as they are, and under the background attack (PGD-10) of training's epsilon."""
-    assert data.masks is not None
-    folders, masks = data.folders, data.masks
-    seen = replace(data, folders=replace(folders, test=folders.train), masks=replace(masks, test=masks.train))
+    seen = replace(data, folders=replace(data.folders, test=data.folders.train))
     fast = gradient_model(classifier, data.image_shape)
     attacked = adversarial_score(classifier, fast, seen, replace(settings, regime="background"), steps=10)
     return {"train_right": natural_score(classifier, seen).accuracy, "train_right_attacked": attacked.accuracy}
@@ -173,27 +169,24 @@ def learnt(classifier: Classifier, data: PhotoFolder, settings: TrainSettings) -
 # measuring
 
 
-@dataclass(frozen=True)
 class GroupedSurvey(Survey):
-    """A survey in which photos of one group lend to each other. `groups`: a label's group; lenders are by group."""
+    """A survey in which photos of one group lend to each other: lenders are by group.
 
-    groups: Mapping[int, int]
+    A photo that is in none of GROUPS is a group of its own. `groups`: a label's group.
+    """
+
+    def __init__(self, photos: Sequence[LabelledPhoto], preprocessing: Preprocessing) -> None:
+        names = [Path(one.photo.name).stem.partition("_")[2] for one in photos]
+        known = {name: number for number, members in enumerate(GROUPS.values()) for name in members}
+        self.groups = {
+            one.label: known.get(name, len(GROUPS) + place)
+            for place, (one, name) in enumerate(zip(photos, names, strict=True))
+        }
+        super().__init__([replace(one, label=self.groups[one.label]) for one in photos], preprocessing)
 
     def lender(self, variant: Variant, sha256: str, label: int, seed: int) -> int | None:
         """The position of another photo of the label's group, for mixed_rand of another group; None without one."""
         return super().lender(variant, sha256, self.groups[label], seed)
-
-
-def grouped_survey(photos: Sequence[LabelledPhoto], preprocessing: Preprocessing) -> GroupedSurvey:
-    """Who may lend a background; a photo that is in none of GROUPS is a group of its own."""
-    names = [Path(one.photo.name).stem.partition("_")[2] for one in photos]
-    known = {name: number for number, members in enumerate(GROUPS.values()) for name in members}
-    groups = {
-        one.label: known.get(name, len(GROUPS) + place)
-        for place, (one, name) in enumerate(zip(photos, names, strict=True))
-    }
-    survey = survey_photos([replace(one, label=groups[one.label]) for one in photos], preprocessing)
-    return GroupedSurvey(**vars(survey), groups=groups)
 
 
 class Measuring:
@@ -253,7 +246,7 @@ class Measuring:
 
     def _reliance(self) -> list[dict[str, Any]]:
         classifier, photos = self._attacker.classifier, self._photos
-        survey = grouped_survey(photos, classifier.preprocessing)
+        survey = GroupedSurvey(photos, classifier.preprocessing)
         found: list[dict[str, Any]] = [{} for _ in photos]
         for place in survey.usable:
             outcomes = measure_photo(classifier, photos, survey, place, (0, 1, 2)).outcomes

@@ -21,7 +21,7 @@ from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.images import read_photo
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import ClassifierSource
-from latcli.engine.models.small import paper_cnn, resnet18
+from latcli.engine.models.small import PaperCNN, resnet18
 from latcli.engine.precision import GradientForm, gradient_model
 
 
@@ -58,7 +58,7 @@ def digits(batch: int = 256) -> Problem:
     """The paper's CNN, trained for seconds on the embedded digits."""
     data = open_dataset("mnist-5k", DatasetSource(Path("data"), offline=True))
     torch.manual_seed(0)
-    net = paper_cnn(data.image_shape, 10)
+    net = PaperCNN(data.image_shape, 10)
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
     for chosen_B in torch.randint(0, data.train_count, (150, 128)):
         loss = functional.cross_entropy(net(data.x_train[chosen_B].float() / 255), data.y_train[chosen_B])
@@ -71,7 +71,7 @@ def digits(batch: int = 256) -> Problem:
 def fresh_cnn(batch: int) -> Problem:
     """The paper's CNN with fresh weights, on noise: no training has raised this process's peak memory."""
     torch.manual_seed(0)
-    net = paper_cnn((1, 28, 28), 10).eval()
+    net = PaperCNN((1, 28, 28), 10).eval()
     return Problem(f"paper's CNN, 28 px, batch {batch}", net, torch.rand(batch, 1, 28, 28), 0.1)
 
 

@@ -17,14 +17,14 @@ from benchmarks.rounds import clocked, finished, in_turn
 from latcli.engine.datasets.base import Dataset, DatasetSource
 from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.devices import open_device
-from latcli.engine.models.small import paper_cnn
+from latcli.engine.models.small import PaperCNN
 from latcli.engine.precision import gradient_model
 from latcli.engine.training.loop import Trainer, new_network
 from latcli.engine.training.settings import TrainSettings, resolve
 
 
 def plain_step(data: Dataset, settings: TrainSettings) -> Callable[[], None]:
-    net = new_network(paper_cnn, data, 0).to(data.x_train.device)
+    net = new_network(PaperCNN, data, 0).to(data.x_train.device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=settings.rate)
     H, W = data.image_shape[1:]
     mask = torch.ones(H, W, device=data.x_train.device)
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data = open_dataset("mnist-5k", DatasetSource(Path("data"), offline=True)).to(device)
     options = {"attack_steps": given.attack_steps, "batch": given.batch, "warm_up": 0.0}
     settings = resolve(options, data.defaults)
-    net = new_network(paper_cnn, data, 0).to(device)
+    net = new_network(PaperCNN, data, 0).to(device)
     form = gradient_model(net, data.image_shape).form
     steps = {"plain loop": plain_step(data, settings), "latcli": Trainer(net, data, settings, form).step}
     record = begin("training_step", given)

@@ -18,7 +18,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup
 from latcli import __version__, config, options, process
 from latcli.engine import registry
 from latcli.errors import UsageError
-from latcli.options import BASIC, PANELS, Common, Computing, Field, Implied, Recording, RefusedValue
+from latcli.options import BASIC, LARGEST_TRIED, PANELS, Common, Computing, Field, Recording, RefusedValue
 from latcli.session import Session
 
 _MAIN, _LOOK = "Main commands", "Utilities"
@@ -76,9 +76,8 @@ class _Group(TyperGroup):
 app = typer.Typer(
     name="latcli", cls=_Group, invoke_without_command=True, context_settings={"help_option_names": ["--help", "-h"]}
 )
-_groups = {"runs": typer.Typer(cls=_Group, invoke_without_command=True)}
-for _name, _group in _groups.items():
-    app.add_typer(_group, name=_name, rich_help_panel=_LOOK)
+_runs = typer.Typer(cls=_Group, invoke_without_command=True)
+app.add_typer(_runs, name="runs", rich_help_panel=_LOOK)
 
 
 def main() -> NoReturn:
@@ -108,7 +107,7 @@ def latcli(
     _help_without_command(ctx)
 
 
-@_groups["runs"].callback()
+@_runs.callback()
 def runs(ctx: typer.Context) -> None:
     """List, inspect, verify and remove stored runs."""
     _help_without_command(ctx)
@@ -145,11 +144,10 @@ def add_command(path: tuple[str, ...], command: Command) -> None:
     call.__signature__ = inspect.Signature([*parameters, _HELP_ALL])  # type: ignore[attr-defined]
     call.__annotations__ = {one.name: one.annotation for one in [*parameters, _HELP_ALL]}
     call.__doc__ = command.options.__doc__
-    group = app if len(path) == 1 else _groups[path[0]]
+    group = app if len(path) == 1 else _runs
     few = frozenset(one.name for one in fields if one.is_argument or BASIC in one.marks) | {"help", "help_all"}
-    implied = {f"--{one.key}": (mark.text, one) for one in fields for mark in one.marks if isinstance(mark, Implied)}
     kinds = {one.name: one.kind for one in fields if one.kind is not None}
-    group.command(path[-1], rich_help_panel=command.panel, cls=_showing_first(few, implied, kinds))(call)
+    group.command(path[-1], rich_help_panel=command.panel, cls=_showing_first(few, kinds))(call)
 
 
 def _imported(target: str) -> Callable[..., Any]:
@@ -220,13 +218,10 @@ def _remember_debug(ctx: typer.Context, debug: bool) -> bool:
 # two lengths of help
 
 
-def _showing_first(
-    few: frozenset[str], implied: Mapping[str, tuple[str, Field]], kinds: Mapping[str, registry.Kind]
-) -> type[TyperCommand]:
+def _showing_first(few: frozenset[str], kinds: Mapping[str, registry.Kind]) -> type[TyperCommand]:
     """A command whose --help shows these parameters, and whose --help-all shows all.
 
-    implied: options that may be given without a value, and the value that they then have. kinds: options that take
-    registered names; help adds the names of installed plug-ins.
+    kinds: options that take registered names; help adds the names of installed plug-ins.
     """
 
     class Brief(TyperCommand):
@@ -234,8 +229,11 @@ def _showing_first(
             words: list[str] = []
             for word, following in zip(args, [*args[1:], ""], strict=False):
                 words.append(word)
-                if word in implied and not _fits(implied[word][1], following):
-                    words.append(implied[word][0])
+                if word == "--smallest-epsilon":
+                    try:
+                        options.parse_epsilon(following)
+                    except UsageError:
+                        words.append(LARGEST_TRIED)
             return super().parse_args(ctx, words)
 
         def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -248,14 +246,6 @@ def _showing_first(
             super().format_help(ctx, formatter)
 
     return Brief
-
-
-def _fits(field: Field, text: str) -> bool:
-    """Whether an option takes this text for its value."""
-    try:
-        return field.parse is not None and field.parse(text) is not None
-    except UsageError:
-        return False
 
 
 _EVERYTHING = "latcli.help_all"

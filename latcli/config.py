@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_origin
@@ -63,33 +63,30 @@ def settings_for(path: tuple[str, ...], shape: Shape, files: Sequence[Path]) -> 
     anywhere, also for another command: a slip is better reported early.
     """
     found: dict[str, Setting] = {}
+
+    def take(values: Mapping[str, Any], table: tuple[str, ...], file: Path) -> None:
+        """What a command's or a group's table says, then those in it, which are nearer."""
+        below = [command for command in shape if command[: len(table)] == table]
+        known = {one.key: one for command in below for one in shape[command]}
+        inner = sorted({command[len(table)] for command in below if command != table})
+        for key, value in values.items():
+            name = key.replace("_", "-")
+            if isinstance(value, dict):
+                if name not in inner:
+                    raise _unknown("command", key, inner, file)
+            elif name not in known:
+                raise _unknown("option", name, [*known, *(f"[{one}]" for one in inner)], file)
+            else:
+                setting = Setting(_as_typed(name, value, known[name], file), file)
+                if path in below and name in [one.key for one in shape[path]]:
+                    found[known[name].name] = setting
+        for key, value in values.items():
+            if isinstance(value, dict):
+                take(value, (*table, key.replace("_", "-")), file)
+
     for file in files:
-        tables = dict(_tables(_read(file), shape, file))
-        for table in sorted(tables, key=len):  # the same key at the top and in a command's table: the table is nearer
-            below = [command for command in shape if command[: len(table)] == table]
-            known = {one.key: one for command in below for one in shape[command]}
-            for key, value in tables[table].items():
-                if key not in known:
-                    inner = sorted({f"[{command[len(table)]}]" for command in below if command != table})
-                    raise _unknown("option", key, [*known, *inner], file)
-                setting = Setting(_as_typed(key, value, known[key], file), file)
-                if path in below and key in {one.key for one in shape[path]}:
-                    found[known[key].name] = setting
+        take(_read(file), (), file)
     return found
-
-
-def _tables(
-    values: Mapping[str, Any], shape: Shape, file: Path, table: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Every table, by the command or group that it is of, with its keys and values."""
-    names = {written: written.replace("_", "-") for written in values}
-    yield table, {names[written]: value for written, value in values.items() if not isinstance(value, dict)}
-    below = {command[len(table)] for command in shape if command[: len(table)] == table and command != table}
-    for written, value in values.items():
-        if isinstance(value, dict):
-            if names[written] not in below:
-                raise _unknown("command", written, sorted(below), file)
-            yield from _tables(value, shape, file, (*table, names[written]))
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -110,7 +107,7 @@ def _as_typed(key: str, value: Any, field: Field, file: Path) -> str | bool | li
         if isinstance(value, bool):
             return value
         raise UsageError(f"{file}: {key} is a switch, not {_shown(value)}", f"write {key} = true or {key} = false")
-    if get_origin(field.type) is tuple:
+    if get_origin(field.type) is tuple and field.parse is None:  # else one text, as on the command line
         if isinstance(value, list):
             return [_word(key, item, file) for item in value]
         raise UsageError(f"{file}: {key} is a list, not {_shown(value)}", f'write {key} = ["…", "…"]')

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copyreg
 from enum import IntEnum
+from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -31,6 +33,10 @@ class LatcliError(Exception):
         self.hint = hint
         if exit_code is not None:
             self.exit_code = exit_code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What pickle makes it anew from, on its way from one process to another."""
+        return copyreg.__newobj__, (type(self), self.message), self.__dict__  # type: ignore[attr-defined]
 
 
 class UsageError(LatcliError):

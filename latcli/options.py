@@ -24,6 +24,9 @@ from latcli.results import Status
 
 RegionName = Literal["background", "foreground", "all", "random", "patch"]
 
+#: What `--smallest-epsilon` without a value stands for.
+LARGEST_TRIED = "16/255"
+
 # panels, in the order in which help shows them
 
 WHAT, WHICH_RUNS, PHOTOS_AND_LABELS = "Main options", "Run selection", "Photos and labels"
@@ -51,13 +54,6 @@ class Mark(Enum):
 
 
 BASIC, INCIDENTAL, CODE, TYPED = Mark
-
-
-@dataclass(frozen=True)
-class Implied:
-    """The mark of an option that may be given without a value, and then has this one."""
-
-    text: str
 
 
 class RefusedValue(typer.BadParameter):
@@ -182,29 +178,28 @@ def _parse_step_size(text: str) -> float:
 # what the shell offers
 
 
-def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The store's runs, newest first: names, then the ends of ids, then whole ids."""
+def _stored(ctx: typer.Context, sql: str) -> list[dict[str, Any]]:
+    """What the store says; nothing where it cannot be read."""
     from latcli.store.store import Store
 
     try:
         with Store.open_existing(Path(ctx.params["store"])) as store:
-            rows = store.query("SELECT id, name FROM runs ORDER BY rowid DESC")
+            return store.query(sql)
     except LatcliError:
         return []
+
+
+def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The store's runs, newest first: names, then the ends of ids, then whole ids."""
+    rows = _stored(ctx, "SELECT id, name FROM runs ORDER BY rowid DESC")
     ids = [row["id"] for row in rows]
     offered = ["latest", *(row["name"] for row in rows if row["name"]), *(run.rpartition("-")[2] for run in ids), *ids]
-    return [name for name in offered if name.startswith(incomplete)]
+    return [name for name in offered if rows and name.startswith(incomplete)]
 
 
 def complete_tag(ctx: typer.Context, incomplete: str) -> list[str]:
     """Tags of the store's runs."""
-    from latcli.store.store import Store
-
-    try:
-        with Store.open_existing(Path(ctx.params["store"])) as store:
-            rows = store.query("SELECT DISTINCT value FROM runs, json_each(tags_json) ORDER BY value")
-    except LatcliError:
-        return []
+    rows = _stored(ctx, "SELECT DISTINCT value FROM runs, json_each(tags_json) ORDER BY value")
     return [row["value"] for row in rows if row["value"].startswith(incomplete)]
 
 
@@ -234,17 +229,21 @@ _CLASSIFIERS = (
 Offers = Callable[..., list[str]] | str | None
 
 
-def _kind(offers: Offers) -> registry.Kind | None:
-    """The kind whose registered names are offered."""
-    found = re.search(r"{(\w+)}", offers) if isinstance(offers, str) else None
-    return found[1] if found else None  # type: ignore[return-value]
+def _field(info: Any, marks: Sequence[Mark], default: Any, parse: Callable[[str], Any] | None, offers: Offers) -> Any:
+    if isinstance(offers, str):
+        info.autocompletion = _offering(offers)
+        kind = re.search(r"{(\w+)}", offers)
+    else:
+        info.autocompletion, kind = offers, None
+    about = {"info": info, "marks": frozenset(marks), "parse": parse, "kind": kind and kind[1]}
+    return field(default=default, metadata=about)
 
 
 def option(
     panel: str,
     metavar: str,
     help: str,
-    *marks: Mark | Implied,
+    *marks: Mark,
     default: Any = None,
     names: Sequence[str] = (),
     parse: Callable[[str], Any] | None = None,
@@ -255,11 +254,8 @@ def option(
 
     parse: makes the value of its text, and may raise UsageError. offers: what the shell completes. more: as Typer's.
     """
-    complete = _offering(offers) if isinstance(offers, str) else offers
-    info = typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, autocompletion=complete, **more)
-    return field(
-        default=default, metadata={"info": info, "marks": frozenset(marks), "parse": parse, "kind": _kind(offers)}
-    )
+    info = typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, **more)
+    return _field(info, marks, default, parse, offers)
 
 
 def switch(panel: str, help: str, *marks: Mark, names: Sequence[str] = (), **more: Any) -> Any:
@@ -269,11 +265,7 @@ def switch(panel: str, help: str, *marks: Mark, names: Sequence[str] = (), **mor
 
 def argument(metavar: str, help: str, *marks: Mark, default: Any = MISSING, offers: Offers = None) -> Any:
     """A dataclass field that is a word without a name; without a default it must be given."""
-    complete = _offering(offers) if isinstance(offers, str) else offers
-    info = typer.Argument(metavar=metavar, help=help, autocompletion=complete)
-    return field(
-        default=default, metadata={"info": info, "marks": frozenset(marks), "parse": None, "kind": _kind(offers)}
-    )
+    return _field(typer.Argument(metavar=metavar, help=help), marks, default, None, offers)
 
 
 @dataclass(frozen=True)
@@ -283,7 +275,7 @@ class Field:
     name: str
     type: Any
     info: Any
-    marks: frozenset[Mark | Implied]
+    marks: frozenset[Mark]
     parse: Callable[[str], Any] | None
     kind: registry.Kind | None
     default: Any
@@ -310,9 +302,8 @@ def given(options: Any) -> dict[str, Any]:
 
     A resumed run must agree with them, and so must a run that a reproduction reuses.
     """
-    values = {one.name: getattr(options, one.name) for one in fields_of(type(options)) if INCIDENTAL not in one.marks}
-    defaults = {one.name: one.default for one in fields_of(type(options))}
-    return {name: value for name, value in values.items() if value != defaults[name]}
+    known = [(one, getattr(options, one.name)) for one in fields_of(type(options)) if INCIDENTAL not in one.marks]
+    return {one.name: value for one, value in known if value != one.default}
 
 
 def command_words(options: Any) -> list[str]:
@@ -619,8 +610,7 @@ class AttackOptions(PhotoOptions):
     smallest_epsilon: float | None = option(
         ATTACK,
         "[MAX]",
-        "Search for the smallest epsilon that fools, in steps of 1/255, up to MAX (16/255).",
-        Implied("16/255"),
+        f"Search for the smallest epsilon that fools, in steps of 1/255, up to MAX ({LARGEST_TRIED}).",
         BASIC,
         parse=parse_epsilon,
     )
@@ -655,7 +645,9 @@ class AttackOptions(PhotoOptions):
     norm: Literal["linf", "l2"] = option(ATTACK, "linf|l2", "linf, or l2 (with --radius).", default="linf")
     radius: float | None = option(ATTACK, "R", "Radius of the l2 ball; epsilon still bounds each pixel.")
     at_model_resolution: bool = switch(ATTACK, "Attack the resized photo, as the paper does.")
-    batch: int = option(WHERE, "N", "Photos per batch.", default=8, min=1)
+    batch: int | None = option(
+        WHERE, "N", "Photos per batch.", min=1, show_default="8; with CUDA what free memory allows, at most 32"
+    )
     no_figures: bool = switch(
         OUTPUT, "Skip the figure (photo, background, adversarial photo) for each photo.", INCIDENTAL
     )

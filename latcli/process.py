@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
 
 import typer
 
@@ -80,7 +79,8 @@ def _code_of(app: typer.Typer, arguments: list[str], invocation: Invocation) -> 
         _complain(error.message, error.hint, error if invocation.debug else None)
         return error.exit_code
     except typer.TyperException as error:
-        hint = f"see '{_command_named(command, arguments)} --help'"
+        ctx = getattr(error, "ctx", None)
+        hint = f"see '{ctx.command_path if ctx else 'latcli'} --help'"
         _complain(*_message_and_hint(error, hint), error if invocation.debug else None)
         return error.exit_code
     except typer.Abort as abort:
@@ -139,16 +139,6 @@ def _is_importing(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def _command_named(command: Any, arguments: list[str]) -> str:
-    path = ["latcli"]
-    for word in arguments:
-        command = getattr(command, "commands", {}).get(word)
-        if command is None:
-            break
-        path.append(word)
-    return " ".join(path)
 
 
 def _message_and_hint(error: typer.TyperException, hint: str) -> tuple[str, str]:

@@ -27,6 +27,7 @@ Column: TypeAlias = int | float | str | bytes | None
 
 #: Types of fields that become JSON text in one column.
 _COLLECTIONS = (tuple, list, dict, Mapping, Sequence)
+_SEVERAL = (tuple, list, set, frozenset, Mapping)
 
 # plain values: to JSON, to columns, and back
 
@@ -53,7 +54,7 @@ def to_json(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {legible(str(key)): to_json(item) for key, item in value.items()}
     if dataclasses.is_dataclass(kind):
-        return {name: to_json(getattr(value, name)) for name in _field_names(kind)}
+        return {name: to_json(getattr(value, name)) for name in kind.__dataclass_fields__}
     if isinstance(value, Enum):
         return to_json(value.value)
     if isinstance(value, int):
@@ -85,61 +86,28 @@ def columns(row: Any) -> dict[str, Column]:
     depend on its fields' types alone: what is None is NULL in each of its columns.
     """
     if not dataclasses.is_dataclass(row):
-        return {_named(name, value): _column(value) for name, value in row.items()}
+        return {f"{k}_json" if isinstance(v, _SEVERAL) and k[-5:] != "_json" else k: _column(v) for k, v in row.items()}
     found: dict[str, Column] = {}
     of_row: Any = type(row)
-    for name, kind in _fields(of_row):
-        value = getattr(row, name)
-        if dataclasses.is_dataclass(kind):
-            inner = dict.fromkeys(column_names(kind)) if value is None else columns(value)
-            found |= {f"{name}_{column}": item for column, item in inner.items()}
+    for one in _fields(of_row):
+        value = getattr(row, one.name)
+        if one.is_nested:
+            inner = dict.fromkeys(column_types(one.kind)) if value is None else columns(value)
+            found |= {f"{one.name}_{column}": item for column, item in inner.items()}
         else:
-            found[f"{name}_json" if kind in _COLLECTIONS else name] = _column(value)
+            found[one.column] = _column(value)
     return found
-
-
-def column_names(kind: Any) -> list[str]:
-    """The columns that `columns` makes of a dataclass of this kind."""
-    return list(column_types(kind))
 
 
 def column_types(kind: Any) -> dict[str, Any]:
     """The columns that `columns` makes of a dataclass of this kind, and the type of each: str where it is JSON text."""
     found: dict[str, Any] = {}
-    for name, inner in _fields(kind):
-        if dataclasses.is_dataclass(inner):
-            found |= {f"{name}_{column}": type_ for column, type_ in column_types(inner).items()}
-        elif inner in _COLLECTIONS:
-            found[f"{name}_json"] = str
+    for one in _fields(kind):
+        if one.is_nested:
+            found |= {f"{one.name}_{column}": type_ for column, type_ in column_types(one.kind).items()}
         else:
-            found[name] = inner
+            found[one.column] = str if one.is_json else one.kind
     return found
-
-
-@functools.cache
-def _field_names(kind: Any) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(kind))
-
-
-@functools.cache
-def _fields(kind: Any) -> list[tuple[str, Any]]:
-    """Each field and what matters of its type: a dataclass, tuple, list, dict, or anything else; None aside."""
-    hints = get_type_hints(kind)
-    found = []
-    for field in dataclasses.fields(kind):
-        hint = hints[field.name]
-        choices = [part for part in get_args(hint) if part is not type(None)] if _is_union(hint) else [hint]
-        found.append((field.name, get_origin(choices[0]) or choices[0]))
-    return found
-
-
-def _is_union(hint: Any) -> bool:
-    return get_origin(hint) in (Union, UnionType)
-
-
-def _named(name: str, value: Any) -> str:
-    holds_many = isinstance(value, Mapping | Sequence | set | frozenset) and not isinstance(value, str | bytes)
-    return f"{name}_json" if holds_many and not name.endswith("_json") else name
 
 
 def _column(value: Any) -> Column:
@@ -149,6 +117,32 @@ def _column(value: Any) -> Column:
     if isinstance(plain, list | dict):
         return canonical_json(plain)
     return int(plain) if isinstance(plain, bool) else plain
+
+
+@dataclass(frozen=True)
+class _Field:
+    """What matters of a field: its type, a dataclass, tuple, list, dict, or anything else, None aside; its column."""
+
+    name: str
+    kind: Any
+    column: str
+    is_nested: bool
+    is_json: bool
+    is_needed: bool
+
+
+@functools.cache  # there may be a hundred thousand rows
+def _fields(kind: Any) -> list[_Field]:
+    hints, found = get_type_hints(kind), []
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        first = next(part for part in parts if part is not type(None))
+        inner, is_json = get_origin(first) or first, (get_origin(first) or first) in _COLLECTIONS
+        is_needed = field.default is field.default_factory is dataclasses.MISSING
+        column = f"{field.name}_json" if is_json else field.name
+        found.append(_Field(field.name, inner, column, dataclasses.is_dataclass(inner), is_json, is_needed))
+    return found
 
 
 def read(kind: type[T], document: Any) -> T:
@@ -186,35 +180,19 @@ def from_columns(kind: type[T], row: Mapping[str, Any]) -> T:
 
 def _nested(kind: Any, row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for name, column, inner, is_json, is_needed in _places(kind, prefix):
-        value = row.get(column)
-        if inner is not None:
-            found = _nested(inner, row, f"{column}_")
-            value = found if any(one is not None for one in found.values()) else None
-        elif is_json and value is not None:
+    for one in _fields(kind):
+        value = row.get(column := prefix + one.column)
+        if one.is_nested:
+            inner = _nested(one.kind, row, f"{column}_")
+            value = inner if any(item is not None for item in inner.values()) else None
+        elif one.is_json and value is not None:
             try:
                 value = json.loads(value)
             except (ValueError, RecursionError, TypeError) as error:
                 raise DocumentError(f"{column} is not JSON") from error
-        if value is not None or is_needed:
-            values[name] = value
+        if value is not None or one.is_needed:
+            values[one.name] = value
     return values
-
-
-@functools.cache
-def _places(kind: Any, prefix: str) -> list[tuple[str, str, Any, bool, bool]]:
-    """Of each field its name, its column, its type where that is a dataclass, whether it is JSON, and has no default.
-
-    Found once for each kind of row: there may be a hundred thousand.
-    """
-    missing = dataclasses.MISSING
-    needed = {f.name for f in dataclasses.fields(kind) if f.default is missing and f.default_factory is missing}
-    found = []
-    for name, inner in _fields(kind):
-        is_json = inner in _COLLECTIONS
-        part = inner if dataclasses.is_dataclass(inner) else None
-        found.append((name, f"{prefix}{name}{'_json' * is_json}", part, is_json, name in needed))
-    return found
 
 
 # images and predictions

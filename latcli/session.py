@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from latcli.errors import ExitCode, StoreError, UsageError
 from latcli.options import Computing, Recording, SeveralOptions, command_words
@@ -18,14 +18,10 @@ from latcli.reporting.text import duration, printable, rate
 from latcli.results import to_json
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from latcli.engine.distributed import Ranks
 
 #: How often progress is noted off a terminal.
 _NOTE_SECONDS = 60.0
-
-Precision = Literal["auto", "fp32", "bf16"]
 
 
 class Tick(Protocol):
@@ -55,9 +51,12 @@ class Session(Recording):
 
     def command_of(self, command: str, options: Any) -> list[str]:
         """What a user types to run one command with these options where this session runs."""
-        shared = ("store", "data", "device", "precision", "seed", "offline")
-        where = Computing(**{name: getattr(self, name) for name in shared})
-        return ["latcli", command, *command_words(options), *command_words(where)]
+        where = self.words("store", "data", "device", "precision", "seed", "offline")
+        return ["latcli", command, *command_words(options), *where]
+
+    def words(self, *names: str) -> list[str]:
+        """What a user types for those of these shared options that are not as they are by default."""
+        return command_words(Computing(**{name: getattr(self, name) for name in names}))
 
     @property
     def stderr_is_terminal(self) -> bool:
@@ -78,12 +77,6 @@ class Session(Recording):
         else:
             print(printable(text), file=self.stderr, flush=True)
 
-    def print(self, result: RenderableType) -> None:
-        """Show something of rich's on stdout."""
-        from latcli.reporting.terminal import console_for
-
-        console_for(self.stdout).print(result)
-
     def show(self, result: Any, command: str) -> int:
         """Write a command's result on stdout, as its JSON document under `--json`, else drawn; returns its exit code.
 
@@ -92,15 +85,16 @@ class Session(Recording):
         document = to_json(result)
         if self.json:
             print(json.dumps(document, indent=2, allow_nan=False), file=self.stdout)
-            return _exit_code(result)
-        from latcli.reporting.terminal import shown
+        else:
+            from latcli.reporting.terminal import console_for, shown
 
-        drawn = shown(command, document)
-        if isinstance(drawn, str):
-            print(drawn, file=self.stdout)
-        elif drawn is not None:
-            self.print(drawn)
-        return _exit_code(result)
+            drawn = shown(command, document)
+            if isinstance(drawn, str):
+                print(drawn, file=self.stdout)
+            elif drawn is not None:
+                console_for(self.stdout).print(drawn)
+        code = getattr(result, "exit_code", ExitCode.OK)
+        return int(code) if isinstance(code, ExitCode) else 0  # that of a stored run, a plain number, is only shown
 
     @contextmanager
     def progress(self, description: str, total: int | None, *, noted: bool = False) -> Iterator[Tick]:
@@ -112,27 +106,19 @@ class Session(Recording):
         if not self.shows_progress or self._live is not None:
             yield self._noting(description, total) if noted else lambda steps=1, /, *, text=None: None
             return
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            ProgressColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        from rich import progress as bars
         from rich.text import Text
 
         from latcli.reporting.terminal import console_for
 
-        class Rate(ProgressColumn):
+        class Rate(bars.ProgressColumn):
             def render(self, task: Any) -> Text:
                 return Text(rate(task.finished_speed or task.speed or 0.0))
 
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=None), MofNCompleteColumn())
-        console = console_for(self.stderr)
-        with Progress(
-            *columns, Rate(), TextColumn("ETA"), TimeRemainingColumn(), console=console, transient=True, expand=True
-        ) as bar:
+        console, text = console_for(self.stderr), bars.TextColumn
+        columns = (text("{task.description}", markup=False), bars.BarColumn(bar_width=None), bars.MofNCompleteColumn())
+        left = (Rate(), text("ETA"), bars.TimeRemainingColumn())
+        with bars.Progress(*columns, *left, console=console, transient=True, expand=True) as bar:
             task = bar.add_task(printable(description), total=total)
             self._live = console
 
@@ -159,25 +145,16 @@ class Session(Recording):
         return tick
 
 
-def _exit_code(result: Any) -> int:
-    """The code that a result ends the process with. The one of a stored run, a plain number, is only shown."""
-    code = getattr(result, "exit_code", ExitCode.OK)
-    return int(code) if isinstance(code, ExitCode) else 0
-
-
 # the processes of a command that has `--devices` and `--nodes`
 
 
-def connected(
-    options: SeveralOptions, session: Session, check: Callable[[int], None] = lambda size: None
-) -> tuple[Ranks, Session]:
+def connected(options: SeveralOptions, session: Session) -> tuple[Ranks, Session]:
     """All ranks, and a session for this one, with its device. A rank other than 0 says nothing unless it is debugged.
 
-    `check` is given the number of processes and may refuse it before any is started. Raises UsageError for a world that
-    this machine cannot be part of.
+    Raises UsageError for a world that this machine cannot be part of.
     """
     from latcli.engine.devices import open_device  # what shows runs does without torch
-    from latcli.engine.distributed import FabricRanks, Ranks, world_of
+    from latcli.engine.distributed import Ranks, world_of
 
     devices, nodes = world_of(options.devices, options.nodes)
     if devices * nodes == 1:
@@ -185,8 +162,7 @@ def connected(
     if session.device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--device {session.device} cannot be used by several processes", "give --device cpu or cuda")
     kind = open_device(session.device).type
-    check(devices * nodes)
-    ranks = FabricRanks(devices, nodes, "cuda" if kind == "cuda" else "cpu")
+    ranks = Ranks(devices, nodes, "cuda" if kind == "cuda" else "cpu")
     session = replace(session, device=str(ranks.device))
     if not ranks.rank:
         return ranks, session

@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,12 @@ settings.register_profile("random", max_examples=300, deadline=None)
 settings.load_profile(os.environ.get("LATCLI_HYPOTHESIS", "default"))
 
 
+def code_blocks(page: str, *languages: str) -> list[str]:
+    """The fenced blocks of a page of the docs in these languages."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```(?:{'|'.join(languages)})\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
 @pytest.fixture(scope="session")
 def caches(tmp_path_factory):
     """Where libraries keep what they work out once, as matplotlib its fonts: outside the user's home."""
@@ -48,30 +54,6 @@ def latcli_environment(tmp_path, caches):
     dropped = {"XDG_CONFIG_HOME", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM", "TORCH_HOME", "GITHUB_ACTIONS"}
     kept = {k: v for k, v in os.environ.items() if k not in dropped and not k.startswith("LATCLI_")}
     return kept | caches | {"HOME": str(home)}
-
-
-@pytest.fixture
-def run_latcli(tmp_path, latcli_environment):
-    """Run `latcli ARGUMENTS` in a fresh process, in an empty folder; `environment` adds to a bare one."""
-    folder = tmp_path / "work"
-    folder.mkdir()
-
-    def run(
-        *arguments: str | Path, cwd: Path = folder, environment: Mapping[str, str] | None = None, stdin: str = ""
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "latcli", *map(str, arguments)],
-            cwd=cwd,
-            env=latcli_environment | dict(environment or {}),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=300,
-            check=False,
-        )
-
-    return run
 
 
 @dataclass(frozen=True)
@@ -124,12 +106,14 @@ def latcli(monkeypatch, tmp_path):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, latcli):
-    """An empty working directory with a small classifier of the user's own in it, and no way to the network."""
+    """A working directory with nothing in it but small classifiers of the user's own, and no way to the network."""
+    import odd_models
     import tiny_model
 
     folder = tmp_path / "here"
     folder.mkdir()
-    shutil.copy(tiny_model.__file__, folder)
+    for module in (odd_models, tiny_model):
+        shutil.copy(module.__file__, folder)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -199,26 +183,37 @@ def no_network(monkeypatch, tmp_path):
     return attempts
 
 
+@pytest.fixture(scope="session")
+def stored(tmp_path_factory):
+    """A store with something of everything, and its runs' ids by what they are; made once, nobody writes there."""
+    from report_store import whole
+
+    folder = tmp_path_factory.mktemp("stored") / "runs"
+    return folder, whole(folder)
+
+
 @pytest.fixture
-def start_latcli(tmp_path, latcli_environment):
-    """Begin `latcli ARGUMENTS` beside the test, where `run_latcli` runs; whatever still runs at its end is killed."""
+def work(tmp_path, monkeypatch):
+    """An empty working directory."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def start_latcli(work, latcli_environment):
+    """Begin `latcli ARGUMENTS` beside the test, in a session of its own; what still runs at the end is killed."""
     begun: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str | Path) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "latcli", *map(str, arguments)]
-        process = subprocess.Popen(
-            command,
-            cwd=tmp_path / "work",
-            env=latcli_environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        begun.append(process)
-        return process
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        begun.append(subprocess.Popen(command, cwd=work, env=latcli_environment, start_new_session=True, **pipes))
+        return begun[-1]
 
     yield start
     for process in begun:
         if process.poll() is None:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()

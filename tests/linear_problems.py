@@ -34,14 +34,18 @@ class Problem:
         return float((x_1CHW[0].double() * self.weights_CHW.double()).sum())
 
 
-def linear_model(problem: Problem) -> Model:
+def linear(weights_CHW: torch.Tensor) -> Model:
     """Two classes; the first one's lead over the second is -weights . x."""
 
     def classify(x_BCHW: torch.Tensor) -> torch.Tensor:
-        lead_B = x_BCHW.flatten(1) @ problem.weights_CHW.flatten()
+        lead_B = x_BCHW.flatten(1) @ weights_CHW.flatten()
         return torch.stack([-lead_B / 2, lead_B / 2], dim=1)
 
     return classify
+
+
+def linear_model(problem: Problem) -> Model:
+    return linear(problem.weights_CHW)
 
 
 @st.composite

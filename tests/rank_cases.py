@@ -17,8 +17,8 @@ from torch import nn
 
 from latcli.engine.datasets.base import Dataset, DatasetSource, make_dataset
 from latcli.engine.datasets.catalog import open_dataset
-from latcli.engine.distributed import FabricRanks, Ranks, use_global_norms
-from latcli.engine.models.small import Architecture, paper_cnn, resnet18
+from latcli.engine.distributed import Ranks, use_global_norms
+from latcli.engine.models.small import Architecture, PaperCNN, resnet18
 from latcli.engine.training.loop import Batch, DivergedError, StepReport, Trainer, new_network, train
 
 BASE = replace(training_cases.BASE, steps=5, optimizer="sgd", rate=2e-2)
@@ -35,7 +35,7 @@ class Case:
     """
 
     changes: dict[str, Any] = field(default_factory=dict)
-    architecture: Architecture = paper_cnn
+    architecture: Architecture = PaperCNN
     rounding: float = 5e-6
 
 
@@ -109,7 +109,7 @@ def error_of_nan_on_rank_1(data: Dataset, ranks: Ranks) -> str:
 
 def main(out: Path, rank: int, port: int) -> None:
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = FabricRanks(2, 1, "cpu")
+    ranks = Ranks(2, 1, "cpu")
     data = small_digits()
     found: dict[str, Any] = {name: outcome(case, data, ranks) for name, case in CASES.items()}
     mine = slice(rank * 3, rank * 3 + 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 from latcli.results import AttackedPhoto, Cell, Guess, Label, Prediction, columns, to_json
 from latcli.store.store import Run, Store
 
-MNIST = "mnist@00000000"
 INPUTS = ("natural", "standard", "background")
 
 #: Names that some format could take for something else.
@@ -66,15 +66,18 @@ def evaluate(
 ) -> Run:
     """A completed evaluation; `losses` by model id in the order of INPUTS; accuracies are 1 - loss / 100.
 
-    Intervals are 5 % of a loss and one point of an accuracy to each side. further: parts of the document.
+    Intervals are 5 % of a loss and one point of an accuracy to each side. further: parts of the document. best: regimes
+    that are marked as the best of each column.
     """
     settings = {"epsilon": 0.3, "steps": 100, "restarts": 1, "center": 0.25, "n": 1000, "seed": 0} | told
-    further = settings.pop("further", {})
+    further, best = settings.pop("further", {}), settings.pop("best", ())
     dataset = store.record_dataset(settings.pop("dataset", "mnist"), fingerprint="0" * 64)
     config: dict[str, object] = {"entries": entries, "strong": None, **settings}
     with store.start_run("eval", argv=[], config=config, seed=0, device="cpu", dataset=dataset) as run:
         cells = [
-            cell(one, given, loss, settings)
+            replace(
+                cell(one, given, loss, settings), best_accuracy=one["regime"] in best, best_loss=one["regime"] in best
+            )
             for one in entries
             for given, loss in zip(INPUTS, losses[one["id"]], strict=True)
         ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from report_store import WILD
+from report_store import VARIANTS, WILD
 
 from latcli.reporting.figures import amplified_difference
 from latcli.results import (
@@ -37,7 +37,6 @@ from latcli.results import (
 )  # fmt: skip
 
 RUN = "20261122-141503-attack-7f3a"
-VARIANTS = ("original", "only_fg", "only_bg_b", "only_bg_t", "mixed_same", "mixed_rand")
 
 #: Losses of the paper's Figure 2 for MNIST, and accuracies: natural, natural on the attacked images, and so on.
 FIGURE_2 = {

@@ -1,8 +1,5 @@
 """APGD follows the paper's algorithm step by step, never leaves the epsilon matrix, and agrees with a peer."""
 
-from __future__ import annotations
-
-import copy
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -15,22 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from linear_problems import corner, linear_model, linear_problems
 from small_images import CLASSES, Watched, background, convnet, seeds, small_images
-from torch import nn
 from torch.nn import functional
 
 from latcli.engine.attacks.apgd import apgd_ce, apgd_dlr, apgd_t, checkpoints
 from latcli.engine.attacks.objectives import cross_entropy_odds, dlr, logit_margin, targeted_dlr
 from latcli.engine.attacks.pgd import restart_seeds
-from latcli.engine.attacks.settings import AttackSettings, Model
+from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.attacks.threat import LinfBox
 
 ATTACKS = pytest.mark.parametrize("attack", [apgd_ce, apgd_dlr, apgd_t])
-
-
-def _exact(net: nn.Module) -> Model:
-    """Gradients in double precision: in float32 a sign may flip where one is all but zero."""
-    double = copy.deepcopy(net).double()
-    return lambda x_BCHW: double(x_BCHW.double())
 
 
 @ATTACKS
@@ -44,7 +34,7 @@ def test_on_a_linear_model_apgd_reaches_the_corner_of_the_box(attack, problem, s
     assert problem.height(adv_1CHW) == pytest.approx(best, rel=0, abs=2e-5)
 
 
-def _two_ways(x_B111: torch.Tensor) -> torch.Tensor:
+def _two_ways(x_B111):
     """Label 0. Class 1 stands nearer and is never reached; class 2 is, the other way."""
     up_B = x_B111.flatten() - 0.5
     return torch.stack([0 * up_B, -1 + 0.5 * up_B, -2 - 6 * up_B], dim=1)
@@ -60,17 +50,15 @@ def test_the_likeliest_classes_are_tried_in_turn():
             assert targets == 1 or _two_ways(adv_1111).argmax() == 2
 
 
-def _plain_apgd(
-    net: Model, x: torch.Tensor, y: torch.Tensor, start: torch.Tensor, eps: torch.Tensor, steps: int
-) -> list[torch.Tensor]:
+def _plain_apgd(net, x, y, start, eps, steps):
     """The iterates of the paper's Algorithm 1 for one image, written down as it stands there."""
 
-    def f(at: torch.Tensor) -> tuple[float, torch.Tensor]:
+    def f(at):
         at = at.clone().requires_grad_()
         value = functional.cross_entropy(net(at), y)
         return value.item(), torch.autograd.grad(value, at)[0]
 
-    def project(z: torch.Tensor) -> torch.Tensor:
+    def project(z):
         return torch.min(torch.max(z, x - eps), x + eps).clamp(0, 1)
 
     p = [0.0, 0.22]
@@ -105,13 +93,14 @@ def _plain_apgd(
 def test_every_iterate_is_that_of_the_papers_algorithm():
     for seed in range(2):
         for steps in [1, 2, 5, 10, 60]:
-            net, x_1CHW, eps_11HW = _exact(convnet(seed)), small_images(1, seed), background(1, 0.08)
+            # Gradients in double precision: in float32 a sign may flip where one is all but zero.
+            double, x_1CHW, eps_11HW = convnet(seed).double(), small_images(1, seed), background(1, 0.08)
             eps_11HW *= torch.rand(eps_11HW.shape, generator=torch.Generator().manual_seed(seed)) + 0.5
             y_1, seeds_1 = torch.tensor([seed]), torch.tensor([seed])
-            watched = Watched(net)
+            watched = Watched(lambda x_BCHW, net=double: net(x_BCHW.double()))
             apgd_ce(watched, x_1CHW, y_1, eps_11HW, AttackSettings(steps=steps), seeds_1)
             start_1CHW = LinfBox(x_1CHW, eps_11HW).random_start(restart_seeds(seeds_1, 0))
-            expected = _plain_apgd(net, x_1CHW, y_1, start_1CHW, eps_11HW, steps)
+            expected = _plain_apgd(watched.model, x_1CHW, y_1, start_1CHW, eps_11HW, steps)
             assert len(watched.seen) == len(expected) == steps + 1
             for iterate_1CHW, expected_1CHW in zip(watched.seen, expected, strict=True):
                 assert torch.allclose(iterate_1CHW, expected_1CHW, rtol=0, atol=1e-6)
@@ -120,10 +109,10 @@ def test_every_iterate_is_that_of_the_papers_algorithm():
 class _Scripted:
     """Two classes; how high an image stands and which way is up are written down for each time it is asked."""
 
-    def __init__(self, heights: list[float]) -> None:
+    def __init__(self, heights):
         self.heights, self.asked = heights, 0
 
-    def __call__(self, x_1CHW: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x_1CHW):
         up_CHW = torch.randn(x_1CHW.shape[1:], generator=torch.Generator().manual_seed(self.asked))
         lead_1 = self.heights[self.asked] + ((x_1CHW - x_1CHW.detach()) * up_CHW).flatten(1).sum(dim=1)
         self.asked += 1

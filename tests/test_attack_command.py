@@ -1,7 +1,5 @@
 """`latcli attack` as its user meets it: documents, exit codes, what is kept, and what becomes of bad input."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -11,17 +9,15 @@ import sqlite3
 import sys
 import threading
 import tracemalloc
-from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import tiny_model
 from PIL import Image
 from rich.cells import cell_len
-from tiny_model import save_photo
+from tiny_model import save_photo, save_photos
 
 from latcli.commands.attack import file_names
 from latcli.commands.photos import package_photos
@@ -33,46 +29,15 @@ TINY = ("--classifier", "tiny_model:tiny")
 QUICK = (*TINY, "--steps", "3", "--no-figures")
 CENTER = (*QUICK, "--center", "0.4")
 
-#: Classifiers with oddities, as a user's own module.
-ODD_MODELS = """
-import torch
-from tiny_model import TinyNet
 
-class Blind(TinyNet):
-    def __init__(self):
-        super().__init__()
-        self.features.weight.data.zero_()
-        self.features.bias.data.zero_()
-
-class Softmax(TinyNet):
-    def forward(self, x):
-        return super().forward(x).softmax(dim=1)
-
-class Noisy(TinyNet):
-    def forward(self, x):
-        return super().forward(x) + torch.randn(16)
-
-def no_module():
-    return 3
-"""
-
-Latcli = Callable[..., Any]
-
-
-@pytest.fixture(autouse=True)
-def odd_models(here):
-    (here / "odd_models.py").write_text(ODD_MODELS)
-
-
-def attacked(latcli: Latcli, *arguments: object) -> dict[str, Any]:
+def attacked(latcli, *arguments):
     """The document of an attack that ends well."""
     done = latcli("attack", *arguments, "--json")
     assert done.code == 0, done.err
-    document: dict[str, Any] = done.json
-    return document
+    return done.json
 
 
-def runs_of(here: Path) -> set[tuple[str, int]]:
+def runs_of(here):
     """Status and exit code of the runs in the store."""
     path = here / "runs" / "latcli.db"
     if not path.exists():
@@ -81,7 +46,7 @@ def runs_of(here: Path) -> set[tuple[str, int]]:
         return set(db.execute("SELECT status, exit_code FROM runs"))
 
 
-def levels_of(path: str | Path) -> np.ndarray:
+def levels_of(path):
     return np.asarray(Image.open(path))
 
 
@@ -89,8 +54,7 @@ def levels_of(path: str | Path) -> np.ndarray:
 
 
 def test_the_document_says_what_the_files_show(latcli, here):
-    for seed in range(2):
-        save_photo(here / "photos" / f"{seed}.png", seed=seed)
+    save_photos(here / "photos", 2)
     document = attacked(latcli, "photos", *TINY, "--steps", "3", "--detector", "cam")
     assert (document["classifier"], document["detector"], document["attack"]) == ("tiny_model:tiny", "cam", "pgd")
     assert (document["epsilon"], document["region"], document["norm"]) == (8 / 255, "background", "linf")
@@ -180,9 +144,8 @@ def test_a_second_run_finds_its_detections_in_the_store(latcli, here):
     save_photo(here / "a.png")
     cam, moved = ("a.png", *QUICK, "--detector", "cam"), [1.0, 2.0, 30.0, 31.0]
 
-    def box(*more: str) -> list[float]:
-        found: list[float] = attacked(latcli, *cam, *more)["images"][0]["boxes"][0][:4]
-        return found
+    def box(*more):
+        return attacked(latcli, *cam, *more)["images"][0]["boxes"][0][:4]
 
     assert box() != moved
     with closing(sqlite3.connect(here / "runs" / "latcli.db")) as db:
@@ -201,8 +164,7 @@ def test_a_second_run_finds_its_detections_in_the_store(latcli, here):
 
 
 def test_regions_and_epsilons_make_one_table_in_one_run(latcli, here):
-    for seed in range(2):
-        save_photo(here / "photos" / f"{seed}.png", seed=seed)
+    save_photos(here / "photos", 2)
     document = attacked(
         latcli, "photos", *CENTER, "--regions", "background,random,foreground,all,patch", "--epsilon", "2/255,8/255"
     )
@@ -231,8 +193,7 @@ def test_regions_and_epsilons_make_one_table_in_one_run(latcli, here):
 
 
 def test_the_smallest_epsilon_is_told_for_each_photo_and_region(latcli, here):
-    for seed in range(2):
-        save_photo(here / "photos" / f"{seed}.png", seed=seed)
+    save_photos(here / "photos", 2)
     words = (*CENTER, "--steps", "8", "--regions", "background,all", "--smallest-epsilon")
     assert attacked(latcli, *words, "photos")["smallest_epsilon_max"] == 16 / 255  # it needs no maximum
     document = attacked(latcli, *words, "64/255", "photos")
@@ -250,17 +211,16 @@ def test_the_smallest_epsilon_is_told_for_each_photo_and_region(latcli, here):
 
 
 def test_an_error_keeps_what_is_drawn_and_waits_for_no_figure(latcli, here, monkeypatch):
-    for seed in range(4):
-        save_photo(here / "photos" / f"{seed}.png", seed=seed)
+    save_photos(here / "photos", 4)
     begun, go_on, drawn, attacks, attack = threading.Event(), threading.Event(), [], [], photos.run_attack
 
-    def slow(*given: object) -> bytes:
+    def slow(*given):
         drawn.append(given)
         begun.set()
         assert go_on.wait(60)
         return b"figure"
 
-    def fails_at_last(*given: Any) -> Any:
+    def fails_at_last(*given):
         attacks.append(given)
         if len(attacks) == 1:
             return attack(*given)
@@ -283,9 +243,9 @@ def test_an_error_keeps_what_is_drawn_and_waits_for_no_figure(latcli, here, monk
 
 def test_the_result_of_one_photo_is_shown_before_its_figure_is_drawn(latcli, here, monkeypatch):
     save_photo(here / "a.png")
-    shown: list[str] = []
+    shown = []
 
-    def draw(*_given: object) -> bytes:
+    def draw(*_given):
         shown.append(sys.stdout.buffer.getvalue().decode())
         with closing(sqlite3.connect(here / "runs" / "latcli.db")) as db:
             shown.append(db.execute("SELECT status FROM runs ORDER BY rowid DESC").fetchone()[0])
@@ -305,7 +265,7 @@ def test_the_result_of_one_photo_is_shown_before_its_figure_is_drawn(latcli, her
 def test_a_figure_that_cannot_be_drawn_leaves_a_run_that_is_not_completed(error, latcli, here, monkeypatch):
     save_photo(here / "a.png")
 
-    def fails(*_given: object) -> bytes:
+    def fails(*_given):
         raise error
 
     monkeypatch.setattr("latcli.commands.photos.triptych", fails)
@@ -319,13 +279,13 @@ def test_a_figure_that_cannot_be_drawn_leaves_a_run_that_is_not_completed(error,
 # Resuming
 
 
-def cut_off(latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, *more: str) -> Any:
+def cut_off(latcli, here, monkeypatch, error, *more):
     """An attack on five photos, one at a time, that ends with an error as it begins the third photo."""
     for seed in range(5):
         save_photo(here / "photos" / f"{seed % 3}" / f"{'ab'[seed // 3]}.png", seed=seed)
     attack, calls = photos.run_attack, []
 
-    def fails_at_last(*given: Any) -> Any:
+    def fails_at_last(*given):
         calls.append(given)
         if len(calls) == 3:
             raise error
@@ -336,7 +296,7 @@ def cut_off(latcli: Latcli, here: Path, monkeypatch: pytest.MonkeyPatch, error: 
         return latcli("attack", "photos", *CENTER, "--seed", "3", "--batch", "1", *more)
 
 
-def files_and_figures(document: dict[str, Any]) -> list[tuple[Any, ...]]:
+def files_and_figures(document):
     return [
         (
             *(image[key] for key in ("image", "region", "label", "adversarial", "l2")),
@@ -346,13 +306,21 @@ def files_and_figures(document: dict[str, Any]) -> list[tuple[Any, ...]]:
     ]
 
 
+def with_threads(monkeypatch, count):
+    """Work as beside a GPU: threads read ahead of the attack, and encode behind it."""
+    monkeypatch.setattr("latcli.commands.photos.threads_beside", lambda device: count)
+
+
+@pytest.mark.parametrize("threads", [0, 3])
 @pytest.mark.parametrize(
     ("error", "more"),
     [(KeyboardInterrupt(), ("--regions", "background,all")), (ContractError("it broke", "a defect"), ())],
 )
-def test_a_resumed_attack_is_the_one_that_was_never_cut_off(error, more, latcli, here, monkeypatch):
+def test_a_resumed_attack_is_the_one_that_was_never_cut_off(error, more, threads, latcli, here, monkeypatch):
+    with_threads(monkeypatch, threads)
     done = cut_off(latcli, here, monkeypatch, error, *more)
     shown = latcli("runs", "show", "latest", "--json").json
+    assert len(shown["images"]) == (1 if threads and isinstance(error, KeyboardInterrupt) else 2)
     if isinstance(error, KeyboardInterrupt):
         assert done.code == ExitCode.INTERRUPTED
         assert f"latcli attack --classifier tiny_model:tiny --resume {shown['run'][-4:]} --offline" in done.err
@@ -372,40 +340,33 @@ def test_a_resumed_attack_is_the_one_that_was_never_cut_off(error, more, latcli,
     assert "completed" in latcli("attack", *TINY, "--resume", resumed["run"]).error[0]
 
 
-def test_a_run_is_not_resumed_with_other_options_nor_on_other_photos(latcli, here, monkeypatch):
-    cut_off(latcli, here, monkeypatch, KeyboardInterrupt())
+def test_a_run_is_not_resumed_with_other_options_photos_or_labels_nor_where_its_configuration_is_damaged(
+    latcli, here, monkeypatch
+):
+    labels, photo, database = here / "labels.csv", here / "photos" / "0" / "a.png", here / "runs" / "latcli.db"
+    labels.write_text("a.png,1\nb.png,1\n")
+    cut_off(latcli, here, monkeypatch, KeyboardInterrupt(), "--labels", "labels.csv")
     other = {"--epsilon": ("--epsilon", "4/255", *TINY), "--seed": ("--seed", "4", *TINY), "--photos": ("x", *TINY)}
     for word, options in (other | {"that a stored run names": ()}).items():
         done = latcli("attack", "--resume", "latest", *options)
         assert (done.code, word in done.err) == (ExitCode.USAGE, True)
-    photo = here / "photos" / "0" / "a.png"
-    kept = photo.read_bytes()
-    for change in (lambda: save_photo(photo, seed=9), photo.unlink):
+
+    def damage():
+        with closing(sqlite3.connect(database)) as db, db:
+            db.execute("UPDATE runs SET config_json = json_set(config_json, '$.steps', 'many')")
+
+    for file, change, said in (
+        (photo, lambda: save_photo(photo, seed=9), "photos/0/a.png"),
+        (photo, photo.unlink, "photos/0/a.png"),
+        (labels, lambda: labels.write_text("a.png,1\nb.png,2\n"), "labels.csv has other contents"),
+        (database, damage, "configuration"),
+    ):
+        kept = file.read_bytes()
         change()
         done = latcli("attack", *TINY, "--resume", "latest")
-        assert done.code == ExitCode.USAGE
-        assert "photos/0/a.png" in done.error[0]
-    photo.write_bytes(kept)
+        assert (done.code, said in done.error[0]) == (ExitCode.USAGE, True)
+        file.write_bytes(kept)
     assert latcli("attack", *TINY, "--resume", "latest").code == 0
-
-
-@pytest.mark.parametrize("change", ["a.png,1\nb.png,2\n", None])
-def test_a_run_is_not_resumed_with_other_labels(change, latcli, here, monkeypatch):
-    (here / "labels.csv").write_text("a.png,1\nb.png,1\n")
-    cut_off(latcli, here, monkeypatch, KeyboardInterrupt(), "--labels", "labels.csv")
-    if change is not None:
-        (here / "labels.csv").write_text(change)
-        assert "labels.csv has other contents" in latcli("attack", *TINY, "--resume", "latest").error[0]
-    else:
-        assert latcli("attack", *TINY, "--resume", "latest").code == 0
-
-
-def test_a_run_with_a_damaged_configuration_is_not_resumed(latcli, here, monkeypatch):
-    cut_off(latcli, here, monkeypatch, KeyboardInterrupt())
-    with closing(sqlite3.connect(here / "runs" / "latcli.db")) as db, db:
-        db.execute("UPDATE runs SET config_json = json_set(config_json, '$.steps', 'many')")
-    done = latcli("attack", *TINY, "--resume", "latest")
-    assert (done.code, "configuration" in done.error[0]) == (ExitCode.USAGE, True)
 
 
 @pytest.mark.parametrize("more", [(), ("--dry-run",), ("--epsilon", "2/255,4/255")], ids=" ".join)
@@ -413,10 +374,10 @@ def test_progress_ends_with_all_photos_whatever_became_of_them(more, latcli, her
     for name in "abc":
         save_photo(here / "photos" / f"{name}.png")
     (here / "photos" / "b.png").write_bytes(b"no photo")
-    bars: list[tuple[int | None, list[int]]] = []
+    bars = []
 
     @contextmanager
-    def progress(self: Session, description: str, total: int | None, *, noted: bool = False) -> Iterator[Any]:
+    def progress(self, description, total, *, noted=False):
         bars.append((total, []))
         yield lambda steps=1, /, *, text=None: bars[-1][1].append(steps)
 
@@ -449,8 +410,7 @@ def test_memory_grows_by_little_more_than_the_names_of_photos(latcli, here, monk
     monkeypatch.setattr("latcli.commands.attack.MOST_RESULTS", 20)
     peaks = []
     for count in (40, 40, 240):  # the first makes what is made once
-        for seed in range(count):
-            save_photo(here / f"{count}" / f"{seed}.png", seed=seed)
+        save_photos(here / f"{count}", count)
         tracemalloc.start()
         attacked(latcli, str(count), *TINY, "--steps", "1", "--center", "0.4", "--no-figures")
         peaks.append(tracemalloc.get_traced_memory()[1])
@@ -461,7 +421,7 @@ def test_memory_grows_by_little_more_than_the_names_of_photos(latcli, here, monk
 # The tables
 
 
-def is_plain(text: str) -> bool:
+def is_plain(text):
     """No line over 80 columns, and nothing that a terminal would act upon."""
     return all(cell_len(line) <= 80 for line in text.splitlines()) and not re.search(r"[^\n -~\u00a0-\U0010ffff]", text)
 
@@ -490,8 +450,7 @@ def test_the_label_comes_from_where_it_was_given(latcli, here):
 
 
 def test_a_broken_photo_is_reported_and_the_rest_goes_on(latcli, here):
-    for number in range(4):
-        save_photo(here / "photos" / f"{number}.png", seed=number)
+    save_photos(here / "photos", 4)
     (here / "photos" / "1.png").write_bytes(b"")
     (here / "photos" / "2.png").write_bytes((here / "photos" / "3.png").read_bytes()[:300])
     (here / "photos" / "circle.png").symlink_to("circle.png")
@@ -507,20 +466,46 @@ def test_a_broken_photo_is_reported_and_the_rest_goes_on(latcli, here):
     assert (shown["status"], shown["exit_code"]) == ("completed", 1)
 
 
-def test_photos_that_threads_read_ahead_give_the_same_results(latcli, here, monkeypatch):
-    for number in range(4):
+def test_photos_that_threads_read_and_encode_give_the_same_results_in_the_same_order(latcli, here, monkeypatch):
+    for number in range(6):
         save_photo(here / "photos" / f"{number}.png", seed=number)
     (here / "photos" / "1.png").write_bytes(b"")
     found = []
     for threads in (0, 3):
-        monkeypatch.setattr("latcli.commands.photos.threads_beside", lambda device, threads=threads: threads)
+        with_threads(monkeypatch, threads)
         command = ("attack", "photos", *QUICK, "--detector", "saliency", "--on-miss", "center", "--store", f"{threads}")
-        document = latcli(*command, "--json").json
-        files = [Path(image.pop("files")["adversarial"]).read_bytes() for image in document["images"]]
-        found.append((document["images"], document["failures"], files))
+        done = latcli(*command, "--batch", "2", "--regions", "background,all", "--json")
+        document = done.json
+        names = [image.pop("files") for image in document["images"]]
+        files = [{kind: Path(path).read_bytes() for kind, path in of_image.items()} for of_image in names]
         with closing(sqlite3.connect(here / f"{threads}" / "latcli.db")) as db:
-            assert db.execute("SELECT count(*) FROM detections").fetchone() == (3,)
+            assert db.execute("SELECT count(*) FROM detections").fetchone() == (5,)
+            rows = db.execute("SELECT image, region, linf_outside FROM attacks ORDER BY id").fetchall()
+        found.append((document["images"], document["failures"], files, rows, done.err))
+
     assert found[0] == found[1]
+
+
+def test_a_batch_is_attacked_while_threads_encode_the_one_before(latcli, here, monkeypatch):
+    for number in range(3):
+        save_photo(here / "photos" / f"{number}.png", seed=number)
+    begun, attacks, attack, encode = threading.Event(), [], photos.run_attack, photos.encode_png
+
+    def counted(*given):
+        attacks.append(given)
+        if len(attacks) == 2:
+            begun.set()
+        return attack(*given)
+
+    def encoded(*given):
+        assert begun.wait(60)
+        return encode(*given)
+
+    with_threads(monkeypatch, 2)
+    monkeypatch.setattr(photos, "run_attack", counted)
+    monkeypatch.setattr(photos, "encode_png", encoded)
+    document = attacked(latcli, "photos", *CENTER, "--batch", "1")
+    assert [image["image"] for image in document["images"]] == [f"photos/{number}.png" for number in range(3)]
 
 
 def test_what_does_not_fit_one_of_several_photos_is_told_with_its_name_before_any_is_attacked(latcli, here):
@@ -554,7 +539,7 @@ def test_masks_lie_as_their_photos_do(latcli, here):
 # Bad input: two lines, the right exit code, nothing half-written
 
 
-def bad_files(folder: Path) -> None:
+def bad_files(folder):
     good = save_photo(folder / "good.png").read_bytes()
     (folder / "truncated.png").write_bytes(good[: len(good) // 2])
     (folder / "nothing").mkdir()
@@ -578,6 +563,7 @@ BAD_INPUT = {
     "region and regions": ((*GOOD, "--region", "all", "--regions", "background,all"), 2, "--region and --regions"),
     "objective": ((*GOOD, "--objective", "topk:0"), 2, "no objective called 'topk:0'"),
     "target that is the label": ((*GOOD, "--label", "3", "--target", "3"), 2, "the class of good.png itself"),
+    "label and labels": ((*GOOD, "--label", "3", "--labels-from", "folder"), 2, "--label and --labels-from cannot be"),
     "labels binary": ((*GOOD, "--labels", "binary.csv"), 2, "cannot read the labels file binary.csv"),
     "detector": ((*FOUND, "--detector", "yoloo"), 2, "no detector called 'yoloo'"),
     "setting of a detector": ((*FOUND, "--detector", "cam", "--detector-option", "x=1"), 2, "no setting of .* 'x'"),
@@ -608,8 +594,7 @@ def test_bad_input_is_told_in_two_lines_with_its_exit_code(latcli, here):
 
 
 def test_photos_without_an_object_are_failures_or_skipped(latcli, here):
-    for seed in range(2):
-        save_photo(here / "photos" / f"{seed}.png", seed=seed)
+    save_photos(here / "photos", 2)
     blind = ("--classifier", "odd_models:Blind", "--detector", "cam", "--steps", "2", "--no-figures", "--json")
     failed = latcli("attack", "photos", *blind)
     assert failed.code == ExitCode.NO_OBJECT
@@ -646,8 +631,7 @@ def test_check_success_is_4_unless_every_photo_was_right_and_is_fooled(latcli, h
 
 def test_a_dry_run_attacks_nothing_and_creates_no_run(latcli, here, monkeypatch):
     monkeypatch.setattr("latcli.engine.photos.run_attack", None)
-    for seed in range(2):
-        save_photo(here / "photos" / f"{seed}.png", seed=seed)
+    save_photos(here / "photos", 2)
     (here / "photos" / "2.png").write_bytes(b"")
     done = latcli("attack", "photos", *QUICK, "--detector", "cam", "--dry-run", "--json")
     assert done.code == ExitCode.FAILURE
@@ -663,7 +647,7 @@ def test_a_dry_run_attacks_nothing_and_creates_no_run(latcli, here, monkeypatch)
     assert runs_of(here) == set()
 
 
-@pytest.mark.parametrize(("network", "word"), [("Softmax", "probabilities"), ("Noisy", "different logits")])
+@pytest.mark.parametrize(("network", "word"), [("softmax", "probabilities"), ("noisy", "different logits")])
 def test_networks_whose_figures_are_doubtful_are_warned_of_before_the_attack(network, word, latcli, here):
     save_photo(here / "a.png")
     done = latcli("attack", "a.png", "--classifier", f"odd_models:{network}", *CENTER[2:], "--json")

@@ -1,7 +1,5 @@
 """Activation maps: Zhou's formula, boxes around planted evidence, and what lies on the object."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -9,10 +7,10 @@ from torch import nn
 
 from latcli.engine.detectors.base import DetectorContext, Target
 from latcli.engine.detectors.cam import CamDetector, CamSettings, activation_map, evidence_inside
-from latcli.engine.images import Photo
+from latcli.engine.images import Photo, to_unit
 from latcli.engine.localize import boxes_mask
 from latcli.engine.models.classifier import Classifier
-from latcli.engine.models.preprocessing import Normalize, Preprocessing, square_to_unit
+from latcli.engine.models.preprocessing import Normalize, Preprocessing
 from latcli.errors import UsageError
 
 RED, GREEN = Target(0, "red"), Target(1, "green")
@@ -24,7 +22,7 @@ class Colours(nn.Module):
     `channels_last`: the map is handed on as (B, u, v, c), as in timm's Swin.
     """
 
-    def __init__(self, channels_last: bool = False) -> None:
+    def __init__(self, channels_last=False):
         super().__init__()
         self.features = nn.Sequential(nn.Conv2d(3, 2, 4, stride=4), nn.ReLU())
         self.last = nn.Identity()
@@ -36,7 +34,7 @@ class Colours(nn.Module):
             self.features[0].bias.zero_()
             self.classify.weight.copy_(torch.tensor([[2.0, -1.0], [-1.0, 3.0], [-1.0, -1.0]]))
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BCHW):
         map_Bcuv = self.features(x_BCHW)
         if self.channels_last:
             return self.classify(self.last(map_Bcuv.permute(0, 2, 3, 1)).mean(dim=(1, 2)))
@@ -49,7 +47,7 @@ class Tokens(nn.Module):
     `weights`: it is (B, heads, tokens, tokens), as square as a map.
     """
 
-    def __init__(self, weights: bool) -> None:
+    def __init__(self, weights):
         super().__init__()
         torch.manual_seed(0)
         self.cut = nn.Conv2d(3, 16, 8, stride=8)
@@ -57,7 +55,7 @@ class Tokens(nn.Module):
         self.classify = nn.Linear(16, 3)
         self.weights = weights
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BCHW):
         tokens_BhNd = self.cut(x_BCHW).flatten(2).unflatten(1, (2, 8)).transpose(2, 3)
         attention_BhNN = (tokens_BhNd @ tokens_BhNd.transpose(2, 3)).softmax(dim=3)
         if self.weights:
@@ -67,17 +65,17 @@ class Tokens(nn.Module):
         return self.classify(mixed_BhNd.mean(dim=2).flatten(1))
 
 
-def classifier_of(net: nn.Module, fingerprint: str = "f00") -> Classifier:
+def classifier_of(net, fingerprint="f00"):
     classifier = Classifier("colours", net, Preprocessing(64, 64, "bilinear"), ["red", "green", "none"])
     classifier.fingerprint = fingerprint
     return classifier
 
 
-def cam_of(net: nn.Module, threshold: float = 0.4) -> CamDetector:
+def cam_of(net, threshold=0.4):
     return CamDetector(CamSettings(threshold), DetectorContext(classifier_of(net)))
 
 
-def photo_of(**blobs: tuple[int, int, int, int]) -> Photo:
+def photo_of(**blobs):
     """A grey photo of 120 x 200 pixels with coloured rectangles (x0, y0, x1, y1)."""
     levels_HWC = np.full((120, 200, 3), 90, dtype=np.uint8)
     for colour, (x0, y0, x1, y1) in blobs.items():
@@ -85,7 +83,7 @@ def photo_of(**blobs: tuple[int, int, int, int]) -> Photo:
     return Photo("photo", levels_HWC, "0" * 64)
 
 
-def overlap(box: tuple[float, ...], wanted: tuple[int, ...]) -> float:
+def overlap(box, wanted):
     width = min(box[2], wanted[2]) - max(box[0], wanted[0])
     height = min(box[3], wanted[3]) - max(box[1], wanted[1])
     shared = max(0.0, width) * max(0.0, height)
@@ -118,7 +116,7 @@ def test_of_two_parts_the_larger_one_is_boxed_and_a_lower_threshold_gives_no_sma
 def test_the_map_is_that_of_zhou_for_global_average_pooling():
     """The weights of the class times the activations, up to the mean's 1/256."""
     net, photo = Colours(), photo_of(red=(20, 10, 80, 60), green=(110, 50, 190, 110))
-    x_1Chw = square_to_unit(photo.image.resize((64, 64)))[None]
+    x_1Chw = to_unit(photo.image.resize((64, 64)))[None]
     with torch.no_grad():
         expected_uv = torch.einsum("c,cuv->uv", net.classify.weight[1], net.features(x_1Chw)[0]) / 256
     map_uv = activation_map(classifier_of(net), photo, 1)

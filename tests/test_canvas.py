@@ -1,7 +1,5 @@
 """Photos of any sizes as one batch, and exact levels back: nothing leaks between photos, cells or protected pixels."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -27,11 +25,11 @@ CPU = torch.device("cpu")
 PIPELINE = Preprocessing(20, 16, "bilinear")
 
 
-def levels_of(height: int, width: int, seed: int) -> np.ndarray:
+def levels_of(height, width, seed):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def allowance_of(height: int, width: int, seed: int) -> np.ndarray:
+def allowance_of(height, width, seed):
     """Soft: 0 to 8 levels, with a protected rectangle."""
     allowed_HW = np.random.default_rng(seed).integers(0, 9, (height, width), dtype=np.uint8)
     allowed_HW[height // 4 : height // 2, width // 4 : width // 2] = 0
@@ -72,9 +70,9 @@ def test_black_and_white_areas_keep_their_whole_gradient(level):
 
 def test_the_view_sees_the_levels_that_will_be_saved_and_passes_gradients_straight():
     canvas = make_canvas([make_grid(levels_of(16, 16, 0), np.full((16, 16), 8, np.uint8))], CPU)
-    seen: list[torch.Tensor] = []
+    seen = []
 
-    def look(x_BCHW: torch.Tensor) -> torch.Tensor:
+    def look(x_BCHW):
         seen.append(x_BCHW.detach())
         return x_BCHW.flatten(1)
 

@@ -1,22 +1,17 @@
 """A checkpoint is opened as the network that was saved, or refused with the reason."""
 
-from __future__ import annotations
-
-import re
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import code_blocks
 from safetensors.torch import save
 
 from latcli.engine import registry
 from latcli.engine.models.catalog import CheckpointInfo, open_checkpoint, open_classifier, pack_classifier, read_info
 from latcli.engine.models.classifier import ClassifierSource
-from latcli.engine.models.small import paper_cnn
+from latcli.engine.models.small import PaperCNN
 from latcli.engine.models.weights import pack
-from latcli.engine.training.state import read_state
 from latcli.errors import UsageError, WeightsError
 
 INFO = CheckpointInfo("paper-cnn", (1, 28, 28), tuple("0123456789"), "mnist-5k", "f" * 64, "background", 0.3, 12)
@@ -26,7 +21,7 @@ INFO = CheckpointInfo("paper-cnn", (1, 28, 28), tuple("0123456789"), "mnist-5k",
 def net():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return paper_cnn((1, 28, 28), 10).eval()
+        return PaperCNN((1, 28, 28), 10).eval()
 
 
 @pytest.fixture
@@ -47,10 +42,9 @@ def test_it_opens_by_its_path_as_the_same_function(net, checkpoint):
 
 
 def test_the_docs_read_it_without_latcli(net, checkpoint, monkeypatch):
-    page = ROOT / "docs" / "classifiers.md"
-    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = code_blocks("classifiers.md", "python")
     monkeypatch.chdir(checkpoint.rename(checkpoint.with_name("checkpoint.safetensors")).parent)
-    names: dict[str, Any] = {}
+    names = {}
     exec(code, names)
     x_BCHW = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     assert "latcli import" not in code
@@ -68,16 +62,15 @@ def test_residual_networks_come_back(architecture, tmp_path):
     assert torch.allclose(open_checkpoint(path)(x_BCHW), network(x_BCHW), atol=1e-5)
 
 
-def flipped(data: bytes) -> bytes:
-    return data[:-1000] + bytes([data[-1000] ^ 1]) + data[-999:]
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         *((lambda data, kept=kept: data[:kept], "is damaged, or not a weights file") for kept in (4, 100, 5000, -1)),
         (lambda data: b"", "is damaged, or not a weights file"),
-        (flipped, "its tensors are not those that were written"),
+        (
+            lambda data: data[:-1000] + bytes([data[-1000] ^ 1]) + data[-999:],
+            "its tensors are not those that were written",
+        ),
         (lambda data: save({"a": torch.zeros(3)}), "is no classifier but no file of latcli"),
         (lambda data: pack("training state", {}, {}), "is no classifier but training state"),
     ],
@@ -96,11 +89,6 @@ def test_weights_of_another_architecture_than_the_file_names_are_refused(tmp_pat
     path.write_bytes(pack_classifier(net.state_dict(), replace(INFO, architecture="vgg")))
     with pytest.raises(UsageError, match="no architecture called 'vgg'"):
         open_checkpoint(path)
-
-
-def test_a_classifier_is_no_state(checkpoint):
-    with pytest.raises(WeightsError, match="is no training state but classifier"):
-        read_state(checkpoint)
 
 
 def test_a_checkpoint_that_names_a_huge_network_makes_none(tmp_path):

@@ -1,15 +1,12 @@
 """Classifiers by name, what each says of a photo, and the errors of those that cannot be had."""
 
-from __future__ import annotations
-
 import math
+import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,25 +24,25 @@ from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier, ClassifierSource, predict, read_class_names
 from latcli.engine.models.libraries import processor_preprocessing
 from latcli.engine.models.preprocessing import Preprocessing
+from latcli.engine.models.small import EfficientNetLite0
 from latcli.engine.models.weights import load_into, read_weights
 from latcli.engine.registry import DEFAULT_CLASSIFIER, names_code
 from latcli.engine.vision import import_timm, import_torchvision
 from latcli.errors import ExitCode, LatcliError, UsageError, WeightsError
-from latcli.results import Prediction
 
 CPU = torch.device("cpu")
 SQUARE = Preprocessing(4, 4, "bilinear")
 OFFLINE = ClassifierSource(offline=True)
 
 
-def _open(name: str, source: ClassifierSource = OFFLINE) -> Classifier:
+def _open(name, source=OFFLINE):
     return open_classifier(name, source, CPU)
 
 
 # Predictions
 
 
-def _predicted(logits: Any, labels: list[int | None], shown: int = 5) -> list[Prediction]:
+def _predicted(logits, labels, shown=5):
     """What is said of images that are their own logits."""
     logits_BK = torch.as_tensor(logits, dtype=torch.float32)
     names = [f"class {index}" for index in range(logits_BK.shape[1])]
@@ -96,17 +93,17 @@ def test_logits_that_are_no_numbers_are_refused(wrong):
 class _Weighted(nn.Module):
     """Answers by its weights, and by what its code does besides."""
 
-    def __init__(self, code: Callable[[torch.Tensor], Any] = lambda logits_BK: logits_BK, weight: float = 1.0) -> None:
+    def __init__(self, code=lambda logits_BK: logits_BK, weight=1.0):
         super().__init__()
         self.linear = nn.Linear(48, 6, bias=False)
         self.linear.weight.data = weight * torch.randn(6, 48, generator=torch.Generator().manual_seed(0))
         self.code = code
 
-    def forward(self, x_BChw: torch.Tensor) -> Any:
+    def forward(self, x_BChw):
         return self.code(self.linear(functional.adaptive_avg_pool2d(x_BChw, 4).flatten(1)))
 
 
-def _classifier(net: nn.Module) -> Classifier:
+def _classifier(net):
     return Classifier("any", net, Preprocessing(32, 32), list("abcdef"))
 
 
@@ -134,33 +131,53 @@ def test_logits_may_be_wrapped(wrap):
 # The embedded default
 
 
-@pytest.fixture(scope="module")
-def default():
-    return _open(DEFAULT_CLASSIFIER)
-
-
-def _photos() -> list[Image.Image]:
+def _photos():
     """A bus, of ultralytics, and a woman in a uniform, of matplotlib."""
     return [Image.open(path).convert("RGB") for path in package_photos()]
 
 
-def test_the_default_is_the_packages_network(default):
+def test_the_default_is_the_packages_network_and_knows_what_photos_show():
     """Of a given version of the package: other weights would make other results under the same name."""
+    default = _open(DEFAULT_CLASSIFIER)
     assert default.weights_sha256 == "ac73d8caead58befc6b7f487a945ef400c8f1514ec776b50fd6f4f8f65497ef2"
     assert not any(module.training for module in default.modules())
     assert not any(parameter.requires_grad for parameter in default.parameters())
     assert (default.name, default.preprocessing) == ("efficientnet_lite0", Preprocessing(256, 224, "bicubic"))
     assert len(default.class_names) == len(default.class_ids) == 1000
     assert (default.class_names[652], default.class_ids[652]) == ("military uniform", "n03763968")
-
-
-def test_the_default_knows_what_photos_show(default):
     x_BChw = torch.stack([default.preprocessing.read(image) for image in _photos()])
     bus, woman = predict(default, x_BChw, [None, 652])
     assert woman.rank <= 3  # behind academic gown and mortarboard: she wears a cap
     assert woman.confidence > 0.1
-    assert bus.prediction == "minibus"
-    assert bus.confidence > 0.5
+    assert (bus.prediction, bus.confidence > 0.5) == ("minibus", True)
+
+
+def test_the_default_is_built_as_timm_builds_it_and_names_classes_as_torchvision_and_timm_do():
+    default, timm, torchvision = _open(DEFAULT_CLASSIFIER), import_timm(), import_torchvision()
+    theirs = timm.create_model("tf_efficientnet_lite0").eval()
+    own = EfficientNetLite0(1000).eval()
+    for name, value in theirs.state_dict().items():
+        if "running" in name or "bn" in name:  # as they start, batch norms hide a wrong place or epsilon
+            value.copy_(0.5 + torch.rand(value.shape))
+    load_into(own, theirs.state_dict(), what="its weights")
+    for side in (224, 225, 97):
+        x_BCHW = torch.randn(2, 3, side, side)
+        assert torch.allclose(own(x_BCHW), theirs(x_BCHW), atol=1e-5)
+    assert default.class_names == tuple(torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
+    assert default.class_ids == tuple(timm.data.ImageNetInfo().label_names())
+
+
+def test_a_first_attack_waits_for_no_library_that_it_does_not_need():
+    code = (
+        "import sys; from latcli.engine.api import attack_photo, open_attacker;"
+        "from latcli.engine.attacks.settings import AttackSettings; from latcli.engine.photos import PhotoSettings;"
+        "settings = PhotoSettings(attack=AttackSettings(steps=1));"
+        "attack_photo(open_attacker(settings, device='cpu', offline=True), sys.argv[1]);"
+        "print(*{'torchvision', 'timm', 'sympy', 'torch._dynamo', 'matplotlib'} & set(sys.modules))"
+    )
+    arguments = [sys.executable, "-c", code, str(package_photos()[1])]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == []
 
 
 # Weights that do not fit, or are out of reach
@@ -180,11 +197,6 @@ def test_weights_out_of_reach_are_said(name, offline, reason, no_network, monkey
 
 
 # torchvision's and timm's, from a file
-
-
-def _weights_file(network: nn.Module, folder: Path) -> ClassifierSource:
-    torch.save(network.state_dict(), folder / "weights.pth")
-    return ClassifierSource(weights=folder / "weights.pth", offline=True)
 
 
 SLOW = [f"torchvision:{name}" for name in ("googlenet", "inception_v3", "convnext_tiny")]
@@ -213,7 +225,8 @@ def test_a_classifier_is_what_its_library_makes_of_the_same_weights(name, tmp_pa
         scaled = {"init_weights": False, "transform_input": True} if own_name in ("googlenet", "inception_v3") else {}
         theirs = models.get_model(own_name, weights=None, **scaled)
         transform = models.get_model_weights(own_name).DEFAULT.transforms()
-    classifier = _open(name, _weights_file(theirs, tmp_path))
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    classifier = _open(name, ClassifierSource(weights=tmp_path / "weights.pth", offline=True))
 
     # By the measure of how far two photos lie apart: untrained networks say nearly the same of all.
     images = [image.resize(size) for image, size in zip(_photos(), [(300, 417), (341, 277)], strict=True)]
@@ -301,25 +314,25 @@ def mine(tmp_path, monkeypatch):
     return name
 
 
-def test_a_plain_module_is_a_classifier(mine):
-    classifier = _open(f"{mine}:plain")
+def test_a_plain_module_is_a_classifier_and_may_describe_itself(mine, tmp_path):
+    classifier, described, whole = (_open(f"{mine}:{name}") for name in ("plain", "described", "whole"))
     assert (classifier.name, classifier.preprocessing) == (f"{mine}:plain", Preprocessing(256, 224, "bilinear"))
     assert classifier.class_names == ("class 0", "class 1", "class 2", "class 3")
     assert not any(parameter.requires_grad for parameter in classifier.parameters())
     x_BChw = torch.rand(2, 3, 224, 224)
     assert torch.equal(classifier(x_BChw), classifier(x_BChw))  # no dropout
-
-
-def test_a_module_may_describe_itself(mine):
-    described, whole = _open(f"{mine}:described"), _open(f"{mine}:whole")
     assert described.class_names == ("ant", "bee", "cat", "dog")
     assert described.preprocessing == Preprocessing(40, 32, "bicubic")
     assert (whole.name, whole.preprocessing.crop) == ("mine", 8)
-    with pytest.raises(UsageError, match="--mean cannot be used with"):
-        _open(f"{mine}:whole", ClassifierSource(mean=(0.5,)))
-    for mean, std in (((0.5, 0.5), (0.5,)), ((0.5,), (0.0,))):
-        with pytest.raises(UsageError, match="--mean has"):
-            _open(f"{mine}:plain", ClassifierSource(mean=mean, std=std))
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    for name, source, said in (
+        ("whole", ClassifierSource(mean=(0.5,)), "--mean cannot be used with"),
+        ("plain", ClassifierSource(mean=(0.5, 0.5), std=(0.5,)), "--mean has"),
+        ("plain", ClassifierSource(mean=(0.5,), std=(0.0,)), "--mean has"),
+        ("plain", ClassifierSource(class_names=tmp_path / "names.txt"), f"has 2 names, but {mine}:plain has 4 classes"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            _open(f"{mine}:{name}", source)
 
 
 def test_what_is_no_classifier_is_refused_in_one_line(mine):
@@ -391,12 +404,6 @@ def test_class_names_are_read_from_lines_and_json(tmp_path):
         path.write_text(content)
         with nullcontext() if names else pytest.raises(UsageError):
             assert read_class_names(path) == names
-
-
-def test_class_names_that_do_not_fit_are_refused(mine, tmp_path):
-    (tmp_path / "names.txt").write_text("a\nb\n")
-    with pytest.raises(UsageError, match=f"has 2 names, but {mine}:plain has 4 classes"):
-        _open(f"{mine}:plain", ClassifierSource(class_names=tmp_path / "names.txt"))
 
 
 # CIFAR's residual networks

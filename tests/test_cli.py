@@ -1,7 +1,5 @@
 """The command line as its user has it: help, slips, completion, streams, exit codes."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path
@@ -15,16 +13,6 @@ from latcli.options import BASIC, fields_of
 from latcli.store.store import Store
 
 HEAVY = ("torch", "torchvision", "numpy", "ultralytics", "timm", "PIL", "sqlite_utils", "matplotlib", "cv2", "mlxtend")
-
-
-@pytest.fixture
-def store(tmp_path):
-    folder = tmp_path / "kept"
-    with Store.open(folder) as opened:
-        for command in ("attack", "train"):
-            with opened.start_run(command, argv=["latcli", command], config={}, seed=0, device="cpu") as run:
-                run.write_artifact("result.png", command.encode(), "adversarial")
-    return folder
 
 
 def test_no_help_imports_anything_heavy():
@@ -119,7 +107,7 @@ def test_a_slip_is_two_lines(latcli):
 def offered(latcli, monkeypatch):
     """What bash offers where a command line ends so."""
 
-    def complete(words: str) -> set[str]:
+    def complete(words):
         asked = {"_LATCLI_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
         with monkeypatch.context() as patch:
             for name, value in asked.items():
@@ -139,9 +127,10 @@ def test_the_shell_completes(offered):
         assert expected <= offered(words), words
 
 
-def test_the_shell_completes_runs_by_either_end_of_their_id(offered, store):
-    (run,) = (path.name for path in store.glob("*-train-*"))
-    words = f"latcli runs show --store {store} "
+def test_the_shell_completes_runs_by_either_end_of_their_id(offered, tmp_path):
+    with Store.open(tmp_path) as store:
+        run, _ = (store.start_run(name, argv=[], config={}, seed=0, device="cpu").id for name in ("train", "attack"))
+    words = f"latcli runs show --store {tmp_path} "
     assert run[-4:] in offered(words + run[-4:-1])
     assert run in offered(words + run[:8])
     assert offered(f"{words}nothing") == set()

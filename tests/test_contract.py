@@ -1,10 +1,6 @@
 """Every registered attack keeps its contract, on any model; and an attack that breaks one of its promises is caught."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,14 +14,14 @@ from torch import nn
 from latcli.engine import registry
 from latcli.engine.attacks.contract import ROUNDING, allowed_levels, check_contract, run_attack
 from latcli.engine.attacks.objectives import logit_margin
-from latcli.engine.attacks.settings import NORMS, OBJECTIVES, Attack, AttackSettings, Model, Norm
+from latcli.engine.attacks.settings import NORMS, OBJECTIVES, AttackSettings
 from latcli.engine.canvas import adversarial_levels, make_grid
 from latcli.errors import ContractError, UsageError
 
 CLASSES = 12
 
 
-def net_of(dtype: torch.dtype = torch.float32, scale: float = 1.0) -> nn.Sequential:
+def net_of(dtype=torch.float32, scale=1.0):
     """A network for images of any size, in which a layer works in place."""
     torch.manual_seed(0)
     head = nn.Linear(6, CLASSES)
@@ -35,21 +31,21 @@ def net_of(dtype: torch.dtype = torch.float32, scale: float = 1.0) -> nn.Sequent
     return nn.Sequential(*layers, head).to(dtype).eval()
 
 
-def casting(dtype: torch.dtype, scale: float = 1.0) -> Model:
+def casting(dtype, scale=1.0):
     net = net_of(dtype, scale)
     return lambda x_BCHW: net(x_BCHW.to(dtype))
 
 
-def after(change: Callable[[torch.Tensor], torch.Tensor]) -> Model:
+def after(change):
     net = net_of()
     return lambda x_BCHW: change(net(x_BCHW))
 
 
-def first_impossible(logits_BK: torch.Tensor, value: float) -> torch.Tensor:
+def first_impossible(logits_BK, value):
     return torch.cat([torch.full_like(logits_BK[:, :1], value), logits_BK[:, 1:]], dim=1)
 
 
-USEFUL: dict[str, Model] = {
+USEFUL = {
     "plain": net_of(),
     "confident": net_of(scale=1e4),
     "certain": net_of(scale=1e12),
@@ -57,7 +53,7 @@ USEFUL: dict[str, Model] = {
     "confident bf16": casting(torch.bfloat16, 1e4),
     "float64": casting(torch.float64),
 }
-MODELS: dict[str, Model] = USEFUL | {
+MODELS = USEFUL | {
     "float16 that overflows": casting(torch.float16, 1e6),
     "1e30": after(lambda logits_BK: logits_BK * 1e30),
     "constant": after(lambda logits_BK: logits_BK * 0.0),
@@ -69,7 +65,7 @@ MODELS: dict[str, Model] = USEFUL | {
 }
 
 
-def laid_out(t_BCHW: torch.Tensor, layout: str) -> torch.Tensor:
+def laid_out(t_BCHW, layout):
     """The same values in another place of memory."""
     if layout == "channels last":
         return t_BCHW.contiguous(memory_format=torch.channels_last)
@@ -81,7 +77,7 @@ def laid_out(t_BCHW: torch.Tensor, layout: str) -> torch.Tensor:
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
+def problems(draw):
     """x_BCHW, often of 8-bit levels and often 0 or 1, and eps_B1HW, of another kind for each image."""
     batch, side_st = draw(st.integers(1, 3)), st.integers(1, 9)
     H, W = draw(st.one_of(st.tuples(side_st, side_st), st.sampled_from([(1, 70), (70, 1)])))
@@ -101,11 +97,11 @@ def problems(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
     return x_BCHW, eps_B1HW
 
 
-def chosen_of(norm: Norm, **more: Any) -> AttackSettings:
+def chosen_of(norm, **more):
     return AttackSettings(norm=norm, **{"radius": 0.5 if norm == "l2" else None} | more)
 
 
-def honours(name: str, norm: Norm) -> bool:
+def honours(name, norm):
     """Whether an attack takes a norm; one that does not has to say so."""
     one = (torch.full((1, 3, 2, 2), 0.5), torch.tensor([0]), torch.full((1, 1, 2, 2), 0.1))
     try:
@@ -125,7 +121,7 @@ def test_every_registered_attack_is_here():
 
 
 @st.composite
-def searches(draw: st.DrawFn, norm: Norm) -> AttackSettings:
+def searches(draw, norm):
     objective = draw(st.sampled_from([*OBJECTIVES, "topk:3"]))
     chosen = AttackSettings(
         steps=draw(st.integers(1, 4)),
@@ -151,7 +147,7 @@ def test_an_attack_keeps_the_contract(name, norm, data, problem, model, seed):
     seeds_B = seed + torch.arange(batch)
     before = [t.clone() for t in (x_BCHW, y_B, eps_B1HW, seeds_B)]
 
-    def watched(seen_bCHW: torch.Tensor) -> torch.Tensor:
+    def watched(seen_bCHW):
         if len(seen_bCHW) == batch:  # nobody has left: the positions are those of the batch
             check_contract(x_BCHW, seen_bCHW.detach(), eps_B1HW, chosen.radius)
         return MODELS[model](seen_bCHW)
@@ -194,13 +190,13 @@ def test_an_image_gets_the_same_alone_and_anywhere_among_others(name, norm, stop
     """With a model that gives each image the same bits in any batch, an attack does so, too."""
     net, x_BCHW, eps_B1HW, seeds_B = convnet(), small_images(9), background(9, 0.07), seeds(9)
 
-    def one_by_one(x_BCHW: torch.Tensor) -> torch.Tensor:
+    def one_by_one(x_BCHW):
         return torch.cat([net(x_1CHW.clone()) for x_1CHW in x_BCHW.tensor_split(len(x_BCHW))])
 
     y_B = one_by_one(x_BCHW).argmax(dim=1)
     chosen = chosen_of(norm, steps=8, stop_rank=stop_rank, restarts=2, targets=3)
 
-    def attacked(order: torch.Tensor) -> torch.Tensor:
+    def attacked(order):
         part = (x_BCHW[order], y_B[order], eps_B1HW[order], chosen, seeds_B[order])
         return run_attack(registry.load("attack", name), one_by_one, *part)
 
@@ -220,7 +216,7 @@ def test_the_model_is_left_as_it_was(name, norm, trainable):
     if trainable:
         net(torch.rand(2, 3, 8, 8)).sum().backward()
 
-    def state() -> dict[str, Any]:
+    def state():
         tensors = {key: value.tolist() for key, value in net.state_dict().items()}
         gradients = [None if p.grad is None else p.grad.tolist() for p in net.parameters()]
         modes = [(module.training, len(module._forward_hooks)) for module in net.modules()]
@@ -234,13 +230,10 @@ def test_the_model_is_left_as_it_was(name, norm, trainable):
     assert state() == before
 
 
-Breach = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def add(value: float, place: int = 0) -> Breach:
+def add(value, place=0):
     """From an allowed image, every free pixel moved by half its epsilon, a value is moved further."""
 
-    def breach(x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor) -> torch.Tensor:
+    def breach(x_BCHW, eps_B1HW):
         adv_BCHW = (x_BCHW + eps_B1HW / 2).clamp(0, 1)
         adv_BCHW[1, 2, place, place] += value
         return adv_BCHW
@@ -250,7 +243,7 @@ def add(value: float, place: int = 0) -> Breach:
 
 MIDDLE = 4  # a protected pixel; 0, 0 may change
 
-BREACHES: dict[str, tuple[Breach, str]] = {
+BREACHES = {
     "NaN": (add(float("nan")), "NaN or infinite"),
     "above 1": (lambda x, eps: torch.where(x == 1.0, 1.0 + 1e-6, x), r"leave \[0, 1\]"),
     "below 0": (lambda x, eps: torch.where(x == 0.0, -1e-6, x), r"leave \[0, 1\]"),
@@ -263,7 +256,7 @@ BREACHES: dict[str, tuple[Breach, str]] = {
 }
 
 
-def run(attack: Attack, radius: float | None = None) -> torch.Tensor:
+def run(attack, radius=None):
     """What the attack makes of two images with a protected middle."""
     x_BCHW, eps_B1HW = small_images(2, seed=2) * 0.5 + 0.25, torch.full((2, 1, 8, 8), 8 / 255)
     x_BCHW[0, 0, 1, :2] = torch.tensor([0.0, 1.0])
@@ -283,8 +276,8 @@ def test_each_breach_is_caught(name):
 
 
 def test_an_l2_change_beyond_the_radius_is_caught_image_by_image():
-    def along(*shares: float) -> Attack:
-        def attack(model: Model, x: torch.Tensor, *_: object) -> torch.Tensor:
+    def along(*shares):
+        def attack(model, x, *_):
             change = torch.zeros_like(x)
             change[:, :, 0] = 0.05 / 24**0.5  # 24 values: a length of .05
             return x + change * torch.tensor(shares)[:, None, None, None]

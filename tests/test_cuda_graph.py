@@ -1,27 +1,23 @@
 """A recording gives what is computed plainly; what cannot be recorded, or does not fit, is computed all the same."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 import torch
 from recorders import ON_CUDA, tape
-from torch import Tensor, nn
+from torch import nn
 
 from latcli.engine import cuda_graph
 from latcli.engine.attacks.apgd import apgd_ce, apgd_t
 from latcli.engine.attacks.contract import run_attack
 from latcli.engine.attacks.pgd import mi_fgsm, pgd
 from latcli.engine.attacks.settings import AttackSettings
-from latcli.engine.cuda_graph import Recordings, replayed
-from latcli.engine.models.small import paper_cnn
+from latcli.engine.cuda_graph import replayed
+from latcli.engine.models.small import PaperCNN
 from latcli.engine.precision import GradientForm
 
 
 def test_a_replay_gives_what_is_computed_plainly_for_any_mix_of_shapes(monkeypatch):
     monkeypatch.setattr(cuda_graph, "record_cuda_graph", tape)
-    recordings: Recordings = {}
+    recordings = {}
     found = []
     for step in range(60):
         x = torch.full((1 + step % 10,), float(step))  # more shapes than are kept
@@ -30,17 +26,17 @@ def test_a_replay_gives_what_is_computed_plainly_for_any_mix_of_shapes(monkeypat
 
 
 def test_what_cannot_be_recorded_is_computed_plainly(monkeypatch):
-    def refuse(run: object) -> Any:
+    def refuse(run):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(cuda_graph, "record_cuda_graph", refuse)
-    recordings: Recordings = {}
+    recordings = {}
     for step in range(4):
         x = torch.full((2,), float(step))
         assert torch.equal(replayed(recordings, "double", lambda x: (2 * x,), (x,))[0], 2 * x)
 
 
-def problem(count: int, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def problem(count, device):
     generator = torch.Generator().manual_seed(1)
     x_BCHW = torch.rand(count, 1, 28, 28, generator=generator).to(device)
     eps_B1HW = torch.full((count, 1, 28, 28), 0.1, device=device)
@@ -51,7 +47,7 @@ def problem(count: int, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def test_a_batch_for_which_there_is_no_memory_is_attacked_in_parts():
     sizes = []
 
-    def small(model: object, x: Tensor, y: Tensor, eps: Tensor, settings: object, seeds: Tensor) -> Tensor:
+    def small(model, x, y, eps, settings, seeds):
         sizes.append(len(y))
         if len(y) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -68,7 +64,7 @@ def test_a_batch_for_which_there_is_no_memory_is_attacked_in_parts():
 @pytest.mark.parametrize("attack", [pgd, mi_fgsm, apgd_ce, apgd_t])
 def test_attacks_on_recorded_gradients_are_the_attacks(attack):
     torch.manual_seed(0)
-    net = paper_cnn((1, 28, 28), 10).cuda().eval()
+    net = PaperCNN((1, 28, 28), 10).cuda().eval()
     recorded = GradientForm(net, "fp32")
     settings = AttackSettings(steps=12, targets=2)
     for count in (6, 4, 6):
@@ -83,11 +79,11 @@ def test_attacks_on_recorded_gradients_are_the_attacks(attack):
 class Waiting(nn.Module):
     """Looks at a value on the host, which no recording can."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.linear = nn.Linear(784, 10)
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
+    def forward(self, x_BCHW):
         scale = 2.0 if float(x_BCHW.sum()) > 0 else 1.0
         return self.linear(x_BCHW.flatten(1)) * scale
 

@@ -1,64 +1,51 @@
 """Accuracy against epsilon and steps: known answers, and that what a sweep reuses never flatters the model."""
 
-from __future__ import annotations
-
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 import torch
+from linear_problems import linear
 from torch import nn
 
 from latcli.engine.attacks.contract import run_attack
 from latcli.engine.attacks.pgd import fgsm, pgd
-from latcli.engine.attacks.settings import AttackSettings, Model
+from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.datasets.base import Images
 from latcli.engine.evaluation.beyond import fell_at, points_of
 from latcli.engine.noise import derive_seed, item_seeds
 from latcli.engine.scoring import judge
 from latcli.errors import LatcliError, UsageError
-from latcli.results import CurvePoint
 
 SHAPE = (1, 6, 6)
 FIXED = AttackSettings(schedule="constant", step=0.05, random_start=False)
 
-Pairs = list[tuple[Images, torch.Tensor]]
 
-
-@dataclass(frozen=True)
-class Curve:
+def _sweep(axis, attack, fast, score, pairs, values, settings, seed):
     """Where each image fell, and the curve."""
-
-    fell_at: tuple[float | None, ...]
-    points: tuple[CurvePoint, ...]
-
-
-def _sweep(axis: Any, attack: Any, fast: Any, score: Any, pairs: Any, values: Any, settings: Any, seed: int) -> Curve:
     fell = fell_at(axis, values, attack, fast, score, pairs, settings, seed)
-    return Curve(fell, points_of(values, fell))
+    return SimpleNamespace(fell_at=fell, points=points_of(values, fell))
 
 
 accuracy_against_epsilon, accuracy_against_steps = partial(_sweep, "epsilon"), partial(_sweep, "steps")
 
 
-def _weights() -> torch.Tensor:
+def _weights():
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
 
 
-def _linear(x_BCHW: torch.Tensor) -> torch.Tensor:
-    """Two classes; the first one's lead over the second is -weights . (x - 1/2)."""
-    lead_B = ((x_BCHW - 0.5) * _weights()).flatten(1).sum(dim=1)
-    return torch.stack([-lead_B / 2, lead_B / 2], dim=1)
-
-
-def _convnet(seed: int = 0) -> nn.Module:
+def _convnet(seed=0):
     torch.manual_seed(seed)
     return nn.Sequential(nn.Conv2d(1, 8, 3), nn.Tanh(), nn.Conv2d(8, 8, 3), nn.Tanh(), nn.Flatten(), nn.Linear(32, 4))
 
 
-def _images(count: int, net: Model, wrong: int = 0) -> Images:
+def _linear(x_BCHW):
+    return linear(_weights())(x_BCHW - 0.5)
+
+
+def _images(count, net, wrong=0):
     """Images with the labels that the model gives them, but for the first `wrong`."""
     x_BCHW = 0.3 + 0.4 * torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
@@ -68,19 +55,19 @@ def _images(count: int, net: Model, wrong: int = 0) -> Images:
     return Images(x_BCHW, y_B, torch.arange(100, 100 + count))
 
 
-def _background(count: int) -> torch.Tensor:
+def _background(count):
     share_B1HW = torch.ones(count, 1, *SHAPE[1:])
     share_B1HW[:, :, 2:4, 2:4] = 0.0
     share_B1HW[:, :, 0] = 0.5
     return share_B1HW
 
 
-def _split(images: Images, matrix_B1HW: torch.Tensor, size: int) -> Pairs:
+def _split(images, matrix_B1HW, size):
     tensors = (images.x_BCHW, images.y_B, images.samples_B, matrix_B1HW)
     return [(Images(x, y, s), m) for x, y, s, m in zip(*(t.split(size) for t in tensors), strict=True)]
 
 
-def _needed(images: Images, share_B1HW: torch.Tensor) -> torch.Tensor:
+def _needed(images, share_B1HW):
     """The epsilon at which each image of the linear model falls: its lead over what one of epsilon takes away."""
     leads_B = (_linear(images.x_BCHW)[:, 0] - _linear(images.x_BCHW)[:, 1]).abs()
     return leads_B / (share_B1HW * _weights().abs()).flatten(1).sum(dim=1)
@@ -115,9 +102,9 @@ def test_on_a_linear_model_each_image_falls_at_the_closed_form_s_step(settings):
     assert sum(one is None for one in curve.fell_at) == sum(need > 0.1 for need in needed[5:])
 
 
-def _alone(pairs: Pairs, net: Model, settings: AttackSettings, scale: float) -> list[bool]:
+def _alone(pairs, net, settings, scale):
     """Which images an attack that knows nothing of other points leaves right."""
-    right: list[bool] = []
+    right = []
     for images, matrix_B1HW in pairs:
         seeds_B = item_seeds(derive_seed(7, "curve"), images.samples_B)
         adv_BCHW = run_attack(pgd, net, images.x_BCHW, images.y_B, matrix_B1HW * scale, settings, seeds_B)
@@ -152,10 +139,10 @@ def test_reuse_over_epsilons_never_flatters_the_model(steps):
 class _Counting:
     """A model that counts the images it computes gradients for."""
 
-    def __init__(self, net: Model) -> None:
+    def __init__(self, net):
         self.net, self.images = net, 0
 
-    def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x_BCHW):
         self.images += len(x_BCHW) if x_BCHW.requires_grad else 0
         return self.net(x_BCHW)
 
@@ -168,7 +155,7 @@ def test_who_has_fallen_is_attacked_no_more():
         assert counting.images == expected
 
 
-SWEEPS: list[tuple[Any, list[float]]] = [(accuracy_against_epsilon, [0.5, 1.0]), (accuracy_against_steps, [5, 30])]
+SWEEPS = [(accuracy_against_epsilon, [0.5, 1.0]), (accuracy_against_steps, [5, 30])]
 
 
 def test_examples_are_sought_on_the_fast_form_and_judged_on_the_other():
@@ -182,7 +169,7 @@ def test_examples_are_sought_on_the_fast_form_and_judged_on_the_other():
 def test_bad_input_is_refused_in_one_line():
     pairs = [(_images(4, _linear), _background(4))]
     nan, descending = float("nan"), [0.2, 0.1]
-    refusals: list[tuple[Any, list[float], str]] = [
+    refusals = [
         *((accuracy_against_epsilon, one, "not ascending") for one in ([], [0.0, 0.1], descending, [0.1, nan], [nan])),
         (accuracy_against_epsilon, [0.1, 0.1], "not ascending"),
         (accuracy_against_steps, [10, 1], "not ascending"),

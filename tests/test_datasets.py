@@ -1,7 +1,5 @@
 """Data sets are whole, labelled and the same every time; what is damaged or missing is named with its checksum."""
 
-from __future__ import annotations
-
 import gzip
 import pickle
 import struct
@@ -12,7 +10,7 @@ import pytest
 import torch
 from photo_set import save
 
-from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults, make_dataset
+from latcli.engine.datasets.base import DatasetSource, Defaults, make_dataset
 from latcli.engine.datasets.catalog import full_name, image_folder, open_dataset
 from latcli.engine.datasets.photo_folder import class_folders
 from latcli.errors import LatcliError, UsageError
@@ -25,11 +23,11 @@ CHECKSUMS = {
 }
 
 
-def offline(folder: Path) -> DatasetSource:
+def offline(folder):
     return DatasetSource(folder, offline=True)
 
 
-def write_idx_files(folder: Path, theirs: str = "MNIST", *, zipped: bool = True) -> dict[str, np.ndarray]:
+def write_idx_files(folder, theirs="MNIST", *, zipped=True):
     """Six training and three test images in torchvision's layout."""
     raw = folder / theirs / "raw"
     raw.mkdir(parents=True)
@@ -44,7 +42,7 @@ def write_idx_files(folder: Path, theirs: str = "MNIST", *, zipped: bool = True)
     return arrays
 
 
-def write_folders(folder: Path, size: int = 12, *, grey: bool = False, masks: Path | None = None) -> Path:
+def write_folders(folder, size=12, *, grey=False, masks=None):
     """Two images of two classes in both splits; their masks are what is bright in them."""
     random = np.random.default_rng(0)
     for split in ("train", "test"):
@@ -124,10 +122,10 @@ def test_the_real_mnist(shared_data):
 class _Touch:
     """Pickles as a call that leaves a trace."""
 
-    def __init__(self, trace: Path) -> None:
+    def __init__(self, trace):
         self.trace = trace
 
-    def __reduce__(self) -> tuple[object, ...]:
+    def __reduce__(self):
         return Path.touch, (self.trace,)
 
 
@@ -191,7 +189,7 @@ def test_a_folder_of_another_kind_is_refused(kind, tmp_path):
         image_folder(class_folders(tmp_path / "set"))
 
 
-def tiny(x_train: torch.Tensor, y_train: torch.Tensor, names: tuple[str, str] = ("a", "b")) -> Dataset:
+def tiny(x_train, y_train, names=("a", "b")):
     test = (torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]))
     return make_dataset("any", (x_train, y_train), test, names, Defaults(0.3, 0.25, "paper-cnn"))
 
@@ -221,11 +219,3 @@ def test_a_validation_split_parts_the_training_images_by_its_seed():
     for share in (0.0, 0.01, 0.99, 1.0):
         with pytest.raises(UsageError, match="a validation share of"):
             dataset.split(share, 0)
-
-
-def test_unknown_names_are_refused_with_the_nearest():
-    with pytest.raises(UsageError, match="there is no data set called 'mist'") as caught:
-        open_dataset("mist", offline(Path("nowhere")))
-    assert "'mnist'" in caught.value.hint
-    with pytest.raises(UsageError, match="no kind of data set called 'zip:'"):
-        open_dataset("zip:x", offline(Path("nowhere")))

@@ -1,7 +1,5 @@
 """What holds for every detector: which boxes agree with a label and are chosen, and how photos reach a detector."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -10,25 +8,30 @@ from hypothesis import strategies as st
 
 from latcli.engine.detectors import base
 from latcli.engine.detectors.base import (
-    _COCO_TO_IMAGENET,
     ANY_CLASS,
     Box,
     Detection,
+    DetectorContext,
     Target,
+    _coco_to_imagenet,
     agreeing_boxes,
     agrees,
     for_detector,
     scaled_corners,
     surest_box,
 )
+from latcli.engine.detectors.mobilenet import MobilenetDetector, MobilenetSettings
+from latcli.engine.detectors.yolo import DEFAULT_WEIGHTS, YoloDetector, YoloSettings
 from latcli.engine.images import Photo
 from latcli.engine.vision import import_torchvision
+from latcli.errors import ExitCode, WeightsError
 
-CATEGORIES: list[str] = import_torchvision().models.MobileNet_V3_Large_Weights.IMAGENET1K_V1.meta["categories"]
+CATEGORIES = import_torchvision().models.MobileNet_V3_Large_Weights.IMAGENET1K_V1.meta["categories"]
+SSDLITE = import_torchvision().models.detection.SSDLite320_MobileNet_V3_Large_Weights.COCO_V1
 HEN = Target(8, "hen")
 
 
-def _photo(height: int, width: int) -> Photo:
+def _photo(height, width):
     return Photo("grey", np.full((height, width, 3), 128, dtype=np.uint8), "0")
 
 
@@ -52,8 +55,7 @@ OTHERS = [
 
 
 def test_boxes_agree_with_imagenets_classes_by_a_table_and_with_others_by_name():
-    coco = import_torchvision().models.detection.SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.meta["categories"]
-    assert _COCO_TO_IMAGENET.keys() <= set(coco)
+    assert _coco_to_imagenet().keys() == set(SSDLITE.meta["categories"]) - {"__background__", "N/A"}
     for box_name, name, agreed in IMAGENET:
         assert agrees(box_name, Target(CATEGORIES.index(name), name)) is agreed, (box_name, name)
     for box_name, target, agreed in OTHERS:
@@ -84,7 +86,7 @@ def test_agreeing_boxes_are_chosen_with_their_silhouettes(boxes, masked):
         assert [b.segmentation for b in chosen.boxes if b.segmentation is not None] == list(range(len(kept)))
 
 
-def _place(box: Box) -> tuple[object, ...]:
+def _place(box):
     return box.x0, box.y0, box.x1, box.y1, box.score, box.name
 
 
@@ -109,3 +111,21 @@ def test_corners_are_scaled_into_the_photo(corners):
         assert inside == pytest.approx(expected)
     else:
         assert inside is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "named"),
+    [
+        (MobilenetDetector, MobilenetSettings(), SSDLITE.url),
+        *((YoloDetector, YoloSettings(name), name) for name in (DEFAULT_WEIGHTS, "yolo11s-seg.pt")),
+    ],
+)
+@pytest.mark.parametrize(("offline", "message"), [(True, "--offline"), (False, "does not answer")])
+def test_missing_weights_are_said_with_what_to_do(kind, settings, named, offline, message, no_network):
+    with pytest.raises(WeightsError, match=message) as missing:
+        kind(settings, DetectorContext(offline=offline))
+    assert missing.value.exit_code == ExitCode.FAILURE
+    assert named in missing.value.message + missing.value.hint
+    assert "--detector-weights FILE" in missing.value.hint
+    assert "--detector cam" in missing.value.hint
+    assert bool(no_network) is not offline

@@ -1,7 +1,5 @@
 """The docs say what the program does: docs/cli.md is current, and every documented command is one that can be typed."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex
@@ -9,10 +7,8 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from pathlib import Path
 
-from conftest import ROOT
-from report_store import whole
+from conftest import ROOT, code_blocks
 
 from latcli import cli
 from latcli.store.store import Store
@@ -20,19 +16,13 @@ from latcli.store.store import Store
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(page: Path, *languages: str) -> list[str]:
-    """The fenced blocks of a page in these languages."""
-    text = page.read_text(encoding="utf-8")
-    return re.findall(rf"^```(?:{'|'.join(languages)})\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-
-
-def documented_commands(page: Path) -> list[str]:
-    """The lines of a page's shell blocks, without prompts and line continuations."""
-    lines = "\n".join(blocks(page, "sh", "bash", "shell", "console")).replace("\\\n", " ").splitlines()
-    return [line.removeprefix("$ ").strip() for line in lines]
-
-
-LINES = [(page.name, line) for page in PAGES for line in documented_commands(page)]
+#: The lines of each page's shell blocks, without prompts and line continuations.
+LINES = [
+    (page.name, line.removeprefix("$ ").strip())
+    for page in PAGES
+    for block in code_blocks(str(page), "sh", "bash", "shell", "console")
+    for line in block.replace("\\\n", " ").splitlines()
+]
 
 
 def test_the_page_of_the_command_line_is_current_whoever_writes_it(tmp_path):
@@ -80,10 +70,9 @@ def test_every_link_between_pages_leads_somewhere():
             assert anchor in slugs, f"{page.name} points to {target}"
 
 
-def test_the_questions_to_the_database_are_answered(tmp_path):
-    whole(tmp_path)
-    questions = blocks(ROOT / "docs" / "report.md", "sql")
-    with closing(sqlite3.connect(tmp_path / "latcli.db")) as connection:
+def test_the_questions_to_the_database_are_answered(stored):
+    questions = code_blocks("report.md", "sql")
+    with closing(sqlite3.connect(stored[0] / "latcli.db")) as connection:
         answers = [connection.execute(question).fetchall() for question in questions]
     assert len(questions) >= 3
     assert all(answers)

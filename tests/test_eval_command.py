@@ -1,7 +1,5 @@
 """`latcli eval`: which models it takes, what it keeps, how it is resumed, and what it refuses before any work."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import io
@@ -11,7 +9,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
 import pytest
 import torch
@@ -23,7 +20,7 @@ from latcli.commands.evaluate import SAMPLES, Findings, run
 from latcli.commands.runs import verify
 from latcli.engine.attacks.pgd import pgd
 from latcli.engine.attacks.settings import AttackSettings
-from latcli.engine.datasets.base import DatasetSource, Images
+from latcli.engine.datasets.base import DatasetSource
 from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.evaluation import beyond
 from latcli.engine.evaluation.beyond import fell_at, points_of, transfer_matrix
@@ -31,8 +28,8 @@ from latcli.engine.evaluation.matrix import Subject
 from latcli.engine.evaluation.statistics import mcnemar_p_value, wilson_interval
 from latcli.engine.localize import center_mask
 from latcli.engine.models.catalog import CheckpointInfo, open_classifier, pack_classifier
-from latcli.engine.models.classifier import Classifier, ClassifierSource
-from latcli.engine.models.small import paper_cnn
+from latcli.engine.models.classifier import ClassifierSource
+from latcli.engine.models.small import PaperCNN
 from latcli.engine.models.weights import unpack
 from latcli.errors import LatcliError, UsageError, WeightsError
 from latcli.options import EvalOptions
@@ -42,7 +39,7 @@ from latcli.store.store import Store
 
 #: The fixture `work` puts real digits of 12 pixels a side at this name, 10 for testing of each of three classes.
 TINY = "folder:tiny"
-QUICK: dict[str, Any] = {"dataset": TINY, "images": 12, "steps": 3, "batch": 6}
+QUICK = {"dataset": TINY, "images": 12, "steps": 3, "batch": 6}
 PLAIN_PGD = AttackSettings(steps=3, schedule="constant")
 INPUTS = ("standard", "background")
 
@@ -82,24 +79,20 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture
-def work(tmp_path, tiny, monkeypatch):
-    """Where commands run."""
-    folder = tmp_path / "work"
-    folder.mkdir()
-    (folder / "tiny").symlink_to(tiny)
-    (folder / "eval_victims.py").write_text(VICTIMS)
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.chdir(folder)
-    return folder
+def work(work, tiny, monkeypatch):
+    (work / "tiny").symlink_to(tiny)
+    (work / "eval_victims.py").write_text(VICTIMS)
+    monkeypatch.syspath_prepend(work)
+    return work
 
 
-def checkpoint_bytes(regime: str, seed: int, turned: bool = False, **changes: Any) -> bytes:
+def checkpoint_bytes(regime, seed, turned=False, **changes):
     """A network of chance; `turned` has its logits in the opposite order."""
     data = open_dataset(TINY, DatasetSource(Path()))
-    about: dict[str, Any] = {"image_shape": data.image_shape, "class_names": data.class_names, "dataset": data.name}
+    about = {"image_shape": data.image_shape, "class_names": data.class_names, "dataset": data.name}
     about |= changes
     torch.manual_seed(seed + 100 * len(regime))
-    net = paper_cnn(about["image_shape"], len(about["class_names"]))
+    net = PaperCNN(about["image_shape"], len(about["class_names"]))
     if turned:
         head = [module for module in net.modules() if isinstance(module, torch.nn.Linear)][-1]
         head.weight.data, head.bias.data = head.weight.data.flip(0), head.bias.data.flip(0)
@@ -107,10 +100,10 @@ def checkpoint_bytes(regime: str, seed: int, turned: bool = False, **changes: An
     return pack_classifier(net.state_dict(), CheckpointInfo(**fixed, regime=regime, **about))
 
 
-def trained(work: Path, regime: str, seed: int = 0, *, rate: float = 0.1, completed: bool = True) -> str:
+def trained(work, regime, seed=0, *, rate=0.1, completed=True):
     """A training run as `latcli train` leaves it, with weights of chance; its id."""
     data = open_dataset(TINY, DatasetSource(Path()))
-    config: dict[str, object] = {"dataset": TINY, "regime": regime, "seed": seed, "rate": rate}
+    config = {"dataset": TINY, "regime": regime, "seed": seed, "rate": rate}
     with Store.open(work / "runs") as store:
         dataset = store.record_dataset(data.name, fingerprint=data.fingerprint)
         try:
@@ -123,37 +116,35 @@ def trained(work: Path, regime: str, seed: int = 0, *, rate: float = 0.1, comple
         return stored.id
 
 
-def session_of(work: Path, stderr: io.StringIO | None = None, **more: Any) -> Session:
+def session_of(work, stderr=None, **more):
     given = {"store": work / "runs", "data": work / "data", "offline": True, "precision": "fp32"} | more
     return Session(stderr=stderr or io.StringIO(), **given)
 
 
-def evaluate(
-    work: Path, *models: str, seed: int = 0, stderr: io.StringIO | None = None, **options: Any
-) -> tuple[EvalResult, str]:
+def evaluate(work, *models, seed=0, stderr=None, **options):
     """The result and what was written on stderr."""
     stderr = stderr or io.StringIO()
     return run(EvalOptions(models=models, **QUICK | options), session_of(work, stderr, seed=seed)), stderr.getvalue()
 
 
-def resume(work: Path, run_id: str, *models: str, stderr: io.StringIO | None = None, **more: Any) -> EvalResult:
+def resume(work, run_id, *models, stderr=None, **more):
     options = {name: more.pop(name) for name in tuple(more) if name in EvalOptions.__dataclass_fields__}
     return run(EvalOptions(models=models, resume=run_id, **options), session_of(work, stderr, **more))
 
 
-def evaluations(work: Path) -> list[str]:
+def evaluations(work):
     return sorted(path.name for path in (work / "runs").glob("*-eval-*"))
 
 
-def without_times(cells: Any) -> list[Cell]:
+def without_times(cells):
     return [dataclasses.replace(cell, seconds=0.0) for cell in cells]
 
 
-def cut_off(work: Path, monkeypatch: pytest.MonkeyPatch, *models: str, batches: int = 8, **options: Any) -> str:
+def cut_off(work, monkeypatch, *models, batches=8, **options):
     """The id of an evaluation that was interrupted after so many batches."""
     before, left, keep = evaluations(work), iter(range(batches)), Findings.keep
 
-    def stop(findings: Findings, stored: Any, *, soon: bool = False) -> None:
+    def stop(findings, stored, *, soon=False):
         keep(findings, stored, soon=soon)
         if soon and next(left) == batches - 1:
             raise KeyboardInterrupt
@@ -245,14 +236,14 @@ def test_any_attack_and_norm_can_be_chosen(work):
 # beside the matrix
 
 
-def by_hand(name: str, result: EvalResult, epsilon: float) -> list[tuple[Images, torch.Tensor]]:
+def by_hand(name, result, epsilon):
     """The attacked images in one batch, with the epsilon matrix of an input."""
     (images,) = open_dataset(TINY, DatasetSource(Path())).testing([torch.arange(12) * 30 // 12])
     object_1HW = center_mask((12, 12), result.settings["center"]) if name == "background" else torch.zeros(1, 12, 12)
     return [(images, epsilon * (1 - object_1HW.expand(12, -1, -1, -1)))]
 
 
-def networks(result: EvalResult) -> dict[str, Classifier]:
+def networks(result):
     return {one.id: open_classifier(one.source, ClassifierSource(), torch.device("cpu")) for one in result.models}
 
 
@@ -291,7 +282,7 @@ def test_transfer_between_listed_models_leaves_the_others_out(work):
 def test_what_was_cut_off_beside_the_matrix_goes_on_where_it_was(work, monkeypatch):
     trained(work, "natural")
     trained(work, "background")
-    options: dict[str, Any] = {"transfer": "all", "curve": ("epsilon=0.1,0.2", "steps=1,2")}
+    options = {"transfer": "all", "curve": ("epsilon=0.1,0.2", "steps=1,2")}
     whole, _ = evaluate(work, **options)
     with monkeypatch.context() as patched:
         patched.setattr(beyond, "fell_at", lambda axis, *given: 1 / 0 if axis == "steps" else fell_at(axis, *given))
@@ -302,7 +293,7 @@ def test_what_was_cut_off_beside_the_matrix_goes_on_where_it_was(work, monkeypat
         assert store.rows_of(run_id, "cells") == []
     with pytest.raises(UsageError, match=r"different options: .*--transfer .*all.*--curve-steps"):
         resume(work, run_id, transfer="a,b", curve=("steps=1",))
-    measured: list[str] = []
+    measured = []
     monkeypatch.setattr(beyond, "transfer_matrix", lambda *_: 1 / 0)
     monkeypatch.setattr(beyond, "fell_at", lambda axis, *given: (measured.append(axis), fell_at(axis, *given))[1])
     stderr = io.StringIO()
@@ -312,9 +303,9 @@ def test_what_was_cut_off_beside_the_matrix_goes_on_where_it_was(work, monkeypat
     assert "resumed with 48 of 48 attacked images done" in stderr.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_what_nothing_can_be_measured_of_is_refused_before_a_run_is_started(work):
+    trained(work, "natural")
+    for options, message in [
         ({"models": ("a",), "transfer": "all"}, "--transfer needs at least two models"),
         ({"transfer": "a"}, "--transfer needs at least two models"),
         ({"transfer": "a,,a "}, "--transfer needs at least two models"),
@@ -333,14 +324,11 @@ def test_what_was_cut_off_beside_the_matrix_goes_on_where_it_was(work, monkeypat
         ({"transfer": "all"}, "--transfer needs at least two models"),
         ({"reliance": True}, "--reliance needs photos"),
         ({"dataset": "folder:tiny", "attack": "pdg"}, "no attack called 'pdg'"),
-    ],
-)
-def test_what_nothing_can_be_measured_of_is_refused_before_a_run_is_started(work, options, message):
-    trained(work, "natural")
-    with pytest.raises(UsageError, match=message) as caught:
-        run(EvalOptions(**{"dataset": TINY} | options), session_of(work))
-    assert caught.value.hint
-    assert evaluations(work) == []
+    ]:
+        with pytest.raises(UsageError, match=message) as caught:
+            run(EvalOptions(**{"dataset": TINY} | options), session_of(work))
+        assert caught.value.hint
+        assert evaluations(work) == []
 
 
 # which models
@@ -473,14 +461,6 @@ def test_models_that_are_gone_and_code_that_only_a_store_names_are_refused(work,
             with pytest.raises(WeightsError, match="is not the one that the evaluation was started with"):
                 resume(work, run_id, "edited:honest")
     assert resume(work, run_id, "edited:honest").run == run_id
-
-
-def test_a_plain_module_of_one_channel_is_evaluated(work):
-    grey = "import torch\ndef make():\n    torch.manual_seed(0)\n"
-    grey += "    return torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(2704, 10))\n"
-    (work / "grey.py").write_text(grey)
-    result, _ = evaluate(work, "grey:make", dataset="mnist-5k", images=10)
-    assert [cell.n for cell in result.cells] == [1000, 10, 10, 10]
 
 
 # bad input

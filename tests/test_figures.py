@@ -1,9 +1,8 @@
 """Pictures of results: Figure 1, the amplified difference, heat maps and curves, whatever things are called."""
 
-from __future__ import annotations
-
 import hashlib
 import io
+import math
 import re
 import subprocess
 import sys
@@ -19,48 +18,47 @@ from PIL import Image
 from report_store import WILD
 from tiny_model import blobs
 
-from latcli.reporting.evaluations import matrix
+from latcli.reporting.documents import training_curves
+from latcli.reporting.evaluations import curves, matrix
 from latcli.reporting.figures import (
     Guess,
-    Line,
     Panel,
-    Plot,
     amplified_difference,
     charts,
-    curve_plots,
     drawn,
     heat_map,
+    in_words,
     means,
-    training_plots,
     triptych,
     without_glyph_warnings,
 )
+from latcli.reporting.table import Cell, Column, Row, Table
 
 GREEN, GREY = (0x2E, 0x9E, 0x4F), (0x9A, 0xA3, 0xAD)
 RED, LIME, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
 
 
-def guesses_of(*confidences: float, right: int = 0) -> list[Guess]:
+def guesses_of(*confidences, right=0):
     return [Guess(f"class {place}", value, place == right) for place, value in enumerate(confidences)]
 
 
-def panel_of(colour: tuple[int, int, int], *confidences: float, right: int = 0) -> Panel:
+def panel_of(colour, *confidences, right=0):
     return Panel("a title", np.full((60, 60, 3), colour, dtype=np.uint8), guesses_of(*confidences, right=right))
 
 
-def levels_of(data: bytes) -> np.ndarray:
+def levels_of(data):
     """A PNG as levels_HWC."""
     with Image.open(io.BytesIO(data)) as image:
         assert image.format == "PNG"
         return np.asarray(image.convert("RGB"))
 
 
-def figure_1(*panels: Panel, caption: str = "hen: 49.1 % of pixels altered") -> np.ndarray:
+def figure_1(*panels, caption="hen: 49.1 % of pixels altered"):
     with without_glyph_warnings():
         return levels_of(triptych(panels, caption))
 
 
-def places_of(levels_HWC: np.ndarray, colour: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+def places_of(levels_HWC, colour):
     """Rows and columns of the pixels of a colour."""
     rows, columns = np.nonzero((np.abs(levels_HWC.astype(int) - colour) <= 2).all(axis=2))
     return rows, columns
@@ -102,7 +100,7 @@ def test_photos_of_every_shape_fit_and_so_do_guesses_of_every_number(height, wid
     assert len(places_of(levels, GREEN)[0]) > 0
 
 
-def digest() -> str:
+def digest():
     return hashlib.sha256(triptych([panel_of(RED, 0.7, 0.2)], "hen")).hexdigest()
 
 
@@ -123,7 +121,7 @@ def test_the_difference_is_amplified_around_grey(seed, gain):
     assert (amplified_difference(before, before, gain) == 128).all()
 
 
-def is_drawn(data: bytes) -> bool:
+def is_drawn(data):
     return len(np.unique(levels_of(data))) > 20
 
 
@@ -133,8 +131,8 @@ def test_matrix_training_and_curves_are_drawn_the_same_each_time():
     assert list(shown) == ["matrix-1-mnist.png", "training-1-mnist.png", "curve-epsilon-20261122-150000-eval-1234.png"]
     assert all(map(is_drawn, shown.values()))
     assert dict(charts(document)) == shown
-    ((_, plots),) = curve_plots(document["evaluations"]).values()
-    assert drawn("", plots, "svg") == drawn("", plots, "svg")
+    tables = curves(*document["evaluations"])
+    assert drawn("", tables, "svg") == drawn("", tables, "svg")
 
 
 def test_a_higher_loss_is_darker():
@@ -153,21 +151,28 @@ def test_names_of_pictures_stay_in_their_folder():
         assert is_drawn(data)
 
 
-def test_training_and_curves_of_a_report_become_plots():
+def test_curves_of_training_and_of_attacks_are_tables_that_can_be_drawn():
     document = sample.report()
     document["training"][0]["series"]["test_loss"] = [[0, 2.0], [9, 0.5]]
-    plots = training_plots(document["training"])
-    ((title, (curve,)),) = curve_plots(document["evaluations"]).values()
-    assert [(plot.title, plot.logarithmic) for plot in plots] == [
-        ("Training loss", True), ("Test loss", True), ("Accuracy on clean training batches", False),
+    training, (curve,) = training_curves(document["training"]), curves(*document["evaluations"])
+    assert [(table.title, table.columns[-1].format) for table in training] == [
+        ("Training loss against step, mnist", "number"), ("Test loss against step, mnist", "number"),
+        ("Accuracy on clean training batches against step, mnist", "percent"),
     ]  # fmt: skip
-    assert plots[0].description == "Training loss against step. At the end: natural 00a0 0.0500."
-    assert [column.key for column in plots[0].table.columns] == ["line", "0", "5", "9"]
-    assert [cell.value for cell in plots[0].table.rows[0].cells] == ["natural 00a0", 2.0, 0.05, None]
-    many = Plot("t", "step", [Line("a", [(step, step / 100, None) for step in range(101)])])
-    assert [column.key for column in many.table.columns][1:] == [*(str(step) for step in range(0, 100, 11)), "100"]
-    assert title == "Accuracy on mnist, n = 100, run 1234"
-    assert [line.points[-1][:2] for line in curve.lines] == [(0.3, pytest.approx(0.6))] * 3
+    assert in_words(training[0]) == "Training loss against step, mnist. At the end: natural 00a0 0.0500."
+    assert [column.key for column in training[0].columns] == ["line", "0", "5", "9"]
+    label, *values = [cell.value for cell in training[0].rows[0].cells]
+    assert (label, values) == ("natural 00a0", [2.0, 0.05, pytest.approx(math.nan, nan_ok=True)])
+    assert [float(column.key) for column in curve.columns[1:]] == [0.0, 8 / 255, 0.3]
+    assert [row.cells[-1].value for row in curve.rows] == [pytest.approx(0.6)] * 3
+
+
+def test_runs_of_other_steps_are_lines_of_one_plot():
+    series = [[[0, 2.0], [4, 1.0]], [[0, 3.0], [3, 1.0], [6, 0.5]]]
+    (table,) = training_curves([sample.trained(place, series={"loss": one}) for place, one in enumerate(series)])
+    assert [column.key for column in table.columns[1:]] == ["0", "3", "4", "6"]
+    assert [cell.value for cell in table.rows[0].cells[1:]] == [2.0, None, 1.0, None]
+    assert "natural 00a0 1.0" in in_words(table)
 
 
 def test_means_are_drawn_with_gaps_and_the_papers_figure():
@@ -179,4 +184,7 @@ def test_means_are_drawn_with_gaps_and_the_papers_figure():
     assert is_drawn(means(table | {"rows": rows, "drawn": ["accuracy", "loss"]}))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert drawn("$", [Plot(WILD[0], "x", [Line(name, [(0, 0.1, None), (1, None, None)]) for name in WILD])], "svg")
+        rows = tuple(Row((Cell(name), Cell(0.1), Cell(math.nan))) for name in WILD)
+        assert drawn(
+            "$", [Table(WILD[0], (Column("", "x"), Column("0", "0", "number"), Column("1", "1")), rows)], "svg"
+        )

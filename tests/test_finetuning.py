@@ -1,14 +1,10 @@
 """A new head on any classifier: what is kept of the old one, what stays still, and checkpoints that open again."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from photo_set import SMALL, save_weights
 from torch import nn
 
-from latcli.engine.datasets.base import DatasetSource
-from latcli.engine.datasets.catalog import open_training_data
 from latcli.engine.models import libraries
 from latcli.engine.models.catalog import (
     CheckpointInfo,
@@ -34,7 +30,7 @@ def source(tmp_path_factory):
     return ClassifierSource(save_weights(tmp_path_factory.mktemp("weights") / "small.safetensors"), offline=True)
 
 
-def photos(count: int, side: int) -> torch.Tensor:
+def photos(count, side):
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
@@ -86,22 +82,22 @@ def test_training_leaves_norms_as_they_were(source):
 class TwoHeads(nn.Module):
     """Adds two layers of five outputs, as networks with a distilled head do."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.one, self.other = nn.Linear(3, 5), nn.Linear(3, 5)
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BCHW):
         return self.one(x_BCHW.mean(dim=(2, 3))) + self.other(x_BCHW.mean(dim=(2, 3)))
 
 
 class Scaled(nn.Module):
     """Has no layer that gives its logits."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(5))
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BCHW):
         return x_BCHW.mean(dim=(1, 2, 3))[:, None] * self.weight
 
 
@@ -123,20 +119,12 @@ def test_which_names_mean_fine_tuning_and_the_nearest_of_a_misspelt_one():
     assert "torchvision:NAME" in caught.value.hint
 
 
-@pytest.mark.parametrize(
-    ("architecture", "message"), [("inception_v3", "needs photos"), (None, "--masks cannot be used")]
-)
-def test_small_images_by_name_are_no_photos(architecture, message, tmp_path):
-    with pytest.raises(UsageError, match=message):
-        open_training_data("mnist-5k", architecture, DatasetSource(tmp_path, offline=True), tmp_path)
-
-
 def test_a_checkpoint_opens_as_it_was_trained_and_downloads_nothing(source, tmp_path, monkeypatch):
     tuned = fine_tuned(open_classifier(SMALL, source, CPU), ("green", "red"))
     info = CheckpointInfo(SMALL, (3, 160, 160), ("green", "red"), "folder:x", "0", "background", 0.03, 5)
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(pack_classifier(tuned.state_dict(), info))
-    for name in ("require_reachable", "fetch", "_timm_pretrained"):
+    for name in ("require_reachable", "fetch"):
         monkeypatch.setattr(libraries, name, lambda *_, **__: pytest.fail("asked for weights"))
     opened = open_checkpoint(path)
     x_BCHW = photos(3, 160)

@@ -1,7 +1,5 @@
 """Photos as exact levels: every kind of file is read as upright RGB or refused in two lines; PNGs lose nothing."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import re
@@ -19,7 +17,6 @@ from PIL import Image
 
 from latcli.engine.images import (
     MAX_FILE_BYTES,
-    Photo,
     decode_photo,
     decode_png,
     encode_png,
@@ -33,28 +30,28 @@ from latcli.errors import ImageError
 ORIENTATION = 0x0112
 
 
-def noise(height: int = 24, width: int = 32) -> Image.Image:
+def noise(height=24, width=32):
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def encoded(image: Image.Image, file_format: str, **options: object) -> bytes:
+def encoded(image, file_format, **options):
     buffer = io.BytesIO()
     image.save(buffer, format=file_format, **options)
     return buffer.getvalue()
 
 
-def decoded(image: Image.Image, file_format: str = "PNG", **options: object) -> Photo:
+def decoded(image, file_format="PNG", **options):
     """What is read of the image written in that format."""
     return decode_photo(encoded(image, file_format, **options), "a")
 
 
-def noted(orientation: int) -> Image.Exif:
+def noted(orientation):
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     return exif
 
 
-def refusal(data: bytes) -> ImageError:
+def refusal(data):
     with pytest.raises(ImageError) as caught:
         decode_photo(data, "photo.jpg")
     assert "photo.jpg" in caught.value.message
@@ -62,10 +59,10 @@ def refusal(data: bytes) -> ImageError:
     return caught.value
 
 
-def png(width: int, height: int, rows: bytes = b"", *, depth: int = 8, colour: int = 2) -> bytes:
+def png(width, height, rows=b"", *, depth=8, colour=2):
     """A PNG of that header and of rows, each a filter byte of 0 and big-endian samples, that PIL would not write."""
 
-    def chunk(kind: bytes, content: bytes) -> bytes:
+    def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
@@ -103,7 +100,7 @@ def test_what_is_no_photo_or_cut_off_is_refused_and_nothing_installed(monkeypatc
         ),
     ]:
 
-        def install(*_: object, **__: object) -> None:
+        def install(*_, **__):
             raise AssertionError("PIL's replaced open was used")
 
         monkeypatch.setattr(Image, "open", install)
@@ -112,7 +109,7 @@ def test_what_is_no_photo_or_cut_off_is_refused_and_nothing_installed(monkeypatc
 
 @pytest.mark.parametrize(("width", "height"), [(60_000, 60_000), (2**31 - 1, 1), (12_248, 12_248)])
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(width, height, monkeypatch):
-    def explode(image: Image.Image) -> None:
+    def explode(image):
         raise AssertionError("the bomb was decoded")
 
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", explode)

@@ -1,14 +1,10 @@
 """Results of latcli, confirmed by programs that share no code with it."""
 
-from __future__ import annotations
-
 import ast
 import json
 import runpy
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,15 +18,12 @@ CHECK = Path(__file__).with_name("independent_photos.py")
 #: The paper's own result: mean confidence in the right class of its nine photos under the background attack.
 BAR = 0.000169
 
-Document = dict[str, Any]
-Edit = Callable[[np.ndarray], np.ndarray]
-
 
 @pytest.fixture
 def check(tmp_path, monkeypatch, capsys):
     """Run the script on a document: its exit code, and what it prints."""
 
-    def run(document: Document) -> tuple[int, str]:
+    def run(document):
         path = tmp_path / "result.json"
         path.write_text(json.dumps(document), encoding="utf-8")
         monkeypatch.setattr(sys, "argv", [str(CHECK), str(path)])
@@ -71,7 +64,7 @@ def test_nine_photos_are_fooled_as_in_the_paper(latcli, shared_data, check, tmp_
 def test_the_script_confirms_an_honest_result_and_finds_every_wrong_number_and_picture(latcli, check, tmp_path):
     carried = next(path for path in package_photos() if path.name == "grace_hopper.jpg")
     words = ("--detector", "cam", "--steps", "4", "--no-figures", "--json", "--store", tmp_path / "runs")
-    honest: Document = latcli("attack", carried, *words).json
+    honest = latcli("attack", carried, *words).json
     code, said = check(honest)
     assert (code, said.count(": confirmed\n")) == (0, 1), said
 
@@ -93,15 +86,15 @@ def test_the_script_confirms_an_honest_result_and_finds_every_wrong_number_and_p
     (image,) = honest["images"]
     is_inside_HW = np.asarray(Image.open(image["files"]["mask"])) > 0
 
-    def changed(place: tuple[int, int], change: Callable[[Any], Any]) -> Edit:
-        def edit(levels_HWC: np.ndarray) -> np.ndarray:
+    def changed(place, change):
+        def edit(levels_HWC):
             levels_HWC[place] = change(levels_HWC[place])
             return levels_HWC
 
         return edit
 
     inside, outside = (tuple(map(int, np.argwhere(places)[0])) for places in (is_inside_HW, ~is_inside_HW))
-    edits: dict[str, Edit] = {
+    edits = {
         "inside the mask changed by 1 levels": changed(inside, lambda levels: levels ^ np.array([1, 0, 0], np.uint8)),
         "a pixel changed by": changed(outside, lambda levels: np.where(levels > 127, levels - 30, levels + 30)),
         "sizes": lambda levels_HWC: levels_HWC[:-1],

@@ -1,7 +1,5 @@
 """Attacks inside training keep to the epsilon matrix, climb, and touch nothing but images."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given
@@ -18,18 +16,18 @@ from latcli.engine.training.regimes import REGIMES, masks, otsu_mask, regime_eps
 from latcli.errors import UsageError
 
 
-def center_masks(x_BCHW: torch.Tensor) -> torch.Tensor:
+def center_masks(x_BCHW):
     count_B = torch.arange(len(x_BCHW))
     return masks(Images(x_BCHW, count_B, count_B), "center", 0.5)
 
 
-def linear(classes: int = 3) -> nn.Module:
+def linear(classes=3):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return nn.Sequential(nn.Flatten(), nn.Linear(64, classes)).eval()
 
 
-def images(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def images(count):
     generator = torch.Generator().manual_seed(1)
     x_BCHW = torch.rand(count, 1, 8, 8, generator=generator)
     return x_BCHW, torch.randint(0, 3, (count,), generator=generator), torch.arange(count)
@@ -105,7 +103,7 @@ def test_a_digit_is_its_own_silhouette():
 def test_the_threshold_is_that_of_an_exhaustive_search(seed):
     levels_HW = (uniform_noise(torch.tensor([seed]), (1, 6, 6))[0, 0] ** 2 * 255).round()
 
-    def between(low: torch.Tensor, high: torch.Tensor) -> float:
+    def between(low, high):
         return float(len(low) * len(high) * (low.mean() - high.mean()) ** 2) if len(low) and len(high) else 0.0
 
     best = max(between(levels_HW[levels_HW <= t].double(), levels_HW[levels_HW > t].double()) for t in range(256))

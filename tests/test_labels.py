@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from latcli.engine.labels import LabelFile, folder_label, known_class, labeller, parse_label
-from latcli.engine.photo_files import PhotoSource
+from latcli.engine.labels import LabelFile, folder_label, known_class, parse_label
 from latcli.errors import UsageError
 from latcli.results import Label
 
@@ -27,7 +26,7 @@ ZOO = Zoo()
 NUMBERS = Zoo(("0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9"), ())
 
 
-def label_file(folder: Path, text: str | bytes) -> LabelFile:
+def label_file(folder, text):
     path = folder / "labels.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return LabelFile(path)
@@ -186,15 +185,3 @@ def test_the_folder_of_a_photo_as_it_was_given_names_its_class(tmp_path, monkeyp
             folder_label(tmp_path / folder / "a.jpg", ZOO)
     # without WordNet ids the whole name counts
     assert folder_label(tmp_path / "n00000000_dog" / "a.jpg", Zoo(("cat", "n00000000_dog"), ())).index == 1
-
-
-def test_labels_come_from_one_place(tmp_path):
-    (tmp_path / "labels.csv").write_text("a.jpg,hen\n")
-    photo = PhotoSource(tmp_path / "tench" / "a.jpg")
-    places = [("crane-", None, None), (None, tmp_path / "labels.csv", None), (None, None, "folder"), (None, None, None)]
-    found = [labeller(Zoo(("hen", "tench", "crane"), ()), *place)(photo) for place in places]
-    assert [label and (label.name, label.source) for label in found] == [
-        *(("crane", "given"), ("hen", "file"), ("tench", "folder"), None)
-    ]
-    with pytest.raises(UsageError, match="--label and --labels-from cannot be used together"):
-        labeller(ZOO, "hen", None, "folder")

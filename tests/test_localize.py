@@ -1,7 +1,5 @@
 """Boxes, centers and silhouettes become the masks they describe, and masks the epsilon matrix of each region."""
 
-from __future__ import annotations
-
 import math
 
 import cv2
@@ -12,11 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from latcli.engine import localize
+from benchmarks.mask_agreement import intersection_over_union
 from latcli.engine.localize import (
     PATCH_SHARE,
     REGIONS,
-    Rectangle,
     boxes_mask,
     center_mask,
     epsilon_matrix,
@@ -76,12 +73,12 @@ def test_the_center_has_known_sides():
             assert side - 1 - places[-1] - places[0] in (0, 1)  # in the middle, the first margin the smaller
 
 
-def _ellipse(size: tuple[int, int], center: tuple[float, float], radii: tuple[float, float]) -> np.ndarray:
+def _ellipse(size, center, radii):
     rows_H1, columns_1W = np.ogrid[: size[0], : size[1]]
     return ((columns_1W - center[0]) / radii[0]) ** 2 + ((rows_H1 - center[1]) / radii[1]) ** 2 <= 1
 
 
-def _scene(silhouette_HW: np.ndarray) -> np.ndarray:
+def _scene(silhouette_HW):
     """A red thing on a green, waving ground, both noisy."""
     levels_HWC = np.where(silhouette_HW[:, :, None], (190.0, 70.0, 60.0), (60.0, 120.0, 50.0))
     levels_HWC += 15 * np.sin(np.arange(levels_HWC.shape[1]) / 9)[:, None]
@@ -89,11 +86,7 @@ def _scene(silhouette_HW: np.ndarray) -> np.ndarray:
     return levels_HWC.clip(0, 255).astype(np.uint8)
 
 
-def _iou(one_HW: np.ndarray, other_HW: np.ndarray) -> float:
-    return float((one_HW & other_HW).sum() / (one_HW | other_HW).sum())
-
-
-def _grabcut(levels_HWC: np.ndarray, *boxes: Rectangle) -> np.ndarray:
+def _grabcut(levels_HWC, *boxes):
     mask_1HW = grabcut_mask(levels_HWC, boxes)
     assert mask_1HW.shape == (1, *levels_HWC.shape[:2])
     assert mask_1HW.dtype == torch.float32
@@ -104,7 +97,7 @@ def _grabcut(levels_HWC: np.ndarray, *boxes: Rectangle) -> np.ndarray:
 def test_grabcut_finds_silhouettes_inside_their_boxes_and_protects_nothing_outside():
     one_HW, other_HW = _ellipse((120, 200), (50, 60), (30, 30)), _ellipse((120, 200), (150, 50), (25, 35))
     found_HW = _grabcut(_scene(one_HW | other_HW), (15, 25, 85, 95), (120, 10, 180, 90))
-    assert _iou(found_HW, one_HW | other_HW) > 0.97
+    assert intersection_over_union(found_HW, one_HW | other_HW) > 0.97
     box = (40, 20, 100, 100)  # cuts the left of an object off
     found_HW, inside_HW = _grabcut(_scene(one_HW), box), boxes_mask([box], (120, 200))[0].numpy() > 0
     assert not (found_HW & ~inside_HW).any()
@@ -130,7 +123,7 @@ soft_st = st.one_of(st.sampled_from([0.0, 1.0, 0.5]), st.floats(0, 1, width=32))
 
 
 @st.composite
-def masks(draw: st.DrawFn, batch: int = 1) -> torch.Tensor:
+def masks(draw, batch=1):
     """mask_B1HW of soft values."""
     shape = (batch, 1, draw(st.integers(1, 9)), draw(st.integers(1, 9)))
     return torch.from_numpy(draw(arrays(np.float32, shape, elements=soft_st)))
@@ -140,7 +133,7 @@ def masks(draw: st.DrawFn, batch: int = 1) -> torch.Tensor:
 @example(torch.zeros(1, 1, 2, 2), 1.0)
 def test_a_soft_mask_shares_epsilon_between_background_and_foreground(mask_B1HW, epsilon):
     before_B1HW = mask_B1HW.clone()
-    regions: tuple[localize.Region, ...] = ("background", "foreground", "all")
+    regions = ("background", "foreground", "all")
     background, foreground, everywhere = (epsilon_matrix(mask_B1HW, epsilon, region) for region in regions)
     assert torch.equal(background, epsilon_matrix(mask_B1HW, epsilon))  # the default
     assert torch.equal(background, (1 - mask_B1HW) * epsilon)

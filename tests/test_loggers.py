@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import sys
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -20,13 +18,13 @@ CONFIG = {"epsilon": 0.3, "regime": "background"}
 COLUMNS, ROWS = ("model", "accuracy"), [("a|b", 0.5), ("natural", None)]
 
 
-def logged(folder: Path, done: int = 0) -> LoggedRun:
+def logged(folder, done=0):
     return LoggedRun("20261126-101500-train-7f3a", "mine", "train", folder, CONFIG, done, offline=True)
 
 
-def log(name: str, folder: Path, done: int = 0) -> list[str]:
+def log(name, folder, done=0):
     """Two steps and a table through a logger; what it had to say."""
-    notes: list[str] = []
+    notes = []
     with Loggers([name], logged(folder, done), notes.append) as trackers:
         for step in (done + 1, done + 2):
             trackers.scalars({"loss": 1.0 / step, "timm:x/accuracy": 0.5}, step)
@@ -34,7 +32,7 @@ def log(name: str, folder: Path, done: int = 0) -> list[str]:
     return notes
 
 
-def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:
+def stand_in(monkeypatch, name, **members):
     module = ModuleType(name)
     module.__spec__ = ModuleSpec(name, None)
     vars(module).update(members)
@@ -42,18 +40,18 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None
 
 
 class FakeWandb:
-    def __init__(self, **about: Any) -> None:
-        self.about, self.logged, self.ended = about, list[tuple[dict[str, Any], int | None]](), None
+    def __init__(self, **about):
+        self.about, self.logged, self.ended = about, [], None
 
-    def log(self, values: dict[str, Any], step: int | None = None) -> None:
+    def log(self, values, step=None):
         self.logged.append((values, step))
 
-    def finish(self, exit_code: int) -> None:
+    def finish(self, exit_code):
         self.ended = exit_code
 
 
 def test_wandb_gets_steps_and_tables_under_the_id_of_the_run(monkeypatch, tmp_path):
-    made: list[FakeWandb] = []
+    made = []
     table = SimpleNamespace
     stand_in(
         monkeypatch,
@@ -76,33 +74,33 @@ class FakeMlflow:
 
     runs: list[Any]
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.runs = FakeMlflow.runs
 
-    def get_experiment_by_name(self, name: str) -> None:
+    def get_experiment_by_name(self, name):
         return None
 
-    def create_experiment(self, name: str) -> str:
+    def create_experiment(self, name):
         return name
 
-    def search_runs(self, places: list[str], query: str, max_results: int) -> list[Any]:
+    def search_runs(self, places, query, max_results):
         return [run for run in self.runs if run.tags["latcli.run"] in query]
 
-    def create_run(self, place: str, run_name: str, tags: dict[str, str]) -> Any:
+    def create_run(self, place, run_name, tags):
         about = SimpleNamespace(run_id=str(len(self.runs)))
         self.runs.append(SimpleNamespace(info=about, tags=tags, metrics=[], params={}, texts={}, status="RUNNING"))
         return self.runs[-1]
 
-    def update_run(self, run: str, status: str) -> None:
+    def update_run(self, run, status):
         self.runs[int(run)].status = status
 
     set_terminated = update_run
 
-    def log_batch(self, run: str, metrics: Any = (), params: Any = ()) -> None:
+    def log_batch(self, run, metrics=(), params=()):
         self.runs[int(run)].metrics += [(one.key, one.step) for one in metrics]
         self.runs[int(run)].params |= {one.key: one.value for one in params}
 
-    def log_text(self, run: str, text: str, name: str) -> None:
+    def log_text(self, run, text, name):
         self.runs[int(run)].texts[name] = text
 
 
@@ -151,19 +149,15 @@ def test_a_logger_that_is_unknown_or_not_installed_is_refused_first(monkeypatch)
 
 def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(monkeypatch, tmp_path):
     class Failing:
-        def __init__(self, run: LoggedRun) -> None: ...
+        def __init__(self, run): ...
 
-        def scalars(self, values: Any, step: int) -> None:
+        def scalars(self, values, step):
             raise OSError(28, "No space left on device")
 
-    def made(kind: str, name: str) -> Any:
+    def made(kind, name):
         return Failing
 
     monkeypatch.setattr(loggers.registry, "load", made)
     (note,) = log("full", tmp_path)
     assert note.startswith("warning: no longer logging to full: ")
     assert "No space left" in note
-
-
-def test_tensorboard_is_used_unless_another_is_named():
-    assert loggers.installed() == (("tensorboard",) if find_spec("tensorboard") else ())

@@ -1,7 +1,5 @@
 """`latcli mask`: masks that lie as the photos do and are read back as they were written."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

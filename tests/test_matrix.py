@@ -1,20 +1,17 @@
 """The loss matrix: closed forms on a linear model, nothing counted twice or dropped, doubts that are deserved."""
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from latcli.engine.datasets.base import Dataset, Defaults, make_dataset
-from latcli.engine.evaluation.matrix import BROKEN_BY_ATTACK, EvalSettings, Evaluation, Progress, Subject
+from latcli.engine.datasets.base import Defaults, make_dataset
+from latcli.engine.evaluation.matrix import BROKEN_BY_ATTACK, EvalSettings, Evaluation, Subject
 from latcli.engine.localize import center_mask, epsilon_matrix
 from latcli.engine.noise import derive_seed, item_seeds
 from latcli.errors import LatcliError, UsageError
@@ -24,7 +21,7 @@ IMAGES = 40
 ATTACKED = ("standard", "background", "foreground", "random")
 
 
-def images(classes: int = 2, seed: int = 0) -> Dataset:
+def images(classes=2, seed=0):
     """Random grey images with random labels: a model gets about 1 in `classes` of them right."""
     rng = np.random.default_rng(seed)
     x = torch.from_numpy(rng.integers(0, 256, (IMAGES, 1, SIDE, SIDE), dtype=np.uint8))
@@ -34,7 +31,7 @@ def images(classes: int = 2, seed: int = 0) -> Dataset:
     return make_dataset("noise", (x, y), (x, y), names, Defaults(EPSILON, CENTER, "paper-cnn"))
 
 
-def linear(classes: int = 2, seed: int = 1, scale: float = 0.3) -> nn.Sequential:
+def linear(classes=2, seed=1, scale=0.3):
     net = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, classes))
     generator = torch.Generator().manual_seed(seed)
     for parameter in net.parameters():
@@ -42,35 +39,34 @@ def linear(classes: int = 2, seed: int = 1, scale: float = 0.3) -> nn.Sequential
     return net.eval()
 
 
-def labelled_by(net: nn.Module, data: Dataset, wrong: int = 0) -> Dataset:
+def labelled_by(net, data, wrong=0):
     """The same images with the labels that the network gives them, but for the first few."""
     y = net(data.x_test.float() / 255).argmax(dim=1)
     y[:wrong] = (y[:wrong] + 1) % len(data.class_names)
     return make_dataset("noise", (data.x_test, y), (data.x_test, y), data.class_names, data.defaults)
 
 
-def settings(**changes: Any) -> EvalSettings:
+def settings(**changes):
     usual = {"images": IMAGES, "epsilon": EPSILON, "center": CENTER, "steps": 10, "controls": True}
     return EvalSettings(**usual | {"batch": 16, "seed": 3} | changes)
 
 
-def evaluated(net: nn.Module, data: Dataset, fast: nn.Module | None = None, **changes: Any) -> Evaluation:
+def evaluated(net, data, fast=None, **changes):
     evaluation = Evaluation([Subject("net", net, fast or net)], data, settings(**changes))
     deque(evaluation.run(), maxlen=0)
     return evaluation
 
 
-def worst_margins(net: nn.Sequential, data: Dataset, name: str) -> np.ndarray:
+def worst_margins(net, data, name):
     """By hand, in float64: the other class's logit minus the label's at the worst image inside an input's box."""
     mask = center_mask((SIDE, SIDE), CENTER).expand(IMAGES, -1, -1, -1)
     seeds = item_seeds(derive_seed(3, "evaluation"), torch.arange(IMAGES)).tolist()
-    region: Any = {"standard": "all", "natural": "all"}.get(name, name)
+    region = {"standard": "all", "natural": "all"}.get(name, name)
     eps = epsilon_matrix(mask, EPSILON, region, seeds).double().numpy().reshape(IMAGES, -1) * (name != "natural")
     weights, bias = net[1].weight.detach().double().numpy(), net[1].bias.detach().double().numpy()
     x, y = data.x_test.double().numpy().reshape(IMAGES, -1) / 255, data.y_test.numpy()
     direction, offset = weights[1 - y] - weights[y], bias[1 - y] - bias[y]
-    margins: np.ndarray = (np.clip(x + np.sign(direction) * eps, 0, 1) * direction).sum(axis=1) + offset
-    return margins
+    return (np.clip(x + np.sign(direction) * eps, 0, 1) * direction).sum(axis=1) + offset
 
 
 def test_a_linear_model_has_its_closed_form_in_every_column():
@@ -150,11 +146,11 @@ def test_an_evaluation_cut_off_anywhere_ends_as_an_undisturbed_one(after):
     assert_same_columns(second, whole)
 
 
-def about(progress: Progress) -> tuple[int, str, list[int]]:
+def about(progress):
     return progress.subject, progress.column, progress.place_B.tolist()
 
 
-def assert_same_columns(found: Evaluation, expected: Evaluation, atol: float = 0.0) -> None:
+def assert_same_columns(found, expected, atol=0.0):
     others = expected.tensors()
     for name, part in found.tensors().items():
         if not name.endswith("seconds_1"):
@@ -179,13 +175,12 @@ def test_the_shares_of_several_processes_are_the_whole(size):
 class Quantized(nn.Module):
     """A front that rounds: no gradient passes it, though changes do."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net):
         super().__init__()
         self.net = net
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.net((x * 4).round() / 4)
-        return logits
+    def forward(self, x):
+        return self.net((x * 4).round() / 4)
 
 
 def test_masked_gradients_are_flagged_and_square_sees_through():
@@ -218,7 +213,7 @@ def test_an_honest_model_is_not_doubted_and_a_middle_that_covers_the_image_is():
 
 def test_nan_logits_labels_out_of_range_and_an_empty_set_are_errors():
     class Broken(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x):
             return torch.where(x.mean(dim=(1, 2, 3))[:, None] > 0.5, math.nan, x.flatten(1)[:, :2])
 
     data = images()

@@ -1,7 +1,5 @@
 """The smallest change inside the epsilon matrix: the closed form of linear models, and no larger than a peer's."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 import torchattacks
@@ -19,17 +17,17 @@ from latcli.engine.attacks.settings import AttackSettings
 CLASSES = 4
 
 
-def sizes(x_BCHW: torch.Tensor, adv_BCHW: torch.Tensor, eps_B1HW: torch.Tensor) -> torch.Tensor:
+def sizes(x_BCHW, adv_BCHW, eps_B1HW):
     """The largest share of its epsilon that any value of each image uses."""
     change_BCHW, eps_BCHW = (adv_BCHW - x_BCHW).abs().double(), eps_B1HW.expand_as(x_BCHW).double()
     return torch.where(eps_BCHW > 0, change_BCHW / eps_BCHW, 0.0).amax(dim=(1, 2, 3))
 
 
-def smallest_share(gain: np.ndarray, x: np.ndarray, eps: np.ndarray, behind: float) -> float:
+def smallest_share(gain, x, eps, behind):
     """By bisection in float64: the least share of epsilon that makes good what a class is behind; inf for none."""
     room = np.where(gain > 0, 1 - x, x)
 
-    def gained(share: float) -> float:
+    def gained(share):
         return float((np.abs(gain) * np.minimum(share * eps, room)).sum())
 
     if gained(1.0) <= behind:
@@ -49,7 +47,7 @@ def smallest_share(gain: np.ndarray, x: np.ndarray, eps: np.ndarray, behind: flo
 def test_on_a_linear_model_it_is_the_closed_form(weights, x, eps):
     """Of all classes the one that takes least: not always the likeliest."""
 
-    def model(x_BCHW: torch.Tensor) -> torch.Tensor:
+    def model(x_BCHW):
         return x_BCHW.flatten(1) @ torch.from_numpy(weights).T
 
     x_1CHW, eps_11HW = torch.from_numpy(x).view(1, 1, 1, 8), torch.from_numpy(eps).view(1, 1, 1, 8)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -39,10 +38,10 @@ class Own:
     options: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
 
-    def class_name(self, index: int) -> str:
+    def class_name(self, index):
         return self.class_names[index] if self.class_names else f"class {index}"
 
-    def load(self, checkpoint: Path, classes: int) -> None:
+    def load(self, checkpoint, classes):
         """Take what latcli trained, with a head of that many classes, by torch and safetensors alone."""
         if classes != self.classes:
             name, old = [(name, layer) for name, layer in self.net.named_modules() if outputs(layer) == self.classes][
@@ -57,20 +56,20 @@ class Own:
         self.net.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items()})
 
     @torch.no_grad()
-    def probabilities(self, path: Path) -> np.ndarray:
+    def probabilities(self, path):
         """Of a photo's classes, by the library alone."""
         found = self.net.eval()(self.pipeline(Image.open(path).convert("RGB"))[None])
         logits = found if isinstance(found, torch.Tensor) else found["logits"]
         return logits.double().softmax(dim=1)[0].numpy()
 
 
-def outputs(layer: nn.Module) -> int | None:
+def outputs(layer):
     if isinstance(layer, nn.Linear):
         return layer.out_features
     return layer.out_channels if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) else None
 
 
-def of_timm(name: str, classes: int, file: str, content: Callable[[dict[str, Any]], object], *options: str) -> Own:
+def of_timm(name, classes, file, content, *options):
     timm = import_timm()
     net = timm.create_model(name, num_classes=classes)
     torch.save(content(net.state_dict()), file)
@@ -78,7 +77,7 @@ def of_timm(name: str, classes: int, file: str, content: Callable[[dict[str, Any
     return Own(f"timm:{name}", net, transform, classes, ("--classifier-weights", file, *options))
 
 
-def of_torchvision(name: str, classes: int, content: Callable[[dict[str, Any]], object]) -> Own:
+def of_torchvision(name, classes, content):
     models = import_torchvision().models
     net = models.get_model(name, num_classes=classes)
     torch.save(content(net.state_dict()), "w.pt")
@@ -86,21 +85,21 @@ def of_torchvision(name: str, classes: int, content: Callable[[dict[str, Any]], 
     return Own(f"torchvision:{name}", net, transform, classes, ("--classifier-weights", "w.pt"))
 
 
-def prefixed(prefix: str, state_dict: dict[str, Any]) -> dict[str, Any]:
+def prefixed(prefix, state_dict):
     return {f"{prefix}{name}": value for name, value in state_dict.items()}
 
 
-def timm_with_a_new_head() -> Own:
+def timm_with_a_new_head():
     """Its state dict by torch.save, class names in a file."""
     Path("names.txt").write_text("ant\nbee\ncat\ndog\nelk\n")
     own = of_timm("test_vit", 5, "vit.pth", dict, "--class-names", "names.txt")
     return replace(own, class_names=("ant", "bee", "cat", "dog", "elk"))
 
 
-def lightning_checkpoint() -> Own:
+def lightning_checkpoint():
     """As Trainer.save_checkpoint writes it: the module's attribute as a prefix, hyperparameters, a loss's weights."""
 
-    def content(state_dict: dict[str, Any]) -> object:
+    def content(state_dict):
         return {
             "epoch": 1,
             "pytorch-lightning_version": "2.5.0",
@@ -111,10 +110,10 @@ def lightning_checkpoint() -> Own:
     return replace(of_timm("test_resnet", 4, "epoch=1.ckpt", content), class_names=("a", "b", "c", "d"))
 
 
-def madrylab() -> Own:
+def madrylab():
     """robustness' layout: the model once as such and once in its attacker, with a normaliser beside each."""
 
-    def content(state_dict: dict[str, Any]) -> object:
+    def content(state_dict):
         statistics = {f"module.{where}normalizer.new_mean": torch.zeros(3, 1, 1) for where in ("", "attacker.")}
         both = prefixed("module.model.", state_dict) | prefixed("module.attacker.model.", state_dict)
         return {"model": both | statistics, "epoch": 90}
@@ -122,7 +121,7 @@ def madrylab() -> Own:
     return of_torchvision("shufflenet_v2_x0_5", 9, content)
 
 
-def hugging_face() -> Own:
+def hugging_face():
     """ViT for image classification, saved by save_pretrained."""
     import_torchvision()  # its processors import torchvision
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -175,17 +174,16 @@ swin = lambda: torchvision.models.SwinTransformer([4, 4], 12, [1, 1], [2, 2], [7
 """
 
 
-def of_code(name: str, classes: int, resize: Any = 256, side: int = 224, *options: str, last: Any = None) -> Own:
+def of_code(name, classes, resize=256, side=224, *options, last=None):
     """A function in a file of the user's own."""
     Path("nets.py").write_text(CODE)
-    made: dict[str, Any] = {}
+    transforms, made = import_torchvision().transforms, {}
     exec(CODE, made)
-    transforms = import_torchvision().transforms
     steps = [transforms.Resize(resize), transforms.CenterCrop(side), transforms.ToTensor()]
     return Own(f"nets.py:{name}", made[name](), transforms.Compose(steps + [last] * bool(last)), classes, options)
 
 
-def swin() -> Own:
+def swin():
     options = ("--mean", "0.5,0.4,0.3", "--std", "0.2,0.3,0.4", "--resize", "squash", "--classifier-weights", "swin.pt")
     normalize = import_torchvision().transforms.Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     own = of_code("swin", 6, (224, 224), 224, *options, last=normalize)
@@ -193,7 +191,7 @@ def swin() -> Own:
     return own
 
 
-NETWORKS: dict[str, Callable[[], Own]] = {
+NETWORKS = {
     "timm with a new head": timm_with_a_new_head,
     "torchvision with a new head": lambda: of_torchvision("squeezenet1_1", 3, lambda w: {"net": w, "epoch": 1}),
     "DataParallel": lambda: of_torchvision("mobilenet_v3_small", 4, lambda w: prefixed("module.", w)),
@@ -219,7 +217,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def assert_agreement(own: Own, image: dict[str, Any], photo: Path) -> None:
+def assert_agreement(own, image, photo):
     """The contract holds, and the library sees in photo and saved result what latcli says, to five digits."""
     assert image["linf_inside"] == 0.0
     assert 0 < image["linf_outside"] <= 8 / 255 + 1e-9
@@ -303,7 +301,7 @@ def test_it_is_fine_tuned_on_photos_and_its_own_library_agrees_with_what_came_of
     options = [word for word in own.options if "names" not in word]
     words = ["--batch", "2", "--attack-steps", "1", "--preset", "quick", *MIDDLE, "--steps", "1", "--offline", "--json"]
 
-    def trained_on(folder: str, class_names: Sequence[str]) -> Any:
+    def trained_on(folder, class_names):
         for split in ("train", "test"):
             for index in range(2 * len(class_names)):
                 save_photo(here / folder / split / class_names[index // 2] / f"{index}.png", 70, 80, seed=index)

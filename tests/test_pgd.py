@@ -1,7 +1,5 @@
 """PGD finds what there is to find inside the epsilon matrix, keeps the worst case, and rests when it is told to."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 
@@ -14,12 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from linear_problems import corner, linear_model, linear_problems
 from small_images import SIDE, background, convnet, seeds, small_images
-from torch import nn
 from torch.nn import functional
 
 from latcli.engine.attacks.objectives import cross_entropy_odds, logit_margin, objective_for, odds_slope, reached
 from latcli.engine.attacks.pgd import fgsm, mi_fgsm, pgd, restart_seeds
-from latcli.engine.attacks.settings import SCHEDULES, AttackSettings, Model
+from latcli.engine.attacks.settings import SCHEDULES, AttackSettings
 from latcli.engine.noise import uniform_noise
 from latcli.errors import UsageError
 
@@ -46,7 +43,7 @@ def test_the_known_slope_of_the_log_odds_is_their_gradient(logits):
     assert torch.allclose(odds_slope(logits_BK.detach(), y_B), expected_BK, rtol=1e-4, atol=1e-6)
 
 
-def _best_in_ball_and_box(gradient_n: np.ndarray, low_n: np.ndarray, high_n: np.ndarray, radius: float) -> np.ndarray:
+def _best_in_ball_and_box(gradient_n, low_n, high_n, radius):
     """The change of length <= radius inside the box that goes furthest along the gradient.
 
     A linear function is largest where all that is not at its limit is proportional to its gradient.
@@ -75,7 +72,7 @@ def test_on_a_linear_model_l2_pgd_reaches_the_best_of_ball_and_box(problem, radi
     assert np.linalg.norm(found_n) <= radius * (1 + 1e-5)
 
 
-def _plain_pgd(net: nn.Module, x: torch.Tensor, y: torch.Tensor, eps: float, step: float, steps: int) -> torch.Tensor:
+def _plain_pgd(net, x, y, eps, step, steps):
     """PGD as in the papers: cross entropy, a constant epsilon, a constant step, no random start."""
     adv = x.clone()
     for _ in range(steps):
@@ -126,10 +123,10 @@ def test_confident_models_are_attacked_like_any_other(objective):
 # One grey pixel; class 0 is the label. A start in the upper half climbs to 1, one in the lower half to 0.
 
 
-def _two_valleys(upper: tuple[float, float], lower: tuple[float, float], middle: float = -20.0) -> Model:
+def _two_valleys(upper, lower, middle=-20.0):
     """Logits of two other classes, at the end of the upper and of the lower half, and in the middle."""
 
-    def classify(x_B111: torch.Tensor) -> torch.Tensor:
+    def classify(x_B111):
         place_B1 = 2 * (x_B111.flatten(1) - 0.5)
         up_B2 = middle + (torch.tensor(upper) - middle) * place_B1
         down_B2 = middle - (torch.tensor(lower) - middle) * place_B1
@@ -138,7 +135,7 @@ def _two_valleys(upper: tuple[float, float], lower: tuple[float, float], middle:
     return classify
 
 
-def _climb(model: Model, seeds_B: torch.Tensor, **more: object) -> torch.Tensor:
+def _climb(model, seeds_B, **more):
     half = torch.full((len(seeds_B), 1, 1, 1), 0.5)
     chosen = AttackSettings(**({"steps": 10} | more))
     return pgd(model, half, torch.zeros(len(seeds_B), dtype=torch.int64), half, chosen, seeds_B).flatten()
@@ -178,7 +175,7 @@ def test_each_image_keeps_its_worst_restart():
             assert torch.equal(ends_B > 0.5, expected_B)
 
 
-def _stop(rank: int, **more: object) -> AttackSettings:
+def _stop(rank, **more):
     settled = {"steps": 12, "step": 0.1, "schedule": "constant", "random_start": False, "stop_rank": rank} | more
     return AttackSettings(**settled)
 
@@ -223,7 +220,7 @@ def test_schedules_have_known_steps():
         assert [chosen.step_at(index) for index in range(chosen.steps)] == pytest.approx(expected)
 
 
-REFUSED: list[tuple[dict[str, object], str]] = [
+REFUSED = [
     *(({"steps": steps}, "at least one step") for steps in (0, -3)),
     ({"restarts": 0}, "one restart"),
     *(({"step": step}, f"step size is {step:g}") for step in (0.0, -0.1, math.nan, math.inf)),

@@ -1,8 +1,5 @@
-"""Which files are photos, in which order, and what they are called; which mask belongs to which photo."""
+"""Which files are photos, in which order, what they are called; which mask belongs to which, and what a mask means."""
 
-from __future__ import annotations
-
-import io
 import os
 import shutil
 import unicodedata
@@ -10,23 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from test_datasets import write_folders
 
 from latcli.engine import photo_files
 from latcli.engine.datasets.photo_folder import class_folders
-from latcli.engine.photo_files import MaskFolder, find_sources, photos_below
+from latcli.engine.photo_files import MaskFolder, find_sources, photos_below, read_mask
 from latcli.errors import ImageError, LatcliError, UsageError
 
 
-def touch(folder: Path, *names: str) -> Path:
+def touch(folder, *names):
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     return folder
 
 
-def below(folder: Path) -> list[str]:
+def below(folder):
     return [path.relative_to(folder).as_posix() for path in photos_below(folder)]
 
 
@@ -53,7 +51,7 @@ def test_links_keep_their_own_names_and_circles_end(tmp_path):
 
 
 def test_a_folder_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
-    def refuse(path: object) -> None:
+    def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(photo_files.os, "scandir", refuse)
@@ -97,34 +95,19 @@ def test_a_folder_without_photos_and_what_is_not_there_are_refused(tmp_path):
             find_sources(arguments)
 
 
-def test_standard_input_is_read(tmp_path, monkeypatch):
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((3, 4, 3), 7, dtype=np.uint8)).save(buffer, "PNG")
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(buffer.getvalue())))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "stdin").write_bytes(buffer.getvalue())
-    photos = [source.read() for source in find_sources(["-", "stdin"])]
-    assert [photo.name for photo in photos] == ["stdin", "./stdin"]  # results are known by their photos' names
-    assert all((photo.size, int(photo.levels_HWC.mean())) == ((3, 4), 7) for photo in photos)
-
-
-def test_masks_lie_as_the_photos_do(tmp_path):
+def test_masks_lie_as_the_photos_do(tmp_path, monkeypatch):
     masks = MaskFolder(touch(tmp_path, "hen/1.png", "kite/1.tiff", "train/hen/1.png", "plain.png", "é.png"))
-    found = {name: masks.find(Path(name)) for name in ("/any/hen/1.jpg", "/any/kite/1.JPG", "/set/train/hen/1.jpg")}
-    assert [path and path.relative_to(tmp_path).as_posix() for path in found.values()] == [
-        *("hen/1.png", "kite/1.tiff", "train/hen/1.png")
-    ]
+    for photo, mask in {
+        **{"/any/hen/1.jpg": "hen/1.png", "/any/kite/1.JPG": "kite/1.tiff", "/set/train/hen/1.jpg": "train/hen/1.png"},
+        **{"deep/plain.webp": "plain.png", unicodedata.normalize("NFD", "é.jpg"): "é.png"},
+    }.items():
+        assert masks.find(Path(photo)) == tmp_path / mask
     assert masks.find(Path("/any/jay/1.jpg")) is None
-    assert masks.find(Path("deep/plain.webp")) == tmp_path / "plain.png"
-    assert masks.find(Path(unicodedata.normalize("NFD", "é.jpg"))) == tmp_path / "é.png"
     with pytest.raises(UsageError, match=r"jay/1\.jpg has no mask"):
         masks.mask_of(Path("jay/1.jpg"))
-
-
-def test_the_folder_that_one_stands_in_counts_as_given(tmp_path, monkeypatch):
-    touch(tmp_path, "photos/hen/1.jpg", "masks/hen/1.png")
-    monkeypatch.chdir(tmp_path / "photos" / "hen")
-    assert MaskFolder(tmp_path / "masks").find(Path("1.jpg")) == tmp_path / "masks" / "hen" / "1.png"
+    (tmp_path / "photos" / "hen").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "photos" / "hen")  # the folder that one stands in counts as given
+    assert masks.find(Path("1.jpg")) == tmp_path / "hen" / "1.png"
 
 
 def test_a_mask_is_of_one_photo_and_a_photo_has_one_mask(tmp_path):
@@ -159,3 +142,113 @@ def test_attack_train_and_eval_read_one_folder_and_its_masks_alike(latcli, tmp_p
     assert {image["linf_inside"] for image in attacked.json["images"]} == {0}
     for outcome in (trained, evaluated):
         assert "of 8 of 8 masks: its largest value, 1, is white" in outcome.err
+
+
+#: The object of every mask below: six rows of eight pixels, an object of 2 x 3.
+OBJECT_HW = np.zeros((6, 8), dtype=bool)
+OBJECT_HW[1:3, 2:5] = True
+
+
+def grey(white, black=0):
+    return Image.fromarray(np.where(OBJECT_HW, white, black).astype(np.uint8))
+
+
+def deep(white):
+    return Image.fromarray(np.where(OBJECT_HW, white, 0).astype(np.uint16))
+
+
+def colours(of_object, of_background=(0, 0, 0)):
+    return Image.fromarray(np.where(OBJECT_HW[..., None], of_object, of_background).astype(np.uint8))
+
+
+def voc(*, border=False):
+    """As Pascal VOC has them: a palette, class 1, and the border as number 255, which is part of the object here."""
+    numbers_HW = OBJECT_HW.astype(np.uint8)
+    if border:
+        numbers_HW[1, 2:5] = 255
+    image = Image.fromarray(numbers_HW, "P")
+    image.putpalette([0, 0, 0, 128, 0, 0, *[9] * 759, 224, 224, 192])
+    return image
+
+
+def cut_out():
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    photo.putalpha(grey(255))
+    return photo
+
+
+def with_alpha(image, alpha):
+    image.putalpha(alpha)
+    return image
+
+
+READ = {
+    "black and white": (lambda: grey(255), False),
+    "one bit": (lambda: grey(255).convert("1"), False),
+    "palette of greys": (lambda: grey(255).convert("P"), False),
+    "RGB": (lambda: grey(255).convert("RGB"), False),
+    "CMYK": (lambda: grey(255).convert("CMYK"), False),
+    "opaque alpha": (lambda: with_alpha(grey(255).convert("RGB"), 255), False),
+    "16 bit": (lambda: deep(65535), False),
+    "0 and 1": (lambda: grey(1), True),
+    "0 and 200": (lambda: grey(200), True),
+    "16 bit, 0 and 255": (lambda: deep(255), True),
+    "a class of Pascal VOC": (voc, True),
+    "with its border": (lambda: voc(border=True), True),
+    "red on black": (lambda: colours((255, 0, 0)), True),
+    "a cut-out": (cut_out, True),
+    "alpha of one colour": (lambda: with_alpha(Image.new("RGB", (8, 6)), grey(255)), True),
+    "white on nothing": (lambda: with_alpha(grey(255).convert("RGB"), grey(255)), True),
+}
+
+
+def test_the_object_is_found_in_masks_of_every_kind(tmp_path):
+    for kind in READ:
+        make, noted = READ[kind]
+        path = tmp_path / "mask.tiff"
+        make().save(path)
+        mask_1HW, notes = read_mask(path, (6, 8))
+        assert torch.equal(mask_1HW, torch.from_numpy(OBJECT_HW)[None].float())
+        assert len(notes) == noted
+
+
+REFUSED = {
+    "black": lambda: grey(0),
+    "wholly transparent": lambda: with_alpha(colours((9, 8, 7)), 0),
+    "nothing is white": lambda: grey(100, 50),
+    "numbers of classes": lambda: Image.fromarray(np.where(OBJECT_HW, 7, np.eye(6, 8) * 255).astype(np.uint8)),
+    "several colours": lambda: colours((255, 0, 0), (0, 0, 255)),
+    "a photo": lambda: cut_out().convert("RGB"),
+    "alpha against its colours": lambda: with_alpha(grey(0, 255).convert("RGB"), grey(255)),
+    "floating point": lambda: grey(255).convert("F"),
+}
+
+
+def test_what_would_protect_nothing_or_the_wrong_thing_is_refused(tmp_path):
+    for kind in REFUSED:
+        path = tmp_path / "mask.tiff"
+        REFUSED[kind]().save(path)
+        with pytest.raises(ImageError, match=r"mask\.tiff"):
+            read_mask(path)
+
+
+def test_soft_values_are_kept(tmp_path):
+    levels = np.array([[0, 51, 255], [102, 1, 254]], dtype=np.uint8)
+    for scale, name in ((1, "8.png"), (257, "16.png")):
+        Image.fromarray(levels.astype(np.uint16) * scale if scale > 1 else levels).save(tmp_path / name)
+        mask_1HW, notes = read_mask(tmp_path / name, (2, 3))
+        assert torch.equal(mask_1HW[0], torch.from_numpy(levels).float() / 255)
+        assert notes == ()
+
+
+def test_a_mask_of_another_size_or_none_at_all_is_refused(tmp_path):
+    path = tmp_path / "mask.png"
+    with pytest.raises(ImageError, match=r"no such file: .*mask\.png"):
+        read_mask(path, (6, 8))
+    grey(255).save(path)
+    with pytest.raises(ImageError, match="is 8x6, its photo 6x8"):
+        read_mask(path, (8, 6))
+    for content in (b"", b"no image"):
+        path.write_bytes(content)
+        with pytest.raises(ImageError, match=r"mask\.png is"):
+            read_mask(path, (6, 8))

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import zlib
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,10 +17,8 @@ from photo_set import save, write_photos
 from PIL import Image
 
 from latcli.engine.datasets import photo_folder as module
-from latcli.engine.datasets.base import Augmentation, Images, Request
+from latcli.engine.datasets.base import Request
 from latcli.engine.datasets.photo_folder import (
-    PhotoFolder,
-    PhotoMasks,
     class_folders,
     detected_masks,
     holds_photos,
@@ -30,8 +27,8 @@ from latcli.engine.datasets.photo_folder import (
     read_masks,
     read_object,
 )
-from latcli.engine.detectors.base import Box, Detection, Detector, NoDetector, Target
-from latcli.engine.images import Photo, read_photo
+from latcli.engine.detectors.base import Box, Detection, NoDetector
+from latcli.engine.images import read_photo
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.objects import ObjectFinder, ObjectSettings
@@ -45,25 +42,18 @@ def photos(tmp_path):
     """Eight training and four test photos with masks, read by this process."""
     write_photos(tmp_path / "set", masks=tmp_path / "masks")
     folder = replace(photo_folder(class_folders(tmp_path / "set"), SIZE), workers=0)
-    return folder.with_masks(read_masks(folder.folders, tmp_path / "masks"))
+    return folder.with_masks(*read_masks(folder.folders, tmp_path / "masks"))
 
 
-def requests(*batches: Sequence[int], seed: int = 0) -> list[Request]:
+def requests(*batches, seed=0):
     return [
         Request(torch.tensor(batch), torch.tensor([1000 * seed + 7 * sample + index for sample in batch]))
         for index, batch in enumerate(batches)
     ]
 
 
-def read(folder: PhotoFolder, asked: Iterable[Request], augment: Augmentation = "crop-flip") -> list[Images]:
+def read(folder, asked, augment="crop-flip"):
     return list(folder.training(asked, augment))
-
-
-def assert_equal(one: list[Images], other: list[Images]) -> None:
-    assert len(one) == len(other)
-    for a, b in zip(one, other, strict=True):
-        for name in ("x_BCHW", "y_B", "samples_B", "mask_B1HW"):
-            assert torch.equal(getattr(a, name), getattr(b, name)), name
 
 
 def test_test_photos_are_what_the_classifier_itself_reads(photos):
@@ -101,19 +91,22 @@ def test_a_sample_depends_on_its_seed_alone(photos):
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(-(2**63), 2**62))
 def test_a_random_crop_is_a_part_of_the_photo_and_every_other_is_mirrored(height, width, seed):
-    left, top, right, bottom = random_crop((height, width), seed).box
+    left, top, right, bottom = random_crop((height, width), seed)[0]
     assert 0 <= left < right <= width * (1 + 1e-12)
     assert 0 <= top < bottom <= height * (1 + 1e-12)
     if 0.75 < height / width < 4 / 3:  # a side that would leave the photo is cut
         assert (right - left) * (bottom - top) >= 0.29 * height * width
-    assert 160 < sum(random_crop((100, 100), seed + index).mirrored for index in range(400)) < 240
+    assert 160 < sum(random_crop((100, 100), seed + index)[1] for index in range(400)) < 240
 
 
 def test_any_number_of_processes_gives_the_same_bits(photos):
     asked = requests([0, 3, 5], [7, 1, 2], [6, 4, 0], [1, 1, 1])
     alone = read(photos, asked)
     for workers in (1, 2):
-        assert_equal(read(replace(photos, workers=workers), asked), alone)
+        together = read(replace(photos, workers=workers), asked)
+        for one, other in zip(together, alone, strict=True):
+            for name in ("x_BCHW", "y_B", "samples_B", "mask_B1HW"):
+                assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -184,7 +177,7 @@ def test_the_fingerprint_is_of_names_and_contents_and_photos_are_large_or_of_sev
 def test_a_missing_mask_names_the_photo_and_none_is_shared(photos, tmp_path):
     missing = tmp_path / "masks" / "test" / "red" / "1.png"
     missing.rename(tmp_path / "masks" / "1.png")
-    assert len(read_masks(photos.folders, tmp_path / "masks").test) == 4  # by its bare name, which no other photo needs
+    assert len(read_masks(photos.folders, tmp_path / "masks")[0]) == 12  # by its bare name, which no other photo needs
     (tmp_path / "masks" / "test" / "green" / "1.png").unlink()
     with pytest.raises(UsageError, match=r"test/green/1\.png and test/red/1\.png would both have the mask"):
         read_masks(photos.folders, tmp_path / "masks")
@@ -194,15 +187,15 @@ def test_a_missing_mask_names_the_photo_and_none_is_shared(photos, tmp_path):
 
 
 def test_masks_of_0_and_1_are_the_same_masks_with_a_note(photos, tmp_path):
+    before = [read_object(file.mask, read_photo(file.path).size) for file in photos.folders.files]
     for path in (tmp_path / "masks").rglob("*.png"):
         with Image.open(path) as image:
             levels = np.asarray(image) // 255
         save(path, levels)
-    dark = read_masks(photos.folders, tmp_path / "masks")
-    assert dark.notes == ("of 12 of 12 masks: its largest value, 1, is white",)
-    for one, other, file in zip(dark.train, photos.masks.train, photos.folders.train, strict=True):
-        size = read_photo(file.path).size
-        assert np.array_equal(read_object(one, size), read_object(other, size))
+    dark, notes = read_masks(photos.folders, tmp_path / "masks")
+    assert notes == ("of 12 of 12 masks: its largest value, 1, is white",)
+    for mask, expected_HW in zip(dark, before, strict=True):
+        assert np.array_equal(read_object(mask, expected_HW.shape), expected_HW)
 
 
 class Reds:
@@ -210,10 +203,10 @@ class Reds:
 
     name, fingerprint, depends_on_target = "reds", "reds 1", True
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.asked: list[str] = []
 
-    def detect(self, photo: Photo, target: Target) -> Detection:
+    def detect(self, photo, target):
         self.asked.append(target.name)
         rows, columns = np.nonzero(photo.levels_HWC[..., 0] == 255)
         if not len(rows):
@@ -224,36 +217,36 @@ class Reds:
 class Guesses(torch.nn.Module):
     """Class 2 of 3 for everything."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.tensor([0.0, 0.0, 1.0]))
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BCHW):
         return self.weight.expand(len(x_BCHW), -1)
 
 
-def found(photos: PhotoFolder, detector: Detector) -> tuple[PhotoMasks, int]:
-    """The masks that the detector finds, and how many photos were looked at."""
+def found(photos, detector):
+    """The masks that the detector finds, the notes on them, and how many photos were looked at."""
     names, ids, ticks = ("red", "blue", "fox"), ("n00000001", "n00000002", "n00000003"), []
     finder = ObjectFinder(ObjectSettings(detector=detector.name), [detector])
     classifier = Classifier("guesses", Guesses(), SIZE, names, ids)
-    return detected_masks(photos.folders, finder, classifier, lambda: ticks.append(1)), len(ticks)
+    return *detected_masks(photos.folders, finder, classifier, lambda: ticks.append(1)), len(ticks)
 
 
 def test_a_detectors_masks_and_what_it_is_asked_for(photos):
     detector = Reds()
-    masks, looked_at = found(photos, detector)
+    masks, notes, looked_at = found(photos, detector)
     assert detector.asked == ["fox"] * 4 + ["red"] * 4 + ["fox"] * 2 + ["red"] * 2
-    assert masks.notes == ("reds found no object in 6 of 12 photos, where the middle 0.5 of the sides stands for it",)
+    assert notes == ("reds found no object in 6 of 12 photos, where the middle 0.5 of the sides stands for it",)
     assert looked_at == 12
-    for one, expected, file in zip(masks.train[4:], photos.masks.train[4:], photos.folders.train[4:], strict=True):
+    for mask, file in zip(masks[4:8], photos.folders.train[4:], strict=True):
         size = read_photo(file.path).size
-        assert np.array_equal(read_object(one, size), read_object(expected, size))
-    missed = read_object(masks.train[0], read_photo(photos.folders.train[0].path).size)
+        assert np.array_equal(read_object(mask, size), read_object(file.mask, size))
+    missed = read_object(masks[0], read_photo(photos.folders.train[0].path).size)
     assert missed.mean() == pytest.approx(0.25, abs=0.01)
-    nothing, _ = found(photos, NoDetector())
-    assert nothing.notes == ()
-    assert not any(any(zlib.decompress(mask)) for mask in nothing.train)
+    nothing, notes, _ = found(photos, NoDetector())
+    assert notes == ()
+    assert not any(any(zlib.decompress(mask)) for mask in nothing)
 
 
 def test_real_photos_with_real_faults_are_read(shared_data, tmp_path):

@@ -1,15 +1,9 @@
 """`latcli train` on photos: masks, what is resumed, what is refused, and that the model can be attacked."""
 
-from __future__ import annotations
-
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -24,7 +18,6 @@ from latcli.engine.models.classifier import ClassifierSource
 from latcli.engine.models.weights import unpack
 from latcli.errors import UsageError
 from latcli.options import EvalOptions, TrainOptions
-from latcli.results import TrainResult
 from latcli.session import Session
 from latcli.store.store import Store
 
@@ -54,16 +47,16 @@ def options(tmp_path):
     )
 
 
-def digest(result: TrainResult) -> str:
+def digest(result):
     return str(unpack(result.checkpoint, "classifier")[1]["digest"])
 
 
-def config(session: Session, result: TrainResult) -> dict[str, Any]:
+def config(session, result):
     with Store.open_existing(session.store) as store:
         return store.find_run(result.run).config
 
 
-def cut_off(options: TrainOptions, session: Session, monkeypatch: pytest.MonkeyPatch, step: int = 2) -> str:
+def cut_off(options, session, monkeypatch, step=2):
     """Start a run, and end it by Ctrl-C at that step; its id."""
     with interrupted_at(monkeypatch, step), pytest.raises(KeyboardInterrupt):
         run(options, session)
@@ -159,20 +152,13 @@ def test_photos_without_a_word_are_for_the_default_classifier(options, session):
 
 
 @pytest.mark.slow
-def test_a_run_is_interrupted_resumed_and_attacked_as_its_user_does(options, run_latcli, latcli_environment, tmp_path):
+def test_a_run_is_interrupted_resumed_and_attacked_as_its_user_does(options, start_latcli, latcli, work, tmp_path):
     """Ctrl-C as a terminal sends it, to the processes that read photos, too."""
     arguments = ["--dataset", str(options.dataset), "--architecture", SMALL, "--preset", "quick", "--precision", "fp32"]
     arguments += ["--classifier-weights", str(options.classifier_weights), "--detector", "cam", "--steps", "24"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "latcli", "train", *arguments, "--batch", "4", "--checkpoint-every", "2"],
-        cwd=tmp_path / "work",
-        env=latcli_environment,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    runs, deadline = tmp_path / "work" / "runs", time.monotonic() + 120
-    while not list(runs.glob("*/state.safetensors")) and process.poll() is None and time.monotonic() < deadline:
+    process = start_latcli("train", *arguments, "--batch", "4", "--checkpoint-every", "2")
+    deadline = time.monotonic() + 120
+    while not list(work.glob("runs/*/state.safetensors")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(1.0)
     os.killpg(process.pid, signal.SIGINT)
@@ -180,14 +166,9 @@ def test_a_run_is_interrupted_resumed_and_attacked_as_its_user_does(options, run
     assert process.returncode == 130, said
     assert "Traceback" not in said
     assert "died" not in said
-
-    done = run_latcli("train", "--resume", "latest", "--json")
-    assert done.returncode == 0, done.stderr
-    trained = json.loads(done.stdout)
+    trained = latcli("train", "--resume", "latest", "--json").json
     assert 0 < trained["resumed_at"] <= 24
     photo = tmp_path / "set" / "test" / "red" / "0.png"
     place = ("--labels-from", "folder", "--center", "0.4", "--steps", "3")
-    attacked = run_latcli("attack", photo, "--classifier", trained["run"][-4:], *place, "--json")
-    assert attacked.returncode == 0, attacked.stderr
-    (image,) = json.loads(attacked.stdout)["images"]
+    (image,) = latcli("attack", photo, "--classifier", trained["run"][-4:], *place, "--json").json["images"]
     assert (image["label"]["name"], image["linf_inside"]) == ("red", 0)

@@ -1,7 +1,5 @@
 """The two other ways in, as the docs tell them: every example in them is run."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import sys
@@ -11,19 +9,14 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import code_blocks
 from PIL import Image
 
 from latcli.engine import registry
 from latcli.errors import LatcliError
 
 
-def blocks(page: str, language: str) -> list[str]:
-    """The code blocks of a page of the docs."""
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.DOTALL)
-
-
-def install(folder: Path, code: str, toml: str) -> None:
+def install(folder, code, toml):
     """A package as pip would leave it: modules, and the entry points of its metadata."""
     modules = dict.fromkeys(re.findall(r'= "(mypackage[\w.]+):', toml))
     package = folder / "mypackage"
@@ -44,7 +37,7 @@ def install(folder: Path, code: str, toml: str) -> None:
 @pytest.fixture
 def plugin(here, tmp_path, monkeypatch):
     folder = tmp_path / "site"
-    install(folder, "\n\n".join(blocks("plugins.md", "python")), blocks("plugins.md", "toml")[0])
+    install(folder, "\n\n".join(code_blocks("plugins.md", "python")), code_blocks("plugins.md", "toml")[0])
     monkeypatch.syspath_prepend(folder)
     yield folder
     for name in [name for name in sys.modules if name.partition(".")[0] == "mypackage"]:
@@ -121,8 +114,8 @@ def test_a_plug_in_that_cannot_be_imported_says_so(plugin):
 def test_the_library_examples_run(number, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copy(Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg"), "photo.jpg")
-    names: dict[str, object] = {}
-    exec(blocks("library.md", "python")[number], names)
+    names = {}
+    exec(code_blocks("library.md", "python")[number], names)
     if number == 0:
         assert Image.open("adversarial.png").size == (512, 600)
         assert "became" in capsys.readouterr().out

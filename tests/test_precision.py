@@ -1,10 +1,5 @@
 """The form in which gradients are computed: the same function, faster; what scores is left alone."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 from recorders import ON_CUDA
@@ -20,7 +15,7 @@ from latcli.engine.precision import FORMS, GradientForm, gradient_model
 SHAPE = (3, 16, 16)
 
 
-def lively(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+def lively(norm):
     """A batch norm that does something: statistics and weights far from 0 and 1."""
     for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
         if tensor is not None:
@@ -32,12 +27,12 @@ def lively(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
 class Residual(nn.Module):
     """Uses the output of its convolution twice, so that its norm must not be folded away."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.convolution = nn.Conv2d(8, 8, 3, padding=1)
         self.norm = lively(nn.BatchNorm2d(8))
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BCHW):
         raw_BCHW = self.convolution(x_BCHW)
         return self.norm(raw_BCHW) + 0.5 * raw_BCHW
 
@@ -45,12 +40,12 @@ class Residual(nn.Module):
 class Shared(nn.Module):
     """One convolution that two different norms follow."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.convolution = nn.Conv2d(8, 8, 1)
         self.norms = nn.ModuleList([lively(nn.BatchNorm2d(8)), lively(nn.BatchNorm2d(8))])
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BCHW):
         for norm in self.norms:
             x_BCHW = norm(self.convolution(x_BCHW))
         return x_BCHW
@@ -59,7 +54,7 @@ class Shared(nn.Module):
 class Viewing(nn.Module):
     """Takes features in the default layout alone."""
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BCHW):
         return x_BCHW.view(len(x_BCHW), -1)
 
 
@@ -68,15 +63,15 @@ def _seed():
     torch.manual_seed(0)
 
 
-def head() -> list[nn.Module]:
+def head():
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)]
 
 
-def wrapped(wrap: Callable[[nn.Module], nn.Module]) -> list[nn.Module]:
+def wrapped(wrap):
     return [wrap(nn.Conv2d(3, 8, 3)), lively(nn.BatchNorm2d(8)), nn.ReLU(), *head()]
 
 
-NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
+NETWORKS = {
     "plain": lambda: [nn.Conv2d(3, 8, 3), lively(nn.BatchNorm2d(8)), nn.ReLU(), *head()],
     "grouped, strided, no bias": lambda: [
         nn.Conv2d(3, 8, 3, stride=2, bias=False),
@@ -98,14 +93,14 @@ NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
 }
 
 
-def input_gradient(model: object, x_BChw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def input_gradient(model, x_BChw):
     x_BChw = x_BChw.clone().requires_grad_()
     logits_BK = model(x_BChw)
     (gradient_BChw,) = torch.autograd.grad(logits_BK.square().sum(), x_BChw)
     return logits_BK.detach(), gradient_BChw
 
 
-def state_of(net: nn.Module) -> list[object]:
+def state_of(net):
     """All that the search for a form might leave changed."""
     hooks = [(type(m), m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in net.modules()]
     grads = [parameter.grad for parameter in net.parameters()]
@@ -161,18 +156,18 @@ def test_refreshed_it_follows_the_weights_and_statistics(network):
     torch.testing.assert_close(fast(x_BCHW), net(x_BCHW), rtol=1e-4, atol=1e-5)
 
 
-def convolutions(channels: int, groups: int = 1) -> list[nn.Module]:
+def convolutions(channels, groups=1):
     """Two convolutions; of 64 channels, 10 million multiplications."""
     layers = [nn.Conv2d(3, channels, 1), nn.Conv2d(channels, channels, 3, padding=1, groups=groups), nn.ReLU()]
     return [*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 5)]
 
 
 class Attention(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.attention = nn.MultiheadAttention(768, 4, batch_first=True)
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BCHW):
         rows_B1D = x_BCHW.flatten(1)[:, None]
         return self.attention(rows_B1D, rows_B1D, rows_B1D)[0][:, 0]
 
@@ -201,12 +196,12 @@ def test_the_form_follows_from_processor_and_network(layers, with_units, without
 class Differing(nn.Module):
     """Works in any form, but in one gives other logits than as it is."""
 
-    def __init__(self, form: str, factor: float) -> None:
+    def __init__(self, form, factor):
         super().__init__()
         self.linear = nn.Linear(3 * 16 * 16, 5)
         self.form, self.factor = form, factor
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BCHW):
         if self.linear.weight.dtype == torch.bfloat16:
             form = "bf16-channels-last"
         else:
@@ -237,7 +232,7 @@ def test_a_network_that_fails_as_it_is_fails_here():
 class Ending(nn.Module):
     """Convolutions that end in a ReLU in every way, and some that only seem to."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.first, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), lively(nn.BatchNorm2d(8))
         self.second, self.third, self.fourth = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
@@ -245,7 +240,7 @@ class Ending(nn.Module):
         self.rectify, self.relu = nn.ReLU(inplace=True), nn.SiLU()
         self.linear = nn.Linear(8, 10)
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BCHW):
         x_BCHW = self.rectify(self.norm(self.first(x_BCHW)))  # joined
         rest_BCHW = x_BCHW
         x_BCHW = self.third(functional.relu(self.second(x_BCHW)))  # joined
@@ -260,21 +255,19 @@ class Ending(nn.Module):
 class Looking(nn.Module):
     """Looks at its images, which torch.fx cannot follow."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.body = Ending()
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BCHW):
         return self.body(x_BCHW if float(x_BCHW.detach().sum()) > 0 else -x_BCHW)
 
 
 @pytest.mark.parametrize("build", [Ending, Looking])
-def test_convolutions_that_end_in_a_relu_are_joined_with_it(
-    build: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_convolutions_that_end_in_a_relu_are_joined_with_it(build, monkeypatch):
     joined = []
 
-    def apart(x_BCHW: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, other: torch.Tensor | None, *about: Any):
+    def apart(x_BCHW, weight, bias, other, *about):
         joined.append(other is not None)
         out_BCHW = functional.conv2d(x_BCHW, weight, bias, *about)
         return (out_BCHW if other is None else out_BCHW + other).relu()
@@ -298,7 +291,7 @@ def test_convolutions_that_end_in_a_relu_are_joined_with_it(
 
 
 @ON_CUDA
-def test_on_a_gpu_the_joined_form_is_close_and_follows_the_weights() -> None:
+def test_on_a_gpu_the_joined_form_is_close_and_follows_the_weights():
     net = resnet20(SHAPE, 10).cuda().eval()
     form = gradient_model(net, SHAPE, "bf16")
     assert form.note is None
@@ -308,8 +301,6 @@ def test_on_a_gpu_the_joined_form_is_close_and_follows_the_weights() -> None:
             weight.mul_(1.1)
     form.refresh()
     x_BCHW = torch.rand(8, *SHAPE, device="cuda")
-
     (logits_BK, gradient_BCHW), (expected_BK, expected_BCHW) = (input_gradient(model, x_BCHW) for model in (form, net))
-
     assert (logits_BK - expected_BK).abs().max() < 0.1 * expected_BK.std()
     assert functional.cosine_similarity(gradient_BCHW.flatten(), expected_BCHW.flatten(), dim=0) > 0.98

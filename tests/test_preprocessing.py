@@ -1,8 +1,6 @@
 """From photo to network input: the pipeline everybody uses, the same as matrices, and what of a photo reaches it."""
 
-from __future__ import annotations
-
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -18,7 +16,6 @@ from latcli.engine.models.preprocessing import Interpolation, Preprocessing, int
 from latcli.engine.vision import import_timm, import_torchvision
 from latcli.errors import ImageError, UsageError
 
-SIZES = [(375, 500), (500, 333), (224, 224), (257, 301), (1080, 810), (8, 8), (1, 1), (30, 900), (97, 64)]
 PIPELINES = [
     Preprocessing(256, 224, "bicubic"),
     Preprocessing(342, 299, "bilinear"),
@@ -34,7 +31,7 @@ OTHERS = [
 ]
 
 
-def photo(height: int, width: int, contrast: float = 90.0, seed: int = 0) -> Image.Image:
+def photo(height, width, contrast=90.0, seed=0):
     """Smooth shapes with noise on them: neither flat nor white noise. A contrast of 90 reaches black and white."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[:height, :width] / max(height, width)
@@ -43,19 +40,14 @@ def photo(height: int, width: int, contrast: float = 90.0, seed: int = 0) -> Ima
     return Image.fromarray(levels_HWC.clip(0, 255).astype(np.uint8))
 
 
-def ordinary(pipeline: Preprocessing, image: Image.Image) -> torch.Tensor:
-    """The same in torchvision's words."""
-    transforms = import_torchvision().transforms
-    mode = transforms.InterpolationMode[pipeline.interpolation.upper()]
-    steps = [transforms.Resize(pipeline.resize, mode), transforms.CenterCrop(pipeline.crop), transforms.ToTensor()]
-    return transforms.Compose(steps)(image)
-
-
 def test_read_is_the_ordinary_pipeline_to_the_bit():
+    transforms = import_torchvision().transforms
     for pipeline in PIPELINES:
-        for size in SIZES:
+        mode = transforms.InterpolationMode[pipeline.interpolation.upper()]
+        steps = [transforms.Resize(pipeline.resize, mode), transforms.CenterCrop(pipeline.crop), transforms.ToTensor()]
+        for size in [(375, 500), (500, 333), (224, 224), (257, 301), (1080, 810), (8, 8), (1, 1), (30, 900), (97, 64)]:
             image = photo(*size)
-            assert torch.equal(pipeline.read(image), ordinary(pipeline, image))
+            assert torch.equal(pipeline.read(image), transforms.Compose(steps)(image))
 
 
 def test_the_matrices_do_what_read_does():
@@ -71,6 +63,15 @@ def test_the_matrices_do_what_read_does():
                 assert difference_Chw.mean() < (
                     0.5 if pipeline.interpolation == "box" else 0.35
                 )  # half a level a pass at most
+
+
+def test_the_gradient_is_that_of_the_whole_matrices():
+    for pipeline in PIPELINES + OTHERS:
+        for size in [(375, 500), (8, 8), (300, 40)]:
+            linear, x_CHW = pipeline.linear(size), 0.25 + 0.5 * torch.rand(3, *size)  # nothing is cut off
+            toward_Chw = torch.rand(3, *pipeline.size)
+            (found_CHW,) = torch.autograd.grad((linear(x_CHW.requires_grad_()) * toward_Chw).sum(), x_CHW)
+            assert torch.allclose(found_CHW, linear.rows_hH.T @ toward_Chw @ linear.columns_wW, atol=1e-5)
 
 
 @given(
@@ -99,7 +100,7 @@ def test_a_photo_that_is_all_edge_is_refused():
         interpolation_called("random", "timm:some")
 
 
-def assert_timm_prepares_alike(names: list[str]) -> None:
+def assert_timm_prepares_alike(names):
     """Against timm's own transform, built from the same configuration; no network is."""
     timm = import_timm()
     done = set()
@@ -112,7 +113,7 @@ def assert_timm_prepares_alike(names: list[str]) -> None:
         assert_prepared_alike(name, ours, theirs, data["mean"], data["std"])
 
 
-def assert_prepared_alike(name: str, ours: Preprocessing, theirs: Any, mean: Any, std: Any) -> None:
+def assert_prepared_alike(name, ours, theirs, mean, std):
     mean, std = (torch.tensor(values)[:, None, None] for values in (mean, std))
     for shape in [(375, 500), (500, 400), (300, 300)]:
         image = photo(*shape)

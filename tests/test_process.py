@@ -1,7 +1,5 @@
 """How a process ends: exit codes, two lines for every error, signals, a reader that goes away."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -73,7 +71,7 @@ def program(tmp_path):
     return [sys.executable, str(file)]
 
 
-def run(program: list[str], *arguments: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+def run(program, *arguments, stdout=subprocess.PIPE):
     pipe = subprocess.PIPE
     return subprocess.run([*program, *arguments], stdout=stdout, stderr=pipe, text=True, timeout=60, check=False)
 
@@ -159,10 +157,10 @@ def test_a_full_device_is_two_lines(program):
     ],
 )
 def test_an_interrupt_is_put_off_until_it_suits(times, deliver, expected):
-    reached: list[int] = []
+    reached = []
     terminate = signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
-    def work() -> None:
+    def work():
         with postponed() as pending:
             signal.raise_signal(signal.SIGTERM)  # what is ignored stays ignored
             assert pending.number is None

@@ -1,9 +1,8 @@
 """Several processes do the work of one: with its results, under whatever starts them, none outliving the others."""
 
-from __future__ import annotations
-
 import json
 import os
+import pickle
 import shutil
 import signal
 import socket
@@ -11,36 +10,34 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import closing
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import tiny_model
 import torch
-from photo_set import write_photos
+from photo_set import save, write_photos
 from PIL import Image
 from rank_cases import CASES, norm_inputs, outcome, passed, small_digits
 from tiny_model import save_photo
 from torch import nn
 
-from latcli.engine.distributed import FabricRanks, GlobalBatchNorm, use_global_norms, world_of
+from latcli.engine.distributed import GlobalBatchNorm, Ranks, use_global_norms, world_of
 from latcli.engine.models.small import resnet18
 from latcli.engine.precision import gradient_model
-from latcli.errors import UsageError
+from latcli.engine.training.loop import DivergedError
+from latcli.errors import ExitCode, LatcliError, UsageError
 
 SCRIPT = Path(__file__).with_name("rank_cases.py")
 TRAIN = ("train", "--dataset", "mnist-5k", "--preset", "quick", "--precision", "fp32", "--device", "cpu")
 SHORT = (*TRAIN, "--regime", "natural", "--batch", "16", "--steps", "4")
 LONG = (*TRAIN, "--regime", "natural", "--batch", "16", "--steps", "4000", "--checkpoint-every", "20")
 
-Start = Callable[..., "subprocess.Popen[str]"]
 
-
-def free_port() -> int:
+def free_port():
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
@@ -131,6 +128,17 @@ def test_norms_of_a_kind_that_is_not_known_are_refused_where_they_learn():
         use_global_norms(nn.Sequential(Odd(3)))
 
 
+def test_an_error_keeps_its_kind_its_hint_and_its_code_on_the_way_to_another_process():
+    for error in (UsageError("m", "h"), LatcliError("m", "h", ExitCode.NO_OBJECT), DivergedError(3, "the loss")):
+        sent = pickle.loads(pickle.dumps(error))
+        assert (type(sent), str(sent), sent.hint, sent.exit_code) == (
+            type(error),
+            error.message,
+            error.hint,
+            error.exit_code,
+        )
+
+
 # how many processes there are
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "6"}
@@ -194,12 +202,12 @@ def work(tmp_path):
 @pytest.fixture
 def start(work, latcli_environment):
     """Start a command; whatever still runs at the end is killed, with all that it has started."""
-    begun: list[subprocess.Popen[str]] = []
+    begun = []
 
-    def popen(*arguments: str, by: tuple[str, ...] = (), **environment: str) -> subprocess.Popen[str]:
+    def popen(*arguments, by=(), **environment):
         command = (sys.executable, *(by or ("-m", "latcli")), *arguments)
         environment = latcli_environment | {"OMP_NUM_THREADS": "1"} | environment
-        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         begun.append(subprocess.Popen(command, cwd=work, env=environment, **pipes))
         return begun[-1]
 
@@ -211,14 +219,14 @@ def start(work, latcli_environment):
         process.communicate()
 
 
-def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
+def descendants(process):
     try:
         return list(psutil.Process(process.pid).children(recursive=True))
     except psutil.NoSuchProcess:
         return []
 
 
-def until(reached: Callable[[], Any], process: subprocess.Popen[str] | None = None) -> None:
+def until(reached, process=None):
     """Wait for what must be reached within minutes, and before the process ends."""
     deadline = time.monotonic() + 120
     while not reached():
@@ -227,28 +235,28 @@ def until(reached: Callable[[], Any], process: subprocess.Popen[str] | None = No
         time.sleep(0.1)
 
 
-def has_ended(process: psutil.Process) -> bool:
+def has_ended(process):
     """Whether it is gone; one that nobody has waited for counts as gone."""
     return not process.is_running() or bool(process.status() == psutil.STATUS_ZOMBIE)
 
 
-def training(process: subprocess.Popen[str], work: Path) -> psutil.Process:
+def training(process, work):
     """Rank 1 of a command, once steps have been taken and recorded."""
     until(lambda: list(work.glob("runs/*-train-*/state.safetensors")) and steps_done(work) > 0, process)
     (other,) = descendants(process)
     return other
 
 
-def steps_done(work: Path) -> int:
+def steps_done(work):
     return int(query(work, "SELECT coalesce(max(step), 0) FROM metrics")[0])
 
 
-def query(work: Path, sql: str) -> tuple[Any, ...]:
+def query(work, sql):
     with closing(sqlite3.connect(work / "runs" / "latcli.db")) as connection:
         return tuple(connection.execute(sql).fetchone())
 
 
-def error_of(stderr: str) -> str:
+def error_of(stderr):
     """The error's line; it and its hint are the only ones of their kind."""
     error, hint = stderr.strip().splitlines()[-2:]
     assert hint.startswith("hint: ")
@@ -329,35 +337,6 @@ def test_a_signal_to_any_rank_stops_all_at_one_step_and_the_run_goes_on(start, w
     assert query(work, "SELECT count(*) FROM runs") == (1,)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", ["a file is missing", "other data"])
-def test_what_differs_on_another_rank_is_one_line_of_rank_0(start, work, fault):
-    """Each rank has a folder of its own, as on two machines."""
-    for rank, digits in enumerate((2, 0 if fault == "a file is missing" else 3)):
-        for split in ("train", "test"):
-            for name in ("a", "b") if digits else ():
-                folder = work / str(rank) / "set" / split / name
-                folder.mkdir(parents=True)
-                for number in range(digits):
-                    Image.new("L", (8, 8), 40 * number + rank).save(folder / f"{number}.png")
-        (work / str(rank)).mkdir(exist_ok=True)
-    (work / "there.py").write_text(
-        "import os, sys\nos.chdir(os.environ['LOCAL_RANK'])\nfrom latcli.cli import main\nmain()\n"
-    )
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
-    command = ("train", "--dataset", "folder:set", "--architecture", "paper-cnn", "--batch", "2", "--steps", "2")
-    processes = [
-        start(*command, "--preset", "quick", "--devices", "2", by=("there.py",), LOCAL_RANK=rank, **shared)
-        for rank in ("0", "1")
-    ]
-    (_, stderr), (_, silent) = [process.communicate(timeout=60) for process in processes]
-
-    expected = "rank 1: " if fault == "a file is missing" else "are not the same on rank 1 as on rank 0"
-    assert expected in error_of(stderr)
-    assert silent == ""
-    assert {process.returncode for process in processes} <= {1, 2}
-
-
 # attack, mask, eval
 
 TINY = ("--classifier", "tiny_model:tiny", "--device", "cpu", "--precision", "fp32")
@@ -383,13 +362,13 @@ def photos(work):
     return work / "photos"
 
 
-def document_of(process: subprocess.Popen[str], code: int = 0) -> Any:
+def document_of(process, code=0):
     stdout, stderr = process.communicate(timeout=180)
     assert process.returncode == code, stderr
     return json.loads(stdout)
 
 
-def assert_same_photos(found: Any, expected: Any, work: Path) -> None:
+def assert_same_photos(found, expected, work):
     """Predictions to five digits; levels to within the noise that the other photos of a batch make."""
     assert [one["image"] for one in found["images"]] == [one["image"] for one in expected["images"]]
     assert [one["image"] for one in found["failures"]] == [one["image"] for one in expected["failures"]]
@@ -484,39 +463,43 @@ def test_a_killed_rank_ends_an_attack_which_goes_on_with_the_other_photos(start,
     assert sum(path.stat().st_mtime_ns == was for path, was in kept.items()) >= len(kept) - 2
 
 
-@pytest.mark.slow
-def test_photos_that_differ_on_another_rank_are_one_line_of_rank_0(start, work):
-    for rank in range(2):
-        save_photo(work / str(rank) / "photos" / "a.png", seed=rank)
-        save_photo(work / str(rank) / "photos" / "b.png", 40 + rank)
-        shutil.copy(tiny_model.__file__, work / str(rank))
-    (work / "there.py").write_text(
-        "import os, sys\nos.chdir(os.environ['LOCAL_RANK'])\nsys.path[0] = ''\nfrom latcli.cli import main\nmain()\n"
-    )
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
-    processes = [start(*ATTACK, "--devices", "2", by=("there.py",), LOCAL_RANK=rank, **shared) for rank in ("0", "1")]
-    (_, stderr), (_, silent) = [process.communicate(timeout=60) for process in processes]
-    assert "the photos, their labels or the weights are not the same on rank 1 as on rank 0" in error_of(stderr)
-    assert silent == ""
-    assert not (work / "0" / "runs").exists()
+#: What differs on rank 1, which has a folder of its own as on another machine: the command, and what rank 0 says.
+FOLDER = ("train", "--dataset", "folder:set", "--architecture", "paper-cnn", "--batch", "2", "--steps", "2")
+DIFFERENCES = {
+    "a file is missing": ((*FOLDER, "--preset", "quick"), "rank 1: "),
+    "other data": ((*FOLDER, "--preset", "quick"), "are not the same on rank 1 as on rank 0"),
+    "other photos": (ATTACK, "the photos, their labels or the weights are not the same on rank 1 as on rank 0"),
+    "the runs are out of sight": ((*ATTACK, "--center", "0.4", "--detector", "auto"), "is not there"),
+    "another version": (ATTACK, "rank 1 has latcli "),
+}
 
 
 @pytest.mark.slow
-def test_a_folder_of_runs_that_another_rank_cannot_see_is_one_line_of_rank_0(start, work):
-    for rank in range(2):
-        save_photo(work / str(rank) / "photos" / "a.png")
+@pytest.mark.parametrize("difference", DIFFERENCES)
+def test_what_differs_on_another_rank_is_one_line_of_rank_0(start, work, difference):
+    command, said = DIFFERENCES[difference]
+    for rank, digits in enumerate((2, {"a file is missing": 0, "other data": 3}.get(difference, 2))):
+        save_photo(work / str(rank) / "photos" / "a.png", seed=rank if difference == "other photos" else 0)
         save_photo(work / str(rank) / "photos" / "b.png", 43)
         shutil.copy(tiny_model.__file__, work / str(rank))
-    hidden = "import os, sys, pathlib\nos.chdir(os.environ['LOCAL_RANK'])\nsys.path[0] = ''\n"
-    hidden += "from latcli.cli import main\nif os.environ['LOCAL_RANK'] == '1':\n"
-    hidden += "    pathlib.Path.is_file = lambda path: False\nmain()\n"
-    (work / "there.py").write_text(hidden)
+        for split, name, number in product(("train", "test"), "ab", range(digits)):
+            save(
+                work / str(rank) / "set" / split / name / f"{number}.png", np.full((8, 8), 40 * number + rank, np.uint8)
+            )
+    program = "import os, sys, pathlib, latcli\nrank = os.environ['LOCAL_RANK']\nos.chdir(rank)\nsys.path[0] = ''\n"
+    program += "latcli.__version__ += rank\n" if difference == "another version" else ""
+    program += "from latcli.cli import main\n"
+    if difference == "the runs are out of sight":
+        program += "if rank == '1':\n    pathlib.Path.is_file = lambda path: False\n"
+    (work / "there.py").write_text(program + "main()\n")
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
-    words = [*ATTACK, "--center", "0.4", "--devices", "2"]
-    words[words.index("cam")] = "auto"
-    processes = [start(*words, by=("there.py",), LOCAL_RANK=rank, **shared) for rank in ("0", "1")]
-    (_, stderr), _ = [process.communicate(timeout=60) for process in processes]
-    assert "is not there" in error_of(stderr)
+    processes = [start(*command, "--devices", "2", by=("there.py",), LOCAL_RANK=rank, **shared) for rank in ("0", "1")]
+    (_, stderr), (_, silent) = [process.communicate(timeout=60) for process in processes]
+    assert said in error_of(stderr)
+    assert {process.returncode for process in processes} <= {1, 2}
+    if difference in ("a file is missing", "other data", "other photos"):
+        assert silent == ""
+        assert command is not ATTACK or not (work / "0" / "runs").exists()
 
 
 @pytest.mark.slow
@@ -528,19 +511,7 @@ def test_a_port_in_use_is_told_at_once(start, photos):
     assert f"the port {port} (MASTER_PORT) cannot be used" in error_of(stderr)
 
 
-@pytest.mark.slow
-def test_unequal_versions_are_one_line_of_rank_0(start, photos, work):
-    (work / "other.py").write_text(
-        "import os\nimport latcli\nlatcli.__version__ += os.environ['LOCAL_RANK']\n"
-        "from latcli.cli import main\nmain()\n"
-    )
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
-    processes = [start(*ATTACK, "--devices", "2", by=("other.py",), LOCAL_RANK=rank, **shared) for rank in ("0", "1")]
-    (_, stderr), _ = [process.communicate(timeout=60) for process in processes]
-    assert error_of(stderr).startswith("rank 1 has latcli ")
-
-
 def test_more_devices_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UsageError, match="--devices 8, but there are 1 CUDA devices"):
-        FabricRanks(8, 1, "cuda")
+        Ranks(8, 1, "cuda")

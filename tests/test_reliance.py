@@ -1,14 +1,15 @@
-"""Reliance on the background: classifiers whose answer is known, who lends to whom, and the photos of the project."""
+"""Reliance on the background: photos taken apart along the object, known classifiers, who lends to whom."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from latcli.engine.evaluation.reliance import (
@@ -16,15 +17,20 @@ from latcli.engine.evaluation.reliance import (
     LabelledPhoto,
     Outcome,
     PhotoReliance,
+    Survey,
     background_reliance,
+    bounding_box,
+    largest_strip,
+    mixed,
+    only_bg_b,
+    only_bg_t,
+    only_fg,
     summarize,
-    survey_photos,
 )
 from latcli.engine.images import decode_photo, encode_png
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.errors import LatcliError
-from latcli.results import RelianceRow
 
 CROP = 20
 NAMES = ("red", "green", "blue", "cyan")
@@ -37,20 +43,20 @@ class ColourNet(nn.Module):
 
     where: torch.Tensor
 
-    def __init__(self, where: torch.Tensor) -> None:
+    def __init__(self, where):
         super().__init__()
         self.register_buffer("where", where)
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BCHW):
         mean_B1C = x_BCHW[:, :, self.where].mean(dim=2)[:, None]
         return -50 * (mean_B1C - torch.tensor(COLOURS) / 255).square().sum(dim=2)
 
 
-def classifier(net: nn.Module, names: Sequence[str] = NAMES) -> Classifier:
+def classifier(net, names=NAMES):
     return Classifier("known", net, PREPROCESSING, names)
 
 
-def looking_at(rows: slice, rest: bool = False) -> Classifier:
+def looking_at(rows, rest=False):
     """Looks at the square of these rows and columns, or at the rest."""
     where = torch.full((CROP, CROP), rest)
     where[rows, rows] = not rest
@@ -60,7 +66,7 @@ def looking_at(rows: slice, rest: bool = False) -> Classifier:
 BORDER, CENTRE = looking_at(slice(2, -2), rest=True), looking_at(slice(9, 11))
 
 
-def labelled(label: int, number: int = 0, *, height: int = 30, width: int = 30, half: int = 6) -> LabelledPhoto:
+def labelled(label, number=0, *, height=30, width=30, half=6):
     """A photo whose object and background both have the class's colour, a little noisy; its middle is the object."""
     noise_HWC = np.random.default_rng((label, number)).integers(-20, 20, (height, width, 3))
     levels_HWC = (np.array(COLOURS[label]) + noise_HWC).astype(np.uint8)
@@ -69,7 +75,7 @@ def labelled(label: int, number: int = 0, *, height: int = 30, width: int = 30, 
     return LabelledPhoto(decode_photo(encode_png(levels_HWC), f"{label}-{number}.png"), label, object_HW)
 
 
-def some_photos(each: int = 4) -> list[LabelledPhoto]:
+def some_photos(each=4):
     """`each` photos of each class, of four sizes and four shares of background."""
     return [
         labelled(label, number, height=30 + 4 * (number % 4), width=34 - 2 * (number % 4), half=4 + number % 4)
@@ -78,15 +84,13 @@ def some_photos(each: int = 4) -> list[LabelledPhoto]:
     ]
 
 
-def measured(
-    known: Classifier, photos: Sequence[LabelledPhoto], *seeds: int, groups: int = 4
-) -> tuple[RelianceRow, list[PhotoReliance]]:
+def measured(known, photos, *seeds, groups=4):
     """The row, and every photo as it was measured."""
-    seen: list[PhotoReliance] = []
+    seen = []
     return background_reliance("known", known, photos, seeds or (0,), groups, seen.append), seen
 
 
-def accuracies(row: RelianceRow) -> dict[str, float | None]:
+def accuracies(row):
     return {variant: mean.accuracy for variant, mean in row.overall.means.items()}
 
 
@@ -109,7 +113,7 @@ def test_backgrounds_come_from_the_right_class_and_never_from_the_photo_itself()
         assert {label_of[name] for name in one.lent_by["mixed_same"]} == {one.label}
         assert one.name not in one.lent_by["mixed_same"]
         assert one.label not in {label_of[name] for name in one.lent_by["mixed_rand"]}
-    survey = survey_photos(photos, PREPROCESSING)
+    survey = Survey(photos, PREPROCESSING)
     sha256 = photos[0].photo.sha256
     assert {survey.lender("mixed_same", sha256, 0, seed) for seed in range(200)} == {1, 2, 3}
     assert {survey.lender("mixed_rand", sha256, 0, seed) for seed in range(400)} == set(range(4, 16))
@@ -138,7 +142,7 @@ def test_what_has_no_lender_is_not_counted():
             assert dataclasses.astuple(row.overall.gap) == (0, None, None, None, None)
 
 
-def outcome_of(name: str, same: float | None, rand: float) -> PhotoReliance:
+def outcome_of(name, same, rand):
     outcomes = {"original": Outcome(True, 0.9), "mixed_rand": Outcome(rand, 0.5)}
     outcomes |= {} if same is None else {"mixed_same": Outcome(same, 0.7)}
     return PhotoReliance(name, name, 0, 0.5, outcomes, {})
@@ -202,3 +206,88 @@ def test_groups_by_share_are_of_equal_count_and_ascend():
 def test_a_set_without_a_photo_is_refused():
     with pytest.raises(LatcliError, match="no photo is left to measure"):
         measured(BORDER, [])
+
+
+#: A colour that no background of these tests has.
+MAGENTA = (255, 0, 255)
+
+
+def photo(height, width, object_HW, seed=0):
+    """Random dull levels with a magenta object."""
+    levels_HWC = np.random.default_rng(seed).integers(10, 200, (height, width, 3), dtype=np.uint8)
+    levels_HWC[object_HW] = MAGENTA
+    return levels_HWC
+
+
+@st.composite
+def objects(draw):
+    """Object masks of any shape, with at least one pixel, whose box leaves some background."""
+    height, width = draw(st.integers(2, 12)), draw(st.integers(2, 12))
+    bits = draw(st.lists(st.booleans(), min_size=height * width, max_size=height * width))
+    object_HW = np.array(bits).reshape(height, width)
+    if draw(st.booleans()):
+        object_HW[:, draw(st.integers(0, width - 1)) :] = False
+    else:
+        object_HW[: draw(st.integers(1, height))] = False
+    if not object_HW.any() or largest_strip(object_HW) is None:
+        object_HW[:] = False
+        object_HW[0, 0] = True
+    return object_HW
+
+
+def test_a_small_photo_by_hand():
+    # Columns 0 and 1 are the largest strip; the box at rows 1 to 2, columns 2 to 3 repeats it.
+    levels_HW = np.arange(1, 21, dtype=np.uint8).reshape(4, 5)
+    levels_HWC = np.repeat(levels_HW[:, :, None], 3, axis=2)
+    object_HW = np.zeros((4, 5), dtype=bool)
+    object_HW[1, 2] = object_HW[2, 3] = True
+    assert bounding_box(object_HW) == (slice(1, 3), slice(2, 4))
+    assert largest_strip(object_HW) == (slice(0, 4), slice(0, 2))
+    assert only_fg(levels_HWC, object_HW)[:, :, 0].tolist() == [[0] * 5, [0, 0, 8, 0, 0], [0, 0, 0, 14, 0], [0] * 5]
+    black = [[1, 2, 3, 4, 5], [6, 7, 0, 0, 10], [11, 12, 0, 0, 15], [16, 17, 18, 19, 20]]
+    assert only_bg_b(levels_HWC, object_HW)[:, :, 1].tolist() == black
+    tiled = [[1, 2, 3, 4, 5], [6, 7, 6, 7, 10], [11, 12, 11, 12, 15], [16, 17, 18, 19, 20]]
+    assert only_bg_t(levels_HWC, object_HW)[:, :, 2].tolist() == tiled
+
+
+def test_the_largest_strip_lies_on_the_side_with_most_room():
+    for box, strip in [
+        ((slice(6, 9), slice(1, 9)), (slice(0, 6), slice(0, 10))),
+        ((slice(1, 4), slice(1, 9)), (slice(4, 10), slice(0, 10))),
+        ((slice(1, 9), slice(6, 9)), (slice(0, 10), slice(0, 6))),
+        ((slice(1, 9), slice(1, 4)), (slice(0, 10), slice(4, 10))),
+        ((slice(0, 10), slice(0, 10)), None),
+    ]:
+        object_HW = np.zeros((10, 10), dtype=bool)
+        object_HW[box] = True
+        assert largest_strip(object_HW) == strip
+
+
+@given(objects())
+def test_filling_keeps_the_background_and_takes_its_levels_from_it(object_HW):
+    levels_HWC = photo(*object_HW.shape, object_HW)
+    before_HWC = levels_HWC.copy()
+    box, strip = bounding_box(object_HW), largest_strip(object_HW)
+    outside_HW = np.ones_like(object_HW)
+    outside_HW[box] = False
+    tiled_HWC, black_HWC = only_bg_t(levels_HWC, object_HW), only_bg_b(levels_HWC, object_HW)
+    assert (tiled_HWC[outside_HW] == levels_HWC[outside_HW]).all()
+    assert (black_HWC[outside_HW] == levels_HWC[outside_HW]).all()
+    assert not black_HWC[box].any()
+    assert strip is not None
+    known = {tuple(pixel) for pixel in levels_HWC[strip].reshape(-1, 3)}
+    assert {tuple(pixel) for pixel in tiled_HWC[box].reshape(-1, 3)} <= known
+    assert (levels_HWC == before_HWC).all()
+
+
+@given(objects(), objects())
+def test_a_mixed_photo_shows_the_object_and_nothing_of_the_lender_s(object_HW, lent_HW):
+    levels_HWC = np.full((*object_HW.shape, 3), 7, dtype=np.uint8)
+    background_HWC = only_bg_t(photo(*lent_HW.shape, lent_HW), lent_HW)
+    shown_HWC = mixed(levels_HWC, object_HW, background_HWC)
+    assert (shown_HWC[object_HW] == 7).all()
+    if lent_HW.shape == object_HW.shape:
+        assert (shown_HWC[~object_HW] == background_HWC[~object_HW]).all()
+    # A resized background overshoots a little; a magenta object would lie further out in all three channels.
+    around = shown_HWC[~object_HW].astype(int)
+    assert not ((around[:, 0] > 250) & (around[:, 1] < 5) & (around[:, 2] > 250)).any()

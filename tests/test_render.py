@@ -1,13 +1,10 @@
 """Reports as Markdown, LaTeX and CSV: whatever names hold, they stay names, and figures are those of the document."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re
 import shutil
 import subprocess
-from typing import Any
 
 import pytest
 import sample_documents as sample
@@ -19,7 +16,7 @@ from latcli.reporting import render
 from latcli.reporting.text import printable
 
 
-def plain_lines(text: str) -> bool:
+def plain_lines(text):
     return all(line.isprintable() for line in text.splitlines())
 
 
@@ -38,31 +35,6 @@ def test_a_name_in_markdown_is_one_line_without_markup():
         assert "\n" not in escaped
         assert not re.search(r"(?<!\\)[|*_`\[\]$~]|[<>]", escaped)
         assert not re.match(r"- \s*\d*[-+=.)]", render.markdown_item(text))
-
-
-def rows_of(document: dict[str, Any]) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO("".join(render.csv_lines(document)), newline="")))
-
-
-def test_csv_has_the_figures_of_the_document():
-    document = sample.report()
-    rows = rows_of(document)
-    kinds = {"matrix", "training", "photo", "curve", "transfer", "reliance", "paper", "claim", "left out"}
-    assert {row["kind"] for row in rows} == kinds | {"fault"}
-
-    def value(**wanted: str) -> float:
-        (row,) = [row for row in rows if wanted.items() <= row.items()]
-        return float(row["value"])
-
-    matrix = {"kind": "matrix", "regime": "background", "n": "10000", "models": "3", "epsilon": ""}
-    assert value(**matrix, input="natural", figure="loss") == 0.0396
-    assert value(kind="photo", image="hen.jpg", input="adversarial", figure="confidence") == 0.000169
-    assert value(kind="photo", image="hen.jpg", input="adversarial", figure="p_prediction") == 0.998
-    assert value(kind="training", figure="adversarial_accuracy", seed="0") == 0.5
-    assert value(kind="curve", model="natural 00aa", at="epsilon=0.3") == pytest.approx(0.6)
-    assert value(kind="paper", input="natural", figure="loss") == 0.0414
-    assert value(kind="paper", figure="accuracy") == 0.99
-    assert [float(row["spread"]) for row in rows if row["figure"] == "gap"] == [0.0123, 0.0123]
 
 
 def test_no_field_of_a_csv_is_a_formula_or_breaks_a_line():

@@ -1,18 +1,12 @@
 """The report's page in a real Chromium, wide and narrow, light and dark: it works, is named, and asks nobody."""
 
-from __future__ import annotations
-
 import os
 import shutil
-from typing import TYPE_CHECKING
 
 import pytest
 import sample_documents as sample
 
 from latcli.reporting.page import render
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.slow
 
@@ -64,15 +58,14 @@ def file(tmp_path_factory):
 def test_the_page_works_in_a_browser(browser, file, width, height, theme):
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme)
     page = context.new_page()
-    heard: list[str] = []
+    heard = []
     page.on("console", lambda message: heard.append(message.text))
     page.on("pageerror", lambda error: heard.append(str(error)))
     page.on("dialog", lambda dialog: (heard.append("a dialog"), dialog.dismiss()))
-    asked: list[str] = []
+    asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(file.as_uri())
 
-    assert page.get_by_text("The pictures unfold with JavaScript").is_hidden()
     assert page.evaluate(NO_WIDER)
     assert page.evaluate(NAMELESS) == []
     assert page.evaluate("[...document.querySelectorAll('.chart img')].every((e) => e.complete && e.naturalWidth > 0)")
@@ -89,7 +82,7 @@ def test_the_page_works_in_a_browser(browser, file, width, height, theme):
     context.close()
 
 
-def compare(page: Page) -> None:
+def compare(page):
     id = f"photo-{sample.RUN}-1-1"
     card = page.locator(f"[id='{id}']")
     card.scroll_into_view_if_needed()
@@ -112,10 +105,10 @@ def compare(page: Page) -> None:
         page.wait_for_function(f"id => ({loaded})(document.getElementById(id).querySelector('img.{name}'))", arg=id)
 
 
-def choose(page: Page) -> None:
+def choose(page):
     """Show and sort photos by what their cards say."""
 
-    def shown() -> list[str | None]:
+    def shown():
         names = page.locator(".card:not([hidden]) h4")
         return list(names.evaluate_all("all => all.map((one) => one.firstChild.textContent.trim())"))
 
@@ -134,7 +127,7 @@ def choose(page: Page) -> None:
     assert shown() == list(CARDS)
 
 
-def switch_theme(page: Page, theme: str) -> None:
+def switch_theme(page, theme):
     button = page.get_by_role("button", name="Dark theme")
     ground = "getComputedStyle(document.body).backgroundColor"
     before = page.evaluate(ground)
@@ -144,7 +137,7 @@ def switch_theme(page: Page, theme: str) -> None:
     assert page.evaluate(ground) != before
 
 
-def see_the_background_column(page: Page, width: int) -> None:
+def see_the_background_column(page, width):
     boxes = page.locator("table.matrix tbody tr td:last-child").evaluate_all(
         "all => all.map((one) => { const box = one.getBoundingClientRect(); return [box.left, box.right]; })"
     )
@@ -154,21 +147,15 @@ def see_the_background_column(page: Page, width: int) -> None:
     assert page.locator("table.matrix td > span").evaluate_all(cut_off) == 0
 
 
-def test_far_pictures_stay_folded_and_print_unfolds_them(browser, file):
-    page = browser.new_page(viewport={"width": 390, "height": 300})
-    page.goto(file.as_uri())
-    unfolded = "document.querySelectorAll('.card img[src]').length"
-    assert page.evaluate(unfolded) == 0
-    page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert page.evaluate(unfolded) == 2 * len(CARDS)
-    page.close()
-
-
-def test_without_scripts_all_but_the_pictures_is_there(browser, file):
+def test_on_paper_and_without_scripts_every_photo_is_there(browser, file):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(file.as_uri())
-    assert page.locator("#unscripted").is_visible()
+    page.emulate_media(media="print")
     assert page.locator("table.matrix").first.is_visible()
     assert page.locator(".controls").first.is_hidden()
+    for side in ("before", "after"):
+        boxes = [one.bounding_box() for one in page.locator(f".card img.{side}").all()]
+        assert len(boxes) == len(CARDS)
+        assert all(box and box["width"] > 20 for box in boxes)
     context.close()

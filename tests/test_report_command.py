@@ -1,17 +1,13 @@
 """`latcli report` as its user has it: files that are whole or not there, and errors before the work."""
 
-from __future__ import annotations
-
 import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from report_store import train, whole
+from report_store import train
 
 from latcli.commands import report
 from latcli.errors import LatcliError, UsageError
@@ -20,28 +16,13 @@ from latcli.session import Session
 from latcli.store.store import Store
 
 
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("command") / "runs"
-    return folder, whole(folder)
-
-
-@pytest.fixture
-def work(tmp_path, monkeypatch):
-    """An empty working directory."""
-    folder = tmp_path / "work"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
-def names_in(folder: Path) -> set[str]:
+def names_in(folder):
     """Every file but SQLite's own beside a database, which come and go."""
     files = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(("-shm", "-wal")))
     return {str(path.relative_to(folder)) for path in files}
 
 
-def write(store: Path, **options: Any) -> None:
+def write(store, **options):
     report.run(ReportOptions(**options), Session(store=store, stderr=io.StringIO()))
 
 
@@ -162,7 +143,7 @@ def test_a_report_never_replaces_what_it_is_made_of(tmp_path, name):
 
 
 def test_what_fails_half_way_leaves_the_file_that_was_there(stored, work, monkeypatch):
-    def half(name: str, document: object) -> Iterator[str]:
+    def half(name, document):
         yield "half of it"
         raise OSError(28, "No space left on device")
 
@@ -186,9 +167,9 @@ def test_a_pipe_is_written_into_and_stays_a_pipe(stored, tmp_path):
 
 @pytest.mark.parametrize("opens", [True, False])
 def test_the_page_is_written_then_opened(stored, tmp_path, monkeypatch, opens):
-    page, opened, notes = tmp_path / "a page.html", list[str](), io.StringIO()
+    page, opened, notes = tmp_path / "a page.html", [], io.StringIO()
 
-    def browser(address: str) -> bool:
+    def browser(address):
         assert page.exists()
         opened.append(address)
         return opens

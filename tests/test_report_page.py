@@ -5,12 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import json
 import re
-from collections.abc import Mapping
 from html.parser import HTMLParser
 from importlib import resources
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +19,8 @@ from report_store import WILD
 from sample_documents import attack_files
 
 from latcli.reporting.figures import amplified_difference, difference_gain
-from latcli.reporting.page import STEPS, change, original, pictures, render
+from latcli.reporting.page import change, original, pictures, render
+from latcli.reporting.table import SHADES
 
 CSS = resources.files("latcli.reporting").joinpath("templates", "page.css").read_text(encoding="utf-8")
 FILES = {kind: kind for kind in ("adversarial", "difference", "mask")}
@@ -31,30 +29,30 @@ FILES = {kind: kind for kind in ("adversarial", "difference", "mask")}
 class Seen(HTMLParser):
     """Every element, every attribute, and the text outside scripts and styles."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text):
         super().__init__()
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str | None]] = []
         self.texts: list[str] = []
         self.feed(text)
 
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         self.attributes += attributes
 
-    def handle_data(self, data: str) -> None:
+    def handle_data(self, data):
         self.texts.append(data)
 
     @property
-    def words(self) -> str:
+    def words(self):
         return " ".join(" ".join(self.texts).split())
 
 
-def page_of(document: dict[str, Any], files: Mapping[str, bytes] | None = None) -> str:
+def page_of(document, files=None):
     return "".join(render(document, (files or {}).get))
 
 
-def named(name: str) -> dict[str, Any]:
+def named(name):
     """A report in which everything is called so."""
     photo = sample.photo(name, name, (name, 0.9, 0.9, 1), (name, 0.9, 1e-9, 9), notes=(name,))
     listed = sample.run_row(command=name, config={name: name}, argv=["latcli", name])
@@ -89,7 +87,7 @@ def test_the_policy_allows_the_page_itself_and_nothing_else():
     keys = {key for key, _ in Seen(text).attributes}
     assert not any(key.startswith("on") or key == "style" for key in keys)
     sources = {value for key, value in Seen(text).attributes if key == "src"}
-    assert all(str(source).startswith("data:image/svg+xml;base64,") for source in sources)
+    assert all(re.match("data:image/(svg[+]xml|webp);base64,", str(source)) for source in sources)
     assert "http://" not in text
     assert "https://" not in text
 
@@ -104,7 +102,7 @@ def test_sections_stand_only_where_there_is_something_to_show():
                         "not-shown"]  # fmt: skip
 
 
-def only_matrix(**changed: Any) -> dict[str, Any]:
+def only_matrix(**changed):
     return sample.nothing(sample.report(), matrices=[sample.matrix(**changed)])
 
 
@@ -122,7 +120,7 @@ def test_the_matrix_has_every_figure_and_says_what_is_missing():
 def test_every_run_has_the_command_that_repeats_it_and_every_chart_its_words():
     text = page_of(sample.report())
     assert '<pre tabindex="0">latcli attack &#39;my photos&#39;</pre>' in text
-    assert 'alt="Training loss against step. At the end: natural 00a0 0.0500."' in text
+    assert 'alt="Training loss against step, mnist. At the end: natural 00a0 0.0500."' in text
 
 
 def test_a_card_explains_its_numbers():
@@ -168,7 +166,7 @@ def test_smallest_epsilons_are_bars():
 
 
 def test_photos_are_asked_for_one_by_one():
-    asked: list[str] = []
+    asked = []
     photos = [sample.photo(files={"adversarial": str(place)}) for place in range(50)]
     pieces = render(sample.report(*photos), lambda path: asked.append(path))
     next(pieces)
@@ -207,31 +205,33 @@ def test_pictures_are_small_and_show_what_they_should():
     assert (smaller.width, smaller.height) == (48, 32)
 
 
-def test_what_cannot_be_shown_is_named_and_pictures_are_json_of_nothing_but_base64():
+def test_what_cannot_be_shown_is_named_and_pictures_are_nothing_but_base64():
     document = sample.report(sample.photo(files=FILES))
     text = page_of(document, attack_files())
-    (block,) = re.findall(r'<script type="application/json">(.*?)</script>', text)
-    assert all(base64.b64decode(webp, validate=True)[8:12] == b"WEBP" for webp in json.loads(block).values())
+    shown = re.findall(r'src="data:image/webp;base64,([^"]*)"', text)
+    assert [base64.b64decode(webp, validate=True)[8:12] for webp in shown] == [b"WEBP"] * 4
     broken = attack_files() | {"mask": b"no picture"}
     assert "Not shown, since it cannot be read: the mask." in page_of(document, broken)
     assert ('class="frame"' in text, 'class="frame"' in page_of(document)) == (True, False)
 
 
-def luminance(colour: str) -> float:
+def luminance(colour):
     parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def contrast(one: str, other: str) -> float:
+def contrast(one, other):
     light, dark = sorted((luminance(one), luminance(other)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
 
 
 COLOURS = {name: pair for name, *pair in re.findall(r"--([\w-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\)", CSS)}
+for step, (light, ink, dark, dark_ink) in enumerate(SHADES):
+    COLOURS |= {f"h{step}": [light, dark], f"h{step}-ink": [ink, dark_ink]}
 #: A colour, what it is on, and the least contrast; beside every bar stands its value.
 PAIRS = [(ink, on, 4.5) for ink in ("ink", "muted", "link", "right", "wrong") for on in ("page", "surface")]
-PAIRS += [(f"h{step}-ink", f"h{step}", 4.5) for step in range(STEPS + 1)]
+PAIRS += [(f"h{step}-ink", f"h{step}", 4.5) for step in range(len(SHADES))]
 PAIRS += [("right", "trough", 3.0), ("bar", "trough", 2.5)]
 
 

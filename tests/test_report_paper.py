@@ -1,9 +1,5 @@
 """The paper's figures beside ours: its own figures bear its claims out, others need not, and nothing is guessed."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 from report_store import WILD, attack, entry, evaluate, train
 
@@ -54,7 +50,7 @@ def test_without_any_figures_nothing_is_measured():
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """Three regimes, of which background has two seeds, a smaller evaluation of them, and attacked photos."""
-    folder: Path = tmp_path_factory.mktemp("paper") / "runs"
+    folder = tmp_path_factory.mktemp("paper") / "runs"
     with Store.open(folder) as store:
         seeds = [("natural", 0), ("standard", 0), ("background", 0), ("natural", 1), ("background", 1)]
         entries = [entry(store, train(store, regime, seed)) for regime, seed in seeds]

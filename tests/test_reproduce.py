@@ -1,7 +1,5 @@
 """`latcli reproduce`: what is done, cut off or missing, that nothing is done twice, and what is read off the runs."""
 
-from __future__ import annotations
-
 import io
 import json
 import shlex
@@ -9,7 +7,6 @@ import sqlite3
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -24,11 +21,11 @@ from latcli.commands.classifiers import CHECKPOINT
 from latcli.commands.gathering import MATRIX
 from latcli.commands.photos import package_photos
 from latcli.commands.reproduce import MARKDOWN, command_line, run
-from latcli.commands.reproduction_parts import Step, steps_of
+from latcli.commands.reproduction_parts import steps_of
 from latcli.commands.runs import list_runs, verify_runs
-from latcli.engine.datasets.base import Dataset, Defaults, make_dataset
+from latcli.engine.datasets.base import Defaults, make_dataset
 from latcli.engine.localize import middle_pixels
-from latcli.engine.models.small import paper_cnn
+from latcli.engine.models.small import PaperCNN
 from latcli.errors import LatcliError, UsageError, WeightsError
 from latcli.options import (
     AttackOptions,
@@ -38,14 +35,14 @@ from latcli.options import (
     TrainOptions,
     parse_shares,
 )
-from latcli.results import MeansTable, RunSummary, to_json
+from latcli.results import to_json
 from latcli.session import Session
 from latcli.store.store import DATABASE
 
-SMALL: dict[str, Any] = {"budget": "quick", "steps": 2, "images": 6, "attack_steps": 2}
+SMALL = {"budget": "quick", "steps": 2, "images": 6, "attack_steps": 2}
 
 
-def options_of(what: str, **changed: Any) -> ReproduceOptions:
+def options_of(what, **changed):
     return ReproduceOptions(**{"what": what} | SMALL | changed)
 
 
@@ -55,8 +52,8 @@ def digits(tmp_path_factory):
     return write_digits(tmp_path_factory.mktemp("digits"), train=45, test=4)
 
 
-def session_of(store: Path, **changed: Any) -> Session:
-    given: dict[str, Any] = {"data": store.parent / "data", "precision": "fp32", "offline": True, "quiet": True}
+def session_of(store, **changed):
+    given = {"data": store.parent / "data", "precision": "fp32", "offline": True, "quiet": True}
     return Session(store=store, stdout=io.StringIO(), stderr=io.StringIO(), **given | changed)
 
 
@@ -68,15 +65,15 @@ def made(digits, tmp_path_factory):
     return options, session, run(options, session)
 
 
-def states(options: ReproduceOptions, session: Session) -> list[str]:
+def states(options, session):
     return [row.state for row in run(replace(options, plan=True), session).steps]
 
 
-def runs_in(session: Session) -> tuple[RunSummary, ...]:
+def runs_in(session):
     return list_runs(RunsListOptions(), session).runs
 
 
-def query(session: Session, sql: str) -> list[Any]:
+def query(session, sql):
     with sqlite3.connect(session.store / DATABASE) as connection:
         return connection.execute(sql).fetchall()
 
@@ -134,7 +131,7 @@ def test_what_was_computed_otherwise_is_missing(made):
 def test_other_regimes_go_on_from_weights_fine_tuned_on_natural_images(digits, tmp_path):
     for seed, name in enumerate(("start", "other")):
         torch.manual_seed(seed)
-        save_file(paper_cnn((1, 12, 12), 3).state_dict(), tmp_path / f"{name}.safetensors")
+        save_file(PaperCNN((1, 12, 12), 3).state_dict(), tmp_path / f"{name}.safetensors")
     given = {"dataset": f"folder:{digits}", "seeds": 1, "classifier_weights": tmp_path / "start.safetensors"}
     options, session = options_of("figure2", **given), session_of(tmp_path / "runs")
     planned = run(replace(options, plan=True), session).steps
@@ -180,11 +177,11 @@ def test_other_data_and_a_training_whose_model_is_gone_are_missing(made, digits)
 class Interrupted(io.StringIO):
     """A terminal at which Ctrl-C is pressed as soon as it shows a text, once another has been shown."""
 
-    def __init__(self, first: str, when: str) -> None:
+    def __init__(self, first, when):
         super().__init__()
         self.armed, self.first, self.when = False, first, when
 
-    def write(self, text: str) -> int:
+    def write(self, text):
         self.armed = self.armed or self.first in text
         if self.armed and self.when in text:
             raise KeyboardInterrupt
@@ -218,13 +215,13 @@ def test_after_ctrl_c_it_is_continued_where_it_was(digits, tmp_path, first, when
 # which steps
 
 
-def images_of(side: int, center: float = 0.3) -> Dataset:
+def images_of(side, center=0.3):
     """A set of two black images."""
     x_NCHW, y_N = torch.zeros(2, 1, side, side, dtype=torch.uint8), torch.tensor([0, 1])
     return make_dataset("black", (x_NCHW, y_N), (x_NCHW, y_N), ("a", "b"), Defaults(0.3, center, "paper-cnn"))
 
 
-def parts_of(options: ReproduceOptions, session: Session, data: Dataset) -> dict[str, tuple[Step, ...]]:
+def parts_of(options, session, data):
     return {name: steps_of(name, options, session, data) for name in options.parts}
 
 
@@ -260,7 +257,7 @@ def test_all_shares_what_its_parts_have_in_common():
 
 
 def test_the_middle_that_hole_tries_is_even_pixels_of_the_side_and_the_default_by_its_own_number():
-    def centers(data: Dataset) -> list[float]:
+    def centers(data):
         steps = parts_of(options_of("hole"), Session(), data)["hole"]
         return [step.options.center for step in steps if step.command == "eval"]
 
@@ -273,7 +270,7 @@ def test_the_middle_that_hole_tries_is_even_pixels_of_the_side_and_the_default_b
 # what the runs show
 
 
-def shown(table: MeansTable) -> dict[str, dict[str, float | None]]:
+def shown(table):
     """The means of a table by row and column."""
     return {row.name: {column: mean.value for column, mean in row.means.items()} for row in table.rows}
 
@@ -302,7 +299,7 @@ def test_figures_are_those_of_the_evaluation_and_verdicts_those_of_the_report(ma
     assert json.loads(json.dumps(document, allow_nan=False)) == document
 
 
-def renumbered(session: Session, evaluation: str, more: float) -> None:
+def renumbered(session, evaluation, more):
     """Give an evaluation accuracies that say where they come from: the model in tens, the input in ones, in percent."""
     with sqlite3.connect(session.store / DATABASE) as connection:
         models = connection.execute("SELECT DISTINCT model_id FROM cells WHERE run = ?", [evaluation]).fetchall()
@@ -344,7 +341,7 @@ def test_the_tables_of_transfer_have_every_figure_in_its_place(made):
     result = run(options, session)
     document = json.loads((session.store / str(result.steps[-1].run) / MATRIX).read_bytes())
     regimes = {one["id"]: one["regime"] for one in document["models"]} | {None: "(no attack)"}
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    found = {}
     for row in document["transfer"]:
         of_input = found.setdefault(f"transfer-{row['input']}", {})
         of_input.setdefault(regimes[row["source"]], {})[regimes[row["target"]]] = row["accuracy"]
@@ -421,7 +418,7 @@ def test_an_attack_that_was_cut_off_is_resumed(tmp_path, monkeypatch):
     options = ReproduceOptions(what="table2", budget="quick", attack_steps=1)
     session = session_of(tmp_path / "runs")
 
-    def interrupted(*_given: object) -> None:
+    def interrupted(*_given):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -457,15 +454,12 @@ def test_what_is_unusable_is_refused_before_a_run_is_started(digits, tmp_path):
     for given, message in (({"what": "table3"}, "table3"), ({"what": "table2", "labels": Path("a.csv")}, "--labels")):
         with pytest.raises(UsageError, match=message):
             ReproduceOptions(**given)
+    for shares in ["", "a", "0.5,0.2", "0.5,0.5", "1.0", "-0.1", "nan"]:
+        with pytest.raises(UsageError):
+            parse_shares(shares)
     with pytest.raises(UsageError, match="vgg7"):
         run(options_of("figure2", dataset=f"folder:{digits}", architecture="vgg7"), session_of(tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
-
-
-def test_sizes_of_the_middle_ascend_below_one():
-    for text in ["", "a", "0.5,0.2", "0.5,0.5", "1.0", "-0.1", "nan"]:
-        with pytest.raises(UsageError):
-            parse_shares(text)
 
 
 def test_a_plan_shows_the_command_of_each_step_and_leaves_nothing(latcli, tmp_path):

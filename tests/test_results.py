@@ -18,7 +18,7 @@ from latcli.results import (
     Label,
     Prediction,
     canonical_json,
-    column_names,
+    column_types,
     columns,
     from_columns,
     read,
@@ -96,7 +96,7 @@ def test_columns_are_named_by_their_place():
         "target_name": None,
         "target_source": None,
     }
-    assert list(columns(row)) == column_names(Row)
+    assert list(columns(row)) == list(column_types(Row))
 
 
 def test_plain_values():

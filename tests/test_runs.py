@@ -1,17 +1,13 @@
 """`latcli runs`: what is listed, shown, verified and removed is what is there; a run at work is never touched."""
 
-from __future__ import annotations
-
 import io
 import os
 import shutil
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import Outcome
 from report_store import WILD
 from test_store import PHOTO, cell, run_elsewhere
 
@@ -20,7 +16,7 @@ from latcli.errors import LatcliError, StoreError
 from latcli.options import RunsRemoveOptions
 from latcli.results import columns, to_json
 from latcli.session import Session
-from latcli.store.store import DATABASE, Run, Store
+from latcli.store.store import DATABASE, Store
 
 
 @pytest.fixture
@@ -40,7 +36,7 @@ def runs(latcli, folder):
     return lambda *words: latcli("runs", *words, "--store", folder)
 
 
-def finished(store: Store, command: str = "attack", config: dict[str, Any] | None = None, **changes: Any) -> Run:
+def finished(store, command="attack", config=None, **changes):
     known = {"argv": ["latcli"], "config": config or {"epsilon": 0.25}, "seed": 7, "device": "cpu"}
     with store.start_run(command, **(known | changes)) as run:
         run.write_artifact("hen-adversarial.png", b"picture", "adversarial", image=PHOTO.sha256)
@@ -55,13 +51,13 @@ def finished(store: Store, command: str = "attack", config: dict[str, Any] | Non
     return run
 
 
-def cut_off(store: Store, command: str = "train") -> Run:
+def cut_off(store, command="train"):
     with suppress(KeyboardInterrupt), store.start_run(command, argv=[], config={}, seed=0, device="cpu") as run:
         raise KeyboardInterrupt
     return run
 
 
-def problems(outcome: Outcome) -> list[tuple[str, str]]:
+def problems(outcome):
     assert outcome.code == 1
     return sorted((problem["name"], problem["fault"]) for problem in outcome.json["problems"])
 
@@ -119,7 +115,7 @@ def test_a_run_is_shown_with_the_numbers_of_its_json(store, runs):
 
 def test_no_digit_of_a_run_is_cut_and_nothing_is_interpreted(store, runs):
     names = [*WILD, "[/]", "\x9b31m", "a\x00b", "\udcff\udc80", "\u2028\u2029\u200f"]
-    config: dict[str, Any] = {"photos": ["some/[red]hen\x07\n\x1b[2J.jpg"]} | {name: name for name in names}
+    config = {"photos": ["some/[red]hen\x07\n\x1b[2J.jpg"]} | {name: name for name in names}
     run = finished(store, "eval", config, argv=names, tags=names, device=names[0])
     more = cell(input="standard", n=1000, loss=1.25, label="[b]cock")
     run.insert("cells", [more])
@@ -217,7 +213,7 @@ def test_each_fault_is_found_and_named(store, runs):
     assert (".", "missing") in problems(runs("verify", "--json"))
 
 
-def rows_left(store: Store, run: Run) -> dict[str, int]:
+def rows_left(store, run):
     tables = ("attacks", "artifacts", "cells", "metrics")
     return {table: len(store.rows_of(run.id, table)) for table in tables}
 
@@ -257,7 +253,7 @@ def test_what_depends_on_a_run_is_named_and_asked_about(store, runs, folder, mon
     class Terminal(io.StringIO):
         isatty = lambda self: True  # noqa: E731
 
-    def answered(answer: str) -> tuple[str, ...]:
+    def answered(answer):
         monkeypatch.setattr("sys.stdin", Terminal(answer))
         session = Session(store=folder, stderr=Terminal())
         return remove_runs(RunsRemoveOptions(runs=(trained.id,)), session).removed
@@ -293,7 +289,7 @@ def test_a_run_at_work_is_refused_whoever_is_at_work_and_a_killed_one_is_not(sto
 
 
 def test_a_removal_that_was_cut_short_can_be_repeated(store, runs, monkeypatch):
-    def interrupted(self: Store, run: str) -> None:
+    def interrupted(self, run):
         raise KeyboardInterrupt
 
     run = finished(store)

@@ -1,7 +1,5 @@
 """Detector saliency: silhouettes of what stands out, by real weights; weights from anywhere are checked."""
 
-from __future__ import annotations
-
 import shutil
 
 import cv2
@@ -10,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.mask_agreement import intersection_over_union
 from latcli.commands.photos import package_photos
 from latcli.engine.detectors import saliency as module
 from latcli.engine.detectors.base import ANY_CLASS, DetectorContext, Target
@@ -35,20 +34,16 @@ def detector(weights):
     return SaliencyDetector(SaliencySettings(str(weights)), OFFLINE)
 
 
-def photo_of(levels_HWC: np.ndarray) -> Photo:
+def photo_of(levels_HWC):
     return Photo("photo", levels_HWC.astype(np.uint8), "0" * 64)
 
 
-def disc(size: tuple[int, int] = (240, 320), radius: int = 60) -> tuple[Photo, np.ndarray]:
+def disc(size=(240, 320), radius=60):
     """A red disc on a ground of soft grass, and where it is."""
     rows, columns = np.mgrid[: size[0], : size[1]]
     inside_HW = (rows - size[0] // 2) ** 2 + (columns - size[1] // 2) ** 2 < radius**2
     ground = np.random.default_rng(0).normal(0, 12, (*size, 3)) + np.array((70, 120, 60))
     return photo_of(np.where(inside_HW[:, :, None], (200, 40, 40), ground).clip(0, 255)), inside_HW
-
-
-def overlap(one_HW: np.ndarray, other_HW: np.ndarray) -> float:
-    return float((one_HW & other_HW).sum() / (one_HW | other_HW).sum())
 
 
 def test_the_silhouette_of_what_stands_out(detector):
@@ -61,7 +56,7 @@ def test_the_silhouette_of_what_stands_out(detector):
     assert found.segmentations_NHW.shape == (1, *photo.size)
     assert found.segmentations_NHW.dtype == torch.uint8
     object_HW = found.segmentations_NHW[0].numpy() >= 128
-    assert overlap(object_HW, inside_HW) > 0.85
+    assert intersection_over_union(object_HW, inside_HW) > 0.85
     rows, columns = np.nonzero(object_HW)
     corners = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
     assert (box.x0, box.y0, box.x1, box.y1) == corners

@@ -1,9 +1,6 @@
 """What an invocation says, and where: stdout for results, stderr for the rest."""
 
-from __future__ import annotations
-
 import io
-from typing import Any
 
 import pytest
 from rich.table import Table
@@ -15,7 +12,7 @@ from latcli.session import Session
 class Terminal(io.StringIO):
     """A stream that says it is a terminal."""
 
-    def isatty(self) -> bool:
+    def isatty(self):
         return True
 
 
@@ -29,7 +26,7 @@ def plain_environment(monkeypatch):
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
 @pytest.mark.parametrize("quiet", [False, True])
 def test_notes_and_progress_are_on_stderr_and_only_as_far_as_they_are_wanted(stream, quiet):
-    session: Any = Session(stdout=stream(), stderr=stream(), quiet=quiet)
+    session = Session(stdout=stream(), stderr=stream(), quiet=quiet)
 
     session.note("read evil\n\x1b[31m.jpg \udcff [bold]")
     with session.progress("attack [x]", 3) as tick:
@@ -65,7 +62,7 @@ def test_boxes_and_colour_are_for_terminals_that_want_them(monkeypatch, stream, 
         monkeypatch.setenv(name, value)
     table, stdout = Table("name", "share"), stream()
     table.add_row("hen", "[red]49 %[/red]")
-    Session(stdout=stdout).print(table)
+    console_for(stdout).print(table)
     assert ("\x1b[31m49 %" in stdout.getvalue(), stdout.getvalue().isascii()) == (boxes, not boxes)
     assert "\x1b" not in stdout.getvalue() or boxes
     if stream is io.StringIO:

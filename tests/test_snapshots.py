@@ -1,11 +1,8 @@
 """Every document as it is shown, whole. `LATCLI_SNAPSHOTS=write pytest tests/test_snapshots.py` writes them anew."""
 
-from __future__ import annotations
-
 import io
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sample_documents as sample
@@ -60,7 +57,7 @@ TWO_REGIONS = [
     for region in ("background", "image")
 ]
 AIMED = sample.photo(target=sample.Label(3, "dog", "given"), reached=True, p_target=0.9, smallest_epsilon=2 / 255)
-CASES: dict[str, tuple[str, Any]] = {
+CASES = {
     "attack": ("attack", sample.attack(sample.photo(), KITE, failures=sample.failures(("a.jpg is empty", True)))),
     "attack-target": ("attack", sample.attack(AIMED)),
     "attack-regions": ("attack", sample.attack(KITE, KITE) | {"regions": TWO_REGIONS}),
@@ -90,14 +87,14 @@ CASES: dict[str, tuple[str, Any]] = {
 }  # fmt: skip
 
 
-def drawn(command: str, document: dict[str, Any], width: int = 80) -> str:
+def drawn(command, document, width=80):
     result = shown(command, document)
     stream = io.StringIO()
     PlainConsole(file=stream, force_terminal=False, color_system=None, width=width).print(result)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
 
-def is_as_kept(name: str, text: str) -> bool:
+def is_as_kept(name, text):
     file = FOLDER / name
     if os.environ.get("LATCLI_SNAPSHOTS") == "write":
         file.write_text(text, encoding="utf-8")

@@ -1,23 +1,20 @@
 """Square asks the model and nothing else, stays inside the epsilon matrix, and looks wherever something may change."""
 
-from __future__ import annotations
-
 import math
-from typing import Any
 
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from linear_problems import Problem, corner, linear_model, linear_problems
+from linear_problems import corner, linear, linear_model, linear_problems
 from small_images import SIDE, Watched
 
 from latcli.engine.attacks.objectives import logit_margin
-from latcli.engine.attacks.settings import AttackSettings, Model
+from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.attacks.square import Squares, side_at, square
 from latcli.engine.attacks.threat import LinfBox
 
 
-def _square(model: Model, x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor, **more: Any) -> torch.Tensor:
+def _square(model, x_BCHW, eps_B1HW, **more):
     y_B, seeds_B = torch.zeros(len(x_BCHW), dtype=torch.int64), torch.arange(len(x_BCHW)) * 100 + 3
     return square(model, x_BCHW, y_B, eps_B1HW, AttackSettings(**more), seeds_B)
 
@@ -37,7 +34,7 @@ def test_on_a_linear_model_square_comes_close_to_the_corner(problem, targeted):
 def test_of_all_that_was_asked_the_worst_is_kept():
     generator = torch.Generator().manual_seed(1)
     weights_CHW = torch.randn(3, SIDE, SIDE, generator=generator)
-    watched = Watched(linear_model(Problem(weights_CHW, weights_CHW, weights_CHW, 0)))
+    watched = Watched(linear(weights_CHW))
     x_BCHW = torch.rand(4, 3, SIDE, SIDE, generator=generator)
     y_B, eps_B1HW = torch.zeros(4, dtype=torch.int64), torch.full((4, 1, SIDE, SIDE), 0.1)
     adv_BCHW = _square(watched, x_BCHW, eps_B1HW, steps=50, restarts=3)
@@ -61,7 +58,7 @@ def test_squares_shrink_as_in_the_paper():
         assert side_at(query, 10_000, 1, 30) == 1
 
 
-def _squares_seen(eps_HW: torch.Tensor, count: int = 4000) -> torch.Tensor:
+def _squares_seen(eps_HW, count=4000):
     """For each query of many images what differs from the stripes, bool (queries, count, H, W)."""
     watched = Watched(lambda x_BCHW: torch.tensor([[1.0, 0.0]]).expand(len(x_BCHW), 2))
     _square(watched, torch.full((count, 1, SIDE, SIDE), 0.5), eps_HW.expand(count, 1, SIDE, SIDE), steps=8)
@@ -100,10 +97,9 @@ def test_with_a_mask_exactly_the_places_that_touch_it_are_drawn_and_no_query_is_
 def test_an_image_asks_no_more_than_its_budget_and_nothing_once_it_rests(small_digits):
     x_BCHW, y_B, eps_B1HW, seeds_B = small_digits.first(100)
 
-    def no_gradient(x_BCHW: torch.Tensor) -> torch.Tensor:
+    def no_gradient(x_BCHW):
         assert (torch.is_grad_enabled(), x_BCHW.requires_grad) == (False, False)
-        logits_BK: torch.Tensor = small_digits.net(x_BCHW)
-        return logits_BK
+        return small_digits.net(x_BCHW)
 
     watched = Watched(no_gradient)
     adv_BCHW = square(watched, x_BCHW, y_B, eps_B1HW, AttackSettings(steps=40, stop_rank=1), seeds_B)

@@ -1,15 +1,13 @@
 """Intervals, comparisons and who is best: published values, exact sums, and how often chance is taken for a finding."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
 import torch
 
 from latcli.engine.evaluation.statistics import (
-    ColumnStatistics,
     bootstrap_means,
+    column_results,
     difference_p_value,
     mcnemar_p_value,
     not_beaten,
@@ -17,6 +15,7 @@ from latcli.engine.evaluation.statistics import (
     rejected,
     wilson_interval,
 )
+from latcli.results import EvaluatedModel
 
 
 def test_wilson_intervals_are_the_published_ones():
@@ -94,33 +93,31 @@ def test_the_best_is_shared_with_those_that_chance_may_have_put_behind():
     assert not_beaten([0.5, 0.5], lambda first, other: 1.0) == [True, True]
 
 
-def column(*shares: float, n: int = 400) -> ColumnStatistics:
-    """Models that are right on the first so many images, with losses to match; each is a part of the next."""
-    right_NM = torch.stack([torch.arange(n) < share * n for share in shares], dim=1)
-    noise_NM = torch.rand(n, 1, generator=torch.Generator().manual_seed(0)).double()
-    return ColumnStatistics(right_NM, torch.where(right_NM, 0.1, 2.0) + noise_NM, seed=0)
+def column(right_NM, loss_NM):
+    models = [EvaluatedModel(name, name, name, name, "", "") for name in "abc"[: right_NM.shape[1]]]
+    return column_results(right_NM, loss_NM, 0, models, {"input": "standard", "seed": 0}, [0.0] * len(models))
 
 
 def test_a_column_gives_means_intervals_and_pairs():
-    found = column(0.44, 0.435, 0.30)
-    assert found.accuracy_M == pytest.approx([0.44, 0.435, 0.30])
-    assert found.accuracy_interval(0) == wilson_interval(176, 400)
-    low, high = found.loss_interval(0)
-    assert low is not None
-    assert high is not None
-    assert low < found.loss_M[0] < high
-    assert found.only_right(0, 1) == (2, 0)
+    """Models that are right on the first so many images, with losses to match; each is a part of the next."""
+    right_NM = torch.stack([torch.arange(400) < share * 400 for share in (0.44, 0.435, 0.30)], dim=1)
+    noise_NM = torch.rand(400, 1, generator=torch.Generator().manual_seed(0)).double()
+    cells, pairs = column(right_NM, torch.where(right_NM, 0.1, 2.0) + noise_NM)
+    assert [cell.accuracy for cell in cells] == pytest.approx([0.44, 0.435, 0.30])
+    assert (cells[0].accuracy_low, cells[0].accuracy_high) == wilson_interval(176, 400)
+    assert cells[0].loss_low < cells[0].loss < cells[0].loss_high
+    assert [(one.only_a, one.only_b) for one in pairs] == [(2, 0), (56, 0), (54, 0)]
     # 44.0 % is no better than 43.5 % on two images' difference; both are better than 30 %.
-    assert found.best_accuracy() == [True, True, False]
-    assert found.best_loss() == [True, True, False]
+    assert [cell.best_accuracy for cell in cells] == [True, True, False]
+    assert [cell.best_loss for cell in cells] == [True, True, False]
 
 
 def test_without_losses_and_of_one_image_there_is_no_interval():
     right_NM = torch.tensor([[True, False]])
-    unmeasured = ColumnStatistics(right_NM, torch.full((1, 2), math.nan), seed=0)
-    assert not unmeasured.has_loss
-    assert unmeasured.best_loss() == [False, False]
-    assert unmeasured.loss_interval(0) == (None, None)
-    single = ColumnStatistics(right_NM, torch.tensor([[0.1, 2.0]]), seed=0)
-    assert single.loss_interval(0) == (None, None)
-    assert single.best_accuracy() == single.best_loss() == [True, True]
+    cells, (pair,) = column(right_NM, torch.full((1, 2), math.nan))
+    for cell in cells:
+        assert (cell.loss, cell.loss_low, cell.loss_high, cell.best_loss) == (None, None, None, False)
+    assert (pair.loss_difference, pair.loss_p_value) == (None, None)
+    cells, _ = column(right_NM, torch.tensor([[0.1, 2.0]]))
+    assert [(cell.loss_low, cell.loss_high) for cell in cells] == [(None, None)] * 2
+    assert all(cell.best_accuracy and cell.best_loss for cell in cells)

@@ -1,7 +1,5 @@
 """The store keeps what it is given, whatever happens: other processes, kills, full disks, read-only media."""
 
-from __future__ import annotations
-
 import errno
 import json
 import math
@@ -12,11 +10,9 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,9 +23,9 @@ from latcli.results import AttackedPhoto, Cell, columns, from_columns
 from latcli.store import schema, store
 from latcli.store.files import is_locked
 from latcli.store.schema import checkout, devices, fingerprint, packages
-from latcli.store.store import DATABASE, RUN_ID, Run, Store
+from latcli.store.store import DATABASE, RUN_ID, Store
 
-PLAIN: dict[str, Any] = {"argv": ["latcli"], "config": {"epsilon": 8 / 255}, "seed": 0, "device": "cpu"}
+PLAIN = {"argv": ["latcli"], "config": {"epsilon": 8 / 255}, "seed": 0, "device": "cpu"}
 PHOTO = sample_documents.photo(
     "hen.jpg", files={"adversarial": "hen-adversarial.png"}, sha256="a" * 64, width=40, height=30
 )
@@ -47,18 +43,18 @@ def opened(tmp_path):
         yield found
 
 
-def start(opened: Store, command: str = "attack", **changes: Any) -> Run:
+def start(opened, command="attack", **changes):
     return opened.start_run(command, **(PLAIN | changes))
 
 
-def cell(**changes: Any) -> Cell:
+def cell(**changes):
     return replace(CELL, **changes)
 
 
 # other processes
 
 
-def python(code: str, *arguments: object) -> subprocess.Popen[str]:
+def python(code, *arguments):
     """A process that runs the code; `wait()` in it says `ready` and waits for a line."""
     head = (
         "import sys, os, time, signal\nfrom pathlib import Path\nfrom latcli.store.store import Store\n"
@@ -70,7 +66,7 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 @contextmanager
-def run_elsewhere(folder: Path, inside: str = "wait(run.id)") -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+def run_elsewhere(folder, inside="wait(run.id)"):
     """A process that is in the middle of a run, and the words of the first line that it prints."""
     code = f"with Store.open(Path(sys.argv[1])) as store, store.start_run('train', **PLAIN) as run:\n    {inside}\n"
     with python(code, folder) as process:
@@ -82,7 +78,7 @@ def run_elsewhere(folder: Path, inside: str = "wait(run.id)") -> Iterator[tuple[
 
 
 def test_a_killed_run_reads_as_crashed_and_a_living_one_as_running(opened, monkeypatch):
-    def in_the_file(run: str) -> str:
+    def in_the_file(run):
         with closing(sqlite3.connect(opened.path)) as connection:
             return str(connection.execute("SELECT status FROM runs WHERE id = ?", [run]).fetchone()[0])
 
@@ -243,7 +239,7 @@ def test_names_that_are_no_utf8_are_kept_legibly(opened):
 
 
 def test_a_write_that_fails_keeps_what_was_there(opened, monkeypatch):
-    def fails(descriptor: int) -> None:
+    def fails(descriptor):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with start(opened) as run:
@@ -518,7 +514,7 @@ def test_runs_of_one_environment_share_its_row_and_torch_is_not_imported_to_find
 
 
 def test_the_commit_is_that_of_the_checkout_the_code_comes_from(tmp_path):
-    def git(*arguments: str) -> str:
+    def git(*arguments):
         command = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@x", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -543,7 +539,7 @@ def test_a_store_that_is_being_made_is_empty_to_a_reader_and_not_an_old_one(tmp_
     schema.connect_for_writing(folder / DATABASE).close()
     look = store.lacking
 
-    def made_meanwhile(db: Any, path: Path) -> Any:
+    def made_meanwhile(db, path):
         monkeypatch.setattr(store, "lacking", look)
         Store.open(folder).close()
         return look(db, path)

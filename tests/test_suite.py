@@ -1,35 +1,23 @@
 """A suite takes the worst case of each image: whom it attacks, who scores, what it keeps, and what peers find."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 import torchattacks
-from small_digits import EPSILON, SmallDigits
+from small_digits import EPSILON
 
 from latcli.engine.attacks.objectives import cross_entropy_odds, logit_margin
-from latcli.engine.attacks.settings import Attack, AttackSettings, Model
-from latcli.engine.attacks.suite import HOLDS, Batch, Member, Outcome, members, standard_suite, worst_case
+from latcli.engine.attacks.settings import AttackSettings
+from latcli.engine.attacks.suite import HOLDS, Batch, Member, members, standard_suite, worst_case
 from latcli.engine.localize import center_mask, epsilon_matrix
 from latcli.errors import UsageError
 
 
-def _one(batch: Batch, suite: list[Member], gradients: Model, score: Model | None = None) -> Outcome:
+def _one(batch, suite, gradients, score=None):
     (outcome,) = worst_case([batch], suite, gradients, score or gradients)
     return outcome
-
-
-def _small_suite() -> list[Member]:
-    return standard_suite(apgd_steps=6, targets=2, queries=20)
-
-
-def _background(digits: SmallDigits, count: int, epsilon: float = 0.15) -> Batch:
-    x_BCHW, y_B, _, seeds_B = digits.first(count)
-    mask_B1HW = center_mask((28, 28), 0.25)[None].expand(count, 1, 28, 28)
-    return Batch(x_BCHW, y_B, epsilon_matrix(mask_B1HW, epsilon), seeds_B)
 
 
 # One pixel: the label is class 0, and the model's other class stands at 4 x - 2
@@ -37,27 +25,20 @@ def _background(digits: SmallDigits, count: int, epsilon: float = 0.15) -> Batch
 EDGE = torch.tensor([0.1, 0.3, 0.45, 0.8])  # the last one is misclassified as it is
 
 
-def _edge(x_B111: torch.Tensor) -> torch.Tensor:
+def _edge(x_B111):
     lead_B = 4 * x_B111.flatten() - 2
     return torch.stack([torch.zeros_like(lead_B), lead_B], dim=1)
 
 
-def _edge_batch(epsilon: float = 0.25) -> Batch:
+def _edge_batch(epsilon=0.25):
     x_B111 = EDGE.view(-1, 1, 1, 1)
     return Batch(x_B111, torch.zeros(4, dtype=torch.int64), torch.full_like(x_B111, epsilon), torch.arange(4))
 
 
-def _spy(seen: list[list[int]], add: float) -> Attack:
+def _spy(seen, add):
     """Adds a share of epsilon, and notes which images it was given (by their values)."""
 
-    def attack(
-        model: Model,
-        x_BCHW: torch.Tensor,
-        y_B: torch.Tensor,
-        eps_B1HW: torch.Tensor,
-        settings: AttackSettings,
-        seeds_B: torch.Tensor,
-    ) -> torch.Tensor:
+    def attack(model, x_BCHW, y_B, eps_B1HW, settings, seeds_B):
         seen.append([int((EDGE - value).abs().argmin()) for value in x_BCHW.flatten()])
         return (x_BCHW + add * eps_B1HW).clamp(0, 1)
 
@@ -65,7 +46,7 @@ def _spy(seen: list[list[int]], add: float) -> Attack:
 
 
 def test_each_image_is_attacked_until_it_is_fooled():
-    seen: list[list[int]] = []
+    seen = []
     suite = [Member(f"add {add}", _spy(seen, add), AttackSettings()) for add in (0.4, 1.0, -1.0)]
     outcome = _one(_edge_batch(), suite, _edge)
     # Image 3 is wrong as it is; .45 + .1 fools; .3 + .25 fools; .1 + .25 does not.
@@ -79,7 +60,7 @@ def test_each_image_is_attacked_until_it_is_fooled():
 
 
 def test_batches_are_taken_one_at_a_time_and_what_is_wrong_as_it_is_is_not_attacked():
-    seen: list[list[int]] = []
+    seen = []
     wrong = replace(_edge_batch(), y_B=torch.where(EDGE > 0.5, 0, 1))
     batches = iter([wrong, _edge_batch()])
     outcomes = worst_case(batches, [Member("spy", _spy(seen, 1.0), AttackSettings())], _edge, _edge)
@@ -94,7 +75,7 @@ def test_the_score_decides_not_the_gradients():
 
     for lead in (50.0, -50.0, 0.0):
 
-        def gradients(x_B111: torch.Tensor, lead: float = lead) -> torch.Tensor:
+        def gradients(x_B111, lead=lead):
             return _edge(x_B111) + torch.tensor([0.0, lead])
 
         outcome = _one(_edge_batch(), members([("pgd", AttackSettings(steps=10))]), gradients, _edge)
@@ -108,7 +89,7 @@ def test_a_win_by_a_hair_in_the_fast_form_alone_is_fought_out(name):
     """The fast form falls a little before the exact one; who rested there would seem to hold out."""
     hair = 1e-2
 
-    def fast(x_B111: torch.Tensor) -> torch.Tensor:
+    def fast(x_B111):
         return _edge(x_B111) + torch.tensor([0.0, hair])
 
     batch = _edge_batch()
@@ -136,7 +117,10 @@ def test_what_no_suite_can_be_made_of_is_refused():
 
 
 def test_more_attacks_and_restarts_never_raise_the_accuracy_and_the_worst_try_is_kept(small_digits):
-    batch, net, suite = _background(small_digits, 80), small_digits.net, _small_suite()
+    x_BCHW, y_B, _, seeds_B = small_digits.first(80)
+    mask_B1HW = center_mask((28, 28), 0.25)[None].expand(80, 1, 28, 28)
+    batch, net = Batch(x_BCHW, y_B, epsilon_matrix(mask_B1HW, 0.15), seeds_B), small_digits.net
+    suite = standard_suite(apgd_steps=6, targets=2, queries=20)
     more = [replace(member, settings=replace(member.settings, restarts=3)) for member in suite]
     outcomes = [_one(batch, members, net) for members in (suite[:1], suite[:2], suite, more)]
     for fewer, larger in pairwise(outcomes):
@@ -151,7 +135,7 @@ def test_more_attacks_and_restarts_never_raise_the_accuracy_and_the_worst_try_is
         assert torch.equal(outcome.adv_BCHW[unchanged], batch.x_BCHW[unchanged])
 
 
-def _theirs(digits: SmallDigits, count: int, steps: int, queries: int) -> torch.Tensor:
+def _theirs(digits, count, steps, queries):
     """Bool (B,): who holds out against torchattacks' APGD, targeted APGD and Square."""
     x_BCHW, y_B, _, _ = digits.first(count)
     holds_B = digits.net(x_BCHW).argmax(dim=1) == y_B

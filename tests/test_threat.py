@@ -1,7 +1,5 @@
 """Where an attack may go: the box that the epsilon matrix gives, and the l2 ball cut with it."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -12,11 +10,9 @@ from linear_problems import epsilon_st, unit_st
 
 from latcli.engine.attacks.threat import L2BallInBox, LinfBox
 
-Problem = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-
 
 @st.composite
-def problems(draw: st.DrawFn, batch: int = 2) -> Problem:
+def problems(draw, batch=2):
     """x_BCHW, eps_B1HW and a point anywhere, v_BCHW."""
     C, H, W = draw(st.integers(1, 3)), draw(st.integers(1, 5)), draw(st.integers(1, 5))
     x_BCHW = draw(arrays(np.float32, (batch, C, H, W), elements=unit_st))
@@ -28,15 +24,11 @@ def problems(draw: st.DrawFn, batch: int = 2) -> Problem:
 radius_st = st.one_of(st.sampled_from([1e-3, 0.1, 1.0, 100.0]), st.floats(1e-3, 20))
 
 
-def _bounds(x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _bounds(x_BCHW, eps_B1HW):
     return torch.clamp(x_BCHW - eps_B1HW, min=0), torch.clamp(x_BCHW + eps_B1HW, max=1)
 
 
-def _length(t_BCHW: torch.Tensor) -> torch.Tensor:
-    return t_BCHW.double().flatten(1).norm(dim=1)
-
-
-def _assert_inside(adv_BCHW: torch.Tensor, x_BCHW: torch.Tensor, eps_B1HW: torch.Tensor) -> None:
+def _assert_inside(adv_BCHW, x_BCHW, eps_B1HW):
     low_BCHW, high_BCHW = _bounds(x_BCHW, eps_B1HW)
     assert (adv_BCHW >= low_BCHW).all()
     assert (adv_BCHW <= high_BCHW).all()
@@ -66,7 +58,7 @@ def test_any_gradient_above_zero_moves_a_pixel_as_far_and_is_left_alone():
     assert one == -3.0
 
 
-def _dykstra(v_n: np.ndarray, low_n: np.ndarray, high_n: np.ndarray, radius: float) -> np.ndarray:
+def _dykstra(v_n, low_n, high_n, radius):
     """The nearest point of ball and box to v, by Dykstra's alternating projections; knows nothing of the formula."""
     point, from_ball, from_box = v_n.copy(), np.zeros_like(v_n), np.zeros_like(v_n)
     for _ in range(4000):
@@ -117,4 +109,4 @@ def test_the_radius_holds_on_a_photo_of_megapixels():
     v_BCHW = x_BCHW + 8 / 255
     radius = 4.0
     projected_BCHW = L2BallInBox(x_BCHW, torch.full((1, 1, 1200, 1600), 8 / 255), radius).project(v_BCHW)
-    assert _length(projected_BCHW - x_BCHW).item() == pytest.approx(radius, rel=5e-6)
+    assert (projected_BCHW - x_BCHW).double().norm().item() == pytest.approx(radius, rel=5e-6)

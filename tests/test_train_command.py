@@ -1,21 +1,16 @@
 """`latcli train`: results, stored runs, and what is left after kill, signals and bad input."""
 
-from __future__ import annotations
-
 import io
 import json
 import random
 import shlex
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from conftest import Outcome
 from safetensors import safe_open
 from safetensors.torch import save_file
 from training_cases import interrupted_at, write_digits
@@ -24,12 +19,12 @@ from latcli.commands import training_steps
 from latcli.commands.training_steps import TrainingLog
 from latcli.engine import scoring
 from latcli.engine.loggers import LoggedRun, Loggers
-from latcli.engine.models.small import paper_cnn, resnet56
+from latcli.engine.models.small import PaperCNN, resnet56
 from latcli.engine.models.weights import unpack
 from latcli.engine.training.loop import StepReport
 from latcli.results import comparable_config
 from latcli.session import Session
-from latcli.store.store import RunRow, Store
+from latcli.store.store import Store
 
 TINY = ("--dataset", "folder:tiny", "--architecture", "paper-cnn", "--precision", "fp32", "--preset", "quick")
 FAST = (*TINY, "--regime", "natural", "--batch", "8", "--steps", "6")
@@ -41,13 +36,10 @@ def digits(tmp_path_factory):
 
 
 @pytest.fixture
-def work(tmp_path, digits, monkeypatch):
+def work(work, digits):
     """The working folder, which holds the data set `folder:tiny`."""
-    folder = tmp_path / "work"
-    folder.mkdir(exist_ok=True)
-    shutil.copytree(digits, folder / "tiny")
-    monkeypatch.chdir(folder)
-    return folder
+    shutil.copytree(digits, work / "tiny")
+    return work
 
 
 @pytest.fixture
@@ -55,27 +47,27 @@ def train(work, latcli):
     return lambda *arguments: latcli("train", "--offline", *arguments)
 
 
-def document(done: Outcome) -> Any:
+def document(done):
     assert done.code == 0, done.err
     return done.json
 
 
-def weights(result: dict[str, Any]) -> str:
+def weights(result):
     return str(unpack(Path(result["checkpoint"]), "classifier")[1]["digest"])
 
 
-def row_of(work: Path, name: str = "latest") -> RunRow:
+def row_of(work, name="latest"):
     with Store.open_existing(work / "runs") as store:
         return store.find_run(name)
 
 
-def metrics(work: Path, name: str) -> list[tuple[int, float]]:
+def metrics(work, name):
     with Store.open_existing(work / "runs") as store:
         rows = store.rows_of(store.find_run("latest").id, "metrics")
     return [(row["step"], row["value"]) for row in rows if row["name"] == name]
 
 
-def step_of(state: Path) -> int:
+def step_of(state):
     """The step of a training state, from its header alone."""
     with safe_open(state, framework="pt") as file:
         return int(json.loads(file.metadata()["latcli"])["step"])
@@ -131,7 +123,7 @@ def test_a_small_network_starts_from_weights(train, work):
 
     assert result["final"]["loss"] == pytest.approx(start["final"]["loss"], abs=1e-5)
     assert len(row_of(work).config["weights_fingerprint"]) == 64
-    save_file(paper_cnn((1, 12, 12), 10).state_dict(), work / "ten.safetensors")
+    save_file(PaperCNN((1, 12, 12), 10).state_dict(), work / "ten.safetensors")
     refused = train(*FAST, "--classifier-weights", "ten.safetensors")
     assert refused.code == 1
     assert "ten.safetensors do not fit PaperCNN: of another shape: logits.weight (10, 1024)" in refused.error[0]
@@ -218,7 +210,7 @@ def test_a_long_score_of_the_test_set_is_given_up_for_a_signal(train, work, monk
     monkeypatch.setattr("latcli.commands.training_steps._PATIENCE_SECONDS", 0.0)
     score = scoring.natural_score
 
-    def interrupted(*arguments: Any) -> Any:
+    def interrupted(*arguments):
         signal.raise_signal(signal.SIGINT)
         return score(*arguments)
 
@@ -250,13 +242,15 @@ def test_bad_options_are_refused_before_a_run_is_started(train, work):
         (("--dataset", "mnist-5k", "--validation", "0"), 2, "a validation share of 0 takes 0 of 4000 training images"),
         (("--dataset", "mnist-5k", "--validation", "1.5"), 2, "a validation share of 1.5 takes 6000 of 4000"),
         (("--dataset", "mnist-5k", "--mask-from", "detector"), 2, "--mask-from detector needs photos"),
+        (("--dataset", "mnist-5k", "--mask-from", "folder", "--masks", "tiny"), 2, "--masks cannot be used"),
+        (("--dataset", "zip:x"), 2, "no kind of data set called 'zip:'"),
     ]:
         done = train(*arguments)
         assert (done.code, said in done.error[0]) == (code, True), done.error
         assert list((work / "runs").glob("*-train-*")) == []
 
 
-def wait_for_step(process: subprocess.Popen[str], work: Path, step: int = 1) -> Path:
+def wait_for_step(process, work, step=1):
     """Until a state of that step or a later one is kept; the run's folder."""
     while process.poll() is None:
         states = list((work / "runs").glob("*-train-*/state.safetensors"))
@@ -272,7 +266,7 @@ def test_kills_change_nothing(train, start_latcli, work):
     arguments = (*TINY, "--batch", "8", "--attack-steps", "2", "--steps", "300", "--checkpoint-every", "7")
     moments, reached = random.Random(0), 1
     expected = document(train(*arguments, "--json", "--store", "undisturbed"))
-    command: tuple[str, ...] = ("train", *arguments)
+    command = ("train", *arguments)
     for _ in range(4):
         process = start_latcli(*command)
         folder = wait_for_step(process, work, reached)
@@ -289,20 +283,14 @@ def test_kills_change_nothing(train, start_latcli, work):
     assert weights(result) == weights(expected)
 
 
-def read_curve(run_folder: Path, name: str) -> list[tuple[int, float]]:
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    events = accumulator.EventAccumulator(str(run_folder / "tensorboard"))
-    events.Reload()
-    return [(event.step, event.value) for event in events.Scalars(name)]
-
-
 def test_tensorboard_forgets_what_a_kill_made_void_and_the_time_left_is_told_once(tmp_path, monkeypatch):
     """A step takes a second."""
-    clock, ticks, lines = [0.0], list[int](), list[str]()
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    clock, ticks, lines = [0.0], [], []
     monkeypatch.setattr(training_steps.time, "monotonic", lambda: clock[0])
-    run: Any = SimpleNamespace(folder=tmp_path, log=lines.append, record_metrics=lambda values: None)
+    run = SimpleNamespace(folder=tmp_path, log=lines.append, record_metrics=lambda values: None)
 
-    def steps(done: int, to: int, loss: float) -> TrainingLog:
+    def steps(done, to, loss):
         trackers = Loggers(["tensorboard"], LoggedRun("7f3a", "7f3a", "train", tmp_path, {}, done), lines.append)
         log = TrainingLog(Session(stderr=io.StringIO()), run, tick, trackers, steps=100, done=done, batch=8)
         for step in range(done + 1, to + 1):
@@ -311,7 +299,7 @@ def test_tensorboard_forgets_what_a_kill_made_void_and_the_time_left_is_told_onc
         log.flush()
         return log
 
-    def tick(steps: int = 1, /, *, text: str | None = None) -> None:
+    def tick(steps=1, /, *, text=None):
         ticks.append(steps)
 
     steps(0, 5, 1.0)  # killed here; the state is of step 3
@@ -323,4 +311,7 @@ def test_tensorboard_forgets_what_a_kill_made_void_and_the_time_left_is_told_onc
     assert lines == ["91 steps to go, about 2 min"]
     assert sum(ticks) == 100
     assert log.images_per_second == pytest.approx(8.0)
-    assert read_curve(tmp_path, "loss") == [(n, 1.0) for n in (1, 2, 3)] + [(n, 2.0) for n in (4, 5, 6, 7)]
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    curve = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert curve == [(n, 1.0) for n in (1, 2, 3)] + [(n, 2.0) for n in (4, 5, 6, 7)]

@@ -1,11 +1,8 @@
 """Training: settings are checked, schedules are functions of the step, a resumed run is the undisturbed one."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,14 +14,14 @@ from training_cases import BASE
 
 from latcli.engine import cuda_graph
 from latcli.engine.cuda_graph import record_cuda_graph
-from latcli.engine.datasets.base import Dataset, DatasetSource, Defaults
+from latcli.engine.datasets.base import DatasetSource, Defaults
 from latcli.engine.datasets.catalog import open_dataset
-from latcli.engine.models.small import paper_cnn
+from latcli.engine.models.small import PaperCNN
 from latcli.engine.models.weights import pack
-from latcli.engine.precision import Form, gradient_model
+from latcli.engine.precision import gradient_model
 from latcli.engine.scoring import adversarial_score, natural_score, score_point
 from latcli.engine.training.inner_attacks import trades
-from latcli.engine.training.loop import DivergedError, Order, StepReport, Trainer, WeightAverage, new_network, train
+from latcli.engine.training.loop import DivergedError, Order, Trainer, WeightAverage, new_network, train
 from latcli.engine.training.settings import FINE_TUNING, PRESETS, TrainSettings, resolve
 from latcli.engine.training.state import pack_state, read_state, restore
 from latcli.errors import UsageError, WeightsError
@@ -37,23 +34,23 @@ def digits():
     return replace(whole, x_test=whole.x_test[::5], y_test=whole.y_test[::5])
 
 
-def trainer_for(dataset: Dataset, form: Form = "fp32-channels-last", device: str = "cpu", **changes: Any) -> Trainer:
+def trainer_for(dataset, form="fp32-channels-last", device="cpu", **changes):
     settings = replace(BASE, **changes)
-    net = new_network(paper_cnn, dataset, settings.seed).to(device)
+    net = new_network(PaperCNN, dataset, settings.seed).to(device)
     return Trainer(net, dataset.to(torch.device(device)), settings, form)
 
 
-def finish(trainer: Trainer) -> list[StepReport]:
-    reports: list[StepReport] = []
+def finish(trainer):
+    reports = []
     train(trainer, on_step=reports.append, after_step=lambda _step: None, measure_every=3)
     return reports
 
 
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-VARIANTS: dict[str, tuple[Form, dict[str, Any]]] = {
+VARIANTS = {
     "background": ("bf16-channels-last", {}),
     "random silhouettes": ("bf16-channels-last", {"regime": "random", "mask_from": "otsu"}),
     "sgd": ("bf16-channels-last", {"optimizer": "sgd", "schedule": "constant", "regime": "foreground", "average": 0.0}),
@@ -124,13 +121,6 @@ def test_the_ranks_shares_are_the_minibatch(seed, ranks, share, spare, first, na
     assert [index for one in of_each for index in one] == list(range(natural))
 
 
-def test_a_batch_that_does_not_fit_is_refused():
-    with pytest.raises(UsageError, match="10 cannot be divided into 4 equal shares"):
-        Order(0, 100, 10, 0, 4)
-    with pytest.raises(UsageError, match="101 is larger than the 100 training images"):
-        Order(0, 100, 101)
-
-
 def test_the_mixed_part_stays_natural_and_the_rest_does_not(digits):
     trainer = trainer_for(digits, mix=0.25, warm_up=0.0)
     batch = trainer.batch_at(0)
@@ -156,9 +146,9 @@ def test_training_by_replays_is_training(digits, changes, record, monkeypatch):
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(digits):
     trainer = trainer_for(digits, regime="natural", optimizer="sgd", schedule="constant", rate=1e20, steps=50)
-    before: dict[str, torch.Tensor] = {}
+    before = {}
 
-    def remember(_step: int) -> None:
+    def remember(_step):
         before.update(copy.deepcopy(trainer.net.state_dict()))
 
     with pytest.raises(DivergedError, match=r"training diverged at step \d+: the loss is not finite") as caught:

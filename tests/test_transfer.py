@@ -1,14 +1,11 @@
 """Examples of one model on another: known answers on linear models, one start for all sources, and what is refused."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
+from linear_problems import linear
 from torch.nn import functional
 
 from latcli.engine.attacks.contract import run_attack
@@ -18,60 +15,47 @@ from latcli.engine.datasets.base import Images
 from latcli.engine.evaluation.beyond import transfer_matrix
 from latcli.engine.evaluation.matrix import Subject
 from latcli.errors import LatcliError, UsageError
-from latcli.results import TransferCell
 
 SHAPE = (1, 4, 4)
 PLAIN = AttackSettings(steps=10, schedule="constant", step=0.5)
 Batches = list[tuple[Images, torch.Tensor]]
 
 
-def linear(weights_CHW: torch.Tensor) -> Any:
-    """Two classes; the first one's lead over the second is -weights . x."""
-
-    def classify(x_BCHW: torch.Tensor) -> torch.Tensor:
-        lead_B = (x_BCHW * weights_CHW).flatten(1).sum(dim=1)
-        return torch.stack([-lead_B / 2, lead_B / 2], dim=1)
-
-    return classify
-
-
-def weights(seed: int) -> torch.Tensor:
+def weights(seed):
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
 
 
-def subject(name: str, model: Any) -> Subject:
+def subject(name, model):
     return Subject(name, model, model)
 
 
 A = subject("a", linear(weights(1)))
 
 
-def images(count: int) -> Images:
+def images(count):
     """Images so far from 0 and 1 that an epsilon of 0.1 is never cut short."""
     generator = torch.Generator().manual_seed(0)
     x_BCHW = 0.2 + 0.6 * torch.rand(count, *SHAPE, generator=generator)
     return Images(x_BCHW, torch.randint(0, 2, (count,), generator=generator), torch.arange(count))
 
 
-def lower_half(batch: Images) -> torch.Tensor:
+def lower_half(batch):
     eps_B1HW = torch.full((len(batch.y_B), 1, *SHAPE[1:]), 0.1)
     eps_B1HW[:, :, :2] = 0.0
     return eps_B1HW
 
 
-def whole(batch: Images) -> Batches:
+def whole(batch):
     return [(batch, lower_half(batch))]
 
 
-def in_two(batch: Images, at: int) -> Iterator[tuple[Images, torch.Tensor]]:
+def in_two(batch, at):
     for part in (slice(0, at), slice(at, None)):
         some = Images(batch.x_BCHW[part], batch.y_B[part], batch.samples_B[part])
         yield some, lower_half(some)
 
 
-def transfer(
-    subjects: list[Subject], batches: Any, attack: Any = pgd, how: AttackSettings = PLAIN, seed: int = 0
-) -> Any:
+def transfer(subjects, batches, attack=pgd, how=PLAIN, seed=0):
     return transfer_matrix(subjects, "background", batches, attack, how, seed)
 
 
@@ -79,7 +63,7 @@ def test_on_linear_models_each_cell_is_the_closed_form():
     models = {"a": weights(1), "b": weights(2), "opposite of a": -weights(1)}
     batch = images(40)
     subjects = [subject(name, linear(w_CHW)) for name, w_CHW in models.items()]
-    found: list[TransferCell] = transfer(subjects, in_two(batch, 15))
+    found = transfer(subjects, in_two(batch, 15))
     cells = {(cell.source, cell.target): cell for cell in found}
     assert len(cells) == 3 * 4
     sign_B111 = (1 - 2 * batch.y_B)[:, None, None, None]
@@ -98,9 +82,9 @@ def test_on_linear_models_each_cell_is_the_closed_form():
 
 
 def test_all_sources_start_at_the_same_images_however_they_are_batched():
-    seen: list[list[int]] = []
+    seen = []
 
-    def looking(*given: Any) -> torch.Tensor:
+    def looking(*given):
         seen.append(given[-1].tolist())
         return pgd(*given)
 
@@ -127,7 +111,7 @@ def test_the_examples_are_sought_on_the_fast_form_and_a_tie_counts_against_the_l
 
 def test_bad_input_is_refused_in_one_line():
     batch = images(3)
-    refusals: list[tuple[type[LatcliError], str, tuple[Any, ...]]] = [
+    refusals = [
         (UsageError, "same name", ([A, A], whole(batch))),
         (UsageError, "targeted", ([A], whole(batch), pgd, replace(PLAIN, targeted=True))),
         (LatcliError, "no images", ([A], [])),

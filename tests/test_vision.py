@@ -1,7 +1,5 @@
 """torchvision can be imported beside any torch, and its non-maximum suppression does what it says."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 
@@ -20,9 +18,9 @@ _scene = st.lists(st.tuples(_box, st.integers(0, 4)), max_size=24)
 _threshold = st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 0.75, 1.0])
 
 
-def _reference(boxes: list[tuple[float, ...]], scores: list[float], threshold: float) -> list[int]:
+def _reference(boxes, scores, threshold):
     """The definition, box by box in Python floats."""
-    kept: list[int] = []
+    kept = []
     for index in sorted(range(len(boxes)), key=lambda i: -scores[i]):  # sorted is stable
         x0, y0, x1, y1 = boxes[index]
         for other in kept:
@@ -36,20 +34,16 @@ def _reference(boxes: list[tuple[float, ...]], scores: list[float], threshold: f
     return kept
 
 
-def _tensors(scene: list[tuple[tuple[float, ...], float]]) -> tuple[torch.Tensor, torch.Tensor]:
-    boxes_N4 = torch.tensor([box for box, _ in scene], dtype=torch.float64).reshape(-1, 4)
-    return boxes_N4, torch.tensor([score for _, score in scene], dtype=torch.float64)
-
-
 @given(_scene, _threshold)
 @example([((0, 0, 4, 4), 1), ((0, 0, 4, 2), 0)], 0.5)  # an overlap of exactly the threshold stays
 @example([((0, 0, 4, 4), 1), ((0, 0, 4, 4), 1), ((0, 0, 4, 4), 1)], 0.5)  # of equals the first stays
 @example([((3, 3, 3, 3), 1), ((3, 3, 3, 3), 0)], 0.0)  # boxes without area overlap nothing
 def test_greedy_nms_is_its_definition(scene, threshold):
-    boxes_N4, scores_N = _tensors(scene)
-    kept = greedy_nms(boxes_N4, scores_N, threshold)
+    boxes, scores = [box for box, _ in scene], [score for _, score in scene]
+    boxes_N4, scores_N = (torch.tensor(values, dtype=torch.float64) for values in (boxes, scores))
+    kept = greedy_nms(boxes_N4.reshape(-1, 4), scores_N, threshold)
     assert kept.dtype == torch.int64
-    assert kept.tolist() == _reference([b for b, _ in scene], [s for _, s in scene], threshold)
+    assert kept.tolist() == _reference(boxes, scores, threshold)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 40), st.floats(0, 1))

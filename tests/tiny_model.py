@@ -49,3 +49,9 @@ def save_photo(path: Path, height: int = 40, width: int = 44, seed: int = 0) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(blobs(height, width, seed)).save(path)
     return path
+
+
+def save_photos(folder: Path, count: int) -> None:
+    """Write so many photos, 0.png and so on."""
+    for seed in range(count):
+        save_photo(folder / f"{seed}.png", seed=seed)

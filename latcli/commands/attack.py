@@ -7,9 +7,10 @@ import math
 import re
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,8 +26,7 @@ from latcli.engine.evaluation.distrust import examine
 from latcli.engine.images import sha256_of
 from latcli.engine.labels import parse_label
 from latcli.engine.localize import Region
-from latcli.engine.models.classifier import Classifier
-from latcli.engine.photos import Located, PhotoAttacker, PhotoResult, PhotoSettings, batches
+from latcli.engine.photos import Located, PhotoAttacker, PhotoResult, PhotoSettings, Threat
 from latcli.errors import ExitCode, LatcliError, UsageError
 from latcli.options import AttackOptions, given
 from latcli.reporting.text import printable
@@ -44,7 +44,7 @@ from latcli.results import (
     photo_summary,
     to_json,
 )
-from latcli.session import Session, Tick, common_folder, connected
+from latcli.session import Session, common_folder, connected
 from latcli.store.files import StagedFile, stage
 from latcli.store.store import Run, RunRow, Store
 
@@ -64,15 +64,6 @@ class Task:
         return region == self.region and (self.smallest or epsilon == self.epsilon)
 
 
-def tasks_of(options: AttackOptions) -> list[Task]:
-    """What is attacked how, in the order of the table: every region with every epsilon. A patch has epsilon 1."""
-    regions: Sequence[Region] = options.regions or (options.region,)
-    if options.smallest_epsilon is not None:
-        return [Task(region, options.smallest_epsilon, smallest=True) for region in regions]
-    epsilons = options.epsilon if isinstance(options.epsilon, tuple) else (options.epsilon,)
-    return [Task(region, e) for region in regions for e in ((1.0,) if region == "patch" else epsilons)]
-
-
 #: Of a photo: the beginning of its files' names, and the numbers of the tasks that are done.
 _Finished = tuple[str, frozenset[int]]
 
@@ -85,7 +76,14 @@ class Job:
 
     def __init__(self, options: AttackOptions, session: Session, ranks: Ranks) -> None:
         """Raises UsageError, ImageError and WeightsError, also for what fails on another rank."""
-        self.options, self.ranks, self.tasks = options, ranks, tasks_of(options)
+        self.options, self.ranks = options, ranks
+        # In the order of the table: every region with every epsilon. A patch has epsilon 1.
+        regions: Sequence[Region] = options.regions or (options.region,)
+        epsilons = options.epsilon if isinstance(options.epsilon, tuple) else (options.epsilon,)
+        if (most := options.smallest_epsilon) is not None:
+            self.tasks = [Task(region, most, smallest=True) for region in regions]
+        else:
+            self.tasks = [Task(region, e) for region in regions for e in ((1.0,) if region == "patch" else epsilons)]
         attack, largest = registry.load("attack", options.attack), max(task.epsilon for task in self.tasks)
         search = AttackSettings(
             steps=options.steps,
@@ -109,12 +107,12 @@ class Job:
             precision=session.precision,
             seed=session.seed,
         )
-        self.attacker = PhotoAttacker(classifier, self.work.finder, attack, settings)
-        regions, epsilons = {task.region for task in self.tasks}, {task.epsilon for task in self.tasks}
+        self.attacker = PhotoAttacker(classifier, self.work.finder, attack, settings, self.work.threads)
+        tried = {task.epsilon for task in self.tasks}
         self.protocol = AttackProtocol(
             classifier=classifier.name,
-            region=regions.pop() if len(regions) == 1 else None,
-            epsilon=epsilons.pop() if len(epsilons) == 1 and options.smallest_epsilon is None else None,
+            region=regions[0] if len(regions) == 1 else None,
+            epsilon=largest if len(tried) == 1 and options.smallest_epsilon is None else None,
             smallest_epsilon_max=options.smallest_epsilon,
             **{name: getattr(options, name) for name in ("attack", "norm", "radius", "steps", "restarts", "objective")},
         )
@@ -128,6 +126,14 @@ class Job:
     def with_figures(self) -> bool:
         """Whether the paper's Figure 1 is drawn of each photo."""
         return not self.options.no_figures and len(self.tasks) == 1
+
+    def threat(self, located: Located, task: Task) -> Threat | None:
+        """What the task lets the attack change; None where that fails, which is noted."""
+        try:
+            return self.attacker.threat(located, task.region, task.epsilon)
+        except LatcliError as error:
+            self.work.fail(located.photo.name, error)
+            return None
 
     def place(self, region: str, epsilon: float) -> int | None:
         """The number of a result's task; None where it is of none."""
@@ -160,7 +166,12 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
     With --resume a run that was cut off goes on, in its folder, with the photos that it has not finished.
     """
     ranks, session = connected(options, session)
-    row = ranks.broadcast(None if options.resume is None or ranks.rank else _row_of(options, session))
+    row = None
+    if options.resume is not None and not ranks.rank:
+        with Store.open_existing(session.store) as store:
+            asked = to_json(given(options))
+            row = resumable_run(store, options.resume, "attack", asked, session, [options.classifier])
+    row = ranks.broadcast(row)
     if row is not None:
         options, session = _as_before(row, options, session)
     job = Job(options, session, ranks)
@@ -178,13 +189,20 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
         # Looked at before anything is measured or a run is started: a photo on its own may raise its error here.
         if (first := next(photos, None)) is not None:
             photos = chain([first], photos)
-            result = replace(result, warnings=_doubts(job.work.classifier, first))
+            classifier = job.work.classifier  # whose answers to a photo and its mirror image may speak against it
+            x_1Chw = classifier.preprocessing.read(first.photo.image)[None].to(classifier.device)
+            doubts = examine(classifier, torch.cat([x_1Chw, x_1Chw.flip(3)]), classifier.name)
+            result = replace(result, warnings=tuple(one.text for one in doubts))
         for warning in result.warnings:
             session.note(f"warning: {warning}")
         if options.dry_run:
+            planned, failures = list[PlannedPhoto](), list[Failure]()
             with session.progress("photos", left, noted=True) as tick:
-                result = _with_plan(result, job, photos, tick)
-            yield result
+                for _, plans in ranks.collected(_planned(job, photos)):
+                    planned += plans.results
+                    failures += plans.failures
+                    tick(plans.done)
+            yield replace(result, planned=job.work.in_order(planned), failures=job.work.in_order(failures))
             return
         if job.attacker.gradients.note:
             session.note(f"note: {job.attacker.gradients.note}")
@@ -198,7 +216,7 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
                 session.note(f"run {stored.id} resumed with {before.results} results of its photos")
             with drawing(job.attacker, stored.write_artifact, job.with_figures) as pictures:
                 chunks = _Maker(job, stored.folder, pictures, before.finished).chunks(photos)
-                shown, failures = list(before.shown), list[Failure]()
+                shown, failures = list(before.shown), []
                 with session.progress("photos", left, noted=True) as tick:
                     for _, chunk in ranks.collected(chunks):
                         stored.keep(chunk.files, [columns(job.protocol) | columns(photo) for photo in chunk.results])
@@ -223,12 +241,6 @@ def config_of(options: AttackOptions) -> dict[str, Any]:
 def labels_sha256(options: AttackOptions) -> str | None:
     """The sha256 of the file of labels, by which a run is known besides its options. Raises ImageError."""
     return None if options.labels is None else sha256_of(options.labels)
-
-
-def _doubts(classifier: Classifier, located: Located) -> tuple[str, ...]:
-    """What speaks against the classifier, from its answers to a photo and its mirror image. Raises LatcliError."""
-    x_1Chw = classifier.preprocessing.read(located.photo.image)[None].to(classifier.device)
-    return tuple(one.text for one in examine(classifier, torch.cat([x_1Chw, x_1Chw.flip(3)]), classifier.name))
 
 
 def _completed(
@@ -298,13 +310,6 @@ def _with_drawn(
 # runs that were cut off
 
 
-def _row_of(options: AttackOptions, session: Session) -> RunRow:
-    """The run to go on with. Raises UsageError and StoreError."""
-    with Store.open_existing(session.store) as store:
-        asked = to_json(given(options))
-        return resumable_run(store, str(options.resume), "attack", asked, session, [options.classifier])
-
-
 def _as_before(row: RunRow, options: AttackOptions, session: Session) -> tuple[AttackOptions, Session]:
     """The run's own options, and a session with its seed; processes may be more or fewer. Raises UsageError."""
     kept = kept_options(options, row)
@@ -367,46 +372,32 @@ def _before(row: RunRow, model: str, job: Job, store: Store) -> _Before:
 # dry runs
 
 
-def _with_plan(result: AttackResult, job: Job, photos: Iterable[Located], tick: Tick) -> AttackResult:
-    """The result of a dry run."""
-    planned, failures = list[PlannedPhoto](), list[Failure]()
-    for _, chunk in job.ranks.collected(_planned(job, photos)):
-        planned += chunk.results
-        failures += chunk.failures
-        tick(chunk.done)
-    return replace(result, planned=job.work.in_order(planned), failures=job.work.in_order(failures))
-
-
 def _planned(job: Job, photos: Iterable[Located]) -> Iterator[Chunk[PlannedPhoto]]:
     for located in photos:
-        plan = _plan(job, located)
-        yield job.work.chunk([] if plan is None else [plan], ended=[located.photo.name])
+        threats = [(task, threat) for task in job.tasks if (threat := job.threat(located, task)) is not None]
+        seconds = 0.0
+        for task, threat in threats:
+            # A search attacks once at the largest epsilon, then once for each halving of the whole levels below it.
+            trials = 1 + math.ceil(math.log2(max(1, int(255 * task.epsilon + 1e-6)))) if task.smallest else 1
+            seconds += trials * job.attacker.seconds(threat)
+        plans = [
+            PlannedPhoto(
+                **located_values(located),
+                background_percent=100 * first.background_share,
+                visible_background_percent=100 * first.visible_share,
+                seconds=seconds,
+            )
+            for _, first in threats[:1]
+        ]
+        yield job.work.chunk(plans, ended=[located.photo.name])
     yield job.work.chunk()
 
 
-def _plan(job: Job, located: Located) -> PlannedPhoto | None:
-    seconds, first = 0.0, None
-    for task in job.tasks:
-        try:
-            threat = job.attacker.threat(located, task.region, task.epsilon)
-        except LatcliError as error:
-            job.work.fail(located.photo.name, error)
-            continue
-        first = first or threat
-        # A search attacks once at the largest epsilon, then once for each halving of the whole levels below it.
-        trials = 1 + math.ceil(math.log2(max(1, int(255 * task.epsilon + 1e-6)))) if task.smallest else 1
-        seconds += trials * job.attacker.seconds(threat)
-    if first is None:
-        return None
-    return PlannedPhoto(
-        **located_values(located),
-        background_percent=100 * first.background_share,
-        visible_background_percent=100 * first.visible_share,
-        seconds=seconds,
-    )
-
-
 # results
+
+
+#: A result, with the smallest epsilon where that is searched for and found.
+_Attacked = tuple[PhotoResult, float | None]
 
 
 class _Maker:
@@ -422,30 +413,50 @@ class _Maker:
         self._stems = {name: stem for name, (stem, _) in finished.items()} | dict(zip(names, stems, strict=True))
 
     def chunks(self, photos: Iterable[Located]) -> Iterator[Chunk[AttackedPhoto]]:
-        """Results of a batch of photos at a time; the pictures of the last ones are yet to be drawn."""
+        """Results of a batch of photos at a time; the pictures of the last ones are yet to be drawn.
+
+        Where threads encode what was attacked, the next batch is attacked meanwhile. An error is raised after the
+        results of what was attacked before it.
+        """
+        begun, behind = deque[Callable[[], Chunk[AttackedPhoto]]](), 0 if self._job.attacker.threads is None else 1
+        try:
+            for chunk in self._begun(photos):
+                begun.append(chunk)
+                if len(begun) > behind:
+                    yield begun.popleft()()
+        except Exception:
+            while begun:
+                yield begun.popleft()()
+            raise
+        while begun:
+            yield begun.popleft()()
+        yield self._job.work.chunk()
+
+    def _begun(self, photos: Iterable[Located]) -> Iterator[Callable[[], Chunk[AttackedPhoto]]]:
+        """What gives the results of a batch of photos, which have been attacked."""
         job = self._job
-        for batch in batches(photos, job.options.batch):
+        for batch in job.attacker.batches(photos, job.options.batch):
             for number, task in enumerate(job.tasks):
                 self._pictures.begin()  # those of the results before, while these are made
                 missing = [one for one in batch if number not in self._finished.get(one.photo.name, ("", ()))[1]]
-                made = [self._made(*one) for one in self._attacked(task, missing)]
                 ended = [one.photo.name for one in batch] if number == len(job.tasks) - 1 else []
-                yield job.work.chunk((one for one, _ in made), (file for _, file in made), ended)
-        yield job.work.chunk()
+                yield partial(self._chunk, self._attacked(task, missing), ended)
 
-    def _attacked(self, task: Task, batch: Sequence[Located]) -> list[tuple[PhotoResult, float | None]]:
-        """The results of one task, with the smallest epsilon where that is searched for and found."""
-        attacker, threats = self._job.attacker, []
-        for located in batch:
-            try:
-                threats.append(attacker.threat(located, task.region, task.epsilon))
-            except LatcliError as error:
-                self._job.work.fail(located.photo.name, error)
+    def _chunk(self, results: Callable[[], list[_Attacked]], ended: Sequence[str]) -> Chunk[AttackedPhoto]:
+        made = [self._made(*one) for one in results()]
+        return self._job.work.chunk((one for one, _ in made), (file for _, file in made), ended)
+
+    def _attacked(self, task: Task, batch: Sequence[Located]) -> Callable[[], list[_Attacked]]:
+        """Attack the photos for one task; what is returned gives the results."""
+        attacker = self._job.attacker
+        threats = [threat for one in batch if (threat := self._job.threat(one, task)) is not None]
         if not threats:
-            return []
+            return list
         if task.smallest:
-            return attacker.smallest_epsilon([one.located for one in threats], task.region, task.epsilon)
-        return [(result, None) for result in attacker.attack_batch(threats)]
+            found = attacker.smallest_epsilon([one.located for one in threats], task.region, task.epsilon)
+            return lambda: found
+        results = attacker.begin_batch(threats)
+        return lambda: [(result, None) for result in results()]
 
     def _made(self, attacked: PhotoResult, smallest: float | None) -> tuple[AttackedPhoto, StagedFile]:
         """A result and its adversarial photo, written; its pictures are asked for."""

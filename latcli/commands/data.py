@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -24,8 +24,6 @@ from latcli.options import ClassifierOptions, EvalOptions, ObjectOptions, TrainO
 from latcli.results import to_json
 from latcli.session import Session
 from latcli.store.store import RunRow, Store
-
-S = TypeVar("S", TrainSettings, EvalSettings)
 
 _OF_OBJECTS = tuple(field.name for field in fields(ObjectOptions) if field.name != "trust_weights")
 #: Options that only a detector reads.
@@ -76,63 +74,75 @@ def open_data(
     name: str,
     architecture: str | None,
     options: TrainOptions | EvalOptions,
-    settings_of: Callable[[TrainingData], S],
     device: torch.device,
-    store: Store | None,
     session: Session,
     row: RunRow | None = None,
     preprocessing: Preprocessing | None = None,
-) -> tuple[TrainingData, S]:
-    """The data set on the device with its objects, and the settings that `settings_of` makes from its defaults.
+) -> TrainingData:
+    """The data set on the device, without what a detector would find in it.
 
-    Masks that a detector finds are kept in the store, if there is one, so that the same photos are searched once. `row`
-    is the run to be resumed: its data and masks must be the same. `preprocessing` takes the place of the
-    architecture's own.
-
-    Raises UsageError for options that do not go together and for other data or masks; WeightsError and ImageError where
-    classifier, detector or a photo cannot be used; else as `open_training_data`.
+    `row` is the run to be resumed. `preprocessing` takes the place of the architecture's own. Raises UsageError for
+    other data than the run's; else as `open_training_data`.
     """
-    data = load_data(name, architecture, session, options, preprocessing).to(device)
+    data: TrainingData = load_data(name, architecture, session, options, preprocessing).to(device)
     if isinstance(options, TrainOptions) and options.validation is not None:
-        data = _held_out(data, options.validation, session.seed if row is None else row.seed or 0, session)
+        held = data.split(options.validation, session.seed if row is None else row.seed or 0)
+        note = f"scored on {held.test_count:,} training images that are held out; the test set is not looked at"
+        session.note(f"note: {note}")
+        data = replace(held, notes=(*data.notes, note))
     if row is not None and row.config.get("dataset_fingerprint") != data.fingerprint:
         raise UsageError(
             f"the data set {data.name} is not the one that the run {row.id} was started with: its contents differ",
             "if it was moved, name its new place with --dataset or --data; or start a new run",
         )
-    settings = settings_of(data)
-    _check_object_options(given(options), settings.mask_from)
-    if settings.mask_from == "detector":
+    return data
+
+
+def with_objects(
+    data: TrainingData,
+    mask_from: MaskSource,
+    architecture: str | None,
+    options: TrainOptions | EvalOptions,
+    store: Store | None,
+    session: Session,
+    row: RunRow | None,
+) -> TrainingData:
+    """The data set with its objects, and with the classes of the classifier where those are kept.
+
+    Masks that a detector finds are kept in the store, if there is one, so that the same photos are searched once.
+    Raises UsageError for options that do not go together and for other masks than the run's; WeightsError and
+    ImageError where classifier, detector or a photo cannot be used.
+    """
+    architecture = architecture or data.defaults.architecture
+    _check_object_options(given(options), mask_from)
+    if mask_from == "detector":
         if not isinstance(data, PhotoFolder):
             raise UsageError(
                 "--mask-from detector needs photos, which a small network cannot take",
                 "give a classifier, and --dataset folder:PATH; or choose another --mask-from",
             )
-        data = _with_detected(data, architecture or data.defaults.architecture, options, store, session)
+        classifier = open_pretrained(architecture, options, session).to(data.device)
+        cache = None if store is None else StoredDetections(store)
+        finder, about = finder_of(object_settings(options), options, session, classifier, cache)
+        session.note(f"objects are found by {about}")
+        with session.progress("objects", data.train_count + data.test_count) as tick:
+            masks, notes = detected_masks(data.folders, finder, classifier, tick)
+        for note in notes:
+            session.note(f"note: {note}")
+        data = data.with_masks(masks, notes)
     if isinstance(options, TrainOptions) and options.keep_classes:
         if not isinstance(data, PhotoFolder):
             raise UsageError(
                 "--keep-classes needs a classifier that is fine-tuned on photos",
                 "give --dataset folder:PATH and a classifier as the --architecture; or leave it out",
             )
-        data = data.with_classes_of(open_pretrained(architecture or data.defaults.architecture, options, session))
+        data = data.with_classes_of(open_pretrained(architecture, options, session))
     if row is not None and row.config.get("mask_fingerprint") != data.mask_fingerprint:
         raise UsageError(
             f"the masks of {data.name} are not those that the run {row.id} was started with",
             "put the same masks, photos and weights back, or start a new run",
         )
-    return data, settings
-
-
-def _held_out(data: TrainingData, share: float, seed: int, session: Session) -> TrainingData:
-    """The data with a share of the training images in place of the test images.
-
-    Raises UsageError where that leaves nothing to train on or to score.
-    """
-    held = data.split(share, seed)
-    note = f"scored on {held.test_count:,} training images that are held out; the test set is not looked at"
-    session.note(f"note: {note}")
-    return replace(held, notes=(*data.notes, note))
+    return data
 
 
 def _check_object_options(given: Mapping[str, Any], mask_from: MaskSource) -> None:
@@ -148,20 +158,6 @@ def _check_object_options(given: Mapping[str, Any], mask_from: MaskSource) -> No
         raise UsageError(
             f"{idle[0]} is not used where no detector looks for objects", "add --mask-from detector, or leave it out"
         )
-
-
-def _with_detected(
-    data: PhotoFolder, architecture: str, options: TrainOptions | EvalOptions, store: Store | None, session: Session
-) -> PhotoFolder:
-    classifier = open_pretrained(architecture, options, session).to(data.device)
-    cache = None if store is None else StoredDetections(store)
-    finder, about = finder_of(object_settings(options), options, session, classifier, cache)
-    session.note(f"objects are found by {about}")
-    with session.progress("objects", data.train_count + data.test_count) as tick:
-        masks = detected_masks(data.folders, finder, classifier, tick)
-    for note in masks.notes:
-        session.note(f"note: {note}")
-    return data.with_masks(masks)
 
 
 def open_pretrained(architecture: str, options: ClassifierOptions, session: Session) -> Classifier:

@@ -11,14 +11,12 @@ from latcli.commands.photos import PACKAGE_LABELS, package_photos
 from latcli.engine.training.regimes import Regime
 from latcli.options import (
     AttackOptions,
-    Computing,
     DemoOptions,
     EvalOptions,
     ReportOptions,
     TrainOptions,
-    command_words,
 )
-from latcli.results import AttackResult, DemoResult
+from latcli.results import DemoResult
 from latcli.session import Session
 
 #: The three that the paper compares, and how many steps each is trained: enough to tell them apart, no more.
@@ -53,14 +51,8 @@ def run(options: DemoOptions, session: Session) -> DemoResult:
     page = session.store / PAGE
     runs = (str(attacked.run), *models, evaluation.run)
     report.run(ReportOptions(runs=runs, html=page), replace(session, json=False))
-    return DemoResult(
-        attack=attacked, trained=trained, evaluation=evaluation, page=page, next=_next_commands(attacked, session)
-    )
-
-
-def _next_commands(attacked: AttackResult, session: Session) -> tuple[str, ...]:
-    store = "".join(f" {shlex.quote(word)}" for word in command_words(Computing(store=session.store)))
-    return (
+    store = "".join(f" {shlex.quote(word)}" for word in session.words("store"))
+    further = (
         "latcli mask FOLDER --out masks",
         "latcli attack PHOTO.jpg --smallest-epsilon",
         "latcli attack FOLDER --labels LABELS.csv --epsilon 4/255",
@@ -70,3 +62,4 @@ def _next_commands(attacked: AttackResult, session: Session) -> tuple[str, ...]:
         f"latcli runs show {str(attacked.run)[-4:]}{store}",
         "latcli doctor",
     )
+    return DemoResult(attack=attacked, trained=trained, evaluation=evaluation, page=page, next=further)

@@ -6,17 +6,16 @@ import json
 import math
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any
 
 import torch
-from torch import Tensor
 
+from latcli.commands import resume
 from latcli.commands.classifiers import classifier_path, classifier_source
-from latcli.commands.data import config_of, open_data
+from latcli.commands.data import config_of, open_data, with_objects
 from latcli.commands.evaluated_models import (
     DEFAULT_REGIMES,
     LoadedModel,
@@ -28,15 +27,6 @@ from latcli.commands.evaluated_models import (
 )
 from latcli.commands.gathering import MATRIX
 from latcli.commands.matrices import Evaluated, seed_groups
-from latcli.commands.resume import (
-    dataset_of,
-    kept_options,
-    plainly,
-    read_config,
-    resumable_run,
-    running,
-    use_threads,
-)
 from latcli.engine import loggers, registry
 from latcli.engine.attacks.contract import run_attack
 from latcli.engine.datasets.base import TrainingData
@@ -51,16 +41,15 @@ from latcli.engine.evaluation.matrix import (
     NATURAL_ATTACKED,
     EvalSettings,
     Evaluation,
-    Progress,
     require_ascending,
 )
 from latcli.engine.evaluation.reliance import VARIANTS, photos_of
-from latcli.engine.evaluation.statistics import ColumnStatistics
+from latcli.engine.evaluation.statistics import column_results
 from latcli.engine.models.weights import pack, unpack
 from latcli.errors import ExitCode, UsageError
 from latcli.options import EvalOptions, given, parse_epsilon
 from latcli.reporting.evaluations import object_words
-from latcli.reporting.text import rough_duration
+from latcli.reporting.text import counted, rough_duration
 from latcli.results import (
     AccuracyCurve,
     Cell,
@@ -73,7 +62,7 @@ from latcli.results import (
     read,
     to_json,
 )
-from latcli.session import Session, Tick, connected
+from latcli.session import Session, connected
 from latcli.store.files import artifact_path
 from latcli.store.store import Run, RunRow, Store
 
@@ -124,19 +113,27 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
     """
     loggers.check(options.logger)
     ranks, session = connected(options, session)
-    if ranks.rank:
-        _follow(options, session, ranks)
+    if ranks.rank:  # it evaluates its share of the images, and sends rank 0 what is found
+        from_rank_0: Any = ranks.broadcast(None)
+        row, opened, samples = from_rank_0  # its run, what opens its models, what is known of each image already
+        job = _agree(ranks, lambda: _job(options, row, None, session, opened))
+        if samples:
+            job.evaluation.restore(samples, row.id)
+        findings = Findings(job.evaluation)
+        _fill(None, findings, session, ranks)
+        _measure(None, job, findings, session, ranks)
+        sys.exit(ExitCode.OK)
     with Store.open(session.store) as store:
         row = None
         if options.resume is not None:
-            row = resumable_run(store, options.resume, "eval", _given(options), session, options.models)
+            row = resume.resumable_run(store, options.resume, "eval", _given(options), session, options.models)
         store.check_name(session.name, "" if row is None else row.id)
         job = _job(options, row, store, session)
         findings = Findings(job.evaluation)
         if row is not None and (kept := artifact_path(row.path, SAMPLES)).exists():
             findings.restore(kept)
         data = job.evaluation.data
-        with running(
+        with resume.running(
             store,
             row,
             "eval",
@@ -148,7 +145,7 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
         ) as stored:
             session.note(f"run {stored.id}")
             samples = {} if row is None else job.evaluation.tensors()
-            ranks.broadcast(_FromRank0(stored.row, [one.entry.source for one in job.models], samples))
+            ranks.broadcast((stored.row, [one.entry.source for one in job.models], samples))
             _agree(ranks, lambda: job)
             done, total = job.evaluation.attacked_images
             resumed = f"resumed with {done:,} of {total:,} attacked images done"
@@ -156,15 +153,6 @@ def run(options: EvalOptions, session: Session) -> EvalResult:
             result = _evaluate(stored, job, findings, session, ranks)
             _log(result, options.logger, job, session)
             return result
-
-
-@dataclass(frozen=True)
-class _FromRank0:
-    """What rank 0 sends the others: its run, what opens its models, and what is known of each image already."""
-
-    row: RunRow
-    opened: list[str]
-    samples: dict[str, Tensor]
 
 
 def _agree(ranks: Ranks, make: Callable[[], Job]) -> Job:
@@ -178,33 +166,6 @@ def _agree(ranks: Ranks, make: Callable[[], Job]) -> Job:
         "the data set, its masks or the models",
         "put the same files on every machine",
     )
-
-
-def _follow(options: EvalOptions, session: Session, ranks: Ranks) -> NoReturn:
-    """Be a rank other than 0 to the end: evaluate its share of the images, and send rank 0 what is found."""
-    first = ranks.broadcast(cast(_FromRank0, None))
-    job = _agree(ranks, lambda: _job(options, first.row, None, session, first.opened))
-    if first.samples:
-        job.evaluation.restore(first.samples, first.row.id)
-    deque(ranks.collected(_filled(job.evaluation, ranks)), maxlen=0)
-    names = ranks.share(ranks.broadcast(list[str]()))
-    with session.progress("", None) as tick:
-        deque(ranks.collected(_measured(job, names, tick)), maxlen=0)
-    sys.exit(ExitCode.OK)
-
-
-def _filled(evaluation: Evaluation, ranks: Ranks) -> Iterator[tuple[Progress, dict[str, Tensor]]]:
-    """Each batch of this rank's share as it is done, with what was found."""
-    for one in evaluation.run(ranks.rank, ranks.size):
-        yield one, evaluation.columns[one.subject][one.column].images(one.place_B)
-
-
-def _measured(job: Job, names: Sequence[str], tick: Tick) -> Iterator[tuple[str, Sequence[Row]]]:
-    """The rows of the parts of these names, part by part."""
-    for part in parts_of(job.evaluation, [one.entry.id for one in job.models], job.contenders):
-        if part.name in names:
-            tick(0, text=part.text)
-            yield part.name, part.measure(tick)
 
 
 def _job(
@@ -222,26 +183,30 @@ def _job(
         assert store is not None
         names, _ = list(named_models(options)), _beside(options)  # errors in them come before any file is read
         dataset = full_name(options.dataset or usual_dataset(store, names) or registry.DEFAULT_DATASET)
-        opened = names or _latest(store, dataset, options, session)
+        latest = [] if names else trained_on(store, dataset, seeds=options.seeds)
+        for found in latest:
+            session.note(f"{found.config['regime']}: training run {found.id}, seed {found.seed}")
+        for regime in DEFAULT_REGIMES if latest else ():
+            if regime not in [found.config["regime"] for found in latest]:
+                session.note(f"{regime}: no training run of {dataset} is completed")
+        opened = names or [found.id for found in latest]
     else:
-        stored = read_config(_StoredModels, row)
-        names, entries, dataset = list(stored.models), list(stored.entries), dataset_of(row, options.dataset)
+        stored = resume.read_config(_StoredModels, row)
+        names, entries, dataset = list(stored.models), list(stored.entries), resume.dataset_of(row, options.dataset)
         if other := [name for name in named_models(options) if name not in names]:
             raise UsageError(f"{row.id} does not evaluate {other[0]}", "resume it without this name, or start anew")
         if store is not None:
             opened = names_again(stored.entries, store)
-        options = kept_options(options, row, EvalSettings)
+        options = resume.kept_options(options, row, EvalSettings)
     about = classifier_source(options, session)
-    way = common_way(dataset, [classifier_path(name, session.store) for name in opened], about)
+    sources = [classifier_path(name, session.store) for name in opened]
+    architecture, preprocessing = common_way(dataset, sources, about)
 
-    def settled(data: TrainingData) -> EvalSettings:
-        return settings_of(options, data, session) if row is None else read_config(EvalSettings, row)
-
-    data, settings = open_data(
-        dataset, way.architecture, options, settled, device, store, session, row, way.preprocessing
-    )
+    data = open_data(dataset, architecture, options, device, session, row, preprocessing)
+    settings = settings_of(options, data, session) if row is None else resume.read_config(EvalSettings, row)
+    data = with_objects(data, settings.mask_from, architecture, options, store, session, row)
     if row is not None and device.type == "cpu":
-        use_threads(stored.threads, session)
+        resume.use_threads(stored.threads, session)
     loader = ModelLoader(store, data, session, about)
     loaded = [loader.load(name, was) for name, was in zip(opened, entries or [None] * len(opened), strict=True)]
     models: dict[str, LoadedModel] = {}
@@ -281,17 +246,6 @@ def _config(job: Job, session: Session) -> dict[str, Any]:
     )
     known = config_of(job.dataset, data, job.evaluation.settings, options, session)
     return {**known, **to_json(stored), "seeds": options.seeds}
-
-
-def _latest(store: Store, dataset: str, options: EvalOptions, session: Session) -> list[str]:
-    """The ids of the runs that are evaluated where no model is named. Raises UsageError where there is none."""
-    rows = trained_on(store, dataset, seeds=options.seeds)
-    for row in rows:
-        session.note(f"{row.config['regime']}: training run {row.id}, seed {row.seed}")
-    for regime in DEFAULT_REGIMES:
-        if regime not in [row.config["regime"] for row in rows]:
-            session.note(f"{regime}: no training run of {dataset} is completed")
-    return [row.id for row in rows]
 
 
 def _try_attack(evaluation: Evaluation) -> None:
@@ -363,12 +317,12 @@ def _given(options: EvalOptions) -> dict[str, Any]:
     """The options that were given and that decide what is computed, by the name that they have in a configuration."""
     elsewhere = ("models", "strong", "strong_budget", "transfer", "curve", "reliance", "donor_seeds")
     known = {name: value for name, value in given(options).items() if name not in elsewhere}
-    return plainly(known | {name: value for name, value in _beside(options).items() if value})
+    return resume.plainly(known | {name: value for name, value in _beside(options).items() if value})
 
 
 def describe(job: Job) -> str:
     """What is going to be done, in one line."""
-    settings, data, models = job.evaluation.settings, job.evaluation.data, len(job.models)
+    settings, data = job.evaluation.settings, job.evaluation.data
     kept = object_words(settings.mask_from, settings.center)
     parts = [f"{settings.attack_name} at epsilon {settings.epsilon:.4g}", f"object: {kept}"]
     parts += [f"strong suite, {settings.strong} budget"] if settings.strong else []
@@ -376,9 +330,8 @@ def describe(job: Job) -> str:
     curves = {"epsilon": settings.curve_epsilons, "steps": settings.curve_steps}
     parts += [f"curve against {axis}, {len(points)} points" for axis, points in curves.items() if points]
     parts += [f"background reliance, donor seeds: {settings.donor_seeds}"] if settings.donor_seeds else []
-    count = f"{models} model{'' if models == 1 else 's'}"
     attacked = f"{min(settings.images, data.test_count):,} of {data.test_count:,} images attacked"
-    return f"evaluating {count} on {data.name}, {attacked}: {', '.join(parts)}"
+    return f"evaluating {counted(len(job.models), 'model')} on {data.name}, {attacked}: {', '.join(parts)}"
 
 
 # the work
@@ -429,32 +382,30 @@ def _evaluate(stored: Run, job: Job, findings: Findings, session: Session, ranks
 
     warnings = warn((one, None, doubt) for one in models for doubt in one.doubts)
     try:
-        _fill(stored, evaluation, findings, session, ranks)
+        _fill(stored, findings, session, ranks)
     finally:
         findings.keep(stored)  # an interrupted evaluation goes on from here; its last batch is done whole, or open
     warnings += warn((one, name, doubt) for place, one in enumerate(models) for name, doubt in evaluation.doubts(place))
-    parts = list(parts_of(evaluation, [one.entry.id for one in models], job.contenders))
-    left = {part.name: part.images for part in parts if part.name not in findings.rows_of}
-    mine = ranks.share(ranks.broadcast(list(left)))
-    with session.progress("further measurements", sum(left.values())) as tick:
-        for rank, (name, rows) in ranks.collected(_measured(job, mine, tick)):
-            tick(left[name] if rank else 0)
-            findings.rows_of[name] = to_json(rows)
-            findings.keep(stored)
-    in_order = {part.name: findings.rows_of[part.name] for part in parts}  # several ranks end in any order
-    findings.rows_of = in_order | findings.rows_of
+    _measure(stored, job, findings, session, ranks)
     return _kept(stored, _result(stored, job, findings, warnings))
 
 
-def _fill(stored: Run, evaluation: Evaluation, findings: Findings, session: Session, ranks: Ranks) -> None:
-    """Do what is open. The bar counts attacked images, since natural ones take next to no time."""
+def _fill(stored: Run | None, findings: Findings, session: Session, ranks: Ranks) -> None:
+    """Do what is open of this rank's share; rank 0 alone has a run, and takes in what all of them find.
+
+    The bar counts attacked images, since natural ones take next to no time.
+    """
+    evaluation = findings.evaluation
     begun, (done_before, total), estimated = time.monotonic(), evaluation.attacked_images, False
+    filled = evaluation.run(ranks.rank, ranks.size)
+    found = ((one, evaluation.columns[one.subject][one.column].images(one.place_B)) for one in filled)
     with session.progress("evaluating", total) as tick:
         tick(done_before)
-
-        def after_batch(progress: Progress) -> None:
-            nonlocal estimated
+        for rank, (progress, images) in ranks.collected(found):
+            assert stored is not None  # nothing comes to another rank
             name, column = progress.column, evaluation.columns[progress.subject][progress.column]
+            if rank:
+                column.take(progress.place_B, images, progress.seconds)
             tick(0 if name == NATURAL else len(progress.place_B))
             done, seconds = evaluation.attacked_images[0], time.monotonic() - begun
             if not estimated and seconds >= _FIRST_SECONDS and done_before < done < total:
@@ -473,11 +424,27 @@ def _fill(stored: Run, evaluation: Evaluation, findings: Findings, session: Sess
                     session.note(line)
             findings.keep(stored, soon=True)
 
-        for rank, (progress, images) in ranks.collected(_filled(evaluation, ranks)):
-            if rank:
-                column = evaluation.columns[progress.subject][progress.column]
-                column.take(progress.place_B, images, progress.seconds)
-            after_batch(progress)
+
+def _measure(stored: Run | None, job: Job, findings: Findings, session: Session, ranks: Ranks) -> None:
+    """Measure the parts that are open, of which each rank takes its share."""
+    parts = list(parts_of(job.evaluation, [one.entry.id for one in job.models], job.contenders))
+    left = {part.name: part.images for part in parts if part.name not in findings.rows_of}
+    mine = ranks.share(ranks.broadcast(list(left)))
+    with session.progress("further measurements", sum(left.values())) as tick:
+
+        def measured() -> Iterator[tuple[str, Sequence[Row]]]:
+            for part in parts:
+                if part.name in mine:
+                    tick(0, text=part.text)
+                    yield part.name, part.measure(tick)
+
+        for rank, (name, rows) in ranks.collected(measured()):
+            assert stored is not None  # nothing comes to another rank
+            tick(left[name] if rank else 0)
+            findings.rows_of[name] = to_json(rows)
+            findings.keep(stored)
+    if stored is not None:  # several ranks end in any order
+        findings.rows_of = {part.name: findings.rows_of[part.name] for part in parts} | findings.rows_of
 
 
 def _say(line: str, stored: Run, session: Session) -> None:
@@ -497,10 +464,11 @@ def _result(stored: Run, job: Job, findings: Findings, warnings: Sequence[EvalWa
     unequal = len(evaluation.chosen_N) < data.test_count
     for name in (NATURAL, *([NATURAL_ATTACKED] if unequal else []), *settings.columns):
         source, chosen = (NATURAL, True) if name == NATURAL_ATTACKED else (name, False)
-        found = ColumnStatistics(*evaluation.outcomes(source, chosen=chosen), settings.seed)
+        outcomes = evaluation.outcomes(source, chosen=chosen)
         seconds = [float(columns[name].seconds_1) if name in columns else 0.0 for columns in evaluation.columns]
-        cells.append(found.cells(entries, settings.facts(name), seconds))
-        comparisons += found.comparisons(name, [one.id for one in entries])
+        column, pairs = column_results(*outcomes, settings.seed, entries, settings.facts(name), seconds)
+        cells.append(column)
+        comparisons += pairs
     result = EvalResult(
         run=stored.id,
         dir=stored.folder,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import get_args
 
 import torch
 from torch import nn
@@ -107,14 +107,9 @@ def names_again(entries: Iterable[EvaluatedModel], store: Store) -> list[str]:
 # how they take photos
 
 
-class PhotoWay(NamedTuple):
-    """How models take photos: a classifier's name, without what it was fine-tuned to, and its preprocessing."""
-
-    architecture: str | None
-    preprocessing: Preprocessing | None
-
-    def __str__(self) -> str:
-        return "small images as they are" if self.preprocessing is None else self.preprocessing.described()
+#: How models take photos: a classifier's name, without what it was fine-tuned to, and its preprocessing; None for small
+#: images, which are taken as they are.
+PhotoWay = tuple[str | None, Preprocessing | None]
 
 
 def common_way(dataset: str, sources: Sequence[str], described: ClassifierSource) -> PhotoWay:
@@ -124,14 +119,15 @@ def common_way(dataset: str, sources: Sequence[str], described: ClassifierSource
     UsageError where they do not, or are unknown, WeightsError where a file cannot be read.
     """
     if not dataset.startswith(_FOLDER):
-        return PhotoWay(None, None)
+        return None, None
     large = holds_photos(class_folders(Path(dataset.removeprefix(_FOLDER))))
     ways = {source: _way(source, described, large=large) for source in sources}
-    first, *others = ways
-    for other in others:
-        if str(ways[other]) != str(ways[first]):
+    words = {source: way.described() if way else "small images as they are" for source, (_, way) in ways.items()}
+    first = next(iter(ways))
+    for other in ways:
+        if words[other] != words[first]:
             raise UsageError(
-                f"{first} takes {ways[first]}, {other} takes {ways[other]}",
+                f"{first} takes {words[first]}, {other} takes {words[other]}",
                 "all models of an evaluation must see the same images: evaluate these separately",
             )
     return ways[first]
@@ -141,13 +137,13 @@ def _way(source: str, described: ClassifierSource, *, large: bool) -> PhotoWay:
     if source.endswith(".safetensors"):
         info = read_info(Path(source))
         if not is_classifier_name(info.architecture):
-            return PhotoWay(info.architecture, None)
+            return info.architecture, None
         require_named(info.architecture)  # a detector of objects would open it
-        return PhotoWay(info.architecture, info.preprocessing or preprocessing_of(info.architecture))
+        return info.architecture, info.preprocessing or preprocessing_of(info.architecture)
     tuned = registry.names_code(source) and described.weights is not None and is_of_code(described.weights)
     if not large and not tuned:
-        return PhotoWay(None, None)
-    return PhotoWay(source, open_classifier(source, described, torch.device("cpu")).preprocessing)
+        return None, None
+    return source, open_classifier(source, described, torch.device("cpu")).preprocessing
 
 
 # opening

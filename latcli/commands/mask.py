@@ -84,7 +84,9 @@ def _masked(
         pictures = {"mask": encode_png(located.mask_HW), "overlay": overlay(located)}
         paths = {"mask": out / place, "overlay": out / OVERLAYS / place}
         for kind, png in pictures.items():
-            _write(paths[kind], png)
+            with storage_errors(paths[kind], "--out DIR"):
+                paths[kind].parent.mkdir(parents=True, exist_ok=True)
+                write_whole(paths[kind], [png])
         sha256 = located.photo.sha256
         files = [stage(folder, f"{kind}s/{place.as_posix()}", png, kind, sha256) for kind, png in pictures.items()]
         one = MaskedPhoto(**located_values(located), files={kind: str(path) for kind, path in paths.items()})
@@ -109,9 +111,3 @@ def mask_places(photos: list[Path], arguments: tuple[str, ...]) -> list[PurePath
                 "name the folder that contains both: masks lie as their photos do",
             )
     return list(places)
-
-
-def _write(path: Path, png: bytes) -> None:
-    with storage_errors(path, "--out DIR"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, [png])

@@ -17,7 +17,6 @@ from latcli.engine.evaluation.statistics import not_beaten
 from latcli.reporting.text import counted
 from latcli.results import (
     Cell,
-    Comparison,
     EvalResult,
     LossMatrix,
     MatrixCell,
@@ -141,15 +140,29 @@ def _matrix(name: str, protocol: dict[str, Any], datasets: Mapping[str, str], mo
     labels = _labels_apart(groups)
     kept = [model for group in groups for model in group]
     inputs = tuple(sorted({given for model in kept for given in model.cells}, key=_place))
-    cells = [_cells(group) for group in groups]
+    rows, replaced = [], []
+    for label, group, all_of_it in zip(labels, groups, every, strict=True):
+        if len(all_of_it) > len(group):
+            older = len(all_of_it) - len(group)
+            replaced.append(f"{label}: {older} older training run(s) of the same seed left out")
+        runs_of_group = [model.trained for model in group if model.trained is not None]
+        on = {
+            given: _cell([[cell for _, cell in model.cells.get(given, {}).values()] for model in group])
+            for given in dict.fromkeys(given for model in group for given in model.cells)
+        }
+        rows.append(
+            MatrixRow(
+                label=label,
+                regime=group[0].regime,
+                models=tuple(model.id for model in group),
+                train_runs=tuple(run.id for run in runs_of_group),
+                train_seeds=tuple(run.seed for run in runs_of_group),
+                model_count=len(group),
+                cells=on,
+            )
+        )
     for given in inputs if len(groups) > 1 else ():
-        _mark_best(given, cells, groups)
-    rows = [_row(*parts) for parts in zip(labels, groups, cells, strict=True)]
-    replaced = [
-        f"{label}: {len(all_of_it) - len(group)} older training run(s) of the same seed left out"
-        for label, group, all_of_it in zip(labels, groups, every, strict=True)
-        if len(all_of_it) > len(group)
-    ]
+        _mark_best(given, [row.cells for row in rows], groups)
     measured = [pair for model in kept for seeds in model.cells.values() for pair in seeds.values()]
     runs = {one.run.id: one for one, _ in measured}
     newest = sorted(runs.values(), key=lambda one: one.run.started, reverse=True)
@@ -186,28 +199,7 @@ def _place(name: str) -> tuple[bool, int, str]:
     return base != name, _ORDER.index(base) if base in _ORDER else len(_ORDER), name
 
 
-def _row(label: str, models: Sequence[_Model], cells: dict[str, MatrixCell]) -> MatrixRow:
-    trained = [model.trained for model in models if model.trained is not None]
-    return MatrixRow(
-        label=label,
-        regime=models[0].regime,
-        models=tuple(model.id for model in models),
-        train_runs=tuple(run.id for run in trained),
-        train_seeds=tuple(run.seed for run in trained),
-        model_count=len(models),
-        cells=cells,
-    )
-
-
 # cells: mean, spread, interval
-
-
-def _cells(models: Sequence[_Model]) -> dict[str, MatrixCell]:
-    inputs = dict.fromkeys(given for model in models for given in model.cells)
-    return {
-        given: _cell([[cell for _, cell in model.cells.get(given, {}).values()] for model in models])
-        for given in inputs
-    }
 
 
 def _cell(of_models: Sequence[Sequence[Cell]]) -> MatrixCell:
@@ -266,49 +258,31 @@ def _leaves_no_loss(cell: Cell) -> bool:
 def _mark_best(given: str, rows: Sequence[dict[str, MatrixCell]], groups: Sequence[Sequence[_Model]]) -> None:
     """Mark the cells of a column that no other beats beyond chance.
 
-    By paired comparisons on the same images where all are of one evaluation, else by intervals that do not overlap.
+    As their evaluation has marked them where they are all that it has of the column, which it compared on the same
+    images, else by intervals that do not overlap.
     """
     places = [place for place, row in enumerate(rows) if given in row]
     cells = [rows[place][given] for place in places]
-    pairs = _comparisons(given, [groups[place] for place in places])
-    with_loss = [index for index, cell in enumerate(cells) if cell.loss is not None]
-
-    def accuracy_p_value(a: int, b: int) -> float:
-        return pairs[a, b].p_value if pairs else float(cells[a].accuracy_low <= cells[b].accuracy_high)
-
-    def loss_p_value(a: int, b: int) -> float:
-        a, b = with_loss[a], with_loss[b]
-        if pairs and (p_value := pairs[a, b].loss_p_value) is not None:
-            return p_value
-        high, low = cells[a].loss_high, cells[b].loss_low
-        return float(high is None or low is None or high >= low)
-
-    best_accuracy = not_beaten([cell.accuracy for cell in cells], accuracy_p_value)
-    best_loss = not_beaten([-(cells[index].loss or 0.0) for index in with_loss], loss_p_value)
-    of_loss = dict(zip(with_loss, best_loss, strict=True))
-    for index, place in enumerate(places):
-        rows[place][given] = replace(
-            cells[index], best_accuracy=best_accuracy[index], best_loss=of_loss.get(index, False)
+    measured = [pair for place in places for model in groups[place] for pair in model.cells[given].values()]
+    of_all = [cell for cell in measured[0][0].cells if cell.input == given]
+    alone = len({one.run.id for one, _ in measured}) == 1 and len(measured) == len(of_all) == len(places)
+    if alone and any(cell.best_accuracy for cell in of_all):  # older evaluations have no marks
+        best = [(cell.best_accuracy, cell.best_loss) for _, cell in measured]
+    else:
+        accuracies = not_beaten(
+            [cell.accuracy for cell in cells],
+            lambda a, b: float(cells[a].accuracy_low <= cells[b].accuracy_high),
         )
+        known = [place for place, cell in enumerate(cells) if cell.loss is not None]
 
+        def overlap(a: int, b: int) -> float:
+            high, low = cells[known[a]].loss_high, cells[known[b]].loss_low
+            return float(high is None or low is None or high >= low)
 
-def _comparisons(given: str, groups: Sequence[Sequence[_Model]]) -> dict[tuple[int, int], Comparison]:
-    """The rows' models in pairs, by their places, each pair in both orders.
-
-    Empty where a row has several models or evaluation seeds, or the cells are not all of one evaluation.
-    """
-    measured = [pair for group in groups for model in group for pair in model.cells[given].values()]
-    documents = {one.run.id: one.document for one, _ in measured}
-    if len(measured) != len(groups) or len(documents) != 1:
-        return {}
-    (document,) = documents.values()
-    places = {group[0].id: place for place, group in enumerate(groups)}
-    found: dict[tuple[int, int], Comparison] = {}
-    for one in document.comparisons if document else ():
-        if one.input == given and {one.a, one.b} <= places.keys():
-            a, b = places[one.a], places[one.b]
-            found[a, b] = found[b, a] = one
-    return found if len(found) == len(places) * (len(places) - 1) else {}
+        losses = dict(zip(known, not_beaten([-(cells[place].loss or 0.0) for place in known], overlap), strict=True))
+        best = [(accuracy, losses.get(place, False)) for place, accuracy in enumerate(accuracies)]
+    for place, cell, (accuracy, loss) in zip(places, cells, best, strict=True):
+        rows[place][given] = replace(cell, best_accuracy=accuracy, best_loss=loss)
 
 
 # labels and notes
@@ -332,12 +306,9 @@ def _difference(config: Mapping[str, Any], configs: Sequence[Mapping[str, Any]])
     names.sort(key=lambda name: not all(name in one for one in configs))  # what all have set says more
     if not names:
         return "the only one trained by latcli"
-    texts = [f"{name} {_text(config.get(name))}" for name in names[:_LABELLED]]
+    values = [(name, config.get(name, "unset")) for name in names[:_LABELLED]]
+    texts = [f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in values]
     return ", ".join(texts) + (", ..." if len(names) > _LABELLED else "")
-
-
-def _text(value: object) -> str:
-    return "unset" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _notes(rows: Sequence[MatrixRow], inputs: Sequence[str]) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from statistics import fmean
 from typing import Any
 
 from latcli.reporting.evaluations import object_words
@@ -17,12 +16,13 @@ from latcli.results import (
     AttackProtocol,
     LossMatrix,
     MatrixRow,
+    Mean,
     PaperClaim,
     PaperFigure,
     PaperPart,
     PhotoSummary,
     ReportedAttack,
-    spread,
+    mean_of,
 )
 
 #: Which figure: ("loss", model, input), ("accuracy", model, input), or one of `PHOTO_FIGURES` alone.
@@ -210,8 +210,7 @@ def compare_with_paper(
 
 def _beside(
     paper: Paper,
-    ours: Figures,
-    spreads: Figures,
+    ours: Mapping[Asked, Mean],
     of_seeds: Sequence[Figures],
     text: Callable[[Asked, float], str],
     found: str | None,
@@ -224,16 +223,18 @@ def _beside(
         shown = ["-" if value is None else text(one, value) for one, value in known]
         return "-" if set(shown) == {"-"} else " and ".join(shown)
 
-    claims = []
+    claims, values = [], {asked: mean.value for asked, mean in ours.items()}
     for claim in paper.claims:
         verdicts = [claim.verdict(figures) for figures in of_seeds]
         holding, missing = verdicts.count("holds"), verdicts.count("not measured")
-        both = texts(claim, paper.figures), texts(claim, ours)
-        claims.append(PaperClaim(paper.of, claim.text, *both, claim.verdict(ours), holding, len(verdicts) - missing))
-    figures = [
-        PaperFigure(*_place(asked), theirs, ours.get(asked), spreads.get(asked))
-        for asked, theirs in paper.figures.items()
-    ]
+        both = texts(claim, paper.figures), texts(claim, values)
+        claims.append(PaperClaim(paper.of, claim.text, *both, claim.verdict(values), holding, len(verdicts) - missing))
+    figures = []
+    for asked, theirs in paper.figures.items():
+        (name, *place), mean = asked, ours.get(asked, Mean(None))
+        regime, given = place or (None, None)
+        shown = PHOTO_FIGURES.get(name, name)
+        figures.append(PaperFigure(shown, regime, given, theirs, mean.value, mean.spread))
     return PaperPart(
         source=paper.source,
         of=paper.of,
@@ -243,12 +244,6 @@ def _beside(
         claims=tuple(claims),
         protocol=protocol,
     )
-
-
-def _place(asked: Asked) -> tuple[str, str | None, str | None]:
-    """What a figure is called, and the regime and input that it is of."""
-    name, *place = asked
-    return PHOTO_FIGURES.get(name, name), *(place or (None, None))
 
 
 # matrices
@@ -278,25 +273,24 @@ def _rows_of(matrix: LossMatrix | None) -> dict[str, MatrixRow]:
 def _of_matrix(paper: Paper, matrix: LossMatrix | None, configs: Configs) -> PaperPart:
     rows = _rows_of(matrix)
     asked = {*paper.figures, *(one for claim in paper.claims for one in claim.asked)}
-    ours: dict[Asked, float | None] = {}
-    spreads: dict[Asked, float | None] = {}
+    ours: dict[Asked, Mean] = {}
     of_seeds: dict[object, dict[Asked, float | None]] = {}
     for figure, regime, given in asked:
         row = rows.get(regime)
         if row is None or given not in row.cells:
             continue
         cell, place = row.cells[given], (figure, regime, given)
-        ours[place], spreads[place] = getattr(cell, figure), getattr(cell, f"{figure}_spread")
+        ours[place] = Mean(getattr(cell, figure), getattr(cell, f"{figure}_spread"))
         values = cell.losses if figure == "loss" else cell.accuracies
         for seed, value in zip(row.train_seeds, values, strict=False):
             of_seeds.setdefault(seed, {})[place] = value
     found = matrix.id if matrix else None
     protocol = tuple(_protocol(paper, matrix, rows, configs)) if matrix else ()
-    return _beside(paper, ours, spreads, [*of_seeds.values()], _text, found=found, protocol=protocol)
 
+    def text(asked: Asked, value: float) -> str:
+        return f"{100 * value:.2f} %" if asked[0] == "accuracy" else f"{value:.4g}"
 
-def _text(asked: Asked, value: float) -> str:
-    return f"{100 * value:.2f} %" if asked[0] == "accuracy" else f"{value:.4g}"
+    return _beside(paper, ours, [*of_seeds.values()], text, found=found, protocol=protocol)
 
 
 def _protocol(paper: Paper, matrix: LossMatrix, rows: Mapping[str, MatrixRow], configs: Configs) -> Iterable[str]:
@@ -377,11 +371,9 @@ def _all_but_seed(attack: ReportedAttack) -> tuple[object, ...]:
 
 def _of_photos(attacks: Sequence[ReportedAttack]) -> PaperPart:
     of_seeds = [photo_figures(attack.summary) for attack in attacks]
-    values = {asked: [one[asked] for one in of_seeds] for asked in PHOTOS.figures} if of_seeds else {}
     return _beside(
         PHOTOS,
-        {asked: fmean(seeds) for asked, seeds in values.items()},
-        {asked: spread(seeds) for asked, seeds in values.items()},
+        {asked: mean_of([one[asked] for one in of_seeds]) for asked in PHOTOS.figures},
         of_seeds,
         lambda _, value: f"{value:.3g}",
         found=attacks[0].run if attacks else None,

@@ -145,6 +145,9 @@ class PhotoWork:
         self.finder, about = finder_of(settings, options, session, self.classifier)
         if settings.detector == "auto" and self.finder.detectors:
             session.note(f"objects are found by {about}")
+        workers = threads_beside(device)
+        self.threads = ThreadPoolExecutor(workers) if workers else None
+        self._ahead = 2 * workers
         if self.finder.masks is not None:
             self.finder.masks.refuse_shared(source.path for source in self.sources)
 
@@ -165,26 +168,27 @@ class PhotoWork:
 
     def _read(self, attacker: PhotoAttacker) -> Generator[tuple[PhotoSource, Callable[[], Photo]]]:
         """Each photo's source and what reads it; beside a GPU, threads read ahead, and look for objects on the CPU."""
-        workers = threads_beside(attacker.device)
-        if not workers:
+        if self.threads is None:
             yield from ((source, source.read) for source in self.labels)
             return
 
         def prepared(source: PhotoSource) -> Photo:
+            attacker.go_on()
             photo = source.read()
             attacker.look_ahead(photo)
             return photo
 
-        waiting: deque[tuple[PhotoSource, Callable[[], Photo]]] = deque()
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                for source in self.labels:
-                    waiting.append((source, pool.submit(prepared, source).result))
-                    if len(waiting) > 2 * workers:
-                        yield waiting.popleft()
-                yield from waiting
-            finally:
-                pool.shutdown(cancel_futures=True)
+        waiting: deque[tuple[PhotoSource, Future[Photo]]] = deque()
+        try:
+            for source in self.labels:
+                waiting.append((source, self.threads.submit(prepared, source)))
+                if len(waiting) > self._ahead:
+                    first, photo = waiting.popleft()
+                    yield first, photo.result
+            yield from ((source, photo.result) for source, photo in waiting)
+        finally:
+            for _, photo in waiting:
+                photo.cancel()
 
     def share(self, ranks: Ranks, done: Container[str] = ()) -> int:
         """Take this rank's part of the photos that are not done; returns how many there are for all ranks together."""
@@ -233,7 +237,7 @@ class PhotoWork:
 
 
 def threads_beside(device: torch.device) -> int:
-    """How many threads work ahead of a device: none of a CPU, whose cores they would take from the attack."""
+    """How many threads work beside a device: none beside a CPU, whose cores they would take from the attack."""
     return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
 
 
@@ -361,13 +365,14 @@ def drawing(attacker: PhotoAttacker, keep: Keep, figures: bool) -> Iterator[Pict
     `keep` is given each one's name, bytes, kind (mask, difference, figure), and the sha256 of the photo that it shows.
     Where an error ends it, what is quickly drawn is kept, and nobody waits for a figure that is not begun.
     """
-    # One thread: matplotlib bears no two, and the attack wants the other cores.
+    # One thread: matplotlib bears no two, and an attack on the CPU wants the other cores.
     with without_glyph_warnings(), ThreadPoolExecutor(1, thread_name_prefix="pictures") as thread:
         pictures = Pictures(attacker, keep, figures, thread)
         try:
             yield pictures
             pictures.finish()
         except BaseException:
+            attacker.give_up()
             pictures.drop_figures()
             with suppress(Exception):  # the first error is the one to report
                 pictures.finish()
@@ -406,7 +411,8 @@ class Pictures:
                 draw["figure"] = triptych, self._figure_1(attacked)
             for kind, name in names.items():
                 image = attacked.located.photo.sha256
-                self._begun.append((kind, self._thread.submit(self._keep, kind, name, image, *draw[kind])))
+                thread = self._thread if kind == "figure" else self.attacker.threads or self._thread
+                self._begun.append((kind, thread.submit(self._keep, kind, name, image, *draw[kind])))
 
     def finish(self) -> None:
         """Wait until all that was asked for is drawn and kept; raises what the drawing raised."""

@@ -16,19 +16,7 @@ from latcli.commands.gathering import EVERYTHING, TABLES, TERMINAL, Needs, gathe
 from latcli.errors import LatcliError, UsageError
 from latcli.options import ReportOptions
 from latcli.reporting.text import number_text
-from latcli.results import (
-    MOST_RESULTS,
-    AttackedPhoto,
-    ComparedRuns,
-    DocumentError,
-    ReportResult,
-    WrittenFile,
-    WrittenReport,
-    columns,
-    from_columns,
-    photo_summary,
-    to_json,
-)
+from latcli.results import MOST_RESULTS, ComparedRuns, ReportResult, WrittenFile, WrittenReport, photo_summary, to_json
 from latcli.session import Session
 from latcli.store.files import RUN_JSON, write_whole
 from latcli.store.store import DATABASE, STORE_LOCK, RunRow, Store
@@ -39,6 +27,11 @@ Row = dict[str, Any]
 STDOUT = Path("-")
 #: Points of a training series that a picture can show.
 _DRAWN_POINTS = 200
+#: What is summed up of a photo.
+_SUMMED = (
+    *("was_right", "fooled", "altered_percent"),
+    *("clean_rank", "clean_confidence", "adversarial_rank", "adversarial_confidence"),
+)
 
 
 def run(options: ReportOptions, session: Session) -> ReportResult | WrittenReport | ComparedRuns:
@@ -49,7 +42,11 @@ def run(options: ReportOptions, session: Session) -> ReportResult | WrittenRepor
     check(options, session.store, json=session.json)
     if options.compare:
         return compare(options, session)
-    result = gather(options, session, _needs(options, json=session.json))
+    needs = TABLES if texts_of(options) else TERMINAL
+    if options.html is not None or options.png is not None:
+        most = None if options.html is None else MOST_RESULTS
+        needs = Needs(photos=most, hashed=options.html is not None, points=_DRAWN_POINTS)
+    result = gather(options, session, EVERYTHING if session.json else needs)
     if not texts_of(options) and options.png is None:
         return result
     written = tuple(_write(options, to_json(result), session.stdout))
@@ -62,15 +59,6 @@ def texts_of(options: ReportOptions) -> dict[str, Path]:
     """The formats that are one text each, and where they go."""
     given = {"html": options.html, "markdown": options.markdown, "csv": options.csv, "latex": options.latex}
     return {name: path for name, path in given.items() if path is not None}
-
-
-def _needs(options: ReportOptions, *, json: bool) -> Needs:
-    if json:
-        return EVERYTHING
-    if options.html is not None or options.png is not None:
-        most = None if options.html is None else MOST_RESULTS
-        return Needs(photos=most, hashed=options.html is not None, points=_DRAWN_POINTS)
-    return TABLES if texts_of(options) else TERMINAL
 
 
 # files
@@ -159,28 +147,20 @@ def _write_one(path: Path, pieces: Iterable[str | bytes], stdout: TextIO) -> int
 
     Raises LatcliError where it cannot be written.
     """
-    size = 0
-
-    def counted() -> Iterator[bytes]:
-        nonlocal size
-        for piece in pieces:
-            data = piece.encode("utf-8", "backslashreplace") if isinstance(piece, str) else piece
-            size += len(data)
-            yield data
-
+    whole = (one.encode("utf-8", "backslashreplace") if isinstance(one, str) else one for one in pieces)
     if path == STDOUT:
-        for data in counted():
+        size = 0
+        for data in whole:
             stdout.write(data.decode("utf-8"))
+            size += len(data)
         return size
     try:
         if path.exists() and not path.is_file():  # a pipe or a device is written into, never replaced
             with path.open("wb") as stream:
-                stream.writelines(counted())
-        else:
-            write_whole(path, counted())
+                return sum(map(stream.write, whole))
+        return write_whole(path, whole)
     except OSError as error:
         raise _unwritable(path, error) from error
-    return size
 
 
 def _unwritable(path: Path, error: OSError) -> LatcliError:
@@ -204,7 +184,9 @@ def compare(options: ReportOptions, session: Session) -> ComparedRuns:
             raise UsageError(
                 f"{a.id} is a run of {a.command}, {b.id} one of {b.command}", "compare two runs of the same command"
             )
-        photos = {run.id: _photos_of(store, run) for run in (a, b)}
+        # Rows that lack anything are damaged, and take no part.
+        rows = {run.id: store.rows_of(run.id, "attacks") for run in (a, b)}
+        photos = {run: [row for row in rows[run] if None not in map(row.get, _SUMMED)] for run in rows}
         names = _names_apart([*photos[a.id], *photos[b.id]])
         everything = _side_by_side(*(_configuration(store, run) for run in (a, b)))
         results = _side_by_side(*(_results(store, run, photos[run.id], names) for run in (a, b)))
@@ -225,30 +207,19 @@ def _configuration(store: Store, run: RunRow) -> Row:
     return around | {name: value for name, value in run.config.items() if name not in ("entries", "notes")}
 
 
-def _photos_of(store: Store, run: RunRow) -> list[AttackedPhoto]:
-    """The photos that a run attacked, without those whose rows cannot be read."""
-    found = []
-    for row in store.rows_of(run.id, "attacks"):
-        try:
-            found.append(from_columns(AttackedPhoto, row))
-        except DocumentError:
-            continue
-    return found
-
-
-def _names_apart(photos: Iterable[AttackedPhoto]) -> dict[str, str]:
+def _names_apart(photos: Iterable[Row]) -> dict[str, str]:
     """What each photo is called, by its sha256: as in the first of the runs; two of one name have their sha256, too.
 
     Photos are the same where their contents are, wherever they lay.
     """
     names: dict[str, str] = {}
     for photo in photos:
-        names.setdefault(photo.sha256, photo.image)
+        names.setdefault(photo["sha256"], photo["image"])
     counts = Counter(names.values())
     return {one: name if counts[name] == 1 else f"{name} {one[:8]}" for one, name in names.items()}
 
 
-def _results(store: Store, run: RunRow, photos: Iterable[AttackedPhoto], names: Mapping[str, str]) -> Row:
+def _results(store: Store, run: RunRow, photos: Iterable[Row], names: Mapping[str, str]) -> Row:
     found: Row = {metric["name"]: metric["value"] for metric in store.rows_of(run.id, "latest_metrics")}
     cells: dict[tuple[str, str], list[Row]] = {}
     for cell in store.rows_of(run.id, "cells"):
@@ -258,18 +229,18 @@ def _results(store: Store, run: RunRow, photos: Iterable[AttackedPhoto], names: 
         for figure in ("loss", "accuracy"):
             values = [cell[figure] for cell in members]
             found[f"{name}, {given}: {figure}"] = None if None in values else fmean(values)
-    groups: dict[tuple[str, float], list[AttackedPhoto]] = {}
+    groups: dict[tuple[str, float], list[Row]] = {}
     for photo in photos:
-        groups.setdefault((photo.region, photo.epsilon), []).append(photo)
+        groups.setdefault((photo["region"], photo["epsilon"]), []).append(photo)
     for (region, epsilon), attacked in groups.items():
         place = f"{region}, epsilon {number_text(epsilon)}, " if len(groups) > 1 else ""
-        means = photo_summary([columns(one) for one in attacked])
+        means = photo_summary(attacked)
         found |= {f"{place}photos": means.n, f"{place}right before": means.right_before, f"{place}fooled": means.fooled}
         found[f"{place}altered, %"] = means.altered_percent
         for side, averages in (("clean", means.clean), ("adversarial", means.adversarial)):
             for name in ("right", "top10", "confidence"):
                 found[f"{place}{side}, {name}"] = getattr(averages, name)
-        found |= {f"{place}{names[one.sha256]}: confidence": one.adversarial.confidence for one in attacked}
+        found |= {f"{place}{names[one['sha256']]}: confidence": one["adversarial_confidence"] for one in attacked}
     return found
 
 

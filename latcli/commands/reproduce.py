@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from latcli.commands import attack, evaluate, train
@@ -65,15 +64,16 @@ def run(options: ReproduceOptions, session: Session) -> ReproduceResult:
     shown = {name: value for name, value in vars(options).items() if name != "plan"} | {"seed": session.seed}
     planned = ReproduceResult(options=shown, planned=True, steps=(), notes=(*(data.notes if data else ()), *notes))
     if options.plan:
-        with _looking(session) as store:
-            return replace(planned, steps=_rows(steps, Found(store, session, data)))
+        exists = (session.store / DATABASE).exists()
+        with Store.open_existing(session.store) if exists else nullcontext() as known:
+            return replace(planned, steps=_rows(steps, Found(known, session, data)))
     with Store.open(session.store) as store:
         found = Found(store, session, data)
         with _own_run(store, options, session) as stored:
             session.note(f"run {stored.id}")
             _carry_out(steps, found, stored, replace(session, parent=stored.id, name=None, tag=()))
             result = replace(planned, planned=False, run=stored.id, dir=stored.folder, steps=_rows(steps, found))
-            result = _judged(result, parts, Findings(store, _runs_of(steps, found), options, data), session)
+            result = _judged(result, parts, Findings(store, found.done, options, data), session)
             return replace(result, files=(*_kept(stored, result), *result.files))
 
 
@@ -116,65 +116,69 @@ def _notes(options: ReproduceOptions, data: Dataset | None, session: Session) ->
 # what the store has of a step
 
 
+def filled(step: Step, models: Sequence[str]) -> TrainOptions | EvalOptions | AttackOptions:
+    """The step's options with what its models are called; a training goes on from the folder of one."""
+    if isinstance(step.options, EvalOptions):
+        return replace(step.options, models=tuple(models))
+    if isinstance(step.options, TrainOptions) and models:
+        return replace(step.options, classifier_weights=Path(models[0], CHECKPOINT))
+    return step.options
+
+
 @dataclass
 class Found:
-    """Finds the runs of steps in a store. data: the set of small images, None where no step looks at one."""
+    """Finds the runs of steps in a store, if there is one. data: None where no step looks at small images."""
 
-    store: Store
+    store: Store | None
     session: Session
     data: Dataset | None
-    _fits: dict[tuple[object, ...], Callable[[RunRow], bool]] = field(default_factory=dict)
+    done: dict[Step, RunRow] = field(default_factory=dict)
+    _fits: dict[Step, Callable[[RunRow], bool]] = field(default_factory=dict)
 
     def state_of(self, step: Step) -> tuple[State, RunRow | None]:
         """The newest run that counts: a finished one, else one at work, else one that was cut off.
 
         Raises UsageError for options that are unusable, ImageError where photos cannot be read.
         """
-        models = self.trained(step.models)
-        if len(models) < len(step.models):  # what it goes on from, or evaluates, is not there yet
-            return "missing", None
-        known = (step, *(row.id for row in models.values()))
-        if known not in self._fits:
-            self._fits[known] = self._fitting(step)
-        fits = self._fits[known]
-        rows = [row for row in self.store.runs(command=step.command) if row.seed == step.seed and fits(row)]
-        states: dict[str, State] = {"completed": "done", "running": "running"}
-        for status, state in states.items():
-            for row in rows:
-                if row.status == status:
-                    return state, row
-        cut_off = [row for row in rows if row.path.is_dir()]  # without its folder a run cannot be resumed
-        return ("interrupted", cut_off[0]) if cut_off else ("missing", None)
+        if step not in self.done:
+            # What it goes on from, or evaluates, may not be there yet.
+            if any(self.state_of(one)[0] != "done" for one in step.models):
+                return "missing", None
+            if step not in self._fits:
+                self._fits[step] = self._fitting(step)
+            fits, runs = self._fits[step], self.store.runs(command=step.command) if self.store else []
+            rows = [row for row in runs if row.seed == step.seed and fits(row)]
+            by_status = {row.status: row for row in reversed(rows)}
+            if "completed" not in by_status:
+                if "running" in by_status:
+                    return "running", by_status["running"]
+                cut_off = [row for row in rows if row.path.is_dir()]  # without its folder a run cannot be resumed
+                return ("interrupted", cut_off[0]) if cut_off else ("missing", None)
+            self.done[step] = by_status["completed"]
+        return "done", self.done[step]
 
-    def trained(self, steps: Sequence[Step]) -> dict[Step, RunRow]:
-        """The runs of those training steps that are done."""
-        states = {step: self.state_of(step) for step in steps}
-        return {step: row for step, (state, row) in states.items() if state == "done" and row is not None}
-
-    def started(self, step: Step) -> TrainOptions:
-        """The options of a training, with the weights of the one that it goes on from, which is done."""
-        options = step.options
-        assert isinstance(options, TrainOptions)
-        starts = [row.path / CHECKPOINT for row in self.trained(step.models).values()]
-        return replace(options, classifier_weights=starts[0]) if starts else options
+    def options_of(self, step: Step) -> TrainOptions | EvalOptions | AttackOptions:
+        """The step's options with the models that it takes, which are done."""
+        rows = [self.done[one] for one in step.models]
+        return filled(step, [row.id if step.command == "eval" else str(row.path) for row in rows])
 
     def _fitting(self, step: Step) -> Callable[[RunRow], bool]:
         """Whether a run has the configuration that the step would have, on the same data, and what it is to leave."""
-        if isinstance(step.options, AttackOptions):
-            return self._fitting_attack(step.options)
-        data, artifact, models = self.data, MATRIX, sorted(str(row.model) for row in self.trained(step.models).values())
+        options, data = self.options_of(step), self.data
+        if isinstance(options, AttackOptions):
+            return self._fitting_attack(options)
         assert data is not None
-        if isinstance(step.options, TrainOptions):
-            options, artifact, models = self.started(step), CHECKPOINT, []
+        wanted: dict[str, Any] = {"dataset_fingerprint": data.fingerprint, "mask_fingerprint": data.mask_fingerprint}
+        wanted["precision"] = self.session.precision
+        if isinstance(options, TrainOptions):
+            artifact, models = CHECKPOINT, list[str]()
             architecture, start = options.architecture or data.defaults.architecture, options.classifier_weights
-            settings: object = train.settings_of(options, data, step.seed)
+            wanted |= to_json(train.settings_of(options, data, step.seed)) | {"architecture": architecture}
             weights = None if start is None else train.start_fingerprint(start, architecture, data)
-            wanted: dict[str, Any] = {"architecture": architecture, "weights_fingerprint": weights}
+            wanted["weights_fingerprint"] = weights
         else:
-            settings = evaluate.settings_of(step.options, data, replace(self.session, seed=step.seed))
-            wanted = {}
-        wanted |= dict(to_json(settings)) | {"precision": self.session.precision}
-        wanted |= {"dataset_fingerprint": data.fingerprint, "mask_fingerprint": data.mask_fingerprint}
+            artifact, models = MATRIX, sorted(str(self.done[one].model) for one in step.models)
+            wanted |= to_json(evaluate.settings_of(options, data, replace(self.session, seed=step.seed)))
         if wanted.get("regime") in _WITHOUT_OBJECT:
             wanted = {name: value for name, value in wanted.items() if name not in _OF_OBJECT}
 
@@ -192,7 +196,7 @@ class Found:
         photos = {sha256_of(source.path) for source in find_sources(options.photos)}
 
         def fits(row: RunRow) -> bool:
-            if not _has(row, wanted):
+            if self.store is None or not _has(row, wanted):
                 return False
             attacked = {photo["sha256"] for photo in self.store.rows_of(row.id, "attacks")}
             if row.status != "completed":  # it is resumed with the files that it was started with
@@ -214,17 +218,6 @@ def _has(row: RunRow, wanted: Mapping[str, Any]) -> bool:
 # carrying out
 
 
-@contextmanager
-def _looking(session: Session) -> Iterator[Store]:
-    """The store as it is, unchanged; an empty one where there is none."""
-    if (session.store / DATABASE).exists():
-        with Store.open_existing(session.store) as store:
-            yield store
-        return
-    with TemporaryDirectory() as folder, Store.open(Path(folder)) as store:
-        yield store
-
-
 def _own_run(store: Store, options: ReproduceOptions, session: Session) -> Run:
     """The run that the steps are parts of: one of the same options that was cut off, else a new one."""
     config = to_json({name: value for name, value in vars(options).items() if name != "plan"})
@@ -234,6 +227,10 @@ def _own_run(store: Store, options: ReproduceOptions, session: Session) -> Run:
         if same and row.status not in ("completed", "running") and row.path.is_dir():
             return store.resume_run(row.id, argv=list(session.argv), name=session.name, tags=session.tag)
     return store.start_run("reproduce", **session.of_run(), config=config, seed=session.seed, device=session.device)
+
+
+#: What carries out a step of a command.
+_COMMANDS: Mapping[str, Callable[..., Any]] = {"train": train.run, "eval": evaluate.run, "attack": attack.run}
 
 
 def _carry_out(steps: Sequence[Step], found: Found, stored: Run, session: Session) -> None:
@@ -249,32 +246,17 @@ def _carry_out(steps: Sequence[Step], found: Found, stored: Run, session: Sessio
             )
         session.note(place)
         stored.log(place)
-        _carry_out_one(step, row.id if row else None, found, replace(session, seed=step.seed))
-
-
-def _carry_out_one(step: Step, resume: str | None, found: Found, session: Session) -> None:
-    match step.options:
-        case TrainOptions():
-            started = found.started(step)
-            own = replace(session, argv=session.command_of("train", started))
-            train.run(started if resume is None else TrainOptions(resume=resume), own)
-        case EvalOptions() as options:
-            options = replace(options, models=tuple(row.id for row in found.trained(step.models).values()))
-            own = replace(session, argv=session.command_of("eval", options))
-            evaluate.run(options if resume is None else EvalOptions(resume=resume), own)
-        case AttackOptions() as options:
-            own = replace(session, argv=session.command_of("attack", options))
-            again = AttackOptions(resume=resume, classifier=options.classifier)
-            attacked = attack.run(options if resume is None else again, own)
-            if found.state_of(step)[0] != "done":
-                raise LatcliError(
-                    f"'{step.title}' found nothing: no photo could be attacked",
-                    f"latcli runs show {str(attacked.run)[-4:]} says why; repair or remove the photos",
-                )
-
-
-def _runs_of(steps: Sequence[Step], found: Found) -> dict[Step, RunRow]:
-    return {step: row for step in steps if (row := found.state_of(step)[1]) is not None}
+        options, own = found.options_of(step), replace(session, seed=step.seed)
+        own = replace(own, argv=own.command_of(step.command, options))
+        if row is not None:  # an attack may be on code, which is named again
+            again = {"classifier": options.classifier} if isinstance(options, AttackOptions) else {}
+            options = type(options)(resume=row.id, **again)  # type: ignore[arg-type]
+        made = _COMMANDS[step.command](options, own)
+        if found.state_of(step)[0] != "done":
+            raise LatcliError(
+                f"'{step.title}' found nothing: no photo could be attacked",
+                f"latcli runs show {str(made.run)[-4:]} says why; repair or remove the photos",
+            )
 
 
 def _judged(
@@ -299,44 +281,33 @@ def _judged(
 
 
 def _rows(steps: Sequence[Step], found: Found) -> tuple[StepRow, ...]:
-    numbered = list(enumerate(steps, start=1))
-    trained = found.trained([step for step in steps if step.command == "train"])
-    # The ends of the training runs' ids; STEP and its number for a model that is yet to be trained.
-    names = {step: trained[step].id.rpartition("-")[2] if step in trained else f"STEP{n}" for n, step in numbered}
-    files = {
-        step: str((trained[step].path if step in trained else Path(name)) / CHECKPOINT) for step, name in names.items()
-    }
-    rows = []
-    for number, step in numbered:
+    rows: dict[Step, StepRow] = {}
+    for number, step in enumerate(steps, start=1):
         state, row = found.state_of(step)
-        rows.append(
-            StepRow(
-                number=number,
-                step=step.title,
-                command=step.command,
-                state=state,
-                run=None if row is None else row.id,
-                config_hash=None if row is None else row.config_hash,
-                seconds=row.seconds if row is not None and state == "done" else None,
-                command_line=command_line(
-                    step, found.session, [(files if step.command == "train" else names)[one] for one in step.models]
-                ),
-            )
+        models = [_name_of(rows[one], found.done.get(one), step.command) for one in step.models]
+        rows[step] = StepRow(
+            number=number,
+            step=step.title,
+            command=step.command,
+            state=state,
+            run=None if row is None else row.id,
+            config_hash=None if row is None else row.config_hash,
+            seconds=row.seconds if row is not None and state == "done" else None,
+            command_line=command_line(step, found.session, models),
         )
-    return tuple(rows)
+    return tuple(rows.values())
+
+
+def _name_of(trained: StepRow, run: RunRow | None, command: str) -> str:
+    """What a command calls a model, which may be yet to be trained: for train the folder that it goes on from."""
+    if run is None:
+        return f"STEP{trained.number}"
+    return str(run.path) if command == "train" else run.id.rpartition("-")[2]
 
 
 def command_line(step: Step, session: Session, models: Sequence[str] = ()) -> str:
-    """What a user types for this step alone.
-
-    models: the names of the models of an evaluation, or the path of the weights that a training goes on from.
-    """
-    options = step.options
-    if isinstance(options, EvalOptions):
-        options = replace(options, models=tuple(models))
-    elif isinstance(options, TrainOptions) and models:
-        options = replace(options, classifier_weights=Path(models[0]))
-    return shlex.join(replace(session, seed=step.seed).command_of(step.command, options))
+    """What a user types for this step alone; its `models` are called so."""
+    return shlex.join(replace(session, seed=step.seed).command_of(step.command, filled(step, models)))
 
 
 def _kept(stored: Run, result: ReproduceResult) -> Iterator[Path]:

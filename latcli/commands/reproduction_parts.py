@@ -40,16 +40,16 @@ class Budget:
     preset: Literal["quick", "standard", "paper"]
     images: int
     strong_images: int
-    strong: Literal["quick", "full"]
+    strong_budget: Literal["quick"] | None = None
 
 
 BUDGETS = {
     # Minutes: shows that everything works, and which way figures point.
-    "quick": Budget(seeds=1, preset="quick", images=200, strong_images=50, strong="quick"),
+    "quick": Budget(seeds=1, preset="quick", images=200, strong_images=50, strong_budget="quick"),
     # Hours on two cores.
-    "standard": Budget(seeds=3, preset="standard", images=1_000, strong_images=300, strong="full"),
+    "standard": Budget(seeds=3, preset="standard", images=1_000, strong_images=300),
     # The paper's 100,000 minibatches of PGD-100: days on a CPU.
-    "paper": Budget(seeds=3, preset="paper", images=10_000, strong_images=1_000, strong="full"),
+    "paper": Budget(seeds=3, preset="paper", images=10_000, strong_images=1_000),
 }
 
 COMPARED: tuple[Regime, ...] = ("natural", "standard", "background")
@@ -74,8 +74,8 @@ _EPSILONS, _EPSILON = tuple(levels / 255 for levels in (1, 2, 4, 8, 16)), 8 / 25
 
 #: With weights to start from: how they are fine-tuned on natural images, which gives the natural model, and how every
 #: other regime goes on from it. The finished model is attacked briefly, since an evaluation follows.
-_FINE_TUNED: Mapping[str, Any] = {"preset": "standard", "epochs": 3, "rate": 1e-3}
-_GOING_ON: Mapping[str, Any] = {"preset": "quick", "steps": 250, "batch": 128, "attack": "fgsm-rs", "warm_up": 0.1}
+_FINE_TUNED: dict[str, Any] = {"preset": "standard", "epochs": 3, "rate": 1e-3}
+_GOING_ON: dict[str, Any] = {"preset": "quick", "steps": 250, "batch": 128, "attack": "fgsm-rs", "warm_up": 0.1}
 
 
 @dataclass(frozen=True)
@@ -104,98 +104,59 @@ def steps_of(
     data: None where no part looks at small images. Raises LatcliError where the photos that stand in for missing ones
     are missing, too.
     """
-    steps = _steps_of(part, options, session, data)
-    starts = [start for step in steps if step.command == "train" for start in step.models]
-    return tuple(dict.fromkeys([*starts, *steps]))
-
-
-def _steps_of(
-    part: ReproduciblePart, options: ReproduceOptions, session: Session, data: Dataset | None
-) -> Iterable[Step]:
-    """Without the trainings that others go on from."""
     budget = BUDGETS[options.budget]
     seeds = range(session.seed, session.seed + (options.seeds or budget.seeds))
-
     if part in OF_PHOTOS:
         epsilons = _EPSILONS if part == "photos-epsilon" else (_EPSILON,)
         return tuple(_attack(options, session, epsilon, seed) for epsilon in epsilons for seed in seeds)
+    silhouettes: dict[str, Any] = {"center": None, "mask_from": "otsu"}
+    strong: dict[str, Any] = {"strong": True, "strong_budget": budget.strong_budget}
+    strong["images"] = options.images or budget.strong_images
     models = [_training(options, regime, seed) for seed in seeds for regime in _TRAINED.get(part, COMPARED)]
-
-    def evaluated(aim: str, among: Sequence[Step] = (), **more: Any) -> Step:
-        return _evaluation(options, aim, among or models, session.seed, **more)
-
-    match part:
-        case "figure2":
-            return (*models, evaluated("the loss matrix"))
-        case "hole":
-            shares = _shares(options, data)
-            return (*models, *(evaluated(f"a middle of {share:.3g}", center=share) for share in shares))
-        case "controls":
-            return (*models, evaluated("with controls", controls=True))
-        case "masks":
-            silhouettes: dict[str, Any] = {"center": None, "mask_from": "otsu"}
-            models += [_training(options, "background", seed, **silhouettes) for seed in seeds]
-            outside = evaluated("outside the silhouette", **silhouettes)
-            return (*models, evaluated("outside the middle"), outside)
-        case "strong":
-            strength = None if budget.strong == "full" else budget.strong
-            suite: dict[str, Any] = {
-                "images": options.images or budget.strong_images,
-                "strong": True,
-                "strong_budget": strength,
-            }
-            return (*models, evaluated("by the strong suite", **suite))
-        case _:
-            of_seeds = {seed: [one for one in models if one.seed == seed] for seed in seeds}
-            found = (evaluated(f"transfer, seed {seed}", of_seed, transfer="all") for seed, of_seed in of_seeds.items())
-            return (*models, *found)
-
-
-def _training(options: ReproduceOptions, regime: Regime, seed: int, **more: Any) -> Step:
-    given: dict[str, Any] = {
-        "regime": regime,
-        "dataset": options.dataset,
-        "preset": BUDGETS[options.budget].preset,
-        "steps": options.steps,
-        "architecture": options.architecture,
-        "epsilon": None if regime == "natural" else options.epsilon,
-        "center": options.center if regime in LOCALIZED else None,
+    if part == "masks":
+        models += [_training(options, "background", seed, **silhouettes) for seed in seeds]
+    of_parts: dict[str, list[tuple[str, dict[str, Any]]]] = {
+        "figure2": [("the loss matrix", {})],
+        "hole": [(f"a middle of {share:.3g}", {"center": share}) for share in _shares(options, data)],
+        "controls": [("with controls", {"controls": True})],
+        "masks": [("outside the middle", {}), ("outside the silhouette", silhouettes)],
+        "strong": [("by the strong suite", strong)],
+        "transfer": [(f"transfer, seed {seed}", {"transfer": "all"}) for seed in seeds],
     }
-    starts: tuple[Step, ...] = ()
-    if options.classifier_weights is not None:
-        start = _fine_tuning(options, options.classifier_weights, seed)
-        if regime == "natural":
-            return start
-        starts = (start,)
-        given |= _for_as_long(_GOING_ON, options)
-    chosen = TrainOptions(**given | more)
-    masks = f" ({chosen.mask_from} masks)" if chosen.mask_from else ""
-    return Step(f"train {regime}{masks}, seed {seed}", chosen, seed, starts)
-
-
-def _fine_tuning(options: ReproduceOptions, weights: Path, seed: int) -> Step:
-    """Natural training from weights that a user has."""
-    given: dict[str, Any] = {"dataset": options.dataset, "architecture": options.architecture}
-    given["classifier_weights"] = weights
-    chosen = TrainOptions(regime="natural", **given | _for_as_long(_FINE_TUNED, options))
-    return Step(f"fine-tune {weights.name}, seed {seed}", chosen, seed)
-
-
-def _for_as_long(values: Mapping[str, Any], options: ReproduceOptions) -> dict[str, Any]:
-    """These options of a training, or as many steps as were asked for in place of their epochs."""
-    return dict(values) if options.steps is None else {**values, "epochs": None, "steps": options.steps}
-
-
-def _evaluation(options: ReproduceOptions, aim: str, models: Sequence[Step], seed: int, **more: Any) -> Step:
+    evaluations = of_parts[part]
+    of_seed = [tuple(one for one in models if one.seed == seed) for seed in seeds]
+    among = of_seed if part == "transfer" else [tuple(models)] * len(evaluations)
     given: dict[str, Any] = {
         "dataset": options.dataset,
-        "images": options.images or BUDGETS[options.budget].images,
+        "images": options.images or budget.images,
         "steps": options.attack_steps,
         "epsilon": options.epsilon,
         "center": options.center,
     }
-    title = f"evaluate {aim}, {len(models)} model{'' if len(models) == 1 else 's'}"
-    return Step(title, EvalOptions(**given | more), seed, tuple(models))
+    evaluated = [
+        Step(f"evaluate {aim}, {counted(len(group), 'model')}", EvalOptions(**given | more), session.seed, group)
+        for (aim, more), group in zip(evaluations, among, strict=True)
+    ]
+    starts = [start for step in models for start in step.models]
+    return tuple(dict.fromkeys([*starts, *models, *evaluated]))
+
+
+def _training(options: ReproduceOptions, regime: Regime, seed: int, **more: Any) -> Step:
+    """A training; of weights that a user has, the natural one fine-tunes them, and the others go on from that."""
+    given: dict[str, Any] = {"regime": regime, "dataset": options.dataset, "architecture": options.architecture}
+    weights, starts = options.classifier_weights, tuple[Step, ...]()
+    given["center"] = options.center if regime in LOCALIZED else None
+    given["epsilon"] = None if regime == "natural" else options.epsilon
+    if weights is None:
+        given |= {"preset": BUDGETS[options.budget].preset, "steps": options.steps}
+    else:
+        given |= _FINE_TUNED | {"classifier_weights": weights} if regime == "natural" else _GOING_ON
+        given |= {} if options.steps is None else {"epochs": None, "steps": options.steps}
+        starts = () if regime == "natural" else (_training(options, "natural", seed),)
+    chosen = TrainOptions(**given | more)
+    masks = f" ({chosen.mask_from} masks)" if chosen.mask_from else ""
+    title = f"train {regime}{masks}" if weights is None or starts else f"fine-tune {weights.name}"
+    return Step(f"{title}, seed {seed}", chosen, seed, starts)
 
 
 def _shares(options: ReproduceOptions, data: Dataset | None) -> tuple[float, ...]:
@@ -236,7 +197,7 @@ Record = tuple[str, str, float | None]
 
 @dataclass(frozen=True)
 class Findings:
-    """Reads off the runs of a part's steps what it shows. data: None where no part looks at small images."""
+    """Reads off the runs of a part's steps what it shows."""
 
     store: Store
     runs: Mapping[Step, RunRow]
@@ -245,78 +206,79 @@ class Findings:
 
     def tables(self, part: ReproduciblePart, steps: Sequence[Step]) -> list[MeansTable]:
         """What a part shows beyond the paper's own figures. Raises DocumentError for damaged rows."""
-        if part == "photos-epsilon":
-            return [self._photos(steps)]
-        if part == "hole":
-            return [self._hole(steps)]
-        if part == "transfer":
-            return self._transfer(steps)
-        if part == "masks":
-            return [self._masks(steps)]
-        if part in ("controls", "strong"):
-            title = {"controls": "Controls of equal budget", "strong": "The strong suite"}[part]
+        titles = {"controls": "Controls of equal budget", "strong": "The strong suite"}
+        if part in titles:
             cells = [pair for pair in self._cells(steps) if pair[1]["input"] != "natural-attacked"]
             records = [(_regime(model), row["input"], row["accuracy"]) for model, row in cells]
             notes = ["accuracy; across: what the attack may change", *self._notes(steps)]
-            return [_percents(part, title, "model", records, notes)]
-        return []
+            return [_percents(part, titles[part], "model", records, notes)]
+        makers = {"photos-epsilon": self._photos, "hole": self._hole, "transfer": self._transfer, "masks": self._masks}
+        return makers[part](steps) if part in makers else []
 
     def figures(self, steps: Sequence[Step]) -> list[Path]:
         """The pictures that attacks on photos drew: photo, background black, attacked."""
         kept = [(self.runs[step], row) for step in steps for row in self.store.rows_of(self.runs[step].id, "artifacts")]
         return [run.path / row["name"] for run, row in kept if row["kind"] == "figure"]
 
-    def _hole(self, steps: Sequence[Step]) -> MeansTable:
+    def _hole(self, steps: Sequence[Step]) -> list[MeansTable]:
         """Natural models under background attack: accuracy, and loss by that under standard attack."""
+        cells: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+        for _, cell in self._cells(steps):
+            cells.setdefault((cell["run"], cell["model_id"]), {})[cell["input"]] = cell
         records: list[Record] = []
         shares: dict[str, float] = {}
-        for evaluation in _evaluations(steps):
-            cells: dict[str, dict[str, dict[str, Any]]] = {}
-            for _, row in self._cells([evaluation]):
-                cells.setdefault(row["model_id"], {})[row["input"]] = row
-            for of_model in cells.values():
-                background, standard = of_model["background"], of_model["standard"]
-                share = background["center"]
-                name = f"{share:.4g} ({self._pixels(share)} px)"
-                shares[name] = share
-                is_known = background["loss"] is not None and standard["loss"]
-                ratio = background["loss"] / standard["loss"] if is_known else None
-                records += [(name, "accuracy", background["accuracy"]), (name, "loss ratio", ratio)]
+        for of_model in cells.values():
+            background, standard = of_model["background"], of_model["standard"]
+            name = f"{background['center']:.4g} ({self._pixels(background['center'])} px)"
+            shares[name] = background["center"]
+            is_known = background["loss"] is not None and standard["loss"]
+            ratio = background["loss"] / standard["loss"] if is_known else None
+            records += [(name, "accuracy", background["accuracy"]), (name, "loss ratio", ratio)]
         rows = [replace(row, x=shares[row.name]) for row in _rows(records)]
         notes = ["natural models alone; ratio: loss under background attack by loss under standard attack"]
         like = self.options.like or (self.data.name if self.data else "")
         if paper := next((one.figures for one in FIGURE_2 if one.of == like), None):
             above, below = (paper["loss", "natural", given] for given in ("background", "standard"))
-            theirs = {"accuracy": Mean(paper["accuracy", "natural", "background"]), "loss ratio": Mean(above / below)}
-            rows = [replace(row, means={**row.means, "distance": _distance(row.means, theirs)}) for row in rows]
-            known = [(row.means["distance"].value, row) for row in rows if row.means["distance"].value is not None]
-            if known:
-                share = min(known, key=lambda pair: pair[0])[1].x or 0.0
+            theirs = {"accuracy": paper["accuracy", "natural", "background"], "loss ratio": above / below}
+            apart: dict[float, float] = {}
+            for place, row in enumerate(rows):
+                ours = {name: row.means[name].value for name in theirs}
+                known = [abs(value - theirs[name]) for name, value in ours.items() if value is not None]
+                distance = Mean(sum(known) if len(known) == len(ours) else None)
+                rows[place] = replace(row, means={**row.means, "distance": distance})
+                if distance.value is not None:
+                    apart[shares[row.name]] = distance.value
+            if apart:
+                share = min(apart, key=lambda one: apart[one])
                 closest = f"closest to the paper: {share:.4g} of the side, {self._pixels(share)} pixels"
                 notes = [closest, *notes, "distance: of both figures from the paper's, the sum"]
-            rows.append(MeansRow("paper", theirs))
+            rows.append(MeansRow("paper", {name: Mean(value) for name, value in theirs.items()}))
         columns = {"accuracy": "percent", "loss ratio": "short", "distance": "short"}
         title, heading = "How large the middle is: natural models", "middle, share of the side"
         notes += self._notes(steps, middle=False)
         drawn = ("accuracy", "loss ratio")
-        return MeansTable("hole", title, heading, columns, tuple(rows), tuple(notes), drawn)
+        return [MeansTable("hole", title, heading, columns, tuple(rows), tuple(notes), drawn)]
 
-    def _masks(self, steps: Sequence[Step]) -> MeansTable:
-        records: list[Record] = []
+    def _masks(self, steps: Sequence[Step]) -> list[MeansTable]:
+        """By the training's masks down, and by the evaluation's across."""
         middle, silhouette = _evaluations(steps)
         names = {None: "background, middle", "otsu": "background, silhouettes"}
-        for evaluation, columns in (
-            (middle, {"natural": "natural", "background": "outside the middle", "standard": "everywhere"}),
-            (silhouette, {"background": "outside the silhouette"}),
-        ):
+        columns = {
+            (middle, "natural"): "natural",
+            (middle, "background"): "outside the middle",
+            (silhouette, "background"): "outside the silhouette",
+            (middle, "standard"): "everywhere",
+        }
+        found: dict[str, list[Record]] = {column: [] for column in columns.values()}
+        for evaluation in (middle, silhouette):
             for model, row in self._cells([evaluation]):
-                regime = _regime(model)
-                name = regime if regime == "standard" else names[getattr(model.options, "mask_from", None)]
-                records += [(name, columns[row["input"]], row["accuracy"])] if row["input"] in columns else []
-        order = ("natural", "outside the middle", "outside the silhouette", "everywhere")
-        records.sort(key=lambda record: order.index(record[1]))
+                if column := columns.get((evaluation, row["input"])):
+                    masks = getattr(model.options, "mask_from", None)
+                    name = "standard" if _regime(model) == "standard" else names[masks]
+                    found[column].append((name, column, row["accuracy"]))
+        records = [record for of_column in found.values() for record in of_column]
         title = "Exact masks (Otsu's silhouettes) against the middle"
-        return _percents("masks", title, "model", records, ["accuracy", *self._notes(steps)])
+        return [_percents("masks", title, "model", records, ["accuracy", *self._notes(steps)])]
 
     def _transfer(self, steps: Sequence[Step]) -> list[MeansTable]:
         found: dict[str, list[Record]] = {}
@@ -333,7 +295,7 @@ class Findings:
             for given, records in found.items()
         ]
 
-    def _photos(self, steps: Sequence[Step]) -> MeansTable:
+    def _photos(self, steps: Sequence[Step]) -> list[MeansTable]:
         names = {"confidence": "confidence", "top1": "right first", "top10": "in the top ten"}
         found: dict[float, list[Record]] = {}
         for step in steps:
@@ -352,7 +314,7 @@ class Findings:
         table.append(MeansRow("paper", {name: Mean(PHOTOS.figures[figure,]) for name, figure in theirs.items()}))
         forms = {"confidence": "short"} | dict.fromkeys(("right first", "in the top ten", "altered"), "percent")
         notes, drawn = tuple(self._of_photos(steps)), ("confidence", "in the top ten")
-        return MeansTable("photos-epsilon", "Photos against epsilon", "epsilon", forms, tuple(table), notes, drawn)
+        return [MeansTable("photos-epsilon", "Photos against epsilon", "epsilon", forms, tuple(table), notes, drawn)]
 
     def _cells(self, steps: Sequence[Step]) -> Iterator[tuple[Step, dict[str, Any]]]:
         """Each cell of the evaluations with the training step of its model."""
@@ -409,17 +371,6 @@ def _rows(records: Iterable[Record]) -> tuple[MeansRow, ...]:
 def _percents(name: str, title: str, heading: str, records: Sequence[Record], notes: Sequence[str]) -> MeansTable:
     columns = dict.fromkeys((column for _, column, _ in records), "percent")
     return MeansTable(name, title, heading, columns, _rows(records), tuple(notes))
-
-
-def _distance(ours: Mapping[str, Mean], theirs: Mapping[str, Mean]) -> Mean:
-    """The sum of the differences of all figures."""
-    total = 0.0
-    for name, paper in theirs.items():
-        value = ours[name].value
-        if value is None or paper.value is None:
-            return Mean(None)
-        total += abs(value - paper.value)
-    return Mean(total)
 
 
 def _evaluations(steps: Sequence[Step]) -> list[Step]:

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 from latcli.engine import registry
 from latcli.engine.devices import explained
 from latcli.errors import Terminated, UsageError
-from latcli.options import Computing
 from latcli.reporting.text import counted
 from latcli.results import DocumentError, read, to_json
 from latcli.session import Session
@@ -88,11 +87,16 @@ def resumable_run(
     if session.seed:
         asked["seed"] = session.seed
     was = row.config | {"seed": row.seed}
-    differences = [
-        f"--{name.replace('_', '-')} {_text(value)} (was {_text(was.get(name))})"
-        for name, value in asked.items()
-        if not _agree(name, value, was.get(name))
-    ]
+    differences = []
+    for name, value in asked.items():
+        before, is_folder = was.get(name), str(value).startswith(_FOLDER)
+        if name in PLACES:
+            is_same = (value is None) == (before is None)
+        else:
+            is_same = value == before or (name == "dataset" and is_folder and str(before).startswith(_FOLDER))
+        if not is_same:
+            texts = [f"{one:g}" if isinstance(one, float) else str(one) for one in (value, before)]
+            differences.append(f"--{name.replace('_', '-')} {texts[0]} (was {texts[1]})")
     if differences:
         raise UsageError(
             f"the run {row.id} was started with different options: {', '.join(differences)}",
@@ -156,21 +160,11 @@ def use_threads(count: int, session: Session) -> None:
         torch.set_num_threads(count)
 
 
-def _agree(name: str, asked: Any, was: Any) -> bool:
-    if name in PLACES:
-        return (asked is None) == (was is None)
-    if name == "dataset" and str(asked).startswith(_FOLDER) and str(was).startswith(_FOLDER):
-        return True
-    return bool(asked == was)
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 # what to type
 
 
+#: Options that say where and how a command runs.
+_WHERE = ("store", "data", "device", "offline")
 #: The option that names a run's model; models of eval have none.
 _NAMING = {"attack": ["--classifier"], "train": ["--architecture"]}
 
@@ -180,7 +174,7 @@ def resume_command(row: RunRow, session: Session) -> str:
     code = _code_of(row)
     allowed = [*_NAMING.get(row.command, []), *code] if code else []
     allowed += ["--trust-weights"] if "--trust-weights" in session.argv else []
-    return shlex.join(["latcli", row.command, *allowed, "--resume", row.id.rpartition("-")[2], *_where(session)])
+    return shlex.join(["latcli", row.command, *allowed, "--resume", row.id.rpartition("-")[2], *session.words(*_WHERE)])
 
 
 def _code_of(row: RunRow) -> list[str]:
@@ -193,15 +187,4 @@ def _code_of(row: RunRow) -> list[str]:
 
 def next_command(words: str, session: Session) -> str:
     """`latcli WORDS` on this session's store and data."""
-    return " ".join(["latcli", words, shlex.join(_where(session))]).strip()
-
-
-def _where(session: Session) -> list[str]:
-    """The options of the session that say where and how it runs, without those of its output."""
-    words = [
-        word
-        for name in ("store", "data", "device")
-        if getattr(session, name) != getattr(Computing, name)
-        for word in (f"--{name}", str(getattr(session, name)))
-    ]
-    return [*words, "--offline"] if session.offline else words
+    return " ".join(["latcli", words, shlex.join(session.words(*_WHERE))]).strip()

@@ -73,6 +73,7 @@ def show_run(options: RunsShowOptions, session: Session) -> RunDetails:
     """
     with Store.open_existing(session.store) as store:
         row = store.find_run(options.run)
+        is_resumable = row.command in ("train", "eval", "attack") and row.status not in ("completed", "running")
         return RunDetails(
             **_summary(row, _results(store, [row])),
             argv=tuple(row.argv),
@@ -89,7 +90,7 @@ def show_run(options: RunsShowOptions, session: Session) -> RunDetails:
                 for one in store.rows_of(row.id, "artifacts", _MOST_FILES)
             ),
             totals={"images": store.count(row.id, "attacks"), "artifacts": store.count(row.id, "artifacts")},
-            resume=_how_to_resume(row, session),
+            resume=resume_command(row, session) if is_resumable and row.path.is_dir() else None,
         )
 
 
@@ -212,16 +213,6 @@ _RESULTS = """
         || count(DISTINCT input) || ' inputs'
     FROM cells WHERE run IN asked GROUP BY run
 """
-
-
-def _how_to_resume(row: RunRow, session: Session) -> str | None:
-    if (
-        row.command not in ("train", "eval", "attack")
-        or row.status in ("completed", "running")
-        or not row.path.is_dir()
-    ):
-        return None
-    return resume_command(row, session)
 
 
 def _read(kind: type[T], store: Store, row: dict[str, Any]) -> T:

@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import nn
 
+from latcli.commands import resume
 from latcli.commands.classifiers import CHECKPOINT, classifier_source
-from latcli.commands.data import config_of, open_data, open_pretrained
-from latcli.commands.resume import (
-    dataset_of,
-    kept_options,
-    next_command,
-    plainly,
-    read_config,
-    resumable_run,
-    running,
-    use_threads,
-)
-from latcli.commands.training_steps import STATE, TrainingLog, follow_steps, keep_state, take_steps
+from latcli.commands.data import config_of, open_data, open_pretrained, with_objects
+from latcli.commands.training_steps import STATE, TrainingLog, keep_state, take_steps
 from latcli.engine import loggers, registry
 from latcli.engine.datasets.base import TrainingData
 from latcli.engine.datasets.catalog import full_name
 from latcli.engine.devices import open_device
-from latcli.engine.distributed import Ranks
+from latcli.engine.distributed import Ranks, world_of
 from latcli.engine.models.catalog import (
     CheckpointInfo,
     check_architecture,
@@ -42,10 +33,7 @@ from latcli.engine.models.classifier import Classifier
 from latcli.engine.models.small import Architecture
 from latcli.engine.models.weights import load_file, state_dict_sha256
 from latcli.engine.precision import gradient_model
-from latcli.engine.scoring import (
-    adversarial_score,
-    natural_score,
-)
+from latcli.engine.scoring import adversarial_score, natural_score
 from latcli.engine.training.loop import Trainer, check_parts, new_network
 from latcli.engine.training.settings import DEFAULT_PRESET, TrainSettings, preset_values, resolve
 from latcli.engine.training.state import TrainingState, read_state, restore
@@ -107,20 +95,29 @@ def run(options: TrainOptions, session: Session) -> TrainResult:
     several that is not the first of them ends here.
     """
     loggers.check(options.logger)
-    ranks, session = connected(options, session, _check_size(options))
+    if options.resume is None:  # else the run's own batch counts, which the trainer checks
+        preset = preset_values(
+            options.preset or DEFAULT_PRESET, fine_tuning=is_classifier_name(options.architecture or "")
+        )
+        devices, nodes = world_of(options.devices, options.nodes)
+        check_parts(options.batch or preset.get("batch", TrainSettings.batch), devices * nodes)
+    ranks, session = connected(options, session)
     with ranks.watched():
         if ranks.rank:
-            _follow(options, session, ranks)
+            # Without a run, which rank 0 keeps, and which it reports where all stop on a signal.
+            job, trainer = _prepared(None, None, options, None, session, ranks)
+            take_steps(trainer, None, job.options.test_every, None, None)
+            sys.exit(ExitCode.OK)
         with Store.open(session.store) as store:
             row, state = None, None
             if options.resume is not None:
-                asked = plainly(given(options))
-                row = resumable_run(store, options.resume, "train", asked, session, [options.architecture])
+                asked = resume.plainly(given(options))
+                row = resume.resumable_run(store, options.resume, "train", asked, session, [options.architecture])
                 kept = artifact_path(row.path, STATE)
                 state = read_state(kept) if kept.exists() else None
             store.check_name(session.name, "" if row is None else row.id)
             job, trainer = _prepared(row, state, options, store, session, ranks)
-            with running(
+            with resume.running(
                 store,
                 row,
                 "train",
@@ -132,16 +129,18 @@ def run(options: TrainOptions, session: Session) -> TrainResult:
                 dataset=store.record_dataset(job.data.name, fingerprint=job.data.fingerprint),
             ) as stored:
                 _begin(stored, row, job, trainer, session)
-                with _loggers(options.logger, stored, job, trainer, session) as trackers:
-                    done = None if row is None else trainer.done
-                    return _train(store, stored, job, trainer, session, trackers, done)
+                done, name = trainer.done, session.name or stored.id
+                about = {"architecture": job.architecture, "dataset": job.data.name, **to_json(job.settings)}
+                logged = loggers.LoggedRun(stored.id, name, "train", stored.folder, about, done, session.offline)
+                with loggers.Loggers(options.logger or loggers.installed(), logged, session.note) as trackers:
+                    return _train(store, stored, job, trainer, session, trackers, None if row is None else done)
 
 
 def settings_of(options: TrainOptions, data: TrainingData, seed: int) -> TrainSettings:
     """The settings that these options mean on this data set. Raises UsageError."""
     architecture = options.architecture or data.defaults.architecture
     return resolve(
-        plainly(given(options)),
+        resume.plainly(given(options)),
         data.defaults,
         preset=options.preset or DEFAULT_PRESET,
         fine_tuning=is_classifier_name(architecture),
@@ -239,13 +238,12 @@ def _job(options: TrainOptions, row: RunRow | None, store: Store | None, session
         if options.architecture is not None:
             check_architecture(options.architecture)
     else:
-        name = dataset_of(row, options.dataset)
-        options = kept_options(options, row, TrainSettings)
+        name = resume.dataset_of(row, options.dataset)
+        options = resume.kept_options(options, row, TrainSettings)
 
-    def settled(data: TrainingData) -> TrainSettings:
-        return settings_of(options, data, session.seed) if row is None else read_config(TrainSettings, row)
-
-    data, settings = open_data(name, options.architecture, options, settled, device, store, session, row)
+    data = open_data(name, options.architecture, options, device, session, row)
+    settings = settings_of(options, data, session.seed) if row is None else resume.read_config(TrainSettings, row)
+    data = with_objects(data, settings.mask_from, options.architecture, options, store, session, row)
     job = Job(options, data, options.architecture or data.defaults.architecture, settings, device)
     if row is None:
         session.note(describe(job))
@@ -279,7 +277,7 @@ def _prepared(
             "the weights will differ in their last digits"
         )
     elif state is not None and job.device.type == "cpu":
-        use_threads(state.info.threads, session)
+        resume.use_threads(state.info.threads, session)
     net = job.network(session, fresh=state is None)
     fast = gradient_model(net, job.data.image_shape, session.precision, form=state.info.form if state else None)
     if fast.note:
@@ -290,40 +288,7 @@ def _prepared(
     return job, trainer
 
 
-# several processes
-
-
-def _check_size(options: TrainOptions) -> Callable[[int], None]:
-    """Refuses a number of processes that the minibatch cannot be divided into."""
-
-    def check(size: int) -> None:
-        if options.resume is None:  # else the run's own batch counts, which the trainer checks
-            fine_tuning = is_classifier_name(options.architecture or "")
-            preset = preset_values(options.preset or DEFAULT_PRESET, fine_tuning=fine_tuning)
-            check_parts(options.batch or preset.get("batch", TrainSettings.batch), size)
-
-    return check
-
-
-def _follow(options: TrainOptions, session: Session, ranks: Ranks) -> NoReturn:
-    """Be a rank other than 0 to the end of the training, without a run: rank 0 keeps what is computed.
-
-    Ends the process, with exit code 0 also where all stop on a signal: rank 0 reports it.
-    """
-    job, trainer = _prepared(None, None, options, None, session, ranks)
-    follow_steps(trainer, job.options.test_every)
-    sys.exit(ExitCode.OK)
-
-
 # training
-
-
-def _loggers(names: Sequence[str], stored: Run, job: Job, trainer: Trainer, session: Session) -> loggers.Loggers:
-    about = {"architecture": job.architecture, "dataset": job.data.name, **to_json(job.settings)}
-    run = loggers.LoggedRun(
-        stored.id, session.name or stored.id, "train", stored.folder, about, trainer.done, session.offline
-    )
-    return loggers.Loggers(names or loggers.installed(), run, session.note)
 
 
 def _train(
@@ -341,7 +306,7 @@ def _train(
             session, stored, tick, trackers, steps=settings.steps, done=trainer.done, batch=settings.batch
         )
         try:
-            take_steps(stored, trainer, log, job.options.checkpoint_every, job.options.test_every)
+            take_steps(trainer, job.options.checkpoint_every, job.options.test_every, stored, log)
         finally:
             log.flush()  # a run that diverged shows how it got there
     seconds = log.seconds
@@ -355,6 +320,10 @@ def _train(
     rows = [(name, score.n, score.loss, score.accuracy) for name, score in scores.items()]
     trackers.table("Scores", ("images", "n", "loss", "accuracy"), rows)
     stored.remove_artifact(STATE)  # nothing is left to resume, and it is four times as large as the model
+    points: dict[int, dict[str, float]] = {}  # in the course of training, those before a resumption among them
+    for row in store.rows_of(stored.id, "metrics") if job.options.test_every else ():
+        if row["name"].startswith("test_") and "adversarial" not in row["name"]:
+            points.setdefault(row["step"], {})[row["name"].removeprefix("test_")] = row["value"]
     where = "" if job.fine_tuning else f" --center {settings.center:g}"
     short = stored.id.rpartition("-")[2]
     if registry.names_code(job.architecture):  # which runs only where it is named
@@ -378,10 +347,10 @@ def _train(
         images_per_second=log.images_per_second,
         devices=trainer.ranks.size,
         notes=job.data.notes,
-        tests=_recorded_points(store, stored.id) if job.options.test_every else (),
+        tests=tuple(ScorePoint(step, **values) for step, values in sorted(points.items())),
         next_commands=(
-            next_command(f"eval {short}", session),
-            next_command(f"attack PHOTO --classifier {short}{where}", session),
+            resume.next_command(f"eval {short}", session),
+            resume.next_command(f"attack PHOTO --classifier {short}{where}", session),
         ),
     )
 
@@ -427,12 +396,3 @@ def _keep_model(store: Store, stored: Run, job: Job, trainer: Trainer) -> Path:
     )
     stored.made_model(model)
     return path
-
-
-def _recorded_points(store: Store, run: str) -> tuple[ScorePoint, ...]:
-    """The scores of the test set in the course of training, those before a resumption among them."""
-    by_step: dict[int, dict[str, float]] = {}
-    for row in store.rows_of(run, "metrics"):
-        if row["name"].startswith("test_") and "adversarial" not in row["name"]:
-            by_step.setdefault(row["step"], {})[row["name"].removeprefix("test_")] = row["value"]
-    return tuple(ScorePoint(step, **values) for step, values in sorted(by_step.items()))

@@ -19,7 +19,6 @@ from latcli.engine.distributed import Ranks
 from latcli.engine.loggers import Loggers
 from latcli.engine.scoring import score_point
 from latcli.engine.training.loop import StepReport, Trainer, train
-from latcli.engine.training.settings import TrainSettings
 from latcli.engine.training.state import pack_state
 from latcli.errors import ExitCode
 from latcli.reporting.text import rough_duration
@@ -55,11 +54,12 @@ def keep_state(stored: Run, trainer: Trainer) -> None:
 
 
 def take_steps(
-    stored: Run, trainer: Trainer, log: TrainingLog, checkpoint_every: int | None, test_every: int | None
+    trainer: Trainer, checkpoint_every: int | None, test_every: int | None, stored: Run | None, log: TrainingLog | None
 ) -> None:
     """All steps that are left, with the state kept and the test set scored when it is time.
 
-    A signal is acted on after the step in progress, or within it, once its state is kept.
+    A signal is acted on after the step in progress, or within it, once its state is kept. A rank other than 0 has no
+    run and no log: it keeps nothing, and where all stop on a signal its process ends.
     """
     settings = trainer.settings
     kept_at, kept_step = time.monotonic(), trainer.done
@@ -67,11 +67,14 @@ def take_steps(
 
         def keep() -> None:
             nonlocal kept_at, kept_step
-            log.flush()
-            keep_state(stored, trainer)
+            if stored is not None and log is not None:
+                log.flush()
+                keep_state(stored, trainer)
             kept_at, kept_step = time.monotonic(), trainer.done
 
         def stop(number: int) -> None:
+            if stored is None:
+                sys.exit(ExitCode.OK)
             keep()
             pending.deliver(number)
 
@@ -80,10 +83,12 @@ def take_steps(
             if pending.number and pending.has_waited(_PATIENCE_SECONDS) and trainer.ranks.size == 1:
                 stop(pending.number)
 
-        def score_test_set() -> None:
-            started = time.monotonic()
-            point = score_point(trainer, between_pieces)
-            log.on_point(point, time.monotonic() - started, _tests_left(settings, test_every, trainer.done))
+        def score_test_set(step: int) -> None:
+            if test_every and step and (step % test_every == 0 or step == settings.steps):
+                started, point = time.monotonic(), score_point(trainer, between_pieces)
+                left = -(-settings.steps // test_every) - step // test_every if step < settings.steps else 0
+                if log is not None:
+                    log.on_point(point, time.monotonic() - started, left)
 
         def after_step(step: int) -> None:
             if number := _common_signal(pending, trainer.ranks):
@@ -94,43 +99,13 @@ def take_steps(
                 is_due = step - kept_step >= checkpoint_every
             if is_due or step == settings.steps:
                 keep()
-            if _is_tested(settings, test_every, step):
-                score_test_set()
+            score_test_set(step)
 
         if next(trainer.net.parameters()).device.type != "cuda":
             trainer.between = between_pieces
-        if _is_tested(settings, test_every, trainer.done):
-            score_test_set()  # it may have been cut off before this was done
-        train(trainer, on_step=log.on_step, after_step=after_step, measure_every=_measure_every(settings))
-
-
-def follow_steps(trainer: Trainer, test_every: int | None) -> None:
-    """The same on a rank other than 0, which keeps nothing; ends the process where all stop on a signal."""
-    with postponed() as pending:
-
-        def after_step(step: int) -> None:
-            if _common_signal(pending, trainer.ranks) is not None:
-                sys.exit(ExitCode.OK)
-            if _is_tested(trainer.settings, test_every, step):
-                score_point(trainer)  # as rank 0 does meanwhile
-
-        if _is_tested(trainer.settings, test_every, trainer.done):
-            score_point(trainer)
-        train(trainer, on_step=lambda _: None, after_step=after_step, measure_every=_measure_every(trainer.settings))
-
-
-def _measure_every(settings: TrainSettings) -> int:
-    return max(1, settings.steps // _MEASUREMENTS)
-
-
-def _is_tested(settings: TrainSettings, every: int | None, step: int) -> bool:
-    """Whether the test set is scored after so many steps."""
-    return bool(every and step and (step % every == 0 or step == settings.steps))
-
-
-def _tests_left(settings: TrainSettings, every: int | None, done: int) -> int:
-    """How many times the test set will be scored on the way."""
-    return -(-settings.steps // every) - done // every if every and done < settings.steps else 0
+        score_test_set(trainer.done)  # it may have been cut off before this was done
+        on_step = log.on_step if log is not None else lambda _: None
+        train(trainer, on_step=on_step, after_step=after_step, measure_every=max(1, settings.steps // _MEASUREMENTS))
 
 
 def _common_signal(pending: PendingSignal, ranks: Ranks) -> int | None:
@@ -221,19 +196,15 @@ class TrainingLog:
         if report.clean_accuracy is None:
             self._tick()
             return
+        loss, clean, adversarial = f"loss {report.loss:.3f}", report.clean_accuracy, report.adversarial_accuracy
         # In few letters, so that 80 columns have room for the bar, the steps and the time left as well.
-        short = [f"loss {report.loss:.3f}", f"clean {100 * report.clean_accuracy:.0f} %"]
-        long = [
-            f"step {report.step:,} of {self._steps:,}: loss {report.loss:.3f}",
-            f"clean {100 * report.clean_accuracy:.1f} %",
-        ]
-        if report.adversarial_accuracy is not None:
-            short.append(f"adv. {100 * report.adversarial_accuracy:.0f} %")
-            long.append(f"adversarial {100 * report.adversarial_accuracy:.1f} %")
+        short, long = f"{loss}, clean {100 * clean:.0f} %", f"{loss}, clean {100 * clean:.1f} %"
+        if adversarial is not None:
+            short, long = f"{short}, adv. {100 * adversarial:.0f} %", f"{long}, adversarial {100 * adversarial:.1f} %"
         if self.images_per_second:
-            short.append(f"{self.images_per_second:,.0f} img/s")
-            long.append(f"{self.images_per_second:,.0f} images/s")
-        self._tick(text=", ".join(short))
+            speed = f"{self.images_per_second:,.0f}"
+            short, long = f"{short}, {speed} img/s", f"{long}, {speed} images/s"
+        self._tick(text=short)
         names = ("loss", "rate", "epsilon", "clean_accuracy", "adversarial_accuracy")
         self._add(report.step, {name: getattr(report, name) for name in names})
         self._add(report.step, {"images_per_second": self.images_per_second})
@@ -241,7 +212,7 @@ class TrainingLog:
             self.flush()
         if report.step - self._last_line >= _LINE_SHARE * self._steps or report.step == self._steps:
             self._last_line = report.step
-            self._line(", ".join(long))
+            self._line(f"step {report.step:,} of {self._steps:,}: {long}")
 
     def on_point(self, point: ScorePoint, seconds: float, points_left: int) -> None:
         """Take in a score of the test set and how long it took; so many more will come. Raises StoreError."""

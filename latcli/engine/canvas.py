@@ -4,7 +4,7 @@ A canvas is as large as the largest photo of the batch; what lies beyond a small
 anything. A photo of many megapixels is attacked on a coarser grid whose cells change as one, so that time and memory
 follow the grid and not the camera; its result still has every pixel of its own.
 
-Legend: B photos, C = 3, H, W the canvas; HH, WW a photo's own size where it differs from its grid.
+Legend: H, W the canvas; HH, WW a photo's own size where it differs from its grid.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -34,18 +34,11 @@ def open_device(name: str) -> torch.device:
             f"there is no device '{name}' on this machine: CUDA devices found: {torch.cuda.device_count()}",
             "try --device auto",
         )
-    if device.type == "cuda":
-        _use_fp32()
+    if device.type == "cuda":  # scores in fp32: torch would let a GPU round factors of convolutions to 10 bits (TF32)
+        torch.backends.cudnn.allow_tf32 = False
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError("there is no device 'mps' on this machine", "try --device auto")
     return device
-
-
-def _use_fp32() -> None:
-    """Compute scores in fp32: torch would let a GPU round the factors of its convolutions to 10 bits (TF32)."""
-    import torch
-
-    torch.backends.cudnn.allow_tf32 = False
 
 
 def rounded_factors(device: torch.device) -> AbstractContextManager[None]:
@@ -56,6 +49,32 @@ def rounded_factors(device: torch.device) -> AbstractContextManager[None]:
         return nullcontext()
     flags: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=True)
     return flags
+
+
+def images_that_fit(device: torch.device, compute: Callable[[int], object]) -> int | None:
+    """How many images at once an attack has memory for, from the peaks of a gradient on one and on two images.
+
+    `compute` is given how many. None on a device that does not tell its free memory.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return None
+    peaks = []
+    for count in (1, 2):
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        try:
+            compute(count)
+        except torch.OutOfMemoryError:
+            return 1
+        peaks.append(torch.cuda.max_memory_allocated(device) - before)
+    # Libraries may take less memory beside two images than beside one.
+    each = max(peaks[1] - peaks[0], peaks[1] // 4, 1)
+    free, _ = torch.cuda.mem_get_info(device)
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    # Half: a recording of the gradient has memory of its own (see cuda_graph), and the attack keeps images besides.
+    return max(1, (free + held) // 2 // each)
 
 
 _SHORT = (

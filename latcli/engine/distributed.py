@@ -5,9 +5,7 @@ keeps what is found: in training all ranks have the same, else they send it what
 
 Batch norm in training is over the minibatch of all ranks, on any device; torch's own SyncBatchNorm is for GPUs alone.
 Source: cross-replica batch norm (Peng et al., MegDet, CVPR'18), with the squared deviation reduced after the mean,
-which loses no digits where the mean is large.
-
-Legend: B images of this rank, F channels.
+which loses no digits where the mean is large. Legend: F channels.
 """
 
 from __future__ import annotations
@@ -16,20 +14,19 @@ import importlib.util
 import logging
 import os
 import queue
-import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from latcli import __version__
-from latcli.errors import ExitCode, LatcliError, Terminated, UsageError
+from latcli.errors import ExitCode, LatcliError, UsageError
 
 T = TypeVar("T")
 
@@ -40,19 +37,24 @@ _PREPARING = timedelta(hours=2)
 #: A rank that makes something tells rank 0 so many times within the timeout that it is still there.
 _SIGNS_OF_LIFE = 6
 
-#: What a rank sends to rank 0: something it has made, that it has made all, or why it stops.
-_Kind = Literal["made", "all", "alive", "error", "signal"]
-
 
 class Ranks:
-    """The processes that work together, as one of them sees it; this class is the only process there is.
+    """The processes that work together, as one of them sees it; without arguments, the only process that there is.
 
     `rank` counts from 0 to below `size`; they run on `nodes` machines. What concerns all ranks is called by all.
+    device_type: "cpu" or "cuda"; `device` is where this one computes. Where nothing else has started the processes,
+    Fabric's launcher runs this command line once more for each. Raises LatcliError where Fabric is missing or the
+    ranks do not come together, UsageError for a world that does not fit this machine.
     """
 
-    rank = 0
-    size = 1
-    nodes = 1
+    device: torch.device
+
+    def __init__(
+        self, devices: int = 1, nodes: int = 1, device_type: str = "cpu", timeout: float = TIMEOUT_SECONDS
+    ) -> None:
+        self.rank, self.size, self.nodes, self._timeout = 0, devices * nodes, nodes, timeout
+        if self.size > 1:
+            self._launch(devices, device_type)
 
     @property
     def world(self) -> dict[str, int]:
@@ -60,16 +62,31 @@ class Ranks:
         return {"devices": self.size // self.nodes, "nodes": self.nodes}
 
     def join(self, net: nn.Module) -> nn.Module:
-        """The network as it is to be called in an update: `backward` then gives all ranks the mean of the gradients."""
-        return net
+        """The network as it is to be called in an update: `backward` then gives all ranks the mean of the gradients.
+
+        Its batch norms see the images of all ranks from now on.
+        """
+        if self.size == 1:
+            return net
+        use_global_norms(net)
+        joined: nn.Module = self._fabric.setup_module(net, move_to_device=False)
+        return joined
 
     def mean(self, values: Sequence[float]) -> list[float]:
         """The mean of each value over all ranks."""
-        return list(values)
+        sums = torch.tensor(values, dtype=torch.float64)
+        if self.size > 1:
+            torch.distributed.all_reduce(sums, group=self._watched_group)
+        means: list[float] = (sums / self.size).tolist()
+        return means
 
     def gather(self, value: object) -> list[Any]:
         """Every rank's value (one that can be pickled), in the order of ranks; waits as long as preparing may take."""
-        return [value]
+        values = [value] * self.size
+        if self.size > 1:
+            with self.watched():
+                torch.distributed.all_gather_object(values, value, group=self._preparing)
+        return values
 
     def broadcast(self, value: T) -> T:
         """The value that rank 0 has passed, on every rank."""
@@ -84,16 +101,15 @@ class Ranks:
         if self.size == 1:
             return make()
         made: T | None = None
-        own: LatcliError | None = None
+        failure: LatcliError | None = None
         try:
             made = make()
         except LatcliError as error:
-            own = error
-        failure = None if own is None else (own.message, own.hint, own.exit_code)
+            failure = error
         found = self.gather((failure, None if made is None else facts(made)))
         for rank, (failed, _) in enumerate(found):
             if failed is not None:
-                raise own if own and rank == self.rank else LatcliError(f"rank {rank}: {failed[0]}", *failed[1:])
+                raise failure if failure and rank == self.rank else _of_rank(rank, failed)
         for rank, (_, other) in enumerate(found):
             if other != found[0][1]:
                 raise UsageError(f"{what} are not the same on rank {rank} as on rank 0", hint)
@@ -105,18 +121,158 @@ class Ranks:
         return items[self.rank :: self.size]
 
     def collected(self, own: Iterable[T]) -> Iterator[tuple[int, T]]:
-        """What this rank and all others make, each with the number of its rank, as it comes; on rank 0 alone.
+        """What all ranks make, each with the number of its rank, as it comes; on rank 0 alone.
 
-        On other ranks nothing comes: what they make is sent to rank 0, and must be such as can be pickled. Raises what
-        making it raises, also on another rank, and LatcliError where another rank is gone.
+        On other ranks nothing comes: what they make is sent to rank 0, and must be such as can be pickled. No rank
+        waits for another before all is made. Raises what making it raises, also on another rank, and LatcliError where
+        another rank is gone.
         """
-        for one in own:
-            yield self.rank, one
+        if self.rank:
+            self._send_all(own)
+        else:
+            yield from self._received(own)
+        self.gather(None)
+
+    def _launch(self, devices: int, device_type: str) -> None:
+        if importlib.util.find_spec("lightning_fabric") is None:
+            raise LatcliError("several devices need the package lightning-fabric", "pip install 'latcli[distributed]'")
+        if device_type == "cuda" and torch.cuda.device_count() < devices:
+            raise UsageError(
+                f"--devices {devices}, but there are {torch.cuda.device_count()} CUDA devices",
+                f"give --devices at most {torch.cuda.device_count()}, or --device cpu",
+            )
+        from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+        from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+        from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+        from lightning_fabric.strategies.ddp import DDPStrategy
+        from lightning_fabric.strategies.launchers import subprocess_script
+        from torch import distributed
+
+        for name in ("lightning_fabric", "lightning.fabric", "torch.distributed"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        # Fabric's observer would kill rank 0 when another rank ends, before rank 0 has closed its run.
+        subprocess_script._launch_process_observer = lambda child_processes: None
+        timeout = timedelta(seconds=self._timeout)
+        strategy = DDPStrategy(timeout=timeout, forward_sync_buffers=False)  # buffers are equal
+        started_by: Any = LightningEnvironment()
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            started_by = TorchElasticEnvironment()
+        elif _under_srun():
+            started_by = SLURMEnvironment(auto_requeue=False)
+        fabric = Fabric(
+            accelerator=device_type, devices=devices, num_nodes=self.nodes, strategy=strategy, plugins=[started_by]
+        )
+        _require_free_port()
+        with self.watched():
+            fabric.launch()
+            self._preparing = distributed.new_group(backend="gloo", timeout=_PREPARING)
+            # What lies on the CPU anyway; gloo notices that a process has died, which NCCL does not.
+            self._watched_group = distributed.new_group(backend="gloo", timeout=timeout)
+        self._fabric, self.rank, self.device = fabric, fabric.global_rank, fabric.device
+        self._sending = threading.Lock()
+        versions = self.gather(f"latcli {__version__}, torch {torch.__version__}")
+        if other := [rank for rank, version in enumerate(versions) if version != versions[0]]:
+            raise UsageError(
+                f"rank {other[0]} has {versions[other[0]]}, rank 0 has {versions[0]}",
+                "install the same versions on every machine",
+            )
+
+    def _received(self, own: Iterable[T]) -> Iterator[tuple[int, T]]:
+        arrived: queue.SimpleQueue[tuple[int, str, Any]] = queue.SimpleQueue()
+        for rank in range(1, self.size):
+            threading.Thread(target=self._receive, args=(rank, arrived), daemon=True).start()
+        mine, at_work = iter(own), set(range(self.size))
+        while at_work:
+            if 0 in at_work and arrived.empty():  # then this rank goes on with its own
+                arrived.put(next(((0, "made", one) for one in mine), (0, "all", None)))
+            rank, kind, value = arrived.get()
+            if kind == "made":
+                yield rank, value
+            elif kind == "all":
+                at_work.discard(rank)
+            else:
+                with self.watched():
+                    raise _of_rank(rank, value)
+
+    def _receive(self, rank: int, arrived: queue.SimpleQueue[tuple[int, str, Any]]) -> None:
+        """Take what a rank sends, on a thread of its own.
+
+        That is "made" and something, "alive" between, in the end "all", or "failed" and the exception that stopped it.
+        """
+        kind = "alive"
+        while kind in ("alive", "made"):
+            message: list[Any] = [None]
+            try:
+                torch.distributed.recv_object_list(message, src=rank, group=self._watched_group)
+                kind, value = message[0]
+            except RuntimeError as error:
+                kind, value = "failed", error
+            if kind != "alive":
+                arrived.put((rank, kind, value))
+
+    def _send_all(self, own: Iterable[object]) -> None:
+        ended = threading.Event()
+        alive = threading.Thread(target=self._send_signs_of_life, args=(ended,), daemon=True)
+        alive.start()
+        try:
+            with self.watched():
+                for one in own:
+                    self._send("made", one)
+                self._send("all")
+        except BaseException as error:
+            told: BaseException = error
+            if isinstance(error, Exception) and not isinstance(error, LatcliError):
+                hint = "this is a defect of latcli: run it on one device with --debug, and report it"
+                told = LatcliError(f"unexpected {type(error).__name__}: {error}", hint)
+            with suppress(RuntimeError):  # rank 0 may be gone
+                self._send("failed", told)
+            raise
+        finally:
+            ended.set()
+            alive.join()
+
+    def _send(self, kind: str, value: object = None) -> None:
+        with self._sending:
+            torch.distributed.send_object_list([(kind, value)], dst=0, group=self._watched_group)
+
+    def _send_signs_of_life(self, ended: threading.Event) -> None:
+        while not ended.wait(self._timeout / _SIGNS_OF_LIFE):
+            try:
+                self._send("alive")
+            except RuntimeError:  # nobody would keep what this rank makes
+                os._exit(ExitCode.FAILURE)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Turn what torch raises where another rank is gone into a LatcliError."""
-        yield
+        if self.size == 1:
+            yield
+            return
+        try:
+            yield
+        except ValueError as error:  # Fabric's, where devices and nodes are not what was started
+            raise UsageError(str(error).splitlines()[0], "leave --devices and --nodes out, or correct them") from error
+        except RuntimeError as error:
+            if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error).lower():
+                raise
+            text = str(error).strip().partition("\n")[0]
+            if "timed out" in text.lower() or "timeout" in text.lower():
+                raise LatcliError(
+                    f"another rank has not answered for {self._timeout:g} seconds",
+                    "it may not have been started, or be stopped or out of reach: check it, then resume the run",
+                ) from error
+            raise LatcliError(
+                f"another rank has ended, or cannot be reached: {text[:200]}",
+                "look at its machine's memory and log, check MASTER_ADDR and MASTER_PORT, then resume the run",
+            ) from error
+
+
+def _of_rank(rank: int, error: BaseException) -> BaseException:
+    """What has stopped another rank, as it stops this one."""
+    if isinstance(error, LatcliError):
+        return LatcliError(f"rank {rank}: {error.message}", error.hint, error.exit_code)
+    return error
 
 
 def world_of(devices: int | None, nodes: int | None) -> tuple[int, int]:
@@ -152,182 +308,6 @@ def _under_srun() -> bool:
     """Whether srun has started several tasks; in a batch script itself, or a shell under srun, it has not."""
     interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
     return "SLURM_STEP_ID" in os.environ and not interactive and int(os.environ.get("SLURM_NTASKS", "1")) > 1
-
-
-class FabricRanks(Ranks):
-    """The processes of this world, started and connected; `device` is where this one computes.
-
-    device_type: "cpu" or "cuda". Where nothing else has started them, Fabric's launcher runs this command line once
-    more for each. Raises LatcliError where Fabric is missing or the ranks do not come together, UsageError for a world
-    that does not fit this machine.
-    """
-
-    def __init__(self, devices: int, nodes: int, device_type: str, timeout: float = TIMEOUT_SECONDS) -> None:
-        if importlib.util.find_spec("lightning_fabric") is None:
-            raise LatcliError("several devices need the package lightning-fabric", "pip install 'latcli[distributed]'")
-        if device_type == "cuda" and torch.cuda.device_count() < devices:
-            raise UsageError(
-                f"--devices {devices}, but there are {torch.cuda.device_count()} CUDA devices",
-                f"give --devices at most {torch.cuda.device_count()}, or --device cpu",
-            )
-        from lightning_fabric import Fabric
-        from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-        from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-        from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-        from lightning_fabric.strategies.ddp import DDPStrategy
-        from lightning_fabric.strategies.launchers import subprocess_script
-        from torch import distributed
-
-        for name in ("lightning_fabric", "lightning.fabric", "torch.distributed"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        # Fabric's observer would kill rank 0 when another rank ends, before rank 0 has closed its run.
-        subprocess_script._launch_process_observer = lambda child_processes: None
-        self.size, self.nodes, self._timeout = devices * nodes, nodes, timeout
-        strategy = DDPStrategy(timeout=timedelta(seconds=timeout), forward_sync_buffers=False)  # buffers are equal
-        started_by: Any = LightningEnvironment()
-        if "TORCHELASTIC_RUN_ID" in os.environ:
-            started_by = TorchElasticEnvironment()
-        elif _under_srun():
-            started_by = SLURMEnvironment(auto_requeue=False)
-        fabric = Fabric(
-            accelerator=device_type, devices=devices, num_nodes=nodes, strategy=strategy, plugins=[started_by]
-        )
-        _require_free_port()
-        with self.watched():
-            fabric.launch()
-            self._preparing = distributed.new_group(backend="gloo", timeout=_PREPARING)
-            # What lies on the CPU anyway; gloo notices that a process has died, which NCCL does not.
-            self._watched_group = distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
-        self._fabric, self.rank, self.device = fabric, fabric.global_rank, fabric.device
-        self._sending = threading.Lock()
-        versions = self.gather(f"latcli {__version__}, torch {torch.__version__}")
-        if other := [rank for rank, version in enumerate(versions) if version != versions[0]]:
-            raise UsageError(
-                f"rank {other[0]} has {versions[other[0]]}, rank 0 has {versions[0]}",
-                "install the same versions on every machine",
-            )
-
-    def join(self, net: nn.Module) -> nn.Module:
-        """DDP around `net`, whose batch norms see the images of all ranks from now on."""
-        use_global_norms(net)
-        joined: nn.Module = self._fabric.setup_module(net, move_to_device=False)
-        return joined
-
-    def mean(self, values: Sequence[float]) -> list[float]:
-        """The mean of each value over all ranks, which must all come here."""
-        sums = torch.tensor(values, dtype=torch.float64)
-        torch.distributed.all_reduce(sums, group=self._watched_group)
-        means: list[float] = (sums / self.size).tolist()
-        return means
-
-    def gather(self, value: object) -> list[Any]:
-        """Every rank's value, in the order of ranks."""
-        values = [None] * self.size
-        with self.watched():
-            torch.distributed.all_gather_object(values, value, group=self._preparing)
-        return values
-
-    def collected(self, own: Iterable[T]) -> Iterator[tuple[int, T]]:
-        """What all ranks make, on rank 0, as it comes: no rank waits for another before all is made."""
-        if self.rank:
-            self._send_all(own)
-        else:
-            yield from self._received(own)
-        self.gather(None)
-
-    def _received(self, own: Iterable[T]) -> Iterator[tuple[int, T]]:
-        arrived: queue.SimpleQueue[tuple[int, _Kind, Any]] = queue.SimpleQueue()
-        for rank in range(1, self.size):
-            threading.Thread(target=self._receive, args=(rank, arrived), daemon=True).start()
-        mine, at_work = iter(own), set(range(self.size))
-        while at_work:
-            try:
-                rank, kind, value = arrived.get(block=0 not in at_work)
-            except queue.Empty:  # then this rank goes on with its own
-                rank, kind, value = next(((0, "made", one) for one in mine), (0, "all", None))
-            if kind == "made":
-                yield rank, value
-            elif kind == "all":
-                at_work.discard(rank)
-            else:
-                self._raise(rank, kind, value)
-
-    def _receive(self, rank: int, arrived: queue.SimpleQueue[tuple[int, _Kind, Any]]) -> None:
-        """Take what a rank sends, on a thread of its own."""
-        kind: _Kind = "alive"
-        while kind in ("alive", "made"):
-            message: list[Any] = [None]
-            try:
-                torch.distributed.recv_object_list(message, src=rank, group=self._watched_group)
-                kind, value = message[0]
-            except RuntimeError as error:
-                kind, value = "error", error
-            if kind != "alive":
-                arrived.put((rank, kind, value))
-
-    def _raise(self, rank: int, kind: _Kind, value: Any) -> None:
-        """What has stopped another rank stops this one."""
-        if kind == "signal":
-            raise KeyboardInterrupt if value == signal.SIGINT else Terminated
-        if isinstance(value, RuntimeError):
-            with self.watched():
-                raise value
-        raise LatcliError(f"rank {rank}: {value[0]}", *value[1:])
-
-    def _send_all(self, own: Iterable[object]) -> None:
-        ended = threading.Event()
-        alive = threading.Thread(target=self._send_signs_of_life, args=(ended,), daemon=True)
-        alive.start()
-        try:
-            with self.watched():
-                for one in own:
-                    self._send("made", one)
-                self._send("all")
-        except LatcliError as error:
-            self._send("error", (error.message, error.hint, error.exit_code))
-            raise
-        except (KeyboardInterrupt, Terminated) as interruption:
-            self._send("signal", signal.SIGINT if isinstance(interruption, KeyboardInterrupt) else signal.SIGTERM)
-            raise
-        except Exception as error:
-            hint = "this is a defect of latcli: run it on one device with --debug, and report it"
-            self._send("error", (f"unexpected {type(error).__name__}: {error}", hint, ExitCode.FAILURE))
-            raise
-        finally:
-            ended.set()
-            alive.join()
-
-    def _send(self, kind: _Kind, value: object = None) -> None:
-        with self._sending:
-            torch.distributed.send_object_list([(kind, value)], dst=0, group=self._watched_group)
-
-    def _send_signs_of_life(self, ended: threading.Event) -> None:
-        while not ended.wait(self._timeout / _SIGNS_OF_LIFE):
-            try:
-                self._send("alive")
-            except RuntimeError:  # nobody would keep what this rank makes
-                os._exit(ExitCode.FAILURE)
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Turn what torch raises where another rank is gone into a LatcliError."""
-        try:
-            yield
-        except ValueError as error:  # Fabric's, where devices and nodes are not what was started
-            raise UsageError(str(error).splitlines()[0], "leave --devices and --nodes out, or correct them") from error
-        except RuntimeError as error:
-            if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error).lower():
-                raise
-            text = str(error).strip().partition("\n")[0]
-            if "timed out" in text.lower() or "timeout" in text.lower():
-                raise LatcliError(
-                    f"another rank has not answered for {self._timeout:g} seconds",
-                    "it may not have been started, or be stopped or out of reach: check it, then resume the run",
-                ) from error
-            raise LatcliError(
-                f"another rank has ended, or cannot be reached: {text[:200]}",
-                "look at its machine's memory and log, check MASTER_ADDR and MASTER_PORT, then resume the run",
-            ) from error
 
 
 def _require_free_port() -> None:

@@ -1,19 +1,16 @@
-"""Photos as exact 8-bit levels: read any image file, write PNG, go between levels and [0, 1].
-
-Legend: H height, W width, C = 3 colour channels. `levels` are uint8, `x` is float in [0, 1].
-"""
+"""Photos as exact 8-bit levels: read any image file, write PNG, go between levels and [0, 1]."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -104,9 +101,16 @@ def decode_photo(data: bytes, name: str) -> Photo:
         image = decode_image(data, name)
         animated = getattr(_open_unlimited(io.BytesIO(data)), "is_animated", False)
         notes = ["first of several frames"] if animated else []
-        if _turn_upright(image):
-            notes.append("rotated as the camera noted")
-        notes += _changes(image)
+        with suppress(Exception):  # the pixels are sound, only what was noted about them is not
+            if image.getexif().get(ExifTags.Base.Orientation) in range(2, 9):
+                notes.append("rotated as the camera noted")
+            ImageOps.exif_transpose(image, in_place=True)
+        if image.mode in SIXTEEN_BIT_MODES:
+            notes.append("16-bit grey reduced to 8 bits")
+        elif is_transparent(image):
+            notes.append("transparency laid on white")
+        elif image.mode == "CMYK":
+            notes.append("CMYK turned into RGB")
         levels_HWC = rgb_of(image)
     return Photo(name, levels_HWC, hashlib.sha256(data).hexdigest(), tuple(notes))
 
@@ -120,7 +124,16 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     if not data:
         raise ImageError(f"{name} is empty (0 bytes)", "copy or download the file again")
     image = _open_unlimited(io.BytesIO(data))
-    _check_size(image, name)
+    width, height = image.size
+    most = _MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS)
+    if width * height > most:
+        of_format = "" if most == MAX_PIXELS else f" of {image.format}"
+        raise ImageError(
+            f"{name} claims {width}x{height} pixels, more than {most // 1_000_000} megapixels{of_format}",
+            "scale the photo down first; a small file that claims so much may be a decompression bomb",
+        )
+    if width * height == 0:
+        raise ImageError(f"{name} has no pixels ({width}x{height})", "copy or download the file again")
     image.load()
     if image.mode == "F":
         raise ImageError(f"{name} holds floating-point numbers, not levels", "save it with 8 or 16 bits a channel")
@@ -142,9 +155,24 @@ def damage_as_errors(name: str) -> Iterator[None]:
         raise ImageError(f"{name} is damaged: {error}", "copy or download the file again") from error
 
 
-def encode_png(levels_HWC: np.ndarray) -> bytes:
-    """Lossless PNG bytes of uint8 levels, RGB (H, W, 3) or grey (H, W). The same levels give the same bytes."""
-    buffer = io.BytesIO()
+class _Watched(io.BytesIO):
+    """A buffer that calls `go_on`, which may raise, before each piece that is written."""
+
+    def __init__(self, go_on: Callable[[], None]) -> None:
+        super().__init__()
+        self._go_on = go_on
+
+    def write(self, data: Any) -> int:
+        self._go_on()
+        return super().write(data)
+
+
+def encode_png(levels_HWC: np.ndarray, go_on: Callable[[], None] = lambda: None) -> bytes:
+    """Lossless PNG bytes of uint8 levels, RGB (H, W, 3) or grey (H, W). The same levels give the same bytes.
+
+    `go_on` is called many times meanwhile, and may raise: large photos take seconds.
+    """
+    buffer = _Watched(go_on)
     # Higher levels cost seconds on large photos and save a few per cent on adversarial noise.
     Image.fromarray(levels_HWC).save(buffer, format="PNG", compress_level=4)
     return buffer.getvalue()
@@ -157,9 +185,9 @@ def decode_png(data: bytes) -> Image.Image:
     return image
 
 
-def to_unit(levels_HWC: np.ndarray) -> torch.Tensor:
-    """Levels (H, W, C) to x_CHW float32 in [0, 1]: level / 255."""
-    return torch.from_numpy(np.ascontiguousarray(levels_HWC.transpose(2, 0, 1))).float().div_(255.0)
+def to_unit(levels_HWC: np.ndarray | Image.Image) -> torch.Tensor:
+    """Levels (H, W, C), or an RGB image of them, to x_CHW float32 in [0, 1]: level / 255."""
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(levels_HWC).transpose(2, 0, 1))).float().div_(255.0)
 
 
 def rgb_of(image: Image.Image) -> np.ndarray:
@@ -194,34 +222,3 @@ def _open_unlimited(file: BinaryIO) -> Image.Image:
         return _pil_open(file, formats=_FORMATS)
     finally:
         Image.MAX_IMAGE_PIXELS = limit
-
-
-def _check_size(image: Image.Image, name: str) -> None:
-    width, height = image.size
-    most = _MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS)
-    if width * height > most:
-        of_format = "" if most == MAX_PIXELS else f" of {image.format}"
-        raise ImageError(
-            f"{name} claims {width}x{height} pixels, more than {most // 1_000_000} megapixels{of_format}",
-            "scale the photo down first; a small file that claims so much may be a decompression bomb",
-        )
-    if width * height == 0:
-        raise ImageError(f"{name} has no pixels ({width}x{height})", "copy or download the file again")
-
-
-def _turn_upright(image: Image.Image) -> bool:
-    """Turn it as the camera noted; whether it had to be turned."""
-    turned = False
-    with suppress(Exception):  # the pixels are sound, only what was noted about them is not
-        turned = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
-        ImageOps.exif_transpose(image, in_place=True)
-    return turned
-
-
-def _changes(image: Image.Image) -> list[str]:
-    """What has to be done to make it RGB of 8 bits."""
-    if image.mode in SIXTEEN_BIT_MODES:
-        return ["16-bit grey reduced to 8 bits"]
-    if is_transparent(image):
-        return ["transparency laid on white"]
-    return ["CMYK turned into RGB"] if image.mode == "CMYK" else []

@@ -9,7 +9,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -126,20 +126,9 @@ class LabelFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        rows = _rows(path)
-        columns = _columns(rows[0], path)
-        file_column, index_column, name_column = columns or (0, None, 1)
         #: File, index and name of each row; and the rows by one of `_KEYS`, made when that is first asked for.
-        self._rows: list[tuple[str, tuple[str, str]]] = []
+        self._rows = _labelled_files(path)
         self._labels: list[dict[str, tuple[tuple[str, str], ...]]] = []
-        for row in rows[1:] if columns else rows:
-            file, index, name = (
-                row[column].strip() if column is not None and column < len(row) else ""
-                for column in (file_column, index_column, name_column)
-            )
-            if not file or not (index or name):
-                raise UsageError(f"{path}: a file and a label are needed, not '{','.join(row)[:60]}'", _CSV_HINT)
-            self._rows.append((file.replace("\\", "/"), (index, name)))  # the first as Windows writes it
 
     def label_of(self, photo: Path, classes: Classes) -> Label:
         """The label of one photo. Raises UsageError where the file names it not at all, or not uniquely."""
@@ -182,13 +171,16 @@ _KEYS: tuple[Callable[[Path], str], ...] = (
 )
 
 
-_FILE_WORDS = {"file", "filename", "path", "image", "photo"}
-_INDEX_WORDS = {"index", "imagenet_index", "label_index", "class_index", "id"}
-_NAME_WORDS = {"name", "label", "class", "class_name", "label_name"}
+#: What headers call the columns of files, indices and names.
+_WORDS = (
+    {"file", "filename", "path", "image", "photo"},
+    {"index", "imagenet_index", "label_index", "class_index", "id"},
+    {"name", "label", "class", "class_name", "label_name"},
+)
 
 
-def _rows(path: Path) -> list[list[str]]:
-    """The rows of a CSV that are not blank, split where its first line says."""
+def _labelled_files(path: Path) -> list[tuple[str, tuple[str, str]]]:
+    """File, index and name of each row of a CSV that is not blank, split where its first line says."""
     try:
         content = path.read_bytes()
         text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
@@ -202,19 +194,18 @@ def _rows(path: Path) -> list[list[str]]:
         raise UsageError(f"cannot read the labels file {path}: {error}", _CSV_HINT) from error
     if not filled:
         raise UsageError(f"the labels file {path} is empty", _CSV_HINT)
-    return filled
-
-
-def _columns(first_row: Sequence[str], path: Path) -> tuple[int, int | None, int | None] | None:
-    """Positions of the file, index and name columns; None where the first row is no header."""
-    header = [cell.strip().lower() for cell in first_row]
-
-    def place(words: set[str]) -> int | None:
-        return next((i for i, word in enumerate(header) if word in words), None)
-
-    file, index, name = place(_FILE_WORDS), place(_INDEX_WORDS), place(_NAME_WORDS)
-    if file is None and len(header) < 2:
-        raise UsageError(f"the labels file {path} has only one column: '{first_row[0][:60]}'", _CSV_HINT)
-    if file is not None and index is None and name is None:
+    header = [cell.strip().lower() for cell in filled[0]]
+    columns = [next((i for i, word in enumerate(header) if word in words), None) for words in _WORDS]
+    if columns[0] is None and len(header) < 2:
+        raise UsageError(f"the labels file {path} has only one column: '{filled[0][0][:60]}'", _CSV_HINT)
+    if columns[0] is not None and columns[1:] == [None, None]:
         raise UsageError(f"the labels file {path} has no column of classes", "call one of them 'index' or 'name'")
-    return None if file is None else (file, index, name)
+    columns, filled = ([0, None, 1], filled) if columns[0] is None else (columns, filled[1:])
+    found = []
+    for row in filled:
+        cells = (row[column].strip() if column is not None and column < len(row) else "" for column in columns)
+        file, index, name = cells
+        if not file or not (index or name):
+            raise UsageError(f"{path}: a file and a label are needed, not '{','.join(row)[:60]}'", _CSV_HINT)
+        found.append((file.replace("\\", "/"), (index, name)))  # the first as Windows writes it
+    return found

@@ -1,9 +1,4 @@
-"""Boxes, silhouettes, files or a center become a mask; a mask and a region become the epsilon matrix.
-
-Legend: B photos, H height, W width. mask_1HW and mask_B1HW are float in [0, 1]: 1 is the object, 0 the background,
-values between are a soft edge. eps_B1HW is the epsilon matrix (the paper's epmatrix): the largest change allowed at
-each pixel, in [0, 1] image scale.
-"""
+"""Boxes, silhouettes, files or a center become a mask; a mask and a region become the epsilon matrix."""
 
 from __future__ import annotations
 

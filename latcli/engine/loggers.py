@@ -11,11 +11,11 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from latcli.engine import registry
 from latcli.errors import UsageError, first_line
@@ -45,15 +45,12 @@ class Logger(Protocol):
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Log numbers at a step, which never decreases."""
-        ...
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
         """Log a table of results."""
-        ...
 
     def close(self, completed: bool) -> None:
         """Send what is left."""
-        ...
 
 
 def check(names: Sequence[str]) -> None:
@@ -69,7 +66,7 @@ def installed() -> tuple[str, ...]:
     return ("tensorboard",) if find_spec("tensorboard") is not None else ()
 
 
-class Loggers:
+class Loggers(AbstractContextManager["Loggers"]):
     """Several loggers as one. A context: leaving it closes them.
 
     One that raises is left out from then on, with a warning to `note`.
@@ -84,26 +81,21 @@ class Loggers:
             except Exception as error:
                 self._drop(name, error)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._each(lambda logger: logger.close(kind is None))
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        self._each("close", kind is None)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Log numbers at a step."""
-        self._each(lambda logger: logger.scalars(values, step))
+        self._each("scalars", values, step)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
         """Log a table of results."""
-        self._each(lambda logger: logger.table(title, columns, rows))
+        self._each("table", title, columns, rows)
 
-    def _each(self, use: Callable[[Logger], None]) -> None:
+    def _each(self, method: str, *arguments: object) -> None:
         for name, logger in list(self._open.items()):
             try:
-                use(logger)
+                getattr(logger, method)(*arguments)
             except Exception as error:
                 self._drop(name, error)
 

@@ -1,7 +1,4 @@
-"""Where the object of a photo is: given by its user, or found by a detector, or by several, photo by photo.
-
-Legend: H, W a photo's own size. mask_1HW is float in [0, 1], 1 on the object.
-"""
+"""Where the object of a photo is: given by its user, or found by a detector, or by several, photo by photo."""
 
 from __future__ import annotations
 
@@ -95,11 +92,9 @@ class DetectionCache(Protocol):
 
     def get(self, photo: Photo, fingerprint: str, target: str) -> Detection | None:
         """The stored detection, if any."""
-        ...
 
     def put(self, photo: Photo, fingerprint: str, target: str, detection: Detection) -> None:
         """Keep one."""
-        ...
 
 
 class ObjectFinder:

@@ -1,7 +1,6 @@
 """What files mean: which are photos, by which names and in which order; which are masks, and of which photo.
 
-One rule for attack, train and eval. Legend: H, W the photo's own size. mask_1HW is float in [0, 1], 1 on the object.
-White is the object in a file, too; what cannot be read so with certainty is refused.
+One rule for attack, train and eval. White is the object in a file; what cannot be read so with certainty is refused.
 """
 
 from __future__ import annotations
@@ -65,16 +64,13 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def photos_below(folder: Path) -> Iterator[Path]:
+def photos_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
     """The photos below a folder, in the order of their names.
 
     Links to files and folders are followed and keep the names that they have here; a link to a folder that it lies in
-    is passed over, and so are pipes and devices. Raises ImageError for a folder that cannot be read.
+    is passed over, and so are pipes and devices. `above` are the folders that it lies in, as far as they were walked.
+    Raises ImageError for a folder that cannot be read.
     """
-    return _photos(folder, frozenset())
-
-
-def _photos(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
     try:
         place = folder.stat()
         entries = [] if (place.st_dev, place.st_ino) in above else listed(folder)
@@ -82,7 +78,7 @@ def _photos(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
         raise ImageError(f"cannot read the folder {folder}: {error.strerror}", "check its permissions") from error
     for entry in entries:
         if is_folder(entry):
-            yield from _photos(folder / entry.name, above | {(place.st_dev, place.st_ino)})
+            yield from photos_below(folder / entry.name, above | {(place.st_dev, place.st_ino)})
         elif Path(entry.name).suffix.lower() in SUFFIXES:
             try:
                 ends = stat.S_ISREG(entry.stat().st_mode)  # reading a pipe may not end
@@ -127,27 +123,24 @@ def find_sources(arguments: Sequence[str]) -> list[PhotoSource]:
         raise UsageError("no photo was given", "name a photo, several, a folder, or - for standard input")
     found: dict[str, PhotoSource] = {}
     for argument in arguments:
-        for source in _sources(argument):
-            found.setdefault(STDIN if source.is_stdin else str(as_given(source.path)), source)
+        path = Path(argument)
+        if argument == STDIN:
+            found.setdefault(STDIN, PhotoSource(path))
+            continue
+        try:
+            is_dir, there = path.is_dir(), path.exists()
+        except OSError as error:
+            raise ImageError(
+                f"cannot read {argument}: {error.strerror}", "check the path and its permissions"
+            ) from error
+        if not there:
+            raise ImageError(f"no such file: {argument}", "check the path; folders are searched recursively")
+        photos = list(photos_below(path)) if is_dir else [path]
+        if not photos:
+            raise ImageError(f"no image below {path}", f"looked for {', '.join(sorted(SUFFIXES))}")
+        for photo in photos:
+            found.setdefault(str(as_given(photo)), PhotoSource(photo))
     return list(found.values())
-
-
-def _sources(argument: str) -> Iterator[PhotoSource]:
-    path = Path(argument)
-    try:
-        is_dir, there = path.is_dir(), argument == STDIN or path.exists()
-    except OSError as error:
-        raise ImageError(f"cannot read {argument}: {error.strerror}", "check the path and its permissions") from error
-    if not there:
-        raise ImageError(f"no such file: {argument}", "check the path; folders are searched recursively")
-    if not is_dir or argument == STDIN:
-        yield PhotoSource(path)
-        return
-    photo = None
-    for photo in photos_below(path):
-        yield PhotoSource(photo)
-    if photo is None:
-        raise ImageError(f"no image below {path}", f"looked for {', '.join(sorted(SUFFIXES))}")
 
 
 # masks: files that say where the object of a photo is

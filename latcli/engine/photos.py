@@ -7,11 +7,13 @@ Legend: B photos of a batch, H, W a photo's own size, h, w the classifier's inpu
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Executor
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import pairwise
+from functools import cached_property, partial
+from itertools import chain, pairwise
 from statistics import median
 from typing import TypeVar
 
@@ -36,15 +38,19 @@ from latcli.engine.canvas import (
 )
 from latcli.engine.detectors.base import Target
 from latcli.engine.detectors.cam import evidence_inside
-from latcli.engine.images import Photo, decode_png, encode_png
+from latcli.engine.devices import images_that_fit, rounded_factors
+from latcli.engine.images import Photo, decode_png, encode_png, to_unit
 from latcli.engine.models.classifier import Classifier, predict
-from latcli.engine.models.preprocessing import square_to_unit
 from latcli.engine.noise import derive_seed
 from latcli.engine.objects import FoundObject, ObjectFinder
 from latcli.engine.precision import GradientForm, Precision, gradient_model
 from latcli.errors import LatcliError, UsageError
 from latcli.results import Label, Prediction
 
+#: Photos that are attacked together where nothing is asked for and free memory is not known.
+_BATCH = 8
+#: Where it is known, at most so many, of at most so many pixels: more gain nothing, and results come late.
+_LARGEST_BATCH, _LARGEST_PIXELS = 32, 4 * MAX_GRID_PIXELS
 #: Logits that a label must fall behind by, before an attack with a stop rank rests: PIL's resize rounds twice where
 #: the differentiable one rounds once, and the score is PIL's.
 STOP_MARGIN = 0.25
@@ -153,8 +159,16 @@ class PhotoResult:
         return self.fooled if self.reached is None else self.reached
 
 
+#: A result of which only the scores are missing, and x_Chw, what the classifier reads in its saved bytes.
+_Saved = tuple[Callable[..., PhotoResult], torch.Tensor]
+
+
 class PhotoAttacker:
-    """A classifier, what finds objects, an attack and settings, ready for any number of photos."""
+    """A classifier, what finds objects, an attack and settings, ready for any number of photos.
+
+    `threads` do what the CPU has to do of photos that are attacked, where there are any. scored_together: how many
+    images; one on a CPU, where of several the last bits would depend on how many there are.
+    """
 
     def __init__(
         self,
@@ -162,8 +176,11 @@ class PhotoAttacker:
         finder: ObjectFinder,
         attack: Attack,
         settings: PhotoSettings,
+        threads: Executor | None = None,
     ) -> None:
-        self.classifier, self.finder, self.attack = classifier, finder, attack
+        self.classifier, self.finder, self.attack, self.threads = classifier, finder, attack, threads
+        self.scored_together = 1 if classifier.device.type == "cpu" else _LARGEST_BATCH
+        self._given_up = threading.Event()
         margin = STOP_MARGIN if settings.attack.stop_rank else 0.0
         search = replace(settings.attack, targeted=settings.target is not None, stop_margin=margin)
         self.settings = replace(settings, attack=search)
@@ -189,7 +206,7 @@ class PhotoAttacker:
         that does not fit, and for a target that is the photo's own class.
         """
         photo = self._at_resolution(photo)
-        clean = self._score([photo.image], [label.index if label else None])[0]
+        clean = self._score([self._read(photo.image)], [label.index if label else None])[0]
         label = label or Label(clean.index, clean.prediction, "prediction")
         if self.settings.target is not None and self.settings.target.index == label.index:
             raise UsageError(
@@ -223,10 +240,44 @@ class PhotoAttacker:
             raise _nothing_to_change(located, epsilon, background_share)
         return Threat(located, region, epsilon, allowed_HW, background_share, visible_share)
 
+    def batches(self, photos: Iterable[Located], most: int | None = None) -> Iterator[list[Located]]:
+        """Photos in groups to be attacked together, as `batches` has them.
+
+        Without `most`, as many as free memory allows for photos of the first one's size, where it is known.
+        """
+        photos = iter(photos)
+        first = next(photos, None)
+        if first is None:
+            return
+        pixels = MAX_GRID_PIXELS
+        if most is None:
+            most, fit = _BATCH, images_that_fit(self.device, partial(self._gradient_on, first))
+            if fit is not None:
+                most, pixels = min(fit, _LARGEST_BATCH), min(fit * first.size[0] * first.size[1], _LARGEST_PIXELS)
+        yield from batches(chain([first], photos), most, pixels)
+
+    def _gradient_on(self, one: Located, count: int) -> None:
+        """Compute one gradient for so many copies of a photo, as an attack does; none where the classifier has none."""
+        canvas = make_canvas([make_grid(one.photo.levels_HWC, np.ones(one.size, np.uint8))] * count, self.device)
+        x_BCHW = canvas.x_BCHW.requires_grad_()
+        with torch.enable_grad(), rounded_factors(self.device):
+            logits_BK = self._view(canvas)(x_BCHW)
+            if logits_BK.requires_grad:
+                torch.autograd.grad(logits_BK.sum(), x_BCHW, allow_unused=True)
+
     def attack_batch(self, batch: Sequence[Threat], search: AttackSettings | None = None) -> list[PhotoResult]:
         """Attack photos together; each result is what it would be alone, up to floating-point noise.
 
         `search` takes the place of the settings' own. Raises ContractError where the attack leaves the epsilon matrix.
+        """
+        return self.begin_batch(batch, search)()
+
+    def begin_batch(
+        self, batch: Sequence[Threat], search: AttackSettings | None = None
+    ) -> Callable[[], list[PhotoResult]]:
+        """The same in two parts: attack the photos now; what is returned scores them and gives their results.
+
+        Between the two, threads encode and check the photos, where there are threads.
         """
         settings = self.settings
         search = search or settings.attack
@@ -244,11 +295,13 @@ class PhotoAttacker:
             _on_grids(search, grids),
             torch.tensor(seeds, device=self.device),
         )
-        levels = [
-            adversarial_levels(one.located.photo.levels_HWC, one.allowed_HW, grid, adv_CHW, search.radius)
-            for one, grid, adv_CHW in zip(batch, grids, adv_BCHW, strict=True)
+        saved: list[Callable[[], _Saved]] = [
+            partial(self._saved, one, grid, adv_CHW, search.radius)
+            for one, grid, adv_CHW in zip(batch, grids, adv_BCHW.cpu(), strict=True)
         ]
-        return [self._result(one, levels_HWC) for one, levels_HWC in zip(batch, levels, strict=True)]
+        if self.threads is not None:
+            saved = [self.threads.submit(one).result for one in saved]
+        return lambda: self._results([one() for one in saved], [one.located.label.index for one in batch])
 
     def smallest_epsilon(
         self, batch: Sequence[Located], region: localize.Region, most: float
@@ -278,7 +331,7 @@ class PhotoAttacker:
         """The photo with its background blacked out (levels_HWC), and the classifier's answer to it."""
         kept_HW1 = located.mask_HW[:, :, None] >= 128
         levels_HWC = located.photo.levels_HWC * kept_HW1
-        return levels_HWC, self._score([Image.fromarray(levels_HWC)], [located.label.index])[0]
+        return levels_HWC, self._score([self._read(Image.fromarray(levels_HWC))], [located.label.index])[0]
 
     def seconds(self, threat: Threat) -> float:
         """How long the attack on one photo will take: the time between its first passes, times their number."""
@@ -294,20 +347,34 @@ class PhotoAttacker:
             return self._passes * median(spans)
         return time.perf_counter() - start
 
-    def _result(self, threat: Threat, levels_HWC: np.ndarray) -> PhotoResult:
-        png = encode_png(levels_HWC)
-        image, target = decode_png(png), self.settings.target
-        adversarial = self._score([image], [threat.located.label.index])[0]
-        p_target = None if target is None else self._score([image], [target.index])[0].confidence
-        return PhotoResult(
-            threat=threat,
-            adversarial=adversarial,
-            adversarial_png=png,
-            adversarial_HWC=levels_HWC,
-            change=measure_change(threat.located.photo.levels_HWC, levels_HWC, threat.allowed_HW),
-            p_target=p_target,
-            reached=None if target is None else adversarial.index == target.index,
-        )
+    def give_up(self) -> None:
+        """Have threads leave what they have not done: no process ends before its threads."""
+        self._given_up.set()
+
+    def go_on(self) -> None:
+        """Raise CancelledError where all was given up."""
+        if self._given_up.is_set():
+            raise CancelledError
+
+    def _saved(self, threat: Threat, grid: Grid, adv_CHW: torch.Tensor, radius: float | None) -> _Saved:
+        """What an attack found on a photo's grid, as it is saved. Raises ContractError."""
+        levels_HWC, allowed_HW = threat.located.photo.levels_HWC, threat.allowed_HW
+        adversarial_HWC = adversarial_levels(levels_HWC, allowed_HW, grid, adv_CHW, radius)
+        png = encode_png(adversarial_HWC, self.go_on)
+        change = measure_change(levels_HWC, adversarial_HWC, allowed_HW)
+        scored = partial(PhotoResult, threat, adversarial_png=png, adversarial_HWC=adversarial_HWC, change=change)
+        return scored, self._read(decode_png(png))
+
+    def _results(self, saved: Sequence[_Saved], labels: Sequence[int]) -> list[PhotoResult]:
+        inputs, target = [x_Chw for _, x_Chw in saved], self.settings.target
+        predictions = self._score(inputs, labels)
+        if target is None:
+            return [scored(prediction) for (scored, _), prediction in zip(saved, predictions, strict=True)]
+        of_target = self._score(inputs, [target.index for _ in saved])
+        return [
+            scored(prediction, p_target=other.confidence, reached=prediction.index == target.index)
+            for (scored, _), prediction, other in zip(saved, predictions, of_target, strict=True)
+        ]
 
     def _at_resolution(self, photo: Photo) -> Photo:
         if not self.settings.at_model_resolution:
@@ -320,11 +387,18 @@ class PhotoAttacker:
             return slice(None), slice(None)
         return self.classifier.preprocessing.visible(photo.size)
 
-    def _score(self, images: Sequence[Image.Image], labels: Sequence[int | None]) -> list[Prediction]:
-        read = square_to_unit if self.settings.at_model_resolution else self.classifier.preprocessing.read
-        # One at a time: of several together, the last bits would depend on how many there are.
-        singly = [read(image.convert("RGB"))[None].to(self.device) for image in images]
-        return [predict(self.classifier, x_1Chw, [label])[0] for x_1Chw, label in zip(singly, labels, strict=True)]
+    def _read(self, image: Image.Image) -> torch.Tensor:
+        """x_Chw: how every score of a photo is taken."""
+        read = to_unit if self.settings.at_model_resolution else self.classifier.preprocessing.read
+        return read(image.convert("RGB"))
+
+    def _score(self, inputs: Sequence[torch.Tensor], labels: Sequence[int | None]) -> list[Prediction]:
+        """The classifier's answers to inputs x_Chw."""
+        predictions = []
+        for begin in range(0, len(inputs), self.scored_together):
+            part = slice(begin, begin + self.scored_together)
+            predictions += predict(self.classifier, torch.stack([*inputs[part]]).to(self.device), labels[part])
+        return predictions
 
     def _view(self, canvas: Canvas) -> CanvasView:
         return make_view(

@@ -46,7 +46,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "mnist-5k": "latcli.engine.datasets.catalog:mnist_5k",
     },
     "architecture": {
-        "paper-cnn": "latcli.engine.models.small:paper_cnn",
+        "paper-cnn": "latcli.engine.models.small:PaperCNN",
         "resnet18": "latcli.engine.models.small:resnet18",
         "resnet20": "latcli.engine.models.small:resnet20",
         "resnet56": "latcli.engine.models.small:resnet56",
@@ -99,24 +99,19 @@ def names_code(name: str) -> bool:
     return bool(colon) and family not in (*CLASSIFIER_FAMILIES, "folder")
 
 
-def _imported(target: str) -> Any:
-    module, _, attribute = target.partition(":")
-    return getattr(import_module(module), attribute)
-
-
 def load(kind: Kind, name: str) -> Any:
     """The registered object of that kind and name.
 
     Raises UsageError for an unknown name and LatcliError where a plug-in cannot be imported.
     """
     if name in BUILT_IN[kind]:
-        return _imported(BUILT_IN[kind][name])
+        return EntryPoint(name, BUILT_IN[kind][name], kind).load()
     plugin = _plugins(kind).get(name)
     if plugin is None:
         raise unknown_name(_IN_WORDS.get(kind, kind), name, [*names(kind), *_FURTHER.get(kind, ())])
     try:
         # Beside a torch that it was not built for, torchvision has to be mended before anybody imports it.
-        _imported("latcli.engine.vision:import_torchvision")()
+        import_module("latcli.engine.vision").import_torchvision()
         return plugin.load()
     except (ImportError, AttributeError) as error:
         raise LatcliError(

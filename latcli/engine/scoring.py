@@ -1,6 +1,6 @@
 """What a network makes of labelled images: one by one, and as loss and accuracy on a data set, natural and attacked.
 
-Logits are in fp32, all else in float64. Legend: B images, C channels, H, W pixels, K classes.
+Logits are in fp32, all else in float64.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from latcli.engine.attacks.contract import run_attack
 from latcli.engine.attacks.objectives import is_right
 from latcli.engine.attacks.pgd import pgd
 from latcli.engine.attacks.settings import AttackSettings, Model
-from latcli.engine.datasets.base import TrainingData
+from latcli.engine.datasets.base import Images, TrainingData
 from latcli.engine.models.classifier import finite_logits
 from latcli.engine.noise import derive_seed, item_seeds
 from latcli.engine.precision import gradient_model
@@ -64,14 +64,9 @@ def judge(score: Model, x_BCHW: Tensor, y_B: Tensor, name: str = "the model") ->
     return Outcomes(loss_B, is_right(logits_BK, labels_B))
 
 
-@torch.no_grad()
 def natural_score(net: nn.Module, data: TrainingData, on_batch: OnBatch = lambda images: None) -> Score:
     """The network's score on all test images as they are; it must be in evaluation mode."""
-    sums = []
-    for images in data.testing(torch.split(torch.arange(data.test_count), _together(data))):
-        sums.append(_sums(net, images.x_BCHW, images.y_B))
-        on_batch(len(images.y_B))
-    return _mean(sums)
+    return _score(net, data, torch.arange(data.test_count), lambda images: images.x_BCHW, on_batch)
 
 
 def adversarial_score(
@@ -91,16 +86,27 @@ def adversarial_score(
     count = min(settings.score_images, data.test_count)
     chosen_N = torch.arange(count) * data.test_count // count
     attack = AttackSettings(steps=steps, schedule="constant")
-    sums = []
-    for batch in data.testing(torch.split(chosen_N, _together(data))):
-        seeds_B = item_seeds(derive_seed(settings.seed, "score"), batch.samples_B)
-        mask_B1HW = masks(batch, settings.mask_from, settings.center)
+
+    def attacked(images: Images) -> Tensor:
+        seeds_B = item_seeds(derive_seed(settings.seed, "score"), images.samples_B)
+        mask_B1HW = masks(images, settings.mask_from, settings.center)
         eps_B1HW = regime_epsilon(settings.regime, mask_B1HW, settings.epsilon, seeds_B)
-        adv_BCHW = run_attack(pgd, fast, batch.x_BCHW, batch.y_B, eps_B1HW, attack, seeds_B)
-        with torch.no_grad():
-            sums.append(_sums(net, adv_BCHW, batch.y_B))
-        on_batch(len(batch.y_B))
-    return _mean(sums)
+        return run_attack(pgd, fast, images.x_BCHW, images.y_B, eps_B1HW, attack, seeds_B)
+
+    return _score(net, data, chosen_N, attacked, on_batch)
+
+
+def _score(
+    net: nn.Module, data: TrainingData, chosen_N: Tensor, shown: Callable[[Images], Tensor], on_batch: OnBatch
+) -> Score:
+    """The mean loss and accuracy on these test images, of each batch of which the network gets what `shown` gives."""
+    _, H, W = data.image_shape
+    n, loss, right = 0, 0.0, 0.0
+    for images in data.testing(torch.split(chosen_N, max(1, min(_MOST, _PIXELS // (H * W))))):
+        found = judge(net, shown(images), images.y_B, "the network")
+        n, loss, right = n + len(images.y_B), loss + float(found.loss_B.sum()), right + float(found.right_B.sum())
+        on_batch(len(images.y_B))
+    return Score(n, loss / n, right / n)
 
 
 def score_point(trainer: Trainer, on_batch: OnBatch = lambda images: None) -> ScorePoint:
@@ -115,19 +121,3 @@ def score_point(trainer: Trainer, on_batch: OnBatch = lambda images: None) -> Sc
     fast = gradient_model(net, data.image_shape, form=trainer.form)
     attacked = adversarial_score(net, fast, data, settings, steps=TEST_STEPS, on_batch=on_batch)
     return ScorePoint(trainer.done, natural.loss, natural.accuracy, attacked.loss, attacked.accuracy)
-
-
-def _together(data: TrainingData) -> int:
-    _, H, W = data.image_shape
-    return max(1, min(_MOST, _PIXELS // (H * W)))
-
-
-def _sums(net: nn.Module, x_BCHW: torch.Tensor, y_B: torch.Tensor) -> tuple[int, float, float]:
-    """How many images there are, the sum of their losses, and how many are right."""
-    found = judge(net, x_BCHW, y_B, "the network")
-    return len(y_B), float(found.loss_B.sum()), float(found.right_B.sum())
-
-
-def _mean(sums: list[tuple[int, float, float]]) -> Score:
-    n = sum(count for count, _, _ in sums)
-    return Score(n, sum(loss for _, loss, _ in sums) / n, sum(right for _, _, right in sums) / n)

@@ -37,13 +37,19 @@ def import_torchvision() -> ModuleType:
 
     Raises LatcliError where torchvision is not installed.
     """
+    global _library
     with _lock, _without_compiler():
         try:
             return import_module("torchvision")
         except ModuleNotFoundError as error:
             raise LatcliError(f"torchvision cannot be imported: {error}", "install latcli again") from error
         except RuntimeError:  # operator torchvision::nms does not exist
-            _define_operators()
+            # Those that the import asks for; of all but `nms` only the names.
+            _library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+            for operator in ("nms", "qnms"):
+                _library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+            _library.define("box_iou_rotated(Tensor boxes1, Tensor boxes2) -> Tensor")  # type: ignore[no-untyped-call]
+            _library.impl("nms", greedy_nms, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
             torchvision = import_module("torchvision")
             # Only in boxes.py, which calls `nms`: the RoI operators must go on saying that they are missing.
             vars(import_module("torchvision.ops.boxes"))["_assert_has_ops"] = lambda: None
@@ -78,16 +84,6 @@ def greedy_nms(boxes_N4: torch.Tensor, scores_N: torch.Tensor, iou_threshold: fl
         # In double, as the operator compares: a float that was rounded up to the threshold is above it.
         order_N = rest[~(box_iou(boxes_N4[best], boxes_N4[rest])[0].double() > iou_threshold)]
     return torch.cat(kept)
-
-
-def _define_operators() -> None:
-    """Those that `import torchvision` asks for; of the others only the names."""
-    global _library
-    _library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-    for operator in ("nms", "qnms"):
-        _library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
-    _library.define("box_iou_rotated(Tensor boxes1, Tensor boxes2) -> Tensor")  # type: ignore[no-untyped-call]
-    _library.impl("nms", greedy_nms, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 
 
 @contextmanager

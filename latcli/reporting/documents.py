@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -10,17 +11,8 @@ from typing import Any
 
 from latcli.reporting.evaluations import evaluation, further, matrix, matrix_of
 from latcli.reporting.photos import MANY, PHOTOS, attack, folder_line, mask, photo_table
-from latcli.reporting.table import NONE, Cell, Column, Format, Row, Table, Value, facts, listed, rows_of, text_table
-from latcli.reporting.text import (
-    counted,
-    duration,
-    from_here,
-    percent,
-    plain,
-    printable,
-    short,
-    size,
-)
+from latcli.reporting.table import NONE, Cell, Column, Format, Row, Table, Value, facts, listed, text_table
+from latcli.reporting.text import counted, duration, from_here, percent, plain, printable, short, size
 
 Document = Mapping[str, Any]
 
@@ -33,23 +25,21 @@ MATRICES, TRAINED, EVALUATIONS, NAMED = 4, 8, 1, 8
 
 def train(document: Document) -> list[Table]:
     """Loss and accuracy on the test images, what to know of them, where the model is and what to do with it."""
-    scores = (("natural", document["final"]), (document["attack"], document["adversarial"]))
-    columns = (
-        Column("images", "test images", "name"),
-        Column("n", "n", "count"),
-        Column("loss", "loss", "number"),
-        Column("accuracy", "accuracy", "percent"),
-    )
+    scores = {"natural": document["final"], document["attack"]: document["adversarial"]}
     title = f"{document['regime']} training on {document['dataset']}, {counted(document['steps'], 'step')}"
     speed = document["images_per_second"]  # 0 where the run was too short to tell
-    shown = [
-        duration(document["seconds"]),
-        *([f"{speed:,.0f} images/s"] if speed else []),
-        f"gradients in {document['form']}",
-    ]
-    lines = [*document["notes"], ", ".join(shown), f"run {document['run']}"]
+    speed_words = [f"{speed:,.0f} images/s"] if speed else []
+    words = ", ".join([duration(document["seconds"]), *speed_words, f"gradients in {document['form']}"])
+    lines = [*document["notes"], words, f"run {document['run']}"]
     return [
-        listed(title, [{"images": name, **score} for name, score in scores if score is not None], *columns),
+        listed(
+            title,
+            [{"images": name, **score} for name, score in scores.items() if score is not None],
+            Column("images", "test images", "name"),
+            Column("n", "n", "count"),
+            Column("loss", "loss", "number"),
+            Column("accuracy", "accuracy", "percent"),
+        ),
         text_table("", *lines, from_here(document["checkpoint"])),
         text_table("Try next", *document["next_commands"]),
     ]
@@ -67,18 +57,49 @@ def training(rows: Sequence[Document], best: Sequence[Document] = (), most: int 
         Column("final.adversarial_loss", "loss", "number", "own attack", figure="adversarial_loss", optional=True),
         Column("final.adversarial_accuracy", "accuracy", "percent", "own attack", figure="adversarial_accuracy"),
     )
-    names = ("run", "dataset", "regime", "epsilon", "seed")
-    found = [
-        replace(shown, about={name: row[name] for name in names}, id=row["run"])
-        for row, shown in zip(rows[:most], rows_of(columns, rows[:most]), strict=True)
-    ]
     notes = [
         f"best of {one['of']} {one['regime']} on {one['dataset']}: {short(one['run'])}, "
         f"{percent(one['value'])} {one['figure'].replace('_', ' ')}"
         for one in best
     ]
     notes += _more(len(rows), most, "training run", "training runs", "--best")
-    return Table("Training runs, on test images", columns, tuple(found), tuple(notes), kind="training")
+    about = ("run", "dataset", "regime", "epsilon", "seed")
+    title = "Training runs, on test images"
+    return listed(title, rows[:most], *columns, notes=notes, kind="training", about=about)
+
+
+#: Training runs in one plot, and what is drawn of them.
+LINES = 12
+_SERIES = {
+    "loss": "Training loss",
+    "test_loss": "Test loss",
+    "test_attacked_loss": "Test loss under attack",
+    "clean_accuracy": "Accuracy on clean training batches",
+    "adversarial_accuracy": "Accuracy on attacked training batches",
+    "test_accuracy": "Accuracy on test images",
+    "test_attacked_accuracy": "Accuracy on attacked test images",
+}
+
+
+def training_curves(rows: Sequence[Document]) -> list[Table]:
+    """For each data set and figure a table: its newest training runs down, steps across; a gap is NaN."""
+    found = []
+    for dataset in dict.fromkeys(row["dataset"] for row in rows if row["series"]):
+        newest = [row for row in rows if row["series"] and row["dataset"] == dataset][:LINES]
+        for name, title in _SERIES.items():
+            form: Format = "number" if name.endswith("loss") else "percent"
+            drawn = [(row, dict(points)) for row in newest if len(points := row["series"].get(name) or ()) > 1]
+            steps = sorted({step for _, points in drawn for step in points})
+            lines = []
+            for row, points in drawn:
+                cells = (Cell(math.nan if points[step] is None else points[step]) if step in points else Cell()
+                         for step in steps)  # fmt: skip
+                label = f"{row['regime']} {short(row['run'])}"
+                lines.append(Row((Cell(label), *cells), about={"regime": row["regime"]}))
+            columns = (Column("line", "step", "name"), *(Column(str(step), str(step), form) for step in steps))
+            title = f"{title} against step, {dataset or NONE}"
+            found += [Table(title, columns, tuple(lines), about={"dataset": dataset})] if lines else []
+    return found
 
 
 # reports
@@ -89,17 +110,15 @@ def report(document: Document, *, cut: bool = False) -> list[Table]:
 
     cut: as for a terminal, only the newest of each kind, and how to get at the others.
     """
-    found = paper(document["paper"]) if document["paper"] is not None else []
+    found = paper(document["paper"] or ())
     matrices = document["matrices"]
     found += [matrix(one) for one in (matrices[:MATRICES] if cut else matrices)]
     found += _more_table(cut, len(matrices), MATRICES, "loss matrix", "loss matrices", "--dataset, --since")
     if document["training"]:
         found.append(training(document["training"], document["best"], TRAINED if cut else None))
     found += _attacks(document, cut=cut)
-    measured = [(one, tables) for one in document["evaluations"] if (tables := further(one))]
-    for one, tables in measured[:EVALUATIONS] if cut else measured:
-        place = f"{one['dataset']}, run {short(one['run'])}"
-        found += [replace(table, title=f"{table.title} ({place})") for table in tables]
+    measured = [tables for one in document["evaluations"] if (tables := beside_matrix(one))]
+    found += [table for tables in measured[: EVALUATIONS if cut else None] for table in tables]
     found += _more_table(cut, len(measured), EVALUATIONS, "evaluation", "evaluations", "run ids")
     if not found:
         ended = any(run["status"] == "completed" for run in document["runs"])
@@ -107,6 +126,12 @@ def report(document: Document, *, cut: bool = False) -> list[Table]:
         found.append(text_table("", none))
     found += not_shown(document, most=NAMED if cut else None)
     return [*found, text_table("", "try: latcli report --html report.html")] if cut else found
+
+
+def beside_matrix(evaluation: Document) -> list[Table]:
+    """What an evaluation measured beside its matrix, with the evaluation in the titles."""
+    place = f"{evaluation['dataset']}, run {short(evaluation['run'])}"
+    return [replace(table, title=f"{table.title} ({place})") for table in further(evaluation)]
 
 
 def _attacks(document: Document, *, cut: bool) -> list[Table]:
@@ -122,20 +147,17 @@ def _attacks(document: Document, *, cut: bool) -> list[Table]:
 
 def not_shown(document: Document, most: int | None = None) -> list[Table]:
     """Runs without figures, and files and runs that are not as they were written; of more than `most` the first."""
-    left_out = [(one["run"], "", one["why"]) for one in document["left_out"]]
-    faults = [(one["run"], one["name"], f"{one['name'] or 'folder'}: {one['detail']}") for one in document["faults"]]
+    left_out = [{**one, "image": ""} for one in document["left_out"]]
+    faults = [{**one, "image": one["name"], "why": f"{one['name'] or 'folder'}: {one['detail']}"}
+              for one in document["faults"]]  # fmt: skip
     columns = (Column("run", "run", "name"), Column("why", "why", "name", figure="why"))
     found = []
-    for title, kind, lines in (
-        ("Left out", "left out", left_out),
-        ("Changed since it was written, and not shown", "fault", faults),
-    ):
-        rows = [
-            Row((Cell(run), Cell(why)), about={"run": run, "image": image}, id=run) for run, image, why in lines[:most]
-        ]
-        notes = _more(len(lines), most, "run", "runs", "latcli report --json")
-        found += [Table(title, columns, tuple(rows), tuple(notes), kind)] if rows else []
-    return found
+    for kind, title, rows in (
+        ("left out", "Left out", left_out), ("fault", "Changed since it was written, and not shown", faults)
+    ):  # fmt: skip
+        notes = _more(len(rows), most, "run", "runs", "latcli report --json")
+        found.append(listed(title, rows[:most], *columns, notes=notes, kind=kind, about=("run", "image")))
+    return [table for table in found if table.rows]
 
 
 def _more(count: int, most: int | None, one: str, several: str, how: str) -> list[str]:
@@ -178,25 +200,19 @@ def _beside_paper(part: Document, title: str) -> Table:
             Column(f"{group} ours", "ours", form, group),
             Column(f"{group} difference", "difference", difference, group, optional=group == "accuracy"),
         ]
-    found: dict[tuple[str, ...], dict[str, Document]] = {}
+    records: dict[tuple[str, ...], dict[str, Any]] = {}
     for one in figures:
+        group, ours = one["figure"] if groups[0] else "", one["ours"]
         place: tuple[str, ...] = (one["regime"], one["input"]) if groups[0] else (one["figure"],)
-        found.setdefault(place, {})[one["figure"] if groups[0] else ""] = one
-    rows = []
-    for place, known in found.items():
-        cells = [Cell(", ".join(map(str, place)))]
-        for group in groups:
-            one = known.get(group, {"input": None})
-            scale = part["natural_scale"] if group == "loss" and one["input"] == "natural" else 1
-            ours = one.get("ours")
-            apart = None if ours is None else ours - one["paper"]
-            cells += [Cell(one.get("paper"), scale=scale), Cell(ours, one.get("ours_spread"), scale=scale),
-                      Cell(apart, scale=scale)]  # fmt: skip
-        about = dict(zip(("regime", "input"), place, strict=False)) if groups[0] else {}
-        rows.append(Row(tuple(cells), about=about))
+        scale = part["natural_scale"] if group == "loss" and one["input"] == "natural" else 1
+        record = records.setdefault(place, {**one, "place": ", ".join(map(str, place)), "dataset": part["of"]})
+        record[f"{group} paper"] = Cell(one["paper"], scale=scale)
+        record[f"{group} ours"] = Cell(ours, one["ours_spread"], scale=scale)
+        record[f"{group} difference"] = Cell(None if ours is None else ours - one["paper"], scale=scale)
     scaled = [f"losses on natural inputs times {part['natural_scale']:,}"] if part["natural_scale"] != 1 else []
-    kind = "paper" if groups[0] else ""
-    return Table(title, tuple(columns), tuple(rows), (*scaled, *part["protocol"]), kind, {"dataset": part["of"]})
+    notes, kind = [*scaled, *part["protocol"]], "paper" if groups[0] else ""
+    about = ("regime", "input", "dataset")
+    return listed(title, list(records.values()), *columns, notes=notes, kind=kind, about=about)
 
 
 def claims(found: Sequence[Document], title: str) -> list[Table]:
@@ -206,13 +222,12 @@ def claims(found: Sequence[Document], title: str) -> list[Table]:
         Column("seeds", "seeds"),
         *(Column(name, name, "name") for name in ("claim", "paper", "ours")),
     )
-    rows = []
+    records = []
     for one in found:
         verdict = Cell(one["verdict"], style={"holds": "good", "fails": "bad"}.get(one["verdict"], "quiet"))
         seeds = f"{one['seeds_holding']} of {one['seeds']}"
-        (row,) = rows_of(columns, [{**one, "verdict": verdict, "seeds": seeds}])
-        rows.append(replace(row, about={"label": one["claim"], "dataset": one["of"]}))
-    return [Table(title, columns, tuple(rows), kind="claim")] if rows else []
+        records.append({**one, "label": one["claim"], "dataset": one["of"], "verdict": verdict, "seeds": seeds})
+    return [listed(title, records, *columns, kind="claim", about=("label", "dataset"))] if records else []
 
 
 def comparison(document: Document) -> list[Table]:
@@ -356,18 +371,19 @@ def runs(document: Document) -> list[Table]:
     )
     records = [
         run
-        | {"state": _state(run["status"]), "tags": plain(run["tags"]), "dataset": _without_hash(plain(run["dataset"]))}
+        | {
+            "state": _state(run["status"]),
+            "tags": plain(run["tags"]),
+            "dataset": _SHORT_HASH.sub("", plain(run["dataset"])),
+        }
         for run in document["runs"]
     ]
     known = [one for one in columns if any(record[one.key] not in (None, "") for record in records)]
     return [listed("", records, *known) if records else text_table("", "no runs")]
 
 
-def _without_hash(name: str) -> str:
-    """A data set or a model as a list names it: `mnist-5k@6dbef627` is `mnist-5k`."""
-    return re.sub(r"@[0-9a-f]{8}$", "", name)
-
-
+#: What a list leaves out of the id of a data set: `mnist-5k@6dbef627` is `mnist-5k`.
+_SHORT_HASH = re.compile("@[0-9a-f]{8}$")
 #: What a photo table says of the attack, from the configuration of its run.
 _ATTACKED = ("attack", "steps", "restarts", "norm", "detector", "region")
 
@@ -389,23 +405,37 @@ def run(document: Document) -> list[Table]:
         attacked = {"classifier": document["model"], **document["config"], **document}
         most = PHOTOS if len(document["images"]) > MANY else None
         found.append(photo_table({**attacked, "epsilon": document["images"][0]["epsilon"]}, most))
-    found += [_cells(document["cells"])] if document["cells"] else []
     metric, file = Column("name", "metric", "name"), Column("name", "file", "name")
     files, total = document["artifacts"][:MANY], document["totals"]["artifacts"]
     notes = (f"the first {len(files):,} of {total:,} files",) if len(files) < total else ()
-    further = (
+    tables = (
+        listed(
+            "Cells",
+            document["cells"],
+            Column("label", "model", "name"),
+            Column("input", "input", "name"),
+            Column("n", "n", "count"),
+            Column("loss", "loss", "number"),
+            Column("accuracy", "accuracy", "percent"),
+            Column("epsilon", "epsilon", "epsilon"),
+            Column("attack", "attack", "name", optional=True),
+            Column("steps", "steps", "count", optional=True),
+            Column("restarts", "starts", "count", optional=True),
+            Column("seconds", "took", "duration", optional=True),
+        ),
         listed(
             "Metrics", document["metrics"], metric, Column("step", "step", "count"), Column("value", "value", "short")
         ),
         listed("Files", files, file, Column("kind", "kind", "name"), Column("size", "size", "size"), notes=notes),
     )
-    found += [table for table in further if table.rows]
+    found += [table for table in tables if table.rows]
     return [*found, text_table("Resume with", document["resume"])] if document["resume"] else found
 
 
 def _configuration(config: Document) -> list[Table]:
     """Options as a list of facts; those that hold records, such as an evaluation's models, as tables of their own."""
-    nested = {name: value for name, value in config.items() if _are_records(value)}
+    nested = {name: value for name, value in config.items()
+              if isinstance(value, list) and value and all(isinstance(one, dict) for one in value)}  # fmt: skip
     found = [facts({name: plain(value) for name, value in config.items() if name not in nested}, "Configuration")]
     for name, records in nested.items():
         keys = dict.fromkeys(key for record in records for key in record if plain(record[key]))
@@ -415,30 +445,9 @@ def _configuration(config: Document) -> list[Table]:
     return found
 
 
-def _are_records(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
-
-
 def command_line(run: Document) -> str:
     """The command that repeats a run, as a shell takes it."""
     return " ".join(["latcli", *(shlex.quote(printable(word)) for word in run["argv"][1:])])
-
-
-def _cells(cells: Sequence[Document]) -> Table:
-    return listed(
-        "Cells",
-        cells,
-        Column("label", "model", "name"),
-        Column("input", "input", "name"),
-        Column("n", "n", "count"),
-        Column("loss", "loss", "number"),
-        Column("accuracy", "accuracy", "percent"),
-        Column("epsilon", "epsilon", "epsilon"),
-        Column("attack", "attack", "name", optional=True),
-        Column("steps", "steps", "count", optional=True),
-        Column("restarts", "starts", "count", optional=True),
-        Column("seconds", "took", "duration", optional=True),
-    )
 
 
 def verification(document: Document) -> list[Table]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -26,14 +26,13 @@ VARIANTS = {
 
 def evaluation(document: Document) -> list[Table]:
     """The loss matrix, paired comparisons, what was measured beside them, and the run."""
-    compared = comparisons(document, labels_of(document))
-    return [matrix(matrix_of(document)), *compared, *further(document), text_table("", f"run {document['run']}")]
+    run = text_table("", f"run {document['run']}")
+    return [matrix(matrix_of(document)), *comparisons(document), *further(document), run]
 
 
 def further(document: Document) -> list[Table]:
     """Transfer, curves and reliance of one evaluation, as far as they were measured."""
-    labels = labels_of(document)
-    return [*transfer(document, labels), *curves(document, labels), *reliance(document, labels)]
+    return [*transfer(document), *curves(document), *reliance(document)]
 
 
 def matrix(document: Document) -> Table:
@@ -51,42 +50,33 @@ def matrix(document: Document) -> Table:
             Column(f"{name} accuracy", "accuracy", "percent", heading, name, figure="accuracy", about=about,
                    notes=n, counts=len(counts) > 1),
         ]  # fmt: skip
-    shade = _shades(document["rows"])
-    rows = [_matrix_row(row, document, shade) for row in document["rows"]]
+    losses = [cell["loss"] for row in document["rows"] for cell in row["cells"].values()]
+    logs = [_log(loss) for loss in losses if loss is not None] or [0.0]
+    rows = [_matrix_row(row, document, min(logs), max(logs)) for row in document["rows"]]
     about = {"run": " ".join(document["runs"]), "dataset": document["dataset"], "at": document["id"]}
-    return Table(
-        f"Loss matrix on {document['dataset']}", tuple(columns), tuple(rows), tuple(_matrix_notes(document)),
-        kind="matrix", about=about, runs=tuple(document["runs"]),
-    )  # fmt: skip
+    title, notes = f"Loss matrix on {document['dataset']}", _matrix_notes(document)
+    return Table(title, tuple(columns), tuple(rows), tuple(notes), "matrix", about)
 
 
 def _scale(document: Document, name: str) -> int:
     return int(document["natural_scale"]) if name.startswith("natural") else 1
 
 
-def _shades(rows: Sequence[Document]) -> Callable[[float | None], float | None]:
-    """Where a loss lies between the lowest and the highest of a matrix, by its logarithm, from 0 to 1."""
-    losses = [cell["loss"] for row in rows for cell in row["cells"].values()]
-    found = [math.log(max(loss, 1e-6)) for loss in losses if loss is not None]
-    low, high = min(found, default=0.0), max(found, default=0.0)
-
-    def shade(loss: float | None) -> float | None:
-        if loss is None:
-            return None
-        return (math.log(max(loss, 1e-6)) - low) / (high - low) if high > low else 0.0
-
-    return shade
+def _log(loss: float) -> float:
+    return math.log(max(loss, 1e-6))
 
 
-def _matrix_row(row: Document, document: Document, shade: Callable[[float | None], float | None]) -> Row:
+def _matrix_row(row: Document, document: Document, low: float, high: float) -> Row:
+    """A row whose shades go from 0 for the lowest loss of the matrix to 1 for the highest, by their logarithms."""
     count = row["model_count"]
     cells = [Cell(row["label"] + (f", {counted(count, 'seed')}" if count > 1 else ""))]
     for name in document["inputs"]:
         known = row["cells"].get(name, {})
+        shade = None if known.get("loss") is None else (_log(known["loss"]) - low) / ((high - low) or 1.0)
         for kind, scale in (("loss", _scale(document, name)), ("accuracy", 1)):
-            cells.append(replace(figure(known, kind, scale), shade=shade(known.get("loss"))))
-    about = {"model": row["label"], "regime": row["regime"], "models": count}
-    return Row(tuple(cells), about=about, id=" ".join(row["train_runs"]))
+            cells.append(replace(figure(known, kind, scale), shade=shade))
+    about = {"model": row["label"], "regime": row["regime"], "models": count, "trained": " ".join(row["train_runs"])}
+    return Row(tuple(cells), about=about)
 
 
 def _matrix_notes(document: Document) -> list[str]:
@@ -179,7 +169,7 @@ def labels_of(document: Document) -> dict[str, str]:
     return unique_labels((model["id"], model["label"]) for model in document["models"])
 
 
-def comparisons(document: Document, labels: Mapping[str, str]) -> list[Table]:
+def comparisons(document: Document) -> list[Table]:
     """Pairs of models on the same images: how many only one of them gets right, the difference of losses, p values."""
     columns = (
         Column("input", "input", "name"),
@@ -191,20 +181,20 @@ def comparisons(document: Document, labels: Mapping[str, str]) -> list[Table]:
         Column("loss_difference", "loss a - b", "number", figure="loss_difference"),
         Column("loss_p_value", "p of loss", "p", figure="loss_p_value"),
     )
-    records = [{**row, "models": f"{labels[row['a']]} / {labels[row['b']]}"} for row in document["comparisons"]]
-    found = [
-        replace(shown, about={"input": row["input"], "model": labels[row["a"]], "at": f"against {labels[row['b']]}",
-                              "n": row["n"]})
-        for row, shown in zip(records, rows_of(columns, records), strict=True)
-    ]  # fmt: skip
+    labels = labels_of(document)
+    records = []
+    for row in document["comparisons"]:
+        a, b = labels[row["a"]], labels[row["b"]]
+        records.append({**row, "models": f"{a} / {b}", "model": a, "at": f"against {b}"})
+    rows = rows_of(columns, records, about=("input", "model", "at", "n"))
     notes = ("p: McNemar's exact test for accuracies, paired bootstrap for losses; not adjusted for how many they are",)
     title = "Models compared on the same images"
-    return [Table(title, columns, tuple(found), notes, "comparison", _place(document))] if found else []
+    return [Table(title, columns, rows, notes, "comparison", _place(document))] if rows else []
 
 
-def transfer(document: Document, labels: Mapping[str, str]) -> list[Table]:
+def transfer(document: Document) -> list[Table]:
     """A table for each input: down whose examples, across who was tried on them."""
-    found = []
+    found, labels = [], labels_of(document)
     for given in dict.fromkeys(row["input"] for row in document["transfer"]):
         of_input = [row for row in document["transfer"] if row["input"] == given]
         cells = {(row["source"], row["target"]): row for row in of_input}
@@ -227,26 +217,24 @@ def transfer(document: Document, labels: Mapping[str, str]) -> list[Table]:
     return found
 
 
-def curves(document: Document, labels: Mapping[str, str]) -> list[Table]:
-    """A table for each axis and input: models down, points across."""
-    found = []
-    rows = document["curves"]
+def curves(document: Document) -> list[Table]:
+    """A table for each axis and input: models down, points across, each column with its point as the key."""
+    found, rows, labels = [], document["curves"], labels_of(document)
+    regimes = {model["id"]: model["regime"] for model in document["models"]}
     for axis, given in sorted({(row["axis"], row["input"]): None for row in rows}, key=lambda one: one[0]):
         chosen = [row for row in rows if (row["axis"], row["input"]) == (axis, given)]
-        first = chosen[0]["points"]
-        columns = [Column("model", axis, "name")] + [
-            Column(str(place), _axis_text(point["value"]), "percent", figure="accuracy",
-                   about={"at": f"{axis}={point['value']:g}"})
-            for place, point in enumerate(first)
-        ]  # fmt: skip
-        body = tuple(
-            Row((Cell(labels[row["model"]]), *(figure(point, "accuracy") for point in row["points"])),
-                about={"model": labels[row["model"]]})
+        columns = [Column("model", axis, "name")]
+        for x in (point["value"] for point in chosen[0]["points"]):
+            at = {"at": f"{axis}={x:g}"}
+            columns.append(Column(str(x), _axis_text(x), "percent", figure="accuracy", about=at))
+        body = [
+            Row((Cell(label := labels[row["model"]]), *(figure(point, "accuracy") for point in row["points"])),
+                about={"model": label, "regime": regimes[row["model"]]})
             for row in chosen
-        )  # fmt: skip
-        title = f"Accuracy against {axis}, {given} attack, n = {first[0]['n']:,}"
-        about = {**_place(document), "input": given}
-        found.append(Table(title, tuple(columns), body, kind="curve", about=about))
+        ]  # fmt: skip
+        about = {**_place(document), "input": given, "axis": axis}
+        title = f"Accuracy against {axis}, {given} attack, n = {chosen[0]['points'][0]['n']:,}"
+        found.append(Table(title, tuple(columns), tuple(body), kind="curve", about=about))
     return found
 
 
@@ -255,9 +243,9 @@ def _axis_text(value: float) -> str:
     return shown if "/" in shown else f"{value:.4g}"
 
 
-def reliance(document: Document, labels: Mapping[str, str]) -> list[Table]:
+def reliance(document: Document) -> list[Table]:
     """A table for each model: accuracy without attack, variants down, all photos and groups of them across."""
-    found = []
+    found, labels = [], labels_of(document)
     for row in document["reliance"]:
         groups = [row["overall"], *row["by_share"]]
         columns = [Column("variant", "photo shown as", "name")]

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from latcli.reporting.evaluations import labels_of, matrix
-from latcli.reporting.table import Column, Format, Table, printed, rows_of
-from latcli.reporting.text import number, percent, printable, short
+from latcli.reporting.documents import training_curves
+from latcli.reporting.evaluations import curves, matrix
+from latcli.reporting.table import Cell, Column, Row, Table, printed
+from latcli.reporting.text import printable, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -146,124 +147,64 @@ def plain(text: str) -> str:
 _COLOURS = ("#3b6ea8", "#c8553d", "#2e9e4f", "#8c5fa8", "#b58900", "#52606d")
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (6, 2, 1, 2)), (0, (1, 1.5)))
 _REGIMES = ("natural", "standard", "background", "foreground", "random")
-#: Training runs in one plot; points in the table beside it.
-_LINES, _POINTS = 12, 10
-#: Figures of training and what their plots are called.
-TRAINING = {
-    "loss": "Training loss",
-    "test_loss": "Test loss",
-    "test_attacked_loss": "Test loss under attack",
-    "clean_accuracy": "Accuracy on clean training batches",
-    "adversarial_accuracy": "Accuracy on attacked training batches",
-    "test_accuracy": "Accuracy on test images",
-    "test_attacked_accuracy": "Accuracy on attacked test images",
-}
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line: the regime that gives its colour, and points of x, y (None is a gap) and the spread of y."""
-
-    label: str
-    points: Sequence[tuple[float, float | None, float | None]]
-    regime: str | None = None
-
-
-@dataclass(frozen=True)
-class Plot:
-    """Lines against what `across` names: shares of 1, or `logarithmic`. paper: the paper's figure, where it has one."""
-
-    title: str
-    across: str
-    lines: Sequence[Line]
-    logarithmic: bool = False
-    paper: float | None = None
-
-    @property
-    def description(self) -> str:
-        """The lines in words, as the text of the picture."""
-        show = number if self.logarithmic else percent
-        last = {line.label: [y for _, y, _ in line.points if y is not None][-1:] for line in self.lines}
-        ends = ", ".join(f"{label} {show(value)}" for label, values in last.items() for value in values)
-        return f"{self.title} against {self.across}. At the end: {ends}."
-
-    @property
-    def table(self) -> Table:
-        """A row for each line; of many points about `_POINTS`, with the last."""
-        places = sorted({x for line in self.lines for x, _, _ in line.points})
-        shown = sorted({*places[:: math.ceil(len(places) / _POINTS)], places[-1]})
-        form: Format = "number" if self.logarithmic else "percent"
-        columns = (Column("line", self.across, "name"), *(Column(f"{x:g}", f"{x:g}", form) for x in shown))
-        rows = [{f"{x:g}": y for x, y, _ in line.points} | {"line": line.label} for line in self.lines]
-        return Table(self.title, columns, rows_of(columns, rows))
 
 
 def charts(document: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
     """File names and PNG bytes of everything in a report's document that can be drawn."""
     for one in document["matrices"]:
         yield f"{one['id']}-{_stem(one['dataset'])}.png", heat_map(matrix(one))
-    datasets = dict.fromkeys(row["dataset"] for row in document["training"] if row["series"])
-    for count, dataset in enumerate(datasets, start=1):
-        rows = [row for row in document["training"] if row["dataset"] == dataset]
-        yield f"training-{count}-{_stem(dataset)}.png", drawn(f"Training on {dataset}", training_plots(rows))
-    for (run, axis), (title, plots) in curve_plots(document["evaluations"]).items():
-        yield f"curve-{axis}-{_stem(run)}.png", drawn(title, plots)
+    for count, (dataset, tables) in enumerate(_together(training_curves(document["training"]), "dataset"), start=1):
+        yield f"training-{count}-{_stem(dataset)}.png", drawn(f"Training on {dataset}", tables)
+    for one in document["evaluations"]:
+        for axis, tables in _together(curves(one), "axis"):
+            title = f"Accuracy on {one['dataset']}, run {short(one['run'])}"
+            yield f"curve-{axis}-{_stem(one['run'])}.png", drawn(title, tables)
 
 
-def training_plots(rows: Sequence[Mapping[str, Any]]) -> list[Plot]:
-    """Losses and accuracies of training runs against their steps, a line for each of the newest runs."""
-    rows = [row for row in rows if row["series"]][:_LINES]
-    found = []
-    for name, title in TRAINING.items():
-        series = [(row, row["series"].get(name) or ()) for row in rows]
-        lines = [
-            Line(f"{row['regime']} {short(row['run'])}", [(x, y, None) for x, y in points], row["regime"])
-            for row, points in series
-            if len(points) > 1
-        ]
-        if lines:
-            found.append(Plot(title, "step", lines, logarithmic=name.endswith("loss")))
-    return found
-
-
-def curve_plots(evaluations: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], tuple[str, list[Plot]]]:
-    """For each run and axis a title, and accuracy against the attack's strength, a plot for each input."""
-    found: dict[tuple[str, str], tuple[str, list[Plot]]] = {}
-    for one in evaluations:
-        labels, regimes = labels_of(one), {model["id"]: model["regime"] for model in one["models"]}
-        for axis, given in dict.fromkeys((row["axis"], row["input"]) for row in one["curves"]):
-            rows = [row for row in one["curves"] if (row["axis"], row["input"]) == (axis, given)]
-            lines = [
-                Line(labels[row["model"]], [(point["value"], point["accuracy"], None) for point in row["points"]],
-                     regimes[row["model"]])
-                for row in rows
-            ]  # fmt: skip
-            title = f"Accuracy on {one['dataset']}, n = {rows[0]['points'][0]['n']:,}, run {short(one['run'])}"
-            plots = found.setdefault((one["run"], axis), (title, []))[1]
-            plots.append(Plot(f"{given} attack", axis, lines))
-    return found
+def _together(tables: Sequence[Table], name: str) -> Iterator[tuple[Any, list[Table]]]:
+    """Tables of the same value of a fact together."""
+    for value in dict.fromkeys(table.about[name] for table in tables):
+        yield value, [table for table in tables if table.about[name] == value]
 
 
 def means(document: Mapping[str, Any]) -> bytes:
     """Figures of a reproduction against what was varied as PNG, beside the paper's."""
-    plots = []
-    for name in document["drawn"]:
-        known = [(row["x"], row["means"][name]) for row in document["rows"] if name in row["means"]]
-        line = Line("ours", [(x, mean["value"], mean["spread"]) for x, mean in known if x is not None])
-        paper = next((row["means"][name]["value"] for row in document["rows"] if row["name"] == "paper"), None)
-        plots.append(Plot(name, document["heading"], [line], document["columns"][name] != "percent", paper))
-    return drawn(document["title"], plots)
+    return drawn(document["title"], [_means(document, name) for name in document["drawn"]])
 
 
-def drawn(title: str, plots: Sequence[Plot], kind: str = "png") -> bytes:
-    """Plots below a title, two in a row, with one legend, as "png" or "svg"."""
+def _means(document: Mapping[str, Any], name: str) -> Table:
+    known = [row for row in document["rows"] if name in row["means"]]
+    points = [(row["x"], row["means"][name]) for row in known if row["x"] is not None]
+    columns = [Column(str(x), f"{x:g}", document["columns"][name]) for x, _ in points]
+    ours = [Cell(math.nan if mean["value"] is None else mean["value"], mean["spread"]) for _, mean in points]
+    papers = [Row((Cell("paper"), *[Cell(row["means"][name]["value"])] * len(points)), total=True)
+              for row in known if row["name"] == "paper"]  # fmt: skip
+    rows = (Row((Cell("ours"), *ours)), *papers)
+    return Table(name, (Column("line", document["heading"], "name"), *columns), rows)
+
+
+def in_words(table: Table) -> str:
+    """The lines of a table of curves in words, as the text of its picture."""
+    ends = []
+    for row in table.rows:
+        points = zip(row.cells, table.columns, strict=True)
+        known = [one for one in points if isinstance(one[0].value, int | float) and math.isfinite(one[0].value)]
+        ends += [f"{row.cells[0].value} {printed(*known[-1]).text}"] if known else []
+    return f"{table.title}. At the end: {', '.join(ends)}."
+
+
+def drawn(title: str, tables: Sequence[Table], kind: str = "png") -> bytes:
+    """A plot for each table below a title, two in a row, with one legend, as "png" or "svg".
+
+    Each row is a line, each column the place on the axis that its key is. A row that sums up is a line across.
+    """
     from matplotlib.figure import Figure
 
-    columns = min(len(plots), 2)
-    rows = math.ceil(len(plots) / 2)
+    columns = min(len(tables), 2)
+    rows = math.ceil(len(tables) / 2)
     figure = Figure(figsize=(3.8 * max(1, columns), 0.4 + 3.0 * max(1, rows)), layout="constrained")
-    for place, plot in enumerate(plots):
-        _draw(figure.add_subplot(rows, columns, place + 1), plot, with_title=len(plots) > 1)
+    for place, table in enumerate(tables):
+        _draw(figure.add_subplot(rows, columns, place + 1), table, with_title=bool(title))
     shown = {label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if shown:
         across = min(len(shown), 2 * columns)
@@ -272,28 +213,33 @@ def drawn(title: str, plots: Sequence[Plot], kind: str = "png") -> bytes:
     return bytes_of(figure, kind)
 
 
-def _draw(axes: Axes, plot: Plot, *, with_title: bool) -> None:
-    """A colour for each regime, a line style for each line of it."""
-    counts: Counter[str | None] = Counter()
-    for line in plot.lines:
-        points = [(x, math.nan if y is None else y, beside or 0.0) for x, y, beside in line.points]
+def _draw(axes: Axes, table: Table, *, with_title: bool) -> None:
+    """A colour for each regime, a line style for each line of it; accuracies on a scale of their own."""
+    counts: Counter[Any] = Counter()
+    for row in table.rows:
+        name, *cells = row.cells
+        label = plain(str(name.value))
+        points = [(float(column.key), cell.value, cell.spread or 0.0)
+                  for cell, column in zip(cells, table.columns[1:], strict=True) if cell.value is not None]  # fmt: skip
         if not points:
             continue
         x, y, beside = zip(*points, strict=True)
-        style: dict[str, Any] = {"color": _COLOURS[_REGIMES.index(line.regime) if line.regime in _REGIMES else -1]}
-        style |= {"linestyle": _DASHES[counts[line.regime] % len(_DASHES)], "marker": "o" if len(x) < 12 else ""}
+        if row.total:
+            axes.axhline(y[0], color=_COLOURS[1], linewidth=1, linestyle="--", label=label)
+            continue
+        regime = row.about.get("regime")
+        style: dict[str, Any] = {"color": _COLOURS[_REGIMES.index(regime) if regime in _REGIMES else -1]}
+        style |= {"linestyle": _DASHES[counts[regime] % len(_DASHES)], "marker": "o" if len(x) < 12 else ""}
         style |= {"yerr": beside, "capsize": 2} if any(beside) else {}
-        axes.errorbar(x, y, label=plain(line.label), markersize=3, linewidth=1.1, **style)
-        counts[line.regime] += 1
-    if plot.paper is not None:
-        axes.axhline(plot.paper, color=_COLOURS[1], linewidth=1, linestyle="--", label="paper")
-    if plot.logarithmic:
-        axes.set_yscale("log", nonpositive="clip")
-    else:
+        axes.errorbar(x, y, label=label, markersize=3, linewidth=1.1, **style)
+        counts[regime] += 1
+    if any(column.format == "percent" for column in table.columns):
         axes.set_ylim(-0.02, 1.02)
+    else:
+        axes.set_yscale("log", nonpositive="clip")
     if with_title:
-        axes.set_title(plain(plot.title), fontsize=9, color=INK)
-    axes.set_xlabel(plain(plot.across), fontsize=8, color=INK)
+        axes.set_title(plain(_cut(table.title, 60)), fontsize=8, color=INK)
+    axes.set_xlabel(plain(table.columns[0].heading), fontsize=8, color=INK)
     axes.tick_params(which="both", labelsize=7, colors=INK)
     axes.grid(linewidth=0.4, alpha=0.5)
     axes.spines[["top", "right"]].set_visible(False)
@@ -314,20 +260,20 @@ def heat_map(table: Table) -> bytes:
     for y, row in enumerate(table.rows):
         for x, places in enumerate(stacks):
             shown = [(printed(row.cells[place], table.columns[place]), row.cells[place].best) for place in places]
-            parts = [part for one, best in shown for part in ((one.joined(), best), (one.interval, False)) if part[0]]
+            parts = [part for one, best in shown for part in ((one.text, best), (one.interval, False)) if part[0]]
             for line, (text, bold) in enumerate(parts):
                 offset = (line - (len(parts) - 1) / 2) * 0.8 / max(2, len(parts))
                 ink, weight = "white" if shades[y][x] > 0.75 else INK, "bold" if bold else "normal"
                 axes.text(x, y + offset, plain(text), ha="center", va="center", fontsize=8, color=ink, weight=weight)
-    headings = [(column.group, *column.notes) for column in (table.columns[places[0]] for places in stacks)]
-    axes.set_xticks(range(len(stacks)), ["\n".join(map(plain, lines)) for lines in headings])
+    headings = ["\n".join(map(plain, [*lines, *notes])) for lines, notes in map(table.heading, stacks)]
+    axes.set_xticks(range(len(stacks)), headings)
     axes.set_yticks(range(len(table.rows)), [plain(_cut(str(row.cells[label[0]].value))) for row in table.rows])
     axes.xaxis.tick_top()
     axes.tick_params(length=0, labelsize=8, colors=INK)
     axes.spines[:].set_visible(False)
     figure.suptitle(plain(table.title), fontsize=10, color=INK)
-    best = ["bold: best of its column, shared where the difference is within chance"] if table.has_best else []
-    figure.supxlabel("\n".join(plain(_cut(note, 110)) for note in [*table.notes, *best]), fontsize=7, color=INK)
+    notes = "\n".join(plain(_cut(note, 110)) for note in table.footnotes("bold:"))
+    figure.supxlabel(notes, fontsize=7, color=INK)
     return bytes_of(figure)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
@@ -18,7 +19,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from latcli.reporting import documents, evaluations, figures
 from latcli.reporting.photos import found_by, photo_table
-from latcli.reporting.table import NONE, Cell, Table, printed
+from latcli.reporting.table import SHADES, Table, printed
 from latcli.reporting.text import (
     base_name,
     duration,
@@ -40,32 +41,8 @@ FEW, LARGE_SIDE, SMALL_SIDE = 40, 512, 320
 #: The object's tint and outline: red, green, blue, and how much of them.
 _TINT, _OUTLINE = (255, 176, 0, 84), (255, 176, 0, 255)
 
-#: Colours of a heat map; the style sheet has a class for each.
-STEPS = 7
 #: Pieces of the template that make one piece of what `render` yields.
 _BUFFERED = 200
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One guess: `width` of 100 is its probability; `place` is its rank where it is not among the first guesses."""
-
-    name: str
-    width: float
-    text: str
-    right: bool = False
-    place: int | None = None
-
-
-@dataclass(frozen=True)
-class Attack:
-    """Attacked photos. `cards` are made one by one while the page is written, and only once."""
-
-    id: str
-    table: Table
-    smallest: Sequence[Bar]
-    labels: Sequence[str]
-    cards: Iterator[Mapping[str, Any]]
 
 
 def render(document: Document, picture: Read) -> Iterator[str]:
@@ -75,109 +52,95 @@ def render(document: Document, picture: Read) -> Iterator[str]:
     as it was written. It is called while the pieces are taken, and photos are let go one by one, so that memory stays
     flat however many there are.
     """
-    style, script = _source("page.css"), _source("page.js")
-    whole = _content(document, picture) | {
-        "style": Markup(style),
-        "script": Markup(script),
-        "policy": _policy(style, script),
-    }
-    page = _environment().get_template("page.html").stream(**whole)
-    page.enable_buffering(_BUFFERED)
-    yield from page
-
-
-def _content(document: Document, picture: Read) -> dict[str, Any]:
+    style, script = _style(), _source("page.js")
     attacks = [one for one in document["attacks"] if one["images"]]
     photos = sum(len(one["images"]) for one in attacks)
     side = LARGE_SIDE if photos <= FEW else SMALL_SIDE
-    measured = document["evaluations"]
+    sections = _sections(document, attacks, picture, side)
+    page = _environment().get_template("page.html")
+    pieces = page.stream(
+        document=document,
+        created=moment(document["created"]),
+        facts=_header(document, photos),
+        side=side,
+        sections={id: parts for id, parts in sections.items() if any(parts.values())},
+        run_ids={run["run"] for run in document["runs"]},
+        style=Markup(style),
+        script=Markup(script),
+        policy=_policy(style, script),
+    )
+    pieces.enable_buffering(_BUFFERED)
+    yield from pieces
 
-    def tables(make: Callable[..., list[Table]]) -> list[Table]:
-        return [table for one in measured for table in make(one, evaluations.labels_of(one))]
 
+def _sections(
+    document: Document, attacks: Sequence[Document], picture: Read, side: int
+) -> dict[str, dict[str, Sequence[Any]]]:
+    """The parts of each section by what they are: charts, tables, attacks or runs."""
+    measured = [table for one in document["evaluations"] for table in documents.beside_matrix(one)]
+    curves, transfer, reliance = (
+        [table for table in measured if table.kind == kind] for kind in ("curve", "transfer", "reliance")
+    )
+    trained = document["training"]
+    training = [documents.training(trained, document["best"])] if trained else []
+    photos = [_attack(one, picture, side, f"{one['run']}-{place}") for place, one in enumerate(attacks, start=1)]
     return {
-        "document": document,
-        "created": moment(document["created"]),
-        "selection": _selection(document["selection"]),
-        "matrices": [evaluations.matrix(one) for one in document["matrices"]],
-        "paper": documents.paper(document["paper"]) if document["paper"] else [],
-        "curves": [
-            _chart(f"{title}: {plot.title}", plot)
-            for title, plots in figures.curve_plots(measured).values()
-            for plot in plots
-        ],
-        "transfer": tables(evaluations.transfer),
-        "reliance": tables(evaluations.reliance),
-        "training": _training(document["training"]),
-        "attacks": [_attack(one, picture, side, f"{one['run']}-{place}") for place, one in enumerate(attacks, start=1)],
-        "photos": photos,
-        "side": side,
-        "runs": [_run(run) for run in document["runs"]],
-        "run_ids": {run["run"] for run in document["runs"]},
-        "not_shown": documents.not_shown(document),
+        "matrix": {"tables": [evaluations.matrix(one) for one in document["matrices"]]},
+        "paper": {"tables": documents.paper(document["paper"] or ())},
+        "curves": {"charts": list(map(_chart, curves))},
+        "transfer": {"tables": transfer},
+        "reliance": {"tables": reliance},
+        "photos": {"attacks": photos},
+        "training": {"charts": list(map(_chart, documents.training_curves(trained))), "tables": training},
+        "runs": {"runs": document["runs"]},
+        "not-shown": {"tables": documents.not_shown(document)},
     }
 
 
-def _chart(title: str, plot: figures.Plot) -> dict[str, Any]:
-    svg = base64.b64encode(figures.drawn("", [plot], "svg")).decode("ascii")
-    return {"title": title, "description": plot.description, "svg": svg, "table": plot.table}
+#: Columns of the table beside a chart.
+_POINTS = 10
 
 
-def _training(runs: Sequence[Document]) -> list[tuple[str, list[dict[str, Any]], Table]]:
-    """For each data set the curves of its training runs, and what they ended with."""
-    found = []
-    for dataset in dict.fromkeys(run["dataset"] for run in runs):
-        chosen = [run for run in runs if run["dataset"] == dataset]
-        drawn = [_chart(plot.title, plot) for plot in figures.training_plots(chosen)]
-        found.append((dataset or NONE, drawn, documents.training(chosen)))
-    return found
+def _chart(table: Table) -> dict[str, Any]:
+    """The table as a picture, in words, and with about `_POINTS` of its columns, the last among them."""
+    places = range(1, len(table.columns))
+    kept = sorted({0, *places[:: math.ceil(len(places) / _POINTS)], places[-1]})
+    rows = (replace(row, cells=tuple(row.cells[k] for k in kept)) for row in table.rows)
+    few = replace(table, columns=tuple(table.columns[k] for k in kept), rows=tuple(rows))
+    svg = base64.b64encode(figures.drawn("", [table], "svg")).decode("ascii")
+    return {"table": few, "words": figures.in_words(table), "svg": svg}
 
 
-def _selection(selection: Document) -> str:
-    parts = [f"runs {', '.join(selection['runs'])}"] if selection["runs"] else []
-    parts += [f"{name} {selection[name]}" for name in ("since", "dataset", "status") if selection[name]]
-    parts += ["the best runs"] if selection["best"] else []
-    return "; ".join(parts)
-
-
-def _run(run: Document) -> dict[str, Any]:
-    """Facts and configuration by name, and the command that repeats the run."""
-    seed = None if run["seed"] is None else f"seed {run['seed']}"
-    facts = {
-        "status": run["status"],
-        "started": moment(run["started"]),
-        "took": None if run["seconds"] is None else duration(run["seconds"]),
-        "data set": run["dataset"],
-        "seed": run["seed"],
-        "device": run["device"],
-        "git commit": run["git_sha"],
-        "configuration hash": run.get("config_hash"),
-        "folder": run["dir"],
-    }
-    return {
-        "id": run["run"],
-        "command": run["command"],
-        "summary": ", ".join(str(part) for part in (run["status"], run["dataset"], seed) if part),
-        "facts": [(name, plain(value) or NONE) for name, value in facts.items()],
-        "config": [(name, text) for name, value in sorted(run["config"].items()) if (text := plain(value))],
-        "command_line": documents.command_line(run),
-    }
+def _header(document: Document, photos: int) -> list[tuple[str, str]]:
+    """What the report is of, by name; empty where there is nothing to say."""
+    selection, left_out = document["selection"], len(document["left_out"])
+    selected = [f"runs {', '.join(selection['runs'])}"] if selection["runs"] else []
+    selected += [f"{name} {selection[name]}" for name in ("since", "dataset", "status") if selection[name]]
+    selected += ["the best runs"] if selection["best"] else []
+    return [
+        ("made", moment(document["created"])),
+        ("runs", f"{len(document['runs'])}" + (f", {left_out} left out" if left_out else "")),
+        ("photos", str(photos or "")),
+        ("selected", "; ".join(selected)),
+        ("store", document["store"]),
+        ("latcli", document["latcli"]),
+    ]
 
 
 # photos
 
 
-def _attack(document: Document, read: Read, side: int, id: str) -> Attack:
+def _attack(document: Document, read: Read, side: int, id: str) -> dict[str, Any]:
+    """Attacked photos. `cards` are made one by one while the page is written, and only once."""
     images = document["images"]
-    known = [(one["smallest_epsilon"], base_name(one["image"])) for one in images if one["smallest_epsilon"]]
-    most = max(known, default=(1.0, ""))[0]
-    smallest = [Bar(name, 100 * epsilon / most, number_text(epsilon)) for epsilon, name in sorted(known)]
+    known = ((one["smallest_epsilon"], base_name(one["image"])) for one in images)
+    smallest = sorted((epsilon, name) for epsilon, name in known if epsilon)
     labels = sorted({image["label"]["name"] for image in images})
-    cards = (_card(document, f"photo-{id}-{place}", one, read, side) for place, one in enumerate(images, start=1))
-    return Attack(id, photo_table(document), smallest, labels, cards)
+    cards = (_card(f"photo-{id}-{place}", one, read, side) for place, one in enumerate(images, start=1))
+    return {"id": id, "table": photo_table(document), "smallest": smallest, "labels": labels, "cards": cards}
 
 
-def _card(document: Document, id: str, image: Document, read: Read, side: int) -> dict[str, Any]:
+def _card(id: str, image: Document, read: Read, side: int) -> dict[str, Any]:
     """One photo. missing: in words what of it cannot be shown; sort: what cards are sorted by."""
     shown = pictures(image, read, side)
     verdict, kind = _verdict(image)
@@ -185,17 +148,13 @@ def _card(document: Document, id: str, image: Document, read: Read, side: int) -
     return {
         "id": id,
         "name": name,
-        "path": image["image"],
         "label": image["label"]["name"],
         "verdict": verdict,
         "kind": kind,
         "explanation": _explanation(image),
         "pictures": shown,
         "missing": _missing(shown),
-        "bars": [("Top guesses before", _bars(image, "clean")), ("Top guesses after", _bars(image, "adversarial"))],
-        "facts": _facts(document, image),
-        "notes": image["notes"],
-        "files": [(kind, path) for kind, path in image["files"].items()],
+        "image": image,
         "sort": {"name": name, "after": str(after["confidence"]), "altered": str(image["altered_percent"])},
     }
 
@@ -219,52 +178,21 @@ def _explanation(image: Document) -> str:
     return "; ".join(filter(None, parts))
 
 
+#: A photo's pictures in words, those below first.
+_PICTURES = {
+    "after": "Adversarial photo",
+    "before": "Photo as it was",
+    "difference": "What was changed, amplified",
+    "mask": "The object, tinted",
+}
+
+
 def _missing(shown: Pictures | None) -> str:
     if shown is None:
         return "The adversarial photo is missing or was changed, so it is not shown."
     known = {"before": "the photo as it was", "mask": "the mask", "difference": "the difference"}
     words = [text for name, text in known.items() if name not in shown.webp]
     return f"Not shown, since it cannot be read: {', '.join(words)}." if words else ""
-
-
-def _bars(image: Document, side: str) -> list[Bar]:
-    known, label = image[side], image["label"]
-    bars = [
-        Bar(guess["name"], round(100 * guess["p"], 2), probability(guess["p"]), guess["index"] == label["index"])
-        for guess in known["top"]
-    ]
-    if not any(bar.right for bar in bars):
-        p = known["confidence"]
-        bars.append(Bar(label["name"], round(100 * p, 2), probability(p), True, known["rank"]))
-    return bars
-
-
-def _facts(document: Document, image: Document) -> list[tuple[str, str]]:
-    clean, after, label = image["clean"], image["adversarial"], image["label"]
-    source = ", taken from the clean prediction" if label["source"] == "prediction" else ""
-
-    def known(value: float | None, show: Callable[[float], str]) -> str:
-        return "" if value is None else show(value)
-
-    facts = {
-        "right class": f"{label['name']}{source}",
-        "rank": f"{clean['rank']:,} before, {after['rank']:,} after",
-        "p(right class)": f"{probability(clean['confidence'])} before, {probability(after['confidence'])} after",
-        "p(guess)": f"{probability(clean['p_prediction'])} before, {probability(after['p_prediction'])} after",
-        "p(target)": known(image["p_target"], probability),
-        "epsilon": known(image["epsilon"], number_text),
-        "smallest epsilon that fools": known(image["smallest_epsilon"], number_text),
-        "pixels altered": percent(image["altered_percent"] / 100, 1),
-        "largest change": _change(image["linf_outside"]),
-        "largest protected change": _change(image["linf_inside"]),
-        "PSNR": known(image["psnr"], lambda value: f"{value:.1f} dB"),
-        "SSIM": known(image["ssim"], lambda value: f"{value:.3f}"),
-    }
-    return [(name, text) for name, text in facts.items() if text]
-
-
-def _change(value: float) -> str:
-    return "0" if value == 0 else number_text(value)
 
 
 # pictures, small enough for a page of hundreds; H height, W width, C = 3, levels are uint8
@@ -289,15 +217,20 @@ def pictures(image: Mapping[str, Any], read: Read, side: int) -> Pictures | None
         return None
     shrink = min(1.0, side / max(after.size))
     width, height = (max(1, round(length * shrink)) for length in after.size)
-    shown = {"after": _photo(after, (width, height))}
+    small = (width, height)
+    shown = {"after": _webp(after.resize(small, Image.Resampling.LANCZOS), quality=78)}
     difference = _opened(image, "difference", read, "RGB", after.size)
     if difference is not None:
         change_HWC = change(np.asarray(difference), figures.difference_gain(image["linf_outside"]))
-        shown["difference"] = _strength(change_HWC, (width, height))
-        shown["before"] = _photo(Image.fromarray(original(np.asarray(after), change_HWC)), (width, height))
+        before = Image.fromarray(original(np.asarray(after), change_HWC))
+        shown["before"] = _webp(before.resize(small, Image.Resampling.LANCZOS), quality=78)
+        # The largest change of a pixel's channels, white for the photo's largest: signed noise would shrink to grey.
+        strength_HW = np.abs(change_HWC).max(axis=2).astype(np.float32)
+        levels_HW = np.rint(strength_HW * (255.0 / max(1.0, float(strength_HW.max())))).astype(np.uint8)
+        shown["difference"] = _webp(Image.fromarray(levels_HW).resize(small, Image.Resampling.BOX), quality=50)
     mask = _opened(image, "mask", read, "L", after.size)
     if mask is not None:
-        shown["mask"] = _overlay(mask, (width, height))
+        shown["mask"] = _webp(_overlay(mask.resize(small, Image.Resampling.BOX)), lossless=True)
     return Pictures(width, height, shown)
 
 
@@ -330,25 +263,14 @@ def _opened(
     return picture if size in (None, picture.size) else None
 
 
-def _photo(photo: Image.Image, size: tuple[int, int]) -> str:
-    return _webp(photo.resize(size, Image.Resampling.LANCZOS), quality=78)
-
-
-def _strength(change_HWC: np.ndarray, size: tuple[int, int]) -> str:
-    """The largest change of a pixel's channels, white for the photo's largest; signed noise would shrink to grey."""
-    strength_HW = np.abs(change_HWC).max(axis=2).astype(np.float32)
-    levels_HW = np.rint(strength_HW * (255.0 / max(1.0, float(strength_HW.max())))).astype(np.uint8)
-    return _webp(Image.fromarray(levels_HW).resize(size, Image.Resampling.BOX), quality=50)
-
-
-def _overlay(mask: Image.Image, size: tuple[int, int]) -> str:
+def _overlay(mask: Image.Image) -> Image.Image:
     """The object tinted and outlined, all else transparent."""
-    small = mask.resize(size, Image.Resampling.BOX).point(lambda level: 255 if level >= 128 else 0)
-    overlay = Image.new("RGBA", size, (0, 0, 0, 0))
-    overlay.paste(_TINT, mask=small)
-    edge = Image.fromarray(np.asarray(small) - np.asarray(small.filter(ImageFilter.MinFilter(5))))
+    solid = mask.point(lambda level: 255 if level >= 128 else 0)
+    overlay = Image.new("RGBA", mask.size, (0, 0, 0, 0))
+    overlay.paste(_TINT, mask=solid)
+    edge = Image.fromarray(np.asarray(solid) - np.asarray(solid.filter(ImageFilter.MinFilter(5))))
     overlay.paste(_OUTLINE, mask=edge)
-    return _webp(overlay, lossless=True)
+    return overlay
 
 
 def _webp(picture: Image.Image, quality: int = 80, lossless: bool = False) -> str:
@@ -370,14 +292,29 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
-    made.filters |= {"short": short, "step": _heat_step}
-    made.globals |= {"printed": printed, "heat_steps": STEPS}
+    made.filters |= {name: _or_nothing(show) for name, show in _SHOWN.items()}
+    made.globals |= {"printed": printed, "shades": SHADES, "picture_words": _PICTURES}
     return made
 
 
-def _heat_step(cell: Cell) -> int:
-    """A cell's colour: 1 for the lowest loss to STEPS, 0 where there is none."""
-    return 0 if cell.shade is None else 1 + min(STEPS - 1, int(cell.shade * STEPS))
+#: How values of the document are shown in a template.
+_SHOWN: dict[str, Callable[..., str]] = {
+    **{"short": short, "moment": moment, "duration": duration, "plain": plain, "command_line": documents.command_line},
+    **{"probability": probability, "percent": percent, "epsilon": number_text},
+}
+
+
+def _or_nothing(show: Callable[..., str]) -> Callable[..., str]:
+    return lambda value, *more: "" if value is None else show(value, *more)
+
+
+def _style() -> str:
+    """The style sheet, with a class for each colour of a heat map."""
+    heat = [
+        f".heat.h{step} {{ background: light-dark({light}, {dark}); color: light-dark({ink}, {dark_ink}); }}"
+        for step, (light, ink, dark, dark_ink) in enumerate(SHADES)
+    ]
+    return "\n".join([_source("page.css"), *heat])
 
 
 def _source(name: str) -> str:

@@ -98,11 +98,15 @@ def photo_table(document: Document, most: int | None = None) -> Table:
     if len(shown) < total:
         notes.append(f"the first {len(shown):,} of {results}; totals are over all")
     if summary and total > 1:
-        shown.append(_photo_total(summary, columns, results))
+        means: dict[str, Value] = {"image": results, "altered": summary["altered_percent"] / 100}
+        for side in ("clean", "adversarial"):
+            means[f"{side}_guess"] = f"{summary[side]['right']} of {summary['n']} right"
+            means[f"{side}_p"] = summary[side]["confidence"]
+        shown.append(Row(tuple(Cell(means.get(column.key, "")) for column in columns), total=True))
         notes += _summary_words(summary)
     title = f"{counted(photos, 'photo')} against {document['classifier']}: {changed_words(document)}"
     about = {"run": document["run"], "model": document["classifier"], "epsilon": document["epsilon"]}
-    return Table(title, columns, tuple(shown), tuple(notes), "photo", about, runs=(document["run"],))
+    return Table(title, columns, tuple(shown), tuple(notes), "photo", about)
 
 
 def _total(document: Document) -> int:
@@ -136,7 +140,7 @@ def _photo_columns(images: Sequence[Document]) -> tuple[Column, ...]:
         Column("image", "photo", "file", stack="photo"),
         Column("shown_label", "right class", "name", stack="photo"),
     ]
-    targeted = any(image["target"] is not None for image in images)
+    targeted = _known(images, "target")
     for side, group, prefix in (("clean", "before", ""), ("adversarial", "after", "-> ")):
         about = {"input": side}
         columns += [
@@ -150,20 +154,21 @@ def _photo_columns(images: Sequence[Document]) -> tuple[Column, ...]:
                 Column("aimed", "target", stack="target"),
                 Column("p_target", "p(target)", "p", stack="target", figure="p_target", about=about),
             ]
-    searched = any(image["smallest_epsilon"] is not None for image in images)
-    has_evidence = any(image["evidence_inside"] is not None for image in images)
+    searched, evident = (_known(images, name) for name in ("smallest_epsilon", "evidence_inside"))
+    evidence = Column("evidence_inside", "evidence inside", "percent", optional=True, figure="evidence_inside")
     further = [
         (_differ(images, "region"), Column("region", "region")),
         (_differ(images, "epsilon") and not searched, Column("epsilon", "epsilon", "epsilon")),
         (True, Column("altered", "altered", "percent", figure="altered")),
         (searched, Column("smallest_epsilon", "smallest epsilon", "epsilon", figure="smallest_epsilon")),
         (_differ(images, "detector"), Column("detector", "object found by", "name", optional=True)),
-        (
-            has_evidence,
-            Column("evidence_inside", "evidence inside", "percent", optional=True, figure="evidence_inside"),
-        ),
+        (evident, evidence),
     ]
     return (*columns, *(column for is_shown, column in further if is_shown))
+
+
+def _known(images: Sequence[Document], name: str) -> bool:
+    return any(image[name] is not None for image in images)
 
 
 def _differ(images: Sequence[Document], name: str) -> bool:
@@ -182,14 +187,6 @@ def _photo(image: Document, columns: tuple[Column, ...]) -> Row:
         shown["aimed"] = Cell("reached", style="bad") if image["reached"] else Cell("not reached")
     about = {"image": base_name(image["image"]), "label": label, "at": image["region"], "epsilon": image["epsilon"]}
     return replace(rows_of(columns, [shown])[0], about=about)
-
-
-def _photo_total(summary: Document, columns: tuple[Column, ...], results: str) -> Row:
-    n = summary["n"]
-    values: dict[str, Value] = {"image": results, "altered": summary["altered_percent"] / 100}
-    for side in ("clean", "adversarial"):
-        values |= {f"{side}_guess": f"{summary[side]['right']} of {n} right", f"{side}_p": summary[side]["confidence"]}
-    return Row(tuple(Cell(values.get(column.key, "")) for column in columns), total=True)
 
 
 def _photo_notes(document: Document) -> list[str]:
@@ -217,18 +214,13 @@ def _image_notes(images: Sequence[Document]) -> list[str]:
 
 def success_words(document: Document) -> str:
     """How many photos were fooled of those that were right before; with targets, how many reached them."""
-    images, summaries = document["images"], _summaries(document)
-    n, right, fooled = (sum(one[key] for one in summaries) for key in ("n", "right_before", "fooled"))
-    reached: Any = sum(one["reached"] or 0 for one in summaries)
-    if not summaries:
-        n, right, fooled, reached = (
-            len(images),
-            *(sum(bool(image[key]) for image in images) for key in ("was_right", "fooled", "reached")),
-        )
+    images, counts = document["images"], ("n", "right_before", "fooled", "reached")
+    # A run's own document has photos without their sums.
+    alone = [{"n": 1, "right_before": one["was_right"], **one} for one in images]
+    n, right, fooled, reached = (sum(one[key] or 0 for one in _summaries(document) or alone) for key in counts)
     words = f"fooled {fooled} of {right} that were right"
     words += f"; {n - right} already wrong before" if right < n else ""
-    aimed = any(image["target"] is not None for image in images)
-    return f"{words}; target reached {reached} of {n}" if aimed else words
+    return f"{words}; target reached {reached} of {n}" if _known(images, "target") else words
 
 
 def _summary_words(summary: Document) -> list[str]:

@@ -13,8 +13,6 @@ from latcli.reporting import documents
 from latcli.reporting.table import Cell, Column, Row, Table, printed
 from latcli.reporting.text import printable
 
-_SHARED = "best of its column, shared where the difference is within chance"
-
 # Markdown, with tables as GitHub draws them
 
 #: What Markdown or the HTML inside it could take for markup.
@@ -47,8 +45,7 @@ def markdown_table(table: Table) -> Iterator[str]:
         for row in table.rows:
             yield _line([_markdown_cell(*pair) for pair in zip(row.cells, table.columns, strict=True)])
         yield "\n" if table.notes else ""
-    for note in [*table.notes, *([f"bold: {_SHARED}"] if table.has_best else [])]:
-        yield markdown_item(note)
+    yield from map(markdown_item, table.footnotes("bold:"))
 
 
 def markdown_item(text: str) -> str:
@@ -63,7 +60,7 @@ def _line(fields: Sequence[str]) -> str:
 
 def _markdown_cell(cell: Cell, column: Column) -> str:
     shown = printed(cell, column)
-    text = markdown_text(shown.joined())
+    text = markdown_text(shown.text)
     text = f"**{text}**" if cell.best else text
     return f"{text} {markdown_text(shown.interval)}" if shown.interval else text
 
@@ -132,13 +129,10 @@ def latex(document: Mapping[str, Any]) -> Iterator[str]:
 
 def latex_text(text: str) -> str:
     """The text as it is, whatever it holds: no command, no formula, no comment."""
-    return "".join(_letter(letter) for letter in printable(text))
-
-
-def _letter(letter: str) -> str:
-    if letter in _SPECIAL:
-        return _SPECIAL[letter]
-    return letter if letter.isascii() or letter in _LATIN else f"{{[}}U+{ord(letter):04X}]"
+    return "".join(
+        _SPECIAL.get(one, one if one.isascii() or one in _LATIN else f"{{[}}U+{ord(one):04X}]")
+        for one in printable(text)
+    )
 
 
 def latex_table(table: Table) -> Iterator[str]:
@@ -156,8 +150,7 @@ def latex_table(table: Table) -> Iterator[str]:
         yield "\\midrule\n" if row.total else ""
         yield _latex_row([_latex_cell(*pair) for pair in zip(row.cells, table.columns, strict=True)])
     yield "\\bottomrule\n\\end{tabular}}\n"
-    notes = [*table.notes, *([f"bold: {_SHARED}"] if table.has_best else [])]
-    if notes:
+    if notes := table.footnotes("bold:"):
         yield "\\par\\medskip\n\\parbox{0.9\\linewidth}{\\footnotesize\\raggedright\n"
         yield "\\\\\n".join(f"{latex_text(note)}." for note in notes) + "}\n"
     yield "\\end{table}\n"
@@ -209,9 +202,10 @@ def _latex_row(fields: Sequence[str]) -> str:
 
 def _latex_cell(cell: Cell, column: Column) -> str:
     shown = printed(cell, column)
+    sign, rest = shown.text[:1], shown.text[1:]
     # A figure's own minus sign is no hyphen.
-    is_signed = isinstance(cell.value, int | float) and shown.text[:1] in ("-", "+") and "e" not in shown.text
-    text = f"${shown.text}$" + latex_text(shown.unit) if is_signed else latex_text(shown.joined())
+    is_signed = isinstance(cell.value, int | float) and sign in ("-", "+") and "e" not in rest
+    text = f"${sign}$" + latex_text(rest) if is_signed else latex_text(shown.text)
     text = f"\\textbf{{{text}}}" if cell.best else text
     return f"{text} {latex_text(shown.interval)}" if shown.interval else text
 
@@ -228,9 +222,15 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "|", "%")
 
 def csv_lines(document: Mapping[str, Any]) -> Iterator[str]:
     """A report's figures in full: shares from 0 to 1, losses as they are; what is not of a kind of line is empty."""
-    yield _csv_lines([dict(zip(COLUMNS, COLUMNS, strict=True))])
+    buffer = io.StringIO()
+    lines = csv.DictWriter(buffer, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    lines.writeheader()
     for table in documents.report(document):
-        yield _csv_lines(_figures(table) if table.kind else ())
+        for figure in _figures(table) if table.kind else ():
+            lines.writerow({name: csv_field(value) for name, value in figure.items()})
+        yield buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
 
 
 def _figures(table: Table) -> Iterable[Mapping[str, object]]:
@@ -249,10 +249,3 @@ def csv_field(value: object) -> str | int | float | None:
         return value
     text = printable(str(value))
     return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
-
-
-def _csv_lines(rows: Iterable[Mapping[str, object]]) -> str:
-    buffer = io.StringIO()
-    lines = csv.writer(buffer, lineterminator="\n")
-    lines.writerows([csv_field(row.get(name)) for name in COLUMNS] for row in rows)
-    return buffer.getvalue()

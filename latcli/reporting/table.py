@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from latcli.reporting.text import base_name, decimals_of, duration, number, number_text, probability, short, size
 
@@ -17,6 +17,13 @@ Format = Literal[
 
 #: What stands where there is no figure.
 NONE = "-"
+#: Background and ink of a heat map where there is no loss, then from the lowest to the highest: on white, on black.
+SHADES = (
+    ("#f1f2f3", "#56606a", "#22272b", "#a2acb5"), ("#eef5fb", "#1b1f23", "#1b2a38", "#e4e8eb"),
+    ("#d5e6f4", "#1b1f23", "#1f3a53", "#e4e8eb"), ("#b0d1ea", "#1b1f23", "#234b6f", "#eef3f7"),
+    ("#82b5dc", "#10151a", "#285c8a", "#ffffff"), ("#2f6fa8", "#ffffff", "#5f9dcd", "#0b1117"),
+    ("#20568a", "#ffffff", "#8fc0e8", "#0b1117"), ("#113a66", "#ffffff", "#c2e0f8", "#0b1117"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,11 @@ class Cell:
     style: str = ""
     shade: float | None = None
     scale: float = 1.0
+
+    @property
+    def step(self) -> int:
+        """Its place in SHADES."""
+        return 0 if self.shade is None else 1 + min(len(SHADES) - 2, int(self.shade * (len(SHADES) - 1)))
 
 
 @dataclass(frozen=True)
@@ -81,7 +93,6 @@ class Row:
     cells: tuple[Cell, ...]
     total: bool = False
     about: About = field(default_factory=dict)
-    id: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,6 @@ class Table:
     kind: str = ""
     about: About = field(default_factory=dict)
     facts: bool = False
-    runs: tuple[str, ...] = ()
 
     @property
     def stacks(self) -> list[list[int]]:
@@ -106,50 +116,50 @@ class Table:
         keys = [column.stack or str(place) for place, column in enumerate(self.columns)]
         return [[place for place, key in enumerate(keys) if key == name] for name in dict.fromkeys(keys)]
 
+    def heading(self, places: Sequence[int]) -> tuple[list[str], list[str]]:
+        """What stands above the columns of a stack, and their notes."""
+        columns = [self.columns[place] for place in places]
+        groups, headings = (list(dict.fromkeys(getattr(one, name) for one in columns)) for name in ("group", "heading"))
+        if len(columns) > 1:  # one group says what they are; of several each has its line
+            groups, headings = (groups, []) if len(groups) == 1 and groups[0] else ([], headings)
+        lines = [line for line in (*groups, *headings) if line]
+        return lines, list(dict.fromkeys(note for one in columns for note in one.notes))
+
     @property
     def groups(self) -> list[tuple[str, int]]:
         """Headings over the columns, and how many columns each is over."""
         return [(name, len(list(columns))) for name, columns in groupby(self.columns, key=lambda one: one.group)]
 
-    @property
-    def has_best(self) -> bool:
-        """Whether a cell is marked as the best of its column."""
-        return any(cell.best for row in self.rows for cell in row.cells)
+    def footnotes(self, mark: str) -> list[str]:
+        """What stands below it: its notes, and what the mark of the best cells means where there are any."""
+        best = f"{mark} best of its column, shared where the difference is within chance"
+        return [*self.notes, *([best] if any(cell.best for row in self.rows for cell in row.cells) else [])]
 
 
-@dataclass(frozen=True)
-class Printed:
-    """A cell as text; what it has not is empty."""
+class Printed(NamedTuple):
+    """A cell as text: its value, with its spread and n, and its interval."""
 
     text: str
-    spread: str = ""
-    unit: str = ""
     interval: str = ""
-    n: str = ""
-
-    def joined(self, plus_minus: str = "±") -> str:
-        """Value, spread and n on one line."""
-        beside = f" {plus_minus} {self.spread}" if self.spread else ""
-        return f"{self.text}{beside}{self.unit}" + (f" ({self.n})" if self.n else "")
 
 
 def printed(cell: Cell, column: Column) -> Printed:
     """The cell in its column's format."""
-    value = cell.value
+    value, form = cell.value, column.format
     if value is None:
         return Printed("" if column.is_text else NONE)
-    n = f"{cell.n:,}" if column.counts and cell.n is not None else ""
+    n = f" ({cell.n:,})" if column.counts and cell.n is not None else ""
     if isinstance(value, str) or column.is_text:
-        return Printed(_TEXTS.get(column.format, str)(str(value)), n=n)
-    if column.format not in ("number", "percent", "points"):
-        return Printed(_FORMATS[column.format](value * cell.scale), _spread(cell), n=n)
-    scale = cell.scale * (1 if column.format == "number" else 100)
-    shown = value * scale
-    unit = {"percent": " %", "points": " points"}.get(column.format, "")
-    places = 2 if unit else None if cell.spread is None else decimals_of(shown)
-    text = f"{shown:+.2f}" if column.format == "points" else number(shown, places)
-    spread = "" if cell.spread is None else number(cell.spread * scale, places)
-    return Printed(text, spread, unit, _interval(cell, scale, unit), n)
+        return Printed(_TEXTS.get(form, str)(str(value)) + n)
+    if form not in ("number", "percent", "points"):
+        spread = "" if cell.spread is None else f" ± {cell.spread * cell.scale:.2g}"
+        return Printed(_FORMATS[form](value * cell.scale) + spread + n)
+    scale = cell.scale * (1 if form == "number" else 100)
+    unit = {"percent": " %", "points": " points"}.get(form, "")
+    places = 2 if unit else None if cell.spread is None else decimals_of(value * scale)
+    text = f"{value * scale:+.2f}" if form == "points" else number(value * scale, places)
+    spread = "" if cell.spread is None else f" ± {number(cell.spread * scale, places)}"
+    return Printed(text + spread + unit + n, _interval(cell, scale, unit))
 
 
 def _interval(cell: Cell, scale: float, unit: str) -> str:
@@ -158,10 +168,6 @@ def _interval(cell: Cell, scale: float, unit: str) -> str:
     low, high = cell.low * scale, cell.high * scale
     decimals = 1 if unit or 10 <= high < 100 else 4 if high < 0.01 else 3 if high < 1 else 2 if high < 10 else 0
     return f"[{low:.{decimals}f}, {high:.{decimals}f}]"
-
-
-def _spread(cell: Cell) -> str:
-    return "" if cell.spread is None else f"{cell.spread * cell.scale:.2g}"
 
 
 _TEXTS: dict[str, Callable[[str], str]] = {"run": short, "file": base_name}
@@ -186,9 +192,17 @@ def facts(values: Mapping[str, Value], title: str = "") -> Table:
     return Table(title, (Column("name", ""), Column("value", "", "name")), rows, facts=True)
 
 
-def rows_of(columns: Sequence[Column], records: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
-    """A row for each record, with what stands at the places that the columns are named after."""
-    return tuple(Row(tuple(_cell(record, column.key) for column in columns)) for record in records)
+def rows_of(
+    columns: Sequence[Column], records: Sequence[Mapping[str, Any]], about: Sequence[str] = ()
+) -> tuple[Row, ...]:
+    """A row for each record, with what stands at the places that the columns are named after.
+
+    about: the fields of a record that a CSV file gives with the row's figures.
+    """
+    return tuple(
+        Row(tuple(_cell(record, column.key) for column in columns), about={name: record[name] for name in about})
+        for record in records
+    )
 
 
 def _cell(record: Mapping[str, Any], key: str) -> Cell:
@@ -198,6 +212,13 @@ def _cell(record: Mapping[str, Any], key: str) -> Cell:
     return value if isinstance(value, Cell) else Cell(value)
 
 
-def listed(title: str, records: Sequence[Mapping[str, Any]], *columns: Column, notes: Sequence[str] = ()) -> Table:
-    """A row for each record."""
-    return Table(title, columns, rows_of(columns, records), tuple(notes))
+def listed(
+    title: str,
+    records: Sequence[Mapping[str, Any]],
+    *columns: Column,
+    notes: Sequence[str] = (),
+    kind: str = "",
+    about: Sequence[str] = (),
+) -> Table:
+    """A row for each record, as `rows_of` makes them."""
+    return Table(title, columns, rows_of(columns, records, about), tuple(notes), kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from itertools import zip_longest
 from typing import Any, TextIO
 
@@ -13,16 +14,11 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 
 from latcli.reporting import documents
-from latcli.reporting.table import Column, Table, printed
+from latcli.reporting.table import SHADES, Table, printed
 from latcli.reporting.text import printable
 
 BEST = "*"
 _STYLES = {"good": "green", "bad": "red", "doubtful": "yellow", "quiet": "dim"}
-#: Background and ink of a heat map from the lowest loss to the highest, as on the page.
-_SHADES = (
-    ("#eef5fb", "#1b1f23"), ("#d5e6f4", "#1b1f23"), ("#b0d1ea", "#1b1f23"), ("#82b5dc", "#10151a"),
-    ("#2f6fa8", "#ffffff"), ("#20568a", "#ffffff"), ("#113a66", "#ffffff"),
-)  # fmt: skip
 #: Widths to which the first and the other names are folded where there is no room.
 _FIRST, _NAME = 16, 10
 #: Between two columns.
@@ -76,8 +72,7 @@ class Drawn:
                 yield from _drawn(table, block, console)
             if table.columns and table.notes:
                 yield ""
-            notes = [*table.notes, f"{BEST} best of its column; shared where the difference is within chance"]
-            for note in notes if table.has_best else table.notes:
+            for note in table.footnotes(BEST):
                 style = "yellow" if note.startswith("warning") else ""
                 yield Text(_plain(note), style, overflow="fold")
 
@@ -90,19 +85,15 @@ class _Stack:
         self.is_text = all(column.is_text for column in self.columns)
         columns = [list(_lines(table, place)) for place in places]
         self.rows = [list(cells) for cells in zip(*columns, strict=True)]
-        found = [cell_len(line.plain) for row in self.rows for lines in row for line in lines]
-        values = max(found, default=0)
-        self.heading = [] if table.facts else _heading(self.columns, max(values, 6))
-        self.natural = max([values, *map(cell_len, self.heading), 1])
-        self.folds = self.is_text and (
-            self.natural > 40 or all(column.format in ("name", "file") for column in self.columns)
-        )
+        values = max((cell_len(line.plain) for row in self.rows for lines in row for line in lines), default=0)
+        lines, notes = table.heading(places)
+        folded = [part for line in map(_plain, lines) for part in _wrapped(line, max(values, 6))]
+        self.heading = [] if table.facts else [*folded, *map(_plain, notes)]
+        self.width = max([values, *map(cell_len, self.heading), 1])
+        names = all(column.format in ("name", "file") for column in self.columns)
+        self.folds = self.is_text and (self.width > 40 or names)
+        self.least = min(self.width, _NAME if places[0] else _FIRST) if self.folds else self.width
         self.optional = all(column.optional for column in self.columns)
-        self.width = self.natural
-
-    def least(self, first: bool) -> int:
-        """The width that it needs."""
-        return min(self.natural, _FIRST if first else _NAME) if self.folds else self.natural
 
 
 def _lines(table: Table, place: int) -> Iterator[list[Text]]:
@@ -111,26 +102,15 @@ def _lines(table: Table, place: int) -> Iterator[list[Text]]:
     marked, ranged = any(cell.best for cell in cells), any(cell.low is not None for cell in cells)
     for cell in cells:
         shown = printed(cell, column)
-        text = column.prefix * bool(shown.text) + shown.joined("+-") + (BEST if cell.best else " " if marked else "")
+        text = column.prefix * bool(shown.text) + shown.text + (BEST if cell.best else " " if marked else "")
         ink = _STYLES.get(cell.style, "")
         if cell.shade is not None:
-            background, ink = _SHADES[min(len(_SHADES) - 1, int(cell.shade * len(_SHADES)))]
+            background, ink, *_ = SHADES[cell.step]
             ink = f"{ink} on {background}"
         lines = [Text(_plain(text), f"bold {ink}" if cell.best or (not place and table.facts) else ink)]
         if ranged:
             lines.append(Text(shown.interval + " " * marked, ink or "dim"))
         yield lines if text or not column.stack else []
-
-
-def _heading(columns: Sequence[Column], width: int) -> list[str]:
-    groups, headings = (list(dict.fromkeys(values)) for values in zip(*((c.group, c.heading) for c in columns)))  # noqa: B905
-    if len(columns) == 1:
-        lines = [text for text in (groups[0], headings[0]) if text]
-    else:
-        lines = groups if len(groups) == 1 and groups[0] else [text for text in headings if text]
-    notes = dict.fromkeys(note for column in columns for note in column.notes)
-    wrapped = [part for line in map(_plain, lines) for part in _wrapped(line, width)]
-    return [*wrapped, *map(_plain, notes)]
 
 
 def _wrapped(text: str, width: int) -> list[str]:
@@ -141,35 +121,35 @@ def _wrapped(text: str, width: int) -> list[str]:
 def _blocks(table: Table, width: int) -> Iterator[list[_Stack]]:
     """The columns in as many blocks as the width asks for; each begins with the first column."""
     stacks = [_Stack(table, places) for places in table.stacks]
-    while stacks and any(one.optional for one in stacks[1:]) and _width(stacks) > width:
-        del stacks[max(place for place, one in enumerate(stacks) if one.optional)]
+    optional = [one for one in stacks[1:] if one.optional]
+    while optional and _across(one.width for one in stacks) > width:
+        stacks.remove(optional.pop())
     first, others = stacks[:1], stacks[1:]
     while first:
         block = list(first)
-        while others and (len(block) == 1 or _width([*block, others[0]], least=True) <= width):
+        while others and (len(block) == 1 or _across(one.least for one in [*block, others[0]]) <= width):
             block.append(others.pop(0))
-        _widen(block, width)
-        yield block
+        yield _fitted(block, width)
         if not others:
             return
 
 
-def _width(stacks: Sequence[_Stack], *, least: bool = False) -> int:
-    widths = [one.least(not place) if least else one.width for place, one in enumerate(stacks)]
-    return sum(widths) + _GAP * (len(widths) - 1)
+def _across(widths: Iterable[int]) -> int:
+    """How wide columns are together."""
+    found = list(widths)
+    return sum(found) + _GAP * (len(found) - 1)
 
 
-def _widen(block: Sequence[_Stack], width: int) -> None:
-    """Give each column what it needs, and what is left to the names that would fold, evenly."""
-    for place, one in enumerate(block):
-        one.width = one.least(not place)
-    spare = width - _width(block)
-    if spare < 0 and block[0].folds:
-        block[0].width = max(1, block[0].width + spare)
-    folding = sorted((one for one in block if one.width < one.natural), key=lambda one: one.natural - one.width)
-    for place, one in enumerate(folding):
-        more = max(0, min(one.natural - one.width, spare // (len(folding) - place)))
-        one.width, spare = one.width + more, spare - more
+def _fitted(block: list[_Stack], width: int) -> list[_Stack]:
+    """The block with its names folded as far as the width asks for, those with the most room to lose first."""
+    block[0] = first = copy(block[0])
+    while (excess := _across(one.width for one in block) - width) > 0:
+        widest = max(block, key=lambda one: one.width - one.least)
+        if widest.width == widest.least:
+            first.width -= min(excess, first.width - 1) if first.folds else 0
+            break
+        widest.width -= 1
+    return block
 
 
 def _drawn(table: Table, block: Sequence[_Stack], console: Console) -> Iterator[Text]:
@@ -177,7 +157,7 @@ def _drawn(table: Table, block: Sequence[_Stack], console: Console) -> Iterator[
 
     Line by line, since rich's own table takes a second for two thousand rows.
     """
-    rule = Text("-" * _width(block), no_wrap=True, overflow="ignore")
+    rule = Text("-" * _across(one.width for one in block), no_wrap=True, overflow="ignore")
     if not table.facts:
         headings = [
             [text for line in one.heading for text in _folded(Text(line, "bold"), one, console)] for one in block

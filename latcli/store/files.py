@@ -39,33 +39,34 @@ def storage_errors(path: Path, option: str = "--store DIR") -> Iterator[None]:
 # whole files
 
 
-def write_whole(path: Path, pieces: Iterable[bytes]) -> None:
-    """Write a file so that a crash or a full disk leaves either all of it or what was there before.
+def write_whole(path: Path, pieces: Iterable[bytes]) -> int:
+    """Write a file so that a crash or a full disk leaves either all of it or what was there before; returns its size.
 
     Raises OSError, and what `pieces` raises.
     """
-    temporary = _beside(path, pieces)
-    try:
+    with _beside(path, pieces) as (temporary, size):
         temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
     _sync_folder(path.parent)
+    return size
 
 
-def _beside(path: Path, pieces: Iterable[bytes]) -> Path:
-    """A whole file beside `path`, safe on the disk. Raises OSError, and what `pieces` raises."""
+@contextmanager
+def _beside(path: Path, pieces: Iterable[bytes]) -> Iterator[tuple[Path, int]]:
+    """A whole file beside `path`, safe on the disk, and its size; removed where the block fails.
+
+    Raises OSError, and what `pieces` raises.
+    """
     # A short name: that of the file itself may be as long as the file system takes.
     temporary = path.with_name(_TEMPORARY.replace("*", secrets.token_hex(8)))
     try:
         with temporary.open("xb") as file:
-            file.writelines(pieces)
+            size = sum(map(file.write, pieces))
             file.flush()
             os.fsync(file.fileno())
+        yield temporary, size
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return temporary
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ def stage(folder: Path, name: str, data: bytes, kind: str, image: str | None = N
     path = artifact_path(folder, name)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _beside(path, [data])
-    return StagedFile(name, kind, image, hashlib.sha256(data).hexdigest(), len(data), temporary.name)
+        with _beside(path, [data]) as (temporary, size):
+            return StagedFile(name, kind, image, hashlib.sha256(data).hexdigest(), size, temporary.name)
 
 
 @contextmanager

@@ -80,22 +80,6 @@ class RunRow:
         return (datetime.fromisoformat(self.finished) - datetime.fromisoformat(self.started)).total_seconds()
 
 
-@dataclass(frozen=True)
-class Environment:
-    """Where and with what runs are made: code, packages, devices. Equal ones have equal ids, and runs share the row."""
-
-    id: str
-    name: str
-    git_sha: str | None
-    git_dirty: bool | None
-    latcli: str
-    python: str
-    torch: str | None
-    platform: str
-    devices: list[str]
-    packages: dict[str, str]
-
-
 def _of(*kinds: type, **definitions: str) -> dict[str, str]:
     """Columns of rows that are made of these dataclasses, with what SQL says of each; files' paths are not kept."""
     types = {bool: "INTEGER", int: "INTEGER", float: "REAL"}
@@ -113,7 +97,12 @@ _IMAGE = "TEXT REFERENCES images(sha256)"
 
 #: Tables, their columns, and SQL's definition of each.
 TABLES: dict[str, dict[str, str]] = {
-    "environments": _of(Environment, id=_KEY),
+    "environments": {
+        "id": _KEY,
+        **_texts("name git_sha"),
+        "git_dirty": "INTEGER",
+        **_texts("latcli python torch platform devices_json packages_json"),
+    },
     "datasets": {"id": _KEY, **_texts("name fingerprint")},
     "models": {
         "id": _KEY,
@@ -296,8 +285,8 @@ def damaged(path: Path, why: str) -> StoreError:
 # where and with what a run is made, found out without importing torch
 
 
-def environment() -> Environment:
-    """That of this process."""
+def environment() -> dict[str, Any]:
+    """Where and with what this process makes runs: code, packages, devices. Runs of equal ones share a row."""
     sha, is_dirty = _checkout(Path(latcli.__file__).parent)
     versions = packages()
     facts: dict[str, Any] = {
@@ -312,7 +301,7 @@ def environment() -> Environment:
     }
     code = f"{latcli.__version__}+{sha[:7]}{'*' if is_dirty else ''}" if sha else latcli.__version__
     name = f"latcli {code}, Python {facts['python']}, torch {facts['torch']}, {platform.system()}"
-    return Environment(id=fingerprint(facts)[:16], name=name, **facts)
+    return {"id": fingerprint(facts)[:16], "name": name} | facts
 
 
 def fingerprint(config: object) -> str:

@@ -16,7 +16,6 @@ from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from itertools import count, islice
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from filelock import FileLock, Timeout
@@ -100,13 +99,10 @@ class Store:
         folder = folder.absolute()
         with _folder_errors(folder), ExitStack() as failing:
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / STORE_LOCK, timeout=_OPENING_SECONDS):
-                with sqlite_errors(folder / DATABASE):
-                    store = cls(folder, connect_for_writing(folder / DATABASE), read_only=False)
+            with FileLock(folder / STORE_LOCK, timeout=_OPENING_SECONDS), sqlite_errors(folder / DATABASE):
+                store = cls(folder, connect_for_writing(folder / DATABASE), read_only=False)
                 failing.callback(store.close)
-                with store.reading() as db:
-                    needs_more = lacking(db, store.path)
-                if needs_more:
+                if lacking(store._db, store.path):
                     with store.writing() as db:
                         complete(db, store.path)
                 store._mark_crashed()
@@ -143,9 +139,7 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # transactions
@@ -201,7 +195,7 @@ class Store:
         row: dict[str, Any] = {"command": command, "status": "running", "started": utc_now(), "argv": argv}
         row |= {"name": name, "tags": tuple(tags), "parent": None if parent is None else self.find_run(parent).id}
         row |= {"config": config, "config_hash": fingerprint(config), "seed": seed, "device": device}
-        row |= {"dataset": dataset, "model": model, "environment": found.id} | _own_process()
+        row |= {"dataset": dataset, "model": model, "environment": found["id"]} | _own_process()
         folder, lock = self._new_folder(command)
         try:
             with self.writing() as db:
@@ -415,27 +409,21 @@ class Store:
 
     def record_dataset(self, name: str, *, fingerprint: str | None = None) -> str:
         """Remember a data set; returns its id, which differs where contents differ."""
-        row = {"id": dataset_id(name, fingerprint), "name": name, "fingerprint": fingerprint}
-        with self.writing() as db:
-            db.table("datasets").upsert(columns(row), pk="id")
-        return str(row["id"])
+        return self._remember("datasets", name, fingerprint, fingerprint=fingerprint)
 
-    def record_model(
-        self,
-        name: str,
-        *,
-        architecture: str | None = None,
-        weights_sha256: str | None = None,
-        regime: str | None = None,
-        run: str | None = None,
-    ) -> str:
-        """Remember a model; returns its id, which differs where the weights differ. `run` trained it."""
-        model_id = legible(name) + (f"@{weights_sha256[:8]}" if weights_sha256 else "")
-        known = {"architecture": architecture, "weights_sha256": weights_sha256, "regime": regime, "run": run}
-        row = {"id": model_id, "name": name} | {key: value for key, value in known.items() if value is not None}
+    def record_model(self, name: str, *, weights_sha256: str | None = None, **known: str | None) -> str:
+        """Remember a model; returns its id, which differs where the weights differ.
+
+        known: its `architecture`, its `regime`, and the `run` that trained it.
+        """
+        return self._remember("models", name, weights_sha256, weights_sha256=weights_sha256, **known)
+
+    def _remember(self, table: str, name: str, contents: str | None, **known: str | None) -> str:
+        row = {"id": legible(name) + (f"@{contents[:8]}" if contents else ""), "name": name}
+        row |= {key: value for key, value in known.items() if value is not None}
         with self.writing() as db:
-            db.table("models").upsert(columns(row), pk="id")
-        return model_id
+            db.table(table).upsert(columns(row), pk="id")
+        return row["id"]
 
     # inside
 
@@ -514,9 +502,7 @@ class Run:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         cut_short = error is not None
         try:
             try:
@@ -639,11 +625,6 @@ class Run:
 def _own_process() -> dict[str, Any]:
     """By what this process is known again, as columns of its run."""
     return {"pid": os.getpid(), "host": socket.gethostname()}
-
-
-def dataset_id(name: str, fingerprint: str | None) -> str:
-    """What the store calls a data set: the same where name and contents are."""
-    return legible(name) + (f"@{fingerprint[:8]}" if fingerprint else "")
 
 
 def require(folder: Path) -> None:

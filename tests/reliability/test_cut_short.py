@@ -1,15 +1,10 @@
 """A run cut short at every line of the store's code: by Ctrl-C, and by a kill."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 from helpers import assert_sound, statuses
@@ -20,7 +15,7 @@ from latcli.store.store import Store
 STORE_CODE = str(Path(latcli.store.__file__).parent)
 
 
-def work(folder: Path) -> None:
+def work(folder):
     """A whole run, with a file that is replaced and one that is removed."""
     with Store.open(folder) as store, store.start_run("attack", argv=[], config={}, seed=0, device="cpu") as run:
         for content in (b"first", b"second"):
@@ -30,11 +25,11 @@ def work(folder: Path) -> None:
         run.remove_artifact("state.safetensors")
 
 
-def in_a_child(folder: Path, number: int, do: Callable[[], None]) -> int:
+def in_a_child(folder, number, do):
     """Work in a process that calls `do` at the `number`th line of the store; its exit code, 0 if there are fewer."""
     seen = 0
 
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
+    def trace(frame, event, _):
         nonlocal seen
         if not frame.f_code.co_filename.startswith(STORE_CODE):
             return None
@@ -59,11 +54,11 @@ def in_a_child(folder: Path, number: int, do: Callable[[], None]) -> int:
         os._exit(code)
 
 
-def interrupt() -> None:
+def interrupt():
     raise KeyboardInterrupt
 
 
-def kill() -> None:
+def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -3,8 +3,6 @@
 Cases follow from their number. The short form tries some dozens of each kind, LATCLI_RELIABILITY=full 4,000.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import resource
@@ -13,12 +11,9 @@ import struct
 import traceback
 import warnings
 import zlib
-from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from random import Random
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -38,11 +33,6 @@ _WORDS = (
     *(b"null", b"9" * 5000, b"[" * 3000, b'{"a":' * 3000, b"../../../../etc/passwd", b"\xed\xa0\x80", b"A" * 70000),
 )
 
-#: A sound file and another, damaged one of the same kind.
-Damage = Callable[[bytes, Random], bytes]
-#: Sound files, how they are damaged, and the reader, which is given the path of one.
-Kind = tuple[list[bytes], Damage, Callable[[Path], Any]]
-
 
 class HangError(BaseException):
     """Raised by the alarm; no reader may take it for damage."""
@@ -50,7 +40,7 @@ class HangError(BaseException):
 
 @pytest.fixture(autouse=True)
 def _alarm():
-    def ring(*_: object) -> None:
+    def ring(*_):
         raise HangError
 
     before = signal.signal(signal.SIGPROF, ring)
@@ -61,7 +51,7 @@ def _alarm():
 # damage
 
 
-def damaged(data: bytes, rng: Random) -> bytes:
+def damaged(data, rng):
     """A few bits turned, bytes replaced, a piece cut, repeated or put in, or a number driven to its limit."""
     changed = bytearray(data or b"\0")
     for _ in range(rng.choice((1, 1, 2, 3))):
@@ -87,7 +77,7 @@ def damaged(data: bytes, rng: Random) -> bytes:
     return bytes(changed)
 
 
-def picture_damaged(data: bytes, rng: Random) -> bytes:
+def picture_damaged(data, rng):
     """An image file; most PNGs get right checksums again, so that what is in their chunks is looked at."""
     changed, place = bytearray(damaged(data, rng)), 8
     while data.startswith(b"\x89PNG") and rng.random() < 0.95 and place + 12 <= len(changed):
@@ -99,7 +89,7 @@ def picture_damaged(data: bytes, rng: Random) -> bytes:
     return bytes(changed)
 
 
-def header_damaged(data: bytes, rng: Random) -> bytes:
+def header_damaged(data, rng):
     """A safetensors file whose header is damaged, with its length right again; any other file as `damaged` does."""
     if data[8:9] != b"{" or rng.random() < 0.3:
         return damaged(data, rng)
@@ -108,14 +98,14 @@ def header_damaged(data: bytes, rng: Random) -> bytes:
     return struct.pack("<Q", len(header)) + header + data[8 + length :]
 
 
-def document_damaged(data: bytes, rng: Random) -> bytes:
+def document_damaged(data, rng):
     """A checkpoint with other values, and shapes, in the document in its header."""
     if rng.random() < 0.4:
         return header_damaged(data, rng)
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])
     document = json.loads(header["__metadata__"]["latcli"])
-    values: tuple[Any, ...] = (None, True, 0, -1, 2**63, 1e308, "", "x" * 70000, "\0", "/dev/zero", [], [-1] * 3, {})
+    values = (None, True, 0, -1, 2**63, 1e308, "", "x" * 70000, "\0", "/dev/zero", [], [-1] * 3, {})
     document[rng.choice(list(document))] = rng.choice(values)
     header["__metadata__"]["latcli"] = json.dumps(document)
     text = json.dumps(header).encode()
@@ -125,8 +115,11 @@ def document_damaged(data: bytes, rng: Random) -> bytes:
 # what is read
 
 
-def photo() -> Kind:
-    """Small files of every format and mode that is read: palettes, 16 bits, alpha, frames, several pictures."""
+def photo():
+    """Small files of every format and mode that is read: palettes, 16 bits, alpha, frames, several pictures.
+
+    As all of these: sound files, how they are damaged, and the reader, which is given the path of one.
+    """
     from latcli.engine.images import decode_photo, encode_png, photo_size
     from latcli.engine.photo_files import read_mask
 
@@ -134,8 +127,8 @@ def photo() -> Kind:
     levels[6:12] = 90  # something to compress
     rgba = Image.fromarray(levels, "RGBA")
     rgb, grey, deep = rgba.convert("RGB"), rgba.convert("L"), Image.fromarray(levels[..., 0].astype(np.uint16) * 257)
-    frames: dict[str, Any] = {"save_all": True, "append_images": [rgb.rotate(90), rgb.rotate(180)]}
-    wanted: list[tuple[Image.Image, str, dict[str, Any]]] = [
+    frames = {"save_all": True, "append_images": [rgb.rotate(90), rgb.rotate(180)]}
+    wanted = [
         *((rgb, form, {}) for form in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")),
         *((deep, form, {}) for form in ("PNG", "TIFF", "PPM")),
         *((rgba, form, {}) for form in ("PNG", "WEBP", "AVIF")),
@@ -151,7 +144,7 @@ def photo() -> Kind:
         image.save(buffer, form, **options)
         files.append(buffer.getvalue())
 
-    def read(path: Path) -> None:
+    def read(path):
         for reader in (photo_size, lambda path: read_mask(path, (23, 17))):
             with suppress(LatcliError):
                 reader(path)
@@ -160,7 +153,7 @@ def photo() -> Kind:
     return files, picture_damaged, read
 
 
-def labels() -> Kind:
+def labels():
     from latcli.engine.labels import LabelFile
 
     classes = SimpleNamespace(class_names=("hen", "cock", "great white shark") * 300, class_ids=("n01514859",))
@@ -169,7 +162,7 @@ def labels() -> Kind:
     return files, damaged, lambda path: LabelFile(path).label_of(path.with_name("a.jpg"), classes)
 
 
-def configuration() -> Kind:
+def configuration():
     from latcli.cli import COMMANDS, settable
     from latcli.config import settings_for
 
@@ -181,7 +174,7 @@ def configuration() -> Kind:
     return files, damaged, lambda path: settings_for(("attack",), shape, [path])
 
 
-def checkpoint() -> Kind:
+def checkpoint():
     from latcli.engine import registry
     from latcli.engine.models.catalog import CheckpointInfo, open_checkpoint, pack_classifier
 
@@ -190,7 +183,7 @@ def checkpoint() -> Kind:
     return [pack_classifier(net.state_dict(), info)], document_damaged, open_checkpoint
 
 
-def weights() -> Kind:
+def weights():
     from safetensors.torch import save
 
     from latcli.engine.models.weights import load_into, read_weights
@@ -202,14 +195,14 @@ def weights() -> Kind:
         torch.save({"state_dict": tensors, "epoch": 3}, buffer, _use_new_zipfile_serialization=new)
         files.append(buffer.getvalue())
 
-    def read(path: Path) -> None:
+    def read(path):
         path = path.rename(path.with_suffix(".safetensors" if path.read_bytes()[8:9] == b"{" else ".pth"))
         load_into(torch.nn.Linear(3, 2), read_weights(path).state_dict, what="the weights")
 
     return files, header_damaged, read
 
 
-CASES: dict[Callable[[], Kind], int] = {photo: 200, labels: 100, configuration: 60, checkpoint: 60, weights: 120}
+CASES = {photo: 200, labels: 100, configuration: 60, checkpoint: 60, weights: 120}
 
 
 @pytest.mark.parametrize("kind", CASES, ids=lambda kind: kind.__name__)

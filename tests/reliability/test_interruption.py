@@ -1,7 +1,5 @@
 """Ctrl-C, kills and failures at random moments: commands end soon and in order, and what they leave is sound."""
 
-from __future__ import annotations
-
 import random
 import re
 import signal
@@ -10,7 +8,6 @@ import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import helpers
 import pytest
@@ -89,7 +86,7 @@ def test_a_long_step_of_training_is_given_up_and_the_last_one_kept(work, caches)
 def test_kills_at_random_moments_leave_a_sound_store(work, caches):
     typed = {"train": helpers.train(), "attack": helpers.attack(Path("photos")), "eval": helpers.evaluate()}
     assert helpers.latcli(helpers.train("--steps", "3"), work, caches).wait(timeout=300) == 0  # for eval
-    chosen, runs, outcomes, kills = random.Random(0), work / "runs", Counter[str](), 50 if FULL else 6
+    chosen, runs, outcomes, kills = random.Random(0), work / "runs", Counter(), 50 if FULL else 6
     for number in range(kills):
         name = list(typed)[number % len(typed)]
         before = len(statuses(runs))
@@ -109,11 +106,11 @@ def test_kills_at_random_moments_leave_a_sound_store(work, caches):
     print(f"{kills} kills: " + ", ".join(f"{outcome} {count}" for outcome, count in sorted(outcomes.items())))
 
 
-def torch_refuses() -> None:
+def torch_refuses():
     torch.empty(1 << 60)  # more than any machine has
 
 
-def fail(error: Exception) -> None:
+def fail(error):
     raise error
 
 
@@ -138,7 +135,7 @@ def test_a_machine_that_fails_in_the_third_step_ends_the_run_with_the_reason(
 ):
     gradient, calls = pgd.input_gradient, []
 
-    def third(*arguments: Any) -> Any:
+    def third(*arguments):
         calls.append(1)
         if len(calls) >= 3:
             failure()

@@ -1,7 +1,5 @@
 """One store and many processes: nothing is lost, nobody is turned away, and who looks on sees no fault."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import time

@@ -1,7 +1,4 @@
-"""A data set for training and scoring.
-
-Legend: N images of a set, B of a minibatch, C channels, H, W pixels.
-"""
+"""A data set for training and scoring."""
 
 from __future__ import annotations
 

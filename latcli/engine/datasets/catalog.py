@@ -59,8 +59,8 @@ def open_training_data(
 
     A classifier's name as the architecture makes a photo folder of `folder:PATH`; so do images that are large or of
     several sizes where none is named. `masks` is a folder of masks that lie as the images do; `preprocessing` takes the
-    place of the classifier's own. Raises UsageError where that does not go together, else as `open_dataset` and
-    `open_folder` do.
+    place of the classifier's own. Raises UsageError where that does not go together or a mask is missing, else as
+    `open_dataset`, `image_folder` and `photo_folder` do.
     """
     tuned = architecture is not None and is_classifier_name(architecture)
     if not name.startswith("folder:"):
@@ -74,26 +74,14 @@ def open_training_data(
         return open_dataset(name, source)
     folders = class_folders(Path(name.removeprefix("folder:")))
     if not tuned and (architecture is not None or not holds_photos(folders)):
-        return open_folder(folders, None, masks)
-    preprocessing = preprocessing or preprocessing_of(architecture or _FOR_PHOTOS, described)
-    data = open_folder(folders, preprocessing, masks)
+        return image_folder(folders, masks)
+    data = photo_folder(folders, preprocessing or preprocessing_of(architecture or _FOR_PHOTOS, described))
+    if masks is not None:
+        data = data.with_masks(*read_masks(folders, masks))
     if architecture is None:
         note = f"{name} holds photos: {_FOR_PHOTOS} is fine-tuned on them; --architecture names another classifier"
         data = replace(data, notes=(note.removeprefix("folder:"), *data.notes))
     return data
-
-
-def open_folder(
-    folders: ClassFolders, preprocessing: Preprocessing | None, masks: Path | None
-) -> Dataset | PhotoFolder:
-    """A folder's photos as a classifier of that preprocessing sees them; without one, its small images; on the CPU.
-
-    Raises as `image_folder` and `photo_folder` do, and UsageError where a mask is missing.
-    """
-    if preprocessing is None:
-        return image_folder(folders, masks)
-    photos = photo_folder(folders, preprocessing)
-    return photos if masks is None else photos.with_masks(read_masks(folders, masks))
 
 
 def open_dataset(name: str, source: DatasetSource) -> Dataset:
@@ -263,8 +251,8 @@ def image_folder(folders: ClassFolders, masks: Path | None = None) -> Dataset:
     `masks` is a folder of masks that lie as the images do. Raises UsageError for a missing mask, and for images of
     several sizes or large ones; ImageError for a damaged image or mask.
     """
-    x_NCHW = _images([*folders.train, *folders.test])
-    y_N = torch.tensor([file.label for file in (*folders.train, *folders.test)])
+    x_NCHW = _images(folders.files)
+    y_N = torch.tensor([file.label for file in folders.files])
     defaults = CIFAR_DEFAULTS
     if torch.equal(x_NCHW, x_NCHW[:, :1].expand_as(x_NCHW)):
         x_NCHW, defaults = x_NCHW[:, :1].contiguous(), MNIST_DEFAULTS
@@ -273,9 +261,8 @@ def image_folder(folders: ClassFolders, masks: Path | None = None) -> Dataset:
     dataset = make_dataset(folders.name, train, test, folders.class_names, defaults)
     if masks is None:
         return dataset
-    train_files, test_files = mask_files(folders, masks)
     H, W = x_NCHW.shape[2:]
-    read = [read_mask(file, (H, W)) for file in (*train_files, *test_files)]
+    read = [read_mask(file, (H, W)) for file in mask_files(folders, masks)]
     mask_N1HW = torch.stack([mask_1HW >= 0.5 for mask_1HW, _ in read])
     return replace(
         dataset,

@@ -1,7 +1,6 @@
 """Images in class folders; photos of any size among them and their masks, read by further processes while one computes.
 
-Legend: B photos of a minibatch, C = 3 channels, H, W a photo's own size, h = w the classifier's input size; squares are
-uint8. mask_HW is uint8, 1 on the object.
+Squares are uint8, and so is mask_HW: 1 on the object.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import os
 import signal
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,14 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from latcli.engine.datasets.base import (
-    Augmentation,
-    Defaults,
-    Images,
-    Request,
-    SplitName,
-    TrainingData,
-)
+from latcli.engine.datasets.base import Augmentation, Defaults, Images, Request, SplitName, TrainingData
 from latcli.engine.detectors.base import Target
 from latcli.engine.images import photo_size, read_photo, sha256_of
 from latcli.engine.labels import known_class
@@ -46,12 +38,17 @@ LARGEST_SIDE = 96
 _LAYOUT = "a folder data set has train/CLASS/*.png and test/CLASS/*.png, with the same classes in both"
 
 
+#: Where the object of a photo is: a mask file, or a mask in memory, eight pixels a byte and compressed.
+ObjectMask = Path | bytes
+
+
 @dataclass(frozen=True, slots=True)
 class LabelledFile:
-    """An image file, and the number of the class whose folder it lies in."""
+    """An image file, the number of the class whose folder it lies in, and its object, where that is known."""
 
     path: Path
     label: int
+    mask: ObjectMask | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +64,16 @@ class ClassFolders:
     def name(self) -> str:
         """The data set's name: `folder:` and the absolute path."""
         return f"folder:{self.root}"
+
+    @property
+    def files(self) -> tuple[LabelledFile, ...]:
+        """The files of both splits."""
+        return self.train + self.test
+
+    def with_masks(self, masks: Sequence[ObjectMask]) -> ClassFolders:
+        """The same files with these masks, which are in the order of `files`."""
+        files = tuple(replace(file, mask=mask) for file, mask in zip(self.files, masks, strict=True))
+        return replace(self, train=files[: len(self.train)], test=files[len(self.train) :])
 
     def relative(self, file: LabelledFile) -> PurePosixPath:
         """A file's path below the root, the same on every system."""
@@ -111,15 +118,15 @@ def _files(split: Path) -> dict[str, list[Path]]:
     return files
 
 
-def mask_files(folders: ClassFolders, masks: Path) -> tuple[list[Path], list[Path]]:
-    """The mask of each image of both splits: of train/CLASS/NAME.jpg it is MASKS/train/CLASS/NAME.png.
+def mask_files(folders: ClassFolders, masks: Path) -> list[Path]:
+    """The mask of each image: of train/CLASS/NAME.jpg it is MASKS/train/CLASS/NAME.png.
 
     Raises UsageError where one is missing or two images share one, naming the images.
     """
     folder = MaskFolder(masks)
-    train, test = ([folders.relative(file) for file in files] for files in (folders.train, folders.test))
-    folder.refuse_shared([*train, *test])
-    return [folder.mask_of(photo) for photo in train], [folder.mask_of(photo) for photo in test]
+    photos = [folders.relative(file) for file in folders.files]
+    folder.refuse_shared(photos)
+    return [folder.mask_of(photo) for photo in photos]
 
 
 def mask_notes(notes: Iterable[str], of: int) -> tuple[str, ...]:
@@ -141,22 +148,13 @@ _LOOKED_AT = 20
 _LEAST_AREA = 0.35
 _MOST_RATIO = 4 / 3
 
-#: Tensors by name, or the message and hint of a file that is no good.
-_Batch = dict[str, torch.Tensor] | tuple[str, str]
+#: Tensors by name, or what is wrong with a file.
+_Batch = dict[str, torch.Tensor] | ImageError
 #: A photo's number in its split, and the seed of its augmentation, None for none.
 _Wanted = tuple[int, int | None]
 
 
 # masks
-
-
-#: Where the object of a photo is: a mask file, or a mask in memory, eight pixels a byte and compressed.
-ObjectMask = Path | bytes
-
-
-def packed(mask_1HW: torch.Tensor) -> bytes:
-    """The mask, cut at one half: a box takes some hundred bytes of a photo of any size."""
-    return zlib.compress(np.packbits(mask_1HW[0].numpy() >= 0.5).tobytes(), 1)
 
 
 def read_object(mask: ObjectMask, size: tuple[int, int]) -> np.ndarray:
@@ -170,35 +168,19 @@ def read_object(mask: ObjectMask, size: tuple[int, int]) -> np.ndarray:
     return np.unpackbits(np.frombuffer(zlib.decompress(mask), dtype=np.uint8), count=H * W).reshape(H, W)
 
 
-@dataclass(frozen=True)
-class PhotoMasks:
-    """A mask for each photo of both splits, in their order, and what a reader of results must know of them."""
-
-    train: tuple[ObjectMask, ...]
-    test: tuple[ObjectMask, ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def fingerprint(self) -> str:
-        """A sha256 of all of them. Raises ImageError where a file cannot be read."""
-        digest = hashlib.sha256()
-        for mask in (*self.train, *self.test):
-            known = sha256_of(mask) if isinstance(mask, Path) else hashlib.sha256(zlib.decompress(mask)).hexdigest()
-            digest.update(f"{known}\n".encode())
-        return digest.hexdigest()
-
-
 def detected_masks(
     folders: ClassFolders, finder: ObjectFinder, classifier: Classifier, tick: Callable[[], None]
-) -> PhotoMasks:
-    """The masks of all photos; `tick` is called after each. Where the detector misses, the middle is the object.
+) -> tuple[list[ObjectMask], tuple[str, ...]]:
+    """The masks of all photos, and notes for a reader of results; `tick` is called after each photo.
+
+    Where the detector misses, the middle is the object.
 
     What is looked for is what shows the photo's class, or else the classifier's top guess. Raises ImageError for a
     photo that cannot be read, UsageError where the detector cannot work on this classifier.
     """
     missed = 0
-    masks = []
-    for file in (*folders.train, *folders.test):
+    masks: list[ObjectMask] = []
+    for file in folders.files:
         photo = read_photo(file.path)
         label = known_class(folders.class_names[file.label], classifier)
         if label is None:
@@ -212,26 +194,24 @@ def detected_masks(
         except NoObjectError:
             missed += 1
             mask_1HW = center_mask(photo.size, MISS_CENTER)
-        masks.append(packed(mask_1HW))
+        # Cut at one half, a box takes some hundred bytes of a photo of any size.
+        masks.append(zlib.compress(np.packbits(mask_1HW[0].numpy() >= 0.5).tobytes(), 1))
         tick()
     note = (
         f"{finder.settings.detector} found no object in {missed} of {len(masks)} photos, "
         f"where the middle {MISS_CENTER:g} of the sides stands for it"
     )
-    count = len(folders.train)
-    return PhotoMasks(tuple(masks[:count]), tuple(masks[count:]), (note,) if missed else ())
+    return masks, (note,) if missed else ()
 
 
-def read_masks(folders: ClassFolders, masks: Path) -> PhotoMasks:
-    """The masks of all photos as files that lie as the photos do; some are looked at for notes on how they are read.
+def read_masks(folders: ClassFolders, masks: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """The masks of all photos as files that lie as the photos do, and notes on how some of them are read.
 
     Raises UsageError where one is missing or belongs to two photos, ImageError where one that is looked at is no mask.
     """
-    train, test = mask_files(folders, masks)
-    files = [*train, *test]
+    files = mask_files(folders, masks)
     looked_at = files[:: max(1, len(files) // _LOOKED_AT)]
-    notes = mask_notes([note for file in looked_at for note in read_mask(file)[1]], len(looked_at))
-    return PhotoMasks(tuple(train), tuple(test), notes)
+    return files, mask_notes([note for file in looked_at for note in read_mask(file)[1]], len(looked_at))
 
 
 # photos
@@ -247,7 +227,6 @@ class PhotoFolder(TrainingData):
     folders: ClassFolders
     preprocessing: Preprocessing
     workers: int
-    masks: PhotoMasks | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
@@ -259,38 +238,37 @@ class PhotoFolder(TrainingData):
         """The same photos, to be handed out on `device`."""
         return replace(self, device=device)
 
-    def with_masks(self, masks: PhotoMasks) -> PhotoFolder:
-        """The same photos with their objects' masks. Raises ImageError where a mask cannot be read."""
-        return replace(self, masks=masks, mask_fingerprint=masks.fingerprint, notes=(*self.notes, *masks.notes))
+    def with_masks(self, masks: Sequence[ObjectMask], notes: tuple[str, ...] = ()) -> PhotoFolder:
+        """The same photos with these masks, training photos' first. Raises ImageError where a mask cannot be read."""
+        digest = hashlib.sha256()
+        for mask in masks:
+            known = sha256_of(mask) if isinstance(mask, Path) else hashlib.sha256(zlib.decompress(mask)).hexdigest()
+            digest.update(f"{known}\n".encode())
+        folders = self.folders.with_masks(masks)
+        return replace(self, folders=folders, mask_fingerprint=digest.hexdigest(), notes=(*self.notes, *notes))
 
     def with_classes_of(self, classifier: Classifier) -> PhotoFolder:
         """The same photos with the classifier's classes. Raises UsageError where a folder is none of them."""
         rows = class_rows(classifier, self.class_names, self.name)
-
-        def labelled(files: tuple[LabelledFile, ...]) -> tuple[LabelledFile, ...]:
-            return tuple(replace(file, label=rows[file.label]) for file in files)
-
-        train, test = labelled(self.folders.train), labelled(self.folders.test)
+        train, test = (
+            tuple(replace(file, label=rows[file.label]) for file in files)
+            for files in (self.folders.train, self.folders.test)
+        )
         folders = replace(self.folders, class_names=classifier.class_names, train=train, test=test)
         return replace(self, class_names=classifier.class_names, folders=folders)
 
+    def _files(self, split: SplitName) -> tuple[LabelledFile, ...]:
+        return self.folders.train if split == "train" else self.folders.test
+
     def _count(self, split: SplitName) -> int:
-        return len(self.folders.train if split == "train" else self.folders.test)
+        return len(self._files(split))
 
     def _parted(self, rest_N: torch.Tensor, held_N: torch.Tensor) -> PhotoFolder:
-        def of(all_N: tuple[Any, ...], chosen_N: torch.Tensor) -> tuple[Any, ...]:
-            return tuple(all_N[n] for n in chosen_N.tolist())
-
-        files, masks = self.folders.train, self.masks
-        folders = replace(self.folders, train=of(files, rest_N), test=of(files, held_N))
-        if masks is not None:
-            masks = replace(masks, train=of(masks.train, rest_N), test=of(masks.train, held_N))
-        return replace(self, folders=folders, masks=masks)
+        train, test = (tuple(self.folders.train[n] for n in chosen_N.tolist()) for chosen_N in (rest_N, held_N))
+        return replace(self, folders=replace(self.folders, train=train, test=test))
 
     def _read(self, split: SplitName, requests: Iterable[Request], augment: Augmentation) -> Iterator[Images]:
         """Read ahead; for crop-flip a random part of each photo, mirrored every other time, else as `preprocessing`."""
-        files = self.folders.train if split == "train" else self.folders.test
-        masks = None if self.masks is None else self.masks.train if split == "train" else self.masks.test
         wanted: Iterator[list[_Wanted]] = (
             [
                 (sample, seed if augment == "crop-flip" else None)
@@ -298,9 +276,9 @@ class PhotoFolder(TrainingData):
             ]
             for one in requests
         )
-        for batch in _batches(_Photos(files, masks, self.preprocessing), wanted, self.workers):
-            if isinstance(batch, tuple):
-                raise ImageError(*batch)
+        for batch in _batches(_Photos(self._files(split), self.preprocessing), wanted, self.workers):
+            if isinstance(batch, ImageError):
+                raise batch
             on_device = {name: tensor.to(self.device) for name, tensor in batch.items()}
             x_BChw = on_device["levels_BhwC"].permute(0, 3, 1, 2).contiguous().float().div_(255.0)
             mask_Bhw = on_device.get("mask_Bhw")
@@ -315,7 +293,7 @@ def photo_folder(folders: ClassFolders, preprocessing: Preprocessing) -> PhotoFo
     that cannot be read.
     """
     digest = hashlib.sha256()
-    for file in (*folders.train, *folders.test):
+    for file in folders.files:
         digest.update(f"{folders.relative(file)}\n{sha256_of(file.path)}\n".encode("utf-8", "surrogateescape"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return PhotoFolder(
@@ -334,7 +312,7 @@ def holds_photos(folders: ClassFolders) -> bool:
 
     Raises ImageError for a file that is no image.
     """
-    sizes = (photo_size(file.path) for file in (*folders.train, *folders.test))
+    sizes = (photo_size(file.path) for file in folders.files)
     first = next(sizes)
     return max(first) > LARGEST_SIDE or any(size != first for size in sizes)
 
@@ -342,15 +320,11 @@ def holds_photos(folders: ClassFolders) -> bool:
 # what a process that reads does to one photo
 
 
-@dataclass(frozen=True)
-class RandomCrop:
-    """A part of a photo, left, top, right, bottom in pixels, and whether it is mirrored."""
-
-    box: tuple[float, float, float, float]
-    mirrored: bool
+#: A part of a photo, left, top, right, bottom in pixels, and whether it is mirrored.
+Crop = tuple[tuple[float, float, float, float], bool]
 
 
-def random_crop(size: tuple[int, int], seed: int) -> RandomCrop:
+def random_crop(size: tuple[int, int], seed: int) -> Crop:
     """A crop of a photo of `size` (H, W) that depends on the seed alone."""
     H, W = size
     area, ratio, across, down, mirror = uniform_noise(torch.tensor([seed]), (1, 1, 5)).flatten().tolist()
@@ -358,16 +332,16 @@ def random_crop(size: tuple[int, int], seed: int) -> RandomCrop:
     stretch = math.exp((2.0 * ratio - 1.0) * math.log(_MOST_RATIO) / 2.0)
     height, width = min(H, math.sqrt(area) / stretch), min(W, math.sqrt(area) * stretch)
     left, top = (W - width) * across, (H - height) * down
-    return RandomCrop((left, top, left + width, top + height), mirror < 0.5)
+    return (left, top, left + width, top + height), mirror < 0.5
 
 
-def _square(image: Image.Image, preprocessing: Preprocessing, crop: RandomCrop | None) -> np.ndarray:
+def _square(image: Image.Image, preprocessing: Preprocessing, crop: Crop | None) -> np.ndarray:
     """The crop at the network's size, or without one what the classifier's own preprocessing gives. ImageError."""
     if crop is None:
         return np.array(preprocessing.prepare(image))
-    height, width = preprocessing.size
-    square = image.resize((width, height), FILTERS[preprocessing.interpolation], box=crop.box)
-    return np.array(square.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if crop.mirrored else square)
+    (height, width), (box, mirrored) = preprocessing.size, crop
+    square = image.resize((width, height), FILTERS[preprocessing.interpolation], box=box)
+    return np.array(square.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else square)
 
 
 @dataclass(frozen=True)
@@ -375,16 +349,15 @@ class _Photos:
     """One split as a torch data set."""
 
     files: tuple[LabelledFile, ...]
-    masks: tuple[ObjectMask, ...] | None
     preprocessing: Preprocessing
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, wanted: _Wanted) -> dict[str, Any] | tuple[str, str]:
+    def __getitem__(self, wanted: _Wanted) -> dict[str, Any] | ImageError:
         """A photo's levels, mask, label and number, by the names that they have in a batch.
 
-        For a file that is no good, message and hint: an error that is raised in a worker loses its hint on the way.
+        Or what is wrong with a file: an error that is raised in a worker loses its hint on the way.
         """
         sample, seed = wanted
         file = self.files[sample]
@@ -393,20 +366,20 @@ class _Photos:
             crop = None if seed is None else random_crop(photo.size, seed)
             levels_hwC = _square(photo.image, self.preprocessing, crop)
             square = {"levels_BhwC": levels_hwC, "label_B": file.label, "sample_B": sample}
-            if self.masks is not None:
+            if file.mask is not None:
                 # By the photo's own geometry. A pixel is the object's where the object covers at least half of what
                 # it is made of (bilinear, antialiased).
-                mask = Image.fromarray(read_object(self.masks[sample], photo.size) * np.uint8(255))
+                mask = Image.fromarray(read_object(file.mask, photo.size) * np.uint8(255))
                 square_hw = _square(mask, replace(self.preprocessing, interpolation="bilinear"), crop)
                 square["mask_Bhw"] = (square_hw >= 128).astype(np.uint8)
         except LatcliError as error:
             named = error.message if str(file.path) in error.message else f"{file.path}: {error.message}"
-            return named, error.hint
+            return ImageError(named, error.hint)
         return square
 
 
 def _collate(squares: list[Any]) -> _Batch:
-    fault = next((square for square in squares if isinstance(square, tuple)), None)
+    fault = next((square for square in squares if isinstance(square, ImageError)), None)
     return fault or torch.utils.data.default_collate(squares)
 
 

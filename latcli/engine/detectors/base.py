@@ -1,10 +1,11 @@
 """What every detector takes and returns, and what the built-in ones share.
 
-Legend: H, W are the photo's own height and width; boxes are in its pixels, x to the right, y downwards; N boxes.
+Boxes are in the photo's own pixels, x to the right, y downwards; N of them.
 """
 
 from __future__ import annotations
 
+import csv
 import re
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -18,7 +19,6 @@ from PIL import Image
 from latcli.engine.images import Photo
 from latcli.engine.models.libraries import imagenet_names
 from latcli.engine.models.weights import fetch
-from latcli.engine.vision import import_torchvision
 from latcli.errors import UsageError
 
 #: Detectors see photos at 320 to 1280 pixels a side; larger ones only cost memory, gigabytes at 100 megapixels.
@@ -91,30 +91,18 @@ class Detector(Protocol):
     A class that is called with a `DetectorContext`; with an instance of its own dataclass `Settings` before that, if it
     has one, whose fields the options fill in by name (see `latcli.engine.objects.open_detector`).
 
-    fingerprint names everything that a detection depends on besides the photo and the target: detector, weights' hash,
-    settings. Equal fingerprints mean equal detections, so it is the key of the cache; None keeps them out of it.
-    depends_on_target says whether `detect` looks at the target (an activation map does, YOLO does not). weights names
-    the file of its weights and their hash, for a reader of results; None where there are none.
+    name: the registered one. fingerprint: everything that a detection depends on besides the photo and the target, that
+    is, detector, weights' hash, settings: the key of the cache; None keeps its detections out of it. depends_on_target:
+    whether `detect` looks at the target (an activation map does, YOLO does not). weights: the file of its weights and
+    their hash, for a reader of results; None where there are none.
     """
 
-    @property
-    def name(self) -> str:
-        """The registered name."""
-        ...
-
-    @property
-    def fingerprint(self) -> str | None:
-        """The key of the cache; None for a detection that is not kept."""
-        ...
-
-    @property
-    def depends_on_target(self) -> bool:
-        """Whether `detect` looks at the target."""
-        ...
+    name: str
+    fingerprint: str | None
+    depends_on_target: bool
 
     def detect(self, photo: Photo, target: Target) -> Detection:
         """Return every box above the detector's confidence threshold; an empty tuple where there is none."""
-        ...
 
 
 def check_share(what: str, value: float, most: float = 1.0) -> None:
@@ -162,78 +150,6 @@ def scaled_corners(
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 
-#: COCO class -> the ImageNet classes (indices, both ends included) whose objects an annotator of COCO would call so.
-#: COCO classes without such a class are left out: fire hydrant, giraffe, suitcase, frisbee, snowboard, baseball bat,
-#: baseball glove, skateboard, surfboard, fork, carrot, donut, cake, scissors, toothbrush, and kite (ImageNet's is a
-#: bird).
-_COCO_TO_IMAGENET = {
-    "person": "981-983",
-    "bicycle": "444 671",
-    "car": "407 436 468 511 609 627 656 661 717 734 751 817",
-    "motorcycle": "665 670",
-    "airplane": "404 895",
-    "bus": "654 779 874",
-    "train": "466 547 565 705 820 829",
-    "truck": "407 555 569 609 656 675 717 734 757 864 867",
-    "boat": "403 472 484 510 554 576 625 628 724 780 814 871 914",
-    "traffic light": "920",
-    "stop sign": "919",
-    "parking meter": "704",
-    "bench": "703",
-    "bird": "7-24 80-100 127-146",
-    "cat": "281-285",
-    "dog": "151-268",
-    "horse": "339",
-    "sheep": "348-349",
-    "cow": "345-346",
-    "elephant": "101 385-386",
-    "bear": "294-297",
-    "zebra": "340",
-    "backpack": "414",
-    "umbrella": "879",
-    "handbag": "636 748",
-    "tie": "457 906",
-    "skis": "795",
-    "sports ball": "429-430 522 574 722 768 805 852 890",
-    "tennis racket": "752",
-    "bottle": "440 720 737 898 901 907",
-    "wine glass": "572 966",
-    "cup": "441 504 572 967-968",
-    "knife": "499 623",
-    "spoon": "618 910",
-    "bowl": "659 809",
-    "banana": "954",
-    "apple": "948",
-    "sandwich": "933",
-    "orange": "950",
-    "broccoli": "937",
-    "hot dog": "934",
-    "pizza": "963",
-    "chair": "423 559 765 857",
-    "couch": "831",
-    "potted plant": "738",
-    "bed": "520 564",
-    "dining table": "532",
-    "toilet": "861",
-    "tv": "664 782 851",
-    "laptop": "620 681",
-    "mouse": "673",
-    "remote": "761",
-    "keyboard": "508 878",
-    "cell phone": "487",
-    "microwave": "651",
-    "oven": "827",
-    "toaster": "859",
-    "sink": "896",
-    "refrigerator": "760",
-    "book": "917 921",
-    "clock": "409 530 892",
-    "vase": "883",
-    "teddy bear": "850",
-    "hair drier": "589",
-}
-
-
 WhichBoxes = Literal["all", "best"]
 
 
@@ -268,29 +184,22 @@ def agrees(box_name: str, target: Target) -> bool:
     """
     if box_name == ANY_CLASS:
         return True
-    name = _plain(box_name)
-    if name in _coco_names() and _is_imagenet(target):
-        return target.index in imagenet_indices(name)
+    name, covered, names = _plain(box_name), _coco_to_imagenet(), imagenet_names()
+    # A class 7 of another model is no cock. Libraries spell ImageNet's names differently: one common word is enough.
+    if name in covered and target.index < len(names) and _words(target.name) & _words(names[target.index]):
+        spans = (span.partition("-") for span in covered[name].split())
+        return any(int(first) <= target.index <= int(last or first) for first, _, last in spans)
     return name == _plain(target.name)
 
 
 @cache
-def imagenet_indices(coco_name: str) -> frozenset[int]:
-    """Indices of the ImageNet classes that a COCO class covers; empty where there is none."""
-    spans = (span.partition("-") for span in _COCO_TO_IMAGENET.get(coco_name, "").split())
-    return frozenset(index for first, _, last in spans for index in range(int(first), int(last or first) + 1))
+def _coco_to_imagenet() -> dict[str, str]:
+    """Each COCO class, with the ImageNet classes whose objects an annotator of COCO would call so.
 
-
-def _is_imagenet(target: Target) -> bool:
-    # A class 7 of another model is no cock. Libraries spell ImageNet's names differently, so one common word is enough.
-    names = imagenet_names()
-    return target.index < len(names) and not _words(target.name).isdisjoint(_words(names[target.index]))
-
-
-@cache
-def _coco_names() -> frozenset[str]:
-    detection = import_torchvision().models.detection
-    return frozenset(detection.SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.meta["categories"])
+    As indices and spans of them, both ends included; none for a class such as kite (ImageNet's is a bird).
+    """
+    with Path(__file__).with_name("coco_to_imagenet.csv").open(encoding="utf-8", newline="") as file:
+        return {row["coco"]: row["imagenet"] for row in csv.DictReader(file)}
 
 
 def _plain(name: str) -> str:

@@ -1,6 +1,6 @@
 """Detector `cam`: a box around the evidence that the classifier itself sees for a class. Needs no further weights.
 
-Legend: h, w the classifier's input size, c channels and u, v rows and columns of its last spatial layer.
+Legend: c channels and u, v rows and columns of its last spatial layer.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from latcli.engine.detectors.base import Box, Detection, DetectorContext, Target, check_share
-from latcli.engine.images import Photo
+from latcli.engine.images import Photo, to_unit
 from latcli.engine.models.classifier import Classifier
-from latcli.engine.models.preprocessing import Normalize, square_to_unit
+from latcli.engine.models.preprocessing import Normalize
 from latcli.errors import UsageError
 
 #: Maps and masks are compared, thresholded and boxed on a grid of this many pixels a side.
@@ -61,13 +61,20 @@ class CamDetector:
 
         Raises UsageError for a network without a spatial layer.
         """
-        H, W = photo.size
-        box = _largest_part(evidence_map(self.classifier, photo, target.index), self.threshold)
-        if box is None:
+        import cv2
+
+        evidence_GG = evidence_map(self.classifier, photo, target.index)
+        if not evidence_GG.max() > 0.0:
             return Detection(())
-        x0, y0, x1, y1, score = box
-        scale_x, scale_y = W / _GRID, H / _GRID
-        return Detection((Box(x0 * scale_x, y0 * scale_y, x1 * scale_x, y1 * scale_y, score, target.name),))
+        above_GG = (evidence_GG >= self.threshold * evidence_GG.max()).astype(np.uint8)
+        count, parts_GG, boxes, _ = cv2.connectedComponentsWithStats(above_GG, connectivity=8)
+        largest = max(range(1, count), key=lambda part: boxes[part, cv2.CC_STAT_AREA])
+        x0, y0, width, height = (int(side) for side in boxes[largest, : cv2.CC_STAT_AREA])
+        share = float(evidence_GG[parts_GG == largest].sum() / evidence_GG.sum())
+        down, across = (side / _GRID for side in photo.size)
+        return Detection(
+            (Box(x0 * across, y0 * down, (x0 + width) * across, (y0 + height) * down, share, target.name),)
+        )
 
 
 def evidence_inside(
@@ -107,7 +114,7 @@ def activation_map(classifier: Classifier, photo: Photo, label: int) -> torch.Te
     whose last four-dimensional output is no map of the image, such as attention over tokens.
     """
     height, width = classifier.preprocessing.size
-    x_1Chw = square_to_unit(photo.image.resize((width, height)))[None].to(classifier.device)
+    x_1Chw = to_unit(photo.image.resize((width, height)))[None].to(classifier.device)
     channels = _channel_axis(classifier)
     with torch.enable_grad():
         logits_1K, last = _forward(classifier, x_1Chw.requires_grad_())
@@ -130,7 +137,9 @@ def _channel_axis(classifier: Classifier) -> int | None:
     Found by trying, once for each classifier: where half of an image changes, a map changes in that half.
     """
     height, width = classifier.preprocessing.size
-    x_1Chw, other_1Chw = (_noise(seed, height, width).to(classifier.device) for seed in (0, 1))
+    coarse = (1, 3, max(1, height // 8), max(1, width // 8))
+    noise = (torch.rand(coarse, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    x_1Chw, other_1Chw = (interpolate(one, (height, width), mode="nearest").to(classifier.device) for one in noise)
     before = _forward(classifier, x_1Chw)[1]
     if before is None:
         return None
@@ -159,12 +168,6 @@ def _share_of_half(profile: torch.Tensor, first: bool) -> float:
     return (before if first else after) / (before + after) if before + after > 0 else 1.0
 
 
-def _noise(seed: int, height: int, width: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, 3, max(1, height // 8), max(1, width // 8), generator=generator)
-    return interpolate(coarse, (height, width), mode="nearest")
-
-
 def _forward(classifier: Classifier, x_1Chw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The logits, and the last output of a module of the network, for this one image, that is four-dimensional.
 
@@ -188,17 +191,3 @@ def _forward(classifier: Classifier, x_1Chw: torch.Tensor) -> tuple[torch.Tensor
         for hook in hooks:
             hook.remove()
     return logits_1K, last[0] if last else None
-
-
-def _largest_part(evidence_GG: np.ndarray, threshold: float) -> tuple[float, float, float, float, float] | None:
-    """x0, y0, x1, y1 on the grid and the share of all evidence inside, of the largest part above the threshold."""
-    import cv2
-
-    if not evidence_GG.max() > 0.0:
-        return None
-    above_GG = (evidence_GG >= threshold * evidence_GG.max()).astype(np.uint8)
-    count, parts_GG, boxes, _ = cv2.connectedComponentsWithStats(above_GG, connectivity=8)
-    largest = max(range(1, count), key=lambda part: boxes[part, cv2.CC_STAT_AREA])
-    x0, y0, width, height = (int(side) for side in boxes[largest, : cv2.CC_STAT_AREA])
-    share = float(evidence_GG[parts_GG == largest].sum() / evidence_GG.sum())
-    return x0, y0, x0 + width, y0 + height, share

@@ -24,6 +24,8 @@ from latcli.engine.images import Photo, to_unit
 from latcli.engine.models.weights import load_into, read_weights, state_dict_sha256
 from latcli.engine.vision import import_torchvision
 
+WEIGHTS_URL = "https://download.pytorch.org/models/ssdlite320_mobilenet_v3_large_coco-a79551df.pth"
+
 
 @dataclass(frozen=True)
 class MobilenetSettings:
@@ -46,19 +48,18 @@ class MobilenetDetector:
 
     def __init__(self, settings: MobilenetSettings, context: DetectorContext) -> None:
         """Load the model. Raises WeightsError for weights that are missing, out of reach, damaged or do not fit."""
-        import_torchvision()
+        path = settings.weights or context.fetch(WEIGHTS_URL, "the SSDLite weights")
+        state_dict = read_weights(path).state_dict
+        import_torchvision()  # only now: where there are no weights, nobody waits for it
         from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights, ssdlite320_mobilenet_v3_large
 
-        source = SSDLite320_MobileNet_V3_Large_Weights.COCO_V1
-        path = settings.weights or context.fetch(source.url, "the SSDLite weights")
-        state_dict = read_weights(path).state_dict
         model = ssdlite320_mobilenet_v3_large(
             weights=None, weights_backbone=None, score_thresh=settings.confidence, detections_per_img=100
         )
         load_into(model, state_dict, what=f"the weights in {path}")
         self._model = model.eval().requires_grad_(False).to(context.device)
         self._device = context.device
-        self._names: list[str] = source.meta["categories"]
+        self._names: list[str] = SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.meta["categories"]
         digest = state_dict_sha256(state_dict)[:16]
         self.weights = f"{path.name} sha256:{digest}"
         self.fingerprint = f"mobilenet {digest} confidence={settings.confidence:g}"

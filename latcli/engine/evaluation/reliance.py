@@ -3,10 +3,7 @@
 Source: the Backgrounds Challenge (Xiao, Engstrom, Ilyas and Madry, "Noise or Signal: The Role of Image Backgrounds in
 Object Recognition", ICLR'21), whose section 2 has the variants of ImageNet-9 by the names that the functions have here.
 There the labels are nine coarse classes; here they are the ones given, so figures compare with the paper's only on its
-own nine.
-
-Legend: H, W a photo's pixels, C = 3 colour channels, h = w the classifier's input size. Levels are uint8, object_HW is
-bool: True on the object.
+own nine. object_HW is bool: True on the object.
 """
 
 from __future__ import annotations
@@ -55,13 +52,12 @@ def only_bg_t(levels_HWC: np.ndarray, object_HW: np.ndarray) -> np.ndarray:
     carry colours of an object whose mask is a little too small back in. Raises ValueError where the box leaves no strip
     (see `largest_strip`).
     """
-    box = bounding_box(object_HW)
-    strip = largest_strip(object_HW)
+    box, strip = bounding_box(object_HW), largest_strip(object_HW)
     if strip is None:
         raise ValueError("the object's box leaves no background to tile")
-    rows, columns = (_wrapped(side, part) for side, part in zip(object_HW.shape, strip, strict=True))
+    around = [(part.start, side - part.stop) for part, side in zip(strip, object_HW.shape, strict=True)]
     filled_HWC = levels_HWC.copy()
-    filled_HWC[box] = levels_HWC[rows[box[0]]][:, columns[box[1]]]
+    filled_HWC[box] = np.pad(levels_HWC[strip], (*around, (0, 0)), mode="wrap")[box]
     return filled_HWC
 
 
@@ -96,12 +92,6 @@ def largest_strip(object_HW: np.ndarray) -> Window | None:
     return strip if area else None
 
 
-def _wrapped(side: int, part: slice) -> np.ndarray:
-    """For each pixel of a side, the one of `part` that stands there once `part` is repeated both ways."""
-    places: np.ndarray = part.start + (np.arange(side) - part.start) % (part.stop - part.start)
-    return places
-
-
 Variant = Literal["original", "only_fg", "only_bg_b", "only_bg_t", "mixed_same", "mixed_rand"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 _MIXED: tuple[Variant, ...] = ("mixed_same", "mixed_rand")
@@ -120,41 +110,53 @@ class FolderPhotos(Sequence[LabelledPhoto]):
     """A folder's test photos with their masks, each read when it is asked for, so that memory stays flat."""
 
     def __init__(self, data: PhotoFolder) -> None:
-        assert data.masks is not None
-        self._files, self._masks = data.folders.test, data.masks.test
+        self._files = data.folders.test
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, index: Any) -> Any:
         """One photo. Raises ImageError where photo or mask cannot be read."""
-        photo = read_photo(self._files[index].path)
-        return LabelledPhoto(photo, self._files[index].label, read_object(self._masks[index], photo.size) > 0)
+        file = self._files[index]
+        photo = read_photo(file.path)
+        return LabelledPhoto(photo, file.label, read_object(file.mask, photo.size) > 0)
 
 
 def photos_of(data: TrainingData) -> FolderPhotos:
     """The test photos that backgrounds can be cut from. Raises UsageError for a set without photos or without masks."""
     if not isinstance(data, PhotoFolder):
         raise UsageError(f"--reliance needs photos, and {data.name} has none", "give --dataset folder:PHOTOS")
-    if data.masks is None:
+    if data.mask_fingerprint is None:
         raise UsageError(
             "--reliance needs to know the objects of the photos", "choose --mask-from detector, or give --masks DIR"
         )
     return FolderPhotos(data)
 
 
-@dataclass(frozen=True)
 class Survey:
-    """Which photos are measured, and who may lend a background: all that is kept of the photos themselves.
+    """Which photos are measured, and who may lend a background: of every photo, read once, only what that needs.
 
-    `usable` are positions in the sequence that was surveyed. `lenders` are the photos (sha256) of each class, sorted;
-    `positions` finds them. A photo that is there twice lends once.
+    `usable` are positions in the sequence, `left_out` the photos that tell nothing. A photo that is there twice lends
+    once.
     """
 
-    usable: tuple[int, ...]
-    left_out: tuple[LeftOut, ...]
-    lenders: Mapping[int, tuple[str, ...]]
-    positions: Mapping[str, int]
+    def __init__(self, photos: Sequence[LabelledPhoto], preprocessing: Preprocessing) -> None:
+        self.usable: list[int] = []
+        self.left_out: list[LeftOut] = []
+        #: The photos of each class by their sha256, and where each first stands.
+        self._lenders: dict[int, set[str]] = {}
+        self._positions: dict[str, int] = {}
+        for position in range(len(photos)):
+            one = photos[position]
+            seen_hw = one.object_HW[preprocessing.visible(one.photo.size)]
+            if not seen_hw.any():
+                self.left_out.append(LeftOut(one.photo.name, "no object where the classifier looks"))
+            elif seen_hw.all() or largest_strip(one.object_HW) is None:
+                self.left_out.append(LeftOut(one.photo.name, "no background beside the object's box"))
+            else:
+                self.usable.append(position)
+                self._lenders.setdefault(one.label, set()).add(one.photo.sha256)
+                self._positions.setdefault(one.photo.sha256, position)
 
     def lender(self, variant: Variant, sha256: str, label: int, seed: int) -> int | None:
         """The position of another photo of the class, for mixed_rand of another class, by a hash of seed and photo.
@@ -162,14 +164,14 @@ class Survey:
         None where there is none.
         """
         if variant == "mixed_rand":
-            others = [other for other in sorted(self.lenders) if other != label]
+            others = [other for other in sorted(self._lenders) if other != label]
             if not others:
                 return None
             label = others[derive_seed(seed, sha256, "mixed_rand class") % len(others)]
-        candidates = [one for one in self.lenders.get(label, ()) if one != sha256]
+        candidates = sorted(self._lenders.get(label, set()) - {sha256})
         if not candidates:
             return None
-        return self.positions[candidates[derive_seed(seed, sha256, variant) % len(candidates)]]
+        return self._positions[candidates[derive_seed(seed, sha256, variant) % len(candidates)]]
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,7 @@ def background_reliance(
 
     Raises LatcliError where no photo can be measured, or a label is none of the classifier's.
     """
-    survey, results = survey_photos(photos, classifier.preprocessing), []
+    survey, results = Survey(photos, classifier.preprocessing), []
     for position in survey.usable:
         results.append(measure_photo(classifier, photos, survey, position, seeds))
         watch(results[-1])
@@ -230,28 +232,7 @@ def background_reliance(
     edges = [len(ordered) * index // count for index in range(count + 1)]
     by_share = tuple(summarize(ordered[start:stop]) for start, stop in pairwise(edges))
     without_same = sum("mixed_same" not in one.outcomes for one in results)
-    return RelianceRow(model, len(seeds), summarize(ordered), by_share, without_same, survey.left_out)
-
-
-def survey_photos(photos: Sequence[LabelledPhoto], preprocessing: Preprocessing) -> Survey:
-    """Read every photo once, and keep of it only what the choice of backgrounds needs."""
-    usable: list[int] = []
-    left_out: list[LeftOut] = []
-    lenders: dict[int, set[str]] = {}
-    positions: dict[str, int] = {}
-    for position in range(len(photos)):
-        one = photos[position]
-        seen_hw = one.object_HW[preprocessing.visible(one.photo.size)]
-        if not seen_hw.any():
-            left_out.append(LeftOut(one.photo.name, "no object where the classifier looks"))
-        elif seen_hw.all() or largest_strip(one.object_HW) is None:
-            left_out.append(LeftOut(one.photo.name, "no background beside the object's box"))
-        else:
-            usable.append(position)
-            lenders.setdefault(one.label, set()).add(one.photo.sha256)
-            positions.setdefault(one.photo.sha256, position)
-    in_order = {label: tuple(sorted(names)) for label, names in lenders.items()}
-    return Survey(tuple(usable), tuple(left_out), in_order, positions)
+    return RelianceRow(model, len(seeds), summarize(ordered), by_share, without_same, tuple(survey.left_out))
 
 
 def measure_photo(
@@ -273,26 +254,22 @@ def measure_photo(
     lent_by: dict[Variant, tuple[str, ...]] = {}
     for variant in _MIXED:
         for seed in seeds:
-            found = survey.lender(variant, sha256, one.label, seed)
-            if found is not None:
-                lender = photos[found]
+            position_of_lender = survey.lender(variant, sha256, one.label, seed)
+            if position_of_lender is not None:
+                lender = photos[position_of_lender]
                 background_HWC = only_bg_t(lender.photo.levels_HWC, lender.object_HW)
                 pictures.append((variant, mixed(levels_HWC, object_HW, background_HWC)))
                 lent_by[variant] = (*lent_by.get(variant, ()), lender.photo.name)
     share = float(1.0 - object_HW[classifier.preprocessing.visible(one.photo.size)].mean())
-    return PhotoReliance(one.photo.name, sha256, one.label, share, _outcomes(classifier, pictures, one.label), lent_by)
-
-
-def _outcomes(
-    classifier: Classifier, pictures: Sequence[tuple[Variant, np.ndarray]], label: int
-) -> dict[Variant, Outcome]:
-    x_BChw = torch.stack([classifier.preprocessing.read(Image.fromarray(levels_HWC)) for _, levels_HWC in pictures])
-    found = judge(classifier, x_BChw.to(classifier.device), torch.full((len(pictures),), label), classifier.name)
+    x_BChw = torch.stack([classifier.preprocessing.read(Image.fromarray(picture_HWC)) for _, picture_HWC in pictures])
+    label_B = torch.full((len(pictures),), one.label)
+    judged = judge(classifier, x_BChw.to(classifier.device), label_B, classifier.name)
     scored: dict[Variant, list[tuple[bool, float]]] = {}
-    confidence_B = found.loss_B.neg().exp()
-    for (variant, _), right, confidence in zip(pictures, found.right_B.tolist(), confidence_B.tolist(), strict=True):
+    confidence_B = judged.loss_B.neg().exp()
+    for (variant, _), right, confidence in zip(pictures, judged.right_B.tolist(), confidence_B.tolist(), strict=True):
         scored.setdefault(variant, []).append((right, confidence))
-    return {variant: Outcome(*map(fmean, zip(*of_variant, strict=True))) for variant, of_variant in scored.items()}
+    outcomes = {variant: Outcome(*map(fmean, zip(*found, strict=True))) for variant, found in scored.items()}
+    return PhotoReliance(one.photo.name, sha256, one.label, share, outcomes, lent_by)
 
 
 def summarize(photos: Sequence[PhotoReliance]) -> RelianceGroup:

@@ -1,7 +1,7 @@
 """How far figures can be trusted: chance in counts of images, bootstrapped intervals, models on the same images.
 
 Torch is imported where images are drawn anew: a report asks for the chance in counts alone, and does without it.
-Legend: N images, M models, R resamples of a bootstrap.
+Legend: M models, R resamples of a bootstrap.
 """
 
 from __future__ import annotations
@@ -121,86 +121,61 @@ def difference_p_value(difference: float, means_R: Tensor, n: int) -> float:
     return min(1.0, max(p, 2.0 ** (1 - n), 1.0 / (len(means_R) + 1)))
 
 
-class ColumnStatistics:
-    """All models on the same images of one input.
+def column_results(
+    right_NM: Tensor,
+    loss_NM: Tensor,
+    seed: int,
+    models: Sequence[EvaluatedModel],
+    facts: Mapping[str, Any],
+    seconds: Sequence[float],
+) -> tuple[list[Cell], list[Comparison]]:
+    """All models on the same images of one input: the cell of each, and every pair of them.
 
-    right_NM bool; loss_NM float64, with NaN where losses were not measured: then the column has none.
+    right_NM bool; loss_NM float64, with NaN where losses were not measured: then the column has none. `facts` are those
+    that all cells share, `seconds` the time that each model has taken. A single image has no interval of its loss.
     """
+    N, M = right_NM.shape
+    right_NM, has_loss = right_NM.cpu().double(), not loss_NM.isnan().any()
+    accuracy_M, loss_M = right_NM.mean(dim=0).tolist(), loss_NM.double().mean(dim=0).tolist()
+    loss_RM = bootstrap_means(loss_NM, seed)
 
-    def __init__(self, right_NM: Tensor, loss_NM: Tensor, seed: int) -> None:
-        self.n, self.models = right_NM.shape
-        self._right_NM = right_NM.cpu().double()
-        self.has_loss = not loss_NM.isnan().any()
-        self.accuracy_M: list[float] = self._right_NM.mean(dim=0).tolist()
-        self.loss_M: list[float] = loss_NM.double().mean(dim=0).tolist()
-        self._loss_RM = bootstrap_means(loss_NM, seed)
-
-    def accuracy_interval(self, model: int) -> tuple[float, float]:
-        """Wilson's."""
-        return wilson_interval(int(self._right_NM[:, model].sum()), self.n)
-
-    def loss_interval(self, model: int) -> tuple[float, float] | tuple[None, None]:
-        """Percentiles of the bootstrap; None without a loss, and for a single image, which has no spread."""
-        return percentile_interval(self._loss_RM[:, model]) if self.has_loss and self.n > 1 else (None, None)
-
-    def cells(self, models: Sequence[EvaluatedModel], facts: Mapping[str, Any], seconds: Sequence[float]) -> list[Cell]:
-        """The column's cells: what was measured of each model, with intervals, and whether it may be the best.
-
-        `facts` are those that all of them share, `seconds` the time that each has taken.
-        """
-        best_accuracy, best_loss, cells = self.best_accuracy(), self.best_loss(), []
-        for place, model in enumerate(models):
-            accuracy_low, accuracy_high = self.accuracy_interval(place)
-            loss_low, loss_high = self.loss_interval(place)
-            cells.append(
-                Cell(
-                    model=model.name,
-                    model_id=model.id,
-                    label=model.label,
-                    regime=model.regime,
-                    train_seed=model.train_seed,
-                    n=self.n,
-                    accuracy=self.accuracy_M[place],
-                    accuracy_low=accuracy_low,
-                    accuracy_high=accuracy_high,
-                    best_accuracy=best_accuracy[place],
-                    loss=self.loss_M[place] if self.has_loss else None,
-                    loss_low=loss_low,
-                    loss_high=loss_high,
-                    best_loss=best_loss[place],
-                    seconds=seconds[place],
-                    **facts,
-                )
-            )
-        return cells
-
-    def comparisons(self, name: str, models: Sequence[str]) -> list[Comparison]:
-        """Every pair of the models, by their ids, on the input of that name."""
-        found = []
-        for a, b in combinations(range(self.models), 2):
-            only_a, only_b = self.only_right(a, b)
-            losses: dict[str, Any] = {}
-            if self.has_loss:
-                losses = {"loss_difference": self.loss_M[a] - self.loss_M[b], "loss_p_value": self.loss_p_value(a, b)}
-            pair = (name, models[a], models[b], self.n, only_a, only_b, mcnemar_p_value(only_a, only_b))
-            found.append(Comparison(*pair, **losses))
-        return found
-
-    def only_right(self, a: int, b: int) -> tuple[int, int]:
-        """How many images a alone has right, and b alone."""
-        lead_N = self._right_NM[:, a] - self._right_NM[:, b]
+    def only_right(a: int, b: int) -> tuple[int, int]:
+        lead_N = right_NM[:, a] - right_NM[:, b]
         return int((lead_N > 0).sum()), int((lead_N < 0).sum())
 
-    def loss_p_value(self, a: int, b: int) -> float:
-        """That the mean losses are the same."""
-        return difference_p_value(self.loss_M[a] - self.loss_M[b], self._loss_RM[:, a] - self._loss_RM[:, b], self.n)
+    def loss_p_value(a: int, b: int) -> float:
+        return difference_p_value(loss_M[a] - loss_M[b], loss_RM[:, a] - loss_RM[:, b], N)
 
-    def best_accuracy(self) -> list[bool]:
-        """Whether no other model is better beyond chance."""
-        return not_beaten(self.accuracy_M, lambda a, b: mcnemar_p_value(*self.only_right(a, b)))
-
-    def best_loss(self) -> list[bool]:
-        """Whether no other model is better beyond chance; all False where there is no loss."""
-        if not self.has_loss:
-            return [False] * self.models
-        return not_beaten([-loss for loss in self.loss_M], self.loss_p_value)
+    best_accuracy = not_beaten(accuracy_M, lambda a, b: mcnemar_p_value(*only_right(a, b)))
+    best_loss = not_beaten([-loss for loss in loss_M], loss_p_value) if has_loss else [False] * M
+    cells, comparisons = [], []
+    for place, model in enumerate(models):
+        accuracy_low, accuracy_high = wilson_interval(int(right_NM[:, place].sum()), N)
+        measured = has_loss and N > 1
+        loss_low, loss_high = percentile_interval(loss_RM[:, place]) if measured else (None, None)
+        cells.append(
+            Cell(
+                model=model.name,
+                model_id=model.id,
+                label=model.label,
+                regime=model.regime,
+                train_seed=model.train_seed,
+                n=N,
+                accuracy=accuracy_M[place],
+                accuracy_low=accuracy_low,
+                accuracy_high=accuracy_high,
+                best_accuracy=best_accuracy[place],
+                loss=loss_M[place] if has_loss else None,
+                loss_low=loss_low,
+                loss_high=loss_high,
+                best_loss=best_loss[place],
+                seconds=seconds[place],
+                **facts,
+            )
+        )
+    for a, b in combinations(range(M), 2):
+        only_a, only_b = only_right(a, b)
+        pair = (facts["input"], models[a].id, models[b].id, N, only_a, only_b, mcnemar_p_value(only_a, only_b))
+        losses = (loss_M[a] - loss_M[b], loss_p_value(a, b)) if has_loss else ()
+        comparisons.append(Comparison(*pair, *losses))
+    return cells, comparisons

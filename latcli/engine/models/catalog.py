@@ -1,7 +1,6 @@
 """From the name a user types to a classifier on a device: registered, a library's, one's own code, a checkpoint.
 
-And with a head of other classes, to be fine-tuned. Legend: B images, C channels, h, w the network's input size, K
-classes.
+And with a head of other classes, to be fine-tuned.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from torch import nn
 from latcli.engine import registry
 from latcli.engine.labels import known_class
 from latcli.engine.models.classifier import AS_PUBLISHED, AnyChannels, Classifier, ClassifierSource, logits_in
-from latcli.engine.models.libraries import library_classifier, library_network
+from latcli.engine.models.libraries import huggingface, library_network, robustbench
 from latcli.engine.models.preprocessing import Preprocessing
 from latcli.engine.models.weights import load_file, load_into, pack, read_safetensors, state_dict_sha256, unpack
 from latcli.engine.vision import import_torchvision
@@ -42,10 +41,10 @@ def open_classifier(name: str, source: ClassifierSource, device: torch.device) -
     """
     code = registry.names_code(name)
     if code and source.weights is not None and is_of_code(source.weights):
-        refuse_description(name, source)
+        source.refuse_description(name)
         return open_checkpoint(source.weights, code=name).to(device)
     if name.endswith(".safetensors") and not code:
-        refuse_description(name, source)
+        source.refuse_description(name)
         return open_checkpoint(Path(name)).to(device)
     return named_classifier(name, source).to(device)
 
@@ -201,7 +200,7 @@ def fine_tuned_without_weights(
     described = replace(described, weights=None, class_names=None, offline=True)
     network = library_network(architecture)
     if network is not None:
-        classifier = network.untrained(described)
+        classifier = network.opened(described, trained=False)
     else:
         require_named(architecture)
         size = preprocessing.size if preprocessing else described.input_size
@@ -292,16 +291,13 @@ def named_classifier(name: str, source: ClassifierSource) -> Classifier:
     """The classifier of a registered name, a library's or the user's code, on the CPU. Raises as `open_classifier`."""
     if registry.names_code(name):
         return custom_classifier(name, source)
-    if (classifier := library_classifier(name, source)) is not None:
-        return classifier
-    refuse_description(name, source)
+    family, _, rest = name.partition(":")
+    if name.startswith(("hf:", "robustbench:")):
+        return (huggingface if family == "hf" else robustbench)(rest, source)
+    if (network := library_network(name)) is not None:
+        return network.opened(source)
+    source.refuse_description(name)
     return registry.load("classifier", name)(source)  # type: ignore[no-any-return]
-
-
-def refuse_description(name: str, source: ClassifierSource) -> None:
-    """Raise UsageError where the user describes a classifier that describes itself."""
-    if given := source.described:
-        raise UsageError(f"{given} cannot be used with {name}, which describes itself", f"leave {given} out")
 
 
 def custom_classifier(name: str, source: ClassifierSource) -> Classifier:
@@ -316,13 +312,19 @@ def custom_classifier(name: str, source: ClassifierSource) -> Classifier:
     fit.
     """
     named_by_user.add(name)
-    net = _made_by(name).float()  # scores are taken in fp32, and half precision knows few operations on a CPU
+    import_torchvision()  # user code may begin with `import torchvision` or `import timm`
+    where, _, function_name = name.rpartition(":")
+    function = _run(lambda: getattr(_imported(where), function_name), f"the classifier {name} cannot be imported")
+    net = _run(function, f"{name} failed")
+    if not isinstance(net, nn.Module):
+        raise UsageError(f"{name} returned a {type(net).__name__}, not a torch.nn.Module", _EXAMPLE)
+    net.float()  # scores are taken in fp32, and half precision knows few operations on a CPU
     names: tuple[str, ...] = ()
     if source.weights is not None:
         inner = net.net if isinstance(net, Classifier) else net
         names = load_file(source.weights, lambda _: inner, 0, source.note)[2]
     if isinstance(net, Classifier):
-        refuse_description(name, source)
+        source.refuse_description(name)
         return net
     own = getattr(net, "preprocessing", None)
     if own is not None and not isinstance(own, Preprocessing):
@@ -336,16 +338,6 @@ def custom_classifier(name: str, source: ClassifierSource) -> Classifier:
             f"{name} names {len(names)} classes and returns {count} logits", "give one class name for each logit"
         )
     return source.classifier(name, body, count, preprocessing, names)
-
-
-def _made_by(name: str) -> nn.Module:
-    where, _, function_name = name.rpartition(":")
-    import_torchvision()  # user code may begin with `import torchvision` or `import timm`
-    function = _run(lambda: getattr(_imported(where), function_name), f"the classifier {name} cannot be imported")
-    net = _run(function, f"{name} failed")
-    if not isinstance(net, nn.Module):
-        raise UsageError(f"{name} returned a {type(net).__name__}, not a torch.nn.Module", _EXAMPLE)
-    return net
 
 
 def _imported(where: str) -> Any:

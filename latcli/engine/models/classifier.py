@@ -1,7 +1,4 @@
-"""A classifier that takes images in [0, 1]: its network, class names, preprocessing, identity.
-
-Legend: B images, C = 3 channels, h, w the network's input size, K classes.
-"""
+"""A classifier that takes images in [0, 1]: its network, class names, preprocessing, identity."""
 
 from __future__ import annotations
 
@@ -251,17 +248,17 @@ class ClassifierSource:
     resize: str | int | None = None
     note: Callable[[str], None] = lambda text: None
 
-    @property
-    def described(self) -> str:
-        """The options that describe the classifier itself and are given, for errors; empty where none is."""
-        given = {
+    def refuse_description(self, name: str) -> None:
+        """Raise UsageError where the user describes a classifier that describes itself."""
+        options = {
             "--class-names": self.class_names,
             "--mean": self.mean,
             "--std": self.std,
             "--input-size": self.input_size,
             "--resize": self.resize,
         }
-        return " and ".join(name for name, value in given.items() if value)
+        if given := " and ".join(option for option, value in options.items() if value):
+            raise UsageError(f"{given} cannot be used with {name}, which describes itself", f"leave {given} out")
 
     def classifier(
         self,
@@ -293,7 +290,14 @@ class ClassifierSource:
         sha256 = state_dict_sha256(net.state_dict())
         mean, std = self.mean or mean, self.std or std
         if mean or std:
-            net = nn.Sequential(_normalize(mean or (0.0,), std or (1.0,)), net)
+            mean, std = mean or (0.0,), std or (1.0,)
+            if not {len(mean), len(std)} <= {1, 3} or min(std) <= 0.0:
+                raise UsageError(
+                    f"--mean has {len(mean)} numbers and --std {len(std)}: each needs one or three, and --std numbers "
+                    "above 0",
+                    "give one number, or one for each channel: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
+                )
+            net = nn.Sequential(Normalize(mean, std), net)
         return Classifier(name, net, self.preprocessing(preprocessing), names, ids, sha256)
 
     def preprocessing(self, own: Preprocessing) -> Preprocessing:
@@ -325,12 +329,3 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     if not names:
         raise UsageError(f"{path} holds no class names", hint)
     return names
-
-
-def _normalize(mean: Sequence[float], std: Sequence[float]) -> Normalize:
-    if not {len(mean), len(std)} <= {1, 3} or min(std) <= 0.0:
-        raise UsageError(
-            f"--mean has {len(mean)} numbers and --std {len(std)}: each needs one or three, and --std numbers above 0",
-            "give one number, or one for each channel: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
-        )
-    return Normalize(mean, std)

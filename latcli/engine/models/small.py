@@ -1,14 +1,17 @@
-"""Networks for small images, as constructors by name: the paper's CNN and ResNets.
+"""Networks that are built here: for small images the paper's CNN and ResNets, as constructors by name; and
+EfficientNet-Lite0.
 
 A constructor takes the images' (C, H, W) and the number of classes, and returns a module that maps x_BCHW in [0, 1] to
-logits_BK. Legend: B images, C channels, H, W pixels, K classes, F feature channels.
+logits_BK. Legend: F feature channels.
 """
 
 from __future__ import annotations
 
+import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 from torch import nn
@@ -17,17 +20,13 @@ from torch.nn import functional
 from latcli.engine.models.preprocessing import Normalize
 from latcli.errors import UsageError
 
-
-class Architecture(Protocol):
-    """A constructor of networks: what a plug-in of the group `latcli.architectures` names."""
-
-    def __call__(self, image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-        """A network with fresh weights from torch's global generator."""
-        ...
+#: Makes a network with fresh weights from torch's global generator, for images of (C, H, W) and so many classes: what a
+#: plug-in of the group `latcli.architectures` names.
+Architecture = Callable[[tuple[int, int, int], int], nn.Module]
 
 
 class PaperCNN(nn.Module):
-    """Two 5x5 convolutions of 32 and 64 filters with 2x2 max pools, 1,024 units, logits.
+    """Two 5x5 convolutions of 32 and 64 filters with 2x2 max pools, 1,024 units, logits. At least 4 pixels a side.
 
     Source: the paper's section 5 (two convolutions, one fully connected layer); sizes of the MNIST network of Madry et
     al., ICLR'18.
@@ -36,6 +35,8 @@ class PaperCNN(nn.Module):
     def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
         C, H, W = image_shape
+        if min(H, W) < 4:
+            raise UsageError("paper-cnn needs images of at least 4 pixels a side", "try --architecture resnet18")
         self.conv1 = nn.Conv2d(C, 32, 5, padding=2)
         self.conv2 = nn.Conv2d(32, 64, 5, padding=2)
         self.hidden = nn.Linear(64 * (H // 4) * (W // 4), 1024)
@@ -128,23 +129,85 @@ _CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def paper_cnn(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The paper's CNN. Raises UsageError for images of fewer than 4 pixels a side."""
-    if min(image_shape[1:]) < 4:
-        raise UsageError("paper-cnn needs images of at least 4 pixels a side", "try --architecture resnet18")
-    return PaperCNN(image_shape, classes)
+#: A ResNet-18 for small images.
+resnet18 = partial(SmallResNet, widths=(64, 128, 256, 512), blocks=2, shortcut=learnt_shortcut, statistics=_CIFAR10)
+#: The CIFAR ResNets of 20 and 56 layers, normalised as the published weights expect it.
+resnet20 = partial(SmallResNet, widths=(16, 32, 64), blocks=3, shortcut=PlainShortcut, statistics=_IMAGENET)
+resnet56 = partial(SmallResNet, widths=(16, 32, 64), blocks=9, shortcut=PlainShortcut, statistics=_IMAGENET)
 
 
-def resnet18(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """A ResNet-18 for small images."""
-    return SmallResNet(image_shape, classes, (64, 128, 256, 512), 2, learnt_shortcut, _CIFAR10)
+# EfficientNet-Lite0
 
 
-def resnet20(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The CIFAR ResNet of 20 layers, normalised as the published weights expect it."""
-    return SmallResNet(image_shape, classes, (16, 32, 64), 3, PlainShortcut, _IMAGENET)
+class SamePadded(nn.Conv2d):
+    """A convolution padded as by TensorFlow: ceil(side / stride) places, and an odd pixel of padding at the end."""
+
+    def forward(self, x_BFHW: torch.Tensor) -> torch.Tensor:
+        """The features at these places."""
+        padding: list[int] = []
+        for side, kernel, stride in zip(x_BFHW.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
+            missing = max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
+            padding += [missing // 2, missing - missing // 2]
+        return super().forward(functional.pad(x_BFHW, padding))
 
 
-def resnet56(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The CIFAR ResNet of 56 layers, normalised as the published weights expect it."""
-    return SmallResNet(image_shape, classes, (16, 32, 64), 9, PlainShortcut, _IMAGENET)
+def _depthwise(features: int, kernel: int, stride: int) -> nn.Conv2d:
+    if stride == 1:
+        return nn.Conv2d(features, features, kernel, padding=kernel // 2, groups=features, bias=False)
+    return SamePadded(features, features, kernel, stride, groups=features, bias=False)
+
+
+def _norm(features: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(features, eps=1e-3)
+
+
+class InvertedResidual(nn.Module):
+    """A 1x1 convolution to six times the channels, a depthwise one, a 1x1 one back; a shortcut where shapes agree."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.conv_pw, self.bn1 = nn.Conv2d(inputs, 6 * inputs, 1, bias=False), _norm(6 * inputs)
+        self.conv_dw, self.bn2 = _depthwise(6 * inputs, kernel, stride), _norm(6 * inputs)
+        self.conv_pwl, self.bn3 = nn.Conv2d(6 * inputs, outputs, 1, bias=False), _norm(outputs)
+        self.act = nn.ReLU6()  # not in place: autograd would keep a copy, made for it alone
+        self.has_shortcut = stride == 1 and inputs == outputs
+
+    def forward(self, features_BFHW: torch.Tensor) -> torch.Tensor:
+        """The block's features."""
+        inner_BFHW = self.act(self.bn1(self.conv_pw(features_BFHW)))
+        inner_BFHW = self.act(self.bn2(self.conv_dw(inner_BFHW)))
+        outer_BFHW: torch.Tensor = self.bn3(self.conv_pwl(inner_BFHW))
+        return outer_BFHW + features_BFHW if self.has_shortcut else outer_BFHW
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0 for normalised images of 224 px, with fresh weights.
+
+    Source: Tan and Le, ICML'19, without squeeze-and-excitation and with ReLU6, as TensorFlow's `lite` directory has it;
+    names and order of the parameters as in timm's `tf_efficientnet_lite0`. Built here because timm and torchvision, of
+    which nothing else is needed, take half a second to import.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.conv_stem, self.bn1 = SamePadded(3, 32, 3, 2, bias=False), _norm(32)
+        first = {"conv_dw": _depthwise(32, 3, 1), "bn1": _norm(32), "act": nn.ReLU6()}
+        first |= {"conv_pw": nn.Conv2d(32, 16, 1, bias=False), "bn2": _norm(16)}
+        stages, inputs = [nn.Sequential(nn.Sequential(OrderedDict(first)))], 16
+        for blocks, kernel, stride, outputs in (
+            (2, 3, 2, 24), (2, 5, 2, 40), (3, 3, 2, 80), (3, 5, 1, 112), (4, 5, 2, 192), (1, 3, 1, 320),
+        ):  # fmt: skip
+            rest = (InvertedResidual(outputs, outputs, kernel, 1) for _ in range(blocks - 1))
+            stages.append(nn.Sequential(InvertedResidual(inputs, outputs, kernel, stride), *rest))
+            inputs = outputs
+        self.blocks = nn.Sequential(*stages)
+        self.conv_head, self.bn2 = nn.Conv2d(inputs, 1280, 1, bias=False), _norm(1280)
+        self.act = nn.ReLU6()
+        self.classifier = nn.Linear(1280, classes)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """logits_BK of normalised images."""
+        features_BFHW = self.act(self.bn1(self.conv_stem(x_BCHW)))
+        features_BFHW = self.act(self.bn2(self.conv_head(self.blocks(features_BFHW))))
+        logits_BK: torch.Tensor = self.classifier(features_BFHW.mean(dim=(2, 3)))
+        return logits_BK

@@ -68,12 +68,21 @@ def read_weights(path: Path) -> Weights:
         content, header = read_safetensors(path)
         names = _names_beside(header)
     else:
-        content, names = _read_torch_file(path), ()
+        names, scripted = (), False
+        with reading(path):
+            if zipfile.is_zipfile(path):
+                with zipfile.ZipFile(path) as archive:
+                    scripted = any(name.endswith("/constants.pkl") for name in archive.namelist())
+            if scripted:  # its code is for torch's own interpreter alone
+                content = dict(torch.jit.load(path, map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
+            else:
+                content = torch.load(path, map_location="cpu", weights_only=True)
     for _ in range(2):  # a state dict in a state dict, as `{"model": {"state_dict": ...}}`
-        wrapper = next((key for key in _WRAPPERS if isinstance(content, Mapping) and _is_wrapped(content, key)), None)
-        if wrapper is not None:
-            names = names or _names_beside(content)
-            content = content[wrapper]
+        for key in _WRAPPERS:
+            inner = content.get(key) if isinstance(content, Mapping) else None
+            if isinstance(inner, Mapping) and any(isinstance(value, Tensor | Mapping) for value in inner.values()):
+                content, names = inner, names or _names_beside(content)
+                break
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(f"{path} contains no state dict but an object of type {_kind(content)}", _TRUSTED_HINT)
     for name, value in content.items():
@@ -116,21 +125,6 @@ def reading(path: Path) -> Iterator[None]:
         # torch puts advice in front of the reason when its restricted unpickler fails.
         lines = reason.rpartition("WeightsUnpickler error:")[2].strip().splitlines() or [type(error).__name__]
         raise WeightsError(f"{path} is damaged, or not a weights file: {lines[0][:160]}", _DAMAGED_HINT) from error
-
-
-def _read_torch_file(path: Path) -> Any:
-    with reading(path):
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                scripted = any(name.endswith("/constants.pkl") for name in archive.namelist())
-            if scripted:  # its code is for torch's own interpreter alone
-                return dict(torch.jit.load(path, map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _is_wrapped(content: Mapping[Any, Any], key: str) -> bool:
-    inner = content.get(key)
-    return isinstance(inner, Mapping) and any(isinstance(value, Tensor | Mapping) for value in inner.values())
 
 
 def _is_plain(value: object) -> bool:

@@ -1,8 +1,6 @@
 """Attacks inside training, and the losses that they climb and that training minimizes; they see an epsilon matrix only.
 
 Nothing here touches weights. `free` is not here: it attacks with the gradients of the update itself (loop.py).
-
-Legend: B images, C channels, H, W pixels, K classes. eps_B1HW is the epsilon matrix in [0, 1] image scale.
 """
 
 from __future__ import annotations

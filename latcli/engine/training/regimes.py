@@ -1,7 +1,6 @@
 """What a model is trained against: objects' masks, and regimes as values of the epsilon matrix.
 
-Legend: B images, C channels, H, W pixels, L = 256 levels. mask_B1HW is 1 on the object; eps_B1HW is the epsilon matrix
-in [0, 1] image scale.
+Legend: L = 256 levels.
 """
 
 from __future__ import annotations
@@ -72,23 +71,18 @@ def otsu_mask(x_BCHW: torch.Tensor) -> torch.Tensor:
     `x_BCHW` is in [0, 1]; of several channels the mean counts.
     """
     grey_BHW = x_BCHW.mean(dim=1).mul(_LEVELS - 1).round_().to(torch.int64)
-    bright_BHW = grey_BHW > _thresholds(grey_BHW)[:, None, None]
+    flat_BP = grey_BHW.flatten(1).cpu()  # Apple's GPUs have no float64
+    counts_BL = torch.zeros(len(flat_BP), _LEVELS).scatter_add_(
+        1, flat_BP, torch.ones_like(flat_BP, dtype=torch.float32)
+    )
+    # Sums of whole numbers: float64 keeps them exact, so the threshold is the same on every device.
+    share_BL = counts_BL.double().cumsum(dim=1)
+    sum_BL = (counts_BL * torch.arange(_LEVELS, dtype=torch.float64)).cumsum(dim=1)
+    total_B1, whole_B1 = share_BL[:, -1:], sum_BL[:, -1:]
+    between_BL = (whole_B1 * share_BL - total_B1 * sum_BL).square() / (share_BL * (total_B1 - share_BL)).clamp_min(1.0)
+    bright_BHW = grey_BHW > between_BL.argmax(dim=1).to(grey_BHW.device)[:, None, None]
     border_BP = torch.cat((bright_BHW[:, 0], bright_BHW[:, -1], bright_BHW[:, :, 0], bright_BHW[:, :, -1]), dim=1)
     on_bright_B = border_BP.float().mean(dim=1) > 0.5
     object_BHW = bright_BHW ^ on_bright_B[:, None, None]
     object_BHW &= (grey_BHW.amax(dim=(1, 2)) > grey_BHW.amin(dim=(1, 2)))[:, None, None]
     return object_BHW[:, None].float()
-
-
-def _thresholds(grey_BHW: torch.Tensor) -> torch.Tensor:
-    """The level of each image above which a pixel is bright, int64 (B,): where between-class variance is largest."""
-    B = len(grey_BHW)
-    flat_BP = grey_BHW.flatten(1).cpu()  # Apple's GPUs have no float64
-    counts_BL = torch.zeros(B, _LEVELS).scatter_add_(1, flat_BP, torch.ones_like(flat_BP, dtype=torch.float32))
-    # Sums of whole numbers: float64 keeps them exact, so the threshold is the same on every device.
-    share_BL = counts_BL.double().cumsum(dim=1)
-    levels_L = torch.arange(_LEVELS, dtype=torch.float64)
-    sum_BL = (counts_BL * levels_L).cumsum(dim=1)
-    total_B1, whole_B1 = share_BL[:, -1:], sum_BL[:, -1:]
-    between_BL = (whole_B1 * share_BL - total_B1 * sum_BL).square() / (share_BL * (total_B1 - share_BL)).clamp_min(1.0)
-    return between_BL.argmax(dim=1).to(grey_BHW.device)

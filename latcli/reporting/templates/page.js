@@ -15,36 +15,6 @@
   system.addEventListener("change", say);
   say();
 
-  // Pictures are text until their card comes near the window, and text again when it is far.
-  const contents = new WeakMap();
-  const pictures = (card) => {
-    if (!contents.has(card)) {
-      const source = card.querySelector("script[type='application/json']");
-      contents.set(card, source ? JSON.parse(source.textContent) : {});
-    }
-    return contents.get(card);
-  };
-  const unfold = (card) => {
-    for (const image of card.querySelectorAll("img[data-picture]:not([hidden], [src])")) {
-      image.src = "data:image/webp;base64," + pictures(card)[image.dataset.picture];
-    }
-  };
-  const fold = (card) => {
-    contents.delete(card);
-    for (const image of card.querySelectorAll("img[src]")) image.removeAttribute("src");
-  };
-  const cards = document.querySelectorAll(".card");
-  const watcher = new IntersectionObserver(
-    (entries) => entries.forEach((entry) => (entry.isIntersecting ? unfold : fold)(entry.target)),
-    { rootMargin: "1200px 0px" },
-  );
-  for (const card of cards) watcher.observe(card);
-  addEventListener("beforeprint", () => {
-    watcher.disconnect();
-    cards.forEach(unfold);
-  });
-  addEventListener("afterprint", () => cards.forEach((card) => watcher.observe(card)));
-
   // Before and after: the range moves the line, and so does a finger or a mouse on the picture.
   const split = (card, range) => {
     const share = Number(range.value);
@@ -60,7 +30,6 @@
     range.value = Math.round((100 * (event.clientX - box.left)) / box.width);
     split(card, range);
   };
-  document.getElementById("unscripted")?.setAttribute("hidden", "");
   for (const controls of document.querySelectorAll(".controls")) controls.hidden = false;
   document.addEventListener("pointerdown", follow);
   document.addEventListener("pointermove", follow);
@@ -72,7 +41,6 @@
       split(card, event.target);
     } else if (event.target.dataset.toggle) {
       card.querySelector("img." + event.target.dataset.toggle).hidden = !event.target.checked;
-      unfold(card);
     }
   });
 
