@@ -427,7 +427,7 @@ def show_matrix(rows: Sequence[Row], paper: Paper) -> None:
 
 
 def show_settings(rows: Sequence[Row], part: str) -> None:
-    """Natural figures of each setting, best first, and accuracy under the attack that it was trained with."""
+    """Natural figures of each setting, best first, and accuracy under the background attack of its epsilon and mask."""
     of_name = grouped(rows, lambda row: row["name"])
     chosen = selected(rows) if part == "validation" else list(of_name)
     keys, lines = ("loss", "accuracy", "temperature", "loss at T"), []
@@ -443,7 +443,7 @@ def show_settings(rows: Sequence[Row], part: str) -> None:
     print(
         f"natural images: {part}, n {rows[0][part]['n']:,}; attacked: {next(iter(rows[0]['attacked'].values()))['n']:,}"
     )
-    print_table(["model", "seeds", *keys, "own attack: accuracy", "natural model there", "kept"], lines)
+    print_table(["model", "seeds", *keys, "background attack: accuracy", "natural model there", "kept"], lines)
     if part == "test":
         show_differences(of_name)
 

@@ -248,7 +248,7 @@ class Ending(nn.Module):
         x_BCHW = self.rectify(x_BCHW)  # joined, and the sum with it
         x_BCHW = self.relu(self.fourth(x_BCHW))
         raw_BCHW = self.twice(x_BCHW)
-        x_BCHW = raw_BCHW.relu() + 0.1 * raw_BCHW
+        x_BCHW = raw_BCHW.relu() + raw_BCHW
         return self.linear(self.grouped(x_BCHW).relu().mean(dim=(2, 3)))
 
 
@@ -263,7 +263,24 @@ class Looking(nn.Module):
         return self.body(x_BCHW if float(x_BCHW.detach().sum()) > 0 else -x_BCHW)
 
 
-@pytest.mark.parametrize("build", [Ending, Looking])
+class Rounded(torch.autograd.Function):
+    """Steps, with the gradient of a straight line: what torch.fx would follow into, and lose."""
+
+    @staticmethod
+    def forward(ctx, x_BCHW):
+        return (x_BCHW * 16).round() / 16
+
+    @staticmethod
+    def backward(ctx, gradient_BCHW):
+        return gradient_BCHW
+
+
+class Rounding(Looking):
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        return self.body(Rounded.apply(x_BCHW))
+
+
+@pytest.mark.parametrize("build", [Ending, Looking, Rounding])
 def test_convolutions_that_end_in_a_relu_are_joined_with_it(build, monkeypatch):
     joined = []
 
@@ -274,7 +291,7 @@ def test_convolutions_that_end_in_a_relu_are_joined_with_it(build, monkeypatch):
 
     monkeypatch.setattr(precision, "_convolution_relu", apart)
     net = build().eval()
-    prefix = "body." if build is Looking else ""
+    prefix = "" if build is Ending else "body."
     form = GradientForm(net, "fp32-channels-last", [(f"{prefix}first", f"{prefix}norm")], joined=True)
     with torch.no_grad():
         for weight in net.parameters():

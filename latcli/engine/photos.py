@@ -251,9 +251,12 @@ class PhotoAttacker:
             return
         pixels = MAX_GRID_PIXELS
         if most is None:
+            _ = self.gradients  # made now: making it takes memory that attacks do not
             most, fit = _BATCH, images_that_fit(self.device, partial(self._gradient_on, first))
             if fit is not None:
-                most, pixels = min(fit, _LARGEST_BATCH), min(fit * first.size[0] * first.size[1], _LARGEST_PIXELS)
+                # The need of a small photo is the network's, and says little about that of larger ones.
+                budget = max(fit * first.size[0] * first.size[1], MAX_GRID_PIXELS)
+                most, pixels = min(fit, _LARGEST_BATCH), min(budget, _LARGEST_PIXELS)
         yield from batches(chain([first], photos), most, pixels)
 
     def _gradient_on(self, one: Located, count: int) -> None:

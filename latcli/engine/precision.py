@@ -35,6 +35,9 @@ FORMS: tuple[Form, ...] = get_args(Form)
 #: Largest difference of logits, as a share of their standard deviation, that a form may make.
 _TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
 
+#: Cosine of the gradients of two bf16 forms of a network, above which they are the same but for rounding.
+_SAME_SLOPE = 0.9
+
 #: Below so many multiplications an image, converting numbers costs more than multiplying them faster saves.
 _FEW = 1_000_000
 #: Share of the multiplications in depthwise convolutions above which bf16 gains nothing: they wait for memory. Measured
@@ -124,8 +127,11 @@ def gradient_model(
             try:
                 found = GradientForm(net, wanted, folds, joined=joined)
                 reason = _fault(found, x_2CHW, expected_2K)
+                if joined and reason is None and not _same_slope(found, GradientForm(net, wanted, folds), x_2CHW):
+                    reason = "its gradients point elsewhere"
             except Exception as error:  # whatever a network raises where a layer is not as its author had it
-                if failure := failure_of(error):
+                # What one kernel of cuDNN cannot do is no sign of a lost device.
+                if not joined and (failure := failure_of(error)):
                     raise failure from error
                 reason = first_line(error)
             if reason is None:
@@ -260,6 +266,16 @@ def _fault(form: GradientForm, x_BCHW: torch.Tensor, expected_BK: torch.Tensor) 
     return None
 
 
+def _same_slope(one: GradientForm, other: GradientForm, x_BCHW: Tensor) -> bool:
+    """Whether gradients with respect to the images have the same direction in both forms, up to rounding."""
+    slopes = []
+    for form in (one, other):
+        with torch.enable_grad():
+            leaf_BCHW = x_BCHW.clone().requires_grad_()
+            slopes.append(torch.autograd.grad(form(leaf_BCHW).square().sum(), leaf_BCHW)[0].flatten())
+    return bool(functional.cosine_similarity(slopes[0], slopes[1], dim=0) > _SAME_SLOPE)
+
+
 @torch.no_grad()
 def _folded(net: nn.Module, convolution: str, norm: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight and bias of a convolution that does what it and the norm after it do together."""
@@ -310,15 +326,19 @@ def _convolution_relu(x_BCHW: Tensor, weight: Tensor, bias: Tensor, other: Tenso
 def _with_joined_relus(module: nn.Module) -> nn.Module:
     """The module, or what stands for it, with each convolution that a ReLU follows in one kernel with it.
 
-    Where torch.fx cannot follow a module's code, its parts are looked at alone. Weights keep their names.
+    A module's code is followed by torch.fx, which loses gradients of a module's own making and tensors that change;
+    where there is anything but layers and what only joins or cuts their outputs, its parts are looked at alone.
+    Weights keep their names.
     """
     try:
         graph = fx.symbolic_trace(module)
     except Exception:  # whatever code does that is given no real tensor
+        graph = None
+    if graph is None or not all(node.op in _FOLLOWED or (node.op, node.target) in _KNOWN for node in graph.graph.nodes):
         for name, child in module.named_children():
             setattr(module, name, _with_joined_relus(child))
         return module
-    modules = dict(graph.named_modules())
+    modules, joined = dict(graph.named_modules()), False
     for node in list(graph.graph.nodes):
         if _layer(node, modules, nn.Identity) is not None:  # a norm that its convolution has taken in
             node.replace_all_uses_with(node.args[0])
@@ -337,6 +357,9 @@ def _with_joined_relus(module: nn.Module) -> nn.Module:
                 weights = [graph.graph.get_attr(f"{convolution.target}.{name}") for name in ("weight", "bias")]
                 one = graph.graph.call_function(_convolution_relu, (convolution.args[0], *weights, other, *about))
             node.replace_all_uses_with(one)
+            joined = True
+    if not joined:
+        return module
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
@@ -347,6 +370,9 @@ _RELUS: set[tuple[str, Any]] = {
 }
 _RELUS |= {("call_method", "relu"), ("call_method", "relu_")}
 _SUMS: set[tuple[str, Any]] = {("call_function", add) for add in (operator.add, operator.iadd, torch.add)}
+_FOLLOWED = ("placeholder", "call_module", "output")
+_KNOWN = _RELUS | _SUMS | {("call_method", "flatten"), ("call_method", "mean")}
+_KNOWN |= {("call_function", join) for join in (torch.flatten, torch.cat, functional.pad, operator.getitem)}
 
 
 def _layer(node: Any, modules: Mapping[str, nn.Module], kind: type[nn.Module]) -> Any:
@@ -364,4 +390,6 @@ def _joinable(node: Any, modules: Mapping[str, nn.Module]) -> bool:
 
 
 def _tensors(net: nn.Module) -> dict[str, torch.Tensor]:
-    return dict(net.named_parameters()) | dict(net.named_buffers())
+    # Under all their names: which is the first may differ between a network and its copy.
+    weights = net.named_parameters(remove_duplicate=False)
+    return dict(weights) | dict(net.named_buffers(remove_duplicate=False))

@@ -90,9 +90,9 @@ def climb(model: Model, adv_BCHW: Tensor, y_B: Tensor, threat: Threat, settings:
         return moved.move(adv_BCHW, gradient_BCHW, share), y_B, *moved.tensors()
 
     shares_S = torch.tensor([settings.step_at(index) for index in range(settings.steps)], device=adv_BCHW.device)
-    about = [y_B, *threat.tensors()]
+    known, about = (type(threat), objective, settings.radius), [y_B, *threat.tensors()]
     for share in shares_S:
-        adv_BCHW, *about = replayed(model.recordings, (type(threat), settings), step, (adv_BCHW, share, *about))
+        adv_BCHW, *about = replayed(model.recordings, known, step, (adv_BCHW, share, *about))
     return adv_BCHW.clone()  # the next batch is written where this one lies
 
 
