@@ -54,7 +54,7 @@ def to_json(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {legible(str(key)): to_json(item) for key, item in value.items()}
     if dataclasses.is_dataclass(kind):
-        return {name: to_json(getattr(value, name)) for name in kind.__dataclass_fields__}
+        return {name: to_json(getattr(value, name)) for name in _names(kind)}
     if isinstance(value, Enum):
         return to_json(value.value)
     if isinstance(value, int):
@@ -67,6 +67,11 @@ def to_json(value: Any) -> Any:
     if callable(item):
         return to_json(item())
     raise TypeError(f"a {type(value).__name__} has no form in JSON: {value!r}")
+
+
+@functools.cache
+def _names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
 def legible(text: str) -> str:

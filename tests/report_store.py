@@ -64,8 +64,9 @@ def stranger(name: str) -> dict[str, Any]:
 def evaluate(
     store: Store, losses: Mapping[str, tuple[float | None, ...]], entries: list[dict[str, Any]], **told: Any
 ) -> Run:
-    """A completed evaluation; `losses` by model id in the order of INPUTS; accuracies are 1 - loss / 100.
+    """A completed evaluation; `losses` by model id in the order of INPUTS, of which the last may lack.
 
+    Accuracies are 1 - loss / 100.
     Intervals are 5 % of a loss and one point of an accuracy to each side. further: parts of the document. best: regimes
     that are marked as the best of each column.
     """
@@ -79,7 +80,7 @@ def evaluate(
                 cell(one, given, loss, settings), best_accuracy=one["regime"] in best, best_loss=one["regime"] in best
             )
             for one in entries
-            for given, loss in zip(INPUTS, losses[one["id"]], strict=True)
+            for given, loss in zip(INPUTS, losses[one["id"]], strict=False)
         ]
         run.insert("cells", cells)
         document: dict[str, Any] = {"run": run.id, "dir": run.folder, "dataset": "mnist", "n": settings["n"]}

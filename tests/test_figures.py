@@ -156,10 +156,10 @@ def test_curves_of_training_and_of_attacks_are_tables_that_can_be_drawn():
     document["training"][0]["series"]["test_loss"] = [[0, 2.0], [9, 0.5]]
     training, (curve,) = training_curves(document["training"]), curves(*document["evaluations"])
     assert [(table.title, table.columns[-1].format) for table in training] == [
-        ("Training loss against step, mnist", "number"), ("Test loss against step, mnist", "number"),
-        ("Accuracy on clean training batches against step, mnist", "percent"),
+        ("Training loss, mnist", "number"), ("Test loss, mnist", "number"),
+        ("Accuracy on clean training batches, mnist", "percent"),
     ]  # fmt: skip
-    assert in_words(training[0]) == "Training loss against step, mnist. At the end: natural 00a0 0.0500."
+    assert in_words(training[0]) == "Training loss, mnist. At the end: natural 00a0 0.0500."
     assert [column.key for column in training[0].columns] == ["line", "0", "5", "9"]
     label, *values = [cell.value for cell in training[0].rows[0].cells]
     assert (label, values) == ("natural 00a0", [2.0, 0.05, pytest.approx(math.nan, nan_ok=True)])

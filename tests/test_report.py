@@ -134,6 +134,16 @@ def test_models_of_one_evaluation_are_marked_as_it_has_compared_them(store, mark
     assert (best(matrix, "standard", "accuracy"), best(matrix, "standard", "loss")) == (both, ["standard"])
 
 
+def test_an_input_that_one_seed_lacks_leaves_the_others_in_the_matrix(store):
+    entries = [entry(store, train(store, "natural", seed)) for seed in (0, 1)]
+    a, b = (one["id"] for one in entries)
+    evaluate(store, {a: (0.1, 2.0, 2.0)}, entries[:1])
+    evaluate(store, {b: (0.2, 2.2)}, entries[1:])
+    (matrix,) = document(store.folder)["matrices"]
+    (row,) = matrix["rows"]
+    assert [row["cells"][name]["loss"] for name in matrix["inputs"]] == pytest.approx([0.15, 2.1, 2.0])
+
+
 def test_a_later_evaluation_of_a_model_replaces_the_earlier(store):
     (matrix,) = one_model(store, {"losses": (0.1, 5.0, 4.0)}, {"losses": (0.2, 6.0, 5.0)})
     (row,) = matrix["rows"]

@@ -120,7 +120,7 @@ def test_the_matrix_has_every_figure_and_says_what_is_missing():
 def test_every_run_has_the_command_that_repeats_it_and_every_chart_its_words():
     text = page_of(sample.report())
     assert '<pre tabindex="0">latcli attack &#39;my photos&#39;</pre>' in text
-    assert 'alt="Training loss against step, mnist. At the end: natural 00a0 0.0500."' in text
+    assert 'alt="Training loss, mnist. At the end: natural 00a0 0.0500."' in text
 
 
 def test_a_card_explains_its_numbers():

@@ -263,7 +263,7 @@ def _mark_best(given: str, rows: Sequence[dict[str, MatrixCell]], groups: Sequen
     """
     places = [place for place, row in enumerate(rows) if given in row]
     cells = [rows[place][given] for place in places]
-    measured = [pair for place in places for model in groups[place] for pair in model.cells[given].values()]
+    measured = [pair for place in places for model in groups[place] for pair in model.cells.get(given, {}).values()]
     of_all = [cell for cell in measured[0][0].cells if cell.input == given]
     alone = len({one.run.id for one, _ in measured}) == 1 and len(measured) == len(of_all) == len(places)
     if alone and any(cell.best_accuracy for cell in of_all):  # older evaluations have no marks

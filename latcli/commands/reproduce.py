@@ -253,6 +253,11 @@ def _carry_out(steps: Sequence[Step], found: Found, stored: Run, session: Sessio
             options = type(options)(resume=row.id, **again)  # type: ignore[arg-type]
         made = _COMMANDS[step.command](options, own)
         if found.state_of(step)[0] != "done":
+            if not isinstance(options, AttackOptions):
+                raise LatcliError(
+                    f"'{step.title}' is done, but its run is not found again",
+                    f"see latcli runs show {str(made.run)[-4:]}, and whether data or code have changed meanwhile",
+                )
             raise LatcliError(
                 f"'{step.title}' found nothing: no photo could be attacked",
                 f"latcli runs show {str(made.run)[-4:]} says why; repair or remove the photos",

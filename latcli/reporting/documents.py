@@ -97,7 +97,7 @@ def training_curves(rows: Sequence[Document]) -> list[Table]:
                 label = f"{row['regime']} {short(row['run'])}"
                 lines.append(Row((Cell(label), *cells), about={"regime": row["regime"]}))
             columns = (Column("line", "step", "name"), *(Column(str(step), str(step), form) for step in steps))
-            title = f"{title} against step, {dataset or NONE}"
+            title = f"{title}, {dataset or NONE}"
             found += [Table(title, columns, tuple(lines), about={"dataset": dataset})] if lines else []
     return found
 

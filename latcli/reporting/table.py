@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -146,7 +147,7 @@ class Printed(NamedTuple):
 def printed(cell: Cell, column: Column) -> Printed:
     """The cell in its column's format."""
     value, form = cell.value, column.format
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return Printed("" if column.is_text else NONE)
     n = f" ({cell.n:,})" if column.counts and cell.n is not None else ""
     if isinstance(value, str) or column.is_text:
