@@ -120,7 +120,7 @@ def _header(document: Document, photos: int) -> list[tuple[str, str]]:
     return [
         ("made", moment(document["created"])),
         ("runs", f"{len(document['runs'])}" + (f", {left_out} left out" if left_out else "")),
-        ("photos", str(photos or "")),
+        ("results of photos", str(photos or "")),
         ("selected", "; ".join(selected)),
         ("store", document["store"]),
         ("latcli", document["latcli"]),
