@@ -95,7 +95,8 @@ def resumable_run(
         else:
             is_same = value == before or (name == "dataset" and is_folder and str(before).startswith(_FOLDER))
         if not is_same:
-            texts = [f"{one:g}" if isinstance(one, float) else str(one) for one in (value, before)]
+            both = ("not given" if one is None else one for one in (value, before))
+            texts = [f"{one:g}" if isinstance(one, float) else str(one) for one in both]
             differences.append(f"--{name.replace('_', '-')} {texts[0]} (was {texts[1]})")
     if differences:
         raise UsageError(
