@@ -398,7 +398,7 @@ def test_what_cannot_be_resumed_is_refused_with_the_reason(work, monkeypatch):
     run_id = cut_off(work, monkeypatch)
     with pytest.raises(UsageError, match=r"--steps 9 \(was 3\).*--seed 5 \(was 0\)"):
         resume(work, run_id, steps=9, seed=5)
-    with pytest.raises(UsageError, match=r"--strong full \(was None\)"):
+    with pytest.raises(UsageError, match=r"--strong full \(was not given\)"):
         resume(work, run_id, strong=True)
     with pytest.raises(UsageError, match="does not evaluate efficientnet_lite0"):
         resume(work, run_id, "efficientnet_lite0")
