@@ -26,6 +26,7 @@ from latcli.engine.evaluation.distrust import examine
 from latcli.engine.images import sha256_of
 from latcli.engine.labels import parse_label
 from latcli.engine.localize import Region
+from latcli.engine.models.classifier import Classifier
 from latcli.engine.photos import Located, PhotoAttacker, PhotoResult, PhotoSettings, Threat
 from latcli.errors import ExitCode, LatcliError, UsageError
 from latcli.options import AttackOptions, given
@@ -44,7 +45,7 @@ from latcli.results import (
     photo_summary,
     to_json,
 )
-from latcli.session import Session, common_folder, connected
+from latcli.session import Session, Tick, common_folder, connected
 from latcli.store.files import StagedFile, stage
 from latcli.store.store import Run, RunRow, Store
 
@@ -166,12 +167,7 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
     With --resume a run that was cut off goes on, in its folder, with the photos that it has not finished.
     """
     ranks, session = connected(options, session)
-    row = None
-    if options.resume is not None and not ranks.rank:
-        with Store.open_existing(session.store) as store:
-            asked = to_json(given(options))
-            row = resumable_run(store, options.resume, "attack", asked, session, [options.classifier])
-    row = ranks.broadcast(row)
+    row = ranks.broadcast(None if options.resume is None or ranks.rank else _row_of(options, session))
     if row is not None:
         options, session = _as_before(row, options, session)
     job = Job(options, session, ranks)
@@ -189,20 +185,13 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
         # Looked at before anything is measured or a run is started: a photo on its own may raise its error here.
         if (first := next(photos, None)) is not None:
             photos = chain([first], photos)
-            classifier = job.work.classifier  # whose answers to a photo and its mirror image may speak against it
-            x_1Chw = classifier.preprocessing.read(first.photo.image)[None].to(classifier.device)
-            doubts = examine(classifier, torch.cat([x_1Chw, x_1Chw.flip(3)]), classifier.name)
-            result = replace(result, warnings=tuple(one.text for one in doubts))
+            result = replace(result, warnings=_doubts(job.work.classifier, first))
         for warning in result.warnings:
             session.note(f"warning: {warning}")
         if options.dry_run:
-            planned, failures = list[PlannedPhoto](), list[Failure]()
             with session.progress("photos", left, noted=True) as tick:
-                for _, plans in ranks.collected(_planned(job, photos)):
-                    planned += plans.results
-                    failures += plans.failures
-                    tick(plans.done)
-            yield replace(result, planned=job.work.in_order(planned), failures=job.work.in_order(failures))
+                result = _with_plan(result, job, photos, tick)
+            yield result
             return
         if job.attacker.gradients.note:
             session.note(f"note: {job.attacker.gradients.note}")
@@ -216,7 +205,7 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
                 session.note(f"run {stored.id} resumed with {before.results} results of its photos")
             with drawing(job.attacker, stored.write_artifact, job.with_figures) as pictures:
                 chunks = _Maker(job, stored.folder, pictures, before.finished).chunks(photos)
-                shown, failures = list(before.shown), []
+                shown, failures = list(before.shown), list[Failure]()
                 with session.progress("photos", left, noted=True) as tick:
                     for _, chunk in ranks.collected(chunks):
                         stored.keep(chunk.files, [columns(job.protocol) | columns(photo) for photo in chunk.results])
@@ -241,6 +230,12 @@ def config_of(options: AttackOptions) -> dict[str, Any]:
 def labels_sha256(options: AttackOptions) -> str | None:
     """The sha256 of the file of labels, by which a run is known besides its options. Raises ImageError."""
     return None if options.labels is None else sha256_of(options.labels)
+
+
+def _doubts(classifier: Classifier, located: Located) -> tuple[str, ...]:
+    """Warnings about the classifier, from its answers to a photo and its mirror image. Raises LatcliError."""
+    x_1Chw = classifier.preprocessing.read(located.photo.image)[None].to(classifier.device)
+    return tuple(one.text for one in examine(classifier, torch.cat([x_1Chw, x_1Chw.flip(3)]), classifier.name))
 
 
 def _completed(
@@ -310,6 +305,13 @@ def _with_drawn(
 # runs that were cut off
 
 
+def _row_of(options: AttackOptions, session: Session) -> RunRow:
+    """The run to go on with. Raises UsageError and StoreError."""
+    with Store.open_existing(session.store) as store:
+        asked = to_json(given(options))
+        return resumable_run(store, str(options.resume), "attack", asked, session, [options.classifier])
+
+
 def _as_before(row: RunRow, options: AttackOptions, session: Session) -> tuple[AttackOptions, Session]:
     """The run's own options, and a session with its seed; processes may be more or fewer. Raises UsageError."""
     kept = kept_options(options, row)
@@ -370,6 +372,16 @@ def _before(row: RunRow, model: str, job: Job, store: Store) -> _Before:
 
 
 # dry runs
+
+
+def _with_plan(result: AttackResult, job: Job, photos: Iterable[Located], tick: Tick) -> AttackResult:
+    """The result of a dry run."""
+    planned, failures = list[PlannedPhoto](), list[Failure]()
+    for _, chunk in job.ranks.collected(_planned(job, photos)):
+        planned += chunk.results
+        failures += chunk.failures
+        tick(chunk.done)
+    return replace(result, planned=job.work.in_order(planned), failures=job.work.in_order(failures))
 
 
 def _planned(job: Job, photos: Iterable[Located]) -> Iterator[Chunk[PlannedPhoto]]:
@@ -433,7 +445,7 @@ class _Maker:
         yield self._job.work.chunk()
 
     def _begun(self, photos: Iterable[Located]) -> Iterator[Callable[[], Chunk[AttackedPhoto]]]:
-        """What gives the results of a batch of photos, which have been attacked."""
+        """For each batch and task, once its photos are attacked: a function that returns their results."""
         job = self._job
         for batch in job.attacker.batches(photos, job.options.batch):
             for number, task in enumerate(job.tasks):
@@ -447,7 +459,7 @@ class _Maker:
         return self._job.work.chunk((one for one, _ in made), (file for _, file in made), ended)
 
     def _attacked(self, task: Task, batch: Sequence[Located]) -> Callable[[], list[_Attacked]]:
-        """Attack the photos for one task; what is returned gives the results."""
+        """Attack the photos for one task; returns a function that returns the results."""
         attacker = self._job.attacker
         threats = [threat for one in batch if (threat := self._job.threat(one, task)) is not None]
         if not threats:

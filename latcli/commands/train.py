@@ -320,10 +320,6 @@ def _train(
     rows = [(name, score.n, score.loss, score.accuracy) for name, score in scores.items()]
     trackers.table("Scores", ("images", "n", "loss", "accuracy"), rows)
     stored.remove_artifact(STATE)  # nothing is left to resume, and it is four times as large as the model
-    points: dict[int, dict[str, float]] = {}  # in the course of training, those before a resumption among them
-    for row in store.rows_of(stored.id, "metrics") if job.options.test_every else ():
-        if row["name"].startswith("test_") and "adversarial" not in row["name"]:
-            points.setdefault(row["step"], {})[row["name"].removeprefix("test_")] = row["value"]
     where = "" if job.fine_tuning else f" --center {settings.center:g}"
     short = stored.id.rpartition("-")[2]
     if registry.names_code(job.architecture):  # which runs only where it is named
@@ -347,12 +343,21 @@ def _train(
         images_per_second=log.images_per_second,
         devices=trainer.ranks.size,
         notes=job.data.notes,
-        tests=tuple(ScorePoint(step, **values) for step, values in sorted(points.items())),
+        tests=_test_curve(store, stored) if job.options.test_every else (),
         next_commands=(
             resume.next_command(f"eval {short}", session),
             resume.next_command(f"attack PHOTO --classifier {short}{where}", session),
         ),
     )
+
+
+def _test_curve(store: Store, stored: Run) -> tuple[ScorePoint, ...]:
+    """Scores in the course of training, those before a resumption included."""
+    points: dict[int, dict[str, float]] = {}
+    for row in store.rows_of(stored.id, "metrics"):
+        if row["name"].startswith("test_") and "adversarial" not in row["name"]:
+            points.setdefault(row["step"], {})[row["name"].removeprefix("test_")] = row["value"]
+    return tuple(ScorePoint(step, **values) for step, values in sorted(points.items()))
 
 
 def _scores(trainer: Trainer, job: Job, session: Session) -> tuple[Score, Score | None]:

@@ -88,7 +88,7 @@ def replayed(
     if not isinstance(found, _Recording):
         return computation(*given)
     for kept, new in zip(found.inputs, given, strict=True):
-        if kept is not new:  # what a computation hands on as it was given lies there already
+        if kept is not new:  # a result that is the recording's own input needs no copy
             kept.copy_(new)
     found.replay()
     return found.outputs

@@ -69,7 +69,7 @@ def images_that_fit(device: torch.device, compute: Callable[[int], object]) -> i
         except torch.OutOfMemoryError:
             return 1
         peaks.append(torch.cuda.max_memory_allocated(device) - before)
-    # Libraries may take less memory beside two images than beside one.
+    # Kernels for two images may need less working memory than those for one.
     each = max(peaks[1] - peaks[0], peaks[1] // 4, 1)
     free, _ = torch.cuda.mem_get_info(device)
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

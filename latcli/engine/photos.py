@@ -166,8 +166,8 @@ _Saved = tuple[Callable[..., PhotoResult], torch.Tensor]
 class PhotoAttacker:
     """A classifier, what finds objects, an attack and settings, ready for any number of photos.
 
-    `threads` do what the CPU has to do of photos that are attacked, where there are any. scored_together: how many
-    images; one on a CPU, where of several the last bits would depend on how many there are.
+    `threads`, where given, encode and check attacked photos while the next ones are attacked. scored_together: how many
+    images are scored in one pass; one on a CPU, where the last bits of several would depend on how many there are.
     """
 
     def __init__(
@@ -351,11 +351,11 @@ class PhotoAttacker:
         return time.perf_counter() - start
 
     def give_up(self) -> None:
-        """Have threads leave what they have not done: no process ends before its threads."""
+        """Let threads skip what they have not done yet, since the process waits for them before it ends."""
         self._given_up.set()
 
     def go_on(self) -> None:
-        """Raise CancelledError where all was given up."""
+        """Raise CancelledError after `give_up`."""
         if self._given_up.is_set():
             raise CancelledError
 

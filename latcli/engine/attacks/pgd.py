@@ -93,7 +93,7 @@ def climb(model: Model, adv_BCHW: Tensor, y_B: Tensor, threat: Threat, settings:
     known, about = (type(threat), objective, settings.radius), [y_B, *threat.tensors()]
     for share in shares_S:
         adv_BCHW, *about = replayed(model.recordings, known, step, (adv_BCHW, share, *about))
-    return adv_BCHW.clone()  # the next batch is written where this one lies
+    return adv_BCHW.clone()  # the next replay overwrites the recording's own tensor
 
 
 def _climb_until(model: Model, adv_BCHW: Tensor, y_B: Tensor, threat: Threat, settings: AttackSettings) -> Tensor:
@@ -131,8 +131,8 @@ def input_gradient(
         logits_BK = model(x_BCHW)
         if not logits_BK.requires_grad:
             raise _no_gradient()
-        # On a GPU its own graph would be half of a small network's kernels. To be given a slope, autograd first imports
-        # sympy, .4 s, for nothing.
+        # On a GPU, differentiating the objective would take a third of a small network's kernels. On a CPU that costs
+        # nothing, but autograd imports sympy, in .4 s, when it is given a slope.
         if x_BCHW.is_cuda and objective is cross_entropy_odds:
             climbed, slope = logits_BK, odds_slope(logits_BK.detach(), y_B)
         else:

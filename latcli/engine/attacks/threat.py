@@ -28,11 +28,11 @@ class Threat(Protocol):
         ...
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """All that it knows of each image, as they are after the last move."""
+        """Its tensors, of which the first axis is that of the images, as they are after the last move."""
         ...
 
     def over(self, *tensors: Tensor) -> Self:
-        """The same kind of set, of other images."""
+        """The same kind of set with these tensors in place of its own, in the order of `tensors`."""
         ...
 
 

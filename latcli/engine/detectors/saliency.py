@@ -160,9 +160,8 @@ def _without_small_pieces(mask_HW: np.ndarray) -> np.ndarray:
 
 def weights_at_hand(name: str = "u2netp") -> Path | None:
     """The weights of that name where they are on this machine. Raises WeightsError where they are damaged."""
-    rembg = (
-        os.environ.get("U2NET_HOME") or f"{os.environ.get('XDG_DATA_HOME', '~')}/.u2net"
-    )  # where rembg keeps its own
+    # Where rembg keeps its networks.
+    rembg = os.environ.get("U2NET_HOME") or f"{os.environ.get('XDG_DATA_HOME', '~')}/.u2net"
     folder = Path(os.path.expanduser(rembg))  # noqa: PTH111 - Path.expanduser raises where there is no home
     for path in (folder / f"{name}.onnx", _in_package(f"{name}.onnx"), kept_at(f"{_RELEASE}/{name}.onnx")):
         if path is not None and path.is_file():
