@@ -4,7 +4,10 @@ import io
 import json
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,11 +15,13 @@ import pytest
 import torch
 from PIL import Image
 from tiny_model import CLASSES, CROP, RESIZE, TinyNet, blobs
+from torch import nn
 
 from latcli.engine import devices, registry
 from latcli.engine.attacks.pgd import pgd
 from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.detectors.base import Box, Detection
+from latcli.engine.devices import at_once
 from latcli.engine.images import Photo, decode_photo, encode_png
 from latcli.engine.models.classifier import Classifier
 from latcli.engine.objects import ObjectFinder, ObjectSettings
@@ -37,9 +42,9 @@ def label_of(index):
     return Label(index, NAMES[index], "given")
 
 
-def attacker_of(*boxes, search=None, objects=None, **settings):
+def attacker_of(*boxes, search=None, objects=None, network=None, **settings):
     finder = ObjectFinder(objects or ObjectSettings(boxes=boxes or (MIDDLE,)))
-    classifier = Classifier("tiny", TinyNet(), TinyNet.preprocessing, NAMES, "tiny")
+    classifier = Classifier("tiny", network or TinyNet(), TinyNet.preprocessing, NAMES, "tiny")
     return PhotoAttacker(classifier, finder, pgd, PhotoSettings(attack=search or AttackSettings(steps=12), **settings))
 
 
@@ -265,6 +270,66 @@ def test_a_photo_comes_out_of_a_batch_as_alone_but_for_noise():
         alone = attacker.attack_batch([threat])[0]
         assert together.adversarial.confidence == pytest.approx(alone.adversarial.confidence, rel=0.02)
         assert together.adversarial.rank == alone.adversarial.rank
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_on_a_cpu_each_thread_attacks_its_share_of_the_photos_as_one_thread_alone_would(two_threads, monkeypatch):
+    shares = []
+    monkeypatch.setattr("latcli.engine.photos.at_once", lambda tasks: shares.append(len(tasks)) or at_once(tasks))
+    torch.manual_seed(0)
+    pooled = (nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, len(NAMES)))
+    network = nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU(), *pooled)
+    photos = [photo_of(seed=seed) for seed in range(5)]
+
+    def results(batch):
+        attacker = attacker_of(network=network)
+        threats = [attacker.threat(attacker.locate(photo)) for photo in photos]
+        groups = [threats[begin : begin + batch] for begin in range(0, len(threats), batch)]
+        return [result.adversarial_png for group in groups for result in attacker.attack_batch(group)]
+
+    shared = results(5)
+    torch.set_num_threads(1)
+    assert shared == results(3)  # three photos for the first thread, two for the second
+    assert shares == [2]
+
+
+def test_tasks_run_side_by_side_with_equal_shares_of_the_threads(two_threads):
+    meeting = threading.Barrier(2, timeout=10)  # nobody passes alone
+
+    def task(number, go_on):
+        meeting.wait()
+        go_on()
+        return number, torch.get_num_threads(), torch.is_grad_enabled()
+
+    with torch.no_grad():
+        assert at_once([partial(task, 1), partial(task, 2)]) == [(1, 1, False), (2, 1, False)]
+    assert torch.get_num_threads() == 2
+
+
+def test_where_a_task_fails_the_others_end_and_its_error_is_raised(two_threads):
+    begun = threading.Event()
+
+    def long(go_on):
+        begun.set()
+        for _ in range(1000):
+            time.sleep(0.01)
+            go_on()
+        raise AssertionError("it went on for ten seconds")
+
+    def failing(go_on):
+        begun.wait()
+        raise LatcliError("it failed", "")
+
+    with pytest.raises(LatcliError, match="it failed"):
+        at_once([long, failing])
+    assert torch.get_num_threads() == 2
 
 
 def test_photos_that_are_scored_together_have_the_scores_that_each_has_alone():

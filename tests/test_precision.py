@@ -321,3 +321,16 @@ def test_on_a_gpu_the_joined_form_is_close_and_follows_the_weights():
     (logits_BK, gradient_BCHW), (expected_BK, expected_BCHW) = (input_gradient(model, x_BCHW) for model in (form, net))
     assert (logits_BK - expected_BK).abs().max() < 0.1 * expected_BK.std()
     assert functional.cosine_similarity(gradient_BCHW.flatten(), expected_BCHW.flatten(), dim=0) > 0.98
+
+
+def test_threads_share_a_network_of_known_layers_alone():
+    class Counting(nn.Flatten):
+        """Keeps something between calls."""
+
+    known = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(2))
+    own = nn.Sequential(nn.Conv2d(3, 4, 3), Counting(), nn.LazyLinear(2))
+    hooked = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(2))
+    hooked[0].register_forward_hook(lambda *_: None)
+    for net, safe in ((known, True), (own, False), (hooked, False)):
+        net(torch.rand(1, 3, 8, 8))
+        assert gradient_model(net, (3, 8, 8)).thread_safe is safe

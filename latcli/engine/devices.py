@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from latcli.errors import MachineError, UsageError, first_line
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 
 def open_device(name: str) -> torch.device:
@@ -75,6 +79,36 @@ def images_that_fit(device: torch.device, compute: Callable[[int], object]) -> i
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     # Half: a recording of the gradient has memory of its own (see cuda_graph), and the attack keeps images besides.
     return max(1, (free + held) // 2 // each)
+
+
+def at_once(tasks: Sequence[Callable[[Callable[[], None]], T]]) -> list[T]:
+    """What the tasks return. Each has a thread of its own, with an equal share of the threads that torch may use here.
+
+    A task is given a function to call now and then, which ends it (CancelledError) where another one has failed, or the
+    caller was interrupted. Raises what the first failed task raised, when all have ended.
+    """
+    import torch
+
+    threads, with_gradients, ended = torch.get_num_threads(), torch.is_grad_enabled(), threading.Event()
+
+    def go_on() -> None:
+        if ended.is_set():
+            raise CancelledError
+
+    def run(task: Callable[[Callable[[], None]], T]) -> T:
+        torch.set_num_threads(max(1, threads // len(tasks)))
+        with torch.set_grad_enabled(with_gradients):
+            return task(go_on)
+
+    with ThreadPoolExecutor(len(tasks)) as pool:
+        running = [pool.submit(run, task) for task in tasks]
+        try:
+            for done in wait(running, return_when=FIRST_EXCEPTION).done:
+                done.result()
+        finally:
+            ended.set()
+            torch.set_num_threads(threads)  # for threads to come, which take over what was set last
+    return [done.result() for done in running]
 
 
 _SHORT = (

@@ -7,6 +7,7 @@ Legend: B photos of a batch, H, W a photo's own size, h, w the classifier's inpu
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +24,7 @@ from PIL import Image
 
 from latcli.engine import localize
 from latcli.engine.attacks.contract import allowed_levels, run_attack
-from latcli.engine.attacks.settings import Attack, AttackSettings, Model, narrowed
+from latcli.engine.attacks.settings import Attack, AttackSettings, Watched
 from latcli.engine.canvas import (
     MAX_GRID_PIXELS,
     Canvas,
@@ -38,7 +39,7 @@ from latcli.engine.canvas import (
 )
 from latcli.engine.detectors.base import Target
 from latcli.engine.detectors.cam import evidence_inside
-from latcli.engine.devices import images_that_fit, rounded_factors
+from latcli.engine.devices import at_once, images_that_fit, rounded_factors
 from latcli.engine.images import Photo, decode_png, encode_png, to_unit
 from latcli.engine.models.classifier import Classifier, predict
 from latcli.engine.noise import derive_seed
@@ -195,6 +196,12 @@ class PhotoAttacker:
     def _passes(self) -> int:
         return passes(self.attack, self.settings.attack, len(self.classifier.class_names))
 
+    @cached_property
+    def _can_share(self) -> bool:
+        """Whether threads may attack photos side by side: nothing is known of the state in others' attacks."""
+        ours = getattr(self.attack, "__module__", "").startswith("latcli.")
+        return self.device.type == "cpu" and ours and self.gradients.thread_safe
+
     def look_ahead(self, photo: Photo) -> None:
         """Find of a photo's object what can be found on another thread, before `locate` is called."""
         self.finder.look_ahead(self._at_resolution(photo))
@@ -280,18 +287,36 @@ class PhotoAttacker:
     ) -> Callable[[], list[PhotoResult]]:
         """The same in two parts: attack the photos now; what is returned scores them and gives their results.
 
-        Between the two, threads encode and check the photos, where there are threads.
+        Between the two, threads encode and check the photos, where there are threads. On a CPU each thread does all of
+        it for its share of the photos now, where the classifier allows it.
         """
+        search = search or self.settings.attack
+        shares = min(len(batch), torch.get_num_threads()) if self._can_share else 1
+        if shares < 2:
+            return self._begun(batch, search)
+
+        def share(part: slice, go_on: Callable[[], None]) -> list[PhotoResult]:
+            return self._begun(batch[part], search, go_on)()
+
+        size = math.ceil(len(batch) / shares)
+        parts = [slice(begin, begin + size) for begin in range(0, len(batch), size)]
+        results = at_once([partial(share, part) for part in parts])
+        return lambda: [one for of_share in results for one in of_share]
+
+    def _begun(
+        self, batch: Sequence[Threat], search: AttackSettings, go_on: Callable[[], None] | None = None
+    ) -> Callable[[], list[PhotoResult]]:
+        """The two parts of `begin_batch`; `go_on`, which may raise, is called before each pass of the first."""
         settings = self.settings
-        search = search or settings.attack
         photos = [one.located.photo for one in batch]
         grids = [make_grid(one.located.photo.levels_HWC, one.allowed_HW) for one in batch]
         canvas = make_canvas(grids, self.device)
+        view = self._view(canvas)
         wanted = [settings.target.index if settings.target else one.located.label.index for one in batch]
         seeds = [derive_seed(settings.seed, photo.sha256, "start") for photo in photos]
         adv_BCHW = run_attack(
             self.attack,
-            self._view(canvas),
+            view if go_on is None else Watched(view, go_on),
             canvas.x_BCHW,
             torch.tensor(wanted, device=self.device),
             canvas.eps_B1HW,
@@ -339,14 +364,21 @@ class PhotoAttacker:
     def seconds(self, threat: Threat) -> float:
         """How long the attack on one photo will take: the time between its first passes, times their number."""
         canvas = make_canvas([make_grid(threat.located.photo.levels_HWC, threat.allowed_HW)], self.device)
-        view = _Stopwatch(self._view(canvas))
+        starts: list[float] = []
+
+        def note() -> None:
+            starts.append(time.perf_counter())
+            if len(starts) == _ENOUGH:
+                raise _EnoughError
+
+        view = Watched(self._view(canvas), note)
         y_1, seed_1 = torch.tensor([threat.located.label.index]), torch.tensor([0])
         start = time.perf_counter()
         try:
             settings = self.settings.attack
             self.attack(view, canvas.x_BCHW, y_1.to(self.device), canvas.eps_B1HW, settings, seed_1.to(self.device))
         except _EnoughError:
-            spans = [later - earlier for earlier, later in pairwise(view.starts[1:])]
+            spans = [later - earlier for earlier, later in pairwise(starts[1:])]
             return self._passes * median(spans)
         return time.perf_counter() - start
 
@@ -438,32 +470,19 @@ def passes(attack: Attack, settings: AttackSettings, classes: int) -> int:
     """
     weights_KN = torch.rand(classes, 3 * 16 * 16, generator=torch.Generator().manual_seed(0)) * 1e-3
     lead_K = torch.zeros(classes).index_fill(0, torch.tensor([1 if settings.targeted else 0]), 1e3)
-    model = _Stopwatch(lambda x_BCHW: x_BCHW.flatten(1) @ weights_KN.T + lead_K, enough=None)
+    starts: list[None] = []
+    model = Watched(lambda x_BCHW: x_BCHW.flatten(1) @ weights_KN.T + lead_K, lambda: starts.append(None))
     x_1CHW, eps_11HW = torch.full((1, 3, 16, 16), 0.5), torch.full((1, 1, 16, 16), 8 / 255)
     attack(model, x_1CHW, torch.tensor([0]), eps_11HW, replace(settings, stop_rank=0), torch.tensor([0]))
-    return len(model.starts)
+    return len(starts)
+
+
+#: Passes of an attack that are timed to say how long all of it will take.
+_ENOUGH = 6
 
 
 class _EnoughError(Exception):
     """Enough passes were timed."""
-
-
-class _Stopwatch:
-    """A model that notes when it is asked, and may refuse to go on after so many times."""
-
-    def __init__(self, model: Model, enough: int | None = 6, starts: list[float] | None = None) -> None:
-        self._model, self._enough = model, enough
-        self.starts: list[float] = [] if starts is None else starts
-
-    def __call__(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        self.starts.append(time.perf_counter())
-        if len(self.starts) == self._enough:
-            raise _EnoughError
-        return self._model(x_BCHW)
-
-    def narrowed(self, kept_b: torch.Tensor) -> _Stopwatch:
-        """The same for some of the images."""
-        return _Stopwatch(narrowed(self._model, kept_b), self._enough, self.starts)
 
 
 def _on_grids(settings: AttackSettings, grids: Sequence[Grid]) -> AttackSettings:

@@ -50,7 +50,7 @@ class GradientForm:
 
     form: its name. note: one line for the user where the form that was asked for could not be used, else None. `folds`
     are the names of convolutions and of the norms that each takes in; `joined`: convolutions also take in the ReLUs
-    after them, and the sums between.
+    after them, and the sums between. thread_safe: whether threads may call it side by side, for all that is known.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class GradientForm:
     ) -> None:
         self.form, self.note = form, note
         self._net, self._folds = net, folds
+        self.thread_safe = all(map(_keeps_nothing, net.modules()))
         self.recordings: Recordings = {}
         self._bf16, self._channels_last = form.startswith("bf16"), form.endswith("channels-last")
         with torch.no_grad():  # scripted networks are copied by cloning their weights
@@ -246,6 +247,16 @@ def _is_plain(module: nn.Module) -> bool:
     """Whether the layer's weights are plain parameters, which no hook or parametrization computes on a call."""
     hooked = module._forward_hooks or module._forward_pre_hooks or parametrize.is_parametrized(module)
     return not hooked and (isinstance(module, _BatchNorm) or "weight" in module._parameters)
+
+
+#: Whose layers neither keep anything from one call to the next nor draw random numbers, in evaluation mode.
+_KNOWN_LAYERS = frozenset({"latcli", "timm", "torch", "torchvision", "transformers"})
+
+
+def _keeps_nothing(module: nn.Module) -> bool:
+    """Whether the module is such a layer, without a hook, which could do anything."""
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    return not hooked and type(module).__module__.partition(".")[0] in _KNOWN_LAYERS
 
 
 def _fault(form: GradientForm, x_BCHW: torch.Tensor, expected_BK: torch.Tensor) -> str | None:

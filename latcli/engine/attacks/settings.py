@@ -52,6 +52,22 @@ def narrowed(model: Model, kept_b: Tensor) -> Model:
     return model.narrowed(kept_b) if isinstance(model, Narrowable) else model
 
 
+class Watched:
+    """A model before each pass of which `before` is called; what that raises ends the attack."""
+
+    def __init__(self, model: Model, before: Callable[[], object]) -> None:
+        self._model, self._before = model, before
+
+    def __call__(self, x_BCHW: Tensor) -> Tensor:
+        """logits_BK of images in [0, 1]."""
+        self._before()
+        return self._model(x_BCHW)
+
+    def narrowed(self, kept_b: Tensor) -> Watched:
+        """The same for some of the images."""
+        return Watched(narrowed(self._model, kept_b), self._before)
+
+
 @dataclass(frozen=True)
 class AttackSettings:
     """How an attack searches; where it may search is the epsilon matrix alone.
