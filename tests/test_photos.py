@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -283,20 +284,18 @@ def two_threads():
 def test_on_a_cpu_each_thread_attacks_its_share_of_the_photos_as_one_thread_alone_would(two_threads, monkeypatch):
     shares = []
     monkeypatch.setattr("latcli.engine.photos.at_once", lambda tasks: shares.append(len(tasks)) or at_once(tasks))
+    monkeypatch.setattr("latcli.engine.precision._LONG", 0)
     torch.manual_seed(0)
     pooled = (nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, len(NAMES)))
-    network = nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU(), *pooled)
-    photos = [photo_of(seed=seed) for seed in range(5)]
+    attacker = attacker_of(network=nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU(), *pooled))
+    threats = [attacker.threat(attacker.locate(photo_of(seed=seed))) for seed in range(5)]
 
-    def results(batch):
-        attacker = attacker_of(network=network)
-        threats = [attacker.threat(attacker.locate(photo)) for photo in photos]
-        groups = [threats[begin : begin + batch] for begin in range(0, len(threats), batch)]
-        return [result.adversarial_png for group in groups for result in attacker.attack_batch(group)]
-
-    shared = results(5)
+    shared = attacker.attack_batch(threats)
     torch.set_num_threads(1)
-    assert shared == results(3)  # three photos for the first thread, two for the second
+    alone = [attacker.attack_batch(threats[first::2]) for first in (0, 1)]
+    assert [result.threat for result in shared] == threats
+    assert [result.adversarial_png for result in shared[0::2]] == [result.adversarial_png for result in alone[0]]
+    assert [result.adversarial_png for result in shared[1::2]] == [result.adversarial_png for result in alone[1]]
     assert shares == [2]
 
 
@@ -310,6 +309,34 @@ def test_tasks_run_side_by_side_with_equal_shares_of_the_threads(two_threads):
 
     with torch.no_grad():
         assert at_once([partial(task, 1), partial(task, 2)]) == [(1, 1, False), (2, 1, False)]
+    assert torch.get_num_threads() == 2
+
+
+def test_threads_are_parted_without_a_rest_and_new_ones_know_nothing_of_it(two_threads):
+    torch.set_num_threads(5)
+    seen = []
+
+    def task(go_on):
+        outside = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        outside.start()
+        outside.join()
+        return torch.get_num_threads()
+
+    assert sorted(at_once([task, task])) == [2, 3]
+    assert seen == [5, 5]
+
+
+def test_where_a_thread_cannot_be_started_those_that_run_end(two_threads, monkeypatch):
+    submit = ThreadPoolExecutor.submit
+
+    def second_fails(pool, *task):
+        if pool._threads:
+            raise RuntimeError("can't start new thread")
+        return submit(pool, *task)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", second_fails)
+    with pytest.raises(RuntimeError, match="start new thread"):
+        at_once([lambda go_on: time.sleep(60)] * 2)
     assert torch.get_num_threads() == 2
 
 

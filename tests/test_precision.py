@@ -323,14 +323,33 @@ def test_on_a_gpu_the_joined_form_is_close_and_follows_the_weights():
     assert functional.cosine_similarity(gradient_BCHW.flatten(), expected_BCHW.flatten(), dim=0) > 0.98
 
 
-def test_threads_share_a_network_of_known_layers_alone():
-    class Counting(nn.Flatten):
-        """Keeps something between calls."""
+class Counting(nn.Flatten):
+    """Could keep something between calls."""
 
-    known = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(2))
-    own = nn.Sequential(nn.Conv2d(3, 4, 3), Counting(), nn.LazyLinear(2))
-    hooked = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(2))
-    hooked[0].register_forward_hook(lambda *_: None)
-    for net, safe in ((known, True), (own, False), (hooked, False)):
-        net(torch.rand(1, 3, 8, 8))
-        assert gradient_model(net, (3, 8, 8)).thread_safe is safe
+
+def with_hook(net, kind):
+    getattr(net[0], f"register_{kind}_hook")(lambda *_: None)
+    return net
+
+
+def test_threads_share_long_passes_through_known_layers_alone(monkeypatch):
+    def net_of(last=None):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), last or nn.Flatten(), nn.Linear(144, 2)).requires_grad_(False)
+
+    def shareable(net):
+        return gradient_model(net, (3, 8, 8)).shareable
+
+    assert not shareable(net_of())  # short
+    monkeypatch.setattr("latcli.engine.precision._LONG", 0)
+    assert shareable(net_of())
+    assert not shareable(net_of(Counting()))
+    assert not shareable(with_hook(net_of(), "forward"))
+    assert not shareable(with_hook(net_of(), "full_backward"))
+    assert not shareable(nn.Sequential(torch.jit.script(net_of())))
+    replaced = net_of()
+    replaced[1].forward = lambda x_BCHW: x_BCHW.flatten(1)
+    assert not shareable(replaced)
+    own_and_parametrized = net_of(Counting())
+    parametrizations.weight_norm(own_and_parametrized[2])
+    assert not shareable(own_and_parametrized)

@@ -196,7 +196,7 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
         if job.attacker.gradients.note:
             session.note(f"note: {job.attacker.gradients.note}")
         config = config_of(options) | {"precision": session.precision, "form": job.form}
-        config |= {"labels_sha256": labels_sha256(options), **ranks.world}
+        config |= {"labels_sha256": labels_sha256(options), "threads": torch.get_num_threads(), **ranks.world}
         about: dict[str, Any] = {"seed": session.seed, "device": str(job.attacker.device), "model": model}
         with running(store, row, "attack", session, config=config, **about) as stored:
             common_folder(ranks, stored.folder, lambda: job.form)

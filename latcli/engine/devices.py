@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
@@ -82,32 +82,42 @@ def images_that_fit(device: torch.device, compute: Callable[[int], object]) -> i
 
 
 def at_once(tasks: Sequence[Callable[[Callable[[], None]], T]]) -> list[T]:
-    """What the tasks return. Each has a thread of its own, with an equal share of the threads that torch may use here.
+    """What the tasks return. Each has a thread of its own, with its share of the threads that torch may use here.
 
     A task is given a function to call now and then, which ends it (CancelledError) where another one has failed, or the
     caller was interrupted. Raises what the first failed task raised, when all have ended.
     """
     import torch
 
-    threads, with_gradients, ended = torch.get_num_threads(), torch.is_grad_enabled(), threading.Event()
+    threads, with_gradients = torch.get_num_threads(), torch.is_grad_enabled()
+    ended, ready = threading.Event(), threading.Barrier(len(tasks) + 1)
 
     def go_on() -> None:
         if ended.is_set():
             raise CancelledError
 
-    def run(task: Callable[[Callable[[], None]], T]) -> T:
-        torch.set_num_threads(max(1, threads // len(tasks)))
+    def run(place: int, task: Callable[[Callable[[], None]], T]) -> T:
+        torch.get_num_threads()  # else the first to ask gets what was set last, by whomever
+        torch.set_num_threads(max(1, threads // len(tasks) + (place < threads % len(tasks))))
+        ready.wait()
         with torch.set_grad_enabled(with_gradients):
             return task(go_on)
 
-    with ThreadPoolExecutor(len(tasks)) as pool:
-        running = [pool.submit(run, task) for task in tasks]
-        try:
-            for done in wait(running, return_when=FIRST_EXCEPTION).done:
-                done.result()
-        finally:
-            ended.set()
-            torch.set_num_threads(threads)  # for threads to come, which take over what was set last
+    running: list[Future[T]] = []
+    try:
+        with ThreadPoolExecutor(len(tasks)) as pool:
+            try:
+                for place, task in enumerate(tasks):
+                    running.append(pool.submit(run, place, task))
+                ready.wait()
+                torch.set_num_threads(threads)  # a thread that is new to torch takes over what was set last
+                for done in wait(running, return_when=FIRST_EXCEPTION).done:
+                    done.result()
+            finally:
+                ended.set()
+                ready.abort()
+    finally:
+        torch.set_num_threads(threads)
     return [done.result() for done in running]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -216,9 +217,13 @@ def sha256_of(path: Path) -> str:
         raise ImageError(f"cannot read {path}: {error.strerror}", "check the path and its permissions") from error
 
 
+_one_at_a_time = threading.Lock()
+
+
 def _open_unlimited(file: BinaryIO) -> Image.Image:
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        return _pil_open(file, formats=_FORMATS)
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    with _one_at_a_time:  # PIL's limit is one for all threads
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return _pil_open(file, formats=_FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit

@@ -7,7 +7,6 @@ Legend: B photos of a batch, H, W a photo's own size, h, w the classifier's inpu
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -167,8 +166,8 @@ _Saved = tuple[Callable[..., PhotoResult], torch.Tensor]
 class PhotoAttacker:
     """A classifier, what finds objects, an attack and settings, ready for any number of photos.
 
-    `threads`, where given, encode and check attacked photos while the next ones are attacked. scored_together: how many
-    images are scored in one pass; one on a CPU, where the last bits of several would depend on how many there are.
+    `threads`, where given, encode and check attacked photos while a GPU attacks the next ones. scored_together: how
+    many images are scored in one pass; one on a CPU, where the last bits of several would depend on how many there are.
     """
 
     def __init__(
@@ -200,7 +199,7 @@ class PhotoAttacker:
     def _can_share(self) -> bool:
         """Whether threads may attack photos side by side: nothing is known of the state in others' attacks."""
         ours = getattr(self.attack, "__module__", "").startswith("latcli.")
-        return self.device.type == "cpu" and ours and self.gradients.thread_safe
+        return self.device.type == "cpu" and ours and self.gradients.shareable
 
     def look_ahead(self, photo: Photo) -> None:
         """Find of a photo's object what can be found on another thread, before `locate` is called."""
@@ -295,18 +294,16 @@ class PhotoAttacker:
         if shares < 2:
             return self._begun(batch, search)
 
-        def share(part: slice, go_on: Callable[[], None]) -> list[PhotoResult]:
-            return self._begun(batch[part], search, go_on)()
+        def share(first: int, go_on: Callable[[], None]) -> list[PhotoResult]:
+            return self._begun(batch[first::shares], search, go_on)()  # neighbours in a folder take equally long
 
-        size = math.ceil(len(batch) / shares)
-        parts = [slice(begin, begin + size) for begin in range(0, len(batch), size)]
-        results = at_once([partial(share, part) for part in parts])
-        return lambda: [one for of_share in results for one in of_share]
+        found = at_once([partial(share, first) for first in range(shares)])
+        return lambda: [found[place % shares][place // shares] for place in range(len(batch))]
 
     def _begun(
         self, batch: Sequence[Threat], search: AttackSettings, go_on: Callable[[], None] | None = None
     ) -> Callable[[], list[PhotoResult]]:
-        """The two parts of `begin_batch`; `go_on`, which may raise, is called before each pass of the first."""
+        """The two parts of `begin_batch`; `go_on`, which may raise, is called now and then, on this thread."""
         settings = self.settings
         photos = [one.located.photo for one in batch]
         grids = [make_grid(one.located.photo.levels_HWC, one.allowed_HW) for one in batch]
@@ -324,12 +321,13 @@ class PhotoAttacker:
             torch.tensor(seeds, device=self.device),
         )
         saved: list[Callable[[], _Saved]] = [
-            partial(self._saved, one, grid, adv_CHW, search.radius)
+            partial(self._saved, one, grid, adv_CHW, search.radius, go_on or self.go_on)
             for one, grid, adv_CHW in zip(batch, grids, adv_BCHW.cpu(), strict=True)
         ]
         if self.threads is not None:
             saved = [self.threads.submit(one).result for one in saved]
-        return lambda: self._results([one() for one in saved], [one.located.label.index for one in batch])
+        labels = [one.located.label.index for one in batch]
+        return lambda: self._results([one() for one in saved], labels, go_on or (lambda: None))
 
     def smallest_epsilon(
         self, batch: Sequence[Located], region: localize.Region, most: float
@@ -391,21 +389,23 @@ class PhotoAttacker:
         if self._given_up.is_set():
             raise CancelledError
 
-    def _saved(self, threat: Threat, grid: Grid, adv_CHW: torch.Tensor, radius: float | None) -> _Saved:
+    def _saved(
+        self, threat: Threat, grid: Grid, adv_CHW: torch.Tensor, radius: float | None, go_on: Callable[[], None]
+    ) -> _Saved:
         """What an attack found on a photo's grid, as it is saved. Raises ContractError."""
         levels_HWC, allowed_HW = threat.located.photo.levels_HWC, threat.allowed_HW
         adversarial_HWC = adversarial_levels(levels_HWC, allowed_HW, grid, adv_CHW, radius)
-        png = encode_png(adversarial_HWC, self.go_on)
+        png = encode_png(adversarial_HWC, go_on)
         change = measure_change(levels_HWC, adversarial_HWC, allowed_HW)
         scored = partial(PhotoResult, threat, adversarial_png=png, adversarial_HWC=adversarial_HWC, change=change)
         return scored, self._read(decode_png(png))
 
-    def _results(self, saved: Sequence[_Saved], labels: Sequence[int]) -> list[PhotoResult]:
+    def _results(self, saved: Sequence[_Saved], labels: Sequence[int], go_on: Callable[[], None]) -> list[PhotoResult]:
         inputs, target = [x_Chw for _, x_Chw in saved], self.settings.target
-        predictions = self._score(inputs, labels)
+        predictions = self._score(inputs, labels, go_on)
         if target is None:
             return [scored(prediction) for (scored, _), prediction in zip(saved, predictions, strict=True)]
-        of_target = self._score(inputs, [target.index for _ in saved])
+        of_target = self._score(inputs, [target.index for _ in saved], go_on)
         return [
             scored(prediction, p_target=other.confidence, reached=prediction.index == target.index)
             for (scored, _), prediction, other in zip(saved, predictions, of_target, strict=True)
@@ -427,10 +427,13 @@ class PhotoAttacker:
         read = to_unit if self.settings.at_model_resolution else self.classifier.preprocessing.read
         return read(image.convert("RGB"))
 
-    def _score(self, inputs: Sequence[torch.Tensor], labels: Sequence[int | None]) -> list[Prediction]:
+    def _score(
+        self, inputs: Sequence[torch.Tensor], labels: Sequence[int | None], go_on: Callable[[], None] = lambda: None
+    ) -> list[Prediction]:
         """The classifier's answers to inputs x_Chw."""
         predictions = []
         for begin in range(0, len(inputs), self.scored_together):
+            go_on()
             part = slice(begin, begin + self.scored_together)
             predictions += predict(self.classifier, torch.stack([*inputs[part]]).to(self.device), labels[part])
         return predictions

@@ -50,7 +50,8 @@ class GradientForm:
 
     form: its name. note: one line for the user where the form that was asked for could not be used, else None. `folds`
     are the names of convolutions and of the norms that each takes in; `joined`: convolutions also take in the ReLUs
-    after them, and the sums between. thread_safe: whether threads may call it side by side, for all that is known.
+    after them, and the sums between. shareable: whether several threads do well to call it side by side, each with
+    images of its own; `gradient_model` decides.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class GradientForm:
     ) -> None:
         self.form, self.note = form, note
         self._net, self._folds = net, folds
-        self.thread_safe = all(map(_keeps_nothing, net.modules()))
+        self.shareable = False
         self.recordings: Recordings = {}
         self._bf16, self._channels_last = form.startswith("bf16"), form.endswith("channels-last")
         with torch.no_grad():  # scripted networks are copied by cloning their weights
@@ -136,6 +137,8 @@ def gradient_model(
                     raise failure from error
                 reason = first_line(error)
             if reason is None:
+                long = layers.multiplications >= _LONG
+                found.shareable = long and all(map(_keeps_nothing, net.modules()))
                 return found
         note = f"gradients are computed in plain fp32, since {wanted} does not fit this network: {reason}"
         return GradientForm(net, "fp32", note=note)
@@ -249,14 +252,18 @@ def _is_plain(module: nn.Module) -> bool:
     return not hooked and (isinstance(module, _BatchNorm) or "weight" in module._parameters)
 
 
+#: Multiplications of a pass over an image, below which threads that each make passes wait for Python, not for numbers.
+_LONG = 100_000_000
 #: Whose layers neither keep anything from one call to the next nor draw random numbers, in evaluation mode.
-_KNOWN_LAYERS = frozenset({"latcli", "timm", "torch", "torchvision", "transformers"})
+_KNOWN_LAYERS = frozenset({"latcli", "timm", "torch", "torchvision"})
 
 
 def _keeps_nothing(module: nn.Module) -> bool:
-    """Whether the module is such a layer, without a hook, which could do anything."""
-    hooked = module._forward_hooks or module._forward_pre_hooks
-    return not hooked and type(module).__module__.partition(".")[0] in _KNOWN_LAYERS
+    """Whether the module is such a layer through and through; a script or a hook could do anything."""
+    kinds = type(module).__mro__[: type(module).__mro__.index(nn.Module)]
+    known = all(kind.__module__.partition(".")[0] in _KNOWN_LAYERS for kind in kinds)
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "forward")
+    return known and not isinstance(module, torch.jit.ScriptModule) and not any(map(vars(module).get, hooks))
 
 
 def _fault(form: GradientForm, x_BCHW: torch.Tensor, expected_BK: torch.Tensor) -> str | None:
