@@ -195,6 +195,16 @@ def test_regions_and_epsilons_make_one_table_in_one_run(latcli, here):
     assert latcli("runs", "verify").code == 0
 
 
+def test_the_first_step_has_its_size_whatever_else_is_in_the_run(latcli, here):
+    save_photos(here / "photos", 1)
+    words = ("photos", *CENTER, "--steps", "1", "--step-size", "1/255", "--no-random-start")
+    alone = attacked(latcli, *words, "--epsilon", "4/255")["images"][0]
+    several = attacked(latcli, *words, "--epsilon", "4/255,16/255")["images"]
+    with_patch = attacked(latcli, *words, "--epsilon", "4/255", "--regions", "background,patch")["images"][0]
+    assert alone["linf_outside"] == pytest.approx(1 / 255)
+    assert [one["linf_outside"] for one in (*several, with_patch)] == [alone["linf_outside"]] * 3
+
+
 def test_the_smallest_epsilon_is_told_for_each_photo_and_region(latcli, here):
     save_photos(here / "photos", 2)
     words = (*CENTER, "--steps", "8", "--regions", "background,all", "--smallest-epsilon")
@@ -619,6 +629,17 @@ BAD_INPUT = {
     "one epsilon of several": ((*GOOD, "--epsilon", "1/255,eight"), 2, "'eight' is not a number"),
     "epsilon below a level": ((*GOOD, "--epsilon", "0.001"), 2, "less than one 8-bit level"),
     "smallest epsilon of several": ((*GOOD, "--smallest-epsilon", "--epsilon", "1/255,2/255"), 2, "--smallest-epsilon"),
+    "smallest epsilon and epsilon": (
+        (*GOOD, "--smallest-epsilon", "--epsilon", "64/255"),
+        2,
+        "--smallest-epsilon and --epsilon",
+    ),
+    "smallest epsilon of a patch": ((*GOOD, "--smallest-epsilon", "--region", "patch"), 2, "a patch has epsilon 1"),
+    "no object to change": (
+        (*FOUND, "--detector", "none", "--region", "foreground"),
+        1,
+        "there is no object in good.png whose pixels",
+    ),
     "region and regions": ((*GOOD, "--region", "all", "--regions", "background,all"), 2, "--region and --regions"),
     "objective": ((*GOOD, "--objective", "topk:0"), 2, "no objective called 'topk:0'"),
     "target that is the label": ((*GOOD, "--label", "3", "--target", "3"), 2, "the class of good.png itself"),

@@ -88,7 +88,6 @@ class Job:
         attack, largest = registry.load("attack", options.attack), max(task.epsilon for task in self.tasks)
         search = AttackSettings(
             steps=options.steps,
-            step=None if options.step_size is None else options.step_size / (options.radius or largest),
             schedule=options.schedule,
             restarts=options.restarts,
             random_start=not options.no_random_start,
@@ -97,12 +96,16 @@ class Job:
             radius=options.radius,
             stop_rank=_STOP_RANKS[options.stop],
         )
+        for epsilon in epsilons:
+            if abs(255 * epsilon - (levels := int(255 * epsilon + 1e-6))) > 1e-3:
+                session.note(f"epsilon {epsilon:g} is cut to whole 8-bit levels: {levels}/255")
         self.work = open_photos(options, session, ranks, options.mask)
         classifier = self.work.classifier
         settings = PhotoSettings(
             epsilon=self.tasks[0].epsilon,
             region=self.tasks[0].region,
             attack=search,
+            step_size=options.step_size,
             target=None if options.target is None else parse_label(options.target, classifier),
             at_model_resolution=options.at_model_resolution,
             precision=session.precision,
