@@ -14,7 +14,7 @@ from training_cases import BASE
 
 from latcli.engine import cuda_graph
 from latcli.engine.cuda_graph import record_cuda_graph
-from latcli.engine.datasets.base import DatasetSource, Defaults
+from latcli.engine.datasets.base import DatasetSource, Defaults, make_dataset
 from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.models.small import PaperCNN
 from latcli.engine.models.weights import pack
@@ -119,6 +119,18 @@ def test_the_ranks_shares_are_the_minibatch(seed, ranks, share, spare, first, na
     assert torch.equal(alone.seeds_B, torch.cat([one.seeds_B for one in together]))
     of_each = [range(rank * share, rank * share + part.of_mine(natural)) for rank, part in enumerate(parts)]
     assert [index for one in of_each for index in one] == list(range(natural))
+
+
+@pytest.mark.parametrize("augment", ["crop-flip", "none"])
+def test_a_silhouette_moves_with_its_image(augment):
+    x_NCHW = torch.full((16, 3, 32, 32), 230, dtype=torch.uint8)
+    x_NCHW[:, :, 10:22, 10:22] = 40  # a dark object on a bright ground
+    y_N = torch.arange(16) % 2
+    dataset = make_dataset("bright", (x_NCHW, y_N), (x_NCHW, y_N), ("a", "b"), Defaults(0.1, 0.5, "paper-cnn"))
+    batch = trainer_for(dataset, batch=16, mask_from="otsu", augment=augment).batch_at(0)
+    dark_B1HW = (batch.x_BCHW[:, :1] - 40 / 255).abs() < 1e-3
+    assert dark_B1HW.sum(dim=(1, 2, 3)).tolist() == [144] * 16
+    assert torch.equal(batch.mask_B1HW, dark_B1HW.float())
 
 
 def test_the_mixed_part_stays_natural_and_the_rest_does_not(digits):
