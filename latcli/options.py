@@ -24,6 +24,8 @@ from latcli.results import Status
 
 RegionName = Literal["background", "foreground", "all", "random", "patch"]
 
+#: The default of `--epsilon`.
+EPSILON = 8 / 255
 #: What `--smallest-epsilon` without a value stands for.
 LARGEST_TRIED = "16/255"
 
@@ -68,11 +70,11 @@ class RefusedValue(typer.BadParameter):
 
 
 def parse_epsilon(text: str | float, what: str = "epsilon") -> float:
-    """The largest change of a pixel as a share of [0, 1], from `8/255` or `0.031`; errors call it `what`.
+    """The largest change of a pixel as a share of [0, 1], from `8/255` or `0.0314`; errors call it `what`.
 
     Raises UsageError for a text that is no number, or one outside (0, 1].
     """
-    hint = f"{what} is a share of full brightness, above 0 and at most 1: 8/255 or 0.031"
+    hint = f"{what} is a share of full brightness, above 0 and at most 1: 8/255 or 0.0314"
     try:
         above, slash, below = str(text).partition("/")
         value = float(above) / float(below) if slash else float(above)
@@ -586,9 +588,9 @@ class AttackOptions(PhotoOptions):
     epsilon: float | tuple[float, ...] = option(
         ATTACK,
         "E",
-        "Maximum change per pixel: 8/255 or 0.031. A list gives a table: 2/255,4/255,8/255.",
+        "Maximum change per pixel: 8/255 or 0.0314. A list gives a table: 2/255,4/255,8/255.",
         BASIC,
-        default=8 / 255,
+        default=EPSILON,
         parse=parse_epsilons,
         show_default="8/255",
     )
@@ -656,12 +658,18 @@ class AttackOptions(PhotoOptions):
     resume: str | None = resume_option()
 
     def __post_init__(self) -> None:
-        if self.smallest_epsilon is not None and isinstance(self.epsilon, tuple):
-            raise UsageError(
-                "--smallest-epsilon takes no list of epsilons", "leave out --epsilon, or give the largest as MAX"
-            )
-        if self.smallest_epsilon is not None and self.smallest_epsilon < 1 / 255:
+        if self.smallest_epsilon is None:
+            for epsilon in self.epsilon if isinstance(self.epsilon, tuple) else (self.epsilon,):
+                if epsilon * 255 < 1 - 1e-6:
+                    raise UsageError(
+                        f"epsilon {epsilon:g} is less than one 8-bit level", "the smallest that a PNG can hold is 1/255"
+                    )
+        elif self.epsilon != EPSILON:
+            raise UsageError("--smallest-epsilon and --epsilon cannot be used together", "give the largest as MAX")
+        elif self.smallest_epsilon * 255 < 1 - 1e-6:
             raise UsageError("--smallest-epsilon searches whole steps of 1/255", "give at least 1/255, such as 16/255")
+        elif "patch" in (self.region, *self.regions):
+            raise UsageError("a patch has epsilon 1, and no smallest", "leave out --smallest-epsilon or the patch")
         if self.regions and self.region != "background":
             raise UsageError("--region and --regions cannot be used together", "name all of them in --regions")
 
@@ -705,7 +713,7 @@ class TrainOptions(ClassifierOptions, DataObjectOptions, SeveralOptions):
     attack: str | None = option(
         TRAINING_ATTACK,
         "NAME",
-        "pgd, fgsm-rs, n-fgsm, free, or another attack that supports training: fgsm, apgd-ce.",
+        "pgd, fgsm-rs, n-fgsm, free, or another attack that supports training: fgsm, mi-fgsm, apgd-ce.",
         show_default="pgd",
         offers="fgsm-rs n-fgsm free {attack}",
     )

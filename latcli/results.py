@@ -262,9 +262,18 @@ class EvaluatedModel:
     train_seed: int | None = None
 
 
+#: Attacks that start once, whatever number is given, and those of them that take one step, likewise.
+_ONE_START, _ONE_STEP = ("fgsm", "mi-fgsm", "minimal"), ("fgsm",)
+
+
+def steps_taken(attack: str | None, steps: int | None) -> int | None:
+    """The number of steps as far as it says something of the attack: None where the attack ignores it."""
+    return None if attack and attack.split()[0] in _ONE_STEP else steps
+
+
 def starts_text(attack: str | None, restarts: int | None) -> str:
     """How often an attack began: of pgd its random starts, of any other more than one restart; else nothing."""
-    if not restarts or not attack:
+    if not restarts or not attack or attack.split()[0] in _ONE_START:
         return ""
     if attack.split()[0] == "pgd":
         return "1 random start" if restarts == 1 else f"{restarts} random starts"

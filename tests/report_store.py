@@ -70,7 +70,8 @@ def evaluate(
     Intervals are 5 % of a loss and one point of an accuracy to each side. further: parts of the document. best: regimes
     that are marked as the best of each column.
     """
-    settings = {"epsilon": 0.3, "steps": 100, "restarts": 1, "center": 0.25, "n": 1000, "seed": 0} | told
+    settings = {"epsilon": 0.3, "steps": 100, "restarts": 1, "center": 0.25, "n": 1000, "seed": 0}
+    settings |= {"attack": "pgd", "norm": "linf", "radius": None} | told
     further, best = settings.pop("further", {}), settings.pop("best", ())
     dataset = store.record_dataset(settings.pop("dataset", "mnist"), fingerprint="0" * 64)
     config: dict[str, object] = {"entries": entries, "strong": None, **settings}
@@ -90,8 +91,8 @@ def evaluate(
 
 
 def cell(entry: Mapping[str, Any], given: str, loss: float | None, settings: Mapping[str, Any]) -> Cell:
-    attack: dict[str, Any] = {name: settings[name] for name in ("epsilon", "steps", "restarts", "center")}
-    attack |= {"attack": "pgd", "norm": "linf", "mask_from": "center"}
+    names = ("epsilon", "steps", "restarts", "center", "attack", "norm", "radius")
+    attack: dict[str, Any] = {name: settings[name] for name in names} | {"mask_from": "center"}
     if given == "natural":
         attack = dict.fromkeys(attack)
     accuracy = 1 - (loss or 0.0) / 100
@@ -100,7 +101,7 @@ def cell(entry: Mapping[str, Any], given: str, loss: float | None, settings: Map
         model=entry["name"], model_id=entry["id"], input=given,
         loss=loss, loss_low=None if loss is None else 0.95 * loss, loss_high=None if loss is None else 1.05 * loss,
         accuracy=accuracy, accuracy_low=accuracy - 0.01, accuracy_high=accuracy + 0.01,
-        n=10_000 if given == "natural" else settings["n"], radius=None, seed=settings["seed"], seconds=1.0, **attack,
+        n=10_000 if given == "natural" else settings["n"], seed=settings["seed"], seconds=1.0, **attack,
     )  # fmt: skip
 
 

@@ -163,10 +163,10 @@ def matrix(rows: dict[str, Any] | None = None, inputs: tuple[str, ...] = INPUTS,
         for place, (label, known) in enumerate((rows or FIGURE_2).items(), start=1)
     ]
     return {
-        "id": "matrix-1", "dataset": "mnist", "epsilon": 0.3, "attack": "pgd", "steps": 100, "restarts": 1,
-        "mask_from": "center", "center": 0.25, "images": 1000, "strong": None, "natural_scale": 1000,
-        "inputs": list(inputs), "runs": ["20261122-150000-eval-1234"], "seeds": [0], "rows": found,
-        "warnings": ["natural: gradients are gone"], "notes": [],
+        "id": "matrix-1", "dataset": "mnist", "epsilon": 0.3, "attack": "pgd", "norm": "linf", "radius": None,
+        "steps": 100, "restarts": 1, "mask_from": "center", "center": 0.25, "images": 1000, "strong": None,
+        "natural_scale": 1000, "inputs": list(inputs), "runs": ["20261122-150000-eval-1234"], "seeds": [0],
+        "rows": found, "warnings": ["natural: gradients are gone"], "notes": [],
     } | more  # fmt: skip
 
 

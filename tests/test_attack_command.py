@@ -10,18 +10,21 @@ import sys
 import threading
 import tracemalloc
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_model
+from photo_set import save
 from PIL import Image
 from rich.cells import cell_len
 from tiny_model import save_photo, save_photos
 
 from latcli.commands.attack import file_names
 from latcli.commands.photos import package_photos
-from latcli.engine import photos
+from latcli.engine import photos, registry
+from latcli.engine.detectors.base import ANY_CLASS, Box, Detection
 from latcli.errors import ContractError, ExitCode
 from latcli.session import Session
 
@@ -192,6 +195,16 @@ def test_regions_and_epsilons_make_one_table_in_one_run(latcli, here):
     assert latcli("runs", "verify").code == 0
 
 
+def test_the_first_step_has_its_size_whatever_else_is_in_the_run(latcli, here):
+    save_photos(here / "photos", 1)
+    words = ("photos", *CENTER, "--steps", "1", "--step-size", "1/255", "--no-random-start")
+    alone = attacked(latcli, *words, "--epsilon", "4/255")["images"][0]
+    several = attacked(latcli, *words, "--epsilon", "4/255,16/255")["images"]
+    with_patch = attacked(latcli, *words, "--epsilon", "4/255", "--regions", "background,patch")["images"][0]
+    assert alone["linf_outside"] == pytest.approx(1 / 255)
+    assert [one["linf_outside"] for one in (*several, with_patch)] == [alone["linf_outside"]] * 3
+
+
 def test_the_smallest_epsilon_is_told_for_each_photo_and_region(latcli, here):
     save_photos(here / "photos", 2)
     words = (*CENTER, "--steps", "8", "--regions", "background,all", "--smallest-epsilon")
@@ -279,7 +292,7 @@ def test_a_figure_that_cannot_be_drawn_leaves_a_run_that_is_not_completed(error,
 # Resuming
 
 
-def cut_off(latcli, here, monkeypatch, error, *more):
+def cut_off(latcli, here, monkeypatch, error, *more, where=("--center", "0.4")):
     """An attack on five photos, one at a time, that ends with an error as it begins the third photo."""
     for seed in range(5):
         save_photo(here / "photos" / f"{seed % 3}" / f"{'ab'[seed // 3]}.png", seed=seed)
@@ -293,7 +306,7 @@ def cut_off(latcli, here, monkeypatch, error, *more):
 
     with monkeypatch.context() as patch:
         patch.setattr(photos, "run_attack", fails_at_last)
-        return latcli("attack", "photos", *CENTER, "--seed", "3", "--batch", "1", *more)
+        return latcli("attack", "photos", *QUICK, *where, "--seed", "3", "--batch", "1", *more)
 
 
 def files_and_figures(document):
@@ -367,6 +380,62 @@ def test_a_run_is_not_resumed_with_other_options_photos_or_labels_nor_where_its_
         assert (done.code, said in done.error[0]) == (ExitCode.USAGE, True)
         file.write_bytes(kept)
     assert latcli("attack", *TINY, "--resume", "latest").code == 0
+
+
+def save_mask(path, left):
+    mask_HW = np.zeros((40, 44), dtype=np.uint8)
+    mask_HW[10:30, left : left + 20] = 255
+    save(path, mask_HW)
+
+
+def test_a_run_is_resumed_with_moved_masks_and_with_no_others(latcli, here, monkeypatch):
+    for place in ("0/a", "1/a", "2/a", "0/b", "1/b"):
+        save_mask(here / "masks" / f"{place}.png", left=4)
+    names, mask = here / "names.txt", here / "masks" / "1" / "b.png"
+    names.write_text("\n".join(f"class {index}" for index in range(tiny_model.CLASSES)))
+    masks = ("--mask", "masks", "--class-names", "names.txt")
+    cut_off(latcli, here, monkeypatch, KeyboardInterrupt(), where=masks)
+    for path, change, said in (
+        (names, lambda: names.write_text(names.read_text().replace("class 3", "owl")), "names.txt has other contents"),
+        (mask, lambda: save_mask(mask, left=9), "the masks are not those"),
+        (mask, mask.unlink, "the masks are not those"),
+    ):
+        kept = path.read_bytes()
+        change()
+        done = latcli("attack", *TINY, "--resume", "latest")
+        assert (done.code, said in done.error[0]) == (ExitCode.USAGE, True)
+        path.write_bytes(kept)
+    (here / "masks").rename(here / "moved")
+    assert len(attacked(latcli, *TINY, "--resume", "latest", "--mask", "moved")["images"]) == 5
+
+
+@dataclass(frozen=True)
+class ByFileSettings:
+    weights: str
+
+
+class ByFile:
+    """A detector whose weights are the corner of its box."""
+
+    Settings, name, depends_on_target = ByFileSettings, "by-file", False
+
+    def __init__(self, settings, context):
+        self.corner = float(Path(settings.weights).read_text())
+        self.fingerprint = f"by-file {self.corner:g}"
+
+    def detect(self, photo, target):
+        return Detection((Box(self.corner, self.corner, 30.0, 30.0, 0.9, ANY_CLASS),))
+
+
+def test_a_run_is_not_resumed_with_another_detector_that_has_its_name(latcli, here, monkeypatch):
+    monkeypatch.setitem(registry.BUILT_IN["detector"], "by-file", f"{__name__}:ByFile")
+    for name, corner in (("a", "3"), ("b", "9"), ("same", "3")):
+        (here / name).write_text(corner)
+    cut_off(latcli, here, monkeypatch, KeyboardInterrupt(), where=("--detector", "by-file", "--detector-weights", "a"))
+    resume = (*TINY, "--resume", "latest", "--detector-weights")
+    other = latcli("attack", *resume, "b")
+    assert (other.code, "the detectors or their weights are not those" in other.error[0]) == (ExitCode.USAGE, True)
+    assert latcli("attack", *resume, "same").code == 0
 
 
 @pytest.mark.parametrize("more", [(), ("--dry-run",), ("--epsilon", "2/255,4/255")], ids=" ".join)
@@ -560,6 +629,17 @@ BAD_INPUT = {
     "one epsilon of several": ((*GOOD, "--epsilon", "1/255,eight"), 2, "'eight' is not a number"),
     "epsilon below a level": ((*GOOD, "--epsilon", "0.001"), 2, "less than one 8-bit level"),
     "smallest epsilon of several": ((*GOOD, "--smallest-epsilon", "--epsilon", "1/255,2/255"), 2, "--smallest-epsilon"),
+    "smallest epsilon and epsilon": (
+        (*GOOD, "--smallest-epsilon", "--epsilon", "64/255"),
+        2,
+        "--smallest-epsilon and --epsilon",
+    ),
+    "smallest epsilon of a patch": ((*GOOD, "--smallest-epsilon", "--region", "patch"), 2, "a patch has epsilon 1"),
+    "no object to change": (
+        (*FOUND, "--detector", "none", "--region", "foreground"),
+        1,
+        "there is no object in good.png whose pixels",
+    ),
     "region and regions": ((*GOOD, "--region", "all", "--regions", "background,all"), 2, "--region and --regions"),
     "objective": ((*GOOD, "--objective", "topk:0"), 2, "no objective called 'topk:0'"),
     "target that is the label": ((*GOOD, "--label", "3", "--target", "3"), 2, "the class of good.png itself"),

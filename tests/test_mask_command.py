@@ -52,6 +52,20 @@ def test_masks_lie_as_the_photos_do_and_are_read_as_they_were_written(latcli, he
     ]
 
 
+def test_masks_never_lie_among_the_photos_and_are_no_photos(latcli, here):
+    before = {path: path.read_bytes() for path in (here / "data").rglob("*.png")}
+    for photos, out in (
+        ("data", "data"),
+        ("data/train", "data/train"),
+        ("data/test/hen/2.png", "data/train/../test/hen"),
+    ):
+        refused = latcli("mask", photos, *TINY, "--out", out)
+        assert (refused.code, "among the photos" in refused.err) == (2, True)
+    assert {path: path.read_bytes() for path in (here / "data").rglob("*.png")} == before
+    assert latcli("mask", ".", *TINY).code == 0
+    assert latcli("mask", ".", *TINY, "--json").json["masked"] == len(before)
+
+
 def test_a_photo_without_an_object_is_a_failure_or_skipped(latcli, here):
     Image.new("RGB", (44, 40)).save(here / "data" / "black.png")
     (here / "data" / "broken.png").write_bytes(b"")

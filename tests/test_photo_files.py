@@ -72,6 +72,15 @@ def test_train_and_attack_find_the_same_photos(tmp_path):
     assert trained == [source.path for source in find_sources([str(tmp_path)])]
 
 
+def test_what_latcli_wrote_below_a_folder_is_no_photo_of_it(tmp_path):
+    touch(
+        tmp_path, "a.png", "runs/1/run.json", "runs/1/a-adversarial.png", "masks/.latcli-masks", "masks/overlays/a.png"
+    )
+    assert [source.path.name for source in find_sources([str(tmp_path)])] == ["a.png"]
+    named = tmp_path / "runs" / "1"
+    assert [source.path.name for source in find_sources([str(named)])] == ["a-adversarial.png"]
+
+
 def test_names_are_compared_in_one_unicode_form(tmp_path):
     for split, form in (("train", "NFC"), ("test", "NFD")):
         touch(tmp_path / split, f"{unicodedata.normalize(form, 'née')}/1.png", "a/1.png")

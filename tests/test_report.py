@@ -207,6 +207,12 @@ def test_a_loss_that_diverged_leaves_no_mean_and_is_counted(store):
     assert any("no finite loss" in note for note in matrix["notes"])
 
 
+def test_an_attack_that_stops_at_the_first_wrong_guess_leaves_no_loss_and_none_diverged(store):
+    (matrix,) = one_model(store, {"losses": (0.1, None, None), "attack": "apgd-ce until wrong"})
+    assert [cell["diverged"] for cell in matrix["rows"][0]["cells"].values()] == [0, 0, 0]
+    assert matrix["notes"] == []
+
+
 def test_runs_that_did_not_end_are_left_out_and_named(store):
     failed = crash(store)
     train(store, "natural", 0)

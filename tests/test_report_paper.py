@@ -105,6 +105,22 @@ def test_differences_in_protocol_are_said_in_words(found):
     assert "natural 2, standard 1, background 2" in said
 
 
+def test_only_the_paper_s_own_attack_is_called_so(tmp_path):
+    told = [{"attack": "apgd-ce"}, {"norm": "l2", "radius": 2.0}, {"attack": "fgsm"}, {}]
+    with Store.open(tmp_path / "runs") as store:
+        one = entry(store, train(store, "natural", 0))
+        for settings in told:
+            evaluate(store, {one["id"]: (0.1, 5.0, 4.0)}, [one], **settings)
+    matrices = gather(ReportOptions(), Session(store=tmp_path / "runs"), EVERYTHING).matrices
+    lines = [compare_with_paper([matrix], [], {})[0].protocol for matrix in matrices]
+    assert [next(line for line in one if line.startswith("attack: ")) for one in lines] == [
+        "attack: pgd, 100 steps, as in the paper",
+        "attack: fgsm; the paper pgd, 100 steps",
+        "attack: pgd, 100 steps, l2 radius 2; the paper pgd, 100 steps",
+        "attack: apgd-ce, 100 steps; the paper pgd, 100 steps",
+    ]
+
+
 def test_the_photos_are_those_most_like_the_paper_s_over_attack_seeds(found):
     photos = found["photos"]
     figures = {one.figure: (one.paper, one.ours, one.ours_spread) for one in photos.figures}

@@ -12,7 +12,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from test_snapshots import CASES, drawn
 
+from latcli.engine.evaluation.matrix import EvalSettings
 from latcli.reporting import documents, evaluations
+from latcli.reporting.photos import photo_table
 from latcli.reporting.table import Cell, Column, Row, Table, printed
 from latcli.reporting.terminal import Drawn, shown
 from latcli.reporting.text import printable
@@ -59,6 +61,24 @@ def test_each_column_says_of_how_many_images_it_is_and_what_stands_behind_a_plus
     assert "0.00 % (200)" in drawn("report", sample.nothing(sample.report(), matrices=[document]))
     assert "± is the sample standard deviation over training seeds" in table.notes
     assert "± of a single model is the sample standard deviation over evaluation seeds" in table.notes
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        ({"norm": "l2", "radius": 2.0}, "pgd, 100 steps, 1 random start, l2 radius 2; epsilon 0.3; evaluation seed 0"),
+        ({"attack": "fgsm", "restarts": 5}, "fgsm; epsilon 0.3; evaluation seed 0"),
+        ({"attack": "mi-fgsm", "restarts": 5}, "mi-fgsm, 100 steps; epsilon 0.3; evaluation seed 0"),
+    ],
+)
+def test_a_matrix_names_what_its_attack_went_by_and_nothing_that_it_ignored(made, words):
+    assert evaluations.protocol_words(sample.matrix(**made)) == words
+    assert EvalSettings(epsilon=0.3, attack="fgsm", restarts=5).attack_name == "fgsm"
+
+
+def test_photos_attacked_in_one_step_are_not_said_to_have_taken_forty():
+    notes = photo_table(sample.attack(HELD, attack="fgsm", restarts=5)).notes
+    assert "object found by saliency, fgsm, norm linf" in notes
 
 
 def test_the_heat_maps_colours_go_by_the_logarithm_of_the_loss_before_it_is_scaled():

@@ -10,7 +10,7 @@ import torch
 
 from latcli.commands.classifiers import classifier_source
 from latcli.commands.photos import StoredDetections, finder_of, object_settings
-from latcli.commands.resume import plainly
+from latcli.commands.resume import contents_of, plainly
 from latcli.engine.datasets.base import DatasetSource, MaskSource, TrainingData
 from latcli.engine.datasets.catalog import open_training_data
 from latcli.engine.datasets.photo_folder import PhotoFolder, detected_masks
@@ -43,6 +43,7 @@ def config_of(
         "dataset": name,
         "dataset_fingerprint": data.fingerprint,
         "mask_fingerprint": data.mask_fingerprint,
+        **contents_of(options),
         "notes": list(data.notes),
         "precision": session.precision,
         **to_json(settings),

@@ -12,6 +12,7 @@ from typing import Any
 from latcli.commands.photos import Chunk, PhotoWork, located_values, open_photos, overlay
 from latcli.engine import registry
 from latcli.engine.images import encode_png
+from latcli.engine.photo_files import MASKS_MARK, PhotoSource
 from latcli.engine.photos import Located, PhotoAttacker, PhotoSettings
 from latcli.errors import ExitCode, UsageError
 from latcli.options import MaskOptions
@@ -32,6 +33,7 @@ def run(options: MaskOptions, session: Session) -> MaskResult:
     ranks, session = connected(options, session)
     work = open_photos(options, session, ranks)
     places = mask_places([source.path for source in work.sources], options.photos)
+    _refuse_among_photos(work.sources, places, options.out)
     attacker = PhotoAttacker(work.classifier, work.finder, registry.load("attack", "pgd"), PhotoSettings())
     if ranks.rank:
         folder = common_folder(ranks, None)
@@ -52,6 +54,9 @@ def run(options: MaskOptions, session: Session) -> MaskResult:
             model=model,
         ) as stored:
             common_folder(ranks, stored.folder)
+            with storage_errors(options.out, "--out DIR"):
+                options.out.mkdir(parents=True, exist_ok=True)
+                (options.out / MASKS_MARK).write_text("latcli mask wrote here; photos are not looked for below.\n")
             images, failures, count = list[MaskedPhoto](), list[Failure](), 0
             with session.progress("photos", work.share(ranks), noted=True) as tick:
                 chunks = _masked(stored.folder, options.out, places, work.located(attacker, store), work)
@@ -92,6 +97,17 @@ def _masked(
         one = MaskedPhoto(**located_values(located), files={kind: str(path) for kind, path in paths.items()})
         yield work.chunk([one], files, [located.photo.name])
     yield work.chunk()
+
+
+def _refuse_among_photos(photos: Sequence[PhotoSource], places: Sequence[PurePath], out: Path) -> None:
+    """Raise UsageError where a mask or overlay would lie among the photos, where it could take the place of one."""
+    folders = {source.path.parent.resolve() for source in photos if not source.is_stdin}
+    for place in places:
+        for below in (out, out / OVERLAYS):
+            if (folder := (below / place).parent).resolve() in folders:
+                raise UsageError(
+                    f"masks would be written among the photos, into {folder}", "name another folder: --out masks"
+                )
 
 
 def mask_places(photos: list[Path], arguments: tuple[str, ...]) -> list[PurePath]:

@@ -249,7 +249,7 @@ def _student(degrees: int) -> float:
 
 
 def _leaves_no_loss(cell: Cell) -> bool:
-    return cell.attack == "pgd until wrong" or cell.input.endswith(_STRONG)
+    return (cell.attack or "").endswith(" until wrong") or cell.input.endswith(_STRONG)
 
 
 # the best of a column

@@ -23,6 +23,7 @@ from latcli.results import (
     PhotoSummary,
     ReportedAttack,
     mean_of,
+    steps_taken,
 )
 
 #: Which figure: ("loss", model, input), ("accuracy", model, input), or one of `PHOTO_FIGURES` alone.
@@ -304,9 +305,7 @@ def _protocol(paper: Paper, matrix: LossMatrix, rows: Mapping[str, MatrixRow], c
         yield f"object: {where}; the paper does not say how large its middle is"
         if theirs.get("epsilon") not in (None, matrix.epsilon):
             yield f"epsilon: {number_text(matrix.epsilon)}; the paper {theirs['epsilon']:g}"
-        is_same = theirs.get("attack_steps") == matrix.steps
-        beside = ", as in the paper" if is_same else _of_paper(theirs.get("attack_steps"))
-        yield f"attack: {matrix.attack}, {counted(matrix.steps or 0, 'step')}{beside}"
+        yield f"attack: {_attack_words(matrix, theirs.get('attack_steps'))}"
     for name, option, unit in (
         ("inner attack of training", "attack_steps", "steps"),
         ("training", "steps", "minibatches"),
@@ -326,6 +325,18 @@ def _protocol(paper: Paper, matrix: LossMatrix, rows: Mapping[str, MatrixRow], c
     yield f"n: {matrix.images:,} attacked images" + (f", {min(natural):,} natural ones" if natural else "")
     counts = ", ".join(f"{regime} {row.model_count}" for regime, row in rows.items())
     yield f"training seeds: {counts}; the paper has one figure a cell, without a spread"
+
+
+def _attack_words(matrix: LossMatrix, their_steps: float | None) -> str:
+    steps = steps_taken(matrix.attack, matrix.steps)
+    parts = [matrix.attack or "", *([counted(steps, "step")] if steps else [])]
+    parts += [] if matrix.radius is None else [f"{matrix.norm} radius {matrix.radius:g}"]
+    words = ", ".join(parts)
+    if their_steps is None:
+        return words
+    # The paper's PGD is bounded by epsilon alone; every other norm has a radius.
+    is_same = (matrix.attack, matrix.radius, matrix.steps) == ("pgd", None, their_steps)
+    return f"{words}, as in the paper" if is_same else f"{words}; the paper pgd, {their_steps:.0f} steps"
 
 
 def _of_paper(value: float | None) -> str:

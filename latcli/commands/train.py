@@ -310,8 +310,8 @@ def _train(
         finally:
             log.flush()  # a run that diverged shows how it got there
     seconds = log.seconds
+    checkpoint = _keep_model(store, stored, job, trainer)  # before a test image that cannot be read ends the run
     final, adversarial = _scores(trainer, job, session)
-    checkpoint = _keep_model(store, stored, job, trainer)
     scores = {name: one for name, one in (("test", final), ("test_adversarial", adversarial)) if one is not None}
     for name, score in scores.items():
         values = {f"{name}_loss": score.loss, f"{name}_accuracy": score.accuracy}

@@ -131,7 +131,7 @@ def epsilon_matrix(
     Raises UsageError for an epsilon outside (0, 1] or an unknown region.
     """
     if not 0.0 < epsilon <= 1.0:
-        raise UsageError(f"epsilon is {epsilon:g}, not in (0, 1]", "it is in image scale: 8/255 or 0.031")
+        raise UsageError(f"epsilon is {epsilon:g}, not in (0, 1]", "it is in image scale: 8/255 or 0.0314")
     background_B1HW = 1.0 - mask_B1HW
     if region == "background":
         return background_B1HW.mul_(epsilon)

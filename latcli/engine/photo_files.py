@@ -38,6 +38,9 @@ SUFFIXES = frozenset(
 
 STDIN = "-"
 
+#: Files that mark a folder as one that latcli wrote: a run's, and one of masks.
+RUN_MARK, MASKS_MARK = "run.json", ".latcli-masks"  # the first as the store names it
+
 
 def composed(name: str) -> str:
     """The name in Unicode's form NFC, in which names are compared: macOS writes `é` as two characters."""
@@ -68,14 +71,16 @@ def photos_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) 
     """The photos below a folder, in the order of their names.
 
     Links to files and folders are followed and keep the names that they have here; a link to a folder that it lies in
-    is passed over, and so are pipes and devices. `above` are the folders that it lies in, as far as they were walked.
-    Raises ImageError for a folder that cannot be read.
+    is passed over, and so are pipes, devices, and folders below this one that latcli wrote. `above` are the folders
+    that it lies in, as far as they were walked. Raises ImageError for a folder that cannot be read.
     """
     try:
         place = folder.stat()
         entries = [] if (place.st_dev, place.st_ino) in above else listed(folder)
     except OSError as error:
         raise ImageError(f"cannot read the folder {folder}: {error.strerror}", "check its permissions") from error
+    if above and any((folder / mark).exists() for mark in (RUN_MARK, MASKS_MARK)):
+        return
     for entry in entries:
         if is_folder(entry):
             yield from photos_below(folder / entry.name, above | {(place.st_dev, place.st_ino)})

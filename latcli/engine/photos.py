@@ -58,11 +58,16 @@ STOP_MARGIN = 0.25
 
 @dataclass(frozen=True)
 class PhotoSettings:
-    """Everything that decides a photo's result, besides the photo, the classifier and the attack."""
+    """Everything that decides a photo's result, besides the photo, the classifier and the attack.
+
+    step_size: of the first step, on the scale of epsilon, in place of the share of epsilon (or of the radius) that
+    `attack` has as its step.
+    """
 
     epsilon: float = 8 / 255
     region: localize.Region = "background"
     attack: AttackSettings = field(default_factory=AttackSettings)
+    step_size: float | None = None
     target: Label | None = None
     at_model_resolution: bool = False
     precision: Precision = "auto"
@@ -290,6 +295,8 @@ class PhotoAttacker:
         it for its share of the photos now, where the classifier allows it.
         """
         search = search or self.settings.attack
+        if (step_size := self.settings.step_size) is not None:
+            search = replace(search, step=step_size / (search.radius or max(one.epsilon for one in batch)))
         shares = min(len(batch), torch.get_num_threads()) if self._can_share else 1
         if shares < 2:
             return self._begun(batch, search)
@@ -512,9 +519,13 @@ def _doubts(located: Located) -> tuple[str, ...]:
 
 def _nothing_to_change(located: Located, epsilon: float, share: float) -> LatcliError:
     name = located.photo.name
-    if epsilon < 1 / 255:
+    if epsilon * 255 < 1 - 1e-6:
         return UsageError(
             f"epsilon {epsilon:g} is less than one 8-bit level", "the smallest that a PNG can hold is 1/255"
+        )
+    if located.object_share == 0.0:
+        return LatcliError(
+            f"there is no object in {name} whose pixels could change", "try another --detector, --box or --mask"
         )
     if share > 0.0:
         return LatcliError(

@@ -9,7 +9,7 @@ from typing import Any
 
 from latcli.reporting.table import Cell, Column, Row, Table, Value, rows_of, text_table
 from latcli.reporting.text import counted, number_text
-from latcli.results import starts_text
+from latcli.results import starts_text, steps_taken
 
 Document = Mapping[str, Any]
 
@@ -108,8 +108,10 @@ def protocol_words(document: Document) -> str:
     if document["epsilon"] is None:
         return "no attack"
     # An evaluation has one caption for its attack, a report's matrix the attack's parts.
-    parts = [document["attack"]] + ([counted(document["steps"], "step")] if document["steps"] else [])
-    parts += [starts] if (starts := starts_text(document["attack"], document["restarts"])) else []
+    attack, steps = document["attack"], steps_taken(document["attack"], document["steps"])
+    parts = [attack] + ([counted(steps, "step")] if steps else [])
+    parts += [starts] if (starts := starts_text(attack, document["restarts"])) else []
+    parts += [] if document["radius"] is None else [f"{document['norm']} radius {document['radius']:g}"]
     seeds = ", ".join(map(str, document["seeds"]))
     return f"{', '.join(parts)}; epsilon {number_text(document['epsilon'])}; evaluation seed {seeds}"
 
@@ -147,6 +149,7 @@ def matrix_of(document: Document) -> dict[str, Any]:
         **{name: settings[name] for name in ("epsilon", "mask_from", "center", "strong")},
         "strong_attack": next((one["attack"] for one in document["cells"] if one["input"].endswith("-strong")), None),
         **{"attack": document["attack"], "steps": None, "restarts": None, "seeds": [settings["seed"]]},
+        **{"norm": None, "radius": None},  # the caption has them, too
         "natural_scale": 1,
         "notes": document["notes"],
         "warnings": [

@@ -8,7 +8,7 @@ from typing import Any
 
 from latcli.reporting.table import Cell, Column, Row, Table, Value, listed, rows_of, text_table
 from latcli.reporting.text import base_name, counted, from_here, number_text, probability
-from latcli.results import starts_text
+from latcli.results import starts_text, steps_taken
 
 Document = Mapping[str, Any]
 
@@ -191,11 +191,13 @@ def _photo(image: Document, columns: tuple[Column, ...]) -> Row:
 
 def _photo_notes(document: Document) -> list[str]:
     images = document["images"]
-    done = [document["attack"], counted(document["steps"], "step"), f"norm {document['norm']}"]
+    steps = steps_taken(document["attack"], document["steps"])
+    radius = "" if document.get("radius") is None else f", radius {document['radius']:g}"
+    done = [document["attack"], *([counted(steps, "step")] if steps else []), f"norm {document['norm']}{radius}"]
     if not _differ(images, "detector"):
         done.insert(0, found_by(images[0]["detector"]))
-    if document["restarts"] > 1:
-        done.append(starts_text(document["attack"], document["restarts"]))
+    if document["restarts"] > 1 and (starts := starts_text(document["attack"], document["restarts"])):
+        done.append(starts)
     notes = [", ".join(done), success_words(document)]
     if document.get("smallest_epsilon_max") is not None:
         most = number_text(document["smallest_epsilon_max"])

@@ -28,7 +28,7 @@ from latcli.engine.noise import derive_seed, item_seeds
 from latcli.engine.scoring import judge
 from latcli.engine.training.regimes import Regime, masks, regime_epsilon
 from latcli.errors import LatcliError, UsageError, WeightsError
-from latcli.results import starts_text
+from latcli.results import starts_text, steps_taken
 
 #: What a model is tried on: the images as they are, or with what a regime of that name may change changed.
 InputType = Regime
@@ -118,7 +118,8 @@ class EvalSettings:
     @property
     def attack_name(self) -> str:
         """As the caption calls it."""
-        parts = [f"{self.attack}-{self.steps}", starts_text(self.attack, self.restarts)]
+        steps = steps_taken(self.attack, self.steps)
+        parts = [self.attack if steps is None else f"{self.attack}-{steps}", starts_text(self.attack, self.restarts)]
         parts += [f"l2 radius {self.radius:g}"] if self.radius is not None else []
         parts += ["until the first wrong guess"] if self.until_wrong else []
         return ", ".join(filter(None, parts))
