@@ -1,6 +1,7 @@
 """Training: settings are checked, schedules are functions of the step, a resumed run is the undisturbed one."""
 
 import copy
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -274,7 +275,11 @@ def test_settings_that_make_no_sense_are_refused():
     for changes, message in [
         ({"rate": float("inf")}, "--rate is inf"),
         ({"mix": 1.0}, "--mix is 1"),
-        ({"beta": -1.0}, "--beta"),
+        ({"beta": -1.0}, "--beta is -1"),
+        ({"beta": float("inf")}, "--beta is inf"),
+        ({"weight_decay": float("nan")}, "--weight-decay is nan"),
+        ({"mix": 0.9, "batch": 4}, "--mix 0.9 of a minibatch of 4 is 4"),
+        ({"mix": 0.1, "batch": 4}, "--mix 0.1 of a minibatch of 4 is 0"),
         ({"attack": "free", "loss": "trades"}, "free maximises the cross entropy and cannot be used with TRADES"),
         ({"attack": "fgsm", "loss": "trades"}, "fgsm maximises the cross entropy and cannot be used with TRADES"),
         ({"loss": "trades", "mix": 0.5}, "natural part already"),
@@ -283,3 +288,15 @@ def test_settings_that_make_no_sense_are_refused():
     ]:
         with pytest.raises(UsageError, match=message):
             replace(BASE, **changes)
+
+
+@given(mix=st.floats(0.01, 0.99), batch=st.integers(1, 300))
+def test_a_mix_that_rounds_to_nothing_or_to_all_is_refused_with_ones_that_do_not(mix, batch):
+    assert replace(BASE, regime="natural", mix=mix, batch=batch).mix == mix
+    try:
+        assert 0 < replace(BASE, mix=mix, batch=batch).natural_images < batch
+    except UsageError as error:
+        words = re.split("[ ,]+", error.hint)
+        replace(BASE, mix=mix, batch=int(words[-1]))
+        if "--mix" in words:
+            replace(BASE, mix=float(words[words.index("--mix") + 1]), batch=batch)

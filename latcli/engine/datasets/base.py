@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -141,10 +142,11 @@ class TrainingData(ABC):
         Raises UsageError where either part would be empty.
         """
         count = self.train_count
-        held = round(count * share)
+        held = round(count * share) if math.isfinite(share) else 0
         if not 0 < held < count:
+            takes = f"takes {held} of {count} training images" if math.isfinite(share) else "is no share"
             raise UsageError(
-                f"a validation share of {share:g} takes {held} of {count} training images",
+                f"a validation share of {share:g} {takes}",
                 "give a share at which images are left for both training and validation, such as 0.1",
             )
         order_N = torch.randperm(count, generator=torch.Generator().manual_seed(seed))

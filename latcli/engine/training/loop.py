@@ -233,7 +233,7 @@ class Trainer:
             item_seeds(derive_seed(settings.seed, "start", index), images.samples_B)
             if settings.is_adversarial
             else images.samples_B,
-            self.order.of_mine(round(settings.mix * settings.batch)),
+            self.order.of_mine(settings.natural_images),
         )
 
     def weights(self) -> dict[str, torch.Tensor]:
