@@ -37,7 +37,7 @@ from latcli.engine.scoring import adversarial_score, natural_score
 from latcli.engine.training.loop import Trainer, check_parts, new_network
 from latcli.engine.training.settings import DEFAULT_PRESET, TrainSettings, preset_values, resolve
 from latcli.engine.training.state import TrainingState, read_state, restore
-from latcli.errors import ExitCode, LatcliError, WeightsError
+from latcli.errors import ExitCode, LatcliError, UsageError, WeightsError
 from latcli.options import TrainOptions, given
 from latcli.reporting.evaluations import object_words
 from latcli.reporting.text import counted
