@@ -181,7 +181,7 @@ def _summary(row: RunRow, results: dict[str, str]) -> dict[str, Any]:
     other = {
         "run": row.id,
         "dir": row.path,
-        "regime": _one_of(row.config.get("regime", row.config.get("region"))),
+        "regime": _one_of(row.config.get("regime", row.config.get("regions") or row.config.get("region"))),
         "epsilon": _one_of(row.config.get("epsilon")),
         "result": results.get(row.id),
     }
