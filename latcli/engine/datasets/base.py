@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -18,6 +18,12 @@ from latcli.errors import LatcliError, UsageError
 Augmentation = Literal["none", "crop-flip"]
 SplitName = Literal["train", "test"]
 MaskSource = Literal["center", "otsu", "detector", "folder"]
+
+
+def named_mask_source(given: Mapping[str, Any]) -> MaskSource | None:
+    """Where objects come from by the options that were `given`; a folder or a middle says so itself. None: unsaid."""
+    named: MaskSource | None = given.get("mask_from")
+    return named or ("folder" if "masks" in given else "center" if "center" in given else None)
 
 
 @dataclass(frozen=True)
