@@ -716,7 +716,7 @@ class TrainOptions(ClassifierOptions, DataObjectOptions, SeveralOptions):
     attack: str | None = option(
         TRAINING_ATTACK,
         "NAME",
-        "pgd, fgsm-rs, n-fgsm, free, or another attack that supports training: fgsm, apgd-ce.",
+        "pgd, fgsm-rs, n-fgsm, free, or another attack that supports training: fgsm, mi-fgsm, apgd-ce.",
         show_default="pgd",
         offers="fgsm-rs n-fgsm free {attack}",
     )

@@ -101,7 +101,7 @@ def resumable_run(
     asked = dict(given)
     if session.precision != "auto":
         asked["precision"] = session.precision
-    if session.seed:
+    if session.seed or _typed(session, "--seed"):
         asked["seed"] = session.seed
     was = row.config | {"seed": row.seed}
     differences = []
@@ -183,6 +183,8 @@ def use_threads(count: int, session: Session) -> None:
 
 #: Options that say where and how a command runs.
 _WHERE = ("store", "data", "device", "offline")
+#: Options that a run does not keep, and that are given again.
+_REPEATED = ("--logger", "--devices", "--nodes")
 #: The option that names a run's model; models of eval have none.
 _NAMING = {"attack": ["--classifier"], "train": ["--architecture"]}
 
@@ -192,7 +194,17 @@ def resume_command(row: RunRow, session: Session) -> str:
     code = _code_of(row)
     allowed = [*_NAMING.get(row.command, []), *code] if code else []
     allowed += ["--trust-weights"] if "--trust-weights" in session.argv else []
-    return shlex.join(["latcli", row.command, *allowed, "--resume", row.id.rpartition("-")[2], *session.words(*_WHERE)])
+    again = [*_typed(session, *_REPEATED), *session.words(*_WHERE)]
+    return shlex.join(["latcli", row.command, *allowed, "--resume", row.id.rpartition("-")[2], *again])
+
+
+def _typed(session: Session, *names: str) -> list[str]:
+    """These options and their values, as they were typed."""
+    found: list[str] = []
+    for place, word in enumerate(session.argv):
+        if word.partition("=")[0] in names:
+            found += [word] if "=" in word else session.argv[place : place + 2]
+    return found
 
 
 def _code_of(row: RunRow) -> list[str]:
