@@ -466,7 +466,10 @@ class DataObjectOptions(ObjectOptions):
     """Where the object of each image of a data set is."""
 
     center: float | None = option(
-        OBJECT, "SHARE", "Protect the center: a fraction of the image's sides.", show_default="the data set's"
+        OBJECT,
+        "SHARE",
+        "Protect the center: a fraction of the image's sides. Implies --mask-from center.",
+        show_default="the data set's",
     )
     mask_from: Literal["center", "otsu", "detector", "folder"] | None = option(
         OBJECT,
@@ -713,7 +716,7 @@ class TrainOptions(ClassifierOptions, DataObjectOptions, SeveralOptions):
     attack: str | None = option(
         TRAINING_ATTACK,
         "NAME",
-        "pgd, fgsm-rs, n-fgsm, free, or another attack that supports training: fgsm, apgd-ce.",
+        "pgd, fgsm-rs, n-fgsm, free, or another attack that supports training: fgsm, mi-fgsm, apgd-ce.",
         show_default="pgd",
         offers="fgsm-rs n-fgsm free {attack}",
     )

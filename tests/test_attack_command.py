@@ -10,18 +10,21 @@ import sys
 import threading
 import tracemalloc
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_model
+from photo_set import save
 from PIL import Image
 from rich.cells import cell_len
 from tiny_model import save_photo, save_photos
 
 from latcli.commands.attack import file_names
 from latcli.commands.photos import package_photos
-from latcli.engine import photos
+from latcli.engine import photos, registry
+from latcli.engine.detectors.base import ANY_CLASS, Box, Detection
 from latcli.errors import ContractError, ExitCode
 from latcli.session import Session
 
@@ -289,7 +292,7 @@ def test_a_figure_that_cannot_be_drawn_leaves_a_run_that_is_not_completed(error,
 # Resuming
 
 
-def cut_off(latcli, here, monkeypatch, error, *more):
+def cut_off(latcli, here, monkeypatch, error, *more, where=("--center", "0.4")):
     """An attack on five photos, one at a time, that ends with an error as it begins the third photo."""
     for seed in range(5):
         save_photo(here / "photos" / f"{seed % 3}" / f"{'ab'[seed // 3]}.png", seed=seed)
@@ -303,7 +306,7 @@ def cut_off(latcli, here, monkeypatch, error, *more):
 
     with monkeypatch.context() as patch:
         patch.setattr(photos, "run_attack", fails_at_last)
-        return latcli("attack", "photos", *CENTER, "--seed", "3", "--batch", "1", *more)
+        return latcli("attack", "photos", *QUICK, *where, "--seed", "3", "--batch", "1", *more)
 
 
 def files_and_figures(document):
@@ -377,6 +380,62 @@ def test_a_run_is_not_resumed_with_other_options_photos_or_labels_nor_where_its_
         assert (done.code, said in done.error[0]) == (ExitCode.USAGE, True)
         file.write_bytes(kept)
     assert latcli("attack", *TINY, "--resume", "latest").code == 0
+
+
+def save_mask(path, left):
+    mask_HW = np.zeros((40, 44), dtype=np.uint8)
+    mask_HW[10:30, left : left + 20] = 255
+    save(path, mask_HW)
+
+
+def test_a_run_is_resumed_with_moved_masks_and_with_no_others(latcli, here, monkeypatch):
+    for place in ("0/a", "1/a", "2/a", "0/b", "1/b"):
+        save_mask(here / "masks" / f"{place}.png", left=4)
+    names, mask = here / "names.txt", here / "masks" / "1" / "b.png"
+    names.write_text("\n".join(f"class {index}" for index in range(tiny_model.CLASSES)))
+    masks = ("--mask", "masks", "--class-names", "names.txt")
+    cut_off(latcli, here, monkeypatch, KeyboardInterrupt(), where=masks)
+    for path, change, said in (
+        (names, lambda: names.write_text(names.read_text().replace("class 3", "owl")), "names.txt has other contents"),
+        (mask, lambda: save_mask(mask, left=9), "the masks are not those"),
+        (mask, mask.unlink, "the masks are not those"),
+    ):
+        kept = path.read_bytes()
+        change()
+        done = latcli("attack", *TINY, "--resume", "latest")
+        assert (done.code, said in done.error[0]) == (ExitCode.USAGE, True)
+        path.write_bytes(kept)
+    (here / "masks").rename(here / "moved")
+    assert len(attacked(latcli, *TINY, "--resume", "latest", "--mask", "moved")["images"]) == 5
+
+
+@dataclass(frozen=True)
+class ByFileSettings:
+    weights: str
+
+
+class ByFile:
+    """A detector whose weights are the corner of its box."""
+
+    Settings, name, depends_on_target = ByFileSettings, "by-file", False
+
+    def __init__(self, settings, context):
+        self.corner = float(Path(settings.weights).read_text())
+        self.fingerprint = f"by-file {self.corner:g}"
+
+    def detect(self, photo, target):
+        return Detection((Box(self.corner, self.corner, 30.0, 30.0, 0.9, ANY_CLASS),))
+
+
+def test_a_run_is_not_resumed_with_another_detector_that_has_its_name(latcli, here, monkeypatch):
+    monkeypatch.setitem(registry.BUILT_IN["detector"], "by-file", f"{__name__}:ByFile")
+    for name, corner in (("a", "3"), ("b", "9"), ("same", "3")):
+        (here / name).write_text(corner)
+    cut_off(latcli, here, monkeypatch, KeyboardInterrupt(), where=("--detector", "by-file", "--detector-weights", "a"))
+    resume = (*TINY, "--resume", "latest", "--detector-weights")
+    other = latcli("attack", *resume, "b")
+    assert (other.code, "the detectors or their weights are not those" in other.error[0]) == (ExitCode.USAGE, True)
+    assert latcli("attack", *resume, "same").code == 0
 
 
 @pytest.mark.parametrize("more", [(), ("--dry-run",), ("--epsilon", "2/255,4/255")], ids=" ".join)

@@ -216,6 +216,6 @@ def test_a_validation_split_parts_the_training_images_by_its_seed():
     assert torch.equal(again.x_test, one.x_test)
     assert not torch.equal(other.x_test, one.x_test)
     assert len({split.fingerprint for split in (dataset, one, again, other)}) == 3
-    for share in (0.0, 0.01, 0.99, 1.0):
+    for share in (0.0, 0.01, 0.99, 1.0, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="a validation share of"):
             dataset.split(share, 0)

@@ -16,7 +16,7 @@ from latcli.commands.train import run
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import ClassifierSource
 from latcli.engine.models.weights import unpack
-from latcli.errors import UsageError
+from latcli.errors import ImageError, UsageError
 from latcli.options import EvalOptions, TrainOptions
 from latcli.session import Session
 from latcli.store.store import Store
@@ -131,6 +131,7 @@ def test_what_does_not_go_together_is_refused_before_a_run_is_begun(options, ses
         ({"preset": "paper"}, "the preset paper is for small networks"),
         ({"masks": None}, "--mask-from folder needs the folder"),
         ({"mask_from": "center"}, "--masks is not used with --mask-from center"),
+        ({"mask_from": "otsu", "masks": None, "center": 0.9}, "--center is not used with --mask-from otsu"),
         ({"boxes": "best"}, "--boxes is not used where no detector looks"),
         ({"architecture": "torchvision:resnet1"}, "there is no torchvision classifier called"),
         ({"architecture": "no_such:net"}, "the classifier no_such:net cannot be imported"),
@@ -145,6 +146,15 @@ def test_what_does_not_go_together_is_refused_before_a_run_is_begun(options, ses
 
 
 @pytest.mark.slow
+def test_a_test_photo_that_cannot_be_read_does_not_cost_the_model(options, session, tmp_path):
+    photo = min((tmp_path / "set" / "test").rglob("*.png"))
+    photo.write_bytes(photo.read_bytes()[:-40])
+    with pytest.raises(ImageError, match="damaged"):
+        run(replace(options, regime="natural", mask_from=None, masks=None), session)
+    (kept,) = session.store.glob("*/checkpoint.safetensors")
+    assert unpack(kept, "classifier")
+
+
 def test_photos_without_a_word_are_for_the_default_classifier(options, session):
     said = TrainOptions(dataset=options.dataset, regime="natural", preset="quick", steps=1, batch=2)
     result = run(said, session)

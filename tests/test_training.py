@@ -1,6 +1,7 @@
 """Training: settings are checked, schedules are functions of the step, a resumed run is the undisturbed one."""
 
 import copy
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from training_cases import BASE
 
 from latcli.engine import cuda_graph
 from latcli.engine.cuda_graph import record_cuda_graph
-from latcli.engine.datasets.base import DatasetSource, Defaults
+from latcli.engine.datasets.base import DatasetSource, Defaults, make_dataset
 from latcli.engine.datasets.catalog import open_dataset
 from latcli.engine.models.small import PaperCNN
 from latcli.engine.models.weights import pack
@@ -119,6 +120,18 @@ def test_the_ranks_shares_are_the_minibatch(seed, ranks, share, spare, first, na
     assert torch.equal(alone.seeds_B, torch.cat([one.seeds_B for one in together]))
     of_each = [range(rank * share, rank * share + part.of_mine(natural)) for rank, part in enumerate(parts)]
     assert [index for one in of_each for index in one] == list(range(natural))
+
+
+@pytest.mark.parametrize("augment", ["crop-flip", "none"])
+def test_a_silhouette_moves_with_its_image(augment):
+    x_NCHW = torch.full((16, 3, 32, 32), 230, dtype=torch.uint8)
+    x_NCHW[:, :, 10:22, 10:22] = 40  # a dark object on a bright ground
+    y_N = torch.arange(16) % 2
+    dataset = make_dataset("bright", (x_NCHW, y_N), (x_NCHW, y_N), ("a", "b"), Defaults(0.1, 0.5, "paper-cnn"))
+    batch = trainer_for(dataset, batch=16, mask_from="otsu", augment=augment).batch_at(0)
+    dark_B1HW = (batch.x_BCHW[:, :1] - 40 / 255).abs() < 1e-3
+    assert dark_B1HW.sum(dim=(1, 2, 3)).tolist() == [144] * 16
+    assert torch.equal(batch.mask_B1HW, dark_B1HW.float())
 
 
 def test_the_mixed_part_stays_natural_and_the_rest_does_not(digits):
@@ -258,11 +271,28 @@ def test_given_options_go_before_the_preset_and_the_preset_before_the_data():
         assert read(TrainSettings, to_json(settings) | {"further": 1}) == settings
 
 
+def test_a_middle_or_a_folder_that_is_given_takes_the_place_of_the_detector():
+    photos, middle = replace(DIGITS, mask_from="detector"), {"center": 0.9}
+    for defaults, chosen, source in [
+        (photos, {}, "detector"),
+        (photos, middle, "center"),
+        (photos, {"masks": "masks"}, "folder"),
+        (DIGITS, {}, "center"),
+        (DIGITS, middle, "center"),
+        (DIGITS, {"mask_from": "otsu"}, "otsu"),
+    ]:
+        assert resolve(chosen, defaults).mask_from == source
+
+
 def test_settings_that_make_no_sense_are_refused():
     for changes, message in [
         ({"rate": float("inf")}, "--rate is inf"),
         ({"mix": 1.0}, "--mix is 1"),
-        ({"beta": -1.0}, "--beta"),
+        ({"beta": -1.0}, "--beta is -1"),
+        ({"beta": float("inf")}, "--beta is inf"),
+        ({"weight_decay": float("nan")}, "--weight-decay is nan"),
+        ({"mix": 0.9, "batch": 4}, "--mix 0.9 of a minibatch of 4 is 4"),
+        ({"mix": 0.1, "batch": 4}, "--mix 0.1 of a minibatch of 4 is 0"),
         ({"attack": "free", "loss": "trades"}, "free maximises the cross entropy and cannot be used with TRADES"),
         ({"attack": "fgsm", "loss": "trades"}, "fgsm maximises the cross entropy and cannot be used with TRADES"),
         ({"loss": "trades", "mix": 0.5}, "natural part already"),
@@ -271,3 +301,15 @@ def test_settings_that_make_no_sense_are_refused():
     ]:
         with pytest.raises(UsageError, match=message):
             replace(BASE, **changes)
+
+
+@given(mix=st.floats(0.01, 0.99), batch=st.integers(1, 300))
+def test_a_mix_that_rounds_to_nothing_or_to_all_is_refused_with_ones_that_do_not(mix, batch):
+    assert replace(BASE, regime="natural", mix=mix, batch=batch).mix == mix
+    try:
+        assert 0 < replace(BASE, mix=mix, batch=batch).natural_images < batch
+    except UsageError as error:
+        words = re.split("[ ,]+", error.hint)
+        replace(BASE, mix=mix, batch=int(words[-1]))
+        if "--mix" in words:
+            replace(BASE, mix=float(words[words.index("--mix") + 1]), batch=batch)

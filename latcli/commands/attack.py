@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import torch
 
 from latcli.commands.photos import Chunk, Pictures, drawing, located_values, open_photos
-from latcli.commands.resume import kept_options, resumable_run, running
+from latcli.commands.resume import contents_of, kept_options, resumable_run, running
 from latcli.engine import registry
 from latcli.engine.attacks.settings import AttackSettings
 from latcli.engine.distributed import Ranks
@@ -199,7 +199,7 @@ def attacking(options: AttackOptions, session: Session) -> Iterator[AttackResult
         if job.attacker.gradients.note:
             session.note(f"note: {job.attacker.gradients.note}")
         config = config_of(options) | {"precision": session.precision, "form": job.form}
-        config |= {"labels_sha256": labels_sha256(options), "threads": torch.get_num_threads(), **ranks.world}
+        config |= contents_of(options) | job.work.objects_by | {"threads": torch.get_num_threads(), **ranks.world}
         about: dict[str, Any] = {"seed": session.seed, "device": str(job.attacker.device), "model": model}
         with running(store, row, "attack", session, config=config, **about) as stored:
             common_folder(ranks, stored.folder, lambda: job.form)
@@ -228,11 +228,6 @@ def config_of(options: AttackOptions) -> dict[str, Any]:
     return {
         name: value for name, value in values.items() if name not in ("trust_weights", "resume", "devices", "nodes")
     }
-
-
-def labels_sha256(options: AttackOptions) -> str | None:
-    """The sha256 of the file of labels, by which a run is known besides its options. Raises ImageError."""
-    return None if options.labels is None else sha256_of(options.labels)
 
 
 def _doubts(classifier: Classifier, located: Located) -> tuple[str, ...]:
@@ -316,13 +311,8 @@ def _row_of(options: AttackOptions, session: Session) -> RunRow:
 
 
 def _as_before(row: RunRow, options: AttackOptions, session: Session) -> tuple[AttackOptions, Session]:
-    """The run's own options, and a session with its seed; processes may be more or fewer. Raises UsageError."""
+    """The run's own options, and a session with its seed; processes may be more or fewer. Raises as kept_options."""
     kept = kept_options(options, row)
-    if row.config.get("labels_sha256") != labels_sha256(kept):
-        raise UsageError(
-            f"{kept.labels} has other contents than when the run {row.id} was started",
-            "put the same labels back, or start a new run",
-        )
     return kept, replace(session, seed=row.seed or 0, precision=row.config["precision"])
 
 
@@ -342,13 +332,20 @@ class _Before:
 def _before(row: RunRow, model: str, job: Job, store: Store) -> _Before:
     """What is there of a run, of photos that are as they were.
 
-    Raises UsageError where the classifier or a photo is another one than before.
+    Raises UsageError where the classifier, a mask, a detector or a photo is another one than before.
     """
     if row.model != model:
         raise UsageError(
             f"{job.work.classifier.name} is not the classifier that the run {row.id} attacked: its weights differ",
             "resume it with the same weights, or start a new run",
         )
+    for name, known in job.work.objects_by.items():
+        if row.config.get(name, known) != known:
+            what = "masks" if name == "mask_fingerprint" else "detectors or their weights"
+            raise UsageError(
+                f"the {what} are not those that the run {row.id} was started with",
+                "put the same masks and weights back, or start a new run",
+            )
     sources = {source.name: source for source in job.work.sources}
     kept = "SELECT id, image, sha256, region, epsilon, files_json FROM attacks WHERE run = :run ORDER BY id"
     rows = store.query(kept, {"run": row.id})

@@ -10,7 +10,7 @@ import torch
 
 from latcli.commands.classifiers import classifier_source
 from latcli.commands.photos import StoredDetections, finder_of, object_settings
-from latcli.commands.resume import plainly
+from latcli.commands.resume import contents_of, plainly
 from latcli.engine.datasets.base import DatasetSource, MaskSource, TrainingData
 from latcli.engine.datasets.catalog import open_training_data
 from latcli.engine.datasets.photo_folder import PhotoFolder, detected_masks
@@ -43,6 +43,7 @@ def config_of(
         "dataset": name,
         "dataset_fingerprint": data.fingerprint,
         "mask_fingerprint": data.mask_fingerprint,
+        **contents_of(options),
         "notes": list(data.notes),
         "precision": session.precision,
         **to_json(settings),
@@ -151,6 +152,8 @@ def _check_object_options(given: Mapping[str, Any], mask_from: MaskSource) -> No
         raise UsageError("--mask-from folder needs the folder", "give --masks DIR, with train/CLASS/NAME.png in it")
     if mask_from != "folder" and "masks" in given:
         raise UsageError(f"--masks is not used with --mask-from {mask_from}", "leave one of them out")
+    if mask_from != "center" and "center" in given:
+        raise UsageError(f"--center is not used with --mask-from {mask_from}", "leave one of them out")
     if "soft" in given:
         raise UsageError("--soft is for attack and mask: masks of data sets have sharp edges", "leave it out")
     idle = [f"--{name.replace('_', '-')}" for name in DETECTING if name in given]

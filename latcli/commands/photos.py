@@ -9,6 +9,7 @@ from collections.abc import Callable, Container, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -219,13 +220,19 @@ class PhotoWork:
     def facts(self) -> str:
         """A hash of what all ranks must have: names and sizes of photos, labels, classifier, detectors."""
         digest = sha256(f"{self.classifier.name} {self.classifier.fingerprint}".encode())
-        digest.update(repr([detector.fingerprint for detector in self.finder.detectors]).encode())
+        digest.update(repr(self.finder.fingerprints).encode())
         for source in self.sources:
             size = None
             with suppress(OSError):  # reported when it is read
                 size = None if source.is_stdin else source.path.stat().st_size
             digest.update(repr((source.name, size, self.labels.get(source))).encode())
         return digest.hexdigest()
+
+    @cached_property
+    def objects_by(self) -> dict[str, Any]:
+        """What objects depend on, as a configuration has it: fingerprints of the detectors and of the masks given."""
+        masks = self.finder.mask_fingerprint(source.name for source in self.sources)
+        return {"detector_fingerprints": self.finder.fingerprints, "mask_fingerprint": masks}
 
     def position(self, name: str) -> int:
         """The place of a photo among the sources."""

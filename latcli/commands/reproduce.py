@@ -19,6 +19,7 @@ from latcli.commands.data import load_data
 from latcli.commands.gathering import MATRIX, TABLES, gather
 from latcli.commands.paper import compare_with_paper
 from latcli.commands.reproduction_parts import OF_PAPER, OF_PHOTOS, Findings, Step, photos_of, steps_of
+from latcli.commands.resume import contents_of
 from latcli.engine import registry
 from latcli.engine.datasets.base import Dataset
 from latcli.engine.images import sha256_of
@@ -192,7 +193,7 @@ class Found:
     def _fitting_attack(self, options: AttackOptions) -> Callable[[RunRow], bool]:
         given = attack.config_of(options)
         wanted = {name: value for name, value in given.items() if name not in _OF_ATTACK_FREE}
-        wanted |= {"labels_sha256": attack.labels_sha256(options), "precision": self.session.precision}
+        wanted |= {"labels_sha256": contents_of(options)["labels_sha256"], "precision": self.session.precision}
         photos = {sha256_of(source.path) for source in find_sources(options.photos)}
 
         def fits(row: RunRow) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from latcli.engine import registry
 from latcli.engine.devices import explained
+from latcli.engine.images import sha256_of
 from latcli.errors import Terminated, UsageError
 from latcli.reporting.text import counted
 from latcli.results import DocumentError, read, to_json
@@ -24,8 +25,10 @@ from latcli.store.store import Run, RunRow, Store
 T = TypeVar("T")
 
 #: Options that say where files lie. Their contents are compared by fingerprint, so a moved folder may be named anew.
-PLACES = ("masks", "classifier_weights", "detector_weights")
-_FOLDER = "folder:"
+PLACES = ("mask", "masks", "classifier_weights", "detector_weights")
+#: Options that name one file, whose bytes are compared.
+FILES = ("labels", "class_names")
+_FOLDER, _SHA256 = "folder:", "_sha256"
 
 
 # options as a configuration has them
@@ -43,13 +46,27 @@ def kept_options(options: T, row: RunRow, settings: type | None = None) -> T:
     """The options that the run was started with, beside its `settings`; where files lie may be given anew.
 
     Permission to run code in weights is never a run's: it is given anew each time. Raises UsageError for a
-    configuration that is damaged.
+    configuration that is damaged and for files of other contents than before, ImageError for those that cannot be read.
     """
     config, default = row.config, type(options)()
     elsewhere = {field.name for field in fields(settings)} if settings else set()
     known = vars(options).keys() & config.keys() - elsewhere
     kept = {name: config[name] for name in known if getattr(options, name) == getattr(default, name)}
-    return read_config(type(options), row, plainly(vars(options)) | kept)
+    found = read_config(type(options), row, plainly(vars(options)) | kept)
+    for name, sha256 in contents_of(found).items():
+        if row.config.get(name, sha256) != sha256:
+            path = getattr(found, name.removesuffix(_SHA256))
+            raise UsageError(
+                f"{path} has other contents than when the run {row.id} was started",
+                "put the same file back, or start a new run",
+            )
+    return found
+
+
+def contents_of(options: Any) -> dict[str, str | None]:
+    """The sha256 of each of `FILES` that these options can name, as a configuration has it. Raises ImageError."""
+    paths = {name: getattr(options, name) for name in FILES if hasattr(options, name)}
+    return {f"{name}{_SHA256}": None if path is None else sha256_of(path) for name, path in paths.items()}
 
 
 def read_config(kind: type[T], row: RunRow, values: Mapping[str, Any] | None = None) -> T:
@@ -84,7 +101,7 @@ def resumable_run(
     asked = dict(given)
     if session.precision != "auto":
         asked["precision"] = session.precision
-    if session.seed:
+    if session.seed or _typed(session, "--seed"):
         asked["seed"] = session.seed
     was = row.config | {"seed": row.seed}
     differences = []
@@ -166,6 +183,8 @@ def use_threads(count: int, session: Session) -> None:
 
 #: Options that say where and how a command runs.
 _WHERE = ("store", "data", "device", "offline")
+#: Options that a run does not keep, and that are given again.
+_REPEATED = ("--logger", "--devices", "--nodes")
 #: The option that names a run's model; models of eval have none.
 _NAMING = {"attack": ["--classifier"], "train": ["--architecture"]}
 
@@ -175,7 +194,17 @@ def resume_command(row: RunRow, session: Session) -> str:
     code = _code_of(row)
     allowed = [*_NAMING.get(row.command, []), *code] if code else []
     allowed += ["--trust-weights"] if "--trust-weights" in session.argv else []
-    return shlex.join(["latcli", row.command, *allowed, "--resume", row.id.rpartition("-")[2], *session.words(*_WHERE)])
+    again = [*_typed(session, *_REPEATED), *session.words(*_WHERE)]
+    return shlex.join(["latcli", row.command, *allowed, "--resume", row.id.rpartition("-")[2], *again])
+
+
+def _typed(session: Session, *names: str) -> list[str]:
+    """These options and their values, as they were typed."""
+    found: list[str] = []
+    for place, word in enumerate(session.argv):
+        if word.partition("=")[0] in names:
+            found += [word] if "=" in word else session.argv[place : place + 2]
+    return found
 
 
 def _code_of(row: RunRow) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePath
 from typing import Any, Literal, Protocol
@@ -22,9 +24,9 @@ from latcli.engine.detectors.base import (
     agreeing_boxes,
     surest_box,
 )
-from latcli.engine.images import Photo
+from latcli.engine.images import Photo, sha256_of
 from latcli.engine.photo_files import MaskFolder, read_mask
-from latcli.errors import NoObjectError, UsageError, WeightsError
+from latcli.errors import ImageError, NoObjectError, UsageError, WeightsError
 from latcli.results import DocumentError, read
 
 #: Share of the side that stands for the object where a detector misses it: the middle quarter of the area.
@@ -143,11 +145,34 @@ class ObjectFinder:
         if first is not None and self.cache is not None and getattr(first, "on_any_thread", False):
             self._detect(first, photo, Target(0, ""))
 
+    @property
+    def fingerprints(self) -> list[str | None]:
+        """Those of the detectors, and of what refines boxes; None for one that has none."""
+        refining = () if self._saliency is None else (self._saliency,)
+        return [detector.fingerprint for detector in (*self.detectors, *refining)]
+
+    def mask_fingerprint(self, photos: Iterable[str]) -> str | None:
+        """A hash of the masks of these photos, wherever they lie; None where the user gives no masks."""
+        if self.settings.mask is None:
+            return None
+        known: dict[Path, str] = {}
+        digest = hashlib.sha256()
+        for photo in photos:
+            with suppress(ImageError, UsageError):  # reported with its photo
+                file = self._mask_file(photo)
+                sha256 = known.get(file) or known.setdefault(file, sha256_of(file))
+                digest.update(f"{photo}\n{sha256}\n".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    def _mask_file(self, photo: str) -> Path:
+        """The mask of a photo. Raises UsageError where it has none."""
+        assert self.settings.mask is not None
+        return self.settings.mask if self.masks is None else self.masks.mask_of(PurePath(photo))
+
     def _given(self, photo: Photo, target: Target) -> FoundObject | None:
         where = self.settings
         if where.mask is not None:
-            file = where.mask if self.masks is None else self.masks.mask_of(PurePath(photo.name))
-            mask_1HW, notes = read_mask(file, photo.size)
+            mask_1HW, notes = read_mask(self._mask_file(photo.name), photo.size)
             return FoundObject(mask_1HW, "mask", "mask file", notes=notes)
         if where.center is not None:
             mask_1HW = localize.center_mask(photo.size, where.center)

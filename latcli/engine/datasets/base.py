@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -18,6 +19,15 @@ from latcli.errors import LatcliError, UsageError
 Augmentation = Literal["none", "crop-flip"]
 SplitName = Literal["train", "test"]
 MaskSource = Literal["center", "otsu", "detector", "folder"]
+
+#: Finds the objects in x_BCHW in [0, 1]: mask_B1HW, 1 on the object.
+FindObjects = Callable[[torch.Tensor], torch.Tensor]
+
+
+def named_mask_source(given: Mapping[str, Any]) -> MaskSource | None:
+    """Where objects come from by the options that were `given`; a folder or a middle says so itself. None: unsaid."""
+    named: MaskSource | None = given.get("mask_from")
+    return named or ("folder" if "masks" in given else "center" if "center" in given else None)
 
 
 @dataclass(frozen=True)
@@ -59,13 +69,15 @@ class Request:
 class Images:
     """Labelled images in [0, 1], with their numbers in the set, on the device that computes.
 
-    `mask_B1HW` is 1 on the object, where the set knows its objects; None where it does not.
+    `mask_B1HW` is 1 on the object, where the set knows its objects; None where it does not. `found_B1HW` is what was
+    found in the images before they were augmented, and then moved with them; None where nothing was looked for.
     """
 
     x_BCHW: torch.Tensor
     y_B: torch.Tensor
     samples_B: torch.Tensor
     mask_B1HW: torch.Tensor | None = None
+    found_B1HW: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +109,9 @@ class TrainingData(ABC):
         """How many images a split has."""
 
     @abstractmethod
-    def _read(self, split: SplitName, requests: Iterable[Request], augment: Augmentation) -> Iterator[Images]:
+    def _read(
+        self, split: SplitName, requests: Iterable[Request], augment: Augmentation, find: FindObjects | None
+    ) -> Iterator[Images]:
         """The images of each request in turn; requests may be read ahead."""
 
     @abstractmethod
@@ -114,16 +128,19 @@ class TrainingData(ABC):
         """How many test images there are."""
         return self._count("test")
 
-    def training(self, requests: Iterable[Request], augment: Augmentation) -> Iterator[Images]:
+    def training(
+        self, requests: Iterable[Request], augment: Augmentation, find: FindObjects | None = None
+    ) -> Iterator[Images]:
         """The images of each request in turn, augmented; requests may be read ahead.
 
-        Raises ImageError for a file that is damaged, LatcliError where a process that reads has died.
+        `find` looks for objects before that. A set whose augmentation adds no pixels leaves it to the receiver. Raises
+        ImageError for a file that is damaged, LatcliError where a process that reads has died.
         """
-        return self._read("train", requests, augment)
+        return self._read("train", requests, augment, find)
 
     def testing(self, requests: Iterable[torch.Tensor]) -> Iterator[Images]:
         """The test images of each list of numbers (int64, on the CPU) in turn, as they are. Raises as `training`."""
-        return self._read("test", (Request(samples_B, samples_B) for samples_B in requests), "none")
+        return self._read("test", (Request(samples_B, samples_B) for samples_B in requests), "none", None)
 
     def split(self, share: float, seed: int) -> Self:
         """The same set with a share of its training images, drawn by the seed, in place of its test images.
@@ -131,10 +148,11 @@ class TrainingData(ABC):
         Raises UsageError where either part would be empty.
         """
         count = self.train_count
-        held = round(count * share)
+        held = round(count * share) if math.isfinite(share) else 0
         if not 0 < held < count:
+            takes = f"takes {held} of {count} training images" if math.isfinite(share) else "is no share"
             raise UsageError(
-                f"a validation share of {share:g} takes {held} of {count} training images",
+                f"a validation share of {share:g} {takes}",
                 "give a share at which images are left for both training and validation, such as 0.1",
             )
         order_N = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
@@ -172,17 +190,22 @@ class Dataset(TrainingData):
     def _count(self, split: SplitName) -> int:
         return len(self.y_train if split == "train" else self.y_test)
 
-    def _read(self, split: SplitName, requests: Iterable[Request], augment: Augmentation) -> Iterator[Images]:
+    def _read(
+        self, split: SplitName, requests: Iterable[Request], augment: Augmentation, find: FindObjects | None
+    ) -> Iterator[Images]:
         of_split = (self.x_train, self.y_train, self.mask_train), (self.x_test, self.y_test, self.mask_test)
         x_NCHW, y_N, mask_N1HW = of_split[split == "test"]
         for request in requests:
             samples_B, seeds_B = request.samples_B.to(y_N.device), request.seeds_B.to(y_N.device)
             x_BCHW = x_NCHW[samples_B].float().div_(255.0)
             mask_B1HW = None if mask_N1HW is None else mask_N1HW[samples_B].float()
+            found_B1HW = None if find is None else find(x_BCHW)
             if augment == "crop-flip":
                 x_BCHW = crop_and_flip(x_BCHW, seeds_B)
-                mask_B1HW = None if mask_B1HW is None else crop_and_flip(mask_B1HW, seeds_B)
-            yield Images(x_BCHW, y_N[samples_B], samples_B, mask_B1HW)
+                mask_B1HW, found_B1HW = (
+                    None if one is None else crop_and_flip(one, seeds_B) for one in (mask_B1HW, found_B1HW)
+                )
+            yield Images(x_BCHW, y_N[samples_B], samples_B, mask_B1HW, found_B1HW)
 
     def _parted(self, rest_N: torch.Tensor, held_N: torch.Tensor) -> Dataset:
         rest_N, held_N, masks = rest_N.to(self.y_train.device), held_N.to(self.y_train.device), self.mask_train

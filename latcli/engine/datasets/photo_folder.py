@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from latcli.engine.datasets.base import Augmentation, Defaults, Images, Request, SplitName, TrainingData
+from latcli.engine.datasets.base import Augmentation, Defaults, FindObjects, Images, Request, SplitName, TrainingData
 from latcli.engine.detectors.base import Target
 from latcli.engine.images import photo_size, read_photo, sha256_of
 from latcli.engine.labels import known_class
@@ -267,7 +267,9 @@ class PhotoFolder(TrainingData):
         train, test = (tuple(self.folders.train[n] for n in chosen_N.tolist()) for chosen_N in (rest_N, held_N))
         return replace(self, folders=replace(self.folders, train=train, test=test))
 
-    def _read(self, split: SplitName, requests: Iterable[Request], augment: Augmentation) -> Iterator[Images]:
+    def _read(
+        self, split: SplitName, requests: Iterable[Request], augment: Augmentation, find: FindObjects | None
+    ) -> Iterator[Images]:
         """Read ahead; for crop-flip a random part of each photo, mirrored every other time, else as `preprocessing`."""
         wanted: Iterator[list[_Wanted]] = (
             [

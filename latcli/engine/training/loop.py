@@ -37,7 +37,7 @@ from latcli.engine.training.inner_attacks import (
     registered_settings,
     trades,
 )
-from latcli.engine.training.regimes import masks, regime_epsilon
+from latcli.engine.training.regimes import masks, otsu_mask, regime_epsilon
 from latcli.engine.training.settings import TrainSettings
 from latcli.errors import LatcliError, UsageError
 
@@ -222,7 +222,9 @@ class Trainer:
         """Minibatch `index` of the run; asked for one after the other, they are read ahead where they are files."""
         settings = self.settings
         if self._stream is None or index != self._next:
-            self._stream = self.data.training(self.order.requests(index, settings.augment != "none"), settings.augment)
+            requests = self.order.requests(index, settings.augment != "none")
+            find = otsu_mask if settings.mask_from == "otsu" else None
+            self._stream = self.data.training(requests, settings.augment, find)
         images, self._next = next(self._stream), index + 1
         return Batch(
             images.x_BCHW.contiguous(memory_format=self._layout),
@@ -231,7 +233,7 @@ class Trainer:
             item_seeds(derive_seed(settings.seed, "start", index), images.samples_B)
             if settings.is_adversarial
             else images.samples_B,
-            self.order.of_mine(round(settings.mix * settings.batch)),
+            self.order.of_mine(settings.natural_images),
         )
 
     def weights(self) -> dict[str, torch.Tensor]:

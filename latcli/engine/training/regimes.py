@@ -38,7 +38,8 @@ def masks(images: Images, source: MaskSource, center: float) -> torch.Tensor:
     knows of its objects. Raises UsageError where it knows nothing.
     """
     if source == "otsu":
-        return otsu_mask(images.x_BCHW)
+        # Not of moved images: the black that comes in would pass for the ground that a bright image lies on.
+        return otsu_mask(images.x_BCHW) if images.found_B1HW is None else images.found_B1HW
     if source == "center":
         _, _, H, W = images.x_BCHW.shape
         mask_1HW = center_mask((H, W), center).to(images.x_BCHW.device)

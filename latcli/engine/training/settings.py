@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from latcli.engine.datasets.base import Augmentation, Defaults, MaskSource
+from latcli.engine.datasets.base import Augmentation, Defaults, MaskSource, named_mask_source
 from latcli.engine.training.inner_attacks import check_attack
 from latcli.engine.training.regimes import LOCALIZED, Regime
 from latcli.errors import UsageError
@@ -67,16 +67,25 @@ class TrainSettings:
                 raise UsageError(f"{option} is {share:g}, not a share from 0 to below 1", f"for example {option} 0.5")
         if not (self.rate > 0.0 and math.isfinite(self.rate)):
             raise UsageError(f"--rate is {self.rate:g}, not a number above 0", "for example --rate 0.001")
-        if not (self.beta >= 0.0 and self.weight_decay >= 0.0):
-            raise UsageError("--beta and --weight-decay cannot be below 0", "for example --beta 6 --weight-decay 1e-4")
+        for name, example in (("beta", "6"), ("weight_decay", "1e-4")):
+            number, option = getattr(self, name), f"--{name.replace('_', '-')}"
+            if not (number >= 0.0 and math.isfinite(number)):
+                raise UsageError(f"{option} is {number:g}, not a number from 0 on", f"for example {option} {example}")
         check_attack(self.attack, self.loss)
         if self.loss == "trades" and self.mix:
             raise UsageError("--mix cannot be used with TRADES, which has a natural part already", "see --beta")
+        if self.mix and self.is_adversarial and not 0 < self.natural_images < self.batch:
+            raise self._unmixed()
 
     @property
     def is_adversarial(self) -> bool:
         """Whether there is an inner attack at all."""
         return self.regime != "natural"
+
+    @property
+    def natural_images(self) -> int:
+        """How many images of each minibatch stay natural."""
+        return round(self.mix * self.batch)
 
     @property
     def step_share(self) -> float | None:
@@ -100,6 +109,16 @@ class TrainSettings:
         """
         growing = self.warm_up * self.steps
         return self.epsilon if step >= growing else self.epsilon * (step + 1) / (growing + 1)
+
+    def _unmixed(self) -> UsageError:
+        """For a mix that rounds to no image of a minibatch, or to all of them."""
+        batch, natural = self.batch, self.natural_images
+        least = math.floor(0.5 / min(self.mix, 1.0 - self.mix)) + 1
+        share = f"--mix {(1 if natural == 0 else batch - 1) / batch:g}, or " if batch > 1 else ""
+        return UsageError(
+            f"--mix {self.mix:g} of a minibatch of {batch} is {natural}: it needs both a natural and an attacked image",
+            f"give {share}--batch at least {least}",
+        )
 
 
 #: What each preset changes of the defaults above. natural_steps: steps of the natural regime, whose steps cost a
@@ -160,10 +179,8 @@ def resolve(
     if regime == "natural":
         values["steps"] = natural_steps
     values |= {"epsilon": defaults.epsilon, "center": defaults.center, "augment": defaults.augment, "seed": seed}
-    if "masks" in given:
-        values["mask_from"] = "folder"
-    elif regime in LOCALIZED:
-        values["mask_from"] = defaults.mask_from
+    usual = defaults.mask_from if regime in LOCALIZED else TrainSettings.mask_from
+    values["mask_from"] = named_mask_source(given) or usual
     values |= {name: given[name] for name in (field.name for field in fields(TrainSettings)) if name in given}
     if step_share is not None and "step_size" not in given and given.get("attack", "pgd") == "pgd":
         values["step_size"] = step_share * values["epsilon"]
