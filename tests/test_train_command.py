@@ -192,6 +192,14 @@ def test_other_options_are_refused_with_all_differences(train, cut_off):
     assert document(train(*resume, "--steps", "6", "--json"))["steps"] == 6
 
 
+def test_options_without_an_effect_are_refused(train, work):
+    for words in (("--architecture", "paper-cnn", "--mean", "0.5"), ("--beta", "3")):
+        refused = train(*FAST, *words)
+        assert refused.code == 2
+        assert words[-2] in refused.error[0]
+    assert not list((work / "runs").glob("*-train-*"))
+
+
 def test_what_a_run_does_not_keep_is_given_again_where_it_is_resumed(train, work, monkeypatch):
     typed = ["train", *FAST, "--seed", "3", "--logger=tensorboard", "--devices", "1"]
     monkeypatch.setattr("sys.argv", ["latcli", *typed])

@@ -280,6 +280,19 @@ def test_given_options_go_before_the_preset_and_the_preset_before_the_data():
         assert read(TrainSettings, to_json(settings) | {"further": 1}) == settings
 
 
+def test_a_middle_or_a_folder_that_is_given_takes_the_place_of_the_detector():
+    photos, middle = replace(DIGITS, mask_from="detector"), {"center": 0.9}
+    for defaults, chosen, source in [
+        (photos, {}, "detector"),
+        (photos, middle, "center"),
+        (photos, {"masks": "masks"}, "folder"),
+        (DIGITS, {}, "center"),
+        (DIGITS, middle, "center"),
+        (DIGITS, {"mask_from": "otsu"}, "otsu"),
+    ]:
+        assert resolve(chosen, defaults).mask_from == source
+
+
 def test_settings_that_make_no_sense_are_refused():
     for changes, message in [
         ({"rate": float("inf")}, "--rate is inf"),

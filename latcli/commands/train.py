@@ -37,7 +37,7 @@ from latcli.engine.scoring import adversarial_score, natural_score
 from latcli.engine.training.loop import Trainer, check_parts, new_network
 from latcli.engine.training.settings import DEFAULT_PRESET, TrainSettings, preset_values, resolve
 from latcli.engine.training.state import TrainingState, read_state, restore
-from latcli.errors import ExitCode, LatcliError, WeightsError
+from latcli.errors import ExitCode, LatcliError, UsageError, WeightsError
 from latcli.options import TrainOptions, given
 from latcli.reporting.evaluations import object_words
 from latcli.reporting.text import counted
@@ -95,7 +95,8 @@ def run(options: TrainOptions, session: Session) -> TrainResult:
     several that is not the first of them ends here.
     """
     loggers.check(options.logger)
-    if options.resume is None:  # else the run's own batch counts, which the trainer checks
+    if options.resume is None:  # else the run's own options count
+        _refuse_idle(options)
         preset = preset_values(
             options.preset or DEFAULT_PRESET, fine_tuning=is_classifier_name(options.architecture or "")
         )
@@ -176,6 +177,22 @@ def _fits(weights: Path, architecture: str, data: TrainingData) -> bool:
     except LatcliError:
         return False
     return True
+
+
+#: Options that say what a classifier is; small networks are made for their data set.
+_OF_CLASSIFIERS = ("class_names", "mean", "std", "input_size", "resize")
+
+
+def _refuse_idle(options: TrainOptions) -> None:
+    """Raise UsageError for options that would have no effect."""
+    idle = [name for name in _OF_CLASSIFIERS if name in given(options)]
+    if idle and options.architecture in registry.names("architecture"):
+        raise UsageError(
+            f"--{idle[0].replace('_', '-')} is not used for the small network {options.architecture}",
+            "leave it out, or fine-tune a classifier: --architecture timm:NAME",
+        )
+    if options.beta is not None and options.loss != "trades":
+        raise UsageError("--beta is the weight of the second part of TRADES", "add --loss trades, or leave it out")
 
 
 def describe(job: Job) -> str:
