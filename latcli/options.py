@@ -466,7 +466,10 @@ class DataObjectOptions(ObjectOptions):
     """Where the object of each image of a data set is."""
 
     center: float | None = option(
-        OBJECT, "SHARE", "Protect the center: a fraction of the image's sides.", show_default="the data set's"
+        OBJECT,
+        "SHARE",
+        "Protect the center: a fraction of the image's sides. Implies --mask-from center.",
+        show_default="the data set's",
     )
     mask_from: Literal["center", "otsu", "detector", "folder"] | None = option(
         OBJECT,

@@ -112,8 +112,9 @@ def test_a_published_classifier_knows_folders_by_word_net_ids(tmp_path, shared_d
         for split in ("train", "test"):
             (tmp_path / "set" / split / name).mkdir(parents=True)
             shutil.copy(shared_data / "photos" / "paper9" / f"{name}.jpg", tmp_path / "set" / split / name)
-    options = {"mask_from": "center", "steps": 2, "dataset": f"folder:{tmp_path / 'set'}"}
+    options = {"center": 0.5, "steps": 2, "dataset": f"folder:{tmp_path / 'set'}"}
     result = evaluate(tmp_path, "efficientnet_lite0", **options)
+    assert (result.settings["mask_from"], result.settings["center"]) == ("center", 0.5)
     natural, standard, background = result.cells
     assert (natural.n, natural.accuracy, standard.accuracy) == (2, 1.0, 0.0)
     losses = [natural.loss, background.loss, standard.loss]
@@ -223,6 +224,7 @@ def test_what_does_not_go_together_is_refused_before_a_run_is_begun(tmp_path, ph
         ((tuned, four), {}, r"takes the middle 160 of .*takes the middle 32 of"),
         ((four,), {"boxes": "best"}, "--boxes is not used where no detector"),
         ((four,), {"mask_from": "center"}, "--masks is not used with --mask-from center"),
+        ((four,), {"center": 0.9}, "--center is not used with --mask-from folder"),
         ((four,), {"mask_from": "center", "masks": None, "reliance": True}, "--reliance needs to know the objects"),
         ((four,), {"mask_from": "folder", "masks": None}, "--mask-from folder needs the folder"),
         ((four,), {"dataset": "mnist-5k"}, "--masks cannot be used with mnist-5k"),

@@ -131,6 +131,7 @@ def test_what_does_not_go_together_is_refused_before_a_run_is_begun(options, ses
         ({"preset": "paper"}, "the preset paper is for small networks"),
         ({"masks": None}, "--mask-from folder needs the folder"),
         ({"mask_from": "center"}, "--masks is not used with --mask-from center"),
+        ({"mask_from": "otsu", "masks": None, "center": 0.9}, "--center is not used with --mask-from otsu"),
         ({"boxes": "best"}, "--boxes is not used where no detector looks"),
         ({"architecture": "torchvision:resnet1"}, "there is no torchvision classifier called"),
         ({"architecture": "no_such:net"}, "the classifier no_such:net cannot be imported"),

@@ -152,6 +152,8 @@ def _check_object_options(given: Mapping[str, Any], mask_from: MaskSource) -> No
         raise UsageError("--mask-from folder needs the folder", "give --masks DIR, with train/CLASS/NAME.png in it")
     if mask_from != "folder" and "masks" in given:
         raise UsageError(f"--masks is not used with --mask-from {mask_from}", "leave one of them out")
+    if mask_from != "center" and "center" in given:
+        raise UsageError(f"--center is not used with --mask-from {mask_from}", "leave one of them out")
     if "soft" in given:
         raise UsageError("--soft is for attack and mask: masks of data sets have sharp edges", "leave it out")
     idle = [f"--{name.replace('_', '-')}" for name in DETECTING if name in given]

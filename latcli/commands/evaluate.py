@@ -29,7 +29,7 @@ from latcli.commands.gathering import MATRIX
 from latcli.commands.matrices import Evaluated, seed_groups
 from latcli.engine import loggers, registry
 from latcli.engine.attacks.contract import run_attack
-from latcli.engine.datasets.base import TrainingData
+from latcli.engine.datasets.base import TrainingData, named_mask_source
 from latcli.engine.datasets.catalog import full_name
 from latcli.engine.datasets.photo_folder import PhotoFolder
 from latcli.engine.devices import open_device
@@ -270,7 +270,7 @@ def named_models(options: EvalOptions) -> tuple[str, ...]:
 def settings_of(options: EvalOptions, data: TrainingData, session: Session) -> EvalSettings:
     """Settings from the options, else from the data set. Raises UsageError."""
     defaults, of_photos = data.defaults, isinstance(data, PhotoFolder)
-    mask_from = options.mask_from or ("folder" if options.masks else defaults.mask_from)
+    mask_from = named_mask_source(given(options)) or defaults.mask_from
     usual = {"epsilon": defaults.epsilon, "center": defaults.center} | ({"batch": _PHOTO_BATCH} if of_photos else {})
     chosen = {name: value for name, value in given(options).items() if name in EvalSettings.__dataclass_fields__}
     return EvalSettings(**usual | chosen | _beside(options) | {"mask_from": mask_from, "seed": session.seed})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -22,6 +22,12 @@ MaskSource = Literal["center", "otsu", "detector", "folder"]
 
 #: Finds the objects in x_BCHW in [0, 1]: mask_B1HW, 1 on the object.
 FindObjects = Callable[[torch.Tensor], torch.Tensor]
+
+
+def named_mask_source(given: Mapping[str, Any]) -> MaskSource | None:
+    """Where objects come from by the options that were `given`; a folder or a middle says so itself. None: unsaid."""
+    named: MaskSource | None = given.get("mask_from")
+    return named or ("folder" if "masks" in given else "center" if "center" in given else None)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from latcli.engine.datasets.base import Augmentation, Defaults, MaskSource
+from latcli.engine.datasets.base import Augmentation, Defaults, MaskSource, named_mask_source
 from latcli.engine.training.inner_attacks import check_attack
 from latcli.engine.training.regimes import LOCALIZED, Regime
 from latcli.errors import UsageError
@@ -179,10 +179,8 @@ def resolve(
     if regime == "natural":
         values["steps"] = natural_steps
     values |= {"epsilon": defaults.epsilon, "center": defaults.center, "augment": defaults.augment, "seed": seed}
-    if "masks" in given:
-        values["mask_from"] = "folder"
-    elif regime in LOCALIZED:
-        values["mask_from"] = defaults.mask_from
+    usual = defaults.mask_from if regime in LOCALIZED else TrainSettings.mask_from
+    values["mask_from"] = named_mask_source(given) or usual
     values |= {name: given[name] for name in (field.name for field in fields(TrainSettings)) if name in given}
     if step_share is not None and "step_size" not in given and given.get("attack", "pgd") == "pgd":
         values["step_size"] = step_share * values["epsilon"]
