@@ -223,6 +223,12 @@ class _Gathering:
 
     # training
 
+    def _scored_on(self, run: RunRow) -> str | None:
+        """The name of the run's data set, and that training images were held out in place of its test images."""
+        held = run.config.get("validation")
+        name = self._dataset(run)
+        return name if held is None else f"{name}, {100 * held:g} % held out"
+
     def _training(self, evaluated: Iterable[Evaluated]) -> tuple[list[ReportedTraining], list[BestRun]]:
         """Completed training runs, and the best of them; under --best these alone.
 
@@ -240,7 +246,7 @@ class _Gathering:
         found = [
             ReportedTraining(
                 run=run.id,
-                dataset=self._dataset(run),
+                dataset=self._scored_on(run),
                 seed=run.seed,
                 final={name: final.get(run.id, {}).get(metric) for name, metric in _FINAL.items()},
                 series=series.get(run.id, {}),

@@ -64,7 +64,7 @@ def training(rows: Sequence[Document], best: Sequence[Document] = (), most: int 
     ]
     notes += _more(len(rows), most, "training run", "training runs", "--best")
     about = ("run", "dataset", "regime", "epsilon", "seed")
-    title = "Training runs, on test images"
+    title = "Training runs, on test images or those held out"
     return listed(title, rows[:most], *columns, notes=notes, kind="training", about=about)
 
 
