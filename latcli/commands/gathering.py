@@ -151,7 +151,7 @@ class _Gathering:
         attack_runs = self._with_photos()
         newest = {run.id for run in attack_runs[: self.needs.attacks]}
         attacks = self._attacks(attack_runs, newest)
-        configs = {run.id: run.config for run in self.trained.values()}
+        configs = {run.id: run.config for run in (*self.trained.values(), *attack_runs)}
         names = ("since", "dataset", "status", "best")
         return ReportResult(
             store=self.store.folder,
