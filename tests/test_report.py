@@ -387,6 +387,24 @@ def test_photos_side_by_side_are_the_same_photos(store):
     assert (results["photos"], results["fooled"]) == ((2, 2), (2, 1))
 
 
+@pytest.mark.parametrize("most", [(0.1, None), (0.1, 0.1)])
+def test_searches_for_the_smallest_epsilon_are_compared_as_a_whole(store, most):
+    runs = []
+    for largest, found in zip(most, [(0.01, 0.02, 0.06), (0.02, 0.04, 0.05)], strict=True):
+        rows = [
+            photo(0, f"{place}.jpg", "hen", "cock", epsilon=e, smallest_epsilon=e, smallest_epsilon_max=largest)
+            if largest else photo(0, f"{place}.jpg", "hen", "cock", epsilon=0.1)
+            for place, e in enumerate(found)
+        ]  # fmt: skip
+        with store.start_run("attack", argv=[], config={}, seed=0, device="cpu") as run:
+            run.insert("attacks", rows)
+        runs.append(run.id)
+    found = compare(ReportOptions(runs=tuple(runs), compare=True), Session(store=store.folder))
+    results = {row["name"]: (row["a"], row["b"]) for row in found.results}
+    assert results["photos"] == (3, 3)
+    assert results["median smallest epsilon"] == (0.02, 0.04 if most[1] else None)
+
+
 @pytest.mark.parametrize(
     ("first", "second", "message"), [("natural", "evaluation", "a run of train"), ("natural", "natural", "both names")]
 )
