@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
@@ -175,6 +176,8 @@ def _parameter(field: Field) -> inspect.Parameter:
         kind, default, info.callback = str | None, field.default if kind is str else None, _parsing(field)
     elif get_origin(kind) is tuple:
         kind, default = list[get_args(kind)[0]], [] if default == () else default  # type: ignore[misc]
+    elif float in (kind, *get_args(kind)):
+        info.callback = _finite(field)
     return inspect.Parameter(
         field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info]
     )
@@ -186,6 +189,15 @@ def _parsing(field: Field) -> Callable[[str | None], Any]:
             return field.default if text is None or field.parse is None else field.parse(text)
         except UsageError as error:
             raise RefusedValue(error.message, error.hint) from error
+
+    return callback
+
+
+def _finite(field: Field) -> Callable[[float | None], float | None]:
+    def callback(value: float | None) -> float | None:
+        if value is not None and not math.isfinite(value):  # the JSON of a run's configuration has no such numbers
+            raise RefusedValue(f"--{field.key} is {value:g}, not a finite number", "give a finite number, such as 0.5")
+        return value
 
     return callback
 

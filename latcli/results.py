@@ -1107,9 +1107,9 @@ class WrittenReport:
 class ReportResult:
     """All that is to be reported, the newest run first; `paper` is None unless asked for.
 
-    created: when it was gathered, UTC. best: which training runs were chosen as the best, and by what. left_out: runs
-    that have no figures, and why. faults: files that are not shown, for they are not as they were written. written:
-    None where no file was asked for.
+    created: when it was gathered, UTC. further_attacks: how many attack runs with photos are not in `attacks`. best:
+    which training runs were chosen as the best, and by what. left_out: runs that have no figures, and why. faults:
+    files that are not shown, for they are not as they were written. written: None where no file was asked for.
     """
 
     store: Path
@@ -1125,6 +1125,7 @@ class ReportResult:
     faults: Sequence[Mapping[str, Any]]
     paper: Sequence[PaperPart] | None
     latcli: str
+    further_attacks: int = 0
     written: Sequence[WrittenFile] | None = None
 
 

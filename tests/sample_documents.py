@@ -219,7 +219,7 @@ def report(*photos: AttackedPhoto, **more: Any) -> dict[str, Any]:
     return {
         "store": "/store", "created": "2026-11-22T15:00:00.000Z", "latcli": "0.1.0",
         "selection": {"runs": [], "since": None, "dataset": None, "status": None, "best": False},
-        "matrices": [matrix()], "attacks": [attack(*photos)], "training": [trained()], "best": [],
+        "matrices": [matrix()], "attacks": [attack(*photos)], "further_attacks": 0, "training": [trained()], "best": [],
         "evaluations": [evaluation()],
         "runs": [run_row()], "paper": paper(),
         "left_out": [{"run": "20261122-130000-train-dead", "command": "train", "status": "crashed", "why": "crashed"}],

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import code_blocks
+from PIL import Image
 from safetensors.torch import save
 
 from latcli.engine import registry
@@ -37,8 +39,19 @@ def test_it_opens_by_its_path_as_the_same_function(net, checkpoint):
     assert classifier.class_names == INFO.class_names
     assert torch.allclose(classifier(x_BCHW), net(x_BCHW), atol=1e-5)
     assert torch.allclose(classifier(x_BCHW.expand(-1, 3, -1, -1)), net(x_BCHW), atol=1e-5)
-    assert classifier.preprocessing.crop == 28
+    assert classifier.preprocessing.size == (28, 28)
     assert read_info(checkpoint) == INFO
+
+
+def test_one_that_was_trained_on_oblong_images_reads_them_as_they_are(tmp_path):
+    path, shape = tmp_path / "oblong.safetensors", (3, 20, 28)
+    path.write_bytes(pack_classifier(PaperCNN(shape, 10).state_dict(), replace(INFO, image_shape=shape)))
+    classifier = open_checkpoint(path)
+    levels_HWC = np.random.default_rng(0).integers(0, 256, (20, 28, 3), dtype=np.uint8)
+    x_CHW = classifier.preprocessing.read(Image.fromarray(levels_HWC))
+    assert torch.equal(x_CHW, torch.from_numpy(levels_HWC).permute(2, 0, 1) / 255)
+    assert classifier(x_CHW[None]).shape == (1, 10)
+    assert classifier.preprocessing.read(Image.new("RGB", (90, 70))).shape == shape
 
 
 def test_the_docs_read_it_without_latcli(net, checkpoint, monkeypatch):

@@ -77,6 +77,8 @@ def test_a_slip_is_two_lines(latcli):
     for words, code, error, hint in [
         (["rnus"], 2, "'rnus'", "'runs'"),
         (["\x1b[31mred"], 2, "'\\x1b[31mred'", "latcli --help"),
+        (["train", "--validation", "nan"], 2, "--validation is nan", "finite number"),
+        (["attack", "photo.jpg", "--radius=-inf"], 2, "--radius is -inf", "finite number"),
         (["doctor", "--precision", "fp23"], 2, "'fp23'", "did you mean fp32?"),
         (["runs", "show"], 2, "'RUN'", "latcli runs show --help"),
         (["runs", "lst"], 2, "'lst'", "'list'"),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -241,6 +242,25 @@ def test_the_terminal_has_the_newest_attacks_that_have_photos(store):
     assert len(found["attacks"]) == SHOWN_ATTACKS
 
 
+def test_a_run_of_several_epsilons_is_one_run_and_each_epsilon_has_photos_where_they_are_cut(store):
+    epsilons = (0.01, 0.02, 0.03, 0.04)
+    old = attack(store, [("old.jpg", "hen", "cock")])
+    last = attack(store, [("last.jpg", "hen", "cock")])
+    with store.start_run("attack", argv=[], config={}, seed=0, device="cpu") as run:
+        for epsilon in epsilons:  # a batch of photos at one, then at the next
+            run.insert("attacks", [photo(0, f"{place}.jpg", "hen", "cock", epsilon=epsilon) for place in range(6)])
+    with store.start_run("attack", argv=[], config={}, seed=0, device="cpu"):
+        pass  # without photos
+    found = document(store.folder, needs=replace(TERMINAL, photos=4))
+    assert [(one["run"], one["epsilon"], one["summary"]["n"], len(one["images"])) for one in found["attacks"]] == [
+        *((run.id, epsilon, 6, 1) for epsilon in epsilons), (last.id, 8 / 255, 1, 1)
+    ]  # fmt: skip
+    assert found["further_attacks"] == 1
+    everything = document(store.folder)
+    assert (everything["attacks"][-1]["run"], everything["further_attacks"]) == (old.id, 0)
+    assert [len(one["images"]) for one in everything["attacks"][:4]] == [6] * 4
+
+
 def test_a_file_that_is_gone_or_changed_is_a_fault_and_not_shown(store):
     run = attack(store, [("a.jpg", "hen", "cock"), ("b.jpg", "hen", "cock")])
     (run.folder / "0-mask.png").unlink()
@@ -365,6 +385,24 @@ def test_photos_side_by_side_are_the_same_photos(store):
         "a/1.jpg 33333333: confidence": (None, 0.3),
     }
     assert (results["photos"], results["fooled"]) == ((2, 2), (2, 1))
+
+
+@pytest.mark.parametrize("most", [(0.1, None), (0.1, 0.1)])
+def test_searches_for_the_smallest_epsilon_are_compared_as_a_whole(store, most):
+    runs = []
+    for largest, found in zip(most, [(0.01, 0.02, 0.06), (0.02, 0.04, 0.05)], strict=True):
+        rows = [
+            photo(0, f"{place}.jpg", "hen", "cock", epsilon=e, smallest_epsilon=e, smallest_epsilon_max=largest)
+            if largest else photo(0, f"{place}.jpg", "hen", "cock", epsilon=0.1)
+            for place, e in enumerate(found)
+        ]  # fmt: skip
+        with store.start_run("attack", argv=[], config={}, seed=0, device="cpu") as run:
+            run.insert("attacks", rows)
+        runs.append(run.id)
+    found = compare(ReportOptions(runs=tuple(runs), compare=True), Session(store=store.folder))
+    results = {row["name"]: (row["a"], row["b"]) for row in found.results}
+    assert results["photos"] == (3, 3)
+    assert results["median smallest epsilon"] == (0.02, 0.04 if most[1] else None)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The paper's figures beside ours: its own figures bear its claims out, others need not, and nothing is guessed."""
 
 import pytest
-from report_store import WILD, attack, entry, evaluate, train
+from report_store import WILD, attack, entry, evaluate, photo, train
 
 from latcli.commands.gathering import EVERYTHING, gather
 from latcli.commands.paper import CIFAR10, FIGURE_2, MNIST, PHOTOS, compare_with_paper
@@ -119,6 +119,34 @@ def test_only_the_paper_s_own_attack_is_called_so(tmp_path):
         "attack: pgd, 100 steps, l2 radius 2; the paper pgd, 100 steps",
         "attack: apgd-ce, 100 steps; the paper pgd, 100 steps",
     ]
+
+
+def test_only_attacks_that_differ_by_their_seed_alone_are_averaged(tmp_path):
+    def seeds_said(*runs):
+        """The seeds and the protocol of runs on the same photos: seed, options, what rows have; the newest last."""
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        with Store.open(folder) as store:
+            for seed, options, row in runs:
+                with store.start_run("attack", argv=[], config=options, seed=seed, device="cpu") as run:
+                    run.insert("attacks", [photo(0, f"{name}.jpg", "hen", "cock", **row) for name in "abc"])
+        *_, part = gather(ReportOptions(paper=True), Session(store=folder), EVERYTHING).paper
+        return next(line for line in part.protocol if line.startswith("attack seeds")).partition(": ")[2], part.protocol
+
+    usual = (0, {"stop": "never", "threads": 1}, {})
+    assert seeds_said(usual, (1, {"stop": "never", "threads": 2, "devices": 2, "photos": ["b"]}, {}))[0] == "1, 0"
+    for other in ({"soft": True}, {"schedule": "linear"}, {"refine": "grabcut"}, {"step_size": 0.01}):
+        assert seeds_said((1, {"stop": "never", **other}, {}), usual)[0] == "0"
+    aimed = {"target_index": 3, "target_name": "dog", "target_source": "given", "reached": 1, "p_target": 0.9}
+    guessed = {"label_source": "prediction"}
+    # The newest is not the most like the paper's.
+    assert seeds_said(usual, (1, {"target": "3"}, aimed))[0] == "0"
+    assert seeds_said(usual, (1, {"stop": "top1"}, {}))[0] == "0"
+    assert seeds_said(usual, (1, {"stop": "never"}, guessed))[0] == "0"
+    (seeds, said) = seeds_said((1, {"stop": "top1"}, guessed))
+    assert (seeds, [line for line in said if line.startswith(("labels", "attack:"))]) == ("1", [
+        "labels: the right class of 3 of 3 is the classifier's own guess before the attack; see --labels",
+        "attack: epsilon 8/255, pgd, 40 steps, stopped at top1",
+    ])  # fmt: skip
 
 
 def test_the_photos_are_those_most_like_the_paper_s_over_attack_seeds(found):

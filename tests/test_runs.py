@@ -5,6 +5,7 @@ import os
 import shutil
 import sqlite3
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,14 @@ def test_runs_are_listed_newest_first_with_what_came_of_them(store, runs):
     assert runs("list", "--json", "--status", "failed").json["runs"] == []
     refused = runs("list", "--status", "complete")
     assert (refused.code, "'completed'" in refused.error[0]) == (2, True)
+
+
+def test_attacks_on_one_photo_are_not_counted_as_photos(store, runs):
+    config = {"region": "background", "regions": ["background", "all"]}
+    with store.start_run("attack", argv=[], config=config, seed=0, device="cpu") as run:
+        run.insert("attacks", [{"classifier": "lite0"} | columns(replace(PHOTO, epsilon=e)) for e in (0.1, 0.2)])
+    (listed,) = runs("list", "--json").json["runs"]
+    assert (listed["run"], listed["regime"], listed["result"]) == (run.id, None, "fooled in 2 of 2 attacks")
 
 
 def test_a_run_is_shown_with_the_numbers_of_its_json(store, runs):

@@ -101,13 +101,44 @@ def test_a_report_on_a_terminal_is_cut_to_the_newest_and_says_so():
     whole = sample.report()
     attacks = [sample.attack(sample.photo(), run=f"2026-attack-{place}") for place in range(2)]
     many = {"matrices": whole["matrices"] * 6, "training": whole["training"] * 9, "attacks": attacks}
-    many["runs"] = [sample.run_row()] * 5
+    many["further_attacks"] = 3
     text = drawn("report", whole | many)
     for line in ("and 2 more loss matrices: ", "and 1 more training run: ", "and 3 more attack runs: "):
         assert line in text
     everything = documents.report(whole | many)
     assert sum(table.kind == "matrix" for table in everything) == 6
     assert not any("more" in note for table in everything for note in table.notes)
+
+
+def test_a_run_of_several_epsilons_is_one_on_a_terminal_with_its_sums_and_its_photos_in_turn():
+    names, epsilons = ("a/cat.jpg", "b/cat.jpg"), (1 / 255, 2 / 255, 4 / 255)
+    groups = [
+        sample.attack(*(sample.photo(name, epsilon=epsilon) for name in names), epsilon=epsilon) for epsilon in epsilons
+    ]
+    other = sample.attack(sample.photo(), run="20261122-1-attack-0b1d")
+    document = sample.nothing(sample.report(), attacks=[*groups, other], further_attacks=1)
+    sums, photos, single, more, _ = documents.report(document, cut=True)
+    assert [row.cells[1].value for row in sums.rows] == list(epsilons)
+    assert [row.about["epsilon"] for row in photos.rows] == [*epsilons, *epsilons]
+    assert "fooled in 6 of 6 attacks on photos that were right" in photos.notes
+    assert ("7f3a" in sums.title, "7f3a" in photos.title, "0b1d" in single.title) == (True, True, True)
+    assert more.notes == ("and 1 more attack run: choose with run ids",)
+    assert [table.about.get("epsilon") for table in documents.report(document)][:3] == list(epsilons)
+
+
+def test_a_title_names_only_what_is_true_of_all_photos():
+    def title(*photos, **config):
+        run = sample.run_row(images=sample.attack(*photos)["images"], totals={"images": len(photos), "artifacts": 0})
+        run |= {"environment": {}, "cells": [], "metrics": [], "artifacts": [], "resume": None, "note": None}
+        run["config"] |= config
+        return next(table.title for table in documents.run(run) if table.kind == "photo")
+
+    one, inside = sample.photo(epsilon=1 / 255), sample.photo(region="foreground", epsilon=1 / 255)
+    assert title(one).endswith("background altered by at most 1/255")
+    assert title(one, sample.photo("kite.jpg", epsilon=2 / 255)).endswith("background altered")
+    assert title(one, smallest_epsilon=8 / 255).endswith("background altered")
+    assert title(inside, regions=["foreground"]).endswith("foreground altered by at most 1/255")
+    assert title(one, inside, regions=["background", "foreground"]).endswith("2 regions altered by at most 1/255")
 
 
 @pytest.mark.parametrize(

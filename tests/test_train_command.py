@@ -144,6 +144,9 @@ def test_a_model_is_scored_on_training_images_that_it_has_not_learnt(train, work
     resumed = document(train("--resume", "latest", "--json"))
     assert (whole["final"]["n"], len(whole["tests"])) == (18, 2)  # of the 90 training images; the test set has 30
     assert (weights(resumed), resumed["final"]) == (weights(whole), whole["final"])
+    assert {row["dataset"] for row in latcli("report", "--json").json["training"]} == {
+        f"folder:{work / 'tiny'}, 20 % held out"
+    }
     evaluated = document(latcli("eval", whole["run"], "--images", "2", "--steps", "1", "--offline", "--json"))
     assert {cell["n"] for cell in evaluated["cells"] if cell["input"] == "natural"} == {30}
 

@@ -17,7 +17,7 @@ from latcli.engine import cuda_graph
 from latcli.engine.cuda_graph import record_cuda_graph
 from latcli.engine.datasets.base import DatasetSource, Defaults, make_dataset
 from latcli.engine.datasets.catalog import open_dataset
-from latcli.engine.models.small import PaperCNN
+from latcli.engine.models.small import PaperCNN, resnet18
 from latcli.engine.models.weights import pack
 from latcli.engine.precision import gradient_model
 from latcli.engine.scoring import adversarial_score, natural_score, score_point
@@ -35,9 +35,9 @@ def digits():
     return replace(whole, x_test=whole.x_test[::5], y_test=whole.y_test[::5])
 
 
-def trainer_for(dataset, form="fp32-channels-last", device="cpu", **changes):
+def trainer_for(dataset, form="fp32-channels-last", device="cpu", architecture=PaperCNN, **changes):
     settings = replace(BASE, **changes)
-    net = new_network(PaperCNN, dataset, settings.seed).to(device)
+    net = new_network(architecture, dataset, settings.seed).to(device)
     return Trainer(net, dataset.to(torch.device(device)), settings, form)
 
 
@@ -155,6 +155,15 @@ def test_training_by_replays_is_training(digits, changes, record, monkeypatch):
     plain._replays_update, replayed._replays_update = False, True
     losses = [report.loss for report in finish(plain)]
     assert [report.loss for report in finish(replayed)] == pytest.approx(losses, rel=0 if record is tape else 1e-4)
+
+
+def test_a_batch_of_one_image_is_refused_where_the_network_s_norms_need_two():
+    x_NCHW, y_N = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4) % 2
+    dataset = make_dataset("black", (x_NCHW, y_N), (x_NCHW, y_N), ("a", "b"), Defaults(0.1, 0.5, "resnet18"))
+    with pytest.raises(UsageError, match="cannot be trained on one image at a time"):
+        trainer_for(dataset, architecture=resnet18, batch=1)
+    for changes in ({"batch": 1, "loss": "trades"}, {"batch": 2}):
+        assert trainer_for(dataset, architecture=resnet18, **changes).step().step == 1
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(digits):

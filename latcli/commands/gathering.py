@@ -7,7 +7,7 @@ or unreadable is named instead.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -75,9 +75,9 @@ _WHY = {
 class Needs:
     """What the formats that were asked for will look at, so that the rest costs nothing.
 
-    attacks: how many of the newest attack runs, None for all. photos: how many results of each, None for all. hashed:
-    files are compared by sha256, too, since they are shown, not by size alone. points: about so many of each training
-    series, None for all, 0 for none.
+    attacks: how many of the newest attack runs, None for all. photos: about how many results of each, None for all.
+    hashed: files are compared by sha256, too, since they are shown, not by size alone. points: about so many of each
+    training series, None for all, 0 for none.
     """
 
     attacks: int | None = None
@@ -148,8 +148,10 @@ class _Gathering:
             evaluated = self._of_best(evaluated, chosen)
         evaluated = [replace(one, document=self._document(one.run)) for one in evaluated]
         matrices = loss_matrices(evaluated, self.datasets, self.trained)
-        attacks = self._attacks()
-        configs = {run.id: run.config for run in self.trained.values()}
+        attack_runs = self._with_photos()
+        newest = {run.id for run in attack_runs[: self.needs.attacks]}
+        attacks = self._attacks(attack_runs, newest)
+        configs = {run.id: run.config for run in (*self.trained.values(), *attack_runs)}
         names = ("since", "dataset", "status", "best")
         return ReportResult(
             store=self.store.folder,
@@ -157,7 +159,8 @@ class _Gathering:
             selection={"runs": [row.id for row in self.rows] if self.options.runs else []}
             | {name: getattr(self.options, name) for name in names},
             matrices=matrices,
-            attacks=attacks[: self.needs.attacks],
+            attacks=[one for one in attacks if one.run in newest],
+            further_attacks=len(attack_runs) - len(newest),
             training=training,
             best=chosen,
             evaluations=[one.document for one in evaluated if one.document is not None],
@@ -220,6 +223,12 @@ class _Gathering:
 
     # training
 
+    def _scored_on(self, run: RunRow) -> str | None:
+        """The name of the run's data set, and that training images were held out in place of its test images."""
+        held = run.config.get("validation")
+        name = self._dataset(run)
+        return name if held is None else f"{name}, {100 * held:g} % held out"
+
     def _training(self, evaluated: Iterable[Evaluated]) -> tuple[list[ReportedTraining], list[BestRun]]:
         """Completed training runs, and the best of them; under --best these alone.
 
@@ -237,7 +246,7 @@ class _Gathering:
         found = [
             ReportedTraining(
                 run=run.id,
-                dataset=self._dataset(run),
+                dataset=self._scored_on(run),
                 seed=run.seed,
                 final={name: final.get(run.id, {}).get(metric) for name, metric in _FINAL.items()},
                 series=series.get(run.id, {}),
@@ -251,26 +260,28 @@ class _Gathering:
 
     # photos
 
-    def _attacks(self) -> list[ReportedAttack]:
-        """The newest attack runs that have photos: as many as needed, all beside the paper, which picks the nearest."""
+    def _with_photos(self) -> list[RunRow]:
+        """Attack runs that have photos, the newest first."""
         photographed = {row["run"] for row in self.store.query("SELECT DISTINCT run FROM attacks")}
-        runs = [run for run in self._completed("attack") if run.id in photographed]
-        if not self.options.paper:
-            runs = runs[: self.needs.attacks]
+        return [run for run in self._completed("attack") if run.id in photographed]
+
+    def _attacks(self, runs: Iterable[RunRow], newest: Container[str]) -> list[ReportedAttack]:
+        """The attacks of the newest of these runs (ids); beside the paper, which picks the nearest, of all."""
         most = None if self.options.paper else self.needs.photos
         # Tables alone show no files.
-        shown = {run.id for run in runs[: 0 if self.needs == TABLES else self.needs.attacks]}
-        return [attack for run in runs for attack in self._attacks_of(run, most, with_files=run.id in shown)]
+        shown = () if self.needs == TABLES else newest
+        kept = (run for run in runs if self.options.paper or run.id in newest)
+        return [attack for run in kept for attack in self._attacks_of(run, most, with_files=run.id in shown)]
 
     def _attacks_of(self, run: RunRow, most: int | None, *, with_files: bool) -> Iterator[ReportedAttack]:
         """One for each region and epsilon; a search for the smallest epsilon is one as a whole.
 
-        Of more than `most` results the first are in it; sums are of all.
+        Of more than `most` results the first of each region and epsilon are in it; sums are of all.
         """
         groups: dict[tuple[str, float | None], list[AttackedPhoto]] = {}
         protocols: dict[tuple[str, float | None], AttackProtocol] = {}
         summed: dict[tuple[str, float | None], list[Row]] = {}
-        rows = self.store.rows_of(run.id, "attacks", most)
+        rows = self.store.attacked(run.id, most)
         for row in rows:
             protocol = self._read(AttackProtocol, row, row["image"])
             photo = self._read(AttackedPhoto, row, row["image"]) if protocol else None
@@ -279,7 +290,7 @@ class _Gathering:
                 protocols.setdefault(place, protocol)
                 groups.setdefault(place, []).append(photo)
                 summed.setdefault(place, []).append(row)
-        everything = self.store.summed(run.id) if len(rows) == most else None
+        everything = self.store.summed(run.id) if most is not None and len(rows) >= most else None
         # Where the objects are from: a detector, or the option that replaced it.
         given = (place for place in ("box", "mask", "center") if run.config.get(place) not in (None, [], ()))
         detector = next(given, run.config.get("detector"))

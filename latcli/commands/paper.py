@@ -29,7 +29,7 @@ from latcli.results import (
 #: Which figure: ("loss", model, input), ("accuracy", model, input), or one of `PHOTO_FIGURES` alone.
 Asked = tuple[str, ...]
 Figures = Mapping[Asked, float | None]
-#: Configurations of training runs, by their ids.
+#: Configurations of training and attack runs, by their ids.
 Configs = Mapping[str, Mapping[str, Any]]
 
 REGIMES = ("natural", "standard", "background")
@@ -206,7 +206,7 @@ def compare_with_paper(
     like: the data set whose figures every matrix is compared with, whatever its own.
     """
     figures = (_of_matrix(paper, _closest(paper, matrices, like), configs) for paper in FIGURE_2)
-    return (*figures, _of_photos(_closest_attacks(attacks)))
+    return (*figures, _of_photos(_closest_attacks(attacks, configs), configs))
 
 
 def _beside(
@@ -327,11 +327,15 @@ def _protocol(paper: Paper, matrix: LossMatrix, rows: Mapping[str, MatrixRow], c
     yield f"training seeds: {counts}; the paper has one figure a cell, without a spread"
 
 
+def _attack_parts(made: LossMatrix | ReportedAttack) -> list[str]:
+    """The attack's name, then what it went by."""
+    steps = steps_taken(made.attack, made.steps)
+    radius = [] if made.radius is None else [f"{made.norm} radius {made.radius:g}"]
+    return [made.attack or "", *([counted(steps, "step")] if steps else []), *radius]
+
+
 def _attack_words(matrix: LossMatrix, their_steps: float | None) -> str:
-    steps = steps_taken(matrix.attack, matrix.steps)
-    parts = [matrix.attack or "", *([counted(steps, "step")] if steps else [])]
-    parts += [] if matrix.radius is None else [f"{matrix.norm} radius {matrix.radius:g}"]
-    words = ", ".join(parts)
+    words = ", ".join(_attack_parts(matrix))
     if their_steps is None:
         return words
     # The paper's PGD is bounded by epsilon alone; every other norm has a radius.
@@ -355,32 +359,64 @@ def photo_figures(summary: PhotoSummary) -> dict[Asked, float]:
     return found
 
 
-def _closest_attacks(attacks: Iterable[ReportedAttack]) -> list[ReportedAttack]:
+#: Options of an attack that do not tell experiments apart: where it runs and what it writes; and those that its
+#: results tell better, such as which photos they are, with which labels.
+_NOT_COMPARED = frozenset(
+    {
+        *("notes", "precision", "form", "devices", "nodes", "threads", "batch", "no_figures", "dry_run"),
+        *("check_success", "photos", "label", "labels", "labels_from", "labels_sha256", "epsilon", "region", "regions"),
+    }
+)
+
+
+def _closest_attacks(attacks: Iterable[ReportedAttack], configs: Configs) -> list[ReportedAttack]:
     """The run on backgrounds that is most like the paper's, and those that differ from it by their seed alone.
 
-    Most like it: on its classifier, of as many photos, the newest. Of a seed that was run again, the newest.
+    Most like it: on its classifier, not stopped at the first success, of as many photos with labels, the newest. Of a
+    seed that was run again, the newest. Attacks with a target take no part: the paper has none.
     """
 
-    def likeness(attack: ReportedAttack) -> tuple[bool, int]:
-        return attack.classifier == PHOTOS.classifier, min(attack.summary.n, PHOTOS.n)
+    def likeness(attack: ReportedAttack) -> tuple[bool, bool, int, int]:
+        labelled, n = attack.summary.n - _guessed(attack), attack.summary.n
+        is_like, goes_on = attack.classifier == PHOTOS.classifier, _stop(attack, configs) is None
+        return is_like, goes_on, min(labelled, PHOTOS.n), min(n, PHOTOS.n)
 
-    of_background = [one for one in attacks if one.region == "background" and one.epsilon is not None]
+    of_background = [
+        one
+        for one in attacks
+        if one.region == "background" and one.epsilon is not None and not any(image.target for image in one.images)
+    ]
     closest = max(of_background, key=likeness, default=None)
     if closest is None:
         return []
     of_seeds = {closest.seed: closest}
     for one in of_background:
-        if _all_but_seed(one) == _all_but_seed(closest):
+        if _all_but_seed(one, configs) == _all_but_seed(closest, configs):
             of_seeds.setdefault(one.seed, one)
     return list(of_seeds.values())
 
 
-def _all_but_seed(attack: ReportedAttack) -> tuple[object, ...]:
+def _all_but_seed(attack: ReportedAttack, configs: Configs) -> tuple[object, ...]:
+    """Equal for attacks whose figures are averaged. An option that is unset counts as one that is not there."""
+    config = configs.get(attack.run, {})
+    options = {name: repr(value) for name, value in config.items() if name not in _NOT_COMPARED and value is not None}
     protocol = [getattr(attack, one.name) for one in fields(AttackProtocol)]
-    return (*protocol, attack.detector, attack.at_model_resolution, frozenset(one.sha256 for one in attack.images))
+    photos = frozenset((one.sha256, one.label.index, one.label.source == "prediction") for one in attack.images)
+    return (*protocol, attack.detector, attack.at_model_resolution, photos, frozenset(options.items()))
 
 
-def _of_photos(attacks: Sequence[ReportedAttack]) -> PaperPart:
+def _guessed(attack: ReportedAttack) -> int:
+    """How many photos have no label but the classifier's own guess before the attack."""
+    return sum(one.label.source == "prediction" for one in attack.images)
+
+
+def _stop(attack: ReportedAttack, configs: Configs) -> str | None:
+    """The success at which an attack ends, None where it takes all its steps."""
+    stop = configs.get(attack.run, {}).get("stop")
+    return None if stop in (None, "never") else str(stop)
+
+
+def _of_photos(attacks: Sequence[ReportedAttack], configs: Configs) -> PaperPart:
     of_seeds = [photo_figures(attack.summary) for attack in attacks]
     return _beside(
         PHOTOS,
@@ -388,17 +424,22 @@ def _of_photos(attacks: Sequence[ReportedAttack]) -> PaperPart:
         of_seeds,
         lambda _, value: f"{value:.3g}",
         found=attacks[0].run if attacks else None,
-        protocol=tuple(_photo_protocol(attacks)),
+        protocol=tuple(_photo_protocol(attacks, configs)),
     )
 
 
-def _photo_protocol(attacks: Sequence[ReportedAttack]) -> Iterable[str]:
+def _photo_protocol(attacks: Sequence[ReportedAttack], configs: Configs) -> Iterable[str]:
     for attack in attacks[:1]:
         yield f"photos: {attack.summary.n}; the paper's {PHOTOS.n} are others"
         if attack.classifier != PHOTOS.classifier:
             yield f"classifier: {attack.classifier}; the paper {PHOTOS.classifier}"
         yield f"object from: {attack.detector}"
-        yield f"attack: epsilon {number_text(attack.epsilon or 0.0)}, {counted(attack.steps, 'step')}, {attack.norm}"
+        if guessed := _guessed(attack):
+            of = f"{guessed} of {attack.summary.n}"
+            yield f"labels: the right class of {of} is the classifier's own guess before the attack; see --labels"
+        stop = _stop(attack, configs)
+        parts = [*_attack_parts(attack), *([] if stop is None else [f"stopped at {stop}"])]
+        yield f"attack: epsilon {number_text(attack.epsilon or 0.0)}, {', '.join(parts)}"
         if not attack.at_model_resolution:
             yield "resolution: the photo's own; the paper's photos were resized for the classifier first"
         yield f"attack seeds: {', '.join(str(one.seed) for one in attacks)}"

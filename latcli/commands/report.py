@@ -6,7 +6,7 @@ import os
 import tempfile
 import webbrowser
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -16,7 +16,16 @@ from latcli.commands.gathering import EVERYTHING, TABLES, TERMINAL, Needs, gathe
 from latcli.errors import LatcliError, UsageError
 from latcli.options import ReportOptions
 from latcli.reporting.text import number_text
-from latcli.results import MOST_RESULTS, ComparedRuns, ReportResult, WrittenFile, WrittenReport, photo_summary, to_json
+from latcli.results import (
+    MOST_RESULTS,
+    ComparedRuns,
+    ReportResult,
+    WrittenFile,
+    WrittenReport,
+    median_smallest_epsilon,
+    photo_summary,
+    to_json,
+)
 from latcli.session import Session
 from latcli.store.files import RUN_JSON, write_whole
 from latcli.store.store import DATABASE, STORE_LOCK, RunRow, Store
@@ -188,8 +197,10 @@ def compare(options: ReportOptions, session: Session) -> ComparedRuns:
         rows = {run.id: store.rows_of(run.id, "attacks") for run in (a, b)}
         photos = {run: [row for row in rows[run] if None not in map(row.get, _SUMMED)] for run in rows}
         names = _names_apart([*photos[a.id], *photos[b.id]])
+        groups = {run: _groups(found) for run, found in photos.items()}
+        apart = any(len(of_run) > 1 for of_run in groups.values())
         everything = _side_by_side(*(_configuration(store, run) for run in (a, b)))
-        results = _side_by_side(*(_results(store, run, photos[run.id], names) for run in (a, b)))
+        results = _side_by_side(*(_results(store, run, groups[run.id], names, apart=apart) for run in (a, b)))
     differing = [row for row in everything if row["a"] != row["b"]]
     shown = ("command", "status", "started", "seconds")
     return ComparedRuns(
@@ -219,7 +230,24 @@ def _names_apart(photos: Iterable[Row]) -> dict[str, str]:
     return {one: name if counts[name] == 1 else f"{name} {one[:8]}" for one, name in names.items()}
 
 
-def _results(store: Store, run: RunRow, photos: Iterable[Row], names: Mapping[str, str]) -> Row:
+def _groups(photos: Iterable[Row]) -> dict[tuple[str, float | None], list[Row]]:
+    """Photos by region and epsilon; a search for the smallest epsilon, which each photo has its own of, is one."""
+    groups: dict[tuple[str, float | None], list[Row]] = {}
+    for photo in photos:
+        epsilon = photo["epsilon"] if photo["smallest_epsilon_max"] is None else None
+        groups.setdefault((photo["region"], epsilon), []).append(photo)
+    return groups
+
+
+def _results(
+    store: Store,
+    run: RunRow,
+    groups: Mapping[tuple[str, float | None], Sequence[Row]],
+    names: Mapping[str, str],
+    *,
+    apart: bool,
+) -> Row:
+    """What came of a run, by name. apart: figures of photos have their region and epsilon in their names."""
     found: Row = {metric["name"]: metric["value"] for metric in store.rows_of(run.id, "latest_metrics")}
     cells: dict[tuple[str, str], list[Row]] = {}
     for cell in store.rows_of(run.id, "cells"):
@@ -229,13 +257,13 @@ def _results(store: Store, run: RunRow, photos: Iterable[Row], names: Mapping[st
         for figure in ("loss", "accuracy"):
             values = [cell[figure] for cell in members]
             found[f"{name}, {given}: {figure}"] = None if None in values else fmean(values)
-    groups: dict[tuple[str, float], list[Row]] = {}
-    for photo in photos:
-        groups.setdefault((photo["region"], photo["epsilon"]), []).append(photo)
     for (region, epsilon), attacked in groups.items():
-        place = f"{region}, epsilon {number_text(epsilon)}, " if len(groups) > 1 else ""
+        tried = "smallest epsilon" if epsilon is None else f"epsilon {number_text(epsilon)}"
+        place = f"{region}, {tried}, " if apart else ""
         means = photo_summary(attacked)
         found |= {f"{place}photos": means.n, f"{place}right before": means.right_before, f"{place}fooled": means.fooled}
+        if epsilon is None:
+            found[f"{place}median smallest epsilon"] = median_smallest_epsilon(attacked)
         found[f"{place}altered, %"] = means.altered_percent
         for side, averages in (("clean", means.clean), ("adversarial", means.adversarial)):
             for name in ("right", "top10", "confidence"):

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 from latcli.engine import registry
 from latcli.engine.devices import explained
-from latcli.engine.images import sha256_of
 from latcli.errors import Terminated, UsageError
 from latcli.reporting.text import counted
 from latcli.results import DocumentError, read, to_json
@@ -65,6 +64,8 @@ def kept_options(options: T, row: RunRow, settings: type | None = None) -> T:
 
 def contents_of(options: Any) -> dict[str, str | None]:
     """The sha256 of each of `FILES` that these options can name, as a configuration has it. Raises ImageError."""
+    from latcli.engine.images import sha256_of  # not above: what only shows runs needs no torch
+
     paths = {name: getattr(options, name) for name in FILES if hasattr(options, name)}
     return {f"{name}{_SHA256}": None if path is None else sha256_of(path) for name, path in paths.items()}
 

@@ -181,7 +181,7 @@ def _summary(row: RunRow, results: dict[str, str]) -> dict[str, Any]:
     other = {
         "run": row.id,
         "dir": row.path,
-        "regime": _one_of(row.config.get("regime", row.config.get("region"))),
+        "regime": _one_of(row.config.get("regime", row.config.get("regions") or row.config.get("region"))),
         "epsilon": _one_of(row.config.get("epsilon")),
         "result": results.get(row.id),
     }
@@ -205,7 +205,8 @@ _RESULTS = """
     WITH asked AS (SELECT value AS run FROM json_each(:runs))
     SELECT parent AS run, count(*) || iif(count(*) = 1, ' run', ' runs') AS result
     FROM runs WHERE parent IN asked GROUP BY parent
-    UNION ALL SELECT run, 'fooled ' || sum(fooled) || ' of ' || sum(was_right)
+    UNION ALL SELECT run, iif(count(DISTINCT image) = count(*), 'fooled ' || sum(fooled) || ' of ' || sum(was_right),
+        'fooled in ' || sum(fooled) || ' of ' || sum(was_right) || ' attacks')
     FROM attacks WHERE run IN asked AND fooled IS NOT NULL GROUP BY run
     UNION ALL SELECT run, format('%.1f %% natural', 100 * value)
     FROM latest_metrics WHERE run IN asked AND name = 'test_accuracy' AND value IS NOT NULL

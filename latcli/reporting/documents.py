@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from latcli.reporting.evaluations import evaluation, further, matrix, matrix_of
-from latcli.reporting.photos import MANY, PHOTOS, attack, folder_line, mask, photo_table
+from latcli.reporting.photos import MANY, PHOTOS, attack, folder_line, mask, photo_table, regions, whole_runs
 from latcli.reporting.table import NONE, Cell, Column, Format, Row, Table, Value, facts, listed, text_table
 from latcli.reporting.text import counted, duration, from_here, percent, plain, printable, short, size
 
@@ -64,7 +64,7 @@ def training(rows: Sequence[Document], best: Sequence[Document] = (), most: int 
     ]
     notes += _more(len(rows), most, "training run", "training runs", "--best")
     about = ("run", "dataset", "regime", "epsilon", "seed")
-    title = "Training runs, on test images"
+    title = "Training runs, on test images or those held out"
     return listed(title, rows[:most], *columns, notes=notes, kind="training", about=about)
 
 
@@ -135,14 +135,13 @@ def beside_matrix(evaluation: Document) -> list[Table]:
 
 
 def _attacks(document: Document, *, cut: bool) -> list[Table]:
-    shown = document["attacks"]
+    """Photos run by run, of each region and epsilon; where they are cut, those of a run in one table."""
     found = []
-    for one in shown:
+    for one in whole_runs(document["attacks"]) if cut else document["attacks"]:
         table = photo_table(one, PHOTOS if cut else None)
-        title = f"{table.title} (run {short(one['run'])})"
-        found.append(replace(table, title=title, notes=(*table.notes, *folder_line(one))))
-    total = sum(run["command"] == "attack" and run["status"] == "completed" for run in document["runs"])
-    return found + _more_table(cut and bool(shown), total, len(shown), "attack run", "attack runs", "run ids")
+        tables = [*regions(one.get("regions", ())), replace(table, notes=(*table.notes, *folder_line(one)))]
+        found += [replace(each, title=f"{each.title} (run {short(one['run'])})") for each in tables]
+    return found + _more_table(cut, document["further_attacks"], 0, "attack run", "attack runs", "run ids")
 
 
 def not_shown(document: Document, most: int | None = None) -> list[Table]:
@@ -402,9 +401,10 @@ def run(document: Document) -> list[Table]:
     if document["config"]:
         found += _configuration(document["config"])
     if document["images"] and set(_ATTACKED) <= document["config"].keys():
-        attacked = {"classifier": document["model"], **document["config"], **document}
+        # The names of its regions are not what each region came to.
+        attacked = {"classifier": document["model"], **document["config"], **document, "regions": ()}
         most = PHOTOS if len(document["images"]) > MANY else None
-        found.append(photo_table({**attacked, "epsilon": document["images"][0]["epsilon"]}, most))
+        found.append(photo_table({**attacked, "epsilon": _only_epsilon(document)}, most))
     metric, file = Column("name", "metric", "name"), Column("name", "file", "name")
     files, total = document["artifacts"][:MANY], document["totals"]["artifacts"]
     notes = (f"the first {len(files):,} of {total:,} files",) if len(files) < total else ()
@@ -430,6 +430,12 @@ def run(document: Document) -> list[Table]:
     )
     found += [table for table in tables if table.rows]
     return [*found, text_table("Resume with", document["resume"])] if document["resume"] else found
+
+
+def _only_epsilon(run: Document) -> float | None:
+    """What a run's photos were attacked with; None where it differs, or was searched for."""
+    epsilons = {image["epsilon"] for image in run["images"]}
+    return epsilons.pop() if len(epsilons) == 1 and run["config"].get("smallest_epsilon") is None else None
 
 
 def _configuration(config: Document) -> list[Table]:

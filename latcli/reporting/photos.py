@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 from latcli.reporting.table import Cell, Column, Row, Table, Value, listed, rows_of, text_table
@@ -22,8 +23,8 @@ def attack(document: Document) -> list[Table]:
     if document["planned"]:
         found = [_plan(document["planned"])]
     elif images:
-        regions = _regions(document["regions"])
-        found = [*regions, photo_table(document, PHOTOS if regions or len(images) > MANY else None)]
+        summed = regions(document["regions"])
+        found = [*summed, photo_table(document, PHOTOS if summed or len(images) > MANY else None)]
     else:
         found = [text_table("", "no photo was attacked")]
     lines = [*_failures(document), *(f"warning: {text}" for text in document["warnings"])]
@@ -60,7 +61,25 @@ def _failures(document: Document) -> list[str]:
     return [f"{'skipped' if one['skipped'] else 'failed'}: {one['error']}" for one in document["failures"]]
 
 
-def _regions(summaries: Sequence[Document]) -> list[Table]:
+def whole_runs(attacks: Sequence[Document]) -> list[Document]:
+    """A report's attacks with those of one run as one, as `latcli attack` itself shows a run: photo by photo."""
+    of_runs: dict[str, list[Document]] = {}
+    for one in attacks:
+        of_runs.setdefault(one["run"], []).append(one)
+    found = []
+    for first, *others in of_runs.values():
+        if not others:
+            found.append(first)
+            continue
+        groups = [first, *others]
+        names = ("region", "epsilon", "smallest_epsilon", "summary")
+        images = [image for of_one in zip_longest(*(one["images"] for one in groups)) for image in of_one if image]
+        whole = {"region": None, "epsilon": None, "summary": None, "images": images}
+        found.append({**first, **whole, "regions": [{name: one.get(name) for name in names} for one in groups]})
+    return found
+
+
+def regions(summaries: Sequence[Document]) -> list[Table]:
     """The photos summed up, a line for each region and epsilon, where there are several."""
     if len(summaries) < 2:
         return []
@@ -89,8 +108,7 @@ def photo_table(document: Document, most: int | None = None) -> Table:
     Of more than `most` photos, only the first are shown; the last row and the notes are of all.
     """
     images, summary, total = document["images"], document.get("summary"), _total(document)
-    # Fewer than results if there are several regions or epsilons.
-    photos = max((one["n"] for one in _summaries(document)), default=len({image["image"] for image in images}))
+    photos = _photo_count(document)
     results = counted(total, "result" if photos < total else "photo")
     columns = _photo_columns(images)
     shown = [_photo(image, columns) for image in images[:most]]
@@ -109,6 +127,12 @@ def photo_table(document: Document, most: int | None = None) -> Table:
     return Table(title, columns, tuple(shown), tuple(notes), "photo", about)
 
 
+def _photo_count(document: Document) -> int:
+    """How many photos there are: fewer than results if there are several regions or epsilons."""
+    known = _summaries(document)
+    return max((one["n"] for one in known), default=len({image["image"] for image in document["images"]}))
+
+
 def _total(document: Document) -> int:
     """How many results there are, of which a document may have the first alone."""
     counts = [one["n"] for one in _summaries(document)] or [document.get("totals", {}).get("images", 0)]
@@ -124,7 +148,12 @@ def _summaries(document: Document) -> list[Document]:
 
 def changed_words(document: Document) -> str:
     """What an attack may change, and by how much."""
-    region = "image" if document["detector"] == "none" else document["region"] or "background"
+    several = {image["region"] for image in document["images"]}
+    region = document["region"] or "background"
+    if document["detector"] == "none":
+        region = "image"
+    elif several:
+        region = several.pop() if len(several) == 1 else f"{len(several)} regions"
     within = "" if document["epsilon"] is None else f" by at most {number_text(document['epsilon'])}"
     return f"{region} altered{within}"
 
@@ -215,13 +244,20 @@ def _image_notes(images: Sequence[Document]) -> list[str]:
 
 
 def success_words(document: Document) -> str:
-    """How many photos were fooled of those that were right before; with targets, how many reached them."""
+    """How many photos were fooled of those that were right before; with targets, how many reached them.
+
+    Where each was attacked several times, in how many attacks.
+    """
     images, counts = document["images"], ("n", "right_before", "fooled", "reached")
     # A run's own document has photos without their sums.
     alone = [{"n": 1, "right_before": one["was_right"], **one} for one in images]
     n, right, fooled, reached = (sum(one[key] or 0 for one in _summaries(document) or alone) for key in counts)
-    words = f"fooled {fooled} of {right} that were right"
-    words += f"; {n - right} already wrong before" if right < n else ""
+    if n > _photo_count(document):
+        words = f"fooled in {fooled} of {right} attacks on photos that were right"
+        words += f"; {counted(n - right, 'attack')} on photos already wrong before" if right < n else ""
+    else:
+        words = f"fooled {fooled} of {right} that were right"
+        words += f"; {n - right} already wrong before" if right < n else ""
     return f"{words}; target reached {reached} of {n}" if _known(images, "target") else words
 
 

@@ -72,6 +72,16 @@ _NEWEST = "rowid DESC"
 _ENDS_WITH = "substr(id, -length(:name)) = :name"
 _AMONG = "IN (SELECT value FROM json_each(:runs))"
 _ORDER = {"attacks": "id", "cells": "id", "attack_results": "id", "artifacts": "rowid", "metrics": "name, step"}
+_FIRST_ATTACKED = """
+    WITH grouped AS (
+        SELECT id, region, iif(smallest_epsilon_max IS NULL, epsilon, NULL) AS tried FROM attacks WHERE run = :run
+    ), placed AS (
+        SELECT id, row_number() OVER (PARTITION BY region, tried ORDER BY id) AS place FROM grouped
+    )
+    SELECT * FROM attacks
+    WHERE id IN (SELECT id FROM placed ORDER BY place, id LIMIT :most) OR id IN (SELECT id FROM placed WHERE place = 1)
+    ORDER BY id
+"""
 
 
 class Store:
@@ -347,6 +357,16 @@ class Store:
             "most": -1 if most is None else most,
         }
         return self.query(f"SELECT * FROM {table} WHERE run {_AMONG} ORDER BY {order} LIMIT :most", given)
+
+    def attacked(self, run_id: str, most: int | None = None) -> list[dict[str, Any]]:
+        """The run's rows of `attacks` in the order of their writing.
+
+        Of more than `most` the first, of each region and epsilon about as many, and of each at least one. A search for
+        the smallest epsilon counts as one.
+        """
+        if most is None:
+            return self.rows_of(run_id, "attacks")
+        return self.query(_FIRST_ATTACKED, {"run": run_id, "most": most})
 
     def count(self, run_id: str, table: RunTable) -> int:
         """How many rows of a table belong to the run."""

@@ -112,8 +112,8 @@ def open_checkpoint(path: Path, code: str | None = None) -> Classifier:
         else:
             small = registry.load("architecture", name)(shape, len(info.class_names))
             load_into(small, state_dict, what=f"the weights of {path}")
-            net, side = AnyChannels(small, 1) if shape[0] == 1 else small, min(shape[1:])
-            preprocessing = Preprocessing(side, side)
+            net, size = AnyChannels(small, 1) if shape[0] == 1 else small, shape[1:]
+            preprocessing = Preprocessing(size, size)
     except (RuntimeError, ValueError, ArithmeticError) as error:
         reason = f"the network that {path} describes cannot be made: {first_line(error)}"
         raise WeightsError(reason, _OTHER_CHECKPOINT) from error

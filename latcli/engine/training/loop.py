@@ -10,6 +10,7 @@ eps_b1HW is the epsilon matrix.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ from latcli.engine.training.inner_attacks import (
 )
 from latcli.engine.training.regimes import masks, otsu_mask, regime_epsilon
 from latcli.engine.training.settings import TrainSettings
-from latcli.errors import LatcliError, UsageError
+from latcli.errors import LatcliError, UsageError, first_line
 
 #: The contract of the inner attack's images is checked at every so many steps, and at the last.
 _CHECK_EVERY = 100
@@ -161,7 +162,7 @@ class Trainer:
     """A network in training on the device it lies on; `done` steps are done.
 
     `ranks` are the processes that train the same network; the minibatch is parted among them. Raises UsageError for a
-    batch that is larger than the training set, or cannot be parted.
+    batch that is larger than the training set, cannot be parted, or is too small for the network.
     """
 
     def __init__(
@@ -174,6 +175,8 @@ class Trainer:
         self.form = self.fast.form
         self._layout = torch.channels_last if self.form.endswith("channels-last") else torch.contiguous_format
         self.net = net.to(memory_format=self._layout).train()  # type: ignore[call-overload]
+        if settings.batch == 1:
+            _check_single_image(self.net, data.image_shape, copies=2 if settings.loss == "trades" else 1)
         self._joined = self.ranks.join(self.net)
         #: Called between the steps of the inner attack, where the weights are still those of the last step, so that
         #: it may keep them, and raise to stop. Not on CUDA, where an inner attack is one recording, and quick.
@@ -353,6 +356,21 @@ class Trainer:
         right_b = self.fast(adv_BCHW).argmax(dim=1)[natural:] == batch.y_B[natural:]
         clean, right, count = self.ranks.mean([float(right_B.float().mean()), float(right_b.sum()), attacked])
         return clean, right / count if count else None
+
+
+@torch.no_grad()
+def _check_single_image(net: nn.Module, image_shape: tuple[int, int, int], copies: int) -> None:
+    """Raise UsageError for a network that cannot be trained on one image, of which it sees so many forms together.
+
+    A batch norm over features of a single pixel has nothing to take a variance of.
+    """
+    device = next(net.parameters()).device
+    try:
+        copy.deepcopy(net)(torch.zeros(copies, *image_shape, device=device))  # its running statistics would move
+    except ValueError as error:
+        raise UsageError(
+            f"the network cannot be trained on one image at a time: {first_line(error)}", "give --batch at least 2"
+        ) from error
 
 
 def new_network(
