@@ -1,7 +1,7 @@
 """Scores a CIFAR ResNet that latcli trained with torch, safetensors and PIL alone; nothing of latcli is used.
 
     python tests/independent_small_images.py CHECKPOINT DATA
-    latcli attack IMAGES... --labels FILE --classifier CHECKPOINT --center 0.9 --detector none --json > attack.json
+    latcli attack IMAGES... --labels FILE --classifier CHECKPOINT --center 0.9 --json > attack.json
     python tests/independent_small_images.py CHECKPOINT DATA attack.json
 
 Prints loss and accuracy on DATA/test/CLASS/*. With the document of an attack it also scores the saved adversarial

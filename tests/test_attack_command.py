@@ -647,6 +647,21 @@ BAD_INPUT = {
     "labels binary": ((*GOOD, "--labels", "binary.csv"), 2, "cannot read the labels file binary.csv"),
     "detector": ((*FOUND, "--detector", "yoloo"), 2, "no detector called 'yoloo'"),
     "setting of a detector": ((*FOUND, "--detector", "cam", "--detector-option", "x=1"), 2, "no setting of .* 'x'"),
+    **{
+        f"idle option: {words}": ((*FOUND, *words.split()), 2, f"{words.split()[0]} is not used with {chosen}")
+        for words, chosen in (
+            ("--detector-weights no.pt --detector cam", "--detector cam"),
+            ("--detector-confidence 0.9 --detector cam", "--detector cam"),
+            ("--cam-threshold 0.3 --detector yolo", "--detector yolo"),
+            ("--refine grabcut --detector saliency", "--detector saliency"),
+            ("--boxes best --detector none", "--detector none"),
+            ("--detector mobilenet --center 0.5", "--center"),
+            ("--detector-weights no.pt --center 0.5", "--center"),
+            ("--detector-option threshold=0.3 --mask black_mask.png", "--mask"),
+            ("--refine grabcut --mask black_mask.png", "--mask"),
+            ("--boxes best --box 0,0,9,9", "--box"),
+        )
+    },
     "classifier": (("good.png", "--classifier", "efficientnet_lite"), 2, "no classifier called"),
     "no network": (("good.png", "--classifier", "odd_models:no_module"), 2, "odd_models:no_module"),
     "attack": ((*GOOD, "--attack", "pdg"), 2, "no attack called 'pdg'"),

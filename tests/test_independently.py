@@ -125,7 +125,7 @@ def test_another_program_scores_the_files_alike_and_sees_a_change_that_nobody_al
     given = ("--dataset", "folder:data", "--architecture", "resnet20", "--regime", "natural", "--preset", "quick")
     trained = latcli("train", *given, "--steps", "4", "--batch", "8", "--average", "0", "--offline", "--json").json
     attack = ("attack", "data/test", "--labels-from", "folder", "--classifier", trained["run"][-4:], "--center", "0.5")
-    short = ("--detector", "none", "--steps", "2", "--no-figures", "--offline", "--json")
+    short = ("--steps", "2", "--no-figures", "--offline", "--json")
     attacked = latcli(*attack, *short).json
     (tmp_path / "attack.json").write_text(json.dumps(attacked))
 

@@ -12,11 +12,13 @@ import torch
 from photo_set import save
 from tiny_model import blobs
 
+from latcli.commands.photos import object_settings
 from latcli.engine import registry
 from latcli.engine.detectors.base import ANY_CLASS, Box, Detection, DetectorContext, Target
 from latcli.engine.images import Photo
 from latcli.engine.objects import ObjectFinder, ObjectSettings, check_values, open_detector, open_finder
 from latcli.errors import ExitCode, NoObjectError, UsageError, WeightsError
+from latcli.options import ObjectOptions
 
 SIZE = (40, 44)
 HAMMER = Target(3, "hammer")
@@ -248,6 +250,17 @@ def test_settings_reach_the_detector_that_has_them(monkeypatch):
     with pytest.raises(UsageError, match="no setting of the detector cam called 'treshold'") as unknown:
         check_values("cam", {"treshold": "0.3"})
     assert "did you mean 'threshold'" in unknown.value.hint
+
+
+def test_options_that_change_where_the_object_is_are_taken():
+    of_boxes = {"boxes": "best", "refine": "grabcut"}
+    for options, more in [
+        ({"detector_weights": Path("a.pt"), "detector_confidence": 0.5, "cam_threshold": 0.2} | of_boxes, {}),
+        ({"detector": "mobilenet", "detector_confidence": 0.5} | of_boxes, {}),
+        ({"detector": "saliency", "detector_weights": Path("u2net"), "soft": True}, {}),
+        ({"refine": "saliency", "soft": True}, {"boxes": ((0, 0, 9, 9),)}),
+    ]:
+        assert object_settings(ObjectOptions(**options), **more).refine == options.get("refine", "none")
 
 
 def test_given_boxes_ask_no_detector_and_are_united():

@@ -24,7 +24,7 @@ from latcli.engine.vision import import_timm, import_torchvision
 
 Pipeline = Callable[[Image.Image], torch.Tensor]
 MIDDLE = ["--mask-from", "center", "--center", "0.4"]
-SHORT = ["--center", "0.5", "--detector", "none", "--no-figures", "--offline", "--json"]
+SHORT = ["--center", "0.5", "--no-figures", "--offline", "--json"]
 
 
 @dataclass

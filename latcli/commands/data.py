@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from latcli.commands.classifiers import classifier_source
-from latcli.commands.photos import StoredDetections, finder_of, object_settings
+from latcli.commands.photos import DETECTING, StoredDetections, finder_of, object_settings
 from latcli.commands.resume import contents_of, plainly
 from latcli.engine.datasets.base import DatasetSource, MaskSource, TrainingData
 from latcli.engine.datasets.catalog import open_training_data
@@ -26,8 +26,6 @@ from latcli.session import Session
 from latcli.store.store import RunRow, Store
 
 _OF_OBJECTS = tuple(field.name for field in fields(ObjectOptions) if field.name != "trust_weights")
-#: Options that only a detector reads.
-DETECTING = tuple(name for name in _OF_OBJECTS if name != "soft")
 
 
 def config_of(

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Container, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from hashlib import sha256
 from importlib.util import find_spec
@@ -26,11 +26,19 @@ from latcli.engine.images import Photo, damage_as_errors, decode_png, encode_png
 from latcli.engine.labels import labeller
 from latcli.engine.models.catalog import open_classifier
 from latcli.engine.models.classifier import Classifier
-from latcli.engine.objects import DetectionCache, ObjectFinder, ObjectSettings, check_values, open_finder
+from latcli.engine.objects import (
+    WITHOUT_BOXES,
+    DetectionCache,
+    ObjectFinder,
+    ObjectSettings,
+    check_values,
+    known_values,
+    open_finder,
+)
 from latcli.engine.photo_files import PhotoSource, find_sources
 from latcli.engine.photos import Located, PhotoAttacker, PhotoResult
 from latcli.errors import ContractError, ImageError, LatcliError, NoObjectError, StoreError, UsageError, WeightsError
-from latcli.options import ObjectOptions, PhotoOptions, parse_box
+from latcli.options import ObjectOptions, PhotoOptions, given, parse_box
 from latcli.reporting.figures import (
     Guess,
     Panel,
@@ -51,25 +59,27 @@ def detector_values(options: ObjectOptions) -> dict[str, Any]:
 
     Raises UsageError for a --detector-option that the detector does not have.
     """
-    given: dict[str, Any] = {}
+    stated: dict[str, Any] = {}
     for text in options.detector_option:
         name, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"'{text}' is not a setting of a detector", "for example --detector-option threshold=0.3")
-        given[name.strip().replace("-", "_")] = value.strip()
-    check_values(options.detector, given)
+        stated[name.strip().replace("-", "_")] = value.strip()
+    check_values(options.detector, stated)
     named = {name: value for name, value in asdict(options).items() if "_" in name and name not in _NO_SETTINGS}
-    overruled = [name for name in named for other in given if name == other or name.endswith(f"_{other}")]
-    return {name.removeprefix("detector_"): named[name] for name in named.keys() - set(overruled)} | given
+    overruled = [name for name in named for other in stated if name == other or name.endswith(f"_{other}")]
+    return {name.removeprefix("detector_"): named[name] for name in named.keys() - set(overruled)} | stated
 
 
+#: Options that only a detector reads.
+DETECTING = tuple(field.name for field in fields(ObjectOptions) if field.name not in ("trust_weights", "soft"))
 #: Options whose names look like a detector's setting, and are none.
 _NO_SETTINGS = ("detector_option", "trust_weights")
 
 
 def object_settings(options: ObjectOptions, **more: Any) -> ObjectSettings:
     """How the object of each photo is found; `more` settings are no detector's. Raises UsageError."""
-    return ObjectSettings(
+    settings = ObjectSettings(
         detector=options.detector,
         values=detector_values(options),
         which=options.boxes,
@@ -77,6 +87,25 @@ def object_settings(options: ObjectOptions, **more: Any) -> ObjectSettings:
         soft=options.soft,
         **more,
     )
+    _refuse_idle(options, settings)
+    return settings
+
+
+def _refuse_idle(options: ObjectOptions, settings: ObjectSettings) -> None:
+    """Raise UsageError for options of detectors that were given, and that change nothing about where the object is."""
+    instead = {"--box": settings.boxes, "--mask": settings.mask, "--center": settings.center}
+    chosen = next((option for option, value in instead.items() if value not in ((), None)), None)
+    if chosen is not None:
+        used = {"refine"} if settings.boxes else set()
+    else:
+        chosen, known = f"--detector {options.detector}", known_values(options.detector)
+        used = {"detector", "detector_option"}  # its names are checked
+        used |= {name for name in DETECTING if name.removeprefix("detector_") in known}
+        used |= set() if options.detector in WITHOUT_BOXES else {"boxes", "refine"}
+    asked = given(options)
+    for name in DETECTING:
+        if name in asked and name not in used:
+            raise UsageError(f"--{name.replace('_', '-')} is not used with {chosen}", "leave one of them out")
 
 
 def finder_of(

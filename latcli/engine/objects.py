@@ -248,6 +248,8 @@ class ObjectFinder:
 
 #: Detectors of boxes with classes, the surer ones first.
 _BOX_DETECTORS = ("yolo", "mobilenet")
+#: Detectors that give no boxes to choose among or to refine.
+WITHOUT_BOXES = ("saliency", "none")
 
 
 def open_finder(
@@ -325,14 +327,20 @@ def open_detector(name: str, values: Mapping[str, Any], context: DetectorContext
     return detector
 
 
-def check_values(detector: str, values: Mapping[str, Any]) -> None:
-    """Raise UsageError for a value that no setting of the detector (of any, for "auto") takes its value from."""
+def known_values(detector: str) -> set[str]:
+    """The names of the values that the settings of the detector (of any, for "auto") take. Raises UsageError."""
     names = (*_BOX_DETECTORS, "saliency", "cam") if detector == "auto" else (detector,)
     known: set[str] = set()
     for name in names:
         settings = getattr(registry.load("detector", name), "Settings", None)
         own = {one.name for one in fields(settings)} if settings is not None else set()
         known |= own | {f"{name}_{one}" for one in own}
+    return known
+
+
+def check_values(detector: str, values: Mapping[str, Any]) -> None:
+    """Raise UsageError for a value that no setting of the detector (of any, for "auto") takes its value from."""
+    known = known_values(detector)
     for value in values:
         if value not in known:
             raise registry.unknown_name(f"setting of the detector {detector}", value, sorted(known))
