@@ -661,18 +661,15 @@ class AttackOptions(PhotoOptions):
     resume: str | None = resume_option()
 
     def __post_init__(self) -> None:
-        if self.smallest_epsilon is None:
-            for epsilon in self.epsilon if isinstance(self.epsilon, tuple) else (self.epsilon,):
-                if epsilon * 255 < 1 - 1e-6:
-                    raise UsageError(
-                        f"epsilon {epsilon:g} is less than one 8-bit level", "the smallest that a PNG can hold is 1/255"
-                    )
-        elif self.epsilon != EPSILON:
-            raise UsageError("--smallest-epsilon and --epsilon cannot be used together", "give the largest as MAX")
-        elif self.smallest_epsilon * 255 < 1 - 1e-6:
-            raise UsageError("--smallest-epsilon searches whole steps of 1/255", "give at least 1/255, such as 16/255")
-        elif "patch" in (self.region, *self.regions):
-            raise UsageError("a patch has epsilon 1, and no smallest", "leave out --smallest-epsilon or the patch")
+        if self.smallest_epsilon is not None:
+            if self.epsilon != EPSILON:
+                raise UsageError("--smallest-epsilon and --epsilon cannot be used together", "give the largest as MAX")
+            if self.smallest_epsilon < 1 / 255:
+                raise UsageError(
+                    "--smallest-epsilon searches whole steps of 1/255", "give at least 1/255, such as 16/255"
+                )
+            if "patch" in (self.region, *self.regions):
+                raise UsageError("a patch has epsilon 1, and no smallest", "leave out --smallest-epsilon or the patch")
         if self.regions and self.region != "background":
             raise UsageError("--region and --regions cannot be used together", "name all of them in --regions")
 

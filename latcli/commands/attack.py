@@ -27,7 +27,7 @@ from latcli.engine.images import sha256_of
 from latcli.engine.labels import parse_label
 from latcli.engine.localize import Region
 from latcli.engine.models.classifier import Classifier
-from latcli.engine.photos import Located, PhotoAttacker, PhotoResult, PhotoSettings, Threat
+from latcli.engine.photos import Located, PhotoAttacker, PhotoResult, PhotoSettings, Threat, whole_levels
 from latcli.errors import ExitCode, LatcliError, UsageError
 from latcli.options import AttackOptions, given
 from latcli.reporting.text import printable
@@ -97,7 +97,7 @@ class Job:
             stop_rank=_STOP_RANKS[options.stop],
         )
         for epsilon in epsilons:
-            if abs(255 * epsilon - (levels := int(255 * epsilon + 1e-6))) > 1e-3:
+            if abs(255 * epsilon - (levels := whole_levels(epsilon))) > 1e-3:
                 session.note(f"epsilon {epsilon:g} is cut to whole 8-bit levels: {levels}/255")
         self.work = open_photos(options, session, ranks, options.mask)
         classifier = self.work.classifier
@@ -390,7 +390,7 @@ def _planned(job: Job, photos: Iterable[Located]) -> Iterator[Chunk[PlannedPhoto
         seconds = 0.0
         for task, threat in threats:
             # A search attacks once at the largest epsilon, then once for each halving of the whole levels below it.
-            trials = 1 + math.ceil(math.log2(max(1, int(255 * task.epsilon + 1e-6)))) if task.smallest else 1
+            trials = 1 + math.ceil(math.log2(whole_levels(task.epsilon))) if task.smallest else 1
             seconds += trials * job.attacker.seconds(threat)
         plans = [
             PlannedPhoto(

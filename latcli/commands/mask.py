@@ -101,13 +101,13 @@ def _masked(
 
 def _refuse_among_photos(photos: Sequence[PhotoSource], places: Sequence[PurePath], out: Path) -> None:
     """Raise UsageError where a mask or overlay would lie among the photos, where it could take the place of one."""
-    folders = {source.path.parent.resolve() for source in photos if not source.is_stdin}
-    for place in places:
-        for below in (out, out / OVERLAYS):
-            if (folder := (below / place).parent).resolve() in folders:
-                raise UsageError(
-                    f"masks would be written among the photos, into {folder}", "name another folder: --out masks"
-                )
+    named = {source.path.parent for source in photos if not source.is_stdin}
+    of_photos = {folder.resolve() for folder in named}
+    for folder in dict.fromkeys((below / place).parent for place in places for below in (out, out / OVERLAYS)):
+        if folder.resolve() in of_photos:
+            raise UsageError(
+                f"masks would be written among the photos, into {folder}", "name another folder: --out masks"
+            )
 
 
 def mask_places(photos: list[Path], arguments: tuple[str, ...]) -> list[PurePath]:

@@ -347,7 +347,7 @@ class PhotoAttacker:
         """
         rank = self.settings.attack.stop_rank or 1
         search = replace(self.settings.attack, stop_rank=rank, stop_margin=STOP_MARGIN)
-        highest = int(most * 255.0 + 1e-6)
+        highest = whole_levels(most)
         results = self.attack_batch([self.threat(one, region, highest / 255.0) for one in batch], search)
         low, high = [0] * len(batch), [highest if result.succeeded else 0 for result in results]
         while trials := [index for index in range(len(batch)) if high[index] - low[index] > 1]:
@@ -473,6 +473,16 @@ def batches(photos: Iterable[T], most: int, pixels: int = MAX_GRID_PIXELS) -> It
         yield group
 
 
+def whole_levels(epsilon: float) -> int:
+    """How many whole 8-bit levels an epsilon allows. Raises UsageError for less than one."""
+    levels = int(epsilon * 255.0 + 1e-6)
+    if levels < 1:
+        raise UsageError(
+            f"epsilon {epsilon:g} is less than one 8-bit level", "the smallest that a PNG can hold is 1/255"
+        )
+    return levels
+
+
 def passes(attack: Attack, settings: AttackSettings, classes: int) -> int:
     """How many passes through the model an attack on one image takes if it never succeeds.
 
@@ -519,10 +529,7 @@ def _doubts(located: Located) -> tuple[str, ...]:
 
 def _nothing_to_change(located: Located, epsilon: float, share: float) -> LatcliError:
     name = located.photo.name
-    if epsilon * 255 < 1 - 1e-6:
-        return UsageError(
-            f"epsilon {epsilon:g} is less than one 8-bit level", "the smallest that a PNG can hold is 1/255"
-        )
+    whole_levels(epsilon)  # the reason, where it is less than one
     if located.object_share == 0.0:
         return LatcliError(
             f"there is no object in {name} whose pixels could change", "try another --detector, --box or --mask"
